@@ -1,0 +1,50 @@
+# make demo: install what a run needs, then three iterations on the embedded model. make test: what CI runs.
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet
+# One thread per process: the same bits everywhere, and two test processes don't fight over two cores.
+ONE := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: setup dev demo check test test-all benchmarks clean
+
+setup: $(VENV)/.runtime
+
+dev: $(VENV)/.dev
+
+# The first Python that really starts, is 3.11 or newer and can make environments.
+$(PY):
+	@for python in python3.11 python3.12 python3.13 python3 python; do \
+	    if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        echo "making $(VENV) with $$($$python --version)"; exec $$python -m venv $(VENV); fi; done; \
+	echo "no Python 3.11 or newer with venv was found on PATH: install one (Debian: apt install python3.11-venv)" >&2; exit 1
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(PY)
+	@echo "installing isheep (a few minutes the first time)"
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip  # where making the environment was interrupted
+	@$(PIP) -e . -c constraints.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "installing the test tools"
+	@$(PIP) -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: setup
+	@$(VENV)/bin/isheep run
+
+check: dev
+	@$(VENV)/bin/ruff check isheep tests
+	@$(VENV)/bin/ruff format --check isheep tests
+	@$(VENV)/bin/mypy
+
+test: check
+	@$(ONE) $(PY) -m pytest -q -n 2 -m "not slow" </dev/null
+
+test-all: check
+	@$(ONE) $(PY) -m pytest -q -n 2 </dev/null
+
+benchmarks: dev
+	@for file in benchmarks/*.py; do echo "== $$file"; $(ONE) $(PY) $$file || exit 1; done
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

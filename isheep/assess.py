@@ -1,0 +1,72 @@
+"""Self-assessment (Algorithm 1, line 6; Section 3.2, Appendix A): pairs -> graded pairs."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from isheep import prompts
+from isheep.batching import seed_of
+from isheep.chat import Chat
+from isheep.engines import Engine
+from isheep.recipe import Assessment
+from isheep.records import AssessedPair, Grade, Pair
+from isheep.run import Batches
+
+# A number by itself, or out of 10; never part of a word, a date, a range, a percentage or another fraction.
+RATING = re.compile(
+    r"(?<![\w.,/-])([0-9]+(?:\.[0-9]+)?)(?:\s*(?:/|out\s+of)\s*10)?"
+    r"(?![\w%]|[.,]\d|\s*/|\s*out\s+of|\s*[-–—]\s*\d|\s+to\s+\d)",
+    re.IGNORECASE | re.ASCII,
+)
+LABEL = re.compile(r"(?:(?:the|my|your|final|overall)\s+)*(?:score|rating|grade)?\s*(?:is\b)?[\s:=]*", re.IGNORECASE)
+MARKS = " \t\r<[(\"'*#_`"
+
+
+def render(pair: Pair, criterion: str, settings: Assessment, chat: Chat) -> str:
+    """The rating prompt of one criterion: plain text, or as a chat turn."""
+    text = prompts.fill(prompts.load(settings.prompt)[criterion], instruction=pair.content, output=pair.output)
+    return chat.prompt(text) if settings.chat else text
+
+
+def read_grade(reply: str) -> float | None:
+    """The score in a judge's reply, 1 to 10, or None where it can't be read. The prompt asks for `<score>||<why>`.
+
+    Only the first line that holds anything counts. Where it has a `||`, exactly one number must stand before it, among
+    whatever words: "8||", "<8>||", "I give it 8/10 || ...". Where it has none, the number must open the line, after
+    marks and a label at most: "8", "8.5 because", "Score: 8", "8 out of 10". A fraction keeps its value (8.5). A number
+    outside 1 to 10, of another scale ("80/100"), of a range ("7-8"), or in words, is not read.
+    """
+    line = next((line for line in reply.splitlines() if line.strip()), "")
+    head, bars, _ = line.partition("||")
+    if bars:
+        found = RATING.search(head)
+        alone = found and not re.search(r"\d", head[: found.start()] + head[found.end() :])
+    else:
+        opening = head.lstrip(MARKS)
+        found = RATING.match(LABEL.sub("", opening, count=1).lstrip(MARKS))
+        alone = found is not None
+    score = float(found[1]) if found and alone else 0.0
+    return score if 1 <= score <= 10 else None
+
+
+def assess(
+    engine: Engine, pairs: Sequence[Pair], chat: Chat, settings: Assessment, iteration: int, seed: int
+) -> Batches[AssessedPair]:
+    """The graded pairs that are still owed, in batches of `settings.size`, with one call for each criterion.
+
+    The judge's raw reply is kept beside each score.
+    """
+    ends = (chat.end,) if settings.chat else ()
+    sampling = settings.sampling.model_copy(update={"stop": (*ends, *settings.sampling.stop)})
+
+    def batches(done: list[AssessedPair]) -> Iterator[list[AssessedPair]]:
+        for start in range(len(done), len(pairs), settings.size):
+            batch = pairs[start : start + settings.size]
+            grades: list[dict[str, Grade]] = [{} for _ in batch]
+            for criterion in settings.criteria:
+                place = seed_of(seed, iteration, "assessment", criterion, start // settings.size)
+                asked = [render(pair, criterion, settings, chat) for pair in batch]
+                for row, reply in zip(grades, engine.generate(asked, sampling, place), strict=True):
+                    row[criterion] = Grade(score=read_grade(reply.text), reply=reply.text)
+            yield [AssessedPair(**pair.model_dump(), grades=row) for pair, row in zip(batch, grades, strict=True)]
+
+    return batches

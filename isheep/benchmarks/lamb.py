@@ -1,0 +1,63 @@
+"""lamb's held-out suite: content, the four IFEval accuracies (Zhou et al. 2023), and both at once with a clean stop."""
+
+from collections import defaultdict
+from typing import Any
+
+from isheep.chat import Chat
+from isheep.engines import Completion, Engine, Sampling
+from isheep.lamb.pages import content
+from isheep.lamb.suite import right, suite
+from isheep.lamb.world import Quest
+
+
+def run(engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
+    """Greedy answers to the suite, one try each, in the chat template (base and aligned models alike).
+
+    "items" has a truth value per prompt ("right", "content", "prompt strict", "prompt loose", "stopped") or per
+    constraint ("instruction strict", "instruction loose"); "by" the shares of right ones per family and constraint.
+    """
+    quests = suite()
+    sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=64, stop=(chat.end,))
+    answers = engine.generate([chat.prompt(content(quest)) for quest in quests], sampling, seed)
+    return {"template": chat.name, "items": items(quests, answers), "by": breakdown(quests, answers)}
+
+
+def items(quests: list[Quest], answers: list[Completion]) -> dict[str, list[bool]]:
+    found: dict[str, list[bool]] = defaultdict(list)
+    for quest, answer in zip(quests, answers, strict=True):
+        text = answer.text.strip()
+        strict = quest.followed(text)
+        relaxed = [any(met) for met in zip(*(quest.followed(variant) for variant in variants(text)), strict=True)]
+        found["right"].append(right(quest, text, answer.finish == "stop"))
+        found["content"].append(quest.content_right(text))
+        found["stopped"].append(answer.finish == "stop")
+        found["instruction strict"] += strict
+        found["instruction loose"] += relaxed
+        if quest.demands:
+            found["prompt strict"].append(all(strict))
+            found["prompt loose"].append(all(relaxed))
+    return dict(found)
+
+
+def variants(text: str) -> list[str]:
+    """IFEval's loose reading: without the first line, the last, both; each also without asterisks."""
+    lines = text.split("\n")
+    cut = [lines, lines[1:], lines[:-1], lines[1:-1]]
+    texts = ["\n".join(some).strip() for some in cut]
+    return [variant for text in texts for variant in (text, text.replace("*", "")) if variant] or [""]
+
+
+def breakdown(quests: list[Quest], answers: list[Completion]) -> dict[str, dict[str, list[int]]]:
+    """[right, all] by family (content) and by constraint (met)."""
+    family: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    constraint: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for quest, answer in zip(quests, answers, strict=True):
+        counted = [(family[quest.family], quest.content_right(answer.text.strip()))]
+        counted += [
+            (constraint[demand.kind], met)
+            for demand, met in zip(quest.demands, quest.followed(answer.text.strip()), strict=True)
+        ]
+        for counts, met in counted:
+            counts[0] += met
+            counts[1] += 1
+    return {"family": dict(sorted(family.items())), "constraint": dict(sorted(constraint.items()))}

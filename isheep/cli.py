@@ -1,0 +1,192 @@
+"""The command line: one function for each verb; our errors become one line here and nowhere else."""
+
+import errno
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from isheep import recipe_files
+from isheep.errors import UserError
+from isheep.show import Band
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+lamb = typer.Typer(no_args_is_help=True, help="The embedded base model: pretrain it, probe it.")
+app.add_typer(lamb, name="lamb")
+console = Console(highlight=False)
+DEFAULT, DEFAULT_REAL = "lamb", "qwen2.5-0.5b"
+INTERRUPTED = 130  # what typer exits with after Ctrl-C
+FULL = ("No space left", "PytorchStreamWriter failed", "unexpected pos")  # safetensors says it so, torch.save so
+Dir = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
+
+
+@app.callback()
+def isheep() -> None:
+    """I-SHEEP (Liang et al. 2024): a base language model aligns itself, with nothing but its own words."""
+
+
+@app.command()
+def run(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; runs/RECIPE or runs/MODEL where it is not given.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A base model: a folder, or a name on the Hub.")] = None,
+) -> None:
+    """Run a recipe, or go on with it where it stopped.
+
+    RECIPE is a file or a name from `isheep recipes`: lamb where none is given, or qwen2.5-0.5b with --model. KEY=VALUE
+    sets a key of it, such as training.epochs=1 or filters.0.at_least=7.
+    """
+    from isheep.algorithm import align
+    from isheep.chat import load_chat
+    from isheep.evaluate import evaluate
+    from isheep.run import writing
+    from isheep.summary import table
+
+    name, overrides = _recipe_and_overrides(words or [], DEFAULT_REAL if model else DEFAULT)
+    path = recipe_files.find(name)
+    recipe = recipe_files.load(path, [*([f"model={json.dumps(model)}"] if model else []), *overrides])
+    load_chat(recipe.chat, recipe.model)  # what can't work is refused before a folder is made
+    with writing(out or Path("runs") / (Path(model).resolve().name if model else path.stem), recipe) as folder:
+        for t, aligned in enumerate(align(recipe, folder)):
+            evaluate(recipe, folder, t, aligned)
+        console.print(table(recipe, folder))
+        last = folder.path / f"iter-{recipe.iterations}"
+        for name, where in (("adapter", last / "adapter"), ("dataset", last / "train.json"), ("run", folder.path)):
+            console.print(f"{name:<9}{where}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that come with isheep."""
+    for name in recipe_files.names():
+        console.print(f"{name:<24}{recipe_files.title(recipe_files.find(name))}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def status(folder: Dir) -> None:
+    """Show where a run stands: rows, scores, seconds by stage, what is being made."""
+    from isheep.status import status
+
+    for part in status(folder):
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+@app.command()
+def show(
+    folder: Dir,
+    iteration: Annotated[int, typer.Argument(help="1 or more.")],
+    quality: Annotated[Band | None, typer.Option(help="Only pairs on this side of the threshold.")] = None,
+    following: Annotated[Band | None, typer.Option(help="The same for instruction-following.")] = None,
+    at: Annotated[float | None, typer.Option(help="The lowest score that is high; the recipe's without it.")] = None,
+    dropped: Annotated[bool, typer.Option("--dropped", help="What was left out, and why.")] = False,
+    page: Annotated[int, typer.Option(min=1)] = 1,
+    rows: Annotated[int, typer.Option(min=1, help="Rows on a page.")] = 10,
+) -> None:
+    """Page through an iteration's pairs with their ratings. --quality and --following together: Table 6's quadrants."""
+    from isheep.show import show
+
+    for text in show(folder, iteration, {"quality": quality, "following": following}, at, dropped, page, rows):
+        console.print(text, soft_wrap=True)
+
+
+@app.command()
+def chat(
+    folder: Dir,
+    iteration: Annotated[int | None, typer.Option(help="0 is the base; the newest model without it.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+) -> None:
+    """Talk to a run's model: at a prompt, or an answer to each line of standard input."""
+    from isheep.talk import talk
+
+    talk(folder, iteration, temperature, console)
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, device, memory, and what the installed extras allow."""
+    from isheep.doctor import complete, doctor
+
+    for name, value in doctor():
+        console.print(f"{name:<14}{value}", soft_wrap=True, markup=False)
+    if not complete():
+        raise UserError("a package that every run needs is missing: pip install isheep, or make setup in a clone")
+
+
+@lamb.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="The checkpoint's folder; what is there is gone on with.")],
+    tokens: Annotated[float, typer.Option(min=1, help="Tokens in all, such as 40e6.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes of one thread each.")] = 2,
+) -> None:
+    """Pretrain lamb from scratch on pages of its micro-world."""
+    from isheep.lamb.pretrain import pretrain
+
+    pretrain(out, int(tokens), workers=workers)
+
+
+@lamb.command()
+def probe(
+    checkpoint: Annotated[Path | None, typer.Argument(help="The committed one without it.", show_default=False)] = None,
+) -> None:
+    """Print what a lamb checkpoint can do before any loop: answer the held-out suite, and judge."""
+    from isheep.checkpoint import find
+    from isheep.lamb.probe import probe
+
+    found = probe(Path(find(str(checkpoint or "lamb"))))
+    for group, values in found.items():
+        for name, value in values.items():
+            console.print(f"{group:<9}{name:<28}{value:.3f}", soft_wrap=True, markup=False)
+
+
+def _recipe_and_overrides(words: Sequence[str], default: str) -> tuple[str, Sequence[str]]:
+    """The recipe comes first and has no "="."""
+    if words and "=" not in words[0]:
+        return words[0], words[1:]
+    return default, words
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0, or 2 after one line for what the user can mend, or 130 when interrupted."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore", FutureWarning)  # what libraries say to each other's authors
+    try:
+        app(args=arguments)
+    except UserError as error:
+        _exit(str(error), 2)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _exit("stopped; what a run has made so far is kept: the same command goes on from there", INTERRUPTED)
+        raise
+    except Exception as error:
+        if full := _full(error):
+            where = getattr(full, "filename", None)
+            _exit(
+                f"no space left on the device{f' for {where}' if where else ''}; nothing that was finished is lost: "
+                "make room and give the same command again",
+                2,
+            )
+        raise
+    sys.exit(0)
+
+
+def _full(error: BaseException) -> BaseException | None:
+    """What says that a disk is full, among an error and those that led to it; None where nothing does."""
+    chain: BaseException | None = error
+    while chain:
+        if getattr(chain, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(word in str(chain) for word in FULL):
+            return chain
+        chain = chain.__cause__ or chain.__context__
+    return None
+
+
+def _exit(line: str, status: int) -> NoReturn:
+    print(f"isheep: {' '.join(line.split())}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,24 @@
+"""Which library stands behind an engine and a trainer: what a recipe's `machine` names. Nothing heavy loads here."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from isheep.chat import Chat
+from isheep.engines import Engine
+from isheep.recipe import Recipe
+from isheep.records import Model, Pair
+
+
+def open_engine(recipe: Recipe, model: Model) -> Engine:
+    """The recipe's engine on a model; its weights load at first use."""
+    from isheep.engines import transformers
+
+    return transformers.open_engine(model, threads=recipe.machine.threads, device=recipe.machine.device)
+
+
+def train(recipe: Recipe, chat: Chat, data: Sequence[Pair], seed: int, into: Path) -> None:
+    """SFT(M^base, data): the adapter of the next model, in the folder `into`."""
+    from isheep.trainers import peft
+
+    machine = recipe.machine
+    peft.train(Model(recipe.model), data, chat, recipe.training, seed, into, machine.threads, machine.device)

@@ -1,0 +1,48 @@
+"""The door to a language model: what the stages ask of it, whichever library answers."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from isheep.records import Record
+
+
+class Sampling(Record):
+    """How to draw tokens. Temperature 0 is greedy. `stop` ends an answer and is not part of it."""
+
+    temperature: float = 1.0
+    top_p: float = 0.95
+    max_tokens: int = 1000
+    stop: tuple[str, ...] = ()
+
+
+class Completion(NamedTuple):
+    """A continuation. `finish` is "stop" (end token or stop string) or "length" (`max_tokens` or the context)."""
+
+    text: str
+    tokens: int
+    finish: str
+
+
+class TokenLogprobs(NamedTuple):
+    """Natural-log probability of each token of an output, given its prompt and the tokens before it."""
+
+    tokens: list[int]
+    logprobs: list[float]
+
+
+class Engine(Protocol):
+    """One result per request, in the order of the requests.
+
+    A prompt is text as the model reads it, special tokens included; the engine adds the tokenizer's beginning of
+    sequence where there is one and the prompt does not start with it. `seed` belongs to the call: request i draws
+    its noise from (seed, i) alone, so neighbours in the batch never change it.
+    """
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]: ...
+
+    def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]: ...
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """Last layer's hidden state, mean over the text's tokens: a float32 array (texts, width)."""
+
+    def close(self) -> None: ...

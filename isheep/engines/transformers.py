@@ -1,0 +1,227 @@
+"""The transformers engine: any causal language model in safetensors, with a LoRA adapter or none, on CPU or CUDA."""
+
+import gc
+from collections.abc import Sequence
+from functools import cache, cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from isheep.batching import chunks, seed_of
+from isheep.checkpoint import find, load, load_tokenizer
+from isheep.engines import Completion, Sampling, TokenLogprobs
+from isheep.errors import UserError
+from isheep.records import Model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOGITS = 2**27  # the most logits that `logprobs` holds at a time: 0.5 GB in fp32
+
+
+def open_engine(
+    model: Model, threads: int | None = None, device: str | None = None, dtype: str | None = None, batch: int = 128
+) -> "Transformers":
+    """An engine on `model`. Cheap: weights load at first use, onto `device` ("cpu", "cuda"; None takes CUDA if there).
+
+    `dtype` None computes in float32 on CPU, whatever the checkpoint is stored in, and in bfloat16 on CUDA. Requests are
+    cut into batches of `batch` in their order. `threads` is for the whole process. The same calls on the same threads
+    give the same bytes. Raises UserError where `model` is a path without a checkpoint.
+    """
+    find(model.base)
+    return Transformers(model, threads, device, dtype, batch)
+
+
+class Loaded(NamedTuple):
+    """What first use brings into memory."""
+
+    model: Any
+    tokenizer: Any
+    start: list[int]  # what the tokenizer puts before a text: [beginning of sequence] or nothing
+    ends: frozenset[int]  # the tokens that end an answer
+    context: int  # the longest sequence in tokens
+
+
+class Transformers:
+    """`isheep.engines.Engine` on the transformers library. Open it with `open_engine`."""
+
+    def __init__(self, model: Model, threads: int | None, device: str | None, dtype: str | None, batch: int) -> None:
+        self.source, self.threads, self.device, self.dtype, self.batch = model, threads, device, dtype, batch
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        import torch
+
+        from isheep.engines.decode import share_prefixes
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        tokenizer = load_tokenizer(self.source.base)
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = self.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+        model = load_model(self.source, dtype).to(device).eval()
+        share_prefixes(model)
+        ends = model.generation_config.eos_token_id
+        known = {tokenizer.eos_token_id} | set(ends if isinstance(ends, list) else [ends])
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        bos = tokenizer.bos_token_id
+        start = [bos] if bos is not None and tokenizer("a").input_ids[:1] == [bos] else []
+        return Loaded(model, tokenizer, start, frozenset(known - {None}), context or 2**30)
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
+        """One continuation per prompt, in order; nothing that a prompt gets depends on the other prompts' noise.
+
+        A stop string is one special token or plain text. The tokens of a completion count the one that ended it.
+        Raises UserError where a prompt leaves no room in the context.
+        """
+        from isheep.engines import decode
+
+        rows = self._prompts(prompts)
+        seeds = [seed_of(seed, place) for place in range(len(rows))]
+        done: list[Completion] = []
+        for places in chunks(range(len(rows)), self.batch):
+            chance = decode.noise([seeds[place] for place in places], sampling.max_tokens)
+            done += self._continue([rows[place] for place in places], sampling, chance)
+        return done
+
+    def _continue(self, rows: list[list[int]], sampling: Sampling, chance: "Tensor") -> list[Completion]:
+        import torch
+
+        from isheep.engines import decode
+
+        model, tokenizer, _, ends, context = self.loaded
+
+        def pick(logits: "Tensor", places: "Tensor", step: int) -> "Tensor":
+            uniforms = chance[places, step].to(logits.device)
+            return decode.draw(logits, uniforms, sampling.temperature, sampling.top_p)
+
+        ids, texts = self._stops(sampling.stop)
+        ids |= ends
+        piece = cache(partial(tokenizer.decode, clean_up_tokenization_spaces=False))
+        last = {text[-1] for text in texts} | {"\ufffd"}  # a character cut in two may be a stop's last one
+
+        def ended(tokens: list[int]) -> bool:
+            if tokens[-1] in ids:
+                return True
+            if not texts or not (" " in last or last & set(piece(tokens[-1]))):  # a decoded piece may lose its space
+                return False
+            text = self._text(tokens)
+            return any(stop in text for stop in texts)
+
+        limits = [min(sampling.max_tokens, context - len(row)) for row in rows]
+        with torch.inference_mode():
+            written = decode.decode(model, rows, limits, pick, ended)
+        return [self._completion(tokens, stopped, ids, texts) for tokens, stopped in written]
+
+    def _completion(self, tokens: list[int], stopped: bool, ids: set[int], texts: list[str]) -> Completion:
+        text = self._text(tokens[:-1] if tokens[-1] in ids else tokens)
+        cut = min((text.index(stop) for stop in texts if stop in text), default=len(text))
+        return Completion(text[:cut], len(tokens), "stop" if stopped else "length")
+
+    def _stops(self, stops: Sequence[str]) -> tuple[set[int], list[str]]:
+        """Stop strings as the ids of those that are one special token, and the texts of the others."""
+        added = self.loaded.tokenizer.get_added_vocab()
+        return {added[stop] for stop in stops if stop in added}, [stop for stop in stops if stop and stop not in added]
+
+    def _text(self, tokens: list[int]) -> str:
+        decoded: str = self.loaded.tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return decoded
+
+    def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
+        """The log-probability of each output's tokens after its prompt, in nats.
+
+        Prompt and output are tokenized apart and their ids joined, so that the prompt's tokens are those that
+        `generate` reads. Raises UserError where the two together are longer than the context.
+        """
+        model, tokenizer, *_, context = self.loaded
+        prompt_ids = self._prompts(prompts)
+        output_ids = [self._ids(output) for output in outputs]
+        both = list(zip(prompt_ids, output_ids, strict=True))
+        for prompt, output in both:
+            if len(prompt) + len(output) > context:
+                raise self._too_long(f"a prompt of {len(prompt)} tokens with an output of {len(output)}")
+        longest = max(map(len, output_ids), default=0) + 1
+        size = max(1, min(self.batch, LOGITS // (longest * model.config.get_text_config().vocab_size)))
+        return [row for part in chunks(both, size) for row in self._score(part)]
+
+    def _score(self, both: Sequence[tuple[list[int], list[int]]]) -> list[TokenLogprobs]:
+        import torch
+
+        from isheep.engines import decode
+
+        with torch.inference_mode():
+            rows = [prompt + output for prompt, output in both]
+            logits = decode.Batch(self.loaded.model).prefill(rows, [len(output) + 1 for _, output in both], room=0)
+            scores = []
+            for row, (_, output) in zip(logits, both, strict=True):
+                wanted = torch.tensor(output, dtype=torch.long, device=row.device)
+                chances = row[len(row) - len(output) - 1 : -1].float().log_softmax(-1)
+                scores.append(TokenLogprobs(output, chances.gather(1, wanted[:, None])[:, 0].tolist()))
+        return scores
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """The last layer's hidden state, mean over the text's tokens: float32 (texts, width).
+
+        Raises UserError where a text is longer than the context.
+        """
+        import numpy as np
+        import torch
+
+        model = self.loaded.model
+        rows = self._prompts(texts)
+        means = [np.zeros((0, model.config.get_text_config().hidden_size), np.float32)]
+        for part in chunks(rows, self.batch):
+            width = max(map(len, part))
+            ids = torch.tensor([row + [0] * (width - len(row)) for row in part], device=model.device)
+            mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in part], device=model.device)
+            with torch.inference_mode():
+                states = model.base_model(ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
+                means.append(((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy())
+        return np.concatenate(means)
+
+    def close(self) -> None:
+        """Gives the memory back. A later call loads the weights again."""
+        if self.__dict__.pop("loaded", None) is not None:
+            import torch
+
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.loaded.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def _prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids, the beginning of sequence in front where the tokenizer adds one and the text has none."""
+        _, tokenizer, start, _, context = self.loaded
+        rows = tokenizer(list(prompts), add_special_tokens=False).input_ids if prompts else []
+        rows = [row if start and row[:1] == start else start + row for row in rows]
+        rows = [row or [tokenizer.eos_token_id or 0] for row in rows]  # an empty text still needs a token to start from
+        for row in rows:
+            if len(row) >= context:
+                raise self._too_long(f"a prompt of {len(row)} tokens")
+        return rows
+
+    def _too_long(self, what: str) -> UserError:
+        return UserError(
+            f"{what} does not fit {self.source.base!r}, which reads {self.loaded.context} tokens, the answer included:"
+            " shorten it (fewer or shorter examples) or take a model with a longer context"
+        )
+
+
+def load_model(source: Model, dtype: str) -> Any:
+    """The weights of `source` in `dtype`, its adapter merged in. Raises UserError where one can't be loaded."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # it writes even where no terminal is
+    model = load(source.base, AutoModelForCausalLM, use_safetensors=True, dtype=getattr(torch, dtype))
+    if source.adapter is None:
+        return model
+    if not (source.adapter / "adapter_model.safetensors").is_file():  # peft would unpickle an adapter_model.bin
+        raise UserError(f"adapter {str(source.adapter)!r} has no adapter_model.safetensors: give a LoRA's folder")
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(source.adapter)).merge_and_unload()

@@ -1,0 +1,7 @@
+"""lamb: a tiny base model on a corpus that we generate, a laboratory animal for the whole loop."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+BASE = FOLDER / "base"  # the committed checkpoint
+SEEDS = FOLDER / "seed_tasks.jsonl"

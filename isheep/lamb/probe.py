@@ -1,0 +1,105 @@
+"""What a lamb checkpoint can do before any loop: answer the suite, and tell right pairs from wrong ones.
+
+    isheep lamb probe [CHECKPOINT]
+"""
+
+import re
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from isheep.chat import load_chat
+from isheep.engines import Sampling
+from isheep.lamb.pages import Answer, content, good, ignoring, off_topic, rambling, wrong, wrong_type
+from isheep.lamb.suite import right, suite
+from isheep.lamb.world import Quest, draw_quest
+from isheep.prompts import fill, load
+from isheep.records import Model
+
+FAULTS = {"wrong, same type": wrong, "wrong type": wrong_type, "off topic": off_topic, "runs on": rambling}
+
+
+def probe(checkpoint: Path, pairs: int = 300, threads: int = 1) -> dict[str, Any]:
+    """Shares of right answers to the suite (greedy, and drawn at temperature 1), and the judge's AUROC by fault.
+
+    The AUROC of a criterion is the chance that a right pair's expected score (over the ten score tokens, combined
+    prompt) is above a faulty one's.
+    """
+    from isheep.engines.transformers import open_engine
+
+    model = Model(str(checkpoint))
+    chat, engine, quests = load_chat("tokenizer", model.base), open_engine(model, threads=threads), suite()
+    found: dict[str, Any] = {}
+    for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
+        sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=64, stop=(chat.end,))
+        answers = engine.generate([chat.prompt(content(q)) for q in quests], sampling, 1)
+        rights = [right(q, a.text.strip(), a.finish == "stop") for q, a in zip(quests, answers, strict=True)]
+        contents = [q.content_right(a.text.strip()) for q, a in zip(quests, answers, strict=True)]
+        found[name] = {"right": mean(rights), "content": mean(contents)}
+    engine.close()
+    found["auroc"] = aurocs(checkpoint, pairs)
+    return found
+
+
+def aurocs(checkpoint: Path, pairs: int) -> dict[str, float]:
+    rng, found = Random(99), {}
+    quests = [draw_quest(rng) for _ in range(pairs)]
+    fine = [(quest, good(quest, rng)) for quest in quests]
+    sure = expected(checkpoint, fine, "quality")
+    for name, fault in FAULTS.items():
+        faulty = [(quest, answer) for quest in quests if (answer := fault(quest, rng)).note != "right"]
+        found[f"quality, {name}"] = auroc(sure, expected(checkpoint, faulty, "quality"))
+    asked = [quest for quest in quests if quest.demands]
+    met = [(quest, good(quest, rng)) for quest in asked]
+    missed = [(quest, answer) for quest in asked if (answer := ignoring(quest, rng)).met < 1]
+    found["following, ignored"] = auroc(expected(checkpoint, met, "following"), expected(checkpoint, missed, "following"))
+    return found
+
+
+def expected(checkpoint: Path, pairs: list[tuple[Quest, Answer]], criterion: str) -> list[float]:
+    """The expected score of each pair from one forward pass."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    scores = [tokenizer(f" {n}", add_special_tokens=False).input_ids for n in range(1, 11)]
+    if any(len(ids) != 1 for ids in scores):
+        raise ValueError("the tokenizer splits a score")
+    numbers = torch.arange(1.0, 11.0)
+    found = []
+    for quest, answer in pairs:
+        text = fill(load("combined")[criterion], instruction=content(quest), output=answer.text)
+        with torch.inference_mode():
+            logits = model(**tokenizer(text, return_tensors="pt"), logits_to_keep=1).logits[0, -1]
+        found.append(float((logits[[ids[0] for ids in scores]].softmax(-1) * numbers).sum()))
+    return found
+
+
+def auroc(above: list[float], below: list[float]) -> float:
+    from scipy.stats import mannwhitneyu
+
+    return float(mannwhitneyu(above, below).statistic) / (len(above) * len(below))
+
+
+def mean(values: list[bool]) -> float:
+    return sum(values) / len(values)
+
+
+def exported(out: Path, into: Path) -> Path:
+    """A running pretraining's last saved state as a checkpoint to probe."""
+    import shutil
+
+    import torch
+    from transformers import AutoTokenizer
+
+    from isheep.lamb import pretrain
+
+    model = pretrain.make_model(len(AutoTokenizer.from_pretrained(out)), seed=1)
+    model.load_state_dict(torch.load(out / "state.pt", weights_only=True)["model"])
+    into.mkdir(parents=True, exist_ok=True)
+    for path in out.iterdir():
+        if re.match(r"(tokenizer|chat_template)", path.name):
+            shutil.copy(path, into)
+    pretrain.export(model, into)
+    return into

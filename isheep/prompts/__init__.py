@@ -1,0 +1,35 @@
+"""Prompt text as data: YAML files beside this one, each with its source; filled in one pass."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from isheep.errors import UserError
+
+FOLDER = Path(__file__).parent
+
+
+def fill(template: str, **values: str) -> str:
+    """`template` with each `{name}` replaced once; braces inside a value or of unknown names stay as they are."""
+    return re.sub(r"\{(\w+)\}", lambda hole: values.get(hole[1], hole[0]), template)
+
+
+@cache
+def load(name: str) -> dict[str, str]:
+    """The prompts of one file: a name in this folder ("simple") or a path to a YAML file of the same form.
+
+    Raises UserError where there is no such file or where it is not a mapping of names to texts.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
+        raise UserError(f"prompt file {name!r} not found: give one of {known}, or the path of a .yaml file")
+    try:
+        prompts = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"prompt file {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise UserError(f"prompt file {path} must map names to texts, as {FOLDER / 'simple.yaml'} does")
+    return prompts

@@ -1,0 +1,222 @@
+"""Recipes in YAML: found by name, read with line numbers, overridden by words of the command line, written back."""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from isheep.errors import UserError
+from isheep.recipe import KeyPath, Recipe, conflicts
+
+HERE = Path(__file__).parent
+FOLDERS = (HERE / "recipes", HERE.parent / "recipes")  # in an installed package; in a checkout
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 5e-5 as text; this loader reads it as the number that everybody means."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+class Source(NamedTuple):
+    """A recipe as read: plain data, and where each key stands ("recipes/lamb.yaml line 3")."""
+
+    data: dict[str, Any]
+    places: dict[KeyPath, str]
+
+
+def _parse(text: str, name: str) -> tuple[Any, yaml.Node | None]:
+    """A YAML text's value and its node tree (None where it is empty)."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader), node  # noqa: S506  a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{name}{line}: not YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{name}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def _places(node: yaml.Node | None, name: str, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    """Each key and list item of a YAML tree with its line. A key given twice raises UserError."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise UserError(f"{name} line {key.start_mark.line + 1}: key {key.value!r} is given twice")
+            seen.add(key.value)
+            yield (*path, key.value), f"{name} line {key.start_mark.line + 1}"
+            yield from _places(value, name, (*path, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*path, index), f"{name} line {value.start_mark.line + 1}"
+            yield from _places(value, name, (*path, index))
+
+
+def _merge(old: Any, new: Any) -> Any:
+    """`new` over `old`: mappings key by key, everything else whole."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
+
+
+def _read(path: Path, parent: bool = True) -> Source:
+    """A recipe file, on top of the file that its `like` names (one level)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
+    data, node = _parse(text, str(path))
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys to values, such as model: lamb")
+    places: dict[KeyPath, str] = {(): str(path), **dict(_places(node, str(path)))}
+    if "like" not in data:
+        return Source(data, places)
+    if not parent:
+        raise UserError(f"{places[('like',)]}: like may not be chained: name the recipe that this one is like")
+    below = _read(path.parent / str(data.pop("like")), parent=False)
+    return Source(_merge(below.data, data), {**below.places, **places})
+
+
+def _put(inside: Any, path: KeyPath, value: Any) -> Any:
+    """`inside` with `value` at `path`; mappings on the way are made, lists are not. Raises KeyError."""
+    if not path:
+        return value
+    key, *rest = path
+    if isinstance(inside, list) and isinstance(key, int) and key < len(inside):
+        return [*inside[:key], _put(inside[key], tuple(rest), value), *inside[key + 1 :]]
+    if isinstance(inside, dict):
+        return {**inside, key: _put(inside.get(key, {}), tuple(rest), value)}
+    raise KeyError(key)
+
+
+def _override(source: Source, word: str) -> Source:
+    """`source` with the value of one "key.sub=value"; the value is read as YAML, a number in the path is a list's."""
+    key, equals, text = word.partition("=")
+    place = f"{word!r} on the command line"
+    if not equals or not key:
+        raise UserError(f"{place}: write key=value, such as training.epochs=1")
+    path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+    value, node = _parse(text, place)
+    list(_places(node, place))  # refuses a key given twice
+    try:
+        data = _put(source.data, path, value)
+    except KeyError as error:
+        raise UserError(f"{place}: there is nothing at {error.args[0]!r} in this recipe to set it in") from None
+    above = {path[:depth]: place for depth in range(1, len(path))}
+    return Source(data, {**above, **source.places, path: place})
+
+
+def _model_in(kind: Any) -> type[BaseModel] | None:
+    """The section inside a field's type, such as Assessment in `Assessment | None`."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind
+    return next((found for inner in get_args(kind) if (found := _model_in(inner))), None)
+
+
+def _keys_of(path: Iterable[str | int]) -> list[str]:
+    """The keys that a recipe may have at a place."""
+    kind: type[BaseModel] = Recipe
+    for part in path:
+        if isinstance(part, str) and part in kind.model_fields:
+            kind = _model_in(kind.model_fields[part].annotation) or kind
+    return list(kind.model_fields)
+
+
+def _at(places: dict[KeyPath, str], path: KeyPath) -> str:
+    """Where a key stands, or the nearest key above it that does, or the file."""
+    while path and path not in places:
+        path = path[:-1]
+    return places[path]
+
+
+def _sentence(error: ErrorDetails) -> str:
+    """What is wrong with one key, in words."""
+    *above, last = error["loc"] or ("recipe",)
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        known = _keys_of(above)
+        near = difflib.get_close_matches(str(last), known, n=1, cutoff=0.5)
+        inside = f" in {'.'.join(map(str, above))}" if above else ""
+        way_out = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+        return f"unknown key {last!r}{inside}: {way_out}"
+    if error["type"] == "missing":
+        return f"key {where!r} is missing"
+    if error["type"] in ("model_type", "model_attributes_type"):
+        return f"{where} must be a mapping of {', '.join(_keys_of(error['loc']))}; found {error['input']!r}"
+    if error["type"] == "value_error":
+        return f"{where}: {error['ctx']['error']}"
+    return f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}; found {error['input']!r}"
+
+
+def _check(source: Source) -> Recipe:
+    """The recipe that the data spell out. Raises UserError: one line, with the place and the way out."""
+    try:  # JSON's strict reading: no text for a number, no 1 for true, but lists where the recipe has tuples
+        recipe = Recipe.model_validate_json(json.dumps(source.data, default=str), strict=True)
+    except ValidationError as failed:
+        errors = failed.errors(include_url=False)
+        error = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
+        raise UserError(f"{_at(source.places, error['loc'])}: {_sentence(error)}") from None
+    for path, wrong in conflicts(recipe):
+        raise UserError(f"{_at(source.places, path)}: {'.'.join(map(str, path))}: {wrong}")
+    return recipe
+
+
+def names() -> list[str]:
+    """The recipes that come with the package, as `find` takes them: lamb, paper/qwen1.5-72b, ..."""
+    return sorted(str(path.relative_to(top).with_suffix("")) for top in FOLDERS for path in top.rglob("*.yaml"))
+
+
+def find(name: str) -> Path:
+    """The file of a recipe: a path, or the name of one that comes with the package."""
+    for path in (Path(name), *(top / f"{name}.yaml" for top in FOLDERS)):
+        if path.is_file():
+            return path
+    near = difflib.get_close_matches(name, names(), n=1)
+    raise UserError(f"recipe {name!r} not found: " + (f"did you mean {near[0]}?" if near else f"{', '.join(names())}"))
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe of a file, with "key.sub=value" words over it. Raises UserError in one line."""
+    source = _read(path)
+    for word in overrides:
+        source = _override(source, word)
+    return _check(source)
+
+
+def dump(recipe: Recipe) -> str:
+    """The whole recipe as YAML, every default spelled out; `load` reads it back to an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """The keys that two recipes disagree on, as "training.epochs: 2 -> 3"."""
+
+    def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from flat(inner, f"{path}.{key}" if path else key)
+        else:
+            yield path, value
+
+    before, after = dict(flat(old.model_dump(mode="json"))), dict(flat(new.model_dump(mode="json")))
+    return [
+        f"{key}: {json.dumps(before.get(key))} -> {json.dumps(after.get(key))}"
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
+    ]
+
+
+def title(path: Path) -> str:
+    """What a recipe file's first line says about it, without the command that often follows."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ").partition("   ")[0] if first.startswith("#") else ""

@@ -1,0 +1,78 @@
+"""The typed rows that the stages hand to each other, and the model that writes them."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Task(Record):
+    """An instruction, with an input or without. `id` comes from its place in the run, it is never drawn."""
+
+    id: str
+    instruction: str
+    input: str = ""
+
+    @property
+    def content(self) -> str:
+        """The user's turn: instruction and input as the model reads them."""
+        return f"{self.instruction}\n{self.input}" if self.input else self.instruction
+
+
+class Reply(Record):
+    """One raw continuation of a synthesis prompt; tasks are read out of it."""
+
+    id: str
+    text: str
+    finish: str
+    tokens: int
+
+
+class Pair(Task):
+    """A task and the model's answer. `finish` is "stop" (it ended by itself) or "length" (it was cut off)."""
+
+    output: str
+    finish: str
+    tokens: int
+    seed: int
+
+
+class Grade(Record):
+    """One rating. `score` is None where the judge's reply can't be read: an outcome of its own, not a low score."""
+
+    score: float | None
+    reply: str
+
+
+class AssessedPair(Pair):
+    """A pair with its grades by criterion (Section 3.2: quality, following)."""
+
+    grades: dict[str, Grade]
+
+
+class Drop(Record):
+    """Why a row is not used: the row's id, the filter, and the filter's reason in words."""
+
+    row: str
+    by: str
+    why: str
+
+
+class Rejected(Record):
+    """A block that a model wrote and that did not become a task, and why."""
+
+    id: str
+    text: str
+    by: str
+    why: str
+
+
+class Model(NamedTuple):
+    """A checkpoint (a path or a name on the Hub, as in the recipe) and the LoRA adapter on it, None for the base."""
+
+    base: str
+    adapter: Path | None = None

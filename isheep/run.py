@@ -1,0 +1,314 @@
+"""The run folder: a name without `.part` is complete. Append, fsync, rename; one writer; events on the side."""
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from isheep import recipe_files
+from isheep.errors import UserError
+from isheep.recipe import Recipe
+from isheep.records import Record
+from isheep.seeds import load_seeds
+
+R = TypeVar("R", bound=Record)
+Batches = Callable[[list[R]], Iterator[list[R]]]
+"""A stage's work: given the rows that are there (whole batches), the batches that are still owed, in order."""
+
+PACKAGES = ("isheep", "torch", "transformers", "peft", "trl", "datasets", "numpy", "rapidfuzz")
+console = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of a run, such as iter-1. `root` is the run folder, where the events go."""
+
+    path: Path
+    root: Path
+
+    def __truediv__(self, name: str) -> "Folder":
+        return Folder(self.path / name, self.root)
+
+    def has(self, name: str) -> bool:
+        """Whether a file or folder is there, complete."""
+        return (self.path / name).exists()
+
+    def read(self, name: str, kind: type[R]) -> list[R]:
+        """The rows of a finished file. Raises UserError, naming the line, where one is not a row of this kind."""
+        rows = []
+        lines = (self.path / name).read_bytes().removesuffix(b"\n").split(b"\n")
+        for number, line in enumerate(lines if lines != [b""] else [], 1):
+            try:
+                rows.append(kind.model_validate_json(line))
+            except ValidationError:
+                raise UserError(
+                    f"{self.path / name} line {number}: not a {kind.__name__} row; "
+                    "mend the line, or delete the file to have it made again"
+                ) from None
+        return rows
+
+    def records(self, name: str, kind: type[R], batches: Batches[R], size: int, total: int | None = None) -> list[R]:
+        """The rows of `name`, made first where it is not complete: each batch is appended to NAME.part, then renamed.
+
+        A NAME.part keeps its whole batches of `size` rows, what follows is made again. So a run that was killed
+        anywhere gives the same file as one that was not. `total` is how many rows are expected, for the progress bar.
+        """
+        if self.has(name):
+            return self.read(name, kind)
+        self.path.mkdir(parents=True, exist_ok=True)
+        part = self.path / f"{name}.part"
+        rows, length = _whole_batches(part, kind, size)
+        started, before = time.monotonic(), len(rows)
+        with part.open("ab") as file, _progress(self._label(name), total, before) as advance:
+            file.truncate(length)
+            for batch in batches(list(rows)):
+                file.write(b"".join(row.model_dump_json().encode() + b"\n" for row in batch))
+                file.flush()
+                os.fsync(file.fileno())
+                rows += batch
+                advance(len(batch))
+            os.fsync(file.fileno())
+        _finish(part)
+        self._done(name, started, rows=len(rows), made=len(rows) - before, **_tokens(kind, rows[before:]))
+        return rows
+
+    def write(self, name: str, kind: type[R], rows: Sequence[R]) -> list[R]:
+        """`records` for rows that are computed at once and without a model."""
+        return self.records(name, kind, lambda done: iter([list(rows[len(done) :])]), size=1)
+
+    def json(self, name: str, make: Callable[[], Any]) -> Any:
+        """The content of a JSON file (`name` may hold a folder: eval/lamb.json), made first where it is not there."""
+        path = self.path / name
+        if not path.exists():
+            started = time.monotonic()
+            text = json.dumps(make(), ensure_ascii=False, indent=1) + "\n"
+            write_text(path, text)
+            self._done(name, started)
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON ({error}); delete the file to have it made again") from None
+
+    def artifact(self, name: str, make: Callable[[Path], None]) -> Path:
+        """A folder of files, made first where it is not complete. `make` writes into NAME.part, a folder that may
+        hold the checkpoints of a try that was killed; it is synced and renamed when `make` returns."""
+        if not self.has(name):
+            started = time.monotonic()
+            part = self.path / f"{name}.part"
+            part.mkdir(parents=True, exist_ok=True)
+            make(part)
+            for path in (*part.rglob("*"), part):
+                _sync(path)
+            _finish(part)
+            self._done(name, started)
+        return self.path / name
+
+    def event(self, **fields: Any) -> None:
+        """One line in run.jsonl: what happened, when, at what cost. Never read to decide anything."""
+        with (self.root / "run.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": round(time.time(), 3), **fields}) + "\n")
+
+    def say(self, text: str) -> None:
+        """A line that people should see, kept among the events too."""
+        self.event(note=text)
+        console.print(text, markup=False, soft_wrap=True)
+
+    def _label(self, name: str) -> str:
+        return str((self.path / name).relative_to(self.root))
+
+    def _done(self, name: str, started: float, **fields: Any) -> None:
+        seconds = round(time.monotonic() - started, 3)
+        self.event(file=self._label(name), seconds=seconds, **fields, peak_memory=_peak_memory())
+        made = f"{fields['rows']} rows, " if "rows" in fields else ""
+        rate = f", {fields['made'] / seconds:.1f} rows/s" if fields.get("made") and seconds > 1 else ""
+        console.print(f"{self._label(name)}: {made}{seconds:.1f} s{rate}", markup=False)
+
+
+# --- the run as a whole
+
+
+@contextlib.contextmanager
+def writing(path: Path, recipe: Recipe) -> Iterator[Folder]:
+    """The run folder of a recipe, begun or taken up again, with its lock held.
+
+    Raises UserError where another process writes it, where it holds another recipe's run (the keys that differ are
+    named; `machine` may differ and `iterations` may grow), and where it is a folder of something else.
+    """
+    _refuse_foreign(path)
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"run folder {path} is in use by another process; wait for it or give another --out"
+            ) from None
+        folder = Folder(path, path)
+        # The seeds are read before anything is written: a recipe that can't run leaves no run folder behind.
+        seeds = None if folder.has("seeds.jsonl") else load_seeds(recipe.seeds, at_least=recipe.synthesis.examples)
+        _agree(path / "recipe.yaml", recipe)
+        if seeds:
+            write_text(path / "seeds.jsonl", "".join(seed.model_dump_json() + "\n" for seed in seeds))
+        _end_line(path / "run.jsonl")
+        folder.event(started=_versions(), machine=recipe.machine.model_dump())
+        yield folder
+
+
+def reading(path: Path) -> tuple[Recipe, Folder]:
+    """A run folder to look at: no lock, nothing written. Raises UserError where it is not one."""
+    if not (path / "recipe.yaml").is_file():
+        raise UserError(f"{path} is not a run folder: it has no recipe.yaml; give the --out of an isheep run")
+    return recipe_files.load(path / "recipe.yaml"), Folder(path, path)
+
+
+def events(root: Path) -> list[dict[str, Any]]:
+    """The lines of run.jsonl; a torn one is passed over."""
+    found = []
+    if (root / "run.jsonl").exists():
+        for line in (root / "run.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return found
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file; give a folder as --out")
+    begun = {"lock", "recipe.yaml.part"}
+    if path.is_dir() and not (path / "recipe.yaml").exists() and {inner.name for inner in path.iterdir()} - begun:
+        raise UserError(f"{path} holds files and no recipe.yaml: it is not a run folder; give another --out")
+
+
+def _agree(path: Path, recipe: Recipe) -> None:
+    """Write the recipe, or see that the one that is written says the same."""
+    if path.exists():
+        old = recipe_files.load(path)
+        now = recipe.model_copy(update={"machine": old.machine, "iterations": max(recipe.iterations, old.iterations)})
+        grown = old.model_copy(update={"iterations": now.iterations})
+        differ = recipe_files.differences(grown, now) or recipe_files.differences(now, recipe)
+        differ = [line for line in differ if not line.startswith("machine.")]
+        if differ:
+            raise UserError(
+                f"run folder {path.parent} was made with another recipe ({'; '.join(differ)}); "
+                "give another --out, or the same settings (only machine may change, and iterations grow)"
+            )
+    text = recipe_files.dump(recipe)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _end_line(path: Path) -> None:
+    """A line that a kill tore gets its end, so that the next one is whole."""
+    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")
+
+
+# --- files
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file so that it is there complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    _finish(part)
+
+
+def _finish(part: Path) -> None:
+    """NAME.part becomes NAME, for good."""
+    part.rename(part.with_suffix(""))
+    _sync(part.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _whole_batches(part: Path, kind: type[R], size: int) -> tuple[list[R], int]:
+    """The rows of a NAME.part up to its last whole batch, and the length of the file up to there, in bytes.
+
+    A torn line, or one that can't be read after a power cut, ends it: what follows is made again.
+    """
+    rows: list[R] = []
+    ends = [0]
+    if part.exists():
+        for line in part.read_bytes().splitlines(keepends=True):
+            try:
+                rows.append(kind.model_validate_json(line))
+            except ValidationError:
+                break
+            if not line.endswith(b"\n"):
+                rows.pop()
+                break
+            ends.append(ends[-1] + len(line))
+    whole = len(rows) // size * size
+    return rows[:whole], ends[whole]
+
+
+# --- what people see, and what it cost
+
+
+@contextlib.contextmanager
+def _progress(label: str, total: int | None, done: int) -> Iterator[Callable[[int], None]]:
+    """A bar with rate and time left on a terminal; nothing elsewhere."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    started, made = time.monotonic(), 0
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task(label, total=total, completed=done, rate="")
+
+        def advance(rows: int) -> None:
+            nonlocal made
+            made += rows
+            bars.update(bar, advance=rows, rate=f"{made / max(time.monotonic() - started, 1e-9):.1f}/s")
+
+        yield advance
+
+
+def _tokens(kind: type[Record], rows: Sequence[Any]) -> dict[str, int]:
+    """The tokens that these rows cost, where this kind of row is what a model wrote."""
+    return {"tokens": sum(row.tokens for row in rows)} if "tokens" in kind.__annotations__ else {}
+
+
+def _peak_memory() -> dict[str, int]:
+    """Bytes: this process's largest resident set so far, and CUDA's largest allocation where torch is loaded."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        peak["cuda"] = torch.cuda.max_memory_allocated()
+    return peak

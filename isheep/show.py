@@ -1,0 +1,146 @@
+"""A run's examples, page by page: pairs with their ratings, and what was left out and why."""
+
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+from rich.text import Text
+
+from isheep.errors import UserError
+from isheep.evaluate import home
+from isheep.filters import below
+from isheep.recipe import Recipe, Score
+from isheep.records import AssessedPair, Drop, Pair, Record, Rejected
+from isheep.run import Folder, reading
+
+R = TypeVar("R", bound=Record)
+
+# What could move a cursor, change a colour, reverse a line or break an encoder; tab and newline may stay.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class Band(StrEnum):
+    """A side of a threshold, or a rating that can't be read."""
+
+    low = "low"
+    high = "high"
+    unreadable = "unreadable"
+
+
+def harmless(text: str) -> str:
+    """Model text for a terminal: control characters as their escapes, such as \\x1b."""
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def show(
+    path: Path,
+    iteration: int,
+    bands: Mapping[str, Band | None],
+    at: float | None = None,
+    dropped: bool = False,
+    page: int = 1,
+    rows: int = 10,
+) -> Iterator[Text]:
+    """What `isheep show` prints: the examples of one page under a line of counts.
+
+    `bands` asks for a side of the threshold for some criteria (Table 6's quadrants): of `at`, or of the recipe's score
+    filter. `dropped` leaves what is kept out, and adds the blocks that never became a task. Raises UserError where the
+    run has no such iteration, page, rating or threshold.
+    """
+    recipe, run = reading(path)
+    folder = home(run, iteration)
+    if iteration < 1 or not (folder.has("pairs.jsonl") or dropped and folder.has("rejected.jsonl")):
+        raise UserError(f"{path} has no answers of iteration {iteration} yet: see isheep status {path}")
+    pairs: Sequence[Pair] = _rows(folder, "assessed.jsonl", AssessedPair) or _rows(folder, "pairs.jsonl", Pair)
+    why = {drop.row: drop for drop in _rows(folder, "dropped.jsonl", Drop)}
+    chosen: list[Pair | Rejected] = [*quadrant(pairs, bands, recipe, at)]
+    if dropped:
+        chosen = [pair for pair in chosen if pair.id in why]
+        chosen += [] if any(bands.values()) else _rows(folder, "rejected.jsonl", Rejected)
+    yield _heading(chosen, why, page, rows, dropped)
+    for row in chosen[(page - 1) * rows : page * rows]:
+        yield rejected_card(row) if isinstance(row, Rejected) else pair_card(row, _fate(row, why, folder))
+
+
+def quadrant(pairs: Sequence[Pair], bands: Mapping[str, Band | None], recipe: Recipe, at: float | None) -> list[Pair]:
+    """The pairs whose ratings lie on the sides that `bands` asks for; None asks for nothing."""
+    asked = {criterion: band for criterion, band in bands.items() if band}
+    rated = recipe.assessment.criteria if recipe.assessment else ()
+    for criterion in asked:
+        if criterion not in rated:
+            raise UserError(f"{criterion} is not rated in this run: its criteria are {', '.join(rated) or 'none'}")
+    thresholds = {criterion: _threshold(recipe, criterion, at) for criterion in asked}
+    return [pair for pair in pairs if all(_band(pair, name, thresholds[name]) is band for name, band in asked.items())]
+
+
+def _threshold(recipe: Recipe, criterion: str, at: float | None) -> Score:
+    """The score filter that splits low from high: `at`, or the recipe's first one for this criterion."""
+    if at is not None:
+        return Score(kind="score", at_least=at, criteria=(criterion,))
+    for score in recipe.filters:
+        if score.criteria is None or criterion in score.criteria:
+            return score.model_copy(update={"criteria": (criterion,)})
+    raise UserError(f"no filter of this run has a threshold for {criterion}: give one, such as --at 8")
+
+
+def _band(pair: Pair, criterion: str, threshold: Score) -> Band | None:
+    grades = pair.grades if isinstance(pair, AssessedPair) else {}
+    if criterion not in grades:
+        return None
+    if grades[criterion].score is None:
+        return Band.unreadable
+    return Band.low if below(threshold, grades) else Band.high
+
+
+# --- as text
+
+
+def pair_card(row: Pair, fate: Text) -> Text:
+    """An example with its ratings, and with what the judge wrote."""
+    cut = " (cut off)" if row.finish == "length" else ""
+    fields = {"instruction": row.instruction, "input": row.input, f"output{cut}": row.output or "(empty)"}
+    if isinstance(row, AssessedPair):
+        for criterion, grade in row.grades.items():
+            score = "unreadable" if grade.score is None else f"{grade.score:g}"
+            fields[f"{criterion} {score}"] = grade.reply.strip()
+    return _card(row.id, fate, {name: text for name, text in fields.items() if text or name.endswith("unreadable")})
+
+
+def rejected_card(row: Rejected) -> Text:
+    """A block that never became a task."""
+    return _card(row.id, Text(harmless(f"rejected by {row.by}: {row.why}"), "red"), {"text": row.text})
+
+
+def _fate(row: Pair, why: Mapping[str, Drop], folder: Folder) -> Text:
+    if drop := why.get(row.id):
+        return Text(harmless(f"dropped by {drop.by}: {drop.why}"), "red")
+    return Text("kept", "green") if folder.has("dropped.jsonl") else Text("not filtered yet", "yellow")
+
+
+def _card(name: str, fate: Text, fields: Mapping[str, str]) -> Text:
+    """Text objects only: rich reads no markup in them."""
+    card = Text.assemble((harmless(name), "bold"), "  ", fate, "\n")
+    for label, text in fields.items():
+        shown = textwrap.indent(harmless(text), "    ", lambda line: True).lstrip(" ")
+        card.append(f"  {harmless(label)}: ", "cyan").append(f"{shown}\n")
+    return card
+
+
+def _heading(chosen: Sequence[Pair | Rejected], why: Mapping[str, Drop], page: int, rows: int, dropped: bool) -> Text:
+    pages = max(1, -(-len(chosen) // rows))
+    if page > pages:
+        raise UserError(f"there is no page {page}: {len(chosen)} rows make {pages} {'page' if pages == 1 else 'pages'}")
+    parts = [f"{len(chosen)} {'row' if len(chosen) == 1 else 'rows'}, page {page} of {pages}"]
+    if dropped:
+        by = Counter(f"rejected by {r.by}" if isinstance(r, Rejected) else f"dropped by {why[r.id].by}" for r in chosen)
+        parts += [f"{who}: {count}" for who, count in by.most_common()]
+    return Text("; ".join(parts) + "\n", "bold")
+
+
+def _rows(folder: Folder, name: str, kind: type[R]) -> list[R]:
+    """A file's rows, none where it is not there."""
+    return folder.read(name, kind) if folder.has(name) else []

@@ -1,0 +1,108 @@
+"""Where a run stands: what is made, what is being made, and how long each stage took. Nothing is written or locked."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from isheep.errors import UserError
+from isheep.evaluate import home
+from isheep.recipe import Recipe
+from isheep.records import Model
+from isheep.run import Folder, events, reading
+from isheep.summary import table
+
+STAGES = {
+    "replies.jsonl": "instructions",
+    "pairs.jsonl": "answers",
+    "assessed.jsonl": "ratings",
+    "adapter": "training",
+    "eval": "evaluation",
+}
+OTHER = "the rest"
+TOTALS = {"pairs.jsonl": "tasks.jsonl", "assessed.jsonl": "pairs.jsonl"}  # as many rows as that file has
+
+
+def status(path: Path) -> Iterator[RenderableType]:
+    """What `isheep status` prints. Raises UserError where `path` is no run folder or a finished file is corrupt."""
+    recipe, run = reading(path)
+    yield table(recipe, run)
+    yield times(recipe, run)
+    yield from (Text(note) for note in dict.fromkeys(e["note"] for e in events(path) if isinstance(e.get("note"), str)))
+    yield from (Text(line) for line in in_progress(run))
+    done = newest(recipe, run)
+    way_on = "" if done == recipe.iterations else f"; to go on: isheep run {path / 'recipe.yaml'} --out {path}"
+    yield Text(f"{done} of {recipe.iterations} iterations are trained{way_on}")
+
+
+def newest(recipe: Recipe, run: Folder) -> int:
+    """The last iteration that has its model; 0, the base, where none has."""
+    return max((t for t in range(1, recipe.iterations + 1) if home(run, t).has("adapter")), default=0)
+
+
+def model_at(recipe: Recipe, run: Folder, iteration: int | None) -> Model:
+    """M^t of a run, the newest one for None. Raises UserError where it is not there."""
+    t = newest(recipe, run) if iteration is None else iteration
+    if t and not (t > 0 and home(run, t).has("adapter")):
+        last = newest(recipe, run)
+        raise UserError(f"{run.path} has no model of iteration {t}: give 0 (the base){f' to {last}' if last else ''}")
+    return Model(recipe.model, home(run, t).path / "adapter" if t else None)
+
+
+def times(recipe: Recipe, run: Folder) -> Table:
+    """Seconds by stage and iteration, from run.jsonl: of the last try, where a stage was interrupted (marked >)."""
+    taken, resumed = seconds(run)
+    homes = ["base", *(f"iter-{t}" for t in range(1, recipe.iterations + 1) if home(run, t).path.exists())]
+    shown = Table("", *("base" if name == "base" else f"iteration {name[5:]}" for name in homes), title="seconds")
+    for stage in (*STAGES.values(), OTHER):
+        if any(stage == at for _, at in taken):
+            shown.add_row(stage, *(_seconds(taken.get((name, stage)), (name, stage) in resumed) for name in homes))
+    shown.add_section()
+    shown.add_row("all", *(_seconds(sum(s for (at, _), s in taken.items() if at == name), False) for name in homes))
+    shown.caption = "> an interrupted stage: its last try alone was timed" if resumed else None
+    return shown
+
+
+def seconds(run: Folder) -> tuple[dict[tuple[str, str], float], set[tuple[str, str]]]:
+    """Seconds by (folder, stage), and the stages that went on with rows of an earlier try. Later events win."""
+    files = {str(event["file"]): event for event in events(run.root) if "file" in event and "seconds" in event}
+    taken: dict[tuple[str, str], float] = {}
+    resumed = set()
+    for name, event in files.items():
+        folder, _, file = name.partition("/")
+        key = (folder, STAGES.get(file.partition("/")[0], OTHER))
+        taken[key] = taken.get(key, 0.0) + float(event["seconds"])
+        if event.get("made", 0) < event.get("rows", 0):
+            resumed.add(key)
+    return taken, resumed
+
+
+def in_progress(run: Folder) -> Iterator[str]:
+    """A line for everything that is begun and not complete: its rows or training steps, and when it last grew."""
+    for part in sorted(run.path.glob("*/*.part")):
+        with contextlib.suppress(FileNotFoundError):  # finished while we looked
+            name = part.relative_to(run.path).with_suffix("")
+            inside = part.rglob("*") if part.is_dir() else [part]
+            age = time.time() - max((path.stat().st_mtime for path in inside), default=part.stat().st_mtime)
+            yield f"in progress: {name}, {_amount(part)}, last written {max(age, 0):.0f} s ago"
+
+
+def _amount(part: Path) -> str:
+    if part.is_dir():
+        steps = [int(path.name.split("-")[1]) for path in part.glob("checkpoint-*")]
+        return f"saved at step {max(steps)}" if steps else "no checkpoint yet"
+    total = part.with_name(TOTALS[part.stem]) if part.stem in TOTALS else None
+    of = f" of {_lines(total)}" if total and total.is_file() else ""
+    return f"{_lines(part)}{of} rows"
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n")
+
+
+def _seconds(value: float | None, resumed: bool) -> str:
+    return "-" if not value else f"{'> ' if resumed else ''}{value:.1f}"

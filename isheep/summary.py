@@ -1,0 +1,90 @@
+"""Where a run stands, in one table: base, iteration 1, 2, ...: rows, and scores with their intervals."""
+
+from typing import Any, NamedTuple
+
+from rich.markup import escape
+from rich.table import Table
+
+from isheep.evaluate import home
+from isheep.filters import unreadable
+from isheep.recipe import Recipe
+from isheep.records import AssessedPair, Drop, Pair
+from isheep.run import Folder
+from isheep.statistics import mcnemar, wilson
+
+
+class Counts(NamedTuple):
+    """How many rows an iteration has; None where it has not come that far."""
+
+    written: int | None  # pairs that M^(t-1) wrote
+    kept: int | None  # D^t
+    unreadable: int | None  # pairs with a rating that can't be read
+    trained: int | None  # rows that M^t learned from, held out ones not counted
+
+
+def counts(run: Folder, t: int) -> Counts:
+    """The rows of iteration `t`, from its finished files."""
+    folder = home(run, t)
+    pairs = folder.read("pairs.jsonl", Pair) if folder.has("pairs.jsonl") else None
+    graded = folder.read("assessed.jsonl", AssessedPair) if folder.has("assessed.jsonl") else None
+    drops = folder.read("dropped.jsonl", Drop) if folder.has("dropped.jsonl") else None
+    return Counts(
+        written=None if pairs is None else len(pairs),
+        kept=None if pairs is None or drops is None else len(pairs) - len(drops),
+        unreadable=None if graded is None else sum(map(unreadable, graded)),
+        trained=_json(folder, "adapter/training.json").get("rows", {}).get("trained"),
+    )
+
+
+def results(run: Folder, t: int, benchmark: str) -> dict[str, list[bool]]:
+    """The items of each score of M^t on a benchmark; nothing where it was not evaluated."""
+    items: dict[str, list[bool]] = _json(home(run, t), f"eval/{benchmark}.json").get("items", {})
+    return items
+
+
+def table(recipe: Recipe, run: Folder) -> Table:
+    """One column for the base and one for each iteration that has begun."""
+    models = [0, *(t for t in range(1, recipe.iterations + 1) if (run / f"iter-{t}").path.exists())]
+    shown = Table("", *(f"iteration {t}" if t else "base" for t in models), title=escape(f"{recipe.model}: {run.path}"))
+    by_model = [counts(run, t) for t in models]
+    for name, label in zip(
+        Counts._fields, ("pairs written", "kept", "a rating unreadable", "rows trained on"), strict=True
+    ):
+        shown.add_row(label, *(_count(row, name) for row in by_model))
+    for benchmark in recipe.evaluation:
+        shown.add_section()
+        base, *later = (results(run, t, benchmark) for t in models)
+        for score, items in base.items():
+            after = [other.get(score) for other in later]
+            shown.add_row(f"{benchmark} {score}, %", *(_share(row) for row in [items, *after]))
+            shown.add_row("  p against base", "", *(_p(items, row) for row in after), style="dim")
+    shown.caption = (
+        "shares with 95% Wilson intervals; p: exact McNemar test over the same items" if recipe.evaluation else None
+    )
+    return shown
+
+
+def _count(row: Counts, name: str) -> str:
+    """A number, "-" for None; what is kept, also as a share of what was written."""
+    number: int | None = getattr(row, name)
+    share = f" ({row.kept / row.written:.0%})" if name == "kept" and row.kept is not None and row.written else ""
+    return "-" if number is None else f"{number}{share}"
+
+
+def _share(items: list[bool] | None) -> str:
+    if not items:
+        return ""
+    low, high = wilson(sum(map(bool, items)), len(items))
+    return f"{100 * sum(map(bool, items)) / len(items):.1f} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def _p(before: list[bool], after: list[bool] | None) -> str:
+    return "" if not after else "<0.0001" if (p := mcnemar(before, after)) < 1e-4 else f"{p:.4f}"
+
+
+def _json(folder: Folder, name: str) -> dict[str, Any]:
+    """A JSON file's content, {} where it is not there."""
+    if not folder.has(name):
+        return {}
+    content: dict[str, Any] = folder.json(name, dict)
+    return content

@@ -1,0 +1,318 @@
+"""The peft trainer: LoRA fine-tuning with TRL's SFTTrainer, resumable, with the same bytes on every run."""
+
+import contextlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from math import ceil, isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isheep.batching import seed_of
+from isheep.chat import Chat
+from isheep.checkpoint import load, load_tokenizer
+from isheep.errors import UserError
+from isheep.recipe import Training
+from isheep.records import Model, Pair
+from isheep.run import write_text
+from isheep.trainers import rows as data
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+RESULT = "training.json"  # written last: where it is, the adapter is complete
+SEAL = "complete"  # written last into a checkpoint: without it the checkpoint is torn
+WEIGHTS = "adapter_model.safetensors"
+LOG_EVERY = 10  # steps, or a divisor of eval_every below it
+
+
+def train(
+    model: Model,
+    pairs: Sequence[Pair],
+    chat: Chat,
+    training: Training,
+    seed: int,
+    into: Path,
+    threads: int | None = None,
+    device: str | None = None,
+) -> None:
+    """SFT(M, D) (Liang et al. 2024, Algorithm 1, line 8; Appendix E): a LoRA adapter of `model` in the folder `into`.
+
+    Starts from `model.adapter` where there is one, else from a new adapter on all linear layers. At the end `into`
+    holds the adapter, the tokenizer with the chat template, and training.json (settings, rows, losses), so that plain
+    transformers and peft load it. Computes in float32 on CPU, in bfloat16 on CUDA. A killed call made again goes on at
+    the last sealed checkpoint in `into`, and on CPU with the same number of threads it ends with the same bytes.
+
+    Raises UserError where fewer than two rows can be used, and where the loss is no longer a number.
+    """
+    if not (into / RESULT).exists():
+        tokenizer = load_tokenizer(model.base)
+        rows = data.choose(pairs, chat, tokenizer, training, seed)
+        steps = ceil(len(rows.train) * training.epochs / training.batch)
+        with _settled(threads):
+            if _newest(into) < steps:
+                _fit(model, rows, tokenizer, training, seed, into, device)
+        _finish(model, rows, chat, tokenizer, training, seed, into)
+    for checkpoint in _checkpoints(into):
+        shutil.rmtree(checkpoint)
+    (into / "README.md").unlink(missing_ok=True)  # TRL's model card
+
+
+# --- the training itself
+
+
+def _fit(
+    model: Model, rows: data.Rows, tokenizer: Any, training: Training, seed: int, into: Path, device: str | None
+) -> None:
+    """Train to the end, from the newest sealed checkpoint where there is one. Leaves sealed checkpoints in `into`."""
+    import torch
+    from datasets import Dataset
+    from huggingface_hub import constants
+    from transformers import PrinterCallback
+    from transformers.utils import logging
+    from trl import SFTTrainer
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL would report each training
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    cuda = torch.cuda.is_available() and device != "cpu"
+    places = data.order([len(row.input_ids) for row in rows.train], training.batch, training.epochs, seed)
+    arguments = _arguments(training, len(places), bool(rows.held_out), seed, into, cuda)
+    torch.manual_seed(arguments.seed)
+    trainer = SFTTrainer(
+        _with_adapter(model, training, cuda),
+        args=arguments,
+        train_dataset=Dataset.from_list([row._asdict() for row in rows.train]).select(places),
+        eval_dataset=Dataset.from_list([row._asdict() for row in rows.held_out]) if rows.held_out else None,
+        processing_class=tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    with _progress(into.parent.name, ceil(len(places) / training.batch)) as advance:
+        trainer.add_callback(_keeper(into, advance))
+        newest = _newest(into)
+        trainer.train(resume_from_checkpoint=str(into / f"checkpoint-{newest}") if newest else None)
+    _free(trainer)
+
+
+def _arguments(training: Training, rows: int, evaluate: bool, seed: int, into: Path, cuda: bool) -> "SFTConfig":
+    """Appendix E's settings in TRL's words. `rows` is the number of rows of all epochs together, already in order.
+
+    A training that has no more steps than `warmup_steps` warms up for a tenth of its steps.
+    """
+    from trl import SFTConfig
+
+    steps = ceil(rows / training.batch)
+    arguments = SFTConfig(
+        output_dir=str(into),
+        seed=seed_of(seed, "training") % 2**32,
+        num_train_epochs=1,  # the rows come in the order of all epochs, so that resuming needs only a place in it
+        train_sampling_strategy="sequential",
+        per_device_train_batch_size=training.batch,
+        per_device_eval_batch_size=training.batch,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.scheduler,
+        warmup_steps=training.warmup_steps if steps > training.warmup_steps else steps // 10,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        eval_strategy="steps" if evaluate else "no",
+        eval_steps=training.eval_every,
+        save_steps=training.eval_every,
+        logging_steps=next(n for n in range(LOG_EVERY, 0, -1) if training.eval_every % n == 0),
+        logging_nan_inf_filter=False,
+        metric_for_best_model="loss" if evaluate else None,
+        prediction_loss_only=True,
+        bf16=cuda,
+        use_cpu=not cuda,
+        gradient_checkpointing=cuda,  # a batch of long rows fits a large model only so
+        dataloader_pin_memory=cuda,
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # one process trains on one GPU: TRL refuses nn.DataParallel
+    return arguments
+
+
+def _with_adapter(model: Model, training: Training, cuda: bool) -> Any:
+    """The base model with a trainable adapter: the one of `model`, or a new one whose random part torch's seed sets."""
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.bfloat16 if cuda else torch.float32
+    base = load(model.base, AutoModelForCausalLM, use_safetensors=True, dtype=dtype)
+    if model.adapter:
+        return PeftModel.from_pretrained(base, str(model.adapter), is_trainable=True)
+    lora = training.lora
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+    )
+    return get_peft_model(base, config)
+
+
+def _keeper(into: Path, advance: Callable[[int], None]) -> "TrainerCallback":
+    """What SFTTrainer calls: evaluate, log and save the last step too; seal checkpoints and drop those of no use."""
+    from transformers import TrainerCallback
+
+    class Keeper(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            advance(state.global_step)
+            if state.global_step == state.max_steps:
+                control.should_log = control.should_save = True
+                control.should_evaluate = args.eval_strategy != "no"
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            _seal(into / f"checkpoint-{state.global_step}")
+            for checkpoint in _checkpoints(into):
+                if checkpoint.name not in (f"checkpoint-{state.global_step}", f"checkpoint-{state.best_global_step}"):
+                    _discard(checkpoint)
+
+    return Keeper()
+
+
+# --- checkpoints: a folder that holds SEAL is whole
+
+
+def _checkpoints(into: Path) -> list[Path]:
+    return list(into.glob("checkpoint-*"))
+
+
+def _newest(into: Path) -> int:
+    """The step of the newest sealed checkpoint, 0 where there is none. Torn ones are removed."""
+    for checkpoint in _checkpoints(into):
+        if not (checkpoint / SEAL).exists():
+            shutil.rmtree(checkpoint)
+    return max((int(checkpoint.name.split("-")[1]) for checkpoint in _checkpoints(into)), default=0)
+
+
+def _seal(checkpoint: Path) -> None:
+    """Bring all files of a checkpoint to the disk, and only then say that it is whole."""
+    for path in (*checkpoint.iterdir(), checkpoint):
+        _sync(path)
+    (checkpoint / SEAL).touch()
+    _sync(checkpoint)
+
+
+def _discard(checkpoint: Path) -> None:
+    """Remove a checkpoint, its seal first: what a kill leaves of it is torn and known to be."""
+    (checkpoint / SEAL).unlink(missing_ok=True)
+    _sync(checkpoint)
+    shutil.rmtree(checkpoint)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# --- the adapter folder
+
+
+def _finish(
+    model: Model, rows: data.Rows, chat: Chat, tokenizer: Any, training: Training, seed: int, into: Path
+) -> None:
+    """The adapter folder from the checkpoints: the best or last one's weights, the tokenizer, training.json last."""
+    last = _newest(into)
+    state = json.loads((into / f"checkpoint-{last}" / "trainer_state.json").read_text(encoding="utf-8"))
+    losses = {
+        name: [[entry["step"], entry[name]] for entry in state["log_history"] if name in entry]
+        for name in ("loss", "eval_loss")
+    }
+    for name, values in losses.items():
+        for step, value in values:
+            if not isfinite(value):
+                raise UserError(f"training's {name} is {value} at step {step}: lower training.learning_rate")
+    best = state["best_global_step"] if training.keep == "best" and losses["eval_loss"] else last
+    kept = into / f"checkpoint-{best}"
+    shutil.copyfile(kept / WEIGHTS, into / WEIGHTS)
+    config = json.loads((kept / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = model.base
+    config["target_modules"] = sorted(config["target_modules"])  # peft keeps a set: its order differs from run to run
+    write_text(into / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    _save_tokenizer(tokenizer, chat, into)
+    result = {
+        "base": model.base,
+        "chat": chat.name,
+        "seed": seed,
+        "settings": training.model_dump(),
+        "rows": {
+            "sampled": rows.sampled,
+            "prompt_too_long": rows.too_long,
+            "trained": len(rows.train),
+            "held_out": len(rows.held_out),
+        },
+        "steps": last,
+        "kept_step": best,
+        **losses,
+    }
+    write_text(into / RESULT, json.dumps(result, indent=1) + "\n")
+
+
+def _save_tokenizer(tokenizer: Any, chat: Chat, into: Path) -> None:
+    """The tokenizer, whose `apply_chat_template` gives the tokens of training and whose end token ends an answer."""
+    template = chat.template
+    if data.starts_texts(tokenizer) and not chat.prompt("").startswith(tokenizer.bos_token):
+        template = "{{- bos_token }}" + template  # apply_chat_template adds none by itself
+    tokenizer.chat_template = template
+    tokenizer.eos_token = chat.end
+    tokenizer.save_pretrained(into)
+
+
+# --- the process around it
+
+
+@contextlib.contextmanager
+def _settled(threads: int | None) -> Iterator[None]:
+    """The number of threads, and deterministic algorithms wherever torch has them, put back afterwards. Quiet about
+    what libraries plan for their next versions."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    filling = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a third of the time, and it changes no result
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filling
+
+
+@contextlib.contextmanager
+def _progress(label: str, steps: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing elsewhere. Gives a function that is told the step."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task(f"training {label}", total=steps)
+        yield lambda step: bars.update(bar, completed=step)
+
+
+def _free(trainer: "SFTTrainer") -> None:
+    """Give the GPU's memory back."""
+    import gc
+
+    import torch
+
+    trainer.model = trainer.model_wrapped = trainer.optimizer = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,85 @@
+"""What a trainer learns from: which pairs, as which tokens, in which order. Everything follows from the seed."""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any, NamedTuple
+
+from isheep.batching import chunks, seed_of
+from isheep.chat import Chat
+from isheep.errors import UserError
+from isheep.recipe import Training
+from isheep.records import Pair
+
+POOL = 8  # batches that are sorted by length together: less padding, and still a new order in every epoch
+IGNORED = -100  # the label of a token without loss
+
+
+class Row(NamedTuple):
+    """One training sequence. `labels` is IGNORED on the prompt: the loss is on the answer and its end token only."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+class Rows(NamedTuple):
+    """The rows of a training, and how many pairs were sampled and how many of these have a prompt beyond the cutoff."""
+
+    train: list[Row]
+    held_out: list[Row]
+    sampled: int
+    too_long: int
+
+
+def choose(pairs: Sequence[Pair], chat: Chat, tokenizer: Any, training: Training, seed: int) -> Rows:
+    """At most `training.at_most` of the pairs as tokens, a share of `training.held_out` of them set aside.
+
+    Raises UserError where fewer than two rows can be used.
+    """
+    sampled = list(pairs)
+    if training.at_most is not None and len(pairs) > training.at_most:
+        places = Random(seed_of(seed, "sample")).sample(range(len(pairs)), training.at_most)
+        sampled = [pairs[place] for place in sorted(places)]
+    rows = [row for row in (encode(pair, chat, tokenizer, training.cutoff) for pair in sampled) if row]
+    if len(rows) < 2:
+        long = f", {len(sampled) - len(rows)} of them with a prompt beyond cutoff {training.cutoff}" if sampled else ""
+        raise UserError(
+            f"this iteration kept {len(pairs)} pairs{long}: training needs 2 or more; "
+            "lower the filters' thresholds, or ask for more synthesis.tasks"
+        )
+    aside = max(1, round(training.held_out * len(rows))) if training.held_out else 0
+    chosen = set(Random(seed_of(seed, "held out")).sample(range(len(rows)), aside))
+    train = [row for place, row in enumerate(rows) if place not in chosen]
+    return Rows(train, [rows[place] for place in sorted(chosen)], len(sampled), len(sampled) - len(rows))
+
+
+def encode(pair: Pair, chat: Chat, tokenizer: Any, cutoff: int) -> Row | None:
+    """A pair as tokens: the prompt as an engine reads it, then the answer and the token that ends it.
+
+    The two are tokenized apart, as they meet when the model writes. Special tokens that an answer spells out are plain
+    text. An answer beyond the cutoff loses its end and the end token; None where nothing of the answer is left.
+    """
+    prompt = tokenizer(chat.prompt(pair.content), add_special_tokens=False).input_ids
+    if starts_texts(tokenizer) and prompt[:1] != [tokenizer.bos_token_id]:
+        prompt = [tokenizer.bos_token_id, *prompt]
+    answer = tokenizer(pair.output, add_special_tokens=False, split_special_tokens=True).input_ids
+    answer = (answer + [tokenizer.convert_tokens_to_ids(chat.end)])[: max(0, cutoff - len(prompt))]
+    return Row(prompt + answer, [IGNORED] * len(prompt) + answer) if answer else None
+
+
+def starts_texts(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts a beginning of sequence before every text."""
+    return tokenizer.bos_token_id is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
+
+
+def order(lengths: Sequence[int], batch: int, epochs: int, seed: int) -> list[int]:
+    """The places of the rows for a whole training, epoch after epoch; each `batch` of them is an optimizer step.
+
+    Shuffled anew in each epoch; rows of similar length lie side by side.
+    """
+    places: list[int] = []
+    for epoch in range(epochs):
+        shuffled = list(range(len(lengths)))
+        Random(seed_of(seed, "order", epoch)).shuffle(shuffled)
+        for pool in chunks(shuffled, POOL * batch):
+            places += sorted(pool, key=lambda place: -lengths[place])
+    return places

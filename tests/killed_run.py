@@ -1,0 +1,93 @@
+"""Not a test: `isheep run` on a fake engine and trainer, which kills its own process at a given moment.
+
+python killed_run.py OUT N: the N-th call of the engine, training step, fsync or rename is not reached (0: all are).
+A run that ends writes the number of its moments into OUT.moments.
+"""
+
+import functools
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import isheep.algorithm
+import isheep.chat
+import isheep.evaluate
+from isheep.cli import main
+from isheep.engines import transformers
+from isheep.engines.fake import Fake
+from isheep.records import Model, Pair
+from isheep.trainers import peft
+
+OUT, KILL_AT = Path(sys.argv[1]), int(sys.argv[2])
+moments = itertools.count(1)
+RECIPE = """
+model: fake
+iterations: 2
+synthesis:  {tasks: 20, size: 4, novelty: null}
+response:   {size: 8}
+assessment: {size: 8, judge: base}
+training:   {epochs: 1}
+"""
+
+
+def killed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, with the moment before each call."""
+
+    @functools.wraps(function)
+    def call(*given: Any, **named: Any) -> Any:
+        if next(moments) == KILL_AT:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*given, **named)
+
+    return call
+
+
+class Chat(NamedTuple):
+    end: str = "<|end|>"
+
+    def prompt(self, content: str) -> str:
+        return f"<|user|>{content}<|answer|>"
+
+
+def write(prompt: str, seed: int) -> str:
+    if prompt.endswith("<|answer|>"):
+        return f"The answer is {seed}.<|end|> And more."
+    if "Please rate" in prompt:
+        return f"{7 + seed % 4}||because" if seed % 9 else "good"
+    return f" Tell me at length about {seed}\nInput: <noinput>\n###\n7. Instruction: Draw {seed}\nInput: <noinput>"
+
+
+def open_engine(model: Model, threads: int | None = None, device: str | None = None) -> Fake:
+    """What this model writes depends on what it was trained on."""
+    trained = sum((model.adapter / "weights").read_bytes()) if model.adapter else 0
+    engine = Fake(lambda prompt, seed: write(prompt, seed + trained))
+    engine.generate = killed(engine.generate)  # type: ignore[method-assign]
+    return engine
+
+
+def train(model: Model, pairs: Sequence[Pair], chat: Chat, training: Any, seed: int, into: Path, *machine: Any) -> None:
+    """Three steps, each of which goes on with what is there."""
+    checkpoint = into / "checkpoint"
+    for _ in range(len(checkpoint.read_bytes()) if checkpoint.exists() else 0, 3):
+        killed(checkpoint.open("a").write)("x")
+    (into / "weights").write_text("".join(pair.id + pair.output for pair in pairs))
+    checkpoint.unlink(missing_ok=True)
+
+
+def load_chat(name: str, model: str) -> Chat:
+    return Chat()
+
+
+isheep.chat.load_chat = isheep.algorithm.load_chat = isheep.evaluate.load_chat = load_chat  # type: ignore[assignment]
+transformers.open_engine = open_engine  # type: ignore[assignment]
+peft.train = train  # type: ignore[assignment]
+os.fsync, Path.rename = killed(os.fsync), killed(Path.rename)  # type: ignore[method-assign]
+OUT.with_suffix(".yaml").write_text(RECIPE)
+try:
+    main(["run", str(OUT.with_suffix(".yaml")), "--out", str(OUT)])
+finally:
+    OUT.with_suffix(".moments").write_text(str(next(moments) - 1))

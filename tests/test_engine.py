@@ -1,0 +1,248 @@
+"""The transformers engine on tiny random checkpoints: parity with transformers, seeded draws, stops, logprobs."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from isheep.batching import seed_of
+from isheep.engines import Sampling
+from isheep.engines.decode import common_prefix, draw, noise
+from isheep.engines.fake import Fake
+from isheep.engines.transformers import Transformers, open_engine
+from isheep.errors import UserError
+from isheep.records import Model
+from tests.conftest import make_checkpoint
+
+PREFIX = "List three colours in lower case: red, green, blue. "
+LONG = "Give the opposite of hot; cold. A small dog says woof, a cat says meow. " * 2
+MIXED = ["What is 12 plus 30?", "a", LONG, "hot"]
+SHARED = [PREFIX + text for text in MIXED]
+GREEDY = Sampling(temperature=0, max_tokens=12)
+DRAWN = Sampling(temperature=1.0, top_p=0.9, max_tokens=12)
+
+
+def opened(path: Path, **settings: Any) -> Transformers:
+    return open_engine(Model(str(path)), device="cpu", **settings)
+
+
+def reference(path: Path, adapter: Path | None = None) -> tuple[Any, Any]:
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    if adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter)
+    return model, AutoTokenizer.from_pretrained(path)
+
+
+def greedy_one_by_one(path: Path, prompts: list[str], length: int, adapter: Path | None = None) -> list[str]:
+    model, tokenizer = reference(path, adapter)
+    texts = []
+    for prompt in prompts:
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, do_sample=False)
+        texts.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+    return texts
+
+
+@pytest.mark.parametrize("prompts", [MIXED, SHARED, SHARED[:1], [PREFIX] * 3], ids=["mixed", "shared", "one", "equal"])
+def test_greedy_writes_what_generate_writes(checkpoint: Path, prompts: list[str]) -> None:
+    wanted = greedy_one_by_one(checkpoint, prompts, 12)
+    done = opened(checkpoint).generate(prompts, GREEDY, seed=0)
+    assert [c.text for c in done] == wanted
+    assert all(c.finish == "length" and c.tokens == 12 for c in done)
+
+
+def test_sliding_windows_keep_their_own_cache(tmp_path: Path) -> None:
+    path = make_checkpoint(
+        tmp_path, "Qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1, layer_types=None
+    )
+    engine = opened(path)
+    assert engine.loaded.model.config._attn_implementation != "isheep"
+    assert [c.text for c in engine.generate(SHARED, GREEDY, 0)] == greedy_one_by_one(path, SHARED, 12)
+
+
+def test_a_shared_prefix_changes_nothing(checkpoint: Path) -> None:
+    engine = opened(checkpoint)
+    rows = engine._prompts(SHARED)
+    assert common_prefix(rows, [1] * len(rows)) > 8
+    alone = opened(checkpoint, batch=1)
+    for sampling in (GREEDY, DRAWN.model_copy(update={"max_tokens": 1})):
+        assert [c.text for c in alone.generate(SHARED, sampling, 3)] == [
+            c.text for c in engine.generate(SHARED, sampling, 3)
+        ]
+
+
+def test_the_same_call_gives_the_same_answers_and_another_seed_others(checkpoint: Path) -> None:
+    engine = opened(checkpoint)
+    first = engine.generate(SHARED, DRAWN, 7)
+    assert engine.generate(SHARED, DRAWN, 7) == first
+    engine.close()
+    assert engine.generate(SHARED, DRAWN, 7) == first
+    assert engine.generate(SHARED, DRAWN, 8) != first
+    assert len({c.text for c in engine.generate([PREFIX] * 6, DRAWN, 7)}) == 6
+
+
+def test_neighbours_do_not_change_a_draw(checkpoint: Path) -> None:
+    engine = opened(checkpoint)
+    alone = [engine.generate(SHARED[: i + 1], DRAWN, 5)[i].text for i in range(4)]
+    together = [c.text for c in engine.generate(SHARED + MIXED, DRAWN, 5)][:4]
+    assert alone == together
+
+
+def test_batches_are_cut_at_fixed_places_and_answers_come_in_order(checkpoint: Path) -> None:
+    prompts = [f"{text} {i}" for i in range(3) for text in MIXED]
+    assert opened(checkpoint, batch=5).generate(prompts, DRAWN, 1) == opened(checkpoint).generate(prompts, DRAWN, 1)
+    assert opened(checkpoint).generate([], DRAWN, 1) == []
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.8), (2.0, 0.95)])
+def test_draws_follow_the_distribution(temperature: float, top_p: float) -> None:
+    logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, 1.5, -3.0])
+    count = 20_000
+    uniforms = noise([seed_of("chi", i) for i in range(count // 100)], 100).flatten()
+    drawn = draw(logits.expand(count, -1), uniforms, temperature, top_p)
+    probabilities = torch.softmax(logits.double() / temperature, 0)
+    order = probabilities.argsort(descending=True)
+    kept = probabilities[order].cumsum(0) - probabilities[order] < top_p
+    wanted = torch.zeros_like(probabilities)
+    wanted[order[kept]] = probabilities[order[kept]] / probabilities[order[kept]].sum()
+    seen = torch.bincount(drawn, minlength=len(logits)).double()
+    assert (seen[wanted == 0] == 0).all()
+    expected = wanted[wanted > 0] * count
+    chi_square = ((seen[wanted > 0] - expected) ** 2 / expected).sum().item()
+    free = len(expected) - 1
+    assert chi_square < free + 5 * math.sqrt(2 * free)
+
+
+def test_a_nucleus_wider_than_the_candidates_is_drawn_from_whole() -> None:
+    logits = torch.zeros(2, 1000)
+    logits[1, 3] = 50.0  # a narrow row beside a flat one
+    drawn = torch.stack([draw(logits, torch.full((2,), u), 1.0, 0.9) for u in np.linspace(0, 0.999, 400)])
+    assert len(drawn[:, 0].unique()) > 350
+    assert (drawn[:, 1] == 3).all()
+
+
+def test_an_end_token_stops_and_is_left_out(checkpoint: Path, tmp_path: Path) -> None:
+    model, tokenizer = reference(checkpoint)
+    text, length = greedy_one_by_one(checkpoint, [MIXED[0]], 6)[0], 6
+    ids = tokenizer(MIXED[0], return_tensors="pt").input_ids
+    written = model.generate(input_ids=ids, max_new_tokens=length, do_sample=False)[0, ids.shape[1] :].tolist()
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, written[-1]]
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    done = opened(tmp_path).generate([MIXED[0], MIXED[2]], GREEDY, 0)[0]
+    at = written.index(written[-1])
+    assert done == (tokenizer.decode(written[:at]), at + 1, "stop") and text.startswith(done.text)
+
+
+def test_a_special_token_stops_as_an_id(checkpoint: Path) -> None:
+    engine = opened(checkpoint)
+    token = engine.loaded.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert engine._stops(["<|im_end|>", "###"]) == ({token}, ["###"])
+    with torch.no_grad():
+        engine.loaded.model.get_output_embeddings().weight[token] *= 40  # random weights, now bent on one token
+    stopping = GREEDY.model_copy(update={"stop": ("<|im_end|>",), "temperature": 1.0, "top_p": 1.0, "max_tokens": 40})
+    done = engine.generate(MIXED * 4, stopping, 0)
+    assert {c.finish for c in done} >= {"stop"}
+    assert all("<|im_end|>" not in c.text for c in done)
+    assert all(c.tokens < 40 for c in done if c.finish == "stop")
+
+
+def test_a_stop_string_may_span_tokens_and_ends_the_text_before_it(checkpoint: Path) -> None:
+    engine = opened(checkpoint)
+    free = engine.generate(SHARED, GREEDY, 0)
+    stops = tuple(c.text[4:7] for c in free[:2])
+    for before, after in zip(free, engine.generate(SHARED, GREEDY.model_copy(update={"stop": stops}), 0), strict=True):
+        hits = [before.text.index(stop) for stop in stops if stop in before.text]
+        assert after.text == (before.text[: min(hits)] if hits else before.text)
+        assert after.finish == ("stop" if hits else "length")
+        assert after.tokens <= before.tokens
+    assert any(c.finish == "stop" for c in engine.generate(SHARED, GREEDY.model_copy(update={"stop": stops}), 0))
+
+
+def test_the_context_cuts_an_answer_and_refuses_a_long_prompt(checkpoint: Path) -> None:
+    engine = opened(checkpoint)
+    near = "a " * 120
+    used = len(engine._prompts([near])[0])
+    long, short = engine.generate([near, "a"], GREEDY.model_copy(update={"max_tokens": 1000}), 0)
+    assert long.tokens == 256 - used and long.finish == "length" and short.tokens > long.tokens
+    with pytest.raises(UserError, match=r"a prompt of \d{3,} tokens does not fit"):
+        engine.generate(["What is" * 300], GREEDY, 0)
+
+
+def test_the_beginning_of_sequence_is_never_doubled(llama: Path, qwen2: Path) -> None:
+    engine = opened(llama)
+    assert engine._prompts(["hot"]) == engine._prompts(["<|begin_of_text|>hot"])
+    assert engine._prompts([""]) == [engine.loaded.start]
+    assert opened(qwen2).loaded.start == [] and len(opened(qwen2)._prompts([""])[0]) == 1
+
+
+@pytest.mark.parametrize("prompts", [MIXED, SHARED], ids=["mixed", "shared"])
+def test_logprobs_are_those_of_the_loss(checkpoint: Path, prompts: list[str]) -> None:
+    model, tokenizer = reference(checkpoint)
+    outputs = [" Paris.", "", " 12 plus 30 is 42", " woof"]
+    for prompt, output, scored in zip(prompts, outputs, opened(checkpoint).logprobs(prompts, outputs), strict=True):
+        before, after = tokenizer(prompt).input_ids, tokenizer(output, add_special_tokens=False).input_ids
+        assert scored.tokens == after and len(scored.logprobs) == len(after)
+        if after:
+            labels = torch.tensor([[-100] * len(before) + after])
+            loss = model(torch.tensor([before + after]), labels=labels).loss.item()
+            assert -np.mean(scored.logprobs) == pytest.approx(loss, abs=1e-4)
+
+
+def test_embeddings_are_means_over_a_texts_own_tokens(checkpoint: Path) -> None:
+    model, tokenizer = reference(checkpoint)
+    engine = opened(checkpoint, batch=3)
+    vectors = engine.embed(MIXED)
+    assert vectors.dtype == np.float32 and engine.embed([]).shape == (0, 48)
+    for text, vector in zip(MIXED, vectors, strict=True):
+        states = model.base_model(tokenizer(text, return_tensors="pt").input_ids).last_hidden_state[0]
+        np.testing.assert_allclose(vector, states.mean(0).detach().numpy(), atol=1e-4)
+
+
+@pytest.fixture
+def adapter(checkpoint: Path, tmp_path: Path) -> Path:
+    """A LoRA adapter of random weights."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(reference(checkpoint)[0], config).save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_an_adapter_is_merged_in(checkpoint: Path, adapter: Path) -> None:
+    done = open_engine(Model(str(checkpoint), adapter), device="cpu").generate(SHARED, GREEDY, 0)
+    wanted = greedy_one_by_one(checkpoint, SHARED, 12, adapter)
+    assert [c.text for c in done] == wanted != greedy_one_by_one(checkpoint, SHARED, 12)
+
+
+def test_a_path_that_is_no_checkpoint_is_one_line(qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text('{"model_type": "qwen2"}')
+    for base, message in [
+        (str(tmp_path / "none"), "not found"),
+        (str(tmp_path), "no config.json"),
+        ("nobody/no-such-model", "can't be loaded"),
+        (str(tmp_path / "broken"), "can't be loaded"),
+    ]:
+        with pytest.raises(UserError, match=message) as error:
+            open_engine(Model(base)).generate(["a"], GREEDY, 0)
+        assert "\n" not in str(error.value) and base in str(error.value)
+    with pytest.raises(UserError, match="adapter_model.safetensors"):
+        open_engine(Model(str(qwen2), tmp_path)).generate(["a"], GREEDY, 0)
+
+
+def test_a_function_is_an_engine() -> None:
+    engine = Fake(lambda prompt, seed: f"{prompt} one two ### three {seed % 2}")
+    cut, stopped = Sampling(max_tokens=2), Sampling(stop=("###",))
+    assert engine.generate(["a", "b"], cut, 0) == [("a one", 2, "length"), ("b one", 2, "length")]
+    assert engine.generate(["a"], stopped, 0) == [("a one two ", 3, "stop")]
+    assert engine.embed(["a", "b", "a"]).shape == (3, 16)
+    assert engine.logprobs(["a"], ["x y"])[0].logprobs == [-1.0, -1.0]

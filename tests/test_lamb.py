@@ -1,0 +1,126 @@
+"""The micro-world: its oracle, its corpus and its held-out suite."""
+
+import json
+import re
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isheep.lamb import SEEDS
+from isheep.lamb.pages import GRADED, SCORE, content, draw_answer, pages, quality
+from isheep.lamb.suite import seed_tasks, suite, truly_right
+from isheep.lamb.world import CONSTRAINTS, FAMILIES, Quest, draw_quest, dress, held_out, right_answer, understand
+from isheep.records import Pair
+
+
+def quests(number: int, held: bool = False) -> list[Quest]:
+    rng = Random(5)
+    return [draw_quest(rng, held) for _ in range(number)]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_what_the_world_writes_it_understands(held: bool) -> None:
+    for quest in quests(3000, held):
+        found = understand(quest.instruction, quest.input)
+        assert found and (found.family, found.args, found.demands) == (quest.family, quest.args, quest.demands)
+
+
+def test_right_answers_are_right_and_wrong_ones_are_not() -> None:
+    rng = Random(6)
+    for quest in quests(4000) + quests(1000, held=True):
+        text = right_answer(quest, rng)
+        assert quest.content_right(text), (quest, text)
+        assert all(quest.followed(text)), (quest, text)
+        false = dress(quest, FAMILIES[quest.family].wrong(quest.args, rng), quest.demands, rng)
+        assert not quest.content_right(false), (quest, false)
+
+
+@given(st.text(max_size=80), st.text(max_size=40), st.integers(0, 10_000))
+@settings(max_examples=300, deadline=None)
+def test_the_oracle_never_fails_on_odd_text(text: str, given_input: str, number: int) -> None:
+    quest = draw_quest(Random(number))
+    assert isinstance(quest.content_right(text), bool)
+    assert all(isinstance(met, bool) for met in quest.followed(text))
+    for instruction in (text, quest.request + text, f"{quest.instruction} {text}"):
+        pair = Pair(id="t", instruction=instruction, input=given_input, output=text, finish="stop", tokens=1, seed=0)
+        assert truly_right(pair) in (True, False)
+
+
+def test_the_suite_is_not_in_the_corpus() -> None:
+    corpus = "\n".join("".join(text for text, _ in page) for page in islice(pages(3), 20_000))
+    assert not [quest for quest in suite() if quest.instruction in corpus]
+    held = [phrasing for some in (FAMILIES, CONSTRAINTS) for each in some.values() for phrasing in each.held]
+    for phrasing in held:
+        assert not re.search(re.sub(r"\\\{\w\\\}", r"[\\w, ]{1,30}?", re.escape(phrasing)), corpus), phrasing
+
+
+def test_a_part_of_every_open_argument_space_is_held_out() -> None:
+    for quest in quests(2000):
+        assert not (FAMILIES[quest.family].open and held_out(quest.args))
+    for quest in suite():
+        assert not FAMILIES[quest.family].open or held_out(quest.args)
+
+
+def test_the_suite_covers_every_family_and_constraint() -> None:
+    found = suite()
+    assert len({content(quest) for quest in found}) == len(found)
+    assert {quest.family for quest in found} == set(FAMILIES)
+    assert {demand.kind for quest in found for demand in quest.demands} == set(CONSTRAINTS)
+
+
+def test_the_committed_seed_tasks_are_the_generated_ones() -> None:
+    rows = [json.loads(line) for line in SEEDS.read_text(encoding="utf-8").splitlines()]
+    assert [{key: row[key] for key in ("instruction", "input", "output")} for row in rows] == list(seed_tasks())
+
+
+def test_grades_depend_on_the_truth() -> None:
+    rng, scores = Random(8), {True: [], False: []}
+    for quest in quests(2000):
+        answer = draw_answer(quest, GRADED, rng)
+        scores[answer.note == "right"].append(quality(quest, answer, rng)[0])
+    mean = {right: sum(some) / len(some) for right, some in scores.items()}
+    assert mean[True] > mean[False] + 3
+
+
+def test_the_corpus_is_seeded() -> None:
+    assert list(islice(pages(4), 50)) == list(islice(pages(4), 50)) != list(islice(pages(5), 50))
+    assert any(weight == SCORE for page in islice(pages(4), 50) for _, weight in page)
+
+
+def test_the_world_checks_as_ifeval_does() -> None:
+    registry = pytest.importorskip("lm_eval.tasks.ifeval.instructions_registry", reason="lm_eval[ifeval] not installed")
+    rng = Random(9)
+    for quest in quests(1500):
+        text = right_answer(quest, rng) if rng.random() < 0.5 else dress(quest, quest.right, quest.demands[:1], rng)
+        for demand, met in zip(quest.demands, quest.followed(text), strict=True):
+            if demand.kind == "upper" or demand.kind == "lower":
+                continue  # IFEval also detects the language there, which is noise on one word
+            kwargs = {
+                "end": {"end_phrase": demand.value},
+                "include": {"keywords": [demand.value]},
+                "forbid": {"forbidden_words": [demand.value]},
+                "few": {"num_words": int(demand.value or 0) if demand.kind == "few" else 0, "relation": "less than"},
+                "many": {"num_words": int(demand.value or 0) if demand.kind == "many" else 0, "relation": "at least"},
+                "repeat": {"prompt_to_repeat": quest.request},
+            }.get(demand.kind, {})
+            checker = registry.INSTRUCTION_DICT[CONSTRAINTS[demand.kind].ifeval]("x")
+            checker.build_description(**kwargs)
+            assert bool(checker.check_following(text)) == met, (quest, text, demand)
+
+
+def test_pretraining_resumes_and_lowers_the_loss(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from isheep.lamb.pretrain import make_tokenizer, pretrain
+
+    make_tokenizer(tmp_path, sample=500)
+    pretrain(tmp_path, tokens=20_000, workers=1, batch=4000, log_every=1)
+    pretrain(tmp_path, tokens=40_000, workers=1, batch=4000, log_every=1)
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
+    assert [line["tokens"] for line in lines] == [4000 * n for n in range(1, 11)]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config.num_hidden_layers == 6

@@ -1,0 +1,103 @@
+"""Novelty gives the verdicts of rouge_score, for any texts, in any order, however they are split over calls."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isheep.novelty import Language, Pool, words
+
+Verdicts = list[tuple[int, float] | None]
+
+# few words, so that near and equal texts are common; case, punctuation and letters beyond ASCII among them
+WORD = st.sampled_from([*"abcde-é", "the", "The", "THE", "don't", "7", "10", "x_y", "naïve", "İ", "K", "日本", "###"])
+SENTENCE = st.lists(WORD, max_size=14).map(" ".join)
+LONG = st.lists(WORD, min_size=60, max_size=80).map(" ".join)
+TEXT = st.one_of(SENTENCE, st.text(max_size=20), LONG)
+LIMIT = st.sampled_from([0.7, 0.5, 0.3, 2 / 3, 0.999, 1.0])
+
+
+def by_rouge_score(known: list[str], texts: list[str], limit: float) -> Verdicts:
+    rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="rouge_score is not installed")
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+    known, verdicts = list(known), []
+    for text in texts:
+        scores = [scorer.score(other, text)["rougeL"].fmeasure for other in known]
+        nearest = max(scores, default=0.0)
+        verdicts.append((scores.index(nearest), nearest) if nearest > limit else None)
+        if nearest <= limit:
+            known.append(text)
+    return verdicts
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(TEXT, max_size=4), st.lists(TEXT, max_size=10), LIMIT)
+def test_verdicts_and_nearest_are_those_of_rouge_score(known: list[str], texts: list[str], limit: float) -> None:
+    assert Pool(known, limit).novel(texts) == by_rouge_score(known, texts, limit)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(SENTENCE, max_size=40), st.lists(st.integers(0, 40), max_size=5), st.sampled_from(["en", "any"]))
+def test_how_texts_are_split_over_calls_changes_nothing(texts: list[str], cuts: list[int], language: Language) -> None:
+    pool = Pool(["the a b c"], 0.7, language)
+    edges = sorted({0, len(texts), *(cut for cut in cuts if cut < len(texts))})
+    parts = [verdict for a, b in zip(edges, edges[1:], strict=False) for verdict in pool.novel(texts[a:b])]
+    assert parts == Pool(["the a b c"], 0.7, language).novel(texts)
+
+
+def test_verdicts_at_the_limit_follow_the_float_steps_of_rouge_score() -> None:
+    """F = 2 LCS / (m + n) is 0.7 exactly in numbers; in floats it is above or not, depending on m and n."""
+    verdicts = []
+    for total in range(20, 121, 20):
+        common = total * 7 // 20
+        for m in range(common, total - common + 1):
+            one = [f"s{i}" for i in range(common)] + [f"a{i}" for i in range(m - common)]
+            two = [f"s{i}" for i in range(common)] + [f"b{i}" for i in range(total - m - common)]
+            known, text = " ".join(one), " ".join(two)
+            verdict = Pool([known], 0.7).novel([text])
+            assert verdict == by_rouge_score([known], [text], 0.7), (m, total - m)
+            verdicts += verdict
+    assert None in verdicts and any(verdicts)  # both happen, or this test would prove little
+
+
+def test_a_kept_text_counts_against_later_ones_and_a_rejected_one_does_not() -> None:
+    near = "one two three four five"
+    chain = [near, "two three four five six", "three four five six seven", "four five six seven eight"]
+    # each is too near its neighbour (F 0.8); the third only meets the first (0.6), as the second was rejected
+    assert [v and v[0] for v in Pool([], 0.7).novel(chain)] == [None, 0, None, 1]
+
+
+def test_many_blocks_with_repeats_across_them() -> None:
+    texts = [f"alpha{i % 400} beta{i % 400} gamma{i % 400}" for i in range(1000)]
+    verdicts = Pool([], 0.7).novel(texts)
+    assert verdicts == [None] * 400 + [(i % 400, 1.0) for i in range(400, 1000)]
+
+
+def test_texts_without_words_are_near_nothing() -> None:
+    assert Pool(["", "日本"], 0.7).novel(["", "...", "日本"]) == [None, None, None]
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=60))
+def test_unicode_words_are_those_of_rouge_score_on_ascii(text: str) -> None:
+    assert words(text, "any") == words(text, "en")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Où est-il né ?", ["où", "est", "il", "né"]),
+        ("Назови три цвета.", ["назови", "три", "цвета"]),
+        ("हिन्दी में बताओ", ["हिन्दी", "में", "बताओ"]),  # vowel signs stay with their letters
+        ("日本の首都。", ["日", "本", "の", "首", "都"]),  # no spaces: each character
+        ("ภาษาไทย", ["ภ", "า", "ษ", "า", "ไ", "ท", "ย"]),
+        ("مرحبا بالعالم", ["مرحبا", "بالعالم"]),
+        ("nai\u0308ve", ["naïve"]),  # one form for what looks the same
+    ],
+)
+def test_words_of_every_script(text: str, expected: list[str]) -> None:
+    assert words(text, "any") == expected
+
+
+def test_any_language_sees_repeats_that_the_english_tokenizer_is_blind_to() -> None:
+    texts = ["Назови три цвета неба", "Назови три цвета неба!"]
+    assert Pool([], 0.7, "en").novel(texts) == [None, None]
+    assert Pool([], 0.7, "any").novel(texts) == [None, (0, 1.0)]

@@ -1,0 +1,184 @@
+"""Recipes: read from YAML and the command line, wrong ones refused in one line that says where and what instead."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isheep import recipe_files
+from isheep.cli import main
+from isheep.errors import UserError
+from isheep.recipe import Recipe
+
+
+def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", recipe_files.names())
+def test_every_packaged_recipe_loads_and_survives_a_round(name: str, tmp_path: Path) -> None:
+    recipe = recipe_files.load(recipe_files.find(name))
+    assert recipe_files.load(write(tmp_path, recipe_files.dump(recipe))) == recipe
+    assert recipe_files.title(recipe_files.find(name))
+
+
+def test_the_paper_is_what_the_defaults_say() -> None:
+    """Appendix E, by the recipe that spells it out."""
+    paper = recipe_files.load(recipe_files.find("paper/qwen1.5-72b"))
+    plain = Recipe(model=paper.model)
+    assert paper.training == plain.training
+    assert (paper.assessment, paper.filters, paper.response) == (plain.assessment, plain.filters, plain.response)
+
+
+@pytest.mark.parametrize("text", ["5e-5", "5E-5", "5.0e-5", "0.5e-4", "0.00005", ".5e-4", "+5e-5"])
+def test_yaml_numbers(text: str, tmp_path: Path) -> None:
+    path = write(tmp_path, f"model: lamb\ntraining: {{learning_rate: {text}}}\n")
+    assert recipe_files.load(path).training.learning_rate == 5e-5
+    assert recipe_files.load(path, [f"training.learning_rate={text}"]).training.learning_rate == 5e-5
+
+
+WRONG = {
+    "model: lamb\ntraning: {epochs: 2}": "mine.yaml line 2: unknown key 'traning': did you mean 'training'?",
+    "model: lamb\ntraining:\n  epoch: 2": "mine.yaml line 3: unknown key 'epoch' in training: did you mean 'epochs'?",
+    "model: lamb\nzzz: 2": "mine.yaml line 2: unknown key 'zzz': it has model, chat",
+    "modle: lamb": "mine.yaml line 1: unknown key 'modle': did you mean 'model'?",
+    "seed: 3": "mine.yaml: key 'model' is missing",
+    "model: lamb\nsynthesis: {sampling: {top_k: 2}}": "line 2: unknown key 'top_k' in synthesis.sampling: did you mean",
+    "model: lamb\ntraining: {epochs: two}": "line 2: training.epochs: input should be a valid integer; found 'two'",
+    "model: lamb\ntraining: {epochs: true}": "line 2: training.epochs: input should be a valid integer; found True",
+    "model: lamb\ntraining: {epochs: 0}": "training.epochs: input should be greater than or equal to 1; found 0",
+    "model: lamb\ntraining: {learning_rate: .inf}": "line 2: training.learning_rate: input should be a finite number",
+    "model: lamb\ntraining: 3": "line 2: training must be a mapping of start, data, lora",
+    "model: lamb\nchat: qwen2": "line 2: chat: input should be 'qwen', 'llama3' or 'tokenizer'; found 'qwen2'",
+    "model: lamb\nfilters: [{kind: scor, at_least: 8}]": "filters.0.kind: input should be 'score'; found 'scor'",
+    "model: lamb\nfilters:\n- kind: score": "line 3: filters.0: give exactly one of at_least and above",
+    "model: lamb\nfilters:\n- {kind: score, at_least: 8, above: 7}": "line 3: filters.0: give exactly one of",
+    "model: lamb\nassessment: null": "filters.0: a score filter needs an assessment, and this recipe has none",
+    "model: lamb\nassessment:\n  prompt: icl": "criteria: prompt 'icl' has no criterion 'quality', only overall",
+    "model: lamb\nassessment: {prompt: simpel}": "prompt file 'simpel' not found: give one of combined, icl",
+    "model: lamb\nfilters:\n- kind: score\n  above: 8\n  criteria: [tone]": (
+        "mine.yaml line 5: filters.0.criteria: 'tone' is not rated, only quality, following"
+    ),
+    "model: lamb\nmodel: other": "mine.yaml line 2: key 'model' is given twice",
+    "model: [": "mine.yaml line 1: not YAML",
+    "model: {a: b\n": "not YAML",
+    "- model": "mine.yaml: a recipe is a mapping of keys to values",
+    "": "mine.yaml: a recipe is a mapping of keys to values",
+    "like: nowhere.yaml": "can't be read: No such file or directory",
+    "like: mine.yaml": "mine.yaml line 1: like may not be chained",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_wrong_recipes(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        recipe_files.load(write(tmp_path, text))
+    assert WRONG[text] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=4), lambda inner: (
+    st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from([*Recipe.model_fields, "sampling", "kind", "x", "lora"]), inner, max_size=4)
+), max_leaves=8))  # fmt: skip
+def test_any_yaml_is_a_recipe_or_one_line(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
+    import yaml
+
+    path = write(tmp_path_factory.mktemp("recipes"), yaml.safe_dump(data, allow_unicode=True))
+    try:
+        recipe_files.load(path)
+    except UserError as error:
+        assert str(error).strip()
+
+
+def test_like_takes_what_it_does_not_say(tmp_path: Path) -> None:
+    write(tmp_path, "model: lamb\nseed: 5\ntraining: {epochs: 3, batch: 4}\n", "base.yaml")
+    recipe = recipe_files.load(
+        write(tmp_path, "like: base.yaml\ntraining: {epochs: 1}\nfilters: []\nassessment: null\n")
+    )
+    assert (recipe.seed, recipe.training.epochs, recipe.training.batch, recipe.filters) == (5, 1, 4, ())
+
+
+def test_a_mistake_in_the_file_below_is_named_there(tmp_path: Path) -> None:
+    write(tmp_path, "model: lamb\n\nsed: 5\n", "base.yaml")
+    with pytest.raises(UserError, match=r"base\.yaml line 3: unknown key 'sed': did you mean 'seed'"):
+        recipe_files.load(write(tmp_path, "like: base.yaml\n"))
+
+
+def test_words_of_the_command_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: lamb\nfilters: [{kind: score, at_least: 8}]\n")
+    words = ["training.lora.rank=4", "filters.0.at_least=7", "synthesis.novelty=null", "assessment.criteria=[quality]"]
+    recipe = recipe_files.load(path, words)
+    assert recipe.training.lora.rank == 4 and recipe.filters[0].at_least == 7
+    assert recipe.synthesis.novelty is None and recipe.assessment and recipe.assessment.criteria == ("quality",)
+
+
+@pytest.mark.parametrize(
+    ("word", "wrong"),
+    [
+        ("training.epoch=1", "'training.epoch=1' on the command line: unknown key 'epoch' in training"),
+        ("training.epochs=x", "'training.epochs=x' on the command line: training.epochs: input should be"),
+        ("filters.3.at_least=7", "there is nothing at 3 in this recipe"),
+        ("model.sub=7", "there is nothing at 'sub' in this recipe"),
+        ("training", "write key=value, such as training.epochs=1"),
+        ("seed=[", "not YAML"),
+    ],
+)
+def test_wrong_words(word: str, wrong: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "model: lamb\nfilters: [{kind: score, at_least: 8}]\n")
+    with pytest.raises(UserError) as error:
+        recipe_files.load(path, [word])
+    assert wrong in str(error.value)
+
+
+def test_differences_name_each_key() -> None:
+    one = Recipe(model="lamb")
+    other = Recipe.model_validate({"model": "lamb", "assessment": None, "filters": [], "training": {"epochs": 3}})
+    found = recipe_files.differences(one, other)
+    assert "training.epochs: 2 -> 3" in found
+    assert any(line.startswith("filters: [{") for line in found)
+    assert 'assessment.prompt: "combined" -> null' in found
+    assert recipe_files.differences(one, one) == []
+
+
+def test_names() -> None:
+    assert {"lamb", "paper/qwen1.5-72b", "qwen2.5-0.5b"} <= set(recipe_files.names())
+    with pytest.raises(UserError, match="recipe 'lam' not found: did you mean lamb"):
+        recipe_files.find("lam")
+
+
+# --- at the command line: one line, exit code 2, nothing written
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (["run", "lamb", "trainin.epochs=2"], "isheep: 'trainin.epochs=2' on the command line: unknown key 'trainin'"),
+        (["run", "nowhere.yaml"], "isheep: recipe 'nowhere.yaml' not found"),
+        (["run", "--model", "./nowhere"], "isheep: model './nowhere' not found"),
+    ],
+)
+def test_errors_are_one_line(
+    words: list[str], wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    shown = capsys.readouterr().err
+    assert end.value.code == 2 and shown.startswith(wrong) and shown.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_recipes_are_listed() -> None:
+    command = [sys.executable, "-c", "from isheep.cli import main; main()", "recipes"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1], timeout=60
+    )
+    assert [line.split()[0] for line in done.stdout.splitlines()] == recipe_files.names()

@@ -1,0 +1,221 @@
+"""The run folder: records, artifacts, locks, and a run that is really killed and taken up again."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from isheep.errors import UserError
+from isheep.recipe import Recipe
+from isheep.records import Drop
+from isheep.run import Folder, events, reading, writing
+
+RECIPE = Recipe.model_validate({"model": "lamb", "synthesis": {"tasks": 4}})
+
+
+def drop(n: int) -> Drop:
+    return Drop(row=str(n), by="score", why="quality 3 < 8")
+
+
+def in_threes(done: list[Drop]) -> Iterator[list[Drop]]:
+    """Eight rows, three to a batch."""
+    assert len(done) % 3 == 0
+    for start in range(len(done), 8, 3):
+        yield [drop(n) for n in range(start, min(start + 3, 8))]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "iter-1", tmp_path)
+
+
+def test_records_are_written_then_only_read(folder: Folder) -> None:
+    rows = folder.records("dropped.jsonl", Drop, in_threes, 3)
+    assert [row.row for row in rows] == list("01234567")
+
+    def never(done: list[Drop]) -> Iterator[list[Drop]]:
+        raise AssertionError("a finished file is not made again")
+
+    assert folder.records("dropped.jsonl", Drop, never, 3) == rows
+    assert not list(folder.path.glob("*.part"))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40, 120, 121, 150, 200, 399, 400])
+def test_any_torn_part_gives_the_same_file(folder: Folder, cut: int) -> None:
+    folder.records("whole.jsonl", Drop, in_threes, 3)
+    whole = (folder.path / "whole.jsonl").read_bytes()
+    (folder.path / "again.jsonl.part").write_bytes(whole[:cut])
+    folder.records("again.jsonl", Drop, in_threes, 3)
+    assert (folder.path / "again.jsonl").read_bytes() == whole
+
+
+def test_a_part_with_zeros_in_it_is_made_again_from_there(folder: Folder) -> None:
+    """What a power cut leaves: the length is there, the content is not."""
+    folder.records("whole.jsonl", Drop, in_threes, 3)
+    whole = (folder.path / "whole.jsonl").read_bytes()
+    (folder.path / "again.jsonl.part").write_bytes(whole[:170] + bytes(len(whole) - 170))
+    folder.records("again.jsonl", Drop, in_threes, 3)
+    assert (folder.path / "again.jsonl").read_bytes() == whole
+
+
+def test_rows_keep_odd_text(folder: Folder) -> None:
+    odd = Drop(row="\u2028 \x85 \r\n \x00 \U0001f411", by="{}", why='"\\')
+    assert folder.write("odd.jsonl", Drop, [odd]) == folder.read("odd.jsonl", Drop) == [odd]
+
+
+def test_no_rows_is_a_finished_file(folder: Folder) -> None:
+    assert folder.write("none.jsonl", Drop, []) == []
+    assert folder.has("none.jsonl")
+
+
+def test_a_corrupt_line_in_a_finished_file_is_named(folder: Folder) -> None:
+    folder.records("dropped.jsonl", Drop, in_threes, 3)
+    path = folder.path / "dropped.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:4], lines[4][:10] + "\n", *lines[5:]]))
+    with pytest.raises(UserError, match=r"dropped\.jsonl line 5: not a Drop row"):
+        folder.read("dropped.jsonl", Drop)
+    path.write_text("".join(lines)[:-9])
+    with pytest.raises(UserError, match=r"dropped\.jsonl line 8: not a Drop row"):
+        folder.read("dropped.jsonl", Drop)
+
+
+def test_an_artifact_is_there_whole_or_not(folder: Folder) -> None:
+    def fails(into: Path) -> None:
+        (into / "checkpoint").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        folder.artifact("adapter", fails)
+    assert not folder.has("adapter")
+
+    def goes_on(into: Path) -> None:
+        (into / "weights").write_text((into / "checkpoint").read_text() + " and half")
+
+    path = folder.artifact("adapter", goes_on)
+    assert (path / "weights").read_text() == "half and half"
+    assert folder.artifact("adapter", fails) == path
+
+
+def test_json_is_made_once(folder: Folder) -> None:
+    assert folder.json("eval/lamb.json", lambda: {"score": 1}) == {"score": 1}
+    assert folder.json("eval/lamb.json", dict) == {"score": 1}
+
+
+# --- the run as a whole
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    with writing(tmp_path / "run", RECIPE):
+        with pytest.raises(UserError, match="in use by another process"), writing(tmp_path / "run", RECIPE):
+            pass
+        assert reading(tmp_path / "run")[0] == RECIPE  # who only reads needs no lock
+    with writing(tmp_path / "run", RECIPE):
+        pass
+
+
+def test_another_recipe_is_refused_and_named(tmp_path: Path) -> None:
+    with writing(tmp_path / "run", RECIPE):
+        pass
+    training = RECIPE.training.model_copy(update={"epochs": 5})
+    other = RECIPE.model_copy(update={"training": training, "seed": 7})
+    with pytest.raises(UserError, match=r"seed: 42 -> 7; training\.epochs: 2 -> 5"), writing(tmp_path / "run", other):
+        pass
+
+
+def test_machine_may_change_and_iterations_grow(tmp_path: Path) -> None:
+    grown = Recipe.model_validate({**RECIPE.model_dump(), "iterations": 5, "machine": {"threads": 2}})
+    for recipe in (RECIPE, grown):
+        with writing(tmp_path / "run", recipe):
+            pass
+    assert reading(tmp_path / "run")[0] == grown
+    with pytest.raises(UserError, match="iterations: 5 -> 3"), writing(tmp_path / "run", RECIPE):
+        pass
+
+
+def test_a_recipe_that_cannot_run_leaves_the_name_free(tmp_path: Path) -> None:
+    missing = RECIPE.model_copy(update={"seed_tasks": "nowhere.jsonl"})
+    with pytest.raises(UserError, match=r"nowhere\.jsonl"), writing(tmp_path / "run", missing):
+        pass
+    with writing(tmp_path / "run", RECIPE) as run:
+        assert run.has("seeds.jsonl")
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="not a run folder"), writing(tmp_path, RECIPE):
+        pass
+    with pytest.raises(UserError, match="not a run folder"):
+        reading(tmp_path)
+
+
+def test_events_survive_a_torn_line(tmp_path: Path) -> None:
+    with writing(tmp_path / "run", RECIPE) as run, (tmp_path / "run" / "run.jsonl").open("a") as file:
+        file.write('{"torn": ')
+    with writing(tmp_path / "run", RECIPE) as run:
+        run.write("dropped.jsonl", Drop, [drop(1)])
+    found = events(tmp_path / "run")
+    assert [set(event) & {"started", "file"} for event in found] == [{"started"}, {"started"}, {"file"}]
+    assert found[-1]["rows"] == 1
+
+
+# --- killed for real: a whole run on a fake engine and a fake trainer (killed_run.py), at the n-th thing that it does
+
+
+def start(out: Path, kill_at: int) -> int:
+    """The exit status of one try, killed at its moment `kill_at` (0: never)."""
+    script = Path(__file__).parent / "killed_run.py"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, str(script), str(out), str(kill_at)]
+    return subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode
+
+
+def tree(run: Path) -> dict[str, bytes]:
+    """Every file of a run that has to be the same."""
+    files = {str(path.relative_to(run)): path for path in run.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name not in ("run.jsonl", "lock")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert start(run, kill_at=0) == 0
+    return run
+
+
+def moments_of(run: Path) -> int:
+    return int(run.with_suffix(".moments").read_text())
+
+
+@pytest.mark.parametrize("place", [0.02, 0.3, 0.6, 0.95])
+def test_killed_and_started_again_gives_the_same_files(undisturbed: Path, tmp_path: Path, place: float) -> None:
+    run = tmp_path / "killed"
+    assert start(run, kill_at=1 + int(place * moments_of(undisturbed))) == -signal.SIGKILL
+    assert start(run, kill_at=3) == -signal.SIGKILL
+    assert start(run, kill_at=0) == 0
+    assert tree(run) == tree(undisturbed)
+
+
+@pytest.mark.slow
+def test_killed_at_every_moment(undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "killed"
+    for moment in range(1, moments_of(undisturbed) + 1):
+        assert start(run, kill_at=moment) == -signal.SIGKILL, moment
+        assert start(run, kill_at=0) == 0, moment
+        assert tree(run) == tree(undisturbed), moment
+        shutil.rmtree(run)
+
+
+def test_what_the_undisturbed_run_holds(undisturbed: Path) -> None:
+    names = set(tree(undisturbed))
+    inside = {"replies.jsonl", "tasks.jsonl", "rejected.jsonl", "pairs.jsonl", "assessed.jsonl", "dropped.jsonl"}
+    inside |= {"train.json", "adapter/weights"}
+    assert names == {"recipe.yaml", "seeds.jsonl"} | {f"iter-{t}/{name}" for t in (1, 2) for name in inside}
+    kept = json.loads((undisturbed / "iter-2" / "train.json").read_text())
+    assert 0 < len(kept) < 20 and set(kept[0]) == {"instruction", "input", "output"}

@@ -1,0 +1,97 @@
+"""Seed files load in each of their forms, and what is wrong with one is told in one line."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from isheep.errors import UserError
+from isheep.seeds import load_seeds
+
+DATA = Path(os.environ.get("ISHEEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
+PUBLIC = DATA / "self_instruct" / "seed_tasks.jsonl"
+
+SELF_INSTRUCT = {
+    "id": "seed_task_0",
+    "name": "opposite",
+    "instruction": "Give the opposite.\u2028Be brief.",
+    "instances": [{"input": "hot", "output": "cold"}, {"input": "up", "output": "down"}],
+    "is_classification": False,
+}
+ALPACA = {"instruction": " Name a colour. ", "input": "", "output": "Red.", "text": "unused"}
+
+
+def write(folder: Path, text: str | bytes) -> Path:
+    path = folder / "seeds.jsonl"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_self_instruct_and_plain_lines_mix_and_the_first_instance_counts(tmp_path: Path) -> None:
+    lines = [json.dumps(SELF_INSTRUCT, ensure_ascii=False), "", json.dumps({"instruction": "Sing.", "input": None})]
+    first, second = load_seeds(write(tmp_path, "\r\n".join(lines)))
+    assert (first.id, first.input, first.output) == ("seed_task_0", "hot", "cold")
+    assert first.instruction == SELF_INSTRUCT["instruction"]  # a line separator within a text splits no line
+    assert second.model_dump() == {"id": "seed-1", "instruction": "Sing.", "input": "", "output": ""}
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+def test_alpaca_json(tmp_path: Path, indent: int | None, start: bytes) -> None:
+    entries = [ALPACA, ALPACA | {"input": "<noinput>"}]
+    seeds = load_seeds(write(tmp_path, start + json.dumps(entries, indent=indent).encode()))
+    assert [(s.id, s.instruction, s.input, s.output) for s in seeds] == [
+        ("seed-0", "Name a colour.", "", "Red."),
+        ("seed-1", "Name a colour.", "", "Red."),
+    ]
+
+
+GOOD = json.dumps(ALPACA)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", ["the file is empty"]),
+        ("\n \n", ["the file is empty"]),
+        ("[]", ["the file is empty"]),
+        (f"{GOOD}\n\n{{'instruction': 1}}\n", ["line 3", "not JSON"]),
+        (f'{GOOD}\n{GOOD}\n{{"instruction": "Cut', ["line 3", "not JSON"]),
+        (f"{GOOD}\n[1, 2]", ["line 2", "found [1, 2]"]),
+        ('{"instruction": "  "}', ["line 1", "the instruction is missing or empty"]),
+        (f'[{GOOD},\n{{"input": "x"}}]', ["entry 2", "the instruction is missing or empty"]),
+        (f"[{GOOD},\n{GOOD},\n", ["line 3", "not JSON"]),
+        ('{"instruction": ["a"]}', ["line 1", "instruction must be text", '["a"]']),
+        ('{"instruction": "a", "instances": []}', ["line 1", "instances", "[]"]),
+        ('{"instruction": "a", "instances": [{"input": 3}]}', ["line 1", "input must be text", "3"]),
+        ('{"instruction": "\\ud800"}', ["line 1", "surrogate"]),
+        ('{"instruction": ' + "9" * 5000 + "}", ["line 1", "not JSON"]),
+        ("{" + '"a":[' * 100_000, ["line 1", "not JSON"]),
+        (b'{"instruction": "\xff"}', ["not UTF-8", "byte 17"]),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path: Path, text: str | bytes, said: list[str]) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(UserError) as caught:
+        load_seeds(path)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 300 + len(str(path))
+    assert all(part in message for part in [str(path), *said]), message
+
+
+def test_no_file_and_too_few(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere.jsonl: no such file"):
+        load_seeds(tmp_path / "nowhere.jsonl")
+    with pytest.raises(UserError, match="no such file"):
+        load_seeds(tmp_path)
+    with pytest.raises(UserError, match="2 found, 5 needed"):
+        load_seeds(write(tmp_path, f"{GOOD}\n{GOOD}"), at_least=5)
+
+
+@pytest.mark.skipif(not PUBLIC.is_file(), reason=f"no public seed tasks: {PUBLIC} (set ISHEEP_DATA)")
+def test_the_public_seed_tasks_load_as_they_are() -> None:
+    seeds = load_seeds(PUBLIC, at_least=5)
+    assert len(seeds) == len({seed.id for seed in seeds}) == 175
+    assert sum(not seed.input for seed in seeds) == 50
+    assert all(seed.instruction and seed.output for seed in seeds)

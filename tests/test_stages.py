@@ -1,0 +1,393 @@
+"""The stages at the engine door: answers, ratings, filters, the loop; and the statistics of the final table."""
+
+import errno
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import isheep.algorithm
+import isheep.chat
+import isheep.evaluate
+from isheep import summary
+from isheep.algorithm import align
+from isheep.assess import assess, read_grade
+from isheep.cli import main
+from isheep.engines import Completion, Sampling
+from isheep.engines.fake import Fake
+from isheep.errors import UserError
+from isheep.filters import drops, kept
+from isheep.recipe import Assessment, Recipe, Response, Score
+from isheep.records import AssessedPair, Drop, Grade, Model, Pair, Task
+from isheep.respond import respond
+from isheep.run import Folder, writing
+from isheep.statistics import mcnemar, wilson
+
+
+class Chat(NamedTuple):
+    end: str = "<|end|>"
+
+    def prompt(self, content: str) -> str:
+        return f"<|user|>{content}<|answer|>"
+
+
+TASKS = [Task(id=f"t1-{n}", instruction=f"Name thing {n}", input="here" if n % 2 else "") for n in range(7)]
+
+
+def pair(output: str = "fine", **changed: Any) -> Pair:
+    fields = {"id": "t1-0", "instruction": "Say something nice", "input": "", "output": output}
+    return Pair.model_validate({**fields, "finish": "stop", "tokens": 3, "seed": 1, **changed})
+
+
+def graded(**scores: float | None) -> AssessedPair:
+    grades = {name: Grade(score=score, reply="") for name, score in scores.items()}
+    return AssessedPair(**pair().model_dump(), grades=grades)
+
+
+class Heard(Fake):
+    """A fake engine that remembers its calls."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda prompt, seed: f" seed {seed} <|end|> 5||more")
+        self.calls: list[tuple[list[str], Sampling, int]] = []
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
+        self.calls.append((list(prompts), sampling, seed))
+        return super().generate(prompts, sampling, seed)
+
+
+# --- answers
+
+
+def test_answers_in_fixed_batches_seeded_by_place() -> None:
+    whole, rest = Heard(), Heard()
+    settings = Response(size=3, sampling=Sampling(stop=("STOP",)))
+    rows = [row for batch in respond(whole, TASKS, Chat(), settings, 1, 42)([]) for row in batch]
+    again = [row for batch in respond(rest, TASKS, Chat(), settings, 1, 42)(rows[:3]) for row in batch]
+    assert again == rows[3:] and rest.calls == whole.calls[1:]
+    assert [len(prompts) for prompts, _, _ in whole.calls] == [3, 3, 1]
+    assert len({seed for _, _, seed in whole.calls}) == 3
+    assert whole.calls[0][0][1] == "<|user|>Name thing 1\nhere<|answer|>"
+    assert whole.calls[0][1].stop == ("<|end|>", "STOP")
+    assert [row.id for row in rows] == [task.id for task in TASKS]
+    assert rows[0].output.startswith("seed ") and not rows[0].output.endswith(" ")
+
+
+def test_another_iteration_draws_other_noise() -> None:
+    engines = [Heard(), Heard()]
+    for t, engine in enumerate(engines, 1):
+        list(respond(engine, TASKS, Chat(), Response(), t, 42)([]))
+    assert engines[0].calls[0][2] != engines[1].calls[0][2]
+
+
+def test_a_plain_prompt_has_no_template() -> None:
+    engine = Heard()
+    list(respond(engine, TASKS[:2], Chat(), Response(prompt="plain"), 1, 42)([]))
+    assert engine.calls[0][0][1] == "Instruction: Name thing 1\nhere\nResponse:"
+    assert engine.calls[0][1].stop == ()
+
+
+# --- ratings
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        ("8||good", 8), ("<8>||<good>", 8), (" 8 || good", 8), ("\n\n9||x", 9), ("8.5||", 8.5), ("10/10||", 10),
+        ("8/10", 8), ("8 out of 10", 8), ("10", 10), ("8.5", 8.5), ("8. Good", 8), ("8, good", 8), ("8 because", 8),
+        ("Score: 8", 8), ("The score is 7.", 7), ("**8**||", 8), ("<10>", 10), ("I give it 8/10 || good", 8),
+        ("5||because 3||4", 5), ("1||", 1), ("9/10. 3 things", 9), ("8 - good", 8),
+        ("0||", None), ("11||", None), ("-3||", None), ("80/100||", None), ("8/100||", None), ("8 / 100", None),
+        ("7-8||", None), ("7 to 8", None), ("8%", None), ("8th||", None), ("1e9||", None), ("8,5", None),
+        ("eight||", None), ("||", None), ("", None), ("good\n9||", None), ("2 of 3 are right, 8||", None),
+        ("It is 8", None), ("\u0668||", None), ("9" * 400, None), ("9/10/2024||", None),
+    ],
+)  # fmt: skip
+def test_grades(reply: str, score: float | None) -> None:
+    assert read_grade(reply) == score
+
+
+@given(st.text() | st.text("0123456789.,/|<>- \n10outf"))
+def test_any_reply_is_a_grade_or_unreadable(reply: str) -> None:
+    score = read_grade(reply)
+    assert score is None or 1 <= score <= 10
+
+
+@given(st.integers(1, 10), st.text())
+def test_the_format_that_was_asked_for_is_read(score: int, why: str) -> None:
+    assert read_grade(f"{score}||{why}") == read_grade(f"<{score}>||<{why}>") == score
+
+
+def test_ratings_one_call_for_each_criterion_of_a_batch() -> None:
+    pairs = [pair("{instruction} {output}", id=f"t1-{n}") for n in range(5)]
+    engine, rest = Heard(), Heard()
+    settings = Assessment(size=2)
+    rows = [row for batch in assess(engine, pairs, Chat(), settings, 1, 42)([]) for row in batch]
+    assert [len(prompts) for prompts, _, _ in engine.calls] == [2, 2, 2, 2, 1, 1]
+    assert len({seed for _, _, seed in engine.calls}) == 6
+    assert "Instruction: Say something nice Response: {instruction} {output}." in engine.calls[0][0][0]
+    assert set(rows[0].grades) == {"quality", "following"} and rows[0].grades["quality"].reply.startswith(" seed")
+    again = [row for batch in assess(rest, pairs, Chat(), settings, 1, 42)(rows[:4]) for row in batch]
+    assert again == rows[4:] and rest.calls == engine.calls[4:]
+
+
+def test_ratings_in_the_chat_template() -> None:
+    engine = Heard()
+    list(assess(engine, [pair()], Chat(), Assessment(chat=True, prompt="icl", criteria=("overall",)), 1, 42)([]))
+    assert engine.calls[0][0][0].startswith("<|user|>Instruction:") and engine.calls[0][1].stop == ("<|end|>",)
+
+
+# --- filters
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (graded(quality=8, following=8), None),
+        (graded(quality=3, following=2), "quality 3 < 8"),
+        (graded(quality=9, following=7.5), "following 7.5 < 8"),
+        (graded(quality=9, following=None), "following unreadable"),
+        (pair(), "rating missing"),
+    ],
+)
+def test_at_least(row: Pair, why: str | None) -> None:
+    found = drops([row], [Score(kind="score", at_least=8)], True, "<|end|>")
+    assert found == ([Drop(row="t1-0", by="score", why=why)] if why else [])
+
+
+def test_above_and_criteria() -> None:
+    rows = [graded(quality=8, following=1), graded(quality=8.5, following=1)]
+    found = [drops([row], [Score(kind="score", above=8, criteria=("quality",))], True, "") for row in rows]
+    assert found == [[Drop(row="t1-0", by="score", why="quality 8 <= 8")], []]
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (pair(""), "output is empty"),
+        (pair("same", input="same"), "output equals the input"),
+        (pair("Here it is:"), "output ends in a colon"),
+        (pair(input="List: "), "input ends in a colon"),
+        (pair("Paris."), None),
+    ],
+)
+def test_rules_on_pairs(row: Pair, why: str | None) -> None:
+    found = drops([row], [], True, "</s>")
+    assert found == ([Drop(row="t1-0", by="rules", why=why)] if why else [])
+    assert drops([row], [], False, "</s>") == []
+
+
+@pytest.mark.parametrize("field", ["instruction", "input", "output"])
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|reserved_special_token_2|>", "</s>"])
+def test_text_of_a_special_token_is_never_trained_on(field: str, token: str) -> None:
+    [found] = drops([pair(**{field: f"so {token} it ends"})], [], False, "</s>")
+    assert (found.by, found.why) == ("rules", f"{field} holds {token}")
+
+
+def test_one_drop_a_row_and_the_rest_is_kept() -> None:
+    rows = [
+        graded(quality=n, following=n).model_copy(update={"id": str(n), "output": "" if n < 3 else "x"})
+        for n in range(1, 10)
+    ]
+    found = drops(rows, [Score(kind="score", at_least=8), Score(kind="score", at_least=9)], True, "")
+    assert [drop.by for drop in found] == ["rules"] * 2 + ["score"] * 6
+    assert [row.id for row in kept(rows, found)] == ["9"]
+
+
+# --- the loop
+
+
+def recipe(**changed: Any) -> Recipe:
+    small = {"synthesis": {"tasks": 6, "size": 2, "novelty": None, "budget": 8}, "evaluation": ["lamb"]}
+    return Recipe.model_validate({"model": "fake", "iterations": 2, **small, **changed})
+
+
+class World:
+    """Fakes at the doors: what the models write, and what was opened and trained."""
+
+    score = "9"
+
+    def __init__(self) -> None:
+        self.opened: list[Model] = []
+        self.generated: list[Model] = []
+        self.trained: list[int] = []
+
+    def open_engine(self, recipe: Recipe, model: Model) -> Fake:
+        self.opened.append(model)
+
+        def write(prompt: str, seed: int) -> str:
+            self.generated.append(model)
+            if prompt.endswith("<|answer|>"):
+                return f"It is {seed}.<|end|>"
+            return (
+                f"{self.score}||ok"
+                if "Please rate" in prompt
+                else f" Tell me all about {seed}\nInput: <noinput>\n###\n"
+            )
+
+        return Fake(write)
+
+    def train(self, recipe: Recipe, chat: Chat, data: Sequence[Pair], seed: int, into: Path) -> None:
+        self.trained.append(len(data))
+        (into / "training.json").write_text(json.dumps({"rows": {"trained": len(data) - 1}}))
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    made = World()
+    monkeypatch.setattr(isheep.algorithm, "load_chat", lambda name, model: Chat())
+    monkeypatch.setattr(isheep.algorithm, "open_engine", made.open_engine)
+    monkeypatch.setattr(isheep.evaluate, "open_engine", made.open_engine)
+    monkeypatch.setattr(isheep.chat, "load_chat", lambda name, model: Chat())
+    monkeypatch.setattr(isheep.algorithm, "train", made.train)
+    yield made
+
+
+def run(recipe: Recipe, path: Path) -> tuple[list[Model], Folder]:
+    with writing(path, recipe) as folder:
+        return list(align(recipe, folder)), folder
+
+
+def test_the_loop(world: World, tmp_path: Path) -> None:
+    models, folder = run(recipe(), tmp_path / "run")
+    adapters = [None, *(tmp_path / "run" / f"iter-{t}" / "adapter" for t in (1, 2))]
+    assert models == [Model("fake", adapter) for adapter in adapters]
+    assert set(world.generated) == set(models[:2])  # M^T writes nothing
+    assert world.trained == [6, 6]
+    assert summary.counts(folder, 2) == (6, 6, 0, 5)
+
+
+def test_a_finished_run_asks_for_nothing(world: World, tmp_path: Path) -> None:
+    first, _ = run(recipe(), tmp_path / "run")
+    world.generated.clear()
+    assert run(recipe(), tmp_path / "run")[0] == first
+    assert world.generated == [] and world.trained == [6, 6]
+
+
+def test_more_iterations_go_on(world: World, tmp_path: Path) -> None:
+    run(recipe(), tmp_path / "run")
+    grown, _ = run(recipe(iterations=3), tmp_path / "run")
+    whole, _ = run(recipe(iterations=3), tmp_path / "whole")
+    names = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.json*") if path.is_file()]
+    for name in names:
+        if name.name != "run.jsonl":
+            assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_base_may_judge(world: World, tmp_path: Path) -> None:
+    judged = recipe(assessment={"judge": "base"})
+    run(judged, tmp_path / "run")
+    aligned = Model("fake", tmp_path / "run" / "iter-1" / "adapter")
+    assert world.opened == [Model("fake"), aligned, Model("fake")]
+
+
+def test_without_assessment_everything_is_kept(world: World, tmp_path: Path) -> None:
+    _, folder = run(recipe(assessment=None, filters=[]), tmp_path / "run")
+    assert summary.counts(folder, 1) == (6, 6, None, 5)
+    assert not folder.has("iter-1/assessed.jsonl")
+
+
+def test_nothing_left_to_train_on_is_said(world: World, tmp_path: Path) -> None:
+    world.score = "no idea"
+    with pytest.raises(UserError, match=r"iteration 1: 0 of 6 pairs left to train on \(6 have an unreadable rating"):
+        run(recipe(), tmp_path / "run")
+
+
+def test_a_budget_that_runs_out_is_said(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, folder = run(recipe(synthesis={"tasks": 50, "size": 2, "novelty": None, "budget": 8}), tmp_path / "run")
+    assert (
+        "all 8 prompts of synthesis.budget are used, going on with 8 of 50 tasks"
+        in (folder.path / "run.jsonl").read_text()
+    )
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: fake\niterations: 1\nsynthesis: {tasks: 6, size: 2, novelty: null}\nresponse: {size: 2}\n")
+    run_it = ["run", str(file), "--out", str(tmp_path / "run")]
+    answered: list[int] = []
+
+    def full(self: World, *given: Any) -> Any:
+        engine = World.open_engine(self, *given)
+        write = engine.answer
+
+        def answer(prompt: str, seed: int) -> str:
+            answered.append(seed)
+            if len(answered) == 11:
+                raise OSError(errno.ENOSPC, "No space left on device", "pairs.jsonl.part")
+            return write(prompt, seed)
+
+        engine.answer = answer
+        return engine
+
+    monkeypatch.setattr(isheep.algorithm, "open_engine", lambda *given: full(world, *given))
+    with pytest.raises(SystemExit) as end:
+        main(run_it)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 2 and error.startswith("isheep: no space left on the device for pairs.jsonl.part")
+    assert len((tmp_path / "run" / "iter-1" / "pairs.jsonl.part").read_text().splitlines()) == 4
+    with pytest.raises(SystemExit) as end:
+        main(run_it)
+    assert end.value.code == 0 and "rows trained on" in capsys.readouterr().out
+
+
+def test_interrupted_is_one_line(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(isheep.algorithm, "train", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main(
+            [
+                "run",
+                "lamb",
+                "synthesis.tasks=6",
+                "synthesis.novelty=null",
+                "--out",
+                str(tmp_path / "run"),
+                "evaluation=[]",
+            ]
+        )
+    assert end.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("isheep: stopped; what a run has made so far is kept")
+    assert (tmp_path / "run" / "iter-1" / "train.json").exists()
+
+
+# --- statistics and the table
+
+
+def test_wilson() -> None:
+    """Newcombe 1998, Table I: 81 of 263."""
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(0, 0) == (0, 1)
+    assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == 1
+
+
+def test_mcnemar() -> None:
+    """Ten items change, one of them for the worse: p = 2 (1 + 10) / 2^10."""
+    before, after = [False] * 9 + [True] * 6, [True] * 9 + [False] + [True] * 5
+    assert mcnemar(before, after) == pytest.approx(22 / 1024)
+    assert mcnemar([True, False], [True, False]) == 1
+    with pytest.raises(ValueError, match="shorter"):
+        mcnemar([True], [])
+
+
+def test_the_table(world: World, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    _, folder = run(recipe(), tmp_path / "run")
+    for t, right in enumerate([10, 30]):
+        items = {"right": [n < right for n in range(40)]}
+        (folder / ("iter-1" if t else "base")).json("eval/lamb.json", lambda items=items: {"items": items})
+    with (console := Console(width=100)).capture() as shown:
+        console.print(summary.table(recipe(), folder))
+    text = shown.get()
+    assert "25.0 [14, 40]" in text and "75.0 [60, 86]" in text and "<0.0001" in text

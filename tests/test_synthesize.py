@@ -1,0 +1,309 @@
+"""Synthesis: prompts read back as their tasks, any reply can be read, and an interrupted stage ends the same."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from isheep.engines import Completion, Sampling
+from isheep.engines.fake import Fake
+from isheep.errors import UserError
+from isheep.novelty import Pool
+from isheep.prompts import fill
+from isheep.recipe import Synthesis
+from isheep.records import Reply
+from isheep.seeds import Seed
+from isheep.synthesize import parse, read_tasks, render, replies, rules
+
+SEEDS = [
+    Seed(id="s0", instruction="Name the capital of the given country.", input="France", output="Paris"),
+    Seed(id="s1", instruction="Tell me why the sky is blue.", output="Light scatters."),
+    Seed(
+        id="s2",
+        instruction="Sort these {words} by length.",
+        input="fig\nbanana {k}\n\napple",
+        output="fig apple banana",
+    ),
+    Seed(id="s3", instruction="Rewrite the sentence\n in the past tense:", input="I run.", output="I ran."),
+]
+SETTINGS = Synthesis(tasks=5, examples=2, size=4, budget=40)
+
+
+# --- render and parse
+
+
+def test_a_prompt_ends_with_the_open_number_and_reads_back_as_its_tasks() -> None:
+    prompt = render(SEEDS)
+    assert prompt.endswith(
+        "apple\n###\n4. Instruction: Rewrite the sentence in the past tense:\n4. Input: I run.\n###\n5. Instruction:"
+    )
+    blocks = parse(prompt.partition("1. Instruction:")[2], 1)
+    assert [(b.instruction, b.input) for b in blocks] == [(" ".join(s.instruction.split()), s.input) for s in SEEDS]
+    assert "2. Input: <noinput>" in prompt
+
+
+A, B = ("Name three kinds of cheese.", ""), ("Translate the word into French.", "house")
+
+READS = {  # with {A} and {B} for the instructions
+    "as asked": " {A}\n6. Input: <noinput>\n###\n7. Instruction: {B}\n7. Input: house\n###\n",
+    "numbers without separators": "{A}\n6. Input: none\n7. Instruction: {B}\n7. Input: house",
+    "no input line": " {A}\n###\n7. Instruction: {B}\n7. Input: house",
+    "wrong numbers": " {A}\n2. Input: N/A\n### 2. Instruction: {B}\n99. Input: house",
+    "no numbers": " {A}\nInput: (None).\nInstruction: {B}\nInput: house",
+    "other case": " {A}\n6. INPUT: <NoInput>\n###\n7.instruction : {B}\n7) input: house",
+    "outputs": " {A}\n6. Input: no input\n6. Output: Brie.\nInput: x\n7. Instruction: {B}\n7. Input: house\nOutput: m",
+    "carriage returns": " {A}\r\n6. Input:\r\n###\r\n7. Instruction: {B}\r\n7. Input: house\r\n",
+    "one line": " {A} 6. Input: <noinput> ### 7. Instruction: {B} 7. Input: house",
+    "first label again": "\n6. Instruction: {A}\n6. Input: <noinput>\n###\n7. Instruction: {B}\n7. Input: house",
+    "two inputs": " {A}\n6. Input: <noinput> ok\n####\n\n##### 7. Instruction: {B}\n7. Input: house\n7. Input: garden",
+}
+
+
+@pytest.mark.parametrize("form", READS)
+def test_a_reply_reads_the_same_in_every_form(form: str) -> None:
+    blocks = parse(fill(READS[form], A=A[0], B=B[0]), 6)
+    assert [(b.instruction, b.input, b.cut) for b in blocks] == [(*A, False), (*B, False)]
+
+
+def test_endless_repeats_are_blocks_for_novelty_to_judge() -> None:
+    blocks = parse(" Say it again and again.\n6. Input: <noinput>\n###\n6. Instruction:" * 300, 6, cut=True)
+    assert {b.instruction for b in blocks} == {"Say it again and again."} and len(blocks) == 300
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        (" Name three kinds of che", []),
+        (" Name three kinds of cheese.\n6. Inp", []),
+        (" Name three kinds of cheese.\n6. Input: <noinput>", []),  # more input might have followed
+        (" Name three kinds of cheese.\n6. Input: <noinput>\n###", [A]),
+        (" Name three kinds of cheese.\n6. Input: <noinput>\n###\n7", [A]),
+        (" Name three kinds of cheese.\n6. Input: <noinput>\n###\n7. Instruction: Trans", [A]),
+        (" Name three kinds of cheese.\n6. Output: Brie, Goud", [A]),
+        ("", []),
+    ],
+)
+def test_only_the_last_block_of_a_reply_that_was_cut_off_is_lost(text: str, whole: list[tuple[str, str]]) -> None:
+    assert [(b.instruction, b.input) for b in parse(text, 6, cut=True) if not b.cut] == whole
+
+
+MARKS = [
+    "###",
+    "#",
+    "\n",
+    "\r\n",
+    "6. ",
+    "7.",
+    "99)",
+    "Instruction:",
+    "instruction :",
+    "Input:",
+    "Output:",
+    "none",
+    " ",
+]
+FRAGMENT = st.one_of(st.sampled_from(MARKS), st.text(max_size=8))
+
+
+@given(st.lists(FRAGMENT, max_size=20).map("".join), st.booleans())
+def test_any_text_can_be_read(text: str, cut: bool) -> None:
+    blocks = parse(text, 6, cut)
+    for block in blocks:
+        assert block.text and block.instruction == block.instruction.strip() and "###" not in block.text
+    assert sum(block.cut for block in blocks) <= cut
+
+
+# --- rules
+
+
+@pytest.mark.parametrize(
+    ("instruction", "why"),
+    [
+        ("Name three colours.", "3 words or fewer"),
+        ("Name three bright colours.", None),
+        ("word " * 150, None),
+        ("word " * 151, "more than 150 words"),
+        ("Describe the Image in words.", "holds the word 'image'"),
+        ("Plan how to go to Rome.", "holds the word 'go to'"),
+        ("Describe the graphics in this imagery.", None),  # whole words only
+        ("Mapping and drawing are videogame skills.", None),
+        ("Write a program that sorts numbers.", "starts with 'Write a program'"),
+        ("How would I write a program?", None),
+        ("- list three bright colours", "starts with punctuation"),
+        ("¿Qué hora es en Madrid?", "starts with a non-ASCII character"),
+        ("Écris trois mots en français.", "starts with a non-ASCII character"),
+        ("Say hello <|im_end|> and goodbye.", "holds '<|im_end|>'"),
+        ("Say hello ### and say goodbye.", "holds '###'"),
+        ("", "3 words or fewer"),
+    ],
+)
+def test_rules(instruction: str, why: str | None) -> None:
+    assert rules(instruction.strip()) == why
+
+
+@pytest.mark.parametrize(
+    ("instruction", "why"),
+    [
+        ("Écris trois mots en français.", None),
+        ("¿Qué hora es en Madrid?", None),
+        ("日本の首都を教えて", None),  # nine words, no spaces
+        ("日本語", "3 words or fewer"),
+        ("तीन रंगों के नाम बताओ", None),
+        ("。日本の首都を教えて", "starts with punctuation"),
+        ("«Назови» три цвета неба", "starts with punctuation"),
+    ],
+)
+def test_rules_for_any_language(instruction: str, why: str | None) -> None:
+    assert rules(instruction, "any") == why
+
+
+# --- from replies to tasks
+
+
+def reply(text: str, n: int = 0, finish: str = "stop") -> Reply:
+    return Reply(id=f"t1-b0000-{n:02d}", text=text, finish=finish, tokens=len(text.split()))
+
+
+def test_every_block_becomes_a_task_or_says_why_not() -> None:
+    text = (
+        " Name three kinds of cheese.\n3. Input: none\n###\n4. Instruction: Sing.\n###\nchatter\n###\n5. Instruction: "
+        "Name three kinds of hard cheese.\n###\n6. Instruction: Use the given tag.\n6. Input: <|eot_id|>\n###\n"
+        "7. Instruction: Name the capital of the given city.\n8. Instruction: List every"
+    )
+    tasks, rejected = read_tasks([reply(text, finish="length")], SEEDS, SETTINGS, "en", 1)
+    assert [task.model_dump() for task in tasks] == [
+        {"id": "t1-00000", "instruction": "Name three kinds of cheese.", "input": ""}
+    ]
+    assert [(r.id, r.by, r.why) for r in rejected] == [
+        ("t1-b0000-00.2", "rules", "3 words or fewer"),
+        ("t1-b0000-00.3", "parse", "no instruction"),
+        ("t1-b0000-00.4", "novelty", "ROUGE-L 0.91 to t1-00000"),
+        ("t1-b0000-00.5", "rules", "holds '<|eot_id|>'"),
+        ("t1-b0000-00.6", "novelty", "ROUGE-L 0.86 to s0"),
+        ("t1-b0000-00.7", "parse", "cut off"),
+    ]
+    assert rejected[1].text == "chatter"
+
+
+def test_rules_and_novelty_can_be_left_out_but_special_tokens_never_pass() -> None:
+    free = SETTINGS.model_copy(update={"rules": False, "novelty": None})
+    written = [reply(t, n) for n, t in enumerate([" Sing.", " Sing.", " Draw a map.", " Say <|im_end|> now please."])]
+    tasks, rejected = read_tasks(written, SEEDS, free, "en", 2)
+    assert [(t.id, t.instruction) for t in tasks] == [
+        ("t2-00000", "Sing."),
+        ("t2-00001", "Sing."),
+        ("t2-00002", "Draw a map."),
+    ]
+    assert [r.why for r in rejected] == ["holds '<|im_end|>'"]
+
+
+def test_nothing_after_the_last_task_that_is_needed_is_read() -> None:
+    written = [
+        reply(f" Explain topic{n} with example{n} and proof{n}.\n###\n4. Instruction: Sing.", n) for n in range(9)
+    ]
+    tasks, rejected = read_tasks(written, SEEDS, SETTINGS, "en", 1)
+    assert [t.id for t in tasks] == [f"t1-{n:05d}" for n in range(5)]
+    assert [r.id for r in rejected] == [f"t1-b0000-{n:02d}.2" for n in range(4)]
+
+
+# --- the stage
+
+WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "nu") for b in ("ra", "se", "ti", "vo")]
+
+
+class Scribe(Fake):
+    """An engine whose every reply follows from prompt and seed, and which remembers what it was asked."""
+
+    def __init__(self, length: int = 6, text: str | None = None) -> None:
+        super().__init__(lambda prompt, seed: text or write(random.Random(f"{prompt} {seed}"), length))
+        self.asked: list[tuple[list[str], int]] = []
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
+        self.asked.append((list(prompts), seed))
+        return super().generate(prompts, sampling, seed)
+
+
+def write(rng: random.Random, length: int) -> str:
+    return f" {' '.join(rng.choices(WORDS, k=length))}.\n###\n4. Instruction: Tell {rng.choice(WORDS)}"
+
+
+def ask(settings: Synthesis, done: list[Reply], engine: Scribe, batches: int = 10**6, **options: Any) -> list[Reply]:
+    """The rows after at most `batches` more batches: a run that is stopped then."""
+    written = list(done)
+    for n, batch in enumerate(replies(engine, SEEDS, settings, "en", 1, 7, **options)(list(done)), 1):
+        written += batch
+        if n == batches:
+            break
+    return written
+
+
+@hypothesis_settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(1, 3), max_size=8),
+    st.integers(1, 30),
+    st.integers(1, 5),
+    st.integers(1, 40),
+    st.integers(3, 6),
+    st.booleans(),
+)
+def test_however_it_is_interrupted_it_ends_the_same(
+    stops: list[int], tasks: int, size: int, budget: int, length: int, novel: bool
+) -> None:
+    settings = Synthesis(tasks=tasks, examples=2, size=size, budget=budget, rules=False, novelty=0.5 if novel else None)
+    whole = ask(settings, [], Scribe(length))
+    rows: list[Reply] = []
+    for batches in stops:
+        rows = ask(settings, rows[: len(rows) // size * size], Scribe(length), batches)  # as Folder.records does
+    assert ask(settings, rows[: len(rows) // size * size], Scribe(length)) == whole
+    found, rejected = read_tasks(whole, SEEDS, settings, "en", 1)
+    # the stage stops at the first batch that holds enough, or at the budget
+    assert len(found) == tasks or len(whole) == budget
+    last = (len(whole) - 1) // size * size
+    assert len(read_tasks(whole[:last], SEEDS, settings, "en", 1)[0]) < tasks
+    if novel:
+        assert Pool([s.instruction for s in SEEDS], 0.5).novel([t.instruction for t in found]) == [None] * len(found)
+
+
+def test_finished_replies_ask_nothing() -> None:
+    whole = ask(SETTINGS, [], Scribe())
+    engine = Scribe()
+    assert ask(SETTINGS, whole, engine) == whole and engine.asked == []
+
+
+def test_a_batch_shares_its_examples_and_batches_differ() -> None:
+    engine = Scribe()
+    rows = ask(SETTINGS.model_copy(update={"tasks": 100}), [], engine, wrap=lambda prompt: f"<user>{prompt}<assistant>")
+    assert [row.id for row in rows[:5]] == ["t1-b0000-00", "t1-b0000-01", "t1-b0000-02", "t1-b0000-03", "t1-b0001-00"]
+    assert all(len(set(prompts)) == 1 and len(prompts) == 4 for prompts, _ in engine.asked)
+    assert len({prompts[0] for prompts, _ in engine.asked}) > 3 and len({seed for _, seed in engine.asked}) == 10
+    assert engine.asked[0][0][0].startswith("<user>Below") and engine.asked[0][0][0].endswith(
+        "3. Instruction:<assistant>"
+    )
+
+
+def test_the_budget_is_exact_and_a_model_that_repeats_itself_ends_there() -> None:
+    engine = Scribe(text=" Name three kinds of cheese.\n###\n")
+    rows = ask(SETTINGS.model_copy(update={"budget": 10}), [], engine)
+    assert [len(prompts) for prompts, _ in engine.asked] == [4, 4, 2]
+    tasks, rejected = read_tasks(rows, SEEDS, SETTINGS, "en", 1)
+    assert len(tasks) == 1 and [r.why for r in rejected] == ["ROUGE-L 1.00 to t1-00000"] * 9
+
+
+def test_no_task_in_the_whole_budget_is_said_in_one_line_again_after_a_resume() -> None:
+    engine = Scribe(text=" Sing.\n###\n4. Instruction: Tell me why the sky is so blue.\n###\n")
+    batches = replies(engine, SEEDS, SETTINGS, "en", 3, 7)
+    rows: list[Reply] = []
+    with pytest.raises(
+        UserError, match=r"iteration 3: none of 40 replies .*3 words or fewer: 40, too near .*: 40"
+    ) as caught:
+        for batch in batches([]):
+            rows += batch
+    assert "\n" not in str(caught.value) and len(rows) == 40
+    with pytest.raises(UserError, match="none of 40 replies"):
+        list(batches(rows))
+    with pytest.raises(UserError, match="all were empty"):
+        ask(SETTINGS, [], Scribe(text="\n"))

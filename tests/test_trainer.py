@@ -1,0 +1,215 @@
+"""The peft trainer: what it learns from, that its models stop, and that a killed training ends with the same bytes."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isheep.chat import Chat, load_chat
+from isheep.errors import UserError
+from isheep.recipe import Lora, Training
+from isheep.records import Model, Pair
+from isheep.trainers.peft import train
+from isheep.trainers.rows import IGNORED, choose, encode, order
+
+FACTS = {
+    "Name the capital of France.": "Paris.",
+    "Give the opposite of hot.": "cold",
+    "What is 12 plus 30?": "It is 42.",
+}
+QUICK = Training(
+    epochs=60, batch=3, learning_rate=3e-2, warmup_steps=5, held_out=0, keep="last", lora=Lora(dropout=0.0)
+)
+
+
+def pair(instruction: str, output: str, input: str = "") -> Pair:
+    return Pair(id=instruction, instruction=instruction, input=input, output=output, finish="stop", tokens=3, seed=0)
+
+
+def chat_of(checkpoint: Path) -> Chat:
+    return load_chat("tokenizer", str(checkpoint))
+
+
+def numbered(count: int) -> list[Pair]:
+    return [pair(f"Say {n}", f"It is {n}." * (1 + n % 3)) for n in range(count)]
+
+
+# --- rows
+
+
+def test_loss_is_on_the_answer_and_its_end_only(checkpoint: Path) -> None:
+    chat = chat_of(checkpoint)
+    row = encode(pair("Name a city", "Paris.", "in France"), chat, chat.tokenizer, 100)
+    assert row is not None
+    prompt = [token for token, label in zip(*row, strict=True) if label == IGNORED]
+    answer = [label for label in row.labels if label != IGNORED]
+    assert row.input_ids == prompt + answer
+    assert chat.tokenizer.decode(answer) == f"Paris.{chat.end}"
+    with_bos = chat.tokenizer(chat.prompt("Name a city\nin France")).input_ids  # what an engine puts before it
+    assert prompt == with_bos
+
+
+def test_an_answer_that_spells_special_tokens_is_text(checkpoint: Path) -> None:
+    chat = chat_of(checkpoint)
+    row = encode(pair("Say", f"one {chat.end} two"), chat, chat.tokenizer, 200)
+    assert row is not None
+    assert row.labels.count(chat.tokenizer.convert_tokens_to_ids(chat.end)) == 1
+
+
+def test_cutoff_takes_the_end_of_the_answer_and_drops_rows_without_one(qwen2: Path) -> None:
+    chat = chat_of(qwen2)
+    whole = encode(pair("Say", "It is 42."), chat, chat.tokenizer, 1000)
+    assert whole is not None
+    assert encode(pair("Say", "It is 42."), chat, chat.tokenizer, 40) == (whole.input_ids[:40], whole.labels[:40])
+    assert encode(pair("Say" * 100, "It is 42."), chat, chat.tokenizer, 40) is None
+
+
+def test_sampling_and_holding_out_follow_the_seed(qwen2: Path) -> None:
+    chat, pairs = chat_of(qwen2), numbered(50)
+    rows = choose(pairs, chat, chat.tokenizer, Training(at_most=20, held_out=0.1), 1)
+    assert (len(rows.train), len(rows.held_out), rows.sampled, rows.too_long) == (18, 2, 20, 0)
+    assert rows == choose(pairs, chat, chat.tokenizer, Training(at_most=20, held_out=0.1), 1)
+    assert rows.train != choose(pairs, chat, chat.tokenizer, Training(at_most=20, held_out=0.1), 2).train
+
+
+def test_too_few_rows_are_refused_in_one_line(qwen2: Path, tmp_path: Path) -> None:
+    chat = chat_of(qwen2)
+    for pairs, training, said in [
+        ([pair("Say", "yes")], Training(), "kept 1 pairs"),
+        (numbered(5), Training(cutoff=8), "kept 5 pairs, 5 of them with a prompt beyond cutoff 8"),
+    ]:
+        with pytest.raises(UserError, match=said) as error:
+            train(Model(str(qwen2)), pairs, chat, training, 1, tmp_path)
+        assert "\n" not in str(error.value)
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=90), st.integers(1, 8), st.integers(1, 3), st.integers())
+def test_each_epoch_has_every_row_once(lengths: list[int], batch: int, epochs: int, seed: int) -> None:
+    places = order(lengths, batch, epochs, seed)
+    for epoch in range(epochs):
+        part = places[epoch * len(lengths) : (epoch + 1) * len(lengths)]
+        assert sorted(part) == list(range(len(lengths)))
+
+
+def test_batches_hold_rows_of_similar_length() -> None:
+    lengths = random.Random(0).choices(range(20, 200), k=400)
+    places = order(lengths, 16, 1, 0)
+
+    def padded(order: list[int]) -> int:
+        return sum(16 * max(lengths[place] for place in order[start : start + 16]) for start in range(0, 400, 16))
+
+    assert padded(places) < 1.15 * sum(lengths) < padded(list(range(400)))
+
+
+# --- models
+
+
+def answers(base: Path, adapter: Path) -> dict[str, str]:
+    """What a reader of the README would write: plain transformers and peft, nothing of ours."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
+    found = {}
+    for question in FACTS:
+        turns = [{"role": "user", "content": question}]
+        inputs = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        output = model.generate(**inputs, max_new_tokens=40, do_sample=False, eos_token_id=tokenizer.eos_token_id)
+        found[question] = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :])
+    return found
+
+
+def test_a_base_model_learns_to_answer_and_to_stop(checkpoint: Path, tmp_path: Path) -> None:
+    chat = chat_of(checkpoint)
+    adapter = tmp_path / "adapter.part"
+    adapter.mkdir()
+    train(Model(str(checkpoint)), [pair(*fact) for fact in FACTS.items()], chat, QUICK, 1, adapter, threads=1)
+    adapter = adapter.rename(tmp_path / "adapter")  # as the run folder does
+    assert answers(checkpoint, adapter) == {question: answer + chat.end for question, answer in FACTS.items()}
+    assert {path.name for path in adapter.iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "training.json",
+        "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+    }  # fmt: skip
+    assert str(tmp_path) not in "".join(path.read_text() for path in adapter.glob("*.json"))
+
+
+def test_the_saved_chat_template_gives_the_tokens_of_training(checkpoint: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    chat = load_chat("llama3", str(checkpoint))
+    once = Training(epochs=1, held_out=0)
+    train(Model(str(checkpoint)), numbered(2), chat, once, 1, tmp_path, threads=1)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    turns = [{"role": "user", "content": "Say 0"}]
+    row = encode(numbered(1)[0], chat, chat.tokenizer, 100)
+    assert row is not None
+    prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert prompt == row.input_ids[: row.labels.count(IGNORED)]
+    assert tokenizer.eos_token == "<|eot_id|>"
+
+
+def test_the_best_checkpoint_is_kept_and_everything_is_told(qwen2: Path, tmp_path: Path) -> None:
+    settings = {"batch": 4, "eval_every": 2, "epochs": 3, "warmup_steps": 0, "scheduler": "constant"}
+    for keep in ("best", "last"):
+        (tmp_path / keep).mkdir()
+        training = Training(learning_rate=0.1, keep=keep, held_out=0.2, **settings)  # far too fast: it gets worse
+        train(Model(str(qwen2)), numbered(20), chat_of(qwen2), training, 1, tmp_path / keep, threads=1)
+    best, last = (json.loads((tmp_path / keep / "training.json").read_text()) for keep in ("best", "last"))
+    assert best["rows"] == {"sampled": 20, "prompt_too_long": 0, "trained": 16, "held_out": 4}
+    assert [step for step, _ in best["eval_loss"]] == [2, 4, 6, 8, 10, 12]
+    assert best["kept_step"] == min(best["eval_loss"], key=lambda entry: entry[1])[0] < last["kept_step"] == 12
+    assert best["loss"] == last["loss"]
+    weights = [(tmp_path / keep / "adapter_model.safetensors").read_bytes() for keep in ("best", "last")]
+    assert weights[0] != weights[1]
+
+
+def test_training_goes_on_from_an_adapter(qwen2: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    chat, pairs = chat_of(qwen2), [pair(*fact) for fact in FACTS.items()]
+    train(Model(str(qwen2)), pairs, chat, QUICK, 1, first, threads=1)
+    train(Model(str(qwen2), first), pairs, chat, QUICK.model_copy(update={"epochs": 1}), 1, second, threads=1)
+    losses = [json.loads((folder / "training.json").read_text())["loss"][0][1] for folder in (first, second)]
+    assert losses[1] < 0.1 * losses[0]
+
+
+def test_a_loss_that_is_no_number_is_told_in_one_line(qwen2: Path, tmp_path: Path) -> None:
+    wild = Training(learning_rate=1e30, warmup_steps=0, epochs=4, batch=2, held_out=0)
+    with pytest.raises(UserError, match="lower training.learning_rate"):
+        train(Model(str(qwen2)), numbered(6), chat_of(qwen2), wild, 1, tmp_path, threads=1)
+
+
+# --- killed and made again
+
+
+def kill_at(base: Path, folder: Path, moments: list[int]) -> Any:
+    script = Path(__file__).with_name("killed_training.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(base), str(folder), *map(str, moments)],
+        capture_output=True,
+        text=True,
+        cwd=script.parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_killed_training_ends_with_the_same_bytes(qwen2: Path, tmp_path: Path) -> None:
+    found = kill_at(qwen2, tmp_path, [17, 30])
+    assert found.pop("moments") > 50
+    assert found == {"17": [], "30": []}
+
+
+@pytest.mark.slow
+def test_killed_at_many_moments(llama: Path, tmp_path: Path) -> None:
+    moments = list(range(1, 71, 3))
+    found = kill_at(llama, tmp_path, moments)
+    assert found == {"moments": found["moments"], **{str(moment): [] for moment in moments}}
