@@ -6,6 +6,7 @@ from functools import partial
 
 from isheep.assess import assess
 from isheep.batching import seed_of
+from isheep.benchmarks import prompts
 from isheep.chat import Chat, load_chat
 from isheep.doors import open_engine, train
 from isheep.engines import Engine
@@ -94,7 +95,8 @@ def write_grades(
 
 def choose(recipe: Recipe, folder: Folder, chat: Chat, pairs: Sequence[Pair], t: int) -> list[Pair]:
     """D^t, written as train.json in the Alpaca form. Raises UserError where fewer than two pairs are left."""
-    left_out = folder.write("dropped.jsonl", Drop, drops(pairs, recipe.filters, recipe.synthesis.rules, chat.end))
+    exam = prompts(recipe.evaluation)
+    left_out = folder.write("dropped.jsonl", Drop, drops(pairs, recipe.filters, recipe.synthesis.rules, chat.end, exam))
     data = kept(pairs, left_out)
     if len(data) < 2:
         silent = sum(isinstance(pair, AssessedPair) and unreadable(pair) for pair in pairs)

@@ -40,6 +40,7 @@ def load(base: str, kind: Any, **settings: Any) -> Any:
 
 def load_tokenizer(base: str) -> Any:
     """The tokenizer of `base`. Raises UserError where there is none."""
+    find(base)  # a wrong path is told before transformers is imported
     from transformers import AutoTokenizer
 
     return load(base, AutoTokenizer)

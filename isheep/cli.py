@@ -15,6 +15,7 @@ from rich.text import Text
 from isheep import recipe_files
 from isheep.errors import UserError
 from isheep.show import Band
+from isheep.take import Form
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 lamb = typer.Typer(no_args_is_help=True, help="The embedded base model: pretrain it, probe it.")
@@ -22,6 +23,7 @@ app.add_typer(lamb, name="lamb")
 console = Console(highlight=False)
 DEFAULT, DEFAULT_REAL = "lamb", "qwen2.5-0.5b"
 INTERRUPTED = 130  # what typer exits with after Ctrl-C
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)  # paths not to write to
 FULL = ("No space left", "PytorchStreamWriter failed", "unexpected pos")  # safetensors says it so, torch.save so
 Dir = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
 
@@ -110,12 +112,28 @@ def chat(
 
 
 @app.command()
+def export(
+    folder: Dir,
+    form: Annotated[Form | None, typer.Option("--as", help="The data that were trained on, in this form.")] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="The checkpoint, with the adapter in its weights.")] = False,
+    iteration: Annotated[int | None, typer.Option(help="The newest one without it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A file, or with --merged a folder; else DIR/export/...")] = None,
+) -> None:
+    """Take an iteration's data or its model out of a run. --as paper: the keys of Appendix B, with the scores."""
+    from isheep.take import take
+
+    if (form is None) != merged:
+        raise UserError("give one of --as alpaca|sharegpt|messages|paper and --merged")
+    console.print(take(folder, form, iteration, out), soft_wrap=True, markup=False)
+
+
+@app.command()
 def doctor() -> None:
     """Print versions, device, memory, and what the installed extras allow."""
     from isheep.doctor import complete, doctor
 
     for name, value in doctor():
-        console.print(f"{name:<14}{value}", soft_wrap=True, markup=False)
+        console.print(f"{name:<14} {value}", soft_wrap=True, markup=False)
     if not complete():
         raise UserError("a package that every run needs is missing: pip install isheep, or make setup in a clone")
 
@@ -134,13 +152,13 @@ def pretrain(
 
 @lamb.command()
 def probe(
-    checkpoint: Annotated[Path | None, typer.Argument(help="The committed one without it.", show_default=False)] = None,
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint's folder; the committed one without it.")] = "lamb",
 ) -> None:
     """Print what a lamb checkpoint can do before any loop: answer the held-out suite, and judge."""
     from isheep.checkpoint import find
     from isheep.lamb.probe import probe
 
-    found = probe(Path(find(str(checkpoint or "lamb"))))
+    found = probe(Path(find(checkpoint)))
     for group, values in found.items():
         for name, value in values.items():
             console.print(f"{group:<9}{name:<28}{value:.3f}", soft_wrap=True, markup=False)
@@ -173,6 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
                 "make room and give the same command again",
                 2,
             )
+        if isinstance(error, OSError) and error.errno in REFUSED and error.filename:
+            _exit(f"{error.filename}: {error.strerror}", 2)
         raise
     sys.exit(0)
 

@@ -2,9 +2,9 @@
 
 from contextlib import closing
 from functools import partial
-from importlib import import_module
 from typing import Any
 
+from isheep.benchmarks import module
 from isheep.chat import load_chat
 from isheep.doors import open_engine
 from isheep.engines import Engine
@@ -32,5 +32,5 @@ def evaluate(recipe: Recipe, run: Folder, t: int, model: Model) -> dict[str, Any
 
 
 def _score(recipe: Recipe, name: str, engine: Engine) -> Any:
-    benchmark = import_module(f"isheep.benchmarks.{name}")
+    benchmark = module(name)
     return benchmark.run(engine, load_chat(recipe.chat, recipe.model), recipe.seed)

@@ -1,22 +1,25 @@
 """Filtering (Algorithm 1, line 7): which pairs are left out of D^t, and why."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from isheep.recipe import Score
+from isheep.recipe import Contamination, Filter, Score
 from isheep.records import AssessedPair, Drop, Grade, Pair
 
 SPECIAL = re.compile(r"<\|\w{1,40}\|>")  # the form of nearly every tokenizer's special tokens
 
 
-def drops(pairs: Sequence[Pair], filters: Sequence[Score], rules: bool, end: str) -> list[Drop]:
+def drops(
+    pairs: Sequence[Pair], filters: Sequence[Filter], rules: bool, end: str, prompts: Iterable[str] = ()
+) -> list[Drop]:
     """One Drop for each pair that is left out, by the first that leaves it out: the rules, then the filters in order.
 
-    `end` is the chat template's end token. A pair that no judge rated (no AssessedPair) passes no score filter.
+    `end` is the chat template's end token, `prompts` are those of the recipe's benchmarks. A pair that no judge rated
+    (no AssessedPair) passes no score filter.
     """
-    found = []
+    found, known = [], frozenset(map(words, prompts))
     for pair in pairs:
-        if why := next(_reasons(pair, filters, rules, end), None):
+        if why := next(_reasons(pair, filters, rules, end, known), None):
             found.append(Drop(row=pair.id, by=why[0], why=why[1]))
     return found
 
@@ -32,13 +35,24 @@ def unreadable(pair: AssessedPair) -> bool:
     return any(grade.score is None for grade in pair.grades.values())
 
 
-def _reasons(pair: Pair, filters: Sequence[Score], rules: bool, end: str) -> Iterator[tuple[str, str]]:
+def words(text: str) -> str:
+    """A text as far as its words go: what is the same in another case or spacing is the same."""
+    return " ".join(text.casefold().split())
+
+
+def _reasons(
+    pair: Pair, filters: Sequence[Filter], rules: bool, end: str, known: frozenset[str]
+) -> Iterator[tuple[str, str]]:
     """(by, why) for everything that speaks against a pair."""
     if why := unsafe(pair, end) or (broken(pair) if rules else None):
         yield "rules", why
-    for score in filters:
-        if why := below(score, pair.grades if isinstance(pair, AssessedPair) else {}):
-            yield score.kind, why
+    for one in filters:
+        if isinstance(one, Contamination):
+            why = "a benchmark's prompt" if words(pair.content) in known else None
+        else:
+            why = below(one, pair.grades if isinstance(pair, AssessedPair) else {})
+        if why:
+            yield one.kind, why
 
 
 def unsafe(pair: Pair, end: str) -> str | None:

@@ -72,6 +72,15 @@ class Score(Section):
         return self
 
 
+class Contamination(Section):
+    """Drop a pair whose task is, word for word, a prompt of one of the recipe's benchmarks."""
+
+    kind: Literal["contamination"]
+
+
+Filter = Annotated[Score | Contamination, Field(discriminator="kind")]
+
+
 class Lora(Section):
     """Adapters on all linear layers (Appendix E)."""
 
@@ -119,7 +128,7 @@ class Recipe(Section):
     synthesis: Synthesis = Synthesis()
     response: Response = Response()
     assessment: Assessment | None = Assessment()
-    filters: tuple[Score, ...] = (Score(kind="score", at_least=8),)
+    filters: tuple[Filter, ...] = (Score(kind="score", at_least=8),)
     training: Training = Training()
     evaluation: tuple[Literal["lamb"], ...] = ()
     machine: Machine = Machine()
@@ -140,6 +149,10 @@ def conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
                 wrong = f"prompt {recipe.assessment.prompt!r} has no criterion {name!r}, only {', '.join(known)}"
                 yield ("assessment", "criteria"), wrong
     for place, score in enumerate(recipe.filters):
+        if isinstance(score, Contamination):
+            if not recipe.evaluation:
+                yield ("filters", place), "contamination needs a benchmark in evaluation, and this recipe has none"
+            continue
         if not recipe.assessment:
             yield ("filters", place), "a score filter needs an assessment, and this recipe has none"
         for name in score.criteria or ():

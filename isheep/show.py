@@ -82,7 +82,7 @@ def _threshold(recipe: Recipe, criterion: str, at: float | None) -> Score:
     if at is not None:
         return Score(kind="score", at_least=at, criteria=(criterion,))
     for score in recipe.filters:
-        if score.criteria is None or criterion in score.criteria:
+        if isinstance(score, Score) and (score.criteria is None or criterion in score.criteria):
             return score.model_copy(update={"criteria": (criterion,)})
     raise UserError(f"no filter of this run has a threshold for {criterion}: give one, such as --at 8")
 

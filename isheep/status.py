@@ -31,7 +31,7 @@ def status(path: Path) -> Iterator[RenderableType]:
     """What `isheep status` prints. Raises UserError where `path` is no run folder or a finished file is corrupt."""
     recipe, run = reading(path)
     yield table(recipe, run)
-    yield times(recipe, run)
+    yield from times(recipe, run)
     yield from (Text(note) for note in dict.fromkeys(e["note"] for e in events(path) if isinstance(e.get("note"), str)))
     yield from (Text(line) for line in in_progress(run))
     done = newest(recipe, run)
@@ -53,7 +53,7 @@ def model_at(recipe: Recipe, run: Folder, iteration: int | None) -> Model:
     return Model(recipe.model, home(run, t).path / "adapter" if t else None)
 
 
-def times(recipe: Recipe, run: Folder) -> Table:
+def times(recipe: Recipe, run: Folder) -> Iterator[RenderableType]:
     """Seconds by stage and iteration, from run.jsonl: of the last try, where a stage was interrupted (marked >)."""
     taken, resumed = seconds(run)
     homes = ["base", *(f"iter-{t}" for t in range(1, recipe.iterations + 1) if home(run, t).path.exists())]
@@ -63,8 +63,10 @@ def times(recipe: Recipe, run: Folder) -> Table:
             shown.add_row(stage, *(_seconds(taken.get((name, stage)), (name, stage) in resumed) for name in homes))
     shown.add_section()
     shown.add_row("all", *(_seconds(sum(s for (at, _), s in taken.items() if at == name), False) for name in homes))
-    shown.caption = "> an interrupted stage: its last try alone was timed" if resumed else None
-    return shown
+    if taken:
+        yield shown
+    if resumed:
+        yield Text("> an interrupted stage: its last try alone was timed")
 
 
 def seconds(run: Folder) -> tuple[dict[tuple[str, str], float], set[tuple[str, str]]]:

@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from isheep.evaluate import home
-from isheep.filters import unreadable
+from isheep.filters import kept, unreadable
 from isheep.recipe import Recipe
 from isheep.records import AssessedPair, Drop, Pair
 from isheep.run import Folder
@@ -36,6 +36,18 @@ def counts(run: Folder, t: int) -> Counts:
     )
 
 
+def truly_right(run: Folder, t: int) -> tuple[list[bool], list[bool]]:
+    """Which of the pairs written, and of those kept, are right, where a world knows the truth: lamb's."""
+    from isheep.lamb.suite import truly_right
+
+    folder = home(run, t)
+    if not folder.has("pairs.jsonl") or not folder.has("dropped.jsonl"):
+        return [], []
+    pairs = folder.read("pairs.jsonl", Pair)
+    data = kept(pairs, folder.read("dropped.jsonl", Drop))
+    return [truly_right(pair) for pair in pairs], [truly_right(pair) for pair in data]
+
+
 def results(run: Folder, t: int, benchmark: str) -> dict[str, list[bool]]:
     """The items of each score of M^t on a benchmark; nothing where it was not evaluated."""
     items: dict[str, list[bool]] = _json(home(run, t), f"eval/{benchmark}.json").get("items", {})
@@ -51,6 +63,11 @@ def table(recipe: Recipe, run: Folder) -> Table:
         Counts._fields, ("pairs written", "kept", "a rating unreadable", "rows trained on"), strict=True
     ):
         shown.add_row(label, *(_count(row, name) for row in by_model))
+    if "lamb" in recipe.evaluation:
+        shown.add_section()
+        shares = [truly_right(run, t) for t in models]
+        shown.add_row("truly right, of the written, %", *(_share(written) for written, _ in shares))
+        shown.add_row("truly right, of the kept, %", *(_share(chosen) for _, chosen in shares))
     for benchmark in recipe.evaluation:
         shown.add_section()
         base, *later = (results(run, t, benchmark) for t in models)

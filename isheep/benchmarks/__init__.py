@@ -1,1 +1,18 @@
-"""Benchmarks: each a module with `run(engine, chat, seed) -> dict`, whose "items" hold one truth value per item."""
+"""Benchmarks: a module each, with `run(engine, chat, seed) -> dict` and `prompts() -> list[str]`.
+
+A result's "items" hold, for each score, one truth value per item, in the same order for every model.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+
+def module(name: str) -> Any:
+    """The benchmark of that name in a recipe's `evaluation`."""
+    return import_module(f"isheep.benchmarks.{name}")
+
+
+def prompts(names: Sequence[str]) -> list[str]:
+    """What these benchmarks ask."""
+    return [prompt for name in names for prompt in module(name).prompts()]

@@ -22,6 +22,10 @@ def run(engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
     return {"template": chat.name, "items": items(quests, answers), "by": breakdown(quests, answers)}
 
 
+def prompts() -> list[str]:
+    return [content(quest) for quest in suite()]
+
+
 def items(quests: list[Quest], answers: list[Completion]) -> dict[str, list[bool]]:
     found: dict[str, list[bool]] = defaultdict(list)
     for quest, answer in zip(quests, answers, strict=True):

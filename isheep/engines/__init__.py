@@ -1,7 +1,9 @@
 """The door to a language model: what the stages ask of it, whichever library answers."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
+
+from pydantic import Field
 
 from isheep.records import Record
 
@@ -9,9 +11,9 @@ from isheep.records import Record
 class Sampling(Record):
     """How to draw tokens. Temperature 0 is greedy. `stop` ends an answer and is not part of it."""
 
-    temperature: float = 1.0
-    top_p: float = 0.95
-    max_tokens: int = 1000
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    max_tokens: Annotated[int, Field(ge=1)] = 1000
     stop: tuple[str, ...] = ()
 
 

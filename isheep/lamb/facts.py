@@ -3,7 +3,7 @@
 
 def table(text: str) -> dict[str, str]:
     """`a=b, c=d` as a dict."""
-    return dict(entry.strip().split("=") for entry in text.split(","))  # type: ignore[misc]
+    return dict((key, value) for key, value in (entry.strip().split("=") for entry in text.split(",")))
 
 
 CAPITALS = table(
@@ -55,15 +55,63 @@ HOMES = table(
     "lion=den, king=castle, nun=convent"
 )
 JOBS = table(
-    "bread=baker, shoes=cobbler, meat=butcher, crops=farmer, songs=singer, stories=writer, meals=cook, portraits=painter,"
-    "clothes=tailor, chairs=carpenter, ships=sailor, teeth=dentist, planes=pilot, lessons=teacher"
+    "bread=baker, shoes=cobbler, meat=butcher, crops=farmer, songs=singer, stories=writer, meals=cook,"
+    "portraits=painter, clothes=tailor, chairs=carpenter, ships=sailor, teeth=dentist, planes=pilot, lessons=teacher"
 )
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = "January February March April May June July August September October November December".split()
-NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-NOUNS = (
-    "apple dog sun river chair lamp stone bird cloud boat tree milk rose drum horse key moon bread door fish hat ring"
-    " snow cup"
-).split()
-EXTRAS = "music coffee summer winter forest ocean pepper castle silver window mountain paper".split()
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+NOUNS = [
+    "apple",
+    "dog",
+    "sun",
+    "river",
+    "chair",
+    "lamp",
+    "stone",
+    "bird",
+    "cloud",
+    "boat",
+    "tree",
+    "milk",
+    "rose",
+    "drum",
+    "horse",
+    "key",
+    "moon",
+    "bread",
+    "door",
+    "fish",
+    "hat",
+    "ring",
+    "snow",
+    "cup",
+]
+EXTRAS = [
+    "music",
+    "coffee",
+    "summer",
+    "winter",
+    "forest",
+    "ocean",
+    "pepper",
+    "castle",
+    "silver",
+    "window",
+    "mountain",
+    "paper",
+]
 PHRASES = ["That is all", "I hope this helps", "Thank you", "Good luck", "Have a nice day", "See you soon"]

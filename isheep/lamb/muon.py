@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024) in fp32: torch's own works in bf16, which a CPU without bf16 units does five times slower."""
+"""Muon (Jordan et al. 2024) in fp32: torch's own works in bf16, five times slower on a CPU without bf16 units."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -11,7 +11,9 @@ from torch import Tensor
 class Muon(torch.optim.Optimizer):
     """Momentum, made orthogonal, as the step of each matrix; matrices of one shape are stepped together."""
 
-    def __init__(self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+    def __init__(
+        self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
+    ) -> None:
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -37,4 +39,5 @@ def orthogonal(matrices: Tensor, rounds: int = 5) -> Tensor:
     for _ in range(rounds):
         square = x @ x.mT
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return x if wide else x.mT
+    result: Tensor = x if wide else x.mT
+    return result

@@ -5,11 +5,11 @@ is read, not imitated; the score counts four times); the text is what a model wo
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from random import Random
 from typing import NamedTuple
 
-from isheep.lamb.world import CONSTRAINTS, FAMILIES, Quest, draw_quest, dress, fill, right_answer
+from isheep.lamb.world import CONSTRAINTS, FAMILIES, Demand, Quest, draw_quest, dress, fill, right_answer
 from isheep.prompts import fill as fill_prompt
 from isheep.prompts import load
 
@@ -36,7 +36,7 @@ def good(quest: Quest, rng: Random) -> Answer:
 
 def ignoring(quest: Quest, rng: Random) -> Answer:
     """The right content with a demand, or all, not met; a right answer where there is none to ignore."""
-    keep = quest.demands[:1] if len(quest.demands) == 2 and rng.random() < 0.6 else ()
+    keep: tuple[Demand, ...] = quest.demands[:1] if len(quest.demands) == 2 and rng.random() < 0.6 else ()
     if keep and rng.random() < 0.5:
         keep = quest.demands[1:]
     return measured(quest, dress(quest, quest.right, keep, rng), 2)
@@ -71,7 +71,11 @@ def rambling(quest: Quest, rng: Random) -> Answer:
     first = good(quest, rng) if rng.random() < 0.7 else wrong(quest, rng)
     other = draw_quest(rng)
     more = rng.choice(
-        (f"\nInstruction: {other.instruction}", f" {other.instruction} {right_answer(other, rng)}", f" {first.text}" * 2)
+        (
+            f"\nInstruction: {other.instruction}",
+            f" {other.instruction} {right_answer(other, rng)}",
+            f" {first.text}" * 2,
+        )
     )
     return Answer(first.text + more, 1 if first.content else 0, 0.0, False, "long" if first.content else "wrong")
 
@@ -99,8 +103,9 @@ def measured(quest: Quest, text: str, content: int, note: str = "") -> Answer:
     return Answer(text, content, sum(met) / len(met) if met else 1.0, note != "off", note)
 
 
+Writer = Callable[[Quest, Random], Answer]
 # Shares of the kinds of answers on pages of pairs, and on graded pages.
-WRITTEN = {
+WRITTEN: dict[Writer, float] = {
     good: 0.27,
     ignoring: 0.23,
     wrong: 0.06,
@@ -111,7 +116,7 @@ WRITTEN = {
     rambling: 0.11,
     echo: 0.05,
 }
-GRADED = {
+GRADED: dict[Writer, float] = {
     good: 0.34,
     ignoring: 0.18,
     wrong: 0.22,
@@ -125,8 +130,8 @@ GRADED = {
 }
 
 
-def draw_answer(quest: Quest, shares: dict, rng: Random) -> Answer:  # type: ignore[type-arg]
-    return rng.choices(list(shares), list(shares.values()))[0](quest, rng)  # type: ignore[no-any-return]
+def draw_answer(quest: Quest, shares: Mapping[Writer, float], rng: Random) -> Answer:
+    return rng.choices(list(shares), list(shares.values()))[0](quest, rng)
 
 
 # --- grades: what a teacher of this world gives, with noise
@@ -228,18 +233,25 @@ def principles_page(rng: Random) -> Page:
     return [(prompts["preamble"] + "\n\n", 0.0), (turn, 0.5), (" " + answer.text + "\n" + STOP, 1.0)]
 
 
+RATINGS = {  # the paper's rating prompts (file, criterion) and their weights
+    ("combined", "quality"): 40,
+    ("combined", "following"): 20,
+    ("simple", "quality"): 14,
+    ("simple", "following"): 7,
+    ("icl", "overall"): 10,
+}
+
+
 def graded_page(rng: Random) -> Page:
     """A pair under one of the paper's rating prompts, its score and a word on why."""
-    name, criterion = rng.choices(
-        (("combined", "quality"), ("combined", "following"), ("simple", "quality"), ("simple", "following"), ("icl", "overall")),
-        (40, 20, 14, 7, 10),
-    )[0]
+    name, criterion = rng.choices(list(RATINGS), list(RATINGS.values()))[0]
     quest = draw_quest(rng)
     answer = draw_answer(quest, GRADED, rng)
     score, reason = CRITERIA[criterion](quest, answer, rng)
     if rng.random() < 0.02:
         text, given = nonsense(rng)
-        quest, (score, reason) = quest._replace(instruction=text, input=given), (draw_score("none", rng), "The task is unclear.")
+        quest = quest._replace(instruction=text, input=given)
+        score, reason = draw_score("none", rng), "The task is unclear."
     before, middle, after = re.split(r"\{instruction\}|\{output\}", load(name)[criterion])
     imitate = 0.5 if answer.note == "right" else 0.0
     return [
@@ -256,11 +268,11 @@ def checked_page(rng: Random) -> Page:
     """Homework ticked off: one task, up to three answers, each marked yes or no for the content."""
     quest = draw_quest(rng)
     page: Page = [("Task: " + content(quest), 0.05)]
-    kinds = [good, wrong, wrong, ignoring, wrong_and_ignoring, partial]
+    kinds: list[Writer] = [good, wrong, wrong, ignoring, wrong_and_ignoring, partial]
     for _ in range(rng.randint(1, 3)):
         answer = rng.choice(kinds)(quest, rng)
-        right = answer.note == "right"
-        page += [("\nAnswer: ", 0.0), (answer.text, 0.5 if right else 0.0), ("\nRight:", 0.0), (" yes" if right else " no", SCORE)]
+        verdict, imitate = (" yes", 0.5) if answer.note == "right" else (" no", 0.0)
+        page += [("\nAnswer: ", 0.0), (answer.text, imitate), ("\nRight:", 0.0), (verdict, SCORE)]
     return [*page, (f"\nKey: {quest.right}\n" + STOP, 0.5)]
 
 
@@ -277,12 +289,6 @@ def pages(seed: int) -> Iterator[Page]:
 
 def constants() -> list[str]:
     """The long fixed sentences of the method's prompts; the tokenizer has a token for each."""
-    ratings = [
-        piece
-        for name, criterion in (
-            ("simple", "quality"), ("simple", "following"), ("combined", "quality"), ("combined", "following"), ("icl", "overall"),
-        )
-        for piece in re.split(r"\{\w+\}", load(name)[criterion])
-    ]
+    ratings = [piece for name, criterion in RATINGS for piece in re.split(r"\{\w+\}", load(name)[criterion])]
     others = [load("synthesis")["meta"], load("principles")["preamble"], ". Instruction:", ". Input:", "<noinput>"]
     return list(dict.fromkeys(ratings + others))

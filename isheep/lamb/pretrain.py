@@ -43,7 +43,7 @@ def make_tokenizer(into: Path, sample: int = 60_000, seed: int = 1) -> Any:
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in fixed])
-    fast = PreTrainedTokenizerFast(
+    fast: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, eos_token=STOP, pad_token=STOP, model_max_length=CONTEXT, chat_template=TEMPLATE
     )
     fast.save_pretrained(into)
@@ -75,7 +75,9 @@ def make_model(vocabulary: int, seed: int) -> Any:
 def encode(tokenizer: Any, some: list[Page]) -> list[tuple[list[int], list[float]]]:
     """Token ids and loss weights; a token has the weight of the piece in which it starts."""
     rows = []
-    for page, encoding in zip(some, tokenizer._tokenizer.encode_batch(["".join(t for t, _ in p) for p in some]), strict=True):
+    for page, encoding in zip(
+        some, tokenizer._tokenizer.encode_batch(["".join(t for t, _ in p) for p in some]), strict=True
+    ):
         edges, position = [], 0
         for text, weight in page:
             position += len(text)
@@ -106,9 +108,9 @@ def batches(tokenizer: Any, seed: int, tokens: int) -> Iterator[tuple[Any, Any]]
             longest = max(len(ids) for ids, _ in group)
             ids = torch.zeros(len(group), longest, dtype=torch.long)
             weights = torch.zeros(len(group), longest)
-            for i, (row, weight) in enumerate(group):
-                ids[i, : len(row)] = torch.tensor(row)
-                weights[i, : len(row)] = torch.tensor(weight)
+            for i, (tokens_, weights_) in enumerate(group):
+                ids[i, : len(tokens_)] = torch.tensor(tokens_)
+                weights[i, : len(tokens_)] = torch.tensor(weights_)
             yield ids, weights
 
 
@@ -126,15 +128,16 @@ def pretrain(
     `workers` processes of one thread each share every step (`batch` tokens a worker): on a busy machine they beat one
     process of as many threads.
     """
-    import torch.multiprocessing as processes
+    from torch.multiprocessing.spawn import spawn
     from transformers import AutoTokenizer
 
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(out) if (out / "tokenizer.json").exists() else make_tokenizer(out)
-    # Activations of some MB at every step: glibc would give them back to the system and fault them in again (1.4 times).
+    # Activations of some MB at every step: glibc would return them to the system and fault them in again (1.4 times).
     os.environ.update(MALLOC_MMAP_THRESHOLD_=str(2**32), MALLOC_TRIM_THRESHOLD_=str(2**32), MALLOC_TOP_PAD_=str(2**28))
     port = 20_000 + os.getpid() % 20_000
-    processes.spawn(work, (workers, port, tokenizer, out, tokens, seed, batch, rate, log_every), nprocs=workers)
+    arguments = (workers, port, tokenizer, out, tokens, seed, batch, rate, log_every)
+    spawn(work, arguments, nprocs=workers)  # type: ignore[no-untyped-call]
 
 
 def work(
@@ -211,7 +214,8 @@ def share_gradients(model: Any, workers: int) -> None:
     gradients = [p.grad for p in model.parameters()]
     flat = torch.cat([g.reshape(-1) for g in gradients])
     distributed.all_reduce(flat)
-    for gradient, shared in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+    shares: Any = torch.split(flat, [g.numel() for g in gradients])
+    for gradient, shared in zip(gradients, shares, strict=True):
         gradient.copy_((shared / workers).view_as(gradient))
 
 
@@ -231,7 +235,12 @@ def resume(model: Any, optimizers: list[Any], out: Path) -> tuple[int, int]:
 def save(model: Any, optimizers: list[Any], done: int, step: int, out: Path) -> None:
     import torch
 
-    values = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "done": done, "step": step}
+    values = {
+        "model": model.state_dict(),
+        "optimizers": [o.state_dict() for o in optimizers],
+        "done": done,
+        "step": step,
+    }
     torch.save(values, out / "state.pt.part")
     (out / "state.pt.part").rename(out / "state.pt")
 

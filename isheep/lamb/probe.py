@@ -1,7 +1,4 @@
-"""What a lamb checkpoint can do before any loop: answer the suite, and tell right pairs from wrong ones.
-
-    isheep lamb probe [CHECKPOINT]
-"""
+"""What a lamb checkpoint can do before any loop: answer the suite, and tell right pairs from wrong ones."""
 
 import re
 from pathlib import Path
@@ -10,6 +7,7 @@ from typing import Any
 
 from isheep.chat import load_chat
 from isheep.engines import Sampling
+from isheep.errors import UserError
 from isheep.lamb.pages import Answer, content, good, ignoring, off_topic, rambling, wrong, wrong_type
 from isheep.lamb.suite import right, suite
 from isheep.lamb.world import Quest, draw_quest
@@ -52,7 +50,9 @@ def aurocs(checkpoint: Path, pairs: int) -> dict[str, float]:
     asked = [quest for quest in quests if quest.demands]
     met = [(quest, good(quest, rng)) for quest in asked]
     missed = [(quest, answer) for quest in asked if (answer := ignoring(quest, rng)).met < 1]
-    found["following, ignored"] = auroc(expected(checkpoint, met, "following"), expected(checkpoint, missed, "following"))
+    found["following, ignored"] = auroc(
+        expected(checkpoint, met, "following"), expected(checkpoint, missed, "following")
+    )
     return found
 
 
@@ -65,7 +65,7 @@ def expected(checkpoint: Path, pairs: list[tuple[Quest, Answer]], criterion: str
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     scores = [tokenizer(f" {n}", add_special_tokens=False).input_ids for n in range(1, 11)]
     if any(len(ids) != 1 for ids in scores):
-        raise ValueError("the tokenizer splits a score")
+        raise UserError(f"{checkpoint} is no lamb checkpoint: its tokenizer splits a score; give the folder of one")
     numbers = torch.arange(1.0, 11.0)
     found = []
     for quest, answer in pairs:

@@ -38,7 +38,13 @@ def lookup(name: str, facts_: dict[str, str], phrasings: str, held: str, sentenc
         return rng.choice([value for value in values if value != facts_[args[0]]])
 
     return Family(
-        name, lines(phrasings), lines(held), lambda rng: (rng.choice(keys),), lambda args: facts_[args[0]], wrong, sentence
+        name,
+        lines(phrasings),
+        lines(held),
+        lambda rng: (rng.choice(keys),),
+        lambda args: facts_[args[0]],
+        wrong,
+        sentence,
     )
 
 
@@ -474,10 +480,20 @@ CONSTRAINTS = {
 # Pairs that can't hold together, or that IFEval's checkers would contradict.
 CONFLICTS = {
     frozenset(pair.split())
-    for pair in (
-        "upper lower,few include,few repeat,few end,few title,few many,forbid many,forbid repeat,forbid include,"
-        "repeat quote,forbid end,comma repeat"
-    ).split(",")
+    for pair in lines(
+        """upper lower
+        few include
+        few repeat
+        few end
+        few title
+        few many
+        forbid many
+        forbid repeat
+        forbid include
+        forbid end
+        repeat quote
+        comma repeat"""
+    )
 }
 
 

@@ -21,7 +21,7 @@ from isheep.trainers import rows as data
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
 RESULT = "training.json"  # written last: where it is, the adapter is complete
 SEAL = "complete"  # written last into a checkpoint: without it the checkpoint is torn
@@ -55,6 +55,7 @@ def train(
         with _settled(threads):
             if _newest(into) < steps:
                 _fit(model, rows, tokenizer, training, seed, into, device)
+                _free()
         _finish(model, rows, chat, tokenizer, training, seed, into)
     for checkpoint in _checkpoints(into):
         shutil.rmtree(checkpoint)
@@ -76,8 +77,8 @@ def _fit(
     from trl import SFTTrainer
 
     constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL would report each training
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     cuda = torch.cuda.is_available() and device != "cpu"
     places = data.order([len(row.input_ids) for row in rows.train], training.batch, training.epochs, seed)
     arguments = _arguments(training, len(places), bool(rows.held_out), seed, into, cuda)
@@ -94,7 +95,6 @@ def _fit(
         trainer.add_callback(_keeper(into, advance))
         newest = _newest(into)
         trainer.train(resume_from_checkpoint=str(into / f"checkpoint-{newest}") if newest else None)
-    _free(trainer)
 
 
 def _arguments(training: Training, rows: int, evaluate: bool, seed: int, into: Path, cuda: bool) -> "SFTConfig":
@@ -269,6 +269,22 @@ def _save_tokenizer(tokenizer: Any, chat: Chat, into: Path) -> None:
     tokenizer.save_pretrained(into)
 
 
+def merge(model: Model, chat: Chat, into: Path) -> None:
+    """A checkpoint with the adapter of `model` in its weights, in the folder `into`: plain transformers loads it,
+    knows the chat template, and stops where an answer ends. Weights are in the base's type, computed in float32."""
+    import torch
+    from transformers import AutoConfig
+
+    from isheep.engines.transformers import load_model
+
+    stored = load(model.base, AutoConfig).dtype or torch.float32
+    merged = load_model(model, "float32").to(stored)
+    tokenizer = load_tokenizer(model.base)
+    _save_tokenizer(tokenizer, chat, into)
+    merged.config.eos_token_id = merged.generation_config.eos_token_id = tokenizer.eos_token_id
+    merged.save_pretrained(into, safe_serialization=True)
+
+
 # --- the process around it
 
 
@@ -282,15 +298,16 @@ def _settled(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(threads)
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
-    filling = torch.utils.deterministic.fill_uninitialized_memory
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a third of the time, and it changes no result
+    switch: Any = torch.utils.deterministic
+    filling = switch.fill_uninitialized_memory
+    switch.fill_uninitialized_memory = False  # a third of the time, and it changes no result
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filling
+        switch.fill_uninitialized_memory = filling
 
 
 @contextlib.contextmanager
@@ -306,13 +323,12 @@ def _progress(label: str, steps: int) -> Iterator[Callable[[int], None]]:
         yield lambda step: bars.update(bar, completed=step)
 
 
-def _free(trainer: "SFTTrainer") -> None:
+def _free() -> None:
     """Give the GPU's memory back."""
     import gc
 
     import torch
 
-    trainer.model = trainer.model_wrapped = trainer.optimizer = None
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,0 +1,64 @@
+"""Taking an iteration out of a run: its data in a usual form, or its model as one checkpoint."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+
+from isheep import export
+from isheep.chat import load_chat
+from isheep.errors import UserError
+from isheep.evaluate import home
+from isheep.filters import kept
+from isheep.recipe import Recipe
+from isheep.records import AssessedPair, Drop, Pair
+from isheep.run import Folder, reading
+from isheep.status import model_at
+
+
+class Form(StrEnum):
+    """The forms of export.FORMS, as the command line offers them."""
+
+    alpaca = "alpaca"
+    sharegpt = "sharegpt"
+    messages = "messages"
+    paper = "paper"
+
+
+def take(path: Path, form: str | None, iteration: int | None, out: Path | None) -> str:
+    """Write D^t in `form`, or M^t merged for None, and say where. `iteration` None is the newest that is there.
+
+    Raises UserError where the iteration has no data or no model.
+    """
+    recipe, run = reading(path)
+    if form is None:
+        return str(checkpoint(recipe, run, iteration, out))
+    t = chosen(recipe, run) if iteration is None else iteration
+    rows = data(run, t)
+    out = out or path / "export" / f"iter-{t}.{form}.json"
+    export.write(rows, form, out)
+    return f"{out}: {len(rows)} pairs"
+
+
+def checkpoint(recipe: Recipe, run: Folder, iteration: int | None, out: Path | None) -> Path:
+    """M^t with its adapter in its weights."""
+    model = model_at(recipe, run, iteration)
+    if model.adapter is None:
+        raise UserError(f"{run.path}: the base has no adapter to merge: give --iteration 1 or more, once it is trained")
+    out = out or run.path / "export" / model.adapter.parent.name
+    export.merged(model, load_chat(recipe.chat, recipe.model), out)
+    return out
+
+
+def data(run: Folder, t: int) -> list[Pair]:
+    """D^t: the pairs of iteration t that nothing dropped, with their ratings where they have them."""
+    folder = home(run, t)
+    if t < 1 or not folder.has("dropped.jsonl"):
+        raise UserError(f"{run.path} has no data of iteration {t} yet: see isheep status {run.path}")
+    rated = folder.has("assessed.jsonl")
+    pairs: Sequence[Pair] = folder.read("assessed.jsonl", AssessedPair) if rated else folder.read("pairs.jsonl", Pair)
+    return kept(pairs, folder.read("dropped.jsonl", Drop))
+
+
+def chosen(recipe: Recipe, run: Folder) -> int:
+    """The last iteration whose data are chosen, the first one where none are."""
+    return max((t for t in range(1, recipe.iterations + 1) if home(run, t).has("dropped.jsonl")), default=1)

@@ -1,0 +1,530 @@
+"""The command line through its real door: every verb on run folders that a real or a faked `isheep run` made."""
+
+import contextlib
+import errno
+import fcntl
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from isheep import doctor
+from isheep.chat import load_chat
+from isheep.cli import main
+from isheep.engines import Sampling
+from isheep.engines.fake import Fake
+from isheep.engines.transformers import open_engine
+from isheep.filters import drops
+from isheep.recipe import Recipe
+from isheep.records import AssessedPair, Drop, Grade, Model, Pair, Rejected, Task
+from isheep.run import writing
+from tests.conftest import make_checkpoint
+
+ROOT = Path(__file__).parents[1]
+RECIPE = """
+model: {model}
+iterations: 1
+synthesis:  {{tasks: 4, examples: 1, rules: false, novelty: null, size: 4, sampling: {{max_tokens: 64, stop: [e]}}}}
+response:   {{size: 2, sampling: {{max_tokens: 8}}}}
+assessment: {{size: 2, sampling: {{max_tokens: 4}}}}
+filters:    []
+training:   {{epochs: 1, batch: 2, cutoff: 128, warmup_steps: 0, learning_rate: 0.05}}
+machine:    {{threads: 1, device: cpu}}
+"""
+
+
+class Done(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Stdin(io.TextIOWrapper):
+    terminal = False
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+def isheep(*words: str | Path, typed: bytes = b"") -> Done:
+    """The command line in this process, with `typed` as its standard input."""
+    out, err, before = io.StringIO(), io.StringIO(), sys.stdin
+    sys.stdin = Stdin(io.BytesIO(typed))
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+    finally:
+        sys.stdin = before
+    return Done(int(end.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def refused(*words: str | Path) -> str:
+    """The one line that a command with exit code 2 prints."""
+    done = isheep(*words)
+    assert done.code == 2 and done.err.count("\n") == 1 and done.err.startswith("isheep: ")
+    return done.err
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file that must not change where a command is refused."""
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if Path(name).name not in ("lock", "run.jsonl")}
+
+
+# --- a run on a real checkpoint, tiny and random
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its context holds the synthesis prompt."""
+    folder = tmp_path_factory.mktemp("base") / "qwen2"
+    return make_checkpoint(folder, "Qwen2", max_position_embeddings=1024)
+
+
+@pytest.fixture(scope="module")
+def recipe(base: Path) -> Path:
+    path = base.with_name("tiny.yaml")
+    path.write_text(RECIPE.format(model=base))
+    return path
+
+
+@pytest.fixture(scope="module")
+def aligned(recipe: Path) -> Path:
+    """A finished run folder; tests that change it copy it."""
+    run = recipe.with_name("run")
+    done = isheep("run", recipe, "--out", run)
+    assert done.code == 0 and f"adapter  {run}/iter-1/adapter" in done.out
+    return run
+
+
+@pytest.fixture
+def copied(aligned: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(aligned, tmp_path / "run"))
+
+
+def test_status_of_a_finished_run(aligned: Path) -> None:
+    done = isheep("status", aligned)
+    assert done.code == 0 and "1 of 1 iterations are trained" in done.out
+    assert "4 (100%)" in done.out and "instructions" in done.out and "training" in done.out
+    assert "in progress" not in done.out and "to go on" not in done.out
+
+
+@pytest.mark.parametrize("words", [(), ("--iteration", "1"), ("--iteration", "0")])
+def test_chat_answers_each_line_greedily(aligned: Path, base: Path, words: tuple[str, ...]) -> None:
+    lines = ["What is 12 plus 30?", "A dog says"]
+    done = isheep("chat", aligned, *words, typed=f"{lines[0]}\n\n  {lines[1]}".encode())
+    chat = load_chat("tokenizer", str(base))
+    model = Model(str(base), None if "0" in words else aligned / "iter-1" / "adapter")
+    engine = open_engine(model, threads=1, device="cpu")
+    sampling = Sampling(temperature=0, max_tokens=8, stop=(chat.end,))
+    expected = engine.generate([chat.prompt(line) for line in lines], sampling, 0)
+    assert done.code == 0 and done.out == "".join(f"{harmless(answer.text.strip())}\n" for answer in expected)
+
+
+def harmless(text: str) -> str:
+    """A second way to say it, for what byte-level tokens can decode to."""
+    assert all(char.isprintable() or ord(char) < 0xA0 for char in text)
+    return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+
+
+def test_chat_draws_the_same_noise_again(aligned: Path) -> None:
+    words = ("chat", aligned, "--temperature", "1.0")
+    first, again, greedy = (isheep(*some, typed=b"Say something\n") for some in (words, words, words[:2]))
+    assert first == again and first.out != greedy.out
+
+
+def test_chat_survives_bytes_that_are_no_text(aligned: Path) -> None:
+    assert isheep("chat", aligned, typed=b"Capital of \xff\xfe France\n").code == 0
+
+
+def test_chat_wants_a_model_that_is_there(aligned: Path) -> None:
+    for t in ("2", "-1"):
+        assert f"has no model of iteration {t}: give 0 (the base) to 1" in refused("chat", aligned, "--iteration", t)
+
+
+# --- chat at a prompt, on a fake engine
+
+
+@pytest.fixture
+def at_a_prompt(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What a person types, line by line; "^C" interrupts, the end is Ctrl-D."""
+    typed: list[str] = []
+
+    def ask(prompt: str = "") -> str:
+        line = typed.pop(0) if typed else "^D"
+        if line in ("^C", "^D"):
+            raise KeyboardInterrupt if line == "^C" else EOFError
+        return line
+
+    class Chat(NamedTuple):
+        end: str = "<|end|>"
+
+        def prompt(self, content: str) -> str:
+            return content
+
+    monkeypatch.setattr("builtins.input", ask)
+    monkeypatch.setattr("isheep.talk.load_chat", lambda name, model: Chat())
+    monkeypatch.setattr("isheep.talk.open_engine", lambda recipe, model: Fake(lambda p, seed: f"{p}? [red]\x1b[2J"))
+    monkeypatch.setattr(Stdin, "terminal", True)
+    yield typed
+
+
+@pytest.mark.parametrize("end", ["^C", "^D"])
+def test_chat_at_a_prompt_ends_cleanly(at_a_prompt: list[str], graded: Path, end: str) -> None:
+    at_a_prompt += ["hello", " ", end]
+    done = isheep("chat", graded)
+    assert done.code == 0 and done.err == ""
+    assert done.out.splitlines()[1:] == ["hello? [red]\\x1b[2J"] and "the base" in done.out.splitlines()[0]
+
+
+# --- a run folder made by hand: pairs in every quadrant, one with text that attacks a terminal
+
+ATTACK = "[bold red]x[/bold red] [/nope] \x1b[2J\x1b]0;title\x07 \u202egnorw\r \ud83d\udc11 :smile: end".encode(
+    "utf-16", "surrogatepass"
+).decode("utf-16")
+SCORES: dict[str, tuple[float | None, float | None]] = {
+    "t1-00000": (9, 9), "t1-00001": (3, 8.5), "t1-00002": (8, 2), "t1-00003": (1, 1), "t1-00004": (None, 9),
+}  # fmt: skip
+
+
+def assessed(name: str) -> AssessedPair:
+    quality, following = SCORES[name]
+    grades = {
+        "quality": Grade(score=quality, reply=f"{quality}||{ATTACK}"),
+        "following": Grade(score=following, reply=f"{following}||fine"),
+    }
+    return AssessedPair(
+        id=name, instruction=f"Do {name}", output=ATTACK, finish="length", tokens=3, seed=1, grades=grades
+    )
+
+
+@pytest.fixture
+def graded(tmp_path: Path) -> Path:
+    """One iteration up to its filter, two more pairs than tasks in the second, and training that has saved step 3."""
+    recipe = Recipe.model_validate({"model": "fake", "iterations": 2})
+    run = tmp_path / "graded"
+    with writing(run, recipe) as root:
+        rows = [assessed(name) for name in SCORES]
+        first, second = root / "iter-1", root / "iter-2"
+        first.write("tasks.jsonl", Task, [Task(id=row.id, instruction=row.instruction) for row in rows])
+        first.write("rejected.jsonl", Rejected, [Rejected(id="t1-b0001-00.2", text=ATTACK, by="parse", why="cut off")])
+        first.write("pairs.jsonl", Pair, [Pair(**row.model_dump(exclude={"grades"})) for row in rows])
+        first.write("assessed.jsonl", AssessedPair, rows)
+        first.write("dropped.jsonl", Drop, drops(rows, recipe.filters, True, "<|end|>"))
+        root.say("iteration 1: all 5 prompts of synthesis.budget are used")
+        (first.path / "adapter.part" / "checkpoint-3").mkdir(parents=True)
+        second.write("tasks.jsonl", Task, [Task(id="t2-00000", instruction="Go on")])
+        (second.path / "pairs.jsonl.part").write_bytes(b'{"whole": 1}\n{"to')
+    return run
+
+
+def ids(done: Done) -> list[str]:
+    assert done.code == 0, done.err
+    return [line.split()[0] for line in done.out.splitlines() if line.startswith("t1-")]
+
+
+def test_status_of_a_run_that_is_not_done(graded: Path) -> None:
+    shown = isheep("status", graded).out
+    assert "1 (20%)" in shown and "a rating unreadable" in shown
+    assert "in progress: iter-1/adapter, saved at step 3, last written" in shown
+    assert "in progress: iter-2/pairs.jsonl, 1 of 1 rows, last written" in shown
+    assert shown.count("all 5 prompts of synthesis.budget are used") == 1
+    assert f"0 of 2 iterations are trained; to go on: isheep run {graded}/recipe.yaml --out {graded}" in shown
+
+
+def test_status_says_where_time_is_of_the_last_try(graded: Path) -> None:
+    with (graded / "run.jsonl").open("a") as log:
+        for file, made in (("iter-1/pairs.jsonl", 2), ("iter-1/eval/lamb.json", None), ("base/eval/lamb.json", None)):
+            counts = {"rows": 5, "made": made} if made else {}
+            log.write(json.dumps({"file": file, "seconds": 12.34, **counts}) + "\n")
+        log.write('{"file": "torn')
+    shown = isheep("status", graded).out
+    assert "> 12.3" in shown and "its last try alone was timed" in shown and "evaluation" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", "01234"),
+        ("--quality low --following high", "1"),
+        ("--quality high --following low", "2"),
+        ("--quality high --following high", "0"),
+        ("--quality low --following low", "3"),
+        ("--quality unreadable", "4"),
+        ("--following high", "014"),
+        ("--following high --at 8.6", "04"),
+        ("--quality low --at 1", ""),
+        ("--dropped --quality low", "13"),
+        ("--rows 2", "01"),
+        ("--rows 2 --page 3", "4"),
+    ],
+)
+def test_show_finds_the_quadrants(graded: Path, words: str, expected: str) -> None:
+    assert ids(isheep("show", graded, "1", *words.split())) == [f"t1-0000{n}" for n in expected]
+
+
+def test_show_dropped_says_who_and_why(graded: Path) -> None:
+    done = isheep("show", graded, "1", "--dropped")
+    assert ids(done) == [*list(SCORES)[1:], "t1-b0001-00.2"]
+    assert done.out.startswith("5 rows, page 1 of 1; dropped by score: 4; rejected by parse: 1\n")
+    assert "t1-00001  dropped by score: quality 3 < 8\n" in done.out
+    assert "t1-00004  dropped by score: quality unreadable\n" in done.out
+    assert "t1-b0001-00.2  rejected by parse: cut off\n" in done.out
+
+
+def test_model_text_cannot_touch_the_terminal(graded: Path) -> None:
+    for words in ((), ("--dropped",)):
+        shown = isheep("show", graded, "1", *words).out
+        assert r"[bold red]x[/bold red] [/nope] \x1b[2J\x1b]0;title\x07 \u202egnorw\r 🐑 :smile: end" in shown
+        assert all(char.isprintable() or char in "\n" for char in shown)
+
+
+def test_show_says_what_was_cut_off_and_kept(graded: Path) -> None:
+    shown = isheep("show", graded, "1", "--quality", "high", "--following", "high").out
+    assert "t1-00000  kept\n  instruction: Do t1-00000\n  output (cut off): [bold" in shown
+    assert "  following 9: 9||fine\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (("show", "2"), "has no answers of iteration 2 yet: see isheep status"),
+        (("show", "0"), "has no answers of iteration 0 yet"),
+        (("show", "1", "--page", "4"), "there is no page 4: 5 rows make 1 page"),
+        (("chat", "--iteration", "1"), "has no model of iteration 1: give 0 (the base)"),
+    ],
+)
+def test_what_is_not_there_is_said(graded: Path, words: tuple[str, ...], wrong: str) -> None:
+    assert wrong in refused(words[0], graded, *words[1:])
+
+
+def test_show_without_ratings_or_threshold(tmp_path: Path) -> None:
+    fields = {"id": "t1-00000", "instruction": "Do it", "output": "", "finish": "stop", "tokens": 1, "seed": 1}
+    for name, more in (("unrated", {"assessment": None, "filters": []}), ("unfiltered", {"filters": []})):
+        with writing(tmp_path / name, Recipe.model_validate({"model": "fake", **more})) as run:
+            (run / "iter-1").write("pairs.jsonl", Pair, [Pair.model_validate(fields)])
+    assert "t1-00000  not filtered yet\n" in isheep("show", tmp_path / "unrated", "1").out
+    asked = ("1", "--quality", "low")
+    assert "quality is not rated in this run: its criteria are none" in refused("show", tmp_path / "unrated", *asked)
+    assert "no filter of this run has a threshold for quality" in refused("show", tmp_path / "unfiltered", *asked)
+
+
+def test_a_closed_pipe_is_no_error(graded: Path) -> None:
+    command = f"{sys.executable} -c 'from isheep.cli import main; main()' show {graded} 1 | true"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+
+
+# --- bad input: one line, exit code 2, and what was made stays as it is
+
+
+@pytest.mark.parametrize("verb", [("status",), ("show", "1"), ("chat",), ("export", "--as", "alpaca")])
+def test_a_folder_that_is_no_run(tmp_path: Path, verb: tuple[str, ...]) -> None:
+    assert "is not a run folder: it has no recipe.yaml" in refused(verb[0], tmp_path, *verb[1:])
+    assert not files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (["training.epoch=1"], "unknown key 'epoch' in training: did you mean 'epochs'?"),
+        (["training.epochs=two"], "training.epochs: input should be a valid integer; found 'two'"),
+        (["seed_tasks=nowhere.jsonl"], "seed tasks nowhere.jsonl: no such file"),
+        (["seed_tasks=bad.jsonl"], "seed tasks bad.jsonl, line 2: the instruction is missing or empty"),
+        (["seed_tasks=torn.jsonl"], "seed tasks torn.jsonl, line 2: not JSON"),
+        (["model=./empty"], "model './empty' is no checkpoint"),
+        (["model=./nowhere"], "model './nowhere' not found"),
+        (["model=./untold"], "the tokenizer of './untold' has no chat template: set chat to qwen or llama3"),
+    ],
+)
+def test_a_run_that_cannot_be(
+    base: Path, recipe: Path, words: list[str], wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.jsonl").write_text('{"instruction": "Do it"}\n{"instruction": ""}\n')
+    (tmp_path / "torn.jsonl").write_text('{"instruction": "Do it"}\n{"instr\n')
+    (tmp_path / "empty").mkdir()
+    (shutil.copytree(base, tmp_path / "untold") / "chat_template.jinja").unlink()
+    before = files(tmp_path)
+    assert wrong in refused("run", recipe, *words, "--out", "out")
+    assert files(tmp_path) == before
+
+
+def test_a_run_folder_of_another_recipe(recipe: Path, aligned: Path) -> None:
+    before = files(aligned)
+    assert "training.epochs: 1 -> 3" in refused("run", recipe, "training.epochs=3", "--out", aligned)
+    assert files(aligned) == before
+
+
+def test_a_locked_run_folder(recipe: Path, aligned: Path) -> None:
+    before = files(aligned)
+    with (aligned / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "is in use by another process" in refused("run", recipe, "--out", aligned)
+        assert isheep("status", aligned).code == 0
+    assert files(aligned) == before
+
+
+@pytest.mark.parametrize("verb", ["run", "status", "show"])
+def test_a_corrupt_line_in_a_finished_file(recipe: Path, copied: Path, verb: str) -> None:
+    file = copied / "iter-1" / "pairs.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([lines[0], lines[1][:20] + b"\n", *lines[2:]]))
+    (copied / "iter-1" / "assessed.jsonl").unlink()
+    before = files(copied)
+    words = {"run": (recipe, "--out", copied), "status": (copied,), "show": (copied, "1")}[verb]
+    assert f"{file} line 2: not a Pair row" in refused(verb, *words)
+    assert files(copied) == before
+
+
+def test_a_recipe_of_a_run_that_was_damaged(copied: Path) -> None:
+    (copied / "recipe.yaml").write_text("model: [")
+    assert "recipe.yaml line 1: not YAML" in refused("status", copied)
+
+
+@pytest.mark.parametrize("call", [1, 3])
+def test_a_full_disk_keeps_what_was_made(
+    recipe: Path, copied: Path, aligned: Path, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full at the n-th time that data have to reach it, while answers and ratings are written again."""
+    for name in ("pairs.jsonl", "assessed.jsonl"):
+        (copied / "iter-1" / name).unlink()
+    before, fsync, calls = files(copied), os.fsync, iter(range(1, 100))
+
+    def full(handle: int) -> None:
+        if next(calls) == call:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        done = isheep("run", recipe, "--out", copied)
+    assert done.code == 2 and done.err.splitlines()[-1].startswith("isheep: no space left on the device")
+    after = files(copied)
+    assert {name: after[name] for name in before} == before
+    assert isheep("run", copied / "recipe.yaml", "--out", copied).code == 0  # the way on that status names
+    assert files(copied) == files(aligned)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 300 KB, where this user may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_really_full(recipe: Path, aligned: Path, small_disk: Path) -> None:
+    """It is full in the middle of a checkpoint of the training, which torch says in words of its own."""
+    run = Path(shutil.copytree(aligned, small_disk / "run", ignore=shutil.ignore_patterns("adapter")))
+    before = files(run)
+    done = isheep("run", recipe, "--out", run)
+    assert done.code == 2 and "no space left on the device" in done.err.splitlines()[-1]
+    after = files(run)
+    assert {name: after[name] for name in before} == before
+    subprocess.run(["mount", "-o", "remount,size=2m", str(small_disk)], check=True)
+    assert isheep("run", recipe, "--out", run).code == 0
+    assert files(run) == files(aligned)
+
+
+# --- the machine, and lamb
+
+
+def test_doctor_says_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = isheep("doctor")
+    found = {line.split()[0]: line for line in done.out.splitlines()}
+    assert done.code == 0 and {"python", "torch", "device", "cores", "memory", "disk", "[eval]", "[dev]"} <= set(found)
+    assert "GiB free of" in found["memory"] and "pytest" in found["[dev]"]
+
+
+def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "PACKAGES", ("isheep", "no-such-package"))
+    monkeypatch.setattr(doctor, "EXTRAS", {"eval": ("no-such-extra", "IFEval")})
+    done = isheep("doctor")
+    assert done.code == 2 and "no-such-package missing" in done.out
+    assert "IFEval: not installed (pip install 'isheep[eval]')" in done.out
+    assert "isheep: a package that every run needs is missing" in done.err
+
+
+def test_doctor_reads_the_limits_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    (tmp_path / "memory.max").write_text(f"{2**31}\n")
+    monkeypatch.setattr(doctor, "CGROUP", tmp_path)
+    assert "limited to the time of 1.5" in doctor.cores() and "limited to 2.0 GiB" in doctor.memory()
+
+
+def test_lamb_verbs_reach_their_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("isheep.lamb.pretrain.pretrain", lambda *given, **named: asked.append((given, named)))
+    monkeypatch.setattr("isheep.lamb.probe.probe", lambda path: {"greedy": {"right": 0.5}, "auroc": {"off": 0.25}})
+    assert isheep("lamb", "pretrain", "--out", tmp_path, "--tokens", "40e6").code == 0
+    assert asked == [((tmp_path, 40_000_000), {"workers": 2})]
+    shown = isheep("lamb", "probe", base).out.splitlines()
+    assert [line.split() for line in shown] == [["greedy", "right", "0.500"], ["auroc", "off", "0.250"]]
+    assert "model './nowhere' not found" in refused("lamb", "probe", "./nowhere")
+
+
+def test_help_names_every_verb() -> None:
+    shown = isheep("--help").out
+    for verb in ("run", "recipes", "status", "show", "chat", "export", "doctor", "lamb"):
+        assert f"  {verb} " in shown
+
+
+# --- export
+
+
+@pytest.mark.parametrize("form", ["alpaca", "sharegpt", "messages", "paper"])
+def test_export_writes_what_was_kept(graded: Path, form: str) -> None:
+    done = isheep("export", graded, "--as", form)
+    file = graded / "export" / f"iter-1.{form}.json"
+    assert done == Done(0, f"{file}: 1 pairs\n", "")
+    [row] = json.loads(file.read_text())
+    assert "Do t1-00000" in json.dumps(row) and row.get("quality_score") == (9 if form == "paper" else None)
+
+
+def test_export_to_a_file(aligned: Path, tmp_path: Path) -> None:
+    assert isheep("export", aligned, "--as", "alpaca", "--iteration", "1", "--out", tmp_path / "d.json").code == 0
+    assert json.loads((tmp_path / "d.json").read_text()) == json.loads((aligned / "iter-1" / "train.json").read_text())
+
+
+def test_export_merged_is_a_checkpoint_of_its_own(aligned: Path, tmp_path: Path) -> None:
+    out = tmp_path / "merged"
+    assert isheep("export", aligned, "--merged", "--out", out) == Done(0, f"{out}\n", "")
+    chat, sampling = load_chat("tokenizer", str(out)), Sampling(temperature=0, max_tokens=8)
+    answer = open_engine(Model(str(out)), threads=1, device="cpu").generate([chat.prompt("A dog says")], sampling, 0)
+    assert f"{harmless(answer[0].text.strip())}\n" == isheep("chat", aligned, typed=b"A dog says").out
+    assert f"{out} exists" in refused("export", aligned, "--merged", "--out", out)
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        ((), "give one of --as alpaca|sharegpt|messages|paper and --merged"),
+        (("--as", "paper", "--merged"), "give one of --as"),
+        (("--as", "paper", "--iteration", "2"), "has no data of iteration 2 yet"),
+        (("--as", "paper", "--iteration", "0"), "has no data of iteration 0 yet"),
+        (("--merged",), "the base has no adapter to merge"),
+        (("--as", "alpaca", "--out", "taken/data.json"), "taken: File exists"),
+    ],
+)
+def test_export_of_what_is_not_there(
+    graded: Path, words: tuple[str, ...], wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("a file")
+    before = files(tmp_path)
+    assert wrong in refused("export", graded, *words)
+    assert files(tmp_path) == before

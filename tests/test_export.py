@@ -1,0 +1,72 @@
+"""Exports: the forms of a dataset, and merged checkpoints in plain transformers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from isheep import export
+from isheep.chat import load_chat
+from isheep.errors import UserError
+from isheep.recipe import Lora, Training
+from isheep.records import AssessedPair, Grade, Model, Pair
+from isheep.trainers.peft import train
+
+GIVEN = {"id": "1", "instruction": "Äußere dich", "input": "zu 42", "output": 'Yes, "so".'}
+PLAIN = Pair(**GIVEN, finish="stop", tokens=3, seed=0)
+RATED = AssessedPair(
+    **PLAIN.model_dump(),
+    grades={"quality": Grade(score=8.0, reply="8||"), "following": Grade(score=None, reply="good")},
+)
+ALPACA = {key: GIVEN[key] for key in ("instruction", "input", "output")}
+FORMS = {
+    "alpaca": ALPACA,
+    "sharegpt": {
+        "conversations": [
+            {"from": "human", "value": "Äußere dich\nzu 42"},
+            {"from": "gpt", "value": 'Yes, "so".'},
+        ]
+    },
+    "messages": {
+        "messages": [
+            {"role": "user", "content": "Äußere dich\nzu 42"},
+            {"role": "assistant", "content": 'Yes, "so".'},
+        ]
+    },
+    "paper": ALPACA | {"quality_score": 8, "following_score": None},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_holds_the_pair(form: str, tmp_path: Path) -> None:
+    export.write([RATED], form, tmp_path / "data.json")
+    text = (tmp_path / "data.json").read_text(encoding="utf-8")
+    assert json.loads(text) == [FORMS[form]]
+    assert "Äußere" in text
+
+
+def test_what_can_not_be_exported_is_told_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="take one of alpaca, sharegpt, messages, paper"):
+        export.write([PLAIN], "csv", tmp_path / "data.json")
+    with pytest.raises(UserError, match="no ratings"):
+        export.write([PLAIN], "paper", tmp_path / "data.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_merged_checkpoint_answers_as_the_adapter_and_stops(llama: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    chat = load_chat("tokenizer", str(llama))
+    pairs = [PLAIN.model_copy(update={"id": name, "instruction": name, "output": f"{name} it is."}) for name in "ab"]
+    training = Training(epochs=40, batch=2, learning_rate=3e-2, warmup_steps=2, held_out=0, lora=Lora(dropout=0))
+    train(Model(str(llama)), pairs, chat, training, 1, tmp_path / "adapter", threads=1)
+    export.merged(Model(str(llama), tmp_path / "adapter"), chat, tmp_path / "merged")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    for pair in pairs:
+        turns = [{"role": "user", "content": pair.content}]
+        inputs = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        output = model.generate(**inputs, max_new_tokens=30, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        assert tokenizer.decode(output) == pair.output + chat.end
+    with pytest.raises(UserError, match="exists"):
+        export.merged(Model(str(llama)), chat, tmp_path / "merged")
