@@ -153,6 +153,10 @@ def _sentence(error: ErrorDetails) -> str:
         return f"key {where!r} is missing"
     if error["type"] in ("model_type", "model_attributes_type"):
         return f"{where} must be a mapping of {', '.join(_keys_of(error['loc']))}; found {error['input']!r}"
+    if error["type"] == "union_tag_invalid":
+        return f"{where}.kind: take one of {error['ctx']['expected_tags']}; found {error['ctx']['tag']!r}"
+    if error["type"] == "union_tag_not_found":
+        return f"key '{where}.kind' is missing"
     if error["type"] == "value_error":
         return f"{where}: {error['ctx']['error']}"
     return f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}; found {error['input']!r}"
@@ -165,6 +169,8 @@ def _check(source: Source) -> Recipe:
     except ValidationError as failed:
         errors = failed.errors(include_url=False)
         error = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
+        if error["loc"][:1] == ("filters",) and len(error["loc"]) > 2:  # pydantic names the kind of filter too
+            error["loc"] = (*error["loc"][:2], *error["loc"][3:])
         raise UserError(f"{_at(source.places, error['loc'])}: {_sentence(error)}") from None
     for path, wrong in conflicts(recipe):
         raise UserError(f"{_at(source.places, path)}: {'.'.join(map(str, path))}: {wrong}")

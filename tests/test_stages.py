@@ -21,7 +21,7 @@ from isheep.engines import Completion, Sampling
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
 from isheep.filters import drops, kept
-from isheep.recipe import Assessment, Recipe, Response, Score
+from isheep.recipe import Assessment, Contamination, Recipe, Response, Score
 from isheep.records import AssessedPair, Drop, Grade, Model, Pair, Task
 from isheep.respond import respond
 from isheep.run import Folder, writing
@@ -188,6 +188,15 @@ def test_text_of_a_special_token_is_never_trained_on(field: str, token: str) -> 
     assert (found.by, found.why) == ("rules", f"{field} holds {token}")
 
 
+def test_a_benchmark_prompt_is_dropped_whatever_its_case_and_spacing() -> None:
+    rows = [pair(), pair().model_copy(update={"instruction": "Another task of mine."})]
+    exam = [f"  {pair().content.upper()} "]
+    assert drops(rows, [Contamination(kind="contamination")], False, "", exam) == [
+        Drop(row="t1-0", by="contamination", why="a benchmark's prompt")
+    ]
+    assert drops(rows, [], False, "", exam) == []
+
+
 def test_one_drop_a_row_and_the_rest_is_kept() -> None:
     rows = [
         graded(quality=n, following=n).model_copy(update={"id": str(n), "output": "" if n < 3 else "x"})
@@ -344,18 +353,9 @@ def test_interrupted_is_one_line(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(isheep.algorithm, "train", interrupted)
+    words = ["run", "lamb", "synthesis.tasks=6", "synthesis.novelty=null", "evaluation=[]"]
     with pytest.raises(SystemExit) as end:
-        main(
-            [
-                "run",
-                "lamb",
-                "synthesis.tasks=6",
-                "synthesis.novelty=null",
-                "--out",
-                str(tmp_path / "run"),
-                "evaluation=[]",
-            ]
-        )
+        main([*words, "filters=[{kind: score, at_least: 8}]", "--out", str(tmp_path / "run")])
     assert end.value.code == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("isheep: stopped; what a run has made so far is kept")
     assert (tmp_path / "run" / "iter-1" / "train.json").exists()
