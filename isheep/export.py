@@ -8,8 +8,8 @@ from typing import Any
 
 from isheep.chat import Chat
 from isheep.errors import UserError
+from isheep.files import write_text
 from isheep.records import AssessedPair, Model, Pair
-from isheep.run import write_text
 
 
 def write(pairs: Sequence[Pair], form: str, path: Path) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from isheep import recipe_files
 from isheep.errors import UserError
+from isheep.files import finish, sync, write_text
+from isheep.progress import console, progress
 from isheep.recipe import Recipe
 from isheep.records import Record
 from isheep.seeds import load_seeds
@@ -28,7 +28,6 @@ Batches = Callable[[list[R]], Iterator[list[R]]]
 """A stage's work: given the rows that are there (whole batches), the batches that are still owed, in order."""
 
 PACKAGES = ("isheep", "torch", "transformers", "peft", "trl", "datasets", "numpy", "rapidfuzz")
-console = Console(stderr=True, highlight=False)
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Folder:
         part = self.path / f"{name}.part"
         rows, length = _whole_batches(part, kind, size)
         started, before = time.monotonic(), len(rows)
-        with part.open("ab") as file, _progress(self._label(name), total, before) as advance:
+        with part.open("ab") as file, progress(self._label(name), total, before) as advance:
             file.truncate(length)
             for batch in batches(list(rows)):
                 file.write(b"".join(row.model_dump_json().encode() + b"\n" for row in batch))
@@ -80,7 +79,7 @@ class Folder:
                 rows += batch
                 advance(len(batch))
             os.fsync(file.fileno())
-        _finish(part)
+        finish(part)
         self._done(name, started, rows=len(rows), made=len(rows) - before, **_tokens(kind, rows[before:]))
         return rows
 
@@ -110,8 +109,8 @@ class Folder:
             part.mkdir(parents=True, exist_ok=True)
             make(part)
             for path in (*part.rglob("*"), part):
-                _sync(path)
-            _finish(part)
+                sync(path)
+            finish(part)
             self._done(name, started)
         return self.path / name
 
@@ -227,31 +226,6 @@ def _end_line(path: Path) -> None:
 # --- files
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file so that it is there complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    _finish(part)
-
-
-def _finish(part: Path) -> None:
-    """NAME.part becomes NAME, for good."""
-    part.rename(part.with_suffix(""))
-    _sync(part.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _whole_batches(part: Path, kind: type[R], size: int) -> tuple[list[R], int]:
     """The rows of a NAME.part up to its last whole batch, and the length of the file up to there, in bytes.
 
@@ -274,29 +248,6 @@ def _whole_batches(part: Path, kind: type[R], size: int) -> tuple[list[R], int]:
 
 
 # --- what people see, and what it cost
-
-
-@contextlib.contextmanager
-def _progress(label: str, total: int | None, done: int) -> Iterator[Callable[[int], None]]:
-    """A bar with rate and time left on a terminal; nothing elsewhere."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    started, made = time.monotonic(), 0
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task(label, total=total, completed=done, rate="")
-
-        def advance(rows: int) -> None:
-            nonlocal made
-            made += rows
-            bars.update(bar, advance=rows, rate=f"{made / max(time.monotonic() - started, 1e-9):.1f}/s")
-
-        yield advance
 
 
 def _tokens(kind: type[Record], rows: Sequence[Any]) -> dict[str, int]:

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isheep.lamb import SEEDS
+from isheep.lamb.constraints import CONSTRAINTS
+from isheep.lamb.families import FAMILIES
 from isheep.lamb.pages import GRADED, SCORE, content, draw_answer, pages, quality
 from isheep.lamb.suite import seed_tasks, suite, truly_right
-from isheep.lamb.world import CONSTRAINTS, FAMILIES, Quest, draw_quest, dress, held_out, right_answer, understand
+from isheep.lamb.world import Quest, draw_quest, dress, held_out, right_answer, understand
 from isheep.records import Pair
 
 

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from random import Random
 from typing import NamedTuple
 
-from isheep.lamb.world import CONSTRAINTS, FAMILIES, Demand, Quest, draw_quest, dress, fill, right_answer
+from isheep.lamb.constraints import CONSTRAINTS
+from isheep.lamb.families import FAMILIES
+from isheep.lamb.world import Demand, Quest, draw_quest, dress, fill, right_answer
 from isheep.prompts import fill as fill_prompt
 from isheep.prompts import load
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from random import Random
 
+from isheep.lamb.families import FAMILIES
 from isheep.lamb.pages import content
-from isheep.lamb.world import FAMILIES, Quest, draw_quest, right_answer, understand
+from isheep.lamb.world import Quest, draw_quest, right_answer, understand
 from isheep.records import Pair, Task
 
 ITEMS = 600

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +13,11 @@ from isheep.batching import seed_of
 from isheep.chat import Chat
 from isheep.checkpoint import load, load_tokenizer
 from isheep.errors import UserError
+from isheep.files import write_text
+from isheep.progress import progress
 from isheep.recipe import Training
 from isheep.records import Model, Pair
-from isheep.run import write_text
+from isheep.trainers import checkpoints
 from isheep.trainers import rows as data
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from trl import SFTConfig
 
 RESULT = "training.json"  # written last: where it is, the adapter is complete
-SEAL = "complete"  # written last into a checkpoint: without it the checkpoint is torn
 WEIGHTS = "adapter_model.safetensors"
 LOG_EVERY = 10  # steps, or a divisor of eval_every below it
 
@@ -53,11 +53,11 @@ def train(
         rows = data.choose(pairs, chat, tokenizer, training, seed)
         steps = ceil(len(rows.train) * training.epochs / training.batch)
         with _settled(threads):
-            if _newest(into) < steps:
+            if checkpoints.newest(into) < steps:
                 _fit(model, rows, tokenizer, training, seed, into, device)
                 _free()
         _finish(model, rows, chat, tokenizer, training, seed, into)
-    for checkpoint in _checkpoints(into):
+    for checkpoint in checkpoints.all_of(into):
         shutil.rmtree(checkpoint)
     (into / "README.md").unlink(missing_ok=True)  # TRL's model card
 
@@ -91,9 +91,9 @@ def _fit(
         processing_class=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
-    with _progress(into.parent.name, ceil(len(places) / training.batch)) as advance:
+    newest = checkpoints.newest(into)
+    with progress(f"{into.parent.name}/training", ceil(len(places) / training.batch), newest) as advance:
         trainer.add_callback(_keeper(into, advance))
-        newest = _newest(into)
         trainer.train(resume_from_checkpoint=str(into / f"checkpoint-{newest}") if newest else None)
 
 
@@ -164,56 +164,18 @@ def _keeper(into: Path, advance: Callable[[int], None]) -> "TrainerCallback":
 
     class Keeper(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            advance(state.global_step)
+            advance(1)
             if state.global_step == state.max_steps:
                 control.should_log = control.should_save = True
                 control.should_evaluate = args.eval_strategy != "no"
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            _seal(into / f"checkpoint-{state.global_step}")
-            for checkpoint in _checkpoints(into):
+            checkpoints.seal(into / f"checkpoint-{state.global_step}")
+            for checkpoint in checkpoints.all_of(into):
                 if checkpoint.name not in (f"checkpoint-{state.global_step}", f"checkpoint-{state.best_global_step}"):
-                    _discard(checkpoint)
+                    checkpoints.discard(checkpoint)
 
     return Keeper()
-
-
-# --- checkpoints: a folder that holds SEAL is whole
-
-
-def _checkpoints(into: Path) -> list[Path]:
-    return list(into.glob("checkpoint-*"))
-
-
-def _newest(into: Path) -> int:
-    """The step of the newest sealed checkpoint, 0 where there is none. Torn ones are removed."""
-    for checkpoint in _checkpoints(into):
-        if not (checkpoint / SEAL).exists():
-            shutil.rmtree(checkpoint)
-    return max((int(checkpoint.name.split("-")[1]) for checkpoint in _checkpoints(into)), default=0)
-
-
-def _seal(checkpoint: Path) -> None:
-    """Bring all files of a checkpoint to the disk, and only then say that it is whole."""
-    for path in (*checkpoint.iterdir(), checkpoint):
-        _sync(path)
-    (checkpoint / SEAL).touch()
-    _sync(checkpoint)
-
-
-def _discard(checkpoint: Path) -> None:
-    """Remove a checkpoint, its seal first: what a kill leaves of it is torn and known to be."""
-    (checkpoint / SEAL).unlink(missing_ok=True)
-    _sync(checkpoint)
-    shutil.rmtree(checkpoint)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # --- the adapter folder
@@ -223,7 +185,7 @@ def _finish(
     model: Model, rows: data.Rows, chat: Chat, tokenizer: Any, training: Training, seed: int, into: Path
 ) -> None:
     """The adapter folder from the checkpoints: the best or last one's weights, the tokenizer, training.json last."""
-    last = _newest(into)
+    last = checkpoints.newest(into)
     state = json.loads((into / f"checkpoint-{last}" / "trainer_state.json").read_text(encoding="utf-8"))
     losses = {
         name: [[entry["step"], entry[name]] for entry in state["log_history"] if name in entry]
@@ -308,19 +270,6 @@ def _settled(threads: int | None) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         switch.fill_uninitialized_memory = filling
-
-
-@contextlib.contextmanager
-def _progress(label: str, steps: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere. Gives a function that is told the step."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task(f"training {label}", total=steps)
-        yield lambda step: bars.update(bar, completed=step)
 
 
 def _free() -> None:

@@ -1,0 +1,29 @@
+"""Files that are there complete or not at all: write, fsync, rename, fsync the folder."""
+
+import os
+from pathlib import Path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file so that it is there complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    finish(part)
+
+
+def finish(part: Path) -> None:
+    """NAME.part becomes NAME, for good."""
+    part.rename(part.with_suffix(""))
+    sync(part.parent)
+
+
+def sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,35 @@
+"""Checkpoints of a training: folders checkpoint-N, each whole only where its seal is."""
+
+import shutil
+from pathlib import Path
+
+from isheep.files import sync
+
+SEAL = "complete"  # written last: a checkpoint without it is torn
+
+
+def all_of(into: Path) -> list[Path]:
+    return list(into.glob("checkpoint-*"))
+
+
+def newest(into: Path) -> int:
+    """The step of the newest sealed checkpoint, 0 where there is none. Torn ones are removed."""
+    for checkpoint in all_of(into):
+        if not (checkpoint / SEAL).exists():
+            shutil.rmtree(checkpoint)
+    return max((int(checkpoint.name.split("-")[1]) for checkpoint in all_of(into)), default=0)
+
+
+def seal(checkpoint: Path) -> None:
+    """Bring all files of a checkpoint to the disk, and only then say that it is whole."""
+    for path in (*checkpoint.iterdir(), checkpoint):
+        sync(path)
+    (checkpoint / SEAL).touch()
+    sync(checkpoint)
+
+
+def discard(checkpoint: Path) -> None:
+    """Remove a checkpoint, its seal first: what a kill leaves of it is torn and known to be."""
+    (checkpoint / SEAL).unlink(missing_ok=True)
+    sync(checkpoint)
+    shutil.rmtree(checkpoint)
