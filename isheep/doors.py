@@ -16,9 +16,9 @@ def open_engine(recipe: Recipe, model: Model) -> Engine:
     return transformers.open_engine(model, threads=recipe.machine.threads, device=recipe.machine.device)
 
 
-def train(recipe: Recipe, chat: Chat, data: Sequence[Pair], seed: int, into: Path) -> None:
-    """SFT(M^base, data): the adapter of the next model, in the folder `into`."""
+def train(recipe: Recipe, chat: Chat, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
+    """SFT(start, data): the adapter of the next model, in the folder `into`."""
     from isheep.trainers import peft
 
     machine = recipe.machine
-    peft.train(Model(recipe.model), data, chat, recipe.training, seed, into, machine.threads, machine.device)
+    peft.train(start, data, chat, recipe.training, seed, into, machine.threads, machine.device)

@@ -6,7 +6,7 @@ from typing import Any
 from isheep.chat import Chat
 from isheep.engines import Completion, Engine, Sampling
 from isheep.lamb.pages import content
-from isheep.lamb.suite import right, suite
+from isheep.lamb.suite import right, suite, validation
 from isheep.lamb.world import Quest
 
 
@@ -16,14 +16,24 @@ def run(engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
     "items" has a truth value per prompt ("right", "content", "prompt strict", "prompt loose", "stopped") or per
     constraint ("instruction strict", "instruction loose"); "by" the shares of right ones per family and constraint.
     """
-    quests = suite()
+    return examine(suite(), engine, chat, seed)
+
+
+def validate(engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
+    """The same on other quests; "score" is the share of right ones."""
+    result = examine(validation(), engine, chat, seed)
+    right = result["items"]["right"]
+    return {"score": sum(right) / len(right), **result}
+
+
+def examine(quests: list[Quest], engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
     sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=64, stop=(chat.end,))
     answers = engine.generate([chat.prompt(content(quest)) for quest in quests], sampling, seed)
     return {"template": chat.name, "items": items(quests, answers), "by": breakdown(quests, answers)}
 
 
 def prompts() -> list[str]:
-    return [content(quest) for quest in suite()]
+    return [content(quest) for quest in [*suite(), *validation()]]
 
 
 def items(quests: list[Quest], answers: list[Completion]) -> dict[str, list[bool]]:

@@ -1,6 +1,6 @@
 """lamb's held-out suite and its seed tasks: what it is examined on, and what it starts from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from random import Random
 
 from isheep.lamb.families import FAMILIES
@@ -9,16 +9,23 @@ from isheep.lamb.world import Quest, draw_quest, right_answer, understand
 from isheep.records import Pair, Task
 
 ITEMS = 600
+VALIDATION = 300
 SEED_TASKS = 92  # four a family
 
 
-def suite(items: int = ITEMS, seed: int = 2024) -> list[Quest]:
+def suite(items: int = ITEMS, seed: int = 2024, without: Iterable[Quest] = ()) -> list[Quest]:
     """Different held-out quests, always the same: their phrasings, and their numbers and lists, are in no page."""
-    rng, found = Random(seed), dict[str, Quest]()
+    rng, found, asked = Random(seed), dict[str, Quest](), set(map(content, without))
     while len(found) < items:
         quest = draw_quest(rng, held=True)
-        found.setdefault(content(quest), quest)
+        if content(quest) not in asked:
+            found.setdefault(content(quest), quest)
     return list(found.values())
+
+
+def validation() -> list[Quest]:
+    """Held-out quests that are not in the suite, for decisions within a run; no score on them is reported."""
+    return suite(VALIDATION, seed=2025, without=suite())
 
 
 def seed_tasks(seed: int = 7) -> Iterator[dict[str, str]]:
