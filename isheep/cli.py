@@ -48,6 +48,7 @@ def run(
     """
     from isheep.algorithm import align
     from isheep.chat import load_chat
+    from isheep.checkpoint import check_device
     from isheep.evaluate import evaluate
     from isheep.run import writing
     from isheep.summary import table
@@ -55,7 +56,8 @@ def run(
     name, overrides = _recipe_and_overrides(words or [], DEFAULT_REAL if model else DEFAULT)
     path = recipe_files.find(name)
     recipe = recipe_files.load(path, [*([f"model={json.dumps(model)}"] if model else []), *overrides])
-    load_chat(recipe.chat, recipe.model)  # what can't work is refused before a folder is made
+    check_device(recipe.machine.device)  # what can't work is refused before a folder is made
+    load_chat(recipe.chat, recipe.model)
     with writing(out or Path("runs") / (Path(model).resolve().name if model else path.stem), recipe) as folder:
         for t, aligned in enumerate(align(recipe, folder)):
             evaluate(recipe, folder, t, aligned)
@@ -189,6 +191,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             _exit(
                 f"no space left on the device{f' for {where}' if where else ''}; nothing that was finished is lost: "
                 "make room and give the same command again",
+                2,
+            )
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not loaded for the sake of a name
+            _exit(
+                f"out of memory on the device ({str(error).splitlines()[0]}); nothing that was finished is lost: "
+                "give the same command with a lower machine.batch (prompts at once) or machine.rows (rows in training)",
                 2,
             )
         if isinstance(error, OSError) and error.errno in REFUSED and error.filename:

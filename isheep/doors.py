@@ -13,7 +13,8 @@ def open_engine(recipe: Recipe, model: Model) -> Engine:
     """The recipe's engine on a model; its weights load at first use."""
     from isheep.engines import transformers
 
-    return transformers.open_engine(model, threads=recipe.machine.threads, device=recipe.machine.device)
+    machine = recipe.machine
+    return transformers.open_engine(model, threads=machine.threads, device=machine.device, batch=machine.batch)
 
 
 def train(recipe: Recipe, chat: Chat, data: Sequence[Pair], seed: int, into: Path) -> None:
@@ -21,4 +22,5 @@ def train(recipe: Recipe, chat: Chat, data: Sequence[Pair], seed: int, into: Pat
     from isheep.trainers import peft
 
     machine = recipe.machine
-    peft.train(Model(recipe.model), data, chat, recipe.training, seed, into, machine.threads, machine.device)
+    base = Model(recipe.model)
+    peft.train(base, data, chat, recipe.training, seed, into, machine.threads, machine.device, machine.rows)

@@ -8,7 +8,7 @@ from typing import Any
 
 from isheep.chat import Chat
 from isheep.errors import UserError
-from isheep.files import write_text
+from isheep.files import finish_tree, write_text
 from isheep.records import AssessedPair, Model, Pair
 
 
@@ -36,7 +36,7 @@ def merged(model: Model, chat: Chat, into: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     merge(model, chat, part)
-    part.rename(into)
+    finish_tree(part)
 
 
 def alpaca(pair: Pair) -> dict[str, Any]:

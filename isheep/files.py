@@ -21,6 +21,13 @@ def finish(part: Path) -> None:
     sync(part.parent)
 
 
+def finish_tree(part: Path) -> None:
+    """`finish` for a folder: all that is in it is synced first."""
+    for path in (*part.rglob("*"), part):
+        sync(path)
+    finish(part)
+
+
 def sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

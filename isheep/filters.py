@@ -1,25 +1,26 @@
 """Filtering (Algorithm 1, line 7): which pairs are left out of D^t, and why."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from isheep.recipe import Contamination, Filter, Score
 from isheep.records import AssessedPair, Drop, Grade, Pair
 
-SPECIAL = re.compile(r"<\|\w{1,40}\|>")  # the form of nearly every tokenizer's special tokens
+SPECIAL = r"<\|\w{1,40}\|>"  # the form of nearly every tokenizer's special tokens
 
 
 def drops(
-    pairs: Sequence[Pair], filters: Sequence[Filter], rules: bool, end: str, prompts: Iterable[str] = ()
+    pairs: Sequence[Pair], filters: Sequence[Filter], rules: bool, special: Collection[str], prompts: Iterable[str] = ()
 ) -> list[Drop]:
     """One Drop for each pair that is left out, by the first that leaves it out: the rules, then the filters in order.
 
-    `end` is the chat template's end token, `prompts` are those of the recipe's benchmarks. A pair that no judge rated
+    `special` are the tokenizer's special tokens, `prompts` those of the recipe's benchmarks. A pair that no judge rated
     (no AssessedPair) passes no score filter.
     """
     found, known = [], frozenset(map(words, prompts))
+    tokens = re.compile("|".join([*map(re.escape, sorted(special)), SPECIAL]))
     for pair in pairs:
-        if why := next(_reasons(pair, filters, rules, end, known), None):
+        if why := next(_reasons(pair, filters, rules, tokens, known), None):
             found.append(Drop(row=pair.id, by=why[0], why=why[1]))
     return found
 
@@ -41,10 +42,10 @@ def words(text: str) -> str:
 
 
 def _reasons(
-    pair: Pair, filters: Sequence[Filter], rules: bool, end: str, known: frozenset[str]
+    pair: Pair, filters: Sequence[Filter], rules: bool, tokens: re.Pattern[str], known: frozenset[str]
 ) -> Iterator[tuple[str, str]]:
     """(by, why) for everything that speaks against a pair."""
-    if why := unsafe(pair, end) or (broken(pair) if rules else None):
+    if why := unsafe(pair, tokens) or (broken(pair) if rules else None):
         yield "rules", why
     for one in filters:
         if isinstance(one, Contamination):
@@ -55,11 +56,11 @@ def _reasons(
             yield one.kind, why
 
 
-def unsafe(pair: Pair, end: str) -> str | None:
+def unsafe(pair: Pair, tokens: re.Pattern[str]) -> str | None:
     """Why a pair may not be trained on, whatever the recipe: a model's text must not end or open a turn by itself."""
     for name, text in (("instruction", pair.instruction), ("input", pair.input), ("output", pair.output)):
-        if found := end if end and end in text else SPECIAL.search(text):
-            return f"{name} holds {found if isinstance(found, str) else found[0]}"
+        if found := tokens.search(text):
+            return f"{name} holds {found[0]}"
     return None
 
 

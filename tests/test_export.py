@@ -1,6 +1,7 @@
 """Exports: the forms of a dataset, and merged checkpoints in plain transformers."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from isheep.chat import load_chat
 from isheep.errors import UserError
 from isheep.recipe import Lora, Training
 from isheep.records import AssessedPair, Grade, Model, Pair
+from isheep.trainers import peft
 from isheep.trainers.peft import train
 
 GIVEN = {"id": "1", "instruction": "Äußere dich", "input": "zu 42", "output": 'Yes, "so".'}
@@ -51,6 +53,17 @@ def test_what_can_not_be_exported_is_told_and_nothing_is_written(tmp_path: Path)
     with pytest.raises(UserError, match="no ratings"):
         export.write([PLAIN], "paper", tmp_path / "data.json")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_merged_checkpoint_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(peft, "merge", lambda model, chat, into: (into / "weights").write_text("whole"))
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    export.merged(Model("lamb"), load_chat("tokenizer", "lamb"), tmp_path / "merged")
+    wanted = (tmp_path / "merged" / "weights", tmp_path / "merged", tmp_path)
+    assert synced == [path.stat().st_ino for path in wanted]
 
 
 def test_a_merged_checkpoint_answers_as_the_adapter_and_stops(llama: Path, tmp_path: Path) -> None:

@@ -11,15 +11,20 @@ from isheep.lamb.world import Quest
 
 
 def run(engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
-    """Greedy answers to the suite, one try each, in the chat template (base and aligned models alike).
+    """Answers to the suite in the chat template (base and aligned models alike): greedy, and drawn at temperature 1.
 
-    "items" has a truth value per prompt ("right", "content", "prompt strict", "prompt loose", "stopped") or per
-    constraint ("instruction strict", "instruction loose"); "by" the shares of right ones per family and constraint.
+    "items" has a truth value per prompt ("right", "content", "prompt strict", "prompt loose", "stopped", and "right
+    sampled" for the drawn answers) or per constraint ("instruction strict", "instruction loose"); "by" the shares of
+    right ones per family and constraint.
     """
     quests = suite()
-    sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=64, stop=(chat.end,))
-    answers = engine.generate([chat.prompt(content(quest)) for quest in quests], sampling, seed)
-    return {"template": chat.name, "items": items(quests, answers), "by": breakdown(quests, answers)}
+    greedy = Sampling(temperature=0.0, top_p=1.0, max_tokens=64, stop=(chat.end,))
+    drawn = greedy.model_copy(update={"temperature": 1.0})
+    asked = [chat.prompt(content(quest)) for quest in quests]
+    answers, samples = (engine.generate(asked, sampling, seed) for sampling in (greedy, drawn))
+    found = items(quests, answers)
+    found["right sampled"] = items(quests, samples)["right"]
+    return {"template": chat.name, "items": found, "by": breakdown(quests, answers)}
 
 
 def prompts() -> list[str]:
