@@ -5,7 +5,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 # One thread per process: the same bits everywhere, and two test processes don't fight over two cores.
 ONE := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: setup dev demo check test test-all benchmarks clean
+.PHONY: setup dev demo check test test-all benchmarks figures clean
 
 setup: $(VENV)/.runtime
 
@@ -44,7 +44,11 @@ test-all: check
 	@$(ONE) $(PY) -m pytest -q -n 2 </dev/null
 
 benchmarks: dev
-	@for file in benchmarks/*.py; do echo "== $$file"; $(ONE) $(PY) $$file || exit 1; done
+	@for file in benchmarks/engine.py benchmarks/novelty.py; do echo "== $$file"; $(ONE) $(PY) $$file || exit 1; done
+
+# The tables of docs/lamb.md: three seeds of the demo, resumable.
+figures: setup
+	@$(PY) benchmarks/lamb.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -47,11 +47,15 @@ def auroc(pairs: list[AssessedPair]) -> float:
     return float(mannwhitneyu(right, wrong).statistic) / (len(right) * len(wrong)) if right and wrong else float("nan")
 
 
-def print_scores(runs: list[Folder], iterations: int) -> None:
-    print("\n| seed | " + " | ".join(["base", *(f"iteration {t}" for t in range(1, iterations + 1))]) + " | gain |")
+def print_scores(runs: list[Folder], iterations: int, score: str) -> None:
+    print(
+        f"\n{score}\n\n| seed | "
+        + " | ".join(["base", *(f"iteration {t}" for t in range(1, iterations + 1))])
+        + " | gain |"
+    )
     print("|---" * (iterations + 3) + "|")
     for run in runs:
-        rights = [results(run, t, "lamb")["right"] for t in range(iterations + 1)]
+        rights = [results(run, t, "lamb")[score] for t in range(iterations + 1)]
         print(f"| {run.path.name} | " + " | ".join(map(share, rights)) + f" | {gain(rights[0], rights[-1])} |")
 
 
@@ -99,7 +103,8 @@ def main() -> None:
     runs = [reading(given.out / str(seed)) for seed in given.seeds]
     iterations = runs[0][0].iterations
     folders = [folder for _, folder in runs]
-    print_scores(folders, iterations)
+    for score in ("right", "right sampled", "content", "prompt strict"):
+        print_scores(folders, iterations, score)
     print_data(folders, iterations)
     print_breakdown(folders, iterations)
     for folder in folders:

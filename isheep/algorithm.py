@@ -62,8 +62,7 @@ def write_tasks(
 ) -> list[Task]:
     """P^t: raw replies first, then the tasks that are read out of them."""
     settings = recipe.synthesis
-    wrap = chat.prompt if settings.chat else str
-    owed = replies(engine, seeds, settings, recipe.language, t, recipe.seed, wrap)
+    owed = replies(engine, seeds, chat, settings, recipe.language, t, recipe.seed)
     written = folder.records("replies.jsonl", Reply, owed, settings.size)
     if folder.has("tasks.jsonl") and folder.has("rejected.jsonl"):
         return folder.read("tasks.jsonl", Task)
@@ -123,14 +122,15 @@ def choose(
         left_out = folder.read("dropped.jsonl", Drop)
     else:
         place = seed_of(recipe.seed, t)
-        found = drops(pairs, recipe.filters, recipe.synthesis.rules, chat.end, known, place)
+        found = drops(pairs, recipe.filters, recipe.synthesis.rules, chat.special, known, place)
         left_out = folder.write("dropped.jsonl", Drop, found)
     data = kept(pairs, left_out)
     if len(data) < 2:
         silent = sum(isinstance(pair, AssessedPair) and unreadable(pair) for pair in pairs)
         raise UserError(
             f"iteration {t}: {len(data)} of {len(pairs)} pairs left to train on ({silent} have an unreadable rating; "
-            f"see {folder.path / 'dropped.jsonl'}); lower the threshold in filters, or ask for more synthesis.tasks"
+            f"see {folder.path / 'dropped.jsonl'}); with a new --out,"
+            " lower the threshold in filters or ask for more synthesis.tasks"
         )
     data = [*before, *data]
     folder.json("train.json", lambda: [pair.model_dump(include=ALPACA) for pair in data])

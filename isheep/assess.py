@@ -78,10 +78,10 @@ def assess(
 ) -> Batches[AssessedPair]:
     """The graded pairs that are still owed, in batches of `settings.size`, with one call for each criterion.
 
-    The judge's raw reply, or what was measured in its place, is kept beside each score.
+    The judge's raw reply, or what was measured in its place, is kept beside each score; a reply ends at the template's
+    end token, as answers do.
     """
-    ends = (chat.end,) if settings.chat else ()
-    sampling = settings.sampling.model_copy(update={"stop": (*ends, *settings.sampling.stop)})
+    sampling = settings.sampling.model_copy(update={"stop": (chat.end, *settings.sampling.stop)})
 
     def batches(done: list[AssessedPair]) -> Iterator[list[AssessedPair]]:
         for start in range(len(done), len(pairs), settings.size):

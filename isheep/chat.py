@@ -2,12 +2,13 @@
 
 from typing import Any, NamedTuple
 
-from isheep.checkpoint import load_tokenizer
+from isheep.checkpoint import embeddings, load_tokenizer
 from isheep.errors import UserError
 from isheep.prompts import FOLDER
 
 OURS = {"qwen": FOLDER / "qwen.jinja", "llama3": FOLDER / "llama3.jinja"}  # Liang et al. 2024, Appendix E
 MARK = "0answer0"  # stands for the answer while we look for what follows it; no template changes it
+TODAY = "26 Jul 2024"  # what Llama's templates say without a clock: the real day would make another run every day
 
 
 class Chat(NamedTuple):
@@ -22,11 +23,18 @@ class Chat(NamedTuple):
         """The text that the model reads, up to where the answer to `content` starts."""
         return render(self.tokenizer, self.template, [("user", self.plain(content))], open_answer=True)
 
+    @property
+    def special(self) -> frozenset[str]:
+        """All special tokens of the tokenizer, those without a role (such as reserved ones) too, and `end`."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        named = {token.content for token in added if token.special}
+        return frozenset({*named, *self.tokenizer.all_special_tokens, self.end} - {""})
+
     def plain(self, text: str) -> str:
         """`text` without the tokenizer's special tokens: what a model wrote may name them, and must not end a turn."""
-        tokens = {*self.tokenizer.all_special_tokens, self.end}
+        tokens = sorted(self.special)
         while any(token in text for token in tokens):  # taking one out may join the halves of another
-            for token in sorted(tokens):
+            for token in tokens:
                 text = text.replace(token, "")
         return text
 
@@ -35,7 +43,8 @@ def load_chat(chat: str, model: str) -> Chat:
     """The template `chat` ("qwen", "llama3", or "tokenizer" for the tokenizer's own) on the tokenizer of `model`.
 
     Raises UserError where `chat` is none of these, where the tokenizer has no template of its own, where the template
-    can't be rendered, or where what ends an answer in it is not one token of the tokenizer.
+    can't be rendered, where what ends an answer in it is not one token of the tokenizer, or where the tokenizer has
+    tokens that the model has no embeddings for.
     """
     if chat not in (*OURS, "tokenizer"):
         raise UserError(f"chat template {chat!r} is not known: take one of {', '.join(OURS)}, tokenizer")
@@ -46,6 +55,10 @@ def load_chat(chat: str, model: str) -> Chat:
     except Exception as error:  # a template may raise anything at all
         reason = " ".join(str(error).split())
         raise UserError(f"chat template {chat!r} of {model!r} can't be rendered: {reason}") from error
+    # An added token that no text of ours holds does no harm: some models have no embedding for one.
+    last, size = max(tokenizer.vocab_size - 1, *tokenizer(text).input_ids), embeddings(model)
+    if last >= size:
+        raise UserError(f"model {model!r}: its tokenizer has a token {last}, its weights only {size}; give its own one")
     return Chat(chat, template, _end(tokenizer, text.rpartition(MARK)[2].strip(), chat, model), tokenizer)
 
 
@@ -53,7 +66,7 @@ def render(tokenizer: Any, template: str, turns: list[tuple[str, str]], open_ans
     """The conversation in (role, content) `turns` as text, up to where an answer starts if `open_answer`."""
     messages = [{"role": role, "content": content} for role, content in turns]
     text: str = tokenizer.apply_chat_template(
-        messages, chat_template=template, tokenize=False, add_generation_prompt=open_answer
+        messages, chat_template=template, tokenize=False, add_generation_prompt=open_answer, date_string=TODAY
     )
     return text
 

@@ -14,7 +14,9 @@ def find(base: str) -> str:
 
     Raises UserError where `base` is a path without a checkpoint.
     """
-    folder = LAMB if base == "lamb" and not Path(base).exists() else Path(base).expanduser()
+    folder = Path(base).expanduser()
+    if base == "lamb" and not (folder / "config.json").is_file():
+        folder = LAMB
     if (folder / "config.json").is_file():
         return str(folder)
     if folder.exists():
@@ -26,11 +28,13 @@ def find(base: str) -> str:
 
 def load(base: str, kind: Any, **settings: Any) -> Any:
     """`kind.from_pretrained` of `base`: safetensors only, no remote code. Raises UserError where it can't be loaded."""
-    from safetensors import SafetensorError
+    from torch import OutOfMemoryError
 
     try:
         return kind.from_pretrained(find(base), trust_remote_code=False, **settings)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except OutOfMemoryError:  # it says nothing about the files
+        raise
+    except Exception as error:  # a broken config may raise anything at all
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"model {base!r} can't be loaded: {reason} Give a folder that holds a safetensors checkpoint"
@@ -44,3 +48,28 @@ def load_tokenizer(base: str) -> Any:
     from transformers import AutoTokenizer
 
     return load(base, AutoTokenizer)
+
+
+def start_of(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before every text: [beginning of sequence], or nothing."""
+    first: list[int] = tokenizer("a").input_ids[:1]
+    return first if first == [tokenizer.bos_token_id] else []
+
+
+def embeddings(base: str) -> int:
+    """How many tokens `base` has embeddings for; no bound where its config doesn't say."""
+    from transformers import AutoConfig
+
+    return getattr(load(base, AutoConfig).get_text_config(), "vocab_size", None) or 2**30
+
+
+def check_device(device: str | None) -> None:
+    """Raises UserError where this machine has no `device`; None is what torch finds."""
+    if device in (None, "cpu"):
+        return
+    import torch
+
+    cards = [f"cuda:{n}" for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    known = ["cpu", *(["cuda", *cards] if cards else [])]
+    if device not in known:
+        raise UserError(f"machine.device {device!r} is not on this machine: take {' or '.join(known)}, or null")

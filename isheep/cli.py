@@ -51,6 +51,7 @@ def run(
     sets a key of it, such as training.epochs=1 or filters.0.at_least=7.
     """
     from isheep.chat import load_chat
+    from isheep.checkpoint import check_device
     from isheep.summary import table
     from isheep.sweep import conduct
 
@@ -61,7 +62,8 @@ def run(
     if seeds:
         numbers = range(recipe.seed, recipe.seed + seeds)
         return _sweep({f"seed-{n}": recipe.model_copy(update={"seed": n}) for n in numbers}, out)
-    load_chat(recipe.chat, recipe.model)  # what can't work is refused before a folder is made
+    check_device(recipe.machine.device)  # what can't work is refused before a folder is made
+    load_chat(recipe.chat, recipe.model)
     folder, t = conduct(recipe, out)
     console.print(table(recipe, folder))
     last = folder.path / f"iter-{t}"
@@ -224,6 +226,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             _exit(
                 f"no space left on the device{f' for {where}' if where else ''}; nothing that was finished is lost: "
                 "make room and give the same command again",
+                2,
+            )
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not loaded for the sake of a name
+            _exit(
+                f"out of memory on the device ({str(error).splitlines()[0]}); nothing that was finished is lost: "
+                "give the same command with a lower machine.batch (prompts at once) or machine.rows (rows in training)",
                 2,
             )
         if isinstance(error, OSError) and error.errno in REFUSED and error.filename:

@@ -13,7 +13,8 @@ def open_engine(recipe: Recipe, model: Model) -> Engine:
     """The recipe's engine on a model; its weights load at first use."""
     from isheep.engines import transformers
 
-    return transformers.open_engine(model, threads=recipe.machine.threads, device=recipe.machine.device)
+    machine = recipe.machine
+    return transformers.open_engine(model, threads=machine.threads, device=machine.device, batch=machine.batch)
 
 
 def train(recipe: Recipe, chat: Chat, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
@@ -21,4 +22,4 @@ def train(recipe: Recipe, chat: Chat, start: Model, data: Sequence[Pair], seed: 
     from isheep.trainers import peft
 
     machine = recipe.machine
-    peft.train(start, data, chat, recipe.training, seed, into, machine.threads, machine.device)
+    peft.train(start, data, chat, recipe.training, seed, into, machine.threads, machine.device, machine.rows)

@@ -11,7 +11,7 @@ import yaml
 from isheep.chat import Chat
 from isheep.checkpoint import find
 from isheep.errors import UserError
-from isheep.files import write_text
+from isheep.files import finish_tree, write_text
 from isheep.recipe import Recipe
 from isheep.records import AssessedPair, Model, Pair
 
@@ -91,7 +91,7 @@ def merged(model: Model, chat: Chat, into: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     merge(model, chat, part)
-    part.rename(into)
+    finish_tree(part)
 
 
 def alpaca(pair: Pair) -> dict[str, Any]:

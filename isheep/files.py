@@ -26,15 +26,20 @@ def copy(source: Path, to: Path) -> None:
         shutil.copytree(source, part)
     else:
         shutil.copyfile(source, part)
-    for path in (*part.rglob("*"), part):
-        sync(path)
-    finish(part)
+    finish_tree(part)
 
 
 def finish(part: Path) -> None:
     """NAME.part becomes NAME, for good."""
     part.rename(part.with_suffix(""))
     sync(part.parent)
+
+
+def finish_tree(part: Path) -> None:
+    """`finish` for a folder: all that is in it is synced first."""
+    for path in (*part.rglob("*"), part):
+        sync(path)
+    finish(part)
 
 
 def sync(path: Path) -> None:

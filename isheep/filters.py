@@ -4,14 +4,14 @@ import re
 import warnings
 from base64 import b64decode
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from isheep.batching import seed_of
 from isheep.recipe import Contamination, Density, Filter, Perplexity, Random, Score
 from isheep.records import AssessedPair, Drop, Grade, Measure, Pair, Vector
 
-SPECIAL = re.compile(r"<\|\w{1,40}\|>")  # the form of nearly every tokenizer's special tokens
+SPECIAL = r"<\|\w{1,40}\|>"  # the form of nearly every tokenizer's special tokens
 MINI_BATCH = 20_000  # from this many pairs on k-means goes over them in small batches
 Reasons = Iterator[tuple[str, str]]
 """Rows that a filter leaves out: (row's id, why)."""
@@ -29,14 +29,20 @@ NOTHING = Known()
 
 
 def drops(
-    pairs: Sequence[Pair], filters: Sequence[Filter], rules: bool, end: str, known: Known = NOTHING, seed: int = 0
+    pairs: Sequence[Pair],
+    filters: Sequence[Filter],
+    rules: bool,
+    special: Collection[str],
+    known: Known = NOTHING,
+    seed: int = 0,
 ) -> list[Drop]:
     """One Drop for each pair that is left out, in the pairs' order: by the rules, then by the filters in their order.
 
-    A filter sees only the pairs that those before it left. `end` is the chat template's end token. A pair that no judge
-    rated (no AssessedPair) passes no score filter. Draws depend on `seed`, the filter's place and the pair's id.
+    A filter sees only the pairs that those before it left. `special` are the tokenizer's special tokens. A pair that no
+    judge rated (no AssessedPair) passes no score filter. Draws depend on `seed`, the filter's place and the pair's id.
     """
-    found = {row: Drop(row=row, by="rules", why=why) for row, why in _by_rules(pairs, rules, end)}
+    tokens = re.compile("|".join([*map(re.escape, sorted(special)), SPECIAL]))
+    found = {row: Drop(row=row, by="rules", why=why) for row, why in _by_rules(pairs, rules, tokens)}
     for place, one in enumerate(filters):
         left = [pair for pair in pairs if pair.id not in found]
         reasons = _reasons(one, left, known, seed_of(seed, "filters", place))
@@ -60,9 +66,9 @@ def words(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _by_rules(pairs: Sequence[Pair], rules: bool, end: str) -> Reasons:
+def _by_rules(pairs: Sequence[Pair], rules: bool, tokens: re.Pattern[str]) -> Reasons:
     for pair in pairs:
-        if why := unsafe(pair, end) or (broken(pair) if rules else None):
+        if why := unsafe(pair, tokens) or (broken(pair) if rules else None):
             yield pair.id, why
 
 
@@ -151,11 +157,11 @@ def unlikely(limit: Perplexity, measure: Measure) -> str | None:
     return None
 
 
-def unsafe(pair: Pair, end: str) -> str | None:
+def unsafe(pair: Pair, tokens: re.Pattern[str]) -> str | None:
     """Why a pair may not be trained on, whatever the recipe: a model's text must not end or open a turn by itself."""
     for name, text in (("instruction", pair.instruction), ("input", pair.input), ("output", pair.output)):
-        if found := end if end and end in text else SPECIAL.search(text):
-            return f"{name} holds {found if isinstance(found, str) else found[0]}"
+        if found := tokens.search(text):
+            return f"{name} holds {found[0]}"
     return None
 
 

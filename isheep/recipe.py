@@ -182,6 +182,8 @@ class Machine(Section):
     trainer: Literal["peft"] = "peft"
     threads: Count | None = None
     device: str | None = None  # such as cpu or cuda:0; null: CUDA where there is one
+    batch: Count = 128  # prompts that the engine reads at once
+    rows: Count | None = None  # rows that the trainer reads at once, a divisor of training.batch; null: all of it
 
 
 class Recipe(Section):
@@ -213,6 +215,8 @@ def conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     training = recipe.training
     if training.rows and training.at_most and training.rows > training.at_most:
         yield ("training", "rows"), f"{training.rows} is more than training.at_most, {training.at_most}"
+    if recipe.machine.rows and recipe.training.batch % recipe.machine.rows:
+        yield ("machine", "rows"), f"{recipe.machine.rows} does not divide training.batch {recipe.training.batch}"
     criteria = recipe.assessment.criteria if recipe.assessment else ()
     if recipe.assessment:
         known = prompts.load(recipe.assessment.prompt)
@@ -220,6 +224,10 @@ def conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
             if name not in known:
                 wrong = f"prompt {recipe.assessment.prompt!r} has no criterion {name!r}, only {', '.join(known)}"
                 yield ("assessment", "criteria"), wrong
+            for hole in ("{instruction}", "{output}"):
+                if name in known and hole not in known[name]:
+                    paper = "; {output_data}, as the paper spells it, is not filled" * ("{output_data}" in known[name])
+                    yield ("assessment", "prompt"), f"{name!r} in {recipe.assessment.prompt!r} has no {hole}{paper}"
         if recipe.assessment.opening is not None and recipe.assessment.read == "generate":
             yield ("assessment", "opening"), "it is for read: expected, and this recipe reads what the judge generates"
     for place, one in enumerate(recipe.filters):

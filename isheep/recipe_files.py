@@ -37,16 +37,18 @@ class Source(NamedTuple):
     places: dict[KeyPath, str]
 
 
-def _parse(text: str, name: str) -> tuple[Any, yaml.Node | None]:
-    """A YAML text's value and its node tree (None where it is empty)."""
+def _parse(text: str, name: str) -> tuple[Any, dict[KeyPath, str]]:
+    """A YAML text's value, and where each of its keys stands. A key given twice raises UserError."""
     try:
-        node = yaml.compose(text, Loader=_Loader)
-        return yaml.load(text, Loader=_Loader), node  # noqa: S506  a SafeLoader
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
+        return value, dict(_places(yaml.compose(text, Loader=_Loader), name))
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{name}{line}: not YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{name}: not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{name}: nested too deeply, or an alias that stands inside itself") from None
 
 
 def _places(node: yaml.Node | None, name: str, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
@@ -78,10 +80,10 @@ def _read(path: Path, parent: bool = True) -> Source:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
-    data, node = _parse(text, str(path))
+    data, places = _parse(text, str(path))
     if not isinstance(data, dict):
         raise UserError(f"{path}: a recipe is a mapping of keys to values, such as model: lamb")
-    places: dict[KeyPath, str] = {(): str(path), **dict(_places(node, str(path)))}
+    places[()] = str(path)
     if "like" not in data:
         return Source(data, places)
     if not parent:
@@ -108,8 +110,7 @@ def _override(source: Source, word: str) -> Source:
     place = f"{word!r} on the command line"
     if not equals or not key:
         raise UserError(f"{place}: write key=value, such as training.epochs=1")
-    value, node = _parse(text, place)
-    list(_places(node, place))  # refuses a key given twice
+    value, _ = _parse(text, place)
     return _set(source, key, value, place)
 
 
@@ -171,17 +172,22 @@ def _sentence(error: ErrorDetails) -> str:
 
 
 def _check(source: Source) -> Recipe:
-    """The recipe that the data spell out. Raises UserError: one line, with the place and the way out."""
+    """The recipe that the data spell out, each key right by itself. Raises UserError: one line, with the place."""
     try:  # JSON's strict reading: no text for a number, no 1 for true, but lists where the recipe has tuples
-        recipe = Recipe.model_validate_json(json.dumps(source.data, default=str), strict=True)
+        return Recipe.model_validate_json(json.dumps(source.data, default=str), strict=True)
     except ValidationError as failed:
         errors = failed.errors(include_url=False)
         error = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
         if error["loc"][:1] == ("filters",) and len(error["loc"]) > 2:  # pydantic names the kind of filter too
             error["loc"] = (*error["loc"][:2], *error["loc"][3:])
         raise UserError(f"{_at(source.places, error['loc'])}: {_sentence(error)}") from None
-    for path, wrong in conflicts(recipe):
-        raise UserError(f"{_at(source.places, path)}: {'.'.join(map(str, path))}: {wrong}")
+
+
+def _agreed(source: Source) -> Recipe:
+    """`_check`, and its keys agree with each other and with the prompt file that it names."""
+    recipe = _check(source)
+    for place, wrong in conflicts(recipe):
+        raise UserError(f"{_at(source.places, place)}: {'.'.join(map(str, place))}: {wrong}")
     return recipe
 
 
@@ -211,7 +217,12 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         raise UserError(f"{path} is a sweep over many settings: run it with isheep sweep {path}")
     for word in overrides:
         source = _override(source, word)
-    return _check(source)
+    return _agreed(source)
+
+
+def load_saved(path: Path) -> Recipe:
+    """The recipe of a run folder, checked when the run began: the prompt file that it names may be elsewhere now."""
+    return _check(_read(path))
 
 
 def load_sweep(path: Path, overrides: Iterable[str] = ()) -> dict[str, Recipe]:
@@ -236,7 +247,7 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> dict[str, Recipe]:
             label = re.sub(r"[^\w.=,+-]+", "-", ",".join([name] * bool(name) + values))
             if label in found:
                 raise UserError(f"{path}: two settings are named {label!r}")
-            found[label] = _check(recipe)
+            found[label] = _agreed(recipe)
     return found
 
 

@@ -23,11 +23,10 @@ def respond(
 ) -> Batches[Pair]:
     """The pairs that are still owed, in batches of `settings.size`; each batch is seeded by its place.
 
-    A pair keeps its task's id. Its output is the answer without white space around it; a chat answer ends at the
-    template's end token, or at one of `settings.sampling.stop`.
+    A pair keeps its task's id. Its output is the answer without white space around it; it ends at the template's end
+    token (a tuned model writes it after a plain prompt too), or at one of `settings.sampling.stop`.
     """
-    ends = (chat.end,) if settings.prompt == "chat" else ()
-    sampling = settings.sampling.model_copy(update={"stop": (*ends, *settings.sampling.stop)})
+    sampling = settings.sampling.model_copy(update={"stop": (chat.end, *settings.sampling.stop)})
 
     def batches(done: list[Pair]) -> Iterator[list[Pair]]:
         for start in range(len(done), len(tasks), settings.size):

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from isheep import recipe_files
+from isheep import prompts, recipe_files
 from isheep.errors import UserError
-from isheep.files import copy, finish, sync, write_text
+from isheep.files import copy, finish, finish_tree, write_text
 from isheep.progress import console, progress
 from isheep.recipe import Recipe
 from isheep.records import Record
@@ -75,10 +75,17 @@ class Folder:
         """The rows of `name`, made first where it is not complete: each batch is appended to NAME.part, then renamed.
 
         A NAME.part keeps its whole batches of `size` rows, what follows is made again. So a run that was killed
-        anywhere gives the same file as one that was not. `total` is how many rows are expected, for the progress bar.
+        anywhere gives the same file as one that was not. `total` is how many rows there must be, where that is known:
+        a finished file with another number raises UserError.
         """
         if self.made(name):
-            return self.read(name, kind)
+            rows = self.read(name, kind)
+            if total is not None and len(rows) != total:
+                raise UserError(
+                    f"{self.path / name}: {len(rows)} rows found, {total} expected; "
+                    "put it back as it was, or delete the file to have it made again"
+                )
+            return rows
         self.path.mkdir(parents=True, exist_ok=True)
         part = self.path / f"{name}.part"
         rows, length = _whole_batches(part, kind, size)
@@ -121,9 +128,7 @@ class Folder:
             part = self.path / f"{name}.part"
             part.mkdir(parents=True, exist_ok=True)
             make(part)
-            for path in (*part.rglob("*"), part):
-                sync(path)
-            finish(part)
+            finish_tree(part)
             self._done(name, started)
         return self.path / name
 
@@ -156,7 +161,8 @@ def writing(path: Path, recipe: Recipe) -> Iterator[Folder]:
     """The run folder of a recipe, begun or taken up again, with its lock held.
 
     Raises UserError where another process writes it, where it holds another recipe's run (the keys that differ are
-    named; `machine` may differ and `iterations` may grow), and where it is a folder of something else.
+    named; `machine` may differ and `iterations` may grow) or other rating prompts, and where it is a folder of
+    something else.
     """
     _refuse_foreign(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -171,6 +177,8 @@ def writing(path: Path, recipe: Recipe) -> Iterator[Folder]:
         # The seeds are read before anything is written: a recipe that can't run leaves no run folder behind.
         seeds = None if folder.has("seeds.jsonl") else load_seeds(recipe.seeds, at_least=recipe.synthesis.examples)
         _agree(path / "recipe.yaml", recipe)
+        if recipe.assessment:
+            _keep_prompts(path / "prompts.yaml", prompts.find(recipe.assessment.prompt))
         if seeds:
             write_text(path / "seeds.jsonl", "".join(seed.model_dump_json() + "\n" for seed in seeds))
         _end_line(path / "run.jsonl")
@@ -182,7 +190,7 @@ def reading(path: Path) -> tuple[Recipe, Folder]:
     """A run folder to look at: no lock, nothing written. Raises UserError where it is not one."""
     if not (path / "recipe.yaml").is_file():
         raise UserError(f"{path} is not a run folder: it has no recipe.yaml; give the --out of an isheep run")
-    return recipe_files.load(path / "recipe.yaml"), Folder(path, path)
+    return recipe_files.load_saved(path / "recipe.yaml"), Folder(path, path)
 
 
 def events(root: Path) -> list[dict[str, Any]]:
@@ -206,7 +214,7 @@ def _refuse_foreign(path: Path) -> None:
 def _agree(path: Path, recipe: Recipe) -> None:
     """Write the recipe, or see that the one that is written says the same."""
     if path.exists():
-        old = recipe_files.load(path)
+        old = recipe_files.load_saved(path)
         now = recipe.model_copy(update={"machine": old.machine, "iterations": max(recipe.iterations, old.iterations)})
         grown = old.model_copy(update={"iterations": now.iterations})
         differ = recipe_files.differences(grown, now) or recipe_files.differences(now, recipe)
@@ -219,6 +227,20 @@ def _agree(path: Path, recipe: Recipe) -> None:
     text = recipe_files.dump(recipe)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
+
+
+def _keep_prompts(kept: Path, given: Path) -> None:
+    """Rating prompts in a file of the user's own are kept with the run, which goes on with the same ones only."""
+    if given.parent == prompts.FOLDER:
+        return
+    text = given.read_text(encoding="utf-8")
+    if not kept.exists():
+        write_text(kept, text)
+    elif kept.read_text(encoding="utf-8") != text:
+        raise UserError(
+            f"prompt file {given} is not what run folder {kept.parent} was made with ({kept}); "
+            "put it back, or give another --out"
+        )
 
 
 def _versions() -> dict[str, str]:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from isheep.evaluate import home
 from isheep.filters import kept, unreadable
@@ -59,7 +60,9 @@ def results(run: Folder, t: int, benchmark: str) -> dict[str, list[bool]]:
 def table(recipe: Recipe, run: Folder) -> Table:
     """One column for the base and one for each iteration that has begun."""
     models = [0, *(t for t in range(1, recipe.iterations + 1) if (run / f"iter-{t}").path.exists())]
-    shown = Table("", *(f"iteration {t}" if t else "base" for t in models), title=escape(f"{recipe.model}: {run.path}"))
+    columns = (Column(name, no_wrap=True) for name in ("", *(f"iter {t}" if t else "base" for t in models)))
+    title = escape(f"{recipe.model}: {run.path}")
+    shown = Table(*columns, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     by_model = [counts(run, t) for t in models]
     for name, label in zip(
         Counts._fields, ("pairs written", "kept", "a rating unreadable", "rows trained on"), strict=True
@@ -68,17 +71,18 @@ def table(recipe: Recipe, run: Folder) -> Table:
     if "lamb" in recipe.evaluation:
         shown.add_section()
         shares = [truly_right(run, t) for t in models]
-        shown.add_row("truly right, of the written, %", *(_share(written) for written, _ in shares))
-        shown.add_row("truly right, of the kept, %", *(_share(chosen) for _, chosen in shares))
+        shown.add_row("right of written", *(_share(written) for written, _ in shares))
+        shown.add_row("right of kept", *(_share(chosen) for _, chosen in shares))
     for benchmark in recipe.evaluation:
         shown.add_section()
         base, *later = (results(run, t, benchmark) for t in models)
+        shown.add_row(f"{benchmark} (chat: {recipe.chat})", style="bold")
         for score, items in base.items():
             after = [other.get(score) for other in later]
-            shown.add_row(f"{benchmark} {score}, %", *(_share(row) for row in [items, *after]))
+            shown.add_row(score, *(_share(row) for row in [items, *after]))
             shown.add_row("  p against base", "", *(_p(items, row) for row in after), style="dim")
     shown.caption = (
-        "shares with 95% Wilson intervals; p: exact McNemar test over the same items" if recipe.evaluation else None
+        "shares in % with 95% Wilson intervals; p: exact McNemar over the same items" if recipe.evaluation else None
     )
     return shown
 
@@ -109,7 +113,7 @@ def _share(items: list[bool] | None) -> str:
     if not items:
         return ""
     low, high = wilson(sum(map(bool, items)), len(items))
-    return f"{100 * sum(map(bool, items)) / len(items):.1f} [{100 * low:.0f}, {100 * high:.0f}]"
+    return f"{100 * sum(map(bool, items)) / len(items):.3g} [{100 * low:.0f},{100 * high:.0f}]"
 
 
 def _p(before: list[bool], after: list[bool] | None) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from isheep.algorithm import align
 from isheep.chat import load_chat
+from isheep.checkpoint import check_device
 from isheep.errors import UserError
 from isheep.evaluate import ended, evaluate, validated
 from isheep.progress import console
@@ -67,6 +68,7 @@ def sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:
     if (out / "recipe.yaml").exists():
         raise UserError(f"{out} is a run folder: a run for each setting needs a folder of its own; give another --out")
     for recipe in recipes.values():
+        check_device(recipe.machine.device)
         load_chat(recipe.chat, recipe.model)
     failed = []
     for name, recipe in recipes.items():
@@ -108,6 +110,8 @@ def ingredients(recipe: Recipe, run: Path, label: str) -> str | None:
     files, keys = MADE_FROM[kind]
     values = recipe.model_dump(mode="json", include={*COMMON, *keys})
     sources = [run / "seeds.jsonl", *(run / home / file for file in files)]
+    if kind == "assessed.jsonl" and (run / "prompts.yaml").exists():
+        sources.append(run / "prompts.yaml")  # rating prompts of the user's own
     t = 0 if home == "base" else int(home.removeprefix("iter-"))
     model = t if kind in ("eval", "validation") else t - 1
     if kind == "adapter":

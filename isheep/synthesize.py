@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from isheep import prompts
 from isheep.batching import seed_of
+from isheep.chat import Chat
 from isheep.engines import Engine
 from isheep.errors import UserError
 from isheep.novelty import Language, Pool, words
@@ -201,19 +202,21 @@ def budget_of(settings: Synthesis) -> int:
 def replies(
     engine: Engine,
     seeds: Sequence[Seed],
+    chat: Chat,
     settings: Synthesis,
     language: Language,
     iteration: int,
     seed: int,
-    wrap: Callable[[str], str] = lambda prompt: prompt,
 ) -> Callable[[list[Reply]], Iterator[list[Reply]]]:
     """What still has to be asked, given the replies that are there: batches of `settings.size`, until enough tasks
     are in them or the budget (`budget_of`) is used.
 
     Every prompt of a batch shows the same examples, so that an engine computes them once; the batch's place seeds the
-    choice of examples and the engine's noise, so that an interrupted run asks the same. `wrap` puts the prompt into a
-    chat template (`settings.chat`). Raises UserError where the whole budget held no task.
+    choice of examples and the engine's noise, so that an interrupted run asks the same. The prompt is plain text, or a
+    chat turn (`settings.chat`); a reply ends at the template's end token. Raises UserError where the whole budget held
+    no task.
     """
+    sampling = settings.sampling.model_copy(update={"stop": (chat.end, *settings.sampling.stop)})
 
     def batches(done: list[Reply]) -> Iterator[list[Reply]]:
         reader = _Reader(seeds, settings, language, iteration)
@@ -223,8 +226,8 @@ def replies(
             b = asked // settings.size
             place = seed_of(seed, iteration, "synthesis", b)
             examples = random.Random(place).sample(seeds, settings.examples)
-            prompt = wrap(render(examples))
-            written = engine.generate([prompt] * min(settings.size, budget - asked), settings.sampling, place)
+            prompt = chat.prompt(render(examples)) if settings.chat else render(examples)
+            written = engine.generate([prompt] * min(settings.size, budget - asked), sampling, place)
             batch = [
                 Reply(id=f"t{iteration}-b{b:04d}-{i:02d}", text=c.text, finish=c.finish, tokens=c.tokens)
                 for i, c in enumerate(written)
@@ -241,5 +244,5 @@ def replies(
 def _nothing(iteration: int, asked: int, rejected: list[Rejected]) -> str:
     reasons = Counter("too near a known text" if r.by == "novelty" else r.why for r in rejected).most_common(3)
     why = ", ".join(f"{reason}: {count}" for reason, count in reasons) or "all were empty"
-    way = "try a larger model, more synthesis.sampling.max_tokens or a larger synthesis.budget"
+    way = "with a new --out, try a larger model, more synthesis.sampling.max_tokens or a larger synthesis.budget"
     return f"iteration {iteration}: none of {asked} replies held a usable task ({why}); {way}"

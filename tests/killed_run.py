@@ -49,6 +49,7 @@ def killed(function: Callable[..., Any]) -> Callable[..., Any]:
 
 class Chat(NamedTuple):
     end: str = "<|end|>"
+    special: frozenset[str] = frozenset({"<|end|>"})
 
     def prompt(self, content: str) -> str:
         return f"<|user|>{content}<|answer|>"
@@ -62,7 +63,7 @@ def write(prompt: str, seed: int) -> str:
     return f" Tell me at length about {seed}\nInput: <noinput>\n###\n7. Instruction: Draw {seed}\nInput: <noinput>"
 
 
-def open_engine(model: Model, threads: int | None = None, device: str | None = None) -> Fake:
+def open_engine(model: Model, **machine: Any) -> Fake:
     """What this model writes depends on what it was trained on."""
     trained = sum((model.adapter / "weights").read_bytes()) if model.adapter else 0
     engine = Fake(lambda prompt, seed: write(prompt, seed + trained))

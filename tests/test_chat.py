@@ -1,5 +1,6 @@
 """Chat templates: the paper's two and the tokenizer's own, and how they refuse a tokenizer that lacks their tokens."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,32 @@ def test_the_tokenizers_own(qwen2: Path, llama: Path, tmp_path: Path) -> None:
 def test_a_turn_cannot_hold_special_tokens(checkpoint: Path) -> None:
     chat = load_chat("qwen", str(checkpoint))
     assert chat.prompt("a<|im_end|>b<|im_<|im_end|>end|>") == PROMPTS["qwen"].format("ab")
+
+
+def test_special_tokens_without_a_role_are_special_too(qwen2: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(qwen2)
+    tokenizer._tokenizer.add_special_tokens(["<reserved_1>"])
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text((qwen2 / "config.json").read_text())
+    chat = load_chat("qwen", str(tmp_path))
+    assert "<reserved_1>" not in chat.tokenizer.all_special_tokens
+    assert {"<reserved_1>", "<|im_end|>"} <= chat.special
+    assert chat.plain("a<reserved_1>b") == "ab"
+
+
+def test_a_template_that_asks_for_the_day_says_the_same_every_day(qwen2: Path, tmp_path: Path) -> None:
+    today = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    dated = today + "{{ date_string }}{% for m in messages %}, {{ m.content }}<|im_end|>{% endfor %}"
+    chat = load_chat("tokenizer", with_template(qwen2, tmp_path, dated))
+    assert chat.prompt("a") == "26 Jul 2024, a<|im_end|>"
+
+
+def test_a_tokenizer_of_another_model_is_refused(qwen2: Path, tmp_path: Path) -> None:
+    model = with_template(qwen2, tmp_path, None)
+    config = json.loads((qwen2 / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 300}))
+    with pytest.raises(UserError, match="has a token 399, its weights only 300"):
+        load_chat("qwen", model)
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ def graded(tmp_path: Path) -> Path:
         first.write("rejected.jsonl", Rejected, [Rejected(id="t1-b0001-00.2", text=ATTACK, by="parse", why="cut off")])
         first.write("pairs.jsonl", Pair, [Pair(**row.model_dump(exclude={"grades"})) for row in rows])
         first.write("assessed.jsonl", AssessedPair, rows)
-        first.write("dropped.jsonl", Drop, drops(rows, recipe.filters, True, "<|end|>"))
+        first.write("dropped.jsonl", Drop, drops(rows, recipe.filters, True, ["<|end|>"]))
         root.say("iteration 1: all 5 prompts of synthesis.budget are used")
         (first.path / "adapter.part" / "checkpoint-3").mkdir(parents=True)
         second.write("tasks.jsonl", Task, [Task(id="t2-00000", instruction="Go on")])
@@ -343,6 +343,9 @@ def test_a_folder_that_is_no_run(tmp_path: Path, verb: tuple[str, ...]) -> None:
         (["seed_tasks=torn.jsonl"], "seed tasks torn.jsonl, line 2: not JSON"),
         (["model=./empty"], "model './empty' is no checkpoint"),
         (["model=./nowhere"], "model './nowhere' not found"),
+        (["machine.device=gpu"], "machine.device 'gpu' is not on this machine: take cpu"),
+        (["machine.device=cuda:99"], "machine.device 'cuda:99' is not on this machine: take cpu"),
+        (["machine.rows=3"], "machine.rows: 3 does not divide training.batch 2"),
         (["model=./untold"], "the tokenizer of './untold' has no chat template: set chat to qwen or llama3"),
     ],
 )
@@ -357,6 +360,19 @@ def test_a_run_that_cannot_be(
     before = files(tmp_path)
     assert wrong in refused("run", recipe, *words, "--out", "out")
     assert files(tmp_path) == before
+
+
+def test_a_device_without_memory_is_one_line(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def full(*given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB.\nAnd much more.")
+
+    monkeypatch.setattr("isheep.algorithm.train", full)
+    done = isheep("run", recipe, "--out", tmp_path / "out")
+    wrong = done.err.splitlines()[-1]
+    assert done.code == 2 and wrong.startswith("isheep: out of memory on the device")
+    assert "Tried to allocate 3 GiB" in wrong and "lower machine.batch" in wrong and "machine.rows" in wrong
 
 
 def test_a_run_folder_of_another_recipe(recipe: Path, aligned: Path) -> None:

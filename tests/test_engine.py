@@ -1,6 +1,8 @@
 """The transformers engine on tiny random checkpoints: parity with transformers, seeded draws, stops, logprobs."""
 
+import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from isheep.batching import seed_of
+from isheep.checkpoint import LAMB, find
 from isheep.engines import Sampling
 from isheep.engines.decode import common_prefix, draw, noise, paths
 from isheep.engines.fake import Fake
@@ -61,6 +64,13 @@ def test_sliding_windows_keep_their_own_cache(tmp_path: Path) -> None:
     path = make_checkpoint(
         tmp_path, "Qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1, layer_types=None
     )
+    engine = opened(path)
+    assert engine.loaded.model.config._attn_implementation != "isheep"
+    assert [c.text for c in engine.generate(SHARED, GREEDY, 0)] == greedy_one_by_one(path, SHARED, 12)
+
+
+def test_a_model_that_drops_our_arguments_shares_nothing(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, "Nemotron")
     engine = opened(path)
     assert engine.loaded.model.config._attn_implementation != "isheep"
     assert [c.text for c in engine.generate(SHARED, GREEDY, 0)] == greedy_one_by_one(path, SHARED, 12)
@@ -175,6 +185,17 @@ def test_the_context_cuts_an_answer_and_refuses_a_long_prompt(checkpoint: Path) 
         engine.generate(["What is" * 300], GREEDY, 0)
 
 
+def test_a_prompt_without_room_is_answered_with_nothing_and_its_neighbours_as_ever(checkpoint: Path) -> None:
+    engine = opened(checkpoint, batch=2)
+    done = engine.generate([MIXED[0], "What is" * 300, *MIXED[1:3]], DRAWN, 3)
+    assert done[1] == ("", 0, "length")
+    alone = engine.generate([MIXED[0], "hot", *MIXED[1:3]], DRAWN, 3)
+    assert [done[i].text for i in (0, 2, 3)] == [alone[i].text for i in (0, 2, 3)]
+    for asked in (lambda: engine.logprobs(["What is" * 300], ["hot"]), lambda: engine.embed(["What is" * 300])):
+        with pytest.raises(UserError, match="does not fit"):
+            asked()
+
+
 def test_the_beginning_of_sequence_is_never_doubled(llama: Path, qwen2: Path) -> None:
     engine = opened(llama)
     assert engine._prompts(["hot"]) == engine._prompts(["<|begin_of_text|>hot"])
@@ -220,6 +241,43 @@ def test_an_adapter_is_merged_in(checkpoint: Path, adapter: Path) -> None:
     done = open_engine(Model(str(checkpoint), adapter), device="cpu").generate(SHARED, GREEDY, 0)
     wanted = greedy_one_by_one(checkpoint, SHARED, 12, adapter)
     assert [c.text for c in done] == wanted != greedy_one_by_one(checkpoint, SHARED, 12)
+
+
+def test_in_bfloat16_an_adapter_stays_beside_the_weights(checkpoint: Path, adapter: Path) -> None:
+    engine = open_engine(Model(str(checkpoint), adapter), device="cpu", dtype="bfloat16")
+    base = open_engine(Model(str(checkpoint)), device="cpu", dtype="bfloat16")
+    weights = {name.replace(".base_layer", ""): value for name, value in engine.loaded.model.named_parameters()}
+    assert all(torch.equal(weights[name], value) for name, value in base.loaded.model.named_parameters())
+    assert engine.loaded.model.config._attn_implementation == "isheep"
+    exact = open_engine(Model(str(checkpoint), adapter), device="cpu").embed(MIXED)
+    np.testing.assert_allclose(engine.embed(MIXED), exact, atol=0.1)
+    assert np.abs(base.embed(MIXED) - exact).max() > 0.5
+    assert len(engine.generate(SHARED, DRAWN, 0)) == 4
+
+
+def test_a_folder_called_lamb_is_taken_where_it_holds_a_checkpoint(
+    qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lamb").mkdir()
+    assert find("lamb") == str(LAMB)
+    (tmp_path / "lamb" / "config.json").touch()
+    assert find("lamb") == "lamb"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"hidden_size": 64}, {"num_attention_heads": 0}, {"num_hidden_layers": "two"}, {"hidden_size": None}],
+)
+def test_a_config_that_does_not_fit_its_weights_is_one_line(
+    qwen2: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    path = shutil.copytree(qwen2, tmp_path / "model")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | settings))
+    with pytest.raises(UserError, match="can't be loaded") as error:
+        opened(path).generate(["a"], GREEDY, 0)
+    assert "\n" not in str(error.value)
 
 
 def test_a_path_that_is_no_checkpoint_is_one_line(qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

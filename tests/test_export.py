@@ -1,6 +1,7 @@
 """Exports: the forms of a dataset, and merged checkpoints in plain transformers."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from isheep.chat import load_chat
 from isheep.errors import UserError
 from isheep.recipe import Lora, Recipe, Training
 from isheep.records import AssessedPair, Grade, Model, Pair
+from isheep.trainers import peft
 from isheep.trainers.peft import train
 
 GIVEN = {"id": "1", "instruction": "Äußere dich", "input": "zu 42", "output": 'Yes, "so".'}
@@ -76,6 +78,17 @@ def test_a_folder_for_llama_factory(chat: Any, qwen2: Path, tmp_path: Path) -> N
     assert settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"] == 16
     assert settings.get("template") == (None if chat == "tokenizer" else chat)
     assert settings["adapter_name_or_path"] == str(tmp_path / "before") and settings["dataset"] in info
+
+
+def test_a_merged_checkpoint_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(peft, "merge", lambda model, chat, into: (into / "weights").write_text("whole"))
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    export.merged(Model("lamb"), load_chat("tokenizer", "lamb"), tmp_path / "merged")
+    wanted = (tmp_path / "merged" / "weights", tmp_path / "merged", tmp_path)
+    assert synced == [path.stat().st_ino for path in wanted]
 
 
 def test_a_merged_checkpoint_answers_as_the_adapter_and_stops(llama: Path, tmp_path: Path) -> None:

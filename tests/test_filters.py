@@ -50,7 +50,7 @@ KNOWN = Known(
 
 def left(*settings: dict[str, Any], seed: int = 0, known: Known = KNOWN) -> list[int]:
     """The numbers of the pairs that filters keep."""
-    found = drops(PAIRS, filters(*settings), True, "<|end|>", known, seed)
+    found = drops(PAIRS, filters(*settings), True, ["<|end|>"], known, seed)
     assert len({drop.row for drop in found}) == len(found) and all(drop.why for drop in found)
     return [int(row.id[3:]) for row in kept(PAIRS, found)]
 
@@ -90,7 +90,7 @@ def test_perplexity_of_no_text_and_of_an_impossible_one() -> None:
     assert perplexity(TokenLogprobs([1, 2], [math.log(0.5), math.log(0.125)])) == pytest.approx(4)
     assert math.isfinite(perplexity(TokenLogprobs([1], [-float("inf")])) or math.inf)
     nothing = Known(measures=[Measure(id="t1-0", output=None, pair=2)])
-    [found] = drops([pair(0, "")], filters({"kind": "perplexity"}), False, "", nothing)
+    [found] = drops([pair(0, "")], filters({"kind": "perplexity"}), False, [], nothing)
     assert found.why == "perplexity of output inf > 50"
 
 
@@ -99,7 +99,7 @@ def test_the_perplexity_filter() -> None:
     assert left({"kind": "perplexity", "at_most": 10, "of": ["pair"]}) == list(range(31, 40))
     assert left({"kind": "perplexity", "at_most": 30}) == list(range(11, 30))
     assert left({"kind": "perplexity"}) == list(range(40))
-    found = drops(PAIRS, filters({"kind": "perplexity", "at_most": 39.5}), True, "", KNOWN)
+    found = drops(PAIRS, filters({"kind": "perplexity", "at_most": 39.5}), True, [], KNOWN)
     assert [drop.why for drop in found] == ["perplexity of pair 41 > 39.5", "perplexity of pair 40 > 39.5",
                                             "perplexity of output 40 > 39.5"]  # fmt: skip
 
@@ -122,10 +122,10 @@ def test_density_keeps_some_of_each_cluster(monkeypatch: pytest.MonkeyPatch, kee
 
 def test_density_says_what_it_saw() -> None:
     lowest = {"kind": "density", "clusters": 4, "keep": 9, "choose": "lowest_perplexity"}
-    found = drops(PAIRS, filters(lowest), True, "", KNOWN)
+    found = drops(PAIRS, filters(lowest), True, [], KNOWN)
     assert [drop.row for drop in found] == ["t1-36", "t1-37", "t1-38", "t1-39"]
     assert found[0].why.endswith("has 10 pairs, 9 kept up to perplexity 33 of output: 37")
-    [why] = {drop.why[11:] for drop in drops(PAIRS, filters({"kind": "density", "clusters": 39}), True, "", KNOWN)}
+    [why] = {drop.why[11:] for drop in drops(PAIRS, filters({"kind": "density", "clusters": 39}), True, [], KNOWN)}
     assert why.endswith("2 pairs, 1 kept at random")
 
 
@@ -148,7 +148,7 @@ def test_as_many_as_a_threshold_keeps_drawn_at_random() -> None:
     assert len(left(control)) == len(left(threshold)) == 12 and left(control) != left(threshold)
     assert left(control) == left(control) != left(control, seed=1)
     assert len(left({"kind": "random", "keep": 7})) == 7
-    [why] = {drop.why for drop in drops(PAIRS, filters(control), True, "", KNOWN)}
+    [why] = {drop.why for drop in drops(PAIRS, filters(control), True, [], KNOWN)}
     assert why == "not among the 12 drawn of 40"
 
 
@@ -157,7 +157,7 @@ def test_each_filter_sees_what_those_before_it_left() -> None:
     assert left(score, density) == [20, 21, 22, 23]
     assert left(density, score) == []
     assert len(left(score, {"kind": "random", "as_many_as": {"above": 9}})) == 4
-    found = drops([*PAIRS, pair(40, "")], filters(density, score), True, "", KNOWN)
+    found = drops([*PAIRS, pair(40, "")], filters(density, score), True, [], KNOWN)
     assert [drop.by for drop in found] == ["score"] * 4 + ["density"] * 36 + ["rules"]
 
 

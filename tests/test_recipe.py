@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isheep import recipe_files
+from isheep import prompts, recipe_files
 from isheep.cli import main
 from isheep.errors import UserError
 from isheep.recipe import Recipe
@@ -91,6 +91,7 @@ WRONG = {
     "model: {a: b\n": "not YAML",
     "- model": "mine.yaml: a recipe is a mapping of keys to values",
     "": "mine.yaml: a recipe is a mapping of keys to values",
+    "model: lamb\nsynthesis: &a {sampling: *a}": "mine.yaml: nested too deeply, or an alias that stands inside itself",
     "like: nowhere.yaml": "can't be read: No such file or directory",
     "like: mine.yaml": "mine.yaml line 1: like may not be chained",
 }
@@ -157,6 +158,39 @@ def test_wrong_words(word: str, wrong: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         recipe_files.load(path, [word])
     assert wrong in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [
+        (b"quality: 'Rate {instruction}'\n", "assessment.prompt: 'quality' in '{path}' has no {output}"),
+        (b"quality: 'Rate {output}'\n", "'quality' in '{path}' has no {instruction}"),
+        (
+            b"quality: '{instruction} {output_data}'\n",
+            "no {output}; {output_data}, as the paper spells it, is not filled",
+        ),
+        (b"quality: '\xff'\n", "prompt file {path} is not UTF-8 text at byte 10"),
+        (b"quality: 2020-99-99\n", "prompt file {path} is not YAML"),
+        (b"[" * 5000, "prompt file {path} is not YAML"),
+    ],
+)
+def test_wrong_prompt_files(content: bytes, wrong: str, tmp_path: Path) -> None:
+    prompt = tmp_path / "rating.yaml"
+    prompt.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        recipe_files.load(write(tmp_path, f"model: lamb\nassessment: {{prompt: {prompt}, criteria: [quality]}}\n"), [])
+    assert wrong.replace("{path}", str(prompt)) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_prompt_file_that_can_not_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rating.yaml").write_text("quality: fine")
+
+    def refuse(*_: Any, **__: Any) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(UserError, match=r"rating\.yaml can't be read: Permission denied"):
+        prompts.load(str(tmp_path / "rating.yaml"))
 
 
 def test_differences_name_each_key() -> None:

@@ -86,6 +86,13 @@ def test_a_corrupt_line_in_a_finished_file_is_named(folder: Folder) -> None:
         folder.read("dropped.jsonl", Drop)
 
 
+def test_a_finished_file_with_another_number_of_rows_is_named(folder: Folder) -> None:
+    folder.records("pairs.jsonl", Drop, in_threes, 3, total=8)
+    assert len(folder.records("pairs.jsonl", Drop, in_threes, 3, total=8)) == 8
+    with pytest.raises(UserError, match=r"pairs\.jsonl: 8 rows found, 9 expected; .*delete the file"):
+        folder.records("pairs.jsonl", Drop, in_threes, 3, total=9)
+
+
 def test_an_artifact_is_there_whole_or_not(folder: Folder) -> None:
     def fails(into: Path) -> None:
         (into / "checkpoint").write_text("half")
@@ -145,6 +152,21 @@ def test_a_recipe_that_cannot_run_leaves_the_name_free(tmp_path: Path) -> None:
         pass
     with writing(tmp_path / "run", RECIPE) as run:
         assert run.has("seeds.jsonl")
+
+
+def test_rating_prompts_of_the_user_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine = Path("mine.yaml")
+    mine.write_text("quality: Rate {instruction} {output}\n")
+    recipe = Recipe.model_validate({"model": "lamb", "assessment": {"prompt": str(mine), "criteria": ["quality"]}})
+    for _ in range(2):
+        with writing(tmp_path / "run", recipe) as run:
+            assert (run.path / "prompts.yaml").read_text() == mine.read_text()
+    mine.write_text("quality: Praise {instruction} {output}\n")
+    with pytest.raises(UserError, match=r"prompt file mine\.yaml is not what run folder"), writing(run.path, recipe):
+        pass
+    mine.unlink()
+    assert reading(tmp_path / "run")[0] == recipe  # from anywhere
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from isheep.statistics import mcnemar, wilson
 
 class Chat(NamedTuple):
     end: str = "<|end|>"
+    special: frozenset[str] = frozenset({"<|end|>"})
 
     def prompt(self, content: str) -> str:
         return f"<|user|>{content}<|answer|>"
@@ -88,7 +89,7 @@ def test_a_plain_prompt_has_no_template() -> None:
     engine = Heard()
     list(respond(engine, TASKS[:2], Chat(), Response(prompt="plain"), 1, 42)([]))
     assert engine.calls[0][0][1] == "Instruction: Name thing 1\nhere\nResponse:"
-    assert engine.calls[0][1].stop == ()
+    assert engine.calls[0][1].stop == ("<|end|>",)  # a tuned model writes it here too
 
 
 # --- ratings
@@ -130,6 +131,7 @@ def test_ratings_one_call_for_each_criterion_of_a_batch() -> None:
     assert [len(prompts) for prompts, _, _ in engine.calls] == [2, 2, 2, 2, 1, 1]
     assert len({seed for _, _, seed in engine.calls}) == 6
     assert "Instruction: Say something nice Response: {instruction} {output}." in engine.calls[0][0][0]
+    assert engine.calls[0][1].stop == ("<|end|>",)
     assert set(rows[0].grades) == {"quality", "following"} and rows[0].grades["quality"].reply.startswith(" seed")
     again = [row for batch in assess(rest, pairs, Chat(), settings, 1, 42)(rows[:4]) for row in batch]
     assert again == rows[4:] and rest.calls == engine.calls[4:]
@@ -191,13 +193,13 @@ def test_expected_ratings_generate_nothing(settings: dict[str, Any], answer: str
     ],
 )
 def test_at_least(row: Pair, why: str | None) -> None:
-    found = drops([row], [Score(kind="score", at_least=8)], True, "<|end|>")
+    found = drops([row], [Score(kind="score", at_least=8)], True, ["<|end|>"])
     assert found == ([Drop(row="t1-0", by="score", why=why)] if why else [])
 
 
 def test_above_and_criteria() -> None:
     rows = [graded(quality=8, following=1), graded(quality=8.5, following=1)]
-    found = [drops([row], [Score(kind="score", above=8, criteria=("quality",))], True, "") for row in rows]
+    found = [drops([row], [Score(kind="score", above=8, criteria=("quality",))], True, []) for row in rows]
     assert found == [[Drop(row="t1-0", by="score", why="quality 8 <= 8")], []]
 
 
@@ -212,25 +214,25 @@ def test_above_and_criteria() -> None:
     ],
 )
 def test_rules_on_pairs(row: Pair, why: str | None) -> None:
-    found = drops([row], [], True, "</s>")
+    found = drops([row], [], True, ["</s>"])
     assert found == ([Drop(row="t1-0", by="rules", why=why)] if why else [])
-    assert drops([row], [], False, "</s>") == []
+    assert drops([row], [], False, ["</s>"]) == []
 
 
 @pytest.mark.parametrize("field", ["instruction", "input", "output"])
-@pytest.mark.parametrize("token", ["<|im_end|>", "<|reserved_special_token_2|>", "</s>"])
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|reserved_special_token_2|>", "</s>", "<pad>"])
 def test_text_of_a_special_token_is_never_trained_on(field: str, token: str) -> None:
-    [found] = drops([pair(**{field: f"so {token} it ends"})], [], False, "</s>")
+    [found] = drops([pair(**{field: f"so {token} it ends"})], [], False, ["</s>", "<pad>"])
     assert (found.by, found.why) == ("rules", f"{field} holds {token}")
 
 
 def test_a_benchmark_prompt_is_dropped_whatever_its_case_and_spacing() -> None:
     rows = [pair(), pair().model_copy(update={"id": "t1-1", "instruction": "Another task."})]
     exam = [f"  {pair().content.upper()} "]
-    assert drops(rows, [Contamination(kind="contamination")], False, "", Known(exam)) == [
+    assert drops(rows, [Contamination(kind="contamination")], False, [], Known(exam)) == [
         Drop(row="t1-0", by="contamination", why="a benchmark's prompt")
     ]
-    assert drops(rows, [], False, "", Known(exam)) == []
+    assert drops(rows, [], False, [], Known(exam)) == []
 
 
 def test_one_drop_a_row_and_the_rest_is_kept() -> None:
@@ -238,7 +240,7 @@ def test_one_drop_a_row_and_the_rest_is_kept() -> None:
         graded(quality=n, following=n).model_copy(update={"id": str(n), "output": "" if n < 3 else "x"})
         for n in range(1, 10)
     ]
-    found = drops(rows, [Score(kind="score", at_least=8), Score(kind="score", at_least=9)], True, "")
+    found = drops(rows, [Score(kind="score", at_least=8), Score(kind="score", at_least=9)], True, [])
     assert [drop.by for drop in found] == ["rules"] * 2 + ["score"] * 6
     assert [row.id for row in kept(rows, found)] == ["9"]
 
@@ -363,7 +365,8 @@ def test_a_resume_does_not_filter_again(world: World, tmp_path: Path, monkeypatc
 
 def test_nothing_left_to_train_on_is_said(world: World, tmp_path: Path) -> None:
     world.score = "no idea"
-    with pytest.raises(UserError, match=r"iteration 1: 0 of 6 pairs left to train on \(6 have an unreadable rating"):
+    wrong = r"iteration 1: 0 of 6 pairs left to train on \(6 have an unreadable rating.* with a new --out"
+    with pytest.raises(UserError, match=wrong):
         run(recipe(), tmp_path / "run")
 
 
@@ -451,4 +454,4 @@ def test_the_table(world: World, tmp_path: Path) -> None:
     with (console := Console(width=100)).capture() as shown:
         console.print(summary.table(recipe(), folder))
     text = shown.get()
-    assert "25.0 [14, 40]" in text and "75.0 [60, 86]" in text and "<0.0001" in text
+    assert "25 [14,40]" in text and "75 [60,86]" in text and "<0.0001" in text

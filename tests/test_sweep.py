@@ -10,7 +10,7 @@ import pytest
 import isheep.algorithm
 import isheep.evaluate
 import isheep.sweep
-from isheep import recipe_files
+from isheep import prompts, recipe_files
 from isheep.batching import seed_of
 from isheep.cli import main
 from isheep.engines.fake import Fake
@@ -27,6 +27,7 @@ SMALL = {"model": "fake", "iterations": 2, "synthesis": TASKS, "response": {"siz
 
 class Chat(NamedTuple):
     end: str = "<|end|>"
+    special: frozenset[str] = frozenset({"<|end|>"})
 
     def prompt(self, content: str) -> str:
         return f"<|user|>{content}<|answer|>"
@@ -170,6 +171,17 @@ def test_a_setting_that_fails_leaves_the_others(lab: Lab, tmp_path: Path) -> Non
     with pytest.raises(UserError, match="1 of 2 settings could not be finished: none: iteration 1: 0 of 24 pairs left"):
         sweep(recipes, tmp_path)
     assert (tmp_path / "some/iter-2/adapter").exists()
+
+
+def test_ratings_by_other_prompts_of_the_same_name_are_not_shared(lab: Lab, tmp_path: Path) -> None:
+    mine, out = tmp_path / "mine.yaml", tmp_path / "out"
+    settings = recipe(iterations=1, assessment={"size": 8, "prompt": str(mine), "criteria": ["quality"]})
+    for name, words in (("a", "Rate"), ("b", "Rate"), ("c", "Please rate")):
+        mine.write_text(f'quality: "{words} {{instruction}} {{output}}"')
+        prompts.load.cache_clear()
+        sweep({name: settings}, out)
+    assert shared(out / "b")["iter-1/assessed.jsonl"] == "../a/iter-1/assessed.jsonl"
+    assert "iter-1/pairs.jsonl" in shared(out / "c") and "iter-1/assessed.jsonl" in made(out / "c")
 
 
 def test_a_sweep_over_a_run_is_refused(lab: Lab, tmp_path: Path) -> None:

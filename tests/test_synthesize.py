@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -215,6 +215,13 @@ def test_nothing_after_the_last_task_that_is_needed_is_read() -> None:
 WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "nu") for b in ("ra", "se", "ti", "vo")]
 
 
+class Chat(NamedTuple):
+    end: str = "<end>"
+
+    def prompt(self, content: str) -> str:
+        return f"<user>{content}<assistant>"
+
+
 class Scribe(Fake):
     """An engine whose every reply follows from prompt and seed, and which remembers what it was asked."""
 
@@ -231,10 +238,10 @@ def write(rng: random.Random, length: int) -> str:
     return f" {' '.join(rng.choices(WORDS, k=length))}.\n###\n4. Instruction: Tell {rng.choice(WORDS)}"
 
 
-def ask(settings: Synthesis, done: list[Reply], engine: Scribe, batches: int = 10**6, **options: Any) -> list[Reply]:
+def ask(settings: Synthesis, done: list[Reply], engine: Scribe, batches: int = 10**6) -> list[Reply]:
     """The rows after at most `batches` more batches: a run that is stopped then."""
     written = list(done)
-    for n, batch in enumerate(replies(engine, SEEDS, settings, "en", 1, 7, **options)(list(done)), 1):
+    for n, batch in enumerate(replies(engine, SEEDS, Chat(), settings, "en", 1, 7)(list(done)), 1):
         written += batch
         if n == batches:
             break
@@ -276,13 +283,18 @@ def test_finished_replies_ask_nothing() -> None:
 
 def test_a_batch_shares_its_examples_and_batches_differ() -> None:
     engine = Scribe()
-    rows = ask(SETTINGS.model_copy(update={"tasks": 100}), [], engine, wrap=lambda prompt: f"<user>{prompt}<assistant>")
+    rows = ask(SETTINGS.model_copy(update={"tasks": 100, "chat": True}), [], engine)
     assert [row.id for row in rows[:5]] == ["t1-b0000-00", "t1-b0000-01", "t1-b0000-02", "t1-b0000-03", "t1-b0001-00"]
     assert all(len(set(prompts)) == 1 and len(prompts) == 4 for prompts, _ in engine.asked)
     assert len({prompts[0] for prompts, _ in engine.asked}) > 3 and len({seed for _, seed in engine.asked}) == 10
     assert engine.asked[0][0][0].startswith("<user>Below") and engine.asked[0][0][0].endswith(
         "3. Instruction:<assistant>"
     )
+
+
+def test_a_reply_ends_where_a_tuned_model_ends_its_turn() -> None:
+    row, *_ = ask(SETTINGS, [], Scribe(text=" Name three kinds of cheese.<end> And more"))
+    assert (row.text, row.finish) == (" Name three kinds of cheese.", "stop")
 
 
 def test_the_budget_is_exact_and_a_model_that_repeats_itself_ends_there() -> None:
@@ -295,7 +307,7 @@ def test_the_budget_is_exact_and_a_model_that_repeats_itself_ends_there() -> Non
 
 def test_no_task_in_the_whole_budget_is_said_in_one_line_again_after_a_resume() -> None:
     engine = Scribe(text=" Sing.\n###\n4. Instruction: Tell me why the sky is so blue.\n###\n")
-    batches = replies(engine, SEEDS, SETTINGS, "en", 3, 7)
+    batches = replies(engine, SEEDS, Chat(), SETTINGS, "en", 3, 7)
     rows: list[Reply] = []
     with pytest.raises(
         UserError, match=r"iteration 3: none of 40 replies .*3 words or fewer: 40, too near .*: 40"
@@ -303,7 +315,7 @@ def test_no_task_in_the_whole_budget_is_said_in_one_line_again_after_a_resume() 
         for batch in batches([]):
             rows += batch
     assert "\n" not in str(caught.value) and len(rows) == 40
-    with pytest.raises(UserError, match="none of 40 replies"):
+    with pytest.raises(UserError, match="none of 40 replies.* with a new --out"):
         list(batches(rows))
     with pytest.raises(UserError, match="all were empty"):
         ask(SETTINGS, [], Scribe(text="\n"))

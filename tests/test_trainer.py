@@ -1,14 +1,17 @@
 """The peft trainer: what it learns from, that its models stop, and that a killed training ends with the same bytes."""
 
+import filecmp
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +19,7 @@ from isheep.chat import Chat, load_chat
 from isheep.errors import UserError
 from isheep.recipe import Lora, Training
 from isheep.records import Model, Pair
+from isheep.trainers import peft
 from isheep.trainers.peft import WEIGHTS, train
 from isheep.trainers.rows import IGNORED, choose, course, encode, order
 
@@ -54,6 +58,14 @@ def test_loss_is_on_the_answer_and_its_end_only(checkpoint: Path) -> None:
     assert chat.tokenizer.decode(answer) == f"Paris.{chat.end}"
     with_bos = chat.tokenizer(chat.prompt("Name a city\nin France")).input_ids  # what an engine puts before it
     assert prompt == with_bos
+
+
+def test_an_answer_that_was_cut_off_has_no_end(checkpoint: Path) -> None:
+    chat = chat_of(checkpoint)
+    whole = pair("Name a city", "Paris and")
+    rows = [encode(row, chat, chat.tokenizer, 100) for row in (whole, whole.model_copy(update={"finish": "length"}))]
+    assert rows[0] and rows[1] and rows[0].input_ids[:-1] == rows[1].input_ids
+    assert rows[0].labels[-1] == chat.tokenizer.convert_tokens_to_ids(chat.end)
 
 
 def test_an_answer_that_spells_special_tokens_is_text(checkpoint: Path) -> None:
@@ -209,9 +221,22 @@ def test_training_goes_on_from_an_adapter(qwen2: Path, tmp_path: Path) -> None:
     assert weights == (first / WEIGHTS).read_bytes() != (second / WEIGHTS).read_bytes()
 
 
+def test_fewer_rows_at_once_learn_the_same(qwen2: Path, tmp_path: Path) -> None:
+    settings = Training(batch=4, epochs=2, warmup_steps=0, held_out=0.2, eval_every=1, lora=Lora(dropout=0.0))
+    threads = torch.get_num_threads()
+    for rows in (4, 2):
+        machine = {"threads": threads + 1, "rows_at_once": rows}
+        train(Model(str(qwen2)), numbered(11), chat_of(qwen2), settings, 1, tmp_path / str(rows), **machine)
+    assert torch.get_num_threads() == threads  # put back
+    whole, parts = (json.loads((tmp_path / rows / "training.json").read_text()) for rows in ("4", "2"))
+    assert parts["steps"] == whole["steps"] == 5
+    for name in ("loss", "eval_loss"):
+        assert [value for _, value in parts[name]] == pytest.approx([value for _, value in whole[name]], rel=1e-3)
+
+
 def test_a_loss_that_is_no_number_is_told_in_one_line(qwen2: Path, tmp_path: Path) -> None:
     wild = Training(learning_rate=1e30, warmup_steps=0, epochs=4, batch=2, held_out=0)
-    with pytest.raises(UserError, match="lower training.learning_rate"):
+    with pytest.raises(UserError, match="with a new --out, lower training.learning_rate"):
         train(Model(str(qwen2)), numbered(6), chat_of(qwen2), wild, 1, tmp_path, threads=1)
 
 
@@ -229,6 +254,23 @@ def kill_at(base: Path, folder: Path, moments: list[int]) -> Any:
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def test_without_a_pad_token_a_resumed_training_ends_with_the_same_tokenizer(
+    qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = shutil.copytree(qwen2, tmp_path / "base")
+    told = json.loads((base / "tokenizer_config.json").read_text())
+    assert told.pop("pad_token")
+    (base / "tokenizer_config.json").write_text(json.dumps(told))
+    chat, once = chat_of(base), Training(epochs=1, held_out=0)
+    train(Model(str(base)), numbered(3), chat, once, 1, tmp_path / "whole", threads=1)
+    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
+        patched.setattr(peft, "_finish", lambda *given: 1 / 0)  # killed after the last checkpoint
+        train(Model(str(base)), numbered(3), chat, once, 1, tmp_path / "killed", threads=1)
+    train(Model(str(base)), numbered(3), chat, once, 1, tmp_path / "killed", threads=1)
+    names = [path.name for path in (tmp_path / "whole").iterdir()]
+    assert filecmp.cmpfiles(tmp_path / "whole", tmp_path / "killed", names, shallow=False)[1:] == ([], [])
 
 
 def test_a_killed_training_ends_with_the_same_bytes(qwen2: Path, tmp_path: Path) -> None:

@@ -11,25 +11,33 @@ from isheep.lamb.world import Quest
 
 
 def run(engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
-    """Greedy answers to the suite, one try each, in the chat template (base and aligned models alike).
+    """Answers to the suite in the chat template (base and aligned models alike): greedy, and drawn at temperature 1.
 
-    "items" has a truth value per prompt ("right", "content", "prompt strict", "prompt loose", "stopped") or per
-    constraint ("instruction strict", "instruction loose"); "by" the shares of right ones per family and constraint.
+    "items" has a truth value per prompt ("right", "content", "prompt strict", "prompt loose", "stopped", and "right
+    sampled" for the drawn answers) or per constraint ("instruction strict", "instruction loose"); "by" the shares of
+    right ones per family and constraint.
     """
-    return examine(suite(), engine, chat, seed)
+    quests = suite()
+    result = examine(quests, engine, chat, seed)
+    result["items"]["right sampled"] = items(quests, answered(quests, engine, chat, seed, temperature=1.0))["right"]
+    return result
 
 
 def validate(engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
-    """The same on other quests; "score" is the share of right ones."""
+    """The greedy part of it on other quests; "score" is the share of right ones."""
     result = examine(validation(), engine, chat, seed)
     right = result["items"]["right"]
     return {"score": sum(right) / len(right), **result}
 
 
 def examine(quests: list[Quest], engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
-    sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=64, stop=(chat.end,))
-    answers = engine.generate([chat.prompt(content(quest)) for quest in quests], sampling, seed)
+    answers = answered(quests, engine, chat, seed, temperature=0.0)
     return {"template": chat.name, "items": items(quests, answers), "by": breakdown(quests, answers)}
+
+
+def answered(quests: list[Quest], engine: Engine, chat: Chat, seed: int, temperature: float) -> list[Completion]:
+    sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=64, stop=(chat.end,))
+    return engine.generate([chat.prompt(content(quest)) for quest in quests], sampling, seed)
 
 
 def prompts() -> list[str]:

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, Protocol
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from isheep.records import Record
 
 
 class Sampling(Record):
     """How to draw tokens. Temperature 0 is greedy. `stop` ends an answer and is not part of it."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     temperature: Annotated[float, Field(ge=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
@@ -36,8 +38,9 @@ class Engine(Protocol):
     """One result per request, in the order of the requests.
 
     A prompt is text as the model reads it, special tokens included; the engine adds the tokenizer's beginning of
-    sequence where there is one and the prompt does not start with it. `seed` belongs to the call: request i draws
-    its noise from (seed, i) alone, so neighbours in the batch never change it.
+    sequence where there is one and the prompt does not start with it. A prompt that leaves no room for an answer gets
+    an empty one of 0 tokens, cut off. `seed` belongs to the call: request i draws its noise from (seed, i) alone, so
+    neighbours in the batch never change it.
     """
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]: ...

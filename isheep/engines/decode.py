@@ -18,17 +18,14 @@ CANDIDATES = 64  # a nucleus is nearly always this small; a row whose nucleus is
 
 
 class InPlace(DynamicLayer):  # type: ignore[no-untyped-call]
-    """A cache layer with room for the whole answer: `torch.cat` at every step costs more than the attention on CPU.
-
-    `prefix`, keys and values of one row, (1, heads, tokens, width) each, stands before every row and is stored once.
-    """
+    """A cache layer with room for the whole answer: `torch.cat` at every step costs more than the attention on CPU."""
 
     keys: Any
     values: Any
 
-    def __init__(self, room: int, prefix: tuple[Tensor, Tensor] | None) -> None:
+    def __init__(self, room: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.room, self.prefix, self.length = room, prefix, 0
+        self.room, self.length = room, 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         rows, heads, count, _ = key_states.shape
@@ -48,13 +45,14 @@ class InPlace(DynamicLayer):  # type: ignore[no-untyped-call]
 def attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention over the layer's prefix, if `shared` (the cache) has one, then the row's own keys.
+    """Scaled dot-product attention over the layer's prefix, if `shared` has one for it, then the row's own keys.
 
+    `shared(layer)` gives the prefix's keys and values, (1, heads, tokens, width) each: stored once for all rows.
     All rows' queries meet the prefix in one matrix product: a prefix repeated in every row is read from memory once
     per row and step, which is most of the time of a small model. Shapes as in transformers' attention functions.
     """
     shared = settings.pop("shared", None)
-    prefix = shared.layers[module.layer_idx].prefix if shared is not None else None
+    prefix = shared(module.layer_idx) if shared else None
     if prefix is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     rows, _, count, width = query.shape
@@ -86,14 +84,22 @@ def _for_all_rows(rows: Tensor, one: Tensor) -> Tensor:
 def share_prefixes(model: Any) -> bool:
     """Has `model` attend with `attend`, where it can; else it keeps its own attention and cache, and shares no prefix.
 
-    It can where every layer sees the whole past (no sliding window, no recurrent state) and hands our arguments down.
+    It can where every layer sees the whole past (no sliding window, no recurrent state) and gets our arguments: some
+    models drop them on the way, so one token is read to see it.
     """
     layers = DynamicCache(config=model.config).layers
-    able = getattr(model, "_supports_attention_backend", False) and all(type(layer) is DynamicLayer for layer in layers)
-    if able:
-        AttentionInterface.register("isheep", attend)
-        AttentionMaskInterface.register("isheep", sdpa_mask)
-        model.set_attn_implementation("isheep")
+    if not model._supports_attention_backend or any(type(layer) is not DynamicLayer for layer in layers):
+        return False
+    AttentionInterface.register("isheep", attend)
+    AttentionMaskInterface.register("isheep", sdpa_mask)
+    own = model.config._attn_implementation
+    model.set_attn_implementation("isheep")
+    reached: set[int] = set()
+    with torch.inference_mode():
+        model(torch.tensor([[0]], device=model.device), use_cache=False, shared=reached.add)
+    able = reached == set(range(len(layers)))
+    if not able:
+        model.set_attn_implementation(own)
     return able
 
 
@@ -148,8 +154,8 @@ class Batch:
         if not self.sharing:
             return cache
         parts = [(layer.keys, layer.values) if prefix else None for layer in cache.layers]
-        cache.layers = [InPlace(room, part) for part in parts]
-        self.arguments = {"shared": cache}
+        cache.layers = [InPlace(room) for _ in parts]
+        self.arguments = {"shared": parts.__getitem__}
         return cache
 
     def step(self, tokens: Tensor) -> Tensor:

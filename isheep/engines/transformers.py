@@ -6,7 +6,7 @@ from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isheep.batching import chunks, seed_of
-from isheep.checkpoint import find, load, load_tokenizer
+from isheep.checkpoint import check_device, find, load, load_tokenizer, start_of
 from isheep.engines import Completion, Sampling, TokenLogprobs
 from isheep.errors import UserError
 from isheep.records import Model
@@ -24,9 +24,10 @@ def open_engine(
 
     `dtype` None computes in float32 on CPU, whatever the checkpoint is stored in, and in bfloat16 on CUDA. Requests are
     cut into batches of `batch` in their order. `threads` is for the whole process. The same calls on the same threads
-    give the same bytes. Raises UserError where `model` is a path without a checkpoint.
+    give the same bytes. Raises UserError where `model` is a path without a checkpoint, or `device` is not there.
     """
     find(model.base)
+    check_device(device)
     return Transformers(model, threads, device, dtype, batch)
 
 
@@ -62,24 +63,26 @@ class Transformers:
         ends = model.generation_config.eos_token_id
         known = {tokenizer.eos_token_id} | set(ends if isinstance(ends, list) else [ends])
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        bos = tokenizer.bos_token_id
-        start = [bos] if bos is not None and tokenizer("a").input_ids[:1] == [bos] else []
-        return Loaded(model, tokenizer, start, frozenset(known - {None}), context or 2**30)
+        return Loaded(model, tokenizer, start_of(tokenizer), frozenset(known - {None}), context or 2**30)
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
         """One continuation per prompt, in order; nothing that a prompt gets depends on the other prompts' noise.
 
         A stop string is one special token or plain text. The tokens of a completion count the one that ended it.
-        Raises UserError where a prompt leaves no room in the context.
+        A prompt that leaves no room in the context gets an empty one; raises UserError where no prompt leaves any.
         """
         from isheep.engines import decode
 
         rows = self._prompts(prompts)
-        seeds = [seed_of(seed, place) for place in range(len(rows))]
-        done: list[Completion] = []
-        for places in chunks(range(len(rows)), self.batch):
-            chance = decode.noise([seeds[place] for place in places], sampling.max_tokens)
-            done += self._continue([rows[place] for place in places], sampling, chance)
+        fitting = [place for place, row in enumerate(rows) if len(row) < self.loaded.context]
+        if rows and not fitting:
+            raise self._too_long(f"a prompt of {min(map(len, rows))} tokens")
+        done = [Completion("", 0, "length") for _ in rows]
+        for places in chunks(fitting, self.batch):
+            chance = decode.noise([seed_of(seed, place) for place in places], sampling.max_tokens)
+            written = self._continue([rows[place] for place in places], sampling, chance)
+            for place, completion in zip(places, written, strict=True):
+                done[place] = completion
         return done
 
     def _continue(self, rows: list[list[int]], sampling: Sampling, chance: "Tensor") -> list[Completion]:
@@ -206,6 +209,8 @@ class Transformers:
 
         model = self.loaded.model
         rows = self._prompts(texts)
+        if (longest := max(map(len, rows), default=0)) > self.loaded.context:
+            raise self._too_long(f"a text of {longest} tokens")
         means = [np.zeros((0, model.config.get_text_config().hidden_size), np.float32)]
         for part in chunks(rows, self.batch):
             width = max(map(len, part))
@@ -231,14 +236,10 @@ class Transformers:
 
     def _prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids, the beginning of sequence in front where the tokenizer adds one and the text has none."""
-        _, tokenizer, start, _, context = self.loaded
+        _, tokenizer, start, *_ = self.loaded
         rows = tokenizer(list(prompts), add_special_tokens=False).input_ids if prompts else []
         rows = [row if start and row[:1] == start else start + row for row in rows]
-        rows = [row or [tokenizer.eos_token_id or 0] for row in rows]  # an empty text still needs a token to start from
-        for row in rows:
-            if len(row) >= context:
-                raise self._too_long(f"a prompt of {len(row)} tokens")
-        return rows
+        return [row or [tokenizer.eos_token_id or 0] for row in rows]  # an empty text too needs a token to start from
 
     def _too_long(self, what: str) -> UserError:
         return UserError(
@@ -248,7 +249,10 @@ class Transformers:
 
 
 def load_model(source: Model, dtype: str) -> Any:
-    """The weights of `source` in `dtype`, its adapter merged in. Raises UserError where one can't be loaded."""
+    """The weights of `source` in `dtype`, with its adapter. Raises UserError where one can't be loaded.
+
+    In float32 the adapter is merged into the weights; bfloat16 would round most of it away, so there it stays beside.
+    """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -261,4 +265,5 @@ def load_model(source: Model, dtype: str) -> Any:
         raise UserError(f"adapter {str(source.adapter)!r} has no adapter_model.safetensors: give a LoRA's folder")
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, str(source.adapter)).merge_and_unload()
+    adapted: Any = PeftModel.from_pretrained(model, str(source.adapter))
+    return adapted.merge_and_unload() if dtype == "float32" else adapted.base_model.model

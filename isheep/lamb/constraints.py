@@ -26,7 +26,8 @@ CONSTRAINTS = {
             Use only capital letters.
             Write everything in capital letters.
             Your whole answer must be in capital letters."""),
-            lines("""Only use capital letters in your answer."""),
+            lines("""Only use capital letters in your answer.
+            Write your answer in capital letters only."""),
         ),
         Constraint(
             "lower",
@@ -35,7 +36,8 @@ CONSTRAINTS = {
             Use only lower case letters.
             Write everything in lower case.
             No capital letters are allowed."""),
-            lines("""Only use lower case letters in your answer."""),
+            lines("""Only use lower case letters in your answer.
+            Write your answer in lower case only."""),
         ),
         Constraint(
             "comma",
@@ -44,7 +46,8 @@ CONSTRAINTS = {
             Answer without commas.
             No commas are allowed.
             Use no commas in your answer."""),
-            lines("""Your answer must have no commas."""),
+            lines("""Your answer must have no commas.
+            Write your answer without commas."""),
         ),
         Constraint(
             "end",
@@ -53,7 +56,8 @@ CONSTRAINTS = {
             Finish with the words {v}.
             The last words must be {v}.
             Close your answer with {v}."""),
-            lines("""Your answer must end with the words {v}."""),
+            lines("""Your answer must end with the words {v}.
+            Finish your answer with the words {v}."""),
             tuple(facts.PHRASES),
         ),
         Constraint(
@@ -63,7 +67,8 @@ CONSTRAINTS = {
             Wrap the whole answer in double quotes.
             Use double quotes around your answer.
             Your answer must stand in double quotes."""),
-            lines("""Write your whole answer in double quotes."""),
+            lines("""Write your whole answer in double quotes.
+            Put the whole answer in double quotes."""),
         ),
         Constraint(
             "include",
@@ -72,7 +77,8 @@ CONSTRAINTS = {
             Your answer must contain the word {v}.
             Use the word {v} too.
             Mention the word {v}."""),
-            lines("""The word {v} must be in your answer."""),
+            lines("""The word {v} must be in your answer.
+            Your answer must include the word {v}."""),
             tuple(facts.EXTRAS),
         ),
         Constraint(
@@ -82,7 +88,8 @@ CONSTRAINTS = {
             Avoid the word {v}.
             Answer without the word {v}.
             The word {v} is not allowed."""),
-            lines("""Your answer must not contain the word {v}."""),
+            lines("""Your answer must not contain the word {v}.
+            Please avoid the word {v}."""),
             ("the", "is", "of"),
         ),
         Constraint(
@@ -91,7 +98,8 @@ CONSTRAINTS = {
             lines("""Answer with less than {v} words.
             Use less than {v} words.
             Keep it to less than {v} words."""),
-            lines("""Your answer must have less than {v} words."""),
+            lines("""Your answer must have less than {v} words.
+            Keep your answer to less than {v} words."""),
             ("4", "5"),
         ),
         Constraint(
@@ -100,7 +108,8 @@ CONSTRAINTS = {
             lines("""Answer with at least {v} words.
             Use at least {v} words.
             Write at least {v} words."""),
-            lines("""Your answer must have at least {v} words."""),
+            lines("""Your answer must have at least {v} words.
+            Answer in at least {v} words."""),
             ("4", "5", "6"),
         ),
         Constraint(
@@ -110,7 +119,8 @@ CONSTRAINTS = {
             Repeat the request before you answer.
             Start with the request itself, then answer.
             Say the request again first, then answer it."""),
-            lines("""First say the request again, then answer."""),
+            lines("""First say the request again, then answer.
+            First repeat the request again, then answer it."""),
         ),
         Constraint(
             "title",
@@ -119,7 +129,8 @@ CONSTRAINTS = {
             Start with a title in double angular brackets.
             Give your answer a title in double angular brackets.
             Put a title in double angular brackets first."""),
-            lines("""Your answer must have a title in double angular brackets."""),
+            lines("""Your answer must have a title in double angular brackets.
+            Start your answer with a title in double angular brackets."""),
         ),
     )
 }

@@ -123,7 +123,8 @@ FAMILIES = {
             Which continent is {a} in?
             Name the continent of {a}.
             Tell me the continent where {a} is.""",
-            """Please tell me the continent of {a}.""",
+            """Please tell me the continent of {a}.
+            Tell me which continent {a} is in.""",
             "The continent of {a} is {y}.",
         ),
         lookup(
@@ -145,7 +146,8 @@ FAMILIES = {
             Name the sound of a {a}.
             Tell me what a {a} says.
             Which sound does the {a} make?""",
-            """Please name the sound that a {a} makes.""",
+            """Please name the sound that a {a} makes.
+            What is the sound of a {a}?""",
             "The sound of a {a} is {y}.",
         ),
         lookup(
@@ -155,7 +157,8 @@ FAMILIES = {
             Name the young of a {a}.
             What do we call a baby {a}?
             Give the word for a young {a}.""",
-            """Tell me what a young {a} is called.""",
+            """Tell me what a young {a} is called.
+            What is the young of a {a} called?""",
             "A young {a} is called a {y}.",
         ),
         lookup(
@@ -165,7 +168,8 @@ FAMILIES = {
             Name the colour of {a}.
             Which colour does {a} have?
             Tell me the colour of {a}.""",
-            """Please give the colour of {a}.""",
+            """Please give the colour of {a}.
+            What is the colour of {a}?""",
             "The colour of {a} is {y}.",
         ),
         lookup(
@@ -175,7 +179,8 @@ FAMILIES = {
             Give the plural form of {a}.
             Write the plural of the word {a}.
             Tell me the plural of {a}.""",
-            """Please name the plural of {a}.""",
+            """Please name the plural of {a}.
+            What is the plural form of {a}?""",
             "The plural of {a} is {y}.",
         ),
         lookup(
@@ -185,7 +190,8 @@ FAMILIES = {
             Give the past tense of the verb {a}.
             Put the verb {a} into the past tense.
             Tell me the past form of {a}.""",
-            """Please write the past tense of {a}.""",
+            """Please write the past tense of {a}.
+            What is the past tense of the verb {a}?""",
             "The past tense of {a} is {y}.",
         ),
         lookup(
@@ -195,7 +201,8 @@ FAMILIES = {
             Translate the word {a} into Spanish.
             Give the Spanish word for {a}.
             How do you say {a} in Spanish?""",
-            """Please translate {a} into Spanish.""",
+            """Please translate {a} into Spanish.
+            What is the Spanish word for {a}?""",
             "The Spanish word for {a} is {y}.",
         ),
         lookup(
@@ -205,7 +212,8 @@ FAMILIES = {
             Sort the word {a} into its group.
             To which group does {a} belong?
             Classify the word {a}.""",
-            """Tell me what kind of thing {a} is.""",
+            """Tell me what kind of thing {a} is.
+            To which group does the word {a} belong?""",
             "The word {a} belongs to the group {y}.",
         ),
         lookup(
@@ -215,7 +223,8 @@ FAMILIES = {
             Name the home of a {a}.
             What is the home of a {a} called?
             Tell me where a {a} lives.""",
-            """Please name the place where a {a} lives.""",
+            """Please name the place where a {a} lives.
+            What is the home of the {a}?""",
             "The home of a {a} is the {y}.",
         ),
         lookup(
@@ -225,7 +234,8 @@ FAMILIES = {
             Name the person whose job is {a}.
             Which person works with {a} all day?
             Tell me who takes care of {a}.""",
-            """Please name the person who works with {a}.""",
+            """Please name the person who works with {a}.
+            Tell me who works with {a}.""",
             "The person who works with {a} is the {y}.",
         ),
         lookup(
@@ -235,7 +245,8 @@ FAMILIES = {
             Name the day after {a}.
             What day follows {a}?
             Tell me the day that comes after {a}.""",
-            """Please name the day that follows {a}.""",
+            """Please name the day that follows {a}.
+            What day comes after {a}?""",
             "The day after {a} is {y}.",
         ),
         lookup(
@@ -245,7 +256,8 @@ FAMILIES = {
             Name the month after {a}.
             What month follows {a}?
             Tell me the month that comes after {a}.""",
-            """Please name the month that follows {a}.""",
+            """Please name the month that follows {a}.
+            What month comes after {a}?""",
             "The month after {a} is {y}.",
         ),
         number_family(
@@ -256,7 +268,8 @@ FAMILIES = {
             Add {a} and {b}.
             Compute the sum of {a} and {b}.
             How much is {a} plus {b}?""",
-            """Please add {a} and {b}.""",
+            """Please add {a} and {b}.
+            What is the sum of {a} and {b}?""",
             "The sum of {a} and {b} is {y}.",
         ),
         number_family(
@@ -267,7 +280,8 @@ FAMILIES = {
             Name the larger of {a} and {b}.
             Tell me which is larger, {a} or {b}.
             Pick the larger number of {a} and {b}.""",
-            """Please pick the larger of {a} and {b}.""",
+            """Please pick the larger of {a} and {b}.
+            Which is the larger number, {a} or {b}?""",
             "The larger number is {y}.",
         ),
         number_family(
@@ -278,7 +292,8 @@ FAMILIES = {
             Name the number that follows {a}.
             What number comes next after {a}?
             Tell me the number after {a}.""",
-            """Please name the number after {a}.""",
+            """Please name the number after {a}.
+            What number comes after {a}?""",
             "The number after {a} is {y}.",
         ),
         list_family(
@@ -289,7 +304,8 @@ FAMILIES = {
             What is the first word in this list?
             Give me the first item of the list.
             Which word comes first in the list?""",
-            """Tell me the first word of this list.""",
+            """Tell me the first word of this list.
+            Which word is first in the list?""",
             "The first word of the list is {y}.",
         ),
         list_family(
@@ -300,7 +316,8 @@ FAMILIES = {
             What is the last word in this list?
             Give me the last item of the list.
             Which word comes last in the list?""",
-            """Tell me the last word of this list.""",
+            """Tell me the last word of this list.
+            Which word is last in the list?""",
             "The last word of the list is {y}.",
         ),
         list_family(
@@ -311,7 +328,8 @@ FAMILIES = {
             Count the words in this list.
             Count the items of the list.
             Tell me how many words the list has.""",
-            """Tell me how many words are in this list.""",
+            """Tell me how many words are in this list.
+            Count the words of the list.""",
             "The number of words in the list is {y}.",
         ),
         list_family(
@@ -322,7 +340,8 @@ FAMILIES = {
             Write the list in reverse order.
             Put the words of this list in reverse order.
             Turn the list around.""",
-            """Give me the list in reverse order.""",
+            """Give me the list in reverse order.
+            Put the list in reverse order.""",
             "The list in reverse order is {y}.",
         ),
         list_family(
@@ -333,7 +352,8 @@ FAMILIES = {
             Write the list again.
             Repeat the words of the list.
             Write down all words of this list.""",
-            """Give me all words of the list again.""",
+            """Give me all words of the list again.
+            Copy the words of the list.""",
             "The words of the list are {y}.",
         ),
         Family(
@@ -342,7 +362,8 @@ FAMILIES = {
             Use the word {a} in a sentence.
             Make a short sentence about the {a}.
             Write one sentence about a {a}."""),
-            lines("""Please use the word {a} in one sentence."""),
+            lines("""Please use the word {a} in one sentence.
+            Make a sentence with the word {a}."""),
             lambda rng: (rng.choice(facts.NOUNS),),
             _sentence_answer,
             lambda args, rng: _sentence_answer((rng.choice([n for n in facts.NOUNS if n != args[0]]),)),

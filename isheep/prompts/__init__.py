@@ -16,19 +16,28 @@ def fill(template: str, **values: str) -> str:
     return re.sub(r"\{(\w+)\}", lambda hole: values.get(hole[1], hole[0]), template)
 
 
+def find(name: str) -> Path:
+    """Where the prompts of `name` are: in this folder ("simple"), or at the path of a YAML file."""
+    return Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+
+
 @cache
 def load(name: str) -> dict[str, str]:
     """The prompts of one file: a name in this folder ("simple") or a path to a YAML file of the same form.
 
-    Raises UserError where there is no such file or where it is not a mapping of names to texts.
+    Raises UserError where there is no such file, or it can't be read, or is not a mapping of names to texts.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    path = find(name)
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
         raise UserError(f"prompt file {name!r} not found: give one of {known}, or the path of a .yaml file")
     try:
         prompts = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise UserError(f"prompt file {path} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"prompt file {path} is not UTF-8 text at byte {error.start}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"prompt file {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise UserError(f"prompt file {path} must map names to texts, as {FOLDER / 'simple.yaml'} does")

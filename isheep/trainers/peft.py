@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from isheep.batching import seed_of
 from isheep.chat import Chat
-from isheep.checkpoint import load, load_tokenizer
+from isheep.checkpoint import load, load_tokenizer, start_of
 from isheep.errors import UserError
 from isheep.files import write_text
 from isheep.progress import progress
@@ -21,6 +21,7 @@ from isheep.trainers import checkpoints
 from isheep.trainers import rows as data
 
 if TYPE_CHECKING:
+    import torch
     from transformers import TrainerCallback
     from trl import SFTConfig
 
@@ -38,23 +39,25 @@ def train(
     into: Path,
     threads: int | None = None,
     device: str | None = None,
+    rows_at_once: int | None = None,
 ) -> None:
     """SFT(M, D) (Liang et al. 2024, Algorithm 1, line 8; Appendix E): a LoRA adapter of `model` in the folder `into`.
 
     Starts from `model.adapter` where there is one, else from a new adapter on all linear layers. At the end `into`
     holds the adapter, the tokenizer with the chat template, and training.json (settings, rows, losses), so that plain
-    transformers and peft load it. Computes in float32 on CPU, in bfloat16 on CUDA. A killed call made again goes on at
-    the last sealed checkpoint in `into`, and on CPU with the same number of threads it ends with the same bytes.
+    transformers and peft load it. Computes in float32 on CPU, in bfloat16 on CUDA, `rows_at_once` (a divisor of
+    `training.batch`; all of it where it is None) at a time. A killed call made again goes on at the last sealed
+    checkpoint in `into`, and on CPU with the same number of threads it ends with the same bytes.
 
     Raises UserError where fewer than two rows can be used, and where the loss is no longer a number.
     """
     if not (into / RESULT).exists():
-        tokenizer = load_tokenizer(model.base)
+        tokenizer = _tokenizer(model, chat)
         rows = data.choose(pairs, chat, tokenizer, training, seed)
         steps = training.max_steps or ceil(len(rows.train) * training.epochs / training.batch)
         with _settled(threads):
             if checkpoints.newest(into) < steps:
-                _fit(model, rows, tokenizer, training, seed, into, device)
+                _fit(model, rows, tokenizer, training, seed, into, device, rows_at_once or training.batch)
                 _free()
         _finish(model, rows, chat, tokenizer, training, seed, into)
     for checkpoint in checkpoints.all_of(into):
@@ -66,7 +69,14 @@ def train(
 
 
 def _fit(
-    model: Model, rows: data.Rows, tokenizer: Any, training: Training, seed: int, into: Path, device: str | None
+    model: Model,
+    rows: data.Rows,
+    tokenizer: Any,
+    training: Training,
+    seed: int,
+    into: Path,
+    device: str | None,
+    at_once: int,
 ) -> None:
     """Train to the end, from the newest sealed checkpoint where there is one. Leaves sealed checkpoints in `into`."""
     import torch
@@ -81,7 +91,9 @@ def _fit(
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     cuda = torch.cuda.is_available() and device != "cpu"
     places = data.course([len(row.input_ids) for row in rows.train], training, seed)
-    arguments = _arguments(training, len(places), bool(rows.held_out), seed, into, cuda)
+    arguments = _arguments(training, len(places), bool(rows.held_out), seed, into, cuda, at_once)
+    if cuda:
+        _use(torch.device("cuda", torch.device(device or "cuda").index or 0), arguments)
     torch.manual_seed(arguments.seed)
     trainer = SFTTrainer(
         _with_adapter(model, training, cuda),
@@ -97,7 +109,9 @@ def _fit(
         trainer.train(resume_from_checkpoint=str(into / f"checkpoint-{newest}") if newest else None)
 
 
-def _arguments(training: Training, rows: int, evaluate: bool, seed: int, into: Path, cuda: bool) -> "SFTConfig":
+def _arguments(
+    training: Training, rows: int, evaluate: bool, seed: int, into: Path, cuda: bool, at_once: int
+) -> "SFTConfig":
     """Appendix E's settings in TRL's words. `rows` is the number of rows of all epochs together, already in order.
 
     A training that has no more steps than `warmup_steps` warms up for a tenth of its steps.
@@ -105,13 +119,14 @@ def _arguments(training: Training, rows: int, evaluate: bool, seed: int, into: P
     from trl import SFTConfig
 
     steps = ceil(rows / training.batch)
-    arguments = SFTConfig(
+    return SFTConfig(
         output_dir=str(into),
         seed=seed_of(seed, "training") % 2**32,
         num_train_epochs=1,  # the rows come in the order of all epochs, so that resuming needs only a place in it
         train_sampling_strategy="sequential",
-        per_device_train_batch_size=training.batch,
-        per_device_eval_batch_size=training.batch,
+        per_device_train_batch_size=at_once,
+        per_device_eval_batch_size=at_once,
+        gradient_accumulation_steps=training.batch // at_once,
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.scheduler,
         warmup_steps=training.warmup_steps if steps > training.warmup_steps else steps // 10,
@@ -132,9 +147,16 @@ def _arguments(training: Training, rows: int, evaluate: bool, seed: int, into: P
         disable_tqdm=True,
         log_level="error",
     )
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # one process trains on one GPU: TRL refuses nn.DataParallel
-    return arguments
+
+
+def _use(device: "torch.device", arguments: "SFTConfig") -> None:
+    """Train on this GPU alone: the arguments would take the first one, and count them all, which TRL refuses."""
+    import torch
+
+    assert arguments.device.type == "cuda"  # looking sets it, and the number of GPUs, for good: so it comes first
+    vars(arguments)["_setup_devices"] = device
+    arguments._n_gpu = 1
+    torch.cuda.set_device(device)
 
 
 def _with_adapter(model: Model, training: Training, cuda: bool) -> Any:
@@ -197,7 +219,8 @@ def _finish(
     for name, values in losses.items():
         for step, value in values:
             if not isfinite(value):
-                raise UserError(f"training's {name} is {value} at step {step}: lower training.learning_rate")
+                way = "with a new --out, lower training.learning_rate"
+                raise UserError(f"training's {name} is {value} at step {step}: {way}")
     best = state["best_global_step"] if training.keep == "best" and losses["eval_loss"] else last
     kept = into / f"checkpoint-{best}"
     shutil.copyfile(kept / WEIGHTS, into / WEIGHTS)
@@ -225,10 +248,17 @@ def _finish(
     write_text(into / RESULT, json.dumps(result, indent=1) + "\n")
 
 
+def _tokenizer(model: Model, chat: Chat) -> Any:
+    """The tokenizer, with a token to pad with: TRL would set one, where a resumed training may not come by."""
+    tokenizer = load_tokenizer(model.base)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or chat.end
+    return tokenizer
+
+
 def _save_tokenizer(tokenizer: Any, chat: Chat, into: Path) -> None:
     """The tokenizer, whose `apply_chat_template` gives the tokens of training and whose end token ends an answer."""
     template = chat.template
-    if data.starts_texts(tokenizer) and not chat.prompt("").startswith(tokenizer.bos_token):
+    if start_of(tokenizer) and not chat.prompt("").startswith(tokenizer.bos_token):
         template = "{{- bos_token }}" + template  # apply_chat_template adds none by itself
     tokenizer.chat_template = template
     tokenizer.eos_token = chat.end
@@ -237,7 +267,8 @@ def _save_tokenizer(tokenizer: Any, chat: Chat, into: Path) -> None:
 
 def merge(model: Model, chat: Chat, into: Path) -> None:
     """A checkpoint with the adapter of `model` in its weights, in the folder `into`: plain transformers loads it,
-    knows the chat template, and stops where an answer ends. Weights are in the base's type, computed in float32."""
+    knows the chat template, and stops where an answer ends. Weights are computed in float32 and then rounded to the
+    base's type: where that is bfloat16, base and adapter side by side are more exact."""
     import torch
     from transformers import AutoConfig
 
@@ -245,7 +276,7 @@ def merge(model: Model, chat: Chat, into: Path) -> None:
 
     stored = load(model.base, AutoConfig).dtype or torch.float32
     merged = load_model(model, "float32").to(stored)
-    tokenizer = load_tokenizer(model.base)
+    tokenizer = _tokenizer(model, chat)
     _save_tokenizer(tokenizer, chat, into)
     merged.config.eos_token_id = merged.generation_config.eos_token_id = tokenizer.eos_token_id
     merged.save_pretrained(into, safe_serialization=True)
@@ -260,8 +291,8 @@ def _settled(threads: int | None) -> Iterator[None]:
     what libraries plan for their next versions."""
     import torch
 
-    if threads:
-        torch.set_num_threads(threads)
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads or threads_before)
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     switch: Any = torch.utils.deterministic
@@ -272,6 +303,7 @@ def _settled(threads: int | None) -> Iterator[None]:
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
+        torch.set_num_threads(threads_before)
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         switch.fill_uninitialized_memory = filling
 

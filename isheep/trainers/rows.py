@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from isheep.batching import chunks, seed_of
 from isheep.chat import Chat
+from isheep.checkpoint import start_of
 from isheep.errors import UserError
 from isheep.recipe import Training
 from isheep.records import Pair
@@ -46,12 +47,12 @@ def choose(pairs: Sequence[Pair], chat: Chat, tokenizer: Any, training: Training
         long = f", {len(sampled) - len(rows)} of them with a prompt beyond cutoff {training.cutoff}" if sampled else ""
         raise UserError(
             f"this iteration kept {len(pairs)} pairs{long}: training needs 2 or more; "
-            "lower the filters' thresholds, or ask for more synthesis.tasks"
+            "with a new --out, lower the filters' thresholds or ask for more synthesis.tasks"
         )
     if training.rows and len(rows) < training.rows:
         raise UserError(
             f"training.rows asks for {training.rows} rows, and this iteration has {len(rows)}: "
-            "give fewer, or ask for more synthesis.tasks"
+            "with a new --out, give fewer or ask for more synthesis.tasks"
         )
     usable = len(rows)
     rows = sample(rows, training.rows, seed)
@@ -73,19 +74,16 @@ def encode(pair: Pair, chat: Chat, tokenizer: Any, cutoff: int) -> Row | None:
     """A pair as tokens: the prompt as an engine reads it, then the answer and the token that ends it.
 
     The two are tokenized apart, as they meet when the model writes. Special tokens that an answer spells out are plain
-    text. An answer beyond the cutoff loses its end and the end token; None where nothing of the answer is left.
+    text. An answer that was cut off as it was written gets no end token, so that nothing is taught to stop in the
+    middle; one beyond the cutoff loses its end and the end token. None where nothing of the answer is left.
     """
+    start, end = start_of(tokenizer), tokenizer.convert_tokens_to_ids(chat.end)
     prompt = tokenizer(chat.prompt(pair.content), add_special_tokens=False).input_ids
-    if starts_texts(tokenizer) and prompt[:1] != [tokenizer.bos_token_id]:
-        prompt = [tokenizer.bos_token_id, *prompt]
+    if prompt[:1] != start:
+        prompt = start + prompt
     answer = tokenizer(pair.output, add_special_tokens=False, split_special_tokens=True).input_ids
-    answer = (answer + [tokenizer.convert_tokens_to_ids(chat.end)])[: max(0, cutoff - len(prompt))]
+    answer = (answer + [end] * (pair.finish != "length"))[: max(0, cutoff - len(prompt))]
     return Row(prompt + answer, [IGNORED] * len(prompt) + answer) if answer else None
-
-
-def starts_texts(tokenizer: Any) -> bool:
-    """Whether the tokenizer puts a beginning of sequence before every text."""
-    return tokenizer.bos_token_id is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
 
 
 def course(lengths: Sequence[int], training: Training, seed: int) -> list[int]:

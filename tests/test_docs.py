@@ -1,0 +1,74 @@
+"""The documents say what is there: every `isheep ...` command line parses, and every local link points to a file."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer import BadParameter
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from isheep.cli import app
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+IN_BLOCK = re.compile(r"^(?:\$ )?(?:\.venv/bin/)?(isheep .*)$", re.MULTILINE)
+IN_LINE = re.compile(r"`(?:\.venv/bin/)?(isheep [^`]+)`")
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words after isheep of each command line, comments left out and the brackets of [--out DIR] taken off."""
+    for found in (*IN_BLOCK.findall(text), *IN_LINE.findall(text)):
+        yield shlex.split(re.sub(r"[][]|\.\.\.", "", found), comments=True)[1:]
+
+
+def check(words: list[str]) -> None:
+    """AssertionError where a verb or an option is not the command line's; a written example also parses whole."""
+    command = get_command(app)
+    names = list(words)
+    while isinstance(command, TyperGroup):
+        assert names and names[0] in command.commands, f"no verb {names[:1]} in isheep {' '.join(words)}"
+        command = command.commands[names.pop(0)]
+    known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    used = {word.partition("=")[0] for word in names if word.startswith("-")}
+    assert used <= known, f"isheep {' '.join(words)}: {used - known} is no option"
+    if names and not any(word.isupper() for word in names):  # capitals stand for a value: DIR, ITERATION
+        command.make_context("isheep", names)
+
+
+def documented() -> list[tuple[str, list[str]]]:
+    return [(path.name, words) for path in DOCUMENTS for words in commands(path.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize(("name", "words"), documented(), ids=lambda value: value if isinstance(value, str) else "")
+def test_a_command_parses(name: str, words: list[str]) -> None:
+    check(words)
+
+
+WRONG = ["isheep train", "isheep lamb", "isheep run --iterations 3", "isheep show runs/lamb one"]
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_a_wrong_command_is_found(line: str) -> None:
+    (words,) = commands(f"text `{line}` text")
+    with pytest.raises((AssertionError, BadParameter)):
+        check(words)
+
+
+def test_every_verb_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    inner = group.commands["lamb"]
+    assert isinstance(inner, TyperGroup)
+    verbs = (set(group.commands) - {"lamb"}) | {f"lamb {name}" for name in inner.commands}
+    assert {verb for verb in verbs if f"`isheep {verb}" not in text} == set()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_local_links_point_to_files(path: Path) -> None:
+    links = [link for link in LINK.findall(path.read_text(encoding="utf-8")) if "://" not in link]
+    assert [link for link in links if not (path.parent / link).exists()] == []
