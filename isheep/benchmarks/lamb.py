@@ -22,8 +22,7 @@ def run(engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
     drawn = greedy.model_copy(update={"temperature": 1.0})
     asked = [chat.prompt(content(quest)) for quest in quests]
     answers, samples = (engine.generate(asked, sampling, seed) for sampling in (greedy, drawn))
-    found = items(quests, answers)
-    found["right sampled"] = items(quests, samples)["right"]
+    found = {"right sampled": items(quests, samples)["right"], **items(quests, answers)}
     return {"template": chat.name, "items": found, "by": breakdown(quests, answers)}
 
 
