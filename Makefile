@@ -48,7 +48,7 @@ benchmarks: dev
 
 # The tables of docs/lamb.md: three seeds of the demo, resumable.
 figures: setup
-	@$(PY) benchmarks/lamb.py
+	@$(ONE) $(PY) benchmarks/lamb.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,7 +19,8 @@ def run(engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
     """
     quests = suite()
     result = examine(quests, engine, chat, seed)
-    result["items"]["right sampled"] = items(quests, answered(quests, engine, chat, seed, temperature=1.0))["right"]
+    drawn = answered(quests, engine, chat, seed, temperature=1.0)
+    result["items"] = {"right sampled": items(quests, drawn)["right"], **result["items"]}
     return result
 
 

@@ -1,0 +1,47 @@
+"""The same command on checkpoints of real architectures, with their chat templates, and on the public seed tasks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isheep.records import Task
+from isheep.run import Folder
+from tests.conftest import make_checkpoint
+from tests.test_seeds import PUBLIC
+
+# Random weights write noise: the rules that would reject it are off, and what they write is cut short.
+SETTINGS = [
+    *("iterations=2", "assessment=null", "filters=[]", "machine.threads=1", "machine.device=cpu"),
+    "synthesis={tasks: 4, examples: 2, rules: false, novelty: null, size: 4, sampling: {max_tokens: 48, stop: [e]}}",
+    "response={size: 4, sampling: {max_tokens: 8}}",
+    "training={epochs: 1, batch: 2, warmup_steps: 0, learning_rate: 0.01}",
+]
+
+
+def run(base: Path, chat: str, out: Path, seeds: str) -> None:
+    words = ["run", "--model", str(base), f"chat={chat}", f"seed_tasks={seeds}", *SETTINGS, "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-c", "from isheep.cli import main; main()", *words], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("architecture", "chat"), [("Qwen2", "qwen"), ("Llama", "llama3"), ("Llama", "tokenizer")])
+def test_two_iterations(architecture: str, chat: str, tmp_path: Path) -> None:
+    base = make_checkpoint(tmp_path / "base", architecture, max_position_embeddings=4096)
+    run(base, chat, tmp_path / "run", "isheep")
+    training = json.loads((tmp_path / "run/iter-2/adapter/training.json").read_text())
+    assert training["chat"] == chat and training["rows"]["trained"] >= 2
+    folder = Folder(tmp_path / "run", tmp_path / "run")
+    assert len((folder / "iter-2").read("tasks.jsonl", Task)) == 4
+
+
+@pytest.mark.skipif(not PUBLIC.is_file(), reason=f"no public seed tasks: {PUBLIC} (set ISHEEP_DATA)")
+def test_the_public_seed_tasks(tmp_path: Path) -> None:
+    base = make_checkpoint(tmp_path / "base", "Qwen2", max_position_embeddings=8192)
+    run(base, "qwen", tmp_path / "run", str(PUBLIC))
+    assert len((tmp_path / "run/seeds.jsonl").read_text().splitlines()) == 175
+    assert (tmp_path / "run/iter-2/adapter/adapter_model.safetensors").is_file()
