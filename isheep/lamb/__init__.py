@@ -3,5 +3,4 @@
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-BASE = FOLDER / "base"  # the committed checkpoint
 SEEDS = FOLDER / "seed_tasks.jsonl"

@@ -33,7 +33,7 @@ def seed_tasks(seed: int = 7) -> Iterator[dict[str, str]]:
 
 
 def right(quest: Quest, text: str, stopped: bool) -> bool:
-    """The suite's headline: content right, every demand met, and it stopped by itself."""
+    """All right: content right, every demand met, and it stopped by itself."""
     return stopped and quest.content_right(text) and all(quest.followed(text))
 
 
