@@ -156,7 +156,7 @@ def pretrain(
 def probe(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint's folder; the committed one without it.")] = "lamb",
 ) -> None:
-    """Print what a lamb checkpoint can do before any loop: answer the held-out suite, and judge."""
+    """Print what a lamb checkpoint can do before any loop: answer validation tasks, and judge."""
     from isheep.checkpoint import find
     from isheep.lamb.probe import probe
 

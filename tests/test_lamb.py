@@ -14,26 +14,27 @@ from isheep.lamb import SEEDS
 from isheep.lamb.constraints import CONSTRAINTS
 from isheep.lamb.families import FAMILIES
 from isheep.lamb.pages import GRADED, SCORE, content, draw_answer, pages, quality
-from isheep.lamb.suite import seed_tasks, suite, truly_right
-from isheep.lamb.world import Quest, draw_quest, dress, held_out, right_answer, understand
+from isheep.lamb.phrasings import PARTS, Part
+from isheep.lamb.suite import seed_tasks, suite, truly_right, validation
+from isheep.lamb.world import Quest, draw_quest, dress, part_of, right_answer, understand
 from isheep.records import Pair
 
 
-def quests(number: int, held: bool = False) -> list[Quest]:
+def quests(number: int, part: Part = "corpus") -> list[Quest]:
     rng = Random(5)
-    return [draw_quest(rng, held) for _ in range(number)]
+    return [draw_quest(rng, part) for _ in range(number)]
 
 
-@pytest.mark.parametrize("held", [False, True])
-def test_what_the_world_writes_it_understands(held: bool) -> None:
-    for quest in quests(3000, held):
+@pytest.mark.parametrize("part", PARTS)
+def test_what_the_world_writes_it_understands(part: Part) -> None:
+    for quest in quests(3000, part):
         found = understand(quest.instruction, quest.input)
         assert found and (found.family, found.args, found.demands) == (quest.family, quest.args, quest.demands)
 
 
 def test_right_answers_are_right_and_wrong_ones_are_not() -> None:
     rng = Random(6)
-    for quest in quests(4000) + quests(1000, held=True):
+    for quest in quests(4000) + quests(1000, "exam"):
         text = right_answer(quest, rng)
         assert quest.content_right(text), (quest, text)
         assert all(quest.followed(text)), (quest, text)
@@ -52,23 +53,28 @@ def test_the_oracle_never_fails_on_odd_text(text: str, given_input: str, number:
         assert truly_right(pair) in (True, False)
 
 
-def test_the_suite_is_not_in_the_corpus() -> None:
-    corpus = "\n".join("".join(text for text, _ in page) for page in islice(pages(3), 20_000))
-    assert not [quest for quest in suite() if quest.instruction in corpus]
-    held = [phrasing for some in (FAMILIES, CONSTRAINTS) for each in some.values() for phrasing in each.held]
-    for phrasing in held:
-        assert not re.search(re.sub(r"\\\{\w\\\}", r"[\\w, ]{1,30}?", re.escape(phrasing)), corpus), phrasing
+def test_the_parts_share_nothing() -> None:
+    corpus = "\n".join("".join(text for text, _ in page) for page in islice(pages(3), 6_000))
+    exam, tried = ({quest.instruction for quest in some} for some in (suite(), validation()))
+    assert not exam & tried and not [instruction for instruction in exam | tried if instruction in corpus]
+    for each in (*FAMILIES.values(), *CONSTRAINTS.values()):
+        every = [phrasing for part in PARTS for phrasing in each.phrasings[part]]
+        assert len(set(every)) == len(every)
+        for phrasing in (*each.phrasings["exam"], *each.phrasings["validation"]):
+            assert not re.search(re.sub(r"\\\{\w\\\}", r"[\\w, ]{1,30}?", re.escape(phrasing)), corpus), phrasing
 
 
-def test_a_part_of_every_open_argument_space_is_held_out() -> None:
-    for quest in quests(2000):
-        assert not (FAMILIES[quest.family].open and held_out(quest.args))
-    for quest in suite():
-        assert not FAMILIES[quest.family].open or held_out(quest.args)
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_has_its_own_arguments_of_an_open_space(part: Part) -> None:
+    assert all(part_of(quest.args) == part for quest in quests(2000, part) if FAMILIES[quest.family].open)
 
 
 def test_the_suite_covers_every_family_and_constraint() -> None:
-    found = suite()
+    for found in (suite(), validation()):
+        covers_all(found)
+
+
+def covers_all(found: list[Quest]) -> None:
     assert len({content(quest) for quest in found}) == len(found)
     assert {quest.family for quest in found} == set(FAMILIES)
     assert {demand.kind for quest in found for demand in quest.demands} == set(CONSTRAINTS)

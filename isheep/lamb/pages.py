@@ -108,13 +108,13 @@ def measured(quest: Quest, text: str, content: int, note: str = "") -> Answer:
 Writer = Callable[[Quest, Random], Answer]
 # Shares of the kinds of answers on pages of pairs, and on graded pages.
 WRITTEN: dict[Writer, float] = {
-    good: 0.27,
-    ignoring: 0.23,
-    wrong: 0.06,
+    good: 0.22,
+    ignoring: 0.30,
+    wrong: 0.05,
     wrong_type: 0.09,
-    off_topic: 0.09,
-    unknowing: 0.06,
-    wrong_and_ignoring: 0.04,
+    off_topic: 0.08,
+    unknowing: 0.05,
+    wrong_and_ignoring: 0.05,
     rambling: 0.11,
     echo: 0.05,
 }
@@ -198,10 +198,10 @@ def nonsense(rng: Random) -> tuple[str, str]:
     """A task that makes no sense: another family's arguments."""
     quest, other = draw_quest(rng), draw_quest(rng)
     family = FAMILIES[quest.family]
-    while other.family == quest.family or len(FAMILIES[other.family].phrasings[0].split("{")) < 2:
+    while other.family == quest.family or len(FAMILIES[other.family].phrasings["corpus"][0].split("{")) < 2:
         other = draw_quest(rng)
     args = (other.args * 2)[: max(1, len(quest.args))]
-    return fill(rng.choice(family.phrasings), args), ""
+    return fill(rng.choice(family.phrasings["corpus"]), args), ""
 
 
 def list_page(rng: Random) -> Page:

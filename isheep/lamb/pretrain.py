@@ -119,7 +119,7 @@ def pretrain(
     tokens: int,
     seed: int = 1,
     workers: int = 2,
-    batch: int = 6144,
+    batch: int = 4096,
     rate: float = 0.02,
     log_every: int = 50,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a lamb checkpoint can do before any loop: answer the suite, and tell right pairs from wrong ones."""
+"""What a lamb checkpoint can do before any loop: answer held-out tasks, and tell right pairs from wrong ones."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from isheep.chat import load_chat
 from isheep.engines import Sampling
 from isheep.errors import UserError
 from isheep.lamb.pages import Answer, content, good, ignoring, off_topic, rambling, wrong, wrong_type
-from isheep.lamb.suite import right, suite
+from isheep.lamb.suite import right, validation
 from isheep.lamb.world import Quest, draw_quest
 from isheep.prompts import fill, load
 from isheep.records import Model
@@ -18,7 +18,7 @@ FAULTS = {"wrong, same type": wrong, "wrong type": wrong_type, "off topic": off_
 
 
 def probe(checkpoint: Path, pairs: int = 300, threads: int = 1) -> dict[str, Any]:
-    """Shares of right answers to the suite (greedy, and drawn at temperature 1), and the judge's AUROC by fault.
+    """Shares right on the validation part (greedy, and drawn at temperature 1), and the judge's AUROC by fault.
 
     The AUROC of a criterion is the chance that a right pair's expected score (over the ten score tokens, combined
     prompt) is above a faulty one's.
@@ -26,7 +26,7 @@ def probe(checkpoint: Path, pairs: int = 300, threads: int = 1) -> dict[str, Any
     from isheep.engines.transformers import open_engine
 
     model = Model(str(checkpoint))
-    chat, engine, quests = load_chat("tokenizer", model.base), open_engine(model, threads=threads), suite()
+    chat, engine, quests = load_chat("tokenizer", model.base), open_engine(model, threads=threads), validation()
     found: dict[str, Any] = {}
     for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
         sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=64, stop=(chat.end,))

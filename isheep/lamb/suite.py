@@ -5,20 +5,27 @@ from random import Random
 
 from isheep.lamb.families import FAMILIES
 from isheep.lamb.pages import content
+from isheep.lamb.phrasings import Part
 from isheep.lamb.world import Quest, draw_quest, right_answer, understand
 from isheep.records import Pair, Task
 
-ITEMS = 600
-SEED_TASKS = 92  # four a family
+ITEMS = 1000
+VALIDATION = 500
+SEED_TASKS = 88  # four a family
 
 
-def suite(items: int = ITEMS, seed: int = 2024) -> list[Quest]:
+def suite(items: int = ITEMS, seed: int = 2026, part: Part = "exam") -> list[Quest]:
     """Different held-out quests, always the same: their phrasings, and their numbers and lists, are in no page."""
     rng, found = Random(seed), dict[str, Quest]()
     while len(found) < items:
-        quest = draw_quest(rng, held=True)
+        quest = draw_quest(rng, part)
         found.setdefault(content(quest), quest)
     return list(found.values())
+
+
+def validation() -> list[Quest]:
+    """Quests for choosing settings and for stopping, with phrasings and arguments of their own."""
+    return suite(VALIDATION, part="validation")
 
 
 def seed_tasks(seed: int = 7) -> Iterator[dict[str, str]]:

@@ -2,7 +2,8 @@
 
 A `Quest` is a task that the world understands: a family, its arguments, a phrasing and up to two constraints. Each is
 written as an instruction, can be read back from any text (`understand`), answered (`Quest.answer`) and checked
-(`Quest.content_right`, `Quest.followed`). `held=True` phrasings and argument values never occur in the corpus.
+(`Quest.content_right`, `Quest.followed`). Phrasings and argument values of the parts "validation" and "exam" never
+occur in the corpus, nor in each other.
 """
 
 import re
@@ -14,6 +15,7 @@ from typing import NamedTuple
 from isheep.lamb import facts
 from isheep.lamb.constraints import CONFLICTS, CONSTRAINTS
 from isheep.lamb.families import FAMILIES, Args, Family
+from isheep.lamb.phrasings import PARTS, Part
 
 
 class Demand(NamedTuple):
@@ -42,23 +44,24 @@ class Quest(NamedTuple):
         return [follows(demand, self, text) for demand in self.demands]
 
 
-def held_out(args: Args) -> bool:
-    """A fixed eighth of every open argument space is kept out of the corpus."""
-    return zlib.crc32("|".join(args).encode()) % 8 == 0
+def part_of(args: Args) -> Part:
+    """Whose arguments these are: an eighth of every open argument space is the exam's, another the validation's."""
+    parts: dict[int, Part] = {0: "exam", 1: "validation"}
+    return parts.get(zlib.crc32("|".join(args).encode()) % 8, "corpus")
 
 
-def draw_quest(rng: Random, held: bool = False) -> Quest:
-    """A quest of the corpus; with `held`, one whose phrasings (and, where open, arguments) the corpus never has."""
+def draw_quest(rng: Random, part: Part = "corpus") -> Quest:
+    """A quest in the phrasings (and, where the family is open, with the arguments) of one part."""
     family = FAMILIES[rng.choice(list(FAMILIES))]
     args = family.draw(rng)
-    while family.open and held_out(args) != held:
+    while family.open and part_of(args) != part:
         args = family.draw(rng)
-    request = fill(rng.choice(family.held if held else family.phrasings), args)
+    request = fill(rng.choice(family.phrasings[part]), args)
     demands = draw_demands(rng, family)
     parts = [request]
     for demand in demands:
         constraint = CONSTRAINTS[demand.kind]
-        parts.append(rng.choice(constraint.held if held else constraint.phrasings).replace("{v}", demand.value))
+        parts.append(rng.choice(constraint.phrasings[part]).replace("{v}", demand.value))
     return Quest(family.name, args, demands, request, " ".join(parts), fill(family.input, args))
 
 
@@ -66,7 +69,7 @@ def draw_demands(rng: Random, family: Family) -> tuple[Demand, ...]:
     number = rng.choices((0, 1, 2), (30, 50, 20))[0]
     while True:
         kinds = rng.sample(list(CONSTRAINTS), number)
-        wordless = family.name in ("sum", "larger", "next") and {"upper", "lower"} & set(kinds)
+        wordless = family.name in ("sum", "larger") and {"upper", "lower"} & set(kinds)
         fixed = family.name == "write" and {"few", "forbid"} & set(kinds)
         if not wordless and not fixed and frozenset(kinds) not in CONFLICTS:
             return tuple(Demand(kind, rng.choice(CONSTRAINTS[kind].values)) for kind in kinds)
@@ -85,7 +88,8 @@ def _patterns() -> list[tuple[str, re.Pattern[str]]]:
     return [
         (family.name, re.compile(_slots(phrasing, r"(?P<{}>[\w, ]+?)")))
         for family in FAMILIES.values()
-        for phrasing in family.phrasings + family.held
+        for part in PARTS
+        for phrasing in family.phrasings[part]
     ]
 
 
@@ -94,7 +98,8 @@ def _demand_patterns() -> list[tuple[str, re.Pattern[str]]]:
     return [
         (constraint.kind, re.compile(" " + _slots(phrasing, r"(?P<{}>[\w ]+?)")))
         for constraint in CONSTRAINTS.values()
-        for phrasing in constraint.phrasings + constraint.held
+        for part in PARTS
+        for phrasing in constraint.phrasings[part]
     ]
 
 
