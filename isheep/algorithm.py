@@ -11,9 +11,10 @@ from isheep.chat import Chat, load_chat
 from isheep.doors import open_engine, train
 from isheep.engines import Engine
 from isheep.errors import UserError
-from isheep.filters import drops, kept, unreadable
+from isheep.filters import Known, drops, kept, unreadable
+from isheep.measure import SIZE, needs_perplexity, needs_vectors, perplexities, vectors
 from isheep.recipe import Recipe
-from isheep.records import AssessedPair, Drop, Model, Pair, Rejected, Reply, Task
+from isheep.records import AssessedPair, Drop, Measure, Model, Pair, Rejected, Reply, Task, Vector
 from isheep.respond import respond
 from isheep.run import Folder
 from isheep.seeds import Seed
@@ -31,7 +32,8 @@ def align(recipe: Recipe, run: Folder) -> Iterator[Model]:
     chat = load_chat(recipe.chat, recipe.model)
     seeds = run.read("seeds.jsonl", Seed)
     # line 1: M^0 <- M^base
-    model = Model(recipe.model)
+    base = model = Model(recipe.model)
+    data: list[Pair] = []
     yield model
     # line 2: for t = 1 to T
     for t in range(1, recipe.iterations + 1):
@@ -41,12 +43,15 @@ def align(recipe: Recipe, run: Folder) -> Iterator[Model]:
             tasks = write_tasks(recipe, folder, engine, chat, seeds, t)
             # lines 4 and 5: R^t <- generate(M^(t-1), P^t); D_raw^t <- {P^t, R^t}
             pairs = write_answers(recipe, folder, engine, chat, tasks, t)
+            # what line 7 asks M^(t-1) about its pairs
+            known = measure(recipe, folder, engine, chat, pairs)
             # line 6: S^t <- evaluate(M^(t-1), D_raw^t)
             graded = write_grades(recipe, folder, engine, chat, pairs, t)
         # line 7: D^t <- filter(D_raw^t, S^t, C)
-        data = choose(recipe, folder, chat, graded, t)
+        data = choose(recipe, folder, chat, graded, known, data if recipe.training.data == "all" else [], t)
         # line 8: M^t <- SFT(M^base, D^t)
-        adapter = folder.artifact("adapter", partial(train, recipe, chat, data, seed_of(recipe.seed, t)))
+        start = model if recipe.training.start == "last" else base
+        adapter = folder.artifact("adapter", partial(train, recipe, chat, start, data, seed_of(recipe.seed, t)))
         model = Model(recipe.model, adapter)
         # line 10, after the last one: return M^T, D^T
         yield model
@@ -77,6 +82,20 @@ def write_answers(
     return folder.records("pairs.jsonl", Pair, owed, recipe.response.size, len(tasks))
 
 
+def measure(recipe: Recipe, folder: Folder, engine: Engine, chat: Chat, pairs: Sequence[Pair]) -> Known:
+    """What filters look at beside pairs and grades, where they are still to be asked and do look at it."""
+    if folder.has("dropped.jsonl"):
+        return Known()
+    measures: list[Measure] = []
+    points: list[Vector] = []
+    if needs_perplexity(recipe.filters):
+        owed = perplexities(engine, pairs, chat, recipe.response)
+        measures = folder.records("perplexity.jsonl", Measure, owed, SIZE, len(pairs))
+    if needs_vectors(recipe.filters):
+        points = folder.records("vectors.jsonl", Vector, vectors(engine, pairs), SIZE, len(pairs))
+    return Known(prompts(recipe.evaluation), measures, points)
+
+
 def write_grades(
     recipe: Recipe, folder: Folder, engine: Engine, chat: Chat, pairs: list[Pair], t: int
 ) -> Sequence[Pair]:
@@ -92,11 +111,20 @@ def write_grades(
         return folder.records("assessed.jsonl", AssessedPair, owed, settings.size, len(pairs))
 
 
-def choose(recipe: Recipe, folder: Folder, chat: Chat, pairs: Sequence[Pair], t: int) -> list[Pair]:
-    """D^t, written as train.json in the Alpaca form. Raises UserError where fewer than two pairs are left."""
-    exam = prompts(recipe.evaluation)
-    found = drops(pairs, recipe.filters, recipe.synthesis.rules, chat.special, exam)
-    data = kept(pairs, folder.write("dropped.jsonl", Drop, found))
+def choose(
+    recipe: Recipe, folder: Folder, chat: Chat, pairs: Sequence[Pair], known: Known, before: Sequence[Pair], t: int
+) -> list[Pair]:
+    """What M^t learns from, written as train.json in the Alpaca form: `before` (nothing, or D^1 to D^(t-1)) and D^t.
+
+    Raises UserError where fewer than two pairs of D^t are left.
+    """
+    if folder.has("dropped.jsonl"):
+        left_out = folder.read("dropped.jsonl", Drop)
+    else:
+        place = seed_of(recipe.seed, t)
+        found = drops(pairs, recipe.filters, recipe.synthesis.rules, chat.special, known, place)
+        left_out = folder.write("dropped.jsonl", Drop, found)
+    data = kept(pairs, left_out)
     if len(data) < 2:
         silent = sum(isinstance(pair, AssessedPair) and unreadable(pair) for pair in pairs)
         raise UserError(
@@ -104,5 +132,6 @@ def choose(recipe: Recipe, folder: Folder, chat: Chat, pairs: Sequence[Pair], t:
             f"see {folder.path / 'dropped.jsonl'}); with a new --out,"
             " lower the threshold in filters or ask for more synthesis.tasks"
         )
+    data = [*before, *data]
     folder.json("train.json", lambda: [pair.model_dump(include=ALPACA) for pair in data])
     return data

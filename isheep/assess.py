@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from isheep import prompts
 from isheep.batching import seed_of
 from isheep.chat import Chat
-from isheep.engines import Engine
+from isheep.engines import Engine, Sampling
 from isheep.recipe import Assessment
 from isheep.records import AssessedPair, Grade, Pair
 from isheep.run import Batches
@@ -18,6 +18,8 @@ RATING = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 LABEL = re.compile(r"(?:(?:the|my|your|final|overall)\s+)*(?:score|rating|grade)?\s*(?:is\b)?[\s:=]*", re.IGNORECASE)
+SCORES = range(1, 11)
+LEAST = 0.01  # of the next tokens' probability
 MARKS = " \t\r<[(\"'*#_`"
 
 
@@ -48,12 +50,36 @@ def read_grade(reply: str) -> float | None:
     return score if 1 <= score <= 10 else None
 
 
+def expected(shares: Sequence[float]) -> Grade:
+    """The expected score over the probabilities of the scores 1 to 10, as shares of what they have together.
+
+    Rounded to two decimals, so that a judge sure of 8 reaches 8. The probabilities are kept as the reply. Where the
+    scores have less than `LEAST` together, the judge would write something else, and the rating is unreadable.
+    """
+    total = sum(shares)
+    mean = sum(score * share for score, share in zip(SCORES, shares, strict=True)) / total if total >= LEAST else None
+    reply = ", ".join(f"{score}: {share:.4f}" for score, share in zip(SCORES, shares, strict=True))
+    return Grade(score=None if mean is None else round(mean, 2), reply=reply)
+
+
+def rate(engine: Engine, asked: Sequence[str], settings: Assessment, sampling: Sampling, seed: int) -> list[Grade]:
+    """One grade for each rating prompt, read as the settings say."""
+    if settings.read == "generate":
+        replies = [reply.text for reply in engine.generate(asked, sampling, seed)]
+        return [Grade(score=read_grade(text), reply=text) for text in replies]
+    opening = settings.opening
+    if opening is None:
+        opening = "" if settings.chat else " "
+    return [expected(shares) for shares in engine.choices(asked, [f"{opening}{score}" for score in SCORES])]
+
+
 def assess(
     engine: Engine, pairs: Sequence[Pair], chat: Chat, settings: Assessment, iteration: int, seed: int
 ) -> Batches[AssessedPair]:
     """The graded pairs that are still owed, in batches of `settings.size`, with one call for each criterion.
 
-    The judge's raw reply is kept beside each score; it ends at the template's end token, as answers do.
+    The judge's raw reply, or what was measured in its place, is kept beside each score; a reply ends at the template's
+    end token, as answers do.
     """
     sampling = settings.sampling.model_copy(update={"stop": (chat.end, *settings.sampling.stop)})
 
@@ -64,8 +90,8 @@ def assess(
             for criterion in settings.criteria:
                 place = seed_of(seed, iteration, "assessment", criterion, start // settings.size)
                 asked = [render(pair, criterion, settings, chat) for pair in batch]
-                for row, reply in zip(grades, engine.generate(asked, sampling, place), strict=True):
-                    row[criterion] = Grade(score=read_grade(reply.text), reply=reply.text)
+                for row, grade in zip(grades, rate(engine, asked, settings, sampling, place), strict=True):
+                    row[criterion] = grade
             yield [AssessedPair(**pair.model_dump(), grades=row) for pair, row in zip(batch, grades, strict=True)]
 
     return batches

@@ -4,7 +4,7 @@ import errno
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from isheep import recipe_files
 from isheep.errors import UserError
+from isheep.recipe import Recipe
 from isheep.show import Band
 from isheep.take import Form
 
@@ -40,38 +41,69 @@ def run(
         Path | None, typer.Option(help="The run folder; runs/RECIPE or runs/MODEL where it is not given.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="A base model: a folder, or a name on the Hub.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Run it so many times, with seed, seed + 1, ..., each in --out/seed-N.")
+    ] = None,
 ) -> None:
     """Run a recipe, or go on with it where it stopped.
 
     RECIPE is a file or a name from `isheep recipes`: lamb where none is given, or qwen2.5-0.5b with --model. KEY=VALUE
     sets a key of it, such as training.epochs=1 or filters.0.at_least=7.
     """
-    from isheep.algorithm import align
     from isheep.chat import load_chat
     from isheep.checkpoint import check_device
-    from isheep.evaluate import evaluate
-    from isheep.run import writing
     from isheep.summary import table
+    from isheep.sweep import conduct
 
     name, overrides = _recipe_and_overrides(words or [], DEFAULT_REAL if model else DEFAULT)
     path = recipe_files.find(name)
     recipe = recipe_files.load(path, [*([f"model={json.dumps(model)}"] if model else []), *overrides])
+    out = out or Path("runs") / (Path(model).resolve().name if model else path.stem)
+    if seeds:
+        numbers = range(recipe.seed, recipe.seed + seeds)
+        return _sweep({f"seed-{n}": recipe.model_copy(update={"seed": n}) for n in numbers}, out)
     check_device(recipe.machine.device)  # what can't work is refused before a folder is made
     load_chat(recipe.chat, recipe.model)
-    with writing(out or Path("runs") / (Path(model).resolve().name if model else path.stem), recipe) as folder:
-        for t, aligned in enumerate(align(recipe, folder)):
-            evaluate(recipe, folder, t, aligned)
-        console.print(table(recipe, folder))
-        last = folder.path / f"iter-{recipe.iterations}"
-        for name, where in (("adapter", last / "adapter"), ("dataset", last / "train.json"), ("run", folder.path)):
-            console.print(f"{name:<9}{where}", soft_wrap=True, markup=False)
+    folder, t = conduct(recipe, out)
+    console.print(table(recipe, folder))
+    last = folder.path / f"iter-{t}"
+    for name, where in (("adapter", last / "adapter"), ("dataset", last / "train.json"), ("run", folder.path)):
+        console.print(f"{name:<9}{where}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def sweep(
+    name: Annotated[str, typer.Argument(metavar="SWEEP", help="A file with settings or a grid, or a name.")],
+    words: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder of its run folders; runs/SWEEP without it.")] = None,
+) -> None:
+    """Run every setting of a sweep, or go on with it. What comes out the same in two settings is made once.
+
+    KEY=VALUE sets a key for all settings.
+    """
+    path = recipe_files.find(name)
+    _sweep(recipe_files.load_sweep(path, words or []), out or Path("runs") / path.stem)
+
+
+def _sweep(recipes: Mapping[str, Recipe], out: Path) -> None:
+    from isheep.summary import comparison
+    from isheep.sweep import sweep
+
+    try:
+        sweep(recipes, out)
+    finally:
+        if any((out / name).exists() for name in recipes):
+            console.print(comparison(recipes, out))
+            console.print(f"runs     {out}", soft_wrap=True, markup=False)
 
 
 @app.command()
 def recipes() -> None:
-    """List the recipes that come with isheep."""
-    for name in recipe_files.names():
-        console.print(f"{name:<24}{recipe_files.title(recipe_files.find(name))}", soft_wrap=True, markup=False)
+    """List the recipes that come with isheep, and the sweeps, which are many recipes in one file."""
+    names = recipe_files.names()
+    for name in names:
+        title = recipe_files.title(recipe_files.find(name))
+        console.print(f"{name:<{max(map(len, names)) + 2}}{title}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -121,11 +153,14 @@ def export(
     iteration: Annotated[int | None, typer.Option(help="The newest one without it.")] = None,
     out: Annotated[Path | None, typer.Option(help="A file, or with --merged a folder; else DIR/export/...")] = None,
 ) -> None:
-    """Take an iteration's data or its model out of a run. --as paper: the keys of Appendix B, with the scores."""
+    """Take an iteration's data or its model out of a run.
+
+    --as paper: the keys of Appendix B, with the scores. --as llamafactory: a folder to train in, with its YAML.
+    """
     from isheep.take import take
 
     if (form is None) != merged:
-        raise UserError("give one of --as alpaca|sharegpt|messages|paper and --merged")
+        raise UserError("give one of --as alpaca|sharegpt|messages|paper|llamafactory and --merged")
     console.print(take(folder, form, iteration, out), soft_wrap=True, markup=False)
 
 

@@ -17,10 +17,9 @@ def open_engine(recipe: Recipe, model: Model) -> Engine:
     return transformers.open_engine(model, threads=machine.threads, device=machine.device, batch=machine.batch)
 
 
-def train(recipe: Recipe, chat: Chat, data: Sequence[Pair], seed: int, into: Path) -> None:
-    """SFT(M^base, data): the adapter of the next model, in the folder `into`."""
+def train(recipe: Recipe, chat: Chat, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
+    """SFT(start, data): the adapter of the next model, in the folder `into`."""
     from isheep.trainers import peft
 
     machine = recipe.machine
-    base = Model(recipe.model)
-    peft.train(base, data, chat, recipe.training, seed, into, machine.threads, machine.device, machine.rows)
+    peft.train(start, data, chat, recipe.training, seed, into, machine.threads, machine.device, machine.rows)

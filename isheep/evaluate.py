@@ -1,5 +1,6 @@
 """Every iteration's model on every benchmark of the recipe: one JSON file each, beside the model's adapter."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 from isheep.benchmarks import module
 from isheep.chat import load_chat
 from isheep.doors import open_engine
-from isheep.engines import Engine
 from isheep.recipe import Recipe
 from isheep.records import Model
 from isheep.run import Folder
@@ -21,16 +21,35 @@ def home(run: Folder, t: int) -> Folder:
 def evaluate(recipe: Recipe, run: Folder, t: int, model: Model) -> dict[str, Any]:
     """The results of M^t by benchmark, computed where they are not there yet.
 
-    A benchmark is a module of isheep/benchmarks with `run(engine, chat, seed) -> dict`. The dict is written as JSON;
-    its "items" give, for each score, one truth value per item, in the same order for every model.
+    A benchmark is a module of isheep/benchmarks. The dict that it gives is written as JSON. What `stop` judges by is
+    kept apart from these results, in validation/.
     """
     with closing(open_engine(recipe, model)) as engine:
-        return {
-            name: home(run, t).json(f"eval/{name}.json", partial(_score, recipe, name, engine))
-            for name in recipe.evaluation
-        }
+
+        def result(name: str, part: str, folder: str) -> Any:
+            ask = getattr(module(name), part)
+            chat = partial(load_chat, recipe.chat, recipe.model)
+            return home(run, t).json(f"{folder}/{name}.json", lambda: ask(engine, chat(), recipe.seed))
+
+        if recipe.stop:
+            result(recipe.stop.benchmark, "validate", "validation")
+        return {name: result(name, "run", "eval") for name in recipe.evaluation}
 
 
-def _score(recipe: Recipe, name: str, engine: Engine) -> Any:
-    benchmark = module(name)
-    return benchmark.run(engine, load_chat(recipe.chat, recipe.model), recipe.seed)
+def ended(recipe: Recipe, run: Folder, t: int) -> bool:
+    """Whether M^t is a run's last model: all T iterations are made, or `stop` ends it. Reads what `evaluate` wrote."""
+    if not recipe.stop or t == recipe.iterations:
+        return t == recipe.iterations
+    scores = validated(run, recipe.stop.benchmark, t)
+    return len(scores) > t and no_gain(scores, recipe.stop.patience)
+
+
+def validated(run: Folder, benchmark: str, t: int) -> list[float]:
+    """The validation scores of M^0 to M^t, as far as they are there."""
+    name = f"validation/{benchmark}.json"
+    return [home(run, s).json(name, dict)["score"] for s in range(t + 1) if home(run, s).has(name)]
+
+
+def no_gain(scores: Sequence[float], patience: int) -> bool:
+    """Whether the last `patience` scores hold no new best."""
+    return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])

@@ -1,6 +1,7 @@
 """Files that are there complete or not at all: write, fsync, rename, fsync the folder."""
 
 import os
+import shutil
 from pathlib import Path
 
 
@@ -13,6 +14,19 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     finish(part)
+
+
+def copy(source: Path, to: Path) -> None:
+    """Copy a file or a folder so that it is there complete or not at all; what is there of a `to.part` is removed."""
+    part = to.with_name(f"{to.name}.part")
+    if part.is_dir():
+        shutil.rmtree(part)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, part)
+    else:
+        shutil.copyfile(source, part)
+    finish_tree(part)
 
 
 def finish(part: Path) -> None:

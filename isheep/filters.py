@@ -1,28 +1,53 @@
 """Filtering (Algorithm 1, line 7): which pairs are left out of D^t, and why."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import warnings
+from base64 import b64decode
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from isheep.recipe import Contamination, Filter, Score
-from isheep.records import AssessedPair, Drop, Grade, Pair
+from isheep.batching import seed_of
+from isheep.recipe import Contamination, Density, Filter, Perplexity, Random, Score
+from isheep.records import AssessedPair, Drop, Grade, Measure, Pair, Vector
 
 SPECIAL = r"<\|\w{1,40}\|>"  # the form of nearly every tokenizer's special tokens
+MINI_BATCH = 20_000  # from this many pairs on k-means goes over them in small batches
+Reasons = Iterator[tuple[str, str]]
+"""Rows that a filter leaves out: (row's id, why)."""
+
+
+class Known(NamedTuple):
+    """What filters look at beside the pairs."""
+
+    prompts: Sequence[str] = ()  # of the recipe's benchmarks
+    measures: Sequence[Measure] = ()  # of every pair, where a filter looks at perplexities
+    vectors: Sequence[Vector] = ()  # of every pair, where one looks at representations
+
+
+NOTHING = Known()
 
 
 def drops(
-    pairs: Sequence[Pair], filters: Sequence[Filter], rules: bool, special: Collection[str], prompts: Iterable[str] = ()
+    pairs: Sequence[Pair],
+    filters: Sequence[Filter],
+    rules: bool,
+    special: Collection[str],
+    known: Known = NOTHING,
+    seed: int = 0,
 ) -> list[Drop]:
-    """One Drop for each pair that is left out, by the first that leaves it out: the rules, then the filters in order.
+    """One Drop for each pair that is left out, in the pairs' order: by the rules, then by the filters in their order.
 
-    `special` are the tokenizer's special tokens, `prompts` those of the recipe's benchmarks. A pair that no judge rated
-    (no AssessedPair) passes no score filter.
+    A filter sees only the pairs that those before it left. `special` are the tokenizer's special tokens. A pair that no
+    judge rated (no AssessedPair) passes no score filter. Draws depend on `seed`, the filter's place and the pair's id.
     """
-    found, known = [], frozenset(map(words, prompts))
     tokens = re.compile("|".join([*map(re.escape, sorted(special)), SPECIAL]))
-    for pair in pairs:
-        if why := next(_reasons(pair, filters, rules, tokens, known), None):
-            found.append(Drop(row=pair.id, by=why[0], why=why[1]))
-    return found
+    found = {row: Drop(row=row, by="rules", why=why) for row, why in _by_rules(pairs, rules, tokens)}
+    for place, one in enumerate(filters):
+        left = [pair for pair in pairs if pair.id not in found]
+        reasons = _reasons(one, left, known, seed_of(seed, "filters", place))
+        found |= {row: Drop(row=row, by=one.kind, why=why) for row, why in reasons}
+    return [found[pair.id] for pair in pairs if pair.id in found]
 
 
 def kept(pairs: Sequence[Pair], left_out: Sequence[Drop]) -> list[Pair]:
@@ -41,19 +66,95 @@ def words(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _reasons(
-    pair: Pair, filters: Sequence[Filter], rules: bool, tokens: re.Pattern[str], known: frozenset[str]
-) -> Iterator[tuple[str, str]]:
-    """(by, why) for everything that speaks against a pair."""
-    if why := unsafe(pair, tokens) or (broken(pair) if rules else None):
-        yield "rules", why
-    for one in filters:
-        if isinstance(one, Contamination):
-            why = "a benchmark's prompt" if words(pair.content) in known else None
-        else:
-            why = below(one, pair.grades if isinstance(pair, AssessedPair) else {})
-        if why:
-            yield one.kind, why
+def _by_rules(pairs: Sequence[Pair], rules: bool, tokens: re.Pattern[str]) -> Reasons:
+    for pair in pairs:
+        if why := unsafe(pair, tokens) or (broken(pair) if rules else None):
+            yield pair.id, why
+
+
+def _reasons(one: Filter, pairs: Sequence[Pair], known: Known, seed: int) -> Reasons:
+    """What one filter leaves out of the pairs that are left."""
+    match one:
+        case Score():
+            return ((pair.id, why) for pair in pairs if (why := below(one, _grades(pair))))
+        case Contamination():
+            exam = frozenset(map(words, known.prompts))
+            return ((pair.id, "a benchmark's prompt") for pair in pairs if words(pair.content) in exam)
+        case Perplexity():
+            measures = {measure.id: measure for measure in known.measures}
+            return ((pair.id, why) for pair in pairs if (why := unlikely(one, measures[pair.id])))
+        case Density():
+            return _crowded(one, pairs, known, seed)
+        case Random():
+            return _not_drawn(one, pairs, seed)
+
+
+def _crowded(one: Density, pairs: Sequence[Pair], known: Known, seed: int) -> Reasons:
+    """All pairs of a cluster but those chosen: drawn, or with the lowest perplexity (none at all comes last)."""
+    vectors = {vector.id: vector for vector in known.vectors}
+    measures = {measure.id: measure for measure in known.measures}
+    groups: dict[int, list[Pair]] = defaultdict(list)
+    for pair, label in zip(pairs, clusters([vectors[pair.id] for pair in pairs], one.clusters, seed), strict=True):
+        groups[label].append(pair)
+    of = one.of or "output"
+
+    def rank(pair: Pair) -> float:
+        return seed_of(seed, pair.id) if one.choose == "random" else _perplexity(measures[pair.id], of)
+
+    for label, group in groups.items():
+        ranked = sorted(group, key=rank)
+        for pair in ranked[one.keep :]:
+            why = f"cluster {label + 1} has {len(group)} pairs, {one.keep} kept"
+            if one.choose == "random":
+                yield pair.id, f"{why} at random"
+            else:
+                yield pair.id, f"{why} up to perplexity {rank(ranked[one.keep - 1]):.4g} of {of}: {rank(pair):.4g}"
+
+
+def clusters(rows: Sequence[Vector], count: int, seed: int) -> list[int]:
+    """The cluster of each row, 0 to `count` - 1: k-means on the vectors as they are, from one seeded k-means++ start.
+
+    Each row is a cluster of its own where there are no more than `count`.
+    """
+    if len(rows) <= count:
+        return list(range(len(rows)))
+    import numpy as np
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    points = np.stack([np.frombuffer(b64decode(row.values), "<f4") for row in rows])
+    kind = MiniBatchKMeans if len(rows) >= MINI_BATCH else KMeans
+    with threadpool_limits(1), warnings.catch_warnings():  # threads would add up in an order that changes
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than clusters: no harm
+        labels: list[int] = kind(count, n_init=1, random_state=seed % 2**32).fit_predict(points).tolist()
+    return labels
+
+
+def _not_drawn(one: Random, pairs: Sequence[Pair], seed: int) -> Reasons:
+    like = one.as_many_as
+    keep = sum(below(like, _grades(pair)) is None for pair in pairs) if like else one.keep
+    drawn = sorted(pairs, key=lambda pair: seed_of(seed, pair.id))
+    for pair in drawn[keep:]:
+        yield pair.id, f"not among the {keep} drawn of {len(pairs)}"
+
+
+def _perplexity(measure: Measure, of: str) -> float:
+    """The output's or the pair's; infinity where there is no text."""
+    value = measure.output if of == "output" else measure.pair
+    return float("inf") if value is None else value
+
+
+def _grades(pair: Pair) -> Mapping[str, Grade]:
+    return pair.grades if isinstance(pair, AssessedPair) else {}
+
+
+def unlikely(limit: Perplexity, measure: Measure) -> str | None:
+    """Why a pair's perplexities do not pass: "perplexity of output 63.2 > 50"."""
+    for of in limit.of:
+        if (value := _perplexity(measure, of)) > limit.at_most:
+            return f"perplexity of {of} {value:.4g} > {limit.at_most:g}"
+    return None
 
 
 def unsafe(pair: Pair, tokens: re.Pattern[str]) -> str | None:
@@ -76,7 +177,7 @@ def broken(pair: Pair) -> str | None:
     return None
 
 
-def below(score: Score, grades: dict[str, Grade]) -> str | None:
+def below(score: Score, grades: Mapping[str, Grade]) -> str | None:
     """Why grades do not pass a threshold: "quality 3 < 8", "following unreadable"."""
     for name in score.criteria or grades or ("rating",):
         value = grades[name].score if name in grades else None

@@ -1,6 +1,7 @@
 """Recipes in YAML: found by name, read with line numbers, overridden by words of the command line, written back."""
 
 import difflib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,8 @@ from pydantic_core import ErrorDetails
 from isheep.errors import UserError
 from isheep.recipe import KeyPath, Recipe, conflicts
 
+# The keys of a sweep that a recipe does not have, and what they are.
+SWEEP = {"settings": "names to what differs, or a list of recipe files", "grid": "keys to lists of values"}
 HERE = Path(__file__).parent
 FOLDERS = (HERE / "recipes", HERE.parent / "recipes")  # in an installed package; in a checkout
 
@@ -102,13 +105,18 @@ def _put(inside: Any, path: KeyPath, value: Any) -> Any:
 
 
 def _override(source: Source, word: str) -> Source:
-    """`source` with the value of one "key.sub=value"; the value is read as YAML, a number in the path is a list's."""
+    """`source` with the value of one "key.sub=value"; the value is read as YAML."""
     key, equals, text = word.partition("=")
     place = f"{word!r} on the command line"
     if not equals or not key:
         raise UserError(f"{place}: write key=value, such as training.epochs=1")
-    path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
     value, _ = _parse(text, place)
+    return _set(source, key, value, place)
+
+
+def _set(source: Source, key: str, value: Any, place: str) -> Source:
+    """`source` with a value at "key.sub"; a number in it is a place in a list. `place` is where that is asked for."""
+    path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
     try:
         data = _put(source.data, path, value)
     except KeyError as error:
@@ -175,9 +183,22 @@ def _check(source: Source) -> Recipe:
         raise UserError(f"{_at(source.places, error['loc'])}: {_sentence(error)}") from None
 
 
+def _agreed(source: Source) -> Recipe:
+    """`_check`, and its keys agree with each other and with the prompt file that it names."""
+    recipe = _check(source)
+    for place, wrong in conflicts(recipe):
+        raise UserError(f"{_at(source.places, place)}: {'.'.join(map(str, place))}: {wrong}")
+    return recipe
+
+
 def names() -> list[str]:
-    """The recipes that come with the package, as `find` takes them: lamb, paper/qwen1.5-72b, ..."""
+    """The recipes that come with the package, as `find` takes them: lamb, paper/qwen1.5-72b, ...; sweeps too."""
     return sorted(str(path.relative_to(top).with_suffix("")) for top in FOLDERS for path in top.rglob("*.yaml"))
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a file that comes with the package is a sweep, for `load_sweep`, and not a recipe."""
+    return any(line.startswith(tuple(SWEEP)) for line in path.read_text(encoding="utf-8").splitlines())
 
 
 def find(name: str) -> Path:
@@ -192,17 +213,69 @@ def find(name: str) -> Path:
 def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     """The recipe of a file, with "key.sub=value" words over it. Raises UserError in one line."""
     source = _read(path)
+    if source.data.keys() & SWEEP.keys():
+        raise UserError(f"{path} is a sweep over many settings: run it with isheep sweep {path}")
     for word in overrides:
         source = _override(source, word)
-    recipe = _check(source)
-    for place, wrong in conflicts(recipe):
-        raise UserError(f"{_at(source.places, place)}: {'.'.join(map(str, place))}: {wrong}")
-    return recipe
+    return _agreed(source)
 
 
 def load_saved(path: Path) -> Recipe:
     """The recipe of a run folder, checked when the run began: the prompt file that it names may be elsewhere now."""
     return _check(_read(path))
+
+
+def load_sweep(path: Path, overrides: Iterable[str] = ()) -> dict[str, Recipe]:
+    """The recipes of a sweep by name: a recipe file that has `settings`, `grid` or both beside what all have in common.
+
+    `settings` names what differs, and it is laid over the rest as a file over the one that it is `like`; or it lists
+    recipe files, and the rest is laid over each. `grid` gives "key.sub" a list of values, and all combinations are
+    taken. Raises UserError in one line.
+    """
+    source = _read(path)
+    if not source.data.keys() & SWEEP.keys():
+        raise UserError(f"{path} is no sweep, it has neither settings nor grid: run it with isheep run {path}")
+    parts = {key: source.data.pop(key, None) or {} for key in SWEEP}
+    for key, values in parts.items():
+        if not isinstance(values, dict | list if key == "settings" else dict):
+            raise UserError(f"{source.places[(key,)]}: {key} must map {SWEEP[key]}")
+    for word in overrides:
+        source = _override(source, word)
+    found: dict[str, Recipe] = {}
+    for name, changed in _settings(source, parts["settings"], path).items():
+        for values, recipe in _grid(changed, parts["grid"]):
+            label = re.sub(r"[^\w.=,+-]+", "-", ",".join([name] * bool(name) + values))
+            if label in found:
+                raise UserError(f"{path}: two settings are named {label!r}")
+            found[label] = _agreed(recipe)
+    return found
+
+
+def _settings(source: Source, settings: dict[str, Any] | list[Any], path: Path) -> dict[str, Source]:
+    """The named settings, each over what all have in common; that alone, without a name, where there are none."""
+    if isinstance(settings, list):
+        files = {Path(str(name)).stem: _read(path.parent / str(name)) for name in settings}
+        return {n: Source(_merge(below.data, source.data), below.places | source.places) for n, below in files.items()}
+    found = {}
+    for name, changes in settings.items():
+        above: KeyPath = ("settings", str(name))
+        places = {path[2:]: place for path, place in source.places.items() if path[:2] == above and path != above}
+        if not isinstance(changes, dict):
+            raise UserError(f"{source.places[above]}: setting {name!r} must be a mapping of keys to values")
+        found[str(name)] = Source(_merge(source.data, changes), {**source.places, **places})
+    return found or {"": source}
+
+
+def _grid(source: Source, grid: dict[str, Any]) -> Iterator[tuple[list[str], Source]]:
+    """All combinations of a grid's values, each as ["key.sub=value", ...] and what it makes of `source`."""
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{source.places[('grid', key)]}: grid.{key} must be a list of values")
+    for values in itertools.product(*grid.values()):
+        changed = source
+        for key, value in zip(grid, values, strict=True):
+            changed = _set(changed, key, value, source.places[("grid", key)])
+        yield [f"{key}={json.dumps(value)}" for key, value in zip(grid, values, strict=True)], changed
 
 
 def dump(recipe: Recipe) -> str:

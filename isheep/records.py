@@ -54,6 +54,21 @@ class AssessedPair(Pair):
     grades: dict[str, Grade]
 
 
+class Measure(Record):
+    """The perplexities of a pair under the model that wrote it (measure.perplexities), None where there is no text."""
+
+    id: str
+    output: float | None
+    pair: float | None
+
+
+class Vector(Record):
+    """The representation of a pair under the model that wrote it: float32, little-endian, in base64."""
+
+    id: str
+    values: str
+
+
 class Drop(Record):
     """Why a row is not used: the row's id, the filter, and the filter's reason in words."""
 

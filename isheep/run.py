@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from isheep import prompts, recipe_files
 from isheep.errors import UserError
-from isheep.files import finish, finish_tree, write_text
+from isheep.files import copy, finish, finish_tree, write_text
 from isheep.progress import console, progress
 from isheep.recipe import Recipe
 from isheep.records import Record
@@ -32,17 +32,30 @@ PACKAGES = ("isheep", "torch", "transformers", "peft", "trl", "datasets", "numpy
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of a run, such as iter-1. `root` is the run folder, where the events go."""
+    """A folder of a run, such as iter-1. `root` is the run folder, where the events go.
+
+    `twin` is a sweep's: where another of its runs has a file ("iter-1/pairs.jsonl") that this run would only make
+    again, None where none has.
+    """
 
     path: Path
     root: Path
+    twin: Callable[[str], Path | None] = lambda label: None
 
     def __truediv__(self, name: str) -> "Folder":
-        return Folder(self.path / name, self.root)
+        return replace(self, path=self.path / name)
 
     def has(self, name: str) -> bool:
         """Whether a file or folder is there, complete."""
         return (self.path / name).exists()
+
+    def made(self, name: str) -> bool:
+        """Whether a file or folder need not be made: it is there, or it is copied from another run of a sweep."""
+        if not self.has(name) and (found := self.twin(self._label(name))):
+            copy(found, self.path / name)
+            self.event(file=self._label(name), shared_from=os.path.relpath(found, self.root))
+            console.print(f"{self._label(name)}: shared from {os.path.relpath(found, self.root.parent)}", markup=False)
+        return self.has(name)
 
     def read(self, name: str, kind: type[R]) -> list[R]:
         """The rows of a finished file. Raises UserError, naming the line, where one is not a row of this kind."""
@@ -65,7 +78,7 @@ class Folder:
         anywhere gives the same file as one that was not. `total` is how many rows there must be, where that is known:
         a finished file with another number raises UserError.
         """
-        if self.has(name):
+        if self.made(name):
             rows = self.read(name, kind)
             if total is not None and len(rows) != total:
                 raise UserError(
@@ -97,7 +110,7 @@ class Folder:
     def json(self, name: str, make: Callable[[], Any]) -> Any:
         """The content of a JSON file (`name` may hold a folder: eval/lamb.json), made first where it is not there."""
         path = self.path / name
-        if not path.exists():
+        if not self.made(name):
             started = time.monotonic()
             text = json.dumps(make(), ensure_ascii=False, indent=1) + "\n"
             write_text(path, text)
@@ -110,7 +123,7 @@ class Folder:
     def artifact(self, name: str, make: Callable[[Path], None]) -> Path:
         """A folder of files, made first where it is not complete. `make` writes into NAME.part, a folder that may
         hold the checkpoints of a try that was killed; it is synced and renamed when `make` returns."""
-        if not self.has(name):
+        if not self.made(name):
             started = time.monotonic()
             part = self.path / f"{name}.part"
             part.mkdir(parents=True, exist_ok=True)

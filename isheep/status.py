@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from isheep.errors import UserError
-from isheep.evaluate import home
+from isheep.evaluate import ended, home
 from isheep.recipe import Recipe
 from isheep.records import Model
 from isheep.run import Folder, events, reading
@@ -19,12 +19,17 @@ from isheep.summary import table
 STAGES = {
     "replies.jsonl": "instructions",
     "pairs.jsonl": "answers",
+    "perplexity.jsonl": "measures for filters",
+    "vectors.jsonl": "measures for filters",
     "assessed.jsonl": "ratings",
     "adapter": "training",
     "eval": "evaluation",
 }
 OTHER = "the rest"
-TOTALS = {"pairs.jsonl": "tasks.jsonl", "assessed.jsonl": "pairs.jsonl"}  # as many rows as that file has
+TOTALS = {  # as many rows as that file has
+    "pairs.jsonl": "tasks.jsonl",
+    **dict.fromkeys(("perplexity.jsonl", "vectors.jsonl", "assessed.jsonl"), "pairs.jsonl"),
+}
 
 
 def status(path: Path) -> Iterator[RenderableType]:
@@ -35,7 +40,7 @@ def status(path: Path) -> Iterator[RenderableType]:
     yield from (Text(note) for note in dict.fromkeys(e["note"] for e in events(path) if isinstance(e.get("note"), str)))
     yield from (Text(line) for line in in_progress(run))
     done = newest(recipe, run)
-    way_on = "" if done == recipe.iterations else f"; to go on: isheep run {path / 'recipe.yaml'} --out {path}"
+    way_on = "" if ended(recipe, run, done) else f"; to go on: isheep run {path / 'recipe.yaml'} --out {path}"
     yield Text(f"{done} of {recipe.iterations} iterations are trained{way_on}")
 
 
@@ -58,7 +63,7 @@ def times(recipe: Recipe, run: Folder) -> Iterator[RenderableType]:
     taken, resumed = seconds(run)
     homes = ["base", *(f"iter-{t}" for t in range(1, recipe.iterations + 1) if home(run, t).path.exists())]
     shown = Table("", *("base" if name == "base" else f"iteration {name[5:]}" for name in homes), title="seconds")
-    for stage in (*STAGES.values(), OTHER):
+    for stage in dict.fromkeys((*STAGES.values(), OTHER)):
         if any(stage == at for _, at in taken):
             shown.add_row(stage, *(_seconds(taken.get((name, stage)), (name, stage) in resumed) for name in homes))
     shown.add_section()

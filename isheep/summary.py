@@ -1,5 +1,7 @@
 """Where a run stands, in one table: base, iteration 1, 2, ...: rows, and scores with their intervals."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -82,6 +84,21 @@ def table(recipe: Recipe, run: Folder) -> Table:
     shown.caption = (
         "shares in % with 95% Wilson intervals; p: exact McNemar over the same items" if recipe.evaluation else None
     )
+    return shown
+
+
+def comparison(recipes: Mapping[str, Recipe], out: Path) -> Table:
+    """The runs of a sweep side by side: a row for each model that is there, with the first score of each benchmark."""
+    names = list(dict.fromkeys(name for recipe in recipes.values() for name in recipe.evaluation))
+    shown = Table("", "iteration", "kept", "rows trained on", *(f"{name}, %" for name in names), title=escape(str(out)))
+    for setting, recipe in recipes.items():
+        run = Folder(out / setting, out / setting)
+        for t in range(recipe.iterations + 1):
+            scores = [next(iter(results(run, t, name).values()), None) for name in names]
+            if home(run, t).has("adapter") or any(scores):
+                rows = counts(run, t)
+                numbers = _count(rows, "kept"), _count(rows, "trained")
+                shown.add_row(escape(setting), str(t) if t else "base", *numbers, *map(_share, scores))
     return shown
 
 

@@ -10,32 +10,39 @@ from isheep.errors import UserError
 from isheep.evaluate import home
 from isheep.filters import kept
 from isheep.recipe import Recipe
-from isheep.records import AssessedPair, Drop, Pair
+from isheep.records import AssessedPair, Drop, Model, Pair
 from isheep.run import Folder, reading
 from isheep.status import model_at
 
 
 class Form(StrEnum):
-    """The forms of export.FORMS, as the command line offers them."""
+    """The forms of export.FORMS, and a folder for LLaMA-Factory, as the command line offers them."""
 
     alpaca = "alpaca"
     sharegpt = "sharegpt"
     messages = "messages"
     paper = "paper"
+    llamafactory = "llamafactory"
 
 
 def take(path: Path, form: str | None, iteration: int | None, out: Path | None) -> str:
-    """Write D^t in `form`, or M^t merged for None, and say where. `iteration` None is the newest that is there.
+    """Write what M^t learns from in `form`, or M^t merged for None, and say where.
 
-    Raises UserError where the iteration has no data or no model.
+    `iteration` None is the newest that is there. Raises UserError where the iteration has no data or no model.
     """
     recipe, run = reading(path)
     if form is None:
         return str(checkpoint(recipe, run, iteration, out))
     t = chosen(recipe, run) if iteration is None else iteration
-    rows = data(run, t)
-    out = out or path / "export" / f"iter-{t}.{form}.json"
-    export.write(rows, form, out)
+    first = 1 if recipe.training.data == "all" else t
+    rows = [pair for s in range(first, t + 1) for pair in data(run, s)]
+    if form == Form.llamafactory:
+        start = Model(recipe.model, home(run, t - 1).path / "adapter" if t > 1 else None)
+        out = out or path / "export" / f"iter-{t}.llamafactory"
+        export.llamafactory(recipe, start if recipe.training.start == "last" else Model(recipe.model), rows, out)
+    else:
+        out = out or path / "export" / f"iter-{t}.{form}.json"
+        export.write(rows, form, out)
     return f"{out}: {len(rows)} pairs"
 
 

@@ -30,6 +30,7 @@ iterations: 2
 synthesis:  {tasks: 20, size: 4, novelty: null}
 response:   {size: 8}
 assessment: {size: 8, judge: base}
+filters:    [{kind: score, at_least: 8}, {kind: perplexity}, {kind: density, clusters: 19}]
 training:   {epochs: 1}
 """
 
@@ -66,7 +67,8 @@ def open_engine(model: Model, **machine: Any) -> Fake:
     """What this model writes depends on what it was trained on."""
     trained = sum((model.adapter / "weights").read_bytes()) if model.adapter else 0
     engine = Fake(lambda prompt, seed: write(prompt, seed + trained))
-    engine.generate = killed(engine.generate)  # type: ignore[method-assign]
+    for name in ("generate", "logprobs", "embed"):
+        setattr(engine, name, killed(getattr(engine, name)))
     return engine
 
 

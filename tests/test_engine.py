@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from isheep.batching import seed_of
 from isheep.checkpoint import LAMB, find
 from isheep.engines import Sampling
-from isheep.engines.decode import common_prefix, draw, noise
+from isheep.engines.decode import common_prefix, draw, noise, paths
 from isheep.engines.fake import Fake
 from isheep.engines.transformers import Transformers, open_engine
 from isheep.errors import UserError
@@ -297,6 +297,44 @@ def test_a_path_that_is_no_checkpoint_is_one_line(qwen2: Path, tmp_path: Path, m
         open_engine(Model(str(qwen2), tmp_path)).generate(["a"], GREEDY, 0)
 
 
+def share(model: Any, prompt: list[int], option: list[int]) -> float:
+    """The probability of an option's tokens after a prompt's, by one plain pass."""
+    with torch.no_grad():
+        chances = model(torch.tensor([prompt + option])).logits[0].softmax(-1)
+    return math.prod(chances[len(prompt) - 1 + k, token].item() for k, token in enumerate(option))
+
+
+@pytest.mark.parametrize("prompts", [MIXED, SHARED, SHARED[:1]], ids=["mixed", "shared", "one"])
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [([f" {n}" for n in range(1, 11)], 1), (["1", "12", "123", "7", "hot", "hot;", "cold"], 3)],
+    ids=["scores", "forks"],
+)
+def test_choices_are_what_plain_passes_say(
+    checkpoint: Path, prompts: list[str], options: list[str], passes: int
+) -> None:
+    engine, (model, tokenizer) = opened(checkpoint, batch=3), reference(checkpoint)
+    ids = [tokenizer(option, add_special_tokens=False).input_ids for option in options]
+    assert max(map(len, ids)) > 1 and len(paths([tuple(row) for row in ids])) == passes
+    for prompt, found in zip(engine._prompts(prompts), engine.choices(prompts, options), strict=True):
+        starts = [share(model, prompt, option) for option in ids]
+        wanted = starts.copy()
+        for i, option in enumerate(ids):  # the longest that begins with it once more takes its share away
+            nested = [j for j, other in enumerate(ids) if len(other) > len(option) and other[: len(option)] == option]
+            inner = [j for j in nested if not any(ids[k] == ids[j][: len(ids[k])] for k in nested if k != j)]
+            wanted[i] -= sum(starts[j] for j in inner)
+        assert found == pytest.approx(wanted, rel=1e-4, abs=1e-9)
+        assert sum(found) <= 1
+
+
+def test_choices_that_share_tokens_exclude_each_other(checkpoint: Path) -> None:
+    [[one, ten]], [[alone]] = (opened(checkpoint).choices(["hot"], options) for options in (["1", "1x"], ["1"]))
+    assert one + ten == pytest.approx(alone) and ten > 0
+    assert opened(checkpoint).choices([], ["1"]) == []
+    with pytest.raises(UserError, match="with an option of"):
+        opened(checkpoint).choices(["a"], ["1" * 300])
+
+
 def test_a_function_is_an_engine() -> None:
     engine = Fake(lambda prompt, seed: f"{prompt} one two ### three {seed % 2}")
     cut, stopped = Sampling(max_tokens=2), Sampling(stop=("###",))
@@ -304,3 +342,4 @@ def test_a_function_is_an_engine() -> None:
     assert engine.generate(["a"], stopped, 0) == [("a one two ", 3, "stop")]
     assert engine.embed(["a", "b", "a"]).shape == (3, 16)
     assert engine.logprobs(["a"], ["x y"])[0].logprobs == [-1.0, -1.0]
+    assert engine.choices(["a", "b"], ["a", "a one", "x"]) == [[0, 1, 0], [0, 0, 0]]

@@ -3,13 +3,15 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from isheep import export
 from isheep.chat import load_chat
 from isheep.errors import UserError
-from isheep.recipe import Lora, Training
+from isheep.recipe import Lora, Recipe, Training
 from isheep.records import AssessedPair, Grade, Model, Pair
 from isheep.trainers import peft
 from isheep.trainers.peft import train
@@ -53,6 +55,29 @@ def test_what_can_not_be_exported_is_told_and_nothing_is_written(tmp_path: Path)
     with pytest.raises(UserError, match="no ratings"):
         export.write([PLAIN], "paper", tmp_path / "data.json")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("chat", ["qwen", "llama3", "tokenizer"])
+def test_a_folder_for_llama_factory(chat: Any, qwen2: Path, tmp_path: Path) -> None:
+    recipe = Recipe(model=str(qwen2), chat=chat, training=Training(start="last"))
+    export.llamafactory(recipe, Model(recipe.model, tmp_path / "before"), [PLAIN], tmp_path)
+    info, rows = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("dataset_info", "isheep"))
+    columns = info["isheep"]["columns"]
+    assert {key: rows[0][column] for key, column in columns.items()} == {
+        "prompt": "Äußere dich", "query": "zu 42", "response": 'Yes, "so".',
+        **({"system": "You are a helpful assistant."} if chat == "qwen" else {}),
+    }  # fmt: skip
+    settings = yaml.safe_load((tmp_path / "sft.yaml").read_text())
+    appendix_e = {
+        "stage": "sft", "finetuning_type": "lora", "lora_target": "all", "lora_rank": 8, "lora_alpha": 16,
+        "lora_dropout": 0.05, "cutoff_len": 1024, "lr_scheduler_type": "cosine", "warmup_steps": 20, "save_steps": 100,
+        "eval_steps": 100, "load_best_model_at_end": True, "learning_rate": 5e-5, "num_train_epochs": 2,
+        "max_samples": 3000, "val_size": 0.1, "bf16": True,
+    }  # fmt: skip
+    assert {key: settings[key] for key in appendix_e} == appendix_e
+    assert settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"] == 16
+    assert settings.get("template") == (None if chat == "tokenizer" else chat)
+    assert settings["adapter_name_or_path"] == str(tmp_path / "before") and settings["dataset"] in info
 
 
 def test_a_merged_checkpoint_is_on_the_disk_before_it_has_its_name(

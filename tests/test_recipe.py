@@ -23,9 +23,11 @@ def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
 
 @pytest.mark.parametrize("name", recipe_files.names())
 def test_every_packaged_recipe_loads_and_survives_a_round(name: str, tmp_path: Path) -> None:
-    recipe = recipe_files.load(recipe_files.find(name))
-    assert recipe_files.load(write(tmp_path, recipe_files.dump(recipe))) == recipe
-    assert recipe_files.title(recipe_files.find(name))
+    path = recipe_files.find(name)
+    found = recipe_files.load_sweep(path).values() if recipe_files.is_sweep(path) else [recipe_files.load(path)]
+    for recipe in found:
+        assert recipe_files.load(write(tmp_path, recipe_files.dump(recipe))) == recipe
+    assert recipe_files.title(path)
 
 
 def test_the_paper_is_what_the_defaults_say() -> None:
@@ -56,7 +58,7 @@ WRONG = {
     "model: lamb\ntraining: {learning_rate: .inf}": "line 2: training.learning_rate: input should be a finite number",
     "model: lamb\ntraining: 3": "line 2: training must be a mapping of start, data, lora",
     "model: lamb\nchat: qwen2": "line 2: chat: input should be 'qwen', 'llama3' or 'tokenizer'; found 'qwen2'",
-    "model: lamb\nfilters: [{kind: scor, at_least: 8}]": "filters.0.kind: take one of 'score', 'contamination'",
+    "model: lamb\nfilters: [{kind: scor, at_least: 8}]": "filters.0.kind: take one of 'score', 'contamination', ",
     "model: lamb\nfilters:\n- kind: score": "line 3: filters.0: give exactly one of at_least and above",
     "model: lamb\nfilters:\n- {kind: score, at_least: 8, above: 7}": "line 3: filters.0: give exactly one of",
     "model: lamb\nfilters: [{kind: contamination}]": "contamination needs a benchmark in evaluation",
@@ -65,6 +67,24 @@ WRONG = {
     "model: lamb\nassessment: {prompt: simpel}": "prompt file 'simpel' not found: give one of combined, icl",
     "model: lamb\nfilters:\n- kind: score\n  above: 8\n  criteria: [tone]": (
         "mine.yaml line 5: filters.0.criteria: 'tone' is not rated, only quality, following"
+    ),
+    "model: lamb\nassessment:\n  opening: ' <'": "line 3: assessment.opening: it is for read: expected, and this",
+    "model: lamb\nfilters: [{kind: perplexity, at_most: 1}]": "filters.0.at_most: input should be greater than 1",
+    "model: lamb\nfilters: [{kind: perplexity, of: []}]": "line 2: filters.0.of: ",
+    "model: lamb\nfilters:\n- {kind: perplexity, of: [input]}": "line 3: filters.0.of.0: input should be 'output' or",
+    "model: lamb\nsynthesis: {tasks: 300}\nfilters: [{kind: density, clusters: 100, keep: 3}]": (
+        "mine.yaml line 3: filters.0: it keeps up to 300 pairs, and synthesis.tasks is 300: nothing is left to drop"
+    ),
+    "model: lamb\nfilters: [{kind: random, keep: 10000}]": "it keeps up to 10000 pairs, and synthesis.tasks is 10000",
+    "model: lamb\nfilters: [{kind: density, of: pair}]": "of is for choose: lowest_perplexity, and choose is random",
+    "model: lamb\nfilters: [{kind: density, choose: best}]": "choose: input should be 'random' or 'lowest_perplexity'",
+    "model: lamb\nfilters: [{kind: random}]": "filters.0: give exactly one of keep and as_many_as",
+    "model: lamb\nfilters: [{kind: random, as_many_as: {at_least: 8, above: 8}}]": "filters.0.as_many_as: give exactly",
+    "model: lamb\nassessment: null\nfilters:\n- kind: random\n  as_many_as: {above: 7}": (
+        "line 5: filters.0.as_many_as: a score filter needs an assessment, and this recipe has none"
+    ),
+    "model: lamb\nfilters: [{kind: random, as_many_as: {above: 7, criteria: [tone]}}]": (
+        "filters.0.as_many_as.criteria: 'tone' is not rated, only quality, following"
     ),
     "model: lamb\nmodel: other": "mine.yaml line 2: key 'model' is given twice",
     "model: [": "mine.yaml line 1: not YAML",

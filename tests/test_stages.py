@@ -15,12 +15,12 @@ import isheep.chat
 import isheep.evaluate
 from isheep import summary
 from isheep.algorithm import align
-from isheep.assess import assess, read_grade
+from isheep.assess import assess, expected, read_grade
 from isheep.cli import main
 from isheep.engines import Completion, Sampling
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
-from isheep.filters import drops, kept
+from isheep.filters import Known, drops, kept
 from isheep.recipe import Assessment, Contamination, Recipe, Response, Score
 from isheep.records import AssessedPair, Drop, Grade, Model, Pair, Task
 from isheep.respond import respond
@@ -143,6 +143,42 @@ def test_ratings_in_the_chat_template() -> None:
     assert engine.calls[0][0][0].startswith("<|user|>Instruction:") and engine.calls[0][1].stop == ("<|end|>",)
 
 
+@pytest.mark.parametrize(
+    ("shares", "score"),
+    [
+        ([0, 0, 0, 0, 0, 0, 0, 1, 0, 0], 8),
+        ([0.1] * 10, 5.5),
+        ([0, 0, 0, 0, 0, 0, 0, 0.02, 0, 0.02], 9),
+        ([0, 0, 0, 0, 0, 0, 0, 0.999999, 0.0000003, 0], 8),
+        ([0.001] * 9 + [0], None),
+    ],
+)
+def test_the_expected_score_is_the_mean_over_what_the_scores_have(shares: list[float], score: float | None) -> None:
+    grade = expected(shares)
+    assert grade.score == score and grade.reply.count(", ") == 9 and grade.reply.startswith(f"1: {shares[0]:.4f}, ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "answer", "score"),
+    [
+        ({}, " 10||all right", 10), ({}, " 1||no", 1), ({}, "10||", None), ({}, "no idea", None),
+        ({"opening": " <"}, " <7>||", 7), ({"opening": ""}, "10||", 10), ({"chat": True}, "9||", 9),
+    ],
+)  # fmt: skip
+def test_expected_ratings_generate_nothing(settings: dict[str, Any], answer: str, score: float | None) -> None:
+    class Silent(Fake):
+        def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
+            raise AssertionError("nothing is generated")
+
+    asked: list[str] = []
+    engine = Silent(lambda prompt, seed: asked.append(prompt) or answer)  # type: ignore[func-returns-value]
+    pairs = [pair(id=f"t1-{n}") for n in range(3)]
+    owed = assess(engine, pairs, Chat(), Assessment.model_validate({"read": "expected", "size": 2, **settings}), 1, 42)
+    rows = [row for batch in owed([]) for row in batch]
+    assert [row.grades["quality"].score for row in rows] == [score] * 3 and len(asked) == 6
+    assert [row for batch in owed(rows[:2]) for row in batch] == rows[2:]
+
+
 # --- filters
 
 
@@ -191,12 +227,12 @@ def test_text_of_a_special_token_is_never_trained_on(field: str, token: str) -> 
 
 
 def test_a_benchmark_prompt_is_dropped_whatever_its_case_and_spacing() -> None:
-    rows = [pair(), pair().model_copy(update={"instruction": "Another task of mine."})]
+    rows = [pair(), pair().model_copy(update={"id": "t1-1", "instruction": "Another task."})]
     exam = [f"  {pair().content.upper()} "]
-    assert drops(rows, [Contamination(kind="contamination")], False, [], exam) == [
+    assert drops(rows, [Contamination(kind="contamination")], False, [], Known(exam)) == [
         Drop(row="t1-0", by="contamination", why="a benchmark's prompt")
     ]
-    assert drops(rows, [], False, [], exam) == []
+    assert drops(rows, [], False, [], Known(exam)) == []
 
 
 def test_one_drop_a_row_and_the_rest_is_kept() -> None:
@@ -242,7 +278,7 @@ class World:
 
         return Fake(write)
 
-    def train(self, recipe: Recipe, chat: Chat, data: Sequence[Pair], seed: int, into: Path) -> None:
+    def train(self, recipe: Recipe, chat: Chat, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
         self.trained.append(len(data))
         (into / "training.json").write_text(json.dumps({"rows": {"trained": len(data) - 1}}))
 
@@ -300,6 +336,31 @@ def test_without_assessment_everything_is_kept(world: World, tmp_path: Path) -> 
     _, folder = run(recipe(assessment=None, filters=[]), tmp_path / "run")
     assert summary.counts(folder, 1) == (6, 6, None, 5)
     assert not folder.has("iter-1/assessed.jsonl")
+
+
+ASKING = {
+    "perplexity.jsonl": {"kind": "perplexity", "at_most": 50},
+    "vectors.jsonl": {"kind": "density", "clusters": 3},
+    "both": {"kind": "density", "clusters": 3, "choose": "lowest_perplexity"},
+    "neither": {"kind": "random", "keep": 3},
+}
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_the_model_is_asked_only_what_a_filter_looks_at(world: World, tmp_path: Path, name: str) -> None:
+    settings = recipe(filters=[{"kind": "score", "at_least": 8}, ASKING[name]], assessment={"judge": "base"})
+    _, folder = run(settings, tmp_path / "run")
+    made = {path.name for path in (folder.path / "iter-2").iterdir()} & {"perplexity.jsonl", "vectors.jsonl"}
+    assert made == {"both": {"perplexity.jsonl", "vectors.jsonl"}, "neither": set()}.get(name, {name})
+    assert world.trained == [6 if name == "perplexity.jsonl" else 3] * 2
+
+
+def test_a_resume_does_not_filter_again(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = recipe(filters=[ASKING["both"]])
+    first, folder = run(settings, tmp_path / "run")
+    (folder.path / "iter-1" / "vectors.jsonl").unlink()
+    monkeypatch.setattr(isheep.algorithm, "drops", None)
+    assert run(settings, tmp_path / "run")[0] == first and not folder.has("iter-1/vectors.jsonl")
 
 
 def test_nothing_left_to_train_on_is_said(world: World, tmp_path: Path) -> None:

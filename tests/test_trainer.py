@@ -20,8 +20,8 @@ from isheep.errors import UserError
 from isheep.recipe import Lora, Training
 from isheep.records import Model, Pair
 from isheep.trainers import peft
-from isheep.trainers.peft import train
-from isheep.trainers.rows import IGNORED, choose, encode, order
+from isheep.trainers.peft import WEIGHTS, train
+from isheep.trainers.rows import IGNORED, choose, course, encode, order
 
 FACTS = {
     "Name the capital of France.": "Paris.",
@@ -89,6 +89,30 @@ def test_sampling_and_holding_out_follow_the_seed(qwen2: Path) -> None:
     assert (len(rows.train), len(rows.held_out), rows.sampled, rows.too_long) == (18, 2, 20, 0)
     assert rows == choose(pairs, chat, chat.tokenizer, Training(at_most=20, held_out=0.1), 1)
     assert rows.train != choose(pairs, chat, chat.tokenizer, Training(at_most=20, held_out=0.1), 2).train
+
+
+def test_no_cap_takes_all_rows(qwen2: Path) -> None:
+    chat, pairs = chat_of(qwen2), numbered(50)
+    assert len(choose(pairs, chat, chat.tokenizer, Training(at_most=None, held_out=0), 1).train) == 50
+
+
+def test_a_number_of_rows_is_met_or_refused(qwen2: Path) -> None:
+    chat = chat_of(qwen2)
+    long = [pair(f"{n} " + "Say " * 200, "no room") for n in range(20)]
+    exact = Training(rows=20, held_out=0.1, cutoff=100)
+    for pairs in (numbered(30) + long, numbered(50)):
+        rows = choose(pairs, chat, chat.tokenizer, exact, 1)
+        assert (len(rows.train), len(rows.held_out), rows.too_long) == (18, 2, 20 if pairs[-1] in long else 0)
+    with pytest.raises(UserError, match=r"training\.rows asks for 20 rows, and this iteration has 19"):
+        choose(numbered(19) + long, chat, chat.tokenizer, exact, 1)
+
+
+@pytest.mark.parametrize("rows", [3, 20, 100])
+def test_a_number_of_steps_is_met_with_any_number_of_rows(rows: int) -> None:
+    lengths = list(range(10, 10 + rows))
+    places = course(lengths, Training(max_steps=12, batch=4), 1)
+    assert len(places) == 48 and places == course(lengths, Training(max_steps=12, batch=4, epochs=9), 1)
+    assert max(places.count(place) for place in range(rows)) - min(places.count(place) for place in range(rows)) <= 1
 
 
 def test_too_few_rows_are_refused_in_one_line(qwen2: Path, tmp_path: Path) -> None:
@@ -184,12 +208,17 @@ def test_the_best_checkpoint_is_kept_and_everything_is_told(qwen2: Path, tmp_pat
 
 
 def test_training_goes_on_from_an_adapter(qwen2: Path, tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
+    first, second, again = (tmp_path / name for name in ("first", "second", "again"))
     chat, pairs = chat_of(qwen2), [pair(*fact) for fact in FACTS.items()]
     train(Model(str(qwen2)), pairs, chat, QUICK, 1, first, threads=1)
-    train(Model(str(qwen2), first), pairs, chat, QUICK.model_copy(update={"epochs": 1}), 1, second, threads=1)
-    losses = [json.loads((folder / "training.json").read_text())["loss"][0][1] for folder in (first, second)]
-    assert losses[1] < 0.1 * losses[0]
+    weights = (first / WEIGHTS).read_bytes()
+    for into in (second, again):
+        train(Model(str(qwen2), first), pairs, chat, QUICK.model_copy(update={"max_steps": 1}), 1, into, threads=1)
+    told = [json.loads((folder / "training.json").read_text()) for folder in (first, second)]
+    assert told[1]["loss"][0][1] < 0.1 * told[0]["loss"][0][1]
+    assert [one["goes_on"] for one in told] == [False, True] and [one["steps"] for one in told] == [60, 1]
+    assert all((again / path.name).read_bytes() == path.read_bytes() for path in second.iterdir())
+    assert weights == (first / WEIGHTS).read_bytes() != (second / WEIGHTS).read_bytes()
 
 
 def test_fewer_rows_at_once_learn_the_same(qwen2: Path, tmp_path: Path) -> None:

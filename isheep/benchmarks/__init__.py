@@ -1,6 +1,8 @@
 """Benchmarks: a module each, with `run(engine, chat, seed) -> dict` and `prompts() -> list[str]`.
 
-A result's "items" hold, for each score, one truth value per item, in the same order for every model.
+A result's "items" hold, for each score, one truth value per item, in the same order for every model. A benchmark that a
+recipe's `stop` can name also has `validate(engine, chat, seed) -> dict`: other items, and a "score" that is better the
+higher it is.
 """
 
 from collections.abc import Sequence
@@ -14,5 +16,5 @@ def module(name: str) -> Any:
 
 
 def prompts(names: Sequence[str]) -> list[str]:
-    """What these benchmarks ask."""
+    """What these benchmarks ask, in their validation parts too."""
     return [prompt for name in names for prompt in module(name).prompts()]

@@ -6,7 +6,7 @@ from typing import Any
 from isheep.chat import Chat
 from isheep.engines import Completion, Engine, Sampling
 from isheep.lamb.pages import content
-from isheep.lamb.suite import right, suite
+from isheep.lamb.suite import right, suite, validation
 from isheep.lamb.world import Quest
 
 
@@ -18,16 +18,31 @@ def run(engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
     right ones per family and constraint.
     """
     quests = suite()
-    greedy = Sampling(temperature=0.0, top_p=1.0, max_tokens=64, stop=(chat.end,))
-    drawn = greedy.model_copy(update={"temperature": 1.0})
-    asked = [chat.prompt(content(quest)) for quest in quests]
-    answers, samples = (engine.generate(asked, sampling, seed) for sampling in (greedy, drawn))
-    found = {"right sampled": items(quests, samples)["right"], **items(quests, answers)}
-    return {"template": chat.name, "items": found, "by": breakdown(quests, answers)}
+    result = examine(quests, engine, chat, seed)
+    drawn = answered(quests, engine, chat, seed, temperature=1.0)
+    result["items"] = {"right sampled": items(quests, drawn)["right"], **result["items"]}
+    return result
+
+
+def validate(engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
+    """The greedy part of it on other quests; "score" is the share of right ones."""
+    result = examine(validation(), engine, chat, seed)
+    right = result["items"]["right"]
+    return {"score": sum(right) / len(right), **result}
+
+
+def examine(quests: list[Quest], engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
+    answers = answered(quests, engine, chat, seed, temperature=0.0)
+    return {"template": chat.name, "items": items(quests, answers), "by": breakdown(quests, answers)}
+
+
+def answered(quests: list[Quest], engine: Engine, chat: Chat, seed: int, temperature: float) -> list[Completion]:
+    sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=64, stop=(chat.end,))
+    return engine.generate([chat.prompt(content(quest)) for quest in quests], sampling, seed)
 
 
 def prompts() -> list[str]:
-    return [content(quest) for quest in suite()]
+    return [content(quest) for quest in [*suite(), *validation()]]
 
 
 def items(quests: list[Quest], answers: list[Completion]) -> dict[str, list[bool]]:

@@ -47,6 +47,13 @@ class Engine(Protocol):
 
     def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]: ...
 
+    def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
+        """How probable each option is as the beginning of a prompt's continuation: (prompts, options), in [0, 1].
+
+        An option is what its tokens are. Where they begin a longer option's ("1" and "10" in a tokenizer of single
+        digits), the longer one's share is not the shorter one's: the options exclude each other. Nothing is generated.
+        """
+
     def embed(self, texts: Sequence[str]) -> Any:
         """Last layer's hidden state, mean over the text's tokens: a float32 array (texts, width)."""
 

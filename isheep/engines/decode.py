@@ -113,6 +113,17 @@ def common_prefix(rows: Sequence[Sequence[int]], own: Sequence[int]) -> int:
     return shared if shared >= SHORTEST_PREFIX else 0
 
 
+def begins(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether the tokens of `one` are the first ones of `other`."""
+    return other[: len(one)] == one
+
+
+def paths(options: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The fewest token sequences that pass through every place where one of `options` still has a token to come."""
+    places = {option[:k] for option in options for k in range(len(option))}
+    return sorted(place for place in places if not any(begins(place, other) for other in places - {place}))
+
+
 class Batch:
     """Rows of token ids on their way through a model: cache, attention mask, and how far they have been read."""
 

@@ -13,7 +13,8 @@ WIDTH = 16
 class Fake:
     """`answer(prompt, seed)` writes each completion; the seed is the request's own, from the call's seed and its place.
 
-    A word counts as a token. A word's log-probability is -1, and a text's embedding hashes the text.
+    A word counts as a token. A word's log-probability is -1, and a text's embedding hashes the text. The longest option
+    that an answer (of seed 0) starts with has all of the probability, or none has any.
     """
 
     def __init__(self, answer: Callable[[str, int], str]) -> None:
@@ -25,6 +26,11 @@ class Fake:
     def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
         words = [output.split() for _, output in zip(prompts, outputs, strict=True)]
         return [TokenLogprobs(list(range(len(row))), [-1.0] * len(row)) for row in words]
+
+    def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
+        answers = [self.answer(prompt, 0) for prompt in prompts]
+        chosen = [max((o for o in options if answer.startswith(o)), key=len, default=None) for answer in answers]
+        return [[float(option == best) for option in options] for best in chosen]
 
     def embed(self, texts: Sequence[str]) -> Any:
         import numpy as np

@@ -162,6 +162,43 @@ class Transformers:
                 scores.append(TokenLogprobs(output, chances.gather(1, wanted[:, None])[:, 0].tolist()))
         return scores
 
+    def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
+        """How probable each option is as the beginning of each prompt's continuation: (prompts, options).
+
+        One pass over each prompt with the tokens behind it that options share (" 1", where " 10" is three tokens); a
+        pass more for each other such beginning. Raises UserError where a prompt and an option don't fit the context.
+        """
+        import torch
+
+        model, *_, context = self.loaded
+        rows, wanted = self._prompts(prompts), [tuple(self._ids(option)) for option in options]
+        longest = max(map(len, wanted), default=1)
+        for row in rows:
+            if len(row) + longest > context:
+                raise self._too_long(f"a prompt of {len(row)} tokens with an option of {longest}")
+        size = max(1, min(self.batch, LOGITS // (longest * model.config.get_text_config().vocab_size)))
+        with torch.inference_mode():
+            return [row for part in chunks(rows, size) for row in self._choose(part, wanted)]
+
+    def _choose(self, rows: Sequence[list[int]], options: Sequence[tuple[int, ...]]) -> list[list[float]]:
+        import torch
+
+        from isheep.engines import decode
+
+        after: dict[tuple[int, ...], Tensor] = {}  # the next token's distribution, (rows, vocabulary), after these
+        for path in decode.paths(options):
+            width = len(path) + 1
+            batch = decode.Batch(self.loaded.model)
+            logits = batch.prefill([[*row, *path] for row in rows], [width] * len(rows), room=0)
+            after |= {path[:k]: logits[:, k - width].float().softmax(-1) for k in range(width)}
+        steps = [[after[option[:k]][:, token] for k, token in enumerate(option)] for option in options]
+        chances = torch.stack([torch.stack(step).prod(0) for step in steps], 1).double()
+        for i in sorted(range(len(options)), key=lambda i: -len(options[i])):
+            longer = [j for j, other in enumerate(options) if other != options[i] and decode.begins(options[i], other)]
+            chances[:, i] -= chances[:, longer].sum(1)
+        shares: list[list[float]] = chances.clamp(min=0).tolist()
+        return shares
+
     def embed(self, texts: Sequence[str]) -> Any:
         """The last layer's hidden state, mean over the text's tokens: float32 (texts, width).
 

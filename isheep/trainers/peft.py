@@ -54,7 +54,7 @@ def train(
     if not (into / RESULT).exists():
         tokenizer = _tokenizer(model, chat)
         rows = data.choose(pairs, chat, tokenizer, training, seed)
-        steps = ceil(len(rows.train) * training.epochs / training.batch)
+        steps = training.max_steps or ceil(len(rows.train) * training.epochs / training.batch)
         with _settled(threads):
             if checkpoints.newest(into) < steps:
                 _fit(model, rows, tokenizer, training, seed, into, device, rows_at_once or training.batch)
@@ -90,7 +90,7 @@ def _fit(
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     cuda = torch.cuda.is_available() and device != "cpu"
-    places = data.order([len(row.input_ids) for row in rows.train], training.batch, training.epochs, seed)
+    places = data.course([len(row.input_ids) for row in rows.train], training, seed)
     arguments = _arguments(training, len(places), bool(rows.held_out), seed, into, cuda, at_once)
     if cuda:
         _use(torch.device("cuda", torch.device(device or "cuda").index or 0), arguments)
@@ -168,7 +168,10 @@ def _with_adapter(model: Model, training: Training, cuda: bool) -> Any:
     dtype = torch.bfloat16 if cuda else torch.float32
     base = load(model.base, AutoModelForCausalLM, use_safetensors=True, dtype=dtype)
     if model.adapter:
-        return PeftModel.from_pretrained(base, str(model.adapter), is_trainable=True)
+        adapted = PeftModel.from_pretrained(base, str(model.adapter), is_trainable=True)
+        # The recipe's name, such as "lamb", is written there; peft would ask the Hub about it at every checkpoint.
+        adapted.peft_config["default"].base_model_name_or_path = base.name_or_path
+        return adapted
     lora = training.lora
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -230,7 +233,8 @@ def _finish(
         "base": model.base,
         "chat": chat.name,
         "seed": seed,
-        "settings": training.model_dump(),
+        "goes_on": model.adapter is not None,
+        "settings": training.model_dump(exclude={"start", "data"}),  # which say only what this training was given
         "rows": {
             "sampled": rows.sampled,
             "prompt_too_long": rows.too_long,

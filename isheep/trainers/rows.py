@@ -1,8 +1,9 @@
 """What a trainer learns from: which pairs, as which tokens, in which order. Everything follows from the seed."""
 
 from collections.abc import Sequence
+from math import ceil
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from isheep.batching import chunks, seed_of
 from isheep.chat import Chat
@@ -13,6 +14,9 @@ from isheep.records import Pair
 
 POOL = 8  # batches that are sorted by length together: less padding, and still a new order in every epoch
 IGNORED = -100  # the label of a token without loss
+
+
+T = TypeVar("T")
 
 
 class Row(NamedTuple):
@@ -32,14 +36,12 @@ class Rows(NamedTuple):
 
 
 def choose(pairs: Sequence[Pair], chat: Chat, tokenizer: Any, training: Training, seed: int) -> Rows:
-    """At most `training.at_most` of the pairs as tokens, a share of `training.held_out` of them set aside.
+    """At most `training.at_most` of the pairs as tokens, exactly `training.rows` of those where it is given, a share of
+    `training.held_out` of them set aside.
 
-    Raises UserError where fewer than two rows can be used.
+    Raises UserError where fewer than two rows, or than `training.rows`, can be used.
     """
-    sampled = list(pairs)
-    if training.at_most is not None and len(pairs) > training.at_most:
-        places = Random(seed_of(seed, "sample")).sample(range(len(pairs)), training.at_most)
-        sampled = [pairs[place] for place in sorted(places)]
+    sampled = sample(pairs, training.at_most, seed)
     rows = [row for row in (encode(pair, chat, tokenizer, training.cutoff) for pair in sampled) if row]
     if len(rows) < 2:
         long = f", {len(sampled) - len(rows)} of them with a prompt beyond cutoff {training.cutoff}" if sampled else ""
@@ -47,10 +49,25 @@ def choose(pairs: Sequence[Pair], chat: Chat, tokenizer: Any, training: Training
             f"this iteration kept {len(pairs)} pairs{long}: training needs 2 or more; "
             "with a new --out, lower the filters' thresholds or ask for more synthesis.tasks"
         )
+    if training.rows and len(rows) < training.rows:
+        raise UserError(
+            f"training.rows asks for {training.rows} rows, and this iteration has {len(rows)}: "
+            "with a new --out, give fewer or ask for more synthesis.tasks"
+        )
+    usable = len(rows)
+    rows = sample(rows, training.rows, seed)
     aside = max(1, round(training.held_out * len(rows))) if training.held_out else 0
     chosen = set(Random(seed_of(seed, "held out")).sample(range(len(rows)), aside))
     train = [row for place, row in enumerate(rows) if place not in chosen]
-    return Rows(train, [rows[place] for place in sorted(chosen)], len(sampled), len(sampled) - len(rows))
+    return Rows(train, [rows[place] for place in sorted(chosen)], len(sampled), len(sampled) - usable)
+
+
+def sample(items: Sequence[T], at_most: int | None, seed: int) -> list[T]:
+    """`at_most` of the items in their order, or all of them for None."""
+    if at_most is None or len(items) <= at_most:
+        return list(items)
+    places = Random(seed_of(seed, "sample")).sample(range(len(items)), at_most)
+    return [items[place] for place in sorted(places)]
 
 
 def encode(pair: Pair, chat: Chat, tokenizer: Any, cutoff: int) -> Row | None:
@@ -67,6 +84,14 @@ def encode(pair: Pair, chat: Chat, tokenizer: Any, cutoff: int) -> Row | None:
     answer = tokenizer(pair.output, add_special_tokens=False, split_special_tokens=True).input_ids
     answer = (answer + [end] * (pair.finish != "length"))[: max(0, cutoff - len(prompt))]
     return Row(prompt + answer, [IGNORED] * len(prompt) + answer) if answer else None
+
+
+def course(lengths: Sequence[int], training: Training, seed: int) -> list[int]:
+    """`order` for a training: `training.epochs`, or `training.max_steps` whole batches where these are given."""
+    if not training.max_steps:
+        return order(lengths, training.batch, training.epochs, seed)
+    places = training.max_steps * training.batch
+    return order(lengths, training.batch, ceil(places / len(lengths)), seed)[:places]
 
 
 def order(lengths: Sequence[int], batch: int, epochs: int, seed: int) -> list[int]:

@@ -1,0 +1,72 @@
+"""What filters ask of the model M^(t-1) about its own pairs (Section 4.3): perplexities and representations."""
+
+import math
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+
+from isheep.batching import chunks
+from isheep.chat import Chat
+from isheep.engines import Engine, TokenLogprobs
+from isheep.recipe import Density, Filter, Perplexity, Response
+from isheep.records import Measure, Pair, Vector
+from isheep.respond import render
+from isheep.run import Batches
+
+SIZE = 64  # pairs in a batch
+LARGEST = 700.0  # nats a token; more than that is no float any more
+
+
+def needs_perplexity(filters: Sequence[Filter]) -> bool:
+    """Whether a filter looks at perplexities."""
+    return any(isinstance(f, Perplexity) or isinstance(f, Density) and f.choose != "random" for f in filters)
+
+
+def needs_vectors(filters: Sequence[Filter]) -> bool:
+    """Whether a filter looks at representations."""
+    return any(isinstance(f, Density) for f in filters)
+
+
+def whole(pair: Pair) -> str:
+    """Instruction, input and output as one plain text, without a template: what "the pair" means in this module."""
+    return f"{pair.content}\n{pair.output}"
+
+
+def perplexities(engine: Engine, pairs: Sequence[Pair], chat: Chat, settings: Response) -> Batches[Measure]:
+    """The perplexities that are still owed, in batches of `SIZE`: exp of the mean negative log-probability of a token.
+
+    Of the output: its tokens after the prompt that it answered (the chat turn, or the plain prompt and a space),
+    without the token that ended it. Of the pair: all tokens of `whole`, the first one after the tokenizer's beginning
+    of sequence, or its end of text where it has none. None where there is no token.
+    """
+
+    def batches(done: list[Measure]) -> Iterator[list[Measure]]:
+        for batch in chunks(pairs[len(done) :], SIZE):
+            asked = [render(pair, chat, settings) for pair in batch]
+            space = "" if settings.prompt == "chat" else " "
+            outputs = engine.logprobs(asked, [space + pair.output if pair.output else "" for pair in batch])
+            texts = engine.logprobs([""] * len(batch), [whole(pair) for pair in batch])
+            yield [
+                Measure(id=pair.id, output=perplexity(output), pair=perplexity(text))
+                for pair, output, text in zip(batch, outputs, texts, strict=True)
+            ]
+
+    return batches
+
+
+def vectors(engine: Engine, pairs: Sequence[Pair]) -> Batches[Vector]:
+    """The representations that are still owed, in batches of `SIZE`: Engine.embed of `whole`."""
+
+    def batches(done: list[Vector]) -> Iterator[list[Vector]]:
+        for batch in chunks(pairs[len(done) :], SIZE):
+            rows = engine.embed([whole(pair) for pair in batch])
+            values = (b64encode(row.astype("<f4").tobytes()).decode() for row in rows)
+            yield [Vector(id=pair.id, values=text) for pair, text in zip(batch, values, strict=True)]
+
+    return batches
+
+
+def perplexity(tokens: TokenLogprobs) -> float | None:
+    """exp of the mean negative log-probability, None of no tokens."""
+    if not tokens.logprobs:
+        return None
+    return math.exp(min(-sum(tokens.logprobs) / len(tokens.logprobs), LARGEST))

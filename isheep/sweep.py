@@ -1,0 +1,132 @@
+"""Runs: one recipe from the base to its last model, and many settings or seeds that share what comes out the same.
+
+A file of a run is copied from another run of the sweep where it would be made from the same: the same bytes of the
+files before it, and the same values of the recipe's keys that it depends on (MADE_FROM). What a change leaves as it was
+is found too: two thresholds that keep the same pairs train one model.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from isheep.algorithm import align
+from isheep.chat import load_chat
+from isheep.checkpoint import check_device
+from isheep.errors import UserError
+from isheep.evaluate import ended, evaluate, validated
+from isheep.progress import console
+from isheep.recipe import Recipe
+from isheep.run import Folder, reading, writing
+
+COMMON = {"model", "chat", "seed", "machine"}
+ADAPTER = "adapter/adapter_model.safetensors"
+
+# What is shared, by the file's name or folder: files of its iteration that it is made from, and keys of the recipe.
+# The seed tasks, the model at work and COMMON go into all of them.
+MADE_FROM: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "replies.jsonl": ((), ("language", "synthesis")),
+    "pairs.jsonl": (("tasks.jsonl",), ("response",)),
+    "assessed.jsonl": (("pairs.jsonl",), ("assessment",)),
+    "perplexity.jsonl": (("pairs.jsonl",), ("response",)),
+    "vectors.jsonl": (("pairs.jsonl",), ()),
+    "adapter": (("train.json",), ("training",)),
+    "eval": ((), ()),
+    "validation": ((), ()),
+}
+
+
+def conduct(recipe: Recipe, out: Path, twin: Callable[[str], Path | None] = lambda label: None) -> tuple[Folder, int]:
+    """Run a recipe in the folder `out`, or go on with it; the folder and the last iteration.
+
+    That is T, or where `stop` ends it. `twin` is as in Folder.
+    """
+    with writing(out, recipe) as folder:
+        folder = replace(folder, twin=twin)
+        for t, model in enumerate(align(recipe, folder)):
+            evaluate(recipe, folder, t, model)
+            if ended(recipe, folder, t):
+                break
+        if recipe.stop and t < recipe.iterations:
+            scores = validated(folder, recipe.stop.benchmark, t)
+            shown = ", ".join(f"{100 * score:.1f}" for score in scores)
+            folder.say(
+                f"stopped after iteration {t} of {recipe.iterations}: no new best on {recipe.stop.benchmark}'s "
+                f"validation part for {recipe.stop.patience} in a row ({shown}; the first is the base)"
+            )
+    return folder, t
+
+
+def sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:
+    """Run recipes by name, each in the folder of its name in `out`, or go on with them; the folders.
+
+    A setting that can't be finished (a threshold may leave nothing to train on) does not keep the others from running.
+    Raises UserError at the end, which names these, and before anything runs where `out` is a run folder itself.
+    """
+    if (out / "recipe.yaml").exists():
+        raise UserError(f"{out} is a run folder: a run for each setting needs a folder of its own; give another --out")
+    for recipe in recipes.values():
+        check_device(recipe.machine.device)
+        load_chat(recipe.chat, recipe.model)
+    failed = []
+    for name, recipe in recipes.items():
+        console.print(f"== {out / name}", markup=False, soft_wrap=True)
+        try:
+            conduct(recipe, out / name, twins(recipe, out / name))
+        except UserError as error:
+            failed.append(f"{name}: {error}")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(recipes)} settings could not be finished: {'; '.join(failed)}")
+    return [out / name for name in recipes]
+
+
+def twins(recipe: Recipe, run: Path) -> Callable[[str], Path | None]:
+    """Folder.twin for a run: looks for a file among the runs beside it."""
+    others = [path.parent for path in sorted(run.parent.glob("*/recipe.yaml")) if path.parent != run]
+    known = [(path, reading(path)[0]) for path in others]
+
+    def twin(label: str) -> Path | None:
+        wanted = ingredients(recipe, run, label)
+        return next(
+            (
+                path / label
+                for path, other in known
+                if wanted and (path / label).exists() and ingredients(other, path, label) == wanted
+            ),
+            None,
+        )
+
+    return twin
+
+
+def ingredients(recipe: Recipe, run: Path, label: str) -> str | None:
+    """A digest of all that a file of a run ("iter-1/pairs.jsonl") is made from; None where it is not to be shared."""
+    home, _, name = label.partition("/")
+    kind = name.partition("/")[0]
+    if kind not in MADE_FROM:
+        return None
+    files, keys = MADE_FROM[kind]
+    values = recipe.model_dump(mode="json", include={*COMMON, *keys})
+    sources = [run / "seeds.jsonl", *(run / home / file for file in files)]
+    if kind == "assessed.jsonl" and (run / "prompts.yaml").exists():
+        sources.append(run / "prompts.yaml")  # rating prompts of the user's own
+    t = 0 if home == "base" else int(home.removeprefix("iter-"))
+    model = t if kind in ("eval", "validation") else t - 1
+    if kind == "adapter":
+        del values["training"]["data"]  # train.json holds it
+        model = model if values["training"].pop("start") == "last" else 0
+    if model:
+        sources.append(run / f"iter-{model}" / ADAPTER)
+    if not all(path.exists() for path in sources):
+        return None
+    digests = [_digest(path, path.stat().st_mtime_ns) for path in sources]
+    return hashlib.sha256(json.dumps([label, values, digests]).encode()).hexdigest()
+
+
+@cache
+def _digest(path: Path, changed: int) -> str:
+    """Of a file's bytes; `changed` is when, so that a new content is read anew."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

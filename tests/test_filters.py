@@ -1,0 +1,224 @@
+"""Filters that ask the model: perplexity, density, random keep; against brute force, in order, in batches."""
+
+import math
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import isheep.filters
+from isheep.chat import load_chat
+from isheep.engines import TokenLogprobs
+from isheep.engines.fake import Fake
+from isheep.engines.transformers import open_engine
+from isheep.filters import Known, drops, kept
+from isheep.measure import perplexities, perplexity, vectors, whole
+from isheep.recipe import Filter, Response
+from isheep.records import AssessedPair, Grade, Measure, Model, Vector
+
+CENTRES = np.array([[0, 0], [0, 10], [10, 0], [10, 10]], np.float32)
+
+
+def pair(n: int, output: str = "fine", score: float = 5, **changed: Any) -> AssessedPair:
+    fields = {"id": f"t1-{n}", "instruction": f"Name thing {n}", "output": output, "finish": "stop", **changed}
+    return AssessedPair(**fields, tokens=3, seed=1, grades={"quality": Grade(score=score, reply="")})
+
+
+def filters(*settings: dict[str, Any]) -> list[Filter]:
+    kind: TypeAdapter[Filter] = TypeAdapter(Filter)
+    return [kind.validate_python(one) for one in settings]
+
+
+def vector(n: int, values: Any) -> Vector:
+    return Vector(id=f"t1-{n}", values=b64encode(np.asarray(values, "<f4").tobytes()).decode())
+
+
+# 40 pairs around four points, ten at each; n's perplexity is n + 1 for the output, 41 - n for the pair; scores 1 to 10
+PAIRS = [pair(n, score=n // 4 + 1) for n in range(40)]
+POINTS = [CENTRES[n % 4] + np.random.default_rng(n).normal(0, 0.5, 2) for n in range(40)]
+KNOWN = Known(
+    measures=[Measure(id=f"t1-{n}", output=n + 1, pair=41 - n) for n in range(40)],
+    vectors=[vector(n, point) for n, point in enumerate(POINTS)],
+)
+
+
+def left(*settings: dict[str, Any], seed: int = 0, known: Known = KNOWN) -> list[int]:
+    """The numbers of the pairs that filters keep."""
+    found = drops(PAIRS, filters(*settings), True, ["<|end|>"], known, seed)
+    assert len({drop.row for drop in found}) == len(found) and all(drop.why for drop in found)
+    return [int(row.id[3:]) for row in kept(PAIRS, found)]
+
+
+# --- perplexity
+
+
+def by_loss(path: Path, before: str, text: str) -> float:
+    """exp of transformers' own loss over the tokens of `text` after those of `before`."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    first = tokenizer(before, add_special_tokens=False).input_ids
+    if tokenizer.bos_token_id is not None and first[:1] != [tokenizer.bos_token_id]:
+        first = [tokenizer.bos_token_id, *first]
+    first = first or [tokenizer.eos_token_id]
+    then = tokenizer(text, add_special_tokens=False).input_ids
+    labels = torch.tensor([[-100] * len(first) + then])
+    with torch.no_grad():
+        return math.exp(model(torch.tensor([first + then]), labels=labels).loss.item())
+
+
+@pytest.mark.parametrize("prompt", ["chat", "plain"])
+def test_perplexity_is_what_a_plain_loop_over_the_loss_says(checkpoint: Path, prompt: Any) -> None:
+    chat = load_chat("tokenizer", str(checkpoint))
+    pairs = [pair(0, "Paris."), pair(1, "It is 42, a small dog says woof.", input="12 plus 30"), pair(2, "red")]
+    engine = open_engine(Model(str(checkpoint)), device="cpu")
+    [rows] = perplexities(engine, pairs, chat, Response(prompt=prompt))([])
+    for row, one in zip(rows, pairs, strict=True):
+        asked = f"Instruction: {one.content}\nResponse:" if prompt == "plain" else chat.prompt(one.content)
+        output = by_loss(checkpoint, asked, one.output if prompt == "chat" else f" {one.output}")
+        assert row.output == pytest.approx(output, rel=1e-4)
+        assert row.pair == pytest.approx(by_loss(checkpoint, "", f"{one.content}\n{one.output}"), rel=1e-4)
+
+
+def test_perplexity_of_no_text_and_of_an_impossible_one() -> None:
+    assert perplexity(TokenLogprobs([], [])) is None
+    assert perplexity(TokenLogprobs([1, 2], [math.log(0.5), math.log(0.125)])) == pytest.approx(4)
+    assert math.isfinite(perplexity(TokenLogprobs([1], [-float("inf")])) or math.inf)
+    nothing = Known(measures=[Measure(id="t1-0", output=None, pair=2)])
+    [found] = drops([pair(0, "")], filters({"kind": "perplexity"}), False, [], nothing)
+    assert found.why == "perplexity of output inf > 50"
+
+
+def test_the_perplexity_filter() -> None:
+    assert left({"kind": "perplexity", "at_most": 10, "of": ["output"]}) == list(range(10))
+    assert left({"kind": "perplexity", "at_most": 10, "of": ["pair"]}) == list(range(31, 40))
+    assert left({"kind": "perplexity", "at_most": 30}) == list(range(11, 30))
+    assert left({"kind": "perplexity"}) == list(range(40))
+    found = drops(PAIRS, filters({"kind": "perplexity", "at_most": 39.5}), True, [], KNOWN)
+    assert [drop.why for drop in found] == ["perplexity of pair 41 > 39.5", "perplexity of pair 40 > 39.5",
+                                            "perplexity of output 40 > 39.5"]  # fmt: skip
+
+
+# --- density
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+@pytest.mark.parametrize("mini_batch", [41, 40])
+def test_density_keeps_some_of_each_cluster(monkeypatch: pytest.MonkeyPatch, keep: int, mini_batch: int) -> None:
+    monkeypatch.setattr(isheep.filters, "MINI_BATCH", mini_batch)
+    density = {"kind": "density", "clusters": 4, "keep": keep}
+    drawn = left(density)
+    assert sorted(n % 4 for n in drawn) == sorted([0, 1, 2, 3] * keep)
+    assert left(density) == drawn != left(density, seed=1)
+    lowest = {**density, "choose": "lowest_perplexity"}
+    assert left(lowest) == list(range(4 * keep))
+    assert left({**lowest, "of": "pair"}) == list(range(40 - 4 * keep, 40))
+
+
+def test_density_says_what_it_saw() -> None:
+    lowest = {"kind": "density", "clusters": 4, "keep": 9, "choose": "lowest_perplexity"}
+    found = drops(PAIRS, filters(lowest), True, [], KNOWN)
+    assert [drop.row for drop in found] == ["t1-36", "t1-37", "t1-38", "t1-39"]
+    assert found[0].why.endswith("has 10 pairs, 9 kept up to perplexity 33 of output: 37")
+    [why] = {drop.why[11:] for drop in drops(PAIRS, filters({"kind": "density", "clusters": 39}), True, [], KNOWN)}
+    assert why.endswith("2 pairs, 1 kept at random")
+
+
+def test_fewer_pairs_than_clusters_or_points_are_all_kept_once() -> None:
+    assert left({"kind": "density"}) == list(range(40))
+    same = KNOWN._replace(vectors=[vector(n, [1.0, 2.0]) for n in range(40)])
+    assert len(left({"kind": "density", "clusters": 4}, known=same)) == 1
+
+
+def test_a_draw_does_not_depend_on_who_else_is_there() -> None:
+    assert set(left({"kind": "random", "keep": 5})) < set(left({"kind": "random", "keep": 9}))
+
+
+# --- random, and filters in order
+
+
+def test_as_many_as_a_threshold_keeps_drawn_at_random() -> None:
+    threshold = {"kind": "score", "at_least": 8}
+    control = {"kind": "random", "as_many_as": {"at_least": 8}}
+    assert len(left(control)) == len(left(threshold)) == 12 and left(control) != left(threshold)
+    assert left(control) == left(control) != left(control, seed=1)
+    assert len(left({"kind": "random", "keep": 7})) == 7
+    [why] = {drop.why for drop in drops(PAIRS, filters(control), True, [], KNOWN)}
+    assert why == "not among the 12 drawn of 40"
+
+
+def test_each_filter_sees_what_those_before_it_left() -> None:
+    score, density = {"kind": "score", "at_least": 6}, {"kind": "density", "clusters": 4, "choose": "lowest_perplexity"}
+    assert left(score, density) == [20, 21, 22, 23]
+    assert left(density, score) == []
+    assert len(left(score, {"kind": "random", "as_many_as": {"above": 9}})) == 4
+    found = drops([*PAIRS, pair(40, "")], filters(density, score), True, [], KNOWN)
+    assert [drop.by for drop in found] == ["score"] * 4 + ["density"] * 36 + ["rules"]
+
+
+EFFECTS = [
+    ({"kind": "perplexity", "at_most": 20}, {"at_most": 30}),
+    ({"kind": "perplexity", "at_most": 30}, {"of": ["pair"]}),
+    ({"kind": "density", "clusters": 4}, {"clusters": 8}),
+    ({"kind": "density", "clusters": 4}, {"keep": 2}),
+    ({"kind": "density", "clusters": 4}, {"choose": "lowest_perplexity"}),
+    ({"kind": "density", "clusters": 4, "choose": "lowest_perplexity"}, {"of": "pair"}),
+    ({"kind": "random", "keep": 4}, {"keep": 5}),
+    ({"kind": "random", "as_many_as": {"at_least": 8}}, {"as_many_as": {"above": 8}}),
+]
+
+
+@pytest.mark.parametrize(("one", "change"), EFFECTS)
+def test_every_setting_changes_the_rows_kept(one: dict[str, Any], change: dict[str, Any]) -> None:
+    assert left(one) != left({**one, **change})
+
+
+# --- what is measured
+
+
+class Measured(Fake):
+    """A fake engine that remembers what it measured."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda prompt, seed: "")
+        self.seen: list[list[str]] = []
+
+    def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
+        self.seen.append(list(outputs))
+        return [TokenLogprobs([0], [-float(len(output) % 5)]) for output in outputs]
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        self.seen.append(list(texts))
+        return super().embed(texts)
+
+
+class Chat:
+    def prompt(self, content: str) -> str:
+        return f"<|user|>{content}<|answer|>"
+
+
+@pytest.mark.parametrize("name", ["perplexities", "vectors"])
+def test_measured_in_fixed_batches_that_a_resume_goes_on_with(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("isheep.measure.SIZE", 3)
+    pairs, whole_run, rest = PAIRS[:8], Measured(), Measured()
+
+    def owed(engine: Fake, done: list[Any]) -> Iterator[list[Any]]:
+        if name == "vectors":
+            return vectors(engine, pairs)(done)
+        return perplexities(engine, pairs, Chat(), Response())(done)  # type: ignore[arg-type]
+
+    batches = list(owed(whole_run, []))
+    assert [len(batch) for batch in batches] == [3, 3, 2]
+    assert list(owed(rest, batches[0])) == batches[1:]
+    assert rest.seen == whole_run.seen[len(whole_run.seen) // 3 :]
+    assert whole(pairs[1]) in whole_run.seen[0] + whole_run.seen[1]
+
+
+def test_a_vector_keeps_what_the_engine_says() -> None:
+    [[row]] = vectors(Fake(lambda prompt, seed: ""), PAIRS[:1])([])
+    assert row == vector(0, Fake(lambda prompt, seed: "").embed([whole(PAIRS[0])])[0])
