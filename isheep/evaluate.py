@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
+from pathlib import Path
 from typing import Any
 
-from isheep.benchmarks import module
+from isheep.benchmarks import Exam, module
 from isheep.chat import load_chat
 from isheep.doors import open_engine
-from isheep.recipe import Recipe
+from isheep.recipe import Benchmark, Recipe
 from isheep.records import Model
 from isheep.run import Folder
 
@@ -26,14 +26,17 @@ def evaluate(recipe: Recipe, run: Folder, t: int, model: Model) -> dict[str, Any
     """
     with closing(open_engine(recipe, model)) as engine:
 
-        def result(name: str, part: str, folder: str) -> Any:
-            ask = getattr(module(name), part)
-            chat = partial(load_chat, recipe.chat, recipe.model)
-            return home(run, t).json(f"{folder}/{name}.json", lambda: ask(engine, chat(), recipe.seed))
+        def result(one: Benchmark, part: str, folder: str) -> Any:
+            def make() -> Any:
+                chat, data = load_chat(recipe.chat, recipe.model), Path(one.data) if one.data else None
+                place = home(run, t) / folder / one.name
+                return getattr(module(one.name), part)(Exam(engine, chat, recipe.seed, place, data, base=t == 0))
+
+            return home(run, t).json(f"{folder}/{one.name}.json", make)
 
         if recipe.stop:
-            result(recipe.stop.benchmark, "validate", "validation")
-        return {name: result(name, "run", "eval") for name in recipe.evaluation}
+            result(Benchmark(name=recipe.stop.benchmark), "validate", "validation")
+        return {one.name: result(one, "run", "eval") for one in recipe.evaluation}
 
 
 def ended(recipe: Recipe, run: Folder, t: int) -> bool:

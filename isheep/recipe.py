@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from isheep import prompts
 from isheep.engines import Sampling
@@ -165,6 +165,18 @@ class Training(Section):
     keep: Literal["best", "last"] = "best"  # the checkpoint with the lowest held-out loss, or the last
 
 
+class Benchmark(Section):
+    """What every model is scored on. `data` is the user's own copy of its file or folder, where it needs one."""
+
+    name: Literal["lamb"]
+    data: str | None = None
+
+
+def _named(value: Any) -> Any:
+    """A benchmark's name alone stands for the benchmark."""
+    return {"name": value} if isinstance(value, str) else value
+
+
 class Stop(Section):
     """End before T where `patience` iterations in a row bring no new best (Table 1's "stagnates or diminishes").
 
@@ -201,7 +213,7 @@ class Recipe(Section):
     filters: tuple[Filter, ...] = (Score(kind="score", at_least=8),)
     training: Training = Training()
     stop: Stop | None = None
-    evaluation: tuple[Literal["lamb"], ...] = ()
+    evaluation: tuple[Annotated[Benchmark, BeforeValidator(_named)], ...] = ()
     machine: Machine = Machine()
 
     @property

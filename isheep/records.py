@@ -32,6 +32,14 @@ class Reply(Record):
     tokens: int
 
 
+class Answer(Record):
+    """What a model answered to an item of a benchmark; `finish` as in Pair."""
+
+    output: str
+    finish: str
+    tokens: int
+
+
 class Pair(Task):
     """A task and the model's answer. `finish` is "stop" (it ended by itself) or "length" (it was cut off)."""
 

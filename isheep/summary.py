@@ -68,12 +68,13 @@ def table(recipe: Recipe, run: Folder) -> Table:
         Counts._fields, ("pairs written", "kept", "a rating unreadable", "rows trained on"), strict=True
     ):
         shown.add_row(label, *(_count(row, name) for row in by_model))
-    if "lamb" in recipe.evaluation:
+    names = [one.name for one in recipe.evaluation]
+    if "lamb" in names:
         shown.add_section()
         shares = [truly_right(run, t) for t in models]
         shown.add_row("right of written", *(_share(written) for written, _ in shares))
         shown.add_row("right of kept", *(_share(chosen) for _, chosen in shares))
-    for benchmark in recipe.evaluation:
+    for benchmark in names:
         shown.add_section()
         base, *later = (results(run, t, benchmark) for t in models)
         shown.add_row(f"{benchmark} (chat: {recipe.chat})", style="bold")
@@ -82,14 +83,14 @@ def table(recipe: Recipe, run: Folder) -> Table:
             shown.add_row(score, *(_share(row) for row in [items, *after]))
             shown.add_row("  p against base", "", *(_p(items, row) for row in after), style="dim")
     shown.caption = (
-        "shares in % with 95% Wilson intervals; p: exact McNemar over the same items" if recipe.evaluation else None
+        "shares in % with 95% Wilson intervals; p: exact McNemar over the same items" if names else None
     )
     return shown
 
 
 def comparison(recipes: Mapping[str, Recipe], out: Path) -> Table:
     """The runs of a sweep side by side: a row for each model that is there, with the first score of each benchmark."""
-    names = list(dict.fromkeys(name for recipe in recipes.values() for name in recipe.evaluation))
+    names = list(dict.fromkeys(one.name for recipe in recipes.values() for one in recipe.evaluation))
     shown = Table("", "iteration", "kept", "rows trained on", *(f"{name}, %" for name in names), title=escape(str(out)))
     for setting, recipe in recipes.items():
         run = Folder(out / setting, out / setting)

@@ -1,13 +1,55 @@
-"""Benchmarks: a module each, with `run(engine, chat, seed) -> dict` and `prompts() -> list[str]`.
+"""Benchmarks: a module each, with `run(exam) -> dict` and `prompts(data) -> list[str]`.
 
-A result's "items" hold, for each score, one truth value per item, in the same order for every model. A benchmark that a
-recipe's `stop` can name also has `validate(engine, chat, seed) -> dict`: other items, and a "score" that is better the
-higher it is.
+A result has the "template" that the model was asked in and "items": for each score one value per item, in the same
+order for every model, a truth value or a number. Where items of a score belong together (the constraints of a prompt,
+the turns of a dialogue) "clusters" names the group of each. "note" says what a reader must know, such as "not checked
+against the original". A benchmark that a recipe's `stop` can name also has `validate(exam) -> dict`: other items, and a
+"score" that is better the higher it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from isheep.batching import seed_of
+from isheep.chat import Chat
+from isheep.engines import Engine, Sampling
+from isheep.recipe import Benchmark
+from isheep.records import Answer
+from isheep.run import Folder
+
+SIZE = 64  # answers in a batch
+
+
+class Exam(NamedTuple):
+    """What a benchmark is given: a model behind its engine, and a folder of its own for what it wants to keep."""
+
+    engine: Engine
+    chat: Chat
+    seed: int
+    folder: Folder  # eval/NAME beside NAME.json: raw answers, judgments
+    data: Path | None  # the user's copy of the benchmark's files
+    base: bool  # M^0, which no template was taught to
+
+    @property
+    def template(self) -> str:
+        """Appendix C: an aligned model is asked in the template of its SFT, the base plainly."""
+        return "plain" if self.base else self.chat.name
+
+    def asked(self, instruction: str) -> str:
+        return instruction if self.base else self.chat.prompt(instruction)
+
+    def answers(self, prompts: Sequence[str], sampling: Sampling, name: str = "answers.jsonl") -> list[Answer]:
+        """The model's answers to prompts as it reads them, kept in the benchmark's folder as rows like any other."""
+
+        def owed(done: list[Answer]) -> Iterator[list[Answer]]:
+            for start in range(len(done), len(prompts), SIZE):
+                some = prompts[start : start + SIZE]
+                found = self.engine.generate(some, sampling, seed_of(self.seed, "eval", name, start))
+                yield [Answer(output=one.text, finish=one.finish, tokens=one.tokens) for one in found]
+
+        return self.folder.records(name, Answer, owed, SIZE, len(prompts))
 
 
 def module(name: str) -> Any:
@@ -15,6 +57,6 @@ def module(name: str) -> Any:
     return import_module(f"isheep.benchmarks.{name}")
 
 
-def prompts(names: Sequence[str]) -> list[str]:
+def prompts(benchmarks: Sequence[Benchmark]) -> list[str]:
     """What these benchmarks ask, in their validation parts too."""
-    return [prompt for name in names for prompt in module(name).prompts()]
+    return [prompt for one in benchmarks for prompt in module(one.name).prompts(one.data and Path(one.data))]

@@ -1,16 +1,17 @@
 """lamb's held-out suite: content, the four IFEval accuracies (Zhou et al. 2023), and both at once with a clean stop."""
 
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
-from isheep.chat import Chat
-from isheep.engines import Completion, Engine, Sampling
+from isheep.benchmarks import Exam
+from isheep.engines import Completion, Sampling
 from isheep.lamb.pages import content
 from isheep.lamb.suite import right, suite, validation
 from isheep.lamb.world import Quest
 
 
-def run(engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
+def run(exam: Exam) -> dict[str, Any]:
     """Answers to the suite in the chat template (base and aligned models alike): greedy, and drawn at temperature 1.
 
     "items" has a truth value per prompt ("right", "content", "prompt strict", "prompt loose", "stopped", and "right
@@ -18,30 +19,30 @@ def run(engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
     right ones per family and constraint.
     """
     quests = suite()
-    result = examine(quests, engine, chat, seed)
-    drawn = answered(quests, engine, chat, seed, temperature=1.0)
+    result = examine(quests, exam)
+    drawn = answered(quests, exam, temperature=1.0)
     result["items"] = {"right sampled": items(quests, drawn)["right"], **result["items"]}
     return result
 
 
-def validate(engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
+def validate(exam: Exam) -> dict[str, Any]:
     """The greedy part of it on other quests; "score" is the share of right ones."""
-    result = examine(validation(), engine, chat, seed)
+    result = examine(validation(), exam)
     right = result["items"]["right"]
     return {"score": sum(right) / len(right), **result}
 
 
-def examine(quests: list[Quest], engine: Engine, chat: Chat, seed: int) -> dict[str, Any]:
-    answers = answered(quests, engine, chat, seed, temperature=0.0)
-    return {"template": chat.name, "items": items(quests, answers), "by": breakdown(quests, answers)}
+def examine(quests: list[Quest], exam: Exam) -> dict[str, Any]:
+    answers = answered(quests, exam, temperature=0.0)
+    return {"template": exam.chat.name, "items": items(quests, answers), "by": breakdown(quests, answers)}
 
 
-def answered(quests: list[Quest], engine: Engine, chat: Chat, seed: int, temperature: float) -> list[Completion]:
-    sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=64, stop=(chat.end,))
-    return engine.generate([chat.prompt(content(quest)) for quest in quests], sampling, seed)
+def answered(quests: list[Quest], exam: Exam, temperature: float) -> list[Completion]:
+    sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=64, stop=(exam.chat.end,))
+    return exam.engine.generate([exam.chat.prompt(content(quest)) for quest in quests], sampling, exam.seed)
 
 
-def prompts() -> list[str]:
+def prompts(data: Path | None) -> list[str]:
     return [content(quest) for quest in [*suite(), *validation()]]
 
 
