@@ -265,15 +265,6 @@ def test_a_run_that_gains_goes_on_to_the_end(examined: Callable[..., list[float]
     assert conduct(recipe(stop={"benchmark": "lamb"}), tmp_path)[1] == 2
 
 
-def test_the_validation_part_is_not_in_the_suite() -> None:
-    from isheep.benchmarks.lamb import prompts
-    from isheep.lamb.pages import content
-    from isheep.lamb.suite import suite, validation
-
-    part, whole = {content(quest) for quest in validation()}, {content(quest) for quest in suite()}
-    assert len(part) == 300 and not part & whole and {*prompts()} == part | whole
-
-
 # --- at the command line
 
 
