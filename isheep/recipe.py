@@ -80,7 +80,7 @@ class Score(Section):
 
 
 class Contamination(Section):
-    """Drop a pair whose task is, word for word, a prompt of one of the recipe's benchmarks."""
+    """Drop a pair whose task is, word for word, a prompt of a benchmark in the recipe: in `evaluation`, in `stop`."""
 
     kind: Literal["contamination"]
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 
@@ -11,14 +11,17 @@ import isheep.algorithm
 import isheep.evaluate
 import isheep.sweep
 from isheep import prompts, recipe_files
+from isheep.algorithm import align
 from isheep.batching import seed_of
+from isheep.benchmarks import module, validation_prompts
+from isheep.benchmarks import prompts as prompts_of
 from isheep.cli import main
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
 from isheep.evaluate import no_gain
-from isheep.recipe import Recipe
-from isheep.records import Model, Pair
-from isheep.run import events
+from isheep.recipe import Benchmark, Recipe, Stop
+from isheep.records import Drop, Model, Pair, Task
+from isheep.run import events, writing
 from isheep.sweep import conduct, sweep
 
 TASKS = {"tasks": 24, "size": 8, "novelty": None}
@@ -239,7 +242,7 @@ def examined(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[fl
 
     def examined(*scores: float) -> list[float]:
         left = list(scores)
-        monkeypatch.setattr(lamb, "validate", lambda engine, chat, seed: {"score": left.pop(0)})
+        monkeypatch.setattr(lamb, "validate", lambda exam: {"score": left.pop(0)})
         return left
 
     return examined
@@ -265,13 +268,23 @@ def test_a_run_that_gains_goes_on_to_the_end(examined: Callable[..., list[float]
     assert conduct(recipe(stop={"benchmark": "lamb"}), tmp_path)[1] == 2
 
 
-def test_the_validation_part_is_not_in_the_suite() -> None:
-    from isheep.benchmarks.lamb import prompts
-    from isheep.lamb.pages import content
-    from isheep.lamb.suite import suite, validation
+@pytest.mark.parametrize("name", get_args(Stop.model_fields["benchmark"].annotation))
+def test_what_stops_a_run_is_never_reported(name: str) -> None:
+    reported, part = prompts_of([Benchmark(name=name)]), validation_prompts(Stop(benchmark=name))
+    assert part and not {*part} & {*reported} and callable(module(name).validate)
 
-    part, whole = {content(quest) for quest in validation()}, {content(quest) for quest in suite()}
-    assert len(part) == 300 and not part & whole and {*prompts()} == part | whole
+
+@pytest.mark.parametrize("stop", [None, Stop(benchmark="lamb")])
+def test_prompts_of_the_validation_part_are_dropped_where_it_stops_a_run(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: Stop | None
+) -> None:
+    exam, part = prompts_of([Benchmark(name="lamb")])[0], validation_prompts(Stop(benchmark="lamb"))[0]
+    written = [Task(id=f"t1-{n}", instruction=text) for n, text in enumerate([exam, part, "Another task", "A fourth"])]
+    monkeypatch.setattr(isheep.algorithm, "write_tasks", lambda *given: written)
+    one = recipe(iterations=1, evaluation=["lamb"], filters=[{"kind": "contamination"}], stop=stop)
+    with writing(tmp_path, one) as folder:
+        list(align(one, folder))
+        assert [drop.row for drop in folder.read("iter-1/dropped.jsonl", Drop)] == ["t1-0", "t1-1"][: 1 + bool(stop)]
 
 
 # --- at the command line
@@ -359,8 +372,8 @@ def recipes_of(name: str) -> dict[str, Recipe]:
 def test_every_recipe_on_lamb_runs(name: str, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from isheep.benchmarks import lamb
 
-    monkeypatch.setattr(lamb, "run", lambda engine, chat, seed: {"items": {"right": [True]}})
-    monkeypatch.setattr(lamb, "validate", lambda engine, chat, seed: {"score": 0.5})
+    monkeypatch.setattr(lamb, "run", lambda exam: {"items": {"right": [True]}})
+    monkeypatch.setattr(lamb, "validate", lambda exam: {"score": 0.5})
     [one] = recipes_of(name).values()
     run, t = conduct(one, tmp_path)
     assert t == (1 if one.stop else one.iterations) and run.has(f"iter-{t}/adapter") and run.has("base/eval/lamb.json")
