@@ -17,10 +17,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def copy(source: Path, to: Path) -> None:
-    """Copy a file or a folder so that it is there complete or not at all; what is there of a `to.part` is removed."""
+    """Copy a file or a folder so that it is there complete or not at all; an older folder there or `to.part` goes."""
     part = to.with_name(f"{to.name}.part")
-    if part.is_dir():
-        shutil.rmtree(part)
+    for old in (part, to):
+        if old.is_dir():
+            shutil.rmtree(old)
     part.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         shutil.copytree(source, part)

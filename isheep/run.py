@@ -52,6 +52,8 @@ class Folder:
     def made(self, name: str) -> bool:
         """Whether a file or folder need not be made: it is there, or it is copied from another run of a sweep."""
         if not self.has(name) and (found := self.twin(self._label(name))):
+            if (kept := found.with_suffix("")) != found and kept.is_dir():  # eval/NAME, beside eval/NAME.json
+                copy(kept, (self.path / name).with_suffix(""))
             copy(found, self.path / name)
             self.event(file=self._label(name), shared_from=os.path.relpath(found, self.root))
             console.print(f"{self._label(name)}: shared from {os.path.relpath(found, self.root.parent)}", markup=False)

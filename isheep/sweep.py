@@ -11,21 +11,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from isheep.algorithm import align
 from isheep.chat import load_chat
 from isheep.checkpoint import check_device
 from isheep.errors import UserError
 from isheep.evaluate import ended, evaluate, validated
+from isheep.filters import kept
 from isheep.progress import console
 from isheep.recipe import Recipe
+from isheep.records import Drop, Pair
 from isheep.run import Folder, reading, writing
 
 COMMON = {"model", "chat", "seed", "machine"}
-ADAPTER = "adapter/adapter_model.safetensors"
+MODEL = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")  # what makes M^t of the base
 
 # What is shared, by the file's name or folder: files of its iteration that it is made from, and keys of the recipe.
-# The seed tasks, the model at work and COMMON go into all of them.
+# The seed tasks, the model at work and COMMON go into all of them; `ingredients` adds what is not a file or a key.
 MADE_FROM: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "replies.jsonl": ((), ("language", "synthesis")),
     "pairs.jsonl": (("tasks.jsonl",), ("response",)),
@@ -108,21 +111,32 @@ def ingredients(recipe: Recipe, run: Path, label: str) -> str | None:
     if kind not in MADE_FROM:
         return None
     files, keys = MADE_FROM[kind]
-    values = recipe.model_dump(mode="json", include={*COMMON, *keys})
+    values: dict[str, Any] = recipe.model_dump(mode="json", include={*COMMON, *keys})
     sources = [run / "seeds.jsonl", *(run / home / file for file in files)]
     if kind == "assessed.jsonl" and (run / "prompts.yaml").exists():
         sources.append(run / "prompts.yaml")  # rating prompts of the user's own
     t = 0 if home == "base" else int(home.removeprefix("iter-"))
     model = t if kind in ("eval", "validation") else t - 1
     if kind == "adapter":
-        del values["training"]["data"]  # train.json holds it
         model = model if values["training"].pop("start") == "last" else 0
+        first = 1 if values["training"].pop("data") == "all" else t
+        values["endings"] = [ending for s in range(first, t + 1) for ending in endings(Folder(run, run) / f"iter-{s}")]
+    if kind == "eval":
+        named = Path(name).parts[1].removesuffix(".json")
+        values["benchmark"] = [one.model_dump(mode="json") for one in recipe.evaluation if one.name == named]
     if model:
-        sources.append(run / f"iter-{model}" / ADAPTER)
+        sources += [run / f"iter-{model}" / file for file in MODEL]
     if not all(path.exists() for path in sources):
         return None
     digests = [_digest(path, path.stat().st_mtime_ns) for path in sources]
     return hashlib.sha256(json.dumps([label, values, digests]).encode()).hexdigest()
+
+
+def endings(iteration: Folder) -> list[str]:
+    """How the answers of D^t ended: training looks at it (rows.encode), and train.json does not hold it."""
+    if not (iteration.has("pairs.jsonl") and iteration.has("dropped.jsonl")):
+        return []
+    return [pair.finish for pair in kept(iteration.read("pairs.jsonl", Pair), iteration.read("dropped.jsonl", Drop))]
 
 
 @cache

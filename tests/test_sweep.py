@@ -1,6 +1,7 @@
 """Sweeps, seeds and iterative settings on a fake engine and trainer: what is shared, what each setting changes."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -13,16 +14,17 @@ import isheep.sweep
 from isheep import prompts, recipe_files
 from isheep.algorithm import align
 from isheep.batching import seed_of
-from isheep.benchmarks import module, validation_prompts
+from isheep.benchmarks import Exam, module, validation_prompts
 from isheep.benchmarks import prompts as prompts_of
 from isheep.cli import main
+from isheep.engines import Sampling
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
 from isheep.evaluate import no_gain
 from isheep.recipe import Benchmark, Recipe, Stop
 from isheep.records import Drop, Model, Pair, Task
 from isheep.run import events, writing
-from isheep.sweep import conduct, sweep
+from isheep.sweep import conduct, ingredients, sweep
 
 TASKS = {"tasks": 24, "size": 8, "novelty": None}
 SMALL = {"model": "fake", "iterations": 2, "synthesis": TASKS, "response": {"size": 8}, "assessment": {"size": 8}}
@@ -73,6 +75,7 @@ class Lab:
         settings = recipe.training.model_dump_json(exclude={"start", "data"})
         text = json.dumps([weights(start), [pair.output for pair in data], settings, seed])
         (into / "adapter_model.safetensors").write_text(str(seed_of(text)))
+        (into / "adapter_config.json").write_text(recipe.training.lora.model_dump_json())
 
 
 def weights(model: Model) -> str | None:
@@ -185,6 +188,62 @@ def test_ratings_by_other_prompts_of_the_same_name_are_not_shared(lab: Lab, tmp_
         sweep({name: settings}, out)
     assert shared(out / "b")["iter-1/assessed.jsonl"] == "../a/iter-1/assessed.jsonl"
     assert "iter-1/pairs.jsonl" in shared(out / "c") and "iter-1/assessed.jsonl" in made(out / "c")
+
+
+def test_what_is_made_from_something_else_is_not_shared(lab: Lab, tmp_path: Path) -> None:
+    """Each change of what a file is made from, one at a time, in a run that is otherwise the same."""
+    sweep(dict.fromkeys("ab", recipe(training={"data": "all"})), tmp_path)
+    one = recipe(training={"data": "all"}, evaluation=["lamb"])
+    same = "iter-1/replies.jsonl", "iter-2/pairs.jsonl", "iter-2/adapter", "base/eval/lamb.json", "iter-2/eval/lamb.json"
+    made_of = {name: ingredients(one, tmp_path / "a", name) for name in same}
+    assert None not in made_of.values()
+    assert made_of == {name: ingredients(one, tmp_path / "b", name) for name in same}
+
+    def differ(file: str, old: str, new: str) -> set[str]:
+        path = tmp_path / "b" / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        os.utime(path, ns=(0, 0))  # a new time, though it was written within the clock's grain
+        changed = {name for name in same if ingredients(one, tmp_path / "b", name) != made_of[name]}
+        path.write_text(text)
+        return changed
+
+    for s in (1, 2):  # an answer that was cut off is not taught to end there
+        row = differ(f"iter-{s}/pairs.jsonl", '"finish":"stop"', '"finish":"length"')
+        assert row == {"iter-2/adapter"}
+    assert differ("iter-1/adapter/adapter_config.json", '"alpha":16', '"alpha":32') == {"iter-2/pairs.jsonl"}
+    assert differ("iter-2/adapter/adapter_config.json", '"rank":8', '"rank":9') == {"iter-2/eval/lamb.json"}
+    assert differ("iter-2/tasks.jsonl", "Tell", "Say") == {"iter-2/pairs.jsonl"}
+    assert differ("seeds.jsonl", "a", "b") == set(same)
+    other = one.model_copy(update={"evaluation": (Benchmark(name="lamb", data="elsewhere"),)})
+    assert ingredients(other, tmp_path / "a", "iter-2/eval/lamb.json") != made_of["iter-2/eval/lamb.json"]
+    assert ingredients(other, tmp_path / "a", "iter-2/eval/lamb/answers.jsonl") != ingredients(
+        one, tmp_path / "a", "iter-2/eval/lamb/answers.jsonl"
+    )
+
+
+def test_what_a_benchmark_keeps_is_shared_with_its_result(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isheep.benchmarks import lamb
+
+    def exam(exam: Exam) -> dict[str, Any]:
+        answers = exam.answers(["One?", "Two?"], Sampling())
+        return {"items": {"right": [bool(answer.tokens % 2) for answer in answers]}}
+
+    monkeypatch.setattr(lamb, "run", exam)
+    recipes = {n: recipe(iterations=1, evaluation=["lamb"], training={"epochs": len(n)}) for n in ("a", "bb", "a ")}
+    first, other, killed = (tmp_path / name for name in recipes)
+    sweep({"a": recipes["a"]}, tmp_path)
+    (killed / "base/eval/lamb").mkdir(parents=True)  # begun before, and not come to its end
+    (killed / "base/eval/lamb/answers.jsonl.part").write_text('{"out')
+    (killed / "recipe.yaml").write_text(recipe_files.dump(recipes["a "]))
+    sweep(recipes, tmp_path)
+    assert shared(other)["base/eval/lamb.json"] == "../a/base/eval/lamb.json"
+    for run in (other, killed):
+        assert {n for n in contents(run) if "base" in n} == {n for n in contents(first) if "base" in n}
+    assert "iter-1/eval/lamb/answers.jsonl" in made(other)
 
 
 def test_a_sweep_over_a_run_is_refused(lab: Lab, tmp_path: Path) -> None:
