@@ -50,10 +50,8 @@ def run(
     RECIPE is a file or a name from `isheep recipes`: lamb where none is given, or qwen2.5-0.5b with --model. KEY=VALUE
     sets a key of it, such as training.epochs=1 or filters.0.at_least=7.
     """
-    from isheep.chat import load_chat
-    from isheep.checkpoint import check_device
     from isheep.summary import table
-    from isheep.sweep import conduct
+    from isheep.sweep import conduct, ready
 
     name, overrides = _recipe_and_overrides(words or [], DEFAULT_REAL if model else DEFAULT)
     path = recipe_files.find(name)
@@ -62,8 +60,7 @@ def run(
     if seeds:
         numbers = range(recipe.seed, recipe.seed + seeds)
         return _sweep({f"seed-{n}": recipe.model_copy(update={"seed": n}) for n in numbers}, out)
-    check_device(recipe.machine.device)  # what can't work is refused before a folder is made
-    load_chat(recipe.chat, recipe.model)
+    ready(recipe, out)
     folder, t = conduct(recipe, out)
     console.print(table(recipe, folder))
     last = folder.path / f"iter-{t}"

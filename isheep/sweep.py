@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from isheep import assess
 from isheep.algorithm import align
 from isheep.chat import load_chat
 from isheep.checkpoint import check_device
@@ -22,7 +23,7 @@ from isheep.filters import kept
 from isheep.progress import console
 from isheep.recipe import Recipe
 from isheep.records import Drop, Pair
-from isheep.run import Folder, reading, writing
+from isheep.run import Folder, check, reading, writing
 
 COMMON = {"model", "chat", "seed", "machine"}
 MODEL = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")  # what makes M^t of the base
@@ -62,17 +63,26 @@ def conduct(recipe: Recipe, out: Path, twin: Callable[[str], Path | None] = lamb
     return folder, t
 
 
+def ready(recipe: Recipe, out: Path) -> None:
+    """Raises UserError where a run of this recipe in the folder `out` can't work, before weights are loaded for it."""
+    check(out, recipe)
+    check_device(recipe.machine.device)
+    chat = load_chat(recipe.chat, recipe.model)
+    if recipe.assessment:
+        assess.check(recipe.assessment, chat)
+
+
 def sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:
     """Run recipes by name, each in the folder of its name in `out`, or go on with them; the folders.
 
-    A setting that can't be finished (a threshold may leave nothing to train on) does not keep the others from running.
-    Raises UserError at the end, which names these, and before anything runs where `out` is a run folder itself.
+    Raises UserError before anything runs where one of them can't begin, or `out` is a run folder itself. A setting that
+    can't be finished (a threshold may leave nothing to train on) does not keep the others from running: what failed is
+    raised at the end.
     """
     if (out / "recipe.yaml").exists():
         raise UserError(f"{out} is a run folder: a run for each setting needs a folder of its own; give another --out")
-    for recipe in recipes.values():
-        check_device(recipe.machine.device)
-        load_chat(recipe.chat, recipe.model)
+    for name, recipe in recipes.items():
+        ready(recipe, out / name)
     failed = []
     for name, recipe in recipes.items():
         console.print(f"== {out / name}", markup=False, soft_wrap=True)

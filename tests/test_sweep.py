@@ -11,11 +11,10 @@ import pytest
 import isheep.algorithm
 import isheep.evaluate
 import isheep.sweep
-from isheep import prompts, recipe_files
+from isheep import benchmarks, prompts, recipe_files
 from isheep.algorithm import align
 from isheep.batching import seed_of
-from isheep.benchmarks import Exam, module, validation_prompts
-from isheep.benchmarks import prompts as prompts_of
+from isheep.benchmarks import Exam, validation_prompts
 from isheep.cli import main
 from isheep.engines import Sampling
 from isheep.engines.fake import Fake
@@ -89,7 +88,6 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
         monkeypatch.setattr(module, "load_chat", lambda name, model: Chat())
         if module is not isheep.sweep:
             monkeypatch.setattr(module, "open_engine", lab.open_engine)
-    monkeypatch.setattr("isheep.chat.load_chat", lambda name, model: Chat())
     monkeypatch.setattr(isheep.algorithm, "train", lab.train)
     return lab
 
@@ -194,7 +192,13 @@ def test_what_is_made_from_something_else_is_not_shared(lab: Lab, tmp_path: Path
     """Each change of what a file is made from, one at a time, in a run that is otherwise the same."""
     sweep(dict.fromkeys("ab", recipe(training={"data": "all"})), tmp_path)
     one = recipe(training={"data": "all"}, evaluation=["lamb"])
-    same = "iter-1/replies.jsonl", "iter-2/pairs.jsonl", "iter-2/adapter", "base/eval/lamb.json", "iter-2/eval/lamb.json"
+    same = (
+        "iter-1/replies.jsonl",
+        "iter-2/pairs.jsonl",
+        "iter-2/adapter",
+        "base/eval/lamb.json",
+        "iter-2/eval/lamb.json",
+    )
     made_of = {name: ingredients(one, tmp_path / "a", name) for name in same}
     assert None not in made_of.values()
     assert made_of == {name: ingredients(one, tmp_path / "b", name) for name in same}
@@ -329,15 +333,15 @@ def test_a_run_that_gains_goes_on_to_the_end(examined: Callable[..., list[float]
 
 @pytest.mark.parametrize("name", get_args(Stop.model_fields["benchmark"].annotation))
 def test_what_stops_a_run_is_never_reported(name: str) -> None:
-    reported, part = prompts_of([Benchmark(name=name)]), validation_prompts(Stop(benchmark=name))
-    assert part and not {*part} & {*reported} and callable(module(name).validate)
+    reported, part = benchmarks.prompts([Benchmark(name=name)]), validation_prompts(Stop(benchmark=name))
+    assert part and not {*part} & {*reported} and callable(benchmarks.module(name).validate)
 
 
 @pytest.mark.parametrize("stop", [None, Stop(benchmark="lamb")])
 def test_prompts_of_the_validation_part_are_dropped_where_it_stops_a_run(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: Stop | None
 ) -> None:
-    exam, part = prompts_of([Benchmark(name="lamb")])[0], validation_prompts(Stop(benchmark="lamb"))[0]
+    exam, part = benchmarks.prompts([Benchmark(name="lamb")])[0], validation_prompts(Stop(benchmark="lamb"))[0]
     written = [Task(id=f"t1-{n}", instruction=text) for n, text in enumerate([exam, part, "Another task", "A fourth"])]
     monkeypatch.setattr(isheep.algorithm, "write_tasks", lambda *given: written)
     one = recipe(iterations=1, evaluation=["lamb"], filters=[{"kind": "contamination"}], stop=stop)
@@ -401,12 +405,22 @@ WRONG = {
     "model: lamb\nsettings: {a: 3}": "s.yaml line 2: setting 'a' must be a mapping",
     "model: lamb\nsettings:\n  a: {}\n  b: {sed: 1}": "s.yaml line 4: unknown key 'sed': did you mean 'seed'",
     "model: lamb\nsettings: {a/b: {}, a b: {}}": "two settings are named 'a-b'",
+    "model: lamb\ngrid: {}": "s.yaml: the folder of a setting would be named '': 1 to 200 characters are needed; name",
+    "model: lamb\nsettings: {..: {}}": "s.yaml: the folder of a setting would be named '': 1 to",
+    f"model: lamb\ngrid: {{model: [{'x' * 201}]}}": "s.yaml: the folder of a setting would be named 'model=-x",
+    "settings: [s.yaml]": "s.yaml: s.yaml is a sweep itself: list the recipes that it is made of",
+    "settings: [one.yaml, ./one.yaml]": "s.yaml: two settings are named 'one'",
+    "settings: []": "s.yaml: the folder of a setting would be named ''",
+    "model: lamb\ngrid: {1: [1]}": "s.yaml line 2: there is nothing at 1 in this recipe to set it in",
+    "model: lamb\ngrid: {filters.0.at_least: [7]}": "s.yaml line 2: there is nothing at 0 in this recipe to set it in",
+    "like: s.yaml\ngrid: {seed: [1]}": "s.yaml line 1: like leads round in a circle",
 }
 
 
 @pytest.mark.parametrize("text", WRONG)
 def test_wrong_sweeps(text: str, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(text)
+    (tmp_path / "one.yaml").write_text("model: lamb")
     with pytest.raises(UserError) as error:
         recipe_files.load_sweep(tmp_path / "s.yaml")
     assert WRONG[text] in str(error.value) and "\n" not in str(error.value)
