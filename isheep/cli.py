@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from isheep import recipe_files
@@ -76,7 +77,7 @@ def sweep(
 ) -> None:
     """Run every setting of a sweep, or go on with it. What comes out the same in two settings is made once.
 
-    KEY=VALUE sets a key for all settings.
+    KEY=VALUE sets a key for all settings but those that the sweep itself sets it for.
     """
     path = recipe_files.find(name)
     _sweep(recipe_files.load_sweep(path, words or []), out or Path("runs") / path.stem)
@@ -98,9 +99,13 @@ def _sweep(recipes: Mapping[str, Recipe], out: Path) -> None:
 def recipes() -> None:
     """List the recipes that come with isheep, and the sweeps, which are many recipes in one file."""
     names = recipe_files.names()
-    for name in names:
-        title = recipe_files.title(recipe_files.find(name))
-        console.print(f"{name:<{max(map(len, names)) + 2}}{title}", soft_wrap=True, markup=False)
+    sweeps = {name for name in names if recipe_files.is_sweep(recipe_files.find(name))}
+    for verb, some in (("run", [name for name in names if name not in sweeps]), ("sweep", sorted(sweeps))):
+        shown = Table(f"isheep {verb}", "", box=None, padding=(0, 2, 0, 0), header_style="bold")
+        shown.columns[0].no_wrap, shown.columns[0].min_width = True, max(map(len, names))
+        for name in some:
+            shown.add_row(name, recipe_files.title(recipe_files.find(name)))
+        console.print(shown)
 
 
 @app.command()

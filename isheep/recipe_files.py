@@ -200,8 +200,8 @@ def names() -> list[str]:
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a file that comes with the package is a sweep, for `load_sweep`, and not a recipe."""
-    return any(line.startswith(tuple(SWEEP)) for line in path.read_text(encoding="utf-8").splitlines())
+    """Whether a file is a sweep, for `load_sweep`, and not a recipe."""
+    return bool(_read(path).data.keys() & SWEEP.keys())
 
 
 def find(name: str) -> Path:
@@ -216,7 +216,7 @@ def find(name: str) -> Path:
 def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     """The recipe of a file, with "key.sub=value" words over it. Raises UserError in one line."""
     source = _read(path)
-    if source.data.keys() & SWEEP.keys():
+    if is_sweep(path):
         raise UserError(f"{path} is a sweep over many settings: run it with isheep sweep {path}")
     for word in overrides:
         source = _override(source, word)

@@ -1,5 +1,6 @@
 """Recipes: read from YAML and the command line, wrong ones refused in one line that says where and what instead."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -264,4 +265,16 @@ def test_recipes_are_listed() -> None:
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1], timeout=60
     )
-    assert [line.split()[0] for line in done.stdout.splitlines()] == recipe_files.names()
+    runs, sweeps = done.stdout.removeprefix("isheep run").split("isheep sweep")
+    first = [[line.split()[0] for line in part.splitlines() if line[:1].strip()] for part in (runs, sweeps)]
+    assert sorted(sum(first, [])) == recipe_files.names() and "paper/table2" in first[1]
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "paper/qwen1.5-72b" in first[0] and "Tables 1 and 12: I-SHEEP on Qwen1.5-72B." in runs
+
+
+@pytest.mark.parametrize("name", recipe_files.names())
+def test_the_command_on_a_recipes_first_line_runs_it(name: str) -> None:
+    path = recipe_files.find(name)
+    command = re.search(r"isheep (run|sweep)(?: (\S+))?$", path.read_text(encoding="utf-8").partition("\n")[0])
+    verb = "sweep" if recipe_files.is_sweep(path) else "run"
+    assert command is None or command.groups() in ((verb, name), (verb, None if name == "lamb" else name))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import pytest
+from rich.console import Console
 
 import isheep.algorithm
 import isheep.evaluate
@@ -22,7 +23,8 @@ from isheep.errors import UserError
 from isheep.evaluate import no_gain
 from isheep.recipe import Benchmark, Recipe, Stop
 from isheep.records import Drop, Model, Pair, Task
-from isheep.run import events, writing
+from isheep.run import Folder, events, writing
+from isheep.summary import comparison
 from isheep.sweep import conduct, ingredients, sweep
 
 TASKS = {"tasks": 24, "size": 8, "novelty": None}
@@ -385,6 +387,26 @@ def test_a_grid_and_names_make_folders(lab: Lab, tmp_path: Path, capsys: pytest.
     assert "rows trained on" in shown and "runs     " in shown
     saved = recipe_files.load(out / "last,filters.0.at_least=7" / "recipe.yaml")
     assert saved.training.start == "last" and saved.response.size == 4 and saved.filters[0].at_least == 7
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_runs_side_by_side_fit_80_columns(tmp_path: Path, count: int) -> None:
+    names = ["lamb", "ifeval", "alpaca_eval", "mt_bench", "harness"][:count]
+    one = recipe(iterations=1).model_copy(update={"evaluation": tuple(map(Benchmark.model_construct, [None] * count))})
+    for benchmark, name in zip(one.evaluation, names, strict=True):
+        vars(benchmark)["name"] = name
+    long = "one-last-uncapped,filters.0.at_least=7,training.epochs=3"
+    for setting in (long, "[b]b"):
+        for t, right in ((0, 235), (1, 800)):
+            folder = Folder(tmp_path / setting, tmp_path / setting) / (f"iter-{t}" if t else "base")
+            (folder.path / "adapter").mkdir(parents=True)
+            for name in names:
+                folder.json(f"eval/{name}.json", lambda right=right: {"items": {"a": [n < right for n in range(1000)]}})
+    with (console := Console(width=80)).capture() as shown:
+        console.print(comparison({long: one, "[b]b": one}, tmp_path))
+    lines = shown.get().splitlines()
+    assert max(map(len, lines)) <= 80 and "…" not in shown.get()
+    assert shown.get().count("[b]b") == 1 and shown.get().count("23.5") == shown.get().count("[77,82]") == 2 * count
 
 
 def test_a_sweep_may_list_recipe_files(tmp_path: Path) -> None:
