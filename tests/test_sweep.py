@@ -328,6 +328,27 @@ def test_a_run_stops_where_it_no_longer_gains(
     assert "to go on" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("patience", "last"), [(1, 2), (2, 3)])
+def test_patience_is_how_long_a_run_waits(
+    examined: Callable[..., list[float]], tmp_path: Path, patience: int, last: int
+) -> None:
+    examined(0.3, 0.5, 0.4, 0.5, 0.4, 0.6)  # the best comes first: 2 in a row without a new one end at iteration 3
+    assert conduct(recipe(iterations=5, stop={"benchmark": "lamb", "patience": patience}), tmp_path)[1] == last
+
+
+def test_what_a_benchmark_is_given(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from isheep.benchmarks import lamb
+
+    given: list[Exam] = []
+    monkeypatch.setattr(lamb, "run", lambda exam: given.append(exam) or {"items": {}})
+    conduct(recipe(iterations=1, evaluation=[{"name": "lamb", "data": "my/copy"}], seed=5), tmp_path)
+    assert [(exam.data, exam.base, exam.seed) for exam in given] == [
+        (Path("my/copy"), True, 5),
+        (Path("my/copy"), False, 5),
+    ]
+    assert [exam.folder.path for exam in given] == [tmp_path / t / "eval" / "lamb" for t in ("base", "iter-1")]
+
+
 def test_a_run_that_gains_goes_on_to_the_end(examined: Callable[..., list[float]], tmp_path: Path) -> None:
     examined(0.3, 0.4, 0.5)
     assert conduct(recipe(stop={"benchmark": "lamb"}), tmp_path)[1] == 2
