@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -170,6 +171,31 @@ def test_a_stopped_sweep_goes_on(lab: Lab, tmp_path: Path, monkeypatch: pytest.M
         context.setattr(isheep.algorithm, "train", stop)
         sweep(recipes, tmp_path / "stopped")
     assert [contents(run) for run in sweep(recipes, tmp_path / "stopped")] == whole
+
+
+def test_half_a_copy_is_nothing_that_a_run_goes_on_with(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped as an adapter is copied, and gone on with alone."""
+    one = recipe(iterations=1)
+    [whole] = sweep({"a": one}, tmp_path)
+
+    def stop(source: Path, to: Path) -> None:
+        to.mkdir()
+        (to / "adapter_config.json").write_text("half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(shutil, "copytree", stop)
+        sweep({"a": one, "b": one}, tmp_path)
+    assert not (tmp_path / "b/iter-1/adapter.part").exists()
+    conduct(one, tmp_path / "b")
+    made = {name: text for name, text in contents(tmp_path / "b").items() if ".copy.part" not in name}
+    assert made == contents(whole)
+    (tmp_path / "b/iter-1/pairs.jsonl.part").write_text("begun")
+    (tmp_path / "b/iter-1/pairs.jsonl").unlink()
+    sweep({"a": one, "b": one}, tmp_path)
+    assert not (tmp_path / "b/iter-1/pairs.jsonl.part").exists()
 
 
 def test_a_setting_that_fails_leaves_the_others(lab: Lab, tmp_path: Path) -> None:
@@ -391,6 +417,10 @@ def test_seeds_get_a_folder_each(lab: Lab, tmp_path: Path) -> None:
     runs = sorted(path for path in (tmp_path / "out").iterdir())
     assert [run.name for run in runs] == ["seed-5", "seed-6", "seed-7"]
     assert len({contents(run)["iter-1/pairs.jsonl"] for run in runs}) == 3
+    asked, before = lab.asked, [contents(run) for run in runs]
+    assert command("run", tmp_path / "mine.yaml", "--seeds", "4", "--out", tmp_path / "out", "seed=5") == 0
+    assert [contents(run) for run in runs] == before and (tmp_path / "out/seed-8/iter-1/adapter").exists()
+    assert lab.asked == asked + asked // 3 and len(lab.trained) == 4
 
 
 def test_a_grid_and_names_make_folders(lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
