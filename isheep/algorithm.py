@@ -6,7 +6,7 @@ from functools import partial
 
 from isheep.assess import assess
 from isheep.batching import seed_of
-from isheep.benchmarks import prompts
+from isheep.benchmarks import prompts, validation_prompts
 from isheep.chat import Chat, load_chat
 from isheep.doors import open_engine, train
 from isheep.engines import Engine
@@ -93,7 +93,7 @@ def measure(recipe: Recipe, folder: Folder, engine: Engine, chat: Chat, pairs: S
         measures = folder.records("perplexity.jsonl", Measure, owed, SIZE, len(pairs))
     if needs_vectors(recipe.filters):
         points = folder.records("vectors.jsonl", Vector, vectors(engine, pairs), SIZE, len(pairs))
-    return Known(prompts(recipe.evaluation), measures, points)
+    return Known([*prompts(recipe.evaluation), *validation_prompts(recipe.stop)], measures, points)
 
 
 def write_grades(

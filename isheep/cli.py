@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from isheep import recipe_files
@@ -50,10 +51,8 @@ def run(
     RECIPE is a file or a name from `isheep recipes`: lamb where none is given, or qwen2.5-0.5b with --model. KEY=VALUE
     sets a key of it, such as training.epochs=1 or filters.0.at_least=7.
     """
-    from isheep.chat import load_chat
-    from isheep.checkpoint import check_device
     from isheep.summary import table
-    from isheep.sweep import conduct
+    from isheep.sweep import conduct, ready
 
     name, overrides = _recipe_and_overrides(words or [], DEFAULT_REAL if model else DEFAULT)
     path = recipe_files.find(name)
@@ -62,8 +61,7 @@ def run(
     if seeds:
         numbers = range(recipe.seed, recipe.seed + seeds)
         return _sweep({f"seed-{n}": recipe.model_copy(update={"seed": n}) for n in numbers}, out)
-    check_device(recipe.machine.device)  # what can't work is refused before a folder is made
-    load_chat(recipe.chat, recipe.model)
+    ready(recipe, out)
     folder, t = conduct(recipe, out)
     console.print(table(recipe, folder))
     last = folder.path / f"iter-{t}"
@@ -79,7 +77,7 @@ def sweep(
 ) -> None:
     """Run every setting of a sweep, or go on with it. What comes out the same in two settings is made once.
 
-    KEY=VALUE sets a key for all settings.
+    KEY=VALUE sets a key for all settings but those that the sweep itself sets it for.
     """
     path = recipe_files.find(name)
     _sweep(recipe_files.load_sweep(path, words or []), out or Path("runs") / path.stem)
@@ -101,9 +99,13 @@ def _sweep(recipes: Mapping[str, Recipe], out: Path) -> None:
 def recipes() -> None:
     """List the recipes that come with isheep, and the sweeps, which are many recipes in one file."""
     names = recipe_files.names()
-    for name in names:
-        title = recipe_files.title(recipe_files.find(name))
-        console.print(f"{name:<{max(map(len, names)) + 2}}{title}", soft_wrap=True, markup=False)
+    sweeps = {name for name in names if recipe_files.is_sweep(recipe_files.find(name))}
+    for verb, some in (("run", [name for name in names if name not in sweeps]), ("sweep", sorted(sweeps))):
+        shown = Table(f"isheep {verb}", "", box=None, padding=(0, 2, 0, 0), header_style="bold")
+        shown.columns[0].no_wrap, shown.columns[0].min_width = True, max(map(len, names))
+        for name in some:
+            shown.add_row(name, recipe_files.title(recipe_files.find(name)))
+        console.print(shown)
 
 
 @app.command()

@@ -1,12 +1,10 @@
 """The recipe: what a run does, as one typed object. recipe_files.py reads it from YAML."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from isheep import prompts
 from isheep.engines import Sampling
 
 Count = Annotated[int, Field(ge=1)]
@@ -80,7 +78,7 @@ class Score(Section):
 
 
 class Contamination(Section):
-    """Drop a pair whose task is, word for word, a prompt of one of the recipe's benchmarks."""
+    """Drop a pair whose task is, word for word, a prompt of a benchmark in the recipe: in `evaluation`, in `stop`."""
 
     kind: Literal["contamination"]
 
@@ -220,47 +218,3 @@ class Recipe(Section):
     def seeds(self) -> Path:
         """The file of seed tasks."""
         return PACKAGED_SEEDS.get(self.seed_tasks, Path(self.seed_tasks))
-
-
-def conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
-    """What single keys can't show: (the key's path, what is wrong with it in this recipe)."""
-    training = recipe.training
-    if training.rows and training.at_most and training.rows > training.at_most:
-        yield ("training", "rows"), f"{training.rows} is more than training.at_most, {training.at_most}"
-    if recipe.machine.rows and recipe.training.batch % recipe.machine.rows:
-        yield ("machine", "rows"), f"{recipe.machine.rows} does not divide training.batch {recipe.training.batch}"
-    criteria = recipe.assessment.criteria if recipe.assessment else ()
-    if recipe.assessment:
-        known = prompts.load(recipe.assessment.prompt)
-        for name in criteria:
-            if name not in known:
-                wrong = f"prompt {recipe.assessment.prompt!r} has no criterion {name!r}, only {', '.join(known)}"
-                yield ("assessment", "criteria"), wrong
-            for hole in ("{instruction}", "{output}"):
-                if name in known and hole not in known[name]:
-                    paper = "; {output_data}, as the paper spells it, is not filled" * ("{output_data}" in known[name])
-                    yield ("assessment", "prompt"), f"{name!r} in {recipe.assessment.prompt!r} has no {hole}{paper}"
-        if recipe.assessment.opening is not None and recipe.assessment.read == "generate":
-            yield ("assessment", "opening"), "it is for read: expected, and this recipe reads what the judge generates"
-    for place, one in enumerate(recipe.filters):
-        path: KeyPath = ("filters", place)
-        if isinstance(one, Contamination) and not recipe.evaluation:
-            yield path, "contamination needs a benchmark in evaluation, and this recipe has none"
-        score = one.as_many_as if isinstance(one, Random) else one
-        if isinstance(score, Score):
-            path = (*path, "as_many_as") if isinstance(one, Random) else path
-            if not recipe.assessment:
-                yield path, "a score filter needs an assessment, and this recipe has none"
-            for name in score.criteria or ():
-                if recipe.assessment and name not in criteria:
-                    yield (*path, "criteria"), f"{name!r} is not rated, only {', '.join(criteria)}"
-        keeps, tasks = _keeps(one), recipe.synthesis.tasks
-        if keeps is not None and keeps >= tasks:
-            yield path, f"it keeps up to {keeps} pairs, and synthesis.tasks is {tasks}: nothing is left to drop"
-
-
-def _keeps(one: Filter) -> int | None:
-    """The most pairs that a filter keeps, None where it depends on them."""
-    if isinstance(one, Density):
-        return one.clusters * one.keep
-    return one.keep if isinstance(one, Random) else None

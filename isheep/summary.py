@@ -82,24 +82,25 @@ def table(recipe: Recipe, run: Folder) -> Table:
             after = [other.get(score) for other in later]
             shown.add_row(score, *(_share(row) for row in [items, *after]))
             shown.add_row("  p against base", "", *(_p(items, row) for row in after), style="dim")
-    shown.caption = (
-        "shares in % with 95% Wilson intervals; p: exact McNemar over the same items" if names else None
-    )
+    shown.caption = "shares in % with 95% Wilson intervals; p: exact McNemar over the same items" if names else None
     return shown
 
 
 def comparison(recipes: Mapping[str, Recipe], out: Path) -> Table:
     """The runs of a sweep side by side: a row for each model that is there, with the first score of each benchmark."""
     names = list(dict.fromkeys(one.name for recipe in recipes.values() for one in recipe.evaluation))
-    shown = Table("", "iteration", "kept", "rows trained on", *(f"{name}, %" for name in names), title=escape(str(out)))
+    heads = [Column("setting", overflow="fold", min_width=10), Column("iter", no_wrap=True), Column("kept")]
+    heads += [Column("rows", no_wrap=True), *(Column(f"{name} %", overflow="fold") for name in names)]
+    shown = Table(*heads, title=escape(str(out)), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for setting, recipe in recipes.items():
-        run = Folder(out / setting, out / setting)
+        run, name_once = Folder(out / setting, out / setting), iter([escape(setting)])
         for t in range(recipe.iterations + 1):
             scores = [next(iter(results(run, t, name).values()), None) for name in names]
             if home(run, t).has("adapter") or any(scores):
                 rows = counts(run, t)
                 numbers = _count(rows, "kept"), _count(rows, "trained")
-                shown.add_row(escape(setting), str(t) if t else "base", *numbers, *map(_share, scores))
+                shown.add_row(next(name_once, ""), str(t) if t else "base", *numbers, *map(_share, scores))
+    shown.caption = "rows: trained on; a benchmark's first score, with its 95% Wilson interval" if names else None
     return shown
 
 

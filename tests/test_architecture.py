@@ -18,7 +18,7 @@ FLOORS = [
     {"synthesize", "respond", "assess", "filters", "measure", "benchmarks", "doors", "lamb.pretrain", "lamb.probe"},
     {"engines.transformers", "engines.decode", "engines.fake", "trainers"},
     {"run", "novelty", "chat", "checkpoint", "seeds", "lamb", "recipe_files"},
-    {"recipe", "statistics"},
+    {"conflicts", "recipe", "statistics"},
     {"engines", "prompts", "records", "batching", "errors", "files", "progress"},
 ]
 DOORS = ("engines.transformers", "engines.decode", "trainers", "lamb", "checkpoint", "benchmarks")  # may load torch

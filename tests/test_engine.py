@@ -191,9 +191,21 @@ def test_a_prompt_without_room_is_answered_with_nothing_and_its_neighbours_as_ev
     assert done[1] == ("", 0, "length")
     alone = engine.generate([MIXED[0], "hot", *MIXED[1:3]], DRAWN, 3)
     assert [done[i].text for i in (0, 2, 3)] == [alone[i].text for i in (0, 2, 3)]
-    for asked in (lambda: engine.logprobs(["What is" * 300], ["hot"]), lambda: engine.embed(["What is" * 300])):
-        with pytest.raises(UserError, match="does not fit"):
-            asked()
+
+
+def test_what_is_beyond_the_context_is_left_out_and_its_neighbours_are_as_ever(checkpoint: Path) -> None:
+    """A model that writes a long task or answer can still be asked about it."""
+    engine, long = opened(checkpoint, batch=2), "What is" * 300
+    texts, outputs = [MIXED[0], long, MIXED[1]], [" Paris.", " hot", " cold and hot " * 200]
+    first, nothing, cut = engine.logprobs(texts, outputs)
+    assert nothing == ([], []) and len(cut.tokens) == 256 - len(engine._prompts(texts[2:])[0])
+    [alone] = engine.logprobs(texts[2:], outputs[2:])
+    assert cut.logprobs == pytest.approx(alone.logprobs, rel=1e-4)
+    assert first.logprobs == pytest.approx(engine.logprobs(texts[:1], outputs[:1])[0].logprobs, rel=1e-4)
+    [one, none, two] = engine.choices([MIXED[0], long, MIXED[1]], [" 1", " 10"])
+    assert none == [0, 0] and one + two == pytest.approx(sum(engine.choices(MIXED[:2], [" 1", " 10"]), []))
+    ids = engine._prompts([long])[0][:256]
+    np.testing.assert_allclose(engine.embed([long, MIXED[0]])[0], engine.embed([engine._text(ids)])[0], atol=1e-4)
 
 
 def test_the_beginning_of_sequence_is_never_doubled(llama: Path, qwen2: Path) -> None:

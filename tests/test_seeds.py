@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from isheep import export
 from isheep.errors import UserError
+from isheep.records import Pair
 from isheep.seeds import load_seeds
 
 DATA = Path(os.environ.get("ISHEEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -47,6 +49,34 @@ def test_alpaca_json(tmp_path: Path, indent: int | None, start: bytes) -> None:
     ]
 
 
+def test_conversations_give_their_first_question_and_answer(tmp_path: Path) -> None:
+    turns = [
+        ("system", "Be kind."),
+        ("human", "Name a colour."),
+        ("gpt", "Red."),
+        ("human", "Another?"),
+        ("gpt", "Blue."),
+    ]
+    roles = {"system": "system", "human": "user", "gpt": "assistant"}
+    forms = [
+        {"id": "x", "conversations": [{"from": who, "value": text} for who, text in turns]},
+        {"messages": [{"role": roles[who], "content": text} for who, text in turns]},
+    ]
+    for text in (json.dumps(forms), "\n".join(map(json.dumps, forms))):
+        seeds = load_seeds(write(tmp_path, text))
+        assert [(s.id, s.instruction, s.output) for s in seeds] == [
+            ("x", "Name a colour.", "Red."), ("seed-1", "Name a colour.", "Red."),
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["alpaca", "sharegpt", "messages"])
+def test_what_is_exported_can_be_seed_tasks(tmp_path: Path, form: str) -> None:
+    pair = Pair(id="t1-0", instruction="Name a colour.", output="Red.", finish="stop", tokens=2, seed=0)
+    export.write([pair], form, tmp_path / "data.json")
+    [seed] = load_seeds(tmp_path / "data.json")
+    assert (seed.content, seed.output) == (pair.content, pair.output)
+
+
 GOOD = json.dumps(ALPACA)
 
 
@@ -63,6 +93,9 @@ GOOD = json.dumps(ALPACA)
         (f'[{GOOD},\n{{"input": "x"}}]', ["entry 2", "the instruction is missing or empty"]),
         (f"[{GOOD},\n{GOOD},\n", ["line 3", "not JSON"]),
         ('{"instruction": ["a"]}', ["line 1", "instruction must be text", '["a"]']),
+        ('{"messages": [{"role": "assistant", "content": "a"}]}', ["line 1", "the instruction is missing or empty"]),
+        ('{"conversations": [3, {"from": ["human"], "value": "a"}]}', ["the instruction is missing or empty"]),
+        ('{"messages": [{"role": "user", "content": ["a"]}]}', ["instruction must be text", '["a"]']),
         ('{"instruction": "a", "instances": []}', ["line 1", "instances", "[]"]),
         ('{"instruction": "a", "instances": [{"input": 3}]}', ["line 1", "input must be text", "3"]),
         ('{"instruction": "\\ud800"}', ["line 1", "surrogate"]),

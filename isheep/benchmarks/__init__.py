@@ -4,7 +4,7 @@ A result has the "template" that the model was asked in and "items": for each sc
 order for every model, a truth value or a number. Where items of a score belong together (the constraints of a prompt,
 the turns of a dialogue) "clusters" names the group of each. "note" says what a reader must know, such as "not checked
 against the original". A benchmark that a recipe's `stop` can name also has `validate(exam) -> dict`: other items, and a
-"score" that is better the higher it is.
+"score" that is better the higher it is; `validation_prompts(data) -> list[str]` are these items.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from isheep.batching import seed_of
 from isheep.chat import Chat
 from isheep.engines import Engine, Sampling
-from isheep.recipe import Benchmark
+from isheep.recipe import Benchmark, Stop
 from isheep.records import Answer
 from isheep.run import Folder
 
@@ -58,5 +58,11 @@ def module(name: str) -> Any:
 
 
 def prompts(benchmarks: Sequence[Benchmark]) -> list[str]:
-    """What these benchmarks ask, in their validation parts too."""
+    """What these benchmarks ask, in the parts that are reported."""
     return [prompt for one in benchmarks for prompt in module(one.name).prompts(one.data and Path(one.data))]
+
+
+def validation_prompts(stop: Stop | None) -> list[str]:
+    """What a stop rule judges by; nothing where a recipe has none."""
+    found: list[str] = module(stop.benchmark).validation_prompts(None) if stop else []
+    return found

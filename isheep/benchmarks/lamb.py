@@ -44,7 +44,11 @@ def answered(quests: list[Quest], exam: Exam, temperature: float) -> list[Comple
 
 
 def prompts(data: Path | None) -> list[str]:
-    return [content(quest) for quest in [*suite(), *validation()]]
+    return [content(quest) for quest in suite()]
+
+
+def validation_prompts(data: Path | None) -> list[str]:
+    return [content(quest) for quest in validation()]
 
 
 def items(quests: list[Quest], answers: list[Completion]) -> dict[str, list[bool]]:

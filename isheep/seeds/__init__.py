@@ -19,10 +19,10 @@ class Seed(Task):
 def load_seeds(path: str | Path, at_least: int = 1) -> list[Seed]:
     """The seed tasks of a file, in its order; the form is found from the content.
 
-    Forms: Self-Instruct's JSON lines (instruction, instances: the first one counts), plain JSON lines (instruction,
-    input, output), Alpaca's JSON (one list of such objects). A seed's id is the file's, else "seed-N" from its place.
-    Raises UserError (one line) where the file can't be read, an entry is malformed (which, and why), or fewer than
-    `at_least` seeds are there.
+    Forms, as JSON lines or as one JSON list: Self-Instruct's (instruction, instances: the first one counts), Alpaca's
+    (instruction, input, output), ShareGPT's and messages (the first question of each and its answer). A seed's id is
+    the file's, else "seed-N" from its place. Raises UserError (one line) where the file can't be read, an entry is
+    malformed (which, and why), or fewer than `at_least` seeds are there.
     """
     path = Path(path)
     seeds = [_seed(entry, n, f"{path}, {where}") for n, (where, entry) in enumerate(_entries(path, _text(path)))]
@@ -70,6 +70,7 @@ def _seed(entry: Any, n: int, where: str) -> Seed:
     """One entry as a Seed. Keys that we don't use (name, is_classification, text) are passed over."""
     if not isinstance(entry, dict):
         raise UserError(f"seed tasks {where}: an object with an instruction is needed, found {_short(entry)}")
+    entry = _of_turns(entry)
     instruction = _field(entry, "instruction", where)
     if not instruction:
         raise UserError(f"seed tasks {where}: the instruction is missing or empty")
@@ -83,6 +84,19 @@ def _seed(entry: Any, n: int, where: str) -> Seed:
         input="" if given == "<noinput>" else given,
         output=_field(instances[0], "output", where),
     )
+
+
+def _of_turns(entry: dict[str, Any]) -> dict[str, Any]:
+    """ShareGPT's `conversations` or `messages` as instruction and output; an entry of another form as it is."""
+    turns = entry.get("conversations", entry.get("messages"))
+    if not isinstance(turns, list):
+        return entry
+    said: dict[str, Any] = {}
+    for turn in turns:
+        if isinstance(turn, dict):
+            said.setdefault(str(turn.get("from", turn.get("role"))), turn.get("value", turn.get("content")))
+    asked, answer = (said.get(one, said.get(other)) for one, other in (("human", "user"), ("gpt", "assistant")))
+    return {"id": entry.get("id"), "instruction": asked, "output": answer}
 
 
 def _field(entry: dict[str, Any], name: str, where: str) -> str:
