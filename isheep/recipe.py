@@ -168,7 +168,7 @@ class Training(Section):
 class Benchmark(Section):
     """What every model is scored on. `data` is the user's own copy of its file or folder, where it needs one."""
 
-    name: Literal["lamb"]
+    name: Literal["lamb", "humaneval", "humaneval_plus", "mbpp", "mbpp_sanitized"]
     data: str | None = None
 
 
@@ -196,6 +196,7 @@ class Machine(Section):
     device: str | None = None  # such as cpu or cuda:0; null: CUDA where there is one
     batch: Count = 128  # prompts that the engine reads at once
     rows: Count | None = None  # rows that the trainer reads at once, a divisor of training.batch; null: all of it
+    unsafe_code: bool = False  # run code that a model wrote where no sandbox holds too (--unsafe-code)
 
 
 class Recipe(Section):
