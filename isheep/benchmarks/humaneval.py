@@ -12,6 +12,7 @@ from isheep.benchmarks import Exam
 from isheep.benchmarks.code import Problem, body, defines, extract, judge
 from isheep.benchmarks.originals import Row, given, rows
 from isheep.engines import Sampling
+from isheep.prompts import fill
 
 COLUMNS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # Chen et al. 2021, Section 2.3
@@ -39,7 +40,7 @@ def prompts(data: Path | None, name: str = "humaneval", file: str = FILE) -> lis
 
 def asked(row: Row, exam: Exam) -> str:
     prompt = str(row["prompt"])
-    return prompt if exam.base else exam.asked(REQUEST.replace("{prompt}", prompt.strip("\n")))
+    return prompt if exam.base else exam.asked(fill(REQUEST, prompt=prompt.strip("\n")))
 
 
 def problem(row: Row) -> Problem:

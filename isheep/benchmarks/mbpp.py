@@ -16,6 +16,7 @@ from isheep.benchmarks.originals import Row, given, rows
 from isheep.chat import render
 from isheep.engines import Sampling
 from isheep.errors import UserError
+from isheep.prompts import fill
 
 REQUEST = (
     "You are an expert Python programmer, and here is your task: {task} Your code should pass these tests:\n\n{tests}"
@@ -61,7 +62,7 @@ def asked(row: Row, examples: list[Row], exam: Exam, name: str) -> str:
     turns = []
     for one in (*examples, row):
         tests = "\n".join(one["test_list"])
-        turns.append(("user", REQUEST.replace("{task}", one[TASK[name]]).replace("{tests}", tests)))
+        turns.append(("user", fill(REQUEST, task=one[TASK[name]], tests=tests)))
         turns.append(("assistant", f"{BEGIN}\n{_code(one)}\n{DONE}"))
     if exam.base:
         return "\n".join(text for _, text in turns[:-1]) + f"\n{BEGIN}\n"

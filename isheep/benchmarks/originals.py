@@ -14,26 +14,33 @@ Row = dict[str, Any]
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 
 
-def rows(path: Path, needed: Sequence[str] = (), header: Sequence[str] = ()) -> list[Row]:
-    """The rows of a file, each with at least the columns `needed`. `header` names the columns of a CSV that has none.
+def rows(path: Path, needed: Sequence[str] = (), header: Sequence[str] = (), tabs: bool = False) -> list[Row]:
+    """The rows of a file, each with at least the columns `needed`.
 
-    Raises UserError where it can't be read, where a column is missing, or where there is no row.
+    `header` names the columns of a CSV that has none; `tabs` reads a .csv as the TSV that it is. Raises UserError where
+    it can't be read, where a column is missing, or where there is no row.
     """
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
     if kind not in FORMATS:
         raise UserError(f"{path}: no format is known by this name; take one of .{', .'.join(FORMATS)}, also gzipped")
     try:
-        found = _read(path, kind, header)
+        found = _read(path, "tsv" if tabs else kind, header)
     except (OSError, EOFError, ValueError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"{path}: can't be read as {kind}: {reason}") from None
     if not found:
         raise UserError(f"{path}: no rows in it")
+    need(path, found, needed)
+    return found
+
+
+def need(path: Path, found: Sequence[Row], needed: Sequence[str]) -> None:
+    """Raises UserError where something is no row, or has no value in one of the columns `needed`."""
     for number, row in enumerate(found, 1):
         if not isinstance(row, dict) or (missing := [name for name in needed if row.get(name) is None]):
             what = f"column {missing[0]!r} is missing" if isinstance(row, dict) else f"found {str(row)[:40]!r}"
-            raise UserError(f"{path} row {number}: {what}; rows with {', '.join(needed)} are expected")
-    return found
+            expected = f"; rows with {', '.join(needed)} are expected" if needed else ""
+            raise UserError(f"{path} row {number}: {what}{expected}")
 
 
 def _read(path: Path, kind: str, header: Sequence[str]) -> list[Row]:
