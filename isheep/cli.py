@@ -45,6 +45,9 @@ def run(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Run it so many times, with seed, seed + 1, ..., each in --out/seed-N.")
     ] = None,
+    unsafe_code: Annotated[
+        bool, typer.Option("--unsafe-code", help="Run model-written code (HumanEval, MBPP) where no sandbox holds too.")
+    ] = False,
 ) -> None:
     """Run a recipe, or go on with it where it stopped.
 
@@ -56,7 +59,8 @@ def run(
 
     name, overrides = _recipe_and_overrides(words or [], DEFAULT_REAL if model else DEFAULT)
     path = recipe_files.find(name)
-    recipe = recipe_files.load(path, [*([f"model={json.dumps(model)}"] if model else []), *overrides])
+    flags = [f"model={json.dumps(model)}"] * bool(model) + ["machine.unsafe_code=true"] * unsafe_code
+    recipe = recipe_files.load(path, [*flags, *overrides])
     out = out or Path("runs") / (Path(model).resolve().name if model else path.stem)
     if seeds:
         numbers = range(recipe.seed, recipe.seed + seeds)

@@ -30,7 +30,9 @@ def evaluate(recipe: Recipe, run: Folder, t: int, model: Model) -> dict[str, Any
             def make() -> Any:
                 chat, data = load_chat(recipe.chat, recipe.model), Path(one.data) if one.data else None
                 place = home(run, t) / folder / one.name
-                return getattr(module(one.name), part)(Exam(engine, chat, recipe.seed, place, data, base=t == 0))
+                unsafe = recipe.machine.unsafe_code
+                exam = Exam(engine, chat, recipe.seed, place, data, base=t == 0, unsafe_code=unsafe)
+                return getattr(module(one.name), part)(exam)
 
             return home(run, t).json(f"{folder}/{one.name}.json", make)
 

@@ -1,9 +1,10 @@
 """The recipe: what a run does, as one typed object. recipe_files.py reads it from YAML."""
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from isheep.engines import Sampling
 
@@ -163,10 +164,30 @@ class Training(Section):
     keep: Literal["best", "last"] = "best"  # the checkpoint with the lowest held-out loss, or the last
 
 
+TASKS = (
+    "boolq", "piqa", "siqa", "gpqa_diamond", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa_fact",
+    "commonsense_qa", "mmlu", "nq", "triviaqa", "squad2",
+)  # fmt: skip
+BENCHMARKS = (
+    "lamb", "humaneval", "humaneval_plus", "mbpp", "mbpp_sanitized",
+    *(f"{protocol}/{task}" for protocol in ("standard", "paper") for task in TASKS),
+)  # fmt: skip
+
+
+def _known(name: str) -> str:
+    if name in BENCHMARKS:
+        return name
+    if name in TASKS:
+        raise ValueError(f"benchmark {name!r} is there by two protocols: take standard/{name} or paper/{name}")
+    near = difflib.get_close_matches(name, BENCHMARKS, n=1)
+    ours = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(BENCHMARKS)}"
+    raise ValueError(f"benchmark {name!r} is not known: {ours}")
+
+
 class Benchmark(Section):
     """What every model is scored on. `data` is the user's own copy of its file or folder, where it needs one."""
 
-    name: Literal["lamb"]
+    name: Annotated[str, AfterValidator(_known)]
     data: str | None = None
 
 
@@ -194,6 +215,7 @@ class Machine(Section):
     device: str | None = None  # such as cpu or cuda:0; null: CUDA where there is one
     batch: Count = 128  # prompts that the engine reads at once
     rows: Count | None = None  # rows that the trainer reads at once, a divisor of training.batch; null: all of it
+    unsafe_code: bool = False  # run code that a model wrote where no sandbox holds too (--unsafe-code)
 
 
 class Recipe(Section):

@@ -19,7 +19,7 @@ FLOORS = [
     {"engines.transformers", "engines.decode", "engines.fake", "trainers"},
     {"run", "novelty", "chat", "checkpoint", "seeds", "lamb", "recipe_files"},
     {"conflicts", "recipe", "statistics"},
-    {"engines", "prompts", "records", "batching", "errors", "files", "progress"},
+    {"engines", "prompts", "records", "batching", "errors", "files", "progress", "sandbox", "walls"},
 ]
 DOORS = ("engines.transformers", "engines.decode", "trainers", "lamb", "checkpoint", "benchmarks")  # may load torch
 

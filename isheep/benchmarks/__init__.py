@@ -1,5 +1,7 @@
 """Benchmarks: a module each, with `run(exam) -> dict` and `prompts(data) -> list[str]`.
 
+The standard benchmarks are under two protocols, "standard/piqa" and "paper/piqa": modules with a `task(name) -> Part`.
+
 A result has the "template" that the model was asked in and "items": for each score one value per item, in the same
 order for every model, a truth value or a number. Where items of a score belong together (the constraints of a prompt,
 the turns of a dialogue) "clusters" names the group of each. "note" says what a reader must know, such as "not checked
@@ -7,7 +9,7 @@ against the original". A benchmark that a recipe's `stop` can name also has `val
 "score" that is better the higher it is; `validation_prompts(data) -> list[str]` are these items.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +33,7 @@ class Exam(NamedTuple):
     folder: Folder  # eval/NAME beside NAME.json: raw answers, judgments
     data: Path | None  # the user's copy of the benchmark's files
     base: bool  # M^0, which no template was taught to
+    unsafe_code: bool = False  # whether code that a model wrote may run where no sandbox holds
 
     @property
     def template(self) -> str:
@@ -52,9 +55,18 @@ class Exam(NamedTuple):
         return self.folder.records(name, Answer, owed, SIZE, len(prompts))
 
 
+class Part(NamedTuple):
+    """One of the benchmarks in a module: what else a module of its own would have."""
+
+    run: Callable[[Exam], dict[str, Any]]
+    prompts: Callable[[Path | None], list[str]]
+
+
 def module(name: str) -> Any:
-    """The benchmark of that name in a recipe's `evaluation`."""
-    return import_module(f"isheep.benchmarks.{name}")
+    """The benchmark of that name in a recipe's `evaluation`: a module, or a Part of one."""
+    home, _, task = name.partition("/")
+    found = import_module(f"isheep.benchmarks.{home}")
+    return found.task(task) if task else found
 
 
 def prompts(benchmarks: Sequence[Benchmark]) -> list[str]:
