@@ -71,12 +71,15 @@ class Folder:
                 ) from None
         return rows
 
-    def records(self, name: str, kind: type[R], batches: Batches[R], size: int, total: int | None = None) -> list[R]:
+    def records(
+        self, name: str, kind: type[R], batches: Batches[R], size: int, total: int | None = None, asked: bool = True
+    ) -> list[R]:
         """The rows of `name`, made first where it is not complete: each batch is appended to NAME.part, then renamed.
 
         A NAME.part keeps its whole batches of `size` rows, what follows is made again. So a run that was killed
         anywhere gives the same file as one that was not. `total` is how many rows there must be, where that is known:
-        a finished file with another number raises UserError.
+        a finished file with another number raises UserError. `asked` says that a model wrote the rows, so that their
+        tokens count among the events.
         """
         if self.made(name):
             rows = self.read(name, kind)
@@ -100,12 +103,13 @@ class Folder:
                 advance(len(batch))
             os.fsync(file.fileno())
         finish(part)
-        self._done(name, started, rows=len(rows), made=len(rows) - before, **_tokens(kind, rows[before:]))
+        cost = _tokens(kind, rows[before:]) if asked else {}
+        self._done(name, started, rows=len(rows), made=len(rows) - before, **cost)
         return rows
 
     def write(self, name: str, kind: type[R], rows: Sequence[R]) -> list[R]:
         """`records` for rows that are computed at once and without a model."""
-        return self.records(name, kind, lambda done: iter([list(rows[len(done) :])]), size=1)
+        return self.records(name, kind, lambda done: iter([list(rows[len(done) :])]), size=1, asked=False)
 
     def json(self, name: str, make: Callable[[], Any]) -> Any:
         """The content of a JSON file (`name` may hold a folder: eval/lamb.json), made first where it is not there."""
@@ -175,7 +179,8 @@ def writing(path: Path, recipe: Recipe) -> Iterator[Folder]:
             ) from None
         folder = Folder(path, path)
         # The seeds are read before anything is written: a recipe that can't run leaves no run folder behind.
-        seeds = None if folder.has("seeds.jsonl") else load_seeds(recipe.seeds, at_least=recipe.synthesis.examples)
+        needed = recipe.synthesis.examples, recipe.response.shown
+        seeds = None if folder.has("seeds.jsonl") else load_seeds(recipe.seeds, *needed)
         _agree(path / "recipe.yaml", recipe)
         if recipe.assessment:
             _keep_prompts(path / "prompts.yaml", prompts.find(recipe.assessment.prompt))

@@ -28,6 +28,8 @@ ADAPTER = "adapter/adapter_model.safetensors"
 # The seed tasks, the model at work and COMMON go into all of them.
 MADE_FROM: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "replies.jsonl": ((), ("language", "synthesis")),
+    "kinds.jsonl": (("tasks.jsonl",), ("response",)),
+    "instances.jsonl": (("tasks.jsonl", "kinds.jsonl"), ("response",)),
     "pairs.jsonl": (("tasks.jsonl",), ("response",)),
     "assessed.jsonl": (("pairs.jsonl",), ("assessment",)),
     "perplexity.jsonl": (("pairs.jsonl",), ("response",)),
