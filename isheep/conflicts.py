@@ -11,11 +11,23 @@ Conflicts = Iterator[tuple[KeyPath, str]]
 
 def conflicts(recipe: Recipe) -> Conflicts:
     """All of them. Raises UserError where the rating prompts can't be read."""
+    yield from _synthesis(recipe)
     yield from _assessment(recipe)
     for place, one in enumerate(recipe.filters):
         yield from _filter(recipe, one, ("filters", place))
     yield from _training(recipe)
     yield from _around(recipe)
+
+
+def _synthesis(recipe: Recipe) -> Conflicts:
+    synthesis, response = recipe.synthesis, recipe.response
+    if synthesis.generated > synthesis.examples:
+        yield ("synthesis", "generated"), f"{synthesis.generated} is more than synthesis.examples, {synthesis.examples}"
+    if response.prompt == "instances" and synthesis.inputs:
+        why = "instances writes the inputs, and synthesis does too: set synthesis.inputs: false"
+        yield ("response", "prompt"), why
+    if response.prompt != "instances" and response.examples:
+        yield ("response", "examples"), f"it is for prompt: instances, and prompt is {response.prompt}"
 
 
 def _assessment(recipe: Recipe) -> Conflicts:

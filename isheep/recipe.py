@@ -13,6 +13,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 KeyPath = tuple[str | int, ...]  # of a key in a recipe: ("filters", 0, "criteria")
 
+EXAMPLES = 6  # seed tasks in a prompt of response.prompt: instances, where a recipe gives no number
+
 HERE = Path(__file__).parent
 PACKAGED_SEEDS = {"isheep": HERE / "seeds" / "seed_tasks.jsonl", "lamb": HERE / "lamb" / "seed_tasks.jsonl"}
 
@@ -25,7 +27,9 @@ class Synthesis(Section):
     """How new instructions are written (Algorithm 1, line 3)."""
 
     tasks: Count = 10_000  # |P^t|
-    examples: Count = 5  # seed tasks in the prompt
+    examples: Count = 5  # tasks in the prompt, from the seeds
+    generated: Annotated[int, Field(ge=0)] = 0  # up to so many of them from what this iteration has written so far
+    inputs: bool = True  # each with its input; false: instructions alone, as Self-Instruct's own pipeline has them
     rules: bool = True  # Self-Instruct's rules, on instructions and on pairs
     novelty: Annotated[float, Field(gt=0, le=1)] | None = (
         0.7  # ROUGE-L F at most this against everything known; null: not asked
@@ -37,11 +41,21 @@ class Synthesis(Section):
 
 
 class Response(Section):
-    """How instructions are answered (Algorithm 1, line 4)."""
+    """How instructions are answered (Algorithm 1, line 4).
 
-    prompt: Literal["chat", "plain"] = "chat"
+    `prompt: instances` is Self-Instruct's own way (Wang et al. 2023, Section 2.2; instances.py): the model says of each
+    instruction whether it is classification, and writes an input with the output, the output first where it is.
+    """
+
+    prompt: Literal["chat", "plain", "instances"] = "chat"
+    examples: Annotated[int, Field(ge=2)] | None = None  # seed tasks in a prompt of `instances`; null: EXAMPLES
     size: Count = 64
     sampling: Sampling = Sampling()
+
+    @property
+    def shown(self) -> int:
+        """The seed tasks in a prompt of `instances`, 0 where there are no such prompts."""
+        return (self.examples or EXAMPLES) if self.prompt == "instances" else 0
 
 
 class Assessment(Section):

@@ -15,7 +15,8 @@ HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "lm_e
 FLOORS = [
     {"cli"},
     {"algorithm", "sweep", "evaluate", "summary", "export", "show", "status", "doctor", "talk", "take", "report"},
-    {"synthesize", "respond", "assess", "filters", "measure", "benchmarks", "doors", "lamb.pretrain", "lamb.probe"},
+    {"synthesize", "respond", "instances", "assess", "filters", "measure", "benchmarks", "doors"}
+    | {"lamb.pretrain", "lamb.probe"},
     {"engines.transformers", "engines.decode", "engines.fake", "trainers"},
     {"run", "novelty", "chat", "checkpoint", "seeds", "lamb", "recipe_files"},
     {"conflicts", "recipe", "statistics"},

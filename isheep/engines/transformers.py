@@ -92,9 +92,19 @@ class Transformers:
 
         model, tokenizer, _, ends, context = self.loaded
 
+        penalty = sampling.presence_penalty
+        size = model.config.get_text_config().vocab_size if penalty else 0
+        present = torch.zeros(len(rows), size, dtype=torch.bool, device=model.device)  # the tokens that answers have
+
         def pick(logits: "Tensor", places: "Tensor", step: int) -> "Tensor":
             uniforms = chance[places, step].to(logits.device)
-            return decode.draw(logits, uniforms, sampling.temperature, sampling.top_p)
+            if not penalty:
+                return decode.draw(logits, uniforms, sampling.temperature, sampling.top_p)
+            places = places.to(logits.device)
+            lowered = logits.float() - penalty * present[places]
+            tokens = decode.draw(lowered, uniforms, sampling.temperature, sampling.top_p)
+            present[places, tokens] = True
+            return tokens
 
         ids, texts = self._stops(sampling.stop)
         ids |= ends
