@@ -11,6 +11,7 @@ from isheep.engines import Sampling
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Price = Annotated[float, Field(ge=0)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 KeyPath = tuple[str | int, ...]  # of a key in a recipe: ("filters", 0, "criteria")
 
@@ -165,11 +166,33 @@ class Training(Section):
     keep: Literal["best", "last"] = "best"  # the checkpoint with the lowest held-out loss, or the last
 
 
-class Benchmark(Section):
-    """What every model is scored on. `data` is the user's own copy of its file or folder, where it needs one."""
+class Judge(Section):
+    """Who judges answers: a model at an OpenAI-compatible endpoint (machine.judging), or with `local` one of ours.
 
-    name: Literal["lamb"]
+    `model` is its name at the endpoint (null: the benchmark's own judge), or a run folder, an iteration's folder in
+    one, a checkpoint. `parameters` go over those of the original's requests; null takes one out. `config` names a
+    folder of AlpacaEval's evaluators_configs, where it is not the one that the benchmark's version uses.
+    """
+
+    model: str | None = None
+    local: bool = False
+    parameters: dict[str, bool | int | float | str | None] = {}
+    config: str | None = None
+
+
+JUDGED = ("mt_bench", "alpaca_eval", "alpaca_eval_2")
+
+
+class Benchmark(Section):
+    """What every model is scored on. `data` is the user's own copy of its file or folder, where it needs one.
+
+    `judge` is for benchmarks that ask one. `max_tokens` bounds an answer where it is not the original's bound.
+    """
+
+    name: Literal["lamb", "mt_bench", "alpaca_eval", "alpaca_eval_2"]
     data: str | None = None
+    judge: Judge | None = None
+    max_tokens: Count | None = None
 
 
 def _named(value: Any) -> Any:
@@ -187,6 +210,16 @@ class Stop(Section):
     patience: Count = 1
 
 
+class Judging(Section):
+    """How a judge at an OpenAI-compatible endpoint is asked. OPENAI_BASE_URL says where, OPENAI_API_KEY is the key."""
+
+    at_once: Count = 8
+    timeout: Annotated[float, Field(gt=0)] = 120  # seconds without a word from the endpoint
+    attempts: Count = 6  # at a call that got 429, 5xx or no answer
+    wait: Annotated[float, Field(ge=0)] = 1  # seconds before the second attempt, twice that before the third, ...
+    price: tuple[Price, Price] | None = None  # of a million tokens read and of a million written; null: unknown
+
+
 class Machine(Section):
     """How a run computes, not what; the only section that a resumed run may change."""
 
@@ -196,6 +229,7 @@ class Machine(Section):
     device: str | None = None  # such as cpu or cuda:0; null: CUDA where there is one
     batch: Count = 128  # prompts that the engine reads at once
     rows: Count | None = None  # rows that the trainer reads at once, a divisor of training.batch; null: all of it
+    judging: Judging = Judging()
 
 
 class Recipe(Section):
@@ -229,6 +263,9 @@ def conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         yield ("training", "rows"), f"{training.rows} is more than training.at_most, {training.at_most}"
     if recipe.machine.rows and recipe.training.batch % recipe.machine.rows:
         yield ("machine", "rows"), f"{recipe.machine.rows} does not divide training.batch {recipe.training.batch}"
+    for place, benchmark in enumerate(recipe.evaluation):
+        if wrong := _wrong_judge(benchmark):
+            yield ("evaluation", place), wrong
     criteria = recipe.assessment.criteria if recipe.assessment else ()
     if recipe.assessment:
         known = prompts.load(recipe.assessment.prompt)
@@ -257,6 +294,19 @@ def conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         keeps, tasks = _keeps(one), recipe.synthesis.tasks
         if keeps is not None and keeps >= tasks:
             yield path, f"it keeps up to {keeps} pairs, and synthesis.tasks is {tasks}: nothing is left to drop"
+
+
+def _wrong_judge(one: Benchmark) -> str | None:
+    """What is wrong with a benchmark's judge and files; None where nothing is."""
+    if one.name not in JUDGED:
+        return f"{one.name} asks no judge" if one.judge else None
+    if not one.data:
+        return f"{one.name} reads the original's files, which don't come with isheep: give your copy as data"
+    if one.judge and one.judge.local and not one.judge.model:
+        return "a local judge is a model of yours: give a run folder or a checkpoint as judge.model"
+    if one.judge and one.judge.config and one.name == "mt_bench":
+        return "judge.config is for AlpacaEval: MT-Bench has its judge prompts in judge_prompts.jsonl"
+    return None
 
 
 def _keeps(one: Filter) -> int | None:
