@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from isheep.benchmarks import alpaca_eval, mt_bench, winrate
 from isheep.benchmarks.originals import text_of
@@ -29,18 +30,20 @@ def scores(path: Path, data: Path | None = None) -> Iterator[RenderableType]:
     """
     if text_of(path).lstrip()[:1] == "[":
         rows = winrate.read_annotations(path)
-        yield annotations(rows, (data or Path("nowhere")) / winrate.GAMED)
+        yield Text("AlpacaEval: rates in percent, raw unless the name says otherwise")
+        yield annotations(rows, data / winrate.GAMED if data else None)
         return
     rows = mt_bench.read_judgments(path)
+    yield Text("MT-Bench, single-answer grading; ratings not read and calls that failed are left out")
     yield leaderboard(rows)
     if data:
-        questions = mt_bench.load(data, mt_bench.JUDGE).questions
+        questions = mt_bench.questions_of(data)
         yield from (table_12(rows, questions, model) for model in mt_bench.averages(rows))
 
 
-def annotations(rows: Sequence[dict[str, Any]], gamed: Path) -> Table:
+def annotations(rows: Sequence[dict[str, Any]], gamed: Path | None) -> Table:
     """AlpacaEval's figures, to all digits."""
-    shown = _table("AlpacaEval: rates in percent; raw unless said otherwise", "", "")
+    shown = _table("", "")
     for name, value in alpaca_eval.scores(rows, gamed).items():
         shown.add_row(name, "-" if value is None else repr(value))
     return shown
@@ -48,8 +51,7 @@ def annotations(rows: Sequence[dict[str, Any]], gamed: Path) -> Table:
 
 def leaderboard(rows: Sequence[Mapping[str, Any]]) -> Table:
     """FastChat's show_result for every model, the best first, and what it leaves out."""
-    title = "MT-Bench, single-answer grading; unreadable ratings and failed calls left out"
-    shown = _table(title, "model", *mt_bench.TURNS, "average", "read", "unreadable", "failed")
+    shown = _table("model", *mt_bench.TURNS, "average", "read", "unreadable", "failed")
     found = mt_bench.averages(rows)
     for model in sorted(found, key=lambda model: -(found[model]["average"] or 0)):
         one = found[model]
@@ -64,7 +66,7 @@ def table_12(rows: Sequence[Mapping[str, Any]], questions: Sequence[Mapping[str,
     """Table 12 (Appendix D) on its side: a model's mean rating by category and turn, with 95% intervals."""
     own = [row for row in rows if str(row["model"]) == model]
     by, both = mt_bench.by_category(own, questions), [mt_bench.score_of(row) for row in own]
-    shown = _table(f"MT-Bench: {_name(model)}", "", *mt_bench.TURNS, "both turns", "unread")
+    shown = _table(_name(model), *mt_bench.TURNS, "both turns", "unread")
     for category in dict.fromkeys(chain(*by.values())):
         turns = [by[turn].get(category, []) for turn in mt_bench.TURNS]
         shown.add_row(category, *map(interval, turns), _both(own, questions, category), _unread([*chain(*turns)]))
@@ -96,8 +98,8 @@ def _unread(values: Scores) -> str:
     return str(sum(value is None for value in values) or "")
 
 
-def _table(title: str, *columns: str) -> Table:
-    shown = Table(title=escape(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+def _table(*columns: str) -> Table:
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for place, column in enumerate(columns):
         shown.add_column(column, no_wrap=bool(place))
     return shown

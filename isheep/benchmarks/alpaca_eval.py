@@ -67,10 +67,10 @@ def examine(exam: Exam, version: Version) -> dict[str, Any]:
     }
 
 
-def scores(rows: Sequence[dict[str, Any]], gamed: Path) -> dict[str, Any]:
+def scores(rows: Sequence[dict[str, Any]], gamed: Path | None) -> dict[str, Any]:
     """AlpacaEval's figures of annotations: the raw win rate, and the length-controlled one where its file is there."""
     found = winrate.win_rate(winrate.preferences(rows))._asdict()
-    if gamed.is_file() and found["n_total"] > 1:
+    if gamed and gamed.is_file() and found["n_total"] > 1:
         found["length_controlled_winrate"] = winrate.length_controlled(rows, gamed)
     return found
 

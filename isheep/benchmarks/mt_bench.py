@@ -89,7 +89,7 @@ def run(exam: Exam) -> dict[str, Any]:
 
 
 def prompts(data: Path | None) -> list[str]:
-    return [turn for question in load(data, JUDGE).questions for turn in question["turns"]]
+    return [turn for question in questions_of(data) for turn in question["turns"]]
 
 
 # --- FastChat's files
@@ -100,14 +100,24 @@ def load(data: Path | None, judge: str) -> Files:
 
     The references are those named after the judge, as FastChat has it, or else gpt-4's.
     """
-    if data is None or not data.is_dir():
-        raise UserError(f"mt_bench: {data} is no folder; give FastChat's data/mt_bench as data")
-    questions = json_lines(data / "question.jsonl", ("question_id", "category", "turns"))
+    questions = questions_of(data)
+    data = data or Path()
     places = [place for place in (data, data.parent) if (place / "judge_prompts.jsonl").is_file()]
     named = json_lines((places or [data])[0] / "judge_prompts.jsonl", ("name", "system_prompt", "prompt_template"))
     known = [data / "reference_answer" / f"{name}.jsonl" for name in (plain_name(judge), JUDGE)]
     references = read_answers(next((path for path in known if path.is_file()), known[-1]))
     return Files(questions, references, {row["name"]: row for row in named})
+
+
+def questions_of(data: Path | None) -> list[dict[str, Any]]:
+    """The questions, each with its id, category and turns."""
+    if data is None or not data.is_dir():
+        raise UserError(f"mt_bench: {data} is no folder; give FastChat's data/mt_bench as data")
+    rows = json_lines(data / "question.jsonl", ("question_id", "category", "turns"))
+    for row in rows:
+        if not row["turns"] or not all(isinstance(turn, str) for turn in row["turns"]):
+            raise UserError(f"{data / 'question.jsonl'}: question {row['question_id']}: turns must be texts")
+    return rows
 
 
 def read_answers(path: Path) -> dict[Any, list[str]]:
