@@ -174,6 +174,8 @@ def read(response: "Response", key: str) -> Reply:
         about = " ".join(str(said or "").split())[:200]
         return Reply(key=key, error=f"HTTP {response.status_code}" + f": {about}" * bool(about))
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+    if choice:  # half of a character, written as an escape, is no text that could be kept
+        choice = json.loads(json.dumps(choice, ensure_ascii=False).encode(errors="replace"))
     usage = content.get("usage")
     counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
     used = [count if isinstance(count, int) else None for count in counts]

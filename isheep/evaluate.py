@@ -30,7 +30,8 @@ def evaluate(recipe: Recipe, run: Folder, t: int, model: Model) -> dict[str, Any
             def make() -> Any:
                 chat, data = load_chat(recipe.chat, recipe.model), Path(one.data) if one.data else None
                 place = home(run, t) / folder / one.name
-                exam = Exam(engine, chat, recipe.seed, place, data, t == 0, one, open_judge(recipe, one))
+                judge = open_judge(recipe, one)
+                exam = Exam(engine, chat, recipe.seed, place, data, base=t == 0, settings=one, judge=judge)
                 return getattr(module(one.name), part)(exam)
 
             return home(run, t).json(f"{folder}/{one.name}.json", make)

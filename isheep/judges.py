@@ -11,16 +11,18 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from isheep.batching import seed_of
 from isheep.chat import Chat, render
 from isheep.engines import Completion, Engine, Sampling
-from isheep.errors import UserError
+from isheep.errors import TooLong, UserError
 from isheep.records import Record
 from isheep.run import Folder
 
 Messages = list[dict[str, str]]  # of a conversation: role, content
+LONG = "the prompt does not fit its context"
 SIZE = 32  # conversations that an engine is asked at once
 
 
@@ -94,6 +96,16 @@ def outcomes(replies: Sequence[Reply], verdicts: Sequence[float | None]) -> dict
     return {"outcomes": counts, "errors": dict(sorted(errors.items())), "tokens": tokens(replies)}
 
 
+def note(model: str, judge: str, kind: str, replies: Sequence[Reply], verdicts: Sequence[float | None]) -> str:
+    """What a reader must know of a judge, and of what it did not judge."""
+    who = f"judged by {judge}" + ", a model of ours: not to be set beside published figures" * (kind == "local")
+    counts = outcomes(replies, verdicts)["outcomes"]
+    if counts["ok"] == len(replies):
+        return who
+    unread = f"{counts['unreadable']} verdicts can't be read, {counts['error']} calls failed"
+    return f"{who}; {model}: {unread}, of {len(replies)}; they are left out"
+
+
 def tokens(replies: Sequence[Reply]) -> dict[str, int]:
     """Tokens read and written, each call counted once; "unknown": calls whose endpoint did not say."""
     answered = {reply.key: reply for reply in replies if not reply.error}.values()
@@ -130,14 +142,15 @@ class Local(NamedTuple):
         name = f"replies-{plain_name(self.name)}.jsonl"
         engine, chat = self.open()
 
+        def reply(prompts: Sequence[str], seed: int) -> list[Reply]:
+            if parameters.get("logprobs"):
+                return [_weighed(chances, options) for chances in engine.choices(prompts, options)]
+            return [_written(one) for one in engine.generate(prompts, sampling(parameters, chat), seed)]
+
         def owed(done: list[Reply]) -> Iterator[list[Reply]]:
             for start in range(len(done), len(asked), SIZE):
                 some = [as_prompt(chat, messages) for messages in asked[start : start + SIZE]]
-                if parameters.get("logprobs"):
-                    found = [_weighed(chances, options) for chances in engine.choices(some, options)]
-                else:
-                    written = engine.generate(some, sampling(parameters, chat), seed_of(self.seed, name, start))
-                    found = [_written(one) for one in written]
+                found = fitting(some, partial(reply, seed=seed_of(self.seed, name, start)))
                 yield [one.model_copy(update={"key": keys[start + n]}) for n, one in enumerate(found)]
 
         try:
@@ -148,7 +161,19 @@ class Local(NamedTuple):
             raise UserError(
                 f"{folder.path / name} has replies to other questions: delete it to have the judge asked again"
             )
+        if replies and all(one.error for one in replies):
+            raise UserError(f"judge {self.name!r}: {replies[0].error}, and so for all {len(replies)} prompts")
         return replies
+
+
+def fitting(prompts: Sequence[str], reply: Callable[[Sequence[str]], list[Reply]]) -> list[Reply]:
+    """The replies to prompts, where one that is too long for the judge is a call that failed, not the end."""
+    try:
+        return reply(prompts)
+    except TooLong:
+        if len(prompts) == 1:
+            return [Reply(key="", error=LONG)]
+        return [one for prompt in prompts for one in fitting([prompt], reply)]
 
 
 def as_prompt(chat: Chat, messages: Messages) -> str:
@@ -170,7 +195,9 @@ def sampling(parameters: Mapping[str, Any], chat: Chat) -> Sampling:
 
 
 def _written(one: Completion) -> Reply:
-    """What an engine wrote, in the form of a completion's choice."""
+    """What an engine wrote, in the form of a completion's choice. No token at all: there was no room for one."""
+    if not one.tokens and one.finish == "length":
+        return Reply(key="", error=LONG)
     message = {"role": "assistant", "content": one.text.strip()}
     return Reply(key="", choice={"index": 0, "finish_reason": one.finish, "message": message}, written=one.tokens)
 

@@ -1,6 +1,7 @@
 """What files of judgments say: MT-Bench's model_judgment files, AlpacaEval's annotations; ours or anybody's."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -13,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from isheep.benchmarks import alpaca_eval, mt_bench, winrate
-from isheep.benchmarks.originals import text_of
+from isheep.benchmarks.originals import rows as read_rows
 from isheep.errors import UserError
 from isheep.files import write_text
 from isheep.show import harmless
-from isheep.statistics import mean_interval
+from isheep.statistics import estimate
 
 Scores = Sequence[float | None]
 
@@ -28,8 +29,8 @@ def scores(path: Path, data: Path | None = None) -> Iterator[RenderableType]:
     With `data` also Table 12 of MT-Bench (its question.jsonl has the categories), or the length-controlled win rate
     (df_gamed.csv). Raises UserError where the file is neither.
     """
-    if text_of(path).lstrip()[:1] == "[":
-        rows = winrate.read_annotations(path)
+    rows = read_rows(path)
+    if any("preference" in row for row in rows):
         yield Text("AlpacaEval: rates in percent, raw unless the name says otherwise")
         yield annotations(rows, data / winrate.GAMED if data else None)
         return
@@ -86,12 +87,10 @@ def _both(rows: Sequence[Mapping[str, Any]], questions: Sequence[Mapping[str, An
 
 def interval(values: Scores, clusters: Sequence[Any] | None = None) -> str:
     """A mean and its interval, those that could not be read left out."""
-    places = range(len(values)) if clusters is None else clusters
-    read = [(value, place) for value, place in zip(values, places, strict=True) if value is not None]
-    if not read:
+    one = estimate(values, clusters)
+    if math.isnan(one.value):
         return "-"
-    mean, low, high = mean_interval([value for value, _ in read], [place for _, place in read])
-    return f"{mean:.2f}" if low == -float("inf") else f"{mean:.2f} [{low:.1f},{high:.1f}]"
+    return f"{one.value:.2f}" + ("" if math.isnan(one.low) else f" [{one.low:.1f},{one.high:.1f}]")
 
 
 def _unread(values: Scores) -> str:

@@ -33,7 +33,7 @@ MADE_FROM: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "perplexity.jsonl": (("pairs.jsonl",), ("response",)),
     "vectors.jsonl": (("pairs.jsonl",), ()),
     "adapter": (("train.json",), ("training",)),
-    "eval": ((), ("evaluation",)),
+    "eval": ((), ()),
     "validation": ((), ()),
 }
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from isheep.benchmarks import Exam
+from isheep.benchmarks import Exam, alpaca_eval
 from isheep.chat import load_chat
 from isheep.endpoint import Endpoint
 from isheep.engines.fake import Fake
@@ -61,3 +61,44 @@ def exam(
     folder.path.mkdir(parents=True, exist_ok=True)
     chat = load_chat("qwen", str(checkpoint))
     return Exam(Fake(answer), chat, 1, folder, data, base, settings, judge or Endpoint(None, HASTE))
+
+
+# --- AlpacaEval
+
+TEMPLATE = (
+    "<|im_start|>system\nCompare.\n<|im_end|>\n<|im_start|>user\n"
+    "Q {instruction}\n{m}: {output_1}#\n{M}: {output_2}#\n<|im_end|>\n"
+)
+CONFIGS = """
+{name}:
+  prompt_template: "{name}/prompt.txt"
+  fn_completions: "openai_completions"
+  completions_kwargs: {{model_name: "judge-0", max_tokens: {tokens}, temperature: {heat}, requires_chatml: true{more}}}
+  fn_completion_parser: "{parser}"
+  batch_size: 1
+"""
+WEIGHTED = """  completion_parser_kwargs: {numerator_token: m, denominator_tokens: [m, M], is_binarize: false}
+  completion_key: completions_all
+"""
+
+
+def alpaca_files(folder: Path, count: int) -> Path:
+    """Both versions' files, with instructions, outputs and judge prompts of our own."""
+    folder.mkdir()
+    for version in (alpaca_eval.ONE, alpaca_eval.TWO):
+        rows = [{"dataset": "ours", "instruction": f"Do {n} {{output_1}}", "output": "w" * (n + 1), "generator": "ref"}
+                for n in range(count)]  # fmt: skip
+        (folder / version.reference).write_text(json.dumps(rows))
+        config = folder / "evaluators_configs" / version.config
+        config.mkdir(parents=True)
+        (config / "prompt.txt").write_text(TEMPLATE)
+        weighted = version == alpaca_eval.TWO
+        text = CONFIGS.format(
+            name=version.config,
+            tokens=1 if weighted else 100,
+            heat=1 if weighted else 0,
+            parser="logprob_parser" if weighted else "ranking_parser",
+            more=", logprobs: true, top_logprobs: 5" if weighted else "",
+        )
+        (config / "configs.yaml").write_text(text + WEIGHTED * weighted)
+    return folder

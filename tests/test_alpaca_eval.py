@@ -16,7 +16,7 @@ from isheep.errors import UserError
 from isheep.judges import Local, Reply
 from isheep.recipe import Benchmark, Judge
 from tests.judge_server import Answer, known, said, serving
-from tests.judged import exam
+from tests.judged import alpaca_files, exam
 from tests.test_cli import isheep, refused
 
 # --- figures
@@ -63,9 +63,9 @@ def test_the_verb_prints_all_digits(tmp_path: Path) -> None:
     assert float(lines["standard_error"]) == pytest.approx(1.4024527464425107, rel=1e-14)
     assert "length_controlled_winrate" not in lines and "raw unless the name" in done.out
     path.write_text("[3]")
-    assert "entry 1: an object with preference is wanted, found 3" in refused("scores", path)
+    assert "row 1: found '3'" in refused("scores", path)
     path.write_text('[{"preference": 1},')
-    assert "not JSON" in refused("scores", path)
+    assert "can't be read as JSON" in refused("scores", path)
 
 
 def gamed(folder: Path, count: int) -> Path:
@@ -115,44 +115,6 @@ def test_length_is_controlled_for(tmp_path: Path) -> None:
 
 # --- judges
 
-TEMPLATE = (
-    "<|im_start|>system\nCompare.\n<|im_end|>\n<|im_start|>user\n"
-    "Q {instruction}\n{m}: {output_1}#\n{M}: {output_2}#\n<|im_end|>\n"
-)
-CONFIGS = """
-{name}:
-  prompt_template: "{name}/prompt.txt"
-  fn_completions: "openai_completions"
-  completions_kwargs: {{model_name: "judge-0", max_tokens: {tokens}, temperature: {heat}, requires_chatml: true{more}}}
-  fn_completion_parser: "{parser}"
-  batch_size: 1
-"""
-WEIGHTED = """  completion_parser_kwargs: {numerator_token: m, denominator_tokens: [m, M], is_binarize: false}
-  completion_key: completions_all
-"""
-
-
-def alpaca_files(folder: Path, count: int) -> Path:
-    """Both versions' files, with instructions, outputs and judge prompts of our own."""
-    folder.mkdir()
-    for version in (alpaca_eval.ONE, alpaca_eval.TWO):
-        rows = [{"dataset": "ours", "instruction": f"Do {n} {{output_1}}", "output": "w" * (n + 1), "generator": "ref"}
-                for n in range(count)]  # fmt: skip
-        (folder / version.reference).write_text(json.dumps(rows))
-        config = folder / "evaluators_configs" / version.config
-        config.mkdir(parents=True)
-        (config / "prompt.txt").write_text(TEMPLATE)
-        weighted = version == alpaca_eval.TWO
-        text = CONFIGS.format(
-            name=version.config,
-            tokens=1 if weighted else 100,
-            heat=1 if weighted else 0,
-            parser="logprob_parser" if weighted else "ranking_parser",
-            more=", logprobs: true, top_logprobs: 5" if weighted else "",
-        )
-        (config / "configs.yaml").write_text(text + WEIGHTED * weighted)
-    return folder
-
 
 def lengths(message: str) -> tuple[int, int]:
     """Of the two outputs in the order in which they are shown."""
@@ -186,8 +148,21 @@ def test_the_order_of_the_outputs_changes_nothing(tmp_path: Path, qwen2: Path, m
     with serving(ranks) as server:
         known(server, monkeypatch)
         result = alpaca_eval.run(exam(tmp_path / "run", data, qwen2, answer=lambda prompt, seed: "w" * 6))
-    expected = [1, 1, None, 1, 1, 0.5, 0, 0, None, 0, 0, 0]  # the reference's output n is n + 1 long, ours always 6
-    assert result["items"]["win rate"] == expected
+    expected = [
+        100,
+        100,
+        None,
+        100,
+        100,
+        50,
+        0,
+        0,
+        None,
+        0,
+        0,
+        0,
+    ]  # the reference's output n is n + 1 long, ours always 6
+    assert result["items"]["win rate, %"] == expected
     assert result["scores"]["win_rate"] == pytest.approx(100 * 4.5 / 10) and result["scores"]["unread"] == 2
     assert result["judge"]["outcomes"] == {"ok": 9, "unreadable": 2, "error": 0}
     assert len(server.bodies) == 11  # nobody is asked about equal outputs
@@ -222,8 +197,8 @@ def test_version_2_weighs_by_the_judges_probabilities(
         known(server, monkeypatch)
         given = exam(tmp_path / "run", data, qwen2, answer=lambda prompt, seed: "w" * 6, settings=settings)
         result = alpaca_eval_2.run(given)
-    expected = [0.75, 0.75, None, 0.75, 0.75, 0.5, 0.25, 0.25, None, 0.25, 0.25, 0.25]
-    assert result["items"]["win rate"] == [None if value is None else pytest.approx(value) for value in expected]
+    expected = [75, 75, None, 75, 75, 50, 25, 25, None, 25, 25, 25]
+    assert result["items"]["win rate, %"] == [None if value is None else pytest.approx(value) for value in expected]
     assert result["scores"]["win_rate"] == pytest.approx(100 * 4.75 / 10)
     assert result["scores"]["discrete_win_rate"] == pytest.approx(45)
     assert 0 < result["scores"]["length_controlled_winrate"] < 100
@@ -245,8 +220,8 @@ def test_a_model_of_ours_weighs_too(tmp_path: Path, qwen2: Path) -> None:
     ours = Local("mine", lambda: (Fake(judge), load_chat("qwen", str(qwen2))), 1)
     result = alpaca_eval_2.run(exam(tmp_path / "run", data, qwen2, ours, lambda prompt, seed: "w" * 6))
     assert "a model of ours" in result["note"] and result["judge"]["kind"] == "local"
-    read = [value for value in result["items"]["win rate"] if value is not None]
-    assert set(read) <= {0.5, 1.0} and result["judge"]["outcomes"]["unreadable"] == 6 - len(read)
+    read = [value for value in result["items"]["win rate, %"] if value is not None]
+    assert set(read) <= {50, 100} and result["judge"]["outcomes"]["unreadable"] == 6 - len(read)
 
 
 # --- evaluator configurations
@@ -316,7 +291,7 @@ def test_another_configuration_and_a_single_file(tmp_path: Path, qwen2: Path, mo
         known(server, monkeypatch)
         given = exam(tmp_path / "run", data / "mine.json", qwen2, answer=lambda p, seed: "w" * 6, settings=settings)
         result = alpaca_eval.run(given)
-    assert result["items"]["win rate"] == [pytest.approx(0.75)] * 2
+    assert result["items"]["win rate, %"] == [pytest.approx(75)] * 2
     assert result["judge"]["config"] == "weighted_alpaca_eval_gpt4_turbo"
     assert alpaca_eval.prompts(data) == alpaca_eval_2.prompts(data) == ["Do 0 {output_1}", "Do 1 {output_1}"]
     with pytest.raises(UserError, match="give a folder with AlpacaEval's files"):

@@ -21,12 +21,15 @@ from isheep.doors import local_model
 from isheep.endpoint import Endpoint, retry_after
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
+from isheep.evaluate import evaluate
 from isheep.judges import Local
-from isheep.recipe import Judging
+from isheep.recipe import Benchmark, Judge, Machine, Recipe
+from isheep.recipe_files import load
 from isheep.records import Model
+from isheep.run import Folder
 from tests.conftest import make_checkpoint
 from tests.judge_server import KEY, Answer, Server, known, said, serving
-from tests.judged import HASTE, exam, mt_bench_files
+from tests.judged import HASTE, alpaca_files, exam, mt_bench_files
 
 COUNT = 18
 TROUBLE = ("500", "stall", "babble", "not json", "429", "no choices")
@@ -46,7 +49,7 @@ def troubled(message: str, before: int) -> Answer:
     if kind == "stall":
         return Answer(200, {}, hold=stalled)
     if kind == "babble":
-        return said(f"I like it, said {KEY}, and that is that.")
+        return said(f"I like it \ud800, said {KEY}, and that is that.")  # json.dumps writes the half as an escape
     if kind == "not json":
         return Answer(200, f"<html>{KEY}</html>".encode())
     if kind == "no choices":
@@ -261,12 +264,41 @@ def test_a_model_of_ours_judges_and_is_labelled(tmp_path: Path, checkpoint: Path
     assert seen[1].startswith("<|im_start|>system\nJudge.<|im_end|>\n<|im_start|>user\nsingle-v1-multi-turn")
     assert seen[1].endswith("<|im_end|>\n<|im_start|>assistant\n")
     assert mt_bench.run(exam(tmp_path / "run", data, checkpoint, ours)) == result and len(seen) == 6
-    mt_bench_files(data, 2)
-    with pytest.raises(UserError, match="delete it to have the judge asked again"):
-        mt_bench.run(exam(tmp_path / "other", data, checkpoint, ours))
-        replies = tmp_path / "other/iter-1/eval/exam/replies-runs-mine.jsonl"
-        replies.write_text(replies.read_text().replace('"key":"', '"key":"0'))
-        mt_bench.run(exam(tmp_path / "other", data, checkpoint, ours))
+    replies = tmp_path / "run/iter-1/eval/exam/replies-runs-mine.jsonl"
+    replies.write_text(replies.read_text().replace('"key":"', '"key":"0'))
+    with pytest.raises(UserError, match="replies to other questions: delete it to have the judge asked again"):
+        mt_bench.run(exam(tmp_path / "run", data, checkpoint, ours))
+
+
+def test_a_real_model_judges_in_its_context(tmp_path: Path) -> None:
+    """A judge whose context is short, through the recipe's door: what does not fit is a call that failed."""
+    model = make_checkpoint(tmp_path / "model", "Qwen2", max_position_embeddings=2048)
+    short = make_checkpoint(tmp_path / "judge", "Qwen2", seed=1, max_position_embeddings=512)
+    data = mt_bench_files(tmp_path / "data", 3)
+    questions = data / "question.jsonl"
+    questions.write_text(questions.read_text().replace("And 2", f"And {'long ' * 300} 2"))
+    alpaca = alpaca_files(tmp_path / "alpaca", 3)
+    judge = Judge(model=str(short), local=True, parameters={"max_tokens": 4})
+    recipe = Recipe(
+        model=str(model),
+        chat="qwen",
+        evaluation=(
+            Benchmark(name="mt_bench", data=str(data), max_tokens=4, judge=judge),
+            Benchmark(name="alpaca_eval_2", data=str(alpaca), max_tokens=4, judge=judge),
+        ),
+        machine=Machine(threads=1, device="cpu"),
+    )
+    run = Folder(tmp_path / "run", tmp_path / "run")
+    run.path.mkdir()
+    result = evaluate(recipe, run, 0, Model(str(model)))
+    outcomes = result["mt_bench"]["judge"]["outcomes"]
+    assert outcomes["error"] == 1 and sum(outcomes.values()) == 6
+    assert result["mt_bench"]["judge"]["errors"] == {"the prompt does not fit its context": 1}
+    assert "1 calls failed, of 6; they are left out" in result["mt_bench"]["note"]
+    assert result["mt_bench"]["judge"]["kind"] == "local" and result["mt_bench"]["judge"]["model"] == str(short)
+    assert result["alpaca_eval_2"]["judge"]["outcomes"] == {"ok": 3, "unreadable": 0, "error": 0}
+    assert all(0 < value < 100 for value in result["alpaca_eval_2"]["items"]["win rate, %"])
+    assert evaluate(recipe, run, 0, Model(str(model))) == result
 
 
 def test_a_judge_is_found_by_its_run(tmp_path: Path) -> None:
@@ -282,5 +314,19 @@ def test_a_judge_is_found_by_its_run(tmp_path: Path) -> None:
         local_model(str(run / "iter-3"))
 
 
-def test_judging_is_how_and_may_change() -> None:
-    assert Judging().price is None and Judging(price=(1, 2)).price == (1, 2)
+@pytest.mark.parametrize(
+    ("evaluation", "why"),
+    [
+        ("[mt_bench]", "evaluation.0: mt_bench reads the original's files, which don't come with isheep"),
+        ("[lamb, {name: alpaca_eval}]", "evaluation.1: alpaca_eval reads the original's files"),
+        ("[{name: lamb, judge: {model: gpt-4}}]", "evaluation.0: lamb asks no judge"),
+        ("[{name: mt_bench, data: d, judge: {local: true}}]", "a local judge is a model of yours"),
+        ("[{name: mt_bench, data: d, judge: {config: c}}]", "judge.config is for AlpacaEval"),
+        ("[{name: mt_bench, data: d, judge: {modle: gpt-4}}]", "did you mean 'model'?"),
+    ],
+)
+def test_a_recipe_that_can_not_be_judged_is_refused_before_it_runs(tmp_path: Path, evaluation: str, why: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"model: lamb\nevaluation: {evaluation}\nmachine: {{judging: {{price: [30, 60.5]}}}}\n")
+    with pytest.raises(UserError, match=re.escape(why)):
+        load(path)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -17,7 +18,7 @@ from isheep.engines import Completion, Sampling
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
 from isheep.recipe import Benchmark
-from isheep.statistics import mean_interval
+from isheep.statistics import estimate
 from tests.judge_server import known, said, serving
 from tests.judged import HASTE, exam, mt_bench_files, write_lines
 from tests.test_cli import isheep, refused
@@ -143,7 +144,7 @@ def test_the_verb_prints_them(tmp_path: Path) -> None:
     assert ["writing", "10.00", "4.00", "7.00"] in lines  # one dialogue bounds nothing
     assert max(map(len, done.out.splitlines())) <= 80
     write_lines(tmp_path / "pair.jsonl", [{"question_id": 81, "model_1": "a", "g1_winner": "tie"}])
-    assert "line 1: model is missing" in refused("scores", tmp_path / "pair.jsonl")
+    assert "row 1: column 'model' is missing" in refused("scores", tmp_path / "pair.jsonl")
     write_lines(tmp_path / "text.jsonl", [row(81, 1, 3) | {"score": "3"}])
     assert "score must be a number, found '3'" in refused("scores", tmp_path / "text.jsonl")
     assert "can't be read" in refused("scores", tmp_path / "nowhere.jsonl")
@@ -156,13 +157,12 @@ def test_the_turns_of_a_dialogue_are_one_cluster() -> None:
     values = [float(value) for value in np.random.default_rng(1).integers(1, 11, 40)]
     clusters = [place // 2 for place in range(40)]
     fit = sm.OLS(values, np.ones(40)).fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
-    ours = mean_interval(values, clusters)
-    scale = np.sqrt(39 / 39)  # statsmodels' own correction is G / (G - 1) * (n - 1) / (n - k), and k is 1
-    half = fit.bse[0] * scale * 2.093024  # t with 19 degrees of freedom
+    ours = estimate(values, clusters)[:3]
+    half = fit.bse[0] * 2.093024  # t with 19 degrees of freedom
     assert ours == pytest.approx((np.mean(values), np.mean(values) - half, np.mean(values) + half), abs=1e-5)
-    alone = mean_interval(values)
+    alone = estimate([None, *values])[:3]
     assert alone[2] - alone[0] == pytest.approx(2.022691 * np.std(values, ddof=1) / np.sqrt(40), abs=1e-5)
-    assert mean_interval([3.0], None) == (3.0, -float("inf"), float("inf"))
+    assert math.isnan(estimate([3.0]).low) and estimate([3.0]).value == 3
 
 
 class Listening(Fake):
@@ -205,7 +205,7 @@ def test_two_turns_at_the_temperature_of_the_category(
         mt_bench.read_answers(aligned.folder.path / "model_answer/iter-1.jsonl")[84] == rows[3]["choices"][0]["turns"]
     )
     assert result["clusters"]["MT-Bench"] == [81, 81, 82, 82, 83, 83, 84, 84]
-    assert result["by"]["second turn"] == {"writing": [9], "math": [9], "stem": [9], "coding": [9]}
+    assert result["table 12"]["second turn"] == {"writing": [9], "math": [9], "stem": [9], "coding": [9]}
     math = next(body for body in server.bodies if "single-math-v1-multi" in body["messages"][-1]["content"])
     assert math["messages"][0] == {"role": "system", "content": "Judge."}
     assert math["messages"][1]["content"] == (
@@ -242,6 +242,6 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give FastChat's data/mt_bench"):
         mt_bench.load(tmp_path / "nowhere", "gpt-4")
     (data / "question.jsonl").write_text('{"question_id": 81}\n')
-    with pytest.raises(UserError, match="question.jsonl line 1: category is missing"):
+    with pytest.raises(UserError, match="question.jsonl row 1: column 'category' is missing"):
         mt_bench.load(data, "gpt-4")
-    assert mt_bench.prompts(mt_bench_files(tmp_path / "more", 1)) == ["Ask 0?", "And 0 {again}?"]
+    assert mt_bench.prompts(mt_bench_files(tmp_path / "more", 2))[:2] == ["Ask 0?", "And 0 {again}?"]

@@ -57,6 +57,10 @@ class Exam(NamedTuple):
         spoken = [(roles[n % 2], self.chat.plain(text)) for n, text in enumerate(turns)]
         return render(self.chat.tokenizer, self.chat.template, spoken, open_answer=True)
 
+    @property
+    def judge_kind(self) -> str:
+        return self.judge.kind if self.judge else ""
+
     def limit(self, default: int) -> int:
         """The most tokens in an answer: the entry's, or what the original allows."""
         return self.settings.max_tokens or default if self.settings else default

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from isheep.benchmarks import Exam, alpaca_judge, winrate
 from isheep.benchmarks.alpaca_judge import Evaluator, switched
-from isheep.benchmarks.originals import json_rows
+from isheep.benchmarks.originals import rows as read_rows
 from isheep.engines import Sampling
 from isheep.errors import UserError
 from isheep.files import write_text
-from isheep.judges import Reply, outcomes
+from isheep.judges import Reply, note, outcomes
 
 MAX_TOKENS = 2048  # of an answer, in most of AlpacaEval's model configurations
 TEMPERATURE = 0.7  # the same
@@ -44,7 +44,7 @@ def examine(exam: Exam, version: Version) -> dict[str, Any]:
     """The model's outputs, a judge's annotations of them beside the reference's, and the win rate.
 
     "scores" are AlpacaEval's, in percent; the length-controlled one is there where `data` has df_gamed.csv. "items" are
-    preferences - 1, null where there is no verdict. The folder gets model_outputs.json and annotations.json.
+    preferences in percent, null where there is no verdict. The folder gets model_outputs.json and annotations.json.
     """
     given = reference(exam.data, version)
     home = folder_of(exam.data)
@@ -57,13 +57,13 @@ def examine(exam: Exam, version: Version) -> dict[str, Any]:
     verdicts = winrate.preferences(rows)
     asked = [verdict for verdict, row in zip(verdicts, rows, strict=True) if row["output_1"] != row["output_2"]]
     judge = exam.judge.named(evaluator.model) if exam.judge else ""
-    kind = exam.judge.kind if exam.judge else ""
+    who = judge if judge == evaluator.model else f"{judge}, not by {evaluator.model} as published figures"
     return {
         "template": exam.template,
-        "judge": {"model": judge, "kind": kind, "config": evaluator.name, **outcomes(replies, asked)},
+        "judge": {"model": judge, "kind": exam.judge_kind, "config": evaluator.name, **outcomes(replies, asked)},
         "scores": scores(rows, home / winrate.GAMED),
-        "items": {"win rate": [None if verdict is None else verdict - 1 for verdict in verdicts]},
-        "note": note(evaluator, judge, kind),
+        "items": {"win rate, %": [None if verdict is None else 100 * (verdict - 1) for verdict in verdicts]},
+        "note": note(exam.model, who, exam.judge_kind, replies, asked),
     }
 
 
@@ -73,16 +73,6 @@ def scores(rows: Sequence[dict[str, Any]], gamed: Path | None) -> dict[str, Any]
     if gamed and gamed.is_file() and found["n_total"] > 1:
         found["length_controlled_winrate"] = winrate.length_controlled(rows, gamed)
     return found
-
-
-def note(evaluator: Evaluator, judge: str, kind: str) -> str:
-    """What a reader must know of the judge."""
-    if kind == "local":
-        return "judged by a model of ours: not to be set beside published figures"
-    other = f", not by {evaluator.model}, which published figures have" * (judge != evaluator.model)
-    return (
-        f"judged by {judge}{other}; the prompts and formats are checked against the original's rules, not its figures"
-    )
 
 
 # --- the user's files
@@ -99,7 +89,7 @@ def reference(data: Path | None, version: Version) -> Rows:
     """Instructions and reference outputs: {"instruction", "output", "generator", "dataset"}."""
     home = folder_of(data)
     path = data if data and data.is_file() else home / version.reference
-    rows = json_rows(path, ("instruction", "output"))
+    rows = read_rows(path, ("instruction", "output"))
     for row in rows:
         if not isinstance(row["instruction"], str) or not isinstance(row["output"], str):
             raise UserError(f"{path}: instruction and output must be texts, found {row['instruction']!r:.60}")

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from isheep.benchmarks import Exam
-from isheep.benchmarks.originals import json_lines
+from isheep.benchmarks.originals import rows as read_rows
 from isheep.engines import Sampling
 from isheep.errors import UserError
 from isheep.files import write_text
-from isheep.judges import Messages, Reply, outcomes, plain_name
+from isheep.judges import Messages, Reply, note, outcomes, plain_name
 
 JUDGE = "gpt-4"  # FastChat's default
 PARAMETERS = {"temperature": 0, "max_tokens": 2048, "n": 1}  # what it asks with
@@ -65,31 +65,34 @@ def run(exam: Exam) -> dict[str, Any]:
     "scores" are FastChat's averages, over what could be read; "items" the ratings, null where none could be read;
     "by" the ratings of each category and turn. The benchmark's folder gets model_answer/ and model_judgment/.
     """
-    files = load(exam.data, exam.judge.named(JUDGE) if exam.judge else JUDGE)
+    judge = exam.judge.named(JUDGE) if exam.judge else JUDGE
+    files = load(exam.data, judge)
     said = answers(exam, files.questions)
     asked = asks(files, said)
     replies = exam.verdicts([one.messages for one in asked], PARAMETERS, JUDGE)
-    judge = exam.judge.named(JUDGE) if exam.judge else JUDGE
     rows = [judgment(one, reply, exam.model, judge) for one, reply in zip(asked, replies, strict=True)]
     _write(exam.folder.path / "model_answer" / f"{exam.model}.jsonl", answer_rows(said, exam.model))
     _write(exam.folder.path / "model_judgment" / f"{plain_name(judge)}_single.jsonl", rows)
     scores = [score_of(row) for row in rows]
     return {
         "template": exam.template,
-        "judge": {"model": judge, "kind": exam.judge.kind if exam.judge else "", **outcomes(replies, scores)},
+        "judge": {"model": judge, "kind": exam.judge_kind, **outcomes(replies, scores)},
         "scores": {name: averages(rows)[exam.model][name] for name in ("average", *TURNS)},
         "items": {
             "MT-Bench": scores,
             **{turn: [score_of(row) for row in rows if row["turn"] == n] for n, turn in enumerate(TURNS, 1)},
         },
         "clusters": {"MT-Bench": [row["question_id"] for row in rows]},
-        "by": by_category(rows, files.questions),
-        **({"note": "judged by a model of ours: not to be set beside published figures"} if _local(exam) else {}),
+        "table 12": by_category(rows, files.questions),
+        "note": note(exam.model, judge, exam.judge_kind, replies, scores),
     }
 
 
 def prompts(data: Path | None) -> list[str]:
-    return [turn for question in questions_of(data) for turn in question["turns"]]
+    files = load(data, JUDGE)
+    said = {question["question_id"]: ["", ""] for question in files.questions}
+    asks(files, said)  # what a run would miss is missed now
+    return [turn for question in files.questions for turn in question["turns"]]
 
 
 # --- FastChat's files
@@ -103,7 +106,7 @@ def load(data: Path | None, judge: str) -> Files:
     questions = questions_of(data)
     data = data or Path()
     places = [place for place in (data, data.parent) if (place / "judge_prompts.jsonl").is_file()]
-    named = json_lines((places or [data])[0] / "judge_prompts.jsonl", ("name", "system_prompt", "prompt_template"))
+    named = read_rows((places or [data])[0] / "judge_prompts.jsonl", ("name", "system_prompt", "prompt_template"))
     known = [data / "reference_answer" / f"{name}.jsonl" for name in (plain_name(judge), JUDGE)]
     references = read_answers(next((path for path in known if path.is_file()), known[-1]))
     return Files(questions, references, {row["name"]: row for row in named})
@@ -113,7 +116,7 @@ def questions_of(data: Path | None) -> list[dict[str, Any]]:
     """The questions, each with its id, category and turns."""
     if data is None or not data.is_dir():
         raise UserError(f"mt_bench: {data} is no folder; give FastChat's data/mt_bench as data")
-    rows = json_lines(data / "question.jsonl", ("question_id", "category", "turns"))
+    rows = read_rows(data / "question.jsonl", ("question_id", "category", "turns"))
     for row in rows:
         if not row["turns"] or not all(isinstance(turn, str) for turn in row["turns"]):
             raise UserError(f"{data / 'question.jsonl'}: question {row['question_id']}: turns must be texts")
@@ -123,7 +126,7 @@ def questions_of(data: Path | None) -> list[dict[str, Any]]:
 def read_answers(path: Path) -> dict[Any, list[str]]:
     """A model_answer file: the turns of the first choice by question_id. The last row of a question counts."""
     found = {}
-    for row in json_lines(path, ("question_id", "choices")):
+    for row in read_rows(path, ("question_id", "choices")):
         try:
             found[row["question_id"]] = [str(turn) for turn in row["choices"][0]["turns"]]
         except (LookupError, TypeError):
@@ -239,19 +242,16 @@ def judgment(one: Ask, reply: Reply, model: str, judge: str) -> dict[str, Any]:
     }
 
 
-def _local(exam: Exam) -> bool:
-    return exam.judge is not None and exam.judge.kind == "local"
-
-
 # --- scores
 
 
 def read_judgments(path: Path) -> list[dict[str, Any]]:
     """The rows of a model_judgment file of single-answer grading."""
-    rows = json_lines(path, ("question_id", "model", "score", "turn"))
+    rows = read_rows(path, ("question_id", "model", "turn"))
     for number, row in enumerate(rows, 1):
-        if isinstance(row["score"], bool) or not isinstance(row["score"], int | float | None):
-            raise UserError(f"{path} row {number}: score must be a number, found {row['score']!r}")
+        score = row.setdefault("score", None)
+        if isinstance(score, bool) or not isinstance(score, int | float | None):
+            raise UserError(f"{path} row {number}: score must be a number, found {score!r}")
     return rows
 
 

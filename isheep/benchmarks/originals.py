@@ -1,4 +1,4 @@
-"""Files of other people's benchmarks, as users bring them: read, or told where they are not as they should be."""
+"""Reading a benchmark's own files: JSON or JSON lines, as a list of rows; texts."""
 
 import json
 from collections.abc import Sequence
@@ -7,54 +7,42 @@ from typing import Any
 
 from isheep.errors import UserError
 
+Row = dict[str, Any]
+
+
+def rows(path: Path, needed: Sequence[str] = ()) -> list[Row]:
+    """The rows of a .json or .jsonl file, each with at least the columns `needed`.
+
+    Raises UserError where it can't be read, where a column is missing, or where there is no row.
+    """
+    try:
+        found = _read(text_of(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: can't be read as JSON: {' '.join(str(error).split())}") from None
+    if not found:
+        raise UserError(f"{path}: no rows in it")
+    for number, row in enumerate(found, 1):
+        if not isinstance(row, dict) or (missing := [name for name in needed if row.get(name) is None]):
+            what = f"column {missing[0]!r} is missing" if isinstance(row, dict) else f"found {str(row)[:40]!r}"
+            raise UserError(f"{path} row {number}: {what}; rows with {', '.join(needed)} are expected")
+    return found
+
+
+def _read(text: str) -> list[Any]:
+    """One JSON value, or one on each line."""
+    try:
+        whole = json.loads(text)
+        return whole if isinstance(whole, list) else [whole]
+    except ValueError:
+        if "\n" not in text.strip():
+            raise
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
+
 
 def text_of(path: Path) -> str:
     """A UTF-8 text, without a byte order mark."""
     try:
         return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text at byte {error.start}") from None
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror}") from None
-
-
-def json_lines(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """The objects of a JSONL file, one to a line; each must have `keys`. Empty lines are passed over."""
-    rows = []
-    for number, line in enumerate(text_of(path).split("\n"), 1):
-        if line.strip():
-            try:
-                rows.append(_checked(json.loads(line), keys, f"{path} line {number}"))
-            except (ValueError, RecursionError):
-                raise UserError(f"{path} line {number}: not JSON") from None
-    return _some(rows, path)
-
-
-def json_rows(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """The objects of a JSON file that is a list of them; each must have `keys`."""
-    try:
-        content = json.loads(text_of(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, list):
-        raise UserError(f"{path}: a list of objects is wanted, found {_short(content)}")
-    return _some([_checked(row, keys, f"{path} entry {n}") for n, row in enumerate(content, 1)], path)
-
-
-def _checked(row: Any, keys: Sequence[str], place: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise UserError(f"{place}: an object with {', '.join(keys)} is wanted, found {_short(row)}")
-    for key in keys:
-        if key not in row:
-            raise UserError(f"{place}: {key} is missing; it has {', '.join(map(str, row)) or 'nothing'}"[:300])
-    return row
-
-
-def _some(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    if not rows:
-        raise UserError(f"{path}: the file is empty")
-    return rows
-
-
-def _short(value: Any) -> str:
-    return repr(value)[:60]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"{path}: can't be read: {reason}") from None

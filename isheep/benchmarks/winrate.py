@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.benchmarks.originals import json_rows, text_of
+from isheep.benchmarks.originals import text_of
 from isheep.errors import UserError
 
 TIE = 1.5
@@ -59,11 +59,6 @@ def win_rate(given: Sequence[float | None]) -> WinRate:
         discrete_win_rate=float(discrete.sum() / len(wins) * 100) if len(wins) else None,
         unread=len(given) - len(wins),
     )
-
-
-def read_annotations(path: Path) -> list[dict[str, Any]]:
-    """The rows of an annotations.json. Raises UserError where it is none."""
-    return json_rows(path, ("preference",))
 
 
 def length_controlled(rows: Sequence[Mapping[str, Any]], gamed: Path) -> float:
