@@ -168,10 +168,13 @@ def export(
 def scores(
     file: Annotated[Path, typer.Argument(help="A model_judgment file of MT-Bench, or an annotations.json.")],
     data: Annotated[Path | None, typer.Option(help="MT-Bench's files, for its categories; or AlpacaEval's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All digits, as JSON.")] = False,
 ) -> None:
     """Print the scores of a file of judgments, as FastChat or AlpacaEval compute them, and what they leave out."""
-    from isheep.scores import scores
+    from isheep.scores import figures, scores
 
+    if as_json:
+        return print(json.dumps(figures(file, data), indent=1))
     for part in scores(file, data):
         console.print(part)
 

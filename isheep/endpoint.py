@@ -171,7 +171,7 @@ def read(response: "Response", key: str) -> Reply:
     choices, said = content.get("choices"), content.get("error")
     if not response.is_success or said and not choices:
         said = said.get("message") if isinstance(said, dict) else said
-        about = " ".join(str(said or "").split())[:200]
+        about = " ".join("".join(c if c.isprintable() else " " for c in str(said or "")).split())[:200]
         return Reply(key=key, error=f"HTTP {response.status_code}" + f": {about}" * bool(about))
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
     if choice:  # half of a character, written as an escape, is no text that could be kept

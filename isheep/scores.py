@@ -42,6 +42,14 @@ def scores(path: Path, data: Path | None = None) -> Iterator[RenderableType]:
         yield from (table_12(rows, questions, model) for model in mt_bench.averages(rows))
 
 
+def figures(path: Path, data: Path | None = None) -> dict[str, Any]:
+    """What `isheep scores --json` prints: FastChat's averages by model, or AlpacaEval's figures."""
+    rows = read_rows(path)
+    if any("preference" in row for row in rows):
+        return alpaca_eval.scores(rows, data / winrate.GAMED if data else None)
+    return mt_bench.averages(mt_bench.read_judgments(path))
+
+
 def annotations(rows: Sequence[dict[str, Any]], gamed: Path | None) -> Table:
     """AlpacaEval's figures, to all digits."""
     shown = _table("", "")

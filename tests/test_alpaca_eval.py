@@ -62,6 +62,7 @@ def test_the_verb_prints_all_digits(tmp_path: Path) -> None:
     assert done.code == 0 and lines["win_rate"] == "20.0" and lines["unread"] == "1"
     assert float(lines["standard_error"]) == pytest.approx(1.4024527464425107, rel=1e-14)
     assert "length_controlled_winrate" not in lines and "raw unless the name" in done.out
+    assert json.loads(isheep("scores", path, "--json").out)["standard_error"] == float(lines["standard_error"])
     path.write_text("[3]")
     assert "row 1: found '3'" in refused("scores", path)
     path.write_text('[{"preference": 1},')

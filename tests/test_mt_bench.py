@@ -143,6 +143,8 @@ def test_the_verb_prints_them(tmp_path: Path) -> None:
     assert "1 turns are rated more than once" in done.out
     assert ["writing", "10.00", "4.00", "7.00"] in lines  # one dialogue bounds nothing
     assert max(map(len, done.out.splitlines())) <= 80
+    found = json.loads(isheep("scores", tmp_path / "gpt-4_single.jsonl", "--json").out)
+    assert found == mt_bench.averages(FILE)
     write_lines(tmp_path / "pair.jsonl", [{"question_id": 81, "model_1": "a", "g1_winner": "tie"}])
     assert "row 1: column 'model' is missing" in refused("scores", tmp_path / "pair.jsonl")
     write_lines(tmp_path / "text.jsonl", [row(81, 1, 3) | {"score": "3"}])

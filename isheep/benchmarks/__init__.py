@@ -58,8 +58,11 @@ class Exam(NamedTuple):
         return render(self.chat.tokenizer, self.chat.template, spoken, open_answer=True)
 
     @property
-    def judge_kind(self) -> str:
-        return self.judge.kind if self.judge else ""
+    def rater(self) -> Judge:
+        """The judge. Raises UserError where there is none."""
+        if self.judge is None:
+            raise UserError(f"{self.folder.path.name} asks a judge: give one in the recipe's evaluation")
+        return self.judge
 
     def limit(self, default: int) -> int:
         """The most tokens in an answer: the entry's, or what the original allows."""
@@ -68,12 +71,10 @@ class Exam(NamedTuple):
     def verdicts(
         self, asked: Sequence[Messages], parameters: Mapping[str, Any], default: str, options: Sequence[str] = ()
     ) -> list[Reply]:
-        """What the judge says, `Judge.ask`. A judge of ours gets the memory that the model had."""
-        if self.judge is None:
-            raise UserError(f"{self.folder.path.name} asks a judge: give one in the recipe's evaluation")
-        if self.judge.kind == "local":
+        """What the judge says (Judge.ask). A judge of ours gets the memory that the model had."""
+        if self.rater.kind == "local":
             self.engine.close()
-        return self.judge.ask(asked, parameters, self.folder, default, options)
+        return self.rater.ask(asked, parameters, self.folder, default, options)
 
     def answers(self, prompts: Sequence[str], sampling: Sampling, name: str = "answers.jsonl") -> list[Answer]:
         """The model's answers to prompts as it reads them, kept in the benchmark's folder as rows like any other."""

@@ -50,20 +50,20 @@ def examine(exam: Exam, version: Version) -> dict[str, Any]:
     home = folder_of(exam.data)
     own = exam.settings.judge if exam.settings else None
     evaluator = alpaca_judge.load(home, own.config if own and own.config else version.config)
+    judge = exam.rater.named(evaluator.model)
     outputs = answer(exam, given)
     _write(exam.folder.path / "model_outputs.json", outputs)
     rows, replies = annotate(exam, evaluator, given, outputs)
     _write(exam.folder.path / "annotations.json", rows)
     verdicts = winrate.preferences(rows)
     asked = [verdict for verdict, row in zip(verdicts, rows, strict=True) if row["output_1"] != row["output_2"]]
-    judge = exam.judge.named(evaluator.model) if exam.judge else ""
     who = judge if judge == evaluator.model else f"{judge}, not by {evaluator.model} as published figures"
     return {
         "template": exam.template,
-        "judge": {"model": judge, "kind": exam.judge_kind, "config": evaluator.name, **outcomes(replies, asked)},
+        "judge": {"model": judge, "kind": exam.rater.kind, "config": evaluator.name, **outcomes(replies, asked)},
         "scores": scores(rows, home / winrate.GAMED),
         "items": {"win rate, %": [None if verdict is None else 100 * (verdict - 1) for verdict in verdicts]},
-        "note": note(exam.model, who, exam.judge_kind, replies, asked),
+        "note": note(exam.model, who, exam.rater.kind, replies, asked),
     }
 
 

@@ -63,9 +63,9 @@ def run(exam: Exam) -> dict[str, Any]:
     """Answers to both turns, and a judge's rating of each.
 
     "scores" are FastChat's averages, over what could be read; "items" the ratings, null where none could be read;
-    "by" the ratings of each category and turn. The benchmark's folder gets model_answer/ and model_judgment/.
+    "table 12" those of each turn and category. The benchmark's folder gets model_answer/ and model_judgment/.
     """
-    judge = exam.judge.named(JUDGE) if exam.judge else JUDGE
+    judge = exam.rater.named(JUDGE)
     files = load(exam.data, judge)
     said = answers(exam, files.questions)
     asked = asks(files, said)
@@ -76,7 +76,7 @@ def run(exam: Exam) -> dict[str, Any]:
     scores = [score_of(row) for row in rows]
     return {
         "template": exam.template,
-        "judge": {"model": judge, "kind": exam.judge_kind, **outcomes(replies, scores)},
+        "judge": {"model": judge, "kind": exam.rater.kind, **outcomes(replies, scores)},
         "scores": {name: averages(rows)[exam.model][name] for name in ("average", *TURNS)},
         "items": {
             "MT-Bench": scores,
@@ -84,7 +84,7 @@ def run(exam: Exam) -> dict[str, Any]:
         },
         "clusters": {"MT-Bench": [row["question_id"] for row in rows]},
         "table 12": by_category(rows, files.questions),
-        "note": note(exam.model, judge, exam.judge_kind, replies, scores),
+        "note": note(exam.model, judge, exam.rater.kind, replies, scores),
     }
 
 
