@@ -171,6 +171,35 @@ def export(
 
 
 @app.command()
+def scores(
+    file: Annotated[Path, typer.Argument(help="A model_judgment file of MT-Bench, or an annotations.json.")],
+    data: Annotated[Path | None, typer.Option(help="MT-Bench's files, for its categories; or AlpacaEval's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All digits, as JSON.")] = False,
+) -> None:
+    """Print the scores of a file of judgments, as FastChat or AlpacaEval compute them, and what they leave out."""
+    from isheep.scores import figures, scores
+
+    if as_json:
+        return print(json.dumps(figures(file, data), indent=1))
+    for part in scores(file, data):
+        console.print(part)
+
+
+@app.command()
+def judge_prompts(
+    answers: Annotated[Path, typer.Argument(help="A model_answer file of MT-Bench.")],
+    data: Annotated[Path, typer.Option(help="FastChat's data/mt_bench.")],
+    judge: Annotated[str, typer.Option(help="The judge, whose reference answers are taken.")] = "gpt-4",
+    out: Annotated[Path | None, typer.Option(help="A file; printed without it.")] = None,
+) -> None:
+    """Write what MT-Bench's judge is asked about a model's answers, without asking it."""
+    from isheep.scores import judge_prompts
+
+    if text := judge_prompts(answers, data, judge, out):
+        print(text)
+
+
+@app.command()
 def doctor() -> None:
     """Print versions, device, memory, and what the installed extras allow."""
     from isheep.doctor import complete, doctor

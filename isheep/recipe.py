@@ -10,6 +10,7 @@ from isheep.engines import Sampling
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Price = Annotated[float, Field(ge=0)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 KeyPath = tuple[str | int, ...]  # of a key in a recipe: ("filters", 0, "criteria")
 
@@ -182,8 +183,9 @@ TASKS = (
     "boolq", "piqa", "siqa", "gpqa_diamond", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa_fact",
     "commonsense_qa", "mmlu", "nq", "triviaqa", "squad2",
 )  # fmt: skip
+JUDGED = ("mt_bench", "alpaca_eval", "alpaca_eval_2")
 BENCHMARKS = (
-    "lamb", "humaneval", "humaneval_plus", "mbpp", "mbpp_sanitized",
+    "lamb", *JUDGED, "humaneval", "humaneval_plus", "mbpp", "mbpp_sanitized",
     *(f"{protocol}/{task}" for protocol in ("standard", "paper") for task in TASKS),
 )  # fmt: skip
 
@@ -198,11 +200,30 @@ def _known(name: str) -> str:
     raise ValueError(f"benchmark {name!r} is not known: {ours}")
 
 
+class Judge(Section):
+    """Who judges answers: a model at an OpenAI-compatible endpoint (machine.judging), or with `local` one of ours.
+
+    `model` is its name at the endpoint (null: the benchmark's own judge), or a run folder, an iteration's folder in
+    one, a checkpoint. `parameters` go over those of the original's requests; null takes one out. `config` names a
+    folder of AlpacaEval's evaluators_configs, where it is not the one that the benchmark's version uses.
+    """
+
+    model: str | None = None
+    local: bool = False
+    parameters: dict[str, bool | int | float | str | None] = {}
+    config: str | None = None
+
+
 class Benchmark(Section):
-    """What every model is scored on. `data` is the user's own copy of its file or folder, where it needs one."""
+    """What every model is scored on. `data` is the user's own copy of its file or folder, where it needs one.
+
+    `judge` is for benchmarks that ask one. `max_tokens` bounds an answer where it is not the original's bound.
+    """
 
     name: Annotated[str, AfterValidator(_known)]
     data: str | None = None
+    judge: Judge | None = None
+    max_tokens: Count | None = None
 
 
 def _named(value: Any) -> Any:
@@ -220,6 +241,16 @@ class Stop(Section):
     patience: Count = 1
 
 
+class Judging(Section):
+    """How a judge at an OpenAI-compatible endpoint is asked. OPENAI_BASE_URL says where, OPENAI_API_KEY is the key."""
+
+    at_once: Count = 8
+    timeout: Annotated[float, Field(gt=0)] = 120  # seconds without a word from the endpoint
+    attempts: Count = 6  # at a call that got 429, 5xx or no answer
+    wait: Annotated[float, Field(ge=0)] = 1  # seconds before the second attempt, twice that before the third, ...
+    price: tuple[Price, Price] | None = None  # of a million tokens read and of a million written; null: unknown
+
+
 class Machine(Section):
     """How a run computes, not what; the only section that a resumed run may change."""
 
@@ -230,6 +261,7 @@ class Machine(Section):
     batch: Count = 128  # prompts that the engine reads at once
     rows: Count | None = None  # rows that the trainer reads at once, a divisor of training.batch; null: all of it
     unsafe_code: bool = False  # run code that a model wrote where no sandbox holds too (--unsafe-code)
+    judging: Judging = Judging()
 
 
 class Recipe(Section):

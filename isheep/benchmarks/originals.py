@@ -71,3 +71,12 @@ def given(name: str, data: Path | None, what: str) -> Path:
     if not data.exists():
         raise UserError(f"benchmark {name}: no such file: {data} ({what} is expected)")
     return data
+
+
+def text_of(path: Path) -> str:
+    """A UTF-8 text, without a byte order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"{path}: can't be read: {reason}") from None
