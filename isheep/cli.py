@@ -45,6 +45,9 @@ def run(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Run it so many times, with seed, seed + 1, ..., each in --out/seed-N.")
     ] = None,
+    unsafe_code: Annotated[
+        bool, typer.Option("--unsafe-code", help="Run model-written code (HumanEval, MBPP) where no sandbox holds too.")
+    ] = False,
 ) -> None:
     """Run a recipe, or go on with it where it stopped.
 
@@ -56,7 +59,8 @@ def run(
 
     name, overrides = _recipe_and_overrides(words or [], DEFAULT_REAL if model else DEFAULT)
     path = recipe_files.find(name)
-    recipe = recipe_files.load(path, [*([f"model={json.dumps(model)}"] if model else []), *overrides])
+    flags = [f"model={json.dumps(model)}"] * bool(model) + ["machine.unsafe_code=true"] * unsafe_code
+    recipe = recipe_files.load(path, [*flags, *overrides])
     out = out or Path("runs") / (Path(model).resolve().name if model else path.stem)
     if seeds:
         numbers = range(recipe.seed, recipe.seed + seeds)
@@ -164,6 +168,35 @@ def export(
     if (form is None) != merged:
         raise UserError("give one of --as alpaca|sharegpt|messages|paper|llamafactory and --merged")
     console.print(take(folder, form, iteration, out), soft_wrap=True, markup=False)
+
+
+@app.command()
+def scores(
+    file: Annotated[Path, typer.Argument(help="A model_judgment file of MT-Bench, or an annotations.json.")],
+    data: Annotated[Path | None, typer.Option(help="MT-Bench's files, for its categories; or AlpacaEval's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All digits, as JSON.")] = False,
+) -> None:
+    """Print the scores of a file of judgments, as FastChat or AlpacaEval compute them, and what they leave out."""
+    from isheep.scores import figures, scores
+
+    if as_json:
+        return print(json.dumps(figures(file, data), indent=1))
+    for part in scores(file, data):
+        console.print(part)
+
+
+@app.command()
+def judge_prompts(
+    answers: Annotated[Path, typer.Argument(help="A model_answer file of MT-Bench.")],
+    data: Annotated[Path, typer.Option(help="FastChat's data/mt_bench.")],
+    judge: Annotated[str, typer.Option(help="The judge, whose reference answers are taken.")] = "gpt-4",
+    out: Annotated[Path | None, typer.Option(help="A file; printed without it.")] = None,
+) -> None:
+    """Write what MT-Bench's judge is asked about a model's answers, without asking it."""
+    from isheep.scores import judge_prompts
+
+    if text := judge_prompts(answers, data, judge, out):
+        print(text)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from isheep import prompts
-from isheep.recipe import Contamination, Density, Filter, KeyPath, Random, Recipe, Score
+from isheep.recipe import JUDGED, Benchmark, Contamination, Density, Filter, KeyPath, Random, Recipe, Score
 
 Conflicts = Iterator[tuple[KeyPath, str]]
 """(the key's path, what is wrong with it in this recipe)."""
@@ -11,11 +11,23 @@ Conflicts = Iterator[tuple[KeyPath, str]]
 
 def conflicts(recipe: Recipe) -> Conflicts:
     """All of them. Raises UserError where the rating prompts can't be read."""
+    yield from _synthesis(recipe)
     yield from _assessment(recipe)
     for place, one in enumerate(recipe.filters):
         yield from _filter(recipe, one, ("filters", place))
     yield from _training(recipe)
     yield from _around(recipe)
+
+
+def _synthesis(recipe: Recipe) -> Conflicts:
+    synthesis, response = recipe.synthesis, recipe.response
+    if synthesis.generated > synthesis.examples:
+        yield ("synthesis", "generated"), f"{synthesis.generated} is more than synthesis.examples, {synthesis.examples}"
+    if response.prompt == "instances" and synthesis.inputs:
+        why = "instances writes the inputs, and synthesis does too: set synthesis.inputs: false"
+        yield ("response", "prompt"), why
+    if response.prompt != "instances" and response.examples:
+        yield ("response", "examples"), f"it is for prompt: instances, and prompt is {response.prompt}"
 
 
 def _assessment(recipe: Recipe) -> Conflicts:
@@ -78,6 +90,9 @@ def _training(recipe: Recipe) -> Conflicts:
 
 
 def _around(recipe: Recipe) -> Conflicts:
+    for place, benchmark in enumerate(recipe.evaluation):
+        if wrong := _wrong_judge(benchmark):
+            yield ("evaluation", place), wrong
     if recipe.stop and recipe.stop.patience >= recipe.iterations:
         wrong = (
             f"{recipe.stop.patience} iterations without a gain are not over before the last one, {recipe.iterations}"
@@ -85,6 +100,19 @@ def _around(recipe: Recipe) -> Conflicts:
         yield ("stop", "patience"), wrong
     if twice := _twice([one.name for one in recipe.evaluation]):
         yield ("evaluation",), f"{twice!r} is listed twice"
+
+
+def _wrong_judge(one: Benchmark) -> str | None:
+    """What is wrong with a benchmark's judge and files; None where nothing is."""
+    if one.name not in JUDGED:
+        return f"{one.name} asks no judge" if one.judge else None
+    if not one.data:
+        return f"{one.name} reads the original's files, which don't come with isheep: give your copy as data"
+    if one.judge and one.judge.local and not one.judge.model:
+        return "a local judge is a model of yours: give a run folder or a checkpoint as judge.model"
+    if one.judge and one.judge.config and one.name == "mt_bench":
+        return "judge.config is for AlpacaEval: MT-Bench has its judge prompts in judge_prompts.jsonl"
+    return None
 
 
 def _most(one: Filter) -> int | None:

@@ -73,12 +73,15 @@ class Folder:
                 ) from None
         return rows
 
-    def records(self, name: str, kind: type[R], batches: Batches[R], size: int, total: int | None = None) -> list[R]:
+    def records(
+        self, name: str, kind: type[R], batches: Batches[R], size: int, total: int | None = None, asked: bool = True
+    ) -> list[R]:
         """The rows of `name`, made first where it is not complete: each batch is appended to NAME.part, then renamed.
 
         A NAME.part keeps its whole batches of `size` rows, what follows is made again. So a run that was killed
         anywhere gives the same file as one that was not. `total` is how many rows there must be, where that is known:
-        a finished file with another number raises UserError.
+        a finished file with another number raises UserError. `asked` says that a model wrote the rows, so that their
+        tokens count among the events.
         """
         if self.made(name):
             rows = self.read(name, kind)
@@ -102,12 +105,13 @@ class Folder:
                 advance(len(batch))
             os.fsync(file.fileno())
         finish(part)
-        self._done(name, started, rows=len(rows), made=len(rows) - before, **_tokens(kind, rows[before:]))
+        cost = _tokens(kind, rows[before:]) if asked else {}
+        self._done(name, started, rows=len(rows), made=len(rows) - before, **cost)
         return rows
 
     def write(self, name: str, kind: type[R], rows: Sequence[R]) -> list[R]:
         """`records` for rows that are computed at once and without a model."""
-        return self.records(name, kind, lambda done: iter([list(rows[len(done) :])]), size=1)
+        return self.records(name, kind, lambda done: iter([list(rows[len(done) :])]), size=1, asked=False)
 
     def json(self, name: str, make: Callable[[], Any]) -> Any:
         """The content of a JSON file (`name` may hold a folder: eval/lamb.json), made first where it is not there."""
@@ -195,7 +199,7 @@ def check(path: Path, recipe: Recipe) -> None:
     """
     _refuse_foreign(path)
     if not (path / "seeds.jsonl").exists():
-        load_seeds(recipe.seeds, at_least=recipe.synthesis.examples)
+        load_seeds(recipe.seeds, recipe.synthesis.examples, recipe.response.shown)
     if (path / "recipe.yaml").exists():
         _agree(path / "recipe.yaml", recipe)
     if (own := _own_prompts(recipe)) and (path / "prompts.yaml").exists():

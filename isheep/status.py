@@ -18,6 +18,8 @@ from isheep.summary import table
 
 STAGES = {
     "replies.jsonl": "instructions",
+    "kinds.jsonl": "answers",
+    "instances.jsonl": "answers",
     "pairs.jsonl": "answers",
     "perplexity.jsonl": "measures for filters",
     "vectors.jsonl": "measures for filters",
@@ -27,7 +29,7 @@ STAGES = {
 }
 OTHER = "the rest"
 TOTALS = {  # as many rows as that file has
-    "pairs.jsonl": "tasks.jsonl",
+    **dict.fromkeys(("kinds.jsonl", "instances.jsonl", "pairs.jsonl"), "tasks.jsonl"),
     **dict.fromkeys(("perplexity.jsonl", "vectors.jsonl", "assessed.jsonl"), "pairs.jsonl"),
 }
 

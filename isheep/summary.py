@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from isheep.evaluate import home
 from isheep.filters import kept, unreadable
 from isheep.recipe import Recipe
-from isheep.records import AssessedPair, Drop, Pair
+from isheep.records import AssessedPair, Drop, Kind, Pair, Rejected
 from isheep.run import Folder
 from isheep.statistics import mcnemar, wilson
 
@@ -39,6 +39,26 @@ def counts(run: Folder, t: int) -> Counts:
     )
 
 
+class Told(NamedTuple):
+    """What became of an iteration's tasks with response.prompt: instances; None where it has not come that far."""
+
+    classification: int | None  # tasks that the model calls classification
+    unreadable: int | None  # tasks whose kind can't be read
+    lost: int | None  # tasks whose instance is no pair
+
+
+def told(run: Folder, t: int) -> Told:
+    """The kinds and instances of iteration `t`, from its finished files."""
+    folder = home(run, t)
+    kinds = [row.classification for row in folder.read("kinds.jsonl", Kind)] if folder.has("kinds.jsonl") else None
+    lost = folder.read("unanswered.jsonl", Rejected) if folder.has("unanswered.jsonl") else None
+    return Told(
+        classification=None if kinds is None else kinds.count(True),
+        unreadable=None if kinds is None else kinds.count(None),
+        lost=None if lost is None else len(lost),
+    )
+
+
 def truly_right(run: Folder, t: int) -> tuple[list[bool], list[bool]]:
     """Which of the pairs written, and of those kept, are right, where a world knows the truth: lamb's."""
     from isheep.lamb.suite import truly_right
@@ -63,6 +83,10 @@ def table(recipe: Recipe, run: Folder) -> Table:
     columns = (Column(name, no_wrap=True) for name in ("", *(f"iter {t}" if t else "base" for t in models)))
     title = escape(f"{recipe.model}: {run.path}")
     shown = Table(*columns, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    if recipe.response.prompt == "instances":
+        of_tasks = [told(run, t) for t in models]
+        for name, label in zip(Told._fields, ("classification", "kind unreadable", "no instance"), strict=True):
+            shown.add_row(label, *(_count(row, name) for row in of_tasks))
     by_model = [counts(run, t) for t in models]
     for name, label in zip(
         Counts._fields, ("pairs written", "kept", "a rating unreadable", "rows trained on"), strict=True
@@ -104,10 +128,11 @@ def comparison(recipes: Mapping[str, Recipe], out: Path) -> Table:
     return shown
 
 
-def _count(row: Counts, name: str) -> str:
+def _count(row: Counts | Told, name: str) -> str:
     """A number, "-" for None; what is kept, also as a share of what was written."""
     number: int | None = getattr(row, name)
-    share = f" ({row.kept / row.written:.0%})" if name == "kept" and row.kept is not None and row.written else ""
+    written = row.written if isinstance(row, Counts) else None
+    share = f" ({number / written:.0%})" if name == "kept" and number is not None and written else ""
     return "-" if number is None else f"{number}{share}"
 
 

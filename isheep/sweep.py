@@ -32,6 +32,8 @@ MODEL = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")  # 
 # The seed tasks, the model at work and COMMON go into all of them; `ingredients` adds what is not a file or a key.
 MADE_FROM: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "replies.jsonl": ((), ("language", "synthesis")),
+    "kinds.jsonl": (("tasks.jsonl",), ("response",)),
+    "instances.jsonl": (("tasks.jsonl", "kinds.jsonl"), ("response",)),
     "pairs.jsonl": (("tasks.jsonl",), ("response",)),
     "assessed.jsonl": (("pairs.jsonl",), ("assessment",)),
     "perplexity.jsonl": (("pairs.jsonl",), ("response",)),

@@ -86,6 +86,15 @@ WRONG = {
     "model: lamb\nfilters:\n- kind: score\n  above: 8\n  criteria: [tone]": (
         "mine.yaml line 5: filters.0.criteria: 'tone' is not rated, only quality, following"
     ),
+    "model: lamb\nsynthesis: {examples: 3,\n  generated: 4}": (
+        "mine.yaml line 3: synthesis.generated: 4 is more than synthesis.examples, 3"
+    ),
+    "model: lamb\nresponse: {prompt: instances}": (
+        "line 2: response.prompt: instances writes the inputs, and synthesis does too: set synthesis.inputs: false"
+    ),
+    "model: lamb\nresponse: {examples: 4}": "response.examples: it is for prompt: instances, and prompt is chat",
+    "model: lamb\nresponse: {prompt: instance}": "response.prompt: input should be 'chat', 'plain' or 'instances'",
+    "model: lamb\nsynthesis: {sampling: {presence_penalty: 3}}": "presence_penalty: input should be less than or equal",
     "model: lamb\nassessment:\n  opening: ' <'": "line 3: assessment.opening: it is for read: expected, and this",
     "model: lamb\nfilters: [{kind: perplexity, at_most: 1}]": "filters.0.at_most: input should be greater than 1",
     "model: lamb\nfilters: [{kind: perplexity, of: []}]": "line 2: filters.0.of: ",

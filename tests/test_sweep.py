@@ -41,6 +41,10 @@ class Chat(NamedTuple):
 
 
 def write(prompt: str, seed: int) -> str:
+    if prompt.endswith("Classification:"):
+        return (" Yes", " No", " both")[seed % 3]
+    if prompt.endswith(("Input:", "Output:")):
+        return f" text {seed}" if seed % 7 else ""
     if prompt.endswith("<|answer|>"):
         return f"The answer is {seed}.<|end|>"
     if "###" not in prompt:
@@ -150,6 +154,32 @@ def test_a_shared_run_has_the_files_of_one_alone(lab: Lab, tmp_path: Path) -> No
     expected = {"less": STAGES, "unrated": written, "simple": written, "one-last": two, "total-base": two}
     for name in recipes:
         assert shared(tmp_path / "sweep" / name).keys() == {**expected, "long": STAGES}.get(name, set()), name
+
+
+OWN = {"tasks": 24, "size": 8, "novelty": None, "inputs": False, "generated": 2}
+INSTANCES = {"size": 8, "prompt": "instances", "examples": 2}
+
+
+def test_self_instructs_own_pipeline_is_shared_as_far_as_it_is_the_same(lab: Lab, tmp_path: Path) -> None:
+    own = {"synthesis": OWN, "response": INSTANCES, "assessment": None, "filters": []}
+    recipes = {
+        "own": recipe(**own),
+        "again": recipe(**own, training={"epochs": 3}),
+        "seeds alone": recipe(**own | {"synthesis": {**OWN, "generated": 0}}),
+        "more shown": recipe(**own | {"response": {**INSTANCES, "examples": 4}}),
+        "answers": recipe(**own | {"response": {"size": 8}}),
+        "with inputs": recipe(**own | {"response": {"size": 8}, "synthesis": {**OWN, "inputs": True}}),
+    }
+    for (name, one), run in zip(recipes.items(), sweep(recipes, tmp_path / "sweep"), strict=True):
+        conduct(one, tmp_path / "alone" / name)
+        assert contents(run) == contents(tmp_path / "alone" / name), name
+    first = {f"iter-1/{name}.jsonl" for name in ("replies", "kinds", "instances", "pairs")}
+    expected = {"again": first, "more shown": {"iter-1/replies.jsonl"}, "answers": {"iter-1/replies.jsonl"}}
+    for name in recipes:
+        assert shared(tmp_path / "sweep" / name).keys() == expected.get(name, set()), name
+    kinds = [json.loads(line) for line in contents(tmp_path / "sweep/own")["iter-1/kinds.jsonl"].splitlines()]
+    assert {row["classification"] for row in kinds} == {True, False, None}
+    assert contents(tmp_path / "sweep/own")["iter-1/unanswered.jsonl"]
 
 
 def test_a_sweep_made_again_makes_nothing(lab: Lab, tmp_path: Path) -> None:

@@ -9,13 +9,18 @@ from isheep.records import Record
 
 
 class Sampling(Record):
-    """How to draw tokens. Temperature 0 is greedy. `stop` ends an answer and is not part of it."""
+    """How to draw tokens. Temperature 0 is greedy. `stop` ends an answer and is not part of it.
+
+    `presence_penalty` is subtracted from the logit of every token that the answer already has, however often and
+    before the temperature (OpenAI's definition); tokens of the prompt don't count.
+    """
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     temperature: Annotated[float, Field(ge=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     max_tokens: Annotated[int, Field(ge=1)] = 1000
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     stop: tuple[str, ...] = ()
 
 

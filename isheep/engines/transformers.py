@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from isheep.batching import chunks, seed_of
 from isheep.checkpoint import check_device, find, load, load_tokenizer, start_of
 from isheep.engines import Completion, Sampling, TokenLogprobs
-from isheep.errors import UserError
+from isheep.errors import TooLong, UserError
 from isheep.records import Model
 
 if TYPE_CHECKING:
@@ -92,9 +92,19 @@ class Transformers:
 
         model, tokenizer, _, ends, context = self.loaded
 
+        penalty = sampling.presence_penalty
+        size = model.config.get_text_config().vocab_size if penalty else 0
+        present = torch.zeros(len(rows), size, dtype=torch.bool, device=model.device)  # the tokens that answers have
+
         def pick(logits: "Tensor", places: "Tensor", step: int) -> "Tensor":
             uniforms = chance[places, step].to(logits.device)
-            return decode.draw(logits, uniforms, sampling.temperature, sampling.top_p)
+            if not penalty:
+                return decode.draw(logits, uniforms, sampling.temperature, sampling.top_p)
+            places = places.to(logits.device)
+            lowered = logits.float() - penalty * present[places]
+            tokens = decode.draw(lowered, uniforms, sampling.temperature, sampling.top_p)
+            present[places, tokens] = True
+            return tokens
 
         ids, texts = self._stops(sampling.stop)
         ids |= ends
@@ -242,8 +252,8 @@ class Transformers:
         rows = [row if start and row[:1] == start else start + row for row in rows]
         return [row or [tokenizer.eos_token_id or 0] for row in rows]  # an empty text too needs a token to start from
 
-    def _too_long(self, what: str) -> UserError:
-        return UserError(
+    def _too_long(self, what: str) -> TooLong:
+        return TooLong(
             f"{what} does not fit {self.source.base!r}, which reads {self.loaded.context} tokens, the answer included:"
             " shorten it (fewer or shorter examples) or take a model with a longer context"
         )
