@@ -567,8 +567,48 @@ def test_recipes_differ_as_far_as_they_say_so() -> None:
         assert same == {("one-base", "prompt-combined"), ("assess-both", "prompt-simple")}
 
 
+@pytest.fixture
+def short_exam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lamb's exam and validation part, 20 quests each."""
+    from isheep.benchmarks import lamb
+    from isheep.lamb.suite import suite, validation
+
+    monkeypatch.setattr(lamb, "suite", lambda: suite()[:20])
+    monkeypatch.setattr(lamb, "validation", lambda: validation()[:20])
+
+
+def finished(recipes: dict[str, Recipe], out: Path) -> None:
+    """Run them on lamb itself: each ends with a model and its scores, and iteration 1 was written once."""
+    for run, one in zip(sweep(recipes, out), recipes.values(), strict=True):
+        last = one.iterations if not one.stop else max(int(p.parent.name[5:]) for p in run.glob("iter-*/adapter"))
+        rows = json.loads((run / f"iter-{last}/adapter/training.json").read_text())["rows"]
+        assert 0 < rows["trained"] <= len(json.loads((run / f"iter-{last}/train.json").read_text()))
+        assert len(json.loads((run / f"iter-{last}/eval/lamb.json").read_text())["items"]["right"]) == 20
+
+
+SMALL = ["synthesis.tasks=36", "synthesis.budget=80", "training.epochs=1"]
+FEW = {  # a recipe for each way to filter, to read a score, to start
+    "lamb/one-last": [],
+    "lamb/density-perplexity": ["filters.1.clusters=12", "iterations=1"],
+    "lamb/read-expected": ["filters.1.at_least=4", "iterations=1"],
+    "lamb/stop": ["iterations=2"],
+}
+
+
+def test_recipes_on_lamb_run_for_real(short_exam: None, tmp_path: Path) -> None:
+    recipes = {name[5:]: recipe_files.load(recipe_files.find(name), [*SMALL, *words]) for name, words in FEW.items()}
+    finished(recipes, tmp_path)
+    for stage in ("iter-1/replies.jsonl", "iter-1/pairs.jsonl", "base/eval/lamb.json"):
+        assert [name for name in recipes if stage in made(tmp_path / name)] == ["one-last"]
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all runs of the recipes on lamb, which share what they can."""
+    return tmp_path_factory.mktemp("field")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ON_LAMB)
-def test_every_recipe_on_lamb_runs_for_real(name: str, tmp_path: Path) -> None:
-    recipes = recipes_of(name)
-    assert len(sweep(recipes, tmp_path)) == len(recipes)
+def test_every_recipe_on_lamb_runs_for_real(name: str, short_exam: None, field: Path) -> None:
+    finished({label or name[5:]: one for label, one in recipes_of(name).items()}, field)
