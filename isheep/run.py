@@ -166,14 +166,7 @@ def writing(path: Path, recipe: Recipe) -> Iterator[Folder]:
     """
     _refuse_foreign(path)
     path.mkdir(parents=True, exist_ok=True)
-    with (path / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"run folder {path} is in use by another process; wait for it or give another --out"
-            ) from None
-        folder = Folder(path, path)
+    with locked(path) as folder:
         # The seeds are read before anything is written: a recipe that can't run leaves no run folder behind.
         seeds = None if folder.has("seeds.jsonl") else load_seeds(recipe.seeds, at_least=recipe.synthesis.examples)
         _agree(path / "recipe.yaml", recipe)
@@ -184,6 +177,19 @@ def writing(path: Path, recipe: Recipe) -> Iterator[Folder]:
         _end_line(path / "run.jsonl")
         folder.event(started=_versions(), machine=recipe.machine.model_dump())
         yield folder
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[Folder]:
+    """A run folder that this process alone writes. Raises UserError where another does."""
+    with (path / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"run folder {path} is in use by another process; wait for it or give another --out"
+            ) from None
+        yield Folder(path, path)
 
 
 def reading(path: Path) -> tuple[Recipe, Folder]:

@@ -82,9 +82,7 @@ def table(recipe: Recipe, run: Folder) -> Table:
             after = [other.get(score) for other in later]
             shown.add_row(score, *(_share(row) for row in [items, *after]))
             shown.add_row("  p against base", "", *(_p(items, row) for row in after), style="dim")
-    shown.caption = (
-        "shares in % with 95% Wilson intervals; p: exact McNemar over the same items" if names else None
-    )
+    shown.caption = "shares in % with 95% Wilson intervals; p: exact McNemar over the same items" if names else None
     return shown
 
 
