@@ -15,7 +15,7 @@ from isheep.doors import open_engine
 from isheep.errors import UserError
 from isheep.evaluate import home
 from isheep.recipe import Recipe
-from isheep.records import Pair, Task
+from isheep.records import Model, Pair, Task
 from isheep.respond import respond
 from isheep.run import Folder, locked, reading
 from isheep.status import model_at
@@ -111,9 +111,11 @@ def to_compare(path: Path, by: str, models: tuple[int, int], tasks: Sequence[Tas
     recipe, run = reading(path)
     if models[0] == models[1]:
         raise UserError(f"--compare {models[0]} {models[1]}: give two different models; 0 is the base")
+    models = (min(models), max(models))
+    found = [model_at(recipe, run, t) for t in models]
     drawn = sorted(tasks, key=lambda task: seed_of(recipe.seed, "annotation", task.id))[:pairs]
     of = hashlib.sha256(json.dumps([task.model_dump() for task in drawn]).encode()).hexdigest()[:12]
-    both = [answers(recipe, run, t, drawn, of) for t in models]
+    both = [answers(recipe, run, t, model, drawn, of) for t, model in zip(models, found, strict=True)]
     file, questions = run.path / CHOICES, []
     known = {(row.task, row.of, row.left, row.right) for row in read(file, Choice)[0] if row.by == NOBODY}
     for task, one, other in zip(drawn, *both, strict=True):
@@ -126,12 +128,12 @@ def to_compare(path: Path, by: str, models: tuple[int, int], tasks: Sequence[Tas
     return Desk(file, by, questions, {}, of)
 
 
-def answers(recipe: Recipe, run: Folder, t: int, tasks: Sequence[Task], of: str) -> list[Pair]:
+def answers(recipe: Recipe, run: Folder, t: int, model: Model, tasks: Sequence[Task], of: str) -> list[Pair]:
     """M^t's answers to tasks, made where they are not there yet."""
     name, folder = f"{of}-{t}.jsonl", run / "annotations" / "answers"
     if folder.has(name):
         return folder.read(name, Pair)
-    chat, model = load_chat(recipe.chat, recipe.model), model_at(recipe, run, t)
+    chat = load_chat(recipe.chat, recipe.model)
     with locked(run.path), closing(open_engine(recipe, model)) as engine:
         owed = respond(engine, tasks, chat, recipe.response, t, seed_of(recipe.seed, "annotation"))
         return folder.records(name, Pair, owed, recipe.response.size, len(tasks))

@@ -66,14 +66,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def _handle(self, work: Any) -> None:
         try:
-            host = self.headers.get("Host", "")
-            if (urlsplit(f"//{host}").hostname or "") not in ("127.0.0.1", "localhost"):
+            if _name_of(self.headers.get("Host", "")) not in ("127.0.0.1", "localhost"):
                 raise Refused(HTTPStatus.FORBIDDEN, "This server is for this machine alone.")
-            url = urlsplit(self.path)
-            _, key, *rest = url.path.split("/", 2)
+            path, _, query = self.path.partition("?")
+            key, slash, name = path.removeprefix("/").partition("/")
             if not secrets.compare_digest(key.encode(), self.server.key.encode()):
                 raise Refused(HTTPStatus.FORBIDDEN, "Open the whole address that isheep annotate printed last.")
-            work(rest[0] if rest else None, dict(parse_qsl(url.query)))
+            work(name if slash else None, dict(parse_qsl(query)))
         except Refused as refused:
             status, why = refused.args
             self._send(status, f"{why}\n".encode(), "text/plain; charset=utf-8")
@@ -125,3 +124,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """No line for each request: the terminal shows the address."""
+
+
+def _name_of(host: str) -> str | None:
+    """The name in a Host header, without its port; None where it is no name."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
