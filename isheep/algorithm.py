@@ -8,6 +8,7 @@ from isheep.assess import assess
 from isheep.batching import seed_of
 from isheep.benchmarks import prompts, validation_prompts
 from isheep.chat import Chat, load_chat
+from isheep.collapse import watch
 from isheep.doors import open_engine, train
 from isheep.engines import Engine
 from isheep.errors import UserError
@@ -44,6 +45,8 @@ def align(recipe: Recipe, run: Folder) -> Iterator[Model]:
             tasks = write_tasks(recipe, folder, engine, chat, seeds, t)
             # lines 4 and 5: R^t <- generate(M^(t-1), P^t); D_raw^t <- {P^t, R^t}
             pairs = write_answers(recipe, folder, engine, chat, seeds, tasks, t)
+            # beside the paper: do they narrow?
+            watch(run, t, pairs, recipe.language)
             # what line 7 asks M^(t-1) about its pairs
             known = measure(recipe, folder, engine, chat, pairs)
             # line 6: S^t <- evaluate(M^(t-1), D_raw^t)

@@ -122,6 +122,68 @@ def status(folder: Dir) -> None:
 
 
 @app.command()
+def contamination(
+    folder: Dir,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[BENCHMARK]...", show_default=False)] = None,
+    data: Annotated[Path | None, typer.Option(help="Your copy of the benchmark's files, where it needs one.")] = None,
+    ngram: Annotated[
+        int | None, typer.Option(min=0, help="Words in a row; 0: not looked at. The recipe's, or 13.")
+    ] = None,
+    rouge: Annotated[
+        float | None, typer.Option(min=0, max=1, help="ROUGE-L above this; 0: not looked at. The recipe's, or 0.7.")
+    ] = None,
+    rows: Annotated[bool, typer.Option("--rows", help="Print the rows, and how they touch a prompt.")] = False,
+) -> None:
+    """Show which generated rows touch the benchmarks' prompts, and scores on the clean and the touched items."""
+    from isheep.contamination import report
+
+    for part in report(folder, names or [], data, ngram, rouge, rows):
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+@app.command()
+def judge_health(
+    folder: Dir,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of an iteration that are rated anew.")] = 200,
+    iteration: Annotated[int | None, typer.Option(min=1, help="Only this one.")] = None,
+) -> None:
+    """Hold a run's self-assessment against itself, another judge, the answers' length, the truth and people.
+
+    Figures are in DIR/iter-1/health.json, new ratings in DIR/iter-1/health/.
+    """
+    from isheep.health_tables import tables
+    from isheep.judge_health import examine
+
+    for part in tables(examine(folder, pairs, iteration)):
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+@app.command()
+def annotate(
+    folder: Dir,
+    iteration: Annotated[int | None, typer.Option(min=1, help="Rate pairs of this one; of all without it.")] = None,
+    compare: Annotated[
+        tuple[int, int] | None, typer.Option(metavar="A B", help="Choose between these two models; 0 is the base.")
+    ] = None,
+    tasks: Annotated[
+        Path | None, typer.Option(help="With --compare: tasks in a form of seed tasks; the run's seeds without it.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Questions.")] = 50,
+    name: Annotated[str, typer.Option(help="Who answers: each has answers of their own.")] = "me",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+) -> None:
+    """Serve a page on this machine on which a person rates pairs blind, or chooses between two models' answers.
+
+    Answers are in DIR/annotations/; judge-health uses them.
+    """
+    from isheep.annotate import annotate
+
+    if compare and iteration is not None or tasks and not compare:
+        raise UserError("--iteration is for rating, --tasks for --compare")
+    annotate(folder, name, iteration, compare, tasks, pairs, port, console)
+
+
+@app.command()
 def show(
     folder: Dir,
     iteration: Annotated[int, typer.Argument(help="1 or more.")],

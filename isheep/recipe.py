@@ -94,9 +94,15 @@ class Score(Section):
 
 
 class Contamination(Section):
-    """Drop a pair whose task is, word for word, a prompt of a benchmark in the recipe: in `evaluation`, in `stop`."""
+    """Drop a pair that touches a benchmark's prompt (overlap.py): of those in `evaluation`, and in `stop`.
+
+    That is a task that is the prompt, word for word; a task or answer with `ngram` words in a row of it; a task that is
+    nearer to it than `rouge` in ROUGE-L F. Both null: only the first, for tasks that share most of their words.
+    """
 
     kind: Literal["contamination"]
+    ngram: Annotated[int, Field(ge=2)] | None = 13
+    rouge: Annotated[float, Field(gt=0, lt=1)] | None = 0.7
 
 
 class Perplexity(Section):

@@ -170,15 +170,8 @@ def writing(path: Path, recipe: Recipe) -> Iterator[Folder]:
     """
     check(path, recipe)
     path.mkdir(parents=True, exist_ok=True)
-    with (path / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"run folder {path} is in use by another process; wait for it or give another --out"
-            ) from None
+    with locked(path) as folder:
         check(path, recipe)  # another process may have begun a run between
-        folder = Folder(path, path)
         _keep(path / "recipe.yaml", recipe_files.dump(recipe))
         if own := _own_prompts(recipe):
             _keep(path / "prompts.yaml", own.read_text(encoding="utf-8"))
@@ -204,6 +197,19 @@ def check(path: Path, recipe: Recipe) -> None:
         _agree(path / "recipe.yaml", recipe)
     if (own := _own_prompts(recipe)) and (path / "prompts.yaml").exists():
         _agree_prompts(path / "prompts.yaml", own)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[Folder]:
+    """A run folder that this process alone writes. Raises UserError where another does."""
+    with (path / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"run folder {path} is in use by another process; wait for it or give another --out"
+            ) from None
+        yield Folder(path, path)
 
 
 def reading(path: Path) -> tuple[Recipe, Folder]:

@@ -15,12 +15,13 @@ HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "lm_e
 FLOORS = [
     {"cli"},
     {"scores"},
-    {"algorithm", "sweep", "evaluate", "summary", "export", "show", "status", "doctor", "talk", "take", "report"},
-    {"synthesize", "respond", "instances", "assess", "filters", "measure", "benchmarks", "doors"}
+    {"algorithm", "sweep", "evaluate", "summary", "export", "show", "status", "doctor", "talk", "take", "report"}
+    | {"contamination", "judge_health", "health_tables", "annotate", "annotation"},
+    {"synthesize", "respond", "instances", "assess", "filters", "measure", "benchmarks", "doors", "health", "collapse"}
     | {"lamb.pretrain", "lamb.probe"},
     {"engines.transformers", "engines.decode", "engines.fake", "trainers"},
-    {"run", "novelty", "chat", "checkpoint", "seeds", "lamb", "recipe_files", "judges", "endpoint"},
-    {"conflicts", "recipe", "statistics"},
+    {"run", "novelty", "overlap", "chat", "checkpoint", "seeds", "lamb", "recipe_files", "judges", "endpoint"},
+    {"conflicts", "recipe", "statistics", "agreement"},
     {"engines", "prompts", "records", "batching", "errors", "files", "progress", "sandbox", "walls"},
 ]
 DOORS = ("engines.transformers", "engines.decode", "trainers", "lamb", "checkpoint", "benchmarks")  # may load torch

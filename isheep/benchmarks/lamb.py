@@ -51,6 +51,14 @@ def validation_prompts(data: Path | None) -> list[str]:
     return [content(quest) for quest in validation()]
 
 
+def places(data: Path | None) -> dict[str, list[int]]:
+    """For each score the place of each item's prompt in `prompts`."""
+    each, demands = list(range(len(suite()))), [place for place, quest in enumerate(suite()) for _ in quest.demands]
+    by_demand = {f"instruction {way}": demands for way in ("strict", "loose")}
+    by_prompt = {f"prompt {way}": sorted(set(demands)) for way in ("strict", "loose")}
+    return {**dict.fromkeys(("right sampled", "right", "content", "stopped"), each), **by_demand, **by_prompt}
+
+
 def items(quests: list[Quest], answers: list[Completion]) -> dict[str, list[bool]]:
     found: dict[str, list[bool]] = defaultdict(list)
     for quest, answer in zip(quests, answers, strict=True):
