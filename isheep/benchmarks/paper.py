@@ -106,7 +106,7 @@ def chosen(how: Task, shots: list[Shot], exam: Exam) -> dict[str, Any]:
             some = shots[start : start + SIZE]
             texts = [[whole(how, shot, option, exam) for option in shot.item.options] for shot in some]
             found = iter(losses(exam.engine, list(chain(*texts)), exam.chat.tokenizer))
-            yield [Chosen(values=[next(found) for _ in options]) for options in texts]
+            yield [Chosen(values=tuple(next(found) for _ in options)) for options in texts]
 
     ready(exam.engine)
     rows = exam.folder.records("losses.jsonl", Chosen, owed, SIZE, len(shots))
