@@ -273,8 +273,9 @@ def test_a_run_with_humaneval(tmp_path: Path, problems: Path) -> None:
     """lamb knows no Python: all wrong, and the answers, verdicts and the control are rows of the run."""
     words = ["iterations=1", "synthesis.tasks=8", "synthesis.sampling.max_tokens=200", "training.max_steps=1"]
     words += ["assessment=null", "filters=[]", f"evaluation=[{{name: humaneval, data: {problems}}}]"]
-    done = isheep("run", "lamb", "--out", tmp_path / "run", *words)
+    done = isheep("run", "lamb", "--unsafe-code", "--out", tmp_path / "run", *words)
     assert done.code == 0, done.err
+    assert "unsafe_code: true" in (tmp_path / "run" / "recipe.yaml").read_text()
     for name, template in (("base", "plain"), ("iter-1", "tokenizer")):
         found = json.loads((tmp_path / "run" / name / "eval" / "humaneval.json").read_text())
         assert found["template"] == template and len(found["items"]["pass@1"]) == 2

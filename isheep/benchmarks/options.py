@@ -42,7 +42,10 @@ def losses(engine: Engine, texts: Sequence[str], tokenizer: Any) -> list[float |
     start = start_of(tokenizer)
     begin = tokenizer.bos_token or "" if start else ""
     found = logprobs(engine, [""] * len(texts), [text.removeprefix(begin) for text in texts])
-    return [one and -sum(one.logprobs[0 if start else 1 :]) / max(len(one.logprobs) + len(start), 1) for one in found]
+    first = 0 if start else 1
+    return [
+        None if one is None else -sum(one.logprobs[first:]) / max(len(one.logprobs) + len(start), 1) for one in found
+    ]
 
 
 def ready(engine: Engine) -> None:

@@ -23,6 +23,7 @@ from isheep.errors import UserError
 OURS = Path(__file__).parent / "tasks" / "standard"
 SIZE = 64  # requests in a batch
 TOKENS = 256  # lm-eval's own limit for an answer
+LOST = -1e9  # stands for the log-probability of what does not fit; its item is wrong whatever comes out
 TASKS = {  # lm-eval's folder of task files, and the task's name in it
     "boolq": ("super_glue/boolq", "boolq"),
     "piqa": ("piqa", "piqa"),
@@ -113,8 +114,10 @@ def _splits(rows: list[Row], **unused: Any) -> dict[str, Any]:
 def evaluated(tasks: dict[str, Any], exam: Exam, lost: set[tuple[str, int]]) -> list[dict[str, Any]]:
     """lm-eval's samples in the order of the items, each with its "task". What does not fit is put into `lost`."""
     from datasets import disable_progress_bars, enable_progress_bars
+    from lm_eval.api import task as module
     from lm_eval.evaluator import evaluate
 
+    module.tqdm = lambda rows, **unused: rows  # a bar of its own, even where no terminal is
     disable_progress_bars()
     try:
         found: Any = evaluate(
@@ -149,7 +152,7 @@ def door(exam: Exam, lost: set[tuple[str, int]]) -> Any:
             for one, row in zip(requests, rows, strict=True):
                 if row.lowest is None:
                     lost.add((one.task_name, one.doc_id))
-            return [(float("-inf") if row.values[0] is None else -row.values[0], False) for row in rows]
+            return [(LOST if value is None else -value, False) for row in rows for value in row.values]
 
         def generate_until(self, requests: list[Any]) -> list[str]:
             stops = tuple(requests[0].args[1]["until"])
