@@ -52,6 +52,7 @@ def run(
     """
     from isheep.chat import load_chat
     from isheep.checkpoint import check_device
+    from isheep.respond import check_room
     from isheep.summary import table
     from isheep.sweep import conduct
 
@@ -63,7 +64,7 @@ def run(
         numbers = range(recipe.seed, recipe.seed + seeds)
         return _sweep({f"seed-{n}": recipe.model_copy(update={"seed": n}) for n in numbers}, out)
     check_device(recipe.machine.device)  # what can't work is refused before a folder is made
-    load_chat(recipe.chat, recipe.model)
+    check_room(recipe, load_chat(recipe.chat, recipe.model))
     folder, t = conduct(recipe, out)
     console.print(table(recipe, folder))
     last = folder.path / f"iter-{t}"

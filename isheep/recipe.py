@@ -1,6 +1,7 @@
 """The recipe: what a run does, as one typed object. recipe_files.py reads it from YAML."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from isheep import prompts
 from isheep.engines import Sampling
+from isheep.prompts import forms
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -22,6 +24,14 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class Topics(Section):
+    """Topic-guided red-teaming beside prompts of seed tasks (Dromedary, Sun et al. 2023; isheep/topics.py)."""
+
+    file: str = "dromedary/topics"  # kinds of questions, their first topics and worked instructions
+    share: Annotated[float, Field(gt=0, le=1)] = 0.25  # of the prompts
+    rounds: Count = 4  # prompts for new topics, for each kind
+
+
 class Synthesis(Section):
     """How new instructions are written (Algorithm 1, line 3)."""
 
@@ -34,13 +44,19 @@ class Synthesis(Section):
     size: Count = 16  # prompts in a batch, all with the same examples
     budget: Count | None = None  # prompts at most; null: synthesize.PROMPTS_PER_TASK a task
     chat: bool = False  # the prompt as a chat turn, or as plain text
+    topics: Topics | None = None  # null: every prompt shows seed tasks
+    tasks_of: Count | None = None  # an earlier iteration's tasks again; null: new ones
     sampling: Sampling = Sampling()
 
 
 class Response(Section):
-    """How instructions are answered (Algorithm 1, line 4)."""
+    """How instructions are answered (Algorithm 1, line 4).
 
-    prompt: Literal["chat", "plain"] = "chat"
+    `prompt` is the instruction as a chat turn ("chat") or as plain text ("plain"), or a file of prompts/ or a path: an
+    answer under principles, with thoughts before it, or one that is asked for in other words (forms.form).
+    """
+
+    prompt: str = "chat"
     size: Count = 64
     sampling: Sampling = Sampling()
 
@@ -198,8 +214,14 @@ class Machine(Section):
     rows: Count | None = None  # rows that the trainer reads at once, a divisor of training.batch; null: all of it
 
 
+WITHIN = ("synthesis", "response", "assessment", "filters", "training")  # what one iteration may do otherwise
+
+
 class Recipe(Section):
-    """One experiment: Algorithm 1 and its settings."""
+    """One experiment: Algorithm 1 and its settings.
+
+    `iteration` maps t to what iteration t alone does otherwise: the keys of WITHIN, as in a file that is `like` this.
+    """
 
     model: str  # M^base: "lamb", a folder, or a name on the Hub
     chat: Literal["qwen", "llama3", "tokenizer"] = "tokenizer"  # Appendix E's two, or the tokenizer's own
@@ -212,6 +234,7 @@ class Recipe(Section):
     assessment: Assessment | None = Assessment()
     filters: tuple[Filter, ...] = (Score(kind="score", at_least=8),)
     training: Training = Training()
+    iteration: dict[Count, dict[str, Any]] = {}
     stop: Stop | None = None
     evaluation: tuple[Annotated[Benchmark, BeforeValidator(_named)], ...] = ()
     machine: Machine = Machine()
@@ -221,10 +244,51 @@ class Recipe(Section):
         """The file of seed tasks."""
         return PACKAGED_SEEDS.get(self.seed_tasks, Path(self.seed_tasks))
 
+    def at(self, t: int) -> "Recipe":
+        """The recipe as iteration t has it."""
+        if t not in self.iteration:
+            return self
+        data = laid_over(self.model_dump(mode="json", exclude={"iteration"}), self.iteration[t])
+        return Recipe.model_validate_json(json.dumps(data), strict=True)
 
-def conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
-    """What single keys can't show: (the key's path, what is wrong with it in this recipe)."""
-    training = recipe.training
+    @property
+    def variants(self) -> list["Recipe"]:
+        """The recipe, and what it is in each iteration that does something otherwise."""
+        return [self, *(self.at(t) for t in self.iteration)]
+
+    def own_prompts(self, sections: Iterable[str] = WITHIN) -> list[str]:
+        """The prompt files of the user's own that some sections name."""
+        named = {
+            "synthesis": self.synthesis.topics and self.synthesis.topics.file,
+            "response": self.response.prompt,
+            "assessment": self.assessment and self.assessment.prompt,
+        }
+        return [name for section in sections if (name := named.get(section)) and prompts.own(name)]
+
+
+def laid_over(old: Any, new: Any) -> Any:
+    """`new` over `old`: mappings key by key, everything else whole."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return {**old, **{key: laid_over(old.get(key), value) for key, value in new.items()}}
+
+
+def conflicts(recipe: Recipe, t: int = 1) -> Iterator[tuple[KeyPath, str]]:
+    """What single keys can't show: (the key's path, what is wrong with it in this recipe, for iteration t).
+
+    Raises UserError where a prompt file that it names is not there, or not of the form that is needed.
+    """
+    for other, changes in recipe.iteration.items():
+        if other > recipe.iterations:
+            yield ("iteration", str(other)), f"this recipe has {recipe.iterations} iterations"
+        for key in (key for key in changes if key not in WITHIN):
+            yield ("iteration", str(other), key), f"all iterations share it; one may differ in {', '.join(WITHIN)}"
+    synthesis, training = recipe.synthesis, recipe.training
+    if synthesis.tasks_of and synthesis.tasks_of >= t:
+        yield ("synthesis", "tasks_of"), f"iteration {t} can't have the tasks of iteration {synthesis.tasks_of}"
+    if synthesis.topics and synthesis.examples > (kinds := len(forms.guide(synthesis.topics.file).kinds)):
+        yield ("synthesis", "topics"), f"synthesis.examples is {synthesis.examples}, and the guide has {kinds} kinds"
+    forms.form(recipe.response.prompt)  # for what it raises
     if training.rows and training.at_most and training.rows > training.at_most:
         yield ("training", "rows"), f"{training.rows} is more than training.at_most, {training.at_most}"
     if recipe.machine.rows and recipe.training.batch % recipe.machine.rows:

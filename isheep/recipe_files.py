@@ -4,7 +4,7 @@ import difflib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from isheep.errors import UserError
-from isheep.recipe import KeyPath, Recipe, conflicts
+from isheep.recipe import KeyPath, Recipe, conflicts, laid_over
 
 # The keys of a sweep that a recipe does not have, and what they are.
 SWEEP = {"settings": "names to what differs, or a list of recipe files", "grid": "keys to lists of values"}
@@ -22,7 +22,10 @@ FOLDERS = (HERE / "recipes", HERE.parent / "recipes")  # in an installed package
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 5e-5 as text; this loader reads it as the number that everybody means."""
+    """YAML 1.1 reads 5e-5 as text; this loader reads it as the number that everybody means. Keys are always texts."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
 
 
 _Loader.add_implicit_resolver(
@@ -67,13 +70,6 @@ def _places(node: yaml.Node | None, name: str, path: KeyPath = ()) -> Iterator[t
             yield from _places(value, name, (*path, index))
 
 
-def _merge(old: Any, new: Any) -> Any:
-    """`new` over `old`: mappings key by key, everything else whole."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return new
-    return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
-
-
 def _read(path: Path, parent: bool = True) -> Source:
     """A recipe file, on top of the file that its `like` names (one level)."""
     try:
@@ -89,7 +85,7 @@ def _read(path: Path, parent: bool = True) -> Source:
     if not parent:
         raise UserError(f"{places[('like',)]}: like may not be chained: name the recipe that this one is like")
     below = _read(path.parent / str(data.pop("like")), parent=False)
-    return Source(_merge(below.data, data), {**below.places, **places})
+    return Source(laid_over(below.data, data), {**below.places, **places})
 
 
 def _put(inside: Any, path: KeyPath, value: Any) -> Any:
@@ -100,7 +96,7 @@ def _put(inside: Any, path: KeyPath, value: Any) -> Any:
     if isinstance(inside, list) and isinstance(key, int) and key < len(inside):
         return [*inside[:key], _put(inside[key], tuple(rest), value), *inside[key + 1 :]]
     if isinstance(inside, dict):
-        return {**inside, key: _put(inside.get(key, {}), tuple(rest), value)}
+        return {**inside, str(key): _put(inside.get(str(key), {}), tuple(rest), value)}
     raise KeyError(key)
 
 
@@ -184,11 +180,27 @@ def _check(source: Source) -> Recipe:
 
 
 def _agreed(source: Source) -> Recipe:
-    """`_check`, and its keys agree with each other and with the prompt file that it names."""
+    """`_check`, of iterations that do something otherwise too, and keys agree with each other and with prompt files."""
     recipe = _check(source)
-    for place, wrong in conflicts(recipe):
-        raise UserError(f"{_at(source.places, place)}: {'.'.join(map(str, place))}: {wrong}")
+    first = next(t for t in itertools.count(1) if t not in recipe.iteration)  # that does nothing otherwise
+    sources = {first: source} | {t: _iteration(source, t) for t in recipe.iteration}
+    for t, one in {t: _check(one) for t, one in sources.items()}.items():
+        for place, wrong in conflicts(one, t):
+            raise UserError(f"{_at(sources[t].places, place)}: {'.'.join(map(str, place))}: {wrong}")
     return recipe
+
+
+def _iteration(source: Source, t: int) -> Source:
+    """What a recipe is in iteration t."""
+    rest = {key: value for key, value in source.data.items() if key != "iteration"}
+    name, changes = next((name, value) for name, value in source.data["iteration"].items() if float(name) == t)
+    return _changed(Source(rest, source.places), ("iteration", name), changes)
+
+
+def _changed(source: Source, above: KeyPath, changes: dict[str, Any]) -> Source:
+    """`source` with what stands at `above` laid over it."""
+    places = {path[2:]: place for path, place in source.places.items() if (*map(str, path[:2]),) == above and path[2:]}
+    return Source(laid_over(source.data, changes), {**source.places, **places})
 
 
 def names() -> list[str]:
@@ -255,14 +267,15 @@ def _settings(source: Source, settings: dict[str, Any] | list[Any], path: Path) 
     """The named settings, each over what all have in common; that alone, without a name, where there are none."""
     if isinstance(settings, list):
         files = {Path(str(name)).stem: _read(path.parent / str(name)) for name in settings}
-        return {n: Source(_merge(below.data, source.data), below.places | source.places) for n, below in files.items()}
+        return {
+            n: Source(laid_over(below.data, source.data), below.places | source.places) for n, below in files.items()
+        }
     found = {}
     for name, changes in settings.items():
-        above: KeyPath = ("settings", str(name))
-        places = {path[2:]: place for path, place in source.places.items() if path[:2] == above and path != above}
+        above: KeyPath = ("settings", name)
         if not isinstance(changes, dict):
             raise UserError(f"{source.places[above]}: setting {name!r} must be a mapping of keys to values")
-        found[str(name)] = Source(_merge(source.data, changes), {**source.places, **places})
+        found[name] = _changed(source, above, changes)
     return found or {"": source}
 
 

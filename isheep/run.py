@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from pydantic import ValidationError
 
 from isheep import prompts, recipe_files
@@ -161,8 +162,8 @@ def writing(path: Path, recipe: Recipe) -> Iterator[Folder]:
     """The run folder of a recipe, begun or taken up again, with its lock held.
 
     Raises UserError where another process writes it, where it holds another recipe's run (the keys that differ are
-    named; `machine` may differ and `iterations` may grow) or other rating prompts, and where it is a folder of
-    something else.
+    named; `machine` may differ and `iterations` may grow) or other prompts, and where it is a
+    folder of something else.
     """
     _refuse_foreign(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -175,10 +176,10 @@ def writing(path: Path, recipe: Recipe) -> Iterator[Folder]:
             ) from None
         folder = Folder(path, path)
         # The seeds are read before anything is written: a recipe that can't run leaves no run folder behind.
-        seeds = None if folder.has("seeds.jsonl") else load_seeds(recipe.seeds, at_least=recipe.synthesis.examples)
+        needed = max(one.synthesis.examples for one in recipe.variants)
+        seeds = None if folder.has("seeds.jsonl") else load_seeds(recipe.seeds, at_least=needed)
         _agree(path / "recipe.yaml", recipe)
-        if recipe.assessment:
-            _keep_prompts(path / "prompts.yaml", prompts.find(recipe.assessment.prompt))
+        _keep_prompts(folder, [name for one in recipe.variants for name in one.own_prompts()])
         if seeds:
             write_text(path / "seeds.jsonl", "".join(seed.model_dump_json() + "\n" for seed in seeds))
         _end_line(path / "run.jsonl")
@@ -229,18 +230,25 @@ def _agree(path: Path, recipe: Recipe) -> None:
         write_text(path, text)
 
 
-def _keep_prompts(kept: Path, given: Path) -> None:
-    """Rating prompts in a file of the user's own are kept with the run, which goes on with the same ones only."""
-    if given.parent == prompts.FOLDER:
-        return
-    text = given.read_text(encoding="utf-8")
-    if not kept.exists():
-        write_text(kept, text)
-    elif kept.read_text(encoding="utf-8") != text:
-        raise UserError(
-            f"prompt file {given} is not what run folder {kept.parent} was made with ({kept}); "
-            "put it back, or give another --out"
-        )
+def _keep_prompts(folder: Folder, names: Sequence[str]) -> None:
+    """Prompt files of the user's own are kept with the run, which goes on with the same ones only."""
+    texts = {name: prompts.find(name).read_text(encoding="utf-8") for name in names}
+    if texts and not folder.has("prompts.yaml"):
+        write_text(folder.path / "prompts.yaml", yaml.safe_dump(texts, allow_unicode=True))
+    kept = kept_prompts(folder.path)
+    for name, text in texts.items():
+        if kept.get(name) != text:
+            raise UserError(
+                f"prompt file {name} is not what run folder {folder.path} was made with (prompts.yaml in it); "
+                "put it back, or give another --out"
+            )
+
+
+def kept_prompts(run: Path) -> dict[str, str]:
+    """The texts of the prompt files of the user's own that a run was begun with, by their names in the recipe."""
+    path = run / "prompts.yaml"
+    found: dict[str, str] = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
 
 
 def _versions() -> dict[str, str]:

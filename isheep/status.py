@@ -17,6 +17,7 @@ from isheep.run import Folder, events, reading
 from isheep.summary import table
 
 STAGES = {
+    "topics.jsonl": "instructions",
     "replies.jsonl": "instructions",
     "pairs.jsonl": "answers",
     "perplexity.jsonl": "measures for filters",

@@ -19,7 +19,8 @@ from isheep.errors import UserError
 from isheep.evaluate import ended, evaluate, validated
 from isheep.progress import console
 from isheep.recipe import Recipe
-from isheep.run import Folder, reading, writing
+from isheep.respond import check_room
+from isheep.run import Folder, kept_prompts, reading, writing
 
 COMMON = {"model", "chat", "seed", "machine"}
 ADAPTER = "adapter/adapter_model.safetensors"
@@ -27,6 +28,7 @@ ADAPTER = "adapter/adapter_model.safetensors"
 # What is shared, by the file's name or folder: files of its iteration that it is made from, and keys of the recipe.
 # The seed tasks, the model at work and COMMON go into all of them.
 MADE_FROM: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "topics.jsonl": ((), ("synthesis",)),
     "replies.jsonl": ((), ("language", "synthesis")),
     "pairs.jsonl": (("tasks.jsonl",), ("response",)),
     "assessed.jsonl": (("pairs.jsonl",), ("assessment",)),
@@ -69,7 +71,7 @@ def sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:
         raise UserError(f"{out} is a run folder: a run for each setting needs a folder of its own; give another --out")
     for recipe in recipes.values():
         check_device(recipe.machine.device)
-        load_chat(recipe.chat, recipe.model)
+        check_room(recipe, load_chat(recipe.chat, recipe.model))
     failed = []
     for name, recipe in recipes.items():
         console.print(f"== {out / name}", markup=False, soft_wrap=True)
@@ -108,11 +110,11 @@ def ingredients(recipe: Recipe, run: Path, label: str) -> str | None:
     if kind not in MADE_FROM:
         return None
     files, keys = MADE_FROM[kind]
-    values = recipe.model_dump(mode="json", include={*COMMON, *keys})
-    sources = [run / "seeds.jsonl", *(run / home / file for file in files)]
-    if kind == "assessed.jsonl" and (run / "prompts.yaml").exists():
-        sources.append(run / "prompts.yaml")  # rating prompts of the user's own
     t = 0 if home == "base" else int(home.removeprefix("iter-"))
+    recipe, prompts = recipe.at(t), kept_prompts(run)
+    values = recipe.model_dump(mode="json", include={*COMMON, *keys})
+    values["prompts"] = [prompts.get(name) for name in recipe.own_prompts(keys)]
+    sources = [run / "seeds.jsonl", *(run / home / file for file in files)]
     model = t if kind in ("eval", "validation") else t - 1
     if kind == "adapter":
         del values["training"]["data"]  # train.json holds it

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from isheep.errors import UserError
 from isheep.recipe import Recipe
@@ -161,7 +162,7 @@ def test_rating_prompts_of_the_user_are_kept(tmp_path: Path, monkeypatch: pytest
     recipe = Recipe.model_validate({"model": "lamb", "assessment": {"prompt": str(mine), "criteria": ["quality"]}})
     for _ in range(2):
         with writing(tmp_path / "run", recipe) as run:
-            assert (run.path / "prompts.yaml").read_text() == mine.read_text()
+            assert yaml.safe_load((run.path / "prompts.yaml").read_text()) == {"mine.yaml": mine.read_text()}
     mine.write_text("quality: Praise {instruction} {output}\n")
     with pytest.raises(UserError, match=r"prompt file mine\.yaml is not what run folder"), writing(run.path, recipe):
         pass
@@ -190,11 +191,11 @@ def test_events_survive_a_torn_line(tmp_path: Path) -> None:
 # --- killed for real: a whole run on a fake engine and a fake trainer (killed_run.py), at the n-th thing that it does
 
 
-def start(out: Path, kill_at: int) -> int:
-    """The exit status of one try, killed at its moment `kill_at` (0: never)."""
+def start(out: Path, kill_at: int, recipe: str = "isheep") -> int:
+    """The exit status of one try of a recipe of killed_run.py, killed at its moment `kill_at` (0: never)."""
     script = Path(__file__).parent / "killed_run.py"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, str(script), str(out), str(kill_at)]
+    command = [sys.executable, str(script), str(out), str(kill_at), recipe]
     return subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode
 
 

@@ -36,6 +36,10 @@ class Chat(NamedTuple):
 def write(prompt: str, seed: int) -> str:
     if prompt.endswith("<|answer|>"):
         return f"The answer is {seed}.<|end|>"
+    if prompt.endswith("Thoughts:"):
+        return f" Think of {seed}.\n" + f"Assistant: It is {seed}.\nUser: And?" * bool(seed % 8)
+    if prompt.endswith(";"):
+        return f" topic {seed}; other {seed}"
     if "###" not in prompt:
         return f" {min(9, 6 + seed % 8)}||because"
     return f" Tell me at length about {seed}\nInput: <noinput>\n###\n7. Instruction: Draw {seed}\nInput: <noinput>"
@@ -143,6 +147,57 @@ def test_a_shared_run_has_the_files_of_one_alone(lab: Lab, tmp_path: Path) -> No
     expected = {"less": STAGES, "unrated": written, "simple": written, "one-last": two, "total-base": two}
     for name in recipes:
         assert shared(tmp_path / "sweep" / name).keys() == {**expected, "long": STAGES}.get(name, set()), name
+
+
+DROMEDARY = {
+    "synthesis": {**TASKS, "topics": {"share": 0.5, "rounds": 1}},
+    "response": {"size": 8, "prompt": "principles"},
+    "assessment": None,
+    "filters": [{"kind": "perplexity"}],
+}
+
+
+def then(**changed: Any) -> dict[str, Any]:
+    """What iteration 2 does otherwise: Dromedary's second half, with changes."""
+    section = {"synthesis": {"tasks_of": 1}, "response": {"prompt": "dromedary/verbose"}, "training": {"start": "last"}}
+    return {"iteration": {2: {**section, **changed}}}
+
+
+def test_what_is_shared_where_an_iteration_does_something_otherwise(lab: Lab, tmp_path: Path) -> None:
+    recipes = {
+        "one": recipe(**DROMEDARY, **then()),
+        "brief": recipe(**DROMEDARY, **then(response={"prompt": "chat"})),
+        "new": recipe(**DROMEDARY, **then(synthesis={})),
+        "base": recipe(**DROMEDARY, **then(training={})),
+        "same": recipe(**DROMEDARY),
+        "untold": recipe(**{**DROMEDARY, "response": {"size": 8}}, **then()),
+        "seeds": recipe(**{**DROMEDARY, "synthesis": TASKS}, **then()),
+    }
+    runs = sweep(recipes, tmp_path / "sweep")
+    for (name, one), run in zip(recipes.items(), runs, strict=True):
+        conduct(one, tmp_path / "alone" / name)
+        assert contents(run) == contents(tmp_path / "alone" / name), name
+    written = {"iter-1/topics.jsonl", "iter-1/replies.jsonl"}
+    first = written | {f"iter-1/{name}" for name in ("pairs.jsonl", "perplexity.jsonl", "adapter")}
+    second = {"iter-2/topics.jsonl", "iter-2/replies.jsonl"}
+    asked = {"iter-2/pairs.jsonl", "iter-2/perplexity.jsonl"}
+    expected = {"brief": first, "new": first, "base": first | asked, "same": first | second, "untold": written}
+    for run in runs:
+        assert shared(run).keys() == expected.get(run.name, set()), run.name
+
+
+def test_answers_by_other_prompts_of_the_same_name_are_not_shared(lab: Lab, tmp_path: Path) -> None:
+    mine, out = tmp_path / "mine.yaml", tmp_path / "out"
+    settings = recipe(**DROMEDARY, **then(response={"prompt": str(mine)}))
+    for name, words in (("a", "At length:"), ("b", "At length:"), ("c", "In full:")):
+        mine.write_text(f'chat: "{words} {{instruction}}"')
+        prompts.load.cache_clear()
+        sweep({name: settings}, out)
+    pairs = "iter-2/pairs.jsonl"
+    assert shared(out / "b")[pairs] == f"../a/{pairs}" and "iter-1/adapter" in shared(out / "c")
+    assert pairs in made(out / "c") and contents(out / "c")[pairs] != contents(out / "a")[pairs]
+    with pytest.raises(UserError, match=r"prompt file .*mine\.yaml is not what run folder .*/a was made with"):
+        conduct(settings, out / "a")
 
 
 def test_a_sweep_made_again_makes_nothing(lab: Lab, tmp_path: Path) -> None:
