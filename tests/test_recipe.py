@@ -87,7 +87,7 @@ WRONG = {
         "filters.0.as_many_as.criteria: 'tone' is not rated, only quality, following"
     ),
     "model: lamb\nresponse: {prompt: simpel}": "prompt file 'simpel' not found: give one of combined",
-    "model: lamb\nresponse: {prompt: simple}": "simple.yaml asks for no answer: it needs chat or turn",
+    "model: lamb\nresponse: {prompt: simple}": "simple.yaml asks for no answer: it needs chat with {instruction}",
     "model: lamb\nsynthesis:\n  topics: {file: simple}": "simple.yaml is no guide to topics: ask_topics: ",
     "model: lamb\nsynthesis:\n  examples: 21\n  topics: {}": (
         "mine.yaml line 4: synthesis.topics: synthesis.examples is 21, and the guide has 20 kinds"

@@ -39,13 +39,12 @@ def form(name: str) -> Form:
         return CHAT if name == "chat" else Form(prompts.load("response")["plain"], chat=False)
     texts = prompts.load(name)
     kinds = texts.keys() & {"chat", "turn"}
-    if len(kinds) != 1 or "{instruction}" not in texts[min(kinds)]:
-        raise UserError(
-            f"prompt file {prompts.find(name)} asks for no answer: it needs chat or turn with {{instruction}}"
-        )
+    asked, thoughts, answer = texts[min(kinds)].partition("{thoughts}") if len(kinds) == 1 else ("", "", "")
+    if "{instruction}" not in asked or ("chat" in texts and thoughts):
+        wrong = "it needs chat with {instruction}, or turn with {instruction} and, where it thinks, {thoughts} after it"
+        raise UserError(f"prompt file {prompts.find(name)} asks for no answer: {wrong}")
     if "chat" in texts:
         return Form(texts["chat"], chat=True)
-    asked, thoughts, answer = texts["turn"].partition("{thoughts}")
     if thoughts and not answer.strip():
         raise UserError(f"prompt file {prompts.find(name)}: in turn nothing after {{thoughts}} marks the answer")
     before = [texts[key] for key in ("preamble", "examples") if key in texts]
