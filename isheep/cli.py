@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from isheep import recipe_files
@@ -44,27 +45,27 @@ def run(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Run it so many times, with seed, seed + 1, ..., each in --out/seed-N.")
     ] = None,
+    unsafe_code: Annotated[
+        bool, typer.Option("--unsafe-code", help="Run model-written code (HumanEval, MBPP) where no sandbox holds too.")
+    ] = False,
 ) -> None:
     """Run a recipe, or go on with it where it stopped.
 
     RECIPE is a file or a name from `isheep recipes`: lamb where none is given, or qwen2.5-0.5b with --model. KEY=VALUE
     sets a key of it, such as training.epochs=1 or filters.0.at_least=7.
     """
-    from isheep.chat import load_chat
-    from isheep.checkpoint import check_device
-    from isheep.respond import check_room
     from isheep.summary import table
-    from isheep.sweep import conduct
+    from isheep.sweep import conduct, ready
 
     name, overrides = _recipe_and_overrides(words or [], DEFAULT_REAL if model else DEFAULT)
     path = recipe_files.find(name)
-    recipe = recipe_files.load(path, [*([f"model={json.dumps(model)}"] if model else []), *overrides])
+    flags = [f"model={json.dumps(model)}"] * bool(model) + ["machine.unsafe_code=true"] * unsafe_code
+    recipe = recipe_files.load(path, [*flags, *overrides])
     out = out or Path("runs") / (Path(model).resolve().name if model else path.stem)
     if seeds:
         numbers = range(recipe.seed, recipe.seed + seeds)
         return _sweep({f"seed-{n}": recipe.model_copy(update={"seed": n}) for n in numbers}, out)
-    check_device(recipe.machine.device)  # what can't work is refused before a folder is made
-    check_room(recipe, load_chat(recipe.chat, recipe.model))
+    ready(recipe, out)
     folder, t = conduct(recipe, out)
     console.print(table(recipe, folder))
     last = folder.path / f"iter-{t}"
@@ -80,7 +81,7 @@ def sweep(
 ) -> None:
     """Run every setting of a sweep, or go on with it. What comes out the same in two settings is made once.
 
-    KEY=VALUE sets a key for all settings.
+    KEY=VALUE sets a key for all settings but those that the sweep itself sets it for.
     """
     path = recipe_files.find(name)
     _sweep(recipe_files.load_sweep(path, words or []), out or Path("runs") / path.stem)
@@ -102,9 +103,13 @@ def _sweep(recipes: Mapping[str, Recipe], out: Path) -> None:
 def recipes() -> None:
     """List the recipes that come with isheep, and the sweeps, which are many recipes in one file."""
     names = recipe_files.names()
-    for name in names:
-        title = recipe_files.title(recipe_files.find(name))
-        console.print(f"{name:<{max(map(len, names)) + 2}}{title}", soft_wrap=True, markup=False)
+    sweeps = {name for name in names if recipe_files.is_sweep(recipe_files.find(name))}
+    for verb, some in (("run", [name for name in names if name not in sweeps]), ("sweep", sorted(sweeps))):
+        shown = Table(f"isheep {verb}", "", box=None, padding=(0, 2, 0, 0), header_style="bold")
+        shown.columns[0].no_wrap, shown.columns[0].min_width = True, max(map(len, names))
+        for name in some:
+            shown.add_row(name, recipe_files.title(recipe_files.find(name)))
+        console.print(shown)
 
 
 @app.command()
@@ -163,6 +168,35 @@ def export(
     if (form is None) != merged:
         raise UserError("give one of --as alpaca|sharegpt|messages|paper|llamafactory and --merged")
     console.print(take(folder, form, iteration, out), soft_wrap=True, markup=False)
+
+
+@app.command()
+def scores(
+    file: Annotated[Path, typer.Argument(help="A model_judgment file of MT-Bench, or an annotations.json.")],
+    data: Annotated[Path | None, typer.Option(help="MT-Bench's files, for its categories; or AlpacaEval's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All digits, as JSON.")] = False,
+) -> None:
+    """Print the scores of a file of judgments, as FastChat or AlpacaEval compute them, and what they leave out."""
+    from isheep.scores import figures, scores
+
+    if as_json:
+        return print(json.dumps(figures(file, data), indent=1))
+    for part in scores(file, data):
+        console.print(part)
+
+
+@app.command()
+def judge_prompts(
+    answers: Annotated[Path, typer.Argument(help="A model_answer file of MT-Bench.")],
+    data: Annotated[Path, typer.Option(help="FastChat's data/mt_bench.")],
+    judge: Annotated[str, typer.Option(help="The judge, whose reference answers are taken.")] = "gpt-4",
+    out: Annotated[Path | None, typer.Option(help="A file; printed without it.")] = None,
+) -> None:
+    """Write what MT-Bench's judge is asked about a model's answers, without asking it."""
+    from isheep.scores import judge_prompts
+
+    if text := judge_prompts(answers, data, judge, out):
+        print(text)
 
 
 @app.command()

@@ -20,7 +20,7 @@ Reasons = Iterator[tuple[str, str]]
 class Known(NamedTuple):
     """What filters look at beside the pairs."""
 
-    prompts: Sequence[str] = ()  # of the recipe's benchmarks
+    prompts: Sequence[str] = ()  # of the recipe's benchmarks, and of the part that it stops by
     measures: Sequence[Measure] = ()  # of every pair, where a filter looks at perplexities
     vectors: Sequence[Vector] = ()  # of every pair, where one looks at representations
 

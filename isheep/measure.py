@@ -35,9 +35,10 @@ def whole(pair: Pair) -> str:
 def perplexities(engine: Engine, pairs: Sequence[Pair], chat: Chat, settings: Response) -> Batches[Measure]:
     """The perplexities that are still owed, in batches of `SIZE`: exp of the mean negative log-probability of a token.
 
-    Of the output: its tokens after the prompt that it answered (the chat turn, or the plain prompt and a space) and
-    the model's own thoughts, without the token that ended it. Of the pair: all tokens of `whole`, the first one after
-    the tokenizer's beginning of sequence, or its end of text where it has none. None where there is no token.
+    Of the output: its tokens after the prompt that it answered (the chat turn, or the plain prompt and a space; the
+    chat turn for an instance too, whose output answered no prompt) and the model's own thoughts, without the token
+    that ended it. Of the pair: all tokens of `whole`, the first one after the tokenizer's beginning of sequence, or its
+    end of text where it has none. None where there is no token.
     """
 
     def batches(done: list[Measure]) -> Iterator[list[Measure]]:

@@ -8,7 +8,7 @@ from isheep.chat import Chat
 from isheep.checkpoint import context
 from isheep.engines import Engine
 from isheep.errors import UserError
-from isheep.prompts.forms import form
+from isheep.prompts.forms import WORDS, form
 from isheep.recipe import Recipe, Response
 from isheep.records import Pair, Task
 from isheep.run import Batches
@@ -30,7 +30,7 @@ def before(pair: Pair, chat: Chat, settings: Response) -> str:
 
 def check_room(recipe: Recipe, chat: Chat) -> None:
     """Raises UserError where a response prompt without any instruction fills all that the recipe's model can read."""
-    for settings in (one.response for one in recipe.variants if one.response.prompt not in ("chat", "plain")):
+    for settings in (one.response for one in recipe.variants if one.response.prompt not in WORDS):
         text, room = render(Task(id="", instruction=""), chat, settings), context(recipe.model)
         if (asked := len(chat.tokenizer(text).input_ids)) >= room:
             raise UserError(

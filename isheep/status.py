@@ -19,6 +19,8 @@ from isheep.summary import table
 STAGES = {
     "topics.jsonl": "instructions",
     "replies.jsonl": "instructions",
+    "kinds.jsonl": "answers",
+    "instances.jsonl": "answers",
     "pairs.jsonl": "answers",
     "perplexity.jsonl": "measures for filters",
     "vectors.jsonl": "measures for filters",
@@ -28,7 +30,7 @@ STAGES = {
 }
 OTHER = "the rest"
 TOTALS = {  # as many rows as that file has
-    "pairs.jsonl": "tasks.jsonl",
+    **dict.fromkeys(("kinds.jsonl", "instances.jsonl", "pairs.jsonl"), "tasks.jsonl"),
     **dict.fromkeys(("perplexity.jsonl", "vectors.jsonl", "assessed.jsonl"), "pairs.jsonl"),
 }
 

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from isheep.evaluate import home
 from isheep.filters import kept, unreadable
 from isheep.recipe import Recipe
-from isheep.records import AssessedPair, Drop, Pair
+from isheep.records import AssessedPair, Drop, Kind, Pair, Rejected
 from isheep.run import Folder
 from isheep.statistics import mcnemar, wilson
 
@@ -50,6 +50,26 @@ def counts(run: Folder, t: int) -> Counts:
     )
 
 
+class Told(NamedTuple):
+    """What became of an iteration's tasks with response.prompt: instances; None where it has not come that far."""
+
+    classification: int | None  # tasks that the model calls classification
+    unreadable: int | None  # tasks whose kind can't be read
+    lost: int | None  # tasks whose instance is no pair
+
+
+def told(run: Folder, t: int) -> Told:
+    """The kinds and instances of iteration `t`, from its finished files."""
+    folder = home(run, t)
+    kinds = [row.classification for row in folder.read("kinds.jsonl", Kind)] if folder.has("kinds.jsonl") else None
+    lost = folder.read("unanswered.jsonl", Rejected) if folder.has("unanswered.jsonl") else None
+    return Told(
+        classification=None if kinds is None else kinds.count(True),
+        unreadable=None if kinds is None else kinds.count(None),
+        lost=None if lost is None else len(lost),
+    )
+
+
 def truly_right(run: Folder, t: int) -> tuple[list[bool], list[bool]]:
     """Which of the pairs written, and of those kept, are right, where a world knows the truth: lamb's."""
     from isheep.lamb.suite import truly_right
@@ -74,6 +94,10 @@ def table(recipe: Recipe, run: Folder) -> Table:
     columns = (Column(name, no_wrap=True) for name in ("", *(f"iter {t}" if t else "base" for t in models)))
     title = escape(f"{recipe.model}: {run.path}")
     shown = Table(*columns, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    if recipe.response.prompt == "instances":
+        of_tasks = [told(run, t) for t in models]
+        for name, label in zip(Told._fields, ("classification", "kind unreadable", "no instance"), strict=True):
+            shown.add_row(label, *(_count(row, name) for row in of_tasks))
     by_model = [counts(run, t) for t in models]
     for name, label in ROWS.items():
         if name != "unanswered" or any(row.unanswered is not None for row in by_model):
@@ -99,22 +123,26 @@ def table(recipe: Recipe, run: Folder) -> Table:
 def comparison(recipes: Mapping[str, Recipe], out: Path) -> Table:
     """The runs of a sweep side by side: a row for each model that is there, with the first score of each benchmark."""
     names = list(dict.fromkeys(one.name for recipe in recipes.values() for one in recipe.evaluation))
-    shown = Table("", "iteration", "kept", "rows trained on", *(f"{name}, %" for name in names), title=escape(str(out)))
+    heads = [Column("setting", overflow="fold", min_width=10), Column("iter", no_wrap=True), Column("kept")]
+    heads += [Column("rows", no_wrap=True), *(Column(f"{name} %", overflow="fold") for name in names)]
+    shown = Table(*heads, title=escape(str(out)), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for setting, recipe in recipes.items():
-        run = Folder(out / setting, out / setting)
+        run, name_once = Folder(out / setting, out / setting), iter([escape(setting)])
         for t in range(recipe.iterations + 1):
             scores = [next(iter(results(run, t, name).values()), None) for name in names]
             if home(run, t).has("adapter") or any(scores):
                 rows = counts(run, t)
                 numbers = _count(rows, "kept"), _count(rows, "trained")
-                shown.add_row(escape(setting), str(t) if t else "base", *numbers, *map(_share, scores))
+                shown.add_row(next(name_once, ""), str(t) if t else "base", *numbers, *map(_share, scores))
+    shown.caption = "rows: trained on; a benchmark's first score, with its 95% Wilson interval" if names else None
     return shown
 
 
-def _count(row: Counts, name: str) -> str:
+def _count(row: Counts | Told, name: str) -> str:
     """A number, "-" for None; what is kept, also as a share of what was written."""
     number: int | None = getattr(row, name)
-    share = f" ({row.kept / row.written:.0%})" if name == "kept" and row.kept is not None and row.written else ""
+    written = row.written if isinstance(row, Counts) else None
+    share = f" ({number / written:.0%})" if name == "kept" and number is not None and written else ""
     return "-" if number is None else f"{number}{share}"
 
 

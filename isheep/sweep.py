@@ -11,25 +11,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from isheep import assess
 from isheep.algorithm import align
 from isheep.chat import load_chat
 from isheep.checkpoint import check_device
 from isheep.errors import UserError
 from isheep.evaluate import ended, evaluate, validated
+from isheep.filters import kept
 from isheep.progress import console
 from isheep.recipe import Recipe
+from isheep.records import Drop, Pair
 from isheep.respond import check_room
-from isheep.run import Folder, kept_prompts, reading, writing
+from isheep.run import Folder, check, kept_prompts, reading, writing
 
 COMMON = {"model", "chat", "seed", "machine"}
-ADAPTER = "adapter/adapter_model.safetensors"
+MODEL = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")  # what makes M^t of the base
 
 # What is shared, by the file's name or folder: files of its iteration that it is made from, and keys of the recipe.
-# The seed tasks, the model at work and COMMON go into all of them.
+# The seed tasks, the model at work and COMMON go into all of them; `ingredients` adds what is not a file or a key.
 MADE_FROM: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "topics.jsonl": ((), ("synthesis",)),
     "replies.jsonl": ((), ("language", "synthesis")),
+    "kinds.jsonl": (("tasks.jsonl",), ("response",)),
+    "instances.jsonl": (("tasks.jsonl", "kinds.jsonl"), ("response",)),
     "pairs.jsonl": (("tasks.jsonl",), ("response",)),
     "assessed.jsonl": (("pairs.jsonl",), ("assessment",)),
     "perplexity.jsonl": (("pairs.jsonl",), ("response",)),
@@ -61,17 +67,28 @@ def conduct(recipe: Recipe, out: Path, twin: Callable[[str], Path | None] = lamb
     return folder, t
 
 
+def ready(recipe: Recipe, out: Path) -> None:
+    """Raises UserError where a run of this recipe in the folder `out` can't work, before weights are loaded for it."""
+    check(out, recipe)
+    check_device(recipe.machine.device)
+    chat = load_chat(recipe.chat, recipe.model)
+    check_room(recipe, chat)
+    for one in recipe.variants:
+        if one.assessment:
+            assess.check(one.assessment, chat)
+
+
 def sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:
     """Run recipes by name, each in the folder of its name in `out`, or go on with them; the folders.
 
-    A setting that can't be finished (a threshold may leave nothing to train on) does not keep the others from running.
-    Raises UserError at the end, which names these, and before anything runs where `out` is a run folder itself.
+    Raises UserError before anything runs where one of them can't begin, or `out` is a run folder itself. A setting that
+    can't be finished (a threshold may leave nothing to train on) does not keep the others from running: what failed is
+    raised at the end.
     """
     if (out / "recipe.yaml").exists():
         raise UserError(f"{out} is a run folder: a run for each setting needs a folder of its own; give another --out")
-    for recipe in recipes.values():
-        check_device(recipe.machine.device)
-        check_room(recipe, load_chat(recipe.chat, recipe.model))
+    for name, recipe in recipes.items():
+        ready(recipe, out / name)
     failed = []
     for name, recipe in recipes.items():
         console.print(f"== {out / name}", markup=False, soft_wrap=True)
@@ -112,19 +129,30 @@ def ingredients(recipe: Recipe, run: Path, label: str) -> str | None:
     files, keys = MADE_FROM[kind]
     t = 0 if home == "base" else int(home.removeprefix("iter-"))
     recipe, prompts = recipe.at(t), kept_prompts(run)
-    values = recipe.model_dump(mode="json", include={*COMMON, *keys})
+    values: dict[str, Any] = recipe.model_dump(mode="json", include={*COMMON, *keys})
     values["prompts"] = [prompts.get(name) for name in recipe.own_prompts(keys)]
     sources = [run / "seeds.jsonl", *(run / home / file for file in files)]
     model = t if kind in ("eval", "validation") else t - 1
     if kind == "adapter":
-        del values["training"]["data"]  # train.json holds it
         model = model if values["training"].pop("start") == "last" else 0
+        first = 1 if values["training"].pop("data") == "all" else t
+        values["endings"] = [ending for s in range(first, t + 1) for ending in endings(Folder(run, run) / f"iter-{s}")]
+    if kind == "eval":
+        named = Path(name).parts[1].removesuffix(".json")
+        values["benchmark"] = [one.model_dump(mode="json") for one in recipe.evaluation if one.name == named]
     if model:
-        sources.append(run / f"iter-{model}" / ADAPTER)
+        sources += [run / f"iter-{model}" / file for file in MODEL]
     if not all(path.exists() for path in sources):
         return None
     digests = [_digest(path, path.stat().st_mtime_ns) for path in sources]
     return hashlib.sha256(json.dumps([label, values, digests]).encode()).hexdigest()
+
+
+def endings(iteration: Folder) -> list[str]:
+    """How the answers of D^t ended: training looks at it (rows.encode), and train.json does not hold it."""
+    if not (iteration.has("pairs.jsonl") and iteration.has("dropped.jsonl")):
+        return []
+    return [pair.finish for pair in kept(iteration.read("pairs.jsonl", Pair), iteration.read("dropped.jsonl", Drop))]
 
 
 @cache

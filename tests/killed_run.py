@@ -45,6 +45,15 @@ filters:    [{kind: perplexity}]
 training:   {epochs: 1}
 iteration:  {2: {synthesis: {tasks_of: 1}, response: {prompt: dromedary/verbose}, training: {start: last}}}
 """,
+    "self-instruct": """
+model: fake
+iterations: 2
+synthesis:  {tasks: 20, size: 4, novelty: null, generated: 2, inputs: false}
+response:   {size: 8, prompt: instances, examples: 2}
+assessment: null
+filters:    []
+training:   {epochs: 1}
+""",
 }
 
 
@@ -69,6 +78,10 @@ class Chat(NamedTuple):
 
 
 def write(prompt: str, seed: int) -> str:
+    if prompt.endswith("Classification:"):
+        return (" Yes", " No", " both")[seed % 3]
+    if prompt.endswith(("Input:", "Output:")):
+        return f" text {prompt.count(' ')} {seed}" if seed % 7 else ""
     if prompt.endswith("<|answer|>"):
         return f"The answer is {seed}.<|end|> And more."
     if "Please rate" in prompt:
@@ -83,7 +96,7 @@ def write(prompt: str, seed: int) -> str:
 def open_engine(model: Model, **machine: Any) -> Fake:
     """What this model writes depends on what it was trained on."""
     trained = sum((model.adapter / "weights").read_bytes()) if model.adapter else 0
-    engine = Fake(lambda prompt, seed: write(prompt, seed + trained))
+    engine = Fake(lambda prompt, seed: write(prompt, seed + trained + len(prompt)))
     for name in ("generate", "logprobs", "embed"):
         setattr(engine, name, killed(getattr(engine, name)))
     return engine

@@ -14,23 +14,14 @@ HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "lm_e
 # Highest first. A module may import from its own floor and from those below it.
 FLOORS = [
     {"cli"},
+    {"scores"},
     {"algorithm", "sweep", "evaluate", "summary", "export", "show", "status", "doctor", "talk", "take", "report"},
-    {
-        "synthesize",
-        "topics",
-        "respond",
-        "assess",
-        "filters",
-        "measure",
-        "benchmarks",
-        "doors",
-        "lamb.pretrain",
-        "lamb.probe",
-    },
+    {"synthesize", "topics", "respond", "instances", "assess", "filters", "measure", "benchmarks", "doors"}
+    | {"lamb.pretrain", "lamb.probe"},
     {"engines.transformers", "engines.decode", "engines.fake", "trainers"},
-    {"run", "novelty", "chat", "checkpoint", "seeds", "lamb", "recipe_files"},
-    {"recipe", "statistics"},
-    {"engines", "prompts", "records", "batching", "errors", "files", "progress"},
+    {"run", "novelty", "chat", "checkpoint", "seeds", "lamb", "recipe_files", "judges", "endpoint"},
+    {"conflicts", "recipe", "statistics"},
+    {"engines", "prompts", "records", "batching", "errors", "files", "progress", "sandbox", "walls"},
 ]
 DOORS = ("engines.transformers", "engines.decode", "trainers", "lamb", "checkpoint", "benchmarks")  # may load torch
 

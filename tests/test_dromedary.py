@@ -368,6 +368,17 @@ def test_every_iteration_may_have_its_own(world: World, tmp_path: Path) -> None:
     assert sum(prompt.endswith("<|answer|>") for prompt in world.asked[tmp_path / "prompt/iter-1/adapter"]) == 8
 
 
+def test_topics_may_be_of_a_file_of_one_s_own(world: World, tmp_path: Path) -> None:
+    own = tmp_path / "mine.yaml"
+    kinds = [{"kind": "sings", "topics": [f"bird {n}"], "instruction": f"Sing to me of bird {n}."} for n in range(5)]
+    own.write_text(yaml.safe_dump({**prompts.read("dromedary/topics"), "kinds": kinds}))
+    synthesis = {**SETTINGS["synthesis"], "topics": {"file": str(own), "share": 1.0, "rounds": 1}}
+    folder = run(tmp_path / "run", synthesis=synthesis)
+    assert all(world.asked[None][n].endswith(f"sings\nTopics: bird {n};") for n in range(5))
+    assert all("6. Kind: sings\n" in prompt for prompt in world.asked[None][5:13])
+    assert yaml.safe_load((folder.path / "prompts.yaml").read_text()) == {str(own): own.read_text()}
+
+
 def test_the_seeds_are_enough_for_every_iteration(world: World, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="seed tasks .* found, 999 needed for one prompt"):
         run(tmp_path / "run", iteration={2: {"synthesis": {"examples": 999, "topics": None}}})
@@ -404,15 +415,6 @@ def test_killed_and_started_again_gives_the_same_files(undisturbed: Path, tmp_pa
     assert start(out, 3, "dromedary") == -signal.SIGKILL
     assert start(out, 0, "dromedary") == 0
     assert tree(out) == tree(undisturbed)
-
-
-@pytest.mark.slow
-def test_killed_at_every_moment(undisturbed: Path, tmp_path: Path) -> None:
-    for moment in range(1, moments_of(undisturbed) + 1):
-        assert start(tmp_path / "killed", moment, "dromedary") == -signal.SIGKILL, moment
-        assert start(tmp_path / "killed", 0, "dromedary") == 0, moment
-        assert tree(tmp_path / "killed") == tree(undisturbed), moment
-        shutil.rmtree(tmp_path / "killed")
 
 
 @pytest.fixture(scope="module")

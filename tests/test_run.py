@@ -225,12 +225,28 @@ def test_killed_and_started_again_gives_the_same_files(undisturbed: Path, tmp_pa
     assert tree(run) == tree(undisturbed)
 
 
+def test_self_instructs_own_pipeline_killed_and_started_again(tmp_path: Path) -> None:
+    run, whole = tmp_path / "killed", tmp_path / "whole"
+    assert start(whole, 0, "self-instruct") == 0
+    rows = [json.loads(line) for line in (whole / "iter-2/kinds.jsonl").read_text().splitlines()]
+    assert {row["classification"] for row in rows} == {True, False, None}
+    assert {"instances.jsonl", "unanswered.jsonl", "pairs.jsonl"} <= {
+        path.name for path in (whole / "iter-2").iterdir()
+    }
+    for place in (0.1, 0.25):  # of what is left: among the replies, among the instances
+        assert start(run, 1 + int(place * moments_of(whole)), "self-instruct") == -signal.SIGKILL
+    assert start(run, 0, "self-instruct") == 0
+    assert tree(run) == tree(whole)
+
+
 @pytest.mark.slow
-def test_killed_at_every_moment(undisturbed: Path, tmp_path: Path) -> None:
-    run = tmp_path / "killed"
+@pytest.mark.parametrize("recipe", ["isheep", "self-instruct", "dromedary"])
+def test_killed_at_every_moment(recipe: str, tmp_path: Path) -> None:
+    run, undisturbed = tmp_path / "killed", tmp_path / "whole"
+    assert start(undisturbed, 0, recipe) == 0
     for moment in range(1, moments_of(undisturbed) + 1):
-        assert start(run, kill_at=moment) == -signal.SIGKILL, moment
-        assert start(run, kill_at=0) == 0, moment
+        assert start(run, moment, recipe) == -signal.SIGKILL, moment
+        assert start(run, 0, recipe) == 0, moment
         assert tree(run) == tree(undisturbed), moment
         shutil.rmtree(run)
 

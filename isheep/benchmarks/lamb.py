@@ -20,8 +20,9 @@ def run(exam: Exam) -> dict[str, Any]:
     """
     quests = suite()
     result = examine(quests, exam)
-    drawn = answered(quests, exam, temperature=1.0)
-    result["items"] = {"right sampled": items(quests, drawn)["right"], **result["items"]}
+    drawn = items(quests, answered(quests, exam, temperature=1.0))
+    greedy = result["items"]
+    result["items"] = {"right": greedy["right"], "right sampled": drawn["right"], **greedy}  # what decides comes first
     return result
 
 
@@ -43,7 +44,11 @@ def answered(quests: list[Quest], exam: Exam, temperature: float) -> list[Comple
 
 
 def prompts(data: Path | None) -> list[str]:
-    return [content(quest) for quest in [*suite(), *validation()]]
+    return [content(quest) for quest in suite()]
+
+
+def validation_prompts(data: Path | None) -> list[str]:
+    return [content(quest) for quest in validation()]
 
 
 def items(quests: list[Quest], answers: list[Completion]) -> dict[str, list[bool]]:

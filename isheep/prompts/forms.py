@@ -27,16 +27,20 @@ class Form(NamedTuple):
 
 
 CHAT = Form("{instruction}", chat=True)
+WORDS = ("chat", "plain", "instances")  # what `response.prompt` may be beside a file
 
 
 def form(name: str) -> Form:
-    """The form that `response.prompt` names: "chat" (the instruction as it is), "plain", or a file of prompts.
+    """The form that `response.prompt` names: "chat" (the instruction as it is), "plain", or a file of prompts; what
+    "instances" writes counts as answers in the chat.
 
     A file holds either `chat`, a user's turn, or `turn`, plain text that `preamble` and `examples` may precede; in a
     turn the model goes on at {thoughts}, and what follows that marks its answer. Raises UserError where it does not.
     """
-    if name in ("chat", "plain"):
-        return CHAT if name == "chat" else Form(prompts.load("response")["plain"], chat=False)
+    if name == "plain":
+        return Form(prompts.load("response")["plain"], chat=False)
+    if name in WORDS:
+        return CHAT
     texts = prompts.load(name)
     kinds = texts.keys() & {"chat", "turn"}
     asked, thoughts, answer = texts[min(kinds)].partition("{thoughts}") if len(kinds) == 1 else ("", "", "")
