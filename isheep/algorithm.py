@@ -15,12 +15,14 @@ from isheep.errors import UserError
 from isheep.filters import Known, drops, kept, unreadable
 from isheep.instances import instances, kinds, read_instances
 from isheep.measure import SIZE, needs_perplexity, needs_vectors, perplexities, vectors
+from isheep.prompts import forms
 from isheep.recipe import Recipe
 from isheep.records import AssessedPair, Drop, Instance, Kind, Measure, Model, Pair, Rejected, Reply, Task, Vector
 from isheep.respond import respond
 from isheep.run import Folder
 from isheep.seeds import Seed
 from isheep.synthesize import read_tasks, replies
+from isheep.topics import Topics, ask, read_topics
 
 ALPACA = {"instruction", "input", "output"}
 
@@ -39,43 +41,61 @@ def align(recipe: Recipe, run: Folder) -> Iterator[Model]:
     yield model
     # line 2: for t = 1 to T
     for t in range(1, recipe.iterations + 1):
-        folder = run / f"iter-{t}"
-        with closing(open_engine(recipe, model)) as engine:
+        folder, now = run / f"iter-{t}", recipe.at(t)
+        with closing(open_engine(now, model)) as engine:
             # line 3: P^t <- generate(M^(t-1), P^seed, p^meta)
-            tasks = write_tasks(recipe, folder, engine, chat, seeds, t)
+            tasks = write_tasks(now, run, engine, chat, seeds, t)
             # lines 4 and 5: R^t <- generate(M^(t-1), P^t); D_raw^t <- {P^t, R^t}
-            pairs = write_answers(recipe, folder, engine, chat, seeds, tasks, t)
+            pairs = write_answers(now, folder, engine, chat, seeds, tasks, t)
             # beside the paper: do they narrow?
             watch(run, t, pairs, recipe.language)
             # what line 7 asks M^(t-1) about its pairs
-            known = measure(recipe, folder, engine, chat, pairs)
+            known = measure(now, folder, engine, chat, pairs)
             # line 6: S^t <- evaluate(M^(t-1), D_raw^t)
-            graded = write_grades(recipe, folder, engine, chat, pairs, t)
+            graded = write_grades(now, folder, engine, chat, pairs, t)
         # line 7: D^t <- filter(D_raw^t, S^t, C)
-        data = choose(recipe, folder, chat, graded, known, data if recipe.training.data == "all" else [], t)
+        data = choose(now, folder, chat, graded, known, data if now.training.data == "all" else [], t)
         # line 8: M^t <- SFT(M^base, D^t)
-        start = model if recipe.training.start == "last" else base
-        adapter = folder.artifact("adapter", partial(train, recipe, chat, start, data, seed_of(recipe.seed, t)))
+        start = model if now.training.start == "last" else base
+        adapter = folder.artifact("adapter", partial(train, now, chat, start, data, seed_of(recipe.seed, t)))
         model = Model(recipe.model, adapter)
         # line 10, after the last one: return M^T, D^T
         yield model
 
 
-def write_tasks(
-    recipe: Recipe, folder: Folder, engine: Engine, chat: Chat, seeds: Sequence[Seed], t: int
-) -> list[Task]:
-    """P^t: raw replies first, then the tasks that are read out of them."""
-    settings = recipe.synthesis
-    owed = replies(engine, seeds, chat, settings, recipe.language, t, recipe.seed)
+def write_tasks(recipe: Recipe, run: Folder, engine: Engine, chat: Chat, seeds: Sequence[Seed], t: int) -> list[Task]:
+    """P^t: raw replies first, then the tasks that are read out of them; or an earlier iteration's again."""
+    folder, settings = run / f"iter-{t}", recipe.synthesis
+    if settings.tasks_of:
+        return folder.write("tasks.jsonl", Task, (run / f"iter-{settings.tasks_of}").read("tasks.jsonl", Task))
+    topics = write_topics(recipe, folder, engine, chat, t)
+    owed = replies(engine, seeds, chat, settings, recipe.language, t, recipe.seed, topics)
     written = folder.records("replies.jsonl", Reply, owed, settings.size)
     if folder.has("tasks.jsonl") and folder.has("rejected.jsonl"):
         return folder.read("tasks.jsonl", Task)
-    tasks, rejected = read_tasks(written, seeds, settings, recipe.language, t)
+    known = [*seeds, *(topics.guide.tasks if topics else ())]
+    tasks, rejected = read_tasks(written, known, settings, recipe.language, t)
     if len(tasks) < settings.tasks:
         asked = f"all {len(written)} prompts of synthesis.budget are used"
         folder.say(f"iteration {t}: {asked}, going on with {len(tasks)} of {settings.tasks} tasks")
     folder.write("rejected.jsonl", Rejected, rejected)
     return folder.write("tasks.jsonl", Task, tasks)
+
+
+def write_topics(recipe: Recipe, folder: Folder, engine: Engine, chat: Chat, t: int) -> Topics | None:
+    """What topic-guided prompts are about, where the recipe asks for such."""
+    settings = recipe.synthesis.topics
+    if settings is None:
+        return None
+    guide = forms.guide(settings.file)
+    owed = ask(engine, guide, chat, recipe.synthesis, settings.rounds, t, recipe.seed)
+    total = settings.rounds * len(guide.kinds)
+    written = folder.records("topics.jsonl", Reply, owed, len(guide.kinds), total)
+    topics, refused = read_topics(written, guide)
+    if not folder.has("tasks.jsonl"):
+        new = sum(map(len, topics)) - sum(len(kind.topics) for kind in guide.kinds)
+        folder.say(f"iteration {t}: {new} new topics in {total} replies, {refused} refused")
+    return Topics(guide, topics, settings.share, recipe.synthesis.examples)
 
 
 def write_answers(
@@ -147,9 +167,10 @@ def choose(
     data = kept(pairs, left_out)
     if len(data) < 2:
         silent = sum(isinstance(pair, AssessedPair) and unreadable(pair) for pair in pairs)
+        unanswered = sum(pair.unanswered for pair in pairs)
         raise UserError(
-            f"iteration {t}: {len(data)} of {len(pairs)} pairs left to train on ({silent} have an unreadable rating; "
-            f"see {folder.path / 'dropped.jsonl'}); with a new --out,"
+            f"iteration {t}: {len(data)} of {len(pairs)} pairs left to train on ({silent} have an unreadable rating, "
+            f"{unanswered} no readable answer; see {folder.path / 'dropped.jsonl'}); with a new --out,"
             " lower the threshold in filters or ask for more synthesis.tasks"
         )
     data = [*before, *data]

@@ -107,19 +107,20 @@ def assess(
     """The graded pairs that are still owed, in batches of `settings.size`, with one call for each criterion.
 
     The judge's raw reply, or what was measured in its place, is kept beside each score; a reply ends at the template's
-    end token, as answers do.
+    end token, as answers do. A pair in which no answer could be read is not rated.
     """
     sampling = settings.sampling.model_copy(update={"stop": (chat.end, *settings.sampling.stop)})
 
     def batches(done: list[AssessedPair]) -> Iterator[list[AssessedPair]]:
         for start in range(len(done), len(pairs), settings.size):
             batch = pairs[start : start + settings.size]
-            grades: list[dict[str, Grade]] = [{} for _ in batch]
+            answered = [pair for pair in batch if not pair.unanswered]
+            grades: dict[str, dict[str, Grade]] = {pair.id: {} for pair in batch}
             for criterion in settings.criteria:
                 place = seed_of(seed, iteration, "assessment", criterion, start // settings.size)
-                asked = [render(pair, criterion, settings, chat) for pair in batch]
-                for row, grade in zip(grades, rate(engine, asked, settings, sampling, place), strict=True):
-                    row[criterion] = grade
-            yield [AssessedPair(**pair.model_dump(), grades=row) for pair, row in zip(batch, grades, strict=True)]
+                asked = [render(pair, criterion, settings, chat) for pair in answered]
+                for pair, grade in zip(answered, rate(engine, asked, settings, sampling, place), strict=True):
+                    grades[pair.id][criterion] = grade
+            yield [AssessedPair(**pair.model_dump(), grades=grades[pair.id]) for pair in batch]
 
     return batches

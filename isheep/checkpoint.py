@@ -58,9 +58,18 @@ def start_of(tokenizer: Any) -> list[int]:
 
 def embeddings(base: str) -> int:
     """How many tokens `base` has embeddings for; no bound where its config doesn't say."""
+    return _configured(base, "vocab_size")
+
+
+def context(base: str) -> int:
+    """The longest sequence in tokens that `base` reads; no bound where its config doesn't say."""
+    return _configured(base, "max_position_embeddings")
+
+
+def _configured(base: str, key: str) -> int:
     from transformers import AutoConfig
 
-    return getattr(load(base, AutoConfig).get_text_config(), "vocab_size", None) or 2**30
+    return getattr(load(base, AutoConfig).get_text_config(), key, None) or 2**30
 
 
 def check_device(device: str | None) -> None:

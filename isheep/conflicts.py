@@ -3,27 +3,57 @@
 from collections.abc import Iterator
 
 from isheep import prompts
-from isheep.recipe import JUDGED, Benchmark, Contamination, Density, Filter, KeyPath, Random, Recipe, Score
+from isheep.prompts import forms
+from isheep.recipe import JUDGED, WITHIN, Benchmark, Contamination, Density, Filter, KeyPath, Random, Recipe, Score
 
 Conflicts = Iterator[tuple[KeyPath, str]]
 """(the key's path, what is wrong with it in this recipe)."""
 
 
-def conflicts(recipe: Recipe) -> Conflicts:
-    """All of them. Raises UserError where the rating prompts can't be read."""
-    yield from _synthesis(recipe)
+def conflicts(recipe: Recipe, t: int = 1) -> Conflicts:
+    """All of them, in what the recipe is in iteration t (Recipe.at).
+
+    Raises UserError where a prompt file that it names can't be read, or is not of the form that is needed.
+    """
+    yield from _iterations(recipe)
+    yield from _synthesis(recipe, t)
+    yield from _response(recipe)
     yield from _assessment(recipe)
     for place, one in enumerate(recipe.filters):
         yield from _filter(recipe, one, ("filters", place))
-    yield from _training(recipe)
+    yield from _training(recipe, t)
     yield from _around(recipe)
 
 
-def _synthesis(recipe: Recipe) -> Conflicts:
-    synthesis, response = recipe.synthesis, recipe.response
+def _iterations(recipe: Recipe) -> Conflicts:
+    for t, changes in recipe.iteration.items():
+        if t > recipe.iterations:
+            yield ("iteration", str(t)), f"this recipe has {recipe.iterations} iterations"
+        for key in (key for key in changes if key not in WITHIN):
+            yield ("iteration", str(t), key), f"all iterations share it; one may differ in {', '.join(WITHIN)}"
+
+
+def _synthesis(recipe: Recipe, t: int) -> Conflicts:
+    synthesis = recipe.synthesis
+    if synthesis.tasks_of and synthesis.tasks_of >= t:
+        yield ("synthesis", "tasks_of"), f"iteration {t} can't have the tasks of iteration {synthesis.tasks_of}"
+    if synthesis.topics and synthesis.examples > (kinds := len(forms.guide(synthesis.topics.file).kinds)):
+        yield ("synthesis", "topics"), f"synthesis.examples is {synthesis.examples}, and the guide has {kinds} kinds"
     if synthesis.generated > synthesis.examples:
         yield ("synthesis", "generated"), f"{synthesis.generated} is more than synthesis.examples, {synthesis.examples}"
-    if response.prompt == "instances" and synthesis.inputs:
+
+
+def _response(recipe: Recipe) -> Conflicts:
+    response = recipe.response
+    if response.prompt in forms.WORDS or prompts.find(response.prompt).is_file():
+        forms.form(response.prompt)  # for what it raises
+    else:
+        words = ", ".join(forms.WORDS)
+        wrong = (
+            f"{response.prompt!r} is none of {words}, a prompt file of isheep (such as principles) or of yours (.yaml)"
+        )
+        yield ("response", "prompt"), wrong
+    if response.prompt == "instances" and recipe.synthesis.inputs:
         why = "instances writes the inputs, and synthesis does too: set synthesis.inputs: false"
         yield ("response", "prompt"), why
     if response.prompt != "instances" and response.examples:
@@ -75,13 +105,14 @@ def _score(recipe: Recipe, score: Score, path: KeyPath) -> Conflicts:
         yield (*path, "above"), f"no score is above {score.above:g}: scores are 1 to 10"
 
 
-def _training(recipe: Recipe) -> Conflicts:
+def _training(recipe: Recipe, t: int) -> Conflicts:
     training, tasks = recipe.training, recipe.synthesis.tasks
     if training.rows and training.at_most and training.rows > training.at_most:
         yield ("training", "rows"), f"{training.rows} is more than training.at_most, {training.at_most}"
     kept = min([tasks, *(most for most in map(_most, recipe.filters) if most is not None)])
-    if kept < (training.rows or 2):
-        wrong = f"{training.rows or 'two'} rows are more than the first iteration can have: {tasks} tasks"
+    more = t > 1 and (training.data == "all" or recipe.synthesis.tasks_of)  # than this iteration's own tasks
+    if not more and kept < (training.rows or 2):
+        wrong = f"{training.rows or 'two'} rows are more than iteration {t} can have: {tasks} tasks"
         yield ("training", "rows"), f"{wrong}, of which the filters keep {kept} at most" if kept < tasks else wrong
     if training.keep == "best" and not training.held_out:
         yield ("training", "keep"), "best is found on held-out rows, and training.held_out is 0: set keep to last"

@@ -37,13 +37,15 @@ def drops(
     known: Known = NOTHING,
     seed: int = 0,
 ) -> list[Drop]:
-    """One Drop for each pair that is left out, in the pairs' order: by the rules, then by the filters in their order.
+    """One Drop for each pair that is left out, in the pairs' order: because it has no answer that can be read, by the
+    rules, then by the filters in their order.
 
     A filter sees only the pairs that those before it left. `special` are the tokenizer's special tokens. A pair that no
     judge rated (no AssessedPair) passes no score filter. Draws depend on `seed`, the filter's place and the pair's id.
     """
     tokens = re.compile("|".join([*map(re.escape, sorted(special)), SPECIAL]))
     found = {row: Drop(row=row, by="rules", why=why) for row, why in _by_rules(pairs, rules, tokens)}
+    found |= {pair.id: Drop(row=pair.id, by="answer", why=silent(pair)) for pair in pairs if pair.unanswered}
     for place, one in enumerate(filters):
         left = [pair for pair in pairs if pair.id not in found]
         reasons = _reasons(one, left, known, seed_of(seed, "filters", place))
@@ -159,6 +161,11 @@ def unsafe(pair: Pair, tokens: re.Pattern[str]) -> str | None:
         if found := tokens.search(text):
             return f"{name} holds {found[0]}"
     return None
+
+
+def silent(pair: Pair) -> str:
+    """What is wrong with a pair in which no answer could be read."""
+    return "no answer after the thoughts" + " (cut off)" * (pair.finish == "length")
 
 
 def broken(pair: Pair) -> str | None:

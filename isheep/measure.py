@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from isheep.batching import chunks
 from isheep.chat import Chat
 from isheep.engines import Engine, TokenLogprobs
+from isheep.prompts.forms import form
 from isheep.recipe import Density, Filter, Perplexity, Response
 from isheep.records import Measure, Pair, Vector
-from isheep.respond import render
+from isheep.respond import before
 from isheep.run import Batches
 
 SIZE = 64  # pairs in a batch
@@ -35,15 +36,15 @@ def perplexities(engine: Engine, pairs: Sequence[Pair], chat: Chat, settings: Re
     """The perplexities that are still owed, in batches of `SIZE`: exp of the mean negative log-probability of a token.
 
     Of the output: its tokens after the prompt that it answered (the chat turn, or the plain prompt and a space; the
-    chat turn for an instance too, whose output answered no prompt), without the token that ended it. Of the pair: all
-    tokens of `whole`, the first one after the tokenizer's beginning of sequence, or its end of text where it has none.
-    None where there is no token.
+    chat turn for an instance too, whose output answered no prompt) and the model's own thoughts, without the token
+    that ended it. Of the pair: all tokens of `whole`, the first one after the tokenizer's beginning of sequence, or its
+    end of text where it has none. None where there is no token.
     """
 
     def batches(done: list[Measure]) -> Iterator[list[Measure]]:
         for batch in chunks(pairs[len(done) :], SIZE):
-            asked = [render(pair, chat, settings) for pair in batch]
-            space = " " if settings.prompt == "plain" else ""
+            asked = [before(pair, chat, settings) for pair in batch]
+            space = "" if form(settings.prompt).chat else " "
             outputs = engine.logprobs(asked, [space + pair.output if pair.output else "" for pair in batch])
             texts = engine.logprobs([""] * len(batch), [whole(pair) for pair in batch])
             yield [

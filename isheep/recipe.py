@@ -1,11 +1,14 @@
 """The recipe: what a run does, as one typed object. recipe_files.py reads it from YAML."""
 
 import difflib
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from isheep import prompts
 from isheep.engines import Sampling
 
 Count = Annotated[int, Field(ge=1)]
@@ -24,6 +27,14 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class Topics(Section):
+    """Topic-guided red-teaming beside prompts of seed tasks (Dromedary, Sun et al. 2023; isheep/topics.py)."""
+
+    file: str = "dromedary/topics"  # kinds of questions, their first topics and worked instructions
+    share: Annotated[float, Field(gt=0, le=1)] = 0.25  # of the prompts
+    rounds: Count = 4  # prompts for new topics, for each kind
+
+
 class Synthesis(Section):
     """How new instructions are written (Algorithm 1, line 3)."""
 
@@ -38,17 +49,21 @@ class Synthesis(Section):
     size: Count = 16  # prompts in a batch, all with the same examples
     budget: Count | None = None  # prompts at most; null: synthesize.PROMPTS_PER_TASK a task
     chat: bool = False  # the prompt as a chat turn, or as plain text
+    topics: Topics | None = None  # null: every prompt shows seed tasks
+    tasks_of: Count | None = None  # an earlier iteration's tasks again; null: new ones
     sampling: Sampling = Sampling()
 
 
 class Response(Section):
     """How instructions are answered (Algorithm 1, line 4).
 
-    `prompt: instances` is Self-Instruct's own way (Wang et al. 2023, Section 2.2; instances.py): the model says of each
+    `prompt` is the instruction as a chat turn ("chat") or as plain text ("plain"), or a file of prompts/ or a path: an
+    answer under principles, with thoughts before it, or one that is asked for in other words (forms.form). Or it is
+    "instances", Self-Instruct's own way (Wang et al. 2023, Section 2.2; instances.py): the model says of each
     instruction whether it is classification, and writes an input with the output, the output first where it is.
     """
 
-    prompt: Literal["chat", "plain", "instances"] = "chat"
+    prompt: str = "chat"
     examples: Annotated[int, Field(ge=2)] | None = None  # seed tasks in a prompt of `instances`; null: EXAMPLES
     size: Count = 64
     sampling: Sampling = Sampling()
@@ -270,8 +285,14 @@ class Machine(Section):
     judging: Judging = Judging()
 
 
+WITHIN = ("synthesis", "response", "assessment", "filters", "training")  # what one iteration may do otherwise
+
+
 class Recipe(Section):
-    """One experiment: Algorithm 1 and its settings."""
+    """One experiment: Algorithm 1 and its settings.
+
+    `iteration` maps t to what iteration t alone does otherwise: the keys of WITHIN, as in a file that is `like` this.
+    """
 
     model: str  # M^base: "lamb", a folder, or a name on the Hub
     chat: Literal["qwen", "llama3", "tokenizer"] = "tokenizer"  # Appendix E's two, or the tokenizer's own
@@ -284,6 +305,7 @@ class Recipe(Section):
     assessment: Assessment | None = Assessment()
     filters: tuple[Filter, ...] = (Score(kind="score", at_least=8),)
     training: Training = Training()
+    iteration: dict[Count, dict[str, Any]] = {}
     stop: Stop | None = None
     evaluation: tuple[Annotated[Benchmark, BeforeValidator(_named)], ...] = ()
     machine: Machine = Machine()
@@ -292,3 +314,31 @@ class Recipe(Section):
     def seeds(self) -> Path:
         """The file of seed tasks."""
         return PACKAGED_SEEDS.get(self.seed_tasks, Path(self.seed_tasks))
+
+    def at(self, t: int) -> "Recipe":
+        """The recipe as iteration t has it."""
+        if t not in self.iteration:
+            return self
+        data = laid_over(self.model_dump(mode="json", exclude={"iteration"}), self.iteration[t])
+        return Recipe.model_validate_json(json.dumps(data), strict=True)
+
+    @property
+    def variants(self) -> list["Recipe"]:
+        """The recipe, and what it is in each iteration that does something otherwise."""
+        return [self, *(self.at(t) for t in self.iteration)]
+
+    def own_prompts(self, sections: Iterable[str] = WITHIN) -> list[str]:
+        """The prompt files of the user's own that some sections name."""
+        named = {
+            "synthesis": self.synthesis.topics and self.synthesis.topics.file,
+            "response": self.response.prompt,
+            "assessment": self.assessment and self.assessment.prompt,
+        }
+        return [name for section in sections if (name := named.get(section)) and prompts.own(name)]
+
+
+def laid_over(old: Any, new: Any) -> Any:
+    """`new` over `old`: mappings key by key, everything else whole."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return {**old, **{key: laid_over(old.get(key), value) for key, value in new.items()}}

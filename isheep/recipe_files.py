@@ -4,7 +4,7 @@ import difflib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from isheep.conflicts import conflicts
 from isheep.errors import UserError
-from isheep.recipe import KeyPath, Recipe
+from isheep.recipe import KeyPath, Recipe, laid_over
 
 # The keys of a sweep that a recipe does not have, and what they are.
 SWEEP = {"settings": "names to what differs, or a list of recipe files", "grid": "keys to lists of values"}
@@ -24,7 +24,10 @@ FOLDERS = (HERE / "recipes", HERE.parent / "recipes")  # in an installed package
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 5e-5 as text; this loader reads it as the number that everybody means."""
+    """YAML 1.1 reads 5e-5 as text; this loader reads it as the number that everybody means. Keys are always texts."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
 
 
 _Loader.add_implicit_resolver(
@@ -69,13 +72,6 @@ def _places(node: yaml.Node | None, name: str, path: KeyPath = ()) -> Iterator[t
             yield from _places(value, name, (*path, index))
 
 
-def _merge(old: Any, new: Any) -> Any:
-    """`new` over `old`: mappings key by key, everything else whole."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return new
-    return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
-
-
 def _read(path: Path, above: tuple[Path, ...] = ()) -> Source:
     """A recipe file, on top of the file that its `like` names. `above` are those that led here, by their `like`."""
     try:
@@ -92,7 +88,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> Source:
     if other.resolve() in above:
         raise UserError(f"{places[('like',)]}: like leads round in a circle: name a recipe that is not like this one")
     below = _read(other, above)
-    return Source(_merge(below.data, data), {**below.places, **places})
+    return Source(laid_over(below.data, data), {**below.places, **places})
 
 
 def _put(inside: Any, path: KeyPath, value: Any) -> Any:
@@ -120,6 +116,8 @@ def _override(source: Source, word: str) -> Source:
 def _set(source: Source, key: str, value: Any, place: str) -> Source:
     """`source` with a value at "key.sub"; a number in it is a place in a list. `place` is where that is asked for."""
     path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+    if path[0] == "iteration":  # whose numbers are keys
+        path = (path[0], *map(str, path[1:2]), *path[2:])
     try:
         data = _put(source.data, path, value)
     except KeyError as error:
@@ -187,11 +185,27 @@ def _check(source: Source) -> Recipe:
 
 
 def _agreed(source: Source) -> Recipe:
-    """`_check`, and its keys agree with each other and with the prompt file that it names."""
+    """`_check`, of iterations that do something otherwise too, and keys agree with each other and with prompt files."""
     recipe = _check(source)
-    for place, wrong in conflicts(recipe):
-        raise UserError(f"{_at(source.places, place)}: {'.'.join(map(str, place))}: {wrong}")
+    first = next(t for t in itertools.count(1) if t not in recipe.iteration)  # that does nothing otherwise
+    sources = {first: source} | {t: _iteration(source, t) for t in recipe.iteration}
+    for t, one in {t: _check(one) for t, one in sources.items()}.items():
+        for place, wrong in conflicts(one, t):
+            raise UserError(f"{_at(sources[t].places, place)}: {'.'.join(map(str, place))}: {wrong}")
     return recipe
+
+
+def _iteration(source: Source, t: int) -> Source:
+    """What a recipe is in iteration t."""
+    rest = {key: value for key, value in source.data.items() if key != "iteration"}
+    name, changes = next((name, value) for name, value in source.data["iteration"].items() if float(name) == t)
+    return _changed(Source(rest, source.places), ("iteration", name), changes)
+
+
+def _changed(source: Source, above: KeyPath, changes: dict[str, Any]) -> Source:
+    """`source` with what stands at `above` laid over it."""
+    places = {path[2:]: place for path, place in source.places.items() if (*map(str, path[:2]),) == above and path[2:]}
+    return Source(laid_over(source.data, changes), {**source.places, **places})
 
 
 def names() -> list[str]:
@@ -267,14 +281,13 @@ def _settings(source: Source, settings: dict[str, Any] | list[Any], path: Path) 
                 raise UserError(f"{path}: {file} is a sweep itself: list the recipes that it is made of")
             if file.stem in found:
                 raise UserError(f"{path}: two settings are named {file.stem!r}")
-            found[file.stem] = Source(_merge(below.data, source.data), below.places | source.places)
+            found[file.stem] = Source(laid_over(below.data, source.data), below.places | source.places)
         return found
     for name, changes in settings.items():
-        above: KeyPath = ("settings", str(name))
-        places = {path[2:]: place for path, place in source.places.items() if path[:2] == above and path != above}
+        above: KeyPath = ("settings", name)
         if not isinstance(changes, dict):
             raise UserError(f"{source.places[above]}: setting {name!r} must be a mapping of keys to values")
-        found[str(name)] = Source(_merge(source.data, changes), {**source.places, **places})
+        found[name] = _changed(source, above, changes)
     return found or {"": source}
 
 

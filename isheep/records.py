@@ -41,12 +41,22 @@ class Answer(Record):
 
 
 class Pair(Task):
-    """A task and the model's answer. `finish` is "stop" (it ended by itself) or "length" (it was cut off)."""
+    """A task and the model's answer. `finish` is "stop" (it ended by itself) or "length" (it was cut off).
+
+    `thoughts` is what it wrote before its answer where it was asked to, else None. Where no answer can be read after
+    them, an outcome of its own, they are all that it wrote and the output is empty.
+    """
 
     output: str
     finish: str
     tokens: int
     seed: int
+    thoughts: str | None = None
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether no answer could be read in what the model wrote."""
+        return self.thoughts is not None and not self.output
 
 
 class Grade(Record):

@@ -5,17 +5,38 @@ from collections.abc import Iterator, Sequence
 from isheep import prompts
 from isheep.batching import seed_of
 from isheep.chat import Chat
+from isheep.checkpoint import context
 from isheep.engines import Engine
-from isheep.recipe import Response
+from isheep.errors import UserError
+from isheep.prompts.forms import WORDS, form
+from isheep.recipe import Recipe, Response
 from isheep.records import Pair, Task
 from isheep.run import Batches
 
 
 def render(task: Task, chat: Chat, settings: Response) -> str:
-    """The text that the model continues with its answer."""
-    if settings.prompt == "plain":
-        return prompts.fill(prompts.load("response")["plain"], instruction=task.content)
-    return chat.prompt(task.content)
+    """The text that the model continues with its answer, or with its thoughts and then its answer."""
+    asked = form(settings.prompt)
+    text = prompts.fill(asked.template, instruction=task.content)
+    return chat.prompt(text) if asked.chat else text
+
+
+def before(pair: Pair, chat: Chat, settings: Response) -> str:
+    """The text that a pair's output follows: what the model continued, and its thoughts where it wrote any."""
+    thoughts = None if pair.unanswered else pair.thoughts
+    said = "" if thoughts is None else f" {thoughts}{form(settings.prompt).answer}"
+    return render(pair, chat, settings) + said
+
+
+def check_room(recipe: Recipe, chat: Chat) -> None:
+    """Raises UserError where a response prompt without any instruction fills all that the recipe's model can read."""
+    for settings in (one.response for one in recipe.variants if one.response.prompt not in WORDS):
+        text, room = render(Task(id="", instruction=""), chat, settings), context(recipe.model)
+        if (asked := len(chat.tokenizer(text).input_ids)) >= room:
+            raise UserError(
+                f"response.prompt {settings.prompt!r} has {asked} tokens without an instruction, and {recipe.model!r}"
+                f" reads {room}: take a shorter one, such as principles, or a model with a longer context"
+            )
 
 
 def respond(
@@ -24,9 +45,11 @@ def respond(
     """The pairs that are still owed, in batches of `settings.size`; each batch is seeded by its place.
 
     A pair keeps its task's id. Its output is the answer without white space around it; it ends at the template's end
-    token (a tuned model writes it after a plain prompt too), or at one of `settings.sampling.stop`.
+    token (a tuned model writes it after a plain prompt too), at what opens the next turn of a prompt in turns, or at
+    one of `settings.sampling.stop`.
     """
-    sampling = settings.sampling.model_copy(update={"stop": (chat.end, *settings.sampling.stop)})
+    asked = form(settings.prompt)
+    sampling = settings.sampling.model_copy(update={"stop": (chat.end, *asked.stop, *settings.sampling.stop)})
 
     def batches(done: list[Pair]) -> Iterator[list[Pair]]:
         for start in range(len(done), len(tasks), settings.size):
@@ -36,12 +59,14 @@ def respond(
             yield [
                 Pair(
                     **task.model_dump(),
-                    output=answer.text.strip(),
+                    output=output,
                     finish=answer.finish,
                     tokens=answer.tokens,
                     seed=place,
+                    thoughts=thoughts,
                 )
                 for task, answer in zip(batch, answers, strict=True)
+                for thoughts, output in [asked.read(answer.text)]
             ]
 
     return batches

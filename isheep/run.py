@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from pydantic import ValidationError
 
 from isheep import prompts, recipe_files
@@ -174,7 +175,7 @@ def writing(path: Path, recipe: Recipe) -> Iterator[Folder]:
         check(path, recipe)  # another process may have begun a run between
         _keep(path / "recipe.yaml", recipe_files.dump(recipe))
         if own := _own_prompts(recipe):
-            _keep(path / "prompts.yaml", own.read_text(encoding="utf-8"))
+            _keep(path / "prompts.yaml", yaml.safe_dump(own, allow_unicode=True))
         if not folder.has("seeds.jsonl"):
             seeds = load_seeds(recipe.seeds)
             write_text(path / "seeds.jsonl", "".join(seed.model_dump_json() + "\n" for seed in seeds))
@@ -187,16 +188,17 @@ def check(path: Path, recipe: Recipe) -> None:
     """Raises UserError where a run of this recipe can't begin, or go on, in the folder `path`. Writes nothing.
 
     That is where the folder holds another recipe's run (the keys that differ are named; `machine` may differ and
-    `iterations` may grow) or other rating prompts or something else, and where the seed tasks can't be read or are too
+    `iterations` may grow) or other prompts or something else, and where the seed tasks can't be read or are too
     few.
     """
     _refuse_foreign(path)
     if not (path / "seeds.jsonl").exists():
-        load_seeds(recipe.seeds, recipe.synthesis.examples, recipe.response.shown)
+        examples = max(one.synthesis.examples for one in recipe.variants)
+        load_seeds(recipe.seeds, examples, max(one.response.shown for one in recipe.variants))
     if (path / "recipe.yaml").exists():
         _agree(path / "recipe.yaml", recipe)
-    if (own := _own_prompts(recipe)) and (path / "prompts.yaml").exists():
-        _agree_prompts(path / "prompts.yaml", own)
+    if (path / "prompts.yaml").exists():
+        _agree_prompts(path, recipe)
 
 
 @contextlib.contextmanager
@@ -251,18 +253,28 @@ def _agree(path: Path, recipe: Recipe) -> None:
         )
 
 
-def _own_prompts(recipe: Recipe) -> Path | None:
-    """A file of rating prompts of the user's own: it is kept with the run, which goes on with the same ones only."""
-    path = prompts.find(recipe.assessment.prompt) if recipe.assessment else None
-    return path if path and path.parent != prompts.FOLDER else None
+def _own_prompts(recipe: Recipe) -> dict[str, str]:
+    """The prompt files of the user's own, by their names in the recipe: they are kept with the run, which goes on with
+    the same ones only."""
+    names = [name for one in recipe.variants for name in one.own_prompts()]
+    return {name: prompts.find(name).read_text(encoding="utf-8") for name in names}
 
 
-def _agree_prompts(kept: Path, given: Path) -> None:
-    if kept.read_text(encoding="utf-8") != given.read_text(encoding="utf-8"):
-        raise UserError(
-            f"prompt file {given} is not what run folder {kept.parent} was made with ({kept}); "
-            "put it back, or give another --out"
-        )
+def _agree_prompts(path: Path, recipe: Recipe) -> None:
+    kept = kept_prompts(path)
+    for name, text in _own_prompts(recipe).items():
+        if kept.get(name) != text:
+            raise UserError(
+                f"prompt file {name} is not what run folder {path} was made with (prompts.yaml in it); "
+                "put it back, or give another --out"
+            )
+
+
+def kept_prompts(run: Path) -> dict[str, str]:
+    """The texts of the prompt files of the user's own that a run was begun with, by their names in the recipe."""
+    path = run / "prompts.yaml"
+    found: dict[str, str] = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
 
 
 def _keep(path: Path, text: str) -> None:

@@ -52,7 +52,7 @@ def show(
     run has no such iteration, page, rating or threshold.
     """
     recipe, run = reading(path)
-    folder = home(run, iteration)
+    recipe, folder = recipe.at(iteration), home(run, iteration)
     if iteration < 1 or not (folder.has("pairs.jsonl") or dropped and folder.has("rejected.jsonl")):
         raise UserError(f"{path} has no answers of iteration {iteration} yet: see isheep status {path}")
     pairs: Sequence[Pair] = _rows(folder, "assessed.jsonl", AssessedPair) or _rows(folder, "pairs.jsonl", Pair)
@@ -103,7 +103,8 @@ def _band(pair: Pair, criterion: str, threshold: Score) -> Band | None:
 def pair_card(row: Pair, fate: Text) -> Text:
     """An example with its ratings, and with what the judge wrote."""
     cut = " (cut off)" if row.finish == "length" else ""
-    fields = {"instruction": row.instruction, "input": row.input, f"output{cut}": row.output or "(empty)"}
+    fields = {"instruction": row.instruction, "input": row.input, "thoughts": row.thoughts or ""}
+    fields[f"output{cut}"] = "(no answer)" if row.unanswered else row.output or "(empty)"
     if isinstance(row, AssessedPair):
         for criterion, grade in row.grades.items():
             score = "unreadable" if grade.score is None else f"{grade.score:g}"

@@ -20,6 +20,7 @@ from isheep.run import Folder, events, reading
 from isheep.summary import table
 
 STAGES = {
+    "topics.jsonl": "instructions",
     "replies.jsonl": "instructions",
     "kinds.jsonl": "answers",
     "instances.jsonl": "answers",

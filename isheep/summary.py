@@ -23,6 +23,16 @@ class Counts(NamedTuple):
     kept: int | None  # D^t
     unreadable: int | None  # pairs with a rating that can't be read
     trained: int | None  # rows that M^t learned from, held out ones not counted
+    unanswered: int | None = None  # pairs in which no answer could be read, where thoughts stand before it
+
+
+ROWS = {
+    "written": "pairs written",
+    "unanswered": "no answer readable",
+    "kept": "kept",
+    "unreadable": "a rating unreadable",
+    "trained": "rows trained on",
+}
 
 
 def counts(run: Folder, t: int) -> Counts:
@@ -36,6 +46,7 @@ def counts(run: Folder, t: int) -> Counts:
         kept=None if pairs is None or drops is None else len(pairs) - len(drops),
         unreadable=None if graded is None else sum(map(unreadable, graded)),
         trained=_json(folder, "adapter/training.json").get("rows", {}).get("trained"),
+        unanswered=sum(pair.unanswered for pair in pairs) if pairs and pairs[0].thoughts is not None else None,
     )
 
 
@@ -88,10 +99,9 @@ def table(recipe: Recipe, run: Folder) -> Table:
         for name, label in zip(Told._fields, ("classification", "kind unreadable", "no instance"), strict=True):
             shown.add_row(label, *(_count(row, name) for row in of_tasks))
     by_model = [counts(run, t) for t in models]
-    for name, label in zip(
-        Counts._fields, ("pairs written", "kept", "a rating unreadable", "rows trained on"), strict=True
-    ):
-        shown.add_row(label, *(_count(row, name) for row in by_model))
+    for name, label in ROWS.items():
+        if name != "unanswered" or any(row.unanswered is not None for row in by_model):
+            shown.add_row(label, *(_count(row, name) for row in by_model))
     names = [one.name for one in recipe.evaluation]
     if "lamb" in names:
         shown.add_section()

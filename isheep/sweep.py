@@ -23,7 +23,8 @@ from isheep.filters import kept
 from isheep.progress import console
 from isheep.recipe import Recipe
 from isheep.records import Drop, Pair
-from isheep.run import Folder, check, reading, writing
+from isheep.respond import check_room
+from isheep.run import Folder, check, kept_prompts, reading, writing
 
 COMMON = {"model", "chat", "seed", "machine"}
 MODEL = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")  # what makes M^t of the base
@@ -31,6 +32,7 @@ MODEL = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")  # 
 # What is shared, by the file's name or folder: files of its iteration that it is made from, and keys of the recipe.
 # The seed tasks, the model at work and COMMON go into all of them; `ingredients` adds what is not a file or a key.
 MADE_FROM: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "topics.jsonl": ((), ("synthesis",)),
     "replies.jsonl": ((), ("language", "synthesis")),
     "kinds.jsonl": (("tasks.jsonl",), ("response",)),
     "instances.jsonl": (("tasks.jsonl", "kinds.jsonl"), ("response",)),
@@ -70,8 +72,10 @@ def ready(recipe: Recipe, out: Path) -> None:
     check(out, recipe)
     check_device(recipe.machine.device)
     chat = load_chat(recipe.chat, recipe.model)
-    if recipe.assessment:
-        assess.check(recipe.assessment, chat)
+    check_room(recipe, chat)
+    for one in recipe.variants:
+        if one.assessment:
+            assess.check(one.assessment, chat)
 
 
 def sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:
@@ -123,11 +127,11 @@ def ingredients(recipe: Recipe, run: Path, label: str) -> str | None:
     if kind not in MADE_FROM:
         return None
     files, keys = MADE_FROM[kind]
-    values: dict[str, Any] = recipe.model_dump(mode="json", include={*COMMON, *keys})
-    sources = [run / "seeds.jsonl", *(run / home / file for file in files)]
-    if kind == "assessed.jsonl" and (run / "prompts.yaml").exists():
-        sources.append(run / "prompts.yaml")  # rating prompts of the user's own
     t = 0 if home == "base" else int(home.removeprefix("iter-"))
+    recipe, prompts = recipe.at(t), kept_prompts(run)
+    values: dict[str, Any] = recipe.model_dump(mode="json", include={*COMMON, *keys})
+    values["prompts"] = [prompts.get(name) for name in recipe.own_prompts(keys)]
+    sources = [run / "seeds.jsonl", *(run / home / file for file in files)]
     model = t if kind in ("eval", "validation") else t - 1
     if kind == "adapter":
         model = model if values["training"].pop("start") == "last" else 0

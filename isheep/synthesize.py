@@ -20,6 +20,7 @@ from isheep.novelty import Language, Pool, words
 from isheep.recipe import Synthesis
 from isheep.records import Rejected, Reply, Task
 from isheep.seeds import Seed
+from isheep.topics import Topics
 
 PROMPTS_PER_TASK = 5  # the budget where a recipe gives none: this many prompts for each task asked for
 
@@ -128,7 +129,7 @@ def _unsafe(text: str) -> str | None:
 
 
 def read_tasks(
-    replies: Sequence[Reply], seeds: Sequence[Seed], settings: Synthesis, language: Language, iteration: int
+    replies: Sequence[Reply], seeds: Sequence[Task], settings: Synthesis, language: Language, iteration: int
 ) -> tuple[list[Task], list[Rejected]]:
     """The first `settings.tasks` tasks in the replies, in their order, and what was rejected on the way there.
 
@@ -143,7 +144,7 @@ def read_tasks(
 class _Reader:
     """The tasks read so far, for one iteration. Replies after the last task that is needed are not read."""
 
-    def __init__(self, seeds: Sequence[Seed], settings: Synthesis, language: Language, iteration: int) -> None:
+    def __init__(self, seeds: Sequence[Task], settings: Synthesis, language: Language, iteration: int) -> None:
         self.settings, self.language, self.iteration = settings, language, iteration
         self.tasks: list[Task] = []
         self.rejected: list[Rejected] = []
@@ -218,27 +219,32 @@ def replies(
     language: Language,
     iteration: int,
     seed: int,
+    topics: Topics | None = None,
 ) -> Callable[[list[Reply]], Iterator[list[Reply]]]:
     """What still has to be asked, given the replies that are there: batches of `settings.size`, until enough tasks
     are in them or the budget (`budget_of`) is used.
 
-    Every prompt of a batch shows the same examples, so that an engine computes them once; the batch's place seeds the
+    The prompts of a batch show the same examples, so that an engine computes them once; the batch's place seeds the
     choice of examples and the engine's noise, and generated ones come from the batches before it, so that an
     interrupted run asks the same. The prompt is plain text, or a chat turn (`settings.chat`); a reply ends at the
-    template's end token. Raises UserError where the whole budget held no task.
+    template's end token. Where there are `topics`, the last prompts of a batch show their worked instructions in place
+    of seed tasks, then a kind and a topic (Topics.prompts). Raises UserError where the whole budget held no task.
     """
     sampling = settings.sampling.model_copy(update={"stop": (chat.end, *settings.sampling.stop)})
 
     def batches(done: list[Reply]) -> Iterator[list[Reply]]:
-        reader = _Reader(seeds, settings, language, iteration)
+        reader = _Reader([*seeds, *(topics.guide.tasks if topics else ())], settings, language, iteration)
         reader.read(done)
         asked, budget = len(done), budget_of(settings)
         while asked < budget and not reader.full:
             b = asked // settings.size
             place = seed_of(seed, iteration, "synthesis", b)
+            number = min(settings.size, budget - asked)
+            guided = topics.prompts(asked, asked + number, place) if topics else []
             text = render(shown(seeds, reader.tasks, settings, place), settings.inputs)
-            prompt = chat.prompt(text) if settings.chat else text
-            written = engine.generate([prompt] * min(settings.size, budget - asked), sampling, place)
+            texts = [text] * (number - len(guided)) + guided
+            texts = [chat.prompt(text) for text in texts] if settings.chat else texts
+            written = engine.generate(texts, sampling, place)
             batch = [
                 Reply(id=f"t{iteration}-b{b:04d}-{i:02d}", text=c.text, finish=c.finish, tokens=c.tokens)
                 for i, c in enumerate(written)

@@ -34,12 +34,15 @@ def take(path: Path, form: str | None, iteration: int | None, out: Path | None) 
     if form is None:
         return str(checkpoint(recipe, run, iteration, out))
     t = chosen(recipe, run) if iteration is None else iteration
-    first = 1 if recipe.training.data == "all" else t
+    first = t
+    while first > 1 and recipe.at(first).training.data == "all":
+        first -= 1
     rows = [pair for s in range(first, t + 1) for pair in data(run, s)]
     if form == Form.llamafactory:
         start = Model(recipe.model, home(run, t - 1).path / "adapter" if t > 1 else None)
         out = out or path / "export" / f"iter-{t}.llamafactory"
-        export.llamafactory(recipe, start if recipe.training.start == "last" else Model(recipe.model), rows, out)
+        now = recipe.at(t)
+        export.llamafactory(now, start if now.training.start == "last" else Model(recipe.model), rows, out)
     else:
         out = out or path / "export" / f"iter-{t}.{form}.json"
         export.write(rows, form, out)

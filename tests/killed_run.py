@@ -1,7 +1,6 @@
 """Not a test: `isheep run` on a fake engine and trainer, which kills its own process at a given moment.
 
-python killed_run.py OUT N [own]: the N-th call of the engine, training step, fsync or rename is not reached (0: all
-are). `own` is Self-Instruct's own pipeline: generated examples, kinds and instances in the place of answers.
+python killed_run.py OUT N RECIPE: the N-th call of the engine, training step, fsync or rename is not reached; 0: all.
 A run that ends writes the number of its moments into OUT.moments.
 """
 
@@ -17,15 +16,17 @@ from typing import Any, NamedTuple
 import isheep.algorithm
 import isheep.chat
 import isheep.evaluate
+import isheep.respond
 from isheep.cli import main
 from isheep.engines import transformers
 from isheep.engines.fake import Fake
 from isheep.records import Model, Pair
 from isheep.trainers import peft
 
-OUT, KILL_AT, OWN = Path(sys.argv[1]), int(sys.argv[2]), "own" in sys.argv[3:]
+OUT, KILL_AT, NAME = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 moments = itertools.count(1)
-RECIPE = """
+RECIPES = {
+    "isheep": """
 model: fake
 iterations: 2
 synthesis:  {tasks: 20, size: 4, novelty: null}
@@ -33,9 +34,18 @@ response:   {size: 8}
 assessment: {size: 8, judge: base}
 filters:    [{kind: score, at_least: 8}, {kind: perplexity}, {kind: density, clusters: 19}]
 training:   {epochs: 1}
-"""
-if OWN:
-    RECIPE = """
+""",
+    "dromedary": """
+model: fake
+iterations: 2
+synthesis:  {tasks: 20, size: 4, novelty: null, topics: {share: 0.5, rounds: 2}}
+response:   {size: 8, prompt: dromedary/principles}
+assessment: null
+filters:    [{kind: perplexity}]
+training:   {epochs: 1}
+iteration:  {2: {synthesis: {tasks_of: 1}, response: {prompt: dromedary/verbose}, training: {start: last}}}
+""",
+    "self-instruct": """
 model: fake
 iterations: 2
 synthesis:  {tasks: 20, size: 4, novelty: null, generated: 2, inputs: false}
@@ -43,7 +53,8 @@ response:   {size: 8, prompt: instances, examples: 2}
 assessment: null
 filters:    []
 training:   {epochs: 1}
-"""
+""",
+}
 
 
 def killed(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,6 +86,10 @@ def write(prompt: str, seed: int) -> str:
         return f"The answer is {seed}.<|end|> And more."
     if "Please rate" in prompt:
         return f"{7 + seed % 4}||because" if seed % 9 else "good"
+    if prompt.endswith("Thoughts:"):
+        return f" Think of {seed}.\n" + f"Assistant: It is {seed}.\nUser: And?" * bool(seed % 5)
+    if prompt.endswith(";"):
+        return f" topic {seed % 7}; other {seed % 5}\nMore"
     return f" Tell me at length about {seed}\nInput: <noinput>\n###\n7. Instruction: Draw {seed}\nInput: <noinput>"
 
 
@@ -103,8 +118,9 @@ def load_chat(name: str, model: str) -> Chat:
 isheep.chat.load_chat = isheep.algorithm.load_chat = isheep.evaluate.load_chat = load_chat  # type: ignore[assignment]
 transformers.open_engine = open_engine  # type: ignore[assignment]
 peft.train = train  # type: ignore[assignment]
+isheep.respond.check_room = lambda recipe, chat: None  # type: ignore[assignment]
 os.fsync, Path.rename = killed(os.fsync), killed(Path.rename)  # type: ignore[method-assign]
-OUT.with_suffix(".yaml").write_text(RECIPE)
+OUT.with_suffix(".yaml").write_text(RECIPES[NAME])
 try:
     main(["run", str(OUT.with_suffix(".yaml")), "--out", str(OUT)])
 finally:

@@ -17,7 +17,8 @@ FLOORS = [
     {"scores"},
     {"algorithm", "sweep", "evaluate", "summary", "export", "show", "status", "doctor", "talk", "take", "report"}
     | {"contamination", "judge_health", "health_tables", "annotate", "annotation"},
-    {"synthesize", "respond", "instances", "assess", "filters", "measure", "benchmarks", "doors", "health", "collapse"}
+    {"synthesize", "topics", "respond", "instances", "assess", "filters", "measure", "benchmarks", "doors"}
+    | {"health", "collapse"}
     | {"lamb.pretrain", "lamb.probe"},
     {"engines.transformers", "engines.decode", "engines.fake", "trainers"},
     {"run", "novelty", "overlap", "chat", "checkpoint", "seeds", "lamb", "recipe_files", "judges", "endpoint"},

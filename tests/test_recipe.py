@@ -73,16 +73,16 @@ WRONG = {
     "model: lamb\ntraining: {held_out: 0}": "line 2: training.keep: best is found on held-out rows, and training.held_",
     "model: lamb\ntraining: {rows: 4000}": "line 2: training.rows: 4000 is more than training.at_most, 3000",
     "model: lamb\nsynthesis: {tasks: 50}\ntraining: {rows: 60}": (
-        "line 3: training.rows: 60 rows are more than the first iteration can have: 50 tasks"
+        "line 3: training.rows: 60 rows are more than iteration 1 can have: 50 tasks"
     ),
     "model: lamb\nfilters: [{kind: density, clusters: 1}]": (
-        "training.rows: two rows are more than the first iteration can have: 10000 tasks, of which the filters keep 1"
+        "training.rows: two rows are more than iteration 1 can have: 10000 tasks, of which the filters keep 1"
     ),
-    "model: lamb\nsynthesis: {tasks: 1}": "training.rows: two rows are more than the first iteration can have: 1 tasks",
+    "model: lamb\nsynthesis: {tasks: 1}": "training.rows: two rows are more than iteration 1 can have: 1 tasks",
     "model: lamb\ntraining: {batch: 16}\nmachine: {rows: 3}": "line 3: machine.rows: 3 does not divide training.batch",
     "model: lamb\nassessment: null": "filters.0: a score filter needs an assessment, and this recipe has none",
     "model: lamb\nassessment:\n  prompt: icl": "criteria: prompt 'icl' has no criterion 'quality', only overall",
-    "model: lamb\nassessment: {prompt: simpel}": "prompt file 'simpel' not found: give one of combined, icl",
+    "model: lamb\nassessment: {prompt: simpel}": "prompt file 'simpel' not found: give one of combined, dromedary/",
     "model: lamb\nfilters:\n- kind: score\n  above: 8\n  criteria: [tone]": (
         "mine.yaml line 5: filters.0.criteria: 'tone' is not rated, only quality, following"
     ),
@@ -93,7 +93,15 @@ WRONG = {
         "line 2: response.prompt: instances writes the inputs, and synthesis does too: set synthesis.inputs: false"
     ),
     "model: lamb\nresponse: {examples: 4}": "response.examples: it is for prompt: instances, and prompt is chat",
-    "model: lamb\nresponse: {prompt: instance}": "response.prompt: input should be 'chat', 'plain' or 'instances'",
+    "model: lamb\nresponse: {prompt: instance}": (
+        "mine.yaml line 2: response.prompt: 'instance' is none of chat, plain, instances, a prompt file of isheep"
+    ),
+    "model: lamb\nresponse: {prompt: instances}\niteration: {1: {synthesis: {inputs: false}}}": (
+        "line 2: response.prompt: instances writes the inputs, and synthesis does too"
+    ),
+    "model: lamb\nsynthesis: {tasks: 50}\niteration:\n  3: {training: {rows: 60}}": (
+        "line 4: training.rows: 60 rows are more than iteration 3 can have: 50 tasks"
+    ),
     "model: lamb\nsynthesis: {sampling: {presence_penalty: 3}}": "presence_penalty: input should be less than or equal",
     "model: lamb\nassessment:\n  opening: ' <'": "line 3: assessment.opening: it is for read: expected, and this",
     "model: lamb\nfilters: [{kind: perplexity, at_most: 1}]": "filters.0.at_most: input should be greater than 1",
@@ -113,6 +121,33 @@ WRONG = {
     "model: lamb\nfilters: [{kind: random, as_many_as: {above: 7, criteria: [tone]}}]": (
         "filters.0.as_many_as.criteria: 'tone' is not rated, only quality, following"
     ),
+    "model: lamb\nresponse: {prompt: simple}": "simple.yaml asks for no answer: it needs chat with {instruction}",
+    "model: lamb\nsynthesis:\n  topics: {file: simple}": "simple.yaml is no guide to topics: ask_topics: ",
+    "model: lamb\nsynthesis:\n  examples: 21\n  topics: {}": (
+        "mine.yaml line 4: synthesis.topics: synthesis.examples is 21, and the guide has 20 kinds"
+    ),
+    "model: lamb\nsynthesis: {topics: {share: 0}}": "synthesis.topics.share: input should be greater than 0; found 0",
+    "model: lamb\nsynthesis: {tasks_of: 1}": "line 2: synthesis.tasks_of: iteration 1 can't have the tasks of",
+    "model: lamb\niteration:\n  2:\n    synthesis: {tasks_of: 2}": (
+        "mine.yaml line 4: synthesis.tasks_of: iteration 2 can't have the tasks of iteration 2"
+    ),
+    "model: lamb\niteration:\n  2:\n    respnse: {size: 8}": (
+        "mine.yaml line 4: unknown key 'respnse': did you mean 'response'?"
+    ),
+    "model: lamb\niteration:\n  2:\n    training:\n      epochs: two": (
+        "mine.yaml line 5: training.epochs: input should be a valid integer; found 'two'"
+    ),
+    "model: lamb\niteration:\n  2:\n    assessment: null": (
+        "mine.yaml: filters.0: a score filter needs an assessment, and this recipe has none"
+    ),
+    "model: lamb\niteration:\n  3: {}\n  4: {}": "mine.yaml line 4: iteration.4: this recipe has 3 iterations",
+    "model: lamb\niteration:\n  2: {seed: 3}": (
+        "mine.yaml line 3: iteration.2.seed: all iterations share it; one may differ in synthesis, response,"
+    ),
+    "model: lamb\niteration: {2: {iteration: {2: {}}}}": "line 2: iteration.2.iteration: all iterations share it",
+    "model: lamb\niteration: {two: {}}": "line 2: iteration.two.[key]: input should be a valid integer",
+    "model: lamb\niteration: {0: {}}": "line 2: iteration.0.[key]: input should be greater than or equal to 1",
+    "model: lamb\niteration: {2: 3}": "line 2: iteration.2: input should be an object; found 3",
     "model: lamb\nmodel: other": "mine.yaml line 2: key 'model' is given twice",
     "model: [": "mine.yaml line 1: not YAML",
     "model: {a: b\n": "not YAML",
@@ -153,6 +188,29 @@ def test_like_takes_what_it_does_not_say(tmp_path: Path) -> None:
         write(tmp_path, "like: base.yaml\ntraining: {epochs: 1}\nfilters: []\nassessment: null\n")
     )
     assert (recipe.seed, recipe.training.epochs, recipe.training.batch, recipe.filters) == (5, 1, 4, ())
+
+
+def test_one_iteration_may_do_something_otherwise(tmp_path: Path) -> None:
+    write(tmp_path, "model: lamb\nresponse: {size: 4}\niteration: {2: {response: {prompt: plain}}}\n", "base.yaml")
+    path = write(tmp_path, "like: base.yaml\niteration: {2: {training: {start: last}}, 3: {filters: []}}\n")
+    recipe = recipe_files.load(path, ["iteration.2.training.epochs=7"])
+    assert (recipe.response.prompt, recipe.training.start, recipe.training.epochs) == ("chat", "base", 2)
+    second, third = recipe.at(2), recipe.at(3)
+    assert second.response == recipe.response.model_copy(update={"prompt": "plain"})
+    assert (second.training.start, second.training.epochs, second.filters) == ("last", 7, recipe.filters)
+    assert third == recipe.model_copy(update={"filters": (), "iteration": {}}) and recipe.at(1) is recipe
+    assert recipe_files.load(write(tmp_path, recipe_files.dump(recipe), "saved.yaml")) == recipe
+    assert recipe_files.differences(recipe_files.load(path), recipe) == ["iteration.2.training.epochs: null -> 7"]
+
+
+def test_words_for_one_iteration_are_named_where_they_are_wrong(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: lamb\niteration: {2: {training: {start: last}}}\n")
+    with pytest.raises(UserError, match=r"'iteration\.2\.training\.epoch=7' on the command line: unknown key 'epoch'"):
+        recipe_files.load(path, ["iteration.2.training.epoch=7"])
+    with pytest.raises(
+        UserError, match=r"'iteration\.2\.synthesis\.tasks_of=2' on the .*: synthesis\.tasks_of: iteration 2"
+    ):
+        recipe_files.load(path, ["iteration.2.synthesis.tasks_of=2"])
 
 
 def test_like_what_is_like_another(tmp_path: Path) -> None:

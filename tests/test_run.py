@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from isheep.errors import UserError
 from isheep.recipe import Recipe
@@ -161,7 +162,7 @@ def test_rating_prompts_of_the_user_are_kept(tmp_path: Path, monkeypatch: pytest
     recipe = Recipe.model_validate({"model": "lamb", "assessment": {"prompt": str(mine), "criteria": ["quality"]}})
     for _ in range(2):
         with writing(tmp_path / "run", recipe) as run:
-            assert (run.path / "prompts.yaml").read_text() == mine.read_text()
+            assert yaml.safe_load((run.path / "prompts.yaml").read_text()) == {"mine.yaml": mine.read_text()}
     mine.write_text("quality: Praise {instruction} {output}\n")
     with pytest.raises(UserError, match=r"prompt file mine\.yaml is not what run folder"), writing(run.path, recipe):
         pass
@@ -190,11 +191,11 @@ def test_events_survive_a_torn_line(tmp_path: Path) -> None:
 # --- killed for real: a whole run on a fake engine and a fake trainer (killed_run.py), at the n-th thing that it does
 
 
-def start(out: Path, kill_at: int, *words: str) -> int:
-    """The exit status of one try, killed at its moment `kill_at` (0: never)."""
+def start(out: Path, kill_at: int, recipe: str = "isheep") -> int:
+    """The exit status of one try of a recipe of killed_run.py, killed at its moment `kill_at` (0: never)."""
     script = Path(__file__).parent / "killed_run.py"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, str(script), str(out), str(kill_at), *words]
+    command = [sys.executable, str(script), str(out), str(kill_at), recipe]
     return subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode
 
 
@@ -226,26 +227,26 @@ def test_killed_and_started_again_gives_the_same_files(undisturbed: Path, tmp_pa
 
 def test_self_instructs_own_pipeline_killed_and_started_again(tmp_path: Path) -> None:
     run, whole = tmp_path / "killed", tmp_path / "whole"
-    assert start(whole, 0, "own") == 0
+    assert start(whole, 0, "self-instruct") == 0
     rows = [json.loads(line) for line in (whole / "iter-2/kinds.jsonl").read_text().splitlines()]
     assert {row["classification"] for row in rows} == {True, False, None}
     assert {"instances.jsonl", "unanswered.jsonl", "pairs.jsonl"} <= {
         path.name for path in (whole / "iter-2").iterdir()
     }
     for place in (0.1, 0.25):  # of what is left: among the replies, among the instances
-        assert start(run, 1 + int(place * moments_of(whole)), "own") == -signal.SIGKILL
-    assert start(run, 0, "own") == 0
+        assert start(run, 1 + int(place * moments_of(whole)), "self-instruct") == -signal.SIGKILL
+    assert start(run, 0, "self-instruct") == 0
     assert tree(run) == tree(whole)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [(), ("own",)], ids=["i-sheep", "self-instruct"])
-def test_killed_at_every_moment(words: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", ["isheep", "self-instruct", "dromedary"])
+def test_killed_at_every_moment(recipe: str, tmp_path: Path) -> None:
     run, undisturbed = tmp_path / "killed", tmp_path / "whole"
-    assert start(undisturbed, 0, *words) == 0
+    assert start(undisturbed, 0, recipe) == 0
     for moment in range(1, moments_of(undisturbed) + 1):
-        assert start(run, moment, *words) == -signal.SIGKILL, moment
-        assert start(run, 0, *words) == 0, moment
+        assert start(run, moment, recipe) == -signal.SIGKILL, moment
+        assert start(run, 0, recipe) == 0, moment
         assert tree(run) == tree(undisturbed), moment
         shutil.rmtree(run)
 

@@ -305,7 +305,7 @@ def test_the_loop(world: World, tmp_path: Path) -> None:
     assert models == [Model("fake", adapter) for adapter in adapters]
     assert set(world.generated) == set(models[:2])  # M^T writes nothing
     assert world.trained == [6, 6]
-    assert summary.counts(folder, 2) == (6, 6, 0, 5)
+    assert summary.counts(folder, 2) == (6, 6, 0, 5, None)
 
 
 def test_a_finished_run_asks_for_nothing(world: World, tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_the_base_may_judge(world: World, tmp_path: Path) -> None:
 
 def test_without_assessment_everything_is_kept(world: World, tmp_path: Path) -> None:
     _, folder = run(recipe(assessment=None, filters=[]), tmp_path / "run")
-    assert summary.counts(folder, 1) == (6, 6, None, 5)
+    assert summary.counts(folder, 1) == (6, 6, None, 5, None)
     assert not folder.has("iter-1/assessed.jsonl")
 
 

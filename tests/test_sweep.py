@@ -47,6 +47,10 @@ def write(prompt: str, seed: int) -> str:
         return f" text {seed}" if seed % 7 else ""
     if prompt.endswith("<|answer|>"):
         return f"The answer is {seed}.<|end|>"
+    if prompt.endswith("Thoughts:"):
+        return f" Think of {seed}.\n" + f"Assistant: It is {seed}.\nUser: And?" * bool(seed % 8)
+    if prompt.endswith(";"):
+        return f" topic {seed}; other {seed}"
     if "###" not in prompt:
         return f" {min(9, 6 + seed % 8)}||because"
     return f" Tell me at length about {seed}\nInput: <noinput>\n###\n7. Instruction: Draw {seed}\nInput: <noinput>"
@@ -95,6 +99,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
         monkeypatch.setattr(module, "load_chat", lambda name, model: Chat())
         if module is not isheep.sweep:
             monkeypatch.setattr(module, "open_engine", lab.open_engine)
+    monkeypatch.setattr(isheep.sweep, "check_room", lambda recipe, chat: None)
     monkeypatch.setattr(isheep.algorithm, "train", lab.train)
     return lab
 
@@ -156,6 +161,57 @@ def test_a_shared_run_has_the_files_of_one_alone(lab: Lab, tmp_path: Path) -> No
         assert shared(tmp_path / "sweep" / name).keys() == {**expected, "long": STAGES}.get(name, set()), name
 
 
+DROMEDARY = {
+    "synthesis": {**TASKS, "topics": {"share": 0.5, "rounds": 1}},
+    "response": {"size": 8, "prompt": "principles"},
+    "assessment": None,
+    "filters": [{"kind": "perplexity"}],
+}
+
+
+def then(**changed: Any) -> dict[str, Any]:
+    """What iteration 2 does otherwise: Dromedary's second half, with changes."""
+    section = {"synthesis": {"tasks_of": 1}, "response": {"prompt": "dromedary/verbose"}, "training": {"start": "last"}}
+    return {"iteration": {2: {**section, **changed}}}
+
+
+def test_what_is_shared_where_an_iteration_does_something_otherwise(lab: Lab, tmp_path: Path) -> None:
+    recipes = {
+        "one": recipe(**DROMEDARY, **then()),
+        "brief": recipe(**DROMEDARY, **then(response={"prompt": "chat"})),
+        "new": recipe(**DROMEDARY, **then(synthesis={})),
+        "base": recipe(**DROMEDARY, **then(training={})),
+        "same": recipe(**DROMEDARY),
+        "untold": recipe(**{**DROMEDARY, "response": {"size": 8}}, **then()),
+        "seeds": recipe(**{**DROMEDARY, "synthesis": TASKS}, **then()),
+    }
+    runs = sweep(recipes, tmp_path / "sweep")
+    for (name, one), run in zip(recipes.items(), runs, strict=True):
+        conduct(one, tmp_path / "alone" / name)
+        assert contents(run) == contents(tmp_path / "alone" / name), name
+    written = {"iter-1/topics.jsonl", "iter-1/replies.jsonl"}
+    first = written | {f"iter-1/{name}" for name in ("pairs.jsonl", "perplexity.jsonl", "adapter")}
+    second = {"iter-2/topics.jsonl", "iter-2/replies.jsonl"}
+    asked = {"iter-2/pairs.jsonl", "iter-2/perplexity.jsonl"}
+    expected = {"brief": first, "new": first, "base": first | asked, "same": first | second, "untold": written}
+    for run in runs:
+        assert shared(run).keys() == expected.get(run.name, set()), run.name
+
+
+def test_answers_by_other_prompts_of_the_same_name_are_not_shared(lab: Lab, tmp_path: Path) -> None:
+    mine, out = tmp_path / "mine.yaml", tmp_path / "out"
+    settings = recipe(**DROMEDARY, **then(response={"prompt": str(mine)}))
+    for name, words in (("a", "At length:"), ("b", "At length:"), ("c", "In full:")):
+        mine.write_text(f'chat: "{words} {{instruction}}"')
+        prompts.load.cache_clear()
+        sweep({name: settings}, out)
+    pairs = "iter-2/pairs.jsonl"
+    assert shared(out / "b")[pairs] == f"../a/{pairs}" and "iter-1/adapter" in shared(out / "c")
+    assert pairs in made(out / "c") and contents(out / "c")[pairs] != contents(out / "a")[pairs]
+    with pytest.raises(UserError, match=r"prompt file .*mine\.yaml is not what run folder .*/a was made with"):
+        conduct(settings, out / "a")
+
+
 OWN = {"tasks": 24, "size": 8, "novelty": None, "inputs": False, "generated": 2}
 INSTANCES = {"size": 8, "prompt": "instances", "examples": 2}
 
@@ -180,6 +236,16 @@ def test_self_instructs_own_pipeline_is_shared_as_far_as_it_is_the_same(lab: Lab
     kinds = [json.loads(line) for line in contents(tmp_path / "sweep/own")["iter-1/kinds.jsonl"].splitlines()]
     assert {row["classification"] for row in kinds} == {True, False, None}
     assert contents(tmp_path / "sweep/own")["iter-1/unanswered.jsonl"]
+
+
+def test_one_iteration_may_write_instances_for_the_tasks_of_another(lab: Lab, tmp_path: Path) -> None:
+    start = {"synthesis": {**OWN, "topics": {"share": 0.5, "rounds": 1}}, "assessment": None, "filters": []}
+    then = {2: {"synthesis": {"tasks_of": 1, "topics": None}, "response": INSTANCES}}
+    conduct(recipe(**start, iteration=then), tmp_path)
+    files = contents(tmp_path)
+    assert files["iter-1/tasks.jsonl"] == files["iter-2/tasks.jsonl"]
+    assert "iter-1/kinds.jsonl" not in files and files["iter-2/instances.jsonl"]
+    assert '"input":""' in files["iter-1/pairs.jsonl"].decode() and b'"input":"text' in files["iter-2/pairs.jsonl"]
 
 
 def test_a_sweep_made_again_makes_nothing(lab: Lab, tmp_path: Path) -> None:
@@ -586,7 +652,7 @@ def finished(recipes: dict[str, Recipe], out: Path) -> None:
         assert len(json.loads((run / f"iter-{last}/eval/lamb.json").read_text())["items"]["right"]) == 20
 
 
-SMALL = ["synthesis.tasks=36", "synthesis.budget=80", "training.epochs=1"]
+BRIEF = ["synthesis.tasks=36", "synthesis.budget=80", "training.epochs=1"]
 FEW = {  # a recipe for each way to filter, to read a score, to start
     "lamb/one-last": [],
     "lamb/density-perplexity": ["filters.1.clusters=12", "iterations=1"],
@@ -596,7 +662,7 @@ FEW = {  # a recipe for each way to filter, to read a score, to start
 
 
 def test_recipes_on_lamb_run_for_real(short_exam: None, tmp_path: Path) -> None:
-    recipes = {name[5:]: recipe_files.load(recipe_files.find(name), [*SMALL, *words]) for name, words in FEW.items()}
+    recipes = {name[5:]: recipe_files.load(recipe_files.find(name), [*BRIEF, *words]) for name, words in FEW.items()}
     finished(recipes, tmp_path)
     for stage in ("iter-1/replies.jsonl", "iter-1/pairs.jsonl", "base/eval/lamb.json"):
         assert [name for name in recipes if stage in made(tmp_path / name)] == ["one-last"]

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -30,27 +31,37 @@ def numbered(
 
 def find(name: str) -> Path:
     """Where the prompts of `name` are: in this folder ("simple"), or at the path of a YAML file."""
-    return Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    return Path(name) if own(name) else FOLDER / f"{name}.yaml"
 
 
-@cache
-def load(name: str) -> dict[str, str]:
-    """The prompts of one file: a name in this folder ("simple") or a path to a YAML file of the same form.
+def own(name: str) -> bool:
+    """Whether `name` is a file of the user's own rather than one of this folder."""
+    return name.endswith((".yaml", ".yml"))
 
-    Raises UserError where there is no such file, or it can't be read, or is not a mapping of names to texts.
+
+def read(name: str) -> Any:
+    """What a prompt file holds: a name in this folder ("simple", "dromedary/principles") or a path to a YAML file.
+
+    Raises UserError where there is no such file, or it can't be read.
     """
     path = find(name)
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
+        known = ", ".join(sorted(str(p.relative_to(FOLDER).with_suffix("")) for p in FOLDER.rglob("*.yaml")))
         raise UserError(f"prompt file {name!r} not found: give one of {known}, or the path of a .yaml file")
     try:
-        prompts = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"prompt file {path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"prompt file {path} is not UTF-8 text at byte {error.start}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"prompt file {path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+@cache
+def load(name: str) -> dict[str, str]:
+    """The prompts of one file, as `read` finds it. Raises UserError where it is not a mapping of names to texts."""
+    prompts = read(name)
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
-        raise UserError(f"prompt file {path} must map names to texts, as {FOLDER / 'simple.yaml'} does")
+        raise UserError(f"prompt file {find(name)} must map names to texts, as {FOLDER / 'simple.yaml'} does")
     return prompts

@@ -1,0 +1,503 @@
+"""Dromedary's stages: topics for new tasks, answers after thoughts under principles, engraving, verbose cloning."""
+
+import json
+import re
+import shutil
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+import isheep.algorithm
+from isheep import prompts
+from isheep.algorithm import align
+from isheep.assess import assess
+from isheep.checkpoint import LAMB
+from isheep.cli import main
+from isheep.engines import Completion, Sampling
+from isheep.engines.fake import Fake
+from isheep.errors import UserError
+from isheep.filters import drops
+from isheep.measure import perplexities
+from isheep.prompts.forms import form, guide
+from isheep.recipe import Assessment, Recipe, Response, Score, Synthesis
+from isheep.records import Drop, Model, Pair, Reply, Task
+from isheep.respond import respond
+from isheep.run import Folder, writing
+from isheep.summary import counts
+from isheep.synthesize import read_tasks, replies, rules
+from isheep.topics import MOST_WORDS, Topics, ask, read_topics
+from tests.test_run import moments_of, start, tree
+
+TASKS = [Task(id="t1-0", instruction="Name a river.", input=""), Task(id="t1-1", instruction="Sort.", input="b, a")]
+LONG, SHORT = "dromedary/principles", "principles"
+
+
+class Chat(NamedTuple):
+    end: str = "<|end|>"
+    special: frozenset[str] = frozenset({"<|end|>"})
+
+    def prompt(self, content: str) -> str:
+        return f"<|user|>{content}<|answer|>"
+
+
+class Heard(Fake):
+    """A fake engine that remembers its calls."""
+
+    def __init__(self, text: str = " Be true.\nAssistant: The Rhine.\nUser: And?") -> None:
+        super().__init__(lambda prompt, seed: text)
+        self.prompts: list[str] = []
+        self.scored: list[tuple[str, str]] = []
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
+        self.prompts += prompts
+        return super().generate(prompts, sampling, seed)
+
+    def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> Any:
+        self.scored += zip(prompts, outputs, strict=True)
+        return super().logprobs(prompts, outputs)
+
+
+def answered(engine: Fake, prompt: str, **settings: Any) -> list[Pair]:
+    asked = Response.model_validate({"prompt": prompt, **settings})
+    return [pair for batch in respond(engine, TASKS, Chat(), asked, 1, 42)([]) for pair in batch]
+
+
+# --- the prompts
+
+
+@pytest.mark.parametrize("name", [LONG, SHORT])
+def test_there_are_sixteen_principles(name: str) -> None:
+    assert re.findall(r"(\d+) \([a-z ]+\)", prompts.load(name)["preamble"]) == [str(n) for n in range(1, 17)]
+
+
+def test_worked_examples_are_turns_that_read_back_and_name_their_principles() -> None:
+    texts, asked = prompts.load(LONG), form(LONG)
+    names = dict(re.findall(r"(\d+) \(([a-z ]+)\)", texts["preamble"]))
+    turns = re.split(r"(?:^|\n\n)User: ", texts["examples"])[1:]
+    assert len(turns) == 5
+    for turn in turns:
+        thoughts, answer = asked.read(turn.partition("\nThoughts:")[2])
+        assert thoughts and answer
+        cited = re.findall(r"(\d+) \(([a-z ]+)\)", thoughts)
+        assert cited and all(names[number] == name for number, name in cited)
+
+
+def test_a_guide_s_worked_instructions_pass_the_rules_and_are_of_twenty_kinds() -> None:
+    kinds = guide("dromedary/topics").kinds
+    assert len({kind.kind for kind in kinds}) == 20
+    for kind in kinds:
+        assert rules(kind.instruction) is None and len(set(kind.topics)) == len(kind.topics) >= 3
+        assert all(len(topic.split()) <= MOST_WORDS for topic in kind.topics)
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("chat: Say it.", "asks for no answer: it needs chat with {instruction}, or turn"),
+        ("turn: '{thoughts} {instruction}: '", "asks for no answer: it needs chat with {instruction}, or turn"),
+        ("chat: '{instruction}'\nturn: '{instruction}'", "asks for no answer: it needs chat with"),
+        ("chat: '{instruction} {thoughts} so:'", "asks for no answer: it needs chat with"),
+        ("turn: 'Q: {instruction} {thoughts}\n'", "in turn nothing after {thoughts} marks the answer"),
+        ("turn: [1]", "must map names to texts"),
+    ],
+)
+def test_a_file_that_asks_for_no_answer_is_refused(text: str, wrong: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        form(str(path))
+    assert wrong in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+# --- answers
+
+
+def test_under_principles_the_answer_follows_the_thoughts() -> None:
+    engine = Heard()
+    pairs = answered(engine, LONG)
+    texts = prompts.load(LONG)
+    head = f"{texts['preamble']}\n\n{texts['examples']}\n\n"
+    assert engine.prompts == [
+        f"{head}User: Name a river.\nThoughts:",
+        f"{head}User: Sort.\nb, a\nThoughts:",
+    ]
+    assert {(pair.thoughts, pair.output, pair.finish) for pair in pairs} == {("Be true.", "The Rhine.", "stop")}
+    assert answered(Heard(), "chat")[0].output.startswith("Be true.\nAssistant:")  # the option has an effect
+
+
+def test_a_verbose_prompt_is_the_user_s_turn() -> None:
+    engine = Heard("At length.")
+    assert answered(engine, "dromedary/verbose")[0].thoughts is None
+    asked = prompts.load("dromedary/verbose")["chat"].replace("{instruction}", "Sort.\nb, a")
+    assert engine.prompts[1] == f"<|user|>{asked}<|answer|>"
+
+
+def test_a_file_of_one_s_own_may_ask_without_thoughts(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text('preamble: Be kind.\nturn: "Q: {instruction}\\nA:"\n')
+    engine = Heard(" Yes.\nQ: No?")
+    assert [(pair.thoughts, pair.output) for pair in answered(engine, str(path))] == [(None, "Yes.")] * 2
+    assert engine.prompts[0] == "Be kind.\n\nQ: Name a river.\nA:"
+
+
+@pytest.mark.parametrize(
+    ("reply", "thoughts", "output"),
+    [
+        (" Be true.\nAssistant: The Rhine.", "Be true.", "The Rhine."),
+        (" One.\nTwo.\nAssistant: The\n\nRhine. ", "One.\nTwo.", "The\n\nRhine."),
+        ("\nAssistant: The Rhine.", "", "The Rhine."),
+        (" Yes.\nAssistant: A.\nAssistant: B.", "Yes.", "A.\nAssistant: B."),
+        (" Be true. The Rhine.", "Be true. The Rhine.", ""),
+        (" Be true. Assistant: The Rhine.", "Be true. Assistant: The Rhine.", ""),
+        (" Be true.\nAssistant: \n", "Be true.\nAssistant:", ""),
+        ("", "", ""),
+    ],
+)
+def test_what_is_thought_and_what_is_answered(reply: str, thoughts: str, output: str) -> None:
+    [pair, _] = answered(Fake(lambda prompt, seed: reply), SHORT)
+    assert (pair.thoughts, pair.output, pair.unanswered) == (thoughts, output, not output)
+
+
+def test_a_pair_without_an_answer_is_dropped_whatever_the_rules_and_never_rated() -> None:
+    cut = answered(Heard(" I think and think."), SHORT, sampling={"max_tokens": 3})
+    pairs = [*cut, *answered(Heard(" I think."), SHORT), *answered(Heard(), SHORT)]
+    pairs = [pair.model_copy(update={"id": str(n)}) for n, pair in enumerate(pairs)]
+    for on in (True, False):
+        assert [(drop.row, drop.by, drop.why) for drop in drops(pairs, [], on, [])] == [
+            *((str(n), "answer", "no answer after the thoughts (cut off)") for n in (0, 1)),
+            *((str(n), "answer", "no answer after the thoughts") for n in (2, 3)),
+        ]
+    judge = Heard("9||good")
+    rated = [row for batch in assess(judge, pairs, Chat(), Assessment(size=3), 1, 42)([]) for row in batch]
+    assert [len(row.grades) for row in rated] == [0] * 4 + [2] * 2 and len(judge.prompts) == 4
+    assert {drop.by for drop in drops(rated, [Score(at_least=9)], True, [])} == {"answer"}
+
+
+def test_the_perplexity_is_of_the_answer_after_its_thoughts() -> None:
+    engine, pairs = Heard(), [*answered(Heard(), SHORT), *answered(Heard(" Nothing."), SHORT)]
+    rows = [row for batch in perplexities(engine, pairs, Chat(), Response(prompt=SHORT))([]) for row in batch]
+    head = prompts.load(SHORT)["preamble"]
+    assert engine.scored[0] == (f"{head}\n\nUser: Name a river.\nThoughts: Be true.\nAssistant:", " The Rhine.")
+    assert [row.output is None for row in rows] == [False, False, True, True]
+
+
+# --- topics
+
+
+def said(*texts: str, finish: str = "stop") -> list[Reply]:
+    return [Reply(id=f"t1-k00-{n:02d}", text=text, finish=finish, tokens=1) for n, text in enumerate(texts)]
+
+
+def test_topics_are_read_by_kind_and_what_is_none_is_counted() -> None:
+    asked = guide("dromedary/topics")
+    texts = [
+        " a new stadium; THE stock  MARKET; the Moon\u2019s orbit (new).",
+        " ; ###; {k}; <|end|>; 12; " + "very " * 7,
+    ]
+    texts += ["one; one; two words;"] + [""] * 17 + ["a new stadium; a newer one"]
+    found, refused = read_topics(said(*texts), asked)
+    first = [list(kind.topics) for kind in asked.kinds]
+    assert found[0] == [*first[0], "a new stadium", "the Moon\u2019s orbit (new)", "a newer one"]
+    assert found[1:3] == [first[1], [*first[2], "one", "two words"]] and found[3:] == first[3:]
+    assert refused == 8
+    cut, refused = read_topics(said("one; two wor", finish="length"), asked)
+    assert cut[0] == [*first[0], "one"] and refused == 1
+
+
+def test_a_model_continues_each_kind_s_list_in_fixed_batches() -> None:
+    asked, engine, rest = guide("dromedary/topics"), Heard(" a river; a lake\nKind"), Heard(" a river; a lake\nKind")
+    settings = Synthesis()
+    rows = [row for batch in ask(engine, asked, Chat(), settings, 3, 1, 42)([]) for row in batch]
+    again = [row for batch in ask(rest, asked, Chat(), settings, 3, 1, 42)(rows[:20]) for row in batch]
+    assert len(rows) == 60 == len(engine.prompts) and again == rows[20:] and len(rest.prompts) == 40
+    assert rows[0].text == " a river; a lake" and [rows[0].id, rows[59].id] == ["t1-k00-00", "t1-k02-19"]
+    assert engine.prompts[1].endswith(
+        "Kind of question: asks what will happen\nTopics: house prices; the next election; a chess final;"
+    )
+    known = read_topics(rows, asked)[0]
+    assert all(topics[-2:] == ["a river", "a lake"] for topics in known)
+
+
+SEEDS = [Task(id=f"s{n}", instruction=f"Tell me about word{n} and more.") for n in range(6)]
+
+
+def synthesized(
+    share: float | None, text: str, **changed: Any
+) -> tuple[list[str], list[Reply], Synthesis, Topics | None]:
+    """What is asked for 10 prompts, and the replies."""
+    settings = Synthesis.model_validate({"tasks": 50, "size": 4, "budget": 10, "examples": 3, **changed})
+    asked = guide("dromedary/topics")
+    topics = Topics(asked, [[f"topic{n}"] for n in range(20)], share, 3) if share else None
+    engine = Heard(text)
+    rows = [row for batch in replies(engine, SEEDS, Chat(), settings, "en", 1, 7, topics)([]) for row in batch]  # type: ignore[arg-type]
+    return engine.prompts, rows, settings, topics
+
+
+def guided(asked: Sequence[str]) -> list[bool]:
+    return ["Topic: topic" in prompt for prompt in asked]
+
+
+def test_a_share_of_the_prompts_is_guided_by_a_kind_and_a_topic() -> None:
+    text = " Tell me all about the weather there.\n###\n"
+    asked, rows, *_ = synthesized(0.5, text)
+    assert guided(asked) == [False, False, True, True] * 2 + [False, True]
+    assert sum(guided(synthesized(0.3, text)[0])) == 3 and all(guided(synthesized(1.0, text)[0]))
+    assert not any(guided(synthesized(None, text)[0]))
+    head, _, opened = asked[2].rpartition("###\n")
+    found = re.fullmatch(r"4\. Kind: (.*)\n4\. Topic: topic(\d+)\n4\. Instruction:", opened)
+    assert found and guide("dromedary/topics").kinds[int(found[2])].kind == found[1]
+    assert asked[3].startswith(head) and head.count("Input: <noinput>") == 3  # a batch shares its examples
+    assert asked[0] == synthesized(None, text)[0][0]  # and the seeds' prompts are as they were
+
+
+def test_a_worked_instruction_of_the_guide_is_not_new() -> None:
+    text = f" {guide('dromedary/topics').kinds[4].instruction}\n###\n"
+    with pytest.raises(UserError, match="none of 10 replies held a usable task .*too near a known text: 10"):
+        synthesized(0.5, text)
+    _, rows, settings, _ = synthesized(None, text)
+    assert len(read_tasks(rows, SEEDS, settings, "en", 1)[0]) == 1
+
+
+# --- the whole of it, on fakes
+
+SETTINGS: dict[str, Any] = {
+    "model": "fake",
+    "iterations": 2,
+    "synthesis": {"tasks": 8, "size": 4, "novelty": None, "budget": 12, "topics": {"share": 0.5, "rounds": 2}},
+    "response": {"size": 4, "prompt": LONG},
+    "assessment": None,
+    "filters": [],
+    "iteration": {
+        2: {"synthesis": {"tasks_of": 1}, "response": {"prompt": "dromedary/verbose"}, "training": {"start": "last"}}
+    },
+}
+
+
+class World:
+    """Fakes at the doors: what each model is asked, and what each training starts from."""
+
+    def __init__(self) -> None:
+        self.asked: dict[Path | None, list[str]] = {}
+        self.starts: list[Path | None] = []
+
+    def open_engine(self, recipe: Recipe, model: Model) -> Fake:
+        def answer(prompt: str, seed: int) -> str:
+            self.asked.setdefault(model.adapter, []).append(prompt)
+            if prompt.endswith("Thoughts:"):
+                return f" Think {seed}.\n" + "Assistant: Short." * (not prompt.endswith("7.\nThoughts:"))
+            if prompt.endswith(";"):
+                return " new topic; newer topic"
+            return "Long." if prompt.endswith("<|answer|>") else f" Tell me about {seed % 10**6} and {seed % 10}."
+
+        return Fake(answer)
+
+    def train(self, recipe: Recipe, chat: Any, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
+        self.starts.append(start.adapter)
+        (into / "training.json").write_text(json.dumps({"rows": {"trained": len(data)}}))
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World()
+    monkeypatch.setattr(isheep.algorithm, "load_chat", lambda name, model: Chat())
+    monkeypatch.setattr(isheep.algorithm, "open_engine", made.open_engine)
+    monkeypatch.setattr(isheep.algorithm, "train", made.train)
+    return made
+
+
+def run(path: Path, **changed: Any) -> Folder:
+    with writing(path, Recipe.model_validate({**SETTINGS, **changed})) as folder:
+        list(align(Recipe.model_validate({**SETTINGS, **changed}), folder))
+        return folder
+
+
+def test_four_stages(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(tmp_path / "run")
+    first = tmp_path / "run/iter-1"
+    base, engraved = world.asked[None], world.asked[first / "adapter"]
+    # topics and tasks, in part for topics, which the model has written in part itself
+    assert [prompt.endswith(";") for prompt in base[:40]] == [True] * 40
+    assert "iteration 1: 40 new topics in 40 replies, 40 refused" in capsys.readouterr().err
+    assert [bool(re.search(r"Topic: .*\n6\. Instruction:$", prompt)) for prompt in base[40:48]] == [
+        False,
+        False,
+        True,
+        True,
+    ] * 2
+    # answers under principles, and engraving: the thoughts and the principles are not trained on
+    assert all(prompt.startswith(prompts.load(LONG)["preamble"]) for prompt in base[48:])
+    tasks, pairs = folder / "iter-1", (folder / "iter-1").read("pairs.jsonl", Pair)
+    silent = [pair.id for pair in pairs if pair.instruction.endswith("7.")]
+    assert [pair.id for pair in pairs if pair.unanswered] == silent
+    assert (folder / "iter-1").read("dropped.jsonl", Drop) == [
+        Drop(row=id, by="answer", why="no answer after the thoughts") for id in silent
+    ]
+    trained = json.loads((first / "train.json").read_text())
+    assert trained == [
+        {"instruction": pair.instruction, "input": "", "output": "Short."} for pair in pairs if not pair.unanswered
+    ]
+    # verbose cloning: the same tasks, no principles, from the engraved model and onto it
+    verbose = prompts.load("dromedary/verbose")["chat"]
+    again = tasks.read("tasks.jsonl", Task)
+    assert engraved == [f"<|user|>{verbose.replace('{instruction}', task.content)}<|answer|>" for task in again]
+    assert {path.name for path in (tmp_path / "run/iter-2").glob("*.jsonl")} == {
+        "tasks.jsonl",
+        "pairs.jsonl",
+        "dropped.jsonl",
+    }
+    assert (tmp_path / "run/iter-2/tasks.jsonl").read_bytes() == (first / "tasks.jsonl").read_bytes()
+    cloned = json.loads((tmp_path / "run/iter-2/train.json").read_text())
+    assert cloned == [{"instruction": task.instruction, "input": "", "output": "Long."} for task in again]
+    assert world.starts == [None, first / "adapter"]
+
+
+def test_every_iteration_may_have_its_own(world: World, tmp_path: Path) -> None:
+    """Each key of iteration 2 by itself changes what it says, and nothing else does."""
+    run(tmp_path / "plain", iteration={})
+    assert (tmp_path / "plain/iter-2/replies.jsonl").exists() and world.starts == [None, None]
+    run(tmp_path / "tasks", iteration={2: {"synthesis": {"tasks_of": 1}}})
+    assert not (tmp_path / "tasks/iter-2/replies.jsonl").exists()
+    assert all(prompt.endswith("Thoughts:") for prompt in world.asked[tmp_path / "tasks/iter-1/adapter"])
+    run(tmp_path / "start", iteration={2: {"training": {"start": "last"}}})
+    assert world.starts[-1] == tmp_path / "start/iter-1/adapter"
+    run(tmp_path / "prompt", iteration={2: {"response": {"prompt": "dromedary/verbose"}}})
+    assert sum(prompt.endswith("<|answer|>") for prompt in world.asked[tmp_path / "prompt/iter-1/adapter"]) == 8
+
+
+def test_topics_may_be_of_a_file_of_one_s_own(world: World, tmp_path: Path) -> None:
+    own = tmp_path / "mine.yaml"
+    kinds = [{"kind": "sings", "topics": [f"bird {n}"], "instruction": f"Sing to me of bird {n}."} for n in range(5)]
+    own.write_text(yaml.safe_dump({**prompts.read("dromedary/topics"), "kinds": kinds}))
+    synthesis = {**SETTINGS["synthesis"], "topics": {"file": str(own), "share": 1.0, "rounds": 1}}
+    folder = run(tmp_path / "run", synthesis=synthesis)
+    assert all(world.asked[None][n].endswith(f"sings\nTopics: bird {n};") for n in range(5))
+    assert all("6. Kind: sings\n" in prompt for prompt in world.asked[None][5:13])
+    assert yaml.safe_load((folder.path / "prompts.yaml").read_text()) == {str(own): own.read_text()}
+
+
+def test_the_seeds_are_enough_for_every_iteration(world: World, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="seed tasks .* found, 999 needed for one prompt"):
+        run(tmp_path / "run", iteration={2: {"synthesis": {"examples": 999, "topics": None}}})
+
+
+def test_counted_and_shown(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(tmp_path / "run", synthesis={**SETTINGS["synthesis"], "tasks": 12}, seed=3)
+    number = sum(pair.unanswered for pair in (folder / "iter-1").read("pairs.jsonl", Pair))
+    assert number and counts(folder, 1).unanswered == number and counts(folder, 2).unanswered is None
+    for words, expected in (
+        (["status", str(folder.path)], rf"no answer readable +- +{number} +-"),
+        (["show", str(folder.path), "1", "--dropped"], rf"dropped by answer: {number}"),
+        (["show", str(folder.path), "1", "--dropped"], r"thoughts: Think \d+\.\n +output: \(no answer\)"),
+        (["show", str(folder.path), "2"], r"instruction: Tell me .*\n +output: Long\."),
+    ):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert re.search(expected, capsys.readouterr().out), expected
+
+
+def test_no_answer_at_all_is_said(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "open_engine", None)
+    monkeypatch.setattr(
+        isheep.algorithm, "open_engine", lambda recipe, model: Fake(lambda prompt, seed: f" Tell me {seed}")
+    )
+    with pytest.raises(UserError, match=r"0 of 8 pairs left .*0 have an unreadable rating, 8 no readable answer"):
+        run(tmp_path / "run", synthesis={**SETTINGS["synthesis"], "rules": False, "topics": None})
+
+
+@pytest.mark.parametrize("place", [0.05, 0.4, 0.8])
+def test_killed_and_started_again_gives_the_same_files(undisturbed: Path, tmp_path: Path, place: float) -> None:
+    out = tmp_path / "killed"
+    assert start(out, 1 + int(place * moments_of(undisturbed)), "dromedary") == -signal.SIGKILL
+    assert start(out, 3, "dromedary") == -signal.SIGKILL
+    assert start(out, 0, "dromedary") == 0
+    assert tree(out) == tree(undisturbed)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert start(out, 0, "dromedary") == 0
+    assert {"iter-1/topics.jsonl", "iter-2/adapter/weights"} <= tree(out).keys()
+    return out
+
+
+# --- real models
+
+
+def test_lamb_answers_under_the_short_principles() -> None:
+    """It has read pages of this form: nearly all of its replies hold an answer."""
+    from isheep.chat import load_chat
+    from isheep.engines.transformers import open_engine
+    from isheep.lamb.pages import content
+    from isheep.lamb.suite import validation
+
+    tasks = [Task(id=str(n), instruction=content(quest)) for n, quest in enumerate(validation()[:32])]
+    settings = Response(prompt=SHORT, sampling=Sampling(top_p=1.0, max_tokens=96))
+    engine = open_engine(Model("lamb"), threads=1, device="cpu")
+    pairs = [p for batch in respond(engine, tasks, load_chat("tokenizer", "lamb"), settings, 1, 42)([]) for p in batch]
+    assert sum(pair.unanswered for pair in pairs) <= 4 and all("Assistant:" not in pair.output for pair in pairs)
+
+
+def test_the_long_principles_do_not_fit_lamb_and_that_is_said_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb, name in (("run", "lamb/dromedary"), ("sweep", str(tmp_path / "sweep.yaml"))):
+        (tmp_path / "sweep.yaml").write_text("model: lamb\ngrid: {seed: [1, 2]}\n")
+        with pytest.raises(SystemExit) as end:
+            main([verb, name, "--out", str(tmp_path / "run"), f"response.prompt={LONG}"])
+        error = capsys.readouterr().err
+        assert end.value.code == 2 and error.count("\n") == 1 and not (tmp_path / "run").exists()
+        assert re.match(rf"isheep: response.prompt '{LONG}' has 1\d\d\d tokens .* and 'lamb' reads 1024: take", error)
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """lamb with a context that it was never trained on: it reads the long principles, and writes noise after them."""
+    folder = tmp_path_factory.mktemp("base") / "far"
+    shutil.copytree(LAMB, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    return folder
+
+
+SMALL = [
+    "synthesis={tasks: 12, size: 8, novelty: null, sampling: {max_tokens: 48}, topics: {share: 0.5, rounds: 1}}",
+    "response={size: 12, sampling: {temperature: 3.0, top_p: 1.0, max_tokens: 24}}",
+    "training={epochs: 1, batch: 4, eval_every: 1}",
+    *("evaluation=[]", "filters=[]", "machine.threads=1", "machine.device=cpu"),
+]
+
+
+def test_the_long_principles_end_to_end_on_noise(far: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All four stages through the command line; a letter marks the answer, which noise writes now and then."""
+    mine = tmp_path / "mine.yaml"
+    turn = {"turn": "User: {instruction}\nThoughts: {thoughts}e"}
+    mine.write_text(yaml.safe_dump(prompts.load(LONG) | turn))
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit) as end:
+        main(["run", "lamb/dromedary", f"model={far}", *SMALL, f"response.prompt={mine}", "--out", str(out)])
+    assert end.value.code in (0, None), capsys.readouterr().err
+    folder = Folder(out, out)
+    pairs = (folder / "iter-1").read("pairs.jsonl", Pair)
+    dropped = {drop.row for drop in (folder / "iter-1").read("dropped.jsonl", Drop) if drop.by == "answer"}
+    assert {pair.id for pair in pairs if pair.unanswered} == dropped and 0 < len(dropped) < 11
+    assert len((folder / "iter-1").read("topics.jsonl", Reply)) == 20
+    assert [p.id for p in (folder / "iter-2").read("pairs.jsonl", Pair)] == [p.id for p in pairs]
+    adapters = [out / f"iter-{t}/adapter/adapter_model.safetensors" for t in (1, 2)]
+    assert adapters[0].read_bytes() != adapters[1].read_bytes()
+    assert yaml.safe_load((out / "prompts.yaml").read_text()) == {str(mine): mine.read_text()}
+
+
+def test_a_model_that_never_answers_under_principles_is_told_so(
+    far: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(
+            ["run", "lamb/dromedary", f"model={far}", *SMALL, f"response.prompt={LONG}", "--out", str(tmp_path / "run")]
+        )
+    assert end.value.code == 2
+    assert "0 of 12 pairs left to train on (0 have an unreadable rating, 12 no readable" in capsys.readouterr().err
