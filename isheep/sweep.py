@@ -138,8 +138,10 @@ def ingredients(recipe: Recipe, run: Path, label: str) -> str | None:
         first = 1 if values["training"].pop("data") == "all" else t
         values["endings"] = [ending for s in range(first, t + 1) for ending in endings(Folder(run, run) / f"iter-{s}")]
     if kind == "eval":
-        named = Path(name).parts[1].removesuffix(".json")
-        values["benchmark"] = [one.model_dump(mode="json") for one in recipe.evaluation if one.name == named]
+        ours = {one.name: one.model_dump(mode="json") for one in recipe.evaluation}
+        values["benchmark"] = [
+            ours[one] for one in ours if f"{name}/".startswith((f"eval/{one}.json/", f"eval/{one}/"))
+        ]
     if model:
         sources += [run / f"iter-{model}" / file for file in MODEL]
     if not all(path.exists() for path in sources):

@@ -53,6 +53,8 @@ filters: [{kind: score, at_least: 4}]
 """
 DENSITY, PERPLEXITY = "kind: density, clusters: 4", "kind: perplexity, at_most: 8"
 
+SAMPLING = {"temperature": 0.5, "top_p": 0.5, "max_tokens": 999, "stop": "[a]", "presence_penalty": 1}
+
 # The key: the words of the command line that change it, after those that it needs to matter at all.
 ROWS: dict[str, list[str]] = {
     "model": ["model=other"],
@@ -63,12 +65,15 @@ ROWS: dict[str, list[str]] = {
     "seed": ["seed=43"],
     "synthesis.tasks": ["synthesis.tasks=28"],
     "synthesis.examples": ["synthesis.examples=4"],
+    "synthesis.generated": ["synthesis.generated=2"],
+    "synthesis.inputs": ["synthesis.inputs=false"],
     "synthesis.rules": ["synthesis.rules=false"],
     "synthesis.novelty": ["synthesis.novelty=null"],
     "synthesis.size": ["synthesis.size=5"],
     "synthesis.budget": ["synthesis.budget=16"],
     "synthesis.chat": ["synthesis.chat=true"],
     "response.prompt": ["response.prompt=plain"],
+    "response.examples": ["synthesis.inputs=false", "response.prompt=instances", "response.examples=4"],
     "response.size": ["response.size=5"],
     "assessment.prompt": ["assessment.prompt=simple"],
     "assessment.criteria": ["assessment.criteria=[quality]"],
@@ -96,7 +101,7 @@ ROWS: dict[str, list[str]] = {
     **{
         f"{stage}.sampling.{name}": [f"{stage}.sampling.{name}={value}"]
         for stage in ("synthesis", "response", "assessment")
-        for name, value in {"temperature": 0.5, "top_p": 0.5, "max_tokens": 999, "stop": "[a]"}.items()
+        for name, value in SAMPLING.items()
     },
 }
 
@@ -108,6 +113,8 @@ def number(*place: Any) -> int:
 def write(prompt: str, n: int) -> str:
     """Something that hangs on all of `n`: tasks, a rating, or an answer."""
     words = [format(n >> 20 * k & 0xFFFFF, "05x") for k in range(8)]
+    if prompt.endswith(("Classification:", "Input:", "Output:")):
+        return " No" if prompt.endswith("Classification:") else " ".join(words)
     if "##" in prompt:
         first, other = " ".join(words[:4]), " ".join(words[4:])
         tasks = [f"Say {first}", f"Say {first} again", f"Draw {other}", f"Übersetze {other}"]
@@ -226,6 +233,8 @@ ELSEWHERE = {
     "stop.patience": "test_sweep.py: where a run stops",
     "evaluation.name": "test_sweep.py: every recipe on lamb",
     "evaluation.data": "test_sweep.py: what a benchmark is given",
+    "evaluation.max_tokens": "test_mt_bench.py, test_alpaca_eval.py",
+    "evaluation.judge": "test_judges.py, test_mt_bench.py, test_alpaca_eval.py",
 }
 
 
@@ -245,4 +254,6 @@ def test_the_machine_reaches_the_doors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_setting_is_here() -> None:
     machine = {key for key in keys() if key.startswith("machine.")}
-    assert {*keys()} == {*ROWS, *(f"training.{key}" for key in WEIGHTS), *ELSEWHERE} | machine
+    judges = {key for key in keys() if key.startswith("evaluation.judge.")}
+    tested = {*ROWS, *(f"training.{key}" for key in WEIGHTS), *ELSEWHERE}
+    assert {*keys()} - machine - judges == tested - {"evaluation.judge"}
