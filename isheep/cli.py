@@ -50,10 +50,8 @@ def run(
     RECIPE is a file or a name from `isheep recipes`: lamb where none is given, or qwen2.5-0.5b with --model. KEY=VALUE
     sets a key of it, such as training.epochs=1 or filters.0.at_least=7.
     """
-    from isheep.chat import load_chat
-    from isheep.checkpoint import check_device
     from isheep.summary import table
-    from isheep.sweep import conduct
+    from isheep.sweep import check, conduct
 
     name, overrides = _recipe_and_overrides(words or [], DEFAULT_REAL if model else DEFAULT)
     path = recipe_files.find(name)
@@ -62,8 +60,7 @@ def run(
     if seeds:
         numbers = range(recipe.seed, recipe.seed + seeds)
         return _sweep({f"seed-{n}": recipe.model_copy(update={"seed": n}) for n in numbers}, out)
-    check_device(recipe.machine.device)  # what can't work is refused before a folder is made
-    load_chat(recipe.chat, recipe.model)
+    check(recipe, out)
     folder, t = conduct(recipe, out)
     console.print(table(recipe, folder))
     last = folder.path / f"iter-{t}"
@@ -95,6 +92,54 @@ def _sweep(recipes: Mapping[str, Recipe], out: Path) -> None:
         if any((out / name).exists() for name in recipes):
             console.print(comparison(recipes, out))
             console.print(f"runs     {out}", soft_wrap=True, markup=False)
+
+
+@app.command("eval")
+def evaluate(
+    words: Annotated[list[str] | None, typer.Argument(metavar="RUN [BENCHMARK]...", show_default=False)] = None,
+    data: Annotated[Path | None, typer.Option(help="Your copy of the benchmark's files, where it needs one.")] = None,
+    iteration: Annotated[int | None, typer.Option(help="Only this one; 0 is the base.")] = None,
+    kinds: Annotated[bool, typer.Option("--kinds", help="Print how often each kind of item is right, too.")] = False,
+    responses: Annotated[
+        Path | None, typer.Option(help="Score this file of answers instead of a run: then give the benchmark alone.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --responses: the folder of verdicts.")] = None,
+) -> None:
+    """Score the base and every iteration of a run on the recipe's benchmarks, or on those named.
+
+    What is scored already is kept; results are in RUN/iter-1/eval/BENCHMARK.json.
+    """
+    from isheep import examine, summary
+
+    if responses:
+        if not words or len(words) > 1 or iteration is not None:
+            raise UserError("with --responses give one benchmark and no run: isheep eval --responses FILE ifeval")
+        into = out or responses.with_suffix(f".{words[0]}")
+        console.print(summary.scores(words[0], examine.score(words[0], responses, data, into)))
+        return console.print(f"verdicts {into}", soft_wrap=True, markup=False)
+    if not words or out:
+        raise UserError("give a run folder: isheep eval RUN; --out is for --responses")
+    recipe, run = examine.examine(Path(words[0]), words[1:], data, iteration)
+    console.print(summary.table(recipe, run))
+    if kinds:
+        console.print(summary.breakdowns(recipe, run))
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder, or a folder of runs with a seed each.")],
+    b: Annotated[Path | None, typer.Argument(metavar="RUN_B", help="Without it: RUN_A's base and iteration.")] = None,
+    iteration: Annotated[
+        list[int] | None, typer.Option(help="Of both, or given twice, of each; 0 is the base; the newest without it.")
+    ] = None,
+    score: Annotated[
+        list[str] | None, typer.Option(help="Only this one; those given are the family that p is corrected for.")
+    ] = None,
+) -> None:
+    """Compare two models on the same items, or two settings over the same seeds."""
+    from isheep.compare import compared
+
+    console.print(compared(a, b, iteration or [], score or []))
 
 
 @app.command()

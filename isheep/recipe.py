@@ -168,7 +168,7 @@ class Training(Section):
 class Benchmark(Section):
     """What every model is scored on. `data` is the user's own copy of its file or folder, where it needs one."""
 
-    name: Literal["lamb"]
+    name: Literal["lamb", "ifeval"]
     data: str | None = None
 
 

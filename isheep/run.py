@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from isheep import prompts, recipe_files
 from isheep.errors import UserError
-from isheep.files import copy, finish, finish_tree, write_text
+from isheep.files import copy, finish, finish_tree, write_json, write_text
 from isheep.progress import console, progress
 from isheep.recipe import Recipe
 from isheep.records import Record
@@ -112,8 +112,7 @@ class Folder:
         path = self.path / name
         if not self.made(name):
             started = time.monotonic()
-            text = json.dumps(make(), ensure_ascii=False, indent=1) + "\n"
-            write_text(path, text)
+            write_json(path, make())
             self._done(name, started)
         try:
             return json.loads(path.read_text(encoding="utf-8"))
@@ -166,14 +165,7 @@ def writing(path: Path, recipe: Recipe) -> Iterator[Folder]:
     """
     _refuse_foreign(path)
     path.mkdir(parents=True, exist_ok=True)
-    with (path / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"run folder {path} is in use by another process; wait for it or give another --out"
-            ) from None
-        folder = Folder(path, path)
+    with locked(path) as folder:
         # The seeds are read before anything is written: a recipe that can't run leaves no run folder behind.
         seeds = None if folder.has("seeds.jsonl") else load_seeds(recipe.seeds, at_least=recipe.synthesis.examples)
         _agree(path / "recipe.yaml", recipe)
@@ -184,6 +176,19 @@ def writing(path: Path, recipe: Recipe) -> Iterator[Folder]:
         _end_line(path / "run.jsonl")
         folder.event(started=_versions(), machine=recipe.machine.model_dump())
         yield folder
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[Folder]:
+    """A run folder that this process alone writes. Raises UserError where another does."""
+    with (path / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"run folder {path} is in use by another process; wait for it or give another --out"
+            ) from None
+        yield Folder(path, path)
 
 
 def reading(path: Path) -> tuple[Recipe, Folder]:

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from isheep.algorithm import align
+from isheep.benchmarks import prompts
 from isheep.chat import load_chat
 from isheep.checkpoint import check_device
 from isheep.errors import UserError
@@ -36,6 +37,17 @@ MADE_FROM: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "eval": ((), ()),
     "validation": ((), ()),
 }
+
+
+def check(recipe: Recipe, out: Path) -> None:
+    """Raises UserError for what can't work on this machine, before a folder is made or hours are spent.
+
+    A run that is begun already has passed: what its benchmarks ask is not read again before it is needed.
+    """
+    check_device(recipe.machine.device)
+    load_chat(recipe.chat, recipe.model)
+    if not (out / "recipe.yaml").exists():
+        prompts(recipe.evaluation)
 
 
 def conduct(recipe: Recipe, out: Path, twin: Callable[[str], Path | None] = lambda label: None) -> tuple[Folder, int]:
@@ -67,9 +79,8 @@ def sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:
     """
     if (out / "recipe.yaml").exists():
         raise UserError(f"{out} is a run folder: a run for each setting needs a folder of its own; give another --out")
-    for recipe in recipes.values():
-        check_device(recipe.machine.device)
-        load_chat(recipe.chat, recipe.model)
+    for name, recipe in recipes.items():
+        check(recipe, out / name)
     failed = []
     for name, recipe in recipes.items():
         console.print(f"== {out / name}", markup=False, soft_wrap=True)
@@ -114,6 +125,9 @@ def ingredients(recipe: Recipe, run: Path, label: str) -> str | None:
         sources.append(run / "prompts.yaml")  # rating prompts of the user's own
     t = 0 if home == "base" else int(home.removeprefix("iter-"))
     model = t if kind in ("eval", "validation") else t - 1
+    if kind in ("eval", "validation"):
+        benchmark = name.split("/")[1].removesuffix(".json")
+        values["evaluation"] = [one.model_dump(mode="json") for one in recipe.evaluation if one.name == benchmark]
     if kind == "adapter":
         del values["training"]["data"]  # train.json holds it
         model = model if values["training"].pop("start") == "last" else 0

@@ -14,11 +14,25 @@ HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "lm_e
 # Highest first. A module may import from its own floor and from those below it.
 FLOORS = [
     {"cli"},
-    {"algorithm", "sweep", "evaluate", "summary", "export", "show", "status", "doctor", "talk", "take", "report"},
+    {
+        "algorithm",
+        "sweep",
+        "evaluate",
+        "examine",
+        "summary",
+        "compare",
+        "export",
+        "show",
+        "status",
+        "doctor",
+        "talk",
+        "take",
+        "report",
+    },
     {"synthesize", "respond", "assess", "filters", "measure", "benchmarks", "doors", "lamb.pretrain", "lamb.probe"},
     {"engines.transformers", "engines.decode", "engines.fake", "trainers"},
     {"run", "novelty", "chat", "checkpoint", "seeds", "lamb", "recipe_files"},
-    {"recipe", "statistics"},
+    {"recipe", "statistics", "figures"},
     {"engines", "prompts", "records", "batching", "errors", "files", "progress"},
 ]
 DOORS = ("engines.transformers", "engines.decode", "trainers", "lamb", "checkpoint", "benchmarks")  # may load torch

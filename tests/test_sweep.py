@@ -239,7 +239,7 @@ def examined(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[fl
 
     def examined(*scores: float) -> list[float]:
         left = list(scores)
-        monkeypatch.setattr(lamb, "validate", lambda engine, chat, seed: {"score": left.pop(0)})
+        monkeypatch.setattr(lamb, "validate", lambda exam: {"score": left.pop(0)})
         return left
 
     return examined
@@ -350,8 +350,8 @@ def recipes_of(name: str) -> dict[str, Recipe]:
 def test_every_recipe_on_lamb_runs(name: str, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from isheep.benchmarks import lamb
 
-    monkeypatch.setattr(lamb, "run", lambda engine, chat, seed: {"items": {"right": [True]}})
-    monkeypatch.setattr(lamb, "validate", lambda engine, chat, seed: {"score": 0.5})
+    monkeypatch.setattr(lamb, "run", lambda exam: {"items": {"right": [True]}})
+    monkeypatch.setattr(lamb, "validate", lambda exam: {"score": 0.5})
     [one] = recipes_of(name).values()
     run, t = conduct(one, tmp_path)
     assert t == (1 if one.stop else one.iterations) and run.has(f"iter-{t}/adapter") and run.has("base/eval/lamb.json")
