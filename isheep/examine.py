@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from isheep.benchmarks import asked, module
+from isheep.checkpoint import check_device
 from isheep.errors import UserError
 from isheep.evaluate import evaluate, home
 from isheep.files import write_json
@@ -29,6 +30,8 @@ def examine(path: Path, names: Sequence[str], data: Path | None, iteration: int 
     if data and len(names) != 1:
         raise UserError(f"--data {data} is for one benchmark: name it, and it alone")
     models = range(newest(recipe, run) + 1) if iteration is None else [iteration]
+    model_at(recipe, run, iteration)  # told before a benchmark is read
+    check_device(recipe.machine.device)
     for one in wanted:
         ready(run, one, models)
     with locked(path) as run:

@@ -15,7 +15,7 @@ Clusters = Sequence[Hashable] | None  # the cluster of each item; None: each ite
 ALPHA, POWER = 0.05, 0.8
 RESAMPLES = 9999  # of a bootstrap, and sign flips
 NO_ERROR = 1e-12  # below it a standard error is rounding: all differences are the same
-AT_ONCE = 10**7  # numbers that a bootstrap holds in memory
+AT_ONCE = 10**6  # numbers that a resampling holds in memory; more are slower, too
 
 
 class Estimate(NamedTuple):

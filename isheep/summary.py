@@ -119,7 +119,7 @@ def _block(recipe: Recipe, run: Folder, models: Sequence[int], names: Sequence[s
 
 def empty(title: str, models: Sequence[int]) -> Table:
     """A table with a column for each model."""
-    columns = (Column("", no_wrap=True), *(f"iter {t}" if t else "base" for t in models))
+    columns = [Column("", no_wrap=True), *(Column(f"iter {t}" if t else "base") for t in models)]
     return Table(*columns, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 
 
@@ -177,16 +177,22 @@ def scores(benchmark: str, found: dict[str, Any]) -> Group:
 def comparison(recipes: Mapping[str, Recipe], out: Path) -> Table:
     """The runs of a sweep side by side: a row for each model that is there, with the first score of each benchmark."""
     names = list(dict.fromkeys(one.name for recipe in recipes.values() for one in recipe.evaluation))
-    shown = Table("", "iteration", "kept", "rows trained on", *(f"{name}, %" for name in names), title=escape(str(out)))
+    shown = Table("", "iteration", "kept", "rows trained on", *names, title=escape(str(out)))
+    templates: dict[str, dict[str, None]] = {name: {} for name in names}
     for setting, recipe in recipes.items():
         run = Folder(out / setting, out / setting)
         for t in range(recipe.iterations + 1):
-            scores = [next(iter(results(run, t, name).values()), None) for name in names]
+            found = [result(run, t, name) for name in names]
+            scores = [next(iter(one.get("items", {}).values()), None) for one in found]
+            for name, one in zip(names, found, strict=True):
+                templates[name] |= {one["template"]: None} if "template" in one else {}
             if home(run, t).has("adapter") or any(scores):
                 rows = counts(run, t)
                 numbers = _count(rows, "kept"), _count(rows, "trained")
                 cells = (figures.figure(score) for score in scores)
                 shown.add_row(escape(setting), str(t) if t else "base", *numbers, *cells)
+    asked = (f"{name} ({', '.join(templates[name])})" for name in names if templates[name])
+    shown.caption = escape(f"first score of each, shares in %; templates: {'; '.join(asked)}") if names else None
     return shown
 
 

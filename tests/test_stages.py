@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import isheep.algorithm
-import isheep.chat
 import isheep.evaluate
+import isheep.sweep
 from isheep import summary
 from isheep.algorithm import align
 from isheep.assess import assess, expected, read_grade
@@ -288,7 +288,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(isheep.algorithm, "load_chat", lambda name, model: Chat())
     monkeypatch.setattr(isheep.algorithm, "open_engine", made.open_engine)
     monkeypatch.setattr(isheep.evaluate, "open_engine", made.open_engine)
-    monkeypatch.setattr(isheep.chat, "load_chat", lambda name, model: Chat())
+    monkeypatch.setattr(isheep.sweep, "load_chat", lambda name, model: Chat())
     monkeypatch.setattr(isheep.algorithm, "train", made.train)
     yield made
 

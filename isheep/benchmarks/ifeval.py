@@ -225,9 +225,8 @@ def checked(place: str, row: Any, registry: Registry) -> Item:
 def fetched() -> Iterator[tuple[str, Any]]:
     """The rows of the hub's dataset, each with its place."""
     from datasets import load_dataset
-    from huggingface_hub.utils import logging as hub
 
-    hub.set_verbosity_error()  # it tells of each try
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each try
     try:
         rows = load_dataset(HUB, split="train")
     except Exception as error:  # no network, no cache, a library that is too old
