@@ -6,15 +6,17 @@ from functools import partial
 
 from isheep.assess import assess
 from isheep.batching import seed_of
-from isheep.benchmarks import prompts
+from isheep.benchmarks import prompts, validation_prompts
 from isheep.chat import Chat, load_chat
+from isheep.collapse import watch
 from isheep.doors import open_engine, train
 from isheep.engines import Engine
 from isheep.errors import UserError
 from isheep.filters import Known, drops, kept, unreadable
+from isheep.instances import instances, kinds, read_instances
 from isheep.measure import SIZE, needs_perplexity, needs_vectors, perplexities, vectors
 from isheep.recipe import Recipe
-from isheep.records import AssessedPair, Drop, Measure, Model, Pair, Rejected, Reply, Task, Vector
+from isheep.records import AssessedPair, Drop, Instance, Kind, Measure, Model, Pair, Rejected, Reply, Task, Vector
 from isheep.respond import respond
 from isheep.run import Folder
 from isheep.seeds import Seed
@@ -42,7 +44,9 @@ def align(recipe: Recipe, run: Folder) -> Iterator[Model]:
             # line 3: P^t <- generate(M^(t-1), P^seed, p^meta)
             tasks = write_tasks(recipe, folder, engine, chat, seeds, t)
             # lines 4 and 5: R^t <- generate(M^(t-1), P^t); D_raw^t <- {P^t, R^t}
-            pairs = write_answers(recipe, folder, engine, chat, tasks, t)
+            pairs = write_answers(recipe, folder, engine, chat, seeds, tasks, t)
+            # beside the paper: do they narrow?
+            watch(run, t, pairs, recipe.language)
             # what line 7 asks M^(t-1) about its pairs
             known = measure(recipe, folder, engine, chat, pairs)
             # line 6: S^t <- evaluate(M^(t-1), D_raw^t)
@@ -75,11 +79,27 @@ def write_tasks(
 
 
 def write_answers(
-    recipe: Recipe, folder: Folder, engine: Engine, chat: Chat, tasks: Sequence[Task], t: int
+    recipe: Recipe, folder: Folder, engine: Engine, chat: Chat, seeds: Sequence[Seed], tasks: Sequence[Task], t: int
 ) -> list[Pair]:
     """D_raw^t."""
+    if recipe.response.prompt == "instances":
+        return write_instances(recipe, folder, engine, chat, seeds, tasks, t)
     owed = respond(engine, tasks, chat, recipe.response, t, recipe.seed)
     return folder.records("pairs.jsonl", Pair, owed, recipe.response.size, len(tasks))
+
+
+def write_instances(
+    recipe: Recipe, folder: Folder, engine: Engine, chat: Chat, seeds: Sequence[Seed], tasks: Sequence[Task], t: int
+) -> list[Pair]:
+    """D_raw^t in Self-Instruct's own way: kinds, then instances, then those that are pairs."""
+    settings, seed = recipe.response, recipe.seed
+    owed = kinds(engine, seeds, tasks, chat, settings, t, seed)
+    known = list(zip(tasks, folder.records("kinds.jsonl", Kind, owed, settings.size, len(tasks)), strict=True))
+    asked = instances(engine, seeds, known, chat, settings, t, seed)
+    written = folder.records("instances.jsonl", Instance, asked, settings.size, len(tasks))
+    pairs, lost = read_instances(known, written, settings, t, seed)
+    folder.write("unanswered.jsonl", Rejected, lost)
+    return folder.write("pairs.jsonl", Pair, pairs)
 
 
 def measure(recipe: Recipe, folder: Folder, engine: Engine, chat: Chat, pairs: Sequence[Pair]) -> Known:
@@ -93,7 +113,7 @@ def measure(recipe: Recipe, folder: Folder, engine: Engine, chat: Chat, pairs: S
         measures = folder.records("perplexity.jsonl", Measure, owed, SIZE, len(pairs))
     if needs_vectors(recipe.filters):
         points = folder.records("vectors.jsonl", Vector, vectors(engine, pairs), SIZE, len(pairs))
-    return Known(prompts(recipe.evaluation), measures, points)
+    return Known([*prompts(recipe.evaluation), *validation_prompts(recipe.stop)], measures, points)
 
 
 def write_grades(

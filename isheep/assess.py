@@ -7,6 +7,7 @@ from isheep import prompts
 from isheep.batching import seed_of
 from isheep.chat import Chat
 from isheep.engines import Engine, Sampling
+from isheep.errors import UserError
 from isheep.recipe import Assessment
 from isheep.records import AssessedPair, Grade, Pair
 from isheep.run import Batches
@@ -62,15 +63,42 @@ def expected(shares: Sequence[float]) -> Grade:
     return Grade(score=None if mean is None else round(mean, 2), reply=reply)
 
 
+def openings(settings: Assessment) -> list[str]:
+    """What stands behind a rating prompt for each of the scores, where they are not generated."""
+    opening = settings.opening
+    if opening is None:
+        opening = "" if settings.chat else " "
+    return [f"{opening}{score}" for score in SCORES]
+
+
+def check(settings: Assessment, chat: Chat) -> None:
+    """Raises UserError where `read: expected` can't work: where the tokenizer reads a score behind the prompt in
+    another way than alone, or two scores as the same tokens."""
+    if settings.read != "expected":
+        return
+
+    def ids(text: str) -> list[int]:
+        found: list[int] = chat.tokenizer(text, add_special_tokens=False).input_ids
+        return found
+
+    asked = render(
+        Pair(id="", instruction="", output="", finish="stop", tokens=0, seed=0), settings.criteria[0], settings, chat
+    )
+    scores = {tuple(ids(score)) for score in openings(settings)}
+    joined = all(ids(asked + score) == ids(asked) + ids(score) for score in openings(settings))
+    if len(scores) < len(SCORES) or not joined:
+        raise UserError(
+            f"assessment.read: expected can't read scores such as {openings(settings)[0]!r} behind the prompt with the "
+            "tokenizer of this model: set assessment.opening to what stands before one, or take read: generate"
+        )
+
+
 def rate(engine: Engine, asked: Sequence[str], settings: Assessment, sampling: Sampling, seed: int) -> list[Grade]:
     """One grade for each rating prompt, read as the settings say."""
     if settings.read == "generate":
         replies = [reply.text for reply in engine.generate(asked, sampling, seed)]
         return [Grade(score=read_grade(text), reply=text) for text in replies]
-    opening = settings.opening
-    if opening is None:
-        opening = "" if settings.chat else " "
-    return [expected(shares) for shares in engine.choices(asked, [f"{opening}{score}" for score in SCORES])]
+    return [expected(shares) for shares in engine.choices(asked, openings(settings))]
 
 
 def assess(

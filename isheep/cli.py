@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from isheep import recipe_files
@@ -44,6 +45,9 @@ def run(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Run it so many times, with seed, seed + 1, ..., each in --out/seed-N.")
     ] = None,
+    unsafe_code: Annotated[
+        bool, typer.Option("--unsafe-code", help="Run model-written code (HumanEval, MBPP) where no sandbox holds too.")
+    ] = False,
 ) -> None:
     """Run a recipe, or go on with it where it stopped.
 
@@ -51,16 +55,17 @@ def run(
     sets a key of it, such as training.epochs=1 or filters.0.at_least=7.
     """
     from isheep.summary import table
-    from isheep.sweep import check, conduct
+    from isheep.sweep import conduct, ready
 
     name, overrides = _recipe_and_overrides(words or [], DEFAULT_REAL if model else DEFAULT)
     path = recipe_files.find(name)
-    recipe = recipe_files.load(path, [*([f"model={json.dumps(model)}"] if model else []), *overrides])
+    flags = [f"model={json.dumps(model)}"] * bool(model) + ["machine.unsafe_code=true"] * unsafe_code
+    recipe = recipe_files.load(path, [*flags, *overrides])
     out = out or Path("runs") / (Path(model).resolve().name if model else path.stem)
     if seeds:
         numbers = range(recipe.seed, recipe.seed + seeds)
         return _sweep({f"seed-{n}": recipe.model_copy(update={"seed": n}) for n in numbers}, out)
-    check(recipe, out)
+    ready(recipe, out)
     folder, t = conduct(recipe, out)
     console.print(table(recipe, folder))
     last = folder.path / f"iter-{t}"
@@ -76,7 +81,7 @@ def sweep(
 ) -> None:
     """Run every setting of a sweep, or go on with it. What comes out the same in two settings is made once.
 
-    KEY=VALUE sets a key for all settings.
+    KEY=VALUE sets a key for all settings but those that the sweep itself sets it for.
     """
     path = recipe_files.find(name)
     _sweep(recipe_files.load_sweep(path, words or []), out or Path("runs") / path.stem)
@@ -146,9 +151,13 @@ def compare(
 def recipes() -> None:
     """List the recipes that come with isheep, and the sweeps, which are many recipes in one file."""
     names = recipe_files.names()
-    for name in names:
-        title = recipe_files.title(recipe_files.find(name))
-        console.print(f"{name:<{max(map(len, names)) + 2}}{title}", soft_wrap=True, markup=False)
+    sweeps = {name for name in names if recipe_files.is_sweep(recipe_files.find(name))}
+    for verb, some in (("run", [name for name in names if name not in sweeps]), ("sweep", sorted(sweeps))):
+        shown = Table(f"isheep {verb}", "", box=None, padding=(0, 2, 0, 0), header_style="bold")
+        shown.columns[0].no_wrap, shown.columns[0].min_width = True, max(map(len, names))
+        for name in some:
+            shown.add_row(name, recipe_files.title(recipe_files.find(name)))
+        console.print(shown)
 
 
 @app.command()
@@ -158,6 +167,68 @@ def status(folder: Dir) -> None:
 
     for part in status(folder):
         console.print(part, soft_wrap=isinstance(part, Text))
+
+
+@app.command()
+def contamination(
+    folder: Dir,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[BENCHMARK]...", show_default=False)] = None,
+    data: Annotated[Path | None, typer.Option(help="Your copy of the benchmark's files, where it needs one.")] = None,
+    ngram: Annotated[
+        int | None, typer.Option(min=0, help="Words in a row; 0: not looked at. The recipe's, or 13.")
+    ] = None,
+    rouge: Annotated[
+        float | None, typer.Option(min=0, max=1, help="ROUGE-L above this; 0: not looked at. The recipe's, or 0.7.")
+    ] = None,
+    rows: Annotated[bool, typer.Option("--rows", help="Print the rows, and how they touch a prompt.")] = False,
+) -> None:
+    """Show which generated rows touch the benchmarks' prompts, and scores on the clean and the touched items."""
+    from isheep.contamination import report
+
+    for part in report(folder, names or [], data, ngram, rouge, rows):
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+@app.command()
+def judge_health(
+    folder: Dir,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of an iteration that are rated anew.")] = 200,
+    iteration: Annotated[int | None, typer.Option(min=1, help="Only this one.")] = None,
+) -> None:
+    """Hold a run's self-assessment against itself, another judge, the answers' length, the truth and people.
+
+    Figures are in DIR/iter-1/health.json, new ratings in DIR/iter-1/health/.
+    """
+    from isheep.health_tables import tables
+    from isheep.judge_health import examine
+
+    for part in tables(examine(folder, pairs, iteration)):
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+@app.command()
+def annotate(
+    folder: Dir,
+    iteration: Annotated[int | None, typer.Option(min=1, help="Rate pairs of this one; of all without it.")] = None,
+    compare: Annotated[
+        tuple[int, int] | None, typer.Option(metavar="A B", help="Choose between these two models; 0 is the base.")
+    ] = None,
+    tasks: Annotated[
+        Path | None, typer.Option(help="With --compare: tasks in a form of seed tasks; the run's seeds without it.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Questions.")] = 50,
+    name: Annotated[str, typer.Option(help="Who answers: each has answers of their own.")] = "me",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+) -> None:
+    """Serve a page on this machine on which a person rates pairs blind, or chooses between two models' answers.
+
+    Answers are in DIR/annotations/; judge-health uses them.
+    """
+    from isheep.annotate import annotate
+
+    if compare and iteration is not None or tasks and not compare:
+        raise UserError("--iteration is for rating, --tasks for --compare")
+    annotate(folder, name, iteration, compare, tasks, pairs, port, console)
 
 
 @app.command()
@@ -207,6 +278,35 @@ def export(
     if (form is None) != merged:
         raise UserError("give one of --as alpaca|sharegpt|messages|paper|llamafactory and --merged")
     console.print(take(folder, form, iteration, out), soft_wrap=True, markup=False)
+
+
+@app.command()
+def scores(
+    file: Annotated[Path, typer.Argument(help="A model_judgment file of MT-Bench, or an annotations.json.")],
+    data: Annotated[Path | None, typer.Option(help="MT-Bench's files, for its categories; or AlpacaEval's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All digits, as JSON.")] = False,
+) -> None:
+    """Print the scores of a file of judgments, as FastChat or AlpacaEval compute them, and what they leave out."""
+    from isheep.scores import figures, scores
+
+    if as_json:
+        return print(json.dumps(figures(file, data), indent=1))
+    for part in scores(file, data):
+        console.print(part)
+
+
+@app.command()
+def judge_prompts(
+    answers: Annotated[Path, typer.Argument(help="A model_answer file of MT-Bench.")],
+    data: Annotated[Path, typer.Option(help="FastChat's data/mt_bench.")],
+    judge: Annotated[str, typer.Option(help="The judge, whose reference answers are taken.")] = "gpt-4",
+    out: Annotated[Path | None, typer.Option(help="A file; printed without it.")] = None,
+) -> None:
+    """Write what MT-Bench's judge is asked about a model's answers, without asking it."""
+    from isheep.scores import judge_prompts
+
+    if text := judge_prompts(answers, data, judge, out):
+        print(text)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Any
 
 from isheep.benchmarks import Exam, asked, module
 from isheep.chat import load_chat
-from isheep.doors import open_engine
+from isheep.doors import open_engine, open_judge
 from isheep.recipe import Benchmark, Recipe
 from isheep.records import Model
 from isheep.run import Folder
@@ -28,11 +28,12 @@ def evaluate(recipe: Recipe, run: Folder, t: int, model: Model) -> dict[str, Any
 
         def result(one: Benchmark, part: str, folder: str) -> Any:
             def make() -> Any:
-                digest = asked(one)
+                digest = {"asked": asked(one)} if part == "run" else {}
                 chat, data = load_chat(recipe.chat, recipe.model), Path(one.data) if one.data else None
                 place = home(run, t) / folder / one.name
-                exam = Exam(engine, chat, recipe.seed, place, data, base=t == 0)
-                return {"asked": digest, **getattr(module(one.name), part)(exam)}
+                unsafe, judge = recipe.machine.unsafe_code, open_judge(recipe, one)
+                exam = Exam(engine, chat, recipe.seed, place, data, t == 0, unsafe, one, judge)
+                return {**digest, **getattr(module(one.name), part)(exam)}
 
             return home(run, t).json(f"{folder}/{one.name}.json", make)
 

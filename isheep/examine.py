@@ -3,18 +3,16 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from isheep.benchmarks import asked, module
 from isheep.checkpoint import check_device
 from isheep.errors import UserError
 from isheep.evaluate import evaluate, home
 from isheep.files import write_json
-from isheep.recipe import Benchmark, Recipe
+from isheep.recipe import BENCHMARKS, TASKS, Benchmark, Recipe
 from isheep.run import Folder, locked, reading
 from isheep.status import model_at, newest
-
-KNOWN: tuple[str, ...] = get_args(Benchmark.model_fields["name"].annotation)
 
 
 def examine(path: Path, names: Sequence[str], data: Path | None, iteration: int | None) -> tuple[Recipe, Folder]:
@@ -26,7 +24,7 @@ def examine(path: Path, names: Sequence[str], data: Path | None, iteration: int 
     recipe, run = reading(path)
     wanted = [chosen(name, recipe, data) for name in names] or list(recipe.evaluation)
     if not wanted:
-        raise UserError(f"the recipe of {path} has no benchmark in evaluation: name one of {', '.join(KNOWN)}")
+        raise UserError(f"the recipe of {path} has no benchmark in evaluation: name one of {', '.join(BENCHMARKS)}")
     if data and len(names) != 1:
         raise UserError(f"--data {data} is for one benchmark: name it, and it alone")
     models = range(newest(recipe, run) + 1) if iteration is None else [iteration]
@@ -42,9 +40,12 @@ def examine(path: Path, names: Sequence[str], data: Path | None, iteration: int 
 
 def chosen(name: str, recipe: Recipe, data: Path | None) -> Benchmark:
     """The benchmark of that name as the recipe has it, with `data` where they are given."""
-    if name not in KNOWN:
-        near = difflib.get_close_matches(name, KNOWN, n=1)
-        raise UserError(f"benchmark {name!r} not found: " + (f"did you mean {near[0]}?" if near else ", ".join(KNOWN)))
+    if name in TASKS:
+        raise UserError(f"benchmark {name!r} is there by two protocols: take standard/{name} or paper/{name}")
+    if name not in BENCHMARKS:
+        near = difflib.get_close_matches(name, BENCHMARKS, n=1)
+        ours = f"did you mean {near[0]}?" if near else f"take one of {', '.join(BENCHMARKS)}"
+        raise UserError(f"benchmark {name!r} not found: {ours}")
     one = next((one for one in recipe.evaluation if one.name == name), Benchmark.model_validate({"name": name}))
     return one.model_copy(update={"data": str(data)}) if data else one
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from isheep.batching import seed_of
+from isheep.overlap import overlap
 from isheep.recipe import Contamination, Density, Filter, Perplexity, Random, Score
 from isheep.records import AssessedPair, Drop, Grade, Measure, Pair, Vector
 
@@ -20,7 +21,7 @@ Reasons = Iterator[tuple[str, str]]
 class Known(NamedTuple):
     """What filters look at beside the pairs."""
 
-    prompts: Sequence[str] = ()  # of the recipe's benchmarks
+    prompts: Sequence[str] = ()  # of the recipe's benchmarks, and of the part that it stops by
     measures: Sequence[Measure] = ()  # of every pair, where a filter looks at perplexities
     vectors: Sequence[Vector] = ()  # of every pair, where one looks at representations
 
@@ -61,11 +62,6 @@ def unreadable(pair: AssessedPair) -> bool:
     return any(grade.score is None for grade in pair.grades.values())
 
 
-def words(text: str) -> str:
-    """A text as far as its words go: what is the same in another case or spacing is the same."""
-    return " ".join(text.casefold().split())
-
-
 def _by_rules(pairs: Sequence[Pair], rules: bool, tokens: re.Pattern[str]) -> Reasons:
     for pair in pairs:
         if why := unsafe(pair, tokens) or (broken(pair) if rules else None):
@@ -78,8 +74,8 @@ def _reasons(one: Filter, pairs: Sequence[Pair], known: Known, seed: int) -> Rea
         case Score():
             return ((pair.id, why) for pair in pairs if (why := below(one, _grades(pair))))
         case Contamination():
-            exam = frozenset(map(words, known.prompts))
-            return ((pair.id, "a benchmark's prompt") for pair in pairs if words(pair.content) in exam)
+            touched = overlap(pairs, known.prompts, one.ngram, one.rouge).rows
+            return ((pairs[place].id, why) for place, (_, why) in touched.items())
         case Perplexity():
             measures = {measure.id: measure for measure in known.measures}
             return ((pair.id, why) for pair in pairs if (why := unlikely(one, measures[pair.id])))

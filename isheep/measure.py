@@ -34,15 +34,16 @@ def whole(pair: Pair) -> str:
 def perplexities(engine: Engine, pairs: Sequence[Pair], chat: Chat, settings: Response) -> Batches[Measure]:
     """The perplexities that are still owed, in batches of `SIZE`: exp of the mean negative log-probability of a token.
 
-    Of the output: its tokens after the prompt that it answered (the chat turn, or the plain prompt and a space),
-    without the token that ended it. Of the pair: all tokens of `whole`, the first one after the tokenizer's beginning
-    of sequence, or its end of text where it has none. None where there is no token.
+    Of the output: its tokens after the prompt that it answered (the chat turn, or the plain prompt and a space; the
+    chat turn for an instance too, whose output answered no prompt), without the token that ended it. Of the pair: all
+    tokens of `whole`, the first one after the tokenizer's beginning of sequence, or its end of text where it has none.
+    None where there is no token.
     """
 
     def batches(done: list[Measure]) -> Iterator[list[Measure]]:
         for batch in chunks(pairs[len(done) :], SIZE):
             asked = [render(pair, chat, settings) for pair in batch]
-            space = "" if settings.prompt == "chat" else " "
+            space = " " if settings.prompt == "plain" else ""
             outputs = engine.logprobs(asked, [space + pair.output if pair.output else "" for pair in batch])
             texts = engine.logprobs([""] * len(batch), [whole(pair) for pair in batch])
             yield [

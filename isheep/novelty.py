@@ -9,9 +9,9 @@ verdicts at the limit are the same as its own.
 import re
 import unicodedata
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from rapidfuzz.distance import Indel, LCSseq
@@ -56,6 +56,30 @@ def f_measure(one: Sequence[int], other: Sequence[int]) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
+def near(texts: Sequence[str], known: Sequence[str], limit: float, language: Language = "en") -> Iterator[list[int]]:
+    """For each text in turn the places of all known texts whose F with it is above the limit."""
+    ids: dict[str, int] = {}
+    rows = [_encode(text, language, ids) for text in known]
+    for some in chunks(texts, BLOCK):
+        block = [_encode(text, language, ids) for text in some]
+        for row, rivals in zip(block, _near(block, rows, limit), strict=True):
+            yield [k for k in rivals if f_measure(row, rows[k]) > limit]
+
+
+def repeated(texts: Sequence[str], limit: float, language: Language = "en") -> list[bool]:
+    """For each text whether another one of them is nearer to it than the limit."""
+    ids: dict[str, int] = {}
+    rows = [_encode(text, language, ids) for text in texts]
+    found: list[bool] = []
+    for block in chunks(rows, BLOCK):
+        for line in _table(block, rows, limit):
+            here = len(found)
+            line[here] = 0  # itself
+            close = line > limit + SLACK if rows[here] else np.zeros(0)  # no words are near nothing
+            found.append(bool(close.any()) or any(f_measure(rows[here], rows[k]) > limit for k in np.flatnonzero(line)))
+    return found
+
+
 class Pool:
     """The known texts of one iteration: the seeds, then every text that was novel, in order."""
 
@@ -63,7 +87,7 @@ class Pool:
         self.limit = limit
         self.language: Language = language
         self._ids: dict[str, int] = {}
-        self._known = [self._encode(text) for text in known]
+        self._known = [_encode(text, language, self._ids) for text in known]
 
     def __len__(self) -> int:
         return len(self._known)
@@ -74,7 +98,8 @@ class Pool:
 
         How the texts are split over calls changes nothing.
         """
-        return [verdict for block in chunks(texts, BLOCK) for verdict in self._judge([self._encode(t) for t in block])]
+        blocks = ([_encode(text, self.language, self._ids) for text in some] for some in chunks(texts, BLOCK))
+        return [verdict for block in blocks for verdict in self._judge(block)]
 
     def _judge(self, rows: list["array[int]"]) -> list[tuple[int, float] | None]:
         to_known, to_rows = _near(rows, self._known, self.limit), _near(rows, rows, self.limit)
@@ -91,14 +116,18 @@ class Pool:
                 self._known.append(row)
         return verdicts
 
-    def _encode(self, text: str) -> "array[int]":
-        return array("Q", [self._ids.setdefault(word, len(self._ids)) for word in words(text, self.language)])
+
+def _encode(text: str, language: Language, ids: dict[str, int]) -> "array[int]":
+    """A number for each word; words not met before are numbered in `ids`."""
+    return array("Q", [ids.setdefault(word, len(ids)) for word in words(text, language)])
 
 
-def _near(rows: list["array[int]"], known: list["array[int]"], limit: float) -> list[list[int]]:
+def _near(rows: Sequence["array[int]"], known: Sequence["array[int]"], limit: float) -> list[list[int]]:
     """For each row the places in `known` whose F may be above the limit (a few below it are among them)."""
-    if not known:
-        return [[] for _ in rows]
+    return [np.flatnonzero(line).tolist() for line in _table(rows, known, limit)] if known else [[] for _ in rows]
+
+
+def _table(rows: Sequence["array[int]"], known: Sequence["array[int]"], limit: float) -> Any:
+    """F of each row with each known one, about, and 0 where it is not near the limit: float32 (rows, known)."""
     cut = max(limit - SLACK, 0.0)
-    table = cdist(rows, known, scorer=Indel.normalized_similarity, score_cutoff=cut, dtype=np.float32)
-    return [np.flatnonzero(line).tolist() for line in table]
+    return cdist(rows, known, scorer=Indel.normalized_similarity, score_cutoff=cut, dtype=np.float32)

@@ -1,18 +1,20 @@
 """The recipe: what a run does, as one typed object. recipe_files.py reads it from YAML."""
 
-from collections.abc import Iterator
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from isheep import prompts
 from isheep.engines import Sampling
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Price = Annotated[float, Field(ge=0)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 KeyPath = tuple[str | int, ...]  # of a key in a recipe: ("filters", 0, "criteria")
+
+EXAMPLES = 6  # seed tasks in a prompt of response.prompt: instances, where a recipe gives no number
 
 HERE = Path(__file__).parent
 PACKAGED_SEEDS = {"isheep": HERE / "seeds" / "seed_tasks.jsonl", "lamb": HERE / "lamb" / "seed_tasks.jsonl"}
@@ -26,7 +28,9 @@ class Synthesis(Section):
     """How new instructions are written (Algorithm 1, line 3)."""
 
     tasks: Count = 10_000  # |P^t|
-    examples: Count = 5  # seed tasks in the prompt
+    examples: Count = 5  # tasks in the prompt, from the seeds
+    generated: Annotated[int, Field(ge=0)] = 0  # up to so many of them from what this iteration has written so far
+    inputs: bool = True  # each with its input; false: instructions alone, as Self-Instruct's own pipeline has them
     rules: bool = True  # Self-Instruct's rules, on instructions and on pairs
     novelty: Annotated[float, Field(gt=0, le=1)] | None = (
         0.7  # ROUGE-L F at most this against everything known; null: not asked
@@ -38,11 +42,21 @@ class Synthesis(Section):
 
 
 class Response(Section):
-    """How instructions are answered (Algorithm 1, line 4)."""
+    """How instructions are answered (Algorithm 1, line 4).
 
-    prompt: Literal["chat", "plain"] = "chat"
+    `prompt: instances` is Self-Instruct's own way (Wang et al. 2023, Section 2.2; instances.py): the model says of each
+    instruction whether it is classification, and writes an input with the output, the output first where it is.
+    """
+
+    prompt: Literal["chat", "plain", "instances"] = "chat"
+    examples: Annotated[int, Field(ge=2)] | None = None  # seed tasks in a prompt of `instances`; null: EXAMPLES
     size: Count = 64
     sampling: Sampling = Sampling()
+
+    @property
+    def shown(self) -> int:
+        """The seed tasks in a prompt of `instances`, 0 where there are no such prompts."""
+        return (self.examples or EXAMPLES) if self.prompt == "instances" else 0
 
 
 class Assessment(Section):
@@ -80,9 +94,15 @@ class Score(Section):
 
 
 class Contamination(Section):
-    """Drop a pair whose task is, word for word, a prompt of one of the recipe's benchmarks."""
+    """Drop a pair that touches a benchmark's prompt (overlap.py): of those in `evaluation`, and in `stop`.
+
+    That is a task that is the prompt, word for word; a task or answer with `ngram` words in a row of it; a task that is
+    nearer to it than `rouge` in ROUGE-L F. Both null: only the first, for tasks that share most of their words.
+    """
 
     kind: Literal["contamination"]
+    ngram: Annotated[int, Field(ge=2)] | None = 13
+    rouge: Annotated[float, Field(gt=0, lt=1)] | None = 0.7
 
 
 class Perplexity(Section):
@@ -165,11 +185,51 @@ class Training(Section):
     keep: Literal["best", "last"] = "best"  # the checkpoint with the lowest held-out loss, or the last
 
 
-class Benchmark(Section):
-    """What every model is scored on. `data` is the user's own copy of its file or folder, where it needs one."""
+TASKS = (
+    "boolq", "piqa", "siqa", "gpqa_diamond", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa_fact",
+    "commonsense_qa", "mmlu", "nq", "triviaqa", "squad2",
+)  # fmt: skip
+JUDGED = ("mt_bench", "alpaca_eval", "alpaca_eval_2")
+BENCHMARKS = (
+    "lamb", "ifeval", *JUDGED, "humaneval", "humaneval_plus", "mbpp", "mbpp_sanitized",
+    *(f"{protocol}/{task}" for protocol in ("standard", "paper") for task in TASKS),
+)  # fmt: skip
 
-    name: Literal["lamb", "ifeval"]
+
+def _known(name: str) -> str:
+    if name in BENCHMARKS:
+        return name
+    if name in TASKS:
+        raise ValueError(f"benchmark {name!r} is there by two protocols: take standard/{name} or paper/{name}")
+    near = difflib.get_close_matches(name, BENCHMARKS, n=1)
+    ours = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(BENCHMARKS)}"
+    raise ValueError(f"benchmark {name!r} is not known: {ours}")
+
+
+class Judge(Section):
+    """Who judges answers: a model at an OpenAI-compatible endpoint (machine.judging), or with `local` one of ours.
+
+    `model` is its name at the endpoint (null: the benchmark's own judge), or a run folder, an iteration's folder in
+    one, a checkpoint. `parameters` go over those of the original's requests; null takes one out. `config` names a
+    folder of AlpacaEval's evaluators_configs, where it is not the one that the benchmark's version uses.
+    """
+
+    model: str | None = None
+    local: bool = False
+    parameters: dict[str, bool | int | float | str | None] = {}
+    config: str | None = None
+
+
+class Benchmark(Section):
+    """What every model is scored on. `data` is the user's own copy of its file or folder, where it needs one.
+
+    `judge` is for benchmarks that ask one. `max_tokens` bounds an answer where it is not the original's bound.
+    """
+
+    name: Annotated[str, AfterValidator(_known)]
     data: str | None = None
+    judge: Judge | None = None
+    max_tokens: Count | None = None
 
 
 def _named(value: Any) -> Any:
@@ -187,6 +247,16 @@ class Stop(Section):
     patience: Count = 1
 
 
+class Judging(Section):
+    """How a judge at an OpenAI-compatible endpoint is asked. OPENAI_BASE_URL says where, OPENAI_API_KEY is the key."""
+
+    at_once: Count = 8
+    timeout: Annotated[float, Field(gt=0)] = 120  # seconds without a word from the endpoint
+    attempts: Count = 6  # at a call that got 429, 5xx or no answer
+    wait: Annotated[float, Field(ge=0)] = 1  # seconds before the second attempt, twice that before the third, ...
+    price: tuple[Price, Price] | None = None  # of a million tokens read and of a million written; null: unknown
+
+
 class Machine(Section):
     """How a run computes, not what; the only section that a resumed run may change."""
 
@@ -196,6 +266,8 @@ class Machine(Section):
     device: str | None = None  # such as cpu or cuda:0; null: CUDA where there is one
     batch: Count = 128  # prompts that the engine reads at once
     rows: Count | None = None  # rows that the trainer reads at once, a divisor of training.batch; null: all of it
+    unsafe_code: bool = False  # run code that a model wrote where no sandbox holds too (--unsafe-code)
+    judging: Judging = Judging()
 
 
 class Recipe(Section):
@@ -220,47 +292,3 @@ class Recipe(Section):
     def seeds(self) -> Path:
         """The file of seed tasks."""
         return PACKAGED_SEEDS.get(self.seed_tasks, Path(self.seed_tasks))
-
-
-def conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
-    """What single keys can't show: (the key's path, what is wrong with it in this recipe)."""
-    training = recipe.training
-    if training.rows and training.at_most and training.rows > training.at_most:
-        yield ("training", "rows"), f"{training.rows} is more than training.at_most, {training.at_most}"
-    if recipe.machine.rows and recipe.training.batch % recipe.machine.rows:
-        yield ("machine", "rows"), f"{recipe.machine.rows} does not divide training.batch {recipe.training.batch}"
-    criteria = recipe.assessment.criteria if recipe.assessment else ()
-    if recipe.assessment:
-        known = prompts.load(recipe.assessment.prompt)
-        for name in criteria:
-            if name not in known:
-                wrong = f"prompt {recipe.assessment.prompt!r} has no criterion {name!r}, only {', '.join(known)}"
-                yield ("assessment", "criteria"), wrong
-            for hole in ("{instruction}", "{output}"):
-                if name in known and hole not in known[name]:
-                    paper = "; {output_data}, as the paper spells it, is not filled" * ("{output_data}" in known[name])
-                    yield ("assessment", "prompt"), f"{name!r} in {recipe.assessment.prompt!r} has no {hole}{paper}"
-        if recipe.assessment.opening is not None and recipe.assessment.read == "generate":
-            yield ("assessment", "opening"), "it is for read: expected, and this recipe reads what the judge generates"
-    for place, one in enumerate(recipe.filters):
-        path: KeyPath = ("filters", place)
-        if isinstance(one, Contamination) and not recipe.evaluation:
-            yield path, "contamination needs a benchmark in evaluation, and this recipe has none"
-        score = one.as_many_as if isinstance(one, Random) else one
-        if isinstance(score, Score):
-            path = (*path, "as_many_as") if isinstance(one, Random) else path
-            if not recipe.assessment:
-                yield path, "a score filter needs an assessment, and this recipe has none"
-            for name in score.criteria or ():
-                if recipe.assessment and name not in criteria:
-                    yield (*path, "criteria"), f"{name!r} is not rated, only {', '.join(criteria)}"
-        keeps, tasks = _keeps(one), recipe.synthesis.tasks
-        if keeps is not None and keeps >= tasks:
-            yield path, f"it keeps up to {keeps} pairs, and synthesis.tasks is {tasks}: nothing is left to drop"
-
-
-def _keeps(one: Filter) -> int | None:
-    """The most pairs that a filter keeps, None where it depends on them."""
-    if isinstance(one, Density):
-        return one.clusters * one.keep
-    return one.keep if isinstance(one, Random) else None

@@ -12,11 +12,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from isheep.conflicts import conflicts
 from isheep.errors import UserError
-from isheep.recipe import KeyPath, Recipe, conflicts
+from isheep.recipe import KeyPath, Recipe
 
 # The keys of a sweep that a recipe does not have, and what they are.
 SWEEP = {"settings": "names to what differs, or a list of recipe files", "grid": "keys to lists of values"}
+LONGEST = 200  # characters in the name of a setting, which a folder has
 HERE = Path(__file__).parent
 FOLDERS = (HERE / "recipes", HERE.parent / "recipes")  # in an installed package; in a checkout
 
@@ -74,8 +76,8 @@ def _merge(old: Any, new: Any) -> Any:
     return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
 
 
-def _read(path: Path, parent: bool = True) -> Source:
-    """A recipe file, on top of the file that its `like` names (one level)."""
+def _read(path: Path, above: tuple[Path, ...] = ()) -> Source:
+    """A recipe file, on top of the file that its `like` names. `above` are those that led here, by their `like`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -86,9 +88,10 @@ def _read(path: Path, parent: bool = True) -> Source:
     places[()] = str(path)
     if "like" not in data:
         return Source(data, places)
-    if not parent:
-        raise UserError(f"{places[('like',)]}: like may not be chained: name the recipe that this one is like")
-    below = _read(path.parent / str(data.pop("like")), parent=False)
+    other, above = path.parent / str(data.pop("like")), (*above, path.resolve())
+    if other.resolve() in above:
+        raise UserError(f"{places[('like',)]}: like leads round in a circle: name a recipe that is not like this one")
+    below = _read(other, above)
     return Source(_merge(below.data, data), {**below.places, **places})
 
 
@@ -99,7 +102,7 @@ def _put(inside: Any, path: KeyPath, value: Any) -> Any:
     key, *rest = path
     if isinstance(inside, list) and isinstance(key, int) and key < len(inside):
         return [*inside[:key], _put(inside[key], tuple(rest), value), *inside[key + 1 :]]
-    if isinstance(inside, dict):
+    if isinstance(inside, dict) and isinstance(key, str):
         return {**inside, key: _put(inside.get(key, {}), tuple(rest), value)}
     raise KeyError(key)
 
@@ -197,8 +200,8 @@ def names() -> list[str]:
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a file that comes with the package is a sweep, for `load_sweep`, and not a recipe."""
-    return any(line.startswith(tuple(SWEEP)) for line in path.read_text(encoding="utf-8").splitlines())
+    """Whether a file is a sweep, for `load_sweep`, and not a recipe."""
+    return bool(_read(path).data.keys() & SWEEP.keys())
 
 
 def find(name: str) -> Path:
@@ -213,7 +216,7 @@ def find(name: str) -> Path:
 def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     """The recipe of a file, with "key.sub=value" words over it. Raises UserError in one line."""
     source = _read(path)
-    if source.data.keys() & SWEEP.keys():
+    if is_sweep(path):
         raise UserError(f"{path} is a sweep over many settings: run it with isheep sweep {path}")
     for word in overrides:
         source = _override(source, word)
@@ -244,19 +247,28 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> dict[str, Recipe]:
     found: dict[str, Recipe] = {}
     for name, changed in _settings(source, parts["settings"], path).items():
         for values, recipe in _grid(changed, parts["grid"]):
-            label = re.sub(r"[^\w.=,+-]+", "-", ",".join([name] * bool(name) + values))
+            label = re.sub(r"[^\w.=,+-]+", "-", ",".join([name] * bool(name) + values)).lstrip(".")
             if label in found:
                 raise UserError(f"{path}: two settings are named {label!r}")
+            if not 0 < len(label) <= LONGEST:
+                wrong = f"the folder of a setting would be named {label!r}: 1 to {LONGEST} characters are needed"
+                raise UserError(f"{path}: {wrong}; name it under settings")
             found[label] = _agreed(recipe)
     return found
 
 
 def _settings(source: Source, settings: dict[str, Any] | list[Any], path: Path) -> dict[str, Source]:
     """The named settings, each over what all have in common; that alone, without a name, where there are none."""
+    found: dict[str, Source] = {}
     if isinstance(settings, list):
-        files = {Path(str(name)).stem: _read(path.parent / str(name)) for name in settings}
-        return {n: Source(_merge(below.data, source.data), below.places | source.places) for n, below in files.items()}
-    found = {}
+        for file in map(Path, map(str, settings)):
+            below = _read(path.parent / file)
+            if below.data.keys() & SWEEP.keys():
+                raise UserError(f"{path}: {file} is a sweep itself: list the recipes that it is made of")
+            if file.stem in found:
+                raise UserError(f"{path}: two settings are named {file.stem!r}")
+            found[file.stem] = Source(_merge(below.data, source.data), below.places | source.places)
+        return found
     for name, changes in settings.items():
         above: KeyPath = ("settings", str(name))
         places = {path[2:]: place for path, place in source.places.items() if path[:2] == above and path != above}
@@ -270,11 +282,11 @@ def _grid(source: Source, grid: dict[str, Any]) -> Iterator[tuple[list[str], Sou
     """All combinations of a grid's values, each as ["key.sub=value", ...] and what it makes of `source`."""
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
-            raise UserError(f"{source.places[('grid', key)]}: grid.{key} must be a list of values")
+            raise UserError(f"{_at(source.places, ('grid', str(key)))}: grid.{key} must be a list of values")
     for values in itertools.product(*grid.values()):
         changed = source
         for key, value in zip(grid, values, strict=True):
-            changed = _set(changed, key, value, source.places[("grid", key)])
+            changed = _set(changed, str(key), value, _at(source.places, ("grid", str(key))))
         yield [f"{key}={json.dumps(value)}" for key, value in zip(grid, values, strict=True)], changed
 
 

@@ -63,6 +63,25 @@ class AssessedPair(Pair):
     grades: dict[str, Grade]
 
 
+class Kind(Record):
+    """Whether a task is classification, by the model's word; None where that can't be read: an outcome of its own."""
+
+    id: str
+    classification: bool | None
+    reply: str
+    tokens: int
+
+
+class Instance(Record):
+    """An input and an output for the task of the same id, as written; `cut` names those that were cut off."""
+
+    id: str
+    input: str
+    output: str
+    cut: tuple[str, ...]
+    tokens: int
+
+
 class Measure(Record):
     """The perplexities of a pair under the model that wrote it (measure.perplexities), None where there is no text."""
 
@@ -87,7 +106,7 @@ class Drop(Record):
 
 
 class Rejected(Record):
-    """A block that a model wrote and that did not become a task, and why."""
+    """What a model wrote and what did not become a task, or a pair, and why."""
 
     id: str
     text: str

@@ -13,9 +13,9 @@ from isheep.run import Batches
 
 def render(task: Task, chat: Chat, settings: Response) -> str:
     """The text that the model continues with its answer."""
-    if settings.prompt == "chat":
-        return chat.prompt(task.content)
-    return prompts.fill(prompts.load("response")["plain"], instruction=task.content)
+    if settings.prompt == "plain":
+        return prompts.fill(prompts.load("response")["plain"], instruction=task.content)
+    return chat.prompt(task.content)
 
 
 def respond(

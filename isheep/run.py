@@ -52,6 +52,8 @@ class Folder:
     def made(self, name: str) -> bool:
         """Whether a file or folder need not be made: it is there, or it is copied from another run of a sweep."""
         if not self.has(name) and (found := self.twin(self._label(name))):
+            if (kept := found.with_suffix("")) != found and kept.is_dir():  # eval/NAME, beside eval/NAME.json
+                copy(kept, (self.path / name).with_suffix(""))
             copy(found, self.path / name)
             self.event(file=self._label(name), shared_from=os.path.relpath(found, self.root))
             console.print(f"{self._label(name)}: shared from {os.path.relpath(found, self.root.parent)}", markup=False)
@@ -71,12 +73,15 @@ class Folder:
                 ) from None
         return rows
 
-    def records(self, name: str, kind: type[R], batches: Batches[R], size: int, total: int | None = None) -> list[R]:
+    def records(
+        self, name: str, kind: type[R], batches: Batches[R], size: int, total: int | None = None, asked: bool = True
+    ) -> list[R]:
         """The rows of `name`, made first where it is not complete: each batch is appended to NAME.part, then renamed.
 
         A NAME.part keeps its whole batches of `size` rows, what follows is made again. So a run that was killed
         anywhere gives the same file as one that was not. `total` is how many rows there must be, where that is known:
-        a finished file with another number raises UserError.
+        a finished file with another number raises UserError. `asked` says that a model wrote the rows, so that their
+        tokens count among the events.
         """
         if self.made(name):
             rows = self.read(name, kind)
@@ -100,12 +105,13 @@ class Folder:
                 advance(len(batch))
             os.fsync(file.fileno())
         finish(part)
-        self._done(name, started, rows=len(rows), made=len(rows) - before, **_tokens(kind, rows[before:]))
+        cost = _tokens(kind, rows[before:]) if asked else {}
+        self._done(name, started, rows=len(rows), made=len(rows) - before, **cost)
         return rows
 
     def write(self, name: str, kind: type[R], rows: Sequence[R]) -> list[R]:
         """`records` for rows that are computed at once and without a model."""
-        return self.records(name, kind, lambda done: iter([list(rows[len(done) :])]), size=1)
+        return self.records(name, kind, lambda done: iter([list(rows[len(done) :])]), size=1, asked=False)
 
     def json(self, name: str, make: Callable[[], Any]) -> Any:
         """The content of a JSON file (`name` may hold a folder: eval/lamb.json), made first where it is not there."""
@@ -159,23 +165,37 @@ class Folder:
 def writing(path: Path, recipe: Recipe) -> Iterator[Folder]:
     """The run folder of a recipe, begun or taken up again, with its lock held.
 
-    Raises UserError where another process writes it, where it holds another recipe's run (the keys that differ are
-    named; `machine` may differ and `iterations` may grow) or other rating prompts, and where it is a folder of
-    something else.
+    Raises UserError where another process writes it, and as `check` does.
     """
-    _refuse_foreign(path)
+    check(path, recipe)
     path.mkdir(parents=True, exist_ok=True)
     with locked(path) as folder:
-        # The seeds are read before anything is written: a recipe that can't run leaves no run folder behind.
-        seeds = None if folder.has("seeds.jsonl") else load_seeds(recipe.seeds, at_least=recipe.synthesis.examples)
-        _agree(path / "recipe.yaml", recipe)
-        if recipe.assessment:
-            _keep_prompts(path / "prompts.yaml", prompts.find(recipe.assessment.prompt))
-        if seeds:
+        check(path, recipe)  # another process may have begun a run between
+        _keep(path / "recipe.yaml", recipe_files.dump(recipe))
+        if own := _own_prompts(recipe):
+            _keep(path / "prompts.yaml", own.read_text(encoding="utf-8"))
+        if not folder.has("seeds.jsonl"):
+            seeds = load_seeds(recipe.seeds)
             write_text(path / "seeds.jsonl", "".join(seed.model_dump_json() + "\n" for seed in seeds))
         _end_line(path / "run.jsonl")
         folder.event(started=_versions(), machine=recipe.machine.model_dump())
         yield folder
+
+
+def check(path: Path, recipe: Recipe) -> None:
+    """Raises UserError where a run of this recipe can't begin, or go on, in the folder `path`. Writes nothing.
+
+    That is where the folder holds another recipe's run (the keys that differ are named; `machine` may differ and
+    `iterations` may grow) or other rating prompts or something else, and where the seed tasks can't be read or are too
+    few.
+    """
+    _refuse_foreign(path)
+    if not (path / "seeds.jsonl").exists():
+        load_seeds(recipe.seeds, recipe.synthesis.examples, recipe.response.shown)
+    if (path / "recipe.yaml").exists():
+        _agree(path / "recipe.yaml", recipe)
+    if (own := _own_prompts(recipe)) and (path / "prompts.yaml").exists():
+        _agree_prompts(path / "prompts.yaml", own)
 
 
 @contextlib.contextmanager
@@ -217,35 +237,36 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _agree(path: Path, recipe: Recipe) -> None:
-    """Write the recipe, or see that the one that is written says the same."""
-    if path.exists():
-        old = recipe_files.load_saved(path)
-        now = recipe.model_copy(update={"machine": old.machine, "iterations": max(recipe.iterations, old.iterations)})
-        grown = old.model_copy(update={"iterations": now.iterations})
-        differ = recipe_files.differences(grown, now) or recipe_files.differences(now, recipe)
-        differ = [line for line in differ if not line.startswith("machine.")]
-        if differ:
-            raise UserError(
-                f"run folder {path.parent} was made with another recipe ({'; '.join(differ)}); "
-                "give another --out, or the same settings (only machine may change, and iterations grow)"
-            )
-    text = recipe_files.dump(recipe)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
+    """See that the recipe that the run was begun with says the same."""
+    old = recipe_files.load_saved(path)
+    now = recipe.model_copy(update={"machine": old.machine, "iterations": max(recipe.iterations, old.iterations)})
+    grown = old.model_copy(update={"iterations": now.iterations})
+    differ = recipe_files.differences(grown, now) or recipe_files.differences(now, recipe)
+    differ = [line for line in differ if not line.startswith("machine.")]
+    if differ:
+        raise UserError(
+            f"run folder {path.parent} was made with another recipe ({'; '.join(differ)}); "
+            "give another --out, or the same settings (only machine may change, and iterations grow)"
+        )
 
 
-def _keep_prompts(kept: Path, given: Path) -> None:
-    """Rating prompts in a file of the user's own are kept with the run, which goes on with the same ones only."""
-    if given.parent == prompts.FOLDER:
-        return
-    text = given.read_text(encoding="utf-8")
-    if not kept.exists():
-        write_text(kept, text)
-    elif kept.read_text(encoding="utf-8") != text:
+def _own_prompts(recipe: Recipe) -> Path | None:
+    """A file of rating prompts of the user's own: it is kept with the run, which goes on with the same ones only."""
+    path = prompts.find(recipe.assessment.prompt) if recipe.assessment else None
+    return path if path and path.parent != prompts.FOLDER else None
+
+
+def _agree_prompts(kept: Path, given: Path) -> None:
+    if kept.read_text(encoding="utf-8") != given.read_text(encoding="utf-8"):
         raise UserError(
             f"prompt file {given} is not what run folder {kept.parent} was made with ({kept}); "
             "put it back, or give another --out"
         )
+
+
+def _keep(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
 
 
 def _versions() -> dict[str, str]:

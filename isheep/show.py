@@ -48,7 +48,7 @@ def show(
     """What `isheep show` prints: the examples of one page under a line of counts.
 
     `bands` asks for a side of the threshold for some criteria (Table 6's quadrants): of `at`, or of the recipe's score
-    filter. `dropped` leaves what is kept out, and adds the blocks that never became a task. Raises UserError where the
+    filter. `dropped` leaves what is kept out, and adds what never became a pair or a task. Raises UserError where the
     run has no such iteration, page, rating or threshold.
     """
     recipe, run = reading(path)
@@ -60,7 +60,8 @@ def show(
     chosen: list[Pair | Rejected] = [*quadrant(pairs, bands, recipe, at)]
     if dropped:
         chosen = [pair for pair in chosen if pair.id in why]
-        chosen += [] if any(bands.values()) else _rows(folder, "rejected.jsonl", Rejected)
+        if not any(bands.values()):
+            chosen += [*_rows(folder, "unanswered.jsonl", Rejected), *_rows(folder, "rejected.jsonl", Rejected)]
     yield _heading(chosen, why, page, rows, dropped)
     for row in chosen[(page - 1) * rows : page * rows]:
         yield rejected_card(row) if isinstance(row, Rejected) else pair_card(row, _fate(row, why, folder))
@@ -111,7 +112,7 @@ def pair_card(row: Pair, fate: Text) -> Text:
 
 
 def rejected_card(row: Rejected) -> Text:
-    """A block that never became a task."""
+    """What never became a pair, or a task."""
     return _card(row.id, Text(harmless(f"rejected by {row.by}: {row.why}"), "red"), {"text": row.text})
 
 

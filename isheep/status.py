@@ -5,10 +5,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
+from isheep.batching import chunks
+from isheep.collapse import FIGURES, read
 from isheep.errors import UserError
 from isheep.evaluate import ended, home
 from isheep.recipe import Recipe
@@ -18,16 +21,20 @@ from isheep.summary import table
 
 STAGES = {
     "replies.jsonl": "instructions",
+    "kinds.jsonl": "answers",
+    "instances.jsonl": "answers",
     "pairs.jsonl": "answers",
     "perplexity.jsonl": "measures for filters",
     "vectors.jsonl": "measures for filters",
     "assessed.jsonl": "ratings",
     "adapter": "training",
     "eval": "evaluation",
+    "health": "judge-health",
 }
 OTHER = "the rest"
+COLUMNS = 4  # iterations side by side on a screen of 80 columns
 TOTALS = {  # as many rows as that file has
-    "pairs.jsonl": "tasks.jsonl",
+    **dict.fromkeys(("kinds.jsonl", "instances.jsonl", "pairs.jsonl"), "tasks.jsonl"),
     **dict.fromkeys(("perplexity.jsonl", "vectors.jsonl", "assessed.jsonl"), "pairs.jsonl"),
 }
 
@@ -37,6 +44,7 @@ def status(path: Path) -> Iterator[RenderableType]:
     recipe, run = reading(path)
     yield table(recipe, run)
     yield from times(recipe, run)
+    yield from variety(recipe, run)
     yield from (Text(note) for note in dict.fromkeys(e["note"] for e in events(path) if isinstance(e.get("note"), str)))
     yield from (Text(line) for line in in_progress(run))
     done = newest(recipe, run)
@@ -72,6 +80,24 @@ def times(recipe: Recipe, run: Folder) -> Iterator[RenderableType]:
         yield shown
     if resumed:
         yield Text("> an interrupted stage: its last try alone was timed")
+
+
+def variety(recipe: Recipe, run: Folder) -> Iterator[RenderableType]:
+    """What each iteration wrote, in the figures of collapse.py, and a line for each that is narrower than before."""
+    known = {t: found for t in range(1, recipe.iterations + 1) if (found := read(run, t))}
+    for some in chunks(list(known), COLUMNS):
+        columns = (Column(f"iteration {t}", justify="right") for t in some)
+        shown = Table("what was written", *columns, box=SIMPLE_HEAD, pad_edge=False)
+        of = ""
+        for name, figure in FIGURES.items():
+            if figure.of != of:
+                of = figure.of
+                shown.add_row(of, style="bold")
+            values = (known[t][name] for t in some)
+            shown.add_row(f"  {figure.label}", *("-" if v is None else figure.form.format(v) for v in values))
+        yield shown
+    for t, found in known.items():
+        yield from (Text(f"iteration {t} is narrower: {line}", style="yellow") for line in found["narrower"])
 
 
 def seconds(run: Folder) -> tuple[dict[tuple[str, str], float], set[tuple[str, str]]]:

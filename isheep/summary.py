@@ -13,8 +13,8 @@ from rich.text import Text
 from isheep import figures
 from isheep.evaluate import home
 from isheep.filters import kept, unreadable
-from isheep.recipe import Recipe
-from isheep.records import AssessedPair, Drop, Pair
+from isheep.recipe import BENCHMARKS, Recipe
+from isheep.records import AssessedPair, Drop, Kind, Pair, Rejected
 from isheep.run import Folder
 from isheep.statistics import compare
 
@@ -49,6 +49,26 @@ def counts(run: Folder, t: int) -> Counts:
     )
 
 
+class Told(NamedTuple):
+    """What became of an iteration's tasks with response.prompt: instances; None where it has not come that far."""
+
+    classification: int | None  # tasks that the model calls classification
+    unreadable: int | None  # tasks whose kind can't be read
+    lost: int | None  # tasks whose instance is no pair
+
+
+def told(run: Folder, t: int) -> Told:
+    """The kinds and instances of iteration `t`, from its finished files."""
+    folder = home(run, t)
+    kinds = [row.classification for row in folder.read("kinds.jsonl", Kind)] if folder.has("kinds.jsonl") else None
+    lost = folder.read("unanswered.jsonl", Rejected) if folder.has("unanswered.jsonl") else None
+    return Told(
+        classification=None if kinds is None else kinds.count(True),
+        unreadable=None if kinds is None else kinds.count(None),
+        lost=None if lost is None else len(lost),
+    )
+
+
 def truly_right(run: Folder, t: int) -> tuple[list[bool], list[bool]]:
     """Which of the pairs written, and of those kept, are right, where a world knows the truth: lamb's."""
     from isheep.lamb.suite import truly_right
@@ -74,7 +94,9 @@ def results(run: Folder, t: int, benchmark: str) -> dict[str, list[bool]]:
 
 def benchmarks(recipe: Recipe, run: Folder, models: Sequence[int]) -> list[str]:
     """The recipe's benchmarks, then others that these models were evaluated on."""
-    there = {path.stem for t in models for path in (home(run, t).path / "eval").glob("*.json")}
+    evaluated = [home(run, t).path / "eval" for t in models]
+    there = {path.stem for folder in evaluated for path in folder.glob("*.json")}
+    there |= {name for name in BENCHMARKS if any((folder / f"{name}.json").exists() for folder in evaluated)}
     ours = [one.name for one in recipe.evaluation]
     return [*ours, *sorted(there - {*ours})]
 
@@ -101,6 +123,10 @@ def blocks(models: Sequence[int], size: int) -> Iterator[list[int]]:
 
 def _block(recipe: Recipe, run: Folder, models: Sequence[int], names: Sequence[str]) -> Table:
     shown = empty(escape(f"{recipe.model}: {run.path}"), models)
+    if recipe.response.prompt == "instances":
+        of_tasks = [told(run, t) for t in models]
+        for name, label in zip(Told._fields, ("classification", "kind unreadable", "no instance"), strict=True):
+            shown.add_row(label, *(_count(row, name) for row in of_tasks))
     by_model = [counts(run, t) for t in models]
     for name, label in zip(
         Counts._fields, ("pairs written", "kept", "a rating unreadable", "rows trained on"), strict=True
@@ -177,10 +203,12 @@ def scores(benchmark: str, found: dict[str, Any]) -> Group:
 def comparison(recipes: Mapping[str, Recipe], out: Path) -> Table:
     """The runs of a sweep side by side: a row for each model that is there, with the first score of each benchmark."""
     names = list(dict.fromkeys(one.name for recipe in recipes.values() for one in recipe.evaluation))
-    shown = Table("", "iteration", "kept", "rows trained on", *names, title=escape(str(out)))
+    heads = [Column("setting", overflow="fold", min_width=10), Column("iter", no_wrap=True), Column("kept")]
+    heads += [Column("rows", no_wrap=True), *(Column(name, overflow="fold") for name in names)]
+    shown = Table(*heads, title=escape(str(out)), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     templates: dict[str, dict[str, None]] = {name: {} for name in names}
     for setting, recipe in recipes.items():
-        run = Folder(out / setting, out / setting)
+        run, name_once = Folder(out / setting, out / setting), iter([escape(setting)])
         for t in range(recipe.iterations + 1):
             found = [result(run, t, name) for name in names]
             scores = [next(iter(one.get("items", {}).values()), None) for one in found]
@@ -190,16 +218,17 @@ def comparison(recipes: Mapping[str, Recipe], out: Path) -> Table:
                 rows = counts(run, t)
                 numbers = _count(rows, "kept"), _count(rows, "trained")
                 cells = (figures.figure(score) for score in scores)
-                shown.add_row(escape(setting), str(t) if t else "base", *numbers, *cells)
-    asked = (f"{name} ({', '.join(templates[name])})" for name in names if templates[name])
-    shown.caption = escape(f"first score of each, shares in %; templates: {'; '.join(asked)}") if names else None
+                shown.add_row(next(name_once, ""), str(t) if t else "base", *numbers, *cells)
+    asked = "; ".join(f"{name} ({', '.join(templates[name])})" for name in names if templates[name])
+    shown.caption = escape(f"rows: trained on; first score of each, shares in %; templates: {asked}") if names else None
     return shown
 
 
-def _count(row: Counts, name: str) -> str:
+def _count(row: Counts | Told, name: str) -> str:
     """A number, "-" for None; what is kept, also as a share of what was written."""
     number: int | None = getattr(row, name)
-    share = f" ({row.kept / row.written:.0%})" if name == "kept" and row.kept is not None and row.written else ""
+    written = row.written if isinstance(row, Counts) else None
+    share = f" ({number / written:.0%})" if name == "kept" and number is not None and written else ""
     return "-" if number is None else f"{number}{share}"
 
 

@@ -11,24 +11,30 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from isheep import assess
 from isheep.algorithm import align
 from isheep.benchmarks import prompts
 from isheep.chat import load_chat
 from isheep.checkpoint import check_device
 from isheep.errors import UserError
 from isheep.evaluate import ended, evaluate, validated
+from isheep.filters import kept
 from isheep.progress import console
 from isheep.recipe import Recipe
-from isheep.run import Folder, reading, writing
+from isheep.records import Drop, Pair
+from isheep.run import Folder, check, reading, writing
 
 COMMON = {"model", "chat", "seed", "machine"}
-ADAPTER = "adapter/adapter_model.safetensors"
+MODEL = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")  # what makes M^t of the base
 
 # What is shared, by the file's name or folder: files of its iteration that it is made from, and keys of the recipe.
-# The seed tasks, the model at work and COMMON go into all of them.
+# The seed tasks, the model at work and COMMON go into all of them; `ingredients` adds what is not a file or a key.
 MADE_FROM: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "replies.jsonl": ((), ("language", "synthesis")),
+    "kinds.jsonl": (("tasks.jsonl",), ("response",)),
+    "instances.jsonl": (("tasks.jsonl", "kinds.jsonl"), ("response",)),
     "pairs.jsonl": (("tasks.jsonl",), ("response",)),
     "assessed.jsonl": (("pairs.jsonl",), ("assessment",)),
     "perplexity.jsonl": (("pairs.jsonl",), ("response",)),
@@ -37,17 +43,6 @@ MADE_FROM: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "eval": ((), ()),
     "validation": ((), ()),
 }
-
-
-def check(recipe: Recipe, out: Path) -> None:
-    """Raises UserError for what can't work on this machine, before a folder is made or hours are spent.
-
-    A run that is begun already has passed: what its benchmarks ask is not read again before it is needed.
-    """
-    check_device(recipe.machine.device)
-    load_chat(recipe.chat, recipe.model)
-    if not (out / "recipe.yaml").exists():
-        prompts(recipe.evaluation)
 
 
 def conduct(recipe: Recipe, out: Path, twin: Callable[[str], Path | None] = lambda label: None) -> tuple[Folder, int]:
@@ -71,16 +66,31 @@ def conduct(recipe: Recipe, out: Path, twin: Callable[[str], Path | None] = lamb
     return folder, t
 
 
+def ready(recipe: Recipe, out: Path) -> None:
+    """Raises UserError where a run of this recipe in the folder `out` can't work, before weights are loaded for it.
+
+    A run that is begun has passed: what its benchmarks ask is not read again before it is needed.
+    """
+    check(out, recipe)
+    check_device(recipe.machine.device)
+    chat = load_chat(recipe.chat, recipe.model)
+    if recipe.assessment:
+        assess.check(recipe.assessment, chat)
+    if not (out / "recipe.yaml").exists():
+        prompts(recipe.evaluation)
+
+
 def sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:
     """Run recipes by name, each in the folder of its name in `out`, or go on with them; the folders.
 
-    A setting that can't be finished (a threshold may leave nothing to train on) does not keep the others from running.
-    Raises UserError at the end, which names these, and before anything runs where `out` is a run folder itself.
+    Raises UserError before anything runs where one of them can't begin, or `out` is a run folder itself. A setting that
+    can't be finished (a threshold may leave nothing to train on) does not keep the others from running: what failed is
+    raised at the end.
     """
     if (out / "recipe.yaml").exists():
         raise UserError(f"{out} is a run folder: a run for each setting needs a folder of its own; give another --out")
     for name, recipe in recipes.items():
-        check(recipe, out / name)
+        ready(recipe, out / name)
     failed = []
     for name, recipe in recipes.items():
         console.print(f"== {out / name}", markup=False, soft_wrap=True)
@@ -119,24 +129,32 @@ def ingredients(recipe: Recipe, run: Path, label: str) -> str | None:
     if kind not in MADE_FROM:
         return None
     files, keys = MADE_FROM[kind]
-    values = recipe.model_dump(mode="json", include={*COMMON, *keys})
+    values: dict[str, Any] = recipe.model_dump(mode="json", include={*COMMON, *keys})
     sources = [run / "seeds.jsonl", *(run / home / file for file in files)]
     if kind == "assessed.jsonl" and (run / "prompts.yaml").exists():
         sources.append(run / "prompts.yaml")  # rating prompts of the user's own
     t = 0 if home == "base" else int(home.removeprefix("iter-"))
     model = t if kind in ("eval", "validation") else t - 1
-    if kind in ("eval", "validation"):
-        benchmark = name.split("/")[1].removesuffix(".json")
-        values["evaluation"] = [one.model_dump(mode="json") for one in recipe.evaluation if one.name == benchmark]
     if kind == "adapter":
-        del values["training"]["data"]  # train.json holds it
         model = model if values["training"].pop("start") == "last" else 0
+        first = 1 if values["training"].pop("data") == "all" else t
+        values["endings"] = [ending for s in range(first, t + 1) for ending in endings(Folder(run, run) / f"iter-{s}")]
+    if kind == "eval":
+        named = name.removeprefix("eval/").removesuffix(".json")  # which may have a folder: standard/piqa
+        values["benchmark"] = [one.model_dump(mode="json") for one in recipe.evaluation if one.name == named]
     if model:
-        sources.append(run / f"iter-{model}" / ADAPTER)
+        sources += [run / f"iter-{model}" / file for file in MODEL]
     if not all(path.exists() for path in sources):
         return None
     digests = [_digest(path, path.stat().st_mtime_ns) for path in sources]
     return hashlib.sha256(json.dumps([label, values, digests]).encode()).hexdigest()
+
+
+def endings(iteration: Folder) -> list[str]:
+    """How the answers of D^t ended: training looks at it (rows.encode), and train.json does not hold it."""
+    if not (iteration.has("pairs.jsonl") and iteration.has("dropped.jsonl")):
+        return []
+    return [pair.finish for pair in kept(iteration.read("pairs.jsonl", Pair), iteration.read("dropped.jsonl", Drop))]
 
 
 @cache

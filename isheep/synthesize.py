@@ -34,20 +34,18 @@ BLACKLIST = re.compile(
 # --- the prompt and its reading, side by side
 
 
-def render(examples: Sequence[Task]) -> str:
-    """The prompt p^meta with `examples` as blocks 1 to k-1: it ends with "k. Instruction:", without a space."""
-    text = prompts.load("synthesis")
-    blocks = [
-        prompts.fill(
-            text["block"],
-            k=str(k),
-            instruction=" ".join(task.instruction.split()),
-            input=_newlines(task.input).strip() or "<noinput>",
-        )
-        for k, task in enumerate(examples, 1)
-    ]
-    opened = prompts.fill(text["open"], k=str(len(examples) + 1))
-    return f"{text['meta']}\n\n" + "\n".join([*blocks, opened])
+def render(examples: Sequence[Task], inputs: bool = True) -> str:
+    """The prompt p^meta with `examples` as blocks 1 to k-1: it ends with "k. Instruction:", without a space.
+
+    Without `inputs` it shows instructions alone.
+    """
+    return prompts.numbered("synthesis" if inputs else "self_instruct/instructions", map(fields, examples))
+
+
+def fields(task: Task) -> dict[str, str]:
+    """What a block of a prompt shows of a task: the instruction on one line, the input or <noinput>."""
+    given = newlines(task.input).strip()
+    return {"instruction": " ".join(task.instruction.split()), "input": given or "<noinput>"}
 
 
 class Block(NamedTuple):
@@ -66,7 +64,7 @@ def parse(text: str, first: int, cut: bool = False) -> list[Block]:
     a line). What follows an "Output:" label is not ours to use. `cut` says that the text was cut off: so is then its
     last block, unless it had come to its output.
     """
-    sections = re.split(r"#{3,}", f"{first}. Instruction:{_newlines(text)}")
+    sections = re.split(r"#{3,}", f"{first}. Instruction:{newlines(text)}")
     pieces = [piece for section in sections for piece in _split(section)]
     blocks = [_block(piece, cut and n == len(pieces)) for n, piece in enumerate(pieces, 1)]
     return [block for block in blocks if LABEL.sub("", block.text).strip(string.whitespace + string.digits + ".")]
@@ -91,7 +89,8 @@ def _block(text: str, cut: bool) -> Block:
     )
 
 
-def _newlines(text: str) -> str:
+def newlines(text: str) -> str:
+    """`text` with every line end as one character."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -157,11 +156,10 @@ class _Reader:
         return len(self.tasks) >= self.settings.tasks
 
     def read(self, replies: Sequence[Reply]) -> None:
-        first = self.settings.examples + 1
         found = [
             (f"{reply.id}.{n}", block, self._refusal(block))
             for reply in replies
-            for n, block in enumerate(parse(reply.text, first, cut=reply.finish == "length"), 1)
+            for n, block in enumerate(self._blocks(reply), 1)
         ]
         fine = [block.instruction for _, block, refusal in found if refusal is None]
         verdicts = iter(self.pool.novel(fine) if self.pool else [None] * len(fine))
@@ -171,6 +169,10 @@ class _Reader:
             if refusal is None and (verdict := next(verdicts)):
                 refusal = ("novelty", f"ROUGE-L {verdict[1]:.2f} to {self.names[verdict[0]]}")
             self._add(name, block, refusal)
+
+    def _blocks(self, reply: Reply) -> list[Block]:
+        blocks = parse(reply.text, self.settings.examples + 1, cut=reply.finish == "length")
+        return blocks if self.settings.inputs else [block._replace(input="") for block in blocks]
 
     def _add(self, name: str, block: Block, refusal: tuple[str, str] | None) -> None:
         if refusal:
@@ -199,6 +201,15 @@ def budget_of(settings: Synthesis) -> int:
     return settings.budget or PROMPTS_PER_TASK * settings.tasks
 
 
+def shown(seeds: Sequence[Seed], written: Sequence[Task], settings: Synthesis, place: int) -> list[Task]:
+    """The examples of a batch, drawn at its place: up to `settings.generated` of the tasks `written` before it, the
+    others from the seeds, in an order that is drawn too."""
+    rng = random.Random(place)
+    own = rng.sample(written, min(settings.generated, len(written)))
+    examples = [*own, *rng.sample(seeds, settings.examples - len(own))]
+    return rng.sample(examples, len(examples)) if own else examples
+
+
 def replies(
     engine: Engine,
     seeds: Sequence[Seed],
@@ -212,9 +223,9 @@ def replies(
     are in them or the budget (`budget_of`) is used.
 
     Every prompt of a batch shows the same examples, so that an engine computes them once; the batch's place seeds the
-    choice of examples and the engine's noise, so that an interrupted run asks the same. The prompt is plain text, or a
-    chat turn (`settings.chat`); a reply ends at the template's end token. Raises UserError where the whole budget held
-    no task.
+    choice of examples and the engine's noise, and generated ones come from the batches before it, so that an
+    interrupted run asks the same. The prompt is plain text, or a chat turn (`settings.chat`); a reply ends at the
+    template's end token. Raises UserError where the whole budget held no task.
     """
     sampling = settings.sampling.model_copy(update={"stop": (chat.end, *settings.sampling.stop)})
 
@@ -225,8 +236,8 @@ def replies(
         while asked < budget and not reader.full:
             b = asked // settings.size
             place = seed_of(seed, iteration, "synthesis", b)
-            examples = random.Random(place).sample(seeds, settings.examples)
-            prompt = chat.prompt(render(examples)) if settings.chat else render(examples)
+            text = render(shown(seeds, reader.tasks, settings, place), settings.inputs)
+            prompt = chat.prompt(text) if settings.chat else text
             written = engine.generate([prompt] * min(settings.size, budget - asked), sampling, place)
             batch = [
                 Reply(id=f"t{iteration}-b{b:04d}-{i:02d}", text=c.text, finish=c.finish, tokens=c.tokens)

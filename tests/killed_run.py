@@ -1,6 +1,7 @@
 """Not a test: `isheep run` on a fake engine and trainer, which kills its own process at a given moment.
 
-python killed_run.py OUT N: the N-th call of the engine, training step, fsync or rename is not reached (0: all are).
+python killed_run.py OUT N [own]: the N-th call of the engine, training step, fsync or rename is not reached (0: all
+are). `own` is Self-Instruct's own pipeline: generated examples, kinds and instances in the place of answers.
 A run that ends writes the number of its moments into OUT.moments.
 """
 
@@ -22,7 +23,7 @@ from isheep.engines.fake import Fake
 from isheep.records import Model, Pair
 from isheep.trainers import peft
 
-OUT, KILL_AT = Path(sys.argv[1]), int(sys.argv[2])
+OUT, KILL_AT, OWN = Path(sys.argv[1]), int(sys.argv[2]), "own" in sys.argv[3:]
 moments = itertools.count(1)
 RECIPE = """
 model: fake
@@ -31,6 +32,16 @@ synthesis:  {tasks: 20, size: 4, novelty: null}
 response:   {size: 8}
 assessment: {size: 8, judge: base}
 filters:    [{kind: score, at_least: 8}, {kind: perplexity}, {kind: density, clusters: 19}]
+training:   {epochs: 1}
+"""
+if OWN:
+    RECIPE = """
+model: fake
+iterations: 2
+synthesis:  {tasks: 20, size: 4, novelty: null, generated: 2, inputs: false}
+response:   {size: 8, prompt: instances, examples: 2}
+assessment: null
+filters:    []
 training:   {epochs: 1}
 """
 
@@ -56,6 +67,10 @@ class Chat(NamedTuple):
 
 
 def write(prompt: str, seed: int) -> str:
+    if prompt.endswith("Classification:"):
+        return (" Yes", " No", " both")[seed % 3]
+    if prompt.endswith(("Input:", "Output:")):
+        return f" text {prompt.count(' ')} {seed}" if seed % 7 else ""
     if prompt.endswith("<|answer|>"):
         return f"The answer is {seed}.<|end|> And more."
     if "Please rate" in prompt:
@@ -66,7 +81,7 @@ def write(prompt: str, seed: int) -> str:
 def open_engine(model: Model, **machine: Any) -> Fake:
     """What this model writes depends on what it was trained on."""
     trained = sum((model.adapter / "weights").read_bytes()) if model.adapter else 0
-    engine = Fake(lambda prompt, seed: write(prompt, seed + trained))
+    engine = Fake(lambda prompt, seed: write(prompt, seed + trained + len(prompt)))
     for name in ("generate", "logprobs", "embed"):
         setattr(engine, name, killed(getattr(engine, name)))
     return engine

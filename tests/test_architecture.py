@@ -14,26 +14,15 @@ HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "lm_e
 # Highest first. A module may import from its own floor and from those below it.
 FLOORS = [
     {"cli"},
-    {
-        "algorithm",
-        "sweep",
-        "evaluate",
-        "examine",
-        "summary",
-        "compare",
-        "export",
-        "show",
-        "status",
-        "doctor",
-        "talk",
-        "take",
-        "report",
-    },
-    {"synthesize", "respond", "assess", "filters", "measure", "benchmarks", "doors", "lamb.pretrain", "lamb.probe"},
+    {"scores"},
+    {"algorithm", "sweep", "evaluate", "examine", "summary", "compare", "export", "show", "status", "doctor", "talk"}
+    | {"take", "report", "contamination", "judge_health", "health_tables", "annotate", "annotation"},
+    {"synthesize", "respond", "instances", "assess", "filters", "measure", "benchmarks", "doors", "health", "collapse"}
+    | {"lamb.pretrain", "lamb.probe"},
     {"engines.transformers", "engines.decode", "engines.fake", "trainers"},
-    {"run", "novelty", "chat", "checkpoint", "seeds", "lamb", "recipe_files"},
-    {"recipe", "statistics", "figures"},
-    {"engines", "prompts", "records", "batching", "errors", "files", "progress"},
+    {"run", "novelty", "overlap", "chat", "checkpoint", "seeds", "lamb", "recipe_files", "judges", "endpoint"},
+    {"conflicts", "recipe", "statistics", "agreement", "figures"},
+    {"engines", "prompts", "records", "batching", "errors", "files", "progress", "sandbox", "walls"},
 ]
 DOORS = ("engines.transformers", "engines.decode", "trainers", "lamb", "checkpoint", "benchmarks")  # may load torch
 

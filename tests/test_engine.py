@@ -110,6 +110,40 @@ def test_batches_are_cut_at_fixed_places_and_answers_come_in_order(checkpoint: P
     assert opened(checkpoint).generate([], DRAWN, 1) == []
 
 
+def penalised_one_by_one(path: Path, prompts: list[str], sampling: Sampling, seed: int) -> list[str]:
+    """A plain loop: no batch, no cache, the penalty taken off one logit after the other."""
+    model, tokenizer = reference(path)
+    texts = []
+    for i, prompt in enumerate(prompts):
+        ids, written = tokenizer(prompt).input_ids, list[int]()
+        chance = noise([seed_of(seed, i)], sampling.max_tokens)[0]
+        for step in range(min(sampling.max_tokens, 256 - len(ids))):
+            with torch.no_grad():
+                logits = model(torch.tensor([ids + written])).logits[0, -1]
+            for token in set(written):
+                logits[token] -= sampling.presence_penalty
+            written += draw(logits[None], chance[step : step + 1], sampling.temperature, sampling.top_p).tolist()
+            if written[-1] == tokenizer.eos_token_id:
+                break
+        texts.append(tokenizer.decode(written, skip_special_tokens=True))
+    return texts
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("penalty", [2.0, -1.5])
+def test_a_presence_penalty_is_what_a_plain_loop_says(checkpoint: Path, sampling: Sampling, penalty: float) -> None:
+    engine = opened(checkpoint)
+    near = "a " * next(n for n in range(99, 999) if len(engine._prompts(["a " * n])[0]) > 240)
+    prompts = [near, *SHARED[:2], near, MIXED[0]]  # the context ends the near ones first
+    sampling = sampling.model_copy(update={"presence_penalty": penalty, "max_tokens": 24})
+    written = engine.generate(prompts, sampling, 3)
+    assert written[0].tokens == written[3].tokens < 16
+    assert [c.text for c in written] == penalised_one_by_one(checkpoint, prompts, sampling, 3)
+    free = engine.generate(prompts, sampling.model_copy(update={"presence_penalty": 0.0}), 3)
+    assert sum(one.text != other.text for one, other in zip(written, free, strict=True)) > 1
+    assert engine.generate(prompts, sampling, 3) == written  # what one call wrote is no penalty in the next
+
+
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.8), (2.0, 0.95)])
 def test_draws_follow_the_distribution(temperature: float, top_p: float) -> None:
     logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, 1.5, -3.0])
@@ -191,9 +225,21 @@ def test_a_prompt_without_room_is_answered_with_nothing_and_its_neighbours_as_ev
     assert done[1] == ("", 0, "length")
     alone = engine.generate([MIXED[0], "hot", *MIXED[1:3]], DRAWN, 3)
     assert [done[i].text for i in (0, 2, 3)] == [alone[i].text for i in (0, 2, 3)]
-    for asked in (lambda: engine.logprobs(["What is" * 300], ["hot"]), lambda: engine.embed(["What is" * 300])):
-        with pytest.raises(UserError, match="does not fit"):
-            asked()
+
+
+def test_what_is_beyond_the_context_is_left_out_and_its_neighbours_are_as_ever(checkpoint: Path) -> None:
+    """A model that writes a long task or answer can still be asked about it."""
+    engine, long = opened(checkpoint, batch=2), "What is" * 300
+    texts, outputs = [MIXED[0], long, MIXED[1]], [" Paris.", " hot", " cold and hot " * 200]
+    first, nothing, cut = engine.logprobs(texts, outputs)
+    assert nothing == ([], []) and len(cut.tokens) == 256 - len(engine._prompts(texts[2:])[0])
+    [alone] = engine.logprobs(texts[2:], outputs[2:])
+    assert cut.logprobs == pytest.approx(alone.logprobs, rel=1e-4)
+    assert first.logprobs == pytest.approx(engine.logprobs(texts[:1], outputs[:1])[0].logprobs, rel=1e-4)
+    [one, none, two] = engine.choices([MIXED[0], long, MIXED[1]], [" 1", " 10"])
+    assert none == [0, 0] and one + two == pytest.approx(sum(engine.choices(MIXED[:2], [" 1", " 10"]), []))
+    ids = engine._prompts([long])[0][:256]
+    np.testing.assert_allclose(engine.embed([long, MIXED[0]])[0], engine.embed([engine._text(ids)])[0], atol=1e-4)
 
 
 def test_the_beginning_of_sequence_is_never_doubled(llama: Path, qwen2: Path) -> None:

@@ -82,7 +82,7 @@ def covers_all(found: list[Quest]) -> None:
 
 def test_the_committed_seed_tasks_are_the_generated_ones() -> None:
     rows = [json.loads(line) for line in SEEDS.read_text(encoding="utf-8").splitlines()]
-    assert [{key: row[key] for key in ("instruction", "input", "output")} for row in rows] == list(seed_tasks())
+    assert [{key: row[key] for key in row if key != "id"} for row in rows] == list(seed_tasks())
 
 
 def test_grades_depend_on_the_truth() -> None:

@@ -1,5 +1,6 @@
 """Recipes: read from YAML and the command line, wrong ones refused in one line that says where and what instead."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,13 +62,39 @@ WRONG = {
     "model: lamb\nfilters: [{kind: scor, at_least: 8}]": "filters.0.kind: take one of 'score', 'contamination', ",
     "model: lamb\nfilters:\n- kind: score": "line 3: filters.0: give exactly one of at_least and above",
     "model: lamb\nfilters:\n- {kind: score, at_least: 8, above: 7}": "line 3: filters.0: give exactly one of",
-    "model: lamb\nfilters: [{kind: contamination}]": "contamination needs a benchmark in evaluation",
+    "model: lamb\nfilters: [{kind: contamination}]": "contamination needs a benchmark in evaluation or stop",
+    "model: lamb\nfilters:\n- {kind: score, at_least: 80}": "line 3: filters.0.at_least: no score reaches 80",
+    "model: lamb\nfilters: [{kind: random, as_many_as: {above: 10}}]": "as_many_as.above: no score is above 10",
+    "model: lamb\nassessment: {criteria: [quality, quality]}": "line 2: assessment.criteria: 'quality' is listed twice",
+    "model: lamb\nevaluation: [lamb, {name: lamb, data: x}]": "mine.yaml line 2: evaluation: 'lamb' is listed twice",
+    "model: lamb\nstop: {benchmark: lamb, patience: 3}": (
+        "line 2: stop.patience: 3 iterations without a gain are not over before the last one, 3"
+    ),
+    "model: lamb\ntraining: {held_out: 0}": "line 2: training.keep: best is found on held-out rows, and training.held_",
+    "model: lamb\ntraining: {rows: 4000}": "line 2: training.rows: 4000 is more than training.at_most, 3000",
+    "model: lamb\nsynthesis: {tasks: 50}\ntraining: {rows: 60}": (
+        "line 3: training.rows: 60 rows are more than the first iteration can have: 50 tasks"
+    ),
+    "model: lamb\nfilters: [{kind: density, clusters: 1}]": (
+        "training.rows: two rows are more than the first iteration can have: 10000 tasks, of which the filters keep 1"
+    ),
+    "model: lamb\nsynthesis: {tasks: 1}": "training.rows: two rows are more than the first iteration can have: 1 tasks",
+    "model: lamb\ntraining: {batch: 16}\nmachine: {rows: 3}": "line 3: machine.rows: 3 does not divide training.batch",
     "model: lamb\nassessment: null": "filters.0: a score filter needs an assessment, and this recipe has none",
     "model: lamb\nassessment:\n  prompt: icl": "criteria: prompt 'icl' has no criterion 'quality', only overall",
     "model: lamb\nassessment: {prompt: simpel}": "prompt file 'simpel' not found: give one of combined, icl",
     "model: lamb\nfilters:\n- kind: score\n  above: 8\n  criteria: [tone]": (
         "mine.yaml line 5: filters.0.criteria: 'tone' is not rated, only quality, following"
     ),
+    "model: lamb\nsynthesis: {examples: 3,\n  generated: 4}": (
+        "mine.yaml line 3: synthesis.generated: 4 is more than synthesis.examples, 3"
+    ),
+    "model: lamb\nresponse: {prompt: instances}": (
+        "line 2: response.prompt: instances writes the inputs, and synthesis does too: set synthesis.inputs: false"
+    ),
+    "model: lamb\nresponse: {examples: 4}": "response.examples: it is for prompt: instances, and prompt is chat",
+    "model: lamb\nresponse: {prompt: instance}": "response.prompt: input should be 'chat', 'plain' or 'instances'",
+    "model: lamb\nsynthesis: {sampling: {presence_penalty: 3}}": "presence_penalty: input should be less than or equal",
     "model: lamb\nassessment:\n  opening: ' <'": "line 3: assessment.opening: it is for read: expected, and this",
     "model: lamb\nfilters: [{kind: perplexity, at_most: 1}]": "filters.0.at_most: input should be greater than 1",
     "model: lamb\nfilters: [{kind: perplexity, of: []}]": "line 2: filters.0.of: ",
@@ -93,7 +120,7 @@ WRONG = {
     "": "mine.yaml: a recipe is a mapping of keys to values",
     "model: lamb\nsynthesis: &a {sampling: *a}": "mine.yaml: nested too deeply, or an alias that stands inside itself",
     "like: nowhere.yaml": "can't be read: No such file or directory",
-    "like: mine.yaml": "mine.yaml line 1: like may not be chained",
+    "like: mine.yaml": "mine.yaml line 1: like leads round in a circle: name a recipe that is not like this one",
 }
 
 
@@ -126,6 +153,17 @@ def test_like_takes_what_it_does_not_say(tmp_path: Path) -> None:
         write(tmp_path, "like: base.yaml\ntraining: {epochs: 1}\nfilters: []\nassessment: null\n")
     )
     assert (recipe.seed, recipe.training.epochs, recipe.training.batch, recipe.filters) == (5, 1, 4, ())
+
+
+def test_like_what_is_like_another(tmp_path: Path) -> None:
+    write(tmp_path, "model: lamb\nseed: 5\niterations: 5\n", "base.yaml")
+    (tmp_path / "folder").mkdir()
+    write(tmp_path / "folder", "like: ../base.yaml\niterations: 4\nlanguage: any\n", "small.yaml")
+    recipe = recipe_files.load(write(tmp_path / "folder", "like: small.yaml\nlanguage: en\n"))
+    assert (recipe.seed, recipe.iterations, recipe.language) == (5, 4, "en")
+    write(tmp_path, "like: folder/small.yaml\n", "base.yaml")
+    with pytest.raises(UserError, match=r"base\.yaml line 1: like leads round in a circle"):
+        recipe_files.load(tmp_path / "folder" / "mine.yaml")
 
 
 def test_a_mistake_in_the_file_below_is_named_there(tmp_path: Path) -> None:
@@ -236,4 +274,16 @@ def test_recipes_are_listed() -> None:
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1], timeout=60
     )
-    assert [line.split()[0] for line in done.stdout.splitlines()] == recipe_files.names()
+    runs, sweeps = done.stdout.removeprefix("isheep run").split("isheep sweep")
+    first = [[line.split()[0] for line in part.splitlines() if line[:1].strip()] for part in (runs, sweeps)]
+    assert sorted(sum(first, [])) == recipe_files.names() and "paper/table2" in first[1]
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "paper/qwen1.5-72b" in first[0] and "Tables 1 and 12: I-SHEEP on Qwen1.5-72B." in runs
+
+
+@pytest.mark.parametrize("name", recipe_files.names())
+def test_the_command_on_a_recipes_first_line_runs_it(name: str) -> None:
+    path = recipe_files.find(name)
+    command = re.search(r"isheep (run|sweep)(?: (\S+))?$", path.read_text(encoding="utf-8").partition("\n")[0])
+    verb = "sweep" if recipe_files.is_sweep(path) else "run"
+    assert command is None or command.groups() in ((verb, name), (verb, None if name == "lamb" else name))

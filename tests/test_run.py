@@ -190,11 +190,11 @@ def test_events_survive_a_torn_line(tmp_path: Path) -> None:
 # --- killed for real: a whole run on a fake engine and a fake trainer (killed_run.py), at the n-th thing that it does
 
 
-def start(out: Path, kill_at: int) -> int:
+def start(out: Path, kill_at: int, *words: str) -> int:
     """The exit status of one try, killed at its moment `kill_at` (0: never)."""
     script = Path(__file__).parent / "killed_run.py"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, str(script), str(out), str(kill_at)]
+    command = [sys.executable, str(script), str(out), str(kill_at), *words]
     return subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode
 
 
@@ -224,12 +224,28 @@ def test_killed_and_started_again_gives_the_same_files(undisturbed: Path, tmp_pa
     assert tree(run) == tree(undisturbed)
 
 
+def test_self_instructs_own_pipeline_killed_and_started_again(tmp_path: Path) -> None:
+    run, whole = tmp_path / "killed", tmp_path / "whole"
+    assert start(whole, 0, "own") == 0
+    rows = [json.loads(line) for line in (whole / "iter-2/kinds.jsonl").read_text().splitlines()]
+    assert {row["classification"] for row in rows} == {True, False, None}
+    assert {"instances.jsonl", "unanswered.jsonl", "pairs.jsonl"} <= {
+        path.name for path in (whole / "iter-2").iterdir()
+    }
+    for place in (0.1, 0.25):  # of what is left: among the replies, among the instances
+        assert start(run, 1 + int(place * moments_of(whole)), "own") == -signal.SIGKILL
+    assert start(run, 0, "own") == 0
+    assert tree(run) == tree(whole)
+
+
 @pytest.mark.slow
-def test_killed_at_every_moment(undisturbed: Path, tmp_path: Path) -> None:
-    run = tmp_path / "killed"
+@pytest.mark.parametrize("words", [(), ("own",)], ids=["i-sheep", "self-instruct"])
+def test_killed_at_every_moment(words: tuple[str, ...], tmp_path: Path) -> None:
+    run, undisturbed = tmp_path / "killed", tmp_path / "whole"
+    assert start(undisturbed, 0, *words) == 0
     for moment in range(1, moments_of(undisturbed) + 1):
-        assert start(run, kill_at=moment) == -signal.SIGKILL, moment
-        assert start(run, kill_at=0) == 0, moment
+        assert start(run, moment, *words) == -signal.SIGKILL, moment
+        assert start(run, 0, *words) == 0, moment
         assert tree(run) == tree(undisturbed), moment
         shutil.rmtree(run)
 

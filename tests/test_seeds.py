@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from isheep import export
 from isheep.errors import UserError
-from isheep.seeds import load_seeds
+from isheep.records import Pair
+from isheep.seeds import load_seeds, of_kind
 
 DATA = Path(os.environ.get("ISHEEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
 PUBLIC = DATA / "self_instruct" / "seed_tasks.jsonl"
@@ -33,7 +35,10 @@ def test_self_instruct_and_plain_lines_mix_and_the_first_instance_counts(tmp_pat
     first, second = load_seeds(write(tmp_path, "\r\n".join(lines)))
     assert (first.id, first.input, first.output) == ("seed_task_0", "hot", "cold")
     assert first.instruction == SELF_INSTRUCT["instruction"]  # a line separator within a text splits no line
-    assert second.model_dump() == {"id": "seed-1", "instruction": "Sing.", "input": "", "output": ""}
+    assert (first.is_classification, second.is_classification) == (False, None)
+    assert second.model_dump(exclude={"is_classification"}) == {
+        "id": "seed-1", "instruction": "Sing.", "input": "", "output": "",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -45,6 +50,34 @@ def test_alpaca_json(tmp_path: Path, indent: int | None, start: bytes) -> None:
         ("seed-0", "Name a colour.", "", "Red."),
         ("seed-1", "Name a colour.", "", "Red."),
     ]
+
+
+def test_conversations_give_their_first_question_and_answer(tmp_path: Path) -> None:
+    turns = [
+        ("system", "Be kind."),
+        ("human", "Name a colour."),
+        ("gpt", "Red."),
+        ("human", "Another?"),
+        ("gpt", "Blue."),
+    ]
+    roles = {"system": "system", "human": "user", "gpt": "assistant"}
+    forms = [
+        {"id": "x", "conversations": [{"from": who, "value": text} for who, text in turns]},
+        {"messages": [{"role": roles[who], "content": text} for who, text in turns]},
+    ]
+    for text in (json.dumps(forms), "\n".join(map(json.dumps, forms))):
+        seeds = load_seeds(write(tmp_path, text))
+        assert [(s.id, s.instruction, s.output) for s in seeds] == [
+            ("x", "Name a colour.", "Red."), ("seed-1", "Name a colour.", "Red."),
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["alpaca", "sharegpt", "messages"])
+def test_what_is_exported_can_be_seed_tasks(tmp_path: Path, form: str) -> None:
+    pair = Pair(id="t1-0", instruction="Name a colour.", output="Red.", finish="stop", tokens=2, seed=0)
+    export.write([pair], form, tmp_path / "data.json")
+    [seed] = load_seeds(tmp_path / "data.json")
+    assert (seed.content, seed.output) == (pair.content, pair.output)
 
 
 GOOD = json.dumps(ALPACA)
@@ -63,9 +96,13 @@ GOOD = json.dumps(ALPACA)
         (f'[{GOOD},\n{{"input": "x"}}]', ["entry 2", "the instruction is missing or empty"]),
         (f"[{GOOD},\n{GOOD},\n", ["line 3", "not JSON"]),
         ('{"instruction": ["a"]}', ["line 1", "instruction must be text", '["a"]']),
+        ('{"messages": [{"role": "assistant", "content": "a"}]}', ["line 1", "the instruction is missing or empty"]),
+        ('{"conversations": [3, {"from": ["human"], "value": "a"}]}', ["the instruction is missing or empty"]),
+        ('{"messages": [{"role": "user", "content": ["a"]}]}', ["instruction must be text", '["a"]']),
         ('{"instruction": "a", "instances": []}', ["line 1", "instances", "[]"]),
         ('{"instruction": "a", "instances": [{"input": 3}]}', ["line 1", "input must be text", "3"]),
         ('{"instruction": "\\ud800"}', ["line 1", "surrogate"]),
+        ('{"instruction": "a", "is_classification": "no"}', ["line 1", "is_classification must be true or", '"no"']),
         ('{"instruction": ' + "9" * 5000 + "}", ["line 1", "not JSON"]),
         ("{" + '"a":[' * 100_000, ["line 1", "not JSON"]),
         (b'{"instruction": "\xff"}', ["not UTF-8", "byte 17"]),
@@ -87,6 +124,17 @@ def test_no_file_and_too_few(tmp_path: Path) -> None:
         load_seeds(tmp_path)
     with pytest.raises(UserError, match="2 found, 5 needed"):
         load_seeds(write(tmp_path, f"{GOOD}\n{GOOD}"), at_least=5)
+
+
+def test_seeds_of_a_kind_have_an_answer_and_enough_of_each_can_be_asked_for(tmp_path: Path) -> None:
+    rows = [{**ALPACA, "is_classification": kind, "output": out} for kind in (True, False, None) for out in ("x", "")]
+    path = write(tmp_path, "\n".join(json.dumps(row) for row in [*rows, *rows[2:]]))
+    seeds = load_seeds(path, of_each=1)
+    assert [[one.id for one in of_kind(seeds, kind)] for kind in (True, False)] == [["seed-0"], ["seed-2", "seed-6"]]
+    with pytest.raises(UserError, match="1 found with is_classification true and an output, 2 needed"):
+        load_seeds(path, of_each=2)
+    with pytest.raises(UserError, match="0 found with is_classification true .* lower response.examples"):
+        load_seeds(write(tmp_path, json.dumps(ALPACA)), of_each=2)
 
 
 @pytest.mark.skipif(not PUBLIC.is_file(), reason=f"no public seed tasks: {PUBLIC} (set ISHEEP_DATA)")

@@ -1,25 +1,32 @@
 """Sweeps, seeds and iterative settings on a fake engine and trainer: what is shared, what each setting changes."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
+from rich.console import Console
 
 import isheep.algorithm
 import isheep.evaluate
 import isheep.sweep
-from isheep import prompts, recipe_files
+from isheep import benchmarks, prompts, recipe_files
+from isheep.algorithm import align
 from isheep.batching import seed_of
+from isheep.benchmarks import Exam, validation_prompts
 from isheep.cli import main
+from isheep.engines import Sampling
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
 from isheep.evaluate import no_gain
-from isheep.recipe import Recipe
-from isheep.records import Model, Pair
-from isheep.run import events
-from isheep.sweep import conduct, sweep
+from isheep.recipe import Benchmark, Recipe, Stop
+from isheep.records import Drop, Model, Pair, Task
+from isheep.run import Folder, events, writing
+from isheep.summary import comparison
+from isheep.sweep import conduct, ingredients, sweep
 
 TASKS = {"tasks": 24, "size": 8, "novelty": None}
 SMALL = {"model": "fake", "iterations": 2, "synthesis": TASKS, "response": {"size": 8}, "assessment": {"size": 8}}
@@ -34,6 +41,10 @@ class Chat(NamedTuple):
 
 
 def write(prompt: str, seed: int) -> str:
+    if prompt.endswith("Classification:"):
+        return (" Yes", " No", " both")[seed % 3]
+    if prompt.endswith(("Input:", "Output:")):
+        return f" text {seed}" if seed % 7 else ""
     if prompt.endswith("<|answer|>"):
         return f"The answer is {seed}.<|end|>"
     if "###" not in prompt:
@@ -70,6 +81,7 @@ class Lab:
         settings = recipe.training.model_dump_json(exclude={"start", "data"})
         text = json.dumps([weights(start), [pair.output for pair in data], settings, seed])
         (into / "adapter_model.safetensors").write_text(str(seed_of(text)))
+        (into / "adapter_config.json").write_text(recipe.training.lora.model_dump_json())
 
 
 def weights(model: Model) -> str | None:
@@ -83,7 +95,6 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
         monkeypatch.setattr(module, "load_chat", lambda name, model: Chat())
         if module is not isheep.sweep:
             monkeypatch.setattr(module, "open_engine", lab.open_engine)
-    monkeypatch.setattr("isheep.chat.load_chat", lambda name, model: Chat())
     monkeypatch.setattr(isheep.algorithm, "train", lab.train)
     return lab
 
@@ -145,6 +156,32 @@ def test_a_shared_run_has_the_files_of_one_alone(lab: Lab, tmp_path: Path) -> No
         assert shared(tmp_path / "sweep" / name).keys() == {**expected, "long": STAGES}.get(name, set()), name
 
 
+OWN = {"tasks": 24, "size": 8, "novelty": None, "inputs": False, "generated": 2}
+INSTANCES = {"size": 8, "prompt": "instances", "examples": 2}
+
+
+def test_self_instructs_own_pipeline_is_shared_as_far_as_it_is_the_same(lab: Lab, tmp_path: Path) -> None:
+    own = {"synthesis": OWN, "response": INSTANCES, "assessment": None, "filters": []}
+    recipes = {
+        "own": recipe(**own),
+        "again": recipe(**own, training={"epochs": 3}),
+        "seeds alone": recipe(**own | {"synthesis": {**OWN, "generated": 0}}),
+        "more shown": recipe(**own | {"response": {**INSTANCES, "examples": 4}}),
+        "answers": recipe(**own | {"response": {"size": 8}}),
+        "with inputs": recipe(**own | {"response": {"size": 8}, "synthesis": {**OWN, "inputs": True}}),
+    }
+    for (name, one), run in zip(recipes.items(), sweep(recipes, tmp_path / "sweep"), strict=True):
+        conduct(one, tmp_path / "alone" / name)
+        assert contents(run) == contents(tmp_path / "alone" / name), name
+    first = {f"iter-1/{name}.jsonl" for name in ("replies", "kinds", "instances", "pairs")}
+    expected = {"again": first, "more shown": {"iter-1/replies.jsonl"}, "answers": {"iter-1/replies.jsonl"}}
+    for name in recipes:
+        assert shared(tmp_path / "sweep" / name).keys() == expected.get(name, set()), name
+    kinds = [json.loads(line) for line in contents(tmp_path / "sweep/own")["iter-1/kinds.jsonl"].splitlines()]
+    assert {row["classification"] for row in kinds} == {True, False, None}
+    assert contents(tmp_path / "sweep/own")["iter-1/unanswered.jsonl"]
+
+
 def test_a_sweep_made_again_makes_nothing(lab: Lab, tmp_path: Path) -> None:
     recipes = {"a": recipe(), "b": recipe(training={"epochs": 1})}
     before = [contents(run) for run in sweep(recipes, tmp_path)]
@@ -166,6 +203,31 @@ def test_a_stopped_sweep_goes_on(lab: Lab, tmp_path: Path, monkeypatch: pytest.M
     assert [contents(run) for run in sweep(recipes, tmp_path / "stopped")] == whole
 
 
+def test_half_a_copy_is_nothing_that_a_run_goes_on_with(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped as an adapter is copied, and gone on with alone."""
+    one = recipe(iterations=1)
+    [whole] = sweep({"a": one}, tmp_path)
+
+    def stop(source: Path, to: Path) -> None:
+        to.mkdir()
+        (to / "adapter_config.json").write_text("half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(shutil, "copytree", stop)
+        sweep({"a": one, "b": one}, tmp_path)
+    assert not (tmp_path / "b/iter-1/adapter.part").exists()
+    conduct(one, tmp_path / "b")
+    made = {name: text for name, text in contents(tmp_path / "b").items() if ".copy.part" not in name}
+    assert made == contents(whole)
+    (tmp_path / "b/iter-1/pairs.jsonl.part").write_text("begun")
+    (tmp_path / "b/iter-1/pairs.jsonl").unlink()
+    sweep({"a": one, "b": one}, tmp_path)
+    assert not (tmp_path / "b/iter-1/pairs.jsonl.part").exists()
+
+
 def test_a_setting_that_fails_leaves_the_others(lab: Lab, tmp_path: Path) -> None:
     recipes = {"none": recipe(filters=[{"kind": "score", "above": 9}]), "some": recipe()}
     with pytest.raises(UserError, match="1 of 2 settings could not be finished: none: iteration 1: 0 of 24 pairs left"):
@@ -182,6 +244,68 @@ def test_ratings_by_other_prompts_of_the_same_name_are_not_shared(lab: Lab, tmp_
         sweep({name: settings}, out)
     assert shared(out / "b")["iter-1/assessed.jsonl"] == "../a/iter-1/assessed.jsonl"
     assert "iter-1/pairs.jsonl" in shared(out / "c") and "iter-1/assessed.jsonl" in made(out / "c")
+
+
+def test_what_is_made_from_something_else_is_not_shared(lab: Lab, tmp_path: Path) -> None:
+    """Each change of what a file is made from, one at a time, in a run that is otherwise the same."""
+    sweep(dict.fromkeys("ab", recipe(training={"data": "all"})), tmp_path)
+    one = recipe(training={"data": "all"}, evaluation=["lamb"])
+    same = (
+        "iter-1/replies.jsonl",
+        "iter-2/pairs.jsonl",
+        "iter-2/adapter",
+        "base/eval/lamb.json",
+        "iter-2/eval/lamb.json",
+    )
+    made_of = {name: ingredients(one, tmp_path / "a", name) for name in same}
+    assert None not in made_of.values()
+    assert made_of == {name: ingredients(one, tmp_path / "b", name) for name in same}
+
+    def differ(file: str, old: str, new: str) -> set[str]:
+        path = tmp_path / "b" / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        os.utime(path, ns=(0, 0))  # a new time, though it was written within the clock's grain
+        changed = {name for name in same if ingredients(one, tmp_path / "b", name) != made_of[name]}
+        path.write_text(text)
+        return changed
+
+    for s in (1, 2):  # an answer that was cut off is not taught to end there
+        row = differ(f"iter-{s}/pairs.jsonl", '"finish":"stop"', '"finish":"length"')
+        assert row == {"iter-2/adapter"}
+    assert differ("iter-1/adapter/adapter_config.json", '"alpha":16', '"alpha":32') == {"iter-2/pairs.jsonl"}
+    assert differ("iter-2/adapter/adapter_config.json", '"rank":8', '"rank":9') == {"iter-2/eval/lamb.json"}
+    assert differ("iter-2/tasks.jsonl", "Tell", "Say") == {"iter-2/pairs.jsonl"}
+    assert differ("seeds.jsonl", "a", "b") == set(same)
+    other = one.model_copy(update={"evaluation": (Benchmark(name="lamb", data="elsewhere"),)})
+    assert ingredients(other, tmp_path / "a", "iter-2/eval/lamb.json") != made_of["iter-2/eval/lamb.json"]
+    assert ingredients(other, tmp_path / "a", "iter-2/eval/lamb/answers.jsonl") != ingredients(
+        one, tmp_path / "a", "iter-2/eval/lamb/answers.jsonl"
+    )
+
+
+def test_what_a_benchmark_keeps_is_shared_with_its_result(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isheep.benchmarks import lamb
+
+    def exam(exam: Exam) -> dict[str, Any]:
+        answers = exam.answers(["One?", "Two?"], Sampling())
+        return {"items": {"right": [bool(answer.tokens % 2) for answer in answers]}}
+
+    monkeypatch.setattr(lamb, "run", exam)
+    recipes = {n: recipe(iterations=1, evaluation=["lamb"], training={"epochs": len(n)}) for n in ("a", "bb", "a ")}
+    first, other, killed = (tmp_path / name for name in recipes)
+    sweep({"a": recipes["a"]}, tmp_path)
+    (killed / "base/eval/lamb").mkdir(parents=True)  # begun before, and not come to its end
+    (killed / "base/eval/lamb/answers.jsonl.part").write_text('{"out')
+    (killed / "recipe.yaml").write_text(recipe_files.dump(recipes["a "]))
+    sweep(recipes, tmp_path)
+    assert shared(other)["base/eval/lamb.json"] == "../a/base/eval/lamb.json"
+    for run in (other, killed):
+        assert {n for n in contents(run) if "base" in n} == {n for n in contents(first) if "base" in n}
+    assert "iter-1/eval/lamb/answers.jsonl" in made(other)
 
 
 def test_a_sweep_over_a_run_is_refused(lab: Lab, tmp_path: Path) -> None:
@@ -260,9 +384,49 @@ def test_a_run_stops_where_it_no_longer_gains(
     assert "to go on" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("patience", "last"), [(1, 2), (2, 3)])
+def test_patience_is_how_long_a_run_waits(
+    examined: Callable[..., list[float]], tmp_path: Path, patience: int, last: int
+) -> None:
+    examined(0.3, 0.5, 0.4, 0.5, 0.4, 0.6)  # the best comes first: 2 in a row without a new one end at iteration 3
+    assert conduct(recipe(iterations=5, stop={"benchmark": "lamb", "patience": patience}), tmp_path)[1] == last
+
+
+def test_what_a_benchmark_is_given(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from isheep.benchmarks import lamb
+
+    given: list[Exam] = []
+    monkeypatch.setattr(lamb, "run", lambda exam: given.append(exam) or {"items": {}})
+    conduct(recipe(iterations=1, evaluation=[{"name": "lamb", "data": "my/copy"}], seed=5), tmp_path)
+    assert [(exam.data, exam.base, exam.seed) for exam in given] == [
+        (Path("my/copy"), True, 5),
+        (Path("my/copy"), False, 5),
+    ]
+    assert [exam.folder.path for exam in given] == [tmp_path / t / "eval" / "lamb" for t in ("base", "iter-1")]
+
+
 def test_a_run_that_gains_goes_on_to_the_end(examined: Callable[..., list[float]], tmp_path: Path) -> None:
     examined(0.3, 0.4, 0.5)
     assert conduct(recipe(stop={"benchmark": "lamb"}), tmp_path)[1] == 2
+
+
+@pytest.mark.parametrize("name", get_args(Stop.model_fields["benchmark"].annotation))
+def test_what_stops_a_run_is_never_reported(name: str) -> None:
+    reported, part = benchmarks.prompts([Benchmark(name=name)]), validation_prompts(Stop(benchmark=name))
+    assert part and not {*part} & {*reported} and callable(benchmarks.module(name).validate)
+
+
+@pytest.mark.parametrize("stop", [None, Stop(benchmark="lamb")])
+def test_prompts_of_the_validation_part_are_dropped_where_it_stops_a_run(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: Stop | None
+) -> None:
+    exam, part = benchmarks.prompts([Benchmark(name="lamb")])[0], validation_prompts(Stop(benchmark="lamb"))[0]
+    written = [Task(id=f"t1-{n}", instruction=text) for n, text in enumerate([exam, part, "Another task", "A fourth"])]
+    monkeypatch.setattr(isheep.algorithm, "write_tasks", lambda *given: written)
+    one = recipe(iterations=1, evaluation=["lamb"], filters=[{"kind": "contamination"}], stop=stop)
+    with writing(tmp_path, one) as folder:
+        list(align(one, folder))
+        assert [drop.row for drop in folder.read("iter-1/dropped.jsonl", Drop)] == ["t1-0", "t1-1"][: 1 + bool(stop)]
 
 
 # --- at the command line
@@ -283,6 +447,10 @@ def test_seeds_get_a_folder_each(lab: Lab, tmp_path: Path) -> None:
     runs = sorted(path for path in (tmp_path / "out").iterdir())
     assert [run.name for run in runs] == ["seed-5", "seed-6", "seed-7"]
     assert len({contents(run)["iter-1/pairs.jsonl"] for run in runs}) == 3
+    asked, before = lab.asked, [contents(run) for run in runs]
+    assert command("run", tmp_path / "mine.yaml", "--seeds", "4", "--out", tmp_path / "out", "seed=5") == 0
+    assert [contents(run) for run in runs] == before and (tmp_path / "out/seed-8/iter-1/adapter").exists()
+    assert lab.asked == asked + asked // 3 and len(lab.trained) == 4
 
 
 def test_a_grid_and_names_make_folders(lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,6 +468,26 @@ def test_a_grid_and_names_make_folders(lab: Lab, tmp_path: Path, capsys: pytest.
     assert "rows trained on" in shown and "runs     " in shown
     saved = recipe_files.load(out / "last,filters.0.at_least=7" / "recipe.yaml")
     assert saved.training.start == "last" and saved.response.size == 4 and saved.filters[0].at_least == 7
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_runs_side_by_side_fit_80_columns(tmp_path: Path, count: int) -> None:
+    names = ["lamb", "ifeval", "alpaca_eval", "mt_bench", "harness"][:count]
+    one = recipe(iterations=1).model_copy(update={"evaluation": tuple(map(Benchmark.model_construct, [None] * count))})
+    for benchmark, name in zip(one.evaluation, names, strict=True):
+        vars(benchmark)["name"] = name
+    long = "one-last-uncapped,filters.0.at_least=7,training.epochs=3"
+    for setting in (long, "[b]b"):
+        for t, right in ((0, 235), (1, 800)):
+            folder = Folder(tmp_path / setting, tmp_path / setting) / (f"iter-{t}" if t else "base")
+            (folder.path / "adapter").mkdir(parents=True)
+            for name in names:
+                folder.json(f"eval/{name}.json", lambda right=right: {"items": {"a": [n < right for n in range(1000)]}})
+    with (console := Console(width=80)).capture() as shown:
+        console.print(comparison({long: one, "[b]b": one}, tmp_path))
+    lines = shown.get().splitlines()
+    assert max(map(len, lines)) <= 80 and "…" not in shown.get()
+    assert shown.get().count("[b]b") == 1 and shown.get().count("23.5") == shown.get().count("[77,82]") == 2 * count
 
 
 def test_a_sweep_may_list_recipe_files(tmp_path: Path) -> None:
@@ -320,12 +508,22 @@ WRONG = {
     "model: lamb\nsettings: {a: 3}": "s.yaml line 2: setting 'a' must be a mapping",
     "model: lamb\nsettings:\n  a: {}\n  b: {sed: 1}": "s.yaml line 4: unknown key 'sed': did you mean 'seed'",
     "model: lamb\nsettings: {a/b: {}, a b: {}}": "two settings are named 'a-b'",
+    "model: lamb\ngrid: {}": "s.yaml: the folder of a setting would be named '': 1 to 200 characters are needed; name",
+    "model: lamb\nsettings: {..: {}}": "s.yaml: the folder of a setting would be named '': 1 to",
+    f"model: lamb\ngrid: {{model: [{'x' * 201}]}}": "s.yaml: the folder of a setting would be named 'model=-x",
+    "settings: [s.yaml]": "s.yaml: s.yaml is a sweep itself: list the recipes that it is made of",
+    "settings: [one.yaml, ./one.yaml]": "s.yaml: two settings are named 'one'",
+    "settings: []": "s.yaml: the folder of a setting would be named ''",
+    "model: lamb\ngrid: {1: [1]}": "s.yaml line 2: there is nothing at 1 in this recipe to set it in",
+    "model: lamb\ngrid: {filters.0.at_least: [7]}": "s.yaml line 2: there is nothing at 0 in this recipe to set it in",
+    "like: s.yaml\ngrid: {seed: [1]}": "s.yaml line 1: like leads round in a circle",
 }
 
 
 @pytest.mark.parametrize("text", WRONG)
 def test_wrong_sweeps(text: str, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(text)
+    (tmp_path / "one.yaml").write_text("model: lamb")
     with pytest.raises(UserError) as error:
         recipe_files.load_sweep(tmp_path / "s.yaml")
     assert WRONG[text] in str(error.value) and "\n" not in str(error.value)
@@ -369,8 +567,48 @@ def test_recipes_differ_as_far_as_they_say_so() -> None:
         assert same == {("one-base", "prompt-combined"), ("assess-both", "prompt-simple")}
 
 
+@pytest.fixture
+def short_exam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lamb's exam and validation part, 20 quests each."""
+    from isheep.benchmarks import lamb
+    from isheep.lamb.suite import suite, validation
+
+    monkeypatch.setattr(lamb, "suite", lambda: suite()[:20])
+    monkeypatch.setattr(lamb, "validation", lambda: validation()[:20])
+
+
+def finished(recipes: dict[str, Recipe], out: Path) -> None:
+    """Run them on lamb itself: each ends with a model and its scores, and iteration 1 was written once."""
+    for run, one in zip(sweep(recipes, out), recipes.values(), strict=True):
+        last = one.iterations if not one.stop else max(int(p.parent.name[5:]) for p in run.glob("iter-*/adapter"))
+        rows = json.loads((run / f"iter-{last}/adapter/training.json").read_text())["rows"]
+        assert 0 < rows["trained"] <= len(json.loads((run / f"iter-{last}/train.json").read_text()))
+        assert len(json.loads((run / f"iter-{last}/eval/lamb.json").read_text())["items"]["right"]) == 20
+
+
+SMALL = ["synthesis.tasks=36", "synthesis.budget=80", "training.epochs=1"]
+FEW = {  # a recipe for each way to filter, to read a score, to start
+    "lamb/one-last": [],
+    "lamb/density-perplexity": ["filters.1.clusters=12", "iterations=1"],
+    "lamb/read-expected": ["filters.1.at_least=4", "iterations=1"],
+    "lamb/stop": ["iterations=2"],
+}
+
+
+def test_recipes_on_lamb_run_for_real(short_exam: None, tmp_path: Path) -> None:
+    recipes = {name[5:]: recipe_files.load(recipe_files.find(name), [*SMALL, *words]) for name, words in FEW.items()}
+    finished(recipes, tmp_path)
+    for stage in ("iter-1/replies.jsonl", "iter-1/pairs.jsonl", "base/eval/lamb.json"):
+        assert [name for name in recipes if stage in made(tmp_path / name)] == ["one-last"]
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all runs of the recipes on lamb, which share what they can."""
+    return tmp_path_factory.mktemp("field")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ON_LAMB)
-def test_every_recipe_on_lamb_runs_for_real(name: str, tmp_path: Path) -> None:
-    recipes = recipes_of(name)
-    assert len(sweep(recipes, tmp_path)) == len(recipes)
+def test_every_recipe_on_lamb_runs_for_real(name: str, short_exam: None, field: Path) -> None:
+    finished({label or name[5:]: one for label, one in recipes_of(name).items()}, field)

@@ -256,11 +256,13 @@ def ask(settings: Synthesis, done: list[Reply], engine: Scribe, batches: int = 1
     st.integers(1, 40),
     st.integers(3, 6),
     st.booleans(),
+    st.integers(0, 2),
 )
 def test_however_it_is_interrupted_it_ends_the_same(
-    stops: list[int], tasks: int, size: int, budget: int, length: int, novel: bool
+    stops: list[int], tasks: int, size: int, budget: int, length: int, novel: bool, generated: int
 ) -> None:
-    settings = Synthesis(tasks=tasks, examples=2, size=size, budget=budget, rules=False, novelty=0.5 if novel else None)
+    shape = {"tasks": tasks, "size": size, "budget": budget, "examples": 2, "generated": generated}
+    settings = Synthesis(**shape, rules=False, novelty=0.5 if novel else None)
     whole = ask(settings, [], Scribe(length))
     rows: list[Reply] = []
     for batches in stops:
@@ -273,6 +275,40 @@ def test_however_it_is_interrupted_it_ends_the_same(
     assert len(read_tasks(whole[:last], SEEDS, settings, "en", 1)[0]) < tasks
     if novel:
         assert Pool([s.instruction for s in SEEDS], 0.5).novel([t.instruction for t in found]) == [None] * len(found)
+
+
+OWN = {"examples": 3, "generated": 2, "inputs": False}
+
+
+def instructions_in(prompt: str) -> list[str]:
+    return [block.instruction for block in parse(prompt.partition("1. Instruction:")[2], 1)]
+
+
+def test_up_to_so_many_examples_are_tasks_of_earlier_batches() -> None:
+    settings = Synthesis(tasks=12, size=1, novelty=None, **OWN)
+    engine, seeds = Scribe(), {" ".join(seed.instruction.split()) for seed in SEEDS}
+    rows = ask(settings, [], engine)
+    tasks, _ = read_tasks(rows, SEEDS, settings, "en", 1)
+    found = [instructions_in(prompts[0]) for prompts, _ in engine.asked]
+    assert [sum(text in seeds for text in examples) for examples in found] == [3, 2] + [1] * 10
+    for b, examples in enumerate(found):  # a reply of this engine holds one task
+        assert len(set(examples)) == 3 and {*examples} <= seeds | {task.instruction for task in tasks[:b]}
+    assert {examples.index(next(text for text in examples if text in seeds)) for examples in found[2:]} == {0, 1, 2}
+    free = Scribe()
+    ask(settings.model_copy(update={"generated": 0}), [], free)
+    assert free.asked[0] == engine.asked[0]  # nothing was there to show yet
+    assert all({*instructions_in(prompts[0])} <= seeds for prompts, _ in free.asked)
+
+
+def test_without_inputs_prompts_show_and_tasks_have_instructions_alone() -> None:
+    prompt = render(SEEDS[2:], inputs=False)
+    assert "Input" not in prompt and "banana" not in prompt and prompt.endswith("\n3. Instruction:")
+    settings = SETTINGS.model_copy(update={"inputs": False})
+    engine = Scribe(text=" Name three kinds of cheese.\n3. Input: <|im_end|>\n###\n")
+    rows = ask(settings, [], engine)
+    assert all("Input" not in prompts[0] for prompts, _ in engine.asked)
+    [task], _ = read_tasks(rows, SEEDS, settings, "en", 1)
+    assert (task.instruction, task.input) == ("Name three kinds of cheese.", "")
 
 
 def test_finished_replies_ask_nothing() -> None:

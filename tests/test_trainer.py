@@ -91,6 +91,12 @@ def test_sampling_and_holding_out_follow_the_seed(qwen2: Path) -> None:
     assert rows.train != choose(pairs, chat, chat.tokenizer, Training(at_most=20, held_out=0.1), 2).train
 
 
+def test_a_row_is_always_left_to_learn_from(qwen2: Path) -> None:
+    chat = chat_of(qwen2)
+    rows = choose(numbered(2), chat, chat.tokenizer, Training(held_out=0.9), 1)
+    assert (len(rows.train), len(rows.held_out)) == (1, 1)
+
+
 def test_no_cap_takes_all_rows(qwen2: Path) -> None:
     chat, pairs = chat_of(qwen2), numbered(50)
     assert len(choose(pairs, chat, chat.tokenizer, Training(at_most=None, held_out=0), 1).train) == 50

@@ -1,29 +1,33 @@
 """Benchmarks: a module each, with `run(exam) -> dict` and `prompts(data) -> list[str]`.
 
+The standard benchmarks are under two protocols, "standard/piqa" and "paper/piqa": modules with a `task(name) -> Part`.
+
 A result has the "template" that the model was asked in and "items": for each score one value per item, in the same
-order for every model: a truth value, a number, or None where it could not be read. Where items of a score belong
-together (the constraints of a prompt, the turns of a dialogue) "clusters" has for that score the group of each item.
-"by" has breakdowns, {title: {kind of item: [right, all]}}. "note" says what a reader must know, such as "not checked
-against the original". What else a module puts there stays in the file.
+order for every model: a truth value, a number, or None where there is none (a verdict that can't be read). Where items
+of a score belong together (the constraints of a prompt, the turns of a dialogue) "clusters" has for that score the
+group of each item. "by" has breakdowns, {title: {kind of item: [right, all]}}. "note" says what a reader must know,
+such as "not checked against the original". What else a module puts there stays in the file.
 
 `prompts` is asked before any model loads: it raises UserError where a run would for the lack of something (data, a
 package), and where data are given to a benchmark that needs none. A benchmark that a recipe's `stop` can name also has
-`validate(exam) -> dict`: other items, and a "score" that is better the higher it is. One that can score a file of
-another program's answers has `responses(data, file, into) -> dict`: the same kind of result.
+`validate(exam) -> dict`: other items, and a "score" that is better the higher it is; `validation_prompts(data) ->
+list[str]` are these items. One that can score a file of another program's answers has `responses(data, file, into) ->
+dict`: the same kind of result.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from isheep.batching import seed_of
-from isheep.chat import Chat
+from isheep.chat import Chat, render
 from isheep.engines import Engine, Sampling
 from isheep.errors import UserError
-from isheep.recipe import Benchmark
+from isheep.judges import Judge, Messages, Reply
+from isheep.recipe import Benchmark, Stop
 from isheep.records import Answer
 from isheep.run import Folder
 
@@ -39,6 +43,9 @@ class Exam(NamedTuple):
     folder: Folder  # eval/NAME beside NAME.json: raw answers, judgments
     data: Path | None  # the user's copy of the benchmark's files
     base: bool  # M^0, which no template was taught to
+    unsafe_code: bool = False  # whether code that a model wrote may run where no sandbox holds
+    settings: Benchmark | None = None  # the benchmark's entry in the recipe
+    judge: Judge | None = None  # who rates the answers, where the benchmark asks one
 
     @property
     def template(self) -> str:
@@ -47,6 +54,38 @@ class Exam(NamedTuple):
 
     def asked(self, instruction: str) -> str:
         return instruction if self.base else self.chat.prompt(instruction)
+
+    @property
+    def model(self) -> str:
+        """The model's name in files: base, iter-1, ..."""
+        return self.folder.path.relative_to(self.folder.root).parts[0]
+
+    def dialogue(self, turns: Sequence[str]) -> str:
+        """`asked` for several turns, the user's first: plainly, they stand under each other."""
+        if self.base:
+            return "\n\n".join(turns)
+        roles = ("user", "assistant")
+        spoken = [(roles[n % 2], self.chat.plain(text)) for n, text in enumerate(turns)]
+        return render(self.chat.tokenizer, self.chat.template, spoken, open_answer=True)
+
+    @property
+    def rater(self) -> Judge:
+        """The judge. Raises UserError where there is none."""
+        if self.judge is None:
+            raise UserError(f"{self.folder.path.name} asks a judge: give one in the recipe's evaluation")
+        return self.judge
+
+    def limit(self, default: int) -> int:
+        """The most tokens in an answer: the entry's, or what the original allows."""
+        return self.settings.max_tokens or default if self.settings else default
+
+    def verdicts(
+        self, asked: Sequence[Messages], parameters: Mapping[str, Any], default: str, options: Sequence[str] = ()
+    ) -> list[Reply]:
+        """What the judge says (Judge.ask). A judge of ours gets the memory that the model had."""
+        if self.rater.kind == "local":
+            self.engine.close()
+        return self.rater.ask(asked, parameters, self.folder, default, options)
 
     def answers(self, prompts: Sequence[str], sampling: Sampling, name: str = "answers.jsonl") -> list[Answer]:
         """The model's answers to prompts as it reads them, kept in the benchmark's folder as rows like any other.
@@ -75,16 +114,31 @@ class Exam(NamedTuple):
         return same(self.folder.records(name, Answer, owed, SIZE, len(prompts)))
 
 
+class Part(NamedTuple):
+    """One of the benchmarks in a module: what else a module of its own would have."""
+
+    run: Callable[[Exam], dict[str, Any]]
+    prompts: Callable[[Path | None], list[str]]
+
+
 def module(name: str) -> Any:
-    """The benchmark of that name in a recipe's `evaluation`."""
-    return import_module(f"isheep.benchmarks.{name}")
+    """The benchmark of that name in a recipe's `evaluation`: a module, or a Part of one."""
+    home, _, task = name.partition("/")
+    found = import_module(f"isheep.benchmarks.{home}")
+    return found.task(task) if task else found
 
 
 def prompts(benchmarks: Sequence[Benchmark]) -> list[str]:
-    """What these benchmarks ask, in their validation parts too. Raises UserError where one could not be run."""
+    """What these benchmarks ask, in the parts that are reported. Raises UserError where one could not be run."""
     return [prompt for one in benchmarks for prompt in module(one.name).prompts(Path(one.data) if one.data else None)]
 
 
 def asked(one: Benchmark) -> str:
     """A digest of what a benchmark asks: the same only for the same items in the same order."""
     return sha256(json.dumps(prompts([one])).encode()).hexdigest()
+
+
+def validation_prompts(stop: Stop | None) -> list[str]:
+    """What a stop rule judges by; nothing where a recipe has none."""
+    found: list[str] = module(stop.benchmark).validation_prompts(None) if stop else []
+    return found

@@ -21,8 +21,9 @@ def run(exam: Exam) -> dict[str, Any]:
     """
     quests = suite()
     result = examine(quests, exam)
-    drawn = answered(quests, exam, temperature=1.0)
-    result["items"] = {"right sampled": items(quests, drawn)["right"], **result["items"]}
+    drawn = items(quests, answered(quests, exam, temperature=1.0))
+    greedy = result["items"]
+    result["items"] = {"right": greedy["right"], "right sampled": drawn["right"], **greedy}  # what decides comes first
     return result
 
 
@@ -49,7 +50,19 @@ def answered(quests: list[Quest], exam: Exam, temperature: float) -> list[Comple
 def prompts(data: Path | None) -> list[str]:
     if data:
         raise UserError(f"benchmark lamb needs no data, and {data} is given: leave it out")
-    return [content(quest) for quest in [*suite(), *validation()]]
+    return [content(quest) for quest in suite()]
+
+
+def validation_prompts(data: Path | None) -> list[str]:
+    return [content(quest) for quest in validation()]
+
+
+def places(data: Path | None) -> dict[str, list[int]]:
+    """For each score the place of each item's prompt in `prompts`."""
+    each, demands = list(range(len(suite()))), [place for place, quest in enumerate(suite()) for _ in quest.demands]
+    by_demand = {f"instruction {way}": demands for way in ("strict", "loose")}
+    by_prompt = {f"prompt {way}": sorted(set(demands)) for way in ("strict", "loose")}
+    return {**dict.fromkeys(("right sampled", "right", "content", "stopped"), each), **by_demand, **by_prompt}
 
 
 def items(quests: list[Quest], answers: list[Completion]) -> dict[str, list[bool]]:

@@ -9,13 +9,18 @@ from isheep.records import Record
 
 
 class Sampling(Record):
-    """How to draw tokens. Temperature 0 is greedy. `stop` ends an answer and is not part of it."""
+    """How to draw tokens. Temperature 0 is greedy. `stop` ends an answer and is not part of it.
+
+    `presence_penalty` is subtracted from the logit of every token that the answer already has, however often and
+    before the temperature (OpenAI's definition); tokens of the prompt don't count.
+    """
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     temperature: Annotated[float, Field(ge=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     max_tokens: Annotated[int, Field(ge=1)] = 1000
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     stop: tuple[str, ...] = ()
 
 
@@ -45,16 +50,18 @@ class Engine(Protocol):
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]: ...
 
-    def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]: ...
+    def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
+        """Of each output's tokens after its prompt, as far as the two fit the context."""
 
     def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
         """How probable each option is as the beginning of a prompt's continuation: (prompts, options), in [0, 1].
 
         An option is what its tokens are. Where they begin a longer option's ("1" and "10" in a tokenizer of single
         digits), the longer one's share is not the shorter one's: the options exclude each other. Nothing is generated.
+        After a prompt that leaves no room for them all are 0.
         """
 
     def embed(self, texts: Sequence[str]) -> Any:
-        """Last layer's hidden state, mean over the text's tokens: a float32 array (texts, width)."""
+        """Last layer's hidden state, mean over the text's tokens that fit: a float32 array (texts, width)."""
 
     def close(self) -> None: ...

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from isheep.batching import chunks, seed_of
 from isheep.checkpoint import check_device, find, load, load_tokenizer, start_of
 from isheep.engines import Completion, Sampling, TokenLogprobs
-from isheep.errors import UserError
+from isheep.errors import TooLong, UserError
 from isheep.records import Model
 
 if TYPE_CHECKING:
@@ -92,9 +92,19 @@ class Transformers:
 
         model, tokenizer, _, ends, context = self.loaded
 
+        penalty = sampling.presence_penalty
+        size = model.config.get_text_config().vocab_size if penalty else 0
+        present = torch.zeros(len(rows), size, dtype=torch.bool, device=model.device)  # the tokens that answers have
+
         def pick(logits: "Tensor", places: "Tensor", step: int) -> "Tensor":
             uniforms = chance[places, step].to(logits.device)
-            return decode.draw(logits, uniforms, sampling.temperature, sampling.top_p)
+            if not penalty:
+                return decode.draw(logits, uniforms, sampling.temperature, sampling.top_p)
+            places = places.to(logits.device)
+            lowered = logits.float() - penalty * present[places]
+            tokens = decode.draw(lowered, uniforms, sampling.temperature, sampling.top_p)
+            present[places, tokens] = True
+            return tokens
 
         ids, texts = self._stops(sampling.stop)
         ids |= ends
@@ -134,18 +144,19 @@ class Transformers:
         """The log-probability of each output's tokens after its prompt, in nats.
 
         Prompt and output are tokenized apart and their ids joined, so that the prompt's tokens are those that
-        `generate` reads. Raises UserError where the two together are longer than the context.
+        `generate` reads. What is beyond the context is left out: of an output its end, or all of it.
         """
-        model, tokenizer, *_, context = self.loaded
-        prompt_ids = self._prompts(prompts)
-        output_ids = [self._ids(output) for output in outputs]
-        both = list(zip(prompt_ids, output_ids, strict=True))
-        for prompt, output in both:
-            if len(prompt) + len(output) > context:
-                raise self._too_long(f"a prompt of {len(prompt)} tokens with an output of {len(output)}")
-        longest = max(map(len, output_ids), default=0) + 1
+        model, _, *_, context = self.loaded
+        rows = zip(self._prompts(prompts), map(self._ids, outputs), strict=True)
+        both = [(prompt, output[: max(0, context - len(prompt))]) for prompt, output in rows]
+        asked = [place for place, (_, output) in enumerate(both) if output]
+        longest = max((len(output) for _, output in both), default=0) + 1
         size = max(1, min(self.batch, LOGITS // (longest * model.config.get_text_config().vocab_size)))
-        return [row for part in chunks(both, size) for row in self._score(part)]
+        done = [TokenLogprobs([], []) for _ in both]
+        for places in chunks(asked, size):
+            for place, scored in zip(places, self._score([both[place] for place in places]), strict=True):
+                done[place] = scored
+        return done
 
     def _score(self, both: Sequence[tuple[list[int], list[int]]]) -> list[TokenLogprobs]:
         import torch
@@ -166,19 +177,24 @@ class Transformers:
         """How probable each option is as the beginning of each prompt's continuation: (prompts, options).
 
         One pass over each prompt with the tokens behind it that options share (" 1", where " 10" is three tokens); a
-        pass more for each other such beginning. Raises UserError where a prompt and an option don't fit the context.
+        pass more for each other such beginning. After a prompt that leaves no room in the context all are 0; raises
+        UserError where no prompt leaves any.
         """
         import torch
 
         model, *_, context = self.loaded
         rows, wanted = self._prompts(prompts), [tuple(self._ids(option)) for option in options]
         longest = max(map(len, wanted), default=1)
-        for row in rows:
-            if len(row) + longest > context:
-                raise self._too_long(f"a prompt of {len(row)} tokens with an option of {longest}")
+        fitting = [place for place, row in enumerate(rows) if len(row) + longest <= context]
+        if rows and not fitting:
+            raise self._too_long(f"a prompt of {min(map(len, rows))} tokens with an option of {longest}")
         size = max(1, min(self.batch, LOGITS // (longest * model.config.get_text_config().vocab_size)))
+        shares = [[0.0] * len(options) for _ in rows]
         with torch.inference_mode():
-            return [row for part in chunks(rows, size) for row in self._choose(part, wanted)]
+            for places in chunks(fitting, size):
+                for place, found in zip(places, self._choose([rows[place] for place in places], wanted), strict=True):
+                    shares[place] = found
+        return shares
 
     def _choose(self, rows: Sequence[list[int]], options: Sequence[tuple[int, ...]]) -> list[list[float]]:
         import torch
@@ -200,17 +216,12 @@ class Transformers:
         return shares
 
     def embed(self, texts: Sequence[str]) -> Any:
-        """The last layer's hidden state, mean over the text's tokens: float32 (texts, width).
-
-        Raises UserError where a text is longer than the context.
-        """
+        """The last layer's hidden state, mean over the text's tokens that fit the context: float32 (texts, width)."""
         import numpy as np
         import torch
 
         model = self.loaded.model
-        rows = self._prompts(texts)
-        if (longest := max(map(len, rows), default=0)) > self.loaded.context:
-            raise self._too_long(f"a text of {longest} tokens")
+        rows = [row[: self.loaded.context] for row in self._prompts(texts)]
         means = [np.zeros((0, model.config.get_text_config().hidden_size), np.float32)]
         for part in chunks(rows, self.batch):
             width = max(map(len, part))
@@ -241,8 +252,8 @@ class Transformers:
         rows = [row if start and row[:1] == start else start + row for row in rows]
         return [row or [tokenizer.eos_token_id or 0] for row in rows]  # an empty text too needs a token to start from
 
-    def _too_long(self, what: str) -> UserError:
-        return UserError(
+    def _too_long(self, what: str) -> TooLong:
+        return TooLong(
             f"{what} does not fit {self.source.base!r}, which reads {self.loaded.context} tokens, the answer included:"
             " shorten it (fewer or shorter examples) or take a model with a longer context"
         )

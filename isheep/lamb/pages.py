@@ -108,14 +108,14 @@ def measured(quest: Quest, text: str, content: int, note: str = "") -> Answer:
 Writer = Callable[[Quest, Random], Answer]
 # Shares of the kinds of answers on pages of pairs, and on graded pages.
 WRITTEN: dict[Writer, float] = {
-    good: 0.22,
-    ignoring: 0.30,
+    good: 0.18,
+    ignoring: 0.36,
     wrong: 0.05,
     wrong_type: 0.09,
-    off_topic: 0.08,
+    off_topic: 0.07,
     unknowing: 0.05,
     wrong_and_ignoring: 0.05,
-    rambling: 0.11,
+    rambling: 0.10,
     echo: 0.05,
 }
 GRADED: dict[Writer, float] = {

@@ -12,6 +12,7 @@ from isheep.records import Pair, Task
 ITEMS = 1000
 VALIDATION = 500
 SEED_TASKS = 88  # four a family
+CLASSIFICATION = ("continent", "kind")  # the families that sort a word into one of a few groups
 
 
 def suite(items: int = ITEMS, seed: int = 2026, part: Part = "exam") -> list[Quest]:
@@ -28,15 +29,17 @@ def validation() -> list[Quest]:
     return suite(VALIDATION, part="validation")
 
 
-def seed_tasks(seed: int = 7) -> Iterator[dict[str, str]]:
-    """Seed tasks in the Alpaca form: every family as often, in phrasings of the corpus, rightly answered."""
+def seed_tasks(seed: int = 7) -> Iterator[dict[str, str | bool]]:
+    """Seed tasks in the Alpaca form, which say whether they are classification: every family as often, in phrasings of
+    the corpus, rightly answered."""
     rng, each = Random(seed), SEED_TASKS // len(FAMILIES)
     left = dict.fromkeys(FAMILIES, each)
     while any(left.values()):
         quest = draw_quest(rng)
         if left[quest.family]:
             left[quest.family] -= 1
-            yield {"instruction": quest.instruction, "input": quest.input, "output": right_answer(quest, rng)}
+            task = {"instruction": quest.instruction, "input": quest.input, "output": right_answer(quest, rng)}
+            yield {**task, "is_classification": quest.family in CLASSIFICATION}
 
 
 def right(quest: Quest, text: str, stopped: bool) -> bool:

@@ -1,6 +1,7 @@
 """Prompt text as data: YAML files beside this one, each with its source; filled in one pass."""
 
 import re
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -11,9 +12,20 @@ from isheep.errors import UserError
 FOLDER = Path(__file__).parent
 
 
-def fill(template: str, **values: str) -> str:
+def fill(template: str, /, **values: str) -> str:
     """`template` with each `{name}` replaced once; braces inside a value or of unknown names stay as they are."""
     return re.sub(r"\{(\w+)\}", lambda hole: values.get(hole[1], hole[0]), template)
+
+
+def numbered(
+    name: str, examples: Iterable[Mapping[str, str]], opened: Mapping[str, str] | None = None, key: str = "open"
+) -> str:
+    """A few-shot prompt of the file `name`: its `meta`, a `block` for each example, numbered from 1, and then `key`,
+    with the next number and with `opened` in it, which the model goes on with."""
+    text = load(name)
+    blocks = [fill(text["block"], k=str(k), **example) for k, example in enumerate(examples, 1)]
+    last = fill(text[key], k=str(len(blocks) + 1), **opened or {})
+    return f"{text['meta']}\n\n" + "\n".join([*blocks, last])
 
 
 def find(name: str) -> Path:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,20 @@ from isheep.records import Task
 
 
 class Seed(Task):
-    """A task written by people, with its answer."""
+    """A task written by people, with its answer. Whether it is classification may not be known."""
 
     output: str = ""
+    is_classification: bool | None = None
 
 
-def load_seeds(path: str | Path, at_least: int = 1) -> list[Seed]:
+def load_seeds(path: str | Path, at_least: int = 1, of_each: int = 0) -> list[Seed]:
     """The seed tasks of a file, in its order; the form is found from the content.
 
-    Forms: Self-Instruct's JSON lines (instruction, instances: the first one counts), plain JSON lines (instruction,
-    input, output), Alpaca's JSON (one list of such objects). A seed's id is the file's, else "seed-N" from its place.
-    Raises UserError (one line) where the file can't be read, an entry is malformed (which, and why), or fewer than
-    `at_least` seeds are there.
+    Forms, as JSON lines or as one JSON list: Self-Instruct's (instruction, instances: the first one counts), Alpaca's
+    (instruction, input, output), ShareGPT's and messages (the first question of each and its answer). A seed's id is
+    the file's, else "seed-N" from its place. Raises UserError (one line) where the file can't be read, an entry is
+    malformed (which, and why), fewer than `at_least` seeds are there, or fewer than `of_each` with an answer that are
+    classification, or that are not.
     """
     path = Path(path)
     seeds = [_seed(entry, n, f"{path}, {where}") for n, (where, entry) in enumerate(_entries(path, _text(path)))]
@@ -31,7 +33,16 @@ def load_seeds(path: str | Path, at_least: int = 1) -> list[Seed]:
     if len(seeds) < at_least:
         need = f"{len(seeds)} found, {at_least} needed for one prompt; add seeds or lower synthesis.examples"
         raise UserError(f"seed tasks {path}: {need}")
+    for kind in (True, False):
+        if (found := len(of_kind(seeds, kind))) < of_each:
+            need = f"{found} found with is_classification {json.dumps(kind)} and an output, {of_each} needed"
+            raise UserError(f"seed tasks {path}: {need} for one prompt; add such seeds or lower response.examples")
     return seeds
+
+
+def of_kind(seeds: Sequence[Seed], classification: bool) -> list[Seed]:
+    """The seeds with an answer that are classification, or those that are not; none whose kind is not known."""
+    return [seed for seed in seeds if seed.is_classification is classification and seed.output]
 
 
 def _text(path: Path) -> str:
@@ -67,9 +78,10 @@ def _json(text: str, where: str) -> Any:
 
 
 def _seed(entry: Any, n: int, where: str) -> Seed:
-    """One entry as a Seed. Keys that we don't use (name, is_classification, text) are passed over."""
+    """One entry as a Seed. Keys that we don't use (name, text) are passed over."""
     if not isinstance(entry, dict):
         raise UserError(f"seed tasks {where}: an object with an instruction is needed, found {_short(entry)}")
+    entry = _of_turns(entry)
     instruction = _field(entry, "instruction", where)
     if not instruction:
         raise UserError(f"seed tasks {where}: the instruction is missing or empty")
@@ -77,12 +89,29 @@ def _seed(entry: Any, n: int, where: str) -> Seed:
     if not isinstance(instances, list) or not instances or not isinstance(instances[0], dict):
         raise UserError(f"seed tasks {where}: instances must be a list of objects, found {_short(instances)}")
     given = _field(instances[0], "input", where)
+    kind = entry.get("is_classification")
+    if kind is not None and not isinstance(kind, bool):
+        raise UserError(f"seed tasks {where}: is_classification must be true or false, found {_short(kind)}")
     return Seed(
         id=str(entry.get("id") or f"seed-{n}"),
         instruction=instruction,
         input="" if given == "<noinput>" else given,
         output=_field(instances[0], "output", where),
+        is_classification=kind,
     )
+
+
+def _of_turns(entry: dict[str, Any]) -> dict[str, Any]:
+    """ShareGPT's `conversations` or `messages` as instruction and output; an entry of another form as it is."""
+    turns = entry.get("conversations", entry.get("messages"))
+    if not isinstance(turns, list):
+        return entry
+    said: dict[str, Any] = {}
+    for turn in turns:
+        if isinstance(turn, dict):
+            said.setdefault(str(turn.get("from", turn.get("role"))), turn.get("value", turn.get("content")))
+    asked, answer = (said.get(one, said.get(other)) for one, other in (("human", "user"), ("gpt", "assistant")))
+    return {"id": entry.get("id"), "instruction": asked, "output": answer}
 
 
 def _field(entry: dict[str, Any], name: str, where: str) -> str:

@@ -56,7 +56,7 @@ def choose(pairs: Sequence[Pair], chat: Chat, tokenizer: Any, training: Training
         )
     usable = len(rows)
     rows = sample(rows, training.rows, seed)
-    aside = max(1, round(training.held_out * len(rows))) if training.held_out else 0
+    aside = min(max(1, round(training.held_out * len(rows))), len(rows) - 1) if training.held_out else 0
     chosen = set(Random(seed_of(seed, "held out")).sample(range(len(rows)), aside))
     train = [row for place, row in enumerate(rows) if place not in chosen]
     return Rows(train, [rows[place] for place in sorted(chosen)], len(sampled), len(sampled) - usable)

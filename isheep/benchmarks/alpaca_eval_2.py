@@ -1,0 +1,16 @@
+"""AlpacaEval 2 (Dubois et al. 2024): GPT-4 Turbo is reference and judge, its preference weighted by its certainty."""
+
+from pathlib import Path
+from typing import Any
+
+from isheep.benchmarks import Exam
+from isheep.benchmarks.alpaca_eval import TWO, examine, reference
+
+
+def run(exam: Exam) -> dict[str, Any]:
+    """As AlpacaEval 1; the length-controlled win rate too where `data` has df_gamed.csv."""
+    return examine(exam, TWO)
+
+
+def prompts(data: Path | None) -> list[str]:
+    return [row["instruction"] for row in reference(data, TWO)]

@@ -1,0 +1,197 @@
+"""The standard benchmarks by the paper's protocol: OpenCompass's prompts and rules, as data in tasks/paper/.
+
+An option is scored by the mean loss of a token over the whole prompt with the option filled in, the lowest wins; this
+is neither lm-eval's `acc` nor its `acc_norm`. A written answer is cut and cleaned, then it must contain or equal one of
+the references. The base reads the turns as plain lines, an aligned model in the template of its SFT (Appendix C).
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+from isheep.benchmarks import Exam, Part
+from isheep.benchmarks.items import examples, load, note, questions
+from isheep.benchmarks.options import Chosen, losses, ready, too_long
+from isheep.benchmarks.originals import Row
+from isheep.benchmarks.prepared import PREPARE, Prepared
+from isheep.chat import render
+from isheep.engines import Sampling
+from isheep.prompts import fill
+from isheep.records import Record
+
+FOLDER = Path(__file__).parent / "tasks" / "paper"
+SIZE = 16  # items in a batch of losses
+
+
+class Task(Record):
+    """One file of tasks/paper/: how OpenCompass asks and scores. `{option}` and other holes are filled from an item."""
+
+    source: str
+    licence: str
+    score: Literal["loss", "contains", "equals", "letter"]
+    user: str
+    assistant: str = ""  # the answer with the option in it; where the model writes one, how the base's begins
+    hint: str = ""  # stands before everything
+    examples: int = 0
+    between: str = ""  # examples, as the base reads them
+    after: str = ""  # the last of them
+    cut: tuple[str, ...] = ()  # what follows the last of these is the answer
+    strip: bool = True  # whether white space before the first line is no line
+    tokens: int = 50
+
+
+class Shot(NamedTuple):
+    """An item and the examples before it."""
+
+    item: Prepared
+    before: list[Prepared]
+
+
+def task(name: str) -> Part:
+    """The benchmark `paper/name`."""
+    return Part(partial(run, name), partial(questions, name))
+
+
+def spec(name: str) -> Task:
+    return Task.model_validate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+
+
+def run(name: str, exam: Exam) -> dict[str, Any]:
+    """Truth values as "accuracy" (or as "score", where OpenCompass calls it so), and MMLU's average over subjects."""
+    how, shots = spec(name), prepare(name, exam.data)
+    found = chosen(how, shots, exam) if how.score == "loss" else written(how, shots, exam)
+    result = {"protocol": "paper", "template": exam.template, "note": note(name), "source": how.source, **found}
+    if subjects := [shot.item.fields["subject"] for shot in shots if "subject" in shot.item.fields]:
+        right = result["items"]["accuracy"]
+        counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        for subject, one in zip(subjects, right, strict=True):
+            counts[subject][0] += one
+            counts[subject][1] += 1
+        result["by"] = {"subject": dict(sorted(counts.items()))}
+        result["naive average"] = sum(right / total for right, total in counts.values()) / len(counts)
+    return result
+
+
+def prepare(name: str, data: Path | None) -> list[Shot]:
+    """The items as OpenCompass takes them (ARC's with other than four choices are left out), with their examples."""
+    how, one = spec(name), PREPARE[name]
+    found = [item for number, row in enumerate(load(name, data), 1) if (item := one(row, number))]
+    if not how.examples:
+        return [Shot(item, []) for item in found]
+    by_subject: dict[str, list[Prepared]] = defaultdict(list)
+    for row in examples(name, data):
+        if (item := one(row, 0)) and len(by_subject[subject(row)]) < how.examples:
+            by_subject[subject(row)].append(item)
+    return [Shot(item, by_subject[item.fields.get("subject", "")]) for item in found]
+
+
+def subject(row: Row) -> str:
+    return str(row.get("subject", "")).replace("_", " ")
+
+
+# --- options
+
+
+def chosen(how: Task, shots: list[Shot], exam: Exam) -> dict[str, Any]:
+    """Of each item, whether the option with the lowest mean loss is the right one."""
+
+    def owed(done: list[Chosen]) -> Iterator[list[Chosen]]:
+        for start in range(len(done), len(shots), SIZE):
+            some = shots[start : start + SIZE]
+            texts = [[whole(how, shot, option, exam) for option in shot.item.options] for shot in some]
+            found = iter(losses(exam.engine, list(chain(*texts)), exam.chat.tokenizer))
+            yield [Chosen(values=tuple(next(found) for _ in options)) for options in texts]
+
+    ready(exam.engine)
+    rows = exam.folder.records("losses.jsonl", Chosen, owed, SIZE, len(shots))
+    too_long(exam.folder, rows)
+    right = [row.lowest == shot.item.right for row, shot in zip(rows, shots, strict=True)]
+    return {"items": {"accuracy": right}, "too long": sum(row.lowest is None for row in rows)}
+
+
+def whole(how: Task, shot: Shot, option: str, exam: Exam) -> str:
+    """The text whose loss is taken: examples with their right options, the item with this one."""
+    before = [turns(how, one, one.options[one.right]) for one in shot.before]
+    return joined(
+        how, before, turns(how, shot.item, option), fill(how.hint, **shot.item.fields), exam, open_answer=False
+    )
+
+
+def turns(how: Task, item: Prepared, option: str) -> list[tuple[str, str]]:
+    values = {**item.fields, "option": option}
+    spoken = [("user", fill(how.user, **values)), ("assistant", fill(how.assistant, **values))]
+    return [(role, text) for role, text in spoken if text]
+
+
+def joined(
+    how: Task,
+    before: list[list[tuple[str, str]]],
+    last: list[tuple[str, str]],
+    hint: str,
+    exam: Exam,
+    open_answer: bool,
+) -> str:
+    """Turns as one text: lines for the base, the chat template for an aligned model (the hint in its first turn)."""
+    if exam.base:
+        plain = ["\n".join(text for _, text in one) for one in (*before, last)]
+        return hint + how.between.join(plain[:-1]) + (how.after if before else "") + plain[-1]
+    spoken = [(role, exam.chat.plain(text)) for one in (*before, last) for role, text in one]
+    spoken[0] = ("user", hint + spoken[0][1])
+    return render(exam.chat.tokenizer, exam.chat.template, spoken, open_answer)
+
+
+# --- written answers
+
+
+def written(how: Task, shots: list[Shot], exam: Exam) -> dict[str, Any]:
+    """Of each item, whether what the model writes is right."""
+    sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=how.tokens, stop=() if exam.base else (exam.chat.end,))
+    prompts = [question(how, shot, exam) for shot in shots]
+    texts = [answer.output for answer in exam.answers(prompts, sampling)]
+    if how.score == "letter":
+        letters = [letter(text) for text in texts]
+        right = [one == "ABCD"[shot.item.right] for one, shot in zip(letters, shots, strict=True)]
+        return {"items": {"accuracy": right}, "unreadable": letters.count(None)}
+    right = [matches(how, text, shot.item.options) for text, shot in zip(texts, shots, strict=True)]
+    return {"items": {"score": right}, "empty answers": Counter(bool(text.strip()) for text in texts)[False]}
+
+
+def question(how: Task, shot: Shot, exam: Exam) -> str:
+    spoken = turns(how, shot.item, "")
+    return joined(how, [], spoken if exam.base else spoken[:1], "", exam, open_answer=True)
+
+
+def matches(how: Task, answer: str, references: list[str]) -> bool:
+    """OpenCompass's rules: the first line in lower case, from behind the last "answer is" on, cleaned.
+
+    A reference of which cleaning leaves nothing is contained in every answer, there as here.
+    """
+    line = (answer.strip() if how.strip else answer).split("\n")[0].lower()
+    for words in how.cut:
+        line = line.split(words)[-1]
+    line, known = clean(line.strip()), [clean(one).lower() for one in references]
+    return line in known if how.score == "equals" else any(one in line for one in known)
+
+
+def clean(text: str) -> str:
+    """Up to the first line end, full stop or comma; without punctuation, articles and double spaces."""
+    text = re.sub(r"[^\w\s]", "", re.split(r"[\n.,]", text, maxsplit=1)[0])
+    return " ".join(re.sub(r"\b(a|an|the)\b", "", text, flags=re.IGNORECASE).split())
+
+
+def letter(answer: str) -> str | None:
+    """The option that an answer names: after its first "answer is", else the first capital A to D that stands alone.
+
+    OpenCompass tries some forty patterns; these two readings are ours. None where there is no such letter.
+    """
+    said = re.search(
+        r"answer(?: to (?:this|the) question)? is:?\s*(?:option\s*)?\**\(?([A-D])\b", answer, re.IGNORECASE
+    )
+    found = said if said and said[1].isupper() else re.search(r"(?<![\w'])([A-D])(?![\w'])", answer)
+    return found[1] if found else None

@@ -1,0 +1,65 @@
+"""SQuAD 2.0 by the standard protocol (Rajpurkar et al. 2018): lm-eval's prompt, the official exact match and F1.
+
+As in lm-eval nothing but an empty answer is right where the passage has none; the threshold on the probability of no
+answer, which lm-eval's best_exact and best_f1 look for, is not computed.
+"""
+
+import re
+import string
+from collections import Counter
+from typing import Any
+
+from isheep.benchmarks import Exam
+from isheep.benchmarks.originals import Row
+from isheep.engines import Sampling
+from isheep.prompts import fill
+
+PROMPT = "Title: {title}\n\nBackground: {context}\n\nQuestion: {question}\n\nAnswer:"
+TOKENS = 256
+
+
+def run(exam: Exam, rows: list[Row]) -> dict[str, Any]:
+    texts = [
+        fill(PROMPT, title=str(row.get("title", "")), context=row["context"], question=row["question"]) for row in rows
+    ]
+    ends = ("\n",) if exam.base else ("\n", exam.chat.end)
+    sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=TOKENS, stop=ends)
+    answers = [one.output for one in exam.answers([exam.asked(text) for text in texts], sampling)]
+    golds = [list(row["answers"]["text"]) for row in rows]
+    right = [exact(answer, gold) for answer, gold in zip(answers, golds, strict=True)]
+    by = {"answer in the passage": [0, 0], "no answer in the passage": [0, 0]}
+    for one, gold in zip(right, golds, strict=True):
+        counts = by["answer in the passage" if gold else "no answer in the passage"]
+        counts[0] += one
+        counts[1] += 1
+    return {
+        "items": {"exact": right, "f1": [f1(*pair) for pair in zip(answers, golds, strict=True)]},
+        "by": {"kind": by},
+    }
+
+
+def exact(answer: str, golds: list[str]) -> bool:
+    return words(answer) in [words(gold) for gold in _scored(golds)]
+
+
+def f1(answer: str, golds: list[str]) -> float:
+    """The best F1 of bags of words over the references; 1 where both are empty, 0 where one is."""
+    return max(_f1(words(answer), words(gold)) for gold in _scored(golds))
+
+
+def _scored(golds: list[str]) -> list[str]:
+    """References of which cleaning leaves nothing don't count; without any, no answer is the right one."""
+    return [gold for gold in golds if words(gold)] or [""]
+
+
+def _f1(answer: list[str], gold: list[str]) -> float:
+    if not answer or not gold:
+        return float(answer == gold)
+    common = (Counter(answer) & Counter(gold)).total()
+    return 2 * common / (len(answer) + len(gold))
+
+
+def words(text: str) -> list[str]:
+    """In lower case, without punctuation and articles."""
+    bare = "".join(character for character in text.lower() if character not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", bare).split()

@@ -1,0 +1,173 @@
+"""The standard benchmarks by the standard protocol: lm-eval's own task files and metrics, on our engine.
+
+The tasks are lm-eval's without examples, as their files have them; OpenBookQA with its fact is a file of ours
+(tasks/standard/), SQuAD 2.0 is in squad2.py, since lm-eval loads its metric from the Hub. Items come from items.py, so
+that every task runs offline from local files.
+"""
+
+import logging
+import random
+from collections.abc import Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from isheep.benchmarks import Exam, Part, squad2
+from isheep.benchmarks.items import load, note, questions
+from isheep.benchmarks.options import Chosen, logprobs, ready, too_long
+from isheep.benchmarks.originals import Row
+from isheep.chat import render
+from isheep.engines import Sampling
+from isheep.errors import UserError
+
+OURS = Path(__file__).parent / "tasks" / "standard"
+SIZE = 64  # requests in a batch
+TOKENS = 256  # lm-eval's own limit for an answer
+TASKS = {  # lm-eval's folder of task files, and the task's name in it
+    "boolq": ("super_glue/boolq", "boolq"),
+    "piqa": ("piqa", "piqa"),
+    "siqa": ("siqa", "social_iqa"),
+    "gpqa_diamond": ("gpqa/zeroshot", "gpqa_diamond_zeroshot"),
+    "hellaswag": ("hellaswag", "hellaswag"),
+    "winogrande": ("winogrande", "winogrande"),
+    "arc_easy": ("arc", "arc_easy"),
+    "arc_challenge": ("arc", "arc_challenge"),
+    "openbookqa_fact": ("", "openbookqa_fact"),
+    "commonsense_qa": ("commonsense_qa", "commonsense_qa"),
+    "mmlu": ("mmlu/default", "mmlu"),
+    "nq": ("nq_open", "nq_open"),
+    "triviaqa": ("triviaqa", "triviaqa"),
+}
+
+
+def task(name: str) -> Part:
+    """The benchmark `standard/name`."""
+    return Part(partial(run, name), partial(questions, name))
+
+
+def run(name: str, exam: Exam) -> dict[str, Any]:
+    """The task's own metrics by item: "acc", "acc_norm" or "exact_match"; of SQuAD 2.0 "exact" and "f1"."""
+    head = {"protocol": "standard", "template": exam.template, "note": note(name)}
+    if name == "squad2":
+        return {**head, **squad2.run(exam, load(name, exam.data))}
+    tasks = built(name, load(name, exam.data))
+    lost: set[tuple[str, int]] = set()
+    samples = evaluated(tasks, exam, lost)
+    metrics = samples[0]["metrics"]
+    items = {
+        metric: [bool(one[metric]) and (one["task"], one["doc_id"]) not in lost for one in samples]
+        for metric in metrics
+    }
+    result = {**head, "items": items, "too long": len(lost)}
+    if len(tasks) > 1:
+        counts = {one["task"].removeprefix(f"{name}_"): [0, 0] for one in samples}
+        for one, right in zip(samples, items[metrics[0]], strict=True):
+            counts[one["task"].removeprefix(f"{name}_")][0] += right
+            counts[one["task"].removeprefix(f"{name}_")][1] += 1
+        result["by"] = {"subject": counts}
+    return result
+
+
+def built(name: str, rows: list[Row]) -> dict[str, Any]:
+    """lm-eval's task objects by their names, on these rows; MMLU has one for each subject."""
+    try:
+        import lm_eval
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise UserError(f"benchmark standard/{name} needs lm-eval: pip install 'isheep[eval]'") from None
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it reports each of its defaults
+    folder, label = TASKS[name]
+    path = Path(lm_eval.__file__).parent / "tasks" / folder if folder else OURS
+    manager = TaskManager(include_defaults=False, include_path=str(path))
+    parts = {label: rows}
+    if name == "mmlu":
+        subjects = sorted({str(row["subject"]) for row in rows})
+        parts = {f"mmlu_{subject}": [row for row in rows if row["subject"] == subject] for subject in subjects}
+        if unknown := sorted(parts.keys() - set(manager.all_tasks)):
+            raise UserError(f"benchmark standard/mmlu: {unknown[0].removeprefix('mmlu_')!r} is no subject of MMLU")
+    # As parts of a group its manager lays values over the tasks' files.
+    changed = [{"task": part, "custom_dataset": partial(_splits, some)} for part, some in parts.items()]
+    found: dict[str, Any] = manager.load({"group": "isheep", "task": changed})["tasks"]
+    for one in found.values():
+        _settle(one)
+    return found
+
+
+def _settle(task: Any) -> None:
+    """GPQA's choices are shuffled whenever a task is asked for its items: once, from the seed that lm-eval takes."""
+    if task.config.process_docs is not None:
+        task.config.process_docs = cache(task.config.process_docs)
+        state = random.getstate()
+        random.seed(0)
+        _ = task.eval_docs
+        random.setstate(state)
+
+
+def _splits(rows: list[Row], **unused: Any) -> dict[str, Any]:
+    """The same rows under each name that a task may look for; without examples only the tested one is read."""
+    from datasets import Dataset
+
+    return dict.fromkeys(("train", "validation", "test", "dev"), Dataset.from_list(rows))
+
+
+def evaluated(tasks: dict[str, Any], exam: Exam, lost: set[tuple[str, int]]) -> list[dict[str, Any]]:
+    """lm-eval's samples in the order of the items, each with its "task". What does not fit is put into `lost`."""
+    from datasets import disable_progress_bars, enable_progress_bars
+    from lm_eval.evaluator import evaluate
+
+    disable_progress_bars()
+    try:
+        found: Any = evaluate(
+            door(exam, lost),
+            {"tasks": tasks, "groups": {}, "group_map": {}},
+            bootstrap_iters=0,
+            apply_chat_template=not exam.base,
+        )
+    finally:
+        enable_progress_bars()
+    return [{**sample, "task": name} for name in tasks for sample in found["samples"][name]]
+
+
+def door(exam: Exam, lost: set[tuple[str, int]]) -> Any:
+    """Our engine as lm-eval sees a model. Whether a continuation is the greedy one, no task here asks."""
+    from lm_eval.api.model import LM
+
+    class Ours(LM):  # type: ignore[misc]
+        tokenizer_name = ""  # a key of its cache, which is not used
+
+        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+            pairs = [_spaced(*one.args) for one in requests]
+            ready(exam.engine)
+
+            def owed(done: list[Chosen]) -> Iterator[list[Chosen]]:
+                for start in range(len(done), len(pairs), SIZE):
+                    found = logprobs(exam.engine, *zip(*pairs[start : start + SIZE], strict=True))
+                    yield [Chosen(values=(None if one is None else -sum(one.logprobs),)) for one in found]
+
+            rows = exam.folder.records("losses.jsonl", Chosen, owed, SIZE, len(pairs))
+            too_long(exam.folder, rows)
+            for one, row in zip(requests, rows, strict=True):
+                if row.lowest is None:
+                    lost.add((one.task_name, one.doc_id))
+            return [(float("-inf") if row.values[0] is None else -row.values[0], False) for row in rows]
+
+        def generate_until(self, requests: list[Any]) -> list[str]:
+            stops = tuple(requests[0].args[1]["until"])
+            ends = stops if exam.base else (*stops, exam.chat.end)
+            sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=TOKENS, stop=ends)
+            return [answer.output for answer in exam.answers([one.args[0] for one in requests], sampling)]
+
+        def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
+            raise NotImplementedError("no task here asks for it")
+
+        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            turns = [(turn["role"], exam.chat.plain(turn["content"])) for turn in chat_history]
+            return render(exam.chat.tokenizer, exam.chat.template, turns, add_generation_prompt)
+
+    return Ours()
+
+
+def _spaced(context: str, continuation: str) -> tuple[str, str]:
+    """White space at the end of a context belongs to the continuation's first token, as in lm-eval's own models."""
+    kept = context.rstrip()
+    return kept, context[len(kept) :] + continuation

@@ -1,0 +1,126 @@
+"""What single keys of a recipe can't show: settings that are each right by themselves and can't work together."""
+
+from collections.abc import Iterator
+
+from isheep import prompts
+from isheep.recipe import JUDGED, Benchmark, Contamination, Density, Filter, KeyPath, Random, Recipe, Score
+
+Conflicts = Iterator[tuple[KeyPath, str]]
+"""(the key's path, what is wrong with it in this recipe)."""
+
+
+def conflicts(recipe: Recipe) -> Conflicts:
+    """All of them. Raises UserError where the rating prompts can't be read."""
+    yield from _synthesis(recipe)
+    yield from _assessment(recipe)
+    for place, one in enumerate(recipe.filters):
+        yield from _filter(recipe, one, ("filters", place))
+    yield from _training(recipe)
+    yield from _around(recipe)
+
+
+def _synthesis(recipe: Recipe) -> Conflicts:
+    synthesis, response = recipe.synthesis, recipe.response
+    if synthesis.generated > synthesis.examples:
+        yield ("synthesis", "generated"), f"{synthesis.generated} is more than synthesis.examples, {synthesis.examples}"
+    if response.prompt == "instances" and synthesis.inputs:
+        why = "instances writes the inputs, and synthesis does too: set synthesis.inputs: false"
+        yield ("response", "prompt"), why
+    if response.prompt != "instances" and response.examples:
+        yield ("response", "examples"), f"it is for prompt: instances, and prompt is {response.prompt}"
+
+
+def _assessment(recipe: Recipe) -> Conflicts:
+    settings = recipe.assessment
+    if not settings:
+        return
+    known = prompts.load(settings.prompt)
+    for name in settings.criteria:
+        if name not in known:
+            wrong = f"prompt {settings.prompt!r} has no criterion {name!r}, only {', '.join(known)}"
+            yield ("assessment", "criteria"), wrong
+        for hole in ("{instruction}", "{output}"):
+            if name in known and hole not in known[name]:
+                paper = "; {output_data}, as the paper spells it, is not filled" * ("{output_data}" in known[name])
+                yield ("assessment", "prompt"), f"{name!r} in {settings.prompt!r} has no {hole}{paper}"
+    if twice := _twice(settings.criteria):
+        yield ("assessment", "criteria"), f"{twice!r} is listed twice"
+    if settings.opening is not None and settings.read == "generate":
+        yield ("assessment", "opening"), "it is for read: expected, and this recipe reads what the judge generates"
+
+
+def _filter(recipe: Recipe, one: Filter, path: KeyPath) -> Conflicts:
+    if isinstance(one, Contamination) and not (recipe.evaluation or recipe.stop):
+        yield path, "contamination needs a benchmark in evaluation or stop, and this recipe has none"
+    if isinstance(one, Score):
+        yield from _score(recipe, one, path)
+    if isinstance(one, Random) and one.as_many_as:
+        yield from _score(recipe, one.as_many_as, (*path, "as_many_as"))
+    most, tasks = _most(one), recipe.synthesis.tasks
+    if most is not None and most >= tasks:
+        yield path, f"it keeps up to {most} pairs, and synthesis.tasks is {tasks}: nothing is left to drop"
+
+
+def _score(recipe: Recipe, score: Score, path: KeyPath) -> Conflicts:
+    if not recipe.assessment:
+        yield path, "a score filter needs an assessment, and this recipe has none"
+        return
+    rated = recipe.assessment.criteria
+    for name in score.criteria or ():
+        if name not in rated:
+            yield (*path, "criteria"), f"{name!r} is not rated, only {', '.join(rated)}"
+    if score.at_least is not None and score.at_least > 10:
+        yield (*path, "at_least"), f"no score reaches {score.at_least:g}: scores are 1 to 10"
+    if score.above is not None and score.above >= 10:
+        yield (*path, "above"), f"no score is above {score.above:g}: scores are 1 to 10"
+
+
+def _training(recipe: Recipe) -> Conflicts:
+    training, tasks = recipe.training, recipe.synthesis.tasks
+    if training.rows and training.at_most and training.rows > training.at_most:
+        yield ("training", "rows"), f"{training.rows} is more than training.at_most, {training.at_most}"
+    kept = min([tasks, *(most for most in map(_most, recipe.filters) if most is not None)])
+    if kept < (training.rows or 2):
+        wrong = f"{training.rows or 'two'} rows are more than the first iteration can have: {tasks} tasks"
+        yield ("training", "rows"), f"{wrong}, of which the filters keep {kept} at most" if kept < tasks else wrong
+    if training.keep == "best" and not training.held_out:
+        yield ("training", "keep"), "best is found on held-out rows, and training.held_out is 0: set keep to last"
+    if recipe.machine.rows and training.batch % recipe.machine.rows:
+        yield ("machine", "rows"), f"{recipe.machine.rows} does not divide training.batch {training.batch}"
+
+
+def _around(recipe: Recipe) -> Conflicts:
+    for place, benchmark in enumerate(recipe.evaluation):
+        if wrong := _wrong_judge(benchmark):
+            yield ("evaluation", place), wrong
+    if recipe.stop and recipe.stop.patience >= recipe.iterations:
+        wrong = (
+            f"{recipe.stop.patience} iterations without a gain are not over before the last one, {recipe.iterations}"
+        )
+        yield ("stop", "patience"), wrong
+    if twice := _twice([one.name for one in recipe.evaluation]):
+        yield ("evaluation",), f"{twice!r} is listed twice"
+
+
+def _wrong_judge(one: Benchmark) -> str | None:
+    """What is wrong with a benchmark's judge and files; None where nothing is."""
+    if one.name not in JUDGED:
+        return f"{one.name} asks no judge" if one.judge else None
+    if not one.data:
+        return f"{one.name} reads the original's files, which don't come with isheep: give your copy as data"
+    if one.judge and one.judge.local and not one.judge.model:
+        return "a local judge is a model of yours: give a run folder or a checkpoint as judge.model"
+    if one.judge and one.judge.config and one.name == "mt_bench":
+        return "judge.config is for AlpacaEval: MT-Bench has its judge prompts in judge_prompts.jsonl"
+    return None
+
+
+def _most(one: Filter) -> int | None:
+    """The most pairs that a filter keeps, None where it depends on them."""
+    if isinstance(one, Density):
+        return one.clusters * one.keep
+    return one.keep if isinstance(one, Random) else None
+
+
+def _twice(names: tuple[str, ...] | list[str]) -> str | None:
+    return next((name for name in names if names.count(name) > 1), None)

@@ -1,0 +1,104 @@
+"""Not a test: benchmarks of our own in the originals' formats, and an exam of a fake model on them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from isheep.benchmarks import Exam, alpaca_eval
+from isheep.chat import load_chat
+from isheep.endpoint import Endpoint
+from isheep.engines.fake import Fake
+from isheep.judges import Judge
+from isheep.recipe import Benchmark, Judging
+from isheep.run import Folder
+
+HASTE = Judging(wait=0, timeout=2, attempts=2, at_once=4)
+CATEGORIES = ("writing", "math", "stem", "coding")
+NAMES = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn")
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def mt_bench_files(folder: Path, count: int) -> Path:
+    """Questions of four categories in turn, references for two of them, four judge prompts."""
+    questions = [
+        {"question_id": 81 + n, "category": CATEGORIES[n % 4], "turns": [f"Ask {n}?", f"And {n} {{again}}?"]}
+        for n in range(count)
+    ]
+    references = [
+        {"question_id": q["question_id"], "choices": [{"index": 0, "turns": ["ref one", "ref {two}"]}]}
+        for q in questions
+        if q["category"] in ("math", "coding")
+    ]
+    prompts = []
+    for name in NAMES:
+        both = "{question_1}|{answer_1}|{question_2}|{answer_2}" if "turn" in name else "{question}|{answer}"
+        holes = ["{ref_answer_1}"] * ("math" in name) + ["{ref_answer_2}"] * ("math" in name and "turn" in name)
+        text = f"{name} {{{{x}}}} {'|'.join(holes)} Q: {both}"
+        prompts.append({"name": name, "system_prompt": "Judge." if "turn" in name else "", "prompt_template": text})
+    write_lines(folder / "question.jsonl", questions)
+    write_lines(folder / "reference_answer" / "gpt-4.jsonl", references)
+    write_lines(folder / "judge_prompts.jsonl", prompts)
+    return folder
+
+
+def exam(
+    run: Path,
+    data: Path,
+    checkpoint: Path,
+    judge: Judge | None = None,
+    answer: Callable[[str, int], str] = lambda prompt, seed: f"said {len(prompt)}",
+    settings: Benchmark | None = None,
+    base: bool = False,
+) -> Exam:
+    """An exam in `run`/iter-1/eval/exam of a model that is a function, with the Qwen template."""
+    run.mkdir(parents=True, exist_ok=True)
+    folder = Folder(run / "iter-1" / "eval" / "exam", run)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    chat = load_chat("qwen", str(checkpoint))
+    return Exam(Fake(answer), chat, 1, folder, data, base, settings, judge or Endpoint(None, HASTE))
+
+
+# --- AlpacaEval
+
+TEMPLATE = (
+    "<|im_start|>system\nCompare.\n<|im_end|>\n<|im_start|>user\n"
+    "Q {instruction}\n{m}: {output_1}#\n{M}: {output_2}#\n<|im_end|>\n"
+)
+CONFIGS = """
+{name}:
+  prompt_template: "{name}/prompt.txt"
+  fn_completions: "openai_completions"
+  completions_kwargs: {{model_name: "judge-0", max_tokens: {tokens}, temperature: {heat}, requires_chatml: true{more}}}
+  fn_completion_parser: "{parser}"
+  batch_size: 1
+"""
+WEIGHTED = """  completion_parser_kwargs: {numerator_token: m, denominator_tokens: [m, M], is_binarize: false}
+  completion_key: completions_all
+"""
+
+
+def alpaca_files(folder: Path, count: int) -> Path:
+    """Both versions' files, with instructions, outputs and judge prompts of our own."""
+    folder.mkdir()
+    for version in (alpaca_eval.ONE, alpaca_eval.TWO):
+        rows = [{"dataset": "ours", "instruction": f"Do {n} {{output_1}}", "output": "w" * (n + 1), "generator": "ref"}
+                for n in range(count)]  # fmt: skip
+        (folder / version.reference).write_text(json.dumps(rows))
+        config = folder / "evaluators_configs" / version.config
+        config.mkdir(parents=True)
+        (config / "prompt.txt").write_text(TEMPLATE)
+        weighted = version == alpaca_eval.TWO
+        text = CONFIGS.format(
+            name=version.config,
+            tokens=1 if weighted else 100,
+            heat=1 if weighted else 0,
+            parser="logprob_parser" if weighted else "ranking_parser",
+            more=", logprobs: true, top_logprobs: 5" if weighted else "",
+        )
+        (config / "configs.yaml").write_text(text + WEIGHTED * weighted)
+    return folder

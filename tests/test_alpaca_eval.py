@@ -1,0 +1,299 @@
+"""AlpacaEval: its figures from preferences, its judges' prompts, orders and parsers, its files; the verb on them."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isheep.benchmarks import alpaca_eval, alpaca_eval_2, alpaca_judge, winrate
+from isheep.benchmarks.alpaca_judge import Evaluator, switched
+from isheep.chat import load_chat
+from isheep.engines.fake import Fake
+from isheep.errors import UserError
+from isheep.judges import Local, Reply
+from isheep.recipe import Benchmark, Judge
+from tests.judge_server import Answer, known, said, serving
+from tests.judged import alpaca_files, exam
+from tests.test_cli import isheep, refused
+
+# --- figures
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "draws", "rate", "error"),
+    [  # rows of AlpacaEval's published leaderboards, whose verdicts are 1, 2 and ties
+        (158, 641, 6, 20.0, 1.4024527464425107),
+        (160, 644, 1, 19.937888198757765, 1.4076743478646596),
+        (284, 520, 1, 35.3416149068323, 1.684737662232649),
+        (135, 665, 4, 17.039800995024876, 1.320962077510413),
+    ],
+)
+def test_published_win_rates_come_out(wins: int, losses: int, draws: int, rate: float, error: float) -> None:
+    given = [2.0] * wins + [1.0] * losses + [1.5] * draws
+    random.Random(1).shuffle(given)
+    found = winrate.win_rate(given)
+    assert found.win_rate == pytest.approx(rate, rel=1e-14) and found.discrete_win_rate == found.win_rate
+    assert found.standard_error == pytest.approx(error, rel=1e-13)
+    assert (found.n_wins, found.n_wins_base, found.n_draws, found.n_total) == (wins, losses, draws, 804 + (wins != 135))
+
+
+def test_what_is_no_verdict_is_left_out_and_counted() -> None:
+    given = [2, 1, 0, 1.5, 1.25, None, -1, float("nan"), "2", True, 2.5]
+    values = winrate.preferences([{"preference": value} for value in given] + [{}])
+    assert values == [2, 1, 1.5, 1.5, 1.25, *[None] * 7]
+    found = winrate.win_rate(values)
+    assert found == winrate.win_rate([2, 1, 1.5, 1.5, 1.25])._replace(unread=7)
+    assert found.win_rate == pytest.approx(45) and found.discrete_win_rate == pytest.approx(40)
+    assert found.standard_error == pytest.approx(
+        100 * math.sqrt(0.1375 / 5)
+    )  # squares of 55, 45, 5, 5 and 20 %: .55 / 4
+    assert (found.n_wins, found.n_wins_base, found.n_draws) == (1, 2, 2)
+    assert winrate.win_rate([None])[:2] == (None, None) and winrate.win_rate([2.0])[:2] == (100, None)
+
+
+def test_the_verb_prints_all_digits(tmp_path: Path) -> None:
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps([{"preference": value} for value in [2.0] * 158 + [1.0] * 641 + [0] * 6 + [None]]))
+    done = isheep("scores", path)
+    lines = {line.split()[0]: line.split()[1] for line in done.out.splitlines() if len(line.split()) == 2}
+    assert done.code == 0 and lines["win_rate"] == "20.0" and lines["unread"] == "1"
+    assert float(lines["standard_error"]) == pytest.approx(1.4024527464425107, rel=1e-14)
+    assert "length_controlled_winrate" not in lines and "raw unless the name" in done.out
+    assert json.loads(isheep("scores", path, "--json").out)["standard_error"] == float(lines["standard_error"])
+    path.write_text("[3]")
+    assert "row 1: found '3'" in refused("scores", path)
+    path.write_text('[{"preference": 1},')
+    assert "can't be read as JSON" in refused("scores", path)
+
+
+def gamed(folder: Path, count: int) -> Path:
+    """A df_gamed.csv of our own: two baselines made short and long, and the plain one."""
+    chance = random.Random(3)
+    lines = ["index,model,preference,std_delta_len,instruction_difficulty,not_gamed_baseline"]
+    difficulty = [chance.gauss(0, 1) for _ in range(count)]
+    for model, shift in (("short", 1.0), ("long", -1.0), ("plain", 0.0)):
+        for n in range(count):
+            longer = shift + (chance.gauss(0, 0.5) if shift else 0)
+            share = 1 / (1 + math.exp(longer)) if shift else 0.5
+            lines.append(f"{n},{model},{share},{longer},{difficulty[n]},{not shift}")
+    (folder / winrate.GAMED).write_text("\n".join(lines) + "\n")
+    return folder / winrate.GAMED
+
+
+def judged(count: int, longer: int, bias: float) -> list[dict[str, Any]]:
+    """Annotations of a model as good as its reference, `longer` by so many characters, by a judge that likes length."""
+    chance = random.Random(5)
+    rows = []
+    for n in range(count):
+        one, two = 500 + chance.randrange(300), 500 + chance.randrange(300) + longer
+        share = 1 / (1 + math.exp(-bias * (two - one) / 300 - chance.gauss(0, 0.3)))
+        rows.append({"instruction": str(n), "output_1": "x" * one, "output_2": "y" * two, "preference": 1 + share,
+                     "generator_1": "reference", "generator_2": "mine"})  # fmt: skip
+    return rows
+
+
+def test_length_is_controlled_for(tmp_path: Path) -> None:
+    file, rows = gamed(tmp_path, 60), judged(60, 300, 1.0)
+    raw = winrate.win_rate(winrate.preferences(rows)).win_rate
+    controlled = winrate.length_controlled(rows, file)
+    assert raw is not None and raw > 70 and abs(controlled - 50) < 7  # neither is better but for its length
+    unread = [row | {"preference": None} if n % 10 == 0 else row for n, row in enumerate(rows)]
+    assert abs(winrate.length_controlled(unread, file) - controlled) < 5
+    assert winrate.length_controlled([row | {"generator_2": "reference"} for row in rows], file) == 50
+    with pytest.raises(UserError, match="has 60 instructions, and there are 61 annotations"):
+        winrate.length_controlled([*rows, rows[0]], file)
+    file.write_text("index,preference\n0,1\n")
+    with pytest.raises(UserError, match="is no df_gamed.csv"):
+        winrate.length_controlled(rows, file)
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(rows))
+    gamed(tmp_path, 60)
+    assert f"length_controlled_winrate  {controlled!r}" in isheep("scores", path, "--data", tmp_path).out
+
+
+# --- judges
+
+
+def lengths(message: str) -> tuple[int, int]:
+    """Of the two outputs in the order in which they are shown."""
+    first, second = message.rpartition("{m}: ")[2].split("#\n{M}: ")
+    return len(first), len(second.rstrip("#\n"))
+
+
+def ranks(message: str, before: int) -> Answer:
+    """Prefers the longer output, wherever it stands; can't say where the second is three longer than the first."""
+    first, second = lengths(message)
+    if abs(first - second) == 3:
+        return said("Both are fine.")
+    order = (1, 2) if first > second else (2, 1)
+    return said(f"[{{'model': 'model_1', 'rank': {order[0]}}}, {{'model': 'model_2', 'rank': {order[1]}}}]")
+
+
+def weighs(message: str, before: int) -> Answer:
+    """m with 3 to 1 where the first is longer, M with 3 to 1 where it is not; at 3 longer it says something else."""
+    first, second = lengths(message)
+    if abs(first - second) == 3:
+        return Answer(200, b"{}")
+    shares = {"m": 0.6, "M": 0.2} if first > second else {"M": 0.6, "m": 0.2}
+    top = [{"token": token, "logprob": math.log(share)} for token, share in (shares | {"The": 0.2}).items()]
+    return said(top[0]["token"], logprobs={"content": [{**top[0], "top_logprobs": top}]})
+
+
+def test_the_order_of_the_outputs_changes_nothing(tmp_path: Path, qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = alpaca_files(tmp_path / "data", 12)
+    orders = {switched(f"Do {n} {{output_1}}") for n in range(12)}
+    assert orders == {True, False}
+    with serving(ranks) as server:
+        known(server, monkeypatch)
+        result = alpaca_eval.run(exam(tmp_path / "run", data, qwen2, answer=lambda prompt, seed: "w" * 6))
+    expected = [
+        100,
+        100,
+        None,
+        100,
+        100,
+        50,
+        0,
+        0,
+        None,
+        0,
+        0,
+        0,
+    ]  # the reference's output n is n + 1 long, ours always 6
+    assert result["items"]["win rate, %"] == expected
+    assert result["scores"]["win_rate"] == pytest.approx(100 * 4.5 / 10) and result["scores"]["unread"] == 2
+    assert result["judge"]["outcomes"] == {"ok": 9, "unreadable": 2, "error": 0}
+    assert len(server.bodies) == 11  # nobody is asked about equal outputs
+    assert {(body["model"], body["max_tokens"], body["temperature"], body["top_p"]) for body in server.bodies} == {
+        ("judge-0", 100, 0, 1.0)
+    }
+    assert "requires_chatml" not in server.bodies[0]
+    assert server.bodies[0]["messages"][0] == {"role": "system", "content": "Compare."}
+    assert all("{output_1}\n{m}: w" in body["messages"][1]["content"] for body in server.bodies)
+    outputs = json.loads((tmp_path / "run/iter-1/eval/exam/model_outputs.json").read_text())
+    assert outputs[3] == {
+        "instruction": "Do 3 {output_1}", "output": "wwwwww", "generator": "iter-1", "dataset": "ours",
+    }  # fmt: skip
+    path = tmp_path / "run/iter-1/eval/exam/annotations.json"
+    rows = json.loads(path.read_text())
+    assert [row["preference"] for row in rows[:7]] == [2, 2, None, 2, 2, 1.5, 1]
+    assert set(rows[0]) == {
+        *("instruction", "output_1", "generator_1", "dataset", "output_2", "generator_2", "annotator", "preference"),
+        "raw_completion",
+    }
+    assert rows[0]["annotator"] == "alpaca_eval_gpt4" and rows[0]["raw_completion"].startswith("[{'model'")
+    assert f"win_rate           {result['scores']['win_rate']!r}" in isheep("scores", path).out
+
+
+def test_version_2_weighs_by_the_judges_probabilities(
+    tmp_path: Path, qwen2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = alpaca_files(tmp_path / "data", 12)
+    gamed(data, 12)
+    settings = Benchmark(name="alpaca_eval_2", data=str(data), max_tokens=9)
+    with serving(weighs) as server:
+        known(server, monkeypatch)
+        given = exam(tmp_path / "run", data, qwen2, answer=lambda prompt, seed: "w" * 6, settings=settings)
+        result = alpaca_eval_2.run(given)
+    expected = [75, 75, None, 75, 75, 50, 25, 25, None, 25, 25, 25]
+    assert result["items"]["win rate, %"] == [None if value is None else pytest.approx(value) for value in expected]
+    assert result["scores"]["win_rate"] == pytest.approx(100 * 4.75 / 10)
+    assert result["scores"]["discrete_win_rate"] == pytest.approx(45)
+    assert 0 < result["scores"]["length_controlled_winrate"] < 100
+    assert server.bodies[0]["logprobs"] is True and server.bodies[0]["top_logprobs"] == 5
+    row = json.loads((given.folder.path / "annotations.json").read_text())[0]
+    assert row["raw_completion"]["logprobs"]["content"][0]["token"] in "mM"
+    assert row["raw_completion"]["total_tokens"] == 107
+
+
+def test_a_model_of_ours_weighs_too(tmp_path: Path, qwen2: Path) -> None:
+    data = alpaca_files(tmp_path / "data", 6)
+    chosen = "<|im_start|>assistant\n"
+
+    def judge(prompt: str, seed: int) -> str:
+        assert prompt.endswith(chosen)
+        first, second = lengths(prompt.removesuffix(f"<|im_end|>\n{chosen}"))
+        return "m" if first > second else "neither" if first < second - 3 else "M"
+
+    ours = Local("mine", lambda: (Fake(judge), load_chat("qwen", str(qwen2))), 1)
+    result = alpaca_eval_2.run(exam(tmp_path / "run", data, qwen2, ours, lambda prompt, seed: "w" * 6))
+    assert "a model of ours" in result["note"] and result["judge"]["kind"] == "local"
+    read = [value for value in result["items"]["win rate, %"] if value is not None]
+    assert set(read) <= {50, 100} and result["judge"]["outcomes"]["unreadable"] == 6 - len(read)
+
+
+# --- evaluator configurations
+
+
+def read(parser: str, text: Any, **how: Any) -> float | None:
+    """The preference that a parser reads in what a judge wrote, or in a whole choice."""
+    whole = parser == "logprob_parser"
+    choice = text if whole else {"message": {"content": text}}
+    return Evaluator("name", "model", [], {}, parser, how, whole).preference(Reply(key="", choice=choice))
+
+
+def test_parsers_read_one_preference_or_none() -> None:
+    a_or_b = {"outputs_to_match": {1: r"\(a\)", 2: r"\(b\)"}}
+    assert [read("regex_parser", text, **a_or_b) for text in ("(b) it is", "so (a)", "(a) or (b)", "none", "")] == [
+        *(2, 1, None, None, None)
+    ]
+    first = "[{'model': 'model_1', 'rank': 1}]"
+    assert [read("ranking_parser", text) for text in (first, first.replace("1}", "3}"), "[]", "x", "")] == [
+        *(1, None, None, None, None)
+    ]
+    chain = {"json_parser": {"annotation_key": "order"}, "ranking_parser": {"model_1_name": "m"}}
+    order = '{"order": [{"model": "M", "rank": 1}, {"model": "m", "rank": 2}]}'
+    assert read("pipeline_meta_parser", f"so:\n```json\n{order}\n```", parsers_to_kwargs=chain) == 2
+    assert read("pipeline_meta_parser", "{}", parsers_to_kwargs=chain) is None
+
+    def top(**shares: float) -> dict[str, Any]:
+        return {"top_logprobs": [{"token": token, "logprob": math.log(share)} for token, share in shares.items()]}
+
+    how = {"numerator_token": "m", "denominator_tokens": ["m", "M"]}
+    weigh = {**how, "is_binarize": False}
+    assert read("logprob_parser", {"logprobs": {"content": [top(m=0.3, M=0.1)]}}, **weigh) == pytest.approx(1.25)
+    assert read("logprob_parser", {"logprobs": {"content": [top(m=0.3, M=0.1)]}}, **how) == 1
+    assert read("logprob_parser", {"logprobs": {"content": [top(M=0.1, The=0.9)]}}, **weigh) == 2
+    assert read("logprob_parser", {"logprobs": {"content": [top(The=0.9)]}}, **weigh) is None
+    assert read("logprob_parser", {"logprobs": {"content": [top(m=0.9)] * 2}}, **weigh) is None
+    assert read("logprob_parser", {"logprobs": {"content": [top(M=1), top(m=1)]}}, **weigh, log_prob_index=-1) == 1
+    assert read("logprob_parser", {"logprobs": None}, **weigh) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (("ranking_parser", "lmsys_parser"), "parser 'lmsys_parser' is not known here"),
+        (("openai_completions", "anthropic_completions"), "only openai_completions with batch_size 1"),
+        (("batch_size: 1", "batch_size: 5"), "only openai_completions with batch_size 1"),
+        (("max_tokens: 100", "tokens_to_favor: [a]"), "need the judge's tokenizer"),
+        (("ranking_parser", "logprob_parser"), "belong together"),
+        (("alpaca_eval_gpt4/prompt", "nowhere/prompt"), "can't be read"),
+        (("alpaca_eval_gpt4:", "- 1"), "not YAML"),
+        ((None, "[]"), "one annotator is wanted"),
+    ],
+)
+def test_a_configuration_that_is_not_for_us_is_refused(tmp_path: Path, change: tuple[str, str], why: str) -> None:
+    data = alpaca_files(tmp_path / "data", 1)
+    path = data / "evaluators_configs/alpaca_eval_gpt4/configs.yaml"
+    path.write_text(change[1] if change[0] is None else path.read_text().replace(*change))
+    with pytest.raises(UserError, match=why):
+        alpaca_judge.load(data, "alpaca_eval_gpt4")
+
+
+def test_another_configuration_and_a_single_file(tmp_path: Path, qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = alpaca_files(tmp_path / "data", 2)
+    (data / "mine.json").write_text((data / alpaca_eval.ONE.reference).read_text())
+    settings = Benchmark(name="alpaca_eval", judge=Judge(config=alpaca_eval.TWO.config))
+    with serving(weighs) as server:
+        known(server, monkeypatch)
+        given = exam(tmp_path / "run", data / "mine.json", qwen2, answer=lambda p, seed: "w" * 6, settings=settings)
+        result = alpaca_eval.run(given)
+    assert result["items"]["win rate, %"] == [pytest.approx(75)] * 2
+    assert result["judge"]["config"] == "weighted_alpaca_eval_gpt4_turbo"
+    assert alpaca_eval.prompts(data) == alpaca_eval_2.prompts(data) == ["Do 0 {output_1}", "Do 1 {output_1}"]
+    with pytest.raises(UserError, match="give a folder with AlpacaEval's files"):
+        alpaca_eval.prompts(tmp_path / "nowhere")

@@ -1,0 +1,325 @@
+"""The annotation page over HTTP: what it shows and hides, what it takes, and that answers stay."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlencode, urlsplit
+
+import pytest
+
+from isheep import annotation
+from isheep.annotation import Choice, Rating, append, points, read, scores
+from isheep.annotation.desk import Desk, answers, to_compare, to_rate
+from isheep.annotation.server import Server
+from isheep.engines.fake import Fake
+from isheep.errors import UserError
+from isheep.recipe import Recipe
+from isheep.records import Model, Pair, Task
+from isheep.run import reading, writing
+from tests.test_cli import ROOT, refused
+
+ATTACK = "</div><script>document.title = 'taken'</script><img src=x onerror=alert(1)> & \"q\" {{ 7 * 7 }} \u202e مرحبا"
+
+
+def pair(t: int, n: int) -> Pair:
+    fields = {"id": f"t{t}-{n:05d}", "instruction": f"Do {t} {n} {ATTACK}", "output": f"Did {t} {n} {ATTACK}"}
+    return Pair.model_validate({**fields, "input": "x < y" * (n % 2), "finish": "stop", "tokens": 1, "seed": 1})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    with writing(tmp_path / "run", Recipe.model_validate({"model": "fake", "iterations": 2})) as root:
+        for t in (1, 2):
+            (root / f"iter-{t}").write("pairs.jsonl", Pair, [pair(t, n) for n in range(6)])
+            (root / f"iter-{t}").artifact("adapter", lambda into: None)
+    return tmp_path / "run"
+
+
+class Reply(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    text: str
+
+
+class Page:
+    """A desk behind its server."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk, self.server = desk, Server(desk, 0)
+        self.host = f"127.0.0.1:{self.server.server_port}"
+        self.path = urlsplit(self.server.address).path
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def ask(self, method: str, path: str | None = None, body: str | None = None, **headers: str | None) -> Reply:
+        connection = http.client.HTTPConnection(self.host, timeout=30)
+        sent = {name.replace("_", "-"): value for name, value in headers.items() if value is not None}
+        connection.request(method, self.path if path is None else path, body, sent)
+        reply = connection.getresponse()
+        return Reply(reply.status, dict(reply.getheaders()), reply.read().decode())
+
+    def look(self, query: str = "") -> Reply:
+        return self.ask("GET", f"{self.path}{query}")
+
+    def write(self, origin: str | None = "same", **fields: Any) -> Reply:
+        origin = f"http://{self.host}" if origin == "same" else origin
+        form = {"Content_Type": "application/x-www-form-urlencoded", "Origin": origin}
+        return self.ask("POST", None, urlencode(fields), **form)
+
+
+@pytest.fixture
+def open_page() -> Iterator[Any]:
+    opened: list[Page] = []
+
+    def opener(desk: Desk) -> Page:
+        opened.append(Page(desk))
+        return opened[-1]
+
+    yield opener
+    for page in opened:
+        page.server.shutdown()
+        page.server.server_close()
+
+
+def shown(reply: Reply) -> list[str]:
+    """The texts of a page: instruction, input, answers."""
+    return [unescape(text) for text in re.findall(r'<div class="text" dir="auto">(.*?)</div>', reply.text, re.DOTALL)]
+
+
+# --- rating
+
+
+def test_a_page_shows_a_pair_and_nothing_about_where_it_is_from(run: Path, open_page: Any) -> None:
+    desk = to_rate(run, "me", None, 12)
+    page = open_page(desk)
+    reply = page.look()
+    task = desk.questions[0].task
+    assert reply.status == 200 and shown(reply) == [
+        t for t in (task.instruction, task.input, *desk.questions[0].answers) if t
+    ]
+    assert "<script>document" not in reply.text and "<img" not in reply.text and "49" not in reply.text
+    assert not re.search(r"t\d-\d{5}|iter|M\^", reply.text) and "0 of 12" in reply.text
+    assert {question.task.id[:2] for question in desk.questions[:6]} == {"t1", "t2"}  # mixed
+    policy = reply.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
+    assert reply.headers["X-Content-Type-Options"] == "nosniff" and reply.headers["Cache-Control"] == "no-store"
+    for name, kind in (("page.css", "text/css"), ("page.js", "text/javascript")):
+        file = page.look(name)
+        assert file.status == 200 and file.headers["Content-Type"].startswith(kind)
+    assert page.look("page.html").status == page.look("../desk.py").status == 404
+
+
+def test_answers_are_on_disk_when_the_page_goes_on(run: Path, open_page: Any) -> None:
+    desk = to_rate(run, "me", 1, 4)
+    page, first, second = open_page(desk), *(question.task.id for question in desk.questions[:2])
+    done = page.write(at=0, quality=7, following=10)
+    assert done.status == 303 and done.headers["Location"] == page.path
+    row = {"row": first, "by": "me", "scores": {"quality": 7, "following": 10}}
+    assert [json.loads(line) for line in (run / annotation.RATINGS).read_text().splitlines()] == [row]
+    assert "1 of 4" in page.look().text and shown(page.look())[0] == desk.questions[1].task.instruction
+    assert 'value="10" required\n          checked' in page.look("?at=0").text
+    page.write(at=1, skip=1)
+    page.write(at=0, quality=3, following=2)
+    rows, _ = read(run / annotation.RATINGS, Rating)
+    assert [(row.row, row.scores) for row in rows][1:] == [(second, None), (first, {"quality": 3, "following": 2})]
+    assert scores(rows) == {first: {"quality": 3, "following": 2}}  # the last word counts
+    resumed = open_page(to_rate(run, "me", 1, 6))
+    assert resumed.desk.done == 2 and shown(resumed.look())[0] == desk.questions[2].task.instruction
+    assert to_rate(run, "you", 1, 6).done == 0
+    for at in range(2, 6):
+        resumed.write(at=at, quality=1, following=1)
+    assert "All done" in resumed.look().text and "6 of 6" in resumed.look().text
+
+
+WRONG: list[dict[str, Any]] = [
+    {"at": 0}, {"at": 0, "quality": 7}, {"at": 0, "quality": "x", "following": 1}, {"at": 0, "chosen": "left"},
+    {"at": 0, "quality": 0, "following": 1}, {"at": 0, "quality": 11, "following": 1},
+    {"at": 0, "quality": "9" * 5000, "following": 1}, {"at": 0, **{f"f{n}": 1 for n in range(60)}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", WRONG, ids=range(len(WRONG)))
+def test_what_is_no_answer_is_not_written(run: Path, open_page: Any, fields: dict[str, Any]) -> None:
+    page = open_page(to_rate(run, "me", 1, 4))
+    assert page.write(**fields).status == 400
+    assert not (run / "annotations").exists() and page.desk.done == 0
+
+
+@pytest.mark.parametrize("at", ["4", "-1", "", "x", "²", "1e3"])
+def test_questions_that_are_not_there(run: Path, open_page: Any, at: str) -> None:
+    page = open_page(to_rate(run, "me", 1, 4))
+    assert page.look(f"?{urlencode({'at': at})}").status == (200 if at == "" else 404)
+    assert page.write(at=at, skip=1).status == 404 and not (run / "annotations").exists()
+
+
+def test_other_sites_and_other_people_are_refused(run: Path, open_page: Any) -> None:
+    page = open_page(to_rate(run, "me", 1, 4))
+    for origin in (None, "null", "http://evil.example", f"https://{page.host}", "http://127.0.0.1:1"):
+        assert page.write(origin, at=0, skip=1).status == 403
+    for path in ("*", "/", "/page.css", "/wrong/", f"/{page.server.key[:-1]}/", "/%C3%A9/"):
+        assert page.ask("GET", path).status == page.ask("POST", path, "at=0&skip=1").status == 403
+    for host in ("[::1", "evil.example", f"evil.example:{page.server.server_port}", "127.0.0.1.evil.example", ""):
+        assert page.ask("GET", None, None, Host=host).status == 403
+        own = {"Origin": f"http://{host}", "Content_Type": "application/x-www-form-urlencoded"}
+        assert page.ask("POST", None, "at=0&skip=1", Host=host, **own).status == 403
+    assert page.ask("GET", None, None, Host="localhost:9000").status == 200  # through a tunnel
+    assert page.ask("PUT", None, "x").status == 501
+    huge = page.ask("POST", None, "x" * 20_000, Origin=f"http://{page.host}")
+    assert huge.status == 400 and not (run / "annotations").exists()
+    assert page.server.server_address[0] == "127.0.0.1"
+
+
+def test_each_start_has_another_key(run: Path, open_page: Any) -> None:
+    first, second = (open_page(to_rate(run, "me", 1, 4)) for _ in range(2))
+    refusal = second.ask("POST", first.path, "at=0&skip=1")
+    assert refusal.status == 403 and "the whole address" in refusal.text
+
+
+def test_many_answers_at_once_are_whole_lines(run: Path, open_page: Any) -> None:
+    page = open_page(to_rate(run, "me", None, 12))
+    threads = [threading.Thread(target=lambda n=n: page.write(at=n, quality=5, following=5)) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows, lost = read(run / annotation.RATINGS, Rating)
+    assert len(rows) == len({row.row for row in rows}) == 12 and lost == 0
+
+
+def test_a_torn_line_is_left_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "annotations" / "ratings.jsonl"
+    rows = [Rating(row=f"t1-{n}", by="me", scores={"quality": n + 1}) for n in range(3)]
+    append(path, rows[0])
+    append(path, rows[1])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    append(path, rows[2])
+    assert path.read_bytes().startswith(whole[:-9] + b"\n") and read(path, Rating) == ([rows[0], rows[2]], 1)
+
+
+def test_people_are_averaged_and_who_cannot_say_is_left_out() -> None:
+    said = [("me", 4), ("you", 8), ("me", 6), ("she", None)]
+    rows = [Rating(row="t1-1", by=by, scores=None if score is None else {"quality": score}) for by, score in said]
+    assert scores(rows) == {"t1-1": {"quality": 7}}
+
+
+# --- choosing between two models
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
+    """Engines whose answers name their model, but for every third task."""
+    opened: list[Model] = []
+
+    class Chat(NamedTuple):
+        end: str = "<|end|>"
+
+        def prompt(self, content: str) -> str:
+            return content
+
+    def open_engine(recipe: Recipe, model: Model) -> Fake:
+        opened.append(model)
+        who = model.adapter.parent.name if model.adapter else "base"
+        return Fake(lambda prompt, seed: "Yes." if int(prompt.split()[1]) % 3 == 0 else f"As {who} says.")
+
+    monkeypatch.setattr("isheep.annotation.desk.load_chat", lambda name, model: Chat())
+    monkeypatch.setattr("isheep.annotation.desk.open_engine", open_engine)
+    return opened
+
+
+TASKS = [Task(id=f"seed-{n}", instruction=f"Task {n}") for n in range(30)]
+
+
+def test_two_answers_in_random_order_with_their_source_hidden(run: Path, open_page: Any, models: list[Model]) -> None:
+    desk = to_compare(run, "me", (0, 2), TASKS, 30)
+    assert [model.adapter and model.adapter.parent.name for model in models] == [None, "iter-2"]
+    assert len(desk.questions) == 20 and {question.sides for question in desk.questions} == {(0, 2), (2, 0)}
+    for question in desk.questions:
+        assert question.answers == tuple(f"As {'iter-2' if side else 'base'} says." for side in question.sides)
+    page = open_page(desk)
+    reply = page.look()
+    assert shown(reply)[1:] == list(desk.questions[0].answers) and "Answer A" in reply.text
+    assert "seed-" not in reply.text and "quality" not in reply.text
+    for at, question in enumerate(desk.questions):
+        chosen = "tie" if at == 0 else ("left", "right")[question.sides.index(2)]  # the later one is always better
+        assert page.write(at=at, chosen=chosen).status == 303
+    assert page.write(at=0, chosen="both").status == page.write(at=0).status == 400
+    rows, _ = read(run / annotation.CHOICES, Choice)
+    won = points(rows)[0, 2]
+    assert sorted(won) == [0.5] * 11 + [1.0] * 19  # the ten with the same text are ties
+    assert {row.by for row in rows} == {"me", annotation.NOBODY}
+
+
+def test_a_comparison_is_taken_up_again_and_others_are_apart(run: Path, models: list[Model]) -> None:
+    desk = to_compare(run, "me", (0, 2), TASKS, 30)
+    desk.answer(0, {"chosen": "left"})
+    before = (run / annotation.CHOICES).read_bytes()
+    again = to_compare(run, "me", (0, 2), TASKS, 30)
+    assert to_compare(run, "me", (2, 0), TASKS, 30).questions == desk.questions
+    assert again.done == 1 and again.questions == desk.questions and len(models) == 2
+    assert (run / annotation.CHOICES).read_bytes() == before
+    assert to_compare(run, "me", (1, 2), TASKS, 30).done == 0  # other models
+    assert to_compare(run, "me", (0, 2), TASKS, 20).done == 0  # other tasks
+    assert to_compare(run, "you", (0, 2), TASKS, 30).done == 0
+
+
+def test_the_last_choice_counts_whichever_side_it_was_on() -> None:
+    rows = [("left", 0, 2), ("right", 2, 0), ("left", 2, 0)]
+    said = [Choice(task="s", of="x", by="me", left=a, right=b, chosen=c) for c, a, b in rows]  # type: ignore[arg-type]
+    assert points(said[:1]) == points(said[:2]) == {(0, 2): [0.0]} and points(said) == {(0, 2): [1.0]}
+
+
+def test_what_cannot_be_asked_is_said(run: Path, models: list[Model], open_page: Any) -> None:
+    assert "give two different models" in refused("annotate", run, "--compare", "1", "1")
+    assert "has no model of iteration 3" in refused(
+        "annotate", run, "--compare", "0", "3", "--tasks", ROOT / "isheep/seeds/seed_tasks.jsonl"
+    )
+    assert "has no pairs of iteration 7 yet" in refused("annotate", run, "--iteration", "7")
+    assert "--iteration is for rating" in refused("annotate", run, "--compare", "0", "1", "--iteration", "1")
+    port = open_page(to_rate(run, "me", 1, 4)).server.server_port
+    assert f"port {port} can't be used" in refused("annotate", run, "--port", str(port))
+    recipe, folder = reading(run)
+    with writing(run, recipe), pytest.raises(UserError, match="in use by another process"):
+        answers(recipe, folder, 0, Model("fake"), TASKS, "new")
+
+
+# --- the verb itself
+
+
+def start(run: Path, *words: str) -> tuple[subprocess.Popen[str], str]:
+    """`isheep annotate` as a process, and the address that it prints."""
+    command = [sys.executable, "-c", "from isheep.cli import main; main()", "annotate", str(run), *words]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith("open "):
+            return process, line.split()[1]
+    raise AssertionError("it printed no address")
+
+
+def send(address: str, **fields: Any) -> int:
+    url = urlsplit(address)
+    connection = http.client.HTTPConnection(url.netloc, timeout=30)
+    connection.request("POST", url.path, urlencode(fields), {"Origin": f"http://{url.netloc}"})
+    return connection.getresponse().status
+
+
+def test_a_killed_server_loses_nothing_and_ctrl_c_ends_it(run: Path) -> None:
+    process, address = start(run, "--pairs", "3")
+    assert send(address, at=0, quality=9, following=8) == 303
+    process.kill()
+    process.wait()
+    assert len(read(run / annotation.RATINGS, Rating)[0]) == 1
+    process, address = start(run, "--pairs", "3")
+    assert send(address, at=1, skip=1) == 303
+    os.kill(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "2 of 3 answered" in out and "ratings.jsonl" in out

@@ -1,0 +1,172 @@
+"""The annotation page in a real browser: keys, narrow and dark screens, and model text that tries to be more than text.
+
+Needs Chromium with its driver, and selenium (pip install isheep[browser]); skips without them.
+"""
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isheep import annotation
+from isheep.annotation import Choice, Rating, read
+from isheep.annotation.desk import Desk, Question, to_rate
+from isheep.annotation.server import Server
+from isheep.recipe import Recipe
+from isheep.records import Pair
+from isheep.run import writing
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install isheep[browser]")
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+DRIVER = shutil.which("chromedriver") or ""
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no browser: install chromium and chromium-driver")
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+]  # fmt: skip
+ATTACK = "</div><script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\"><a href=x>go</a>"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Desk], str]]:
+    servers: list[Server] = []
+
+    def start(desk: Desk) -> str:
+        servers.append(Server(desk, 0))
+        threading.Thread(target=servers[-1].serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        return servers[-1].address
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    rows = [
+        Pair(id=f"t1-{n}", instruction=f"Do {n} {ATTACK}", output=f"Did {n} {ATTACK} {'x' * 300}\n\n  two lines",
+             finish="stop", tokens=1, seed=1)
+        for n in range(3)
+    ]  # fmt: skip
+    with writing(tmp_path / "run", Recipe.model_validate({"model": "fake"})) as root:
+        (root / "iter-1").write("pairs.jsonl", Pair, rows)
+    return to_rate(tmp_path / "run", "me", 1, 3)
+
+
+def keys(browser: Any, *typed: str) -> None:
+    """Type, and wait for the page that a sent form leads to."""
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.support.expected_conditions import staleness_of
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    page = browser.find_element("tag name", "html")
+    ActionChains(browser).send_keys(*typed).perform()
+    WebDriverWait(browser, 60).until(staleness_of(page))
+
+
+def ratings(desk: Desk) -> list[tuple[str, Any]]:
+    return [(row.row, row.scores) for row in read(desk.file, Rating)[0]]
+
+
+def script(browser: Any, text: str) -> Any:
+    return browser.execute_script(f"return {text}")
+
+
+def test_rating_by_keys_alone(browser: Any, serve: Callable[[Desk], str], desk: Desk) -> None:
+    browser.get(serve(desk))
+    first, second, third = (question.task.id for question in desk.questions)
+    keys(browser, "7", "0", "\ue007")  # quality 7, following 10, Enter
+    assert ratings(desk) == [(first, {"quality": 7, "following": 10})] and browser.title.startswith("1 of 3")
+    keys(browser, "s")
+    keys(browser, "p")  # from the third back to the second
+    assert script(browser, "document.querySelector('[name=at]').value") == "1"
+    keys(browser, "2", "3", "4", "\ue007")  # a third digit starts over at quality
+    keys(browser, "5", "5", "\ue007")
+    assert ratings(desk)[1:] == [
+        (second, None),
+        (second, {"quality": 4, "following": 3}),
+        (third, dict.fromkeys(desk.criteria, 5)),
+    ]
+    assert browser.find_element("tag name", "h1").text == "All done, thank you."
+    assert browser.get_log("browser") == []
+
+
+def test_enter_without_scores_sends_nothing_and_clicking_works(browser: Any, serve: Any, desk: Desk) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    browser.get(serve(desk))
+    ActionChains(browser).send_keys("8", "\ue007").perform()  # following is missing
+    assert ratings(desk) == [] and script(browser, "document.querySelector(':checked').value") == "8"
+    browser.execute_script("document.activeElement.blur()")
+    for name, score in (("quality", 6), ("following", 9)):
+        browser.find_element("css selector", f"[name={name}][value='{score}']").click()
+    browser.find_element("css selector", "button.main").click()
+    assert "1 of 3" in browser.find_element("tag name", "header").text
+    assert ratings(desk) == [(desk.questions[0].task.id, {"quality": 6, "following": 9})]
+
+
+def test_model_text_stays_text(browser: Any, serve: Callable[[Desk], str], desk: Desk) -> None:
+    browser.get(serve(desk))
+    texts = [element.get_property("textContent") for element in browser.find_elements("class name", "text")]
+    assert texts == [desk.questions[0].task.instruction, desk.questions[0].answers[0]]
+    assert (
+        "taken" not in browser.title
+        and script(browser, "document.querySelectorAll('main a, img, main script').length") == 0
+    )
+    assert script(browser, "getComputedStyle(document.querySelector('.answers .text')).whiteSpace") in (
+        "pre-wrap",
+        "preserve",
+    )
+    inline = "(() => { const s = document.createElement('script'); s.textContent = 'document.title = \"ran\"'; "
+    assert script(browser, inline + "document.body.append(s); return document.title; })()") != "ran"  # the policy holds
+    assert [entry for entry in browser.get_log("browser") if "Content Security Policy" in entry["message"]]
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_narrow_screen_and_follows_the_scheme(
+    browser: Any, serve: Any, desk: Desk, width: int, scheme: str
+) -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.get(serve(desk))
+    assert script(browser, "document.documentElement.scrollWidth <= innerWidth")
+    boxes = script(
+        browser, "[...document.querySelectorAll('.scale label')].map(e => e.getBoundingClientRect().toJSON())"
+    )
+    assert len(boxes) == 20 and min(box["height"] for box in boxes) >= 40 and min(box["width"] for box in boxes) >= 40
+    colours = script(browser, "['color', 'backgroundColor'].map(n => getComputedStyle(document.body)[n])")
+    ink, back = (sum(map(int, colour[4:-1].split(","))) for colour in colours)
+    assert (ink > back) == (scheme == "dark") and abs(ink - back) > 400
+
+
+def test_choosing_by_keys(browser: Any, serve: Any, desk: Desk) -> None:
+    questions = [Question(one.task, (one.answers[0], "Short."), (1, 0)) for one in desk.questions]
+    choosing = Desk(desk.file.with_name("choices.jsonl"), "me", questions, {}, "x")
+    browser.get(serve(choosing))
+    for key in "abt":
+        keys(browser, key)
+    rows, _ = read(choosing.file, Choice)
+    assert [(row.left, row.right, row.chosen) for row in rows] == [(1, 0, "left"), (1, 0, "right"), (1, 0, "tie")]
+    assert annotation.points(rows) == {(0, 1): [1.0, 0.0, 0.5]}

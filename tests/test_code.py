@@ -1,0 +1,286 @@
+"""HumanEval and MBPP: code read out of answers, run with its tests, the canonical solutions first."""
+
+import gzip
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isheep import sandbox
+from isheep.benchmarks import Exam, humaneval, humaneval_plus, mbpp, mbpp_sanitized, module
+from isheep.benchmarks.code import body, extract
+from isheep.benchmarks.originals import rows
+from isheep.chat import load_chat
+from isheep.engines.fake import Fake
+from isheep.errors import UserError
+from isheep.run import Folder
+from tests.test_cli import isheep
+
+DATA = Path(os.environ.get("ISHEEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+DOUBLE = {
+    "task_id": "Own/0", "entry_point": "double", "prompt": 'def double(n):\n    """Twice n."""\n',
+    "canonical_solution": "    return 2 * n\n", "test": "def check(f):\n    assert f(2) == 4 and f(-1) == -2\n",
+}  # fmt: skip
+SECOND = {
+    "task_id": "Own/1", "entry_point": "second",
+    "prompt": 'from typing import List\n\ndef first(xs: List[int]):\n    return xs[0]\n\n\n'
+              'def second(xs: List[int]):\n    """The one after the first."""\n',
+    "canonical_solution": "    return first(xs[1:])\n", "test": "def check(f):\n    assert f([1, 2]) == 2\n",
+}  # fmt: skip
+WRONG = {**DOUBLE, "task_id": "Own/2", "canonical_solution": "    return n\n"}
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> Path:
+    path = tmp_path / "own.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, (DOUBLE, SECOND))).encode()))
+    return path
+
+
+def task(number: int, **changed: Any) -> dict[str, Any]:
+    """A task in the format of mbpp.jsonl: a function that adds its number."""
+    return {
+        "task_id": number, "text": f"Write a function that adds {number}.", 
+        "code": f"def add(n):\r\n\treturn n + {number}",
+        "test_list": [f"assert add(1) == {1 + number}", f"assert add(0) == {number}"], "test_setup_code": "",
+        "challenge_test_list": [], **changed,
+    }  # fmt: skip
+
+
+def exam(tmp_path: Path, model: Path, data: Path | None, answer: Callable[[str], str], base: bool = False) -> Exam:
+    place = Folder(tmp_path / "run" / "iter-1" / "eval" / "own", tmp_path / "run")
+    place.path.mkdir(parents=True)
+    return Exam(Fake(lambda prompt, seed: answer(prompt)), load_chat("qwen", str(model)), 42, place, data, base)
+
+
+# --- answers
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("```python\ndef f(n):\n    return n\n```", "def f(n):\n    return n\n"),
+        ("Sure!\n\n```py\ndef f(n):\n    return n\n```\nIt returns n.", "def f(n):\n    return n\n"),
+        ("```\nprint(f(2))\n```\n```python\nimport os\ndef f(n): ...\n```", "import os\ndef f(n): ...\n"),
+        ("```python\nx = 1\n```\nand\n```\ny = 2\n```", "x = 1\n"),
+        ("Open:\n```python\ndef f(n):\n    return n", "def f(n):\n    return n"),
+        ("1. So:\n   ```python\n   def f(n):\n       return n\n   ```", "def f(n):\n    return n\n"),
+        ("    return n\n", "    return n\n"),
+        ("Here it is.\nimport os\n\ndef f(n):\n    return n\n\nThis returns n.",
+         "import os\n\ndef f(n):\n    return n\n"),
+        ("def f(n):\n  return g(n)\n\n# helps\ndef g(n):\n  return n\nX = 1\nprint(f(1))\nBut note (see above).",
+         "def f(n):\n  return g(n)\n\n# helps\ndef g(n):\n  return n\nX = 1\nprint(f(1))"),
+        ("@cache\ndef f(n):\n    return n", "@cache\ndef f(n):\n    return n"),
+        ("From here on, the class of numbers is left.", "From here on, the class of numbers is left."),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_code_in_an_answer(answer: str, code: str) -> None:
+    assert extract(answer, "f") == code
+
+
+def test_a_body_is_indented_where_it_is_not() -> None:
+    assert body("return n\n") == "    return n\n" and body("\n  return n") == "\n  return n"
+
+
+# --- HumanEval
+
+
+REPLIES = {
+    "whole": ("```python\ndef double(n):\n    return n + n\n```", "def second(xs):\n    return first(xs[1:])"),
+    "body": ("```\nreturn 2 * n\n```", "    return first(xs[1:])"),
+    "wrong": ("def double(n): return n", "```python\nwhile True: pass\n```"),
+    "none": ("I can't.", ""),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "right"),
+    [("whole", [True, True]), ("body", [True, True]), ("wrong", [False, False]), ("none", [False, False])],
+)
+def test_humaneval_of_an_aligned_model(
+    tmp_path: Path, qwen2: Path, problems: Path, kind: str, right: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox.run_all, "__defaults__", (sandbox.USUAL._replace(cpu=1),))
+    asked: list[str] = []
+
+    def answer(prompt: str) -> str:
+        asked.append(prompt)
+        return REPLIES[kind]["def second" in prompt]
+
+    found = humaneval.run(exam(tmp_path, qwen2, problems, answer))
+    assert found["items"] == {"pass@1": right} and found["template"] == "qwen"
+    assert found["control"] == {"passed": 2, "of": 2, "failed": {}} and found["note"] == ""
+    assert sum(found["outcomes"].values()) == 2 and found["cut off"] == 0
+    assert asked[0].startswith("<|im_start|>system") and "```python\ndef double" in asked[0]
+    assert {"passed": "passed", "wrong": "time", "none": "SyntaxError"}.get(kind, "passed") in found["outcomes"]
+
+
+def test_humaneval_of_the_base_is_a_continuation(tmp_path: Path, qwen2: Path, problems: Path) -> None:
+    solutions = {one["prompt"]: one["canonical_solution"] + "\ndef more(): fail" for one in (DOUBLE, SECOND)}
+    found = humaneval.run(exam(tmp_path, qwen2, problems, solutions.__getitem__, base=True))
+    assert found["items"]["pass@1"] == [True, True] and found["template"] == "plain"
+    assert humaneval.prompts(problems) == list(solutions)
+
+
+def test_a_control_that_fails_is_said(tmp_path: Path, qwen2: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(map(json.dumps, (DOUBLE, WRONG))))
+    one = exam(tmp_path, qwen2, path, lambda prompt: "return n * 2")
+    found = humaneval.run(one)
+    assert found["control"] == {"passed": 1, "of": 2, "failed": {"Own/2": "AssertionError"}}
+    assert found["items"]["pass@1"] == [True, True]
+    assert "1 of 2 canonical solutions do not pass" in found["note"]
+    assert "1 of 2 canonical solutions do not pass" in capsys.readouterr().err
+    again = one._replace(folder=Folder(tmp_path / "run" / "iter-2" / "eval" / "own", tmp_path / "run"))
+    again.folder.path.mkdir(parents=True)
+    humaneval.run(again)
+    made = [line for line in (tmp_path / "run" / "run.jsonl").read_text().splitlines() if '"control/' in line]
+    assert len(made) == 1  # once for all models of a run
+
+
+def test_where_no_sandbox_holds_nothing_is_asked(
+    tmp_path: Path, qwen2: Path, problems: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(prompt: str) -> str:
+        raise AssertionError("nothing is generated")
+
+    monkeypatch.setattr(sandbox, "breach", lambda wall: "it leaks")
+    monkeypatch.setattr(sandbox, "find_wall", sandbox.find_wall.__wrapped__)
+    with pytest.raises(UserError, match="--unsafe-code"):
+        humaneval.run(exam(tmp_path, qwen2, problems, never))
+    found = humaneval.run(exam(tmp_path / "2", qwen2, problems, lambda p: "return 2 * n")._replace(unsafe_code=True))
+    assert found["sandbox"] == "none" and "without a wall" in found["note"]
+    assert found["items"]["pass@1"] == [True, False]
+
+
+# --- MBPP
+
+
+@pytest.mark.parametrize("base", [True, False])
+def test_mbpp(tmp_path: Path, qwen2: Path, base: bool) -> None:
+    setup = {
+        "code": "class Box:\r\n    n = 1\r\ndef add(box): return box.n + 13", "test_list": ["assert add(box) == 14"],
+        "test_setup_code": "box = Box()",
+    }  # fmt: skip
+    tasks = [*map(task, (13, 2, 3, 4, 7, 11, 12, 511)), task(510, **setup)]
+    path = tmp_path / "mbpp.jsonl"
+    path.write_text("\n".join(map(json.dumps, tasks)))
+    asked: list[str] = []
+
+    def answer(prompt: str) -> str:
+        asked.append(prompt)
+        if "adds 510" in prompt:
+            return "[BEGIN]\nclass Box:\n    n = 1\ndef add(box): return box.n + 13\n[DONE] never read"
+        number = 11 if "adds 11." in prompt else 12
+        return f"def add(n):\n    return n + {number}\n[DONE]\nfail"
+
+    found = mbpp.run(exam(tmp_path, qwen2, path, answer, base))
+    assert found["items"]["pass@1"] == [True, True, False, True] and found["control"]["passed"] == 4
+    assert all(text in asked[0] for text in ("that adds 2.", "that adds 4.", "return n + 3\n[DONE]", "that adds 11."))
+    assert "return n + 11" not in asked[0] and "adds 7" not in asked[0] and "\r" not in asked[0]
+    assert asked[0].count("<|im_start|>") == (0 if base else 9)
+    assert asked[0].endswith("\n[BEGIN]\n") == base
+    assert mbpp.prompts(path)[-1] == "Write a function that adds 510."
+
+
+def test_mbpp_sanitized(tmp_path: Path, qwen2: Path) -> None:
+    tasks = [{**task(n), "prompt": task(n)["text"], "test_imports": ["import math"]} for n in (2, 3, 4, 100)]
+    tasks = [{key: value for key, value in one.items() if key != "text"} for one in tasks]
+    path = tmp_path / "sanitized.json"
+    path.write_text(json.dumps(tasks))
+    found = mbpp_sanitized.run(exam(tmp_path, qwen2, path, lambda prompt: "def add(n):\n return n + math.floor(100)"))
+    assert found["items"]["pass@1"] == [True]
+    with pytest.raises(UserError, match="'text' is missing"):
+        mbpp.prompts(path)
+
+
+# --- files
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.txt", "x", "no format is known"), ("a.jsonl", "", "no rows"), ("a.jsonl", "{", "can't be read as jsonl"),
+        ("a.json", "{", "can't be read as json"), ("a.jsonl.gz", "plain", "can't be read as jsonl"),
+        ("a.parquet", "plain", "can't be read as parquet"), ("a.jsonl", "[1]", "found '[1]'"),
+        ("a.jsonl", '{"task_id": 1}', "row 1: column 'prompt' is missing"), ("b", "", "no such file"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, name: str, text: str, said: str) -> None:
+    if text or name != "b":
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError) as caught:
+        humaneval.prompts(tmp_path / name)
+    assert said in str(caught.value) and str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_files_of_every_format(tmp_path: Path) -> None:
+    from pyarrow import Table, parquet
+
+    wanted = [{"a": "1", "b": "x\ny"}, {"a": "2", "b": "z, w"}]
+    parquet.write_table(Table.from_pylist(wanted), tmp_path / "a.parquet")
+    texts = {
+        "a.jsonl": "\n".join(map(json.dumps, wanted)), "a.json": json.dumps(wanted, indent=1),
+        "lines.json": "\n".join(map(json.dumps, wanted)), "a.csv": 'a,b\n1,"x\ny"\n2,"z, w"\n',
+        "a.tsv": 'a\tb\n1\t"x\ny"\n2\tz, w\n',
+    }  # fmt: skip
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(texts["a.csv"].encode()))
+    assert all(rows(tmp_path / name, ("a", "b")) == wanted for name in (*texts, "a.parquet", "a.csv.gz"))
+
+
+def test_without_a_file_it_is_said_which() -> None:
+    for name, file in (("humaneval_plus", "HumanEvalPlus.jsonl.gz"), ("mbpp_sanitized", "sanitized-mbpp.json")):
+        with pytest.raises(UserError, match=file):
+            module(name).prompts(None)
+
+
+# --- the originals, and the command line
+
+
+@pytest.mark.skipif(not (DATA / "humaneval").is_dir(), reason=f"no benchmark files: {DATA} (set ISHEEP_DATA)")
+def test_the_originals_are_read_and_some_of_their_solutions_pass() -> None:
+    read = {
+        humaneval: DATA / "humaneval" / "HumanEval.jsonl.gz",
+        humaneval_plus: DATA / "humaneval_plus" / "HumanEvalPlus.jsonl.gz",
+    }
+    programs = []
+    for one, path in read.items():
+        items = rows(path, humaneval.COLUMNS)
+        assert len(items) == len(one.prompts(path)) == 164
+        for row in items:
+            compile(row["prompt"], "prompt", "exec")
+        made = [humaneval.problem(row) for row in items[32:164:44]]
+        programs += [problem.program(problem.solution) for problem in made]
+        programs += [problem.program(humaneval.read("I don't know.", items[0], False)) for problem in made[:1]]
+    for name, file, count in (("mbpp", "mbpp.jsonl", 500), ("mbpp_sanitized", "sanitized-mbpp.json", 257)):
+        _, items = mbpp.read(DATA / "mbpp" / file, name)
+        assert len(items) == count and all(mbpp.problem(row).name for row in items)
+        made = [mbpp.problem(row) for row in items if row["task_id"] in (11, 367, 510)]
+        programs += [problem.program(problem.solution) for problem in made]
+    found = sandbox.run_all(programs, sandbox.find_wall(unsafe=True))
+    assert [one.why for one in found].count("passed") == len(found) - 2
+    assert [n for n, one in enumerate(found) if not one.passed] == [3, 7]
+
+
+def test_a_run_with_humaneval(tmp_path: Path, problems: Path) -> None:
+    """lamb knows no Python: all wrong, and the answers, verdicts and the control are rows of the run."""
+    words = ["iterations=1", "synthesis.tasks=8", "synthesis.sampling.max_tokens=200", "training.max_steps=1"]
+    words += ["assessment=null", "filters=[]", f"evaluation=[{{name: humaneval, data: {problems}}}]"]
+    done = isheep("run", "lamb", "--out", tmp_path / "run", *words)
+    assert done.code == 0, done.err
+    for name, template in (("base", "plain"), ("iter-1", "tokenizer")):
+        found = json.loads((tmp_path / "run" / name / "eval" / "humaneval.json").read_text())
+        assert found["template"] == template and len(found["items"]["pass@1"]) == 2
+        assert found["control"]["passed"] == 2
+        kept = tmp_path / "run" / name / "eval" / "humaneval"
+        assert sorted(path.name for path in kept.iterdir()) == ["answers.jsonl", "verdicts.jsonl"]
+    assert "pass@1" in done.out
+    refused = isheep("run", "lamb", "--out", tmp_path / "other", "evaluation=[humaneval]", "machine.unsafe_code=1")
+    assert refused.code == 2 and "unsafe_code" in refused.err

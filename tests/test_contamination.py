@@ -1,0 +1,141 @@
+"""`isheep contamination`: rows that touch lamb's exam, and scores on its clean and touched part, counted by hand."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isheep.benchmarks import lamb
+from isheep.contamination import places
+from isheep.filters import Known, drops
+from isheep.lamb.pages import content
+from isheep.lamb.suite import suite
+from isheep.recipe import Benchmark, Contamination, Recipe
+from isheep.records import Drop, Pair
+from isheep.run import Folder, writing
+from tests.test_cli import files, isheep, refused
+
+EXAM = suite()
+TOUCHED = [5, 8, 9]  # exam quests that iteration 1 wrote; iteration 2 wrote 3 more
+
+
+def pair(name: str, instruction: str, input: str = "", output: str = "fine") -> Pair:
+    fields = {"id": name, "instruction": instruction, "input": input, "output": output}
+    return Pair.model_validate({**fields, "finish": "stop", "tokens": 1, "seed": 1})
+
+
+def written(t: int) -> list[Pair]:
+    places = TOUCHED if t == 1 else [20, 21, 22]
+    rows = [pair(f"t{t}-{n}", EXAM[n].instruction, EXAM[n].input) for n in places]
+    answer = pair(f"t{t}-answer", "Say it", output=f"So: {content(EXAM[30])} Right, and nothing else at all.")
+    return [*rows, answer, pair(f"t{t}-clean", "Tell me about [bold]nothing[/bold] \x1b[2J")]
+
+
+def result(right: Sequence[int]) -> dict[str, Any]:
+    """lamb's result of a model that gets these quests right, all constraints of theirs included."""
+    each = [n in right for n in range(len(EXAM))]
+    demands = [n in right for n, quest in enumerate(EXAM) for _ in quest.demands]
+    return {"items": {"right": each, "instruction strict": demands, "odd": [True, False]}}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return made(tmp_path / "run", {})
+
+
+def made(path: Path, changes: dict[str, Any]) -> Path:
+    rule = {"kind": "contamination", "ngram": None, "rouge": None}
+    settings = {"model": "lamb", "iterations": 3, "assessment": None, "filters": [rule], "evaluation": ["lamb"]}
+    with writing(path, Recipe.model_validate({**settings, **changes})) as root:
+        for t, right in ((0, [5]), (1, [5, 8, 0, 1]), (2, [20, 21, 22])):
+            folder = root / (f"iter-{t}" if t else "base")
+            if t:
+                folder.write("pairs.jsonl", Pair, written(t))
+                folder.write("dropped.jsonl", Drop, [Drop(row="t1-8", by="contamination", why="")] if t == 1 else [])
+            folder.json("eval/lamb.json", lambda right=right: result(right))
+    return path
+
+
+def cells(text: str, *start: str) -> list[str]:
+    """The words of the line that starts with these."""
+    [line] = [line.split() for line in text.splitlines() if line.split()[: len(start)] == list(start)]
+    return line[len(start) :]
+
+
+def test_what_is_counted_and_the_scores_of_both_parts(run: Path) -> None:
+    before, done = files(run), isheep("contamination", run)
+    assert done.code == 0 and files(run) == before
+    counts, scores = done.out.split("scores on the clean")
+    assert "touch one of its 1500 prompts" in counts
+    assert cells(counts, "1") == ["5", "3", "3", "2", "3"]  # rows, touched, exact, kept, prompts
+    assert cells(counts, "2") == ["5", "3", "3", "3", "3"]
+    assert cells(scores, "right", "1") == ["997", "0", "0.201", "[0,1]", "3", "33.3", "66.7", "[21,94]"]
+    assert cells(scores, "right", "2") == ["997", "0.1", "0", "[0,0]", "3", "0", "100", "[44,100]"]
+    demands = sum(len(EXAM[n].demands) for n in TOUCHED)
+    assert cells(scores, "instruction", "strict", "1")[4:5] == [str(demands)]
+    assert "not split, the prompts of their items are not known: odd" in done.out
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_who_learned_from_all_data_was_touched_by_all_of_them(tmp_path: Path) -> None:
+    done = isheep("contamination", made(tmp_path / "run", {"training": {"data": "all"}}))
+    assert cells(done.out.split("scores on the clean")[1], "right", "2")[3:4] == ["[0,0]"]
+    assert cells(done.out.split("scores on the clean")[1], "right", "2")[4:] == ["6", "16.7", "50", "[19,81]"]
+
+
+def test_options_go_over_the_recipe_s_rule_and_rows_are_shown(run: Path) -> None:
+    done = isheep("contamination", run, "--ngram", "8", "--rows")
+    assert cells(done.out.split("scores on the clean")[0], "1")[:4] == ["5", "4", "3", "1"]
+    assert "t1-8 (dropped)  a benchmark's prompt" in done.out and "t1-5  a benchmark's prompt" in done.out
+    assert "t1-answer  " in done.out and "words of a benchmark's prompt: " in done.out
+    assert "t1-clean" not in done.out and "\x1b" not in done.out
+    loose = isheep("contamination", run, "--rouge", "0.7", "--ngram", "0")
+    assert "ROUGE-L>0.7" in loose.out and "words" not in loose.out.split("scores on")[0]
+
+
+def test_the_default_rule_where_the_recipe_has_none(tmp_path: Path) -> None:
+    done = isheep("contamination", made(tmp_path / "run", {"filters": []}), "lamb")
+    assert "13 words" in done.out and "ROUGE-L>0.7" in done.out
+
+
+def test_what_is_not_there_is_said(run: Path, tmp_path: Path) -> None:
+    assert "found 'lamp'" in refused("contamination", run, "lamp")
+    assert "--data x is for one benchmark" in refused("contamination", run, "--data", "x")
+    assert "not a run folder" in refused("contamination", tmp_path)
+    with writing(tmp_path / "new", Recipe.model_validate({"model": "lamb", "evaluation": ["lamb"]})):
+        pass
+    assert "has no pairs yet" in refused("contamination", tmp_path / "new")
+
+
+def test_lamb_says_which_prompt_each_item_belongs_to() -> None:
+    """The places have as many entries as the items that an examination gives."""
+    from isheep.engines import Completion
+
+    found = lamb.items(EXAM, [Completion("It is.", 3, "stop") for _ in EXAM])
+    places, prompts = lamb.places(None), lamb.prompts(None)
+    assert {score: len(row) for score, row in found.items()} == {s: len(places[s]) for s in places if s in found}
+    assert set(places) - set(found) == {"right sampled"}
+    strict = [EXAM[place].followed("It is.") for place in dict.fromkeys(places["instruction strict"])]
+    assert [met for row in strict for met in row] == found["instruction strict"]
+    assert all(prompts[n] == content(EXAM[n]) for n in places["prompt strict"])
+
+
+def test_items_by_order_and_by_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark that says nothing itself: an item for each prompt, or a cluster for each."""
+    monkeypatch.setattr("isheep.contamination.module", lambda name: object())
+    found = {
+        "items": {"each": [1, 0, 1], "some": [1, 0, 1, 1], "unknown": [1] * 5},
+        "clusters": {"some": ["x", "x", "q7", "b"], "unknown": ["x", "x", "b", "b", "b"]},
+    }
+    assert places(Benchmark(name="lamb"), found, 3) == {"each": [0, 1, 2], "some": [0, 0, 1, 2]}
+
+
+def test_the_filter_leaves_nothing_to_count_as_kept(run: Path) -> None:
+    rule = Contamination(kind="contamination")
+    pairs = Folder(run / "iter-1", run).read("pairs.jsonl", Pair)
+    dropped = drops(pairs, [rule], False, [], Known(lamb.prompts(None)))
+    (run / "iter-1" / "dropped.jsonl").write_text("".join(drop.model_dump_json() + "\n" for drop in dropped))
+    shown = isheep("contamination", run, "--ngram", "13", "--rouge", "0.7").out
+    counted = cells(shown.split("scores on")[0], "1")
+    assert int(counted[1]) == len(dropped) >= 4 and counted[-2] == "0"

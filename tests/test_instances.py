@@ -1,0 +1,271 @@
+"""Self-Instruct's own way to pairs: kinds, instances in two orders, what is unreadable; on a fake and for real."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isheep.cli import main
+from isheep.engines import Completion, Sampling
+from isheep.engines.fake import Fake
+from isheep.errors import UserError
+from isheep.instances import instances, kinds, order, part, read_instances, read_kind
+from isheep.recipe import Response
+from isheep.records import Instance, Kind, Pair, Task
+from isheep.seeds import Seed
+from tests.conftest import make_checkpoint
+
+SEEDS = [
+    Seed(
+        id=f"s{n}",
+        instruction=f"Sort the {n} thing." if n % 2 else f"Tell of {n}.",
+        input=f"thing {n}" if n % 3 else "",
+        output=f"group {n}" if n % 2 else f"Story {n}.\nThe end.",
+        is_classification=bool(n % 2),
+    )
+    for n in range(20)
+]
+TASKS = [Task(id=f"t1-{n}", instruction=f"Do task number {n}") for n in range(10)]
+SETTINGS = Response(prompt="instances", size=4, examples=4, sampling=Sampling(max_tokens=5, stop=("STOP",)))
+
+
+class Chat(NamedTuple):
+    end: str = "<end>"
+
+
+class Heard(Fake):
+    """A fake engine that says of every third task that it is classification, of the next that it is not, and of the
+    last nothing that can be read; a part of an instance is numbered by its task. It remembers its calls."""
+
+    def __init__(self, parts: dict[str, str] | None = None) -> None:
+        super().__init__(self.write)
+        self.calls: list[tuple[list[str], Sampling, int]] = []
+        self.parts = parts or {"Input": " thing {n}\n5. Output: never", "Output": " words {n} {seed}\n###\n6."}
+
+    def write(self, prompt: str, seed: int) -> str:
+        n = re.findall(r"Do task number (\d+)", prompt)[-1]
+        label = re.findall(r"\d+\. (\w+):$", prompt)[0]
+        if label == "Classification":
+            return (" Yes\n###", " no, it is open", " 18.")[int(n) % 3]
+        return self.parts[label].replace("{n}", n).replace("{seed}", str(seed % 1000))
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
+        self.calls.append((list(prompts), sampling, seed))
+        return super().generate(prompts, sampling, seed)
+
+
+def told(engine: Fake, done: Sequence[Kind] = ()) -> list[Kind]:
+    owed = kinds(engine, SEEDS, TASKS, Chat(), SETTINGS, 1, 42)  # type: ignore[arg-type]
+    return [*done, *(row for batch in owed(list(done)) for row in batch)]
+
+
+def written(engine: Fake, done: Sequence[Instance] = (), settings: Response = SETTINGS) -> list[Instance]:
+    known = list(zip(TASKS, told(Heard()), strict=True))
+    owed = instances(engine, SEEDS, known, Chat(), settings, 1, 42)  # type: ignore[arg-type]
+    return [*done, *(row for batch in owed(list(done)) for row in batch)]
+
+
+# --- kinds
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (" Yes", True), ("yes.", True), (" YES, a group", True), ("\n**Yes**", True), (" No", False), ("(no)", False),
+        (" no\nYes", False), ("", None), (" Yesterday", None), (" None", None), (" It is: yes", None), (" 18.", None),
+    ],
+)  # fmt: skip
+def test_kinds(reply: str, kind: bool | None) -> None:
+    assert read_kind(reply) is kind
+
+
+@given(st.text() | st.text("yesnoYESNO .*_\n"))
+def test_any_reply_is_a_kind_or_unreadable(reply: str) -> None:
+    assert read_kind(reply) in (True, False, None)
+
+
+def test_kinds_are_asked_greedily_with_half_of_each_kind_and_resume() -> None:
+    engine, rest = Heard(), Heard()
+    rows = told(engine)
+    assert [row.classification for row in rows] == [True, False, None] * 3 + [True]
+    assert (rows[0].reply, rows[2].reply, rows[2].tokens) == (" Yes", " 18.", 1)
+    assert [len(prompts) for prompts, _, _ in engine.calls] == [4, 4, 2]
+    heads = {prompt.partition("Do task")[0] for prompt in engine.calls[0][0]}
+    assert len(heads) == 1 and len({prompts[0].partition("Do task")[0] for prompts, _, _ in engine.calls}) == 3
+    assert re.findall(r"\d+\. Instruction: (\w+)", heads.pop()).count("Sort") == 2
+    for prompts, sampling, _ in engine.calls:
+        shown = re.findall(r"Instruction: (\w+) .*\n\d\. Classification: (\w+)", prompts[0])
+        assert sorted(shown) == [("Sort", "Yes")] * 2 + [("Tell", "No")] * 2
+        assert sampling.temperature == 0 and sampling.stop == ("<end>", "\n")
+        assert prompts[0].endswith("5. Classification:")
+    assert told(rest, rows[:4]) == rows and rest.calls == engine.calls[1:]
+
+
+# --- instances
+
+
+def test_classification_is_written_output_first_and_all_else_input_first() -> None:
+    engine = Heard()
+    rows = written(engine)
+    first, then, label, fits = engine.calls[:4]  # of the first batch: input first twice, output first twice
+    assert [len(prompts) for prompts, _, _ in engine.calls] == [2, 2, 2, 2, 3, 3, 1, 1, 1, 1, 1, 1]
+    assert first[0][0].endswith("5. Instruction: Do task number 1\n5. Input:")
+    assert then[0][1].endswith(
+        "5. Instruction: Do task number 2\n5. Input: thing 2\n5. Output:"
+    )  # unreadable: the same
+    assert label[0][0].endswith("5. Instruction: Do task number 0\n5. Output:")
+    assert fits[0][1].endswith(f"5. Output: {rows[3].output}\n5. Input:")
+    assert all("Sort" not in prompt for prompt in first[0] + then[0])
+    assert all("Tell" not in prompt for prompt in label[0] + fits[0])
+    assert "1. Output: group" in label[0][0] and "<noinput>" in first[0][0] and "The end.\n###\n" in first[0][0]
+    assert first[1].stop == ("<end>", "###", "\n5. Output:", "STOP") and label[1].stop[2] == "\n5. Input:"
+    assert [row.id for row in rows] == [task.id for task in TASKS]
+    assert (rows[4].input, rows[4].output.split()[:2], rows[4].tokens) == ("thing 4", ["words", "4"], 5)
+    assert len({seed for _, _, seed in engine.calls}) == 12
+
+
+@pytest.mark.parametrize("whole", [4, 8])
+def test_an_interrupted_stage_ends_the_same(whole: int) -> None:
+    rows = written(Heard())
+    assert written(Heard(), rows[:whole]) == rows
+
+
+def test_how_many_seeds_are_shown_can_be_set() -> None:
+    engine = Heard({"Input": " a", "Output": " b"})
+    written(engine, settings=SETTINGS.model_copy(update={"examples": 2}))
+    assert engine.calls[0][0][0].endswith("\n3. Input:")
+    assert SETTINGS.model_copy(update={"examples": None}).shown == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "found", "cut"),
+    [
+        (" red \n", "stop", "red", False),
+        ("a\r\nb", "stop", "a\nb", False),
+        (" red\n7. Output: x", "length", "red", False),
+        (" red ### 8. Instruction: x", "length", "red", False),
+        (" red\nInstruction: x", "stop", "red", False),
+        (" red an", "length", "red an", True),
+        ("", "length", "", True),
+        (" 7. Output: x", "stop", "", False),
+    ],
+)
+def test_a_part_ends_where_the_next_one_begins(text: str, finish: str, found: str, cut: bool) -> None:
+    assert part(Completion(text, 3, finish)) == (found, cut, 3)
+
+
+LONG = "one two three four five six"
+
+
+@pytest.mark.parametrize(
+    ("parts", "input_first", "output_first", "asked"),
+    [
+        ({"Input": " x", "Output": " y"}, None, None, 2),
+        ({"Input": " <noinput>", "Output": " y"}, None, None, 2),
+        ({"Input": "\n", "Output": " y"}, None, None, 2),
+        ({"Input": " x", "Output": "\n###"}, "no output", "no output", 3),
+        ({"Input": LONG, "Output": " y"}, "input cut off", "input cut off", 3),
+        ({"Input": " x", "Output": LONG}, None, "output cut off", 3),
+    ],
+)
+def test_what_is_no_pair_says_why(
+    parts: dict[str, str], input_first: str | None, output_first: str | None, asked: int
+) -> None:
+    engine = Heard(parts)
+    known = list(zip(TASKS[:2], told(Heard()), strict=False))
+    rows = [row for batch in instances(engine, SEEDS, known, Chat(), SETTINGS, 1, 42)([]) for row in batch]  # type: ignore[arg-type]
+    good = (Task(id="t1-9", instruction="Do it"), Kind(id="t1-9", classification=False, reply="", tokens=0))
+    also = Instance(id="t1-9", input="none", output="Done.", cut=(), tokens=2)
+    pairs, lost = read_instances([*known, good], [*rows, also], SETTINGS, 1, 42)
+    why = {"t1-0": output_first, "t1-1": input_first}
+    assert {one.id: one.why for one in lost} == {id: reason for id, reason in why.items() if reason}
+    assert all(one.by == "instances" and one.text for one in lost)
+    assert {pair.id for pair in pairs} == {"t1-9"} | {id for id, reason in why.items() if not reason}
+    assert pairs[-1] == Pair(**pairs[-1].model_dump() | {"input": "", "output": "Done.", "finish": "stop", "tokens": 2})
+    for pair in pairs[:-1]:
+        assert pair.input == ("x" if parts["Input"] == " x" else "")
+        assert pair.finish == ("length" if parts["Output"] == LONG else "stop")
+    assert sum(len(prompts) > 0 for prompts, _, _ in engine.calls) == 4 - (asked == 3)
+
+
+def test_where_no_instance_is_a_pair_it_is_said_in_one_line() -> None:
+    known = list(zip(TASKS, told(Heard()), strict=True))
+    rows = written(Heard({"Input": LONG, "Output": ""}))
+    with pytest.raises(UserError, match=r"iteration 3: none of 10 instances .*input cut off: 6, no output: 4") as error:
+        read_instances(known, rows, SETTINGS, 3, 42)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unreadable_kind_counts_as_no_classification() -> None:
+    assert [order(Kind(id="a", classification=kind, reply="", tokens=0)) for kind in (True, False, None)] == [
+        "output_first", "input_first", "input_first",
+    ]  # fmt: skip
+
+
+# --- for real: the command line on lamb and on a random checkpoint
+
+
+def command(*words: str | Path) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    return int(end.value.code or 0)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+SMALL = [
+    *("synthesis.tasks=6", "synthesis.size=2", "synthesis.budget=24", "response.size=4", "response.examples=2"),
+    *("response.sampling.max_tokens=12", "training.epochs=1", "training.held_out=0", "evaluation=[]", "filters=[]"),
+]
+
+
+def pipeline(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a finished run of the own pipeline holds, whatever its model can do."""
+    told, made = rows(run / "iter-1/kinds.jsonl"), rows(run / "iter-1/instances.jsonl")
+    pairs, lost = rows(run / "iter-1/pairs.jsonl"), rows(run / "iter-1/unanswered.jsonl")
+    assert len(told) == len(made) == len(pairs) + len(lost) == len(rows(run / "iter-1/tasks.jsonl"))
+    assert all(row["is_classification"] is not None for row in rows(run / "seeds.jsonl"))
+    events = {event["file"]: event for event in rows(run / "run.jsonl") if "file" in event}
+    assert events["iter-1/instances.jsonl"]["tokens"] and "tokens" not in events["iter-1/pairs.jsonl"]
+    capsys.readouterr()
+    assert command("status", run) == 0
+    shown = capsys.readouterr().out
+    kinds = [row["classification"] for row in told]
+    for label, count in (("classification", kinds.count(True)), ("kind unreadable", kinds.count(None))):
+        assert re.search(rf"{label} +- +{count}\b", shown), shown
+    assert re.search(rf"no instance +- +{len(lost)}\b", shown) and "1 of 1 iterations are trained" in shown
+    assert command("show", run, "1", "--dropped") == 0
+    shown = capsys.readouterr().out
+    assert f"rejected by instances: {len(lost)}" in shown if lost else "rejected by instances" not in shown
+
+
+def test_own_pipeline_on_lamb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("run", "lamb/self-instruct-own", "--out", tmp_path / "run", *SMALL) == 0
+    pipeline(tmp_path / "run", capsys)
+
+
+def test_own_pipeline_on_a_random_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = make_checkpoint(tmp_path / "model", "Qwen2", max_position_embeddings=1024)
+    words = ["synthesis.rules=false", "synthesis.novelty=null", "synthesis.sampling.stop=[e]", "training.batch=2"]
+    words += ["synthesis.sampling.max_tokens=64", "response.sampling.max_tokens=64", "response.sampling.stop=[e]"]
+    words += ["seed_tasks=lamb", "machine.device=cpu", "machine.threads=1", f"model={model}"]
+    out = tmp_path / "run"
+    assert command("run", "paper/self-instruct-own", "--out", out, *SMALL, *words) == 0, capsys.readouterr().err
+    pipeline(out, capsys)
+
+
+def test_seeds_that_don_t_say_their_kind_are_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds, out = tmp_path / "seeds.jsonl", tmp_path / "run"
+    seeds.write_text("".join(json.dumps({"instruction": f"Tell of {n}.", "output": "x"}) + "\n" for n in range(9)))
+    assert command("run", "lamb/self-instruct-own", f"seed_tasks={seeds}", "--out", out) == 2
+    assert "0 found with is_classification true and an output" in capsys.readouterr().err
+    assert not (out / "recipe.yaml").exists()

@@ -1,0 +1,330 @@
+"""judge-health: a judge with known habits behind the fake engine, the real lamb, and what is kept, resumed, refused."""
+
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from isheep import annotation, judge_health
+from isheep.annotation import Choice, Rating
+from isheep.engines import Sampling
+from isheep.engines.fake import Fake
+from isheep.lamb.pages import good, wrong
+from isheep.lamb.world import draw_quest
+from isheep.recipe import Recipe
+from isheep.records import Answer, AssessedPair, Grade, Model, Pair
+from isheep.run import Folder, writing
+from tests.test_cli import Done, files, isheep, refused
+
+PAIRS = 60
+SETTINGS: dict[str, Any] = {"model": "fake", "iterations": 2, "evaluation": []}
+GREEDY = {"sampling": {"temperature": 0}}
+
+
+class Chat(NamedTuple):
+    end: str = "<|end|>"
+
+
+class Call(NamedTuple):
+    model: Model
+    temperature: float | None  # None: read over the probabilities
+    rows: int
+
+
+class Bench:
+    """Judges behind fakes. `say` writes a rating from (model, prompt, seed); calls are remembered."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.say: Callable[[Model, str, int], str] = lambda model, prompt, seed: f"{truth_in(prompt)}||so"
+
+    def open_engine(self, recipe: Recipe, model: Model) -> Fake:
+        bench = self
+
+        class Judge(Fake):
+            def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> Any:
+                bench.calls.append(Call(model, sampling.temperature, len(prompts)))
+                return super().generate(prompts, sampling, seed)
+
+            def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
+                bench.calls.append(Call(model, None, len(prompts)))
+                return [[0.2 * (truth_in(prompt) == n) + 0.1 for n in range(1, 11)] for prompt in prompts]
+
+        return Judge(lambda prompt, seed: bench.say(model, prompt, seed))
+
+
+def truth_in(prompt: str) -> int:
+    """The score that an answer asks for: "worth 7"."""
+    return int(prompt.split("worth ")[1].split(".")[0])
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    made = Bench()
+    monkeypatch.setattr(judge_health, "load_chat", lambda name, model: Chat())
+    monkeypatch.setattr(judge_health, "open_engine", made.open_engine)
+    yield made
+
+
+def worth(t: int, n: int) -> int:
+    return n % 10 + 1
+
+
+def assessed(t: int, n: int) -> AssessedPair:
+    """Answers of 1 to 10 tokens; quality is what the answer is worth, following falls with length, one is no score."""
+    score = worth(t, n)
+    following = Grade(score=11 - score, reply="") if n else Grade(score=None, reply="no idea")
+    grades = {"quality": Grade(score=score, reply=f"{score}||so"), "following": following}
+    fields = {"id": f"t{t}-{n}", "instruction": f"Do {n}", "output": f"It is worth {score}.", "finish": "stop"}
+    return AssessedPair.model_validate({**fields, "tokens": score, "seed": 1, "grades": grades})
+
+
+def made(path: Path, **changes: Any) -> Path:
+    with writing(path, Recipe.model_validate({**SETTINGS, **changes})) as root:
+        for t in (1, 2):
+            folder = root / f"iter-{t}"
+            rows = [assessed(t, n) for n in range(PAIRS)]
+            folder.write("pairs.jsonl", Pair, [Pair(**row.model_dump(exclude={"grades"})) for row in rows])
+            folder.write("assessed.jsonl", AssessedPair, rows)
+            folder.artifact("adapter", lambda into: None)
+    return path
+
+
+def health(run: Path, t: int = 1, *words: str) -> dict[str, Any]:
+    done = isheep("judge-health", run, *words)
+    assert done.code == 0, done.err
+    found: dict[str, Any] = json.loads((run / f"iter-{t}" / "health.json").read_text())
+    return found
+
+
+def test_scores_their_spread_and_what_cannot_be_read(bench: Bench, tmp_path: Path) -> None:
+    found = health(made(tmp_path / "run"))["scores"]
+    assert found["quality"]["histogram"] == {str(n): 6 for n in range(1, 11)} and found["quality"]["mean"] == 5.5
+    assert found["quality"]["unreadable"][0] == 0
+    assert found["following"]["unreadable"] == pytest.approx([1 / 60, 0.003, 0.0886], abs=1e-3)
+    assert found["following"]["rated"] == 60 and sum(found["following"]["histogram"].values()) == 59
+
+
+def test_length_is_seen_to_raise_one_score_and_lower_the_other(bench: Bench, tmp_path: Path) -> None:
+    found = health(made(tmp_path / "run"))["against"]["length"]
+    assert found["quality"]["rank correlation"][0] == 1 and found["following"]["rank correlation"][0] == -1
+    assert (found["quality"]["pairs"], found["following"]["pairs"]) == (60, 59)
+
+
+@pytest.mark.parametrize(
+    ("assessment", "temperatures", "how"),
+    [
+        ({}, [1.0], "the run's ratings and others drawn at its temperature, 1"),
+        ({"sampling": {"temperature": 0.6}}, [0.6], "the run's ratings and others drawn at its temperature, 0.6"),
+        (GREEDY, [1.0, 1.0], "two ratings drawn at temperature 1, since the run's are greedy"),
+        ({"read": "expected"}, [], "not asked: expected scores are not drawn, they would be the same"),
+    ],
+)
+def test_how_ratings_are_repeated(
+    bench: Bench, tmp_path: Path, assessment: dict[str, Any], temperatures: list[float], how: str
+) -> None:
+    run = made(tmp_path / "run", assessment=assessment)
+    found = health(run, 1, "--iteration", "1", "--pairs", "20")
+    assert found["again"]["how"] == how and found["sample"] == 20
+    asked = [call for call in bench.calls if call.temperature == (temperatures or [0.0])[0]]
+    assert sum(call.rows for call in asked) == 2 * 20 * len(temperatures)  # two criteria
+    names = {path.stem for path in (run / "iter-1" / "health" / "20").iterdir()}
+    first = {"again-1"} if assessment == GREEDY else set()
+    other = {"generate"} if "read" in assessment else {"expected", "again-2", *first}
+    assert names == other and not (run / "iter-2" / "health.json").exists()
+
+
+def test_a_judge_that_repeats_itself_and_one_that_does_not(bench: Bench, tmp_path: Path) -> None:
+    run = made(tmp_path / "run", assessment=GREEDY)
+    found = health(run)["again"]
+    assert found["criteria"]["quality"]["equal"][0] == 1 and found["criteria"]["quality"]["concordance"] == [1, 1, 1]
+    assert found["the same decision"][0] == 1
+    bench.say = lambda model, prompt, seed: f"{seed % 10 + 1}||so" if seed % 5 else "who knows"
+    fickle = health(made(tmp_path / "fickle", assessment=GREEDY))["again"]["criteria"]["quality"]
+    assert fickle["equal"][0] < 0.3 and fickle["concordance"][1] < 0 < fickle["concordance"][2]
+    assert fickle["pairs"] < 60  # both must be readable
+
+
+@pytest.mark.parametrize(("judge", "beside"), [("current", "base judge"), ("base", "current judge")])
+def test_the_other_judge_rates_the_same_pairs(bench: Bench, tmp_path: Path, judge: str, beside: str) -> None:
+    run = made(tmp_path / "run", assessment={"judge": judge})
+    aligned = Model("fake", run / "iter-1" / "adapter")
+    bench.say = lambda model, prompt, seed: f"{max(1, truth_in(prompt) - (model.adapter is None))}||"
+    found = health(run, 2, "--pairs", "40")
+    rated, other = (aligned, Model("fake")) if judge == "current" else (Model("fake"), aligned)
+    assert found["judge"] == ("M^1" if judge == "current" else "base")
+    assert [call.model for call in bench.calls][-2:] == [other, other]
+    assert rated in {call.model for call in bench.calls}
+    row = found["against"][beside]["quality"]
+    assert row["pairs"] == 40 and row["rank correlation"][0] > 0.98
+    assert row["difference"][0] == pytest.approx(0.9 if judge == "current" else 0, abs=0.11)
+    first = json.loads((run / "iter-1" / "health.json").read_text())
+    assert first["against"][beside] is None  # both are the base
+
+
+def test_the_score_as_written_beside_the_expected_one(bench: Bench, tmp_path: Path) -> None:
+    found = health(made(tmp_path / "run"))["against"]["expected score"]["quality"]
+    assert found["pairs"] == 60 and found["rank correlation"][0] == pytest.approx(1)
+    assert found["difference"][0] == pytest.approx(0, abs=0.01)  # expected ones lie nearer to the middle, on both sides
+    [rows] = {call.rows for call in bench.calls if call.temperature is None}
+    assert rows == 60
+
+
+# --- the truth
+
+
+def answered(run: Path, right: list[bool], scores: Sequence[int]) -> Recipe:
+    """A benchmark that kept the base's answers, worth so much, and which of them were right."""
+    base = Folder(run / "base", run)
+    rows = [Answer(output=f"worth {score}.", finish="stop", tokens=score) for score in scores]
+    (base / "eval" / "checked").write("answers.jsonl", Answer, rows)
+    base.json("eval/checked.json", lambda: {"items": {"mean": [0.5] * len(right), "right": right}})
+    entry = type("Entry", (), {"name": "checked", "data": None})()
+    return Recipe.model_validate(SETTINGS).model_copy(update={"evaluation": (entry,)})
+
+
+def test_answers_that_a_program_checked_are_rated_and_held_against_it(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made(tmp_path / "run")
+    right = [n % 3 == 0 for n in range(30)]
+    recipe = answered(run, right, [9 if hit else 8 - n % 4 for n, hit in enumerate(right)])
+    kind = type("Module", (), {"prompts": staticmethod(lambda data: [f"Task {n}" for n in range(30)])})
+    monkeypatch.setattr(judge_health, "module", lambda name: kind)
+    monkeypatch.setattr(judge_health, "reading", lambda path: (recipe, Folder(path, path)))
+    found = health(run, 1, "--iteration", "1")["truth"]["checked"]
+    assert found["pairs"] == 30 and found["right"][0] == pytest.approx(1 / 3, abs=1e-3)
+    assert found["auroc"][0] == 1 and found["recall"][0] == 1
+    kept = sum(hit or 8 - n % 4 >= 8 for n, hit in enumerate(right))
+    assert found["passing"] == kept and found["precision"][0] == pytest.approx(10 / kept, abs=1e-3)
+    [rows] = [call.rows for call in bench.calls if call.rows == 30][:1]
+    assert rows == 30 and (run / "iter-1" / "health" / "60" / "checked.jsonl").exists()
+
+
+def test_benchmarks_without_answers_for_each_prompt_have_no_truth(tmp_path: Path, monkeypatch: Any) -> None:
+    run = made(tmp_path / "run")
+    recipe = answered(run, [True, False], [1, 2, 3])
+    kind = type("Module", (), {"prompts": staticmethod(lambda data: ["a", "b"])})
+    monkeypatch.setattr(judge_health, "module", lambda name: kind)
+    folder = Folder(run, run)
+    case = judge_health.Case(recipe, recipe.assessment or judge_health.Assessment(), folder, 1, [], 9)
+    assert judge_health.known_truths(case, folder) == {}
+
+
+def test_people_s_ratings_are_a_truth_and_a_comparison(bench: Bench, tmp_path: Path) -> None:
+    run = made(tmp_path / "run", filters=[{"kind": "score", "at_least": 8, "criteria": ["quality"]}])
+    for n in range(1, 40):
+        human = min(10, worth(1, n) + 1)
+        row = {"quality": human, "following": max(1, 11 - human)}
+        annotation.append(run / annotation.RATINGS, Rating(row=f"t1-{n}", by="me", scores=row))
+    annotation.append(run / annotation.RATINGS, Rating(row="t1-50", by="me", scores=None))
+    with (run / annotation.RATINGS).open("ab") as file:
+        file.write(b'{"row": "t1-51", "by')
+    for n, chosen in enumerate(["left", "left", "right", "tie", None]):
+        fields = {"task": f"s{n}", "of": "x", "by": "me", "left": 2, "right": 0, "chosen": chosen}
+        annotation.append(run / annotation.CHOICES, Choice.model_validate(fields))
+    done = isheep("judge-health", run)
+    found = [json.loads((run / f"iter-{t}" / "health.json").read_text()) for t in (1, 2)]
+    beside = found[0]["against"]["people"]["quality"]
+    assert beside["pairs"] == 39 and beside["rank correlation"][0] > 0.95 and -1 < beside["difference"][0] < -0.8
+    truth = found[0]["truth"]["people"]
+    assert truth["pairs"] == 39 and truth["precision"][0] == 1 and truth["recall"][0] < 1
+    assert found[1]["against"]["people"] is None and "people" not in found[1]["truth"]
+    assert found[0]["wins"] == [] and [(w["against"], w["tasks"], w["win rate"][0]) for w in found[1]["wins"]] == [
+        (0, 4, 0.625)
+    ]
+    assert "people choose between answers" in done.out and "1 lines can't be read" in done.out
+
+
+# --- what is kept
+
+
+def test_the_run_s_own_files_stay_and_a_stopped_one_goes_on(bench: Bench, tmp_path: Path) -> None:
+    run = made(tmp_path / "run", assessment={"size": 8})
+    before = files(run)
+    first = isheep("judge-health", run, "--pairs", "24")
+    whole = files(run)
+    assert {name: whole[name] for name in before} == before
+    assert all("health" in name for name in whole if name not in before)
+    asked = len(bench.calls)
+    again = isheep("judge-health", run, "--pairs", "24")
+    assert files(run) == whole and again.out == first.out and len(bench.calls) == asked
+    rows = run / "iter-1" / "health" / "24" / "expected.jsonl"
+    lines = rows.read_bytes().splitlines(keepends=True)
+    rows.unlink()
+    rows.with_name("expected.jsonl.part").write_bytes(b"".join(lines[:11]) + b'{"torn')
+    (run / "iter-1" / "health.json").unlink()
+    isheep("judge-health", run, "--pairs", "24")
+    assert files(run) == whole and sum(call.rows for call in bench.calls[asked:]) == 2 * 16
+    isheep("judge-health", run, "--pairs", "12")  # another sample, beside it
+    assert rows.exists() and rows.parent.with_name("12").is_dir()
+
+
+def test_tables_are_80_columns_wide_and_nothing_is_cut(bench: Bench, tmp_path: Path) -> None:
+    done: Done = isheep("judge-health", made(tmp_path / "run", assessment=GREEDY))
+    assert done.code == 0 and max(map(len, done.out.splitlines())) <= 80 and "…" not in done.out
+    for title in ("scores", "the same pairs rated again", "scores beside"):
+        assert title in done.out
+    assert "no truth is known" in done.out and "█" in done.out
+
+
+def test_what_cannot_be_examined_is_said(bench: Bench, tmp_path: Path) -> None:
+    unrated = made(tmp_path / "unrated", assessment=None, filters=[])
+    assert "its recipe has no assessment" in refused("judge-health", unrated)
+    run = made(tmp_path / "run")
+    assert "has no ratings of iteration 3 yet" in refused("judge-health", run, "--iteration", "3")
+    with writing(run, Recipe.model_validate(SETTINGS)):
+        assert "is in use by another process" in refused("judge-health", run)
+
+
+def test_prompts_of_the_user_s_own_are_those_of_the_run(bench: Bench, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("taste: 'Taste of {instruction}: {output} 1 to 10?'\n")
+    asked: list[str] = []
+
+    def say(model: Model, prompt: str, seed: int) -> str:
+        asked.append(prompt)
+        return "7||"
+
+    bench.say = say
+    run = tmp_path / "run"
+    settings = {**SETTINGS, "assessment": {"prompt": str(own), "criteria": ["taste"]}, "filters": []}
+    with writing(run, Recipe.model_validate(settings)) as root:
+        row = assessed(1, 3).model_copy(update={"grades": {"taste": Grade(score=4, reply="4||")}})
+        (root / "iter-1").write("assessed.jsonl", AssessedPair, [row])
+    own.unlink()
+    assert health(run)["scores"]["taste"]["mean"] == 4
+    assert asked == ["Taste of Do 3: It is worth 4. 1 to 10?"]
+
+
+# --- the real lamb, which its world knows the truth about
+
+
+def test_lamb_judges_its_own_world_better_than_a_coin(tmp_path: Path) -> None:
+    rng, rows = random.Random(3), []
+    for n in range(40):
+        quest = draw_quest(rng)
+        answer = good(quest, rng) if n % 2 else wrong(quest, rng)
+        fields = {"id": f"t1-{n:05d}", "instruction": quest.instruction, "input": quest.input, "output": answer.text}
+        rows.append(Pair.model_validate({**fields, "finish": "stop", "tokens": len(answer.text), "seed": 1}))
+    settings = {"model": "lamb", "seed_tasks": "lamb", "evaluation": ["lamb"], "machine": {"threads": 1}}
+    assessment = {"sampling": {"temperature": 0, "max_tokens": 8}}
+    recipe = Recipe.model_validate({**settings, "assessment": assessment})
+    with writing(tmp_path / "run", recipe) as root:
+        from isheep.assess import assess
+        from isheep.chat import load_chat
+        from isheep.doors import open_engine
+
+        chat, engine = load_chat(recipe.chat, recipe.model), open_engine(recipe, Model("lamb"))
+        assert recipe.assessment
+        owed = assess(engine, rows, chat, recipe.assessment, 1, recipe.seed)
+        (root / "iter-1").records("assessed.jsonl", AssessedPair, owed, 64, len(rows))
+    found = health(tmp_path / "run", 1, "--pairs", "24")
+    truth = found["truth"]["lamb"]
+    assert truth["pairs"] == 40 and 0.3 < truth["right"][0] < 0.6 and truth["auroc"][1] > 0.5
+    assert truth["precision"][0] > truth["right"][0]
+    assert found["against"]["expected score"]["quality"]["rank correlation"][0] > 0.5
+    assert found["again"]["criteria"]["quality"]["concordance"][0] > 0

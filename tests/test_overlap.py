@@ -1,0 +1,148 @@
+"""Overlap with benchmark prompts: the verdicts of plain loops, and what the contamination filter drops."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isheep import recipe_files
+from isheep.filters import Known, drops
+from isheep.novelty import near, repeated, words
+from isheep.overlap import LEAST, overlap
+from isheep.recipe import Contamination
+from isheep.records import Pair
+
+PROMPT = "Write a short story about a lighthouse keeper who finds a message in a bottle on a stormy night."
+SHORT = "who played the doctor in the first film"  # 8 words
+
+
+def pair(n: int, instruction: str, output: str = "fine", input: str = "") -> Pair:
+    fields = {"id": f"t1-{n}", "instruction": instruction, "input": input, "output": output}
+    return Pair.model_validate({**fields, "finish": "stop", "tokens": 1, "seed": 1})
+
+
+def runs_by_loops(rows: Sequence[Pair], prompts: Sequence[str], ngram: int) -> tuple[set[int], set[int]]:
+    hit, touched = set(), set()
+    for p, prompt in enumerate(prompts):
+        asked = words(prompt, "any")
+        width = min(ngram, len(asked))
+        grams = {tuple(asked[k : k + width]) for k in range(len(asked) - width + 1)}
+        for r, row in enumerate(rows):
+            for text in (words(row.content, "any"), words(row.output, "any")):
+                if width >= min(LEAST, ngram) and any(tuple(text[k : k + width]) in grams for k in range(len(text))):
+                    hit.add(r)
+                    touched.add(p)
+    return hit, touched
+
+
+TEXT = st.lists(st.sampled_from("abc"), max_size=24).map(" ".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(TEXT, max_size=5), st.lists(st.tuples(TEXT, TEXT), max_size=5), st.sampled_from([2, 3, 8, 10, 13])
+)  # two letters and few words: many runs in common
+def test_runs_of_words_are_those_of_plain_loops(prompts: list[str], texts: list[tuple[str, str]], ngram: int) -> None:
+    rows = [pair(n, task, output) for n, (task, output) in enumerate(texts)]
+    found, (hit, touched) = overlap(rows, prompts, ngram, None), runs_by_loops(rows, prompts, ngram)
+    same = {p for p, prompt in enumerate(prompts) if prompt in {row.content for row in rows}}
+    assert set(found.rows) == hit | {r for r, row in enumerate(rows) if row.content in prompts}
+    assert found.prompts == touched | same
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(TEXT, max_size=12), st.sampled_from([0.7, 0.5, 1.0]))
+def test_near_and_repeated_are_rouge_score_s(texts: list[str], limit: float) -> None:
+    rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="rouge_score is not installed")
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+
+    def above(one: str, other: str) -> bool:
+        return bool(scorer.score(one, other)["rougeL"].fmeasure > limit)
+
+    expected = [[k for k, other in enumerate(texts) if above(text, other)] for text in texts]
+    assert list(near(texts, texts, limit)) == expected
+    assert repeated(texts, limit) == [bool(set(row) - {n}) for n, row in enumerate(expected)]
+
+
+def test_repeated_texts_in_many_blocks() -> None:
+    texts = [f"alpha{i % 700} beta{i % 700} gamma{i % 700}" for i in range(1000)]
+    assert repeated(texts, 0.7) == [i < 300 or i >= 700 for i in range(1000)]
+
+
+WAYS = {
+    "exact": pair(0, f"  {PROMPT.upper()} "),
+    "ngram": pair(
+        1, f"Today: {' '.join(PROMPT.split()[:13])} dog, and then say what it learned from all of that work."
+    ),
+    "answer": pair(2, "Say it", output=f"He said: {PROMPT}"),
+    "short": pair(3, f"Tell me {SHORT}, please, and in which year that was, and where, and why it matters"),
+    "rouge": pair(4, PROMPT.replace("short", "long").replace("stormy", "quiet").replace("message", "letter")),
+    "twelve": pair(5, f"Now {' '.join(PROMPT.split()[:12])} cat, then explain to me at length what cats do all day"),
+    "nothing": pair(6, "Name three rivers"),
+}
+
+
+@pytest.mark.parametrize(
+    ("ngram", "rouge", "touched"),
+    [(13, 0.7, "exact ngram answer short rouge"), (13, None, "exact ngram answer short"), (None, 0.7, "exact rouge"),
+     (None, None, "exact"), (12, None, "exact ngram answer short twelve"), (None, 0.9, "exact")],
+)  # fmt: skip
+def test_each_way_to_touch_a_prompt_and_the_filter_that_drops_it(
+    ngram: int | None, rouge: float | None, touched: str
+) -> None:
+    rows, prompts = list(WAYS.values()), [SHORT, PROMPT, "Who is it?"]
+    found = overlap(rows, prompts, ngram, rouge)
+    names = [name for n, name in enumerate(WAYS) if n in found.rows]
+    assert names == touched.split() and 1 in found.prompts and 2 not in found.prompts
+    rule = Contamination(kind="contamination", ngram=ngram, rouge=rouge)
+    dropped = drops(rows, [rule], False, [], Known(prompts))
+    assert [drop.row for drop in dropped] == [WAYS[name].id for name in names]
+    assert {drop.by for drop in dropped} == {"contamination"}
+
+
+def test_reasons_name_the_words() -> None:
+    found = overlap(list(WAYS.values()), [SHORT, PROMPT], 13, 0.7)
+    assert found.rows[0] == ("exact", "a benchmark's prompt")
+    assert found.rows[1][1].startswith(
+        "13 words of a benchmark's prompt: write a short story about a lighthouse keeper"
+    )
+    assert found.rows[3] == ("ngram", f"8 words of a benchmark's prompt: {SHORT}")
+    assert found.rows[4] == ("rouge", "ROUGE-L above 0.7 to a benchmark's prompt")
+    assert found.kinds == {"exact": 1, "ngram": 3, "rouge": 1}
+
+
+def test_words_of_every_script_count() -> None:
+    text = "Напиши короткий рассказ о смотрителе маяка который нашёл письмо в бутылке на берегу"
+    assert set(overlap([pair(0, f"Пожалуйста: {text}!")], [text], 13, None).rows) == {0}
+
+
+def test_every_recipe_for_lamb_drops_its_prompts_word_for_word_only() -> None:
+    """Its tasks share most of their words: anything looser would drop half of them."""
+    names = [name for name in recipe_files.names() if name == "lamb" or name.startswith("lamb/")]
+    recipes = [r for name in names for r in every(name)]
+    rules = [one for recipe in recipes for one in recipe.filters if isinstance(one, Contamination)]
+    assert len(recipes) > 30 and len(rules) > 30
+    assert {(rule.ngram, rule.rouge) for rule in rules} == {(None, None)}
+
+
+def every(name: str) -> list[recipe_files.Recipe]:
+    path = recipe_files.find(name)
+    return list(recipe_files.load_sweep(path).values()) if recipe_files.is_sweep(path) else [recipe_files.load(path)]
+
+
+def test_what_lamb_s_rule_keeps_is_what_exact_words_kept() -> None:
+    """On tasks of its own world: the rule's verdicts are those of a comparison of case-folded words."""
+    from isheep.lamb.pages import content
+    from isheep.lamb.suite import suite
+    from isheep.lamb.world import draw_quest
+
+    rng = random.Random(5)
+    exam = [content(quest) for quest in suite(200)]
+    quests = [draw_quest(rng) for _ in range(200)] + suite(200)[:9]
+    rows = [pair(n, quest.instruction, input=quest.input) for n, quest in enumerate(quests)]
+    known = {" ".join(prompt.casefold().split()) for prompt in exam}
+    expected = [row.id for row in rows if " ".join(row.content.casefold().split()) in known]
+    rule = Contamination(kind="contamination", ngram=None, rouge=None)
+    assert [drop.row for drop in drops(rows, [rule], False, [], Known(exam))] == expected != []

@@ -1,0 +1,248 @@
+"""Every setting has an effect: changing it alone changes the rows that are kept, or the weights that are trained."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import pytest
+from pydantic import BaseModel
+
+import isheep.algorithm
+from isheep import doors, recipe_files
+from isheep.algorithm import align
+from isheep.chat import load_chat
+from isheep.engines import Completion, Sampling, TokenLogprobs
+from isheep.engines.fake import Fake
+from isheep.errors import UserError
+from isheep.recipe import Recipe
+from isheep.records import Model, Pair
+from isheep.run import writing
+from isheep.trainers.rows import choose, encode
+
+
+def sections(kind: Any) -> list[type[BaseModel]]:
+    """The sections inside a field's type: one, several for a filter, none for a plain value."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    return [found for inner in get_args(kind) for found in sections(inner)]
+
+
+def keys(section: type[BaseModel] = Recipe, before: str = "") -> Iterator[str]:
+    """Every key of a recipe that holds a value: "training.lora.rank", "filters.density.clusters"."""
+    for name, field in section.model_fields.items():
+        inner = sections(field.annotation) if name != "as_many_as" else []
+        for one in inner:
+            kind = f".{one.model_fields['kind'].annotation.__args__[0]}" if "kind" in one.model_fields else ""
+            yield from keys(one, f"{before}{name}{kind}.")
+        if not inner and name != "kind":
+            yield before + name
+
+
+# --- what reaches the rows, on a fake engine and trainer
+
+BASE = """
+chat: qwen
+iterations: 2
+synthesis: {tasks: 24, size: 4, budget: 60}
+response: {size: 4}
+assessment: {size: 4}
+filters: [{kind: score, at_least: 4}]
+"""
+DENSITY, PERPLEXITY = "kind: density, clusters: 4", "kind: perplexity, at_most: 8"
+
+# The key: the words of the command line that change it, after those that it needs to matter at all.
+ROWS: dict[str, list[str]] = {
+    "model": ["model=other"],
+    "chat": ["chat=llama3"],
+    "seed_tasks": ["seed_tasks=lamb"],
+    "language": ["language=any"],
+    "iterations": ["iterations=1"],
+    "seed": ["seed=43"],
+    "synthesis.tasks": ["synthesis.tasks=28"],
+    "synthesis.examples": ["synthesis.examples=4"],
+    "synthesis.rules": ["synthesis.rules=false"],
+    "synthesis.novelty": ["synthesis.novelty=null"],
+    "synthesis.size": ["synthesis.size=5"],
+    "synthesis.budget": ["synthesis.budget=16"],
+    "synthesis.chat": ["synthesis.chat=true"],
+    "response.prompt": ["response.prompt=plain"],
+    "response.size": ["response.size=5"],
+    "assessment.prompt": ["assessment.prompt=simple"],
+    "assessment.criteria": ["assessment.criteria=[quality]"],
+    "assessment.judge": ["assessment.judge=base"],
+    "assessment.read": ["assessment.read=expected"],
+    "assessment.opening": ["assessment.read=expected", "assessment.opening=' <'"],
+    "assessment.chat": ["assessment.chat=true"],
+    "assessment.size": ["assessment.size=5"],
+    "filters.score.at_least": ["filters.0.at_least=6"],
+    "filters.score.above": ["filters=[{kind: score, above: 4}]", "filters.0.above=5"],
+    "filters.score.criteria": ["filters.0.criteria=[following]"],
+    "filters.perplexity.at_most": [f"filters=[{{{PERPLEXITY}}}]", "filters.0.at_most=6"],
+    "filters.perplexity.of": [f"filters=[{{{PERPLEXITY}}}]", "filters.0.of=[pair]"],
+    "filters.density.clusters": [f"filters=[{{{DENSITY}}}]", "filters.0.clusters=5"],
+    "filters.density.keep": [f"filters=[{{{DENSITY}}}]", "filters.0.keep=2"],
+    "filters.density.choose": [f"filters=[{{{DENSITY}}}]", "filters.0.choose=lowest_perplexity"],
+    "filters.density.of": [f"filters=[{{{DENSITY}, choose: lowest_perplexity}}]", "filters.0.of=pair"],
+    "filters.random.keep": ["filters=[{kind: random, keep: 5}]", "filters.0.keep=4"],
+    "filters.random.as_many_as": [
+        "filters=[{kind: random, as_many_as: {above: 5}}]",
+        "filters.0.as_many_as={above: 6}",
+    ],
+    "training.start": ["training.start=last"],
+    "training.data": ["training.data=all"],
+    **{
+        f"{stage}.sampling.{name}": [f"{stage}.sampling.{name}={value}"]
+        for stage in ("synthesis", "response", "assessment")
+        for name, value in {"temperature": 0.5, "top_p": 0.5, "max_tokens": 999, "stop": "[a]"}.items()
+    },
+}
+
+
+def number(*place: Any) -> int:
+    return int(sha256(repr(place).encode()).hexdigest(), 16)
+
+
+def write(prompt: str, n: int) -> str:
+    """Something that hangs on all of `n`: tasks, a rating, or an answer."""
+    words = [format(n >> 20 * k & 0xFFFFF, "05x") for k in range(8)]
+    if "##" in prompt:
+        first, other = " ".join(words[:4]), " ".join(words[4:])
+        tasks = [f"Say {first}", f"Say {first} again", f"Draw {other}", f"Übersetze {other}"]
+        blocks = [f"{k}. Instruction: {task}\n{k}. Input: <noinput>" for k, task in enumerate(tasks, 6)]
+        return "\n###\n".join(blocks).removeprefix("6. Instruction:")
+    return f" {1 + n % 10}||because" if "score" in prompt else " ".join(words) + ":" * (n % 5 == 0)
+
+
+class Written(Fake):
+    """An engine whose every word hangs on all that it is given, the model included."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model.base, model.adapter and (model.adapter / "weights").read_text()
+        super().__init__(lambda prompt, seed: write(prompt, number(self.model, prompt, seed)))
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
+        texts = [write(p, number(self.model, p, sampling.model_dump(), seed, i)) for i, p in enumerate(prompts)]
+        return [Completion(text, 8, "stop") for text in texts]
+
+    def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
+        both = zip(prompts, outputs, strict=True)
+        return [TokenLogprobs([0], [-math.log(1 + number(self.model, *row) % 10)]) for row in both]
+
+
+class Loop(NamedTuple):
+    """Runs recipes on the fakes."""
+
+    base: Path  # whose tokenizer the templates are on
+    folder: Path
+
+    def learned(self, monkeypatch: pytest.MonkeyPatch, words: Sequence[str]) -> Any:
+        """What each model learns from, and which one it starts from; or why there is none."""
+        calls: list[Any] = []
+
+        def train(recipe: Recipe, chat: Any, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
+            calls.append((start.adapter and start.adapter.parent.name, seed, [pair.model_dump() for pair in data]))
+            (into / "weights").write_text(str(number(calls)))
+
+        (self.folder / "mine.yaml").write_text(f"model: {self.base}\n{BASE}")
+        recipe = recipe_files.load(self.folder / "mine.yaml", words)
+        monkeypatch.setattr(isheep.algorithm, "load_chat", lambda name, model: load_chat(name, str(self.base)))
+        monkeypatch.setattr(isheep.algorithm, "open_engine", lambda recipe, model: Written(model))
+        monkeypatch.setattr(isheep.algorithm, "train", train)
+        try:
+            with writing(self.folder / str(number(*words)), recipe) as run:
+                list(align(recipe, run))
+        except UserError as error:
+            return str(error).partition("(")[0]
+        return calls
+
+
+@pytest.fixture
+def loop(qwen2: Path, tmp_path: Path) -> Loop:
+    return Loop(qwen2, tmp_path)
+
+
+@pytest.mark.parametrize("key", ROWS)
+def test_it_changes_the_rows(key: str, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    *needed, change = ROWS[key]
+    before, after = loop.learned(monkeypatch, needed), loop.learned(monkeypatch, [*needed, change])
+    assert len(before) == 2 or key == "assessment.opening"
+    assert before != after
+
+
+def test_the_same_settings_keep_the_same_rows(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = loop._replace(folder=loop.folder / "again")
+    again.folder.mkdir()
+    assert loop.learned(monkeypatch, []) == again.learned(monkeypatch, [])
+
+
+# --- what reaches the weights, with the real trainer
+
+TRAINED = """
+synthesis: {tasks: 100}
+training: {lora: {rank: 4, dropout: 0.1}, epochs: 2, learning_rate: 0.3, warmup_steps: 1, batch: 4, at_most: 16,
+           held_out: 0.25, eval_every: 2}
+machine: {threads: 1, device: cpu}
+"""
+WEIGHTS = {
+    "lora.rank": 2, "lora.alpha": 4, "lora.dropout": 0.5, "epochs": 1, "learning_rate": 0.05, "scheduler": "constant",
+    "warmup_steps": 2, "batch": 2, "cutoff": 40, "max_steps": 3, "at_most": 12, "rows": 10, "held_out": 0.5,
+    "eval_every": 3, "keep": "last",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def weights(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
+    """The weights that a training with these words over TRAINED ends with."""
+
+    @cache
+    def weights(*words: str) -> bytes:
+        into = tmp_path_factory.mktemp("training")
+        (into / "mine.yaml").write_text(f"model: {qwen2}\n{TRAINED}")
+        recipe = recipe_files.load(into / "mine.yaml", words)
+        chat, fields = load_chat("tokenizer", str(qwen2)), {"finish": "stop", "tokens": 3, "seed": 0}
+        pairs = [Pair(id=f"{n}", instruction=f"Say {n}", output="hot " * (1 + n % 4), **fields) for n in range(20)]
+        held_out = choose(pairs, chat, chat.tokenizer, recipe.training, 1).held_out
+        for n, pair in enumerate(pairs):  # these say something else, so that the last checkpoint is not the best
+            if encode(pair, chat, chat.tokenizer, recipe.training.cutoff) in held_out:
+                pairs[n] = pair.model_copy(update={"output": "Paris."})
+        doors.train(recipe, chat, Model(str(qwen2)), pairs, 1, into)
+        return (into / "adapter_model.safetensors").read_bytes()
+
+    return weights
+
+
+@pytest.mark.parametrize("key", WEIGHTS)
+def test_it_changes_the_weights(key: str, weights: Callable[..., bytes]) -> None:
+    assert weights(f"training.{key}={WEIGHTS[key]}") != weights()
+
+
+# --- how, not what
+
+ELSEWHERE = {
+    "stop.benchmark": "test_sweep.py: what a run stops by",
+    "stop.patience": "test_sweep.py: where a run stops",
+    "evaluation.name": "test_sweep.py: every recipe on lamb",
+    "evaluation.data": "test_sweep.py: what a benchmark is given",
+}
+
+
+def test_the_machine_reaches_the_doors(monkeypatch: pytest.MonkeyPatch) -> None:
+    from isheep.engines import transformers
+    from isheep.trainers import peft
+
+    given: list[Any] = []
+    monkeypatch.setattr(transformers, "open_engine", lambda *place, **named: given.append(named))
+    monkeypatch.setattr(peft, "train", lambda *place: given.append(place[-3:]))
+    machine = {"threads": 3, "device": "cuda:1", "batch": 7, "rows": 2}
+    recipe = Recipe.model_validate({"model": "lamb", "machine": machine})
+    doors.open_engine(recipe, Model("lamb"))
+    doors.train(recipe, None, Model("lamb"), [], 1, Path())  # type: ignore[arg-type]
+    assert given == [{"threads": 3, "device": "cuda:1", "batch": 7}, (3, "cuda:1", 2)]
+
+
+def test_every_setting_is_here() -> None:
+    machine = {key for key in keys() if key.startswith("machine.")}
+    assert {*keys()} == {*ROWS, *(f"training.{key}" for key in WEIGHTS), *ELSEWHERE} | machine

@@ -1,0 +1,519 @@
+"""The standard benchmarks: files of every form, OpenCompass's rules and lm-eval's on our engine, never mixed."""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isheep.benchmarks import Exam, items, module, paper, squad2
+from isheep.benchmarks.options import losses
+from isheep.benchmarks.prepared import PREPARE
+from isheep.chat import load_chat
+from isheep.engines import TokenLogprobs
+from isheep.engines.fake import Fake
+from isheep.engines.transformers import open_engine
+from isheep.errors import UserError
+from isheep.recipe import TASKS
+from isheep.records import Model
+from isheep.run import Folder
+from tests.test_cli import isheep
+
+DATA = Path(os.environ.get("ISHEEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def nested(stem: str, *texts: str) -> dict[str, Any]:
+    choices = [{"text": text, "label": letter} for letter, text in zip("ABCDE", texts, strict=False)]
+    return {"stem": stem, "choices": choices}
+
+
+def listed(*texts: str) -> dict[str, Any]:
+    return {"text": list(texts), "label": list("ABCDE"[: len(texts)])}
+
+
+# Two items of each benchmark, ours, as the authors' files have them: (name of the file, its content).
+GPQA = {
+    "Question": "Two and two?",
+    "Correct Answer": "four",
+    **{f"Incorrect Answer {n}": f"{n} only" for n in (1, 2, 3)},
+}
+ARC = [
+    {"id": "1", "question": nested("What falls?", "rain", "light", "sound", "time"), "answerKey": "A"},
+    {"id": "2", "question": nested("What burns?", "ice", "wood", "air"), "answerKey": "B"},
+    {"id": "3", "question": {**nested("What swims?", "a cat", "a bird", "a fish", "a cow")}, "answerKey": "C"},
+]
+SQUAD = {
+    "version": "v2.0",
+    "data": [{"title": "Sheep", "paragraphs": [{"context": "The sheep, Ann, is white.", "qas": [
+        {"id": "a", "question": "Who is white?", "answers": [{"text": "Ann", "answer_start": 11}] * 2,
+         "is_impossible": False},
+        {"id": "b", "question": "Who is black?", "answers": [], "is_impossible": True,
+         "plausible_answers": [{"text": "the sheep", "answer_start": 0}]},
+    ]}]}],
+}  # fmt: skip
+FILES: dict[str, tuple[str, Any]] = {
+    "boolq": ("dev.jsonl", [
+        {"question": "is snow cold", "title": "Snow", "answer": True, "passage": "Snow -- as ice -- is cold."},
+        {"question": "is fire cold", "title": "Fire", "answer": False, "passage": "Fire is hot."},
+    ]),
+    "piqa": ("valid.jsonl", [
+        {"goal": "how to cut bread?", "sol1": "with a knife", "sol2": "With a spoon"},
+        {"goal": "Cut", "sol1": "Use a cloud", "sol2": "use a saw"},
+    ]),
+    "siqa": ("dev.jsonl", [
+        {"context": "Ann fell.", "question": "How is Ann?", "answerA": "glad", "answerB": "hurt", "answerC": "tall"},
+        {"context": "Bob won.", "question": "How is Bob?", "answerA": "glad", "answerB": "ill", "answerC": "lost"},
+    ]),
+    "gpqa_diamond": ("gpqa_diamond.csv", [GPQA, {**GPQA, "Question": "Two, two?"}]),
+    "hellaswag": ("hellaswag_val.jsonl", [
+        {"ind": 1, "activity_label": "Baking", "ctx_a": "A man has dough.", "ctx_b": "he", "ctx": "A man has dough. he",
+         "endings": ["flies away.", "bakes [step] it.", "is blue.", "swims."], "label": 1},
+        {"ind": 2, "activity_label": "Tea", "ctx_a": "Water boils [title] Pour.", "ctx_b": "", "ctx": "Water boils",
+         "endings": ["It is tea.", "b", "c", "d"], "label": 0},
+    ]),
+    "winogrande": ("dev.jsonl", [
+        {"qID": "a", "sentence": "The cup fell on the floor, and _ broke.", "option1": "cup", "option2": "floor",
+         "answer": "1"},
+        {"qID": "b", "sentence": "Ann fed the cat as _ was hungry.", "option1": "Ann", "option2": "the cat",
+         "answer": "2"},
+    ]),
+    "arc_easy": ("ARC-Easy-Test.jsonl", ARC),
+    "arc_challenge": ("ARC-Challenge-Test.jsonl", ARC),
+    "openbookqa_fact": ("test_complete.jsonl", [
+        {"id": "1", "question": nested("What melts", "ice", "stone", "sand", "iron"), "fact1": "heat melts ice",
+         "humanScore": "1.0", "clarity": "2", "answerKey": "A"},
+        {"id": "2", "question": nested("What grows", "salt", "a plant", "a wall", "a cup"), "fact1": "plants grow",
+         "humanScore": "1.0", "clarity": "2", "answerKey": "B"},
+    ]),
+    "commonsense_qa": ("dev_rand_split.jsonl", [
+        {"id": "1", "question": {**nested("Where is milk?", "cow", "car", "sky", "sun", "ink"),
+                                 "question_concept": "milk"}, "answerKey": "A"},
+        {"id": "2", "question": nested("Where is ink?", "cow", "car", "sky", "sun", "pen"), "answerKey": "E"},
+    ]),
+    "mmlu": ("test", {
+        "anatomy_test.csv": [["Bones are", "hard", "wet", "loud", "fast", "A"]],
+        "college_physics_test.csv": [["Light is, \"they\" say", "slow", "fast", "wet", "old", "B"]] * 2,
+    }),
+    "nq": ("NQ-open.dev.jsonl", [
+        {"question": "who wrote it", "answer": ["Ann Lee", "Mrs Lee"]}, {"question": "when was it", "answer": ["1972"]},
+    ]),
+    "triviaqa": ("wikipedia-dev.json", {"Data": [
+        {"Question": "Who wrote it?", "QuestionId": "1", "Answer": {"Value": "Ann Lee", "Aliases": ["Ann Lee", "Ann"]}},
+        {"Question": "When was it?", "QuestionId": "2", "Answer": {"Value": "1972", "Aliases": ["1972"]}},
+    ]}),
+    "squad2": ("dev-v2.0.json", SQUAD),
+}  # fmt: skip
+LABELS = {"piqa": ("valid-labels.lst", "0\n1\n"), "siqa": ("dev-labels.lst", "2\n1\n")}
+TRAIN = [
+    {"id": str(n), "question": nested(f"Example {n}?", *(f"{n}{c}" for c in "abcde")), "answerKey": "C"}
+    for n in range(9)
+]
+DEV = [[f"Example {n}", "one", "two", "three", "four", "ABCD"[n % 4]] for n in range(6)]
+
+
+def write(folder: Path, name: str) -> Path:
+    """The benchmark's items in `folder` as its authors release them; what `data` names."""
+    file, content = FILES[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    if name == "mmlu":
+        for part, rows in {**content, "anatomy_dev.csv": DEV, "college_physics_dev.csv": DEV}.items():
+            place = folder / part.rpartition("_")[2].removesuffix(".csv") / part
+            place.parent.mkdir(exist_ok=True)
+            with place.open("w", newline="") as opened:
+                csv.writer(opened).writerows(rows)
+        return folder / file
+    if file.endswith(".csv"):
+        with (folder / file).open("w", newline="") as opened:
+            writer = csv.DictWriter(opened, list(content[0]))
+            writer.writeheader()
+            writer.writerows(content)
+    else:
+        lines = file.endswith(".jsonl")
+        (folder / file).write_text("\n".join(map(json.dumps, content)) if lines else json.dumps(content))
+    if name in LABELS:
+        (folder / LABELS[name][0]).write_text(LABELS[name][1])
+    if name == "commonsense_qa":
+        (folder / "train_rand_split.jsonl").write_text("\n".join(map(json.dumps, TRAIN)))
+    return folder / file
+
+
+class Liking(Fake):
+    """Finds the texts likely that hold one of `liked`; writes what `answer` says."""
+
+    def __init__(self, liked: Sequence[str], answer: Callable[[str], str] = lambda prompt: "") -> None:
+        super().__init__(lambda prompt, seed: answer(prompt))
+        self.liked, self.read = liked, list[str]()
+
+    def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
+        texts = [prompt + output for prompt, output in zip(prompts, outputs, strict=True)]
+        self.read += texts
+        if any("too long" in text for text in texts):
+            raise UserError("a prompt of 9 tokens does not fit")
+        chances = [-0.5 if any(one in text for one in self.liked) else -1.0 for text in texts]
+        return [TokenLogprobs([0] * 4, [chance] * 4) for chance in chances]
+
+
+def exam(tmp_path: Path, engine: Any, model: Path, data: Path | None, base: bool = True, chat: str = "qwen") -> Exam:
+    place = Folder(tmp_path / "run" / "base" / "eval" / "own", tmp_path / "run")
+    place.path.mkdir(parents=True)
+    return Exam(engine, load_chat(chat, str(model)), 42, place, data, base)
+
+
+# --- items
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("form", ["file", "folder", "parquet", "hub json"])
+def test_items_in_every_form(tmp_path: Path, name: str, form: str) -> None:
+    path = write(tmp_path / "authors", name)
+    found = items.load(name, path)
+    assert len(found) == (3 if name in ("arc_easy", "arc_challenge", "mmlu") else 2)
+    if form == "folder":
+        assert items.load(name, tmp_path / "authors") == found
+    elif form == "parquet":
+        from pyarrow import Table, parquet
+
+        parquet.write_table(Table.from_pylist(found), tmp_path / "hub.parquet")
+        again = items.load(name, tmp_path / "hub.parquet")
+        columns = items.SOURCES[name].columns
+        assert [[row[one] for one in columns] for row in again] == [[row[one] for one in columns] for row in found]
+    elif form == "hub json":
+        (tmp_path / "hub.json").write_text(json.dumps(found))
+        assert items.load(name, tmp_path / "hub.json") == found
+    made = [one for number, row in enumerate(found, 1) if (one := PREPARE[name](row, number))]
+    assert all(one.right < len(one.options) for one in made) and len(items.questions(name, path)) == len(found)
+
+
+def test_tables_of_question_and_list_are_read(tmp_path: Path) -> None:
+    """DPR's form, which OpenCompass's NQ and TriviaQA have."""
+    path = tmp_path / "nq-test.qa.csv"
+    path.write_text("who wrote it\t['Ann Lee', \"A. Lee's\"]\nwhen\t['1972']\n")
+    assert items.load("nq", path)[0] == {"question": "who wrote it", "answer": ["Ann Lee", "A. Lee's"]}
+    assert items.load("triviaqa", path)[1]["answer"] == {"aliases": ["1972"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "said"),
+    [
+        (
+            "boolq",
+            "a.jsonl",
+            '{"question": "a", "passage": "b", "answer": "perhaps"}',
+            "'perhaps' is not true or false",
+        ),
+        ("boolq", "a.jsonl", '{"question": "a", "answer": true}', "'passage' is missing"),
+        ("piqa", "a.jsonl", '{"goal": "a", "sol1": "b", "sol2": "c"}', "'label' is missing"),
+        ("arc_easy", "a.jsonl", '{"question": {"stem": "a"}, "answerKey": "A"}', "'choices' is missing"),
+        ("mmlu", "a_test.csv", "a,b,c,d,e,F", "substring not found"),
+        ("nq", "a.qa.csv", "a\t[broken", "not in the form of NQ-open.dev.jsonl"),
+        ("squad2", "a.json", '{"data": [{"paragraphs": []}, {}]}', "'paragraphs' is missing"),
+    ],
+)
+def test_files_of_another_form_are_refused(tmp_path: Path, name: str, file: str, content: str, said: str) -> None:
+    (tmp_path / file).write_text(content)
+    with pytest.raises(UserError) as refused:
+        items.load(name, tmp_path / file)
+    assert said in str(refused.value) and "\n" not in str(refused.value) and str(tmp_path) in str(refused.value)
+
+
+def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"has no hellaswag_val\.jsonl"):
+        items.load("hellaswag", tmp_path)
+    (tmp_path / "dev-labels.lst").write_text("1\n")
+    (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, FILES["siqa"][1])))
+    with pytest.raises(UserError, match="1 labels for 2 rows"):
+        items.load("siqa", tmp_path)
+
+    def offline(*words: Any, **named: Any) -> None:
+        raise ConnectionError("no way out\nand more")
+
+    monkeypatch.setattr("datasets.load_dataset", offline)
+    with pytest.raises(UserError, match=r"can't be had from the Hub \(no way out\); give your own copy.*test_complete"):
+        items.load("openbookqa_fact", None)
+
+
+# --- the paper's protocol
+
+
+RIGHT = {  # what only the right option's text holds
+    "boolq": ["cold?\nAnswer: Yes", "fire cold?\nAnswer: No"],
+    "piqa": ["bread? With a knife", "Cut use a saw"],
+    "siqa": ["tall\nAnswer: B", "lost\nAnswer: A"],
+    "hellaswag": ["dough. He bakes it.", "Water boils. Pour. It is tea."],
+    "winogrande": ["and cup broke", "as the cat was"],
+    "arc_easy": ["rain\nB. light\nC. sound\nD. time\nAnswer: A", "cow\nAnswer: C"],
+    "openbookqa_fact": ["We know the fact that heat melts ice.", "cup\n\nAnswer: B"],
+    "commonsense_qa": ["Question: Where is milk?\nAnswer: \ncow", "Question: Where is ink?\nAnswer: \npen"],
+    "mmlu": ["D. fast\nAnswer: A", "D. old\nAnswer: B"],
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_options_by_the_loss_of_the_whole_prompt(tmp_path: Path, qwen2: Path, name: str) -> None:
+    path = write(tmp_path / "data", name)
+    engine = Liking(RIGHT[name])
+    found = module(f"paper/{name}").run(exam(tmp_path, engine, qwen2, path))
+    right = found["items"]["accuracy"]
+    assert right == [True] * len(right) and found["protocol"] == "paper" and found["template"] == "plain"
+    wrong = module(f"paper/{name}").run(exam(tmp_path / "2", Liking([]), qwen2, path))
+    assert wrong["items"]["accuracy"] == [one.item.right == 0 for one in paper.prepare(name, path)]
+    assert ("not checked" in found["note"]) == (name not in ("piqa", "commonsense_qa"))
+
+
+def test_examples_stand_before_an_item_as_opencompass_joins_them(tmp_path: Path, qwen2: Path) -> None:
+    engine = Liking([])
+    module("paper/mmlu").run(exam(tmp_path, engine, qwen2, write(tmp_path / "data", "mmlu")))
+    first = engine.read[2]
+    assert first.startswith(
+        "The following are multiple choice questions (with answers) about  anatomy.\n\n"
+        "Example 0\nA. one\nB. two\nC. three\nD. four\nAnswer: A\n\nExample 1\n"
+    )
+    assert first.endswith("Example 4\nA. one\nB. two\nC. three\nD. four\nAnswer: A\n\n"
+                          "Bones are\nA. hard\nB. wet\nC. loud\nD. fast\nAnswer: B")  # fmt: skip
+    assert "college physics" in engine.read[5] and "Example 5" not in first
+    engine = Liking([])
+    module("paper/commonsense_qa").run(exam(tmp_path / "2", engine, qwen2, write(tmp_path / "c", "commonsense_qa")))
+    assert engine.read[1].startswith("Question: Example 0?\nAnswer: \n0c\n\n\nQuestion: Example 1?")
+    assert engine.read[1].endswith("7c\n\n\n\n\nQuestion: Where is milk?\nAnswer: \ncow")
+
+
+def test_an_aligned_model_reads_its_template(tmp_path: Path, qwen2: Path, llama: Path) -> None:
+    engine = Liking([])
+    found = module("paper/siqa").run(exam(tmp_path, engine, qwen2, write(tmp_path / "s", "siqa"), base=False))
+    assert found["template"] == "qwen" and engine.read[1] == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nAnn fell.\n"
+        "Question: How is Ann?\nA. glad\nB. hurt\nC. tall<|im_end|>\n<|im_start|>assistant\nAnswer: A<|im_end|>\n"
+    )
+    engine = Liking([])
+    one = exam(tmp_path / "2", engine, llama, write(tmp_path / "m", "mmlu"), base=False, chat="llama3")
+    module("paper/mmlu").run(one)
+    assert engine.read[1].count("<|start_header_id|>") == 12 and "about  anatomy.\n\nExample 0" in engine.read[1]
+    assert engine.read[1].endswith("\n\nAnswer: A<|eot_id|>")
+    read: list[str] = []
+    asked = exam(
+        tmp_path / "3", Liking([], lambda p: read.append(p) or ""), qwen2, write(tmp_path / "n", "nq"), base=False
+    )  # type: ignore[func-returns-value]
+    module("paper/nq").run(asked)
+    assert read[0].endswith("Q: who wrote it?<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "answers", "right"),
+    [
+        ("nq", [" The answer is Ann Lee, of course.\nQ: more", "In 1972"], [True, True]),
+        ("nq", ["Lee", "\n1972."], [False, True]),
+        ("triviaqa", ["a: the Ann", "The answer is not known. 1972"], [True, False]),
+        ("triviaqa", ["Answer: Annie", "It was in the year 1972"], [True, True]),
+        ("squad2", ["The answer is Ann.", "impossible to answer"], [True, True]),
+        ("squad2", ["Ann Lee", "The sheep"], [False, True]),
+        ("squad2", ["\nAnn", ""], [False, False]),
+        ("gpqa_diamond", ["The correct answer is (D)", "So the answer is **C**, not A."], [True, True]),
+        ("gpqa_diamond", ["D", "I can't tell"], [True, False]),
+    ],
+)
+def test_written_answers(tmp_path: Path, qwen2: Path, name: str, answers: list[str], right: list[bool]) -> None:
+    said = iter(answers)
+    one = exam(tmp_path, Liking([], lambda prompt: next(said)), qwen2, write(tmp_path / "data", name))
+    found = module(f"paper/{name}").run(one)
+    assert next(iter(found["items"].values())) == right
+    if name == "gpqa_diamond":
+        assert found["unreadable"] == ("I can't tell" in answers)
+
+
+def test_gpqa_turns_its_options_with_the_number(tmp_path: Path) -> None:
+    row = items.load("gpqa_diamond", write(tmp_path, "gpqa_diamond"))[0]
+    turned = [PREPARE["gpqa_diamond"](row, number) for number in (1, 2, 3, 4)]
+    assert [one and one.right for one in turned] == [3, 2, 1, 0]
+    assert all(one and one.fields["ABCD"[one.right]] == "four" for one in turned)
+    assert turned[0] and [turned[0].fields[c] for c in "ABC"] == ["1 only", "2 only", "3 only"]
+
+
+def test_what_does_not_fit_is_counted(tmp_path: Path, qwen2: Path) -> None:
+    rows = [{"goal": "A too long one.", "sol1": "a", "sol2": "b", "label": 0}]
+    rows += [{"goal": f"Do {n}", "sol1": "a", "sol2": "b", "label": 0} for n in range(20)]
+    (tmp_path / "p.json").write_text(json.dumps(rows))
+    found = module("paper/piqa").run(exam(tmp_path, Liking([]), qwen2, tmp_path / "p.json"))
+    assert found["items"]["accuracy"] == [False] + [True] * 20 and found["too long"] == 1
+    (tmp_path / "p.json").write_text(json.dumps(rows[:1]))
+    with pytest.raises(UserError, match="nothing fits"):
+        module("paper/piqa").run(exam(tmp_path / "2", Liking([]), qwen2, tmp_path / "p.json"))
+
+
+def test_the_loss_is_that_of_opencompass(checkpoint: Path) -> None:
+    """Computed here as its HuggingFace model does: the sum over all tokens but the first, by the number of all."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+    texts = ["The capital of France is Paris.", "What is 12 plus 30? It is 42!", "a"]
+    with open_engine_closing(checkpoint) as engine:
+        found = losses(engine, texts, tokenizer)
+    begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    for text, loss in zip(texts, found, strict=True):
+        ids = tokenizer(text).input_ids
+        read = ids if begins else [tokenizer.eos_token_id, *ids]  # what the engine starts from where there is no BOS
+        with torch.no_grad():
+            chances = model(torch.tensor([read])).logits[0, :-1].log_softmax(-1)
+        each = -chances.gather(1, torch.tensor(read[1:])[:, None])[:, 0]
+        total = float((each if begins else each[1:]).sum()) / len(ids)
+        assert loss is not None and math.isclose(loss, total, rel_tol=1e-4, abs_tol=1e-5)
+
+
+def open_engine_closing(checkpoint: Path) -> Any:
+    from contextlib import closing
+
+    return closing(open_engine(Model(str(checkpoint)), threads=1, device="cpu"))
+
+
+# --- the standard protocol
+
+
+LIKED = {  # the continuations that lm-eval's tasks have for the right options
+    "boolq": ["cold.\nQuestion: is snow cold?\nAnswer: yes", "fire cold?\nAnswer: no"],
+    "piqa": ["bread?\nAnswer: with a knife", "Cut\nAnswer: use a saw"],
+    "siqa": ["A: hurt", "Bob?\nA: glad"],
+    "hellaswag": ["Baking: A man has dough. He bakes it.", "Tea: Water boils. Pour. It is tea."],
+    "winogrande": ["and cup broke", "as the cat was"],
+    "arc_easy": ["falls?\nAnswer: rain", "burns?\nAnswer: wood", "swims?\nAnswer: a fish"],
+    "arc_challenge": ["falls?\nAnswer: rain", "burns?\nAnswer: wood", "swims?\nAnswer: a fish"],
+    "openbookqa_fact": ["heat melts ice\nWhat melts ice", "plants grow\nWhat grows a plant"],
+    "commonsense_qa": ["Where is milk?\nA. cow\nB. car\nC. sky\nD. sun\nE. ink\nAnswer: A", "pen\nAnswer: E"],
+    "mmlu": ["D. fast\nAnswer: A", "D. old\nAnswer: B"],
+}
+
+
+@pytest.mark.parametrize("name", LIKED)
+def test_lm_evals_tasks_on_local_files(tmp_path: Path, qwen2: Path, name: str) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
+    engine = Liking(LIKED[name])
+    found = module(f"standard/{name}").run(exam(tmp_path, engine, qwen2, write(tmp_path / "data", name)))
+    assert found["protocol"] == "standard" and found["template"] == "plain" and found["too long"] == 0
+    assert found["items"]["acc"] == [True] * (3 if "arc" in name or name == "mmlu" else 2), engine.read
+    if name == "mmlu":
+        assert found["by"] == {"subject": {"anatomy": [1, 1], "college_physics": [2, 2]}}
+
+
+def test_lm_evals_gpqa_is_shuffled_once_and_the_same_way_again(tmp_path: Path, qwen2: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
+    engine, path = Liking([]), write(tmp_path / "data", "gpqa_diamond")
+    module("standard/gpqa_diamond").run(exam(tmp_path, engine, qwen2, path))
+    again = Liking([])
+    module("standard/gpqa_diamond").run(exam(tmp_path / "2", again, qwen2, path))
+    assert engine.read == again.read and engine.read[1].endswith("\nAnswer: (A)")
+    right = [f"({letter})" for text in engine.read[1::4] for letter in "ABCD" if f"({letter}) four" in text]
+    liked = [text for text, letter in zip(engine.read[1::4], right, strict=True) for text in [text[:-3] + letter]]
+    found = module("standard/gpqa_diamond").run(exam(tmp_path / "3", Liking(liked), qwen2, path))
+    assert found["items"]["acc"] == [True, True]
+
+
+@pytest.mark.parametrize("name", ["nq", "triviaqa"])
+def test_lm_evals_written_answers(tmp_path: Path, qwen2: Path, name: str) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
+    answers = iter([" Ann Lee\nmore", " 1973"])
+    asked: list[str] = []
+
+    def answer(prompt: str) -> str:
+        asked.append(prompt)
+        return next(answers)
+
+    one = exam(tmp_path, Liking([], answer), qwen2, write(tmp_path / "data", name), base=False)
+    assert module(f"standard/{name}").run(one)["items"]["exact_match"] == [True, False]
+    assert asked[0].startswith("<|im_start|>system") and asked[0].endswith("assistant\n")
+
+
+def test_lm_eval_gets_the_log_probabilities_that_its_own_model_has(tmp_path: Path, checkpoint: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
+    from lm_eval.models.huggingface import HFLM
+
+    from isheep.benchmarks.standard import built, door, evaluated
+
+    rows = items.load("siqa", write(tmp_path / "data", "siqa"))
+    with open_engine_closing(checkpoint) as engine:
+        one = exam(tmp_path, engine, checkpoint, None, chat="tokenizer")
+        requests = built("siqa", rows)["social_iqa"]
+        requests.build_all_requests()
+        ours = door(one, set()).loglikelihood(requests.instances)
+        theirs = HFLM(pretrained=str(checkpoint), device="cpu", batch_size=1).loglikelihood(requests.instances)
+        again = evaluated(built("siqa", rows), one, set())
+    assert [pair[0] for pair in ours] == pytest.approx([pair[0] for pair in theirs], rel=1e-4)
+    assert [sample["resps"] for sample in again] == [[[pair] for pair in ours[n : n + 3]] for n in (0, 3)]
+
+
+def test_too_long_for_lm_eval_is_wrong(tmp_path: Path, qwen2: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
+    rows = [{"goal": f"{what} one.", "sol1": "a", "sol2": "b", "label": 0} for what in ("A too long", "Some")]
+    (tmp_path / "p.json").write_text(json.dumps(rows))
+    found = module("standard/piqa").run(exam(tmp_path, Liking([]), qwen2, tmp_path / "p.json"))
+    assert found["items"]["acc"] == [False, True] and found["too long"] == 1
+
+
+def test_without_lm_eval_it_is_said(tmp_path: Path, qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(UserError, match=r"pip install 'isheep\[eval\]'"):
+        module("standard/piqa").run(exam(tmp_path, Liking([]), qwen2, write(tmp_path / "data", "piqa")))
+
+
+def test_squad_by_the_official_rules(tmp_path: Path, qwen2: Path) -> None:
+    answers = iter([" the Ann!\nmore", " "])
+    asked: list[str] = []
+
+    def answer(prompt: str) -> str:
+        asked.append(prompt)
+        return next(answers)
+
+    found = module("standard/squad2").run(exam(tmp_path, Liking([], answer), qwen2, write(tmp_path / "d", "squad2")))
+    assert found["items"] == {"exact": [True, True], "f1": [1.0, 1.0]}
+    assert found["by"]["kind"] == {"answer in the passage": [1, 1], "no answer in the passage": [1, 1]}
+    assert asked[0] == "Title: Sheep\n\nBackground: The sheep, Ann, is white.\n\nQuestion: Who is white?\n\nAnswer:"
+    assert squad2.f1("a white sheep", ["The sheep, Ann"]) == 0.5 and not squad2.exact("unanswerable", [])
+    assert squad2.f1("", ["Ann"]) == 0.0 and squad2.f1("Ann", []) == 0.0 and squad2.exact("The", ["!"])
+
+
+# --- the originals, and the command line
+
+
+@pytest.mark.skipif(not (DATA / "piqa").is_dir(), reason=f"no benchmark files: {DATA} (set ISHEEP_DATA)")
+def test_the_originals_are_read() -> None:
+    files = {
+        "piqa": ("piqa", 1838), "nq": ("nq_open", 3610), "commonsense_qa": ("commonsenseqa", 1221),
+        "squad2": ("squad2/cs224n_dev-v2.0.json", 6078),
+    }  # fmt: skip
+    for name, (file, count) in files.items():
+        found = [PREPARE[name](row, number) for number, row in enumerate(items.load(name, DATA / file), 1)]
+        assert len(found) == count and all(one and one.right < len(one.options) for one in found)
+        assert not items.note(name)
+
+
+def test_every_task_file_names_its_source() -> None:
+    assert {path.stem for path in paper.FOLDER.glob("*.yaml")} == set(TASKS) == set(PREPARE) == set(items.SOURCES)
+    for name in TASKS:
+        found = paper.spec(name)
+        assert found.source.startswith("open-compass/opencompass, configs/") and found.licence == "Apache-2.0"
+
+
+def test_a_run_with_both_protocols(tmp_path: Path) -> None:
+    path = write(tmp_path / "data", "piqa")
+    words = ["iterations=1", "synthesis.tasks=8", "synthesis.sampling.max_tokens=200", "training.max_steps=1"]
+    wanted = [{"name": f"{protocol}/piqa", "data": str(path)} for protocol in ("paper", "standard")]
+    words += ["assessment=null", "filters=[]", f"evaluation={json.dumps(wanted[: 1 + _has_lm_eval()])}"]
+    done = isheep("run", "lamb", "--out", tmp_path / "run", *words)
+    assert done.code == 0, done.err
+    for name, template in (("base", "plain"), ("iter-1", "tokenizer")):
+        found = json.loads((tmp_path / "run" / name / "eval" / "paper" / "piqa.json").read_text())
+        assert found["template"] == template and found["protocol"] == "paper" and len(found["items"]["accuracy"]) == 2
+    assert "paper/piqa (chat: tokenizer)" in done.out and ("standard/piqa" in done.out) == _has_lm_eval()
+    for wrong, said in (("piqa", "take standard/piqa or paper/piqa"), ("paper/pika", "did you mean 'paper/piqa'?")):
+        refused = isheep("run", "lamb", "--out", tmp_path / "other", f"evaluation=[{wrong}]")
+        assert refused.code == 2 and said in refused.err
+
+
+def _has_lm_eval() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("lm_eval") is not None
