@@ -99,6 +99,54 @@ def _sweep(recipes: Mapping[str, Recipe], out: Path) -> None:
             console.print(f"runs     {out}", soft_wrap=True, markup=False)
 
 
+@app.command("eval")
+def evaluate(
+    words: Annotated[list[str] | None, typer.Argument(metavar="RUN [BENCHMARK]...", show_default=False)] = None,
+    data: Annotated[Path | None, typer.Option(help="Your copy of the benchmark's files, where it needs one.")] = None,
+    iteration: Annotated[int | None, typer.Option(help="Only this one; 0 is the base.")] = None,
+    kinds: Annotated[bool, typer.Option("--kinds", help="Print how often each kind of item is right, too.")] = False,
+    responses: Annotated[
+        Path | None, typer.Option(help="Score this file of answers instead of a run: then give the benchmark alone.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --responses: the folder of verdicts.")] = None,
+) -> None:
+    """Score the base and every iteration of a run on the recipe's benchmarks, or on those named.
+
+    What is scored already is kept; results are in RUN/iter-1/eval/BENCHMARK.json.
+    """
+    from isheep import examine, summary
+
+    if responses:
+        if not words or len(words) > 1 or iteration is not None:
+            raise UserError("with --responses give one benchmark and no run: isheep eval --responses FILE ifeval")
+        into = out or responses.with_suffix(f".{words[0]}")
+        console.print(summary.scores(words[0], examine.score(words[0], responses, data, into)))
+        return console.print(f"verdicts {into}", soft_wrap=True, markup=False)
+    if not words or out:
+        raise UserError("give a run folder: isheep eval RUN; --out is for --responses")
+    recipe, run = examine.examine(Path(words[0]), words[1:], data, iteration)
+    console.print(summary.table(recipe, run))
+    if kinds:
+        console.print(summary.breakdowns(recipe, run))
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder, or a folder of runs with a seed each.")],
+    b: Annotated[Path | None, typer.Argument(metavar="RUN_B", help="Without it: RUN_A's base and iteration.")] = None,
+    iteration: Annotated[
+        list[int] | None, typer.Option(help="Of both, or given twice, of each; 0 is the base; the newest without it.")
+    ] = None,
+    score: Annotated[
+        list[str] | None, typer.Option(help="Only this one; those given are the family that p is corrected for.")
+    ] = None,
+) -> None:
+    """Compare two models on the same items, or two settings over the same seeds."""
+    from isheep.compare import compared
+
+    console.print(compared(a, b, iteration or [], score or []))
+
+
 @app.command()
 def recipes() -> None:
     """List the recipes that come with isheep, and the sweeps, which are many recipes in one file."""

@@ -14,7 +14,7 @@ from isheep.run import PACKAGES
 
 MISSING = "missing"
 EXTRAS = {
-    "eval": ("lm_eval", "IFEval's own checkers, which a test compares lamb's with"),
+    "eval": ("lm_eval", "IFEval"),
     "dev": ("pytest", "make test, for who works on isheep"),
 }
 CGROUP = Path("/sys/fs/cgroup")

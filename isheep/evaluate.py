@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from isheep.benchmarks import Exam, module
+from isheep.benchmarks import Exam, asked, module
 from isheep.chat import load_chat
 from isheep.doors import open_engine, open_judge
 from isheep.recipe import Benchmark, Recipe
@@ -21,18 +21,19 @@ def home(run: Folder, t: int) -> Folder:
 def evaluate(recipe: Recipe, run: Folder, t: int, model: Model) -> dict[str, Any]:
     """The results of M^t by benchmark, computed where they are not there yet.
 
-    A benchmark is a module of isheep/benchmarks. The dict that it gives is written as JSON. What `stop` judges by is
-    kept apart from these results, in validation/.
+    A benchmark is a module of isheep/benchmarks. The dict that it gives is written as JSON, with "asked", a digest of
+    the prompts. What `stop` judges by is kept apart from these results, in validation/.
     """
     with closing(open_engine(recipe, model)) as engine:
 
         def result(one: Benchmark, part: str, folder: str) -> Any:
             def make() -> Any:
+                digest = {"asked": asked(one)} if part == "run" else {}
                 chat, data = load_chat(recipe.chat, recipe.model), Path(one.data) if one.data else None
                 place = home(run, t) / folder / one.name
                 unsafe, judge = recipe.machine.unsafe_code, open_judge(recipe, one)
                 exam = Exam(engine, chat, recipe.seed, place, data, t == 0, unsafe, one, judge)
-                return getattr(module(one.name), part)(exam)
+                return {**digest, **getattr(module(one.name), part)(exam)}
 
             return home(run, t).json(f"{folder}/{one.name}.json", make)
 

@@ -1,8 +1,13 @@
-"""Files that are there complete or not at all: write, fsync, rename, fsync the folder."""
+"""Files that are there complete or not at all: write, fsync, rename, fsync the folder. And reading what users bring."""
 
+import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from isheep.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -14,6 +19,11 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     finish(part)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of a value as JSON."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
 def copy(source: Path, to: Path) -> None:
@@ -54,3 +64,20 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """The values of a file of JSON lines, each with its place ("FILE line 3"); empty lines are passed over.
+
+    Raises UserError where the file can't be read or a line is not JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
+    for number, line in enumerate(text.split("\n"), 1):  # JSON may hold other line separators
+        if line.strip():
+            try:
+                yield f"{path} line {number}", json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path} line {number}: not JSON: {error}") from None

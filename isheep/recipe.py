@@ -206,7 +206,7 @@ TASKS = (
 )  # fmt: skip
 JUDGED = ("mt_bench", "alpaca_eval", "alpaca_eval_2")
 BENCHMARKS = (
-    "lamb", *JUDGED, "humaneval", "humaneval_plus", "mbpp", "mbpp_sanitized",
+    "lamb", "ifeval", *JUDGED, "humaneval", "humaneval_plus", "mbpp", "mbpp_sanitized",
     *(f"{protocol}/{task}" for protocol in ("standard", "paper") for task in TASKS),
 )  # fmt: skip
 

@@ -33,8 +33,9 @@ class Reply(Record):
 
 
 class Answer(Record):
-    """What a model answered to an item of a benchmark; `finish` as in Pair."""
+    """What a model answered to an item of a benchmark, after `prompt` as it read it; `finish` as in Pair."""
 
+    prompt: str = ""
     output: str
     finish: str
     tokens: int

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from isheep import prompts, recipe_files
 from isheep.errors import UserError
-from isheep.files import copy, finish, finish_tree, write_text
+from isheep.files import copy, finish, finish_tree, write_json, write_text
 from isheep.progress import console, progress
 from isheep.recipe import Recipe
 from isheep.records import Record
@@ -119,8 +119,7 @@ class Folder:
         path = self.path / name
         if not self.made(name):
             started = time.monotonic()
-            text = json.dumps(make(), ensure_ascii=False, indent=1) + "\n"
-            write_text(path, text)
+            write_json(path, make())
             self._done(name, started)
         try:
             return json.loads(path.read_text(encoding="utf-8"))

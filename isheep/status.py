@@ -117,7 +117,7 @@ def seconds(run: Folder) -> tuple[dict[tuple[str, str], float], set[tuple[str, s
 
 def in_progress(run: Folder) -> Iterator[str]:
     """A line for everything that is begun and not complete: its rows or training steps, and when it last grew."""
-    for part in sorted(run.path.glob("*/*.part")):
+    for part in sorted([*run.path.glob("*/*.part"), *run.path.glob("*/eval/*/*.part")]):
         with contextlib.suppress(FileNotFoundError):  # finished while we looked
             name = part.relative_to(run.path).with_suffix("")
             inside = part.rglob("*") if part.is_dir() else [part]

@@ -1,19 +1,29 @@
 """Where a run stands, in one table: base, iteration 1, 2, ...: rows, and scores with their intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
+from isheep import figures
 from isheep.evaluate import home
 from isheep.filters import kept, unreadable
-from isheep.recipe import Recipe
+from isheep.recipe import BENCHMARKS, Recipe
 from isheep.records import AssessedPair, Drop, Kind, Pair, Rejected
 from isheep.run import Folder
-from isheep.statistics import mcnemar, wilson
+from isheep.statistics import compare
+
+BESIDE = 3  # iterations that 80 columns hold beside the base
+LEGEND = (
+    "Shares in % with 95% Wilson intervals (by cluster where items of one prompt or dialogue belong together); means "
+    "with Student's. p: against the base on the same items, uncorrected, with the difference that this would find at "
+    "80% power (exact McNemar; sign flips for means; t by cluster). isheep compare corrects for many tests."
+)
 
 
 class Counts(NamedTuple):
@@ -82,18 +92,48 @@ def truly_right(run: Folder, t: int) -> tuple[list[bool], list[bool]]:
     return [truly_right(pair) for pair in pairs], [truly_right(pair) for pair in data]
 
 
+def result(run: Folder, t: int, benchmark: str) -> dict[str, Any]:
+    """What M^t did on a benchmark; {} where it was not evaluated."""
+    return _json(home(run, t), f"eval/{benchmark}.json")
+
+
 def results(run: Folder, t: int, benchmark: str) -> dict[str, list[bool]]:
     """The items of each score of M^t on a benchmark; nothing where it was not evaluated."""
-    items: dict[str, list[bool]] = _json(home(run, t), f"eval/{benchmark}.json").get("items", {})
+    items: dict[str, list[bool]] = result(run, t, benchmark).get("items", {})
     return items
 
 
-def table(recipe: Recipe, run: Folder) -> Table:
-    """One column for the base and one for each iteration that has begun."""
-    models = [0, *(t for t in range(1, recipe.iterations + 1) if (run / f"iter-{t}").path.exists())]
-    columns = (Column(name, no_wrap=True) for name in ("", *(f"iter {t}" if t else "base" for t in models)))
-    title = escape(f"{recipe.model}: {run.path}")
-    shown = Table(*columns, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+def benchmarks(recipe: Recipe, run: Folder, models: Sequence[int]) -> list[str]:
+    """The recipe's benchmarks, then others that these models were evaluated on."""
+    evaluated = [home(run, t).path / "eval" for t in models]
+    there = {path.stem for folder in evaluated for path in folder.glob("*.json")}
+    there |= {name for name in BENCHMARKS if any((folder / f"{name}.json").exists() for folder in evaluated)}
+    ours = [one.name for one in recipe.evaluation]
+    return [*ours, *sorted(there - {*ours})]
+
+
+def table(recipe: Recipe, run: Folder) -> Group:
+    """A column for the base and one for each iteration that has begun, in as many tables as they need."""
+    models = begun(recipe, run)
+    names = benchmarks(recipe, run, models)
+    notes = {f"{name}: {note}": None for name in names for t in models if (note := result(run, t, name).get("note"))}
+    shown = [_block(recipe, run, block, names) for block in blocks(models, BESIDE)]
+    return Group(*shown, *(Text(note) for note in notes), *([Text(LEGEND, style="dim")] if names else []))
+
+
+def begun(recipe: Recipe, run: Folder) -> list[int]:
+    """The base, and each iteration that has begun."""
+    return [0, *(t for t in range(1, recipe.iterations + 1) if (run / f"iter-{t}").path.exists())]
+
+
+def blocks(models: Sequence[int], size: int) -> Iterator[list[int]]:
+    """`size` iterations at a time, each time beside the base."""
+    for start in range(1, max(2, len(models)), size):
+        yield [models[0], *models[start : start + size]]
+
+
+def _block(recipe: Recipe, run: Folder, models: Sequence[int], names: Sequence[str]) -> Table:
+    shown = empty(escape(f"{recipe.model}: {run.path}"), models)
     if recipe.response.prompt == "instances":
         of_tasks = [told(run, t) for t in models]
         for name, label in zip(Told._fields, ("classification", "kind unreadable", "no instance"), strict=True):
@@ -102,39 +142,95 @@ def table(recipe: Recipe, run: Folder) -> Table:
     for name, label in ROWS.items():
         if name != "unanswered" or any(row.unanswered is not None for row in by_model):
             shown.add_row(label, *(_count(row, name) for row in by_model))
-    names = [one.name for one in recipe.evaluation]
-    if "lamb" in names:
+    if "lamb" in [one.name for one in recipe.evaluation]:
         shown.add_section()
         shares = [truly_right(run, t) for t in models]
-        shown.add_row("right of written", *(_share(written) for written, _ in shares))
-        shown.add_row("right of kept", *(_share(chosen) for _, chosen in shares))
+        shown.add_row("right of written", *(figures.figure(written) for written, _ in shares))
+        shown.add_row("right of kept", *(figures.figure(chosen) for _, chosen in shares))
     for benchmark in names:
         shown.add_section()
-        base, *later = (results(run, t, benchmark) for t in models)
-        shown.add_row(f"{benchmark} (chat: {recipe.chat})", style="bold")
-        for score, items in base.items():
-            after = [other.get(score) for other in later]
-            shown.add_row(score, *(_share(row) for row in [items, *after]))
-            shown.add_row("  p against base", "", *(_p(items, row) for row in after), style="dim")
-    shown.caption = "shares in % with 95% Wilson intervals; p: exact McNemar over the same items" if names else None
+        add_scores(shown, benchmark, [result(run, t, benchmark) for t in models])
     return shown
+
+
+def empty(title: str, models: Sequence[int]) -> Table:
+    """A table with a column for each model."""
+    columns = [Column("", no_wrap=True), *(Column(f"iter {t}" if t else "base") for t in models)]
+    return Table(*columns, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def add_scores(shown: Table, benchmark: str, found: Sequence[dict[str, Any]]) -> None:
+    """A benchmark's rows: the templates, then each score, and how the models after the first compare with it."""
+    shown.add_row(benchmark, *(escape(one.get("template", "")) for one in found), style="bold")
+    for score in dict.fromkeys(score for one in found for score in one.get("items", {})):
+        rows = [one.get("items", {}).get(score) for one in found]
+        groups = [one.get("clusters", {}).get(score) for one in found]
+        shown.add_row(score, *map(figures.figure, rows, groups))
+        if any(None in row for row in rows if row):
+            shown.add_row("  unreadable", *("" if row is None else str(row.count(None)) for row in rows))
+        if rows[0] and any(rows[1:]):
+            same = [row and one.get("asked") == found[0].get("asked") for row, one in zip(rows, found, strict=True)]
+            tests = [compare(rows[0], row, groups[0]) if like else None for row, like in zip(rows, same, strict=True)]
+            cells = [f"{figures.p(one.p)} ({figures.size(one.detectable, rows[0])})" if one else "" for one in tests]
+            shown.add_row("  p against base", "", *cells[1:], style="dim")
+
+
+def breakdowns(recipe: Recipe, run: Folder) -> Group:
+    """How often each kind of item is right, for the benchmarks that have kinds."""
+    models = begun(recipe, run)
+    shown = []
+    for benchmark in benchmarks(recipe, run, models):
+        for block in blocks(models, BESIDE - 1):
+            found = [result(run, t, benchmark).get("by", {}) for t in block]
+            for title in dict.fromkeys(title for by in found for title in by):
+                one = empty(f"{benchmark}: {title}", block)
+                add_kinds(one, [by.get(title, {}) for by in found])
+                shown.append(one)
+    return Group(*shown)
+
+
+def add_kinds(shown: Table, found: Sequence[dict[str, list[int]]]) -> None:
+    """A row for each kind, set in below its group ("keywords", "keywords:existence")."""
+    for kind in dict.fromkeys(kind for by in found for kind in by):
+        group, _, inner = kind.partition(":")
+        shown.add_row(f"  {inner}" if inner else group, *(figures.counted(by.get(kind)) for by in found))
+
+
+def scores(benchmark: str, found: dict[str, Any]) -> Group:
+    """One result by itself, such as that of a file of answers."""
+    shown = Table(Column("", no_wrap=True), "score", "items", title=benchmark, box=SIMPLE_HEAD, pad_edge=False)
+    for score, row in found["items"].items():
+        shown.add_row(score, figures.figure(row, found.get("clusters", {}).get(score)), str(len(row)))
+    for title, by in found.get("by", {}).items():
+        shown.add_section()
+        shown.add_row(title, style="bold")
+        for kind, (_, total) in by.items():
+            group, _, inner = kind.partition(":")
+            shown.add_row(f"  {inner}" if inner else group, figures.counted(by[kind]), str(total))
+    return Group(shown, *([Text(f"{benchmark}: {found['note']}")] if "note" in found else []))
 
 
 def comparison(recipes: Mapping[str, Recipe], out: Path) -> Table:
     """The runs of a sweep side by side: a row for each model that is there, with the first score of each benchmark."""
     names = list(dict.fromkeys(one.name for recipe in recipes.values() for one in recipe.evaluation))
     heads = [Column("setting", overflow="fold", min_width=10), Column("iter", no_wrap=True), Column("kept")]
-    heads += [Column("rows", no_wrap=True), *(Column(f"{name} %", overflow="fold") for name in names)]
+    heads += [Column("rows", no_wrap=True), *(Column(name, overflow="fold") for name in names)]
     shown = Table(*heads, title=escape(str(out)), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    templates: dict[str, dict[str, None]] = {name: {} for name in names}
     for setting, recipe in recipes.items():
         run, name_once = Folder(out / setting, out / setting), iter([escape(setting)])
         for t in range(recipe.iterations + 1):
-            scores = [next(iter(results(run, t, name).values()), None) for name in names]
+            found = [result(run, t, name) for name in names]
+            scores = [next(iter(one.get("items", {}).values()), None) for one in found]
+            for name, one in zip(names, found, strict=True):
+                templates[name] |= {one["template"]: None} if "template" in one else {}
             if home(run, t).has("adapter") or any(scores):
                 rows = counts(run, t)
                 numbers = _count(rows, "kept"), _count(rows, "trained")
-                shown.add_row(next(name_once, ""), str(t) if t else "base", *numbers, *map(_share, scores))
-    shown.caption = "rows: trained on; a benchmark's first score, with its 95% Wilson interval" if names else None
+                cells = (figures.figure(score) for score in scores)
+                shown.add_row(next(name_once, ""), str(t) if t else "base", *numbers, *cells)
+    asked = "; ".join(f"{name} ({', '.join(templates[name])})" for name in names if templates[name])
+    shown.caption = escape(f"rows: trained on; first score of each, shares in %; templates: {asked}") if names else None
     return shown
 
 
@@ -144,17 +240,6 @@ def _count(row: Counts | Told, name: str) -> str:
     written = row.written if isinstance(row, Counts) else None
     share = f" ({number / written:.0%})" if name == "kept" and number is not None and written else ""
     return "-" if number is None else f"{number}{share}"
-
-
-def _share(items: list[bool] | None) -> str:
-    if not items:
-        return ""
-    low, high = wilson(sum(map(bool, items)), len(items))
-    return f"{100 * sum(map(bool, items)) / len(items):.3g} [{100 * low:.0f},{100 * high:.0f}]"
-
-
-def _p(before: list[bool], after: list[bool] | None) -> str:
-    return "" if not after else "<0.0001" if (p := mcnemar(before, after)) < 1e-4 else f"{p:.4f}"
 
 
 def _json(folder: Folder, name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from isheep import assess
 from isheep.algorithm import align
+from isheep.benchmarks import prompts
 from isheep.chat import load_chat
 from isheep.checkpoint import check_device
 from isheep.errors import UserError
@@ -68,7 +69,10 @@ def conduct(recipe: Recipe, out: Path, twin: Callable[[str], Path | None] = lamb
 
 
 def ready(recipe: Recipe, out: Path) -> None:
-    """Raises UserError where a run of this recipe in the folder `out` can't work, before weights are loaded for it."""
+    """Raises UserError where a run of this recipe in the folder `out` can't work, before weights are loaded for it.
+
+    A run that is begun has passed: what its benchmarks ask is not read again before it is needed.
+    """
     check(out, recipe)
     check_device(recipe.machine.device)
     chat = load_chat(recipe.chat, recipe.model)
@@ -76,6 +80,8 @@ def ready(recipe: Recipe, out: Path) -> None:
     for one in recipe.variants:
         if one.assessment:
             assess.check(one.assessment, chat)
+    if not (out / "recipe.yaml").exists():
+        prompts(recipe.evaluation)
 
 
 def sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:

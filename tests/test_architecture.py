@@ -15,14 +15,14 @@ HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "lm_e
 FLOORS = [
     {"cli"},
     {"scores"},
-    {"algorithm", "sweep", "evaluate", "summary", "export", "show", "status", "doctor", "talk", "take", "report"}
-    | {"contamination", "judge_health", "health_tables", "annotate", "annotation"},
+    {"algorithm", "sweep", "evaluate", "examine", "summary", "compare", "export", "show", "status", "doctor", "talk"}
+    | {"take", "report", "contamination", "judge_health", "health_tables", "annotate", "annotation"},
     {"synthesize", "topics", "respond", "instances", "assess", "filters", "measure", "benchmarks", "doors"}
     | {"health", "collapse"}
     | {"lamb.pretrain", "lamb.probe"},
     {"engines.transformers", "engines.decode", "engines.fake", "trainers"},
     {"run", "novelty", "overlap", "chat", "checkpoint", "seeds", "lamb", "recipe_files", "judges", "endpoint"},
-    {"conflicts", "recipe", "statistics", "agreement"},
+    {"conflicts", "recipe", "statistics", "agreement", "figures"},
     {"engines", "prompts", "records", "batching", "errors", "files", "progress", "sandbox", "walls"},
 ]
 DOORS = ("engines.transformers", "engines.decode", "trainers", "lamb", "checkpoint", "benchmarks")  # may load torch

@@ -1,4 +1,4 @@
-"""The stages at the engine door: answers, ratings, filters, the loop; and the statistics of the final table."""
+"""The stages at the engine door: answers, ratings, filters, the loop; and the final table."""
 
 import errno
 import json
@@ -25,7 +25,6 @@ from isheep.recipe import Assessment, Contamination, Recipe, Response, Score
 from isheep.records import AssessedPair, Drop, Grade, Model, Pair, Task
 from isheep.respond import respond
 from isheep.run import Folder, writing
-from isheep.statistics import mcnemar, wilson
 
 
 class Chat(NamedTuple):
@@ -425,23 +424,7 @@ def test_interrupted_is_one_line(
     assert (tmp_path / "run" / "iter-1" / "train.json").exists()
 
 
-# --- statistics and the table
-
-
-def test_wilson() -> None:
-    """Newcombe 1998, Table I: 81 of 263."""
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson(0, 0) == (0, 1)
-    assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == 1
-
-
-def test_mcnemar() -> None:
-    """Ten items change, one of them for the worse: p = 2 (1 + 10) / 2^10."""
-    before, after = [False] * 9 + [True] * 6, [True] * 9 + [False] + [True] * 5
-    assert mcnemar(before, after) == pytest.approx(22 / 1024)
-    assert mcnemar([True, False], [True, False]) == 1
-    with pytest.raises(ValueError, match="shorter"):
-        mcnemar([True], [])
+# --- the table
 
 
 def test_the_table(world: World, tmp_path: Path) -> None:

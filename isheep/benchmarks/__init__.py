@@ -3,14 +3,21 @@
 The standard benchmarks are under two protocols, "standard/piqa" and "paper/piqa": modules with a `task(name) -> Part`.
 
 A result has the "template" that the model was asked in and "items": for each score one value per item, in the same
-order for every model: a truth value, a number, or null where there is none (a verdict that can't be read). Where items
-of a score belong together (the constraints of a prompt, the turns of a dialogue) "clusters" names the group of each.
-"note" says what a reader must know, such as "not checked against the original". A benchmark that a recipe's `stop` can
-name also has `validate(exam) -> dict`: other items, and a "score" that is better the higher it is;
-`validation_prompts(data) -> list[str]` are these items.
+order for every model: a truth value, a number, or None where there is none (a verdict that can't be read). Where items
+of a score belong together (the constraints of a prompt, the turns of a dialogue) "clusters" has for that score the
+group of each item. "by" has breakdowns, {title: {kind of item: [right, all]}}. "note" says what a reader must know,
+such as "not checked against the original". What else a module puts there stays in the file.
+
+`prompts` is asked before any model loads: it raises UserError where a run would for the lack of something (data, a
+package), and where data are given to a benchmark that needs none. A benchmark that a recipe's `stop` can name also has
+`validate(exam) -> dict`: other items, and a "score" that is better the higher it is; `validation_prompts(data) ->
+list[str]` are these items. One that can score a file of another program's answers has `responses(data, file, into) ->
+dict`: the same kind of result.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,15 +88,30 @@ class Exam(NamedTuple):
         return self.rater.ask(asked, parameters, self.folder, default, options)
 
     def answers(self, prompts: Sequence[str], sampling: Sampling, name: str = "answers.jsonl") -> list[Answer]:
-        """The model's answers to prompts as it reads them, kept in the benchmark's folder as rows like any other."""
+        """The model's answers to prompts as it reads them, kept in the benchmark's folder as rows like any other.
+
+        Raises UserError where answers to other prompts are kept there: the data have changed.
+        """
 
         def owed(done: list[Answer]) -> Iterator[list[Answer]]:
+            same(done)
             for start in range(len(done), len(prompts), SIZE):
                 some = prompts[start : start + SIZE]
                 found = self.engine.generate(some, sampling, seed_of(self.seed, "eval", name, start))
-                yield [Answer(output=one.text, finish=one.finish, tokens=one.tokens) for one in found]
+                yield [
+                    Answer(prompt=prompt, output=one.text, finish=one.finish, tokens=one.tokens)
+                    for prompt, one in zip(some, found, strict=True)
+                ]
 
-        return self.folder.records(name, Answer, owed, SIZE, len(prompts))
+        def same(rows: list[Answer]) -> list[Answer]:
+            if any(row.prompt != prompt for row, prompt in zip(rows, prompts, strict=False)):
+                raise UserError(
+                    f"{self.folder.path / name} has answers to other prompts: give the data that it was made from, "
+                    f"or delete {self.folder.path} to have it made again"
+                )
+            return rows
+
+        return same(self.folder.records(name, Answer, owed, SIZE, len(prompts)))
 
 
 class Part(NamedTuple):
@@ -107,8 +129,13 @@ def module(name: str) -> Any:
 
 
 def prompts(benchmarks: Sequence[Benchmark]) -> list[str]:
-    """What these benchmarks ask, in the parts that are reported."""
-    return [prompt for one in benchmarks for prompt in module(one.name).prompts(one.data and Path(one.data))]
+    """What these benchmarks ask, in the parts that are reported. Raises UserError where one could not be run."""
+    return [prompt for one in benchmarks for prompt in module(one.name).prompts(Path(one.data) if one.data else None)]
+
+
+def asked(one: Benchmark) -> str:
+    """A digest of what a benchmark asks: the same only for the same items in the same order."""
+    return sha256(json.dumps(prompts([one])).encode()).hexdigest()
 
 
 def validation_prompts(stop: Stop | None) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from isheep.benchmarks import Exam
 from isheep.engines import Completion, Sampling
+from isheep.errors import UserError
 from isheep.lamb.pages import content
 from isheep.lamb.suite import right, suite, validation
 from isheep.lamb.world import Quest
@@ -35,7 +36,10 @@ def validate(exam: Exam) -> dict[str, Any]:
 
 def examine(quests: list[Quest], exam: Exam) -> dict[str, Any]:
     answers = answered(quests, exam, temperature=0.0)
-    return {"template": exam.chat.name, "items": items(quests, answers), "by": breakdown(quests, answers)}
+    prompt_of = [place for place, quest in enumerate(quests) for _ in quest.demands]
+    clusters = {score: prompt_of for score in ("instruction strict", "instruction loose")}
+    found, by = items(quests, answers), breakdown(quests, answers)
+    return {"template": exam.chat.name, "items": found, "clusters": clusters, "by": by}
 
 
 def answered(quests: list[Quest], exam: Exam, temperature: float) -> list[Completion]:
@@ -44,6 +48,8 @@ def answered(quests: list[Quest], exam: Exam, temperature: float) -> list[Comple
 
 
 def prompts(data: Path | None) -> list[str]:
+    if data:
+        raise UserError(f"benchmark lamb needs no data, and {data} is given: leave it out")
     return [content(quest) for quest in suite()]
 
 

@@ -1,0 +1,75 @@
+"""The verb eval: a run's models on benchmarks, whenever one likes; and scoring a file of another program's answers."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from isheep.benchmarks import asked, module
+from isheep.checkpoint import check_device
+from isheep.errors import UserError
+from isheep.evaluate import evaluate, home
+from isheep.files import write_json
+from isheep.recipe import BENCHMARKS, TASKS, Benchmark, Recipe
+from isheep.run import Folder, locked, reading
+from isheep.status import model_at, newest
+
+
+def examine(path: Path, names: Sequence[str], data: Path | None, iteration: int | None) -> tuple[Recipe, Folder]:
+    """Score the base and every iteration of a run (or one of them) on the recipe's benchmarks, or on those named.
+
+    What is there is kept. `data` is for one benchmark, in place of what the recipe names. Raises UserError before a
+    model loads where a benchmark can't be run, or where results on other items are there.
+    """
+    recipe, run = reading(path)
+    wanted = [chosen(name, recipe, data) for name in names] or list(recipe.evaluation)
+    if not wanted:
+        raise UserError(f"the recipe of {path} has no benchmark in evaluation: name one of {', '.join(BENCHMARKS)}")
+    if data and len(names) != 1:
+        raise UserError(f"--data {data} is for one benchmark: name it, and it alone")
+    models = range(newest(recipe, run) + 1) if iteration is None else [iteration]
+    model_at(recipe, run, iteration)  # told before a benchmark is read
+    check_device(recipe.machine.device)
+    for one in wanted:
+        ready(run, one, models)
+    with locked(path) as run:
+        for t in models:
+            evaluate(recipe.model_copy(update={"evaluation": wanted, "stop": None}), run, t, model_at(recipe, run, t))
+    return recipe, run
+
+
+def chosen(name: str, recipe: Recipe, data: Path | None) -> Benchmark:
+    """The benchmark of that name as the recipe has it, with `data` where they are given."""
+    if name in TASKS:
+        raise UserError(f"benchmark {name!r} is there by two protocols: take standard/{name} or paper/{name}")
+    if name not in BENCHMARKS:
+        near = difflib.get_close_matches(name, BENCHMARKS, n=1)
+        ours = f"did you mean {near[0]}?" if near else f"take one of {', '.join(BENCHMARKS)}"
+        raise UserError(f"benchmark {name!r} not found: {ours}")
+    one = next((one for one in recipe.evaluation if one.name == name), Benchmark.model_validate({"name": name}))
+    return one.model_copy(update={"data": str(data)}) if data else one
+
+
+def ready(run: Folder, one: Benchmark, models: Sequence[int]) -> None:
+    """Raises UserError where a benchmark can't be run, or where models were asked other items than these."""
+    files = [home(run, t).path / "eval" / f"{one.name}.json" for t in models]
+    there = [path for path in files if path.exists()]
+    if not one.data and len(there) == len(files):
+        return  # nothing is owed, nothing is said about other data
+    digest = asked(one)
+    for path in there:
+        if Folder(path.parent, run.root).json(path.name, dict).get("asked", digest) != digest:
+            raise UserError(
+                f"{path} is about other items than {one.data or 'those of the benchmark now'}: give the data that it "
+                f"was made from, or delete it and {path.with_suffix('')} in every iteration to score these"
+            )
+
+
+def score(name: str, answers: Path, data: Path | None, into: Path) -> dict[str, Any]:
+    """A benchmark's result on a file of answers, written with what else belongs to it in the folder `into`."""
+    one = chosen(name, Recipe(model="none"), data)
+    if not hasattr(module(name), "responses"):
+        raise UserError(f"benchmark {name!r} can't score a file of answers: leave --responses out, and give a run")
+    result: dict[str, Any] = {"asked": asked(one), **module(name).responses(data, answers, into)}
+    write_json(into / f"{name}.json", result)
+    return result

@@ -1,0 +1,232 @@
+"""The verbs eval and compare on run folders with fakes at the engine's door: what is made, kept, shown and refused."""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from isheep import evaluate
+from isheep.benchmarks import lamb
+from isheep.engines.fake import Fake
+from isheep.lamb.suite import suite
+from isheep.recipe import Recipe
+from isheep.records import Model
+from isheep.run import writing
+from isheep.statistics import compare, estimate, holm, mcnemar, over_seeds
+from tests.test_cli import files, isheep, refused
+
+
+class Chat(NamedTuple):
+    name: str = "qwen"
+    end: str = "<|end|>"
+
+    def prompt(self, content: str) -> str:
+        return f"<|user|>{content}<|answer|>"
+
+
+def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The models that were asked anything, in order; each answers with its own name."""
+    models: list[str] = []
+
+    def open_engine(recipe: Recipe, model: Model) -> Fake:
+        name = model.adapter.parent.name if model.adapter else "base"
+
+        def answer(prompt: str, seed: int) -> str:
+            if name not in models:
+                models.append(name)
+            return f"{name}, {len(prompt)}"
+
+        return Fake(answer)
+
+    monkeypatch.setattr("isheep.evaluate.open_engine", open_engine)
+    monkeypatch.setattr("isheep.evaluate.load_chat", lambda name, model: Chat())
+    monkeypatch.setattr(lamb, "suite", lambda: suite()[:30])
+    return models
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    return fake_models(monkeypatch)
+
+
+def make_run(path: Path, iterations: int = 2, **settings: Any) -> Path:
+    """A run folder up to its adapters."""
+    with writing(path, Recipe.model_validate({"model": "fake", "iterations": iterations, **settings})) as run:
+        for t in range(1, iterations + 1):
+            (run.path / f"iter-{t}" / "adapter").mkdir(parents=True)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run")
+
+
+def narrow(text: str) -> bool:
+    return all(len(line) <= 80 for line in text.splitlines())
+
+
+# --- eval
+
+
+def test_a_benchmark_after_the_fact(asked: list[str], run: Path) -> None:
+    done = isheep("eval", run, "lamb")
+    assert done.code == 0 and asked == ["base", "iter-1", "iter-2"] and narrow(done.out)
+    assert "p against base" in done.out and done.out.count("qwen") == 3
+    before = files(run)
+    assert {f"{name}/eval/lamb.json" for name in ("base", "iter-1", "iter-2")} <= set(before)
+    asked.clear()
+    assert isheep("eval", run, "lamb").out == done.out and not asked and files(run) == before
+    assert "right sampled" in isheep("status", run).out  # though the recipe does not name it
+
+
+def test_only_one_iteration_and_the_recipes_benchmarks(asked: list[str], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", evaluation=["lamb"])
+    assert isheep("eval", run, "--iteration", "1").code == 0 and asked == ["iter-1"]
+    assert isheep("eval", run).code == 0 and asked == ["iter-1", "base", "iter-2"]
+
+
+def test_stopped_and_given_again(asked: list[str], run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Path(shutil.copytree(run, run.with_name("whole")))
+    assert isheep("eval", whole, "lamb").code == 0
+    with monkeypatch.context() as context:
+        real = evaluate.open_engine
+
+        def dies(recipe: Recipe, model: Model) -> Fake:
+            if model.adapter and "iter-1" in str(model.adapter):
+                raise KeyboardInterrupt
+            return real(recipe, model)
+
+        context.setattr(evaluate, "open_engine", dies)
+        assert isheep("eval", run, "lamb").code == 130
+    kept = (run / "base" / "eval" / "lamb.json").stat().st_mtime_ns
+    assert isheep("eval", run, "lamb").code == 0 and files(run) == files(whole)
+    assert (run / "base" / "eval" / "lamb.json").stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "has no benchmark in evaluation: name one of lamb, ifeval"),
+        (("lamp",), "benchmark 'lamp' not found: did you mean lamb?"),
+        (("lamb", "--data", "mine.jsonl"), "benchmark lamb needs no data, and mine.jsonl is given"),
+        (("lamb", "ifeval", "--data", "mine.jsonl"), "--data mine.jsonl is for one benchmark"),
+        (("lamb", "--iteration", "3"), "has no model of iteration 3: give 0 (the base) to 2"),
+        (("lamb", "--out", "there"), "--out is for --responses"),
+    ],
+)
+def test_what_cannot_be_evaluated(asked: list[str], run: Path, words: tuple[str, ...], said: str) -> None:
+    before = files(run)
+    assert said in refused("eval", run, *words) and not asked and files(run) == before
+
+
+def test_a_folder_that_is_no_run_or_in_use(asked: list[str], run: Path, tmp_path: Path) -> None:
+    assert "is not a run folder" in refused("eval", tmp_path, "lamb")
+    assert "give a run folder: isheep eval RUN" in refused("eval")
+    with (run / "lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "is in use by another process" in refused("eval", run, "lamb")
+
+
+# --- what the table shows
+
+
+def keep(run: Path, name: str, benchmark: str, result: dict[str, Any]) -> None:
+    path = run / name / "eval" / f"{benchmark}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result))
+
+
+def test_numbers_unread_items_notes_and_many_iterations(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", iterations=5)
+    for t in range(6):
+        scores = [None if n == t else 5 + (n + t) % 4 for n in range(20)]
+        result = {"template": "[plain]" if t == 0 else "llama3", "items": {"turn 1": scores}, "note": "not checked"}
+        keep(run, f"iter-{t}" if t else "base", "mt_bench", result)
+    shown = isheep("status", run).out
+    assert shown.count("[plain]") == 2 and shown.count("llama3") == 5  # the base stands in both tables
+    assert shown.count("unreadable") == 4 and "6.58 [6.0,7.1]" in shown
+    assert shown.count("mt_bench: not checked") == 1
+    table = shown[: shown.index("seconds")] if "seconds" in shown else shown
+    assert narrow("\n".join(line for line in table.splitlines() if str(tmp_path) not in line)) and "iter 5" in shown
+
+
+# --- compare
+
+
+def items(number: int, right: Callable[[int], bool]) -> list[bool]:
+    return [right(n) for n in range(number)]
+
+
+HALF, MORE = items(100, lambda n: n % 2 == 0), items(100, lambda n: n % 2 == 0 or n % 10 == 1)
+BY_PROMPT = [n // 2 for n in range(100)]
+
+
+def result(values: list[Any], asked: str = "a", template: str = "qwen") -> dict[str, Any]:
+    scores = {"prompt": values, "instruction": values}
+    return {"asked": asked, "template": template, "items": scores, "clusters": {"instruction": BY_PROMPT}}
+
+
+def test_two_iterations_of_a_run(run: Path) -> None:
+    keep(run, "base", "ifeval", result(HALF, template="plain"))
+    keep(run, "iter-1", "ifeval", result(HALF))
+    keep(run, "iter-2", "ifeval", result(MORE))
+    done = isheep("compare", run)
+    plain, by_prompt = compare(HALF, MORE), compare(HALF, MORE, BY_PROMPT)
+    corrected = holm([plain.p, by_prompt.p])
+    assert plain.p == mcnemar(HALF, MORE) and done.code == 0
+    for text in (f"{plain.p:.4f}", f"{by_prompt.p:.4f}", f"Holm {corrected[0]:.4f}", f"Holm {corrected[1]:.4f}"):
+        assert text in done.out
+    assert "+10.0" in done.out and f"({100 * plain.detectable:.1f})" in done.out and "2 tests" in done.out
+    assert "plain" in done.out and "t over clusters" in done.out and "100 items" in done.out
+    assert narrow("\n".join(line for line in done.out.splitlines() if str(run) not in line))
+    assert f"Holm {plain.p:.4f}" in isheep("compare", run, "--score", "ifeval prompt").out  # a family of one
+    assert isheep("compare", run, run, "--iteration", "0", "--iteration", "2").out == done.out
+    assert isheep("compare", run, "--iteration", "2").out == done.out
+    assert "+0.0" in isheep("compare", run, "--iteration", "1").out
+
+
+def test_runs_are_paired_by_seed(tmp_path: Path) -> None:
+    for name, more in (("a", 0), ("b", 10)):
+        for seed in (1, 2, 3):
+            run = make_run(tmp_path / name / f"seed-{seed}", 1, seed=seed)
+            keep(run, "iter-1", "ifeval", result(items(100, lambda n, most=40 + 3 * seed + more * seed: n < most)))
+    make_run(tmp_path / "b" / "seed-4", 1, seed=4)
+    keep(tmp_path / "b" / "seed-4", "iter-1", "ifeval", result(HALF))
+    done = isheep("compare", tmp_path / "a", tmp_path / "b")
+    found = over_seeds([0.43, 0.46, 0.49], [0.53, 0.66, 0.79])
+    assert done.code == 0 and f"{found.p:.4f}" in done.out and "paired t over seeds" in done.out
+    assert "sd 3.0" in done.out and "sd 13.0" in done.out and "+20.0" in done.out and "Holm" in done.out
+    assert "one side only: seeds 4" in done.out and "Seeds are the unit" in " ".join(done.out.split())
+
+
+def test_what_cannot_be_compared(run: Path, tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other")
+    assert "has no results to compare; make them with isheep eval" in refused("compare", run, other)
+    keep(run, "iter-2", "ifeval", result(HALF))
+    keep(other, "iter-2", "lamb", result(HALF))
+    assert "the two have no score in common" in refused("compare", run, other)
+    keep(other, "iter-2", "ifeval", result(HALF, asked="b"))
+    assert "ifeval: the two were asked other items" in refused("compare", run, other)
+    assert "no score 'promt' on both sides: ifeval prompt" in refused("compare", run, run, "--score", "promt")
+    assert "is neither a run folder nor a folder of runs" in refused("compare", run, tmp_path / "nowhere")
+    assert "--iteration is given 3 times" in refused("compare", run, *["--iteration", "1"] * 3)
+    both = tmp_path / "both"
+    for name in ("x", "y"):
+        shutil.copytree(run, both / name)
+    assert "holds two runs with seed 42" in refused("compare", both, both)
+    shutil.rmtree(both / "y")
+    assert "1 seeds in common" in refused("compare", both, both)
+    assert "a run is compared with a run" in refused("compare", run, both)
+
+
+def test_an_unread_item_is_left_out_and_counted(run: Path) -> None:
+    keep(run, "base", "judge", {"items": {"score": [1.0, 2.0, None, 4.0, 5.0]}})
+    keep(run, "iter-2", "judge", {"items": {"score": [2.0, 4.0, 5.0, 7.0, None]}})
+    shown = isheep("compare", run).out
+    assert "3 items" in shown and "2 unread" in shown and "+2.00" in shown and "sign flips" in shown
+    assert f"{estimate([1.0, 2.0, 4.0]).value:.3g} [" in shown

@@ -1,0 +1,386 @@
+"""IFEval: every checker says yes and no, nothing is left to chance, files in the original's format, bad data told."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_seeds import DATA
+
+os.environ.setdefault("NLTK_DATA", str(DATA / "nltk_data"))  # before nltk is imported
+pytest.importorskip("lm_eval", reason="lm_eval[ifeval] is not installed: pip install 'isheep[eval]'")
+
+from isheep.benchmarks import Exam, ifeval  # noqa: E402
+from isheep.benchmarks.ifeval import Item, judged, load, scored, variants  # noqa: E402
+from isheep.chat import load_chat  # noqa: E402
+from isheep.engines.fake import Fake  # noqa: E402
+from isheep.engines.transformers import open_engine  # noqa: E402
+from isheep.errors import UserError  # noqa: E402
+from isheep.records import Model  # noqa: E402
+from isheep.run import Folder  # noqa: E402
+from tests.test_cli import files, isheep, refused  # noqa: E402
+from tests.test_evaluate import fake_models, make_run  # noqa: E402
+
+PUBLIC = DATA / "ifeval" / "input_data.jsonl"
+ROOT = Path(__file__).parents[1]
+
+
+def registry() -> dict[str, Any]:
+    try:
+        return ifeval.checkers()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(autouse=True)
+def _there() -> None:
+    registry()
+
+
+# One item of each kind: its settings, an answer that follows it and one that does not.
+LESS, MORE = {"relation": "less than"}, {"relation": "at least"}
+KINDS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "keywords:existence": ({"keywords": ["wool", "grass"]}, "Wool comes from GRASS.", "Wool comes from sheep."),
+    "keywords:frequency": ({"keyword": "lamb", "frequency": 2, **MORE}, "A lamb, a lamb.", "A lamb."),
+    "keywords:forbidden_words": ({"forbidden_words": ["wolf"]}, "No wolves here.", "No wolf here."),
+    "keywords:letter_frequency": ({"letter": "Z", "let_frequency": 2, "let_relation": "less than"}, "Zoo", "Zigzag"),
+    "language:response_language": (
+        {"language": "de"}, "Das Schaf steht auf der Wiese und frisst das grüne Gras.",
+        "The sheep stands in the meadow and eats the green grass.",
+    ),
+    "length_constraints:number_sentences": ({"num_sentences": 3, **LESS}, "One. Two, Mr. Ram.", "One. Two. Three."),
+    "length_constraints:number_paragraphs": ({"num_paragraphs": 2}, "One\n***\nTwo", "One\n\nTwo"),
+    "length_constraints:number_words": ({"num_words": 4, **MORE}, "one two three four", "one two three"),
+    "length_constraints:nth_paragraph_first_word": (
+        {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "Then"}, "First.\n\nThen, more.", "First.\n\nMore then."
+    ),
+    "detectable_content:number_placeholders": ({"num_placeholders": 2}, "[name] at [place]", "[name] at home"),
+    "detectable_content:postscript": ({"postscript_marker": "P.S."}, "Bye.\nP.S. Baa.", "Bye. PS Baa."),
+    "detectable_format:number_bullet_lists": ({"num_bullets": 2}, "* one\n- two", "* one\n* two\n* three"),
+    "detectable_format:constrained_response": ({}, "Well: My answer is no.", "No."),
+    "detectable_format:number_highlighted_sections": ({"num_highlights": 2}, "*one* and *two*", "*one* and two"),
+    "detectable_format:multiple_sections": (
+        {"section_spliter": "Part", "num_sections": 2}, "Part 1\na\nPart 2\nb", "Part 1\na"
+    ),
+    "detectable_format:json_format": ({}, '```json\n{"sheep": 1}\n```', "{sheep: 1}"),
+    "detectable_format:title": ({}, "<<Wool>>\nText", "<< >>\nText"),
+    "combination:two_responses": ({}, "One\n******\nTwo", "One\n******\nOne"),
+    "combination:repeat_prompt": ({"prompt_to_repeat": "Say baa."}, "say baa. Baa.", "Baa. Say baa."),
+    "startend:end_checker": ({"end_phrase": "Any questions?"}, "Baa. Any questions?", "Any questions? Baa."),
+    "startend:quotation": ({}, '"Baa."', '"Baa.'),
+    "change_case:capital_word_frequency": (
+        {"capital_frequency": 2, "capital_relation": "less than"}, "ONE word", "TWO WORDS"
+    ),
+    "change_case:english_capital": ({}, "THE SHEEP IS IN THE MEADOW AND EATS GRASS", "The sheep is in the meadow."),
+    "change_case:english_lowercase": ({}, "the sheep is in the meadow and eats grass", "The sheep is in the meadow."),
+    "punctuation:no_comma": ({}, "One and two.", "One, two."),
+}  # fmt: skip
+
+
+def item(kind: str, **settings: Any) -> Item:
+    return Item(key=1, prompt="Say baa.", instruction_id_list=[kind], kwargs=[settings])
+
+
+def test_there_is_a_case_for_every_kind() -> None:
+    assert set(KINDS) == set(registry())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_checker_says_yes_and_no(kind: str) -> None:
+    settings, followed, not_followed = KINDS[kind]
+    one = item(kind, **settings)
+    assert judged(one, followed, registry()) == ([True], [True])
+    assert judged(one, not_followed, registry()).strict == [False]
+    assert judged(one, " \n", registry()) == ([False], [False])  # an empty answer follows nothing
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("punctuation:no_comma", "Sure, here it is:\nOne and two."),
+        ("punctuation:no_comma", "One and two.\nThat was it, friend."),
+        ("punctuation:no_comma", "Sure, here:\nOne and two.\nThat was it, friend."),
+        ("detectable_format:json_format", '**{"sheep": 1}**'),
+        ("startend:quotation", 'Sure:\n*"Baa."*\nBye'),
+    ],
+)
+def test_the_loose_reading_forgives(kind: str, answer: str) -> None:
+    assert judged(item(kind), answer, registry()) == ([False], [True])
+
+
+def test_variants() -> None:
+    assert variants("a\n *b*\nc") == ["a\n *b*\nc", "a\n b\nc", "*b*\nc", "b\nc", "a\n *b*", "a\n b", "*b*", "b"]
+
+
+@pytest.mark.parametrize("sign", ["#", "!"])
+def test_a_sign_is_counted_and_no_letter_in_its_place(sign: str) -> None:
+    some = {"letter": sign, "let_frequency": 2}
+    for text, number in ((f"{sign} Baa {sign}", 2), (f"Baa {sign}", 1)):
+        for relation, met in (("at least", number >= 2), ("less than", number < 2)):
+            one = item("keywords:letter_frequency", let_relation=relation, **some)
+            assert judged(one, text, registry()).strict == [met]
+
+
+def test_a_guess_of_the_language_is_the_same_each_time() -> None:
+    """Texts of one word, of which langdetect says now this, now that."""
+    texts = ["banana alpha", "no mi", "sim sala", "Alter Hut", "la le lu", "tango mango"]
+    one = item("language:response_language", language="it")
+    assert len({tuple(judged(one, text, registry()).strict[0] for text in texts) for _ in range(8)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"kwargs": [{"num_words": 3}]}, "leaves something out"),
+        ({"kwargs": [{"num_words": None, "relation": "at least"}]}, "leaves something out"),
+        ({"kwargs": [{"num_words": 3, "relation": "at most"}]}, "relation"),
+        ({"kwargs": [{"words": 3}]}, "unexpected keyword argument 'words'"),
+        ({"kwargs": []}, "its instructions can't be checked: zip"),
+        ({"instruction_id_list": ["length:words"]}, "'length:words' is no instruction of IFEval"),
+        ({"instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": ["(a"]}]}, "can't be checked"),
+        ({"prompt": 3}, "prompt: input should be a valid string"),
+        ({"kwargs": {}}, "kwargs: input should be a valid list"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    good = {
+        "key": 1, "prompt": "Say baa.", "instruction_id_list": ["length_constraints:number_words"],
+        "kwargs": [{"num_words": 3, "relation": "at least", "keyword": None}],
+    }  # fmt: skip
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps(good) + "\n\n" + json.dumps(good | row) + "\n")
+    with pytest.raises(UserError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path} line 3: ") and said in message and "\n" not in message
+    path.write_text(json.dumps(good) + "\n")
+    assert [one.prompt for one in load(path)] == ["Say baa."]  # null settings, as on the hub, are none
+
+
+def test_a_file_that_is_no_data(tmp_path: Path) -> None:
+    for content, said in (("", "holds no prompts"), ("[]\n", "line 1: the line: "), ("{'a'", "line 1: not JSON")):
+        (tmp_path / "input_data.jsonl").write_text(content)
+        with pytest.raises(UserError, match=said):
+            load(tmp_path)  # a folder stands for its input_data.jsonl
+    with pytest.raises(UserError, match="No such file"):
+        load(tmp_path / "nowhere.jsonl")
+
+
+def alone(tmp_path: Path, *words: str, **environment: str) -> str:
+    """The one line of a command in a process of its own."""
+    command = [sys.executable, "-c", "from isheep.cli import main; main()", *words]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def test_what_is_missing_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "mine.jsonl", [row(1)])
+    write(tmp_path / "answers.jsonl", [{"prompt": row(1)["prompt"], "response": "Baa"}])
+    words = ("eval", "--responses", "answers.jsonl", "ifeval")
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    assert "google/IFEval can't be fetched" in (said := alone(tmp_path, *words, **offline))
+    assert "give --data input_data.jsonl" in said
+    empty = {"NLTK_DATA": str(tmp_path), "HOME": str(tmp_path), "http_proxy": "http://127.0.0.1:9"}
+    empty["https_proxy"] = empty["http_proxy"]
+    said = alone(tmp_path, *words, "--data", "mine.jsonl", **empty)
+    assert "punkt_tab" in said and "python -m nltk.downloader" in said and "NLTK_DATA" in said
+
+
+# --- the real prompts
+
+
+@pytest.fixture(scope="module")
+def public() -> list[Item]:
+    if not PUBLIC.is_file():
+        pytest.skip(f"no IFEval prompts: {PUBLIC} (set ISHEEP_DATA)")
+    registry()
+    return load(PUBLIC)
+
+
+def made_up(items: list[Item]) -> list[str]:
+    """Answers that follow some instructions and not others."""
+    rng = random.Random(7)
+    kinds = [text for _, *texts in KINDS.values() for text in texts]
+    answers = []
+    for one in items:
+        text = rng.choice(["\n\n", " ", "\n"]).join(rng.sample(kinds, rng.randint(1, 6)))
+        text = rng.choice([text, text.upper(), text.lower(), f"{one.prompt}\n{text}", f'"{text}"', f"# {text}!", ""])
+        answers.append(f"Sure, here it is:\n{text}" if rng.random() < 0.3 else text)
+    return answers
+
+
+def test_verdicts_are_lm_evals_and_nothing_is_drawn(
+    public: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.tasks.ifeval.utils import process_results
+
+    answers = made_up(public)
+    theirs = [process_results(one.model_dump(), [answer]) for one, answer in zip(public, answers, strict=True)]
+    for name in ("choice", "randint", "sample", "random"):
+        monkeypatch.setattr(random, name, None)
+    ours = [judged(one, answer, registry()) for one, answer in zip(public, answers, strict=True)]
+    assert len(public) == 541 and sum(len(verdict.strict) for verdict in ours) == 834
+    differ = {
+        one.key
+        for one, mine, other in zip(public, ours, theirs, strict=True)
+        if mine != (other["inst_level_strict_acc"], other["inst_level_loose_acc"])
+    }
+    assert differ <= {1122, 1129}
+    assert 100 < sum(sum(verdict.strict) for verdict in ours) < sum(sum(verdict.loose) for verdict in ours) < 800
+    first, again = (scored(public, answers, tmp_path / name) for name in "ab")
+    assert first == again
+    for name in ("eval_results_strict.jsonl", "eval_results_loose.jsonl"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+# --- a file of answers
+
+
+def row(key: int, kind: str = "punctuation:no_comma", **settings: Any) -> dict[str, Any]:
+    return {"key": key, "prompt": f"Do {key}.", "instruction_id_list": [kind], "kwargs": [settings]}
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """Three prompts, the last with two instructions."""
+    both = row(3) | {"instruction_id_list": ["punctuation:no_comma", "startend:quotation"], "kwargs": [{}, {}]}
+    return write(tmp_path / "input_data.jsonl", [row(1), row(2, "startend:quotation"), both])
+
+
+def test_a_file_of_answers(mine: Path, tmp_path: Path) -> None:
+    given = [("Do 2.", '"Baé"'), ("Do 1.", "old, answer"), ("Do 1.", "Here, now:\nBaa"), ("Do 3.", "One, two\nthree")]
+    answers = write(tmp_path / "gpt.jsonl", [{"prompt": prompt, "response": text} for prompt, text in given])
+    done = isheep("eval", "--responses", answers, "ifeval", "--data", tmp_path)
+    assert done.code == 0 and "have no response" not in done.out
+    into = tmp_path / "gpt.ifeval"
+    strict = (into / "eval_results_strict.jsonl").read_text().splitlines()
+    assert strict[1] == (
+        '{"follow_all_instructions": true, "follow_instruction_list": [true], '
+        '"instruction_id_list": ["startend:quotation"], "prompt": "Do 2.", "response": "\\"Ba\\u00e9\\""}'
+    )
+    assert [json.loads(line)["follow_instruction_list"] for line in strict] == [[False], [True], [False, False]]
+    loose = [json.loads(line) for line in (into / "eval_results_loose.jsonl").read_text().splitlines()]
+    assert [verdict["follow_instruction_list"] for verdict in loose] == [[True], [True], [True, False]]
+    assert [verdict["follow_all_instructions"] for verdict in loose] == [True, True, False]
+    result = json.loads((into / "ifeval.json").read_text())
+    assert {name: (sum(row), len(row)) for name, row in result["items"].items()} == {
+        "prompt strict": (1, 3), "instruction strict": (1, 4), "prompt loose": (2, 3), "instruction loose": (3, 4),
+    }  # fmt: skip
+    assert result["clusters"]["instruction loose"] == [1, 2, 3, 3]
+    kinds = {"punctuation": [2, 2], "punctuation:no_comma": [2, 2], "startend": [1, 2], "startend:quotation": [1, 2]}
+    assert result["by"]["instruction loose"] == kinds
+    assert "33.3 [" in done.out and "66.7 [" in done.out and "quotation" in done.out
+    assert all(len(line) <= 80 for line in done.out.splitlines() if "verdicts" not in line)
+
+
+def test_answers_that_are_missing_are_said(mine: Path, tmp_path: Path) -> None:
+    answers = write(tmp_path / "some.jsonl", [{"prompt": f"Do {n}.", "response": "Baa"} for n in (1, 7, 8)])
+    done = isheep("eval", "--responses", answers, "ifeval", "--data", mine, "--out", tmp_path / "out")
+    said = " ".join(done.out.split())
+    assert "2 of 3 prompts have no response and are left out; 2 responses are to other prompts" in said
+    assert len((tmp_path / "out" / "eval_results_strict.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("answers", "words", "said"),
+    [
+        ([{"prompt": "Else", "response": "Baa"}], ["ifeval"], "none of its 1 prompts is one of the 3"),
+        ([{"prompt": "Do 1."}], ["ifeval"], "answers.jsonl line 1: an object with the texts prompt and response"),
+        ([], ["ifeval"], "none of its 0 prompts"),
+        ([], ["lamb"], "benchmark 'lamb' can't score a file of answers"),
+        ([], ["ifevel"], "benchmark 'ifevel' not found: did you mean ifeval?"),
+        ([], ["runs/lamb", "ifeval"], "with --responses give one benchmark and no run"),
+        ([], [], "with --responses give one benchmark and no run"),
+    ],
+)
+def test_answers_that_cannot_be_scored(
+    mine: Path, tmp_path: Path, answers: list[Any], words: list[str], said: str
+) -> None:
+    path = write(tmp_path / "answers.jsonl", answers)
+    assert said in refused("eval", "--responses", path, *words, "--data", mine)
+    assert not (tmp_path / "answers.ifeval").exists()
+
+
+# --- a model
+
+
+def test_a_real_model_is_asked_plainly_or_in_its_template(qwen2: Path, mine: Path, tmp_path: Path) -> None:
+    chat, engine = load_chat("tokenizer", str(qwen2)), open_engine(Model(str(qwen2)), threads=1, device="cpu")
+    for base, name, text in ((True, "plain", "Do 1."), (False, "tokenizer", chat.prompt("Do 1."))):
+        folder = Folder(tmp_path / name, tmp_path)
+        result = ifeval.run(Exam(engine, chat, 1, folder, mine, base))
+        answers = [json.loads(line) for line in (folder.path / "answers.jsonl").read_text().splitlines()]
+        assert result["template"] == name and answers[0]["prompt"] == text
+        assert result["cut off"] == sum(answer["finish"] == "length" for answer in answers)
+        verdicts = (folder.path / "eval_results_strict.jsonl").read_text().splitlines()
+        assert [json.loads(line)["response"] for line in verdicts] == [answer["output"] for answer in answers]
+    engine.close()
+
+
+# --- a run
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    fake_models(monkeypatch)
+    return make_run(tmp_path / "run", iterations=1)
+
+
+def test_other_data_are_refused_where_results_are_there(run: Path, mine: Path, tmp_path: Path) -> None:
+    done = isheep("eval", run, "ifeval", "--data", mine, "--kinds")
+    assert done.code == 0 and "plain" in done.out and "qwen" in done.out and "no_comma" in done.out
+    result = json.loads((run / "iter-1" / "eval" / "ifeval.json").read_text())
+    assert result["template"] == "qwen" and len(result["items"]["instruction strict"]) == 4
+    before = files(run)
+    other = write(tmp_path / "other.jsonl", [row(1), row(4)])
+    assert "is about other items than" in refused("eval", run, "ifeval", "--data", other)
+    assert isheep("eval", run, "ifeval", "--data", tmp_path).code == 0 and files(run) == before
+    (run / "iter-1" / "eval" / "ifeval.json").unlink()
+    (run / "base" / "eval" / "ifeval.json").unlink()
+    write(other, [row(4), row(2), row(1)])
+    assert "answers.jsonl has answers to other prompts" in refused("eval", run, "ifeval", "--data", other)
+    assert isheep("eval", run, "ifeval", "--data", mine).code == 0 and files(run) == before
+
+
+def test_killed_among_its_answers_it_goes_on(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = write(tmp_path / "many.jsonl", [row(n) for n in range(150)])
+    whole = make_run(tmp_path / "whole", iterations=1)
+    assert isheep("eval", whole, "ifeval", "--data", many).code == 0
+    generate, calls = Fake.generate, iter(range(9))
+
+    def dies(self: Fake, *given: Any) -> Any:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return generate(self, *given)
+
+    with monkeypatch.context() as context:
+        context.setattr(Fake, "generate", dies)
+        assert isheep("eval", run, "ifeval", "--data", many).code == 130
+    assert len((run / "base/eval/ifeval/answers.jsonl.part").read_text().splitlines()) == 128
+    assert "in progress: base/eval/ifeval/answers.jsonl, 128 rows" in isheep("status", run).out
+    monkeypatch.setattr(Fake, "generate", lambda self, *given: next(calls) and generate(self, *given))
+    assert isheep("eval", run, "ifeval", "--data", many).code == 0 and next(calls) == 7  # 1 batch owed, and 3 of iter-1
+    assert {name: text for name, text in files(run).items() if "eval" in name} == {
+        name: text for name, text in files(whole).items() if "eval" in name
+    }
+
+
+def test_a_run_asks_for_its_data_before_it_begins(qwen2: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"model: {qwen2}\nevaluation: [{{name: ifeval, data: {tmp_path / 'nowhere.jsonl'}}}]\n")
+    assert "nowhere.jsonl: can't be read: No such file" in refused("run", recipe, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
