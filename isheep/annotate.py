@@ -25,7 +25,7 @@ def annotate(
     """Serve the page until Ctrl-C. Raises UserError where there is nothing to ask, or the port is taken."""
     if compare:
         known = load_seeds(tasks) if tasks else reading(path)[1].read("seeds.jsonl", Seed)
-        plain = [Task.model_validate(seed.model_dump(exclude={"output"})) for seed in known]
+        plain = [Task.model_validate(seed.model_dump(include={"id", "instruction", "input"})) for seed in known]
         desk = to_compare(path, by, compare, plain, pairs)
     else:
         desk = to_rate(path, by, iteration, pairs)

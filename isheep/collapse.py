@@ -63,7 +63,9 @@ def watch(run: Folder, t: int, pairs: Sequence[Pair], language: Language) -> Non
     earlier = {s: found for s in dict.fromkeys((t - 1, 1)) if 0 < s < t and (found := read(run, s))}
 
     def make() -> dict[str, Any]:
-        now = figures(pairs, folder.read("rejected.jsonl", Rejected), language)
+        # Tasks that are another iteration's have no blocks of their own.
+        rejected = folder.read("rejected.jsonl", Rejected) if folder.has("rejected.jsonl") else []
+        now = figures(pairs, rejected, language)
         return {**now, "narrower": list(narrower(now, earlier))}
 
     for line in folder.json("collapse.json", make)["narrower"]:

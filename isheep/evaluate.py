@@ -32,7 +32,7 @@ def evaluate(recipe: Recipe, run: Folder, t: int, model: Model) -> dict[str, Any
                 chat, data = load_chat(recipe.chat, recipe.model), Path(one.data) if one.data else None
                 place = home(run, t) / folder / one.name
                 unsafe, judge = recipe.machine.unsafe_code, open_judge(recipe, one)
-                exam = Exam(engine, chat, recipe.seed, place, data, t == 0, unsafe, one, judge)
+                exam = Exam(engine, chat, recipe.seed, place, data, t == 0, one, judge, unsafe)
                 return {**digest, **getattr(module(one.name), part)(exam)}
 
             return home(run, t).json(f"{folder}/{one.name}.json", make)

@@ -38,7 +38,7 @@ from isheep.health import (
 )
 from isheep.recipe import Assessment, Recipe
 from isheep.records import Answer, AssessedPair, Pair
-from isheep.run import Folder, locked, reading
+from isheep.run import Folder, kept_prompts, locked, reading
 from isheep.status import model_at
 
 
@@ -68,8 +68,9 @@ def examine(path: Path, pairs: int, iteration: int | None) -> list[Found]:
         at = f" of iteration {iteration}" if iteration is not None else ""
         raise UserError(f"{path} has no ratings{at} yet: see isheep status {path}")
     settings = recipe.assessment
-    if run.has("prompts.yaml"):  # rating prompts of the user's own, as they were
-        settings = settings.model_copy(update={"prompt": str(path / "prompts.yaml")})
+    if own := kept_prompts(path).get(settings.prompt):  # rating prompts of the user's own, as they were
+        write_text(path / "health.prompts.yaml", own)
+        settings = settings.model_copy(update={"prompt": str(path / "health.prompts.yaml")})
     found = []
     with locked(path) as run:
         for t in wanted:

@@ -66,7 +66,7 @@ def test_the_verb_prints_all_digits(tmp_path: Path) -> None:
     path.write_text("[3]")
     assert "row 1: found '3'" in refused("scores", path)
     path.write_text('[{"preference": 1},')
-    assert "can't be read as JSON" in refused("scores", path)
+    assert "can't be read as json" in refused("scores", path)
 
 
 def gamed(folder: Path, count: int) -> Path:

@@ -43,9 +43,9 @@ class Exam(NamedTuple):
     folder: Folder  # eval/NAME beside NAME.json: raw answers, judgments
     data: Path | None  # the user's copy of the benchmark's files
     base: bool  # M^0, which no template was taught to
-    unsafe_code: bool = False  # whether code that a model wrote may run where no sandbox holds
     settings: Benchmark | None = None  # the benchmark's entry in the recipe
     judge: Judge | None = None  # who rates the answers, where the benchmark asks one
+    unsafe_code: bool = False  # whether code that a model wrote may run where no sandbox holds
 
     @property
     def template(self) -> str:
