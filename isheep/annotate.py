@@ -36,7 +36,7 @@ def serve(desk: Desk, port: int, console: Console) -> None:
     with Server(desk, port) as server:
         if desk.lost:
             console.print(
-                f"{desk.file}: {desk.lost} lines can't be read and are left out", markup=False, soft_wrap=True
+                f"{desk.file}: lines that can't be read and are left out: {desk.lost}", markup=False, soft_wrap=True
             )
         console.print(f"{desk.done} of {len(desk.questions)} answered; Ctrl-C ends, answers are kept")
         console.print(f"open {server.address}", markup=False, soft_wrap=True)

@@ -22,7 +22,7 @@ def tables(found: Sequence[Found]) -> Iterator[Table | Text]:
     yield from wins(found)
     lost = found[-1]["annotations that can't be read"] if found else 0
     if lost:
-        yield Text(f"annotations: {lost} lines can't be read and are left out", style="yellow")
+        yield Text(f"lines of annotations that can't be read and are left out: {lost}", style="yellow")
 
 
 def scores(found: Sequence[Found]) -> Table:
@@ -61,16 +61,14 @@ def against(found: Sequence[Found]) -> Table:
 
 
 def truth(found: Sequence[Found]) -> Iterator[Table | Text]:
-    shown = _table(
-        "scores and the truth", "truth", "pairs", "right, %", "AUROC", "kept", "right of kept", "kept of right"
-    )
+    shown = _table("scores and the truth", "truth", "pairs", "right, %", "AUROC", "kept", "precision, %", "recall, %")
     for what in dict.fromkeys(name for one in found for name in one["truth"]):
         for one in (one for one in found if what in one["truth"]):
             some = one["truth"][what]
             passing = "-" if some["passing"] is None else str(some["passing"])
             numbers = (str(some["pairs"]), share(some["right"]), figure(some["auroc"]), passing)
             shown.add_row(*_head(one), escape(what), *numbers, share(some["precision"]), share(some["recall"]))
-    shown.caption = "kept: reach the recipe's score filters. An AUROC of 0.5 is a coin's"
+    shown.caption = "kept: by the recipe's score filters; precision: right of kept; recall: kept of right"
     yield shown if shown.row_count else Text("no truth is known: no benchmark with kept answers, and nobody rated\n")
 
 

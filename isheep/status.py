@@ -94,7 +94,7 @@ def variety(recipe: Recipe, run: Folder) -> Iterator[RenderableType]:
             if figure.of != of:
                 of = figure.of
                 shown.add_row(of, style="bold")
-            values = (known[t][name] for t in some)
+            values = (known[t].get(name) for t in some)
             shown.add_row(f"  {figure.label}", *("-" if v is None else figure.form.format(v) for v in values))
         yield shown
     for t, found in known.items():

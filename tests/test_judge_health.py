@@ -236,7 +236,8 @@ def test_people_s_ratings_are_a_truth_and_a_comparison(bench: Bench, tmp_path: P
     assert found[0]["wins"] == [] and [(w["against"], w["tasks"], w["win rate"][0]) for w in found[1]["wins"]] == [
         (0, 4, 0.625)
     ]
-    assert "people choose between answers" in done.out and "1 lines can't be read" in done.out
+    assert "people choose between answers" in done.out and "can't be read and are left out: 1" in done.out
+    assert max(map(len, done.out.splitlines())) <= 80
 
 
 # --- what is kept

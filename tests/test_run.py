@@ -254,7 +254,7 @@ def test_killed_at_every_moment(recipe: str, tmp_path: Path) -> None:
 def test_what_the_undisturbed_run_holds(undisturbed: Path) -> None:
     names = set(tree(undisturbed))
     inside = {"replies.jsonl", "tasks.jsonl", "rejected.jsonl", "pairs.jsonl", "assessed.jsonl", "dropped.jsonl"}
-    inside |= {"perplexity.jsonl", "vectors.jsonl", "train.json", "adapter/weights"}
+    inside |= {"collapse.json", "perplexity.jsonl", "vectors.jsonl", "train.json", "adapter/weights"}
     assert names == {"recipe.yaml", "seeds.jsonl"} | {f"iter-{t}/{name}" for t in (1, 2) for name in inside}
     kept = json.loads((undisturbed / "iter-2" / "train.json").read_text())
     assert 0 < len(kept) < 20 and set(kept[0]) == {"instruction", "input", "output"}
