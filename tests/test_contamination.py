@@ -67,7 +67,7 @@ def test_what_is_counted_and_the_scores_of_both_parts(run: Path) -> None:
     before, done = files(run), isheep("contamination", run)
     assert done.code == 0 and files(run) == before
     counts, scores = done.out.split("scores on the clean")
-    assert "touch one of its 1500 prompts" in counts
+    assert "touch one of its 1000 prompts" in counts
     assert cells(counts, "1") == ["5", "3", "3", "2", "3"]  # rows, touched, exact, kept, prompts
     assert cells(counts, "2") == ["5", "3", "3", "3", "3"]
     assert cells(scores, "right", "1") == ["997", "0", "0.201", "[0,1]", "3", "33.3", "66.7", "[21,94]"]

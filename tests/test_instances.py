@@ -222,7 +222,14 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 SMALL = [
     *("synthesis.tasks=6", "synthesis.size=2", "synthesis.budget=24", "response.size=4", "response.examples=2"),
-    *("response.sampling.max_tokens=12", "training.epochs=1", "training.held_out=0", "evaluation=[]", "filters=[]"),
+    *(
+        "response.sampling.max_tokens=12",
+        "training.epochs=1",
+        "training.held_out=0",
+        "training.keep=last",
+        "evaluation=[]",
+        "filters=[]",
+    ),
 ]
 
 

@@ -231,6 +231,11 @@ def test_it_changes_the_weights(key: str, weights: Callable[..., bytes]) -> None
 ELSEWHERE = {
     "stop.benchmark": "test_sweep.py: what a run stops by",
     "stop.patience": "test_sweep.py: where a run stops",
+    "filters.contamination.ngram": "test_filters.py, test_contamination.py",
+    "filters.contamination.rouge": "test_filters.py, test_contamination.py",
+    **{f"synthesis.topics.{key}": "test_dromedary.py" for key in ("file", "share", "rounds")},
+    "synthesis.tasks_of": "test_dromedary.py",
+    "iteration": "test_dromedary.py",
     "evaluation.name": "test_sweep.py: every recipe on lamb",
     "evaluation.data": "test_sweep.py: what a benchmark is given",
     "evaluation.max_tokens": "test_mt_bench.py, test_alpaca_eval.py",
