@@ -294,10 +294,15 @@ def test_what_cannot_be_asked_is_said(run: Path, models: list[Model], open_page:
 # --- the verb itself
 
 
+def listen() -> None:
+    """A shell that starts something in the background has it ignore Ctrl-C, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(run: Path, *words: str) -> tuple[subprocess.Popen[str], str]:
     """`isheep annotate` as a process, and the address that it prints."""
     command = [sys.executable, "-c", "from isheep.cli import main; main()", "annotate", str(run), *words]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=listen)
     assert process.stdout
     for line in process.stdout:
         if line.startswith("open "):

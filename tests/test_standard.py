@@ -507,7 +507,7 @@ def test_a_run_with_both_protocols(tmp_path: Path) -> None:
     for name, template in (("base", "plain"), ("iter-1", "tokenizer")):
         found = json.loads((tmp_path / "run" / name / "eval" / "paper" / "piqa.json").read_text())
         assert found["template"] == template and found["protocol"] == "paper" and len(found["items"]["accuracy"]) == 2
-    assert "paper/piqa (chat: tokenizer)" in done.out and ("standard/piqa" in done.out) == _has_lm_eval()
+    assert "paper/piqa" in done.out and ("standard/piqa" in done.out) == _has_lm_eval()
     for wrong, said in (("piqa", "take standard/piqa or paper/piqa"), ("paper/pika", "did you mean 'paper/piqa'?")):
         refused = isheep("run", "lamb", "--out", tmp_path / "other", f"evaluation=[{wrong}]")
         assert refused.code == 2 and said in refused.err

@@ -464,6 +464,7 @@ def test_what_a_benchmark_is_given(lab: Lab, tmp_path: Path, monkeypatch: pytest
 
     given: list[Exam] = []
     monkeypatch.setattr(lamb, "run", lambda exam: given.append(exam) or {"items": {}})
+    monkeypatch.setattr(lamb, "prompts", lambda data: [])  # lamb itself needs no data and refuses them
     conduct(recipe(iterations=1, evaluation=[{"name": "lamb", "data": "my/copy"}], seed=5), tmp_path)
     assert [(exam.data, exam.base, exam.seed) for exam in given] == [
         (Path("my/copy"), True, 5),
