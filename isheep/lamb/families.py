@@ -41,7 +41,8 @@ def number_family(
 ) -> Family:
     def wrong(args: Args, rng: Random) -> str:
         right = answer(*map(int, args))
-        near = [n for n in range(max(0, right - 3), right + 4) if n != right]
+        reach = rng.choice((3, 10))
+        near = [n for n in range(max(0, right - reach), right + reach + 1) if n != right]
         choices = [int(a) for a in args if int(a) != right] if name == "larger" else near
         return str(rng.choice(choices or near))
 
@@ -70,10 +71,17 @@ def list_family(name: str, size: tuple[int, int], answer: Callable[[list[str]], 
             return rng.choice([w for w in facts.NUMBERS[2:7] if w != right(args)])
         if name in ("first", "last"):
             return rng.choice([w for w in words if w != right(args)])
-        shuffles = [", ".join(rng.sample(words, len(words))) for _ in range(4)] + [args[0]]
-        return next((s for s in shuffles if s != right(args)), ", ".join(words[:-1]))
+        return next(slip for _ in range(50) if (slip := ", ".join(slipped(words, rng))) != right(args))
 
     return Family(name, sentence, draw, right, wrong, input="{a}", open=True)
+
+
+def slipped(words: list[str], rng: Random) -> list[str]:
+    """A list carelessly written: in some order, and often with a word left out, said twice or taken from elsewhere."""
+    order = rng.choice((words, words[::-1], rng.sample(words, len(words))))
+    place, other = rng.randrange(len(order)), rng.choice([noun for noun in facts.NOUNS if noun not in words])
+    put = rng.choice((order[place : place + 1], order[place : place + 1], [], [other], [other], order[:1]))
+    return order[:place] + put + order[place + 1 :]
 
 
 def following(names: list[str]) -> dict[str, str]:

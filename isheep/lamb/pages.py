@@ -44,6 +44,13 @@ def ignoring(quest: Quest, rng: Random) -> Answer:
     return measured(quest, dress(quest, quest.right, keep, rng), 2)
 
 
+def mistaking(quest: Quest, rng: Random) -> Answer:
+    """The right content with a demand misread: another word, phrase or number, another request repeated."""
+    demands = tuple(Demand(d.kind, rng.choice(CONSTRAINTS[d.kind].values)) for d in quest.demands)
+    misread = quest._replace(request=draw_quest(rng).request) if rng.random() < 0.7 else quest
+    return measured(quest, dress(misread, quest.right, demands, rng), 2)
+
+
 def wrong(quest: Quest, rng: Random) -> Answer:
     """A wrong answer of the right type: the hard case for a judge."""
     return measured(quest, dress(quest, FAMILIES[quest.family].wrong(quest.args, rng), quest.demands, rng), 0)
@@ -108,8 +115,8 @@ def measured(quest: Quest, text: str, content: int, note: str = "") -> Answer:
 Writer = Callable[[Quest, Random], Answer]
 # Shares of the kinds of answers on pages of pairs, and on graded pages.
 WRITTEN: dict[Writer, float] = {
-    good: 0.18,
-    ignoring: 0.36,
+    good: 0.16,
+    ignoring: 0.38,
     wrong: 0.05,
     wrong_type: 0.09,
     off_topic: 0.07,
@@ -119,9 +126,10 @@ WRITTEN: dict[Writer, float] = {
     echo: 0.05,
 }
 GRADED: dict[Writer, float] = {
-    good: 0.34,
-    ignoring: 0.18,
-    wrong: 0.22,
+    good: 0.32,
+    ignoring: 0.13,
+    mistaking: 0.09,
+    wrong: 0.20,
     partial: 0.04,
     wrong_type: 0.06,
     off_topic: 0.03,
@@ -130,6 +138,11 @@ GRADED: dict[Writer, float] = {
     rambling: 0.04,
     echo: 0.02,
 }
+
+
+# What is learned late is practised often: copying a told word or request, and judging lists and sums.
+ASKED = {"include": 3, "repeat": 3}
+JUDGED = {**ASKED, "sum": 5, "first": 3, "last": 3, "reverse": 3, "copy": 4, "larger": 2}
 
 
 def draw_answer(quest: Quest, shares: Mapping[Writer, float], rng: Random) -> Answer:
@@ -209,26 +222,26 @@ def list_page(rng: Random) -> Page:
     prompts = load("synthesis")
     number, blocks = rng.randint(3, 12), []
     for k in range(1, number + 1):
-        quest = draw_quest(rng)
+        quest = draw_quest(rng, often=ASKED)
         instruction, given = (quest.instruction, quest.input) if rng.random() > 0.04 else nonsense(rng)
         blocks.append(fill_prompt(prompts["block"], k=str(k), instruction=instruction, input=given or "<noinput>"))
     return [(prompts["meta"] + "\n\n", 0.0), ("\n".join(blocks) + "\n" + STOP, 1.0)]
 
 
 def chat_page(rng: Random) -> Page:
-    quest = draw_quest(rng)
+    quest = draw_quest(rng, often=ASKED)
     head = SYSTEM + USER if rng.random() < 0.1 else USER
     return [(head + content(quest) + ASSISTANT, 0.1), (draw_answer(quest, WRITTEN, rng).text + END, 1.0)]
 
 
 def raw_page(rng: Random) -> Page:
-    quest = draw_quest(rng)
+    quest = draw_quest(rng, often=ASKED)
     return [(content(quest) + "\n", 0.1), (draw_answer(quest, WRITTEN, rng).text + "\n" + STOP, 1.0)]
 
 
 def principles_page(rng: Random) -> Page:
     """An answer under written principles, with thoughts before it: mostly good, as such pages are."""
-    prompts, quest = load("principles"), draw_quest(rng)
+    prompts, quest = load("principles"), draw_quest(rng, often=ASKED)
     answer = good(quest, rng) if rng.random() < 0.6 else draw_answer(quest, WRITTEN, rng)
     thoughts = " ".join(f"{CONSTRAINTS[d.kind].ifeval.split(':')[1]}." for d in quest.demands) or "useful."
     turn = fill_prompt(prompts["turn"], instruction=content(quest), thoughts=thoughts)
@@ -247,7 +260,7 @@ RATINGS = {  # the paper's rating prompts (file, criterion) and their weights
 def graded_page(rng: Random) -> Page:
     """A pair under one of the paper's rating prompts, its score and a word on why."""
     name, criterion = rng.choices(list(RATINGS), list(RATINGS.values()))[0]
-    quest = draw_quest(rng)
+    quest = draw_quest(rng, often=JUDGED)
     answer = draw_answer(quest, GRADED, rng)
     score, reason = CRITERIA[criterion](quest, answer, rng)
     if rng.random() < 0.02:
@@ -268,7 +281,7 @@ def graded_page(rng: Random) -> Page:
 
 def checked_page(rng: Random) -> Page:
     """Homework ticked off: one task, up to three answers, each marked yes or no for the content."""
-    quest = draw_quest(rng)
+    quest = draw_quest(rng, often=JUDGED)
     page: Page = [("Task: " + content(quest), 0.05)]
     kinds: list[Writer] = [good, wrong, wrong, ignoring, wrong_and_ignoring, partial]
     for _ in range(rng.randint(1, 3)):

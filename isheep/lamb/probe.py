@@ -15,6 +15,7 @@ from isheep.prompts import fill, load
 from isheep.records import Model
 
 FAULTS = {"wrong, same type": wrong, "wrong type": wrong_type, "off topic": off_topic, "runs on": rambling}
+HARD = ("sum", "larger", "first", "last", "reverse", "copy")  # families in which a judge has to work out the answer
 
 
 def probe(checkpoint: Path, pairs: int = 300, threads: int = 1) -> dict[str, Any]:
@@ -41,12 +42,15 @@ def probe(checkpoint: Path, pairs: int = 300, threads: int = 1) -> dict[str, Any
 
 def aurocs(checkpoint: Path, pairs: int) -> dict[str, float]:
     rng, found = Random(99), {}
-    quests = [draw_quest(rng) for _ in range(pairs)]
+    quests = [draw_quest(rng, often=dict.fromkeys(HARD, 4)) for _ in range(pairs)]
     fine = [(quest, good(quest, rng)) for quest in quests]
     sure = expected(checkpoint, fine, "quality")
     for name, fault in FAULTS.items():
         faulty = [(quest, answer) for quest in quests if (answer := fault(quest, rng)).note != "right"]
-        found[f"quality, {name}"] = auroc(sure, expected(checkpoint, faulty, "quality"))
+        doubtful = expected(checkpoint, faulty, "quality")
+        found[f"quality, {name}"] = auroc(sure, doubtful)
+        if fault is wrong:
+            found |= by_family(fine, sure, faulty, doubtful)
     asked = [quest for quest in quests if quest.demands]
     met = [(quest, good(quest, rng)) for quest in asked]
     missed = [(quest, answer) for quest in asked if (answer := ignoring(quest, rng)).met < 1]
@@ -54,6 +58,20 @@ def aurocs(checkpoint: Path, pairs: int) -> dict[str, float]:
         expected(checkpoint, met, "following"), expected(checkpoint, missed, "following")
     )
     return found
+
+
+def by_family(
+    fine: list[tuple[Quest, Answer]], sure: list[float], faulty: list[tuple[Quest, Answer]], doubtful: list[float]
+) -> dict[str, float]:
+    """The AUROC of wrong answers of the same type in each hard family: one over all families hides where it is .5."""
+
+    def of(family: str, pairs: list[tuple[Quest, Answer]], scores: list[float]) -> list[float]:
+        return [score for (quest, _), score in zip(pairs, scores, strict=True) if quest.family == family]
+
+    return {
+        f"quality, wrong, same type, {family}": auroc(of(family, fine, sure), of(family, faulty, doubtful))
+        for family in HARD
+    }
 
 
 def expected(checkpoint: Path, pairs: list[tuple[Quest, Answer]], criterion: str) -> list[float]:

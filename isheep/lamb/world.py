@@ -8,14 +8,18 @@ occur in the corpus, nor in each other.
 
 import re
 import zlib
+from collections.abc import Iterable, Mapping
 from functools import cache
 from random import Random
+from types import MappingProxyType
 from typing import NamedTuple
 
 from isheep.lamb import facts
 from isheep.lamb.constraints import CONFLICTS, CONSTRAINTS
 from isheep.lamb.families import FAMILIES, Args, Family
 from isheep.lamb.phrasings import PARTS, Part
+
+EVENLY: Mapping[str, int] = MappingProxyType({})
 
 
 class Demand(NamedTuple):
@@ -50,14 +54,17 @@ def part_of(args: Args) -> Part:
     return parts.get(zlib.crc32("|".join(args).encode()) % 8, "corpus")
 
 
-def draw_quest(rng: Random, part: Part = "corpus") -> Quest:
-    """A quest in the phrasings (and, where the family is open, with the arguments) of one part."""
-    family = FAMILIES[rng.choice(list(FAMILIES))]
+def draw_quest(rng: Random, part: Part = "corpus", often: Mapping[str, int] = EVENLY) -> Quest:
+    """A quest in the phrasings (and, where the family is open, with the arguments) of one part.
+
+    `often` says how many times as often as the others some families and constraints are drawn.
+    """
+    family = FAMILIES[rng.choice(weighted(FAMILIES, often))]
     args = family.draw(rng)
     while family.open and part_of(args) != part:
         args = family.draw(rng)
     request = fill(rng.choice(family.phrasings[part]), args)
-    demands = draw_demands(rng, family)
+    demands = draw_demands(rng, family, often)
     parts = [request]
     for demand in demands:
         constraint = CONSTRAINTS[demand.kind]
@@ -65,14 +72,19 @@ def draw_quest(rng: Random, part: Part = "corpus") -> Quest:
     return Quest(family.name, args, demands, request, " ".join(parts), fill(family.input, args))
 
 
-def draw_demands(rng: Random, family: Family) -> tuple[Demand, ...]:
+def draw_demands(rng: Random, family: Family, often: Mapping[str, int] = EVENLY) -> tuple[Demand, ...]:
     number = rng.choices((0, 1, 2), (30, 50, 20))[0]
     while True:
-        kinds = rng.sample(list(CONSTRAINTS), number)
+        kinds = rng.sample(weighted(CONSTRAINTS, often), number)
         wordless = family.name in ("sum", "larger") and {"upper", "lower"} & set(kinds)
         fixed = family.name == "write" and {"few", "forbid"} & set(kinds)
-        if not wordless and not fixed and frozenset(kinds) not in CONFLICTS:
+        if len(set(kinds)) == number and not wordless and not fixed and frozenset(kinds) not in CONFLICTS:
             return tuple(Demand(kind, rng.choice(CONSTRAINTS[kind].values)) for kind in kinds)
+
+
+def weighted(names: Iterable[str], often: Mapping[str, int]) -> list[str]:
+    """Each name as many times as it is to be drawn."""
+    return [name for name in names for _ in range(often.get(name, 1))]
 
 
 def fill(template: str, args: Args, y: str = "") -> str:
