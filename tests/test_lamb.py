@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from isheep.lamb import SEEDS
 from isheep.lamb.constraints import CONSTRAINTS
 from isheep.lamb.families import FAMILIES
-from isheep.lamb.pages import GRADED, SCORE, content, draw_answer, pages, quality
+from isheep.lamb.pages import GRADED, SCORE, content, draw_answer, mistaking, pages, quality
 from isheep.lamb.phrasings import PARTS, Part
 from isheep.lamb.suite import seed_tasks, suite, truly_right, validation
 from isheep.lamb.world import Quest, draw_quest, dress, part_of, right_answer, understand
@@ -92,6 +92,23 @@ def test_grades_depend_on_the_truth() -> None:
         scores[answer.note == "right"].append(quality(quest, answer, rng)[0])
     mean = {right: sum(some) / len(some) for right, some in scores.items()}
     assert mean[True] > mean[False] + 3
+
+
+def test_families_and_constraints_can_be_drawn_more_often() -> None:
+    rng, often = Random(5), {"sum": 21, "include": 10}
+    drawn = [draw_quest(rng, often=often) for _ in range(2000)]
+    assert 0.4 < sum(quest.family == "sum" for quest in drawn) / len(drawn) < 0.6
+    asked = [demand.kind for quest in drawn for demand in quest.demands]
+    assert asked.count("include") > 4 * max(asked.count(kind) for kind in CONSTRAINTS if kind != "include")
+
+
+def test_a_misread_demand_is_seen_by_the_grade() -> None:
+    rng, missed = Random(5), 0
+    for quest in (draw_quest(rng, often={"include": 30}) for _ in range(300)):
+        answer = mistaking(quest, rng)
+        assert answer.content == 2 and (answer.met < 1) == (not all(quest.followed(answer.text)))
+        missed += answer.met < 1
+    assert missed > 100
 
 
 def test_the_corpus_is_seeded() -> None:
