@@ -77,7 +77,7 @@ def unknowing(quest: Quest, rng: Random) -> Answer:
 
 def rambling(quest: Quest, rng: Random) -> Answer:
     """An answer that runs on into further tasks or says itself again."""
-    first = good(quest, rng) if rng.random() < 0.7 else wrong(quest, rng)
+    first = rng.choices((good, ignoring, wrong), (25, 45, 30))[0](quest, rng)
     other = draw_quest(rng)
     more = rng.choice(
         (
@@ -115,15 +115,15 @@ def measured(quest: Quest, text: str, content: int, note: str = "") -> Answer:
 Writer = Callable[[Quest, Random], Answer]
 # Shares of the kinds of answers on pages of pairs, and on graded pages.
 WRITTEN: dict[Writer, float] = {
-    good: 0.16,
-    ignoring: 0.38,
+    good: 0.12,
+    ignoring: 0.48,
     wrong: 0.05,
-    wrong_type: 0.09,
-    off_topic: 0.07,
-    unknowing: 0.05,
+    wrong_type: 0.07,
+    off_topic: 0.06,
+    unknowing: 0.04,
     wrong_and_ignoring: 0.05,
-    rambling: 0.10,
-    echo: 0.05,
+    rambling: 0.09,
+    echo: 0.04,
 }
 GRADED: dict[Writer, float] = {
     good: 0.32,
@@ -140,9 +140,9 @@ GRADED: dict[Writer, float] = {
 }
 
 
-# What is learned late is practised often: copying a told word or request, and judging lists and sums.
+# What is learned late is practised often: copying a told word or request, and judging where words must be compared.
 ASKED = {"include": 3, "repeat": 3}
-JUDGED = {**ASKED, "sum": 5, "first": 3, "last": 3, "reverse": 3, "copy": 4, "larger": 2}
+JUDGED = {**ASKED, "end": 2, "sum": 4, "first": 6, "last": 6, "reverse": 4, "copy": 4, "larger": 2, "write": 3}
 
 
 def draw_answer(quest: Quest, shares: Mapping[Writer, float], rng: Random) -> Answer:
@@ -280,18 +280,22 @@ def graded_page(rng: Random) -> Page:
 
 
 def checked_page(rng: Random) -> Page:
-    """Homework ticked off: one task, up to three answers, each marked yes or no for the content."""
+    """Homework ticked off: some answers to a task, each marked yes or no for content and form; some show the key first."""
     quest = draw_quest(rng, often=JUDGED)
-    page: Page = [("Task: " + content(quest), 0.05)]
-    kinds: list[Writer] = [good, wrong, wrong, ignoring, wrong_and_ignoring, partial]
-    for _ in range(rng.randint(1, 3)):
+    key = f"\nKey: {quest.right}"
+    first = rng.random() < 0.3
+    page: Page = [("Task: " + content(quest) + key * first, 0.05)]
+    kinds: list[Writer] = [good, good, wrong, wrong, ignoring, mistaking, wrong_and_ignoring, partial]
+    for _ in range(rng.randint(2, 5)):
         answer = rng.choice(kinds)(quest, rng)
-        verdict, imitate = (" yes", 0.5) if answer.note == "right" else (" no", 0.0)
-        page += [("\nAnswer: ", 0.0), (answer.text, imitate), ("\nRight:", 0.0), (verdict, SCORE)]
-    return [*page, (f"\nKey: {quest.right}\n" + STOP, 0.5)]
+        right, formed = (" yes" if good else " no" for good in (answer.note == "right", answer.met == 1))
+        imitate = 0.5 if answer.note == "right" else 0.0
+        page += [("\nAnswer: ", 0.0), (answer.text, imitate), ("\nRight:", 0.0), (right, SCORE)]
+        page += [("\nForm:", 0.0), (formed, SCORE)] * bool(quest.demands)
+    return [*page, (key * (not first) + "\n" + STOP, 0.5)]
 
 
-PAGES = {graded_page: 0.42, checked_page: 0.20, chat_page: 0.27, raw_page: 0.04, list_page: 0.05, principles_page: 0.02}
+PAGES = {graded_page: 0.36, checked_page: 0.28, chat_page: 0.27, raw_page: 0.04, list_page: 0.03, principles_page: 0.02}
 
 
 def pages(seed: int) -> Iterator[Page]:
