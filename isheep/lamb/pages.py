@@ -280,7 +280,7 @@ def graded_page(rng: Random) -> Page:
 
 
 def checked_page(rng: Random) -> Page:
-    """Homework ticked off: some answers to a task, each marked yes or no for content and form; some show the key first."""
+    """Homework ticked off: answers to a task, each marked yes or no for content and form; some show the key first."""
     quest = draw_quest(rng, often=JUDGED)
     key = f"\nKey: {quest.right}"
     first = rng.random() < 0.3
