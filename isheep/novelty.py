@@ -1,28 +1,20 @@
 """Exact novelty: is a text nearer than a limit, in ROUGE-L F, to anything known?
 
 Self-Instruct (Wang et al. 2023, Section 2.2) keeps an instruction whose ROUGE-L with every known one is at most 0.7.
-ROUGE-L F is 2 LCS / (m + n), which is the normalised Indel similarity of two token sequences: rapidfuzz finds the few
-near pairs, and these alone are decided with the arithmetic of the `rouge_score` package (no stemming), so that
-verdicts at the limit are the same as its own.
+Verdicts are those of the `rouge_score` package without stemming, at the limit too; rows.py finds the near pairs.
 """
 
 import re
 import unicodedata
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, Literal
-
-import numpy as np
-from rapidfuzz.distance import Indel, LCSseq
-from rapidfuzz.process import cdist
+from typing import Literal
 
 from isheep.batching import chunks
+from isheep.rows import BLOCK, Row, Rows, row
 
 Language = Literal["en", "any"]
 
-BLOCK = 256  # texts compared at once: a block times 10,000 known texts is a 10 MB matrix
-SLACK = 1e-3  # how far below the limit a pair still counts as near: far more than float32 loses
 # Thai to Myanmar, Khmer, kana, Han: no spaces between words, so that each character stands as a word
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -47,37 +39,22 @@ def _unicode_word() -> re.Pattern[str]:
     return re.compile(rf"(?:(?![_{UNSPACED}])\w[{marks}]*)+|(?=\w)[{UNSPACED}][{marks}]*")
 
 
-def f_measure(one: Sequence[int], other: Sequence[int]) -> float:
-    """ROUGE-L F of two token sequences, in the float steps of `rouge_score`; 0 where one is empty. Symmetric."""
-    lcs = LCSseq.similarity(one, other)
-    if not lcs:
-        return 0.0
-    precision, recall = lcs / len(one), lcs / len(other)
-    return 2 * precision * recall / (precision + recall)
-
-
-def near(texts: Sequence[str], known: Sequence[str], limit: float, language: Language = "en") -> Iterator[list[int]]:
+def near(texts: Iterable[str], known: Sequence[str], limit: float, language: Language = "en") -> Iterator[list[int]]:
     """For each text in turn the places of all known texts whose F with it is above the limit."""
     ids: dict[str, int] = {}
-    rows = [_encode(text, language, ids) for text in known]
-    for some in chunks(texts, BLOCK):
-        block = [_encode(text, language, ids) for text in some]
-        for row, rivals in zip(block, _near(block, rows, limit), strict=True):
-            yield [k for k in rivals if f_measure(row, rows[k]) > limit]
+    rows = Rows(limit)
+    rows.add([_encode(text, language, ids) for text in known])
+    for found in rows.near([_encode(text, language, ids) for text in texts]):
+        yield [one.place for one in found]
 
 
 def repeated(texts: Sequence[str], limit: float, language: Language = "en") -> list[bool]:
     """For each text whether another one of them is nearer to it than the limit."""
     ids: dict[str, int] = {}
-    rows = [_encode(text, language, ids) for text in texts]
-    found: list[bool] = []
-    for block in chunks(rows, BLOCK):
-        for line in _table(block, rows, limit):
-            here = len(found)
-            line[here] = 0  # itself
-            close = line > limit + SLACK if rows[here] else np.zeros(0)  # no words are near nothing
-            found.append(bool(close.any()) or any(f_measure(rows[here], rows[k]) > limit for k in np.flatnonzero(line)))
-    return found
+    encoded = [_encode(text, language, ids) for text in texts]
+    rows = Rows(limit)
+    rows.add(encoded)
+    return [any(one.place != here for one in found) for here, found in enumerate(rows.near(encoded))]
 
 
 class Pool:
@@ -87,7 +64,8 @@ class Pool:
         self.limit = limit
         self.language: Language = language
         self._ids: dict[str, int] = {}
-        self._known = [_encode(text, language, self._ids) for text in known]
+        self._known = Rows(limit)
+        self._known.add([_encode(text, language, self._ids) for text in known])
 
     def __len__(self) -> int:
         return len(self._known)
@@ -101,33 +79,21 @@ class Pool:
         blocks = ([_encode(text, self.language, self._ids) for text in some] for some in chunks(texts, BLOCK))
         return [verdict for block in blocks for verdict in self._judge(block)]
 
-    def _judge(self, rows: list["array[int]"]) -> list[tuple[int, float] | None]:
-        to_known, to_rows = _near(rows, self._known, self.limit), _near(rows, rows, self.limit)
-        place: dict[int, int] = {}  # of the rows of this block that became known
+    def _judge(self, block: Sequence[Row]) -> list[tuple[int, float] | None]:
+        own = Rows(self.limit)
+        own.add(block)
+        place: dict[int, int] = {}  # of the rows of this block that become known
         verdicts: list[tuple[int, float] | None] = []
-        for i, row in enumerate(rows):
-            rivals = [*to_known[i], *(place[j] for j in to_rows[i] if j in place)]
-            best = max(((f_measure(row, self._known[k]), -k) for k in rivals), default=(0.0, 0))
-            if best[0] > self.limit:
-                verdicts.append((-best[1], best[0]))
-            else:
-                verdicts.append(None)
-                place[i] = len(self._known)
-                self._known.append(row)
+        for i, (before, beside) in enumerate(zip(self._known.near(block), own.near(block), strict=True)):
+            rivals = [*before, *(one._replace(place=place[one.place]) for one in beside if one.place in place)]
+            nearest = max(rivals, key=lambda one: (one.f, -one.place), default=None)
+            verdicts.append(nearest and (nearest.place, nearest.f))
+            if nearest is None:
+                place[i] = len(self._known) + len(place)
+        self._known.add([block[i] for i in place])
         return verdicts
 
 
-def _encode(text: str, language: Language, ids: dict[str, int]) -> "array[int]":
+def _encode(text: str, language: Language, ids: dict[str, int]) -> Row:
     """A number for each word; words not met before are numbered in `ids`."""
-    return array("Q", [ids.setdefault(word, len(ids)) for word in words(text, language)])
-
-
-def _near(rows: Sequence["array[int]"], known: Sequence["array[int]"], limit: float) -> list[list[int]]:
-    """For each row the places in `known` whose F may be above the limit (a few below it are among them)."""
-    return [np.flatnonzero(line).tolist() for line in _table(rows, known, limit)] if known else [[] for _ in rows]
-
-
-def _table(rows: Sequence["array[int]"], known: Sequence["array[int]"], limit: float) -> Any:
-    """F of each row with each known one, about, and 0 where it is not near the limit: float32 (rows, known)."""
-    cut = max(limit - SLACK, 0.0)
-    return cdist(rows, known, scorer=Indel.normalized_similarity, score_cutoff=cut, dtype=np.float32)
+    return row([ids.setdefault(word, len(ids)) for word in words(text, language)])
