@@ -10,6 +10,7 @@ ruled out, and how many bits a print has changes the time alone.
 
 import math
 import os
+import sys
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -85,19 +86,14 @@ class Rows:
     def __len__(self) -> int:
         return len(self._words)
 
-    def words(self, place: int) -> Any:
-        return self._words[place]
-
     def add(self, some: Sequence[Row]) -> None:
-        for one in some:
-            if length := len(one.words):  # no words are near nothing
-                shelf = self._shelves.get(length) or self._new(length)
-                prints = _prints([one])
-                shelf.places.append(len(self._words))
-                shelf.prints.extend(prints[0].tolist())
-                for fold, part in zip(shelf.folds, _fold(prints, len(shelf.folds))[0].tolist(), strict=True):
-                    fold.append(part)
-            self._words.append(one.words)
+        for length, own, prints in _by_length(some):
+            shelf = self._shelves.get(length) or self._new(length)
+            shelf.places.frombytes((own + len(self)).tobytes())
+            shelf.prints.frombytes(prints.tobytes())
+            for fold, part in zip(shelf.folds, _fold(prints, len(shelf.folds)).T, strict=True):
+                fold.frombytes(part.tobytes())
+        self._words += [one.words for one in some]
 
     def _new(self, length: int) -> Shelf:
         width = 1
@@ -117,10 +113,7 @@ class Rows:
             yield from self._near(block)
 
     def _near(self, some: Sequence[Row]) -> list[list[Near]]:
-        by_length: dict[int, list[int]] = defaultdict(list)
-        for i, one in enumerate(some):
-            by_length[len(one.words)].append(i)
-        groups = [(n, np.array(own), _prints([some[i] for i in own])) for n, own in by_length.items() if n]
+        groups = _by_length(some)
 
         def look(m: int) -> list[tuple[int, Near]]:
             return list(self._decided(some, self._possible(groups, m)))
@@ -144,9 +137,12 @@ class Rows:
             step = max(1, CELLS // len(own))
             for start in range(0, len(places), step):
                 apart = np.zeros((), np.uint8 if len(folds) < 4 else np.uint16)
-                for k, fold in enumerate(folds):
-                    apart = apart + np.bitwise_count(mine[:, k, None] ^ fold[start : start + step])
-                i, k = np.divmod(np.flatnonzero(apart <= most), apart.shape[1])
+                for part, fold in zip(mine.T, folds, strict=True):
+                    apart = apart + np.bitwise_count(part[:, None] ^ fold[start : start + step])
+                found = np.flatnonzero(apart <= most)
+                if not len(found):
+                    continue
+                i, k = np.divmod(found, apart.shape[1])
                 k += start
                 good = np.bitwise_count(full[i] ^ prints.reshape(-1, WORDS)[k]).sum(1, np.uint16) <= most
                 yield own[i[good]], places[k[good]]
@@ -171,9 +167,18 @@ class Rows:
                     yield part[at][0], Near(part[at][1], f)
 
 
-def _prints(some: Sequence[Row]) -> Any:
-    """uint64 (rows, WORDS)."""
-    return np.frombuffer(b"".join(one.print.to_bytes(BITS // 8, "little") for one in some), "<u8").reshape(-1, WORDS)
+def _by_length(some: Sequence[Row]) -> list[tuple[int, Any, Any]]:
+    """The rows that have words, by their number: (number, places in `some`, prints: uint64 (rows, WORDS))."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for i, one in enumerate(some):
+        if one.words:  # no words are near nothing
+            places[len(one.words)].append(i)
+    return [(length, np.array(own, np.uint64), _prints(some, own)) for length, own in places.items()]
+
+
+def _prints(some: Sequence[Row], places: Sequence[int]) -> Any:
+    whole = b"".join(some[i].print.to_bytes(BITS // 8, sys.byteorder) for i in places)
+    return np.frombuffer(whole, np.uint64).reshape(-1, WORDS)
 
 
 def _fold(prints: Any, width: int) -> Any:
