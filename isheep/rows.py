@@ -27,7 +27,7 @@ BITS = 512  # of a print
 WORDS = BITS // 64
 SPARSE = 5  # bits of a folded print for each word that may be unmatched: fewer let more pairs through
 BLOCK = 1024  # rows looked up at once
-CELLS = 2**17  # pairs of prints compared at once: what is written of them stays in a core's cache
+CELLS = 2**15  # pairs of prints compared at once: what is written of them stays in a core's cache
 PAIRS = 2**15  # pairs decided at once
 LARGE = 2**22  # pairs from which on threads pay
 SLACK = 1e-3  # far more than any float here loses: what is nearer to the limit is decided exactly
@@ -136,10 +136,10 @@ class Rows:
             mine = _fold(full, len(folds))
             step = max(1, CELLS // len(own))
             for start in range(0, len(places), step):
-                apart = np.zeros((), np.uint8 if len(folds) < 4 else np.uint16)
+                apart: Any = np.zeros((), np.uint8 if len(folds) < 4 else np.uint16)
                 for part, fold in zip(mine.T, folds, strict=True):
                     apart = apart + np.bitwise_count(part[:, None] ^ fold[start : start + step])
-                found = np.flatnonzero(apart <= most)
+                found: Any = np.flatnonzero(apart <= most)
                 if not len(found):
                     continue
                 i, k = np.divmod(found, apart.shape[1])
