@@ -6,12 +6,13 @@ Verdicts are those of the `rouge_score` package without stemming, at the limit t
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Literal
 
-from isheep.batching import chunks
-from isheep.rows import BLOCK, Row, Rows, row
+from isheep.batching import batched, chunks
+from isheep.rows import BLOCK, Near, Row, Rows, row
 
 Language = Literal["en", "any"]
 
@@ -44,17 +45,35 @@ def near(texts: Iterable[str], known: Sequence[str], limit: float, language: Lan
     ids: dict[str, int] = {}
     rows = Rows(limit)
     rows.add([_encode(text, language, ids) for text in known])
-    for found in rows.near([_encode(text, language, ids) for text in texts]):
-        yield [one.place for one in found]
+    for block in batched(texts, BLOCK):
+        for found in rows.near([_encode(text, language, ids) for text in block]):
+            yield [one.place for one in found]
 
 
-def repeated(texts: Sequence[str], limit: float, language: Language = "en") -> list[bool]:
-    """For each text whether another one of them is nearer to it than the limit."""
-    ids: dict[str, int] = {}
-    encoded = [_encode(text, language, ids) for text in texts]
-    rows = Rows(limit)
-    rows.add(encoded)
-    return [any(one.place != here for one in found) for here, found in enumerate(rows.near(encoded))]
+def repeated(
+    texts: Sequence[str], limit: float, language: Language = "en", among: Iterable[str] | None = None
+) -> list[bool]:
+    """For each text whether another one is nearer to it than the limit: another of them, or of `among`, where that is
+    given; they are among it then, each once.
+
+    Texts that a pool refuses have another, and so has what they are near to. The others of the pool are not near each
+    other, so that only what is not in it can be near them; where all is alike these are few.
+    """
+    kept: list[int] = []
+    found = [False] * len(texts)
+    for here, verdict in enumerate(Pool([], limit, language).novel(texts)):
+        if verdict is None:
+            kept.append(here)
+        else:
+            found[here] = found[kept[verdict[0]]] = True
+    alone = [here for here in kept if not found[here]]
+    rest = (text for text, refused in zip(texts, found, strict=True) if refused)
+    hits: Counter[int] = Counter()
+    for places in near(rest if among is None else among, [texts[here] for here in alone], limit, language):
+        hits.update(places)
+    for place, count in hits.items():
+        found[alone[place]] = count > (among is not None)  # itself is among them
+    return found
 
 
 class Pool:
@@ -80,12 +99,15 @@ class Pool:
         return [verdict for block in blocks for verdict in self._judge(block)]
 
     def _judge(self, block: Sequence[Row]) -> list[tuple[int, float] | None]:
+        before = list(self._known.near(block))
+        fresh = [i for i, rivals in enumerate(before) if not rivals]  # the others don't become known
         own = Rows(self.limit)
-        own.add(block)
-        place: dict[int, int] = {}  # of the rows of this block that become known
+        own.add([block[i] for i in fresh])
+        place: dict[int, int] = {}  # of the rows of this block that became known
         verdicts: list[tuple[int, float] | None] = []
-        for i, (before, beside) in enumerate(zip(self._known.near(block), own.near(block), strict=True)):
-            rivals = [*before, *(one._replace(place=place[one.place]) for one in beside if one.place in place)]
+        for i, beside in enumerate(own.near(block)):
+            new = ((place.get(fresh[one.place]), one.f) for one in beside)
+            rivals = [*before[i], *(Near(known, f) for known, f in new if known is not None)]
             nearest = max(rivals, key=lambda one: (one.f, -one.place), default=None)
             verdicts.append(nearest and (nearest.place, nearest.f))
             if nearest is None:
