@@ -1,20 +1,28 @@
-"""How fast is exact novelty? Pool against the way of Stanford Alpaca, in one run, on one thread.
+"""How fast is exact novelty? One pool that grows, and the way of Stanford Alpaca beside it.
 
-    OMP_NUM_THREADS=1 python benchmarks/novelty.py [texts, 10000] [texts for Alpaca's way, 300]
+    python benchmarks/novelty.py [--most 50000] [--alpaca 300]     # --most 500000: the whole curve
+
+The pool is asked about `--most` made-up instructions in turn, as a synthesis asks it, and stands in the table at each
+size on the way there. CPU seconds are those of all threads (OMP_NUM_THREADS, or all cores), so they hold on a busy
+machine too; divided by the threads they are the least wall time.
 
 Alpaca's way scores a new instruction against every known one with rouge_score's LCS, which is written in Python. That
-would take the better part of an hour, so it runs on the first few hundred texts, where its verdicts are compared too,
-and its time for all of them is the measured time per pair times the number of pairs: "extrapolated" in the table.
+would take hours, so it runs on the first `--alpaca` instructions, where its verdicts are compared too, and its time for
+more is the measured time per pair times the number of pairs.
 """
 
+import argparse
 import random
-import sys
+import resource
 import time
 
 from rouge_score import rouge_scorer
 
 from isheep.novelty import Pool, words
+from isheep.rows import threads
 
+SIZES = (1_000, 5_000, 10_000, 50_000, 100_000, 200_000, 500_000)
+NAMES = 20_000  # different invented names, drawn by Zipf's law
 LIMIT = 0.7
 
 
@@ -46,12 +54,20 @@ ENDS = parts("""|in no more than fifty words|using only simple words|and give on
 SYLLABLES = parts("""ba|cor|den|el|fi|gran|hol|is|jo|kel|lu|mar|nor|os|pe|quin|ri|sol|ta|ul|ver|wes|yn|zan""")
 
 
+def name(rng: random.Random) -> str:
+    """An invented name: the n-th is drawn 1/n as often as the first."""
+    own = random.Random(int(NAMES ** rng.random()))
+    return "".join(own.choices(SYLLABLES, k=own.randint(2, 4)))
+
+
 def instruction(rng: random.Random) -> str:
     """A command of 5 to 40 words: a form, one to three topics, and perhaps a place, readers and a demand."""
     topic = " and ".join(f"{rng.choice(KINDS)} {rng.choice(TOPICS)}" for _ in range(rng.randint(1, 3)))
-    place = f"in {''.join(rng.choices(SYLLABLES, k=3))} around {rng.randint(1800, 2030)}" if rng.random() < 0.7 else ""
+    place = f"in {name(rng)} around {rng.randint(1800, 2030)}" if rng.random() < 0.7 else ""
+    about = f"for {name(rng)} and {name(rng)}" if rng.random() < 0.5 else ""
     return " ".join(
-        f"{rng.choice(VERBS)} {rng.choice(FORMS)} {topic} {place} {rng.choice(PEOPLE)} {rng.choice(ENDS)}".split()
+        f"{rng.choice(VERBS)} {rng.choice(FORMS)} {topic} {about} {place} {rng.choice(PEOPLE)} "
+        f"{rng.choice(ENDS)}".split()
     )
 
 
@@ -68,29 +84,39 @@ def by_rouge_score(known: list[str], texts: list[str]) -> tuple[list[bool], int]
     return kept, pairs
 
 
-def main(count: int, few: int) -> None:
+def main(most: int, few: int) -> None:
     rng = random.Random(0)
-    seeds, texts = [instruction(rng) for _ in range(175)], [instruction(rng) for _ in range(count)]
-
-    start = time.process_time()
-    kept = [verdict is None for verdict in Pool(seeds, LIMIT).novel(texts)]
-    ours = time.process_time() - start
+    seeds, texts = [instruction(rng) for _ in range(175)], [instruction(rng) for _ in range(most)]
 
     start = time.process_time()
     theirs_kept, theirs_pairs = by_rouge_score(seeds, texts[:few])
-    theirs = time.process_time() - start
-    pairs = sum(len(seeds) + sum(kept[:i]) for i in range(count))
-    whole = theirs / theirs_pairs * pairs
+    each = (time.process_time() - start) / theirs_pairs
 
-    same = "the same" if theirs_kept == kept[:few] else "DIFFERENT"
-    print(f"{count} instructions, mean {sum(len(words(t)) for t in texts) / count:.1f} words, {sum(kept)} kept")
-    print(f"{'way':<34}{'texts':>8}{'pairs':>13}{'CPU seconds':>12}")
-    print(f"{'isheep.novelty.Pool':<34}{count:>8}{pairs:>13}{ours:>12.1f}")
-    print(f"{'rouge_score, pair by pair':<34}{few:>8}{theirs_pairs:>13}{theirs:>12.1f}")
-    print(f"{'rouge_score, extrapolated':<34}{count:>8}{pairs:>13}{whole:>12.0f}")
-    print(f"ratio {whole / ours:.0f}; verdicts on the first {few}: {same}")
+    mean = sum(len(words(text)) for text in texts[:1000]) / len(texts[:1000])
+    print(f"instructions of {mean:.1f} words; rouge_score takes {1e6 * each:.0f} us a pair; {threads()} threads")
+    print(f"{'texts':>8}{'kept':>8}{'pairs':>9}{'CPU s':>8}{'wall s':>8}{'rouge_score, h':>16}{'ratio':>8}{'MB':>6}")
+    pool, kept, pairs, cpu, wall = Pool(seeds, LIMIT), list[bool](), 0, 0.0, 0.0
+    for size in sorted({size for size in SIZES if size < most} | {most}):
+        before = (time.process_time(), time.perf_counter())
+        verdicts = pool.novel(texts[len(kept) : size])
+        cpu, wall = cpu + time.process_time() - before[0], wall + time.perf_counter() - before[1]
+        known = len(pool) - sum(verdict is None for verdict in verdicts)
+        for verdict in verdicts:
+            pairs += known
+            known += verdict is None
+            kept.append(verdict is None)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        print(
+            f"{size:>8}{sum(kept):>8}{pairs:>9.1e}{cpu:>8.1f}{wall:>8.1f}{each * pairs / 3600:>16.1f}"
+            f"{each * pairs / cpu:>8.0f}{peak:>6}",
+            flush=True,
+        )
+    print(f"verdicts on the first {few}: {'the same' if theirs_kept == kept[:few] else 'DIFFERENT'}")
 
 
 if __name__ == "__main__":
-    given = [int(value) for value in sys.argv[1:]]
-    main(*given, *(10_000, 300)[len(given) :])
+    parser = argparse.ArgumentParser(description="How fast is exact novelty?")
+    parser.add_argument("--most", type=int, default=50_000, help="instructions in all")
+    parser.add_argument("--alpaca", type=int, default=300, help="instructions that rouge_score is run on")
+    given = parser.parse_args()
+    main(given.most, given.alpaca)

@@ -37,7 +37,7 @@ def align(recipe: Recipe, run: Folder) -> Iterator[Model]:
     seeds = run.read("seeds.jsonl", Seed)
     # line 1: M^0 <- M^base
     base = model = Model(recipe.model)
-    data: list[Pair] = []
+    data: Sequence[Pair] = []
     yield model
     # line 2: for t = 1 to T
     for t in range(1, recipe.iterations + 1):
@@ -63,7 +63,9 @@ def align(recipe: Recipe, run: Folder) -> Iterator[Model]:
         yield model
 
 
-def write_tasks(recipe: Recipe, run: Folder, engine: Engine, chat: Chat, seeds: Sequence[Seed], t: int) -> list[Task]:
+def write_tasks(
+    recipe: Recipe, run: Folder, engine: Engine, chat: Chat, seeds: Sequence[Seed], t: int
+) -> Sequence[Task]:
     """P^t: raw replies first, then the tasks that are read out of them; or an earlier iteration's again."""
     folder, settings = run / f"iter-{t}", recipe.synthesis
     if settings.tasks_of:
@@ -100,7 +102,7 @@ def write_topics(recipe: Recipe, folder: Folder, engine: Engine, chat: Chat, t: 
 
 def write_answers(
     recipe: Recipe, folder: Folder, engine: Engine, chat: Chat, seeds: Sequence[Seed], tasks: Sequence[Task], t: int
-) -> list[Pair]:
+) -> Sequence[Pair]:
     """D_raw^t."""
     if recipe.response.prompt == "instances":
         return write_instances(recipe, folder, engine, chat, seeds, tasks, t)
@@ -110,7 +112,7 @@ def write_answers(
 
 def write_instances(
     recipe: Recipe, folder: Folder, engine: Engine, chat: Chat, seeds: Sequence[Seed], tasks: Sequence[Task], t: int
-) -> list[Pair]:
+) -> Sequence[Pair]:
     """D_raw^t in Self-Instruct's own way: kinds, then instances, then those that are pairs."""
     settings, seed = recipe.response, recipe.seed
     owed = kinds(engine, seeds, tasks, chat, settings, t, seed)
@@ -126,8 +128,8 @@ def measure(recipe: Recipe, folder: Folder, engine: Engine, chat: Chat, pairs: S
     """What filters look at beside pairs and grades, where they are still to be asked and do look at it."""
     if folder.has("dropped.jsonl"):
         return Known()
-    measures: list[Measure] = []
-    points: list[Vector] = []
+    measures: Sequence[Measure] = []
+    points: Sequence[Vector] = []
     if needs_perplexity(recipe.filters):
         owed = perplexities(engine, pairs, chat, recipe.response)
         measures = folder.records("perplexity.jsonl", Measure, owed, SIZE, len(pairs))
@@ -137,7 +139,7 @@ def measure(recipe: Recipe, folder: Folder, engine: Engine, chat: Chat, pairs: S
 
 
 def write_grades(
-    recipe: Recipe, folder: Folder, engine: Engine, chat: Chat, pairs: list[Pair], t: int
+    recipe: Recipe, folder: Folder, engine: Engine, chat: Chat, pairs: Sequence[Pair], t: int
 ) -> Sequence[Pair]:
     """D_raw^t with S^t, rated by the model that wrote it or by the base; D_raw^t where nobody rates."""
     settings = recipe.assessment
@@ -153,7 +155,7 @@ def write_grades(
 
 def choose(
     recipe: Recipe, folder: Folder, chat: Chat, pairs: Sequence[Pair], known: Known, before: Sequence[Pair], t: int
-) -> list[Pair]:
+) -> Sequence[Pair]:
     """What M^t learns from, written as train.json in the Alpaca form: `before` (nothing, or D^1 to D^(t-1)) and D^t.
 
     Raises UserError where fewer than two pairs of D^t are left.
@@ -173,6 +175,6 @@ def choose(
             f"{unanswered} no readable answer; see {folder.path / 'dropped.jsonl'}); with a new --out,"
             " lower the threshold in filters or ask for more synthesis.tasks"
         )
-    data = [*before, *data]
-    folder.json("train.json", lambda: [pair.model_dump(include=ALPACA) for pair in data])
+    data = [*before, *data] if before else data
+    folder.listed("train.json", (pair.model_dump(include=ALPACA) for pair in data))
     return data

@@ -111,7 +111,7 @@ def assess(
     """
     sampling = settings.sampling.model_copy(update={"stop": (chat.end, *settings.sampling.stop)})
 
-    def batches(done: list[AssessedPair]) -> Iterator[list[AssessedPair]]:
+    def batches(done: Sequence[AssessedPair]) -> Iterator[list[AssessedPair]]:
         for start in range(len(done), len(pairs), settings.size):
             batch = pairs[start : start + settings.size]
             answered = [pair for pair in batch if not pair.unanswered]

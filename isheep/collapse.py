@@ -5,8 +5,9 @@ to 45% near duplicates, and their answers shrink to a median of 13 words). These
 """
 
 import math
+import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from isheep.novelty import Language, repeated, words
@@ -16,6 +17,7 @@ from isheep.run import Folder
 
 NEAR = 0.7  # ROUGE-L F: Self-Instruct's limit
 OPENING = 50  # words of an answer that are compared: whole long answers would take minutes
+LOOKED = 20_000  # pairs: a share of 0.3 is known to 0.006 then; words of more would fill the memory
 FEWEST = 100  # pairs; with fewer, figures move by more than the limits below by chance
 SAME_SIZE = 0.1  # vocabulary and distinct-n depend on how much text there is: they are compared up to this difference
 
@@ -64,7 +66,7 @@ def watch(run: Folder, t: int, pairs: Sequence[Pair], language: Language) -> Non
 
     def make() -> dict[str, Any]:
         # Tasks that are another iteration's have no blocks of their own.
-        rejected = folder.read("rejected.jsonl", Rejected) if folder.has("rejected.jsonl") else []
+        rejected: Sequence[Rejected] = folder.read("rejected.jsonl", Rejected) if folder.has("rejected.jsonl") else []
         now = figures(pairs, rejected, language)
         return {**now, "narrower": list(narrower(now, earlier))}
 
@@ -78,35 +80,53 @@ def read(run: Folder, t: int) -> dict[str, Any] | None:
     return folder.json("collapse.json", dict) if folder.has("collapse.json") else None
 
 
-def figures(pairs: Sequence[Pair], rejected: Sequence[Rejected], language: Language) -> dict[str, Any]:
+def figures(pairs: Sequence[Pair], rejected: Iterable[Rejected], language: Language) -> dict[str, Any]:
     """The figures of FIGURES by name, None where there is nothing to go by, with "pairs" and "first_words".
 
     Near duplicates: the share of instructions (with their inputs), and of answers by their first `OPENING` words, whose
     ROUGE-L F with another of this iteration is above 0.7. Distinct-n (Li et al. 2016): different runs of n words over
     all runs of n words. First words: the share of each instruction's first word, whatever it is (in English mostly the
     verb); their entropy in bits. Words are those of novelty.words, so in every script. Tokens and stopping are
-    the engine's. refused_by_novelty: of the instructions that novelty looked at, the share that it refused.
+    the engine's. Of more than `LOOKED` pairs that many are drawn and looked at; their near duplicates are among all.
+    refused_by_novelty: of the instructions that novelty looked at, the share that it refused.
     """
-    asked = [words(pair.content, language) for pair in pairs]
-    answered = [words(pair.output, language) for pair in pairs]
+    looked = sample(pairs)
+    asked = [words(pair.content, language) for pair in looked]
+    answered = [words(pair.output, language) for pair in looked]
     first = Counter(text[0] for text in asked if text)
     refused = sum(row.by == "novelty" for row in rejected)
     found = {
-        "near_duplicates": _share(sum(repeated([pair.content for pair in pairs], NEAR, language)), len(pairs)),
+        "near_duplicates": near_duplicates(looked, pairs, language, lambda pair: pair.content),
         "refused_by_novelty": _share(refused, refused + len(pairs)),
         **{f"distinct_{n}": distinct(asked, n) for n in (1, 2, 3)},
         "first_word_entropy": entropy(first),
         "vocabulary": len({word for text in asked for word in text}),
-        "answers_near_duplicates": _share(
-            sum(repeated([" ".join(text[:OPENING]) for text in answered], NEAR, language)), len(pairs)
+        "answers_near_duplicates": near_duplicates(
+            looked, pairs, language, lambda pair: " ".join(words(pair.output, language)[:OPENING])
         ),
         **{f"answers_distinct_{n}": distinct(answered, n) for n in (1, 2, 3)},
-        **_quartiles([pair.tokens for pair in pairs]),
-        "stopped": _share(sum(pair.finish == "stop" for pair in pairs), len(pairs)),
+        **_quartiles([pair.tokens for pair in looked]),
+        "stopped": _share(sum(pair.finish == "stop" for pair in looked), len(looked)),
     }
     rounded = {name: None if value is None else round(value, 4) for name, value in found.items()}
     top = {word: round(count / first.total(), 4) for word, count in sorted(first.items(), key=_often)[:10]}
     return {"pairs": len(pairs), **rounded, "first_words": top}
+
+
+def sample(pairs: Sequence[Pair]) -> Sequence[Pair]:
+    """`LOOKED` of the pairs, drawn, in their order; all of them where they are no more."""
+    if len(pairs) <= LOOKED:
+        return list(pairs)
+    drawn = set(random.Random(0).sample(range(len(pairs)), LOOKED))
+    return [pair for place, pair in enumerate(pairs) if place in drawn]
+
+
+def near_duplicates(
+    looked: Sequence[Pair], pairs: Sequence[Pair], language: Language, text: Callable[[Pair], str]
+) -> float | None:
+    """The share of the pairs looked at whose text is near another pair's."""
+    among = map(text, pairs) if len(pairs) > len(looked) else None
+    return _share(sum(repeated([text(pair) for pair in looked], NEAR, language, among)), len(looked))
 
 
 def distinct(texts: Sequence[Sequence[str]], n: int) -> float | None:

@@ -26,7 +26,7 @@ from isheep.show import harmless
 class Touched(NamedTuple):
     """What an iteration wrote that touches a benchmark's prompts."""
 
-    pairs: list[Pair]  # D_raw^t
+    pairs: Sequence[Pair]  # D_raw^t
     kept: set[str] | None  # ids of D^t; None where nothing is chosen yet
     overlap: Overlap
 

@@ -11,7 +11,7 @@ import yaml
 from isheep.chat import Chat
 from isheep.checkpoint import find
 from isheep.errors import UserError
-from isheep.files import finish_tree, write_text
+from isheep.files import finish_tree, write_list, write_text
 from isheep.recipe import Recipe
 from isheep.records import AssessedPair, Model, Pair
 
@@ -25,8 +25,7 @@ def write(pairs: Sequence[Pair], form: str, path: Path) -> None:
     """
     if form not in FORMS:
         raise UserError(f"export form {form!r} is not known: take one of {', '.join(FORMS)}")
-    rows = [FORMS[form](pair) for pair in pairs]
-    write_text(path, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+    write_list(path, (FORMS[form](pair) for pair in pairs))
 
 
 def llamafactory(recipe: Recipe, start: Model, pairs: Sequence[Pair], into: Path) -> None:
@@ -37,7 +36,6 @@ def llamafactory(recipe: Recipe, start: Model, pairs: Sequence[Pair], into: Path
     """
     training = recipe.training
     system = {"system": SYSTEM} if recipe.chat == "qwen" else {}  # whichever one its own template has
-    rows = [alpaca(pair) | system for pair in pairs]
     columns = {"prompt": "instruction", "query": "input", "response": "output"} | {key: key for key in system}
     settings = {
         "model_name_or_path": find(start.base),
@@ -72,7 +70,7 @@ def llamafactory(recipe: Recipe, start: Model, pairs: Sequence[Pair], into: Path
         "output_dir": "adapter",
     }
     info = {"isheep": {"file_name": "isheep.json", "formatting": "alpaca", "columns": columns}}
-    write_text(into / "isheep.json", json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+    write_list(into / "isheep.json", (alpaca(pair) | system for pair in pairs))
     write_text(into / "dataset_info.json", json.dumps(info, indent=1) + "\n")
     said = {key: value for key, value in settings.items() if value is not None}
     write_text(into / "sft.yaml", yaml.safe_dump(said, sort_keys=False, allow_unicode=True))

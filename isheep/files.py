@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,15 @@ from isheep.errors import UserError
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole file so that it is there complete or not at all."""
+    write_pieces(path, (text,))
+
+
+def write_pieces(path: Path, pieces: Iterable[str]) -> None:
+    """`write_text` of pieces that need not be in memory together."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     with part.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+        file.writelines(pieces)
         file.flush()
         os.fsync(file.fileno())
     finish(part)
@@ -24,6 +29,20 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """`write_text` of a value as JSON."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_list(path: Path, values: Iterable[Any]) -> None:
+    """`write_json` of a list, value by value: the same bytes."""
+
+    def pieces() -> Iterator[str]:
+        opening = "["
+        for value in values:
+            lines = json.dumps(value, ensure_ascii=False, indent=1).replace("\n", "\n ")  # strings hold no line ends
+            yield f"{opening}\n {lines}"
+            opening = ","
+        yield "[]\n" if opening == "[" else "\n]\n"
+
+    write_pieces(path, pieces())
 
 
 def copy(source: Path, to: Path) -> None:

@@ -4,13 +4,14 @@ import re
 import warnings
 from base64 import b64decode
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from isheep.batching import seed_of
 from isheep.overlap import overlap
 from isheep.recipe import Contamination, Density, Filter, Perplexity, Random, Score
 from isheep.records import AssessedPair, Drop, Grade, Measure, Pair, Vector
+from isheep.stored import some
 
 SPECIAL = r"<\|\w{1,40}\|>"  # the form of nearly every tokenizer's special tokens
 MINI_BATCH = 20_000  # from this many pairs on k-means goes over them in small batches
@@ -47,21 +48,30 @@ def drops(
     found = {row: Drop(row=row, by="rules", why=why) for row, why in _by_rules(pairs, rules, tokens)}
     found |= {pair.id: Drop(row=pair.id, by="answer", why=silent(pair)) for pair in pairs if pair.unanswered}
     for place, one in enumerate(filters):
-        left = [pair for pair in pairs if pair.id not in found]
-        reasons = _reasons(one, left, known, seed_of(seed, "filters", place))
+        reasons = _reasons(one, _Left(pairs, frozenset(found)), known, seed_of(seed, "filters", place))
         found |= {row: Drop(row=row, by=one.kind, why=why) for row, why in reasons}
     return [found[pair.id] for pair in pairs if pair.id in found]
 
 
-def kept(pairs: Sequence[Pair], left_out: Sequence[Drop]) -> list[Pair]:
+def kept(pairs: Sequence[Pair], left_out: Sequence[Drop]) -> Sequence[Pair]:
     """D^t: the pairs that nothing dropped, in their order."""
     rows = {drop.row for drop in left_out}
-    return [pair for pair in pairs if pair.id not in rows]
+    return some(pairs, lambda pair: pair.id not in rows)
 
 
 def unreadable(pair: AssessedPair) -> bool:
     """Whether at least one of the pair's ratings could not be read."""
     return any(grade.score is None for grade in pair.grades.values())
+
+
+class _Left:
+    """The pairs that are not among `gone`, each time they are gone through."""
+
+    def __init__(self, pairs: Iterable[Pair], gone: Collection[str]) -> None:
+        self.pairs, self.gone = pairs, gone
+
+    def __iter__(self) -> Iterator[Pair]:
+        return (pair for pair in self.pairs if pair.id not in self.gone)
 
 
 def _by_rules(pairs: Sequence[Pair], rules: bool, tokens: re.Pattern[str]) -> Reasons:
@@ -70,14 +80,14 @@ def _by_rules(pairs: Sequence[Pair], rules: bool, tokens: re.Pattern[str]) -> Re
             yield pair.id, why
 
 
-def _reasons(one: Filter, pairs: Sequence[Pair], known: Known, seed: int) -> Reasons:
+def _reasons(one: Filter, pairs: Iterable[Pair], known: Known, seed: int) -> Reasons:
     """What one filter leaves out of the pairs that are left."""
     match one:
         case Score():
             return ((pair.id, why) for pair in pairs if (why := below(one, _grades(pair))))
         case Contamination():
             touched = overlap(pairs, known.prompts, one.ngram, one.rouge).rows
-            return ((pairs[place].id, why) for place, (_, why) in touched.items())
+            return ((pair.id, touched[place][1]) for place, pair in enumerate(pairs) if place in touched)
         case Perplexity():
             measures = {measure.id: measure for measure in known.measures}
             return ((pair.id, why) for pair in pairs if (why := unlikely(one, measures[pair.id])))
@@ -87,26 +97,27 @@ def _reasons(one: Filter, pairs: Sequence[Pair], known: Known, seed: int) -> Rea
             return _not_drawn(one, pairs, seed)
 
 
-def _crowded(one: Density, pairs: Sequence[Pair], known: Known, seed: int) -> Reasons:
+def _crowded(one: Density, pairs: Iterable[Pair], known: Known, seed: int) -> Reasons:
     """All pairs of a cluster but those chosen: drawn, or with the lowest perplexity (none at all comes last)."""
     vectors = {vector.id: vector for vector in known.vectors}
     measures = {measure.id: measure for measure in known.measures}
-    groups: dict[int, list[Pair]] = defaultdict(list)
-    for pair, label in zip(pairs, clusters([vectors[pair.id] for pair in pairs], one.clusters, seed), strict=True):
-        groups[label].append(pair)
+    ids = [pair.id for pair in pairs]
+    groups: dict[int, list[str]] = defaultdict(list)
+    for id, label in zip(ids, clusters([vectors[id] for id in ids], one.clusters, seed), strict=True):
+        groups[label].append(id)
     of = one.of or "output"
 
-    def rank(pair: Pair) -> float:
-        return seed_of(seed, pair.id) if one.choose == "random" else _perplexity(measures[pair.id], of)
+    def rank(id: str) -> float:
+        return seed_of(seed, id) if one.choose == "random" else _perplexity(measures[id], of)
 
     for label, group in groups.items():
         ranked = sorted(group, key=rank)
-        for pair in ranked[one.keep :]:
+        for id in ranked[one.keep :]:
             why = f"cluster {label + 1} has {len(group)} pairs, {one.keep} kept"
             if one.choose == "random":
-                yield pair.id, f"{why} at random"
+                yield id, f"{why} at random"
             else:
-                yield pair.id, f"{why} up to perplexity {rank(ranked[one.keep - 1]):.4g} of {of}: {rank(pair):.4g}"
+                yield id, f"{why} up to perplexity {rank(ranked[one.keep - 1]):.4g} of {of}: {rank(id):.4g}"
 
 
 def clusters(rows: Sequence[Vector], count: int, seed: int) -> list[int]:
@@ -129,12 +140,12 @@ def clusters(rows: Sequence[Vector], count: int, seed: int) -> list[int]:
     return labels
 
 
-def _not_drawn(one: Random, pairs: Sequence[Pair], seed: int) -> Reasons:
+def _not_drawn(one: Random, pairs: Iterable[Pair], seed: int) -> Reasons:
     like = one.as_many_as
     keep = sum(below(like, _grades(pair)) is None for pair in pairs) if like else one.keep
-    drawn = sorted(pairs, key=lambda pair: seed_of(seed, pair.id))
-    for pair in drawn[keep:]:
-        yield pair.id, f"not among the {keep} drawn of {len(pairs)}"
+    drawn = sorted((pair.id for pair in pairs), key=lambda id: seed_of(seed, id))
+    for id in drawn[keep:]:
+        yield id, f"not among the {keep} drawn of {len(drawn)}"
 
 
 def _perplexity(measure: Measure, of: str) -> float:

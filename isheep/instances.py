@@ -44,7 +44,7 @@ def kinds(
     """
     sampling = ASKED.model_copy(update={"stop": (chat.end, *ASKED.stop)})
 
-    def batches(done: list[Kind]) -> Iterator[list[Kind]]:
+    def batches(done: Sequence[Kind]) -> Iterator[list[Kind]]:
         for start in range(len(done), len(tasks), settings.size):
             place = seed_of(seed, t, "classification", start // settings.size)
             examples = [
@@ -123,7 +123,7 @@ def instances(
         parts = [{first: head, second: rests.get(i, Part())} for i, head in enumerate(heads)]
         return [_joined(task.id, both) for task, both in zip(batch, parts, strict=True)]
 
-    def batches(done: list[Instance]) -> Iterator[list[Instance]]:
+    def batches(done: Sequence[Instance]) -> Iterator[list[Instance]]:
         for start in range(len(done), len(tasks), settings.size):
             batch = tasks[start : start + settings.size]
             written = dict[str, Instance]()

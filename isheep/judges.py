@@ -147,14 +147,14 @@ class Local(NamedTuple):
                 return [_weighed(chances, options) for chances in engine.choices(prompts, options)]
             return [_written(one) for one in engine.generate(prompts, sampling(parameters, chat), seed)]
 
-        def owed(done: list[Reply]) -> Iterator[list[Reply]]:
+        def owed(done: Sequence[Reply]) -> Iterator[list[Reply]]:
             for start in range(len(done), len(asked), SIZE):
                 some = [as_prompt(chat, messages) for messages in asked[start : start + SIZE]]
                 found = fitting(some, partial(reply, seed=seed_of(self.seed, name, start)))
                 yield [one.model_copy(update={"key": keys[start + n]}) for n, one in enumerate(found)]
 
         try:
-            replies = folder.records(name, Reply, owed, SIZE, len(asked))
+            replies = list(folder.records(name, Reply, owed, SIZE, len(asked)))
         finally:
             engine.close()
         if [reply.key for reply in replies] != keys:

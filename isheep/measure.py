@@ -41,8 +41,8 @@ def perplexities(engine: Engine, pairs: Sequence[Pair], chat: Chat, settings: Re
     end of text where it has none. None where there is no token.
     """
 
-    def batches(done: list[Measure]) -> Iterator[list[Measure]]:
-        for batch in chunks(pairs[len(done) :], SIZE):
+    def batches(done: Sequence[Measure]) -> Iterator[list[Measure]]:
+        for batch in chunks(pairs, SIZE, len(done)):
             asked = [before(pair, chat, settings) for pair in batch]
             space = "" if form(settings.prompt).chat else " "
             outputs = engine.logprobs(asked, [space + pair.output if pair.output else "" for pair in batch])
@@ -58,8 +58,8 @@ def perplexities(engine: Engine, pairs: Sequence[Pair], chat: Chat, settings: Re
 def vectors(engine: Engine, pairs: Sequence[Pair]) -> Batches[Vector]:
     """The representations that are still owed, in batches of `SIZE`: Engine.embed of `whole`."""
 
-    def batches(done: list[Vector]) -> Iterator[list[Vector]]:
-        for batch in chunks(pairs[len(done) :], SIZE):
+    def batches(done: Sequence[Vector]) -> Iterator[list[Vector]]:
+        for batch in chunks(pairs, SIZE, len(done)):
             rows = engine.embed([whole(pair) for pair in batch])
             values = (b64encode(row.astype("<f4").tobytes()).decode() for row in rows)
             yield [Vector(id=pair.id, values=text) for pair, text in zip(batch, values, strict=True)]

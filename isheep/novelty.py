@@ -1,28 +1,21 @@
 """Exact novelty: is a text nearer than a limit, in ROUGE-L F, to anything known?
 
 Self-Instruct (Wang et al. 2023, Section 2.2) keeps an instruction whose ROUGE-L with every known one is at most 0.7.
-ROUGE-L F is 2 LCS / (m + n), which is the normalised Indel similarity of two token sequences: rapidfuzz finds the few
-near pairs, and these alone are decided with the arithmetic of the `rouge_score` package (no stemming), so that
-verdicts at the limit are the same as its own.
+Verdicts are those of the `rouge_score` package without stemming, at the limit too; rows.py finds the near pairs.
 """
 
 import re
 import unicodedata
-from array import array
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-from rapidfuzz.distance import Indel, LCSseq
-from rapidfuzz.process import cdist
-
-from isheep.batching import chunks
+from isheep.batching import batched, chunks
+from isheep.rows import BLOCK, Near, Row, Rows, row
 
 Language = Literal["en", "any"]
 
-BLOCK = 256  # texts compared at once: a block times 10,000 known texts is a 10 MB matrix
-SLACK = 1e-3  # how far below the limit a pair still counts as near: far more than float32 loses
 # Thai to Myanmar, Khmer, kana, Han: no spaces between words, so that each character stands as a word
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -47,36 +40,39 @@ def _unicode_word() -> re.Pattern[str]:
     return re.compile(rf"(?:(?![_{UNSPACED}])\w[{marks}]*)+|(?=\w)[{UNSPACED}][{marks}]*")
 
 
-def f_measure(one: Sequence[int], other: Sequence[int]) -> float:
-    """ROUGE-L F of two token sequences, in the float steps of `rouge_score`; 0 where one is empty. Symmetric."""
-    lcs = LCSseq.similarity(one, other)
-    if not lcs:
-        return 0.0
-    precision, recall = lcs / len(one), lcs / len(other)
-    return 2 * precision * recall / (precision + recall)
-
-
-def near(texts: Sequence[str], known: Sequence[str], limit: float, language: Language = "en") -> Iterator[list[int]]:
+def near(texts: Iterable[str], known: Sequence[str], limit: float, language: Language = "en") -> Iterator[list[int]]:
     """For each text in turn the places of all known texts whose F with it is above the limit."""
     ids: dict[str, int] = {}
-    rows = [_encode(text, language, ids) for text in known]
-    for some in chunks(texts, BLOCK):
-        block = [_encode(text, language, ids) for text in some]
-        for row, rivals in zip(block, _near(block, rows, limit), strict=True):
-            yield [k for k in rivals if f_measure(row, rows[k]) > limit]
+    rows = Rows(limit)
+    rows.add([_encode(text, language, ids) for text in known])
+    for block in batched(texts, BLOCK):
+        for found in rows.near([_encode(text, language, ids) for text in block]):
+            yield [one.place for one in found]
 
 
-def repeated(texts: Sequence[str], limit: float, language: Language = "en") -> list[bool]:
-    """For each text whether another one of them is nearer to it than the limit."""
-    ids: dict[str, int] = {}
-    rows = [_encode(text, language, ids) for text in texts]
-    found: list[bool] = []
-    for block in chunks(rows, BLOCK):
-        for line in _table(block, rows, limit):
-            here = len(found)
-            line[here] = 0  # itself
-            close = line > limit + SLACK if rows[here] else np.zeros(0)  # no words are near nothing
-            found.append(bool(close.any()) or any(f_measure(rows[here], rows[k]) > limit for k in np.flatnonzero(line)))
+def repeated(
+    texts: Sequence[str], limit: float, language: Language = "en", among: Iterable[str] | None = None
+) -> list[bool]:
+    """For each text whether another one is nearer to it than the limit: another of them, or of `among`, where that is
+    given; they are among it then, each once.
+
+    Texts that a pool refuses have another, and so has what they are near to. The others of the pool are not near each
+    other, so that only what is not in it can be near them; where all is alike these are few.
+    """
+    kept: list[int] = []
+    found = [False] * len(texts)
+    for here, verdict in enumerate(Pool([], limit, language).novel(texts)):
+        if verdict is None:
+            kept.append(here)
+        else:
+            found[here] = found[kept[verdict[0]]] = True
+    alone = [here for here in kept if not found[here]]
+    rest = (text for text, refused in zip(texts, found, strict=True) if refused)
+    hits: Counter[int] = Counter()
+    for places in near(rest if among is None else among, [texts[here] for here in alone], limit, language):
+        hits.update(places)
+    for place, count in hits.items():
+        found[alone[place]] = count > (among is not None)  # itself is among them
     return found
 
 
@@ -87,7 +83,8 @@ class Pool:
         self.limit = limit
         self.language: Language = language
         self._ids: dict[str, int] = {}
-        self._known = [_encode(text, language, self._ids) for text in known]
+        self._known = Rows(limit)
+        self._known.add([_encode(text, language, self._ids) for text in known])
 
     def __len__(self) -> int:
         return len(self._known)
@@ -101,33 +98,24 @@ class Pool:
         blocks = ([_encode(text, self.language, self._ids) for text in some] for some in chunks(texts, BLOCK))
         return [verdict for block in blocks for verdict in self._judge(block)]
 
-    def _judge(self, rows: list["array[int]"]) -> list[tuple[int, float] | None]:
-        to_known, to_rows = _near(rows, self._known, self.limit), _near(rows, rows, self.limit)
+    def _judge(self, block: Sequence[Row]) -> list[tuple[int, float] | None]:
+        before = list(self._known.near(block))
+        fresh = [i for i, rivals in enumerate(before) if not rivals]  # the others don't become known
+        own = Rows(self.limit)
+        own.add([block[i] for i in fresh])
         place: dict[int, int] = {}  # of the rows of this block that became known
         verdicts: list[tuple[int, float] | None] = []
-        for i, row in enumerate(rows):
-            rivals = [*to_known[i], *(place[j] for j in to_rows[i] if j in place)]
-            best = max(((f_measure(row, self._known[k]), -k) for k in rivals), default=(0.0, 0))
-            if best[0] > self.limit:
-                verdicts.append((-best[1], best[0]))
-            else:
-                verdicts.append(None)
-                place[i] = len(self._known)
-                self._known.append(row)
+        for i, beside in enumerate(own.near(block)):
+            new = ((place.get(fresh[one.place]), one.f) for one in beside)
+            rivals = [*before[i], *(Near(known, f) for known, f in new if known is not None)]
+            nearest = max(rivals, key=lambda one: (one.f, -one.place), default=None)
+            verdicts.append(nearest and (nearest.place, nearest.f))
+            if nearest is None:
+                place[i] = len(self._known) + len(place)
+        self._known.add([block[i] for i in place])
         return verdicts
 
 
-def _encode(text: str, language: Language, ids: dict[str, int]) -> "array[int]":
+def _encode(text: str, language: Language, ids: dict[str, int]) -> Row:
     """A number for each word; words not met before are numbered in `ids`."""
-    return array("Q", [ids.setdefault(word, len(ids)) for word in words(text, language)])
-
-
-def _near(rows: Sequence["array[int]"], known: Sequence["array[int]"], limit: float) -> list[list[int]]:
-    """For each row the places in `known` whose F may be above the limit (a few below it are among them)."""
-    return [np.flatnonzero(line).tolist() for line in _table(rows, known, limit)] if known else [[] for _ in rows]
-
-
-def _table(rows: Sequence["array[int]"], known: Sequence["array[int]"], limit: float) -> Any:
-    """F of each row with each known one, about, and 0 where it is not near the limit: float32 (rows, known)."""
-    cut = max(limit - SLACK, 0.0)
-    return cdist(rows, known, scorer=Indel.normalized_similarity, score_cutoff=cut, dtype=np.float32)
+    return row([ids.setdefault(word, len(ids)) for word in words(text, language)])

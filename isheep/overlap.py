@@ -6,15 +6,17 @@ nearer to the prompt than `rouge` in ROUGE-L F (0.7, the limit at which Self-Ins
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from isheep.batching import batched
 from isheep.novelty import near, words
 from isheep.records import Pair
 
 LEAST = 8  # words; a shorter prompt is everyday speech, it is touched by its own words alone (GPT-3's least n is 8)
+AT_ONCE = 20_000  # rows whose words are held at once
 SHOWN = 60  # characters of a run of words in a reason
 
 
@@ -30,12 +32,22 @@ class Overlap(NamedTuple):
         return dict(Counter(kind for kind, _ in self.rows.values()))
 
 
-def overlap(rows: Sequence[Pair], prompts: Sequence[str], ngram: int | None, rouge: float | None) -> Overlap:
+def overlap(rows: Iterable[Pair], prompts: Sequence[str], ngram: int | None, rouge: float | None) -> Overlap:
     """Which of `rows` touch which of `prompts`; `ngram` and `rouge` None: only a task that is a prompt does.
 
     A prompt of `LEAST` words up to `ngram` is touched by all its words in a row. Words are Unicode words
     (novelty.words, "any"), but for "word for word", which leaves out case and spacing only.
     """
+    whole, start = Overlap({}, set()), 0
+    for some in batched(rows, AT_ONCE):
+        found = _overlap(some, prompts, ngram, rouge)
+        whole.rows.update({start + place: why for place, why in found.rows.items()})
+        whole.prompts.update(found.prompts)
+        start += len(some)
+    return whole
+
+
+def _overlap(rows: Sequence[Pair], prompts: Sequence[str], ngram: int | None, rouge: float | None) -> Overlap:
     found = _same(rows, prompts)
     for more in (_runs(rows, prompts, ngram) if ngram else None, _near(rows, prompts, rouge) if rouge else None):
         if more:

@@ -51,7 +51,7 @@ def respond(
     asked = form(settings.prompt)
     sampling = settings.sampling.model_copy(update={"stop": (chat.end, *asked.stop, *settings.sampling.stop)})
 
-    def batches(done: list[Pair]) -> Iterator[list[Pair]]:
+    def batches(done: Sequence[Pair]) -> Iterator[list[Pair]]:
         for start in range(len(done), len(tasks), settings.size):
             batch = tasks[start : start + settings.size]
             place = seed_of(seed, iteration, "response", start // settings.size)

@@ -7,27 +7,29 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
 
-from isheep import prompts, recipe_files
+from isheep import prompts, recipe_files, stored
+from isheep.batching import chunks
 from isheep.errors import UserError
-from isheep.files import copy, finish, finish_tree, write_json, write_text
+from isheep.files import copy, finish, finish_tree, write_json, write_list, write_text
 from isheep.progress import console, progress
 from isheep.recipe import Recipe
 from isheep.records import Record
 from isheep.seeds import load_seeds
+from isheep.stored import Stored
 
 R = TypeVar("R", bound=Record)
-Batches = Callable[[list[R]], Iterator[list[R]]]
+Batches = Callable[[Sequence[R]], Iterator[Sequence[R]]]
 """A stage's work: given the rows that are there (whole batches), the batches that are still owed, in order."""
 
+AT_ONCE = 1000  # computed rows between two fsyncs
 PACKAGES = ("isheep", "torch", "transformers", "peft", "trl", "datasets", "numpy", "rapidfuzz")
 
 
@@ -60,23 +62,13 @@ class Folder:
             console.print(f"{self._label(name)}: shared from {os.path.relpath(found, self.root.parent)}", markup=False)
         return self.has(name)
 
-    def read(self, name: str, kind: type[R]) -> list[R]:
+    def read(self, name: str, kind: type[R]) -> Stored[R]:
         """The rows of a finished file. Raises UserError, naming the line, where one is not a row of this kind."""
-        rows = []
-        lines = (self.path / name).read_bytes().removesuffix(b"\n").split(b"\n")
-        for number, line in enumerate(lines if lines != [b""] else [], 1):
-            try:
-                rows.append(kind.model_validate_json(line))
-            except ValidationError:
-                raise UserError(
-                    f"{self.path / name} line {number}: not a {kind.__name__} row; "
-                    "mend the line, or delete the file to have it made again"
-                ) from None
-        return rows
+        return stored.read(self.path / name, kind)
 
     def records(
         self, name: str, kind: type[R], batches: Batches[R], size: int, total: int | None = None, asked: bool = True
-    ) -> list[R]:
+    ) -> Stored[R]:
         """The rows of `name`, made first where it is not complete: each batch is appended to NAME.part, then renamed.
 
         A NAME.part keeps its whole batches of `size` rows, what follows is made again. So a run that was killed
@@ -94,25 +86,37 @@ class Folder:
             return rows
         self.path.mkdir(parents=True, exist_ok=True)
         part = self.path / f"{name}.part"
-        rows, length = _whole_batches(part, kind, size)
-        started, before = time.monotonic(), len(rows)
+        done, length = stored.whole_batches(part, kind, size)
+        started, before, tokens = time.monotonic(), len(done), 0
+        rows = Stored(self.path / name, kind, done.starts[:])
         with part.open("ab") as file, progress(self._label(name), total, before) as advance:
             file.truncate(length)
-            for batch in batches(list(rows)):
-                file.write(b"".join(row.model_dump_json().encode() + b"\n" for row in batch))
+            for batch in batches(done):
+                for row in batch:
+                    line = row.model_dump_json().encode() + b"\n"
+                    file.write(line)
+                    rows.starts.append(length)
+                    length += len(line)
+                    tokens += getattr(row, "tokens", 0)
                 file.flush()
                 os.fsync(file.fileno())
-                rows += batch
                 advance(len(batch))
             os.fsync(file.fileno())
         finish(part)
-        cost = _tokens(kind, rows[before:]) if asked else {}
+        cost = {"tokens": tokens} if asked and "tokens" in kind.__annotations__ else {}
         self._done(name, started, rows=len(rows), made=len(rows) - before, **cost)
         return rows
 
-    def write(self, name: str, kind: type[R], rows: Sequence[R]) -> list[R]:
+    def write(self, name: str, kind: type[R], rows: Sequence[R]) -> Stored[R]:
         """`records` for rows that are computed at once and without a model."""
-        return self.records(name, kind, lambda done: iter([list(rows[len(done) :])]), size=1, asked=False)
+        return self.records(name, kind, lambda done: chunks(rows, AT_ONCE, len(done)), size=1, asked=False)
+
+    def listed(self, name: str, rows: Iterable[Any]) -> None:
+        """Values as a JSON list, one after the other, written where the file is not there."""
+        if not self.made(name):
+            started = time.monotonic()
+            write_list(self.path / name, rows)
+            self._done(name, started)
 
     def json(self, name: str, make: Callable[[], Any]) -> Any:
         """The content of a JSON file (`name` may hold a folder: eval/lamb.json), made first where it is not there."""
@@ -296,36 +300,7 @@ def _end_line(path: Path) -> None:
             file.write(b"\n")
 
 
-# --- files
-
-
-def _whole_batches(part: Path, kind: type[R], size: int) -> tuple[list[R], int]:
-    """The rows of a NAME.part up to its last whole batch, and the length of the file up to there, in bytes.
-
-    A torn line, or one that can't be read after a power cut, ends it: what follows is made again.
-    """
-    rows: list[R] = []
-    ends = [0]
-    if part.exists():
-        for line in part.read_bytes().splitlines(keepends=True):
-            try:
-                rows.append(kind.model_validate_json(line))
-            except ValidationError:
-                break
-            if not line.endswith(b"\n"):
-                rows.pop()
-                break
-            ends.append(ends[-1] + len(line))
-    whole = len(rows) // size * size
-    return rows[:whole], ends[whole]
-
-
 # --- what people see, and what it cost
-
-
-def _tokens(kind: type[Record], rows: Sequence[Any]) -> dict[str, int]:
-    """The tokens that these rows cost, where this kind of row is what a model wrote."""
-    return {"tokens": sum(row.tokens for row in rows)} if "tokens" in kind.__annotations__ else {}
 
 
 def _peak_memory() -> dict[str, int]:

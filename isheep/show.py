@@ -16,6 +16,7 @@ from isheep.filters import below
 from isheep.recipe import Recipe, Score
 from isheep.records import AssessedPair, Drop, Pair, Record, Rejected
 from isheep.run import Folder, reading
+from isheep.stored import some
 
 R = TypeVar("R", bound=Record)
 
@@ -57,17 +58,19 @@ def show(
         raise UserError(f"{path} has no answers of iteration {iteration} yet: see isheep status {path}")
     pairs: Sequence[Pair] = _rows(folder, "assessed.jsonl", AssessedPair) or _rows(folder, "pairs.jsonl", Pair)
     why = {drop.row: drop for drop in _rows(folder, "dropped.jsonl", Drop)}
-    chosen: list[Pair | Rejected] = [*quadrant(pairs, bands, recipe, at)]
+    chosen: Sequence[Pair | Rejected] = quadrant(pairs, bands, recipe, at)
     if dropped:
-        chosen = [pair for pair in chosen if pair.id in why]
+        chosen = some(chosen, lambda pair: pair.id in why)
         if not any(bands.values()):
-            chosen += [*_rows(folder, "unanswered.jsonl", Rejected), *_rows(folder, "rejected.jsonl", Rejected)]
+            chosen = [*chosen, *_rows(folder, "unanswered.jsonl", Rejected), *_rows(folder, "rejected.jsonl", Rejected)]
     yield _heading(chosen, why, page, rows, dropped)
     for row in chosen[(page - 1) * rows : page * rows]:
         yield rejected_card(row) if isinstance(row, Rejected) else pair_card(row, _fate(row, why, folder))
 
 
-def quadrant(pairs: Sequence[Pair], bands: Mapping[str, Band | None], recipe: Recipe, at: float | None) -> list[Pair]:
+def quadrant(
+    pairs: Sequence[Pair], bands: Mapping[str, Band | None], recipe: Recipe, at: float | None
+) -> Sequence[Pair]:
     """The pairs whose ratings lie on the sides that `bands` asks for; None asks for nothing."""
     asked = {criterion: band for criterion, band in bands.items() if band}
     rated = recipe.assessment.criteria if recipe.assessment else ()
@@ -75,7 +78,7 @@ def quadrant(pairs: Sequence[Pair], bands: Mapping[str, Band | None], recipe: Re
         if criterion not in rated:
             raise UserError(f"{criterion} is not rated in this run: its criteria are {', '.join(rated) or 'none'}")
     thresholds = {criterion: _threshold(recipe, criterion, at) for criterion in asked}
-    return [pair for pair in pairs if all(_band(pair, name, thresholds[name]) is band for name, band in asked.items())]
+    return some(pairs, lambda pair: all(_band(pair, name, thresholds[name]) is band for name, band in asked.items()))
 
 
 def _threshold(recipe: Recipe, criterion: str, at: float | None) -> Score:
@@ -143,6 +146,6 @@ def _heading(chosen: Sequence[Pair | Rejected], why: Mapping[str, Drop], page: i
     return Text("; ".join(parts) + "\n", "bold")
 
 
-def _rows(folder: Folder, name: str, kind: type[R]) -> list[R]:
+def _rows(folder: Folder, name: str, kind: type[R]) -> Sequence[R]:
     """A file's rows, none where it is not there."""
     return folder.read(name, kind) if folder.has(name) else []

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from isheep import prompts
-from isheep.batching import seed_of
+from isheep.batching import chunks, seed_of
 from isheep.chat import Chat
 from isheep.engines import Engine
 from isheep.errors import UserError
@@ -23,6 +23,8 @@ from isheep.seeds import Seed
 from isheep.topics import Topics
 
 PROMPTS_PER_TASK = 5  # the budget where a recipe gives none: this many prompts for each task asked for
+
+AT_ONCE = 1000  # replies whose blocks are held at once
 
 LABEL = re.compile(r"(?im)(?:\b\d+\s*[.)]|^)[ \t]*(instruction|input|output)[ \t]*:")
 NO_INPUT = re.compile(r"(?i)<no ?input>.*|[\W_]*(?:no[\W_]?input|none|n/?a)[\W_]*", re.DOTALL)
@@ -137,7 +139,8 @@ def read_tasks(
     with the block's number ("t1-b0003-07.2"). Pure: the same replies give the same rows, at once or batch by batch.
     """
     reader = _Reader(seeds, settings, language, iteration)
-    reader.read(replies)
+    for some in chunks(replies, AT_ONCE):
+        reader.read(some)
     return reader.tasks, reader.rejected
 
 
@@ -220,7 +223,7 @@ def replies(
     iteration: int,
     seed: int,
     topics: Topics | None = None,
-) -> Callable[[list[Reply]], Iterator[list[Reply]]]:
+) -> Callable[[Sequence[Reply]], Iterator[list[Reply]]]:
     """What still has to be asked, given the replies that are there: batches of `settings.size`, until enough tasks
     are in them or the budget (`budget_of`) is used.
 
@@ -232,9 +235,10 @@ def replies(
     """
     sampling = settings.sampling.model_copy(update={"stop": (chat.end, *settings.sampling.stop)})
 
-    def batches(done: list[Reply]) -> Iterator[list[Reply]]:
+    def batches(done: Sequence[Reply]) -> Iterator[list[Reply]]:
         reader = _Reader([*seeds, *(topics.guide.tasks if topics else ())], settings, language, iteration)
-        reader.read(done)
+        for some in chunks(done, AT_ONCE):
+            reader.read(some)
         asked, budget = len(done), budget_of(settings)
         while asked < budget and not reader.full:
             b = asked // settings.size

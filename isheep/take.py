@@ -37,7 +37,8 @@ def take(path: Path, form: str | None, iteration: int | None, out: Path | None) 
     first = t
     while first > 1 and recipe.at(first).training.data == "all":
         first -= 1
-    rows = [pair for s in range(first, t + 1) for pair in data(run, s)]
+    parts = [data(run, s) for s in range(first, t + 1)]
+    rows = parts[0] if len(parts) == 1 else [pair for part in parts for pair in part]
     if form == Form.llamafactory:
         start = Model(recipe.model, home(run, t - 1).path / "adapter" if t > 1 else None)
         out = out or path / "export" / f"iter-{t}.llamafactory"
@@ -59,7 +60,7 @@ def checkpoint(recipe: Recipe, run: Folder, iteration: int | None, out: Path | N
     return out
 
 
-def data(run: Folder, t: int) -> list[Pair]:
+def data(run: Folder, t: int) -> Sequence[Pair]:
     """D^t: the pairs of iteration t that nothing dropped, with their ratings where they have them."""
     folder = home(run, t)
     if t < 1 or not folder.has("dropped.jsonl"):

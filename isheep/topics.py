@@ -62,7 +62,7 @@ def ask(
     asked = [prompts.fill(guide.ask_topics, kind=kind.kind, topics="; ".join(kind.topics)) for kind in guide.kinds]
     asked = [chat.prompt(text) for text in asked] if settings.chat else asked
 
-    def batches(done: list[Reply]) -> Iterator[list[Reply]]:
+    def batches(done: Sequence[Reply]) -> Iterator[list[Reply]]:
         for r in range(len(done) // len(asked), rounds):
             written = engine.generate(asked, sampling, seed_of(seed, iteration, "topics", r))
             yield [

@@ -23,7 +23,7 @@ FLOORS = [
     {"engines.transformers", "engines.decode", "engines.fake", "trainers"},
     {"run", "novelty", "overlap", "chat", "checkpoint", "seeds", "lamb", "recipe_files", "judges", "endpoint"},
     {"conflicts", "recipe", "statistics", "agreement", "figures"},
-    {"engines", "prompts", "records", "batching", "errors", "files", "progress", "sandbox", "walls"},
+    {"engines", "prompts", "records", "batching", "errors", "files", "rows", "stored", "progress", "sandbox", "walls"},
 ]
 DOORS = ("engines.transformers", "engines.decode", "trainers", "lamb", "checkpoint", "benchmarks")  # may load torch
 

@@ -1,10 +1,14 @@
 """Novelty gives the verdicts of rouge_score, for any texts, in any order, however they are split over calls."""
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isheep import novelty, rows
 from isheep.novelty import Language, Pool, words
+from isheep.rows import Rows, row
 
 Verdicts = list[tuple[int, float] | None]
 
@@ -13,7 +17,7 @@ WORD = st.sampled_from([*"abcde-é", "the", "The", "THE", "don't", "7", "10", "x
 SENTENCE = st.lists(WORD, max_size=14).map(" ".join)
 LONG = st.lists(WORD, min_size=60, max_size=80).map(" ".join)
 TEXT = st.one_of(SENTENCE, st.text(max_size=20), LONG)
-LIMIT = st.sampled_from([0.7, 0.5, 0.3, 2 / 3, 0.999, 1.0])
+LIMIT = st.sampled_from([0.7, 0.5, 0.3, 0.6, 2 / 3, 0.85, 0.95, 0.999, 1.0])
 
 
 def by_rouge_score(known: list[str], texts: list[str], limit: float) -> Verdicts:
@@ -70,6 +74,42 @@ def test_many_blocks_with_repeats_across_them() -> None:
     texts = [f"alpha{i % 400} beta{i % 400} gamma{i % 400}" for i in range(1000)]
     verdicts = Pool([], 0.7).novel(texts)
     assert verdicts == [None] * 400 + [(i % 400, 1.0) for i in range(400, 1000)]
+
+
+@pytest.mark.parametrize("limit", [0.5, 0.7, 0.95])
+@pytest.mark.parametrize(
+    ("vocabulary", "lengths", "count"),
+    [(3, (8, 8), 60), (40, (20, 20), 60), (300, (1, 40), 80), (30, (120, 200), 12)],
+    ids=["few words", "one length", "many lengths", "long"],
+)
+def test_small_blocks_and_threads_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, limit: float, vocabulary: int, lengths: tuple[int, int], count: int
+) -> None:
+    rng = random.Random(7)
+    texts = [
+        " ".join(f"w{int(vocabulary ** rng.random())}" for _ in range(rng.randint(*lengths))) for _ in range(count)
+    ]
+    for name, value in {"BLOCK": 7, "CELLS": 16, "PAIRS": 5, "LARGE": 1}.items():
+        monkeypatch.setattr(rows, name, value)
+    monkeypatch.setattr(novelty, "BLOCK", 16)
+    monkeypatch.setattr(rows, "threads", lambda: 3)
+    texts += [shuffled(text, rng) for text in texts[: count // 2]]
+    assert Pool(texts[:3], limit).novel(texts[3:]) == by_rouge_score(texts[:3], texts[3:], limit)
+
+
+def shuffled(text: str, rng: random.Random) -> str:
+    """The text with two of its words exchanged: near it."""
+    parts = text.split()
+    one, two = rng.randrange(len(parts)), rng.randrange(len(parts))
+    parts[one], parts[two] = parts[two], parts[one]
+    return " ".join(parts)
+
+
+def test_more_words_than_there_are_characters() -> None:
+    known = Rows(0.7)
+    known.add([row([1, 2, 3]), row([4, 5, 0x110000 + 6, 7]), row([4, 5, 6, 7])])
+    found = list(known.near([row([4, 5, 0x110000 + 6, 7]), row([1, 2, 3, 0x110000 + 6])]))
+    assert [[one.place for one in some] for some in found] == [[1, 2], [0]]
 
 
 def test_texts_without_words_are_near_nothing() -> None:

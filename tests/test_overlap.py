@@ -66,6 +66,13 @@ def test_near_and_repeated_are_rouge_score_s(texts: list[str], limit: float) -> 
     assert repeated(texts, limit) == [bool(set(row) - {n}) for n, row in enumerate(expected)]
 
 
+def test_repeated_among_more_texts_than_those_asked_about() -> None:
+    texts = [f"alpha{i % 70} beta{i % 70} gamma{i % 70}" for i in range(100)] + [""] * 3
+    whole = repeated(texts, 0.7)
+    assert repeated(texts[20:50], 0.7, among=texts) == whole[20:50] and len(set(whole[20:50])) == 2
+    assert repeated(texts[25:], 0.7, among=iter(texts)) == whole[25:]
+
+
 def test_repeated_texts_in_many_blocks() -> None:
     texts = [f"alpha{i % 700} beta{i % 700} gamma{i % 700}" for i in range(1000)]
     assert repeated(texts, 0.7) == [i < 300 or i >= 700 for i in range(1000)]

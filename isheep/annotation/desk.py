@@ -128,7 +128,7 @@ def to_compare(path: Path, by: str, models: tuple[int, int], tasks: Sequence[Tas
     return Desk(file, by, questions, {}, of)
 
 
-def answers(recipe: Recipe, run: Folder, t: int, model: Model, tasks: Sequence[Task], of: str) -> list[Pair]:
+def answers(recipe: Recipe, run: Folder, t: int, model: Model, tasks: Sequence[Task], of: str) -> Sequence[Pair]:
     """M^t's answers to tasks, made where they are not there yet."""
     name, folder = f"{of}-{t}.jsonl", run / "annotations" / "answers"
     if folder.has(name):

@@ -93,7 +93,7 @@ class Exam(NamedTuple):
         Raises UserError where answers to other prompts are kept there: the data have changed.
         """
 
-        def owed(done: list[Answer]) -> Iterator[list[Answer]]:
+        def owed(done: Sequence[Answer]) -> Iterator[list[Answer]]:
             same(done)
             for start in range(len(done), len(prompts), SIZE):
                 some = prompts[start : start + SIZE]
@@ -103,13 +103,13 @@ class Exam(NamedTuple):
                     for prompt, one in zip(some, found, strict=True)
                 ]
 
-        def same(rows: list[Answer]) -> list[Answer]:
+        def same(rows: Sequence[Answer]) -> list[Answer]:
             if any(row.prompt != prompt for row, prompt in zip(rows, prompts, strict=False)):
                 raise UserError(
                     f"{self.folder.path / name} has answers to other prompts: give the data that it was made from, "
                     f"or delete {self.folder.path} to have it made again"
                 )
-            return rows
+            return list(rows)
 
         return same(self.folder.records(name, Answer, owed, SIZE, len(prompts)))
 

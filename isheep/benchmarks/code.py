@@ -102,9 +102,9 @@ def judge(exam: Exam, name: str, problems: Sequence[Problem], answers: Sequence[
 def run(folder: Folder, name: str, ids: Sequence[str], programs: Sequence[str], wall: str) -> list[Verdict]:
     """A verdict on each program, kept as rows like any other."""
 
-    def owed(done: list[Verdict]) -> Iterator[list[Verdict]]:
+    def owed(done: Sequence[Verdict]) -> Iterator[list[Verdict]]:
         for start in range(len(done), len(programs), SIZE):
             outcomes = sandbox.run_all(programs[start : start + SIZE], wall)
             yield [Verdict(id=id, why=one.why) for id, one in zip(ids[start : start + SIZE], outcomes, strict=True)]
 
-    return folder.records(name, Verdict, owed, SIZE, len(programs))
+    return list(folder.records(name, Verdict, owed, SIZE, len(programs)))

@@ -7,7 +7,7 @@ the references. The base reads the turns as plain lines, an aligned model in the
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -101,7 +101,7 @@ def subject(row: Row) -> str:
 def chosen(how: Task, shots: list[Shot], exam: Exam) -> dict[str, Any]:
     """Of each item, whether the option with the lowest mean loss is the right one."""
 
-    def owed(done: list[Chosen]) -> Iterator[list[Chosen]]:
+    def owed(done: Sequence[Chosen]) -> Iterator[list[Chosen]]:
         for start in range(len(done), len(shots), SIZE):
             some = shots[start : start + SIZE]
             texts = [[whole(how, shot, option, exam) for option in shot.item.options] for shot in some]

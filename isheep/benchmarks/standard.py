@@ -7,7 +7,7 @@ that every task runs offline from local files.
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ def door(exam: Exam, lost: set[tuple[str, int]]) -> Any:
             pairs = [_spaced(*one.args) for one in requests]
             ready(exam.engine)
 
-            def owed(done: list[Chosen]) -> Iterator[list[Chosen]]:
+            def owed(done: Sequence[Chosen]) -> Iterator[list[Chosen]]:
                 for start in range(len(done), len(pairs), SIZE):
                     found = logprobs(exam.engine, *zip(*pairs[start : start + SIZE], strict=True))
                     yield [Chosen(values=(None if one is None else -sum(one.logprobs),)) for one in found]

@@ -1,0 +1,106 @@
+"""How much memory do an iteration's stages take? Made-up rows behind a fake engine, from tasks to exports.
+
+    python benchmarks/streaming.py [--rows 100000]     # --rows 1000000: a gigabyte of pairs
+
+Answers, ratings, perplexities, filters, training rows as Alpaca, exports and the overlap with a benchmark's prompts, as
+a run makes them. Peak is the process's largest resident set so far; the stages' rows in a list would take several times
+the size of their file.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from isheep import algorithm, export
+from isheep.collapse import watch
+from isheep.engines.fake import Fake
+from isheep.overlap import overlap
+from isheep.recipe import Recipe
+from isheep.records import Task
+from isheep.run import Folder
+
+ANSWER = "It depends on the weather, on the season, and on who asks, so take the following with a grain of salt. " * 8
+PROMPTS = [f"Which of the two rivers is the longer one, the first or the second of number {n}?" for n in range(500)]
+SETTINGS = {
+    "model": "fake",
+    "filters": [{"kind": "score", "at_least": 8}, {"kind": "perplexity", "at_most": 50}],
+    "response": {"size": 64},
+    "assessment": {"size": 64},
+}
+
+
+class Chat(NamedTuple):
+    end: str = "<|end|>"
+    special: frozenset[str] = frozenset({"<|end|>"})
+
+    def prompt(self, content: str) -> str:
+        return f"<|user|>{content}<|answer|>"
+
+
+class Tasks(Sequence[Task]):
+    """`count` tasks, made when they are asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(self.count))]
+        return Task(id=f"t1-{place:05d}", instruction=f"Tell me what you know about thing number {place} of the list")
+
+
+def write(prompt: str, seed: int) -> str:
+    """An answer of about a kilobyte, or a rating that every tenth pair fails."""
+    if prompt.endswith("<|answer|>"):
+        return f"{ANSWER}{seed}<|end|>"
+    return f" {9 if seed % 20 else 2}||fine"
+
+
+def stages(root: Path, count: int, done: Callable[[str], None], watched: bool = True) -> None:
+    """The stages of one iteration on `count` tasks, under `root`; `done` hears when each has ended."""
+    recipe, run, chat, engine = Recipe.model_validate(SETTINGS), Folder(root, root), Chat(), Fake(write)
+    folder = run / "iter-1"
+    tasks = folder.write("tasks.jsonl", Task, Tasks(count))
+    done("tasks")
+    pairs = algorithm.write_answers(recipe, folder, engine, chat, [], tasks, 1)
+    done("answers")
+    if watched:
+        watch(run, 1, pairs, "en")
+        done("figures on narrowing")
+    known = algorithm.measure(recipe, folder, engine, chat, pairs)
+    done("perplexities")
+    graded = algorithm.write_grades(recipe, folder, engine, chat, pairs, 1)
+    done("ratings")
+    data = algorithm.choose(recipe, folder, chat, graded, known, [], 1)
+    done("filters, train.json")
+    for form in export.FORMS:
+        export.write(data, form, root / "export" / f"{form}.json")
+    done("exports")
+    overlap(pairs, PROMPTS, 13, None)
+    done("overlap with 500 prompts")
+
+
+def main(count: int) -> None:
+    print(f"{count} rows\n{'after':<28}{'CPU s':>8}{'file MB':>9}{'peak MB':>9}")
+    start = time.process_time()
+    with tempfile.TemporaryDirectory() as name:
+
+        def done(stage: str) -> None:
+            size = sum(path.stat().st_size for path in Path(name).rglob("*") if path.is_file())
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+            print(f"{stage:<28}{time.process_time() - start:>8.0f}{size / 1e6:>9.0f}{peak:>9}", flush=True)
+
+        stages(Path(name), count, done)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="How much memory do an iteration's stages take?")
+    parser.add_argument("--rows", type=int, default=100_000)
+    main(parser.parse_args().rows)

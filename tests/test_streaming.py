@@ -1,0 +1,76 @@
+"""No stage holds an iteration's rows: memory does not grow with them."""
+
+import json
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isheep import stored
+from isheep.errors import UserError
+from isheep.files import write_json, write_list
+from isheep.records import Drop
+from isheep.stored import Stored, some
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def streaming(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import streaming
+
+    yield streaming
+    sys.modules.pop("streaming")
+
+
+def peak(streaming: Any, root: Path, count: int) -> int:
+    """Bytes, at most at once, of Python's own objects."""
+    tracemalloc.start()
+    try:
+        streaming.stages(root, count, lambda stage: None, watched=False)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_rows(streaming: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isheep.overlap.AT_ONCE", 100)
+    monkeypatch.setattr("isheep.run.AT_ONCE", 100)
+    peak(streaming, tmp_path / "first", 100)  # what is loaded once
+    few, many = (peak(streaming, tmp_path / str(count), count) for count in (300, 1200))
+    written = (tmp_path / "1200" / "iter-1" / "pairs.jsonl").stat().st_size
+    assert many - few < 0.75 * written * 0.75  # 900 of 1200 rows: as objects in a list they take more than their file
+    rows = json.loads((tmp_path / "300" / "export" / "alpaca.json").read_text())
+    assert rows == json.loads((tmp_path / "300" / "iter-1" / "train.json").read_text()) and 200 < len(rows) < 300
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_rows_pass(streaming: Any, tmp_path: Path) -> None:
+    stages: list[str] = []
+    streaming.stages(tmp_path, 100_000, stages.append)
+    assert len((tmp_path / "iter-1" / "assessed.jsonl").read_bytes().splitlines()) == 100_000 and len(stages) == 8
+
+
+def test_stored_rows_are_a_sequence(tmp_path: Path) -> None:
+    rows = [Drop(row=str(n), by="score", why="é" * n) for n in range(9)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
+    found = stored.read(path, Drop)
+    assert found == rows and list(found) == rows and found[2:5] == rows[2:5] and found[-1] == rows[-1]
+    odd = some(found, lambda row: int(row.row) % 2 == 1)
+    assert isinstance(odd, Stored) and list(odd) == rows[1::2] and odd[1] == rows[3] and odd[::-1] == rows[7::-2]
+    with pytest.raises(IndexError):
+        found[9]
+    path.write_text(path.read_text() + "torn\n")
+    with pytest.raises(UserError, match="line 10: not a Drop row"):
+        stored.read(path, Drop)
+
+
+@pytest.mark.parametrize("values", [[], [1], [{"a": "b\nc", "d": {"e": [1, "\u2028é"]}}, "x", {}]])
+def test_a_list_is_written_as_json_writes_it(tmp_path: Path, values: list[Any]) -> None:
+    write_list(tmp_path / "one.json", iter(values))
+    write_json(tmp_path / "other.json", values)
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "other.json").read_bytes()
