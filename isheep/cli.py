@@ -109,22 +109,37 @@ def evaluate(
         Path | None, typer.Option(help="Score this file of answers instead of a run: then give the benchmark alone.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="With --responses: the folder of verdicts.")] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JUDGE",
+            help="Who judges MT-Bench and AlpacaEval: a model's name at the endpoint, or what a recipe's evaluation "
+            "has as judge, such as '{model: runs/other, local: true}'.",
+        ),
+    ] = None,
+    unsafe_code: Annotated[
+        bool, typer.Option("--unsafe-code", help="Run model-written code (HumanEval, MBPP) where no sandbox holds too.")
+    ] = False,
 ) -> None:
     """Score the base and every iteration of a run on the recipe's benchmarks, or on those named.
 
-    What is scored already is kept; results are in RUN/iter-1/eval/BENCHMARK.json.
+    What is scored already is kept; results are in RUN/iter-1/eval/BENCHMARK.json. What a benchmark lacks (data, a
+    judge, a sandbox) is said before anything is generated.
     """
     from isheep import examine, summary
 
     if responses:
         if not words or len(words) > 1 or iteration is not None:
             raise UserError("with --responses give one benchmark and no run: isheep eval --responses FILE ifeval")
+        if judge or unsafe_code:
+            raise UserError("--responses is for benchmarks that ask no judge and run no code: leave these options out")
         into = out or responses.with_suffix(f".{words[0]}")
         console.print(summary.scores(words[0], examine.score(words[0], responses, data, into)))
         return console.print(f"verdicts {into}", soft_wrap=True, markup=False)
     if not words or out:
         raise UserError("give a run folder: isheep eval RUN; --out is for --responses")
-    recipe, run = examine.examine(Path(words[0]), words[1:], data, iteration)
+    asked = recipe_files.judge(judge) if judge is not None else None
+    recipe, run = examine.examine(Path(words[0]), words[1:], data, iteration, asked, unsafe_code)
     console.print(summary.table(recipe, run))
     if kinds:
         console.print(summary.breakdowns(recipe, run))

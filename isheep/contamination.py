@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from isheep.agreement import Estimate, mean
-from isheep.benchmarks import module
+from isheep.benchmarks import data_of, digest, module
 from isheep.errors import UserError
 from isheep.evaluate import home
 from isheep.filters import kept
@@ -54,7 +54,7 @@ def report(
     if not written:
         raise UserError(f"{path} has no pairs yet: see isheep status {path}")
     for one in benchmarks(recipe, names, data):
-        asked = module(one.name).prompts(Path(one.data) if one.data else None)
+        asked = prompts_of(run, one, [0, *written])
         found = {t: touched(run, t, asked, rule) for t in written}
         yield counted(one.name, len(asked), rule, found)
         splits = {t: list(split(recipe, run, one, t, len(asked), found)) for t in written}
@@ -84,6 +84,20 @@ def benchmarks(recipe: Recipe, names: Sequence[str], data: Path | None) -> list[
     if not chosen and not recipe.evaluation:
         raise UserError("the recipe has no benchmark in evaluation: name one")
     return [one.model_copy(update={"data": str(data)}) if data else one for one in chosen or recipe.evaluation]
+
+
+def prompts_of(run: Folder, one: Benchmark, models: Sequence[int]) -> list[str]:
+    """What a benchmark asks. Raises UserError where one of the models was scored on something else."""
+    found: list[str] = module(one.name).prompts(data_of(one))
+    mark = digest(found)
+    for t in models:
+        if result(run, t, one.name).get("asked", mark) != mark:
+            raise UserError(
+                f"{home(run, t).path / 'eval' / one.name}.json was scored on other prompts than "
+                f"{one.data or 'those of the benchmark now'}: give the data that it was made from as --data, with the "
+                "benchmark's name"
+            )
+    return found
 
 
 def touched(run: Folder, t: int, asked: Sequence[str], rule: Contamination) -> Touched:
@@ -124,7 +138,7 @@ def places(one: Benchmark, found: dict[str, Any], prompts: int) -> dict[str, lis
     The benchmark says so itself (`places`); or there is an item for each prompt, or a cluster, in their order.
     """
     said = module(one.name)
-    known: dict[str, list[int]] = said.places(Path(one.data) if one.data else None) if hasattr(said, "places") else {}
+    known: dict[str, list[int]] = said.places(data_of(one)) if hasattr(said, "places") else {}
     scores = found.get("items", {})
     for score, items in scores.items():
         clusters = found.get("clusters", {}).get(score, ())

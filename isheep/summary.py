@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from isheep import figures
-from isheep.evaluate import home
+from isheep.evaluate import alike, home
 from isheep.filters import kept, unreadable
 from isheep.recipe import BENCHMARKS, Recipe
 from isheep.records import AssessedPair, Drop, Kind, Pair, Rejected
@@ -169,7 +169,7 @@ def add_scores(shown: Table, benchmark: str, found: Sequence[dict[str, Any]]) ->
         if any(None in row for row in rows if row):
             shown.add_row("  unreadable", *("" if row is None else str(row.count(None)) for row in rows))
         if rows[0] and any(rows[1:]):
-            same = [row and one.get("asked") == found[0].get("asked") for row, one in zip(rows, found, strict=True)]
+            same = [row and alike(found[0], one) for row, one in zip(rows, found, strict=True)]
             tests = [compare(rows[0], row, groups[0]) if like else None for row, like in zip(rows, same, strict=True)]
             cells = [f"{figures.p(one.p)} ({figures.size(one.detectable, rows[0])})" if one else "" for one in tests]
             shown.add_row("  p against base", "", *cells[1:], style="dim")

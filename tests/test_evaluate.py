@@ -23,6 +23,7 @@ from tests.test_cli import files, isheep, refused
 class Chat(NamedTuple):
     name: str = "qwen"
     end: str = "<|end|>"
+    template: str = "<|user|>...<|answer|>"
 
     def prompt(self, content: str) -> str:
         return f"<|user|>{content}<|answer|>"
