@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from rich.box import SIMPLE_HEAD
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
@@ -159,33 +159,34 @@ def part(items: Sequence[float | None] | None, some: Sequence[int], place: Seque
 # --- as text
 
 
-def counted(name: str, prompts: int, rule: Contamination, found: dict[int, Touched]) -> Table:
+def counted(name: str, prompts: int, rule: Contamination, found: dict[int, Touched]) -> Group:
     ways = {"exact": "exact", "ngram": f"{rule.ngram} words", "rouge": f"ROUGE-L>{rule.rouge}"}
     asked = [kind for kind in ways if kind == "exact" or getattr(rule, kind)]
     columns = ("iteration", "rows", "touched", *(ways[kind] for kind in asked), "kept", "prompts")
-    title = f"{escape(name)}: rows that touch one of its {prompts} prompts"
-    shown = Table(*(Column(name, justify="right") for name in columns), title=title, box=SIMPLE_HEAD, pad_edge=False)
+    shown = Table(*(Column(name, justify="right") for name in columns), box=SIMPLE_HEAD, pad_edge=False)
     for t, (pairs, chosen, hits) in found.items():
         trained = "-" if chosen is None else str(sum(pairs[row].id in chosen for row in hits.rows))
         ways_found = (str(hits.kinds.get(kind, 0)) for kind in asked)
         shown.add_row(str(t), str(len(pairs)), str(len(hits.rows)), *ways_found, trained, str(len(hits.prompts)))
-    shown.caption = "a row is counted by its surest way; kept: touched rows that were trained on"
-    return shown
+    title = Text(f"{name}: rows that touch one of its {prompts} prompts", style="bold")
+    return Group(
+        title, shown, Text("a row is counted by its surest way; kept: touched rows that were trained on\n", "dim")
+    )
 
 
-def scores(name: str, splits: dict[int, list[Split]]) -> Table:
+def scores(name: str, splits: dict[int, list[Split]]) -> Group:
     columns = ("t", "clean", "base", "now", "touched", "base", "now")
-    title = f"{escape(name)}: scores on the clean and on the touched items"
     heads = (Column("score", no_wrap=True), *(Column(name, justify="right") for name in columns))
-    shown = Table(*heads, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    shown = Table(*heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for score in dict.fromkeys(one.score for some in splits.values() for one in some):
         for t, one in ((t, one) for t, some in splits.items() for one in some if one.score == score):
             cells = (
                 (str(n), value(b, one), figure(m, one)) for n, b, m in zip(one.items, one.base, one.model, strict=True)
             )
             shown.add_row(escape(score), str(t), *(cell for side in cells for cell in side))
-    shown.caption = "now: the model of iteration t; shares in %; 95% intervals, a prompt counting once"
-    return shown
+    title = Text(f"{name}: scores on the clean and on the touched items", style="bold")
+    legend = "now: the model of iteration t; shares in %; 95% intervals, a prompt counting once\n"
+    return Group(title, shown, Text(legend, "dim"))
 
 
 def value(one: Estimate | None, of: Split) -> str:

@@ -156,6 +156,21 @@ def test_numbers_unread_items_notes_and_many_iterations(tmp_path: Path) -> None:
     assert narrow("\n".join(line for line in table.splitlines() if str(tmp_path) not in line)) and "iter 5" in shown
 
 
+def test_no_line_of_the_table_is_broken(asked: list[str], tmp_path: Path) -> None:
+    """A p value and what its test finds stand on one line, whatever the benchmark is called."""
+    for name, beside in (("humaneval", 3), ("standard/commonsense_qa", 2)):
+        run = make_run(tmp_path / name.replace("/", "-"), iterations=3)
+        for t in range(4):
+            scores = {"stopped": [True] * 199 + [t == 1], "mean": [(n + t) % 3 + 0.123 for n in range(50)]}
+            keep(run, f"iter-{t}" if t else "base", name, {"template": "qwen", "items": scores})
+        shown = isheep("eval", run, "--iteration", "0", "lamb").out
+        assert narrow(shown) and "100 [98,100]" in shown
+        rows = [line for line in shown.splitlines() if line.startswith("  p against base")]
+        assert [line.count(" (") for line in rows] == ([3, 3] if beside == 3 else [2, 2, 1, 1])
+        assert not any(line.lstrip().startswith(("(", "[")) for line in shown.splitlines())
+        assert shown.startswith(f"fake: {run}"[:80])
+
+
 # --- compare
 
 
