@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from isheep import recipe_files
+from isheep.cli_evaluation import Dir, console
+from isheep.cli_evaluation import app as evaluation
 from isheep.errors import UserError
 from isheep.recipe import Recipe
 from isheep.show import Band
@@ -21,13 +22,12 @@ from isheep.take import Form
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 lamb = typer.Typer(no_args_is_help=True, help="The embedded base model: pretrain it, probe it.")
+app.add_typer(evaluation)
 app.add_typer(lamb, name="lamb")
-console = Console(highlight=False)
 DEFAULT, DEFAULT_REAL = "lamb", "qwen2.5-0.5b"
 INTERRUPTED = 130  # what typer exits with after Ctrl-C
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)  # paths not to write to
 FULL = ("No space left", "PytorchStreamWriter failed", "unexpected pos")  # safetensors says it so, torch.save so
-Dir = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
 
 
 @app.callback()
@@ -99,54 +99,6 @@ def _sweep(recipes: Mapping[str, Recipe], out: Path) -> None:
             console.print(f"runs     {out}", soft_wrap=True, markup=False)
 
 
-@app.command("eval")
-def evaluate(
-    words: Annotated[list[str] | None, typer.Argument(metavar="RUN [BENCHMARK]...", show_default=False)] = None,
-    data: Annotated[Path | None, typer.Option(help="Your copy of the benchmark's files, where it needs one.")] = None,
-    iteration: Annotated[int | None, typer.Option(help="Only this one; 0 is the base.")] = None,
-    kinds: Annotated[bool, typer.Option("--kinds", help="Print how often each kind of item is right, too.")] = False,
-    responses: Annotated[
-        Path | None, typer.Option(help="Score this file of answers instead of a run: then give the benchmark alone.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="With --responses: the folder of verdicts.")] = None,
-) -> None:
-    """Score the base and every iteration of a run on the recipe's benchmarks, or on those named.
-
-    What is scored already is kept; results are in RUN/iter-1/eval/BENCHMARK.json.
-    """
-    from isheep import examine, summary
-
-    if responses:
-        if not words or len(words) > 1 or iteration is not None:
-            raise UserError("with --responses give one benchmark and no run: isheep eval --responses FILE ifeval")
-        into = out or responses.with_suffix(f".{words[0]}")
-        console.print(summary.scores(words[0], examine.score(words[0], responses, data, into)))
-        return console.print(f"verdicts {into}", soft_wrap=True, markup=False)
-    if not words or out:
-        raise UserError("give a run folder: isheep eval RUN; --out is for --responses")
-    recipe, run = examine.examine(Path(words[0]), words[1:], data, iteration)
-    console.print(summary.table(recipe, run))
-    if kinds:
-        console.print(summary.breakdowns(recipe, run))
-
-
-@app.command()
-def compare(
-    a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder, or a folder of runs with a seed each.")],
-    b: Annotated[Path | None, typer.Argument(metavar="RUN_B", help="Without it: RUN_A's base and iteration.")] = None,
-    iteration: Annotated[
-        list[int] | None, typer.Option(help="Of both, or given twice, of each; 0 is the base; the newest without it.")
-    ] = None,
-    score: Annotated[
-        list[str] | None, typer.Option(help="Only this one; those given are the family that p is corrected for.")
-    ] = None,
-) -> None:
-    """Compare two models on the same items, or two settings over the same seeds."""
-    from isheep.compare import compared
-
-    console.print(compared(a, b, iteration or [], score or []))
-
-
 @app.command()
 def recipes() -> None:
     """List the recipes that come with isheep, and the sweeps, which are many recipes in one file."""
@@ -167,68 +119,6 @@ def status(folder: Dir) -> None:
 
     for part in status(folder):
         console.print(part, soft_wrap=isinstance(part, Text))
-
-
-@app.command()
-def contamination(
-    folder: Dir,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[BENCHMARK]...", show_default=False)] = None,
-    data: Annotated[Path | None, typer.Option(help="Your copy of the benchmark's files, where it needs one.")] = None,
-    ngram: Annotated[
-        int | None, typer.Option(min=0, help="Words in a row; 0: not looked at. The recipe's, or 13.")
-    ] = None,
-    rouge: Annotated[
-        float | None, typer.Option(min=0, max=1, help="ROUGE-L above this; 0: not looked at. The recipe's, or 0.7.")
-    ] = None,
-    rows: Annotated[bool, typer.Option("--rows", help="Print the rows, and how they touch a prompt.")] = False,
-) -> None:
-    """Show which generated rows touch the benchmarks' prompts, and scores on the clean and the touched items."""
-    from isheep.contamination import report
-
-    for part in report(folder, names or [], data, ngram, rouge, rows):
-        console.print(part, soft_wrap=isinstance(part, Text))
-
-
-@app.command()
-def judge_health(
-    folder: Dir,
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs of an iteration that are rated anew.")] = 200,
-    iteration: Annotated[int | None, typer.Option(min=1, help="Only this one.")] = None,
-) -> None:
-    """Hold a run's self-assessment against itself, another judge, the answers' length, the truth and people.
-
-    Figures are in DIR/iter-1/health.json, new ratings in DIR/iter-1/health/.
-    """
-    from isheep.health_tables import tables
-    from isheep.judge_health import examine
-
-    for part in tables(examine(folder, pairs, iteration)):
-        console.print(part, soft_wrap=isinstance(part, Text))
-
-
-@app.command()
-def annotate(
-    folder: Dir,
-    iteration: Annotated[int | None, typer.Option(min=1, help="Rate pairs of this one; of all without it.")] = None,
-    compare: Annotated[
-        tuple[int, int] | None, typer.Option(metavar="A B", help="Choose between these two models; 0 is the base.")
-    ] = None,
-    tasks: Annotated[
-        Path | None, typer.Option(help="With --compare: tasks in a form of seed tasks; the run's seeds without it.")
-    ] = None,
-    pairs: Annotated[int, typer.Option(min=1, help="Questions.")] = 50,
-    name: Annotated[str, typer.Option(help="Who answers: each has answers of their own.")] = "me",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
-) -> None:
-    """Serve a page on this machine on which a person rates pairs blind, or chooses between two models' answers.
-
-    Answers are in DIR/annotations/; judge-health uses them.
-    """
-    from isheep.annotate import annotate
-
-    if compare and iteration is not None or tasks and not compare:
-        raise UserError("--iteration is for rating, --tasks for --compare")
-    annotate(folder, name, iteration, compare, tasks, pairs, port, console)
 
 
 @app.command()
@@ -278,35 +168,6 @@ def export(
     if (form is None) != merged:
         raise UserError("give one of --as alpaca|sharegpt|messages|paper|llamafactory and --merged")
     console.print(take(folder, form, iteration, out), soft_wrap=True, markup=False)
-
-
-@app.command()
-def scores(
-    file: Annotated[Path, typer.Argument(help="A model_judgment file of MT-Bench, or an annotations.json.")],
-    data: Annotated[Path | None, typer.Option(help="MT-Bench's files, for its categories; or AlpacaEval's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="All digits, as JSON.")] = False,
-) -> None:
-    """Print the scores of a file of judgments, as FastChat or AlpacaEval compute them, and what they leave out."""
-    from isheep.scores import figures, scores
-
-    if as_json:
-        return print(json.dumps(figures(file, data), indent=1))
-    for part in scores(file, data):
-        console.print(part)
-
-
-@app.command()
-def judge_prompts(
-    answers: Annotated[Path, typer.Argument(help="A model_answer file of MT-Bench.")],
-    data: Annotated[Path, typer.Option(help="FastChat's data/mt_bench.")],
-    judge: Annotated[str, typer.Option(help="The judge, whose reference answers are taken.")] = "gpt-4",
-    out: Annotated[Path | None, typer.Option(help="A file; printed without it.")] = None,
-) -> None:
-    """Write what MT-Bench's judge is asked about a model's answers, without asking it."""
-    from isheep.scores import judge_prompts
-
-    if text := judge_prompts(answers, data, judge, out):
-        print(text)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from isheep import figures
 from isheep.errors import UserError
+from isheep.evaluate import alike
 from isheep.run import reading
 from isheep.statistics import Comparison, Value, compare, estimate, holm, over_seeds
 from isheep.summary import begun, benchmarks, result
@@ -123,8 +124,9 @@ def matched(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[Row]:
     flat = [scores for pair in pairs for scores in pair]
     for name in (name for name in flat[0] if all(name in scores for scores in flat)):
         results = [scores[name] for scores in flat]
-        if len({one.get("asked") for one in results}) > 1:
-            raise UserError(f"{name}: the two were asked other items, so that they can't be compared: score both anew")
+        if not alike(*results):
+            what = "asked other items" if len({one.get("asked") for one in results}) > 1 else "scored by other rules"
+            raise UserError(f"{name}: the two were {what}, so that they can't be compared: score both anew")
         templates = str(results[0].get("template", "")), str(results[1].get("template", ""))
         for score, values in results[0]["items"].items():
             if any(len(one["items"].get(score, ())) != len(values) for one in results):

@@ -122,7 +122,7 @@ def _training(recipe: Recipe, t: int) -> Conflicts:
 
 def _around(recipe: Recipe) -> Conflicts:
     for place, benchmark in enumerate(recipe.evaluation):
-        if wrong := _wrong_judge(benchmark):
+        if wrong := wrong_judge(benchmark):
             yield ("evaluation", place), wrong
     if recipe.stop and recipe.stop.patience >= recipe.iterations:
         wrong = (
@@ -133,7 +133,7 @@ def _around(recipe: Recipe) -> Conflicts:
         yield ("evaluation",), f"{twice!r} is listed twice"
 
 
-def _wrong_judge(one: Benchmark) -> str | None:
+def wrong_judge(one: Benchmark) -> str | None:
     """What is wrong with a benchmark's judge and files; None where nothing is."""
     if one.name not in JUDGED:
         return f"{one.name} asks no judge" if one.judge else None

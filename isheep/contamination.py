@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from rich.box import SIMPLE_HEAD
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
 from isheep.agreement import Estimate, mean
-from isheep.benchmarks import module
+from isheep.benchmarks import data_of, digest, module
 from isheep.errors import UserError
 from isheep.evaluate import home
 from isheep.filters import kept
@@ -54,7 +54,7 @@ def report(
     if not written:
         raise UserError(f"{path} has no pairs yet: see isheep status {path}")
     for one in benchmarks(recipe, names, data):
-        asked = module(one.name).prompts(Path(one.data) if one.data else None)
+        asked = prompts_of(run, one, [0, *written])
         found = {t: touched(run, t, asked, rule) for t in written}
         yield counted(one.name, len(asked), rule, found)
         splits = {t: list(split(recipe, run, one, t, len(asked), found)) for t in written}
@@ -84,6 +84,20 @@ def benchmarks(recipe: Recipe, names: Sequence[str], data: Path | None) -> list[
     if not chosen and not recipe.evaluation:
         raise UserError("the recipe has no benchmark in evaluation: name one")
     return [one.model_copy(update={"data": str(data)}) if data else one for one in chosen or recipe.evaluation]
+
+
+def prompts_of(run: Folder, one: Benchmark, models: Sequence[int]) -> list[str]:
+    """What a benchmark asks. Raises UserError where one of the models was scored on something else."""
+    found: list[str] = module(one.name).prompts(data_of(one))
+    mark = digest(found)
+    for t in models:
+        if result(run, t, one.name).get("asked", mark) != mark:
+            raise UserError(
+                f"{home(run, t).path / 'eval' / one.name}.json was scored on other prompts than "
+                f"{one.data or 'those of the benchmark now'}: give the data that it was made from as --data, with the "
+                "benchmark's name"
+            )
+    return found
 
 
 def touched(run: Folder, t: int, asked: Sequence[str], rule: Contamination) -> Touched:
@@ -124,7 +138,7 @@ def places(one: Benchmark, found: dict[str, Any], prompts: int) -> dict[str, lis
     The benchmark says so itself (`places`); or there is an item for each prompt, or a cluster, in their order.
     """
     said = module(one.name)
-    known: dict[str, list[int]] = said.places(Path(one.data) if one.data else None) if hasattr(said, "places") else {}
+    known: dict[str, list[int]] = said.places(data_of(one)) if hasattr(said, "places") else {}
     scores = found.get("items", {})
     for score, items in scores.items():
         clusters = found.get("clusters", {}).get(score, ())
@@ -145,33 +159,34 @@ def part(items: Sequence[float | None] | None, some: Sequence[int], place: Seque
 # --- as text
 
 
-def counted(name: str, prompts: int, rule: Contamination, found: dict[int, Touched]) -> Table:
+def counted(name: str, prompts: int, rule: Contamination, found: dict[int, Touched]) -> Group:
     ways = {"exact": "exact", "ngram": f"{rule.ngram} words", "rouge": f"ROUGE-L>{rule.rouge}"}
     asked = [kind for kind in ways if kind == "exact" or getattr(rule, kind)]
     columns = ("iteration", "rows", "touched", *(ways[kind] for kind in asked), "kept", "prompts")
-    title = f"{escape(name)}: rows that touch one of its {prompts} prompts"
-    shown = Table(*(Column(name, justify="right") for name in columns), title=title, box=SIMPLE_HEAD, pad_edge=False)
+    shown = Table(*(Column(name, justify="right") for name in columns), box=SIMPLE_HEAD, pad_edge=False)
     for t, (pairs, chosen, hits) in found.items():
         trained = "-" if chosen is None else str(sum(pairs[row].id in chosen for row in hits.rows))
         ways_found = (str(hits.kinds.get(kind, 0)) for kind in asked)
         shown.add_row(str(t), str(len(pairs)), str(len(hits.rows)), *ways_found, trained, str(len(hits.prompts)))
-    shown.caption = "a row is counted by its surest way; kept: touched rows that were trained on"
-    return shown
+    title = Text(f"{name}: rows that touch one of its {prompts} prompts", style="bold")
+    return Group(
+        title, shown, Text("a row is counted by its surest way; kept: touched rows that were trained on\n", "dim")
+    )
 
 
-def scores(name: str, splits: dict[int, list[Split]]) -> Table:
+def scores(name: str, splits: dict[int, list[Split]]) -> Group:
     columns = ("t", "clean", "base", "now", "touched", "base", "now")
-    title = f"{escape(name)}: scores on the clean and on the touched items"
     heads = (Column("score", no_wrap=True), *(Column(name, justify="right") for name in columns))
-    shown = Table(*heads, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    shown = Table(*heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for score in dict.fromkeys(one.score for some in splits.values() for one in some):
         for t, one in ((t, one) for t, some in splits.items() for one in some if one.score == score):
             cells = (
                 (str(n), value(b, one), figure(m, one)) for n, b, m in zip(one.items, one.base, one.model, strict=True)
             )
             shown.add_row(escape(score), str(t), *(cell for side in cells for cell in side))
-    shown.caption = "now: the model of iteration t; shares in %; 95% intervals, a prompt counting once"
-    return shown
+    title = Text(f"{name}: scores on the clean and on the touched items", style="bold")
+    legend = "now: the model of iteration t; shares in %; 95% intervals, a prompt counting once\n"
+    return Group(title, shown, Text(legend, "dim"))
 
 
 def value(one: Estimate | None, of: Split) -> str:

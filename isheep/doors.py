@@ -1,5 +1,6 @@
 """Which library stands behind an engine, a trainer and a judge: what a recipe names. Nothing heavy loads here."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,16 +27,29 @@ def _open(machine: Machine, model: Model) -> Engine:
 
 
 def open_judge(recipe: Recipe, benchmark: Benchmark) -> Judge:
-    """Who judges a benchmark's answers. Cheap: a local judge's weights load when it is asked."""
+    """Who judges a benchmark's answers. Cheap: a local judge's weights load when it is asked.
+
+    Raises UserError where a local judge is a model that its run does not have.
+    """
     given = benchmark.judge or recipes.Judge()
     if not given.local:
         return Endpoint(given.model, recipe.machine.judging, given.parameters)
 
-    def open_local(name: str = given.model or "") -> tuple[Engine, Chat]:
-        model, chat = local_model(name)
+    model, chat = local_model(given.model or "")
+
+    def open_local() -> tuple[Engine, Chat]:
         return _open(recipe.machine, model), load_chat(chat, model.base)
 
-    return Local(given.model or "", open_local, recipe.seed, given.parameters)
+    return Local(given.model or "", open_local, recipe.seed, given.parameters, identity=_weights(model))
+
+
+def _weights(model: Model) -> str:
+    """What tells an adapter from another one in the same place; "" for a base, which its name stands for."""
+    weights = model.adapter / "adapter_model.safetensors" if model.adapter else None
+    if not (model.adapter and weights and weights.exists()):
+        return ""
+    with weights.open("rb") as file:
+        return f" {model.adapter.parent.name} {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def local_model(name: str) -> tuple[Model, str]:

@@ -1,5 +1,6 @@
 """A judge at an OpenAI-compatible endpoint: OPENAI_BASE_URL says where, OPENAI_API_KEY is the key, seen only here."""
 
+import contextlib
 import email.utils
 import json
 import os
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 OPENAI = "https://api.openai.com/v1"
 KEPT = "judge.jsonl"  # in a run folder: every answer of an endpoint, in the order in which they came
 AGAIN = (408, 409, 425, 429)  # and 5xx: asked again later
-WRONG = (401, 403, 404)  # the key, the address or the model's name: the same for all calls
+REFUSED = (401, 403)  # the key
+WRONG = (*REFUSED, 404)  # the key, the address or the model's name: the same for all calls
+PATIENCE = 10.0  # seconds for the question whether anybody is there
 LONGEST = 300.0  # seconds before another attempt, whatever the endpoint asks for
 BODY = 2000  # characters kept of an answer that is no completion
 CHARACTERS = 4  # in a token, for the estimate
@@ -38,9 +41,26 @@ class Endpoint(NamedTuple):
     settings: Judging
     parameters: Mapping[str, Any] = {}  # over those of a question; None takes one out
     kind: str = "endpoint"
+    identity: str = ""
 
     def named(self, default: str) -> str:
         return self.model or default
+
+    def ready(self) -> None:
+        """The environment names an endpoint, something is there, and it does not refuse the key.
+
+        It is asked for its list of models, which is free; one that has none, or is slow to say so, may still judge.
+        """
+        import httpx2
+
+        with connect(self.settings) as client, contextlib.suppress(httpx2.HTTPError):
+            try:
+                status = client.get("models", timeout=min(PATIENCE, self.settings.timeout)).status_code
+                wrong = f"HTTP {status}" if status in REFUSED else ""
+            except httpx2.ConnectError as error:
+                wrong = clean(f"no connection: {error}")
+            if wrong:
+                raise UserError(f"judge {self.model or ''!r} at {shown(address())}: {wrong}; {WAY_OUT}")
 
     def ask(
         self,

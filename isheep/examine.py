@@ -7,18 +7,27 @@ from typing import Any
 
 from isheep.benchmarks import asked, module
 from isheep.checkpoint import check_device
+from isheep.conflicts import wrong_judge
 from isheep.errors import UserError
-from isheep.evaluate import evaluate, home
+from isheep.evaluate import evaluate, ready
 from isheep.files import write_json
-from isheep.recipe import BENCHMARKS, TASKS, Benchmark, Recipe
+from isheep.recipe import BENCHMARKS, JUDGED, TASKS, Benchmark, Judge, Recipe
 from isheep.run import Folder, locked, reading
 from isheep.status import model_at, newest
 
 
-def examine(path: Path, names: Sequence[str], data: Path | None, iteration: int | None) -> tuple[Recipe, Folder]:
+def examine(
+    path: Path,
+    names: Sequence[str],
+    data: Path | None,
+    iteration: int | None,
+    judge: Judge | None = None,
+    unsafe_code: bool = False,
+) -> tuple[Recipe, Folder]:
     """Score the base and every iteration of a run (or one of them) on the recipe's benchmarks, or on those named.
 
-    What is there is kept. `data` is for one benchmark, in place of what the recipe names. Raises UserError before a
+    What is there is kept. `data` is for one benchmark, in place of what the recipe names; so is `judge`, for those that
+    ask one. `unsafe_code` lets code run where no sandbox holds, as machine.unsafe_code does. Raises UserError before a
     model loads where a benchmark can't be run, or where results on other items are there.
     """
     recipe, run = reading(path)
@@ -27,14 +36,18 @@ def examine(path: Path, names: Sequence[str], data: Path | None, iteration: int 
         raise UserError(f"the recipe of {path} has no benchmark in evaluation: name one of {', '.join(BENCHMARKS)}")
     if data and len(names) != 1:
         raise UserError(f"--data {data} is for one benchmark: name it, and it alone")
+    wanted = judged(wanted, judge)
     models = range(newest(recipe, run) + 1) if iteration is None else [iteration]
     model_at(recipe, run, iteration)  # told before a benchmark is read
     check_device(recipe.machine.device)
-    for one in wanted:
-        ready(run, one, models)
+    machine = recipe.machine.model_copy(update={"unsafe_code": unsafe_code or recipe.machine.unsafe_code})
+    now = recipe.model_copy(update={"evaluation": tuple(wanted), "stop": None, "machine": machine})
+    ready(now, run, models)
+    if data and not data.exists():  # all is scored, so that nobody has looked at it
+        raise UserError(f"--data {data}: there is no such file or folder")
     with locked(path) as run:
         for t in models:
-            evaluate(recipe.model_copy(update={"evaluation": wanted, "stop": None}), run, t, model_at(recipe, run, t))
+            evaluate(now, run, t, model_at(recipe, run, t))
     return recipe, run
 
 
@@ -50,19 +63,16 @@ def chosen(name: str, recipe: Recipe, data: Path | None) -> Benchmark:
     return one.model_copy(update={"data": str(data)}) if data else one
 
 
-def ready(run: Folder, one: Benchmark, models: Sequence[int]) -> None:
-    """Raises UserError where a benchmark can't be run, or where models were asked other items than these."""
-    files = [home(run, t).path / "eval" / f"{one.name}.json" for t in models]
-    there = [path for path in files if path.exists()]
-    if not one.data and len(there) == len(files):
-        return  # nothing is owed, nothing is said about other data
-    digest = asked(one)
-    for path in there:
-        if Folder(path.parent, run.root).json(path.name, dict).get("asked", digest) != digest:
-            raise UserError(
-                f"{path} is about other items than {one.data or 'those of the benchmark now'}: give the data that it "
-                f"was made from, or delete it and {path.with_suffix('')} in every iteration to score these"
-            )
+def judged(wanted: Sequence[Benchmark], judge: Judge | None) -> list[Benchmark]:
+    """The benchmarks, those that ask a judge with this one, if one is given."""
+    if judge and not any(one.name in JUDGED for one in wanted):
+        names = ", ".join(one.name for one in wanted)
+        raise UserError(f"--judge is for {', '.join(JUDGED)}: {names} asks none")
+    found = [one.model_copy(update={"judge": judge}) if judge and one.name in JUDGED else one for one in wanted]
+    for one in found:
+        if wrong := wrong_judge(one):
+            raise UserError(wrong)
+    return found
 
 
 def score(name: str, answers: Path, data: Path | None, into: Path) -> dict[str, Any]:

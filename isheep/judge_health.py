@@ -15,8 +15,8 @@ from isheep import annotation
 from isheep.agreement import share, win_rate
 from isheep.assess import assess
 from isheep.batching import seed_of
-from isheep.benchmarks import module
 from isheep.chat import Chat, load_chat
+from isheep.contamination import prompts_of
 from isheep.doors import open_engine
 from isheep.engines import Engine
 from isheep.errors import UserError
@@ -180,7 +180,7 @@ def known_truths(case: Case, run: Folder) -> dict[str, tuple[list[Pair], list[bo
         folder = home(run, case.t - 1) / "eval"
         if not (folder.has(f"{one.name}.json") and folder.has(f"{one.name}/answers.jsonl")):
             continue
-        asked = module(one.name).prompts(Path(one.data) if one.data else None)
+        asked = prompts_of(run, one, [case.t - 1])
         answers = folder.read(f"{one.name}/answers.jsonl", Answer)
         items = folder.json(f"{one.name}.json", dict).get("items", {}).values()
         right = next((row for row in items if len(row) == len(asked) and all(isinstance(x, bool) for x in row)), None)

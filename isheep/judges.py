@@ -54,8 +54,15 @@ class Judge(Protocol):
     def kind(self) -> str:
         """ "endpoint", or "local" for a model of ours."""
 
+    @property
+    def identity(self) -> str:
+        """What tells it from another judge of the same name; "" where a name and parameters say it all."""
+
     def named(self, default: str) -> str:
         """Its name in results, where the benchmark's own judge is `default`."""
+
+    def ready(self) -> None:
+        """Raises UserError where it can't be asked. Costs nothing."""
 
     def ask(
         self,
@@ -124,9 +131,13 @@ class Local(NamedTuple):
     seed: int
     parameters: Mapping[str, Any] = {}  # over those of a question; None takes one out
     kind: str = "local"
+    identity: str = ""  # of its weights, where `name` may mean others later
 
     def named(self, default: str) -> str:
         return self.name
+
+    def ready(self) -> None:
+        self.open()[0].close()
 
     def ask(
         self,
@@ -138,7 +149,7 @@ class Local(NamedTuple):
     ) -> list[Reply]:
         """Raises UserError where the kept replies are to other questions."""
         parameters = over(parameters, self.parameters)
-        keys = [key_of(self.name, messages, parameters) for messages in asked]
+        keys = [key_of(self.name + self.identity, messages, parameters) for messages in asked]
         name = f"replies-{plain_name(self.name)}.jsonl"
         engine, chat = self.open()
 

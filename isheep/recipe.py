@@ -205,8 +205,9 @@ TASKS = (
     "commonsense_qa", "mmlu", "nq", "triviaqa", "squad2",
 )  # fmt: skip
 JUDGED = ("mt_bench", "alpaca_eval", "alpaca_eval_2")
+CODE = ("humaneval", "humaneval_plus", "mbpp", "mbpp_sanitized")  # a sandbox runs what the model writes
 BENCHMARKS = (
-    "lamb", "ifeval", *JUDGED, "humaneval", "humaneval_plus", "mbpp", "mbpp_sanitized",
+    "lamb", "ifeval", *JUDGED, *CODE,
     *(f"{protocol}/{task}" for protocol in ("standard", "paper") for task in TASKS),
 )  # fmt: skip
 

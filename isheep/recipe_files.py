@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from isheep.conflicts import conflicts
 from isheep.errors import UserError
-from isheep.recipe import KeyPath, Recipe, laid_over
+from isheep.recipe import Judge, KeyPath, Recipe, laid_over
 
 # The keys of a sweep that a recipe does not have, and what they are.
 SWEEP = {"settings": "names to what differs, or a list of recipe files", "grid": "keys to lists of values"}
@@ -235,6 +235,21 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     for word in overrides:
         source = _override(source, word)
     return _agreed(source)
+
+
+def judge(text: str) -> Judge:
+    """A judge as a recipe's evaluation has it, from a word of the command line: the entry in YAML, or a name alone.
+
+    Raises UserError in one line.
+    """
+    place = f"--judge {text}"
+    value, _ = _parse(text, place) if text.lstrip().startswith("{") else ({"model": text}, {})
+    try:
+        return Judge.model_validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as failed:
+        error = failed.errors(include_url=False)[0]
+        keys = f"; it has {', '.join(Judge.model_fields)}" if error["type"] == "extra_forbidden" else ""
+        raise UserError(f"{place}: {'.'.join(map(str, error['loc']))}: {error['msg'].lower()}{keys}") from None
 
 
 def load_saved(path: Path) -> Recipe:

@@ -1,24 +1,26 @@
 """Where a run stands, in one table: base, iteration 1, 2, ...: rows, and scores with their intervals."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
 from isheep import figures
-from isheep.evaluate import home
+from isheep.evaluate import alike, home
 from isheep.filters import kept, unreadable
 from isheep.recipe import BENCHMARKS, Recipe
 from isheep.records import AssessedPair, Drop, Kind, Pair, Rejected
 from isheep.run import Folder
 from isheep.statistics import compare
 
-BESIDE = 3  # iterations that 80 columns hold beside the base
+BESIDE, WIDTH = 3, 80  # iterations beside the base, at most; columns
 LEGEND = (
     "Shares in % with 95% Wilson intervals (by cluster where items of one prompt or dialogue belong together); means "
     "with Student's. p: against the base on the same items, uncorrected, with the difference that this would find at "
@@ -112,12 +114,21 @@ def benchmarks(recipe: Recipe, run: Folder, models: Sequence[int]) -> list[str]:
     return [*ours, *sorted(there - {*ours})]
 
 
+class Line(NamedTuple):
+    """A row of a table with a column for each model."""
+
+    label: str
+    cells: Sequence[str]  # in the order of the models
+    style: str = ""
+    first: bool = False  # of a section
+
+
 def table(recipe: Recipe, run: Folder) -> Group:
     """A column for the base and one for each iteration that has begun, in as many tables as they need."""
     models = begun(recipe, run)
     names = benchmarks(recipe, run, models)
     notes = {f"{name}: {note}": None for name in names for t in models if (note := result(run, t, name).get("note"))}
-    shown = [_block(recipe, run, block, names) for block in blocks(models, BESIDE)]
+    shown = laid_out(f"{recipe.model}: {run.path}", list(lines(recipe, run, models, names)), models)
     return Group(*shown, *(Text(note) for note in notes), *([Text(LEGEND, style="dim")] if names else []))
 
 
@@ -126,74 +137,81 @@ def begun(recipe: Recipe, run: Folder) -> list[int]:
     return [0, *(t for t in range(1, recipe.iterations + 1) if (run / f"iter-{t}").path.exists())]
 
 
-def blocks(models: Sequence[int], size: int) -> Iterator[list[int]]:
-    """`size` iterations at a time, each time beside the base."""
-    for start in range(1, max(2, len(models)), size):
-        yield [models[0], *models[start : start + size]]
+def laid_out(title: str, rows: Sequence[Line], models: Sequence[int]) -> Iterator[RenderableType]:
+    """Rows under a title, with as many iterations beside the base as are read without a broken line."""
+    for beside in range(BESIDE, 0, -1):
+        starts = range(1, max(2, len(models)), beside)
+        tables = [_table(rows, models, [0, *range(start, len(models))[:beside]]) for start in starts]
+        wide = Console(width=1000)
+        if max(Measurement.get(wide, wide.options, one).maximum for one in tables) <= WIDTH:
+            break
+    yield Text(f"{title}\n", style="bold")
+    yield from chain(*((one, Text("")) for one in tables))
 
 
-def _block(recipe: Recipe, run: Folder, models: Sequence[int], names: Sequence[str]) -> Table:
-    shown = empty(escape(f"{recipe.model}: {run.path}"), models)
-    if recipe.response.prompt == "instances":
-        of_tasks = [told(run, t) for t in models]
-        for name, label in zip(Told._fields, ("classification", "kind unreadable", "no instance"), strict=True):
-            shown.add_row(label, *(_count(row, name) for row in of_tasks))
-    by_model = [counts(run, t) for t in models]
-    for name, label in ROWS.items():
-        if name != "unanswered" or any(row.unanswered is not None for row in by_model):
-            shown.add_row(label, *(_count(row, name) for row in by_model))
-    if "lamb" in [one.name for one in recipe.evaluation]:
-        shown.add_section()
-        shares = [truly_right(run, t) for t in models]
-        shown.add_row("right of written", *(figures.figure(written) for written, _ in shares))
-        shown.add_row("right of kept", *(figures.figure(chosen) for _, chosen in shares))
-    for benchmark in names:
-        shown.add_section()
-        add_scores(shown, benchmark, [result(run, t, benchmark) for t in models])
+def _table(rows: Sequence[Line], models: Sequence[int], places: Sequence[int]) -> Table:
+    heads = (f"iter {models[n]}" if models[n] else "base" for n in places)
+    shown = Table(
+        Column("", no_wrap=True), *heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False
+    )
+    for row in rows:
+        if row.first:
+            shown.add_section()
+        shown.add_row(escape(row.label), *(row.cells[n] for n in places), style=row.style)
     return shown
 
 
-def empty(title: str, models: Sequence[int]) -> Table:
-    """A table with a column for each model."""
-    columns = [Column("", no_wrap=True), *(Column(f"iter {t}" if t else "base") for t in models)]
-    return Table(*columns, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+def lines(recipe: Recipe, run: Folder, models: Sequence[int], names: Sequence[str]) -> Iterator[Line]:
+    """Rows of each iteration, what is right of them where a world knows it, and the scores."""
+    if recipe.response.prompt == "instances":
+        of_tasks = [told(run, t) for t in models]
+        for name, label in zip(Told._fields, ("classification", "kind unreadable", "no instance"), strict=True):
+            yield Line(label, [_count(row, name) for row in of_tasks])
+    by_model = [counts(run, t) for t in models]
+    for name, label in ROWS.items():
+        if name != "unanswered" or any(row.unanswered is not None for row in by_model):
+            yield Line(label, [_count(row, name) for row in by_model])
+    if "lamb" in [one.name for one in recipe.evaluation]:
+        shares = [truly_right(run, t) for t in models]
+        yield Line("right of written", [figures.figure(written) for written, _ in shares], first=True)
+        yield Line("right of kept", [figures.figure(chosen) for _, chosen in shares])
+    for benchmark in names:
+        yield from of_benchmark(benchmark, [result(run, t, benchmark) for t in models])
 
 
-def add_scores(shown: Table, benchmark: str, found: Sequence[dict[str, Any]]) -> None:
-    """A benchmark's rows: the templates, then each score, and how the models after the first compare with it."""
-    shown.add_row(benchmark, *(escape(one.get("template", "")) for one in found), style="bold")
+def of_benchmark(benchmark: str, found: Sequence[dict[str, Any]]) -> Iterator[Line]:
+    """The templates, then each score, and how the models after the first compare with it."""
+    yield Line(benchmark, [escape(one.get("template", "")) for one in found], "bold", first=True)
     for score in dict.fromkeys(score for one in found for score in one.get("items", {})):
         rows = [one.get("items", {}).get(score) for one in found]
         groups = [one.get("clusters", {}).get(score) for one in found]
-        shown.add_row(score, *map(figures.figure, rows, groups))
+        yield Line(score, [figures.figure(*pair) for pair in zip(rows, groups, strict=True)])
         if any(None in row for row in rows if row):
-            shown.add_row("  unreadable", *("" if row is None else str(row.count(None)) for row in rows))
+            yield Line("  unreadable", ["" if row is None else str(row.count(None)) for row in rows])
         if rows[0] and any(rows[1:]):
-            same = [row and one.get("asked") == found[0].get("asked") for row, one in zip(rows, found, strict=True)]
+            same = [row and alike(found[0], one) for row, one in zip(rows, found, strict=True)]
             tests = [compare(rows[0], row, groups[0]) if like else None for row, like in zip(rows, same, strict=True)]
             cells = [f"{figures.p(one.p)} ({figures.size(one.detectable, rows[0])})" if one else "" for one in tests]
-            shown.add_row("  p against base", "", *cells[1:], style="dim")
+            yield Line("  p against base", ["", *cells[1:]], "dim")
 
 
 def breakdowns(recipe: Recipe, run: Folder) -> Group:
     """How often each kind of item is right, for the benchmarks that have kinds."""
     models = begun(recipe, run)
-    shown = []
+    shown: list[RenderableType] = []
     for benchmark in benchmarks(recipe, run, models):
-        for block in blocks(models, BESIDE - 1):
-            found = [result(run, t, benchmark).get("by", {}) for t in block]
-            for title in dict.fromkeys(title for by in found for title in by):
-                one = empty(f"{benchmark}: {title}", block)
-                add_kinds(one, [by.get(title, {}) for by in found])
-                shown.append(one)
+        found = [result(run, t, benchmark).get("by", {}) for t in models]
+        for title in dict.fromkeys(title for by in found for title in by):
+            rows = list(of_kinds([by.get(title, {}) for by in found]))
+            shown += laid_out(f"{benchmark}: {title}", rows, models)
     return Group(*shown)
 
 
-def add_kinds(shown: Table, found: Sequence[dict[str, list[int]]]) -> None:
+def of_kinds(found: Sequence[dict[str, list[int]]]) -> Iterator[Line]:
     """A row for each kind, set in below its group ("keywords", "keywords:existence")."""
     for kind in dict.fromkeys(kind for by in found for kind in by):
         group, _, inner = kind.partition(":")
-        shown.add_row(f"  {inner}" if inner else group, *(figures.counted(by.get(kind)) for by in found))
+        yield Line(f"  {inner}" if inner else group, [figures.counted(by.get(kind)) for by in found])
 
 
 def scores(benchmark: str, found: dict[str, Any]) -> Group:
@@ -210,12 +228,12 @@ def scores(benchmark: str, found: dict[str, Any]) -> Group:
     return Group(shown, *([Text(f"{benchmark}: {found['note']}")] if "note" in found else []))
 
 
-def comparison(recipes: Mapping[str, Recipe], out: Path) -> Table:
+def comparison(recipes: Mapping[str, Recipe], out: Path) -> Group:
     """The runs of a sweep side by side: a row for each model that is there, with the first score of each benchmark."""
     names = list(dict.fromkeys(one.name for recipe in recipes.values() for one in recipe.evaluation))
     heads = [Column("setting", overflow="fold", min_width=10), Column("iter", no_wrap=True), Column("kept")]
     heads += [Column("rows", no_wrap=True), *(Column(name, overflow="fold") for name in names)]
-    shown = Table(*heads, title=escape(str(out)), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    shown = Table(*heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     templates: dict[str, dict[str, None]] = {name: {} for name in names}
     for setting, recipe in recipes.items():
         run, name_once = Folder(out / setting, out / setting), iter([escape(setting)])
@@ -230,8 +248,8 @@ def comparison(recipes: Mapping[str, Recipe], out: Path) -> Table:
                 cells = (figures.figure(score) for score in scores)
                 shown.add_row(next(name_once, ""), str(t) if t else "base", *numbers, *cells)
     asked = "; ".join(f"{name} ({', '.join(templates[name])})" for name in names if templates[name])
-    shown.caption = escape(f"rows: trained on; first score of each, shares in %; templates: {asked}") if names else None
-    return shown
+    legend = Text(f"rows: trained on; first score of each, shares in %; templates: {asked}", style="dim")
+    return Group(Text(str(out), style="bold"), shown, *([legend] if names else []))
 
 
 def _count(row: Counts | Told, name: str) -> str:

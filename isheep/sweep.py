@@ -13,13 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from isheep import assess
+from isheep import assess, evaluate
 from isheep.algorithm import align
-from isheep.benchmarks import prompts
 from isheep.chat import load_chat
 from isheep.checkpoint import check_device
 from isheep.errors import UserError
-from isheep.evaluate import ended, evaluate, validated
+from isheep.evaluate import ended, validated
 from isheep.filters import kept
 from isheep.progress import console
 from isheep.recipe import Recipe
@@ -55,7 +54,7 @@ def conduct(recipe: Recipe, out: Path, twin: Callable[[str], Path | None] = lamb
     with writing(out, recipe) as folder:
         folder = replace(folder, twin=twin)
         for t, model in enumerate(align(recipe, folder)):
-            evaluate(recipe, folder, t, model)
+            evaluate.evaluate(recipe, folder, t, model)
             if ended(recipe, folder, t):
                 break
         if recipe.stop and t < recipe.iterations:
@@ -69,10 +68,7 @@ def conduct(recipe: Recipe, out: Path, twin: Callable[[str], Path | None] = lamb
 
 
 def ready(recipe: Recipe, out: Path) -> None:
-    """Raises UserError where a run of this recipe in the folder `out` can't work, before weights are loaded for it.
-
-    A run that is begun has passed: what its benchmarks ask is not read again before it is needed.
-    """
+    """Raises UserError where a run of this recipe in the folder `out` can't work, before weights are loaded for it."""
     check(out, recipe)
     check_device(recipe.machine.device)
     chat = load_chat(recipe.chat, recipe.model)
@@ -80,8 +76,9 @@ def ready(recipe: Recipe, out: Path) -> None:
     for one in recipe.variants:
         if one.assessment:
             assess.check(one.assessment, chat)
-    if not (out / "recipe.yaml").exists():
-        prompts(recipe.evaluation)
+    run = Folder(out, out)
+    last = next(t for t in range(recipe.iterations + 1) if ended(recipe, run, t))
+    evaluate.ready(recipe, run, range(last + 1))
 
 
 def sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:
@@ -118,12 +115,22 @@ def twins(recipe: Recipe, run: Path) -> Callable[[str], Path | None]:
             (
                 path / label
                 for path, other in known
-                if wanted and (path / label).exists() and ingredients(other, path, label) == wanted
+                if wanted
+                and (path / label).exists()
+                and ingredients(other, path, label) == wanted
+                and current(recipe, path / label)
             ),
             None,
         )
 
     return twin
+
+
+def current(recipe: Recipe, path: Path) -> bool:
+    """Whether another run's result on a benchmark, if `path` is one, is about what the benchmark asks now."""
+    home, _, name = str(path).rpartition("/eval/")
+    one = next((one for one in recipe.evaluation if home and name == f"{one.name}.json"), None)
+    return not one or evaluate.alike(json.loads(path.read_text(encoding="utf-8")), evaluate.foundation(recipe, one))
 
 
 def ingredients(recipe: Recipe, run: Path, label: str) -> str | None:

@@ -54,11 +54,17 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(answer: Callable[[str, int], Answer]) -> Iterator[Server]:
+def serving(answer: Callable[[str, int], Answer], models: int = 200) -> Iterator[Server]:
+    """`models` is the status of its list of models."""
     server = Server(answer)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(models)
+            self.send_header("content-length", "0")
+            self.end_headers()
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))

@@ -13,7 +13,7 @@ HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "lm_e
 
 # Highest first. A module may import from its own floor and from those below it.
 FLOORS = [
-    {"cli"},
+    {"cli", "cli_evaluation"},
     {"scores"},
     {"algorithm", "sweep", "evaluate", "examine", "summary", "compare", "export", "show", "status", "doctor", "talk"}
     | {"take", "report", "contamination", "judge_health", "health_tables", "annotate", "annotation"},

@@ -10,7 +10,11 @@ from typer import BadParameter
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from isheep.annotation import CHOICES, RATINGS
 from isheep.cli import app
+from isheep.endpoint import KEPT
+from isheep.status import STAGES
+from isheep.sweep import MADE_FROM
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -66,6 +70,18 @@ def test_every_verb_is_in_the_readme() -> None:
     assert isinstance(inner, TyperGroup)
     verbs = (set(group.commands) - {"lamb"}) | {f"lamb {name}" for name in inner.commands}
     assert {verb for verb in verbs if f"`isheep {verb}" not in text} == set()
+
+
+def test_every_file_of_a_run_is_in_its_page() -> None:
+    """Those that stages make, and those that the code names as rows or JSON."""
+    page = (ROOT / "docs" / "run-folder.md").read_text(encoding="utf-8")
+    code = [path.read_text(encoding="utf-8") for path in (ROOT / "isheep").glob("*.py")]
+    named = {
+        name for text in code for name in re.findall(r'(?:records|write|json|has)\(\s*"([a-z./-]+\.jsonl?)"', text)
+    }
+    assert len(named) > 12
+    wanted = {*MADE_FROM, *STAGES, RATINGS, CHOICES, KEPT, *named}
+    assert {name for name in wanted if f" {name.rpartition('/')[2]}" not in page} == set()
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -23,6 +23,7 @@ from tests.test_cli import files, isheep, refused
 class Chat(NamedTuple):
     name: str = "qwen"
     end: str = "<|end|>"
+    template: str = "<|user|>...<|answer|>"
 
     def prompt(self, content: str) -> str:
         return f"<|user|>{content}<|answer|>"
@@ -148,11 +149,25 @@ def test_numbers_unread_items_notes_and_many_iterations(tmp_path: Path) -> None:
         result = {"template": "[plain]" if t == 0 else "llama3", "items": {"turn 1": scores}, "note": "not checked"}
         keep(run, f"iter-{t}" if t else "base", "mt_bench", result)
     shown = isheep("status", run).out
-    assert shown.count("[plain]") == 2 and shown.count("llama3") == 5  # the base stands in both tables
-    assert shown.count("unreadable") == 4 and "6.58 [6.0,7.1]" in shown
+    assert shown.count("[plain]") == 3 and shown.count("llama3") == 5  # the base stands in all tables
+    assert shown.count("unreadable") == 6 and "6.58 [6.0,7.1]" in shown
     assert shown.count("mt_bench: not checked") == 1
     table = shown[: shown.index("seconds")] if "seconds" in shown else shown
     assert narrow("\n".join(line for line in table.splitlines() if str(tmp_path) not in line)) and "iter 5" in shown
+
+
+def test_no_line_of_the_table_is_broken(asked: list[str], tmp_path: Path) -> None:
+    """A p value and what its test finds stand on one line, whatever the benchmark is called."""
+    for name, beside in (("humaneval", 3), ("standard/commonsense_qa", 2)):
+        run = make_run(tmp_path / name.replace("/", "-"), iterations=3)
+        for t in range(4):
+            scores = {"stopped": [True] * 199 + [t == 1], "right": [(n + t) % 3 == 0 for n in range(50)]}
+            keep(run, f"iter-{t}" if t else "base", name, {"template": "qwen", "items": scores})
+        shown = isheep("eval", run, "--iteration", "0", "lamb").out
+        assert narrow(shown) and "100 [98,100]" in shown
+        rows = [line for line in shown.splitlines() if line.startswith("  p against base")]
+        assert [line.count(" (") for line in rows] == ([3, 3] if beside == 3 else [2, 2, 1, 1])
+        assert not any(line.lstrip().startswith(("(", "[")) for line in shown.splitlines())
 
 
 # --- compare

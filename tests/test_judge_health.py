@@ -193,7 +193,7 @@ def test_answers_that_a_program_checked_are_rated_and_held_against_it(
     right = [n % 3 == 0 for n in range(30)]
     recipe = answered(run, right, [9 if hit else 8 - n % 4 for n, hit in enumerate(right)])
     kind = type("Module", (), {"prompts": staticmethod(lambda data: [f"Task {n}" for n in range(30)])})
-    monkeypatch.setattr(judge_health, "module", lambda name: kind)
+    monkeypatch.setattr("isheep.contamination.module", lambda name: kind)
     monkeypatch.setattr(judge_health, "reading", lambda path: (recipe, Folder(path, path)))
     found = health(run, 1, "--iteration", "1")["truth"]["checked"]
     assert found["pairs"] == 30 and found["right"][0] == pytest.approx(1 / 3, abs=1e-3)
@@ -208,7 +208,7 @@ def test_benchmarks_without_answers_for_each_prompt_have_no_truth(tmp_path: Path
     run = made(tmp_path / "run")
     recipe = answered(run, [True, False], [1, 2, 3])
     kind = type("Module", (), {"prompts": staticmethod(lambda data: ["a", "b"])})
-    monkeypatch.setattr(judge_health, "module", lambda name: kind)
+    monkeypatch.setattr("isheep.contamination.module", lambda name: kind)
     folder = Folder(run, run)
     case = judge_health.Case(recipe, recipe.assessment or judge_health.Assessment(), folder, 1, [], 9)
     assert judge_health.known_truths(case, folder) == {}

@@ -1,4 +1,4 @@
-"""Benchmarks: a module each, with `run(exam) -> dict` and `prompts(data) -> list[str]`.
+"""Benchmarks: a module each, with `run(exam) -> dict`, `prompts(data) -> list[str]` and `basis(entry) -> JSON`.
 
 The standard benchmarks are under two protocols, "standard/piqa" and "paper/piqa": modules with a `task(name) -> Part`.
 
@@ -8,8 +8,10 @@ of a score belong together (the constraints of a prompt, the turns of a dialogue
 group of each item. "by" has breakdowns, {title: {kind of item: [right, all]}}. "note" says what a reader must know,
 such as "not checked against the original". What else a module puts there stays in the file.
 
-`prompts` is asked before any model loads: it raises UserError where a run would for the lack of something (data, a
-package), and where data are given to a benchmark that needs none. A benchmark that a recipe's `stop` can name also has
+`prompts` and `basis` are asked before any model loads: they raise UserError where a run would for the lack of something
+(data, a package), and where data are given to a benchmark that needs none. `basis` is all that the score of an answer
+depends on, items with their answers and the judge's prompts included: a result is used again only on the same basis. A
+benchmark that a recipe's `stop` can name also has
 `validate(exam) -> dict`: other items, and a "score" that is better the higher it is; `validation_prompts(data) ->
 list[str]` are these items. One that can score a file of another program's answers has `responses(data, file, into) ->
 dict`: the same kind of result.
@@ -119,6 +121,7 @@ class Part(NamedTuple):
 
     run: Callable[[Exam], dict[str, Any]]
     prompts: Callable[[Path | None], list[str]]
+    basis: Callable[[Benchmark], Any]
 
 
 def module(name: str) -> Any:
@@ -130,12 +133,35 @@ def module(name: str) -> Any:
 
 def prompts(benchmarks: Sequence[Benchmark]) -> list[str]:
     """What these benchmarks ask, in the parts that are reported. Raises UserError where one could not be run."""
-    return [prompt for one in benchmarks for prompt in module(one.name).prompts(Path(one.data) if one.data else None)]
+    return [prompt for one in benchmarks for prompt in module(one.name).prompts(data_of(one))]
+
+
+def data_of(one: Benchmark) -> Path | None:
+    return Path(one.data) if one.data else None
 
 
 def asked(one: Benchmark) -> str:
-    """A digest of what a benchmark asks: the same only for the same items in the same order."""
-    return sha256(json.dumps(prompts([one])).encode()).hexdigest()
+    """A digest of what a benchmark asks: the same only for the same prompts in the same order."""
+    return digest(prompts([one]))
+
+
+def digest(content: Any) -> str:
+    """The same for the same content. Rows of a Parquet file may hold what JSON has not, such as dates."""
+    return sha256(json.dumps(content, default=str).encode()).hexdigest()
+
+
+def marks(contents: Sequence[Any]) -> list[str]:
+    """What a row keeps of what it is about, as `of`."""
+    return [digest(content)[:12] for content in contents]
+
+
+def unchanged(path: Path, rows: Sequence[Any], about: Sequence[str]) -> None:
+    """Raises UserError where kept rows are about other items: the data have changed. "" is an older version's row."""
+    if any(row.of not in ("", mark) for row, mark in zip(rows, about, strict=False)):
+        raise UserError(
+            f"{path} is about other items: give the data that it was made from, or delete {path.parent} to have it "
+            "made again"
+        )
 
 
 def validation_prompts(stop: Stop | None) -> list[str]:

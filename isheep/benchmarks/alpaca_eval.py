@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.benchmarks import Exam, alpaca_judge, winrate
+from isheep.benchmarks import Exam, alpaca_judge, data_of, winrate
 from isheep.benchmarks.alpaca_judge import Evaluator, switched
 from isheep.benchmarks.originals import rows as read_rows
+from isheep.benchmarks.originals import text_of
 from isheep.engines import Sampling
 from isheep.errors import UserError
 from isheep.files import write_text
-from isheep.judges import Reply, note, outcomes
+from isheep.judges import Reply, note, outcomes, over
+from isheep.recipe import Benchmark, Judge
 
 MAX_TOKENS = 2048  # of an answer, in most of AlpacaEval's model configurations
 TEMPERATURE = 0.7  # the same
@@ -38,6 +40,16 @@ def run(exam: Exam) -> dict[str, Any]:
 
 def prompts(data: Path | None) -> list[str]:
     return [row["instruction"] for row in reference(data, ONE)]
+
+
+def basis(one: Benchmark, version: Version = ONE) -> Any:
+    """Instructions, reference outputs, the judge's configuration and prompt, how it is asked, and df_gamed.csv."""
+    data, judge = data_of(one), one.judge or Judge()
+    given, home = reference(data, version), folder_of(data)
+    evaluator = alpaca_judge.load(home, judge.config or version.config)
+    gamed = home / winrate.GAMED
+    how = [judge.model or evaluator.model, judge.local, over(evaluator.parameters, judge.parameters)]
+    return [given, evaluator, how, text_of(gamed) if gamed.is_file() else None]
 
 
 def examine(exam: Exam, version: Version) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from isheep.benchmarks import Exam
+from isheep.benchmarks import Exam, alpaca_eval
 from isheep.benchmarks.alpaca_eval import TWO, examine, reference
+from isheep.recipe import Benchmark
 
 
 def run(exam: Exam) -> dict[str, Any]:
@@ -14,3 +15,7 @@ def run(exam: Exam) -> dict[str, Any]:
 
 def prompts(data: Path | None) -> list[str]:
     return [row["instruction"] for row in reference(data, TWO)]
+
+
+def basis(one: Benchmark) -> Any:
+    return alpaca_eval.basis(one, TWO)

@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from isheep import sandbox
-from isheep.benchmarks import Exam
+from isheep.benchmarks import Exam, marks, unchanged
 from isheep.records import Answer, Record
 from isheep.run import Folder
 
@@ -26,6 +26,7 @@ class Verdict(Record):
 
     id: str
     why: str
+    of: str = ""  # a mark of the program (benchmarks.marks)
 
 
 class Problem(NamedTuple):
@@ -100,11 +101,16 @@ def judge(exam: Exam, name: str, problems: Sequence[Problem], answers: Sequence[
 
 
 def run(folder: Folder, name: str, ids: Sequence[str], programs: Sequence[str], wall: str) -> list[Verdict]:
-    """A verdict on each program, kept as rows like any other."""
+    """A verdict on each program, kept as rows like any other. Raises UserError where those kept are on other ones."""
+    about = marks(programs)
 
     def owed(done: Sequence[Verdict]) -> Iterator[list[Verdict]]:
+        unchanged(folder.path / name, done, about)
         for start in range(len(done), len(programs), SIZE):
-            outcomes = sandbox.run_all(programs[start : start + SIZE], wall)
-            yield [Verdict(id=id, why=one.why) for id, one in zip(ids[start : start + SIZE], outcomes, strict=True)]
+            some = slice(start, start + SIZE)
+            found = zip(ids[some], sandbox.run_all(programs[some], wall), about[some], strict=True)
+            yield [Verdict(id=id, why=one.why, of=mark) for id, one, mark in found]
 
-    return list(folder.records(name, Verdict, owed, SIZE, len(programs)))
+    verdicts = list(folder.records(name, Verdict, owed, SIZE, len(programs)))
+    unchanged(folder.path / name, verdicts, about)
+    return verdicts

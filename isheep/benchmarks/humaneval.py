@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from isheep import sandbox
-from isheep.benchmarks import Exam
+from isheep.benchmarks import Exam, data_of
 from isheep.benchmarks.code import Problem, body, defines, extract, judge
 from isheep.benchmarks.originals import Row, given, rows
 from isheep.engines import Sampling
 from isheep.prompts import fill
+from isheep.recipe import Benchmark
 
 COLUMNS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # Chen et al. 2021, Section 2.3
@@ -36,6 +37,10 @@ def run(exam: Exam, name: str = "humaneval", file: str = FILE) -> dict[str, Any]
 
 def prompts(data: Path | None, name: str = "humaneval", file: str = FILE) -> list[str]:
     return [str(row["prompt"]) for row in rows(given(name, data, file), COLUMNS)]
+
+
+def basis(one: Benchmark, name: str = "humaneval", file: str = FILE) -> Any:
+    return rows(given(name, data_of(one), file), COLUMNS)
 
 
 def asked(row: Row, exam: Exam) -> str:

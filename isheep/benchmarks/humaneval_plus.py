@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from isheep.benchmarks import Exam, humaneval
+from isheep.recipe import Benchmark
 
 NAME, FILE = "humaneval_plus", "HumanEvalPlus.jsonl.gz of evalplus/humanevalplus_release"
 
@@ -15,3 +16,7 @@ def run(exam: Exam) -> dict[str, Any]:
 
 def prompts(data: Path | None) -> list[str]:
     return humaneval.prompts(data, NAME, FILE)
+
+
+def basis(one: Benchmark) -> Any:
+    return humaneval.basis(one, NAME, FILE)

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from isheep.benchmarks import Exam
+from isheep.benchmarks import Exam, data_of
 from isheep.engines import Sampling
 from isheep.errors import UserError
 from isheep.files import json_lines, write_text
+from isheep.recipe import Benchmark
 
 HUB, FILE = "google/IFEval", "input_data.jsonl"
 LONGEST = 1280  # tokens of an answer, as in lm-eval's task
@@ -54,6 +55,10 @@ def run(exam: Exam) -> dict[str, Any]:
 
 def prompts(data: Path | None) -> list[str]:
     return [item.prompt for item in load(data)]
+
+
+def basis(one: Benchmark) -> Any:
+    return [item.model_dump() for item in load(data_of(one))]
 
 
 def responses(data: Path | None, file: Path, into: Path) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from isheep.benchmarks import Exam
+from isheep.benchmarks import Exam, data_of
 from isheep.engines import Completion, Sampling
 from isheep.errors import UserError
 from isheep.lamb.pages import content
 from isheep.lamb.suite import right, suite, validation
 from isheep.lamb.world import Quest
+from isheep.recipe import Benchmark
 
 
 def run(exam: Exam) -> dict[str, Any]:
@@ -51,6 +52,10 @@ def prompts(data: Path | None) -> list[str]:
     if data:
         raise UserError(f"benchmark lamb needs no data, and {data} is given: leave it out")
     return [content(quest) for quest in suite()]
+
+
+def basis(one: Benchmark) -> Any:
+    return [prompts(data_of(one)), suite()]
 
 
 def validation_prompts(data: Path | None) -> list[str]:

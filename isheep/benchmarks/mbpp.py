@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from isheep import sandbox
-from isheep.benchmarks import Exam
+from isheep.benchmarks import Exam, data_of
 from isheep.benchmarks.code import Problem, extract, judge
 from isheep.benchmarks.originals import Row, given, rows
 from isheep.chat import render
 from isheep.engines import Sampling
 from isheep.errors import UserError
 from isheep.prompts import fill
+from isheep.recipe import Benchmark
 
 REQUEST = (
     "You are an expert Python programmer, and here is your task: {task} Your code should pass these tests:\n\n{tests}"
@@ -44,6 +45,10 @@ def run(exam: Exam, name: str = "mbpp") -> dict[str, Any]:
 
 def prompts(data: Path | None, name: str = "mbpp") -> list[str]:
     return [str(row[TASK[name]]) for row in read(data, name)[1]]
+
+
+def basis(one: Benchmark, name: str = "mbpp") -> Any:
+    return read(data_of(one), name)
 
 
 def read(data: Path | None, name: str) -> tuple[list[Row], list[Row]]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from isheep.benchmarks import Exam, mbpp
+from isheep.recipe import Benchmark
 
 
 def run(exam: Exam) -> dict[str, Any]:
@@ -13,3 +14,7 @@ def run(exam: Exam) -> dict[str, Any]:
 
 def prompts(data: Path | None) -> list[str]:
     return mbpp.prompts(data, "mbpp_sanitized")
+
+
+def basis(one: Benchmark) -> Any:
+    return mbpp.basis(one, "mbpp_sanitized")

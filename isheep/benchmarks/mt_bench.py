@@ -13,12 +13,13 @@ from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.benchmarks import Exam
+from isheep.benchmarks import Exam, data_of
 from isheep.benchmarks.originals import rows as read_rows
 from isheep.engines import Sampling
 from isheep.errors import UserError
 from isheep.files import write_text
-from isheep.judges import Messages, Reply, note, outcomes, plain_name
+from isheep.judges import Messages, Reply, note, outcomes, over, plain_name
+from isheep.recipe import Benchmark, Judge
 
 JUDGE = "gpt-4"  # FastChat's default
 PARAMETERS = {"temperature": 0, "max_tokens": 2048, "n": 1}  # what it asks with
@@ -93,6 +94,13 @@ def prompts(data: Path | None) -> list[str]:
     said = {question["question_id"]: ["", ""] for question in files.questions}
     asks(files, said)  # what a run would miss is missed now
     return [turn for question in files.questions for turn in question["turns"]]
+
+
+def basis(one: Benchmark) -> Any:
+    """Questions, references, judge prompts, and how this judge is asked."""
+    judge = one.judge or Judge()
+    name = judge.model or JUDGE
+    return [load(data_of(one), name), name, judge.local, over(PARAMETERS, judge.parameters)]
 
 
 # --- FastChat's files

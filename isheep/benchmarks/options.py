@@ -14,6 +14,7 @@ class Chosen(Record):
     """A value for each option of an item, the lower the better; None where it does not fit the model's context."""
 
     values: tuple[float | None, ...]
+    of: str = ""  # a mark of the item (benchmarks.marks)
 
     @property
     def lowest(self) -> int | None:

@@ -15,14 +15,16 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from isheep.benchmarks import Exam, Part
+from isheep.benchmarks import Exam, Part, data_of, marks, unchanged
 from isheep.benchmarks.items import examples, load, note, questions
 from isheep.benchmarks.options import Chosen, losses, ready, too_long
 from isheep.benchmarks.originals import Row
 from isheep.benchmarks.prepared import PREPARE, Prepared
 from isheep.chat import render
 from isheep.engines import Sampling
+from isheep.errors import UserError
 from isheep.prompts import fill
+from isheep.recipe import Benchmark
 from isheep.records import Record
 
 FOLDER = Path(__file__).parent / "tasks" / "paper"
@@ -55,7 +57,13 @@ class Shot(NamedTuple):
 
 def task(name: str) -> Part:
     """The benchmark `paper/name`."""
-    return Part(partial(run, name), partial(questions, name))
+    return Part(partial(run, name), partial(questions, name), partial(basis, name))
+
+
+def basis(name: str, one: Benchmark) -> Any:
+    shots = prepare(name, data_of(one))
+    before = {shot.item.fields.get("subject", ""): shot.before for shot in shots}
+    return [spec(name).model_dump(), [shot.item for shot in shots], before]
 
 
 def spec(name: str) -> Task:
@@ -80,7 +88,7 @@ def run(name: str, exam: Exam) -> dict[str, Any]:
 
 def prepare(name: str, data: Path | None) -> list[Shot]:
     """The items as OpenCompass takes them (ARC's with other than four choices are left out), with their examples."""
-    how, one = spec(name), PREPARE[name]
+    how, one = spec(name), partial(prepared, name)
     found = [item for number, row in enumerate(load(name, data), 1) if (item := one(row, number))]
     if not how.examples:
         return [Shot(item, []) for item in found]
@@ -89,6 +97,15 @@ def prepare(name: str, data: Path | None) -> list[Shot]:
         if (item := one(row, 0)) and len(by_subject[subject(row)]) < how.examples:
             by_subject[subject(row)].append(item)
     return [Shot(item, by_subject[item.fields.get("subject", "")]) for item in found]
+
+
+def prepared(name: str, row: Row, number: int) -> Prepared | None:
+    """An item, None where OpenCompass leaves it out. Raises UserError where its values make no item."""
+    try:
+        return PREPARE[name](row, number)
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise UserError(f"benchmark paper/{name}: row {number} of its data makes no item: {what}") from None
 
 
 def subject(row: Row) -> str:
@@ -100,16 +117,20 @@ def subject(row: Row) -> str:
 
 def chosen(how: Task, shots: list[Shot], exam: Exam) -> dict[str, Any]:
     """Of each item, whether the option with the lowest mean loss is the right one."""
+    about, path = marks(shots), exam.folder.path / "losses.jsonl"
 
     def owed(done: Sequence[Chosen]) -> Iterator[list[Chosen]]:
+        unchanged(path, done, about)
         for start in range(len(done), len(shots), SIZE):
             some = shots[start : start + SIZE]
             texts = [[whole(how, shot, option, exam) for option in shot.item.options] for shot in some]
             found = iter(losses(exam.engine, list(chain(*texts)), exam.chat.tokenizer))
-            yield [Chosen(values=tuple(next(found) for _ in options)) for options in texts]
+            values = [tuple(next(found) for _ in options) for options in texts]
+            yield [Chosen(values=some, of=about[start + n]) for n, some in enumerate(values)]
 
     ready(exam.engine)
-    rows = exam.folder.records("losses.jsonl", Chosen, owed, SIZE, len(shots))
+    rows = exam.folder.records(path.name, Chosen, owed, SIZE, len(shots))
+    unchanged(path, rows, about)
     too_long(exam.folder, rows)
     right = [row.lowest == shot.item.right for row, shot in zip(rows, shots, strict=True)]
     return {"items": {"accuracy": right}, "too long": sum(row.lowest is None for row in rows)}

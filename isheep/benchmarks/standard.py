@@ -9,20 +9,23 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from isheep.benchmarks import Exam, Part, squad2
+from isheep.benchmarks import Exam, Part, data_of, marks, squad2, unchanged
 from isheep.benchmarks.items import load, note, questions
 from isheep.benchmarks.options import Chosen, logprobs, ready, too_long
 from isheep.benchmarks.originals import Row
 from isheep.chat import render
 from isheep.engines import Sampling
 from isheep.errors import UserError
+from isheep.recipe import Benchmark
 
 OURS = Path(__file__).parent / "tasks" / "standard"
 SIZE = 64  # requests in a batch
 TOKENS = 256  # lm-eval's own limit for an answer
+MISSING = "benchmark standard/{name} needs lm-eval: pip install 'isheep[eval]'"
 LOST = -1e9  # stands for the log-probability of what does not fit; its item is wrong whatever comes out
 TASKS = {  # lm-eval's folder of task files, and the task's name in it
     "boolq": ("super_glue/boolq", "boolq"),
@@ -43,7 +46,7 @@ TASKS = {  # lm-eval's folder of task files, and the task's name in it
 
 def task(name: str) -> Part:
     """The benchmark `standard/name`."""
-    return Part(partial(run, name), partial(questions, name))
+    return Part(partial(run, name), partial(questions, name), partial(basis, name))
 
 
 def run(name: str, exam: Exam) -> dict[str, Any]:
@@ -69,13 +72,19 @@ def run(name: str, exam: Exam) -> dict[str, Any]:
     return result
 
 
+def basis(name: str, one: Benchmark) -> Any:
+    if name in TASKS and not find_spec("lm_eval"):
+        raise UserError(MISSING.format(name=name))
+    return load(name, data_of(one))
+
+
 def built(name: str, rows: list[Row]) -> dict[str, Any]:
     """lm-eval's task objects by their names, on these rows; MMLU has one for each subject."""
     try:
         import lm_eval
         from lm_eval.tasks import TaskManager
     except ImportError:
-        raise UserError(f"benchmark standard/{name} needs lm-eval: pip install 'isheep[eval]'") from None
+        raise UserError(MISSING.format(name=name)) from None
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it reports each of its defaults
     folder, label = TASKS[name]
     path = Path(lm_eval.__file__).parent / "tasks" / folder if folder else OURS
@@ -140,14 +149,18 @@ def door(exam: Exam, lost: set[tuple[str, int]]) -> Any:
 
         def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
             pairs = [_spaced(*one.args) for one in requests]
+            about, path = marks(pairs), exam.folder.path / "losses.jsonl"
             ready(exam.engine)
 
             def owed(done: Sequence[Chosen]) -> Iterator[list[Chosen]]:
+                unchanged(path, done, about)
                 for start in range(len(done), len(pairs), SIZE):
                     found = logprobs(exam.engine, *zip(*pairs[start : start + SIZE], strict=True))
-                    yield [Chosen(values=(None if one is None else -sum(one.logprobs),)) for one in found]
+                    sums = (None if one is None else -sum(one.logprobs) for one in found)
+                    yield [Chosen(values=(one,), of=about[start + n]) for n, one in enumerate(sums)]
 
-            rows = exam.folder.records("losses.jsonl", Chosen, owed, SIZE, len(pairs))
+            rows = exam.folder.records(path.name, Chosen, owed, SIZE, len(pairs))
+            unchanged(path, rows, about)
             too_long(exam.folder, rows)
             for one, row in zip(requests, rows, strict=True):
                 if row.lowest is None:
