@@ -10,7 +10,7 @@ process; the first use of a library is a row by itself.
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from rich.table import Table
 
 from isheep import evaluate, recipe_files, summary
 from isheep.benchmarks.options import ready
+from isheep.checkpoint import find
 from isheep.compare import compared
 from isheep.doors import open_engine
 from isheep.figures import figure
 from isheep.recipe import Recipe
 from isheep.records import Model
 from isheep.run import Folder, writing
-from isheep.statistics import compare, estimate, holm
+from isheep.statistics import compare, holm
 
 MODELS = 4
 PROMPTS, INSTRUCTIONS = 541, 834  # IFEval's
@@ -64,7 +65,7 @@ def adapters(recipe: Recipe, run: Folder) -> list[Model]:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(recipe.model)
+    base = AutoModelForCausalLM.from_pretrained(find(recipe.model))
     model = get_peft_model(base, LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
     paths = [run.path / f"iter-{t}" / "adapter" for t in range(1, MODELS)]
     for path in paths:
@@ -99,33 +100,23 @@ def statistics(before: list[Any], after: list[Any], clusters: Any) -> None:
     """Intervals of both, the paired test with its interval and detectable difference, Holm over a family of four."""
     for values in (before, after):
         figure(values, clusters)
-        estimate(values, clusters)
     holm([compare(before, after, clusters).p] * 4)
-
-
-def drawn(count: int, rng: random.Random, value: Callable[[], Any]) -> list[Any]:
-    return [value() for _ in range(count)]
 
 
 def prompts() -> None:
     """IFEval's four accuracies, and as many ratings as prompts."""
     rng = random.Random(0)
-    prompt_of = sorted(rng.choices(range(PROMPTS), k=INSTRUCTIONS - PROMPTS) + list(range(PROMPTS)))
-
-    def verdict() -> bool:
-        return rng.random() < 0.5
-
-    for score in ("541 prompts strict", "541 prompts loose"):
-        one, other = drawn(PROMPTS, rng, verdict), drawn(PROMPTS, rng, verdict)
-        with timed(score):
-            statistics(one, other, None)
-    for score in ("834 instructions strict", "834 instructions loose"):
-        one, other = drawn(INSTRUCTIONS, rng, verdict), drawn(INSTRUCTIONS, rng, verdict)
-        with timed(score):
-            statistics(one, other, prompt_of)
-    one, other = drawn(PROMPTS, rng, lambda: rng.uniform(1, 10)), drawn(PROMPTS, rng, lambda: rng.uniform(1, 10))
-    with timed("541 ratings (bootstrap and sign flips)"):
-        statistics(one, other, None)
+    prompt_of = sorted([*range(PROMPTS), *rng.choices(range(PROMPTS), k=INSTRUCTIONS - PROMPTS)])
+    families = [(f"{PROMPTS} prompts {way}", PROMPTS, None, lambda: rng.random() < 0.5) for way in ("strict", "loose")]
+    families += [
+        (f"{INSTRUCTIONS} instructions {way}", INSTRUCTIONS, prompt_of, lambda: rng.random() < 0.5)
+        for way in ("strict", "loose")
+    ]
+    families += [(f"{PROMPTS} ratings (bootstrap, sign flips)", PROMPTS, None, lambda: rng.uniform(1, 10))]
+    for name, count, clusters, value in families:
+        before, after = ([value() for _ in range(count)] for _ in range(2))
+        with timed(name):
+            statistics(before, after, clusters)
 
 
 def main() -> None:

@@ -116,9 +116,13 @@ def table(recipe: Recipe, run: Folder) -> Group:
     """A column for the base and one for each iteration that has begun, in as many tables as they need."""
     models = begun(recipe, run)
     names = benchmarks(recipe, run, models)
-    notes = {f"{name}: {note}": None for name in names for t in models if (note := result(run, t, name).get("note"))}
-    shown = [_block(recipe, run, block, names) for block in blocks(models, BESIDE)]
-    return Group(*shown, *(Text(note) for note in notes), *([Text(LEGEND, style="dim")] if names else []))
+    notes: dict[str, dict[str, None]] = {}  # each with the benchmarks that it is about
+    for name in names:
+        for note in filter(None, (result(run, t, name).get("note") for t in models)):
+            notes.setdefault(note, {})[name] = None
+    shown: list[Table | Text] = [_block(recipe, run, block, names) for block in blocks(models, BESIDE)]
+    shown += [Text(f"{', '.join(some)}: {note}") for note, some in notes.items()]
+    return Group(*shown, *([Text(LEGEND, style="dim")] if names else []))
 
 
 def begun(recipe: Recipe, run: Folder) -> list[int]:

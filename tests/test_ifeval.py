@@ -179,6 +179,18 @@ def test_a_file_that_is_no_data(tmp_path: Path) -> None:
         load(tmp_path / "nowhere.jsonl")
 
 
+def test_the_hubs_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row's settings have all names there, most of them null; the Hub itself no test can reach."""
+    from datasets import Dataset
+
+    rows = [row(1), row(2, "length_constraints:number_words", num_words=3, relation="at least")]
+    monkeypatch.setattr("datasets.load_dataset", lambda path, split: Dataset.from_list(rows))
+    found = load(None)
+    assert [one.prompt for one in found] == ["Do 1.", "Do 2."]
+    assert found[0].kwargs == [{"num_words": None, "relation": None}]
+    assert judged(found[1], "one two three", registry()) == ([True], [True])
+
+
 def alone(tmp_path: Path, *words: str, **environment: str) -> str:
     """The one line of a command in a process of its own."""
     command = [sys.executable, "-c", "from isheep.cli import main; main()", *words]

@@ -59,7 +59,7 @@ def examine(exam: Exam, version: Version) -> dict[str, Any]:
     verdicts = winrate.preferences(rows)
     asked = [verdict for verdict, row in zip(verdicts, rows, strict=True) if row["output_1"] != row["output_2"]]
     found = scores(rows, home / winrate.GAMED)
-    who = judge if judge == evaluator.model else f"{judge}, not by {evaluator.model} as published figures"
+    who = judge if judge == evaluator.model else f"{judge} (published figures: by {evaluator.model})"
     return {
         "template": exam.template,
         "judge": {"model": judge, "kind": exam.rater.kind, "config": evaluator.name, **outcomes(replies, asked)},
