@@ -145,14 +145,15 @@ def annotate(
 def scores(
     file: Annotated[Path, typer.Argument(help="A model_judgment file of MT-Bench, or an annotations.json.")],
     data: Annotated[Path | None, typer.Option(help="MT-Bench's files, for its categories; or AlpacaEval's.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only this one of the file's models.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All digits, as JSON.")] = False,
 ) -> None:
     """Print the scores of a file of judgments, as FastChat or AlpacaEval compute them, and what they leave out."""
     from isheep.scores import figures, scores
 
     if as_json:
-        return print(json.dumps(figures(file, data), indent=1))
-    for part in scores(file, data):
+        return print(json.dumps(figures(file, data, model or []), indent=1))
+    for part in scores(file, data, model or []):
         console.print(part)
 
 

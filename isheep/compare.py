@@ -21,7 +21,7 @@ from isheep.summary import begun, benchmarks, result
 
 Scores = dict[str, dict[str, Any]]  # a model's results by benchmark
 LEGEND = (
-    "Shares in %. Intervals of 95%; p is two-sided; Holm: p corrected for the {number} tests of this table; in "
+    "Shares in %. Intervals of 95%; p is two-sided, below it corrected for the {number} tests of this table (Holm); in "
     "brackets the least difference that this comparison would find at 80% power. "
 )
 OVER_SEEDS = "Seeds are the unit: intervals, p and sd say how runs differ, and not how items do."
@@ -153,7 +153,7 @@ def family(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    columns = Column("", no_wrap=True), "A", "B", "B - A (finds)", "p"
+    columns = Column("", no_wrap=True), "A", "B", "B - A (finds)", "p (Holm)"
     shown = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     above = ""
     for row, corrected in zip(rows, holm([row.found.p for row in rows]), strict=True):
@@ -164,7 +164,7 @@ def table(rows: Sequence[Row]) -> Table:
         one, values = row.found, row.values
         sides = (figures.shown(side, values) for side in (one.before, one.after))
         change = f"{figures.change(one.difference, values)} ({figures.size(one.detectable, values)})"
-        interval = ",".join(figures.change(end, values) for end in (one.low, one.high))
         shown.add_row(row.score, *sides, change, figures.p(one.p))
-        shown.add_row(f"  {one.test}", *row.below, f"[{interval}]", f"Holm {figures.p(corrected)}", style="dim")
+        interval = figures.changes(one.low, one.high, values)
+        shown.add_row(f"  {one.test}", *row.below, interval, f"({figures.p(corrected)})", style="dim")
     return shown

@@ -29,10 +29,12 @@ def shown(one: Estimate, like: Sequence[Value]) -> str:
 
 
 def size(value: float, like: Sequence[Value]) -> str:
-    """A difference between two scores of such items: in points where they are shares."""
+    """A difference between two scores of such items: in points where they are shares, which differ by 100 at most."""
     if math.isnan(value):
         return "-"
-    return f"{100 * value:.1f}" if is_share(like) else _short(value)
+    if is_share(like):
+        return f"{100 * value:.1f}" if value <= 1 else ">100"
+    return _short(value)
 
 
 def change(value: float, like: Sequence[Value]) -> str:
@@ -40,6 +42,16 @@ def change(value: float, like: Sequence[Value]) -> str:
     if math.isnan(value):
         return "-"
     return f"{100 * value:+.1f}" if is_share(like) else f"{value:+.2f}"
+
+
+def changes(low: float, high: float, like: Sequence[Value]) -> str:
+    """[-0.8,+3.1], and [-28,+28] where tenths say nothing; nothing where there is no interval."""
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    scale, digits = (100, 1) if is_share(like) else (1, 2)
+    ends = [scale * low, scale * high]
+    digits = 0 if max(map(abs, ends)) >= 10 else digits
+    return f"[{ends[0]:+.{digits}f},{ends[1]:+.{digits}f}]"
 
 
 def p(value: float) -> str:

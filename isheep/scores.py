@@ -23,18 +23,17 @@ from isheep.statistics import estimate
 Scores = Sequence[float | None]
 
 
-def scores(path: Path, data: Path | None = None) -> Iterator[RenderableType]:
+def scores(path: Path, data: Path | None = None, models: Sequence[str] = ()) -> Iterator[RenderableType]:
     """What `isheep scores` prints of a file: FastChat's averages, or AlpacaEval's win rate and standard error.
 
     With `data` also Table 12 of MT-Bench (its question.jsonl has the categories), or the length-controlled win rate
-    (df_gamed.csv). Raises UserError where the file is neither.
+    (df_gamed.csv). `models` chooses some of a file with several. Raises UserError where the file is neither.
     """
-    rows = read_rows(path)
-    if any("preference" in row for row in rows):
+    kind, rows = judgments(path, models)
+    if kind == "alpaca_eval":
         yield Text("AlpacaEval: rates in percent, raw unless the name says otherwise")
-        yield annotations(rows, data / winrate.GAMED if data else None)
+        yield annotations(rows, gamed(data))
         return
-    rows = mt_bench.read_judgments(path)
     yield Text("MT-Bench, single-answer grading; ratings not read and calls that failed are left out")
     yield leaderboard(rows)
     if data:
@@ -42,18 +41,44 @@ def scores(path: Path, data: Path | None = None) -> Iterator[RenderableType]:
         yield from (table_12(rows, questions, model) for model in mt_bench.averages(rows))
 
 
-def figures(path: Path, data: Path | None = None) -> dict[str, Any]:
+def figures(path: Path, data: Path | None = None, models: Sequence[str] = ()) -> dict[str, Any]:
     """What `isheep scores --json` prints: FastChat's averages by model, or AlpacaEval's figures."""
+    kind, rows = judgments(path, models)
+    if kind == "alpaca_eval":
+        return alpaca_eval.scores(rows, gamed(data))
+    return mt_bench.averages(rows)
+
+
+def judgments(path: Path, models: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
+    """The benchmark that a file is of, and its rows, those of `models` where some are named.
+
+    Raises UserError where there is none of that name, and where annotations of several models would be one win rate.
+    """
     rows = read_rows(path)
-    if any("preference" in row for row in rows):
-        return alpaca_eval.scores(rows, data / winrate.GAMED if data else None)
-    return mt_bench.averages(mt_bench.read_judgments(path))
+    kind, key = "alpaca_eval", "generator_2"
+    if not any("preference" in row for row in rows):
+        kind, key, rows = "mt_bench", "model", mt_bench.read_judgments(path)
+    there = list(dict.fromkeys(str(row.get(key)) for row in rows))
+    if foreign := [name for name in models if name not in there]:
+        raise UserError(f"{path} has no model {foreign[0]!r}, only {', '.join(there)}")
+    chosen = list(models) or there
+    if kind == "alpaca_eval" and len(chosen) > 1:
+        raise UserError(f"{path} has annotations of {len(chosen)} models: choose one with --model: {', '.join(chosen)}")
+    return kind, [row for row in rows if str(row.get(key)) in chosen]
 
 
-def annotations(rows: Sequence[dict[str, Any]], gamed: Path | None) -> Table:
+def gamed(data: Path | None) -> Path | None:
+    """The reference file of the length-controlled win rate. Raises UserError where `data` are given without it."""
+    path = data / winrate.GAMED if data and data.is_dir() else data
+    if path and not path.is_file():
+        raise UserError(f"{path} is not there; the length-controlled win rate needs {winrate.GAMED} of AlpacaEval's")
+    return path
+
+
+def annotations(rows: Sequence[dict[str, Any]], file: Path | None) -> Table:
     """AlpacaEval's figures, to all digits."""
     shown = _table("", "")
-    for name, value in alpaca_eval.scores(rows, gamed).items():
+    for name, value in alpaca_eval.scores(rows, file).items():
         shown.add_row(name, "-" if value is None else repr(value))
     return shown
 

@@ -102,14 +102,19 @@ def variety(recipe: Recipe, run: Folder) -> Iterator[RenderableType]:
 
 
 def seconds(run: Folder) -> tuple[dict[tuple[str, str], float], set[tuple[str, str]]]:
-    """Seconds by (folder, stage), and the stages that went on with rows of an earlier try. Later events win."""
+    """Seconds by (folder, stage), and the stages that went on with rows of an earlier try. Later events win.
+
+    Those of a benchmark's answers are among those of its result, unless an earlier try made them.
+    """
     files = {str(event["file"]): event for event in events(run.root) if "file" in event and "seconds" in event}
     taken: dict[tuple[str, str], float] = {}
     resumed = set()
     for name, event in files.items():
         folder, _, file = name.partition("/")
         key = (folder, STAGES.get(file.partition("/")[0], OTHER))
-        taken[key] = taken.get(key, 0.0) + float(event["seconds"])
+        whole = files.get(f"{name.rpartition('/')[0]}.json")
+        if whole is None or event.get("time", 0) < whole.get("time", 0) - whole["seconds"]:
+            taken[key] = taken.get(key, 0.0) + float(event["seconds"])
         if event.get("made", 0) < event.get("rows", 0):
             resumed.add(key)
     return taken, resumed

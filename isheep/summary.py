@@ -127,9 +127,13 @@ def table(recipe: Recipe, run: Folder) -> Group:
     """A column for the base and one for each iteration that has begun, in as many tables as they need."""
     models = begun(recipe, run)
     names = benchmarks(recipe, run, models)
-    notes = {f"{name}: {note}": None for name in names for t in models if (note := result(run, t, name).get("note"))}
+    notes: dict[str, dict[str, None]] = {}  # each with the benchmarks that it is about
+    for name in names:
+        for note in filter(None, (result(run, t, name).get("note") for t in models)):
+            notes.setdefault(note, {})[name] = None
     shown = laid_out(f"{recipe.model}: {run.path}", list(lines(recipe, run, models, names)), models)
-    return Group(*shown, *(Text(note) for note in notes), *([Text(LEGEND, style="dim")] if names else []))
+    said = (Text(f"{', '.join(some)}: {note}") for note, some in notes.items())
+    return Group(*shown, *said, *([Text(LEGEND, style="dim")] if names else []))
 
 
 def begun(recipe: Recipe, run: Folder) -> list[int]:

@@ -69,6 +69,33 @@ def test_the_verb_prints_all_digits(tmp_path: Path) -> None:
     assert "can't be read as json" in refused("scores", path)
 
 
+def test_a_file_as_it_is_published(tmp_path: Path) -> None:
+    """Rows of all keys; verdicts of old and new evaluators, and what else stands there."""
+    given = [1, 2, 2.0, 1.0, 0, 0.0, 1.5, 1.0000143, 1.99987, 1.5000001, None, math.nan, -1, 0.5, "2"]
+    rows = [
+        {"instruction": f"Do {n}", "output_1": "a" * n, "generator_1": "gpt4_1106_preview", "dataset": "helpful_base",
+         "datasplit": "eval", "output_2": "b" * (2 * n), "generator_2": "mine", "annotator": "weighted",
+         "preference": value, "raw_completion": {"finish_reason": "length", "logprobs": {"content": []}, "text": "M"},
+         "time_per_example": 0.1, "price_per_example": 0.01, "date": "2024-06-01"}
+        for n, value in enumerate(given)
+    ]  # fmt: skip
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(rows))
+    found = json.loads(isheep("scores", path, "--json").out)
+    read = [1, 2, 2, 1, 1.5, 1.5, 1.5, 1.0000143, 1.99987, 1.5000001]
+    mean = math.fsum(read) / 10
+    spread = math.sqrt(math.fsum((one - mean) ** 2 for one in read) / 9)
+    assert found["win_rate"] == pytest.approx(100 * (mean - 1), rel=1e-14)
+    assert found["standard_error"] == pytest.approx(100 * spread / math.sqrt(10), rel=1e-13)
+    counts = {"n_wins": 4, "n_wins_base": 3, "n_draws": 3, "n_total": 10, "unread": 5, "avg_length": 14}
+    assert {name: found[name] for name in counts} == counts
+    assert found["discrete_win_rate"] == pytest.approx(100 * (4 + 1.5) / 10)
+    path.write_text(json.dumps([*rows, rows[0] | {"generator_2": "other"}]))
+    assert "annotations of 2 models: choose one with --model: mine, other" in refused("scores", path)
+    assert json.loads(isheep("scores", path, "--json", "--model", "mine").out) == found
+    assert "has no model 'nobody', only mine, other" in refused("scores", path, "--model", "nobody")
+
+
 def gamed(folder: Path, count: int) -> Path:
     """A df_gamed.csv of our own: two baselines made short and long, and the plain one."""
     chance = random.Random(3)
@@ -98,20 +125,69 @@ def judged(count: int, longer: int, bias: float) -> list[dict[str, Any]]:
 def test_length_is_controlled_for(tmp_path: Path) -> None:
     file, rows = gamed(tmp_path, 60), judged(60, 300, 1.0)
     raw = winrate.win_rate(winrate.preferences(rows)).win_rate
-    controlled = winrate.length_controlled(rows, file)
+    controlled, error = winrate.length_controlled(rows, file)
     assert raw is not None and raw > 70 and abs(controlled - 50) < 7  # neither is better but for its length
     unread = [row | {"preference": None} if n % 10 == 0 else row for n, row in enumerate(rows)]
-    assert abs(winrate.length_controlled(unread, file) - controlled) < 5
-    assert winrate.length_controlled([row | {"generator_2": "reference"} for row in rows], file) == 50
+    assert abs(winrate.length_controlled(unread, file)[0] - controlled) < 5
+    assert winrate.length_controlled([row | {"generator_2": "reference"} for row in rows], file) == (50, 0)
+    alike = [row | {"output_1": "one", "output_2": "two"} for row in rows]
+    assert 50 < winrate.length_controlled(alike, file)[0] < raw  # no difference to control for, and no error
     with pytest.raises(UserError, match="has 60 instructions, and there are 61 annotations"):
         winrate.length_controlled([*rows, rows[0]], file)
+    with pytest.raises(UserError, match="annotation 2 has no output_1 or output_2"):
+        winrate.length_controlled([rows[0], {"preference": 1}], file)
     file.write_text("index,preference\n0,1\n")
     with pytest.raises(UserError, match="is no df_gamed.csv"):
         winrate.length_controlled(rows, file)
     path = tmp_path / "annotations.json"
     path.write_text(json.dumps(rows))
     gamed(tmp_path, 60)
-    assert f"length_controlled_winrate  {controlled!r}" in isheep("scores", path, "--data", tmp_path).out
+    printed = isheep("scores", path, "--data", tmp_path).out
+    assert (
+        f"length_controlled_winrate  {controlled!r}" in printed and f"lc_standard_error          {error!r}" in printed
+    )
+    found = json.loads(isheep("scores", path, "--json", "--data", tmp_path / winrate.GAMED).out)
+    assert found["lc_standard_error"] == error
+    assert found["avg_length"] == int(sum(len(row["output_2"]) for row in rows) / 60)
+    file.unlink()
+    assert "df_gamed.csv is not there" in refused("scores", path, "--data", tmp_path)
+
+
+def test_length_control_against_a_fit_of_our_own(tmp_path: Path) -> None:
+    """The same penalized likelihood, minimized by scipy: liblinear stops a little earlier."""
+    import numpy as np
+    from scipy.optimize import minimize
+
+    file, rows = gamed(tmp_path, 60), judged(60, 200, 1.0)
+    theirs = [line.split(",") for line in file.read_text().splitlines()[1:]]
+    longer = np.array([len(row["output_1"]) - len(row["output_2"]) for row in rows])
+    hard = [float(row[4]) for row in theirs[:60]]
+    x = [[math.tanh(float(row[3])), float(row[4]), row[5] == "True"] for row in theirs]
+    x = np.array(x + [[math.tanh(value), hard[n], 1] for n, value in enumerate(longer / longer.std(ddof=1))])
+    share = np.array([float(row[2]) for row in theirs] + [row["preference"] - 1 for row in rows])
+    weight = np.array([1 if row[5] == "True" else 0.1 for row in theirs] + [1] * 60)
+
+    def losses(beta: Any) -> Any:
+        return weight * (np.logaddexp(0, x @ beta) - share * (x @ beta))
+
+    def fit(strength: float, some: Any) -> Any:
+        """L1 as the sum of positive and negative parts."""
+        whole = minimize(
+            lambda parts: parts.sum() + strength * losses(parts[:3] - parts[3:])[some].sum(),
+            np.full(6, 0.1), bounds=[(0, None)] * 6, method="L-BFGS-B", options={"ftol": 1e-12},
+        )  # fmt: skip
+        return whole.x[:3] - whole.x[3:]
+
+    places, strengths = np.arange(len(x)), np.logspace(-4, 4, 10)
+    from sklearn.model_selection import GroupKFold
+
+    folds = list(GroupKFold(5).split(x, groups=places))
+    held = [np.mean([losses(fit(one, train))[test].mean() for train, test in folds]) for one in strengths]
+    beta = fit(strengths[int(np.argmin(held))], places)
+    chances = 1 / (1 + np.exp(-(x[-60:] @ (beta * [0, 1, 1]))))
+    assert winrate.length_controlled(rows, file) == pytest.approx(
+        (100 * chances.mean(), 100 * chances.std(ddof=1) / math.sqrt(60)), abs=0.05
+    )
 
 
 # --- judges

@@ -251,6 +251,18 @@ def test_status_says_where_time_is_of_the_last_try(graded: Path) -> None:
     assert "> 12.3" in shown and "its last try alone was timed" in shown and "evaluation" in shown
 
 
+def test_status_counts_the_seconds_of_an_evaluation_once(graded: Path) -> None:
+    """A benchmark's result takes as long as all that it is made of; what an earlier try made comes on top."""
+    with (graded / "run.jsonl").open("a") as log:
+        for time, file, seconds in (
+            (100, "base/eval/mt_bench/turn-1.jsonl", 40), (300, "base/eval/mt_bench/turn-2.jsonl", 20),
+            (310, "base/eval/mt_bench.json", 30), (400, "base/eval/paper/piqa/losses.jsonl", 3),
+            (401, "base/eval/paper/piqa.json", 4), (500, "base/eval/ifeval/answers.jsonl", 1),
+        ):  # fmt: skip
+            log.write(json.dumps({"time": time, "file": file, "seconds": seconds}) + "\n")
+    assert "75.0" in isheep("status", graded).out  # 40, of a try that was stopped; 30; 4; and 1, of one under way
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -194,12 +194,12 @@ def test_two_iterations_of_a_run(run: Path) -> None:
     plain, by_prompt = compare(HALF, MORE), compare(HALF, MORE, BY_PROMPT)
     corrected = holm([plain.p, by_prompt.p])
     assert plain.p == mcnemar(HALF, MORE) and done.code == 0
-    for text in (f"{plain.p:.4f}", f"{by_prompt.p:.4f}", f"Holm {corrected[0]:.4f}", f"Holm {corrected[1]:.4f}"):
+    for text in (f"{plain.p:.4f}", f"{by_prompt.p:.4f}", f"({corrected[0]:.4f})", f"({corrected[1]:.4f})"):
         assert text in done.out
     assert "+10.0" in done.out and f"({100 * plain.detectable:.1f})" in done.out and "2 tests" in done.out
     assert "plain" in done.out and "t over clusters" in done.out and "100 items" in done.out
     assert narrow("\n".join(line for line in done.out.splitlines() if str(run) not in line))
-    assert f"Holm {plain.p:.4f}" in isheep("compare", run, "--score", "ifeval prompt").out  # a family of one
+    assert f"({plain.p:.4f})" in isheep("compare", run, "--score", "ifeval prompt").out  # a family of one
     assert isheep("compare", run, run, "--iteration", "0", "--iteration", "2").out == done.out
     assert isheep("compare", run, "--iteration", "2").out == done.out
     assert "+0.0" in isheep("compare", run, "--iteration", "1").out

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from isheep.engines.transformers import open_engine  # noqa: E402
 from isheep.errors import UserError  # noqa: E402
 from isheep.records import Model  # noqa: E402
 from isheep.run import Folder  # noqa: E402
+from tests.ifeval_answers import answers  # noqa: E402
 from tests.test_cli import files, isheep, refused  # noqa: E402
 from tests.test_evaluate import fake_models, make_run  # noqa: E402
 
 PUBLIC = DATA / "ifeval" / "input_data.jsonl"
 ROOT = Path(__file__).parents[1]
+DRAWN = {1122, 1129}  # prompts for which lm-eval counts a letter that it draws
 
 
 def registry() -> dict[str, Any]:
@@ -117,6 +120,11 @@ def test_variants() -> None:
     assert variants("a\n *b*\nc") == ["a\n *b*\nc", "a\n b\nc", "*b*\nc", "b\nc", "a\n *b*", "a\n b", "*b*", "b"]
 
 
+def test_brackets_without_end_are_no_json_and_no_error() -> None:
+    for text in ("[" * 5000, '{"a":' * 5000):
+        assert judged(item("detectable_format:json_format"), text, registry()) == ([False], [False])
+
+
 @pytest.mark.parametrize("sign", ["#", "!"])
 def test_a_sign_is_counted_and_no_letter_in_its_place(sign: str) -> None:
     some = {"letter": sign, "let_frequency": 2}
@@ -171,6 +179,18 @@ def test_a_file_that_is_no_data(tmp_path: Path) -> None:
         load(tmp_path / "nowhere.jsonl")
 
 
+def test_the_hubs_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row's settings have all names there, most of them null; the Hub itself no test can reach."""
+    from datasets import Dataset
+
+    rows = [row(1), row(2, "length_constraints:number_words", num_words=3, relation="at least")]
+    monkeypatch.setattr("datasets.load_dataset", lambda path, split: Dataset.from_list(rows))
+    found = load(None)
+    assert [one.prompt for one in found] == ["Do 1.", "Do 2."]
+    assert found[0].kwargs == [{"num_words": None, "relation": None}]
+    assert judged(found[1], "one two three", registry()) == ([True], [True])
+
+
 def alone(tmp_path: Path, *words: str, **environment: str) -> str:
     """The one line of a command in a process of its own."""
     command = [sys.executable, "-c", "from isheep.cli import main; main()", *words]
@@ -206,37 +226,31 @@ def public() -> list[Item]:
     return load(PUBLIC)
 
 
-def made_up(items: list[Item]) -> list[str]:
-    """Answers that follow some instructions and not others."""
-    rng = random.Random(7)
-    kinds = [text for _, *texts in KINDS.values() for text in texts]
-    answers = []
-    for one in items:
-        text = rng.choice(["\n\n", " ", "\n"]).join(rng.sample(kinds, rng.randint(1, 6)))
-        text = rng.choice([text, text.upper(), text.lower(), f"{one.prompt}\n{text}", f'"{text}"', f"# {text}!", ""])
-        answers.append(f"Sure, here it is:\n{text}" if rng.random() < 0.3 else text)
-    return answers
-
-
+@pytest.mark.parametrize("count", [1, pytest.param(24, marks=pytest.mark.slow)])
 def test_verdicts_are_lm_evals_and_nothing_is_drawn(
-    public: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    public: list[Item], count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lm_eval.tasks.ifeval.utils import process_results
 
-    answers = made_up(public)
-    theirs = [process_results(one.model_dump(), [answer]) for one, answer in zip(public, answers, strict=True)]
-    for name in ("choice", "randint", "sample", "random"):
-        monkeypatch.setattr(random, name, None)
-    ours = [judged(one, answer, registry()) for one, answer in zip(public, answers, strict=True)]
-    assert len(public) == 541 and sum(len(verdict.strict) for verdict in ours) == 834
-    differ = {
-        one.key
-        for one, mine, other in zip(public, ours, theirs, strict=True)
-        if mine != (other["inst_level_strict_acc"], other["inst_level_loose_acc"])
-    }
-    assert differ <= {1122, 1129}
-    assert 100 < sum(sum(verdict.strict) for verdict in ours) < sum(sum(verdict.loose) for verdict in ours) < 800
-    first, again = (scored(public, answers, tmp_path / name) for name in "ab")
+    found: Counter[tuple[bool, bool]] = Counter()
+    assert len(public) == 541
+    for one in public:
+        for answer in answers(one, count):
+            theirs = process_results(one.model_dump(), [answer])
+            with monkeypatch.context() as context:
+                for name in ("choice", "randint", "sample", "random"):
+                    context.setattr(random, name, None)
+                ours = judged(one, answer, registry())
+            if one.key not in DRAWN:
+                assert ours == (theirs["inst_level_strict_acc"], theirs["inst_level_loose_acc"]), (one.key, answer)
+            found.update(zip(*ours, strict=True))
+    assert found.total() == 834 * count and found[True, False] == 0
+    assert min(found[True, True], found[False, False]) > 200 * count and found[False, True] > 10 * count
+
+
+def test_a_file_is_scored_twice_the_same(public: list[Item], tmp_path: Path) -> None:
+    said = [answer for one in public[::20] for answer in answers(one, 1)]
+    first, again = (scored(public[::20], said, tmp_path / name) for name in "ab")
     assert first == again
     for name in ("eval_results_strict.jsonl", "eval_results_loose.jsonl"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -263,9 +277,9 @@ def mine(tmp_path: Path) -> Path:
 
 def test_a_file_of_answers(mine: Path, tmp_path: Path) -> None:
     given = [("Do 2.", '"Baé"'), ("Do 1.", "old, answer"), ("Do 1.", "Here, now:\nBaa"), ("Do 3.", "One, two\nthree")]
-    answers = write(tmp_path / "gpt.jsonl", [{"prompt": prompt, "response": text} for prompt, text in given])
-    done = isheep("eval", "--responses", answers, "ifeval", "--data", tmp_path)
-    assert done.code == 0 and "have no response" not in done.out
+    said = write(tmp_path / "gpt.jsonl", [{"prompt": prompt, "response": text} for prompt, text in given])
+    done = isheep("eval", "--responses", said, "ifeval", "--data", tmp_path)
+    assert done.code == 0 and "1 lines repeat a prompt, whose last response counts" in " ".join(done.out.split())
     into = tmp_path / "gpt.ifeval"
     strict = (into / "eval_results_strict.jsonl").read_text().splitlines()
     assert strict[1] == (
@@ -280,6 +294,9 @@ def test_a_file_of_answers(mine: Path, tmp_path: Path) -> None:
     assert {name: (sum(row), len(row)) for name, row in result["items"].items()} == {
         "prompt strict": (1, 3), "instruction strict": (1, 4), "prompt loose": (2, 3), "instruction loose": (3, 4),
     }  # fmt: skip
+    assert result["scores"] == {
+        "prompt strict": 1 / 3, "instruction strict": 1 / 4, "prompt loose": 2 / 3, "instruction loose": 3 / 4,
+    }  # fmt: skip
     assert result["clusters"]["instruction loose"] == [1, 2, 3, 3]
     kinds = {"punctuation": [2, 2], "punctuation:no_comma": [2, 2], "startend": [1, 2], "startend:quotation": [1, 2]}
     assert result["by"]["instruction loose"] == kinds
@@ -287,9 +304,22 @@ def test_a_file_of_answers(mine: Path, tmp_path: Path) -> None:
     assert all(len(line) <= 80 for line in done.out.splitlines() if "verdicts" not in line)
 
 
+def test_samples_of_lm_eval_are_answers(mine: Path, tmp_path: Path) -> None:
+    """A line as --log_samples writes it; what was drawn out of the answer by a filter counts, as there."""
+    samples = [
+        {"doc_id": n, "doc": row(n), "arguments": {"gen_args_0": {"arg_0": "<|user|>"}}, "resps": [["raw, "]],
+         "filtered_resps": [text], "filter": "none", "prompt_level_strict_acc": True, "inst_level_strict_acc": [True]}
+        for n, text in ((1, "Baa"), (2, "Baa"))
+    ]  # fmt: skip
+    path = write(tmp_path / "samples_ifeval.jsonl", samples)
+    assert isheep("eval", "--responses", path, "ifeval", "--data", mine, "--out", tmp_path / "out").code == 0
+    result = json.loads((tmp_path / "out" / "ifeval.json").read_text())
+    assert result["items"]["instruction strict"] == [True, False]
+
+
 def test_answers_that_are_missing_are_said(mine: Path, tmp_path: Path) -> None:
-    answers = write(tmp_path / "some.jsonl", [{"prompt": f"Do {n}.", "response": "Baa"} for n in (1, 7, 8)])
-    done = isheep("eval", "--responses", answers, "ifeval", "--data", mine, "--out", tmp_path / "out")
+    some = write(tmp_path / "some.jsonl", [{"prompt": f"Do {n}.", "response": "Baa"} for n in (1, 7, 8)])
+    done = isheep("eval", "--responses", some, "ifeval", "--data", mine, "--out", tmp_path / "out")
     said = " ".join(done.out.split())
     assert "2 of 3 prompts have no response and are left out; 2 responses are to other prompts" in said
     assert len((tmp_path / "out" / "eval_results_strict.jsonl").read_text().splitlines()) == 1

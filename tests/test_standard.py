@@ -188,6 +188,28 @@ def test_items_in_every_form(tmp_path: Path, name: str, form: str) -> None:
     assert all(one.right < len(one.options) for one in made) and len(items.questions(name, path)) == len(found)
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_items_from_the_hub(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set with the Hub's columns in the library's own form; the Hub itself no test can reach."""
+    from datasets import Dataset
+
+    source, found, asked = items.SOURCES[name], items.load(name, write(tmp_path, name)), []
+
+    def load_dataset(path: str, configuration: str | None, split: str) -> Any:
+        asked.append((path, configuration, split))
+        return Dataset.from_list(found)
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    again = items.load(name, None)
+    assert asked == [source.hub]
+    assert [[row[one] for one in source.columns] for row in again] == [
+        [row[one] for one in source.columns] for row in found
+    ]
+    found = [{"other": 1}]
+    with pytest.raises(UserError, match=f"{source.hub[0]} row 1: column '{source.columns[0]}' is missing"):
+        items.load(name, None)
+
+
 def test_tables_of_question_and_list_are_read(tmp_path: Path) -> None:
     """DPR's form, which OpenCompass's NQ and TriviaQA have."""
     path = tmp_path / "nq-test.qa.csv"

@@ -5,7 +5,8 @@ reference, another judge, its preferences weighted by its probabilities.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,22 +70,35 @@ def examine(exam: Exam, version: Version) -> dict[str, Any]:
     _write(exam.folder.path / "annotations.json", rows)
     verdicts = winrate.preferences(rows)
     asked = [verdict for verdict, row in zip(verdicts, rows, strict=True) if row["output_1"] != row["output_2"]]
-    who = judge if judge == evaluator.model else f"{judge}, not by {evaluator.model} as published figures"
+    found = scores(rows, home / winrate.GAMED)
+    who = judge if judge == evaluator.model else f"{judge} (published figures: by {evaluator.model})"
     return {
         "template": exam.template,
         "judge": {"model": judge, "kind": exam.rater.kind, "config": evaluator.name, **outcomes(replies, asked)},
-        "scores": scores(rows, home / winrate.GAMED),
+        "scores": found,
         "items": {"win rate, %": [None if verdict is None else 100 * (verdict - 1) for verdict in verdicts]},
-        "note": note(exam.model, who, exam.rater.kind, replies, asked),
+        "note": note(exam.model, who, exam.rater.kind, replies, asked) + controlled(exam.model, found),
     }
 
 
 def scores(rows: Sequence[dict[str, Any]], gamed: Path | None) -> dict[str, Any]:
-    """AlpacaEval's figures of annotations: the raw win rate, and the length-controlled one where its file is there."""
-    found = winrate.win_rate(winrate.preferences(rows))._asdict()
+    """AlpacaEval's figures of annotations: the raw win rate, and the length-controlled one where its file is there.
+
+    "avg_length" is the model's, in characters, cut to a whole number as there.
+    """
+    found: dict[str, Any] = winrate.win_rate(winrate.preferences(rows))._asdict()
+    lengths = [len(row["output_2"]) for row in rows if isinstance(row.get("output_2"), str)]
+    if lengths:
+        found["avg_length"] = int(fsum(lengths) / len(lengths))
     if gamed and gamed.is_file() and found["n_total"] > 1:
-        found["length_controlled_winrate"] = winrate.length_controlled(rows, gamed)
+        found |= winrate.length_controlled(rows, gamed)._asdict()
     return found
+
+
+def controlled(model: str, found: Mapping[str, Any]) -> str:
+    """What a note says of the length-controlled win rate, which has no values of items."""
+    rate = found.get("length_controlled_winrate")
+    return "" if rate is None else f"; {model}: length-controlled win rate {rate:.1f}% (raw {found['win_rate']:.1f}%)"
 
 
 # --- the user's files

@@ -62,28 +62,39 @@ def basis(one: Benchmark) -> Any:
 
 
 def responses(data: Path | None, file: Path, into: Path) -> dict[str, Any]:
-    """`scored` for a file of {"prompt", "response"} lines, the original's; of two for one prompt the last counts.
+    """`scored` for a file of {"prompt", "response"} lines, the original's, or of samples that lm-eval kept.
 
-    Prompts without a response are left out, and "note" says how many. Raises UserError where none has one.
+    Prompts without a response are left out, of two responses to one prompt the last counts; "note" says how many.
+    Raises UserError where a line is neither, or where no prompt has a response.
     """
-    items, given = load(data), {}
-    for place, row in json_lines(file):
-        if not (isinstance(row, dict) and isinstance(row.get("prompt"), str) and isinstance(row.get("response"), str)):
-            raise UserError(f"{place}: an object with the texts prompt and response is needed")
-        given[row["prompt"]] = row["response"]
+    items, lines = load(data), [said(place, row) for place, row in json_lines(file)]
+    given = dict(lines)
     answered = [item for item in items if item.prompt in given]
     if not answered:
         raise UserError(f"{file}: none of its {len(given)} prompts is one of the {len(items)} of {data or HUB}")
     result = {"template": "unknown", **scored(answered, [given[item.prompt] for item in answered], into)}
-    silent, foreign = len(items) - len(answered), len(given) - len(answered)
-    if silent or foreign:
+    silent, foreign, again = len(items) - len(answered), len(given) - len(answered), len(lines) - len(given)
+    if silent or foreign or again:
         left = f"{silent} of {len(items)} prompts have no response and are left out"
-        result["note"] = f"{left}; {foreign} responses are to other prompts"
+        twice = f"; {again} lines repeat a prompt, whose last response counts" if again else ""
+        result["note"] = f"{left}; {foreign} responses are to other prompts{twice}"
     return result
 
 
+def said(place: str, row: Any) -> tuple[str, str]:
+    """The prompt and the response in a line of such a file."""
+    row = row if isinstance(row, dict) else {}
+    doc, kept = row.get("doc"), row.get("filtered_resps")
+    if isinstance(doc, dict) and isinstance(kept, list) and kept:  # lm-eval's --log_samples
+        row = {"prompt": doc.get("prompt"), "response": kept[0]}
+    prompt, response = row.get("prompt"), row.get("response")
+    if not isinstance(prompt, str) or not isinstance(response, str):
+        raise UserError(f"{place}: an object with the texts prompt and response is needed, or a sample of lm-eval's")
+    return prompt, response
+
+
 def scored(items: Sequence[Item], answers: Sequence[str], into: Path) -> dict[str, Any]:
-    """The four accuracies' items, and how often each kind of instruction and each group of kinds is followed.
+    """The four accuracies, their items, and how often each kind of instruction and each group of kinds is followed.
 
     Writes the verdicts into the folder `into` as the original does: eval_results_strict.jsonl and _loose.jsonl.
     """
@@ -99,7 +110,8 @@ def scored(items: Sequence[Item], answers: Sequence[str], into: Path) -> dict[st
         write_text(into / f"eval_results_{way}.jsonl", "".join(lines(items, answers, followed)))
     prompt_of = [item.key for item in items for _ in item.instruction_id_list]
     clusters = {f"instruction {way}": prompt_of for way in Verdicts._fields}
-    return {"items": found, "clusters": clusters, "by": by}
+    accuracies = {name: sum(row) / len(row) for name, row in found.items()}
+    return {"scores": accuracies, "items": found, "clusters": clusters, "by": by}
 
 
 def lines(items: Sequence[Item], answers: Sequence[str], followed: Sequence[list[bool]]) -> Iterator[str]:
@@ -132,9 +144,20 @@ def breakdown(items: Sequence[Item], followed: Sequence[list[bool]]) -> dict[str
 def judged(item: Item, answer: str, registry: Registry) -> Verdicts:
     """An answer by the strict reading, and by the loose one: whether any of its variants follows the instruction."""
     rules = list(checks(item, registry))
-    strict = [bool(answer.strip()) and bool(check(answer)) for check in rules]
-    loose = [any(text.strip() and check(text) for text in variants(answer)) for check in rules]
+    strict = [follows(check, answer) for check in rules]
+    loose = [any(follows(check, text) for text in variants(answer)) for check in rules]
     return Verdicts(strict, loose)
+
+
+def follows(check: Check, text: str) -> bool:
+    """Whether a text follows an instruction; an empty one follows none.
+
+    A text of a thousand brackets is no JSON. lm-eval's checker would end the evaluation with a RecursionError.
+    """
+    try:
+        return bool(text.strip()) and bool(check(text))
+    except RecursionError:
+        return False
 
 
 def variants(answer: str) -> list[str]:

@@ -243,4 +243,6 @@ def _hub(name: str, source: Source) -> list[Row]:
             f"benchmark {name}: {path} can't be had from the Hub ({reason});"
             f" give your own copy as data: {source.files[0]}"
         ) from None
-    return source.convert(found, Path(path))
+    found = source.convert(found, Path(path))
+    need(Path(path), found, source.columns)
+    return found

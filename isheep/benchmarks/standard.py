@@ -8,6 +8,7 @@ that every task runs offline from local files.
 import logging
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,9 +98,10 @@ def built(name: str, rows: list[Row]) -> dict[str, Any]:
             raise UserError(f"benchmark standard/mmlu: {unknown[0].removeprefix('mmlu_')!r} is no subject of MMLU")
     # As parts of a group its manager lays values over the tasks' files.
     changed = [{"task": part, "custom_dataset": partial(_splits, some)} for part, some in parts.items()]
-    found: dict[str, Any] = manager.load({"group": "isheep", "task": changed})["tasks"]
-    for one in found.values():
-        _settle(one)
+    with _quiet():
+        found: dict[str, Any] = manager.load({"group": "isheep", "task": changed})["tasks"]
+        for one in found.values():
+            _settle(one)
     return found
 
 
@@ -113,6 +115,18 @@ def _settle(task: Any) -> None:
         random.setstate(state)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """datasets shows a bar for each of its steps, even where no terminal is."""
+    from datasets import disable_progress_bars, enable_progress_bars
+
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
 def _splits(rows: list[Row], **unused: Any) -> dict[str, Any]:
     """The same rows under each name that a task may look for; without examples only the tested one is read."""
     from datasets import Dataset
@@ -122,21 +136,17 @@ def _splits(rows: list[Row], **unused: Any) -> dict[str, Any]:
 
 def evaluated(tasks: dict[str, Any], exam: Exam, lost: set[tuple[str, int]]) -> list[dict[str, Any]]:
     """lm-eval's samples in the order of the items, each with its "task". What does not fit is put into `lost`."""
-    from datasets import disable_progress_bars, enable_progress_bars
     from lm_eval.api import task as module
     from lm_eval.evaluator import evaluate
 
     module.tqdm = lambda rows, **unused: rows  # a bar of its own, even where no terminal is
-    disable_progress_bars()
-    try:
+    with _quiet():
         found: Any = evaluate(
             door(exam, lost),
             {"tasks": tasks, "groups": {}, "group_map": {}},
             bootstrap_iters=0,
             apply_chat_template=not exam.base,
         )
-    finally:
-        enable_progress_bars()
     return [{**sample, "task": name} for name in tasks for sample in found["samples"][name]]
 
 

@@ -61,8 +61,17 @@ def win_rate(given: Sequence[float | None]) -> WinRate:
     )
 
 
-def length_controlled(rows: Sequence[Mapping[str, Any]], gamed: Path) -> float:
-    """The win rate in percent if both outputs were of one length: AlpacaEval's length_controlled_v1.
+class Controlled(NamedTuple):
+    """Under the names of AlpacaEval's leaderboards, in percent."""
+
+    length_controlled_winrate: float
+    lc_standard_error: float
+
+
+def length_controlled(rows: Sequence[Mapping[str, Any]], gamed: Path) -> Controlled:
+    """The win rate if both outputs were of one length: AlpacaEval's length_controlled_v1.
+
+    Its standard error is theirs, sd / sqrt(n) of the predicted preferences, which leaves out that of the regression.
 
     A logistic regression without an intercept of the preference on tanh of the standardized difference in length, the
     instruction's difficulty and a constant, L1-penalized, its strength chosen by five folds; `gamed` (df_gamed.csv) has
@@ -75,17 +84,21 @@ def length_controlled(rows: Sequence[Mapping[str, Any]], gamed: Path) -> float:
     if not set(range(len(rows))) <= difficulty.keys():
         raise UserError(f"{gamed} has {len(difficulty)} instructions, and there are {len(rows)} annotations")
     if {row.get("generator_1") for row in rows} == {row.get("generator_2") for row in rows}:
-        return 50.0  # a model against itself
+        return Controlled(50.0, 0.0)  # a model against itself
+    if lacking := [n for n, row in enumerate(rows, 1) if not {"output_1", "output_2"} <= row.keys()]:
+        raise UserError(
+            f"annotation {lacking[0]} has no output_1 or output_2: the length-controlled win rate needs both"
+        )
     longer = np.array([len(str(row["output_1"])) - len(str(row["output_2"])) for row in rows], np.float64)
-    own = np.column_stack(
-        [np.tanh(longer / longer.std(ddof=1)), [difficulty[n] for n in range(len(rows))], np.ones(len(rows))]
-    )
+    spread = float(longer.std(ddof=1)) or 1.0  # all the same: nothing is known of length
+    own = np.column_stack([np.tanh(longer / spread), [difficulty[n] for n in range(len(rows))], np.ones(len(rows))])
     answer = np.array([np.nan if value is None else value - 1 for value in preferences(rows)])
     x, y = np.vstack([theirs, own]), np.concatenate([answers, answer])
     weight = np.concatenate([np.where(theirs[:, 2] == 1, 1, GAMED_WEIGHT), np.ones(len(rows))])
     read = ~np.isnan(y)
     model = _fit(x[read], y[read], weight[read])
-    return float(model.predict_proba(np.column_stack([np.zeros(len(own)), own[:, 1:]]))[:, 1].mean() * 100)
+    chances = model.predict_proba(np.column_stack([np.zeros(len(own)), own[:, 1:]]))[:, 1]
+    return Controlled(float(chances.mean() * 100), float(chances.std(ddof=1) / np.sqrt(len(chances)) * 100))
 
 
 def _gamed(path: Path) -> tuple[Any, Any, dict[int, float]]:
