@@ -124,7 +124,7 @@ def smaller(recipe: Recipe, stages: list[Stage], shape: Shape, device: Device, a
 
 def device_of(machine: Machine, gpu: str | None, count: int | None) -> Device:
     """A GPU by name, or what this machine has. Raises UserError where either is not there."""
-    if gpu:
+    if gpu is not None:
         return devices.named(gpu)
     found = devices.this_machine(machine.threads, machine.device)
     if count and not found.gpu:

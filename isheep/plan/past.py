@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from math import isfinite, nan
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from isheep.plan.assumptions import Assumptions, assume, counter
 from isheep.plan.cost import seconds
 from isheep.plan.devices import Device
 from isheep.plan.shapes import shape_of
-from isheep.plan.work import course
+from isheep.plan.work import course, unknown_exams
 from isheep.recipe import Recipe
 from isheep.records import AssessedPair, Drop, Pair, Reply, Task
 from isheep.run import Folder, events, reading
@@ -71,26 +72,31 @@ def _longest(tokens: Sequence[int], size: int) -> float:
 def took(run: Folder) -> dict[tuple[int, str], float]:
     """Seconds by iteration and stage, of stages that were done in one go.
 
-    The first file after a start is left out where others tell of its stage: it took the loading of libraries as well.
+    The first time of a stage after a start is left out where others tell of it: it took the loading of libraries too.
     """
-    found: dict[tuple[int, str], float] = defaultdict(float)
-    first, torn, starting = set[tuple[int, str]](), set[tuple[int, str]](), True
+    files: dict[str, tuple[float, bool]] = {}  # seconds, and whether they tell of the stage alone; later events win
+    seen: dict[str, int] = {}
     for event in events(run.root):
         if "started" in event:
-            starting = True
-        if "seconds" not in event or "file" not in event:
-            continue
-        folder, _, file = str(event["file"]).partition("/")
-        if (name := STAGES.get(file.partition("/")[0])) is None:
-            continue
-        place = (0 if folder == "base" else int(folder.removeprefix("iter-")), name)
-        found[place] += float(event["seconds"])
-        first |= {place} if starting else set()
-        torn |= {place} if event.get("made", 0) < event.get("rows", 0) else set()
-        starting = False
-    whole = {place: value for place, value in found.items() if place not in torn}
-    told = {name for place in whole.keys() - first for name in [place[1]]}
-    return {place: value for place, value in whole.items() if place not in first or place[1] not in told}
+            seen.clear()
+        if place := _place(str(event.get("file", ""))) if "seconds" in event else None:
+            whole = event.get("made", 0) == event.get("rows", 0)
+            first = seen.setdefault(place[1], place[0]) == place[0]
+            files[event["file"]] = (float(event["seconds"]) if whole else nan, first)
+    found: dict[bool, dict[tuple[int, str], float]] = {True: {}, False: {}}
+    for name, (value, first) in files.items():
+        if place := _place(name):
+            found[first][place] = found[first].get(place, 0.0) + value
+    told = {name for _, name in found[False]}
+    both = found[False] | {place: value for place, value in found[True].items() if place[1] not in told}
+    return {place: value for place, value in both.items() if isfinite(value)}
+
+
+def _place(file: str) -> tuple[int, str] | None:
+    """The iteration and stage of a run's file ("iter-1/pairs.jsonl"); None where it is of no stage."""
+    folder, _, name = file.partition("/")
+    stage = STAGES.get(name.partition("/")[0])
+    return (0 if folder == "base" else int(folder.removeprefix("iter-")), stage) if stage else None
 
 
 def factors(past: Past, device: Device, a: Assumptions) -> dict[str, float]:
@@ -102,10 +108,12 @@ def factors(past: Past, device: Device, a: Assumptions) -> dict[str, float]:
         return assume(now, {**past.means, **past.told.get(t, {})}, speeds)
 
     shape, taken = shape_of(past.recipe.model), took(past.run)
-    real, sums = dict[str, float](), dict[str, float]()
+    sums: dict[tuple[int, str], float] = defaultdict(float)
     for stage in course(past.recipe, known):
-        if (place := (stage.t, stage.name)) in taken:
-            sums.setdefault(stage.name, 0.0)
-            sums[stage.name] += seconds(stage, shape, device, a, past.recipe.at(stage.t).training.batch)
-            real[stage.name] = real.get(stage.name, 0.0) + taken.pop(place, 0.0)
-    return {name: real[name] / value for name, value in sums.items()}
+        sums[stage.t, stage.name] += seconds(stage, shape, device, a, past.recipe.at(stage.t).training.batch)
+    both = sums.keys() & taken.keys()
+    names = sorted({name for _, name in both if name != "evaluation" or not unknown_exams(past.recipe)})
+    return {
+        name: sum(taken[place] for place in both if place[1] == name) / sum(sums[p] for p in both if p[1] == name)
+        for name in names
+    }

@@ -96,7 +96,7 @@ def instructions(now: Recipe, a: Assumptions, t: int, made: str) -> Stage:
     """Prompts in whole batches, as many as the tasks need or the budget allows. A batch's prompts are the same text."""
     settings, limit = now.synthesis, now.synthesis.sampling.max_tokens
     budget = budget_of(settings)
-    calls = float(min(budget, ceil(settings.tasks / a.tasks / settings.size) * settings.size))
+    calls = float(min(budget, ceil(round(settings.tasks / a.tasks / settings.size, 6)) * settings.size))
     if settings.topics:
         calls += settings.topics.rounds * len(guide(settings.topics.file).kinds)
     at_once = _at_once(now, settings.size)
@@ -124,7 +124,7 @@ def training(now: Recipe, a: Assumptions, t: int, rows: float, made: str) -> Sta
     """SFT on `rows` pairs, fewer where the recipe says so, and the loss of those held out now and then."""
     settings = now.training
     rows = min(rows, settings.at_most or rows, settings.rows or rows)
-    aside = max(1.0, rows * settings.held_out) if settings.held_out else 0.0
+    aside = max(1, round(rows * settings.held_out)) if settings.held_out else 0
     steps = settings.max_steps or ceil(max(rows - aside, 1) * settings.epochs / settings.batch)
     seen = steps * settings.batch if settings.max_steps else max(rows - aside, 1) * settings.epochs
     length = min(settings.cutoff, a.turn + a.task + a.answer + 1)
