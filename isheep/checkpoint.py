@@ -50,6 +50,24 @@ def load_tokenizer(base: str) -> Any:
     return load(base, AutoTokenizer)
 
 
+def tokenizer_here(base: str) -> Any:
+    """The tokenizer of `base`; None where there is none on this machine. Nothing is downloaded."""
+    from transformers import AutoTokenizer
+
+    try:
+        return load(base, AutoTokenizer, local_files_only=True)
+    except UserError:
+        return None
+
+
+def config(base: str) -> dict[str, Any]:
+    """What the config.json of `base` says, of its language model alone. Raises UserError where there is none."""
+    from transformers import AutoConfig
+
+    found: dict[str, Any] = load(base, AutoConfig).get_text_config().to_dict()
+    return found
+
+
 def start_of(tokenizer: Any) -> list[int]:
     """What the tokenizer puts before every text: [beginning of sequence], or nothing."""
     first: list[int] = tokenizer("a").input_ids[:1]
@@ -69,7 +87,7 @@ def context(base: str) -> int:
 def _configured(base: str, key: str) -> int:
     from transformers import AutoConfig
 
-    return getattr(load(base, AutoConfig).get_text_config(), key, None) or 2**30
+    return getattr(load(base, AutoConfig).get_text_config(), key, None) or 2**30  # by any name that it has
 
 
 def check_device(device: str | None) -> None:

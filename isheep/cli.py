@@ -57,10 +57,8 @@ def run(
     from isheep.summary import table
     from isheep.sweep import conduct, ready
 
-    name, overrides = _recipe_and_overrides(words or [], DEFAULT_REAL if model else DEFAULT)
-    path = recipe_files.find(name)
-    flags = [f"model={json.dumps(model)}"] * bool(model) + ["machine.unsafe_code=true"] * unsafe_code
-    recipe = recipe_files.load(path, [*flags, *overrides])
+    path, overrides = _chosen(words, model)
+    recipe = recipe_files.load(path, ["machine.unsafe_code=true"] * unsafe_code + overrides)
     out = out or Path("runs") / (Path(model).resolve().name if model else path.stem)
     if seeds:
         numbers = range(recipe.seed, recipe.seed + seeds)
@@ -97,6 +95,40 @@ def _sweep(recipes: Mapping[str, Recipe], out: Path) -> None:
         if any((out / name).exists() for name in recipes):
             console.print(comparison(recipes, out))
             console.print(f"runs     {out}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def plan(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="As isheep run has it.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="A GPU by name, such as H100; this machine without it.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="So many; without it the fewest that hold it.")] = None,
+    like: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="A run folder: means, and speed on this machine.")
+    ] = None,
+    assume: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=NUMBER", help="A number in the place of one that is assumed.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All digits, as JSON.")] = False,
+) -> None:
+    """Say what a recipe or a sweep will take: tokens, FLOPs, time, memory, disk, and what that rests on.
+
+    No weights are loaded. RECIPE and KEY=VALUE are as isheep run has them.
+    """
+    from isheep import plan as plans
+    from isheep.plan import assumptions, tables
+
+    path, overrides = _chosen(words, model)
+    several = recipe_files.is_sweep(path)
+    recipes = recipe_files.load_sweep(path, overrides) if several else {"": recipe_files.load(path, overrides)}
+    said, told = assumptions.given(assume or []), plans.past_of(like)
+    device = plans.device_of(next(iter(recipes.values())).machine, gpu, gpus)
+    found = {name: plans.plan(recipe, device, gpus, said, told) for name, recipe in recipes.items()}
+    if as_json:
+        shown = {name: one.model_dump(mode="json") for name, one in found.items()}
+        return print(json.dumps(shown if several else shown[""], indent=1))
+    for part in tables.sweep(found) if several else tables.tables(found[""]):
+        console.print(part)
 
 
 @app.command()
@@ -207,11 +239,12 @@ def probe(
             console.print(f"{group:<9}{name:<28}{value:.3f}", soft_wrap=True, markup=False)
 
 
-def _recipe_and_overrides(words: Sequence[str], default: str) -> tuple[str, Sequence[str]]:
-    """The recipe comes first and has no "="."""
-    if words and "=" not in words[0]:
-        return words[0], words[1:]
-    return default, words
+def _chosen(words: Sequence[str] | None, model: str | None) -> tuple[Path, list[str]]:
+    """The recipe's file and what goes over it; the recipe comes first and has no "="."""
+    words = words or []
+    named = bool(words) and "=" not in words[0]
+    name = words[0] if named else DEFAULT_REAL if model else DEFAULT
+    return recipe_files.find(name), [f"model={json.dumps(model)}"] * bool(model) + list(words[named:])
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -16,7 +16,7 @@ FLOORS = [
     {"cli", "cli_evaluation"},
     {"scores"},
     {"algorithm", "sweep", "evaluate", "examine", "summary", "compare", "export", "show", "status", "doctor", "talk"}
-    | {"take", "report", "contamination", "judge_health", "health_tables", "annotate", "annotation"},
+    | {"take", "report", "contamination", "judge_health", "health_tables", "annotate", "annotation", "plan"},
     {"synthesize", "topics", "respond", "instances", "assess", "filters", "measure", "benchmarks", "doors"}
     | {"health", "collapse"}
     | {"lamb.pretrain", "lamb.probe"},
@@ -25,7 +25,15 @@ FLOORS = [
     {"conflicts", "recipe", "statistics", "agreement", "figures"},
     {"engines", "prompts", "records", "batching", "errors", "files", "rows", "stored", "progress", "sandbox", "walls"},
 ]
-DOORS = ("engines.transformers", "engines.decode", "trainers", "lamb", "checkpoint", "benchmarks")  # may load torch
+DOORS = (
+    "engines.transformers",
+    "engines.decode",
+    "trainers",
+    "lamb",
+    "checkpoint",
+    "benchmarks",
+    "plan.devices",
+)  # may load torch
 
 
 @cache

@@ -1,0 +1,286 @@
+"""isheep plan: its sums against real models, its tokens against the rows of a real run, and what it refuses."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from isheep.chat import load_chat
+from isheep.plan import cost, shapes
+from isheep.plan.assumptions import counter
+from isheep.plan.work import Stage
+from isheep.recipe import Recipe
+from isheep.records import AssessedPair, Pair, Reply
+from isheep.respond import render
+from isheep.run import Folder
+from tests.conftest import make_checkpoint
+from tests.test_cli import isheep, refused
+
+RECIPE = """
+model: {model}
+iterations: 1
+synthesis:  {{tasks: 6, examples: 1, rules: false, novelty: null, size: 4, sampling: {{max_tokens: 64, stop: [e]}}}}
+response:   {{size: 4, sampling: {{max_tokens: 12}}}}
+assessment: {{size: 4, sampling: {{max_tokens: 6}}}}
+filters:    []
+training:   {{epochs: 2, batch: 2, cutoff: 256, warmup_steps: 0, held_out: 0.2}}
+machine:    {{threads: 1, device: cpu}}
+"""
+SEVENTY = ("paper/qwen1.5-72b", "--gpu", "A100-80")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plan")
+    model = make_checkpoint(folder / "qwen2", "Qwen2", max_position_embeddings=1024)
+    path = folder / "tiny.yaml"
+    path.write_text(RECIPE.format(model=model))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(recipe: Path) -> Path:
+    out = recipe.with_name("run")
+    assert isheep("run", recipe, "--out", out).code == 0
+    return out
+
+
+def planned(*words: str | Path) -> dict[str, Any]:
+    done = isheep("plan", *words, "--json")
+    assert done.code == 0, done.err
+    found: dict[str, Any] = json.loads(done.out)
+    return found
+
+
+def stage(plan: dict[str, Any], name: str, t: int = 1) -> dict[str, Any]:
+    (found,) = (one for one in plan["stages"] if (one["t"], one["name"]) == (t, name))
+    return dict(found)
+
+
+# --- shapes
+
+CONFIGS = {
+    "Qwen2": {},
+    "Llama": {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True},
+    "Mistral": {"head_dim": 24, "num_key_value_heads": 1},
+    "Qwen3": {"head_dim": 16, "num_key_value_heads": 4, "tie_word_embeddings": False},
+}
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_parameters_are_those_of_a_real_model(architecture: str) -> None:
+    import torch
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    size = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
+    more = {"vocab_size": 400, "num_key_value_heads": 2, **CONFIGS[architecture]}
+    config = getattr(transformers, f"{architecture}Config")(**(size | more))
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        shape = shapes.from_config(config.to_dict(), architecture)
+        assert shape.parameters == model.num_parameters()
+        adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear"))
+    assert shape.lora(8) == sum(one.numel() for one in adapted.parameters() if one.requires_grad)
+
+
+def test_parameters_agree_with_the_names() -> None:
+    for name, config in shapes.known().items():
+        (billions,) = re.findall(r"-([\d.]+)B$", name)
+        assert shapes.from_config(config, name).parameters == pytest.approx(float(billions) * 1e9, rel=0.12), (
+            name
+        )  # 7B: 7.7
+
+
+def test_the_recipes_models_are_known() -> None:
+    root = Path(__file__).parents[1] / "recipes"
+    models = {yaml.safe_load(path.read_text()).get("model") for path in root.rglob("*.yaml")} - {None, "lamb"}
+    assert models and models <= set(shapes.known())
+
+
+def of(read: float, **more: Any) -> Stage:
+    """One row of `read` tokens."""
+    return Stage(
+        **{"t": 1, "name": "", "calls": 1, "read": read, "computed": read, "written": 0, "most": 0, "rows": 1} | more
+    )
+
+
+def test_flops_and_cache_are_those_of_a_real_model(qwen2: Path) -> None:
+    """Attention is counted over the whole square there, over its half here."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoModelForCausalLM
+
+    shape, tokens = shapes.shape_of(str(qwen2)), 40
+    model = AutoModelForCausalLM.from_pretrained(qwen2, attn_implementation="eager")
+    ids = torch.ones(1, tokens, dtype=torch.long)
+    with FlopCounterMode(display=False) as counted:
+        out = model(ids, use_cache=True)
+    looked = 4 * shape.layers * shape.heads * shape.width * tokens * tokens
+    assert counted.get_total_flops() == pytest.approx(
+        cost.reading_flops(of(tokens, every=True), shape) + looked / 2, rel=0.01
+    )
+    kept = sum(layer.keys.numel() + layer.values.numel() for layer in out.past_key_values.layers)
+    assert kept == tokens * shape.cache
+
+    for one in model.parameters():
+        one.requires_grad = False
+    model.get_input_embeddings().weight.requires_grad = False
+    model.enable_input_require_grads()  # as an adapter in the first layer does
+    with FlopCounterMode(display=False) as counted:
+        model(ids, labels=ids, use_cache=False).loss.backward()
+    trained = cost.training_flops(of(0, learned=tokens), shape, again=False)
+    assert counted.get_total_flops() == pytest.approx(trained + 3 * looked / 2, rel=0.02)
+
+
+# --- tokens
+
+
+def test_tokens_are_those_of_the_run(recipe: Path, run: Path) -> None:
+    plan, folder = planned(recipe, "--from", run), Folder(run / "iter-1", run)
+    count, _ = counter(yaml.safe_load(recipe.read_text())["model"])
+    replies, pairs = folder.read("replies.jsonl", Reply), folder.read("pairs.jsonl", Pair)
+    rated = folder.read("assessed.jsonl", AssessedPair)
+    instructions, answers, ratings = (stage(plan, name) for name in ("instructions", "answers", "ratings"))
+    assert instructions["calls"] == len(replies) and answers["calls"] == len(pairs) == 6
+    assert ratings["calls"] == 2 * len(pairs)
+    assert instructions["written"] == pytest.approx(sum(reply.tokens for reply in replies))
+    assert answers["written"] == pytest.approx(sum(pair.tokens for pair in pairs))
+    grades = [grade.reply for pair in rated for grade in pair.grades.values()]
+    assert ratings["written"] == pytest.approx(sum(count(text) + 1 for text in grades), rel=0.25)
+    settings = Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text()))
+    chat = load_chat(settings.chat, settings.model)
+    assert answers["read"] == pytest.approx(
+        sum(count(render(pair, chat, settings.response)) for pair in pairs), rel=0.05
+    )
+    assert answers["most"] == 12 * 6 and instructions["most"] == 5 * 6 * 64 >= instructions["written"]
+
+
+def test_rows_of_a_training_are_those_of_the_run(recipe: Path, run: Path) -> None:
+    plan = planned(recipe, "--from", run)
+    rows = json.loads((run / "iter-1" / "adapter" / "training.json").read_text())["rows"]
+    assert stage(plan, "training")["calls"] == 2 * rows["trained"]
+    assert set(plan["factors"]) == {"instructions", "answers", "ratings", "training"}
+    assert all(math.isfinite(value) and value > 0 for value in plan["factors"].values())
+    sources = plan["assumptions"]["1"]["sources"]
+    assert sources["answer"] == "measured" and sources["prompt"] == "counted" and sources["reading"] == "assumed"
+
+
+def test_the_seconds_of_the_same_run_come_back(recipe: Path, run: Path) -> None:
+    plan = planned(recipe, "--from", run)
+    events = [json.loads(line) for line in (run / "run.jsonl").read_text().splitlines()]
+    taken = {one["file"]: one["seconds"] for one in events if "seconds" in one}
+    assert stage(plan, "answers")["seconds"] == pytest.approx(taken["iter-1/pairs.jsonl"], rel=1e-3)
+    assert stage(plan, "training")["seconds"] == pytest.approx(taken["iter-1/adapter"], rel=1e-3)
+
+
+def test_given_numbers_win(recipe: Path, run: Path) -> None:
+    plan = planned(recipe, "--from", run, "--assume", "answer=5", "--assume", "tasks=0.5", "--gpu", "T4")
+    assert stage(plan, "answers")["written"] == 30 and stage(plan, "instructions")["calls"] == 12
+    assert plan["assumptions"]["1"]["sources"]["answer"] == "given" and not plan["factors"]  # measured elsewhere
+
+
+def test_what_an_iteration_does_otherwise_is_planned_so() -> None:
+    words = ("lamb/dromedary", "--gpu", "L4")
+    plan = planned(*words)
+    names = [[one["name"] for one in plan["stages"] if one["t"] == t] for t in (1, 2)]
+    assert names[0][:2] == ["instructions", "answers"] and names[1][0] == "answers"  # its tasks are iteration 1's
+    assert "turn" in plan["assumptions"]["1"] and plan["assumptions"]["1"]["turn"] > plan["assumptions"]["2"]["turn"]
+    assert "iteration 2" in isheep("plan", *words).out
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "calls"),
+    [
+        ("measures for filters", ["filters=[{kind: perplexity}]"], 2 * 6),
+        ("measures for filters", ["filters=[{kind: density, clusters: 2}]"], 6),
+        ("answers", ["response.prompt=instances", "synthesis.inputs=false", "response.examples=2"], 3 * 6),
+        ("training", ["training.max_steps=5"], 10),
+        ("training", ["training.rows=4"], 6),
+    ],
+)
+def test_settings_change_the_calls(recipe: Path, name: str, words: list[str], calls: int) -> None:
+    plan = planned(recipe, *words, "--gpu", "L4", "--assume", "kept=1", "--assume", "tasks=1")
+    assert stage(plan, name)["calls"] == calls
+
+
+# --- what it says
+
+
+@pytest.mark.parametrize("words", [("lamb",), SEVENTY, ("lamb/table4", "--gpu", "RTX 4090"), ("lamb/one-base",)])
+def test_tables_are_80_columns_wide(words: tuple[str, ...], run: Path) -> None:
+    done = isheep("plan", *words, *(["--from", run] if words == ("lamb/one-base",) else []))
+    assert done.code == 0 and max(map(len, done.out.splitlines())) <= 80
+    assert "FLOP" in done.out and "time" in done.out
+
+
+def test_what_does_not_fit_is_said_and_a_way_out_works() -> None:
+    plan = planned(*SEVENTY)
+    assert plan["enough"] == plan["device"]["count"] == 8
+    done = " ".join(isheep("plan", *SEVENTY, "--gpus", "4").out.split())
+    words = re.search(
+        r"It does not fit 4 x A100-80 .* needs 8 x A100-80; it fits with (machine\S+) (machine\S+)\.", done
+    )
+    assert words
+    assert "It fits: 4 x A100-80" in isheep("plan", SEVENTY[0], *words.groups(), *SEVENTY[1:]).out
+    none = isheep("plan", *SEVENTY, "--gpus", "1").out
+    assert "It does not fit 1 x A100-80" in none and "it fits with" not in none
+
+
+def test_a_sweep_counts_once_what_settings_share() -> None:
+    plans = planned("lamb/table4", "--gpu", "L4")
+    made = {name: {one["made_of"] for one in plan["stages"]} for name, plan in plans.items()}
+    first = {name: stage(plan, "instructions")["made_of"] for name, plan in plans.items()}
+    assert len(set(first.values())) == 1  # the first iteration's instructions, which all have from the base
+    assert len({stage(plan, "instructions", 2)["made_of"] for plan in plans.values()}) == len(plans) == 4
+    out = isheep("plan", "lamb/table4", "--gpu", "L4").out
+    assert "it adds" in out and all(name in out for name in made)
+
+
+# --- what it refuses
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["lamb", "--gpu", "A100"], "GPU 'A100' is not known: did you mean A100-40 or A100-80?"),
+        (["lamb", "--gpu", "RTX4080"], "RTX-4090"),
+        (["lamb", "--gpu", "abacus"], "take one of A10, A100-40"),
+        (["lamb", "--gpu", ""], "take one of A10"),
+        (["lamb", "--gpus", "2", "machine.device=cpu"], "--gpus 2: this CPU"),
+        (["lamb", "--gpu", "L4", "model=/no/such"], "model '/no/such' not found"),
+        (["lamb", "--assume", "answr=3"], "did you mean answer?"),
+        (["lamb", "--assume", "answer"], "write key=number"),
+        (["lamb", "--assume", "answer=nan", "--gpu", "L4"], "answer=nan"),
+        (["lamb", "--assume", "kept=1.5", "--gpu", "L4"], "kept=1.5"),
+        (["lamb", "--gpu", "L4", "--from", "docs"], "is not a run folder"),
+        (["lamb", "syntesis.tasks=3", "--gpu", "L4"], "did you mean 'synthesis'?"),
+    ],
+)
+def test_what_is_refused(words: list[str], said: str) -> None:
+    assert said in refused("plan", *words)
+
+
+def test_an_unknown_name_gets_the_nearest_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "did you mean Qwen/Qwen1.5-72B?" in refused("plan", "--gpu", "H100", "--model", "Qwen/Qwen1.5-72")
+
+
+def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]})
+    )
+    assert "is a mixtral: a plan knows dense decoders only" in refused(
+        "plan", "lamb", f"model={tmp_path}", "--gpu", "L4"
+    )
+
+
+def test_a_run_that_has_written_nothing_tells_nothing(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("model: lamb")
+    assert "tells nothing yet" in refused("plan", "lamb", "--gpu", "L4", "--from", tmp_path)
