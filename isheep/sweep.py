@@ -18,6 +18,7 @@ from isheep.algorithm import align
 from isheep.benchmarks import prompts
 from isheep.chat import load_chat
 from isheep.checkpoint import check_device
+from isheep.doors import check_engine
 from isheep.errors import UserError
 from isheep.evaluate import ended, evaluate, validated
 from isheep.filters import kept
@@ -77,6 +78,9 @@ def ready(recipe: Recipe, out: Path) -> None:
     check_device(recipe.machine.device)
     chat = load_chat(recipe.chat, recipe.model)
     check_room(recipe, chat)
+    if not (out / f"iter-{recipe.iterations}" / "adapter").exists():
+        for note in check_engine(recipe):
+            console.print(note, markup=False, soft_wrap=True)
     for one in recipe.variants:
         if one.assessment:
             assess.check(one.assessment, chat)
