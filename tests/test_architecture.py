@@ -21,19 +21,8 @@ FLOORS = [
     | {"health", "collapse"}
     | {"lamb.pretrain", "lamb.probe"},
     {"engines.transformers", "engines.decode", "engines.openai", "engines.server", "engines.fake", "trainers"},
-    {
-        "run",
-        "novelty",
-        "overlap",
-        "chat",
-        "checkpoint",
-        "seeds",
-        "lamb",
-        "recipe_files",
-        "judges",
-        "client",
-        "endpoint",
-    },
+    {"run", "novelty", "overlap", "chat", "checkpoint", "seeds", "lamb", "recipe_files"}
+    | {"judges", "client", "endpoint"},
     {"conflicts", "recipe", "statistics", "agreement", "figures"},
     {"engines", "prompts", "records", "batching", "errors", "files", "progress", "sandbox", "walls"},
 ]

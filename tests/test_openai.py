@@ -33,7 +33,13 @@ SCORES = [f" {score}" for score in range(1, 11)]
 ALL = Needs(drawn=True, options=SCORES, perplexity=True, later=True)
 SMALL = [
     *("lamb", "iterations=1", "evaluation=[]", "synthesis.tasks=8", "synthesis.size=8", "response.size=4"),
-    *("assessment.size=4", "training.batch=4", "training.eval_every=1", "filters=[{kind: score, at_least: 2}]"),
+    *(
+        "assessment.size=4",
+        "training.batch=4",
+        "training.max_steps=2",
+        "training.eval_every=1",
+        "filters=[{kind: score, at_least: 2}]",
+    ),
     "machine.engine=openai",
 ]
 
