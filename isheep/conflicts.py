@@ -23,6 +23,8 @@ def conflicts(recipe: Recipe, t: int = 1) -> Conflicts:
         yield from _filter(recipe, one, ("filters", place))
     yield from _training(recipe, t)
     yield from _around(recipe)
+    if recipe.machine.engine == "openai":
+        yield from _server(recipe)
 
 
 def _iterations(recipe: Recipe) -> Conflicts:
@@ -131,6 +133,28 @@ def _around(recipe: Recipe) -> Conflicts:
         yield ("stop", "patience"), wrong
     if twice := _twice([one.name for one in recipe.evaluation]):
         yield ("evaluation",), f"{twice!r} is listed twice"
+
+
+def _server(recipe: Recipe) -> Conflicts:
+    """What no OpenAI-compatible server can do, whichever it is."""
+    server = recipe.machine.server
+    if server.url and "@" in server.url:
+        yield ("machine", "server", "url"), "a recipe holds no password: set the address in OPENAI_BASE_URL"
+    for place, one in enumerate(recipe.filters):
+        if isinstance(one, Density):
+            why = "density needs hidden states, which machine.engine openai does not have: take engine transformers"
+            yield ("filters", place), why
+    if server.api == "chat":
+        asked = recipe.response.prompt
+        plain = {
+            ("synthesis", "chat"): not recipe.synthesis.chat,
+            ("response", "prompt"): asked == "instances" or not forms.form(asked).chat,
+            ("assessment", "chat"): recipe.assessment is not None and not recipe.assessment.chat,
+        }
+        for path in (path for path, wrong in plain.items() if wrong):
+            yield path, "these prompts are plain, and machine.server.api: chat sends chat turns alone"
+        if recipe.evaluation or recipe.stop:
+            yield ("machine", "server", "api"), "benchmarks ask the base plainly: take completions, or no evaluation"
 
 
 def wrong_judge(one: Benchmark) -> str | None:

@@ -2,14 +2,17 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from isheep import recipe as recipes
+from isheep.assess import openings
 from isheep.chat import Chat, load_chat
 from isheep.endpoint import Endpoint
 from isheep.engines import Engine
 from isheep.errors import UserError
 from isheep.judges import Judge, Local
+from isheep.measure import needs_perplexity
 from isheep.recipe import Benchmark, Machine, Recipe
 from isheep.records import Model, Pair
 from isheep.run import reading
@@ -17,13 +20,44 @@ from isheep.run import reading
 
 def open_engine(recipe: Recipe, model: Model) -> Engine:
     """The recipe's engine on a model; its weights load at first use."""
-    return _open(recipe.machine, model)
+    machine = recipe.machine
+    if machine.engine == "transformers" or (model.adapter and machine.server.adapters == "transformers"):
+        return _open(machine, model)
+    from isheep.engines import openai
+
+    return openai.open_engine(model, machine.server, lambda: load_chat(recipe.chat, recipe.model))
 
 
 def _open(machine: Machine, model: Model) -> Engine:
     from isheep.engines import transformers
 
     return transformers.open_engine(model, threads=machine.threads, device=machine.device, batch=machine.batch)
+
+
+def check_engine(recipe: Recipe) -> list[str]:
+    """Asks a server of the recipe for what the recipe needs; what a user should know of it.
+
+    Raises UserError where it can't do that. An engine of ours can do everything: nothing is loaded.
+    """
+    if recipe.machine.engine == "transformers":
+        return []
+    from isheep.engines import openai
+
+    variants, evaluated = recipe.variants, bool(recipe.evaluation or recipe.stop)
+    rated = [one.assessment for one in variants if one.assessment]
+    drawn = [one.sampling for part in variants for one in (part.synthesis, part.response)]
+    needs = openai.Needs(
+        drawn=any(one.temperature > 0 for one in (*drawn, *(one.sampling for one in rated))),
+        options=next((openings(one) for one in rated if one.read == "expected"), []),
+        perplexity=any(needs_perplexity(one.filters) for one in variants)
+        or any(one.name.startswith(("standard/", "paper/")) for one in recipe.evaluation),
+        later=recipe.machine.server.adapters == "server" and (recipe.iterations > 1 or evaluated),
+    )
+    engine = openai.open_engine(
+        Model(recipe.model), recipe.machine.server, lambda: load_chat(recipe.chat, recipe.model)
+    )
+    with closing(engine):
+        return engine.check(needs)
 
 
 def open_judge(recipe: Recipe, benchmark: Benchmark) -> Judge:

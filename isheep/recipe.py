@@ -263,20 +263,38 @@ class Stop(Section):
     patience: Count = 1
 
 
-class Judging(Section):
-    """How a judge at an OpenAI-compatible endpoint is asked. OPENAI_BASE_URL says where, OPENAI_API_KEY is the key."""
+class Calls(Section):
+    """How an OpenAI-compatible server is asked. OPENAI_API_KEY is the key."""
 
     at_once: Count = 8
-    timeout: Annotated[float, Field(gt=0)] = 120  # seconds without a word from the endpoint
+    timeout: Annotated[float, Field(gt=0)] = 120  # seconds without a word from the server
     attempts: Count = 6  # at a call that got 429, 5xx or no answer
     wait: Annotated[float, Field(ge=0)] = 1  # seconds before the second attempt, twice that before the third, ...
+
+
+class Judging(Calls):
+    """How a judge at an endpoint is asked. OPENAI_BASE_URL says where."""
+
     price: tuple[Price, Price] | None = None  # of a million tokens read and of a million written; null: unknown
+
+
+class Server(Calls):
+    """The server that generates where `engine` is openai, with the recipe's model on it (docs/engines.md)."""
+
+    url: str | None = None  # such as http://127.0.0.1:8000/v1; null: OPENAI_BASE_URL
+    model: str | None = None  # what the server calls the recipe's model; null: the only one that it lists
+    api: Literal["completions", "chat"] = "completions"  # chat: it reads conversations and puts its own template on
+    context: Count | None = None  # tokens that it reads, the answer included; null: what it says, or the model's
+    adapters: Literal["server", "transformers"] = "server"  # where M^1 and later models generate
+    at_once: Count = 32
+    timeout: Annotated[float, Field(gt=0)] = 600
 
 
 class Machine(Section):
     """How a run computes, not what; the only section that a resumed run may change."""
 
-    engine: Literal["transformers"] = "transformers"
+    engine: Literal["transformers", "openai"] = "transformers"
+    server: Server = Server()
     trainer: Literal["peft"] = "peft"
     threads: Count | None = None
     device: str | None = None  # such as cpu or cuda:0; null: CUDA where there is one

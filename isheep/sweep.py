@@ -17,6 +17,7 @@ from isheep import assess, evaluate
 from isheep.algorithm import align
 from isheep.chat import load_chat
 from isheep.checkpoint import check_device
+from isheep.doors import check_engine
 from isheep.errors import UserError
 from isheep.evaluate import ended, validated
 from isheep.filters import kept
@@ -73,6 +74,9 @@ def ready(recipe: Recipe, out: Path) -> None:
     check_device(recipe.machine.device)
     chat = load_chat(recipe.chat, recipe.model)
     check_room(recipe, chat)
+    if not (out / f"iter-{recipe.iterations}" / "adapter").exists():
+        for note in check_engine(recipe):
+            console.print(note, markup=False, soft_wrap=True)
     for one in recipe.variants:
         if one.assessment:
             assess.check(one.assessment, chat)

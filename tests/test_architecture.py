@@ -20,8 +20,9 @@ FLOORS = [
     {"synthesize", "topics", "respond", "instances", "assess", "filters", "measure", "benchmarks", "doors"}
     | {"health", "collapse"}
     | {"lamb.pretrain", "lamb.probe"},
-    {"engines.transformers", "engines.decode", "engines.fake", "trainers"},
-    {"run", "novelty", "overlap", "chat", "checkpoint", "seeds", "lamb", "recipe_files", "judges", "endpoint"},
+    {"engines.transformers", "engines.decode", "engines.openai", "engines.server", "engines.fake", "trainers"},
+    {"run", "novelty", "overlap", "chat", "checkpoint", "seeds", "lamb", "recipe_files"}
+    | {"judges", "client", "endpoint"},
     {"conflicts", "recipe", "statistics", "agreement", "figures"},
     {"engines", "prompts", "records", "batching", "errors", "files", "rows", "stored", "progress", "sandbox", "walls"},
 ]

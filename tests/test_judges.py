@@ -17,8 +17,9 @@ import pytest
 from isheep.benchmarks import mt_bench
 from isheep.chat import load_chat
 from isheep.cli import main
+from isheep.client import retry_after
 from isheep.doors import local_model
-from isheep.endpoint import Endpoint, retry_after
+from isheep.endpoint import Endpoint
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
 from isheep.evaluate import evaluate

@@ -17,7 +17,7 @@ from isheep.chat import load_chat
 from isheep.engines import TokenLogprobs
 from isheep.engines.fake import Fake
 from isheep.engines.transformers import open_engine
-from isheep.errors import UserError
+from isheep.errors import TooLong, UserError
 from isheep.recipe import TASKS
 from isheep.records import Model
 from isheep.run import Folder
@@ -152,7 +152,7 @@ class Liking(Fake):
         texts = [prompt + output for prompt, output in zip(prompts, outputs, strict=True)]
         self.read += texts
         if any("too long" in text for text in texts):
-            raise UserError("a prompt of 9 tokens does not fit")
+            raise TooLong("a prompt of 9 tokens does not fit")
         chances = [-0.5 if any(one in text for one in self.liked) else -1.0 for text in texts]
         return [TokenLogprobs([0] * 4, [chance] * 4) for chance in chances]
 

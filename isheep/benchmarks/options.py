@@ -5,7 +5,7 @@ from typing import Any
 
 from isheep.checkpoint import start_of
 from isheep.engines import Engine, TokenLogprobs
-from isheep.errors import UserError
+from isheep.errors import TooLong, UserError
 from isheep.records import Record
 from isheep.run import Folder
 
@@ -27,7 +27,7 @@ def logprobs(engine: Engine, prompts: Sequence[str], outputs: Sequence[str]) -> 
     """Engine.logprobs, None where prompt and output are too long together: halves are tried down to single ones."""
     try:
         return list(engine.logprobs(prompts, outputs))
-    except UserError:
+    except TooLong:
         if len(prompts) == 1:
             return [None]
         half = len(prompts) // 2
@@ -50,7 +50,7 @@ def losses(engine: Engine, texts: Sequence[str], tokenizer: Any) -> list[float |
 
 
 def ready(engine: Engine) -> None:
-    """Loads the model. Raises UserError where it can't: `logprobs` would take that for a text too long."""
+    """Loads the model. Raises UserError where it can't, before the first texts are read."""
     engine.logprobs(["a"], ["a"])
 
 

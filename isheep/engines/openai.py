@@ -1,0 +1,305 @@
+"""The openai engine: a recipe's base model on an OpenAI-compatible server, and its adapters where it loads them."""
+
+import hashlib
+import math
+import threading
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from isheep.batching import seed_of
+from isheep.chat import Chat
+from isheep.checkpoint import context, find, load_tokenizer, start_of
+from isheep.client import shown, together
+from isheep.engines import Completion, Sampling, TokenLogprobs, server
+from isheep.errors import TooLong
+from isheep.judges import Reply
+from isheep.recipe import Server
+from isheep.records import Model
+
+SEEDS = 2**31  # a seed that every server takes; llama.cpp draws one of its own for 2**32 - 1
+ELSEWHERE = "machine.engine: transformers"
+
+
+class Needs(NamedTuple):
+    """What a recipe asks of its server."""
+
+    drawn: bool  # a temperature above 0
+    options: Sequence[str]  # whose probabilities it asks for (assessment.read: expected)
+    perplexity: bool  # those of a prompt's own tokens
+    later: bool  # M^1 and later models
+
+
+def open_engine(model: Model, settings: Server, chat: Callable[[], Chat]) -> "OpenAI":
+    """An engine on `model`, which the server of `settings` has. Cheap: the server is asked at first use.
+
+    `chat` is what the recipe's prompts are written with: machine.server.api: chat takes its template off again.
+    """
+    find(model.base)
+    return OpenAI(model, settings, chat)
+
+
+class OpenAI:
+    """`isheep.engines.Engine` on a server. Open it with `open_engine`.
+
+    One prompt a call, because each has a seed of its own; `at_once` calls are under way. Prompts are sent as token ids
+    where the server takes them: then both read the same. Raises UserError where a call fails in all its attempts.
+    """
+
+    def __init__(self, model: Model, settings: Server, chat: Callable[[], Chat]) -> None:
+        self.source, self.settings, self.open_chat = model, settings, chat
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.source.base)
+
+    @cached_property
+    def line(self) -> server.Line:
+        return server.dial(self.settings, threading.Event())
+
+    @cached_property
+    def able(self) -> server.Able:
+        """Raises UserError where the server's model reads a text in another way than the recipe's."""
+        ids = self._rows([server.TEXT])[0]
+        able = server.look(self.line, ids)
+        fewest = len(ids) - len(start_of(self.tokenizer)) * able.ids  # beginning of sequence: ids bring it along
+        if self.settings.api == "completions" and able.read and not fewest <= able.read <= len(ids):
+            raise self.line.failed(
+                f"{self.line.name!r} reads {able.read} tokens where {self.source.base!r} reads {len(ids)}: serve the"
+                " recipe's model, and prompts as they are (Ollama: TEMPLATE {{ .Prompt }} in the Modelfile)"
+            )
+        return able
+
+    @cached_property
+    def room(self) -> int:
+        """The longest sequence in tokens."""
+        return self.settings.context or min(self.able.context or 2**30, context(self.source.base))
+
+    @cached_property
+    def top(self) -> int:
+        """Of how many tokens at a place the log-probabilities are to be had. Raises UserError where of none."""
+        if not (count := server.top(self.line)):
+            raise self.line.failed(f"it gives no log-probabilities: take assessment.read: generate, or {ELSEWHERE}")
+        return count
+
+    @cached_property
+    def ends(self) -> tuple[str, ...]:
+        """Special tokens, which are never part of an answer."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return tuple({token.content for token in added if token.special} | {*self.tokenizer.all_special_tokens} - {""})
+
+    @cached_property
+    def adapter(self) -> str:
+        """What the server calls this engine's model, its adapter loaded. Raises UserError where it can't be."""
+        if not self.source.adapter:
+            return self.line.name
+        file = self.source.adapter / "adapter_model.safetensors"
+        name = f"isheep-{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+        if name not in [one.get("id") for one in server.listed(self.line)]:
+            body = {"lora_name": name, "lora_path": str(self.source.adapter.resolve())}
+            status, said = self.line.send("load_lora_adapter", body)
+            if status >= 400:
+                raise self.line.failed(f"it does not load the adapter {self.source.adapter} ({said}); {LATER}")
+        return name
+
+    def check(self, needs: Needs) -> list[str]:
+        """Raises UserError where the server can't do what a recipe needs; returns what a user should know all the same.
+
+        Tiny requests, a dozen at most.
+        """
+        line, able, notes = self.line, self.able, list[str]()
+        if needs.options:
+            self.choices([self.open_chat().prompt(server.TEXT)], needs.options)
+        if needs.perplexity and not (able.ids and server.echoes(line, self._rows([server.TEXT])[0])):
+            raise line.failed(
+                f"it does not echo the log-probabilities of prompts, which perplexities need: take {ELSEWHERE}"
+            )
+        if needs.later and not server.loads(line):
+            raise line.failed(f"it can't load adapters, and the recipe asks M^1 and later models; {LATER}")
+        if needs.drawn:
+            drawn, seeded = server.draws(line)
+            if not drawn:
+                raise line.failed(
+                    f"it ignores the temperature (four seeds at {server.HOT:g} gave one text), and the recipe draws:"
+                    " serve a checkpoint whose generation_config samples (do_sample: true), or take another server"
+                )
+            if not seeded:
+                notes.append(f"server {shown(line.url)} ignores seeds: the same run twice will not be the same")
+        return notes
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
+        """One continuation per prompt, in order, each drawn by a seed of its own."""
+        rows = self._rows(prompts)
+        fitting = [place for place, row in enumerate(rows) if len(row) < self.room]
+        if rows and not fitting:
+            raise self._too_long(f"a prompt of {min(map(len, rows))} tokens")
+        bodies = [
+            {
+                **self._asked(prompts[place], rows[place]),
+                **self._sampled(sampling, min(sampling.max_tokens, self.room - len(rows[place]))),
+                "seed": seed_of(seed, place) % SEEDS,
+            }
+            for place in fitting
+        ]
+        done = [Completion("", 0, "length") for _ in rows]
+        for place, reply in zip(fitting, self._replies(bodies), strict=True):
+            done[place] = self._completion(reply, sampling.stop)
+        return done
+
+    def _sampled(self, sampling: Sampling, limit: int) -> dict[str, Any]:
+        """The request's parameters. Some servers only see a special token as a stop where they are told its id."""
+        body: dict[str, Any] = {"max_tokens": limit, "temperature": sampling.temperature, "top_p": sampling.top_p}
+        stops = [stop for stop in sampling.stop if stop]
+        if stops:
+            body["stop"] = stops
+        if sampling.presence_penalty:
+            body["presence_penalty"] = sampling.presence_penalty
+        if self.able.extras:
+            added = self.tokenizer.get_added_vocab()
+            special = [stop for stop in stops if stop in added]
+            body |= server.PLAIN | {"stop_token_ids": [added[stop] for stop in special], "preserved_tokens": special}
+        return body
+
+    def _completion(self, reply: Reply, stops: Sequence[str]) -> Completion:
+        choice = reply.choice or {}
+        text = server.text_of(choice) or ""
+        count = (
+            len(self.tokenizer(text, add_special_tokens=False).input_ids) if reply.written is None else reply.written
+        )
+        cut = min((text.index(stop) for stop in stops if stop and stop in text), default=None)
+        text = text[:cut]
+        for token in self.ends:
+            text = text.replace(token, "")
+        return Completion(text, count, "stop" if cut is not None else choice["finish_reason"])
+
+    def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
+        """The log-probability of each output's tokens after its prompt, in nats: what the server echoes of both.
+
+        One token less fits the context than in generation by the transformers engine: the server writes one more.
+        """
+        if not self.able.ids:
+            raise self.line.failed(
+                f"it reads no token ids, which log-probabilities of a given text need: take {ELSEWHERE}"
+            )
+        tails = [self.tokenizer(output, add_special_tokens=False).input_ids for output in outputs]
+        both = [
+            (row, tail[: max(0, self.room - 1 - len(row))])
+            for row, tail in zip(self._rows(prompts), tails, strict=True)
+        ]
+        asked = [place for place, (_, tail) in enumerate(both) if tail]
+        bodies = [server.asked(self.line, sum(both[place], []), 1, logprobs=1, echo=True) for place in asked]
+        done = [TokenLogprobs([], []) for _ in both]
+        for place, reply in zip(asked, self._replies(bodies), strict=True):
+            row, tail = both[place]
+            values = server.token_logprobs(reply.choice or {})[len(row) : len(row) + len(tail)]
+            if len(values) < len(tail) or None in values:
+                raise self.line.failed(f"it does not echo the log-probabilities of prompts: take {ELSEWHERE}")
+            done[place] = TokenLogprobs(tail, [value for value in values if value is not None])
+        return done
+
+    def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
+        """How probable each option is as the beginning of each prompt's continuation: (prompts, options).
+
+        A request for each beginning that options share: one where all are single tokens, two where " 10" is two. Only
+        the `top` most probable tokens at a place are known, 20 or 5 by the server; what is not among them counts as 0.
+        """
+        rows, wanted = self._rows(prompts), [tuple(self._ids(option)) for option in options]
+        places = sorted({option[:k] for option in wanted for k in range(len(option))})
+        longest = max(map(len, wanted), default=1)
+        if self.settings.api == "chat" and longest > 1:
+            raise self.line.failed("a chat shows no option of several tokens: take machine.server.api: completions")
+        fitting = [place for place, row in enumerate(rows) if len(row) + longest <= self.room]
+        if rows and not fitting:
+            raise self._too_long(f"a prompt of {min(map(len, rows))} tokens with an option of {longest}")
+        more = {"max_tokens": 1, "temperature": 0, **server.wanted(self.line, self.top)}
+        bodies = [
+            {**self._asked(prompts[n] + self.tokenizer.decode(place), [*rows[n], *place]), **more}
+            for n in fitting
+            for place in places
+        ]
+        found = iter(self._replies(bodies))
+        shares = [[0.0] * len(options) for _ in rows]
+        for n in fitting:
+            after = {place: server.first_logprobs(next(found).choice or {}) for place in places}
+            shares[n] = exclusive(wanted, [self._chance(option, after) for option in wanted])
+        return shares
+
+    def _chance(self, option: tuple[int, ...], after: dict[tuple[int, ...], dict[int | str, float]]) -> float:
+        """An option's probability, from the most probable tokens after each of its beginnings."""
+        logprobs = 0.0
+        for k, token in enumerate(option):
+            found = after[option[:k]]
+            logprobs += found.get(token, found.get(self.tokenizer.decode([token]), -math.inf))
+        return math.exp(logprobs)
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        raise self.line.failed(f"no hidden states come from it, which representations need: take {ELSEWHERE}")
+
+    def close(self) -> None:
+        """Takes the adapter out of the server again. A later call connects anew."""
+        name = self.__dict__.pop("adapter", None)
+        if line := self.__dict__.pop("line", None):
+            if self.source.adapter and name:
+                line.send("unload_lora_adapter", {"lora_name": name})
+            line.client.close()
+        for known in ("able", "room", "top"):
+            self.__dict__.pop(known, None)
+
+    def _replies(self, bodies: Sequence[dict[str, Any]]) -> list[Reply]:
+        line = self.line._replace(name=self.adapter, stop=threading.Event())
+
+        def call(numbered: tuple[int, dict[str, Any]]) -> Reply:
+            reply = line.ask(numbered[1], key=str(numbered[0]))
+            if reply.error:
+                raise line.failed(
+                    f"a call failed ({reply.error}); what is complete is kept, the same command goes on from there"
+                )
+            return reply
+
+        return together(call, list(enumerate(bodies)), self.settings, line.stop)
+
+    def _asked(self, prompt: str, row: list[int]) -> dict[str, Any]:
+        """A prompt as the server takes it: token ids, text to which it adds its own beginning of sequence, a chat."""
+        if self.settings.api == "chat":
+            return {"messages": [{"role": "user", "content": self._content(prompt)}]}
+        begin = self.tokenizer.bos_token if start_of(self.tokenizer) else ""
+        return {"prompt": row if self.able.ids else prompt.removeprefix(begin)}
+
+    def _content(self, prompt: str) -> str:
+        """What a prompt in the chat template asks. Raises UserError where it is no single turn of it."""
+        before, _, after = self.open_chat().prompt("0").rpartition("0")
+        if not (prompt.startswith(before) and prompt.endswith(after)):
+            raise self.line.failed("a plain prompt can't be sent as a chat: take machine.server.api: completions")
+        return prompt[len(before) : len(prompt) - len(after)]
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def _rows(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids, the beginning of sequence in front where the tokenizer adds one and the text has none."""
+        start = start_of(self.tokenizer)
+        known = [self._ids(prompt) for prompt in prompts]
+        rows = [row if start and row[:1] == start else start + row for row in known]
+        return [row or [self.tokenizer.eos_token_id or 0] for row in rows]
+
+    def _too_long(self, what: str) -> TooLong:
+        return TooLong(
+            f"{what} does not fit the server's {self.room} tokens, the answer included: shorten it (fewer or shorter"
+            " examples), or serve the model with a longer context"
+        )
+
+
+LATER = (
+    "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=true, or take"
+    " machine.server.adapters: transformers, or one iteration without evaluation"
+)
+
+
+def exclusive(options: Sequence[tuple[int, ...]], chances: Sequence[float]) -> list[float]:
+    """The chances of options that exclude each other: where one begins a longer one, the longer one's share goes."""
+    shares = list(chances)
+    for i in sorted(range(len(options)), key=lambda i: -len(options[i])):
+        mine = options[i]
+        shares[i] -= sum(shares[j] for j, other in enumerate(options) if other != mine and other[: len(mine)] == mine)
+    return [max(share, 0.0) for share in shares]

@@ -1,0 +1,408 @@
+"""The openai engine at real servers on loopback: llama.cpp's, transformers serve, and one of our own like vLLM's."""
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isheep.chat import load_chat
+from isheep.checkpoint import LAMB
+from isheep.cli import main
+from isheep.engines import Sampling, transformers
+from isheep.engines.openai import Needs, OpenAI, exclusive, open_engine
+from isheep.errors import TooLong, UserError
+from isheep.recipe import Server
+from isheep.records import Model
+from isheep.seeds import load_seeds
+from tests.gguf_file import write_gguf
+from tests.openai_server import Fake, Refusal, Served, digest, llama_cpp, serving
+
+KEY = "sk-secret-0123456789"
+GREEDY = Sampling(temperature=0, top_p=1, max_tokens=24, stop=("<|im_end|>",))
+DRAWN = Sampling(temperature=1.0, top_p=0.9, max_tokens=12, stop=("<|im_end|>",))
+SCORES = [f" {score}" for score in range(1, 11)]
+ALL = Needs(drawn=True, options=SCORES, perplexity=True, later=True)
+SMALL = [
+    *("lamb", "iterations=1", "evaluation=[]", "synthesis.tasks=8", "synthesis.size=8", "response.size=4"),
+    *(
+        "assessment.size=4",
+        "training.batch=4",
+        "training.max_steps=2",
+        "training.eval_every=1",
+        "filters=[{kind: score, at_least: 2}]",
+    ),
+    "machine.engine=openai",
+]
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def engine(url: str, base: str = "lamb", adapter: Path | None = None, **settings: Any) -> OpenAI:
+    server = Server(**{"url": url, "at_once": 4, "wait": 0.01, **settings})
+    return open_engine(Model(base, adapter), server, lambda: load_chat("tokenizer", base))
+
+
+def ours(base: str = "lamb", adapter: Path | None = None) -> transformers.Transformers:
+    return transformers.open_engine(Model(base, adapter), threads=1, device="cpu")
+
+
+def run(*words: str | Path) -> None:
+    """`isheep run` on SMALL, to its end."""
+    with pytest.raises(SystemExit) as ended:
+        main(["run", *SMALL, *map(str, words)])
+    assert not ended.value.code
+
+
+def questions(count: int) -> list[str]:
+    """Chat turns and plain text in turn."""
+    chat, seeds = load_chat("tokenizer", "lamb"), load_seeds(LAMB.parent / "seed_tasks.jsonl")
+    return [chat.prompt(seed.content) if n % 4 else seed.content for n, seed in enumerate(seeds[:count])]
+
+
+# --- llama.cpp's server
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    pytest.importorskip("xllamacpp")
+    pytest.importorskip("gguf")
+    with llama_cpp(write_gguf(LAMB, tmp_path_factory.mktemp("gguf") / "lamb.gguf")) as url:
+        yield url
+
+
+def test_llama_cpp_writes_what_transformers_writes(llama: str) -> None:
+    prompts = questions(40)
+    with closing(engine(llama)) as there:
+        assert there.able.ids and there.able.extras and there.room == 1024
+        found = there.generate(prompts, GREEDY, 0)
+    wanted = ours().generate(prompts, GREEDY, 0)
+    assert sum(one == other for one, other in zip(found, wanted, strict=True)) >= 38
+
+
+def test_llama_cpp_draws_by_the_request_s_own_seed(llama: str) -> None:
+    prompts = [questions(2)[1]] * 6
+    with closing(engine(llama)) as there:
+        first = there.generate(prompts, DRAWN, 1)
+        assert len({one.text for one in first}) > 1
+        assert there.generate(prompts[:3], DRAWN, 1) == first[:3]
+        assert there.generate(prompts, DRAWN, 2) != first
+
+
+def test_llama_cpp_gives_the_probabilities_of_scores(llama: str) -> None:
+    prompts, options = questions(4), [" The", " Paris", " 1", " 10"]
+    with closing(engine(llama)) as there:
+        found = there.choices(prompts, options)
+    for one, other in zip(sum(found, []), sum(ours().choices(prompts, options), []), strict=True):
+        assert one == pytest.approx(other, rel=1e-2) or (one == 0 and other < 0.05)  # not among the 20 most probable
+
+
+def test_what_llama_cpp_can_not_do_is_said(llama: str) -> None:
+    with closing(engine(llama)) as there:
+        assert there.check(Needs(True, SCORES, False, False)) == []
+        with pytest.raises(UserError, match="does not echo"):
+            there.check(Needs(False, [], True, False))
+        with pytest.raises(UserError, match=r"can't load adapters.*--enable-lora.*adapters: transformers"):
+            there.check(Needs(False, [], False, True))
+        with pytest.raises(UserError, match="hidden states"):
+            there.embed(["a"])
+
+
+@pytest.mark.parametrize("read", ["generate", "expected"])
+def test_a_whole_iteration_through_llama_cpp(
+    llama: str, tmp_path: Path, read: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", llama)
+    out = tmp_path / "run"
+    run(f"assessment.read={read}", "--out", out)
+    assert (out / "iter-1/adapter/adapter_model.safetensors").is_file()
+    assert "url: null" in (out / "recipe.yaml").read_text()
+
+
+def test_a_recipe_that_needs_later_models_is_refused_before_anything_is_made(
+    llama: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit) as ended:
+        main(["run", *SMALL, "iterations=2", f"machine.server.url={llama}", "--out", str(out)])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and len(said.strip().splitlines()) == 1
+    assert "can't load adapters" in said and not out.exists()
+
+
+def test_later_models_may_be_elsewhere(llama: str, tmp_path: Path) -> None:
+    words = ["iterations=2", f"machine.server.url={llama}", "machine.server.adapters=transformers"]
+    run(*words, "--out", tmp_path / "run")
+    assert (tmp_path / "run/iter-2/adapter").is_dir()
+
+
+# --- one of our own, like vLLM's
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Served]:
+    with serving(Fake("lamb")) as served:
+        yield served
+
+
+def test_a_server_that_can_do_all_passes(own: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with closing(engine(own.url)) as there:
+        assert there.check(ALL) == []
+    assert own.headers >= {f"Bearer {KEY}"}
+    assert {"temperature", "max_tokens"} <= own.bodies[0].keys() and KEY not in json.dumps(own.bodies)
+
+
+def test_echoed_logprobs_are_those_of_our_engine(own: Served) -> None:
+    prompts, outputs = [*questions(3), ""], [" The answer is 7.", " Paris", "", "Name it.\nIt is red."]
+    with closing(engine(own.url)) as there:
+        found = there.logprobs(prompts, outputs)
+    for one, other in zip(found, ours().logprobs(prompts, outputs), strict=True):
+        assert one.tokens == other.tokens and one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_both_shapes_of_logprobs_give_the_same_shares(own: Served, api: str) -> None:
+    prompts = [prompt for prompt in questions(6) if prompt.startswith("<|im_start|>")]
+    options = ["The", "What", "7"]
+    with closing(engine(own.url, api=api)) as there:
+        found = there.choices(prompts, options)
+        assert [one.text for one in there.generate(prompts, GREEDY, 0)] == [
+            one.text for one in ours().generate(prompts, GREEDY, 0)
+        ]
+    shares, known = sum(found, []), sum(ours().choices(prompts, options), [])
+    assert [share for share in shares if share] == [
+        pytest.approx(other, rel=1e-3) for share, other in zip(shares, known, strict=True) if share
+    ]
+    assert sum(share > 0 for share in shares) >= len(prompts)
+
+
+def test_options_of_several_tokens(qwen2: Path) -> None:
+    prompts, options = ["What is 12 plus 30? ", "List three: "], [str(score) for score in range(1, 11)]
+    with serving(Fake(str(qwen2))) as served, closing(engine(served.url, str(qwen2))) as there:
+        assert len(there._ids("10")) == 2
+        found = there.choices(prompts, options)
+    known = ours(str(qwen2)).choices(prompts, options)
+    for one, other in zip(sum(found, []), sum(known, []), strict=True):
+        assert one == pytest.approx(other, abs=2e-3) or one == 0
+
+
+def test_options_exclude_each_other() -> None:
+    assert exclusive([(1,), (1, 0), (2,)], [0.5, 0.2, 0.1]) == [pytest.approx(0.3), 0.2, 0.1]
+
+
+def test_the_beginning_of_sequence_is_there_once(llama_checkpoint: Path) -> None:
+    base = str(llama_checkpoint)
+    prompts = ["<|begin_of_text|>Name the capital", "Name the capital"]
+    with serving(Fake(base)) as served, closing(engine(served.url, base)) as there:
+        there.generate(prompts, GREEDY, 0)
+        assert served.bodies[-1]["prompt"] == served.bodies[-2]["prompt"] == there._rows(prompts)[0]
+    with serving(Fake(base, strict=True)) as served, closing(engine(served.url, base)) as there:
+        there.generate(prompts, GREEDY, 0)
+        assert {body["prompt"] for body in served.bodies[-2:]} == {"Name the capital"}
+
+
+@pytest.fixture
+def llama_checkpoint(request: pytest.FixtureRequest) -> Path:
+    """The tiny checkpoint with a beginning of sequence (tests/conftest.py's `llama`; here that is a server)."""
+    from tests.conftest import make_checkpoint
+
+    return make_checkpoint(request.getfixturevalue("tmp_path") / "llama", "Llama")
+
+
+def test_a_prompt_that_leaves_no_room(own: Served) -> None:
+    with closing(engine(own.url, context=40)) as there:
+        short, long = there.generate(["Name it", "red " * 60], GREEDY, 0)
+        assert short.tokens and long == ("", 0, "length")
+        with pytest.raises(TooLong, match="server's 40 tokens"):
+            there.generate(["red " * 60], GREEDY, 0)
+
+
+def test_an_adapter_is_loaded_and_taken_out_again(own: Served, tmp_path: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(LAMB, dtype=torch.float32), lora).save_pretrained(tmp_path)
+    prompts = questions(4)
+    with closing(engine(own.url, adapter=tmp_path, model="base")) as there:
+        found = there.generate(prompts, GREEDY, 0)
+        assert own.bodies[-1]["model"].startswith("isheep-")
+    assert found == ours(adapter=tmp_path).generate(prompts, GREEDY, 0) != ours().generate(prompts, GREEDY, 0)
+    assert own.unloaded and list(own.loaded) == ["base"]
+
+
+def test_two_iterations_on_a_server_that_loads_adapters(own: Served, tmp_path: Path) -> None:
+    seen = len(own.bodies)
+    run("iterations=2", f"machine.server.url={own.url}", "--out", tmp_path / "run")
+    models = [body["model"] for body in own.bodies[seen:]]
+    assert set(models[:6]) == {"base"} and models[-1].startswith("isheep-")
+    assert own.unloaded[-1] == models[-1] and list(own.loaded) == ["base"]
+
+
+UNABLE = [
+    ({"logprobs": False}, Needs(False, SCORES, False, False), "gives no log-probabilities.*read: generate"),
+    ({"logprobs": False}, Needs(False, [], True, False), "does not echo"),
+    ({"draws": False}, Needs(True, [], False, False), "ignores the temperature"),
+    ({"loras": False}, Needs(False, [], False, True), "can't load adapters"),
+    ({"base": "other"}, Needs(False, [], False, False), "reads [0-9]+ tokens where 'lamb' reads"),
+]
+
+
+@pytest.mark.parametrize(("what", "needs", "said"), UNABLE)
+def test_a_server_that_can_not_is_refused(what: dict[str, Any], needs: Needs, said: str, qwen2: Path) -> None:
+    with serving(Fake(**{"base": "lamb", **what, **({"base": str(qwen2)} if "base" in what else {})})) as served:
+        with closing(engine(served.url)) as there, pytest.raises(UserError, match=said) as refused:
+            there.check(needs)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_server_without_seeds_is_told(own: Served) -> None:
+    with serving(Fake("lamb", seeded=False)) as served, closing(engine(served.url)) as there:
+        (note,) = there.check(Needs(True, [], False, False))
+        assert "ignores seeds" in note
+
+
+def test_no_server_a_wrong_name_a_dead_one(own: Served) -> None:
+    for there, said in (
+        (engine(None), "set machine.server.url or OPENAI_BASE_URL"),  # type: ignore[arg-type]
+        (engine(own.url, model="nobody"), "no such model.*machine.server.model"),
+        (engine("http://127.0.0.1:9/v1"), "no connection"),
+        (engine("ftp://x/v1"), "machine.server.url 'ftp://x/v1' is no address"),
+    ):
+        with pytest.raises(UserError, match=said):
+            there.generate(["a"], GREEDY, 0)
+
+
+REFUSED = [
+    ("machine.server.url=http://me:pw@127.0.0.1/v1", "holds no password"),
+    ("filters=[{kind: density, clusters: 2}]", "needs hidden states"),
+    ("machine.server.api=chat", "prompts are plain"),
+]
+
+
+@pytest.mark.parametrize(("setting", "said"), REFUSED)
+def test_what_no_server_can_do_is_refused_with_its_line(
+    setting: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", *SMALL, setting, "--out", str(tmp_path / "run")])
+    printed = capsys.readouterr().err
+    assert said in printed and not (tmp_path / "run").exists()
+
+
+# --- servers that fail
+
+
+def faults(n: int) -> Refusal | None:
+    """Every third call is spoiled, each time in another way."""
+    kinds = [Refusal(429), Refusal(500), Refusal(200, b"<html>"), Refusal(200, b'{"choices": [{}]}'), Refusal(0)]
+    return kinds[n // 3 % len(kinds)] if n % 3 == 0 else None
+
+
+def test_a_third_of_the_calls_fail_and_the_answers_are_the_same() -> None:
+    prompts = questions(12)
+    with serving(Fake("lamb", fault=faults)) as served, closing(engine(served.url)) as there:
+        found = there.generate(prompts, DRAWN, 5)
+    with serving(Fake("lamb")) as served, closing(engine(served.url)) as there:
+        assert there.generate(prompts, DRAWN, 5) == found
+
+
+def test_a_call_that_always_fails_ends_in_one_line() -> None:
+    with serving(Fake("lamb", fault=lambda n: Refusal(500) if n > 4 else None)) as served:
+        with (
+            closing(engine(served.url, attempts=3)) as there,
+            pytest.raises(UserError, match="HTTP 500.*goes on") as said,
+        ):
+            there.generate(questions(8), GREEDY, 0)
+        assert "\n" not in str(said.value)
+
+
+DIES = """
+import os, signal, sys
+from isheep.engines import openai
+from isheep.cli import main
+done, real = 0, openai.OpenAI.generate
+def generate(*given):
+    global done
+    done += 1
+    if done > int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*given)
+openai.OpenAI.generate = generate
+main(sys.argv[2:])
+"""
+
+
+def test_a_killed_run_goes_on_and_asks_for_nothing_twice(tmp_path: Path) -> None:
+    """Answers and ratings come in batches of four: a kill between two of them loses none that is complete."""
+    with serving(Fake("lamb", fault=faults)) as served:
+        words = [f"machine.server.url={served.url}", "machine.server.wait=0.01", "assessment.criteria=[quality]"]
+        run(*words, "--out", tmp_path / "whole")
+        alone = served.answered.copy()
+        served.answered.clear()
+        for calls in (1, 1, 1):
+            command = [sys.executable, "-c", DIES, str(calls), "run", *SMALL, *words, "--out", str(tmp_path / "run")]
+            ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=600)
+            assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+        run(*words, "--out", tmp_path / "run")
+    drawn = {asked for asked in alone if json.loads(asked)[1] is not None and json.loads(asked)[1] > 9}  # no probes
+    assert {asked: served.answered[asked] for asked in drawn} == {asked: alone[asked] for asked in drawn}
+    assert digest(tmp_path / "run") == digest(tmp_path / "whole")
+
+
+# --- transformers serve
+
+
+@pytest.fixture(scope="module")
+def served_by_transformers() -> Iterator[str]:
+    for package in ("fastapi", "uvicorn", "openai"):
+        if not importlib.util.find_spec(package):
+            pytest.skip(f"transformers serve needs {package}: pip install 'transformers[serving]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["serve", str(LAMB), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    code = "from transformers.cli.transformers import app; app()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words], env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert process.stderr
+    try:
+        assert any("running on" in line for line in process.stderr)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.mark.slow
+def test_transformers_serve(served_by_transformers: str) -> None:
+    prompts = questions(8)
+    with closing(engine(served_by_transformers, model="lamb")) as there:
+        assert not there.able.ids and not there.able.extras
+        found = there.generate(prompts, GREEDY, 0)
+        for needs, said in (
+            (Needs(True, [], False, False), "ignores the temperature"),
+            (Needs(False, SCORES, False, False), "gives no log-probabilities"),
+            (Needs(False, [], True, False), "does not echo"),
+            (Needs(False, [], False, True), "can't load adapters"),
+        ):
+            with pytest.raises(UserError, match=said):
+                there.check(needs)
+    assert [one.text for one in found] == [one.text for one in ours().generate(prompts, GREEDY, 0)]
