@@ -83,7 +83,7 @@ def merged(model: Model, chat: Chat, into: Path) -> None:
 
     Complete or not there at all. Raises UserError where `into` exists.
     """
-    from isheep.trainers.peft import merge
+    from isheep.trainers.merge import merge
 
     if into.exists():
         raise UserError(f"{into} exists: give another folder for the merged checkpoint, or remove it")

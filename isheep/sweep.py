@@ -18,6 +18,7 @@ from isheep.algorithm import align
 from isheep.benchmarks import prompts
 from isheep.chat import load_chat
 from isheep.checkpoint import check_device
+from isheep.doors import check_training
 from isheep.errors import UserError
 from isheep.evaluate import ended, evaluate, validated
 from isheep.filters import kept
@@ -75,6 +76,7 @@ def ready(recipe: Recipe, out: Path) -> None:
     """
     check(out, recipe)
     check_device(recipe.machine.device)
+    check_training(recipe)
     chat = load_chat(recipe.chat, recipe.model)
     check_room(recipe, chat)
     for one in recipe.variants:

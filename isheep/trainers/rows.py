@@ -106,3 +106,13 @@ def order(lengths: Sequence[int], batch: int, epochs: int, seed: int) -> list[in
         for pool in chunks(shuffled, POOL * batch):
             places += sorted(pool, key=lambda place: -lengths[place])
     return places
+
+
+def filled(places: Sequence[int], batch: int, size: int, blank: int) -> list[int]:
+    """The places with each `batch` of them filled up to `size` by the place `blank`."""
+    return [place for step in chunks(places, batch) for place in (*step, *[blank] * (size - len(step)))]
+
+
+def without_loss(row: Row) -> Row:
+    """A row of one token beside rows such as `row`, from which nothing is learned."""
+    return Row(row.input_ids[:1], [IGNORED])
