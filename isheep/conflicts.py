@@ -126,6 +126,8 @@ def _machine(recipe: Recipe) -> Conflicts:
     elif training.batch // (machine.rows or 1) < machine.processes:
         rows = f"of {training.batch} rows, {machine.rows or 1} at once"
         yield ("machine", "gpus"), f"{machine.processes} processes are more than a training.batch {rows} has work for"
+    if machine.trainer == "llamafactory":
+        yield from _llamafactory(recipe)
     if machine.processes == 1 and machine.strategy != "ddp":
         yield ("machine", "strategy"), f"{machine.strategy} is for more than one GPU: set machine.gpus, or take ddp"
     if machine.processes > 1 and machine.device and ":" in machine.device:
@@ -134,6 +136,20 @@ def _machine(recipe: Recipe) -> Conflicts:
         yield ("machine", "strategy"), f"{machine.strategy} needs GPUs, and machine.device is cpu: take ddp"
     if training.quantize and machine.strategy != "ddp":
         yield ("machine", "strategy"), f"{machine.strategy} can't share out a base in 4 bits: take ddp, or no quantize"
+
+
+def _llamafactory(recipe: Recipe) -> Conflicts:
+    machine, batch = recipe.machine, recipe.training.batch
+    for key, ours in (
+        ("strategy", machine.strategy != "ddp"),
+        ("nodes", machine.nodes > 1),
+        ("packing", machine.packing),
+    ):
+        if ours:
+            yield ("machine", key), "it is for trainer: peft, and trainer is llamafactory"
+    if batch % ((machine.rows or 1) * machine.gpus):
+        wrong = f"{machine.gpus} times machine.rows does not divide training.batch {batch}, as llamafactory needs"
+        yield ("machine", "gpus"), wrong
 
 
 def _around(recipe: Recipe) -> Conflicts:

@@ -65,6 +65,7 @@ def check_training(recipe: Recipe) -> None:
 
 def train(recipe: Recipe, chat: Chat, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
     """SFT(start, data): the adapter of the next model, in the folder `into`."""
-    from isheep.trainers import peft
+    from isheep.trainers import llamafactory, peft
 
-    peft.train(start, data, chat, recipe.training, seed, into, recipe.machine)
+    trainer = llamafactory if recipe.machine.trainer == "llamafactory" else peft
+    trainer.train(start, data, chat, recipe.training, seed, into, recipe.machine)

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
@@ -69,6 +69,7 @@ def assert_same(one: Path, other: Path, rel: float) -> None:
 # --- the rows of each step
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(2, 40), st.integers(1, 12), st.integers(2, 5), st.integers(1, 2))
 def test_every_step_has_its_rows_with_any_number_of_processes(rows: int, batch: int, gpus: int, epochs: int) -> None:
     """The rows of a step are those of one process, and what fills it up has no loss; all processes read as many."""

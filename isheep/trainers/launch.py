@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from isheep.errors import UserError
@@ -19,32 +19,46 @@ from isheep.trainers.worker import ERROR, STEP
 
 HERE = Path(__file__).parent
 JOB, LOG = FILES = ("job.json", "training.log")
+LLAMAFACTORY = "llamafactory-cli"
 PATIENCE = 20  # seconds that processes have to end by themselves
 
 
 def launch(job: Job, advance: Callable[[int], None]) -> None:
-    """`fit` in `job.machine.processes` processes at once. `advance` is told of steps.
-
-    Raises UserError where one of them fails: its reason, and the file in `job.into` with all that was said.
-    """
+    """`fit` in `job.machine.processes` processes at once. `advance` is told of steps. Raises as `run`."""
     write_text(job.into / JOB, job.model_dump_json())
+    threads = {"OMP_NUM_THREADS": str(job.machine.threads)} if job.machine.threads else {}
+    what = f"training in {job.machine.processes} processes"
+    run(what, command(job), job.into / LOG, threads, heard=lambda line: advance(int(line == STEP)))
+
+
+def run(
+    what: str,
+    words: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    cwd: Path | None = None,
+    heard: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Run a command that trains, and wait for its end; `log` gets what it writes, `heard` each line that it prints.
+
+    Raises UserError where it fails: the reason that it gave, or its last line.
+    """
     said = ""
-    with (job.into / LOG).open("w", encoding="utf-8") as log, _started(command(job), job, log.fileno()) as process:
+    with log.open("w", encoding="utf-8") as file, _started(words, file.fileno(), environment, cwd) as process:
         assert process.stdout
         for line in process.stdout:
-            if line == STEP:
-                advance(1)
-            elif line.startswith(ERROR):
+            heard(line)
+            if line.startswith(ERROR):
                 said = said or line.removeprefix(ERROR).strip()
-            else:
-                log.write(line)
-                log.flush()
+            elif line != STEP:
+                file.write(line)
+                file.flush()
         status = process.wait()
     if status:
-        said = said or _last_line(job.into / LOG) or "nothing was said"
+        said = said or _last_line(log) or "nothing was said"
         raise UserError(
-            f"training in {job.machine.processes} processes ended with status {status}: {said}; what they wrote is in "
-            f"{job.into / LOG}; checkpoints are kept: the same command goes on from the last one"
+            f"{what} ended with status {status}: {said}; what it wrote is in {log}; "
+            "checkpoints are kept: the same command goes on from the last one"
         )
 
 
@@ -83,6 +97,8 @@ def check(recipe: Recipe) -> None:
             raise UserError(f"machine.gpus is {machine.gpus}, and this machine has {torch.cuda.device_count()}")
     if machine.strategy == "zero3" and not _installed("deepspeed"):
         raise UserError("machine.strategy zero3 needs DeepSpeed: pip install deepspeed, or set it to fsdp")
+    if machine.trainer == "llamafactory" and not shutil.which(LLAMAFACTORY):
+        raise UserError(f"machine.trainer llamafactory needs {LLAMAFACTORY}, which is not installed: set it to peft")
     if machine.nodes > 1 and not (shutil.which("srun") and "SLURM_JOB_ID" in os.environ):
         raise UserError(
             f"machine.nodes is {machine.nodes}: more than one node needs srun in a Slurm allocation (docs/scale.md), "
@@ -95,10 +111,11 @@ def _installed(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _started(words: list[str], job: Job, log: int) -> Iterator["subprocess.Popen[str]"]:
-    """The processes, which end where this block does, and where this process is killed: each of them watches its
-    standard input, whose other end is here. A terminal's Ctrl-C comes to this process alone, which ends them."""
-    threads = {"OMP_NUM_THREADS": str(job.machine.threads)} if job.machine.threads else {}
+def _started(
+    words: Sequence[str], log: int, environment: Mapping[str, str], cwd: Path | None
+) -> Iterator["subprocess.Popen[str]"]:
+    """A command whose processes end where this block does, and where this process is killed: they watch their standard
+    input, whose other end is here. A terminal's Ctrl-C comes to this process alone, which ends them."""
     process = subprocess.Popen(
         words,
         stdin=subprocess.PIPE,
@@ -106,7 +123,8 @@ def _started(words: list[str], job: Job, log: int) -> Iterator["subprocess.Popen
         stderr=log,
         text=True,
         errors="replace",
-        env=os.environ | threads,
+        cwd=cwd,
+        env={**os.environ, **environment},
         start_new_session=True,
     )
     try:

@@ -20,7 +20,7 @@ PLAIN = {
     "layers_to_transform", "lora_alpha", "lora_dropout", "megatron_core", "peft_type", "peft_version",
     "qalora_group_size", "r", "revision", "target_modules", "task_type",
 }  # fmt: skip
-SAID = {"bias": ["none"], "init_lora_weights": [True, False, "gaussian"], "peft_type": ["LORA"]}
+SAID: dict[str, list[Any]] = {"bias": ["none"], "init_lora_weights": [True, False, "gaussian"], "peft_type": ["LORA"]}
 
 
 class Delta(NamedTuple):
@@ -72,7 +72,7 @@ def _weights(base: str) -> list[Path]:
 
 
 def _file(base: str, name: str) -> Path | None:
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     found = cached_file(find(base), name, _raise_exceptions_for_missing_entries=False)
     return Path(found) if found else None

@@ -3,19 +3,16 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from isheep.chat import Chat
-from isheep.errors import UserError
-from isheep.files import write_text
 from isheep.progress import progress
 from isheep.recipe import Machine, Training
 from isheep.records import Model, Pair
 from isheep.trainers import checkpoints, launch
 from isheep.trainers import rows as data
-from isheep.trainers.adapter import RESULT, WEIGHTS, save_tokenizer, tokenizer_of
+from isheep.trainers.adapter import RESULT, about, losses_in, tokenizer_of, write
 from isheep.trainers.job import Job
 
 
@@ -72,46 +69,13 @@ def _fit(job: Job, tokenizer: Any, advance: Callable[[int], None]) -> None:
         fit(job, tokenizer, advance)
 
 
-# --- the adapter folder
-
-
 def _finish(
     model: Model, rows: data.Rows, chat: Chat, tokenizer: Any, training: Training, seed: int, into: Path
 ) -> None:
-    """The adapter folder from the checkpoints: the best or last one's weights, the tokenizer, training.json last."""
+    """The adapter folder from the checkpoints: the best or the last one's weights."""
     last = checkpoints.newest(into)
     state = json.loads((into / f"checkpoint-{last}" / "trainer_state.json").read_text(encoding="utf-8"))
-    losses = {
-        name: [[entry["step"], entry[name]] for entry in state["log_history"] if name in entry]
-        for name in ("loss", "eval_loss")
-    }
-    for name, values in losses.items():
-        for step, value in values:
-            if not isfinite(value):
-                way = "with a new --out, lower training.learning_rate"
-                raise UserError(f"training's {name} is {value} at step {step}: {way}")
+    losses = losses_in(state)
     best = state["best_global_step"] if training.keep == "best" and losses["eval_loss"] else last
-    kept = into / f"checkpoint-{best}"
-    shutil.copyfile(kept / WEIGHTS, into / WEIGHTS)
-    config = json.loads((kept / "adapter_config.json").read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = model.base
-    config["target_modules"] = sorted(config["target_modules"])  # peft keeps a set: its order differs from run to run
-    write_text(into / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
-    save_tokenizer(tokenizer, chat, into)
-    result = {
-        "base": model.base,
-        "chat": chat.name,
-        "seed": seed,
-        "goes_on": model.adapter is not None,
-        "settings": training.model_dump(exclude={"start", "data"}),  # which say only what this training was given
-        "rows": {
-            "sampled": rows.sampled,
-            "prompt_too_long": rows.too_long,
-            "trained": len(rows.train),
-            "held_out": len(rows.held_out),
-        },
-        "steps": last,
-        "kept_step": best,
-        **losses,
-    }
-    write_text(into / RESULT, json.dumps(result, indent=1) + "\n")
+    result = {**about(model, rows, chat, training, seed), "steps": last, "kept_step": best, **losses}
+    write(into, into / f"checkpoint-{best}", model, chat, tokenizer, result)
