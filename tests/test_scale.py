@@ -15,15 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from isheep import recipe_files
+from isheep import doors, recipe_files
 from isheep.chat import load_chat
 from isheep.errors import UserError
 from isheep.recipe import Lora, Machine, Recipe, Training
 from isheep.records import Model, Pair
 from isheep.trainers import launch
+from isheep.trainers.adapter import WEIGHTS
 from isheep.trainers.fit import _places
 from isheep.trainers.job import Job
-from isheep.trainers.peft import WEIGHTS, train
+from isheep.trainers.peft import train
 from isheep.trainers.rows import Row
 
 ROOT = Path(__file__).parents[1]
@@ -89,14 +90,6 @@ def test_every_step_has_its_rows_with_any_number_of_processes(rows: int, batch: 
     assert len(aside) % batch == 0 and len(aside) - len(held_out) < batch
 
 
-def test_two_processes_learn_what_one_learns(qwen2: Path, one: Path, tmp_path: Path) -> None:
-    """Started by accelerate launch, talking by gloo: batch 4 as 2 processes of 1 row, twice."""
-    trained(qwen2, tmp_path / "two", gpus=2, rows=1)
-    # Held-out batches are of `rows` rows: only their mean's weights differ, as with one process and these rows.
-    told = [json.loads((folder / "training.json").read_text()) for folder in (one, tmp_path / "two")]
-    assert [loss for _, loss in told[1]["loss"]] == pytest.approx([loss for _, loss in told[0]["loss"]], rel=1e-5)
-
-
 @pytest.mark.parametrize("machine", [{"packing": True}, {"gradient_checkpointing": True}, {"gpus": 2}])
 def test_how_changes_nothing_of_what_is_learned(
     machine: dict[str, Any], qwen2: Path, one: Path, tmp_path: Path
@@ -106,8 +99,15 @@ def test_how_changes_nothing_of_what_is_learned(
 
 
 @pytest.mark.slow
-def test_three_processes_and_a_batch_of_four(qwen2: Path, one: Path, tmp_path: Path) -> None:
-    trained(qwen2, tmp_path / "other", gpus=3)
+@pytest.mark.parametrize("machine", [{"gpus": 3}, {"gpus": 2, "rows": 1}])
+def test_processes_that_a_batch_of_four_is_not_even_on(
+    machine: dict[str, Any], qwen2: Path, one: Path, tmp_path: Path
+) -> None:
+    """The same losses in training; held-out ones are means over batches of `rows`, with one process too."""
+    if "rows" in machine:
+        one = tmp_path / "one"
+        trained(qwen2, one, rows=machine["rows"])
+    trained(qwen2, tmp_path / "other", **machine)
     assert_same(one, tmp_path / "other", 1e-5)
 
 
@@ -174,6 +174,64 @@ def test_stopped_in_the_middle_and_made_again(how: signal.Signals, qwen2: Path, 
         assert started(qwen2, into, epochs).wait() == 0
     assert {path.name for path in whole.iterdir()} == {path.name for path in stopped.iterdir()}
     assert all((stopped / path.name).read_bytes() == path.read_bytes() for path in whole.iterdir())
+
+
+def test_a_checkpoint_of_another_strategy_is_not_gone_on_from(qwen2: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-3").mkdir(parents=True)
+    (tmp_path / "checkpoint-3" / "complete").touch()  # no optimizer.pt, as FSDP leaves it
+    with pytest.raises(UserError, match="another machine.strategy than ddp: set it back"):
+        trained(qwen2, tmp_path)
+
+
+# --- LLaMA-Factory, where something else stands for its command
+
+CLI = """#!{python}
+import json, sys
+from pathlib import Path
+import yaml
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+assert sys.argv[1:] == ["train", "sft.yaml"]
+settings = yaml.safe_load(Path("sft.yaml").read_text())
+info = json.loads(Path("dataset_info.json").read_text())
+for key, rows in (("dataset", 17), ("eval_dataset", 4)):
+    data = json.loads(Path(info[settings[key]]["file_name"]).read_text())
+    assert len(data) == rows and data[0]["instruction"].startswith("Say "), data
+assert settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"] == 4
+assert settings["use_cpu"] and not settings["bf16"] and "max_samples" not in settings and "val_size" not in settings
+out = Path(settings["output_dir"])
+if not out.exists():
+    (out / "checkpoint-3").mkdir(parents=True)
+    sys.exit("no memory left")
+assert not list(out.iterdir())  # the torn checkpoint is gone
+base = AutoModelForCausalLM.from_pretrained(settings["model_name_or_path"])
+config = LoraConfig(r=settings["lora_rank"], target_modules="all-linear", task_type="CAUSAL_LM")
+get_peft_model(base, config).save_pretrained(out)
+log = [{{"step": 9, "loss": 2.0}}, {{"step": 9, "eval_loss": 2.5}}]
+state = {{"global_step": 9, "best_global_step": 9, "log_history": log}}
+(out / "trainer_state.json").write_text(json.dumps(state))
+"""
+
+
+def test_llamafactory_is_given_its_files_and_its_adapter_is_taken(
+    qwen2: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "llamafactory-cli").write_text(CLI.format(python=sys.executable))
+    (tmp_path / "llamafactory-cli").chmod(0o755)
+    recipe = Recipe(
+        model=str(qwen2), training=TRAINING, machine=Machine(trainer="llamafactory", threads=1, device="cpu")
+    )
+    with pytest.raises(UserError, match="needs llamafactory-cli, which is not installed"):
+        doors.check_training(recipe)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    doors.check_training(recipe)
+    chat, into = load_chat("tokenizer", str(qwen2)), tmp_path / "into"
+    with pytest.raises(UserError, match="llamafactory-cli ended with status 1: no memory left; what it wrote is in"):
+        doors.train(recipe, chat, Model(str(qwen2)), PAIRS, 7, into)
+    doors.train(recipe, chat, Model(str(qwen2)), PAIRS, 7, into)
+    assert {path.name for path in into.iterdir()} == {path.name for path in one.iterdir()}
+    told, ours = (json.loads((folder / "training.json").read_text()) for folder in (into, one))
+    assert told.keys() == ours.keys() and told["rows"] == ours["rows"] and told["eval_loss"] == [[9, 2.5]]
 
 
 # --- what is refused, and the commands

@@ -20,7 +20,8 @@ from isheep.errors import UserError
 from isheep.recipe import Lora, Machine, Training
 from isheep.records import Model, Pair
 from isheep.trainers import peft
-from isheep.trainers.peft import WEIGHTS, train
+from isheep.trainers.adapter import WEIGHTS
+from isheep.trainers.peft import train
 from isheep.trainers.rows import IGNORED, choose, course, encode, order
 
 FACTS = {

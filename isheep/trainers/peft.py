@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isheep.chat import Chat
+from isheep.errors import UserError
 from isheep.progress import progress
 from isheep.recipe import Machine, Training
 from isheep.records import Model, Pair
@@ -51,6 +52,7 @@ def train(
         )
         checkpoints.sweep(into)
         if (newest := checkpoints.newest(into)) < job.steps:
+            _check(into / f"checkpoint-{newest}", job.machine)
             with progress(f"{into.parent.name}/training", job.steps, newest) as advance:
                 _fit(job, tokenizer, advance)
         _finish(model, rows, chat, tokenizer, training, seed, into)
@@ -67,6 +69,15 @@ def _fit(job: Job, tokenizer: Any, advance: Callable[[int], None]) -> None:
         launch.launch(job, advance)
     else:
         fit(job, tokenizer, advance)
+
+
+def _check(checkpoint: Path, machine: Machine) -> None:
+    """Raises UserError where a checkpoint is there that another strategy wrote, in a form of its own."""
+    if checkpoint.exists() and (checkpoint / "optimizer.pt").exists() != (machine.strategy == "ddp"):
+        way = "set it back, or remove that folder to train anew"
+        raise UserError(
+            f"{checkpoint.parent} holds a checkpoint of another machine.strategy than {machine.strategy}: {way}"
+        )
 
 
 def _finish(
