@@ -22,6 +22,7 @@ def conflicts(recipe: Recipe, t: int = 1) -> Conflicts:
     for place, one in enumerate(recipe.filters):
         yield from _filter(recipe, one, ("filters", place))
     yield from _training(recipe, t)
+    yield from _machine(recipe)
     yield from _around(recipe)
     if recipe.machine.engine == "openai":
         yield from _server(recipe)
@@ -118,8 +119,39 @@ def _training(recipe: Recipe, t: int) -> Conflicts:
         yield ("training", "rows"), f"{wrong}, of which the filters keep {kept} at most" if kept < tasks else wrong
     if training.keep == "best" and not training.held_out:
         yield ("training", "keep"), "best is found on held-out rows, and training.held_out is 0: set keep to last"
-    if recipe.machine.rows and training.batch % recipe.machine.rows:
-        yield ("machine", "rows"), f"{recipe.machine.rows} does not divide training.batch {training.batch}"
+
+
+def _machine(recipe: Recipe) -> Conflicts:
+    machine, training = recipe.machine, recipe.training
+    if machine.rows and training.batch % machine.rows:
+        yield ("machine", "rows"), f"{machine.rows} does not divide training.batch {training.batch}"
+    elif training.batch // (machine.rows or 1) < machine.processes:
+        rows = f"of {training.batch} rows, {machine.rows or 1} at once"
+        yield ("machine", "gpus"), f"{machine.processes} processes are more than a training.batch {rows} has work for"
+    if machine.trainer == "llamafactory":
+        yield from _llamafactory(recipe)
+    if machine.processes == 1 and machine.strategy != "ddp":
+        yield ("machine", "strategy"), f"{machine.strategy} is for more than one GPU: set machine.gpus, or take ddp"
+    if machine.processes > 1 and machine.device and ":" in machine.device:
+        yield ("machine", "device"), f"{machine.device} is one GPU, and machine.gpus and nodes make {machine.processes}"
+    if machine.strategy != "ddp" and machine.device == "cpu":
+        yield ("machine", "strategy"), f"{machine.strategy} needs GPUs, and machine.device is cpu: take ddp"
+    if training.quantize and machine.strategy != "ddp":
+        yield ("machine", "strategy"), f"{machine.strategy} can't share out a base in 4 bits: take ddp, or no quantize"
+
+
+def _llamafactory(recipe: Recipe) -> Conflicts:
+    machine, batch = recipe.machine, recipe.training.batch
+    for key, ours in (
+        ("strategy", machine.strategy != "ddp"),
+        ("nodes", machine.nodes > 1),
+        ("packing", machine.packing),
+    ):
+        if ours:
+            yield ("machine", key), "it is for trainer: peft, and trainer is llamafactory"
+    if batch % ((machine.rows or 1) * machine.gpus):
+        wrong = f"{machine.gpus} times machine.rows does not divide training.batch {batch}, as llamafactory needs"
+        yield ("machine", "gpus"), wrong
 
 
 def _around(recipe: Recipe) -> Conflicts:

@@ -104,9 +104,16 @@ def local_model(name: str) -> tuple[Model, str]:
     return Model(recipe.model, made.get(iteration)), recipe.chat
 
 
+def check_training(recipe: Recipe) -> None:
+    """Raises UserError where this machine can't train as the recipe's `machine` and `training` say."""
+    from isheep.trainers import launch
+
+    launch.check(recipe)
+
+
 def train(recipe: Recipe, chat: Chat, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
     """SFT(start, data): the adapter of the next model, in the folder `into`."""
-    from isheep.trainers import peft
+    from isheep.trainers import llamafactory, peft
 
-    machine = recipe.machine
-    peft.train(start, data, chat, recipe.training, seed, into, machine.threads, machine.device, machine.rows)
+    trainer = llamafactory if recipe.machine.trainer == "llamafactory" else peft
+    trainer.train(start, data, chat, recipe.training, seed, into, recipe.machine)

@@ -198,6 +198,7 @@ class Training(Section):
     held_out: Share = 0.1
     eval_every: Count = 100  # optimizer steps
     keep: Literal["best", "last"] = "best"  # the checkpoint with the lowest held-out loss, or the last
+    quantize: Literal["nf4"] | None = None  # QLoRA (Dettmers et al. 2023): the frozen base in 4 bits; needs CUDA
 
 
 TASKS = (
@@ -291,17 +292,31 @@ class Server(Calls):
 
 
 class Machine(Section):
-    """How a run computes, not what; the only section that a resumed run may change."""
+    """How a run computes, not what; the only section that a resumed run may change.
+
+    More than one process trains where `gpus` or `nodes` says so, and each optimizer step still has `training.batch`
+    rows (docs/scale.md).
+    """
 
     engine: Literal["transformers", "openai"] = "transformers"
     server: Server = Server()
-    trainer: Literal["peft"] = "peft"
+    trainer: Literal["peft", "llamafactory"] = "peft"
     threads: Count | None = None
     device: str | None = None  # such as cpu or cuda:0; null: CUDA where there is one
     batch: Count = 128  # prompts that the engine reads at once
-    rows: Count | None = None  # rows that the trainer reads at once, a divisor of training.batch; null: all of it
+    rows: Count | None = None  # that a training process reads at once, a divisor of training.batch; null: its share
+    gpus: Count = 1  # that train on each node, with a process each; with device: cpu, processes on the CPU
+    nodes: Count = 1  # that train, of a Slurm allocation
+    strategy: Literal["ddp", "fsdp", "zero3"] = "ddp"  # a whole base on each GPU, or its weights in shards
+    gradient_checkpointing: bool | None = None  # activations computed again, for memory; null: on CUDA
+    packing: bool = False  # rows that are read at once as one sequence: no padding; for flash attention
     unsafe_code: bool = False  # run code that a model wrote where no sandbox holds too (--unsafe-code)
     judging: Judging = Judging()
+
+    @property
+    def processes(self) -> int:
+        """That train together."""
+        return self.gpus * self.nodes
 
 
 WITHIN = ("synthesis", "response", "assessment", "filters", "training")  # what one iteration may do otherwise

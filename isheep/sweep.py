@@ -17,7 +17,7 @@ from isheep import assess, evaluate
 from isheep.algorithm import align
 from isheep.chat import load_chat
 from isheep.checkpoint import check_device
-from isheep.doors import check_engine
+from isheep.doors import check_engine, check_training
 from isheep.errors import UserError
 from isheep.evaluate import ended, validated
 from isheep.filters import kept
@@ -72,6 +72,7 @@ def ready(recipe: Recipe, out: Path) -> None:
     """Raises UserError where a run of this recipe in the folder `out` can't work, before weights are loaded for it."""
     check(out, recipe)
     check_device(recipe.machine.device)
+    check_training(recipe)
     chat = load_chat(recipe.chat, recipe.model)
     check_room(recipe, chat)
     if not (out / f"iter-{recipe.iterations}" / "adapter").exists():

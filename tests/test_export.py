@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import make_checkpoint
 
 from isheep import export
 from isheep.chat import load_chat
 from isheep.errors import UserError
-from isheep.recipe import Lora, Recipe, Training
+from isheep.recipe import Lora, Machine, Recipe, Training
 from isheep.records import AssessedPair, Grade, Model, Pair
-from isheep.trainers import peft
+from isheep.trainers import merge
 from isheep.trainers.peft import train
 
 GIVEN = {"id": "1", "instruction": "Äußere dich", "input": "zu 42", "output": 'Yes, "so".'}
@@ -84,7 +85,7 @@ def test_a_merged_checkpoint_is_on_the_disk_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[int] = []
-    monkeypatch.setattr(peft, "merge", lambda model, chat, into: (into / "weights").write_text("whole"))
+    monkeypatch.setattr(merge, "merge", lambda model, chat, into: (into / "weights").write_text("whole"))
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
     export.merged(Model("lamb"), load_chat("tokenizer", "lamb"), tmp_path / "merged")
     wanted = (tmp_path / "merged" / "weights", tmp_path / "merged", tmp_path)
@@ -97,7 +98,7 @@ def test_a_merged_checkpoint_answers_as_the_adapter_and_stops(llama: Path, tmp_p
     chat = load_chat("tokenizer", str(llama))
     pairs = [PLAIN.model_copy(update={"id": name, "instruction": name, "output": f"{name} it is."}) for name in "ab"]
     training = Training(epochs=40, batch=2, learning_rate=3e-2, warmup_steps=2, held_out=0, lora=Lora(dropout=0))
-    train(Model(str(llama)), pairs, chat, training, 1, tmp_path / "adapter", threads=1)
+    train(Model(str(llama)), pairs, chat, training, 1, tmp_path / "adapter", Machine(threads=1))
     export.merged(Model(str(llama), tmp_path / "adapter"), chat, tmp_path / "merged")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
@@ -108,3 +109,66 @@ def test_a_merged_checkpoint_answers_as_the_adapter_and_stops(llama: Path, tmp_p
         assert tokenizer.decode(output) == pair.output + chat.end
     with pytest.raises(UserError, match="exists"):
         export.merged(Model(str(llama)), chat, tmp_path / "merged")
+
+
+def adapter_of(base: Path, into: Path) -> Model:
+    """A LoRA whose B is not zero, as after training."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    adapted.save_pretrained(into)
+    return Model(str(base), into)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tied", "dtype", "shards"),
+    [("Qwen2", True, "float32", "1GB"), ("Llama", False, "bfloat16", "60KB"), ("Qwen2", True, "float16", "60KB")],
+)
+def test_merging_tensor_by_tensor_is_what_peft_merges(
+    architecture: str, tied: bool, dtype: str, shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    from isheep.engines.transformers import load_model
+
+    whole = make_checkpoint(tmp_path / "whole", architecture, tie_word_embeddings=tied)
+    stored = AutoModelForCausalLM.from_pretrained(whole, dtype=getattr(torch, dtype))
+    base = tmp_path / "base"
+    stored.save_pretrained(base, max_shard_size=shards)
+    load_chat("tokenizer", str(whole)).tokenizer.save_pretrained(base)
+    model = adapter_of(base, tmp_path / "adapter")
+    expected = load_model(model, "float32").to(getattr(torch, dtype)).state_dict()
+    monkeypatch.setattr(merge, "_merge_whole", None)  # not asked
+    into = tmp_path / "merged"
+    export.merged(model, load_chat("tokenizer", str(whole)), into)
+    merged = AutoModelForCausalLM.from_pretrained(into, dtype=getattr(torch, dtype))
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-6, atol=1e-7)
+    names = sorted(path.name for path in base.glob("model*"))
+    assert names == sorted(path.name for path in into.glob("model*")) and (len(names) == 1) == (shards == "1GB")
+    found: dict[str, Any] = {}
+    for path in into.glob("*.safetensors"):
+        found |= load_file(path)
+    assert any(not torch.equal(tensor, stored.state_dict()[name]) for name, tensor in found.items())
+
+
+def test_an_adapter_of_another_kind_is_merged_by_peft(qwen2: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from isheep.engines.transformers import load_model
+
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False, use_dora=True)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(qwen2), config).save_pretrained(tmp_path / "adapter")
+    model = Model(str(qwen2), tmp_path / "adapter")
+    export.merged(model, load_chat("tokenizer", str(qwen2)), tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
+    for name, tensor in load_model(model, "float32").state_dict().items():
+        torch.testing.assert_close(merged[name], tensor)

@@ -239,6 +239,7 @@ ELSEWHERE = {
     "evaluation.name": "test_sweep.py: every recipe on lamb",
     "evaluation.data": "test_sweep.py: what a benchmark is given",
     "evaluation.max_tokens": "test_mt_bench.py, test_alpaca_eval.py",
+    "training.quantize": "docs/scale.md: needs CUDA and bitsandbytes, refused where they are not",
     "evaluation.judge": "test_judges.py, test_mt_bench.py, test_alpaca_eval.py",
 }
 
@@ -249,12 +250,12 @@ def test_the_machine_reaches_the_doors(monkeypatch: pytest.MonkeyPatch) -> None:
 
     given: list[Any] = []
     monkeypatch.setattr(transformers, "open_engine", lambda *place, **named: given.append(named))
-    monkeypatch.setattr(peft, "train", lambda *place: given.append(place[-3:]))
+    monkeypatch.setattr(peft, "train", lambda *place: given.append(place[-1]))
     machine = {"threads": 3, "device": "cuda:1", "batch": 7, "rows": 2}
     recipe = Recipe.model_validate({"model": "lamb", "machine": machine})
     doors.open_engine(recipe, Model("lamb"))
     doors.train(recipe, None, Model("lamb"), [], 1, Path())  # type: ignore[arg-type]
-    assert given == [{"threads": 3, "device": "cuda:1", "batch": 7}, (3, "cuda:1", 2)]
+    assert given == [{"threads": 3, "device": "cuda:1", "batch": 7}, recipe.machine]
 
 
 def test_every_setting_is_here() -> None:

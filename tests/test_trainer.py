@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from isheep.chat import Chat, load_chat
 from isheep.errors import UserError
-from isheep.recipe import Lora, Training
+from isheep.recipe import Lora, Machine, Training
 from isheep.records import Model, Pair
 from isheep.trainers import peft
-from isheep.trainers.peft import WEIGHTS, train
+from isheep.trainers.adapter import WEIGHTS
+from isheep.trainers.peft import train
 from isheep.trainers.rows import IGNORED, choose, course, encode, order
 
 FACTS = {
@@ -173,7 +174,7 @@ def test_a_base_model_learns_to_answer_and_to_stop(checkpoint: Path, tmp_path: P
     chat = chat_of(checkpoint)
     adapter = tmp_path / "adapter.part"
     adapter.mkdir()
-    train(Model(str(checkpoint)), [pair(*fact) for fact in FACTS.items()], chat, QUICK, 1, adapter, threads=1)
+    train(Model(str(checkpoint)), [pair(*fact) for fact in FACTS.items()], chat, QUICK, 1, adapter, Machine(threads=1))
     adapter = adapter.rename(tmp_path / "adapter")  # as the run folder does
     assert answers(checkpoint, adapter) == {question: answer + chat.end for question, answer in FACTS.items()}
     assert {path.name for path in adapter.iterdir()} == {
@@ -188,7 +189,7 @@ def test_the_saved_chat_template_gives_the_tokens_of_training(checkpoint: Path, 
 
     chat = load_chat("llama3", str(checkpoint))
     once = Training(epochs=1, held_out=0)
-    train(Model(str(checkpoint)), numbered(2), chat, once, 1, tmp_path, threads=1)
+    train(Model(str(checkpoint)), numbered(2), chat, once, 1, tmp_path, Machine(threads=1))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     turns = [{"role": "user", "content": "Say 0"}]
     row = encode(numbered(1)[0], chat, chat.tokenizer, 100)
@@ -203,7 +204,7 @@ def test_the_best_checkpoint_is_kept_and_everything_is_told(qwen2: Path, tmp_pat
     for keep in ("best", "last"):
         (tmp_path / keep).mkdir()
         training = Training(learning_rate=0.1, keep=keep, held_out=0.2, **settings)  # far too fast: it gets worse
-        train(Model(str(qwen2)), numbered(20), chat_of(qwen2), training, 1, tmp_path / keep, threads=1)
+        train(Model(str(qwen2)), numbered(20), chat_of(qwen2), training, 1, tmp_path / keep, Machine(threads=1))
     best, last = (json.loads((tmp_path / keep / "training.json").read_text()) for keep in ("best", "last"))
     assert best["rows"] == {"sampled": 20, "prompt_too_long": 0, "trained": 16, "held_out": 4}
     assert [step for step, _ in best["eval_loss"]] == [2, 4, 6, 8, 10, 12]
@@ -216,10 +217,18 @@ def test_the_best_checkpoint_is_kept_and_everything_is_told(qwen2: Path, tmp_pat
 def test_training_goes_on_from_an_adapter(qwen2: Path, tmp_path: Path) -> None:
     first, second, again = (tmp_path / name for name in ("first", "second", "again"))
     chat, pairs = chat_of(qwen2), [pair(*fact) for fact in FACTS.items()]
-    train(Model(str(qwen2)), pairs, chat, QUICK, 1, first, threads=1)
+    train(Model(str(qwen2)), pairs, chat, QUICK, 1, first, Machine(threads=1))
     weights = (first / WEIGHTS).read_bytes()
     for into in (second, again):
-        train(Model(str(qwen2), first), pairs, chat, QUICK.model_copy(update={"max_steps": 1}), 1, into, threads=1)
+        train(
+            Model(str(qwen2), first),
+            pairs,
+            chat,
+            QUICK.model_copy(update={"max_steps": 1}),
+            1,
+            into,
+            Machine(threads=1),
+        )
     told = [json.loads((folder / "training.json").read_text()) for folder in (first, second)]
     assert told[1]["loss"][0][1] < 0.1 * told[0]["loss"][0][1]
     assert [one["goes_on"] for one in told] == [False, True] and [one["steps"] for one in told] == [60, 1]
@@ -231,8 +240,8 @@ def test_fewer_rows_at_once_learn_the_same(qwen2: Path, tmp_path: Path) -> None:
     settings = Training(batch=4, epochs=2, warmup_steps=0, held_out=0.2, eval_every=1, lora=Lora(dropout=0.0))
     threads = torch.get_num_threads()
     for rows in (4, 2):
-        machine = {"threads": threads + 1, "rows_at_once": rows}
-        train(Model(str(qwen2)), numbered(11), chat_of(qwen2), settings, 1, tmp_path / str(rows), **machine)
+        machine = Machine(threads=threads + 1, rows=rows)
+        train(Model(str(qwen2)), numbered(11), chat_of(qwen2), settings, 1, tmp_path / str(rows), machine)
     assert torch.get_num_threads() == threads  # put back
     whole, parts = (json.loads((tmp_path / rows / "training.json").read_text()) for rows in ("4", "2"))
     assert parts["steps"] == whole["steps"] == 5
@@ -243,7 +252,7 @@ def test_fewer_rows_at_once_learn_the_same(qwen2: Path, tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_is_told_in_one_line(qwen2: Path, tmp_path: Path) -> None:
     wild = Training(learning_rate=1e30, warmup_steps=0, epochs=4, batch=2, held_out=0)
     with pytest.raises(UserError, match="with a new --out, lower training.learning_rate"):
-        train(Model(str(qwen2)), numbered(6), chat_of(qwen2), wild, 1, tmp_path, threads=1)
+        train(Model(str(qwen2)), numbered(6), chat_of(qwen2), wild, 1, tmp_path, Machine(threads=1))
 
 
 # --- killed and made again
@@ -270,11 +279,11 @@ def test_without_a_pad_token_a_resumed_training_ends_with_the_same_tokenizer(
     assert told.pop("pad_token")
     (base / "tokenizer_config.json").write_text(json.dumps(told))
     chat, once = chat_of(base), Training(epochs=1, held_out=0)
-    train(Model(str(base)), numbered(3), chat, once, 1, tmp_path / "whole", threads=1)
+    train(Model(str(base)), numbered(3), chat, once, 1, tmp_path / "whole", Machine(threads=1))
     with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
         patched.setattr(peft, "_finish", lambda *given: 1 / 0)  # killed after the last checkpoint
-        train(Model(str(base)), numbered(3), chat, once, 1, tmp_path / "killed", threads=1)
-    train(Model(str(base)), numbered(3), chat, once, 1, tmp_path / "killed", threads=1)
+        train(Model(str(base)), numbered(3), chat, once, 1, tmp_path / "killed", Machine(threads=1))
+    train(Model(str(base)), numbered(3), chat, once, 1, tmp_path / "killed", Machine(threads=1))
     names = [path.name for path in (tmp_path / "whole").iterdir()]
     assert filecmp.cmpfiles(tmp_path / "whole", tmp_path / "killed", names, shallow=False)[1:] == ([], [])
 

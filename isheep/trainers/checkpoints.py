@@ -13,16 +13,21 @@ def all_of(into: Path) -> list[Path]:
 
 
 def newest(into: Path) -> int:
-    """The step of the newest sealed checkpoint, 0 where there is none. Torn ones are removed."""
+    """The step of the newest sealed checkpoint, 0 where there is none."""
+    sealed = [checkpoint for checkpoint in all_of(into) if (checkpoint / SEAL).exists()]
+    return max((int(checkpoint.name.split("-")[1]) for checkpoint in sealed), default=0)
+
+
+def sweep(into: Path) -> None:
+    """Remove torn checkpoints: before a training, while nobody writes one."""
     for checkpoint in all_of(into):
         if not (checkpoint / SEAL).exists():
             shutil.rmtree(checkpoint)
-    return max((int(checkpoint.name.split("-")[1]) for checkpoint in all_of(into)), default=0)
 
 
 def seal(checkpoint: Path) -> None:
     """Bring all files of a checkpoint to the disk, and only then say that it is whole."""
-    for path in (*checkpoint.iterdir(), checkpoint):
+    for path in (*checkpoint.rglob("*"), checkpoint):
         sync(path)
     (checkpoint / SEAL).touch()
     sync(checkpoint)

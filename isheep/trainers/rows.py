@@ -35,31 +35,46 @@ class Rows(NamedTuple):
     too_long: int
 
 
+class Chosen(NamedTuple):
+    """The pairs of a training, each with its row; how many were sampled, how many of these have no row."""
+
+    train: list[tuple[Pair, Row]]
+    held_out: list[tuple[Pair, Row]]
+    sampled: int
+    too_long: int
+
+
 def choose(pairs: Sequence[Pair], chat: Chat, tokenizer: Any, training: Training, seed: int) -> Rows:
-    """At most `training.at_most` of the pairs as tokens, exactly `training.rows` of those where it is given, a share of
-    `training.held_out` of them set aside.
+    """`chosen`, as rows."""
+    train, held_out, sampled, too_long = chosen(pairs, chat, tokenizer, training, seed)
+    return Rows([row for _, row in train], [row for _, row in held_out], sampled, too_long)
+
+
+def chosen(pairs: Sequence[Pair], chat: Chat, tokenizer: Any, training: Training, seed: int) -> Chosen:
+    """At most `training.at_most` of the pairs, exactly `training.rows` of those with tokens where it is given, a share
+    of `training.held_out` of them set aside.
 
     Raises UserError where fewer than two rows, or than `training.rows`, can be used.
     """
     sampled = sample(pairs, training.at_most, seed)
-    rows = [row for row in (encode(pair, chat, tokenizer, training.cutoff) for pair in sampled) if row]
-    if len(rows) < 2:
-        long = f", {len(sampled) - len(rows)} of them with a prompt beyond cutoff {training.cutoff}" if sampled else ""
+    found = [(pair, row) for pair in sampled if (row := encode(pair, chat, tokenizer, training.cutoff))]
+    if len(found) < 2:
+        long = f", {len(sampled) - len(found)} of them with a prompt beyond cutoff {training.cutoff}" if sampled else ""
         raise UserError(
             f"this iteration kept {len(pairs)} pairs{long}: training needs 2 or more; "
             "with a new --out, lower the filters' thresholds or ask for more synthesis.tasks"
         )
-    if training.rows and len(rows) < training.rows:
+    if training.rows and len(found) < training.rows:
         raise UserError(
-            f"training.rows asks for {training.rows} rows, and this iteration has {len(rows)}: "
+            f"training.rows asks for {training.rows} rows, and this iteration has {len(found)}: "
             "with a new --out, give fewer or ask for more synthesis.tasks"
         )
-    usable = len(rows)
-    rows = sample(rows, training.rows, seed)
-    aside = min(max(1, round(training.held_out * len(rows))), len(rows) - 1) if training.held_out else 0
-    chosen = set(Random(seed_of(seed, "held out")).sample(range(len(rows)), aside))
-    train = [row for place, row in enumerate(rows) if place not in chosen]
-    return Rows(train, [rows[place] for place in sorted(chosen)], len(sampled), len(sampled) - usable)
+    usable = len(found)
+    found = sample(found, training.rows, seed)
+    aside = min(max(1, round(training.held_out * len(found))), len(found) - 1) if training.held_out else 0
+    places = set(Random(seed_of(seed, "held out")).sample(range(len(found)), aside))
+    train = [one for place, one in enumerate(found) if place not in places]
+    return Chosen(train, [found[place] for place in sorted(places)], len(sampled), len(sampled) - usable)
 
 
 def sample(items: Sequence[T], at_most: int | None, seed: int) -> list[T]:
@@ -106,3 +121,13 @@ def order(lengths: Sequence[int], batch: int, epochs: int, seed: int) -> list[in
         for pool in chunks(shuffled, POOL * batch):
             places += sorted(pool, key=lambda place: -lengths[place])
     return places
+
+
+def filled(places: Sequence[int], batch: int, size: int, blank: int) -> list[int]:
+    """The places with each `batch` of them filled up to `size` by the place `blank`."""
+    return [place for step in chunks(places, batch) for place in (*step, *[blank] * (size - len(step)))]
+
+
+def without_loss(row: Row) -> Row:
+    """A row of one token beside rows such as `row`, from which nothing is learned."""
+    return Row(row.input_ids[:1], [IGNORED])

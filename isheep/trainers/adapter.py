@@ -1,0 +1,79 @@
+"""What an adapter folder holds, whoever trained it: weights, tokenizer with the chat template, training.json."""
+
+import json
+import shutil
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from isheep.chat import Chat
+from isheep.checkpoint import load_tokenizer, start_of
+from isheep.errors import UserError
+from isheep.files import write_text
+from isheep.recipe import Training
+from isheep.records import Model
+from isheep.trainers.rows import Rows
+
+RESULT = "training.json"  # written last: where it is, the adapter is complete
+WEIGHTS = "adapter_model.safetensors"
+
+
+def about(model: Model, rows: Rows, chat: Chat, training: Training, seed: int) -> dict[str, Any]:
+    """What training.json says of what was trained, on what."""
+    # What says only what this training was given, and what is not asked for.
+    unsaid = {"start", "data"} | ({"quantize"} if training.quantize is None else set())
+    return {
+        "base": model.base,
+        "chat": chat.name,
+        "seed": seed,
+        "goes_on": model.adapter is not None,
+        "settings": training.model_dump(exclude=unsaid),
+        "rows": {
+            "sampled": rows.sampled,
+            "prompt_too_long": rows.too_long,
+            "trained": len(rows.train),
+            "held_out": len(rows.held_out),
+        },
+    }
+
+
+def losses_in(state: dict[str, Any]) -> dict[str, list[list[float]]]:
+    """loss and eval_loss as [step, value] from a trainer_state.json. Raises UserError where one is no number."""
+    losses = {
+        name: [[entry["step"], entry[name]] for entry in state["log_history"] if name in entry]
+        for name in ("loss", "eval_loss")
+    }
+    for name, values in losses.items():
+        for step, value in values:
+            if not isfinite(value):
+                way = "with a new --out, lower training.learning_rate"
+                raise UserError(f"training's {name} is {value} at step {step}: {way}")
+    return losses
+
+
+def write(into: Path, kept: Path, model: Model, chat: Chat, tokenizer: Any, result: dict[str, Any]) -> None:
+    """The adapter folder from the weights in the folder `kept`; training.json last."""
+    shutil.copyfile(kept / WEIGHTS, into / WEIGHTS)
+    config = json.loads((kept / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = model.base
+    config["target_modules"] = sorted(config["target_modules"])  # peft keeps a set: its order differs from run to run
+    write_text(into / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    save_tokenizer(tokenizer, chat, into)
+    write_text(into / RESULT, json.dumps(result, indent=1) + "\n")
+
+
+def tokenizer_of(model: Model, chat: Chat) -> Any:
+    """The tokenizer, with a token to pad with: TRL would set one, where a resumed training may not come by."""
+    tokenizer = load_tokenizer(model.base)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or chat.end
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Any, chat: Chat, into: Path) -> None:
+    """The tokenizer, whose `apply_chat_template` gives the tokens of training and whose end token ends an answer."""
+    template = chat.template
+    if start_of(tokenizer) and not chat.prompt("").startswith(tokenizer.bos_token):
+        template = "{{- bos_token }}" + template  # apply_chat_template adds none by itself
+    tokenizer.chat_template = template
+    tokenizer.eos_token = chat.end
+    tokenizer.save_pretrained(into)
