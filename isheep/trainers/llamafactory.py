@@ -38,15 +38,7 @@ def train(
         data = {"isheep": [pair for pair, _ in train], HELD_OUT: [pair for pair, _ in held_out]}
         said = {"overwrite_output_dir": False, "eval_dataset": HELD_OUT if held_out else None}
         said |= _steps(training, machine)
-        write(
-            model,
-            chat.name,
-            training,
-            seed,
-            folder,
-            {name: [pair for pair, _ in some] for name, some in data.items()},
-            said,
-        )
+        write(model, chat.name, training, seed, folder, data, said)
         for checkpoint in out.glob("checkpoint-*"):
             if not (checkpoint / "trainer_state.json").exists():  # which is written last
                 shutil.rmtree(checkpoint)
