@@ -236,7 +236,7 @@ def probe(
     found = probe(Path(find(checkpoint)))
     for group, values in found.items():
         for name, value in values.items():
-            console.print(f"{group:<9}{name:<28}{value:.3f}", soft_wrap=True, markup=False)
+            console.print(f"{group:<9}{name:<36}{value:.3f}", soft_wrap=True, markup=False)
 
 
 def _chosen(words: Sequence[str] | None, model: str | None) -> tuple[Path, list[str]]:
