@@ -49,7 +49,8 @@ class Endpoint(NamedTuple):
             except httpx2.ConnectError as error:
                 wrong = clean(f"no connection: {error}")
             if wrong:
-                raise UserError(f"judge {self.model or ''!r} at {shown(url)}: {wrong}; {WAY_OUT}")
+                who = f"judge {self.model!r}" if self.model else "the judge"
+                raise UserError(f"{who} at {shown(url)}: {wrong}; {WAY_OUT}")
 
     def ask(
         self,

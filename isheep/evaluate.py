@@ -38,7 +38,7 @@ def evaluate(recipe: Recipe, run: Folder, t: int, model: Model) -> dict[str, Any
                 unsafe, judge = recipe.machine.unsafe_code, open_judge(recipe, one)
                 exam = Exam(engine, chat, recipe.seed, place, data_of(one), t == 0, one, judge, unsafe)
                 found = getattr(module(one.name), part)(exam)
-                template = {} if found["template"] == PLAIN else {"template text": digest(chat.template)}
+                template = {} if found.get("template", PLAIN) == PLAIN else {"template text": digest(chat.template)}
                 return {**made_from, **template, **found}
 
             return home(run, t).json(f"{folder}/{one.name}.json", make)
