@@ -151,7 +151,7 @@ def test_tokens_are_those_of_the_run(recipe: Path, run: Path) -> None:
     assert instructions["written"] == pytest.approx(sum(reply.tokens for reply in replies))
     assert answers["written"] == pytest.approx(sum(pair.tokens for pair in pairs))
     grades = [grade.reply for pair in rated for grade in pair.grades.values()]
-    assert ratings["written"] == pytest.approx(sum(count(text) + 1 for text in grades), rel=0.25)
+    assert ratings["written"] == pytest.approx(sum(min(count(text) + 1, 6) for text in grades))
     settings = Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text()))
     chat = load_chat(settings.chat, settings.model)
     assert answers["read"] == pytest.approx(
@@ -189,7 +189,7 @@ def test_what_an_iteration_does_otherwise_is_planned_so() -> None:
     plan = planned(*words)
     names = [[one["name"] for one in plan["stages"] if one["t"] == t] for t in (1, 2)]
     assert names[0][:2] == ["instructions", "answers"] and names[1][0] == "answers"  # its tasks are iteration 1's
-    assert "turn" in plan["assumptions"]["1"] and plan["assumptions"]["1"]["turn"] > plan["assumptions"]["2"]["turn"]
+    assert plan["assumptions"]["1"]["turn"] != plan["assumptions"]["2"]["turn"]
     assert "iteration 2" in isheep("plan", *words).out
 
 

@@ -54,7 +54,8 @@ def named(name: str) -> Device:
     names = {bare(one): one for one in known()}
     if bare(name) in names:
         return known()[names[bare(name)]]
-    near = [one for key, one in names.items() if key.startswith(bare(name)) or bare(name).startswith(key)]
+    near = [one for key, one in names.items() if key.startswith(bare(name))]
+    near = near or [one for key, one in names.items() if bare(name).startswith(key)]
     near = near or [names[key] for key in difflib.get_close_matches(bare(name), names, n=3, cutoff=0.5)]
     ours = f"did you mean {' or '.join(near)}?" if bare(name) and near else f"take one of {', '.join(known())}"
     raise UserError(f"GPU {name!r} is not known: {ours}")

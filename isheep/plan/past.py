@@ -48,9 +48,9 @@ def _told(now: Recipe, folder: Folder) -> dict[str, float]:
     count, _ = counter(now.model)
     found = {}
     if folder.has("replies.jsonl") and folder.has("tasks.jsonl"):
-        replies = folder.read("replies.jsonl", Reply)
-        found["reply"] = fmean(reply.tokens for reply in replies)
-        found["tasks"] = len(folder.read("tasks.jsonl", Task)) / len(replies)
+        asked = folder.read("replies.jsonl", Reply)
+        found["reply"] = fmean(reply.tokens for reply in asked)
+        found["tasks"] = len(folder.read("tasks.jsonl", Task)) / len(asked)
     if folder.has("pairs.jsonl"):
         pairs = folder.read("pairs.jsonl", Pair)
         found["task"] = fmean(count(pair.content) for pair in pairs)
@@ -60,7 +60,8 @@ def _told(now: Recipe, folder: Folder) -> dict[str, float]:
             found["kept"] = 1 - len(folder.read("dropped.jsonl", Drop)) / len(pairs)
     if folder.has("assessed.jsonl") and now.assessment and now.assessment.read == "generate":
         rated = folder.read("assessed.jsonl", AssessedPair)
-        found["grade"] = fmean(count(grade.reply) + 1 for pair in rated for grade in pair.grades.values())
+        replies, most = [g.reply for pair in rated for g in pair.grades.values()], now.assessment.sampling.max_tokens
+        found["grade"] = fmean(min(count(text) + 1, most) for text in replies) if replies else 0.0
     return {key: value for key, value in found.items() if value}
 
 

@@ -13,7 +13,7 @@ from isheep.recipe import Recipe
 from isheep.records import Record
 from isheep.synthesize import budget_of
 
-Assume = Callable[[Recipe, int], Assumptions]  # of what iteration t does; 0 is the base's evaluation
+Assume = Callable[[Recipe, int], Assumptions]  # of what iteration t does
 
 # Answers to a benchmark, the most tokens of one, and how many are asked for in a call.
 EXAMS = {
@@ -55,7 +55,7 @@ def course(recipe: Recipe, assume: Assume) -> Iterator[Stage]:
     """Every stage of a run, the base's evaluation first."""
     model = _digest(recipe.model_dump(mode="json", include={*WHOLE}))
     rows = 0.0
-    yield from exams(recipe, assume(recipe, 0), 0, model)
+    yield from exams(recipe, assume(recipe.at(1), 1), 0, model)
     for t in range(1, recipe.iterations + 1):
         now = recipe.at(t)
         a = assume(now, t)
