@@ -196,7 +196,8 @@ def test_two_iterations_of_a_run(run: Path) -> None:
     assert plain.p == mcnemar(HALF, MORE) and done.code == 0
     for text in (f"{plain.p:.4f}", f"{by_prompt.p:.4f}", f"({corrected[0]:.4f})", f"({corrected[1]:.4f})"):
         assert text in done.out
-    assert "+10.0" in done.out and f"({100 * plain.detectable:.1f})" in done.out and "2 tests" in done.out
+    assert "+10.0" in done.out and f"({100 * plain.detectable:.1f})" in done.out
+    assert "2 tests" in " ".join(done.out.split())
     assert "plain" in done.out and "t over clusters" in done.out and "100 items" in done.out
     assert narrow("\n".join(line for line in done.out.splitlines() if str(run) not in line))
     assert f"({plain.p:.4f})" in isheep("compare", run, "--score", "ifeval prompt").out  # a family of one

@@ -206,7 +206,7 @@ def test_items_from_the_hub(tmp_path: Path, name: str, monkeypatch: pytest.Monke
         [row[one] for one in source.columns] for row in found
     ]
     found = [{"other": 1}]
-    with pytest.raises(UserError, match=f"{source.hub[0]} row 1: column '{source.columns[0]}' is missing"):
+    with pytest.raises(UserError, match=f"^{source.hub[0]}.* is missing"):
         items.load(name, None)
 
 

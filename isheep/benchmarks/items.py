@@ -223,7 +223,11 @@ def _read(source: Source, path: Path) -> list[Row]:
         header = ("question", "A", "B", "C", "D", "answer")
     if ".qa.csv" in path.name:
         header = ("question", "answer")
-    found = rows(path, header=header, tabs=".qa.csv" in path.name)
+    return _converted(source, rows(path, header=header, tabs=".qa.csv" in path.name), path)
+
+
+def _converted(source: Source, found: list[Row], path: Path) -> list[Row]:
+    """Rows in the Hub's columns. Raises UserError where they have neither form."""
     try:
         return source.convert(found, path)
     except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as error:
@@ -243,6 +247,6 @@ def _hub(name: str, source: Source) -> list[Row]:
             f"benchmark {name}: {path} can't be had from the Hub ({reason});"
             f" give your own copy as data: {source.files[0]}"
         ) from None
-    found = source.convert(found, Path(path))
+    found = _converted(source, found, Path(path))
     need(Path(path), found, source.columns)
     return found
