@@ -120,7 +120,7 @@ class OpenAI:
             drawn, seeded = server.draws(line)
             if not drawn:
                 raise line.failed(
-                    f"it ignores the temperature (four seeds at {server.HOT:g} gave one text), and the recipe draws:"
+                    f"it ignores the temperature ({server.DRAWS} seeds at {server.HOT:g} gave one text), and the recipe draws:"
                     " serve a checkpoint whose generation_config samples (do_sample: true), or take another server"
                 )
             if not seeded:

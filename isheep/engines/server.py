@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 TEXT = "The 27 quick brown foxes jump over a lazy dog, Ångström said:"
 TOPS = (20, 5)  # how many tokens' log-probabilities are asked for: vLLM's limit, OpenAI's
-DRAWS, DRAWN, HOT = 4, 16, 1.5  # answers of so many tokens at this temperature: all the same by chance is out of reach
+DRAWS, DRAWN, HOT = 8, 16, 2.0  # answers of so many tokens at this temperature: all the same by chance is out of reach
 NONE = (404, 405, 501)  # no such address
 PLAIN: dict[str, Any] = {  # what servers do of their own accord, taken back; special tokens shown, to stop at them
     "top_k": -1, "min_p": 0, "repetition_penalty": 1,  # vLLM, SGLang, llama.cpp
