@@ -151,18 +151,21 @@ def asked(line: Line, prompt: str | list[int], tokens: int, **settings: Any) -> 
     return {**said, "max_tokens": tokens, "temperature": 0, **settings}
 
 
+def briefly(line: Line) -> Line:
+    """For what a server may not know: some say so with a 500, which a busy one sends too."""
+    return line._replace(settings=line.settings.model_copy(update={"attempts": min(line.settings.attempts, 3)}))
+
+
 def _answers(line: Line, body: Mapping[str, Any], read: int) -> bool:
-    """Whether a request is answered at once, having read so many tokens, or not saying how many."""
-    once = line._replace(settings=line.settings.model_copy(update={"attempts": 1}))
-    reply = once.ask(body)
+    """Whether a request is answered, having read so many tokens, or not saying how many."""
+    reply = briefly(line).ask(body)
     return not reply.error and reply.read in (None, read)
 
 
 def top(line: Line) -> int:
     """How many tokens' log-probabilities the server gives at a place: 20, 5, or 0, none."""
-    once = line._replace(settings=line.settings.model_copy(update={"attempts": 1}))
     for count in TOPS:
-        reply = once.ask(asked(line, TEXT, 1, **wanted(line, count)))
+        reply = briefly(line).ask(asked(line, TEXT, 1, **wanted(line, count)))
         if not reply.error and first_logprobs(reply.choice or {}):
             return count
     return 0
@@ -177,8 +180,7 @@ def echoes(line: Line, ids: Sequence[int]) -> bool:
     """Whether the server gives the log-probabilities of a prompt's own tokens."""
     if line.settings.api == "chat":
         return False
-    once = line._replace(settings=line.settings.model_copy(update={"attempts": 1}))
-    reply = once.ask(asked(line, list(ids), 1, logprobs=1, echo=True))
+    reply = briefly(line).ask(asked(line, list(ids), 1, logprobs=1, echo=True))
     values = token_logprobs(reply.choice or {})
     return len(values) >= len(ids) and all(isinstance(value, float | int) for value in values[1 : len(ids)])
 
@@ -187,7 +189,10 @@ def draws(line: Line) -> tuple[bool, bool]:
     """Whether the server draws at all at a temperature, and whether a request's seed decides what it draws."""
 
     def text(seed: int) -> str | None:
-        return text_of(line.ask(asked(line, TEXT, DRAWN) | {"temperature": HOT, "top_p": 1, "seed": seed}).choice or {})
+        reply = line.ask({**asked(line, TEXT, DRAWN), "temperature": HOT, "top_p": 1, "seed": seed})
+        if reply.error:
+            raise line.failed(f"no completion at temperature {HOT:g} ({reply.error})")
+        return text_of(reply.choice or {})
 
     found = [text(seed) for seed in range(DRAWS)]
     return len(set(found)) > 1, text(0) == found[0]
