@@ -19,10 +19,14 @@ def write_pieces(path: Path, pieces: Iterable[str]) -> None:
     """`write_text` of pieces that need not be in memory together."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    with part.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(pieces)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(pieces)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:  # a piece that can't be made leaves nothing behind
+        part.unlink(missing_ok=True)
+        raise
     finish(part)
 
 
