@@ -16,7 +16,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_pieces(path: Path, pieces: Iterable[str]) -> None:
-    """`write_text` of pieces that need not be in memory together. Nothing is left where one can't be made."""
+    """`write_text` of pieces that need not be in memory together."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     try:
@@ -24,8 +24,8 @@ def write_pieces(path: Path, pieces: Iterable[str]) -> None:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
-    except UserError:
-        part.unlink()
+    except BaseException:  # a piece that can't be made leaves nothing behind
+        part.unlink(missing_ok=True)
         raise
     finish(part)
 
