@@ -121,7 +121,7 @@ class OpenAI:
             if not drawn:
                 raise line.failed(
                     f"it ignores the temperature ({server.DRAWS} seeds at {server.HOT:g} gave one text), and the recipe"
-                    " draws: serve a checkpoint whose generation_config samples (do_sample: true), or take another server"
+                    " draws: serve a checkpoint whose generation_config has do_sample: true, or take another server"
                 )
             if not seeded:
                 notes.append(f"server {shown(line.url)} ignores seeds: the same run twice will not be the same")
