@@ -84,8 +84,8 @@ class Folder:
                     "put it back as it was, or delete the file to have it made again"
                 )
             return rows
-        self.path.mkdir(parents=True, exist_ok=True)
         part = self.path / f"{name}.part"
+        part.parent.mkdir(parents=True, exist_ok=True)  # `name` may hold a folder: standard/nq.jsonl
         done, length = stored.whole_batches(part, kind, size)
         started, before, tokens = time.monotonic(), len(done), 0
         rows = Stored(self.path / name, kind, done.starts[:])

@@ -180,9 +180,9 @@ def answered(run: Path, right: list[bool], scores: Sequence[int]) -> Recipe:
     """A benchmark that kept the base's answers, worth so much, and which of them were right."""
     base = Folder(run / "base", run)
     rows = [Answer(output=f"worth {score}.", finish="stop", tokens=score) for score in scores]
-    (base / "eval" / "checked").write("answers.jsonl", Answer, rows)
-    base.json("eval/checked.json", lambda: {"items": {"mean": [0.5] * len(right), "right": right}})
-    entry = type("Entry", (), {"name": "checked", "data": None})()
+    (base / "eval" / "paper/checked").write("answers.jsonl", Answer, rows)
+    base.json("eval/paper/checked.json", lambda: {"items": {"mean": [0.5] * len(right), "right": right}})
+    entry = type("Entry", (), {"name": "paper/checked", "data": None})()
     return Recipe.model_validate(SETTINGS).model_copy(update={"evaluation": (entry,)})
 
 
@@ -195,13 +195,13 @@ def test_answers_that_a_program_checked_are_rated_and_held_against_it(
     kind = type("Module", (), {"prompts": staticmethod(lambda data: [f"Task {n}" for n in range(30)])})
     monkeypatch.setattr("isheep.contamination.module", lambda name: kind)
     monkeypatch.setattr(judge_health, "reading", lambda path: (recipe, Folder(path, path)))
-    found = health(run, 1, "--iteration", "1")["truth"]["checked"]
+    found = health(run, 1, "--iteration", "1")["truth"]["paper/checked"]
     assert found["pairs"] == 30 and found["right"][0] == pytest.approx(1 / 3, abs=1e-3)
     assert found["auroc"][0] == 1 and found["recall"][0] == 1
     kept = sum(hit or 8 - n % 4 >= 8 for n, hit in enumerate(right))
     assert found["passing"] == kept and found["precision"][0] == pytest.approx(10 / kept, abs=1e-3)
     [rows] = [call.rows for call in bench.calls if call.rows == 30][:1]
-    assert rows == 30 and (run / "iter-1" / "health" / "60" / "checked.jsonl").exists()
+    assert rows == 30 and (run / "iter-1" / "health" / "60" / "paper" / "checked.jsonl").exists()
 
 
 def test_benchmarks_without_answers_for_each_prompt_have_no_truth(tmp_path: Path, monkeypatch: Any) -> None:

@@ -107,7 +107,8 @@ def controlled(model: str, found: Mapping[str, Any]) -> str:
 def folder_of(data: Path | None) -> Path:
     """`data`, or the folder that it is in where it is the reference outputs' file itself."""
     if data is None or not data.exists():
-        raise UserError(f"alpaca_eval: {data} is not there; give a folder with AlpacaEval's files as data")
+        wrong = f"{data} is not there" if data else "its files are needed"
+        raise UserError(f"alpaca_eval: {wrong}; give a folder with AlpacaEval's files as data")
     return data.parent if data.is_file() else data
 
 

@@ -123,7 +123,8 @@ def load(data: Path | None, judge: str) -> Files:
 def questions_of(data: Path | None) -> list[dict[str, Any]]:
     """The questions, each with its id, category and turns."""
     if data is None or not data.is_dir():
-        raise UserError(f"mt_bench: {data} is no folder; give FastChat's data/mt_bench as data")
+        wrong = f"{data} is no folder" if data else "its files are needed"
+        raise UserError(f"mt_bench: {wrong}; give FastChat's data/mt_bench as data")
     rows = read_rows(data / "question.jsonl", ("question_id", "category", "turns"))
     for row in rows:
         if not row["turns"] or not all(isinstance(turn, str) for turn in row["turns"]):
