@@ -394,7 +394,7 @@ def served_by_transformers() -> Iterator[str]:
 @pytest.mark.slow
 def test_transformers_serve(served_by_transformers: str) -> None:
     prompts = questions(8)
-    with closing(engine(served_by_transformers, model="lamb")) as there:
+    with closing(engine(served_by_transformers, model=str(LAMB))) as there:
         assert not there.able.ids and not there.able.extras
         found = there.generate(prompts, GREEDY, 0)
         for needs, said in (
