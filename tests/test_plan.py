@@ -146,9 +146,10 @@ def test_tokens_are_those_of_the_run(recipe: Path, run: Path) -> None:
     replies, pairs = folder.read("replies.jsonl", Reply), folder.read("pairs.jsonl", Pair)
     rated = folder.read("assessed.jsonl", AssessedPair)
     instructions, answers, ratings = (stage(plan, name) for name in ("instructions", "answers", "ratings"))
-    assert instructions["calls"] == len(replies) and answers["calls"] == len(pairs) == 6
+    assert answers["calls"] == len(pairs) == 6 and 0 <= len(replies) - instructions["calls"] <= 4  # whole batches
     assert ratings["calls"] == 2 * len(pairs)
-    assert instructions["written"] == pytest.approx(sum(reply.tokens for reply in replies))
+    mean = sum(reply.tokens for reply in replies) / len(replies)
+    assert instructions["written"] == pytest.approx(instructions["calls"] * mean)
     assert answers["written"] == pytest.approx(sum(pair.tokens for pair in pairs))
     grades = [grade.reply for pair in rated for grade in pair.grades.values()]
     assert ratings["written"] == pytest.approx(sum(min(count(text) + 1, 6) for text in grades))
@@ -227,6 +228,8 @@ def test_what_does_not_fit_is_said_and_a_way_out_works() -> None:
     )
     assert words
     assert "It fits: 4 x A100-80" in isheep("plan", SEVENTY[0], *words.groups(), *SEVENTY[1:]).out
+    count, settings = plan["fewer"]
+    assert count < 8 and planned(SEVENTY[0], *settings.split(), *SEVENTY[1:])["enough"] == count
     none = isheep("plan", *SEVENTY, "--gpus", "1").out
     assert "It does not fit 1 x A100-80" in none and "it fits with" not in none
 

@@ -32,6 +32,7 @@ class Plan(Record):
     device: Device
     enough: int | None  # devices, the fewest that hold it; None where the most of cost.COUNTS do not
     smaller: str  # machine settings with which `device` holds it, "" where it does, or where none do
+    fewer: tuple[int, str] | None  # devices that hold it too, and with which machine settings, where it takes several
     stages: list[Cost]
     assumptions: dict[int, Assumptions]  # by iteration; an iteration without its own is like the one before it
     factors: dict[str, float]  # by stage: what a measured run took of what the arithmetic says
@@ -88,6 +89,7 @@ def plan(
         device=device,
         enough=enough,
         smaller="" if _fits(memory, device, a) else smaller(recipe, stages, shape, device, a),
+        fewer=fewer(recipe, stages, shape, device, a) if _fits(memory, device, a) else None,
         stages=costs,
         assumptions=kept,
         factors=factors,
@@ -120,6 +122,14 @@ def smaller(recipe: Recipe, stages: list[Stage], shape: Shape, device: Device, a
     divisors = [rows for rows in range(whole, 0, -1) if whole % rows == 0 and rows <= (recipe.machine.rows or whole)]
     rows = next((rows for rows in divisors if held(batch, rows)), None)
     return f"machine.batch={batch} machine.rows={rows}" if rows else ""
+
+
+def fewer(recipe: Recipe, stages: list[Stage], shape: Shape, device: Device, a: Assumptions) -> tuple[int, str] | None:
+    """The fewest devices that hold it with smaller settings, and these; None where there are not fewer."""
+    for count in cost.COUNTS[: cost.COUNTS.index(device.count)] if device.count in cost.COUNTS else ():
+        if words := smaller(recipe, stages, shape, device.model_copy(update={"count": count}), a):
+            return count, words
+    return None
 
 
 def device_of(machine: Machine, gpu: str | None, count: int | None) -> Device:

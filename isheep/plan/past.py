@@ -1,5 +1,6 @@
 """What a run tells about the next one: means of what its models wrote, and the seconds that its stages took."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from math import isfinite, nan
@@ -16,9 +17,11 @@ from isheep.plan.devices import Device
 from isheep.plan.shapes import shape_of
 from isheep.plan.work import course, unknown_exams
 from isheep.recipe import Recipe
-from isheep.records import AssessedPair, Drop, Pair, Reply, Task
+from isheep.records import AssessedPair, Drop, Pair, Reply
 from isheep.run import Folder, events, reading
+from isheep.seeds import Seed
 from isheep.status import STAGES
+from isheep.synthesize import read_tasks
 
 
 class Past(NamedTuple):
@@ -38,19 +41,19 @@ class Past(NamedTuple):
 def look(path: Path) -> Past:
     """A run's past. Raises UserError where `path` is no run folder, or no model has written in it yet."""
     recipe, run = reading(path)
-    told = {t: one for t in range(1, recipe.iterations + 1) if (one := _told(recipe.at(t), home(run, t)))}
+    told = {t: one for t in range(1, recipe.iterations + 1) if (one := _told(recipe.at(t), run, t))}
     if not told:
         raise UserError(f"{path} tells nothing yet: none of its stages is complete; see isheep status {path}")
     return Past(recipe, run, told)
 
 
-def _told(now: Recipe, folder: Folder) -> dict[str, float]:
-    count, _ = counter(now.model)
-    found = {}
-    if folder.has("replies.jsonl") and folder.has("tasks.jsonl"):
+def _told(now: Recipe, run: Folder, t: int) -> dict[str, float]:
+    (count, _), folder, found = counter(now.model), home(run, t), dict[str, float]()
+    if folder.has("replies.jsonl"):
         asked = folder.read("replies.jsonl", Reply)
         found["reply"] = fmean(reply.tokens for reply in asked)
-        found["tasks"] = len(folder.read("tasks.jsonl", Task)) / len(asked)
+        endless = now.synthesis.model_copy(update={"tasks": sys.maxsize})  # the last batch had more than were needed
+        found["tasks"] = len(read_tasks(asked, run.read("seeds.jsonl", Seed), endless, now.language, t)[0]) / len(asked)
     if folder.has("pairs.jsonl"):
         pairs = folder.read("pairs.jsonl", Pair)
         found["task"] = fmean(count(pair.content) for pair in pairs)
