@@ -104,7 +104,7 @@ def verdict(one: Plan) -> str:
     device, usable = one.device, one.assumptions[min(one.assumptions)].usable
     each = f"{size(device.memory)}, of which {digits(100 * usable)}% can be used"
     if one.enough and one.enough <= device.count:
-        less = f" With {one.fewer[1]} {one.fewer[0]} would hold it." if one.fewer else ""
+        less = f" With {one.fewer[1]}, {one.fewer[0]} would hold it." if one.fewer else ""
         return f"It fits: {_several(device.name, one.enough, device.gpu)} of {each}.{less}"
     needs = f"needs {_several(device.name, one.enough, device.gpu)}" if one.enough else "does not fit"
     most = "" if one.enough or not device.gpu else " 64 of them either"
