@@ -2,7 +2,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
-# One thread per process: the same bits everywhere, and two test processes don't fight over two cores.
+# One thread per process: the same bits each time, and two test processes don't fight over two cores.
 ONE := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: setup dev demo check test test-all benchmarks figures clean

@@ -16,7 +16,7 @@ FLOORS = [
     {"cli", "cli_evaluation"},
     {"scores"},
     {"algorithm", "sweep", "evaluate", "examine", "summary", "compare", "export", "show", "status", "doctor", "talk"}
-    | {"take", "report", "contamination", "judge_health", "health_tables", "annotate", "annotation", "plan"},
+    | {"take", "contamination", "judge_health", "health_tables", "annotate", "annotation", "plan"},
     {"synthesize", "topics", "respond", "instances", "assess", "filters", "measure", "benchmarks", "doors"}
     | {"health", "collapse"}
     | {"lamb.pretrain", "lamb.probe"},
