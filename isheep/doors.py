@@ -48,7 +48,7 @@ def check_engine(recipe: Recipe) -> list[str]:
     drawn = [one.sampling for part in variants for one in (part.synthesis, part.response)]
     needs = openai.Needs(
         drawn=any(one.temperature > 0 for one in (*drawn, *(one.sampling for one in rated))),
-        options=next((openings(one) for one in rated if one.read == "expected"), []),
+        options=list(dict.fromkeys(text for one in rated if one.read == "expected" for text in openings(one))),
         perplexity=any(needs_perplexity(one.filters) for one in variants)
         or any(one.name.startswith(("standard/", "paper/")) for one in recipe.evaluation),
         later=recipe.machine.server.adapters == "server" and (recipe.iterations > 1 or evaluated),

@@ -309,7 +309,7 @@ class Machine(Section):
     nodes: Count = 1  # that train, of a Slurm allocation
     strategy: Literal["ddp", "fsdp", "zero3"] = "ddp"  # a whole base on each GPU, or its weights in shards
     gradient_checkpointing: bool | None = None  # activations computed again, for memory; null: on CUDA
-    packing: bool = False  # rows that are read at once as one sequence: no padding, but attention over all of it, masked (docs/scale.md)
+    packing: bool = False  # rows that are read at once as one sequence: no padding, but attention over all of it
     unsafe_code: bool = False  # run code that a model wrote where no sandbox holds too (--unsafe-code)
     judging: Judging = Judging()
 

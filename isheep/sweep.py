@@ -75,15 +75,22 @@ def ready(recipe: Recipe, out: Path) -> None:
     check_training(recipe)
     chat = load_chat(recipe.chat, recipe.model)
     check_room(recipe, chat)
-    if not (out / f"iter-{recipe.iterations}" / "adapter").exists():
-        for note in check_engine(recipe):
-            console.print(note, markup=False, soft_wrap=True)
     for one in recipe.variants:
         if one.assessment:
             assess.check(one.assessment, chat)
     run = Folder(out, out)
     last = next(t for t in range(recipe.iterations + 1) if ended(recipe, run, t))
+    if owed(recipe, run, last):
+        for note in check_engine(recipe):
+            console.print(note, markup=False, soft_wrap=True)
     evaluate.ready(recipe, run, range(last + 1))
+
+
+def owed(recipe: Recipe, run: Folder, last: int) -> bool:
+    """Whether a model, or a score of one, is still to be made up to iteration `last`."""
+    homes = [evaluate.home(run, t) for t in range(last + 1)]
+    scores = [f"eval/{one.name}.json" for one in recipe.evaluation]
+    return not (all(one.has("adapter") for one in homes[1:]) and all(one.has(name) for one in homes for name in scores))
 
 
 def sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:

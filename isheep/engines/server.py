@@ -16,6 +16,7 @@ TEXT = "The 27 quick brown foxes jump over a lazy dog, Ångström said:"
 TOPS = (20, 5)  # how many tokens' log-probabilities are asked for: vLLM's limit, OpenAI's
 DRAWS, DRAWN, HOT = 8, 16, 2.0  # answers of so many tokens at this temperature: all the same by chance is out of reach
 NONE = (404, 405, 501)  # no such address
+REFUSED = (401, 403)  # the key
 PLAIN: dict[str, Any] = {  # what servers do of their own accord, taken back; special tokens shown, to stop at them
     "top_k": -1, "min_p": 0, "repetition_penalty": 1,  # vLLM, SGLang, llama.cpp
     "skip_special_tokens": False, "stop_token_ids": [],  # vLLM
@@ -119,6 +120,8 @@ def listed(line: Line) -> list[dict[str, Any]]:
 
     try:
         response = line.client.get("models")
+        if response.status_code in REFUSED or response.status_code >= 500 and response.status_code not in NONE:
+            raise line.failed(f"HTTP {response.status_code} at its list of models; set OPENAI_API_KEY, or try again")
         data = response.json().get("data") if response.is_success else []
     except httpx2.HTTPError as error:
         reason = clean(f"{type(error).__name__}: {error}")
@@ -200,4 +203,4 @@ def draws(line: Line) -> tuple[bool, bool]:
 
 def loads(line: Line) -> bool:
     """Whether adapters can be loaded into the running server (vLLM's load_lora_adapter)."""
-    return line.send("load_lora_adapter", {})[0] not in NONE
+    return line.send("load_lora_adapter", {})[0] in (200, 400, 422)  # what it says to a request without an adapter

@@ -1,6 +1,7 @@
 """python -m isheep.trainers.guard COMMAND...: run a command that knows nothing of us, and end it with all that it
 started where standard input ends, which is when the process that asked for it is gone."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -20,7 +21,8 @@ def _end_with_parent() -> None:
     while os.read(0, 1024):
         pass
     for child in psutil.Process().children(recursive=True):
-        child.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
     os._exit(1)
 
 

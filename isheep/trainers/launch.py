@@ -14,6 +14,7 @@ from pathlib import Path
 from isheep.errors import UserError
 from isheep.files import write_text
 from isheep.recipe import Recipe
+from isheep.rows import threads
 from isheep.trainers.job import Job
 from isheep.trainers.worker import ERROR, STEP
 
@@ -65,7 +66,8 @@ def run(
 def command(job: Job) -> list[str]:
     """`accelerate launch` for a job; on several nodes once on each of them, by srun."""
     machine, port = job.machine, _free_port()
-    share = machine.threads or max(1, (os.cpu_count() or 1) // machine.gpus)
+    each = threads() if os.environ.get("OMP_NUM_THREADS") else max(1, threads() // machine.gpus)
+    share = machine.threads or each
     words = [sys.executable, "-m", "accelerate.commands.launch"]
     words += ["--config_file", str(HERE / f"{machine.strategy}.yaml")]
     words += ["--num_processes", str(machine.processes), "--num_machines", str(machine.nodes)]

@@ -1,6 +1,7 @@
 """The llamafactory trainer: Appendix E's own tool, given its files and called where it is installed."""
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -63,10 +64,11 @@ def write(
 ) -> None:
     """What LLaMA-Factory trains from: dataset_info.json, pairs as Alpaca by the name of their dataset ("isheep" is the
     one to learn from), and sft.yaml, Appendix E's settings with those that are `said` over them; null takes one out."""
+    base = find(start.base)  # as it is named from its folder, where LLaMA-Factory runs
     system = {"system": SYSTEM} if chat == "qwen" else {}  # whichever one its own template has
     columns = {"prompt": "instruction", "query": "input", "response": "output"} | {key: key for key in system}
     settings = {
-        "model_name_or_path": find(start.base),
+        "model_name_or_path": str(Path(base).resolve()) if Path(base).is_dir() else base,
         "adapter_name_or_path": start.adapter and str(start.adapter.resolve()),
         "stage": "sft",
         "do_train": True,
@@ -89,7 +91,7 @@ def write(
         "eval_strategy": "steps" if training.held_out else "no",
         "eval_steps": training.eval_every,
         "load_best_model_at_end": training.keep == "best" and bool(training.held_out),
-        "seed": seed,
+        "seed": seed % 2**32,  # numpy takes no longer one
         "output_dir": "adapter",
     }
     settings |= said
@@ -128,10 +130,13 @@ def _steps(training: Training, machine: Machine) -> dict[str, Any]:
 
 
 def _call(folder: Path, log: Path, machine: Machine) -> None:
-    more = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(machine.gpus)} if machine.gpus > 1 else {}
+    more = {"NPROC_PER_NODE": str(machine.gpus)}  # without it a process for each GPU that it sees
+    if machine.gpus > 1:
+        more["FORCE_TORCHRUN"] = "1"
     if machine.threads:
         more["OMP_NUM_THREADS"] = str(machine.threads)
     if machine.device and ":" in machine.device:
-        more["CUDA_VISIBLE_DEVICES"] = machine.device.partition(":")[2]
+        index, seen = machine.device.partition(":")[2], os.environ.get("CUDA_VISIBLE_DEVICES")
+        more["CUDA_VISIBLE_DEVICES"] = seen.split(",")[int(index)] if seen else index
     words = [sys.executable, "-m", "isheep.trainers.guard", launch.LLAMAFACTORY, "train", "sft.yaml"]
     launch.run(launch.LLAMAFACTORY, words, log, more, folder)
