@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 TEXT = "The 27 quick brown foxes jump over a lazy dog, Ångström said:"
 TOPS = (20, 5)  # how many tokens' log-probabilities are asked for: vLLM's limit, OpenAI's
-DRAWS, DRAWN, HOT = 8, 16, 2.0  # answers of so many tokens at this temperature: all the same by chance is out of reach
+OPEN = "1. Instruction:"  # may go on in many ways, in the loop's own words; a server may cut off what is unlikely
+DRAWS, DRAWN, HOT = 8, 16, 1.5  # answers of so many tokens at this temperature: all the same by chance is out of reach
 NONE = (404, 405, 501)  # no such address
 REFUSED = (401, 403)  # the key
 PLAIN: dict[str, Any] = {  # what servers do of their own accord, taken back; special tokens shown, to stop at them
@@ -192,7 +193,7 @@ def draws(line: Line) -> tuple[bool, bool]:
     """Whether the server draws at all at a temperature, and whether a request's seed decides what it draws."""
 
     def text(seed: int) -> str | None:
-        reply = line.ask({**asked(line, TEXT, DRAWN), "temperature": HOT, "top_p": 1, "seed": seed})
+        reply = line.ask({**asked(line, OPEN, DRAWN), "temperature": HOT, "top_p": 1, "seed": seed})
         if reply.error:
             raise line.failed(f"no completion at temperature {HOT:g} ({reply.error})")
         return text_of(reply.choice or {})
