@@ -92,8 +92,8 @@ class Folder:
                     "put it back as it was, or delete the file to have it made again"
                 )
             return rows
+        (self.path / name).parent.mkdir(parents=True, exist_ok=True)  # as in standard/nq.jsonl
         part = self.path / f"{name}.part"
-        part.parent.mkdir(parents=True, exist_ok=True)  # `name` may hold a folder: standard/nq.jsonl
         rows, length = _whole_batches(part, kind, size)
         started, before = time.monotonic(), len(rows)
         with part.open("ab") as file, progress(self._label(name), total, before) as advance:
