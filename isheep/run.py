@@ -86,15 +86,9 @@ class Folder:
             return rows
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)  # as in standard/nq.jsonl
         part = self.path / f"{name}.part"
-<<<<<<< HEAD
-        part.parent.mkdir(parents=True, exist_ok=True)  # `name` may hold a folder: standard/nq.jsonl
         done, length = stored.whole_batches(part, kind, size)
         started, before, tokens = time.monotonic(), len(done), 0
         rows = Stored(self.path / name, kind, done.starts[:])
-=======
-        rows, length = _whole_batches(part, kind, size)
-        started, before = time.monotonic(), len(rows)
->>>>>>> eval-proof
         with part.open("ab") as file, progress(self._label(name), total, before) as advance:
             file.truncate(length)
             for batch in batches(done):
