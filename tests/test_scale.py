@@ -128,8 +128,9 @@ def test_a_process_that_fails_is_told_in_one_line(qwen2: Path, tmp_path: Path) -
 
 
 SCRIPT = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 sys.path.insert(0, {tests!r})
 from test_scale import TRAINING, trained
 trained(Path({base!r}), Path({into!r}), TRAINING.model_copy(update={{"epochs": {epochs}}}), gpus=2)
