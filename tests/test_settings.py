@@ -127,7 +127,8 @@ class Written(Fake):
     """An engine whose every word hangs on all that it is given, the model included."""
 
     def __init__(self, model: Model) -> None:
-        self.model = model.base, model.adapter and (model.adapter / "weights").read_text()
+        # The base's name and not its place, or the words would hang on where the tests run.
+        self.model = Path(model.base).name, model.adapter and (model.adapter / "weights").read_text()
         super().__init__(lambda prompt, seed: write(prompt, number(self.model, prompt, seed)))
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
