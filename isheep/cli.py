@@ -2,6 +2,7 @@
 
 import errno
 import json
+import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -248,7 +249,12 @@ def _chosen(words: Sequence[str] | None, model: str | None) -> tuple[Path, list[
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0, or 2 after one line for what the user can mend, or 130 when interrupted."""
+    """Run the command line and exit: 0, or 2 after one line for what the user can mend, or 130 when interrupted.
+
+    SIGTERM, which a scheduler sends before it kills, interrupts like Ctrl-C: calls to a judge that are under way, and
+    may be paid, are waited for and kept.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not sys.warnoptions:
         warnings.simplefilter("ignore", FutureWarning)  # what libraries say to each other's authors
     try:

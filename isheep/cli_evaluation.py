@@ -57,9 +57,9 @@ def evaluate(
         raise UserError("give a run folder: isheep eval RUN; --out is for --responses")
     asked = recipe_files.judge(judge) if judge is not None else None
     recipe, run = examine.examine(Path(words[0]), words[1:], data, iteration, asked, unsafe_code)
-    console.print(summary.table(recipe, run))
+    console.print(summary.table(recipe, run, words[1:]))
     if kinds:
-        console.print(summary.breakdowns(recipe, run))
+        console.print(summary.breakdowns(recipe, run, words[1:]))
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The verb compare: two models on the same items, or two settings over the same seeds, with all that a claim needs."""
 
+import difflib
 from collections.abc import Iterator, Sequence
 from math import isnan
 from pathlib import Path
@@ -24,6 +25,7 @@ LEGEND = (
     "Shares in %. Intervals of 95%; p is two-sided, below it corrected for the {number} tests of this table (Holm); in "
     "brackets the least difference that this comparison would find at 80% power. "
 )
+MOST = 8  # scores that an error names
 OVER_SEEDS = "Seeds are the unit: intervals, p and sd say how runs differ, and not how items do."
 OVER_ITEMS = "Items are the unit: this says nothing about another seed."
 
@@ -147,8 +149,10 @@ def family(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     called = {name: row for row in rows for name in (row.score, f"{row.benchmark} {row.score}")}
     if not rows or (foreign := [name for name in names if name not in called]):
         wrong = f"no score {foreign[0]!r} on both sides" if rows else "the two have no score in common"
-        there = ", ".join(f"{row.benchmark} {row.score}" for row in rows) or "score both with isheep eval"
-        raise UserError(f"{wrong}: {there}")
+        near = [called[name] for name in difflib.get_close_matches(foreign[0], called, n=3)] if rows else []
+        ours = list(dict.fromkeys(f"{row.benchmark} {row.score}" for row in near or rows))
+        more = f", and {len(ours) - MOST} more" * (len(ours) > MOST)
+        raise UserError(f"{wrong}: {', '.join(ours[:MOST]) or 'score both with isheep eval'}{more}")
     return [row for row in rows if not names or {row.score, f"{row.benchmark} {row.score}"} & {*names}]
 
 

@@ -79,21 +79,25 @@ class Endpoint(NamedTuple):
 
     def make(self, owed: Mapping[str, dict[str, Any]], kept: "Kept") -> dict[str, Reply]:
         """Makes the calls; what is answered goes to `kept` at once. Returns those that were not."""
-        stop, url = threading.Event(), where()
+        url = where()
         with connect(url, self.settings) as client, progress("judge", len(owed), 0) as advance:
 
-            def call(key: str) -> Reply:
-                reply = post(client, "chat/completions", owed[key], key, self.settings, stop)
-                if not reply.error:
-                    kept.keep(reply)
-                return reply
+            def calls(keys: Sequence[str]) -> list[Reply]:
+                stop = threading.Event()
+
+                def call(key: str) -> Reply:
+                    reply = post(client, "chat/completions", owed[key], key, self.settings, stop)
+                    if not reply.error:
+                        kept.keep(reply)
+                    return reply
+
+                return together(call, keys, self.settings, stop, advance)
 
             first, *others = owed
-            reply = call(first)
-            if reply.error.startswith(FATAL):
-                raise UserError(f"judge {owed[first]['model']!r} at {shown(url)}: {reply.error}; {WAY_OUT}")
-            advance(1)
-            replies = [reply, *together(call, others, self.settings, stop, advance)]
+            replies = calls([first])
+            if replies[0].error.startswith(FATAL):
+                raise UserError(f"judge {owed[first]['model']!r} at {shown(url)}: {replies[0].error}; {WAY_OUT}")
+            replies += calls(others)
         return {one.key: one for one in replies if one.error}
 
 

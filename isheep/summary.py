@@ -123,10 +123,13 @@ class Line(NamedTuple):
     first: bool = False  # of a section
 
 
-def table(recipe: Recipe, run: Folder) -> Group:
-    """A column for the base and one for each iteration that has begun, in as many tables as they need."""
+def table(recipe: Recipe, run: Folder, only: Sequence[str] = ()) -> Group:
+    """A column for the base and one for each iteration that has begun, in as many tables as they need.
+
+    `only` these benchmarks; all where none is named.
+    """
     models = begun(recipe, run)
-    names = benchmarks(recipe, run, models)
+    names = only or benchmarks(recipe, run, models)
     notes: dict[str, dict[str, None]] = {}  # each with the benchmarks that it is about
     for name in names:
         for note in filter(None, (result(run, t, name).get("note") for t in models)):
@@ -199,11 +202,11 @@ def of_benchmark(benchmark: str, found: Sequence[dict[str, Any]]) -> Iterator[Li
             yield Line("  p against base", ["", *cells[1:]], "dim")
 
 
-def breakdowns(recipe: Recipe, run: Folder) -> Group:
-    """How often each kind of item is right, for the benchmarks that have kinds."""
+def breakdowns(recipe: Recipe, run: Folder, only: Sequence[str] = ()) -> Group:
+    """How often each kind of item is right, for the benchmarks that have kinds; `only` these, where some are named."""
     models = begun(recipe, run)
     shown: list[RenderableType] = []
-    for benchmark in benchmarks(recipe, run, models):
+    for benchmark in only or benchmarks(recipe, run, models):
         found = [result(run, t, benchmark).get("by", {}) for t in models]
         for title in dict.fromkeys(title for by in found for title in by):
             rows = list(of_kinds([by.get(title, {}) for by in found]))

@@ -139,10 +139,15 @@ def twins(recipe: Recipe, run: Path) -> Callable[[str], Path | None]:
 
 
 def current(recipe: Recipe, path: Path) -> bool:
-    """Whether another run's result on a benchmark, if `path` is one, is about what the benchmark asks now."""
+    """Whether another run's file of a benchmark, if `path` is one, is about what the benchmark asks now."""
     home, _, name = str(path).rpartition("/eval/")
-    one = next((one for one in recipe.evaluation if home and name == f"{one.name}.json"), None)
-    return not one or evaluate.alike(json.loads(path.read_text(encoding="utf-8")), evaluate.foundation(recipe, one))
+    one = next(
+        (one for one in recipe.evaluation if home and name.startswith((f"{one.name}.json", f"{one.name}/"))), None
+    )
+    if not one:
+        return True
+    result = Path(home, "eval", f"{one.name}.json")  # says what was asked; without it nobody knows
+    return result.exists() and evaluate.alike(json.loads(result.read_bytes()), evaluate.foundation(recipe, one))
 
 
 def ingredients(recipe: Recipe, run: Path, label: str) -> str | None:

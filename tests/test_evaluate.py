@@ -83,6 +83,8 @@ def test_a_benchmark_after_the_fact(asked: list[str], run: Path) -> None:
     asked.clear()
     assert isheep("eval", run, "lamb").out == done.out and not asked and files(run) == before
     assert "right sampled" in isheep("status", run).out  # though the recipe does not name it
+    keep(run, "base", "ifeval", result(HALF))
+    assert "ifeval" in isheep("status", run).out and isheep("eval", run, "lamb").out == done.out  # what was asked for
 
 
 def test_only_one_iteration_and_the_recipes_benchmarks(asked: list[str], tmp_path: Path) -> None:
@@ -163,7 +165,7 @@ def test_no_line_of_the_table_is_broken(asked: list[str], tmp_path: Path) -> Non
         for t in range(4):
             scores = {"stopped": [True] * 199 + [t == 1], "right": [(n + t) % 3 == 0 for n in range(50)]}
             keep(run, f"iter-{t}" if t else "base", name, {"template": "qwen", "items": scores})
-        shown = isheep("eval", run, "--iteration", "0", "lamb").out
+        shown = isheep("status", run).out
         assert narrow(shown) and "100 [98,100]" in shown
         rows = [line for line in shown.splitlines() if line.startswith("  p against base")]
         assert [line.count(" (") for line in rows] == ([3, 3] if beside == 3 else [2, 2, 1, 1])

@@ -246,6 +246,36 @@ def test_a_killed_run_pays_nothing_twice(
     assert json.loads((out / "base/eval/mt_bench.json").read_text())["template"] == "plain"
 
 
+@pytest.mark.parametrize("before", [0, 5])
+def test_a_run_that_is_told_to_end_keeps_the_calls_under_way(
+    before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = make_checkpoint(tmp_path / "model", "Qwen2", max_position_embeddings=1024)
+    data, recipe, out = mt_bench_files(tmp_path / "data", 6), tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text(RECIPE.format(model=model, data=data))
+    held, told = threading.Semaphore(0), threading.Event()
+
+    def answer(message: str, asked: int) -> Answer:
+        if sum(server.asked.values()) < before:
+            return said("[[8]]")
+        held.release()
+        return said("[[8]]")._replace(hold=told)
+
+    with serving(answer) as server:
+        run = start(recipe, out, server)
+        for _ in range(4 if before else 1):  # the first call is made by itself
+            assert held.acquire(timeout=120)
+        run.send_signal(signal.SIGTERM)
+        told.set()
+        printed = run.communicate()[0]
+        assert run.returncode == 130 and "stopped; what a run has made so far is kept" in printed, printed
+        known(server, monkeypatch)
+        with pytest.raises(SystemExit) as end:
+            main(["run", str(recipe), "--out", str(out)])
+    assert not end.value.code, "".join(capfd.readouterr())
+    assert {*server.asked.values()} == {1}
+
+
 # --- a judge of ours
 
 

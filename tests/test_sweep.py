@@ -26,7 +26,7 @@ from isheep.recipe import Benchmark, Recipe, Stop
 from isheep.records import Drop, Model, Pair, Task
 from isheep.run import Folder, events, writing
 from isheep.summary import comparison
-from isheep.sweep import conduct, ingredients, sweep
+from isheep.sweep import conduct, ingredients, sweep, twins
 
 TASKS = {"tasks": 24, "size": 8, "novelty": None}
 SMALL = {"model": "fake", "iterations": 2, "synthesis": TASKS, "response": {"size": 8}, "assessment": {"size": 8}}
@@ -373,6 +373,14 @@ def test_what_a_benchmark_keeps_is_shared_with_its_result(
     for run in (other, killed):
         assert {n for n in contents(run) if "base" in n} == {n for n in contents(first) if "base" in n}
     assert "iter-1/eval/lamb/answers.jsonl" in made(other)
+
+    result = first / "base/eval/lamb.json"  # about other items than the benchmark's now: neither it nor its answers
+    result.write_text(result.read_text().replace('"asked": "', '"asked": "0'))
+    find = twins(recipes["bb"], other)
+    for name in ("base/eval/lamb.json", "base/eval/lamb/answers.jsonl"):
+        assert find(name) == killed / name
+    (killed / "base/eval/lamb.json").unlink()  # nobody knows what its answers are about
+    assert not find("base/eval/lamb.json") and not find("base/eval/lamb/answers.jsonl")
 
 
 def test_a_sweep_over_a_run_is_refused(lab: Lab, tmp_path: Path) -> None:
