@@ -111,6 +111,27 @@ def test_processes_that_a_batch_of_four_is_not_even_on(
     assert_same(one, tmp_path / "other", 1e-5)
 
 
+@pytest.mark.slow
+def test_weights_in_shards(qwen2: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FSDP by its configuration, in two processes on the CPU: it computes in bfloat16, and learns the same."""
+    whole = launch.command
+
+    def command(job: Job) -> list[str]:
+        *words, module, name, path = whole(job)
+        assert (module, name) == ("-m", "isheep.trainers.worker") and any("fsdp.yaml" in word for word in words)
+        return [*words, str(ROOT / "tests/fsdp_worker.py"), path]
+
+    monkeypatch.setattr(launch, "command", command)
+    trained(qwen2, tmp_path / "shards", gpus=2, strategy="fsdp")
+    losses = [json.loads((into / "training.json").read_text())["loss"] for into in (one, tmp_path / "shards")]
+    assert losses[0] != losses[1]  # bfloat16
+    assert [loss for _, loss in losses[0]] == pytest.approx([loss for _, loss in losses[1]], rel=5e-3)
+    weights = [load_file(into / WEIGHTS) for into in (one, tmp_path / "shards")]
+    assert weights[0].keys() == weights[1].keys()
+    for name, matrix in weights[0].items():
+        assert matrix == pytest.approx(weights[1][name], abs=0.03)
+
+
 # --- what goes wrong
 
 

@@ -1,0 +1,26 @@
+"""Not a test: the training worker where accelerate takes gloo on the CPU for a network of GPUs, so that FSDP runs."""
+
+from typing import Any
+
+import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+
+from isheep.trainers.worker import main
+
+
+def backend(self: PartialState, *settings: Any) -> tuple[str, DistributedType]:
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    return "gloo", DistributedType.MULTI_GPU
+
+
+def on_the_cpu(self: PartialState) -> None:
+    self.device = torch.device("cpu")
+
+
+if __name__ == "__main__":
+    PartialState._prepare_backend = backend  # type: ignore[method-assign]
+    PartialState.set_device = on_the_cpu  # type: ignore[method-assign]
+    PartialState.default_device = torch.device("cpu")  # type: ignore[method-assign,assignment]
+    main()
