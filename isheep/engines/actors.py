@@ -35,7 +35,10 @@ class Replica:
 
     def ready(self, expected: dict[str, str]) -> None:
         """Raises UserError where this node has other versions."""
-        if wrong := [f"{name} {found}, not {expected[name]}" for name, found in versions() if found != expected[name]]:
+        wrong = [
+            f"{name} {found}, not {expected[name]}" for name, found in versions().items() if found != expected[name]
+        ]
+        if wrong:
             raise UserError(f"{node()} has {', '.join(wrong)}: install the same on all nodes")
 
     def call(self, open_one: Callable[[Model], Engine], model: Model, name: str, arguments: tuple[Any, ...]) -> Any:
@@ -84,7 +87,7 @@ class Pool:
 
     def start(self) -> None:
         actor = self.new()
-        self.starting[actor.ready.remote(dict(versions()))] = actor
+        self.starting[actor.ready.remote(versions())] = actor
 
     def take(self) -> Any | None:
         """A free actor, waited for a moment. Raises UserError where one can't start, and where none does for long."""
@@ -201,11 +204,14 @@ def join(ray: Any, machine: Machine) -> tuple[Needs, bool]:
     if not joined:
         check(machine)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # It has no setting for this: of each death it would write a paragraph to our standard output.
+        importlib.import_module("ray._private.worker")._worker_logs_enabled = False  # type: ignore[attr-defined]
         own = {"num_cpus": cpus * machine.replicas, "object_store_memory": OBJECTS, "include_dashboard": False}
         try:
             ray.init(machine.ray or "local", log_to_driver=False, logging_level="ERROR", **({} if machine.ray else own))
         except Exception as error:  # each kind of address fails in its own way
-            raise UserError(f"machine.ray {machine.ray or 'null'}: {brief(error)}") from error
+            said = " ".join(str(error).split())[:400] or type(error).__name__
+            raise UserError(f"machine.ray {machine.ray or 'null'}: {said}") from error
     cards = ray.cluster_resources().get("GPU", 0)
     gpus = int(machine.device == "cuda" or machine.device is None and cards > 0)
     if gpus and not machine.ray and cards < machine.replicas:
@@ -238,8 +244,8 @@ def library() -> Any:
         raise UserError("machine.replicas and machine.ray need Ray: pip install 'isheep[ray]'") from None
 
 
-def versions() -> list[tuple[str, str]]:
-    return [("isheep", __version__), *((name, metadata.version(name)) for name in SAME)]
+def versions() -> dict[str, str]:
+    return {"isheep": __version__} | {name: metadata.version(name) for name in SAME}
 
 
 def node() -> str:
@@ -252,4 +258,4 @@ def unable(error: Exception) -> UserError:
 
 def brief(error: Exception) -> str:
     """The last line of what Ray says, which has the reason."""
-    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1][:300]
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1][:160]
