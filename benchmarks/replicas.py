@@ -2,14 +2,17 @@
 
     python -m benchmarks.replicas [--batches 8] [--repeats 3] [--max-tokens 64] [--model lamb]
 
-Fixed batches of 64 prompts are drawn from by each in turn, and the texts compared; the best of the repeats counts, the
-first batches warm up. The load of the machine is printed: replicas gain nothing where its cores are taken.
+Each way in turn continues the same batches of 64 prompts, and the texts are compared; the best of the repeats counts,
+the first batches warm up. CPU seconds are of this process and the actors. The load of the machine is printed: replicas
+gain nothing where its cores are taken.
 """
 
 import argparse
 import os
 import time
 from collections.abc import Callable
+
+import psutil
 
 from isheep import doors
 from isheep.batching import ahead, chunks, seed_of
@@ -31,6 +34,16 @@ def write(engine: Engine, prompts: list[str], sampling: Sampling) -> list[Comple
 
     parts = ahead(made, list(enumerate(chunks(prompts, SIZE))), engine.at_once)
     return [one for part in parts for one in part]
+
+
+def cpu(pids: list[int]) -> float:
+    """CPU seconds that processes have used so far."""
+    times = [psutil.Process(pid).cpu_times() for pid in pids]
+    return sum(one.user + one.system for one in times)
+
+
+def pids_of(pool: actors.Pool) -> list[int]:
+    return [pool.ray.get(actor.__ray_call__.remote(lambda replica: os.getpid())) for actor in pool.alive]
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -60,23 +73,25 @@ def main() -> None:
     two = Machine(replicas=2, threads=1, device="cpu")
     starting = seconds(lambda: actors.pool_of(two))
     first = {name: seconds(lambda: write(engine, prompts[: 2 * SIZE], sampling)) for name, engine in engines.items()}
-    taken, found = dict[str, float](), dict[str, list[str]]()
+    pids = [os.getpid(), *pids_of(actors.pool_of(two))]
+    taken, found = dict[str, tuple[float, float]](), dict[str, list[str]]()
     for _ in range(given.repeats):
         for name, engine in engines.items():
             if WAYS[name][0] == 1:
                 import torch
 
                 torch.set_num_threads(WAYS[name][1])  # the process's, which the engine sets when it loads
-            start = time.perf_counter()
+            start, before = time.perf_counter(), cpu(pids)
             found[name] = [one.text for one in write(engine, prompts, sampling)]
-            taken[name] = min(taken.get(name, 1e9), time.perf_counter() - start)
+            taken[name] = min(taken.get(name, (1e9, 0.0)), (time.perf_counter() - start, cpu(pids) - before))
     load = os.getloadavg()[0]
     print(f"{given.model}, {len(prompts)} prompts, up to {given.max_tokens} tokens, load {load:.1f} at the end\n")
-    print(f"{'engines':<16}{'first 2 batches, s':>20}{'rows/s':>10}{'ratio':>8}  texts")
+    print(f"{'engines':<16}{'first 2 batches, s':>20}{'rows/s':>10}{'ratio':>8}{'CPU s':>8}  texts")
     for name in WAYS:
         same = "same" if found[name] == found["1 x 1 thread"] else "others"
-        ratio = taken["1 x 1 thread"] / taken[name]
-        print(f"{name:<16}{first[name]:>20.1f}{len(prompts) / taken[name]:>10.1f}{ratio:>8.2f}  {same}")
+        wall, used = taken[name]
+        ratio = taken["1 x 1 thread"][0] / wall
+        print(f"{name:<16}{first[name]:>20.1f}{len(prompts) / wall:>10.1f}{ratio:>8.2f}{used:>8.1f}  {same}")
     print(f"\nRay started in {starting:.1f} s; the replicas' first batches hold their start and the loading of torch")
 
 

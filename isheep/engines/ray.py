@@ -85,6 +85,9 @@ class Replicas:
             except errors.RayError as error:
                 last = error
                 pool.lost(actor, again=attempt < ATTEMPTS and seen == self.closings)
+            except BaseException:  # Ctrl-C: what it is at is not wanted
+                pool.lost(actor)
+                raise
             else:
                 pool.free.put(actor)
                 return done
