@@ -152,6 +152,9 @@ def test_all_replicas_die_between_two_calls(cluster: Any, qwen2: Path, capsys: p
     written = engine.generate(PROMPTS, DRAWN, 7)
     for actor in pool.alive:
         ray.kill(actor)
+        with pytest.raises(ray.exceptions.RayActorError):
+            while True:  # until it has died
+                asked(actor, node_of)
     assert engine.generate(PROMPTS, DRAWN, 7) == written
     assert not capsys.readouterr().err
     engine.close()
