@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from isheep import prompts
-from isheep.batching import seed_of
+from isheep.batching import ahead, seed_of
 from isheep.chat import Chat
 from isheep.engines import Engine, Sampling
 from isheep.errors import UserError
@@ -111,16 +111,18 @@ def assess(
     """
     sampling = settings.sampling.model_copy(update={"stop": (chat.end, *settings.sampling.stop)})
 
+    def made(start: int) -> list[AssessedPair]:
+        batch = pairs[start : start + settings.size]
+        answered = [pair for pair in batch if not pair.unanswered]
+        grades: dict[str, dict[str, Grade]] = {pair.id: {} for pair in batch}
+        for criterion in settings.criteria:
+            place = seed_of(seed, iteration, "assessment", criterion, start // settings.size)
+            asked = [render(pair, criterion, settings, chat) for pair in answered]
+            for pair, grade in zip(answered, rate(engine, asked, settings, sampling, place), strict=True):
+                grades[pair.id][criterion] = grade
+        return [AssessedPair(**pair.model_dump(), grades=grades[pair.id]) for pair in batch]
+
     def batches(done: Sequence[AssessedPair]) -> Iterator[list[AssessedPair]]:
-        for start in range(len(done), len(pairs), settings.size):
-            batch = pairs[start : start + settings.size]
-            answered = [pair for pair in batch if not pair.unanswered]
-            grades: dict[str, dict[str, Grade]] = {pair.id: {} for pair in batch}
-            for criterion in settings.criteria:
-                place = seed_of(seed, iteration, "assessment", criterion, start // settings.size)
-                asked = [render(pair, criterion, settings, chat) for pair in answered]
-                for pair, grade in zip(answered, rate(engine, asked, settings, sampling, place), strict=True):
-                    grades[pair.id][criterion] = grade
-            yield [AssessedPair(**pair.model_dump(), grades=grades[pair.id]) for pair in batch]
+        return ahead(made, range(len(done), len(pairs), settings.size), engine.at_once)
 
     return batches

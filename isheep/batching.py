@@ -1,11 +1,14 @@
 """Fixed batches, and seeds that come from a place rather than from a global generator."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
+Made = TypeVar("Made")
 
 
 def chunks(items: Sequence[T], size: int, first: int = 0) -> Iterator[Sequence[T]]:
@@ -19,6 +22,25 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while some := list(islice(rest, size)):
         yield some
+
+
+def ahead(make: Callable[[T], Made], places: Iterable[T], at_once: int) -> Iterator[Made]:
+    """`make` of each place, in order. `at_once` are under way at a time, in threads, and finished ones wait their turn.
+
+    With 1 each is made when it is asked for. So what is made must hang on its place alone, never on when.
+    """
+    if at_once == 1:
+        yield from map(make, places)
+        return
+    rest, threads = iter(places), ThreadPoolExecutor(at_once)
+    try:
+        # Twice as many: nobody idles where the first one takes longest, or while its rows are written.
+        owed = deque(threads.submit(make, place) for place in islice(rest, 2 * at_once))
+        while owed:
+            yield owed.popleft().result()
+            owed.extend(threads.submit(make, place) for place in islice(rest, 1))
+    finally:  # what is under way when nobody wants more is not waited for
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def seed_of(*place: int | str) -> int:

@@ -134,6 +134,8 @@ def _machine(recipe: Recipe) -> Conflicts:
         yield ("machine", "strategy"), f"{machine.strategy} is for more than one GPU: set machine.gpus, or take ddp"
     if machine.processes > 1 and machine.device and ":" in machine.device:
         yield ("machine", "device"), f"{machine.device} is one GPU, and machine.gpus and nodes make {machine.processes}"
+    if (machine.replicas > 1 or machine.ray) and machine.device and ":" in machine.device:
+        yield ("machine", "device"), f"{machine.device} is one GPU, and each replica has its own: take cuda"
     if machine.strategy != "ddp" and machine.device == "cpu":
         yield ("machine", "strategy"), f"{machine.strategy} needs GPUs, and machine.device is cpu: take ddp"
     if training.quantize and machine.strategy != "ddp":
@@ -169,7 +171,10 @@ def _around(recipe: Recipe) -> Conflicts:
 
 def _server(recipe: Recipe) -> Conflicts:
     """What no OpenAI-compatible server can do, whichever it is."""
-    server = recipe.machine.server
+    server, machine = recipe.machine.server, recipe.machine
+    if (machine.replicas > 1 or machine.ray) and server.adapters == "server":
+        why = "replicas are engines of ours, and machine.engine is openai: raise machine.server.at_once instead"
+        yield ("machine", "replicas"), why
     if server.url and "@" in server.url:
         yield ("machine", "server", "url"), "a recipe holds no password: set the address in OPENAI_BASE_URL"
     for place, one in enumerate(recipe.filters):

@@ -15,6 +15,7 @@ from isheep.run import PACKAGES
 MISSING = "missing"
 EXTRAS = {
     "eval": ("lm_eval", "IFEval"),
+    "ray": ("ray", "machine.replicas and machine.ray"),
     "dev": ("pytest", "make test, for who works on isheep"),
 }
 CGROUP = Path("/sys/fs/cgroup")

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from isheep import recipe as recipes
@@ -29,6 +30,15 @@ def open_engine(recipe: Recipe, model: Model) -> Engine:
 
 
 def _open(machine: Machine, model: Model) -> Engine:
+    """An engine of ours, or several that share its calls."""
+    if machine.replicas == 1 and not machine.ray:
+        return _here(machine, model)
+    from isheep.engines import ray
+
+    return ray.open_engine(partial(_here, machine.model_copy(update={"threads": machine.threads or 1})), model, machine)
+
+
+def _here(machine: Machine, model: Model) -> Engine:
     from isheep.engines import transformers
 
     return transformers.open_engine(model, threads=machine.threads, device=machine.device, batch=machine.batch)
@@ -37,8 +47,13 @@ def _open(machine: Machine, model: Model) -> Engine:
 def check_engine(recipe: Recipe) -> list[str]:
     """Asks a server of the recipe for what the recipe needs; what a user should know of it.
 
-    Raises UserError where it can't do that. An engine of ours can do everything: nothing is loaded.
+    Raises UserError where it can't do that, or where Ray is not there for replicas. An engine of ours can do
+    everything: nothing is loaded.
     """
+    if recipe.machine.replicas > 1 or recipe.machine.ray:
+        from isheep.engines import actors
+
+        actors.check(recipe.machine)
     if recipe.machine.engine == "transformers":
         return []
     from isheep.engines import openai

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from isheep.batching import seed_of
+from isheep.batching import ahead, seed_of
 from isheep.chat import Chat
 from isheep.engines import Completion, Engine, Sampling
 from isheep.errors import UserError
@@ -44,19 +44,21 @@ def kinds(
     """
     sampling = ASKED.model_copy(update={"stop": (chat.end, *ASKED.stop)})
 
+    def made(start: int) -> list[Kind]:
+        place = seed_of(seed, t, "classification", start // settings.size)
+        examples = [
+            fields(one) | {"answer": "Yes" if one.is_classification else "No"}
+            for one in _of_both(seeds, settings.shown, random.Random(place))
+        ]
+        batch = tasks[start : start + settings.size]
+        asked = [numbered("self_instruct/classification", examples, fields(task)) for task in batch]
+        return [
+            Kind(id=task.id, classification=read_kind(reply.text), reply=reply.text, tokens=reply.tokens)
+            for task, reply in zip(batch, engine.generate(asked, sampling, place), strict=True)
+        ]
+
     def batches(done: Sequence[Kind]) -> Iterator[list[Kind]]:
-        for start in range(len(done), len(tasks), settings.size):
-            place = seed_of(seed, t, "classification", start // settings.size)
-            examples = [
-                fields(one) | {"answer": "Yes" if one.is_classification else "No"}
-                for one in _of_both(seeds, settings.shown, random.Random(place))
-            ]
-            batch = tasks[start : start + settings.size]
-            asked = [numbered("self_instruct/classification", examples, fields(task)) for task in batch]
-            yield [
-                Kind(id=task.id, classification=read_kind(reply.text), reply=reply.text, tokens=reply.tokens)
-                for task, reply in zip(batch, engine.generate(asked, sampling, place), strict=True)
-            ]
+        return ahead(made, range(len(done), len(tasks), settings.size), engine.at_once)
 
     return batches
 
@@ -123,15 +125,17 @@ def instances(
         parts = [{first: head, second: rests.get(i, Part())} for i, head in enumerate(heads)]
         return [_joined(task.id, both) for task, both in zip(batch, parts, strict=True)]
 
+    def made(start: int) -> list[Instance]:
+        batch = tasks[start : start + settings.size]
+        written = dict[str, Instance]()
+        for name in ORDERS:
+            place = seed_of(seed, t, name, start // settings.size)
+            mine = [task for task, kind in batch if order(kind) == name]
+            written |= {one.id: one for one in ask(mine, name, place)}
+        return [written[task.id] for task, _ in batch]
+
     def batches(done: Sequence[Instance]) -> Iterator[list[Instance]]:
-        for start in range(len(done), len(tasks), settings.size):
-            batch = tasks[start : start + settings.size]
-            written = dict[str, Instance]()
-            for name in ORDERS:
-                place = seed_of(seed, t, name, start // settings.size)
-                mine = [task for task, kind in batch if order(kind) == name]
-                written |= {one.id: one for one in ask(mine, name, place)}
-            yield [written[task.id] for task, _ in batch]
+        return ahead(made, range(len(done), len(tasks), settings.size), engine.at_once)
 
     return batches
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from isheep.batching import seed_of
+from isheep.batching import ahead, seed_of
 from isheep.chat import Chat, render
 from isheep.engines import Completion, Engine, Sampling
 from isheep.errors import TooLong, UserError
@@ -158,11 +158,13 @@ class Local(NamedTuple):
                 return [_weighed(chances, options) for chances in engine.choices(prompts, options)]
             return [_written(one) for one in engine.generate(prompts, sampling(parameters, chat), seed)]
 
+        def made(start: int) -> list[Reply]:
+            some = [as_prompt(chat, messages) for messages in asked[start : start + SIZE]]
+            found = fitting(some, partial(reply, seed=seed_of(self.seed, name, start)))
+            return [one.model_copy(update={"key": keys[start + n]}) for n, one in enumerate(found)]
+
         def owed(done: Sequence[Reply]) -> Iterator[list[Reply]]:
-            for start in range(len(done), len(asked), SIZE):
-                some = [as_prompt(chat, messages) for messages in asked[start : start + SIZE]]
-                found = fitting(some, partial(reply, seed=seed_of(self.seed, name, start)))
-                yield [one.model_copy(update={"key": keys[start + n]}) for n, one in enumerate(found)]
+            return ahead(made, range(len(done), len(asked), SIZE), engine.at_once)
 
         try:
             replies = list(folder.records(name, Reply, owed, SIZE, len(asked)))

@@ -4,7 +4,7 @@ import math
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 
-from isheep.batching import chunks
+from isheep.batching import ahead, chunks
 from isheep.chat import Chat
 from isheep.engines import Engine, TokenLogprobs
 from isheep.prompts.forms import form
@@ -41,16 +41,18 @@ def perplexities(engine: Engine, pairs: Sequence[Pair], chat: Chat, settings: Re
     end of text where it has none. None where there is no token.
     """
 
+    def made(batch: Sequence[Pair]) -> list[Measure]:
+        asked = [before(pair, chat, settings) for pair in batch]
+        space = "" if form(settings.prompt).chat else " "
+        outputs = engine.logprobs(asked, [space + pair.output if pair.output else "" for pair in batch])
+        texts = engine.logprobs([""] * len(batch), [whole(pair) for pair in batch])
+        return [
+            Measure(id=pair.id, output=perplexity(output), pair=perplexity(text))
+            for pair, output, text in zip(batch, outputs, texts, strict=True)
+        ]
+
     def batches(done: Sequence[Measure]) -> Iterator[list[Measure]]:
-        for batch in chunks(pairs, SIZE, len(done)):
-            asked = [before(pair, chat, settings) for pair in batch]
-            space = "" if form(settings.prompt).chat else " "
-            outputs = engine.logprobs(asked, [space + pair.output if pair.output else "" for pair in batch])
-            texts = engine.logprobs([""] * len(batch), [whole(pair) for pair in batch])
-            yield [
-                Measure(id=pair.id, output=perplexity(output), pair=perplexity(text))
-                for pair, output, text in zip(batch, outputs, texts, strict=True)
-            ]
+        return ahead(made, chunks(pairs, SIZE, len(done)), engine.at_once)
 
     return batches
 
@@ -58,11 +60,13 @@ def perplexities(engine: Engine, pairs: Sequence[Pair], chat: Chat, settings: Re
 def vectors(engine: Engine, pairs: Sequence[Pair]) -> Batches[Vector]:
     """The representations that are still owed, in batches of `SIZE`: Engine.embed of `whole`."""
 
+    def made(batch: Sequence[Pair]) -> list[Vector]:
+        rows = engine.embed([whole(pair) for pair in batch])
+        values = (b64encode(row.astype("<f4").tobytes()).decode() for row in rows)
+        return [Vector(id=pair.id, values=text) for pair, text in zip(batch, values, strict=True)]
+
     def batches(done: Sequence[Vector]) -> Iterator[list[Vector]]:
-        for batch in chunks(pairs, SIZE, len(done)):
-            rows = engine.embed([whole(pair) for pair in batch])
-            values = (b64encode(row.astype("<f4").tobytes()).decode() for row in rows)
-            yield [Vector(id=pair.id, values=text) for pair, text in zip(batch, values, strict=True)]
+        return ahead(made, chunks(pairs, SIZE, len(done)), engine.at_once)
 
     return batches
 

@@ -304,6 +304,8 @@ class Machine(Section):
     threads: Count | None = None
     device: str | None = None  # such as cpu or cuda:0; null: CUDA where there is one
     batch: Count = 128  # prompts that the engine reads at once
+    replicas: Count = 1  # engines that share the stages' batches, in Ray's actors; each has `threads`, and a GPU
+    ray: str | None = None  # auto, HOST:PORT or ray://HOST:PORT, where they are; null: a Ray of this process's own
     rows: Count | None = None  # that a training process reads at once, a divisor of training.batch; null: its share
     gpus: Count = 1  # that train on each node, with a process each; with device: cpu, processes on the CPU
     nodes: Count = 1  # that train, of a Slurm allocation

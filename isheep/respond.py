@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from isheep import prompts
-from isheep.batching import seed_of
+from isheep.batching import ahead, seed_of
 from isheep.chat import Chat
 from isheep.checkpoint import context
 from isheep.engines import Engine
@@ -51,22 +51,24 @@ def respond(
     asked = form(settings.prompt)
     sampling = settings.sampling.model_copy(update={"stop": (chat.end, *asked.stop, *settings.sampling.stop)})
 
+    def made(start: int) -> list[Pair]:
+        batch = tasks[start : start + settings.size]
+        place = seed_of(seed, iteration, "response", start // settings.size)
+        answers = engine.generate([render(task, chat, settings) for task in batch], sampling, place)
+        return [
+            Pair(
+                **task.model_dump(),
+                output=output,
+                finish=answer.finish,
+                tokens=answer.tokens,
+                seed=place,
+                thoughts=thoughts,
+            )
+            for task, answer in zip(batch, answers, strict=True)
+            for thoughts, output in [asked.read(answer.text)]
+        ]
+
     def batches(done: Sequence[Pair]) -> Iterator[list[Pair]]:
-        for start in range(len(done), len(tasks), settings.size):
-            batch = tasks[start : start + settings.size]
-            place = seed_of(seed, iteration, "response", start // settings.size)
-            answers = engine.generate([render(task, chat, settings) for task in batch], sampling, place)
-            yield [
-                Pair(
-                    **task.model_dump(),
-                    output=output,
-                    finish=answer.finish,
-                    tokens=answer.tokens,
-                    seed=place,
-                    thoughts=thoughts,
-                )
-                for task, answer in zip(batch, answers, strict=True)
-                for thoughts, output in [asked.read(answer.text)]
-            ]
+        return ahead(made, range(len(done), len(tasks), settings.size), engine.at_once)
 
     return batches

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from isheep import prompts
-from isheep.batching import chunks, seed_of
+from isheep.batching import ahead, chunks, seed_of
 from isheep.chat import Chat
 from isheep.engines import Engine
 from isheep.errors import UserError
@@ -240,19 +240,25 @@ def replies(
         for some in chunks(done, AT_ONCE):
             reader.read(some)
         asked, budget = len(done), budget_of(settings)
-        while asked < budget and not reader.full:
-            b = asked // settings.size
+
+        def made(start: int) -> list[Reply]:
+            b = start // settings.size
             place = seed_of(seed, iteration, "synthesis", b)
-            number = min(settings.size, budget - asked)
-            guided = topics.prompts(asked, asked + number, place) if topics else []
+            number = min(settings.size, budget - start)
+            guided = topics.prompts(start, start + number, place) if topics else []
             text = render(shown(seeds, reader.tasks, settings, place), settings.inputs)
             texts = [text] * (number - len(guided)) + guided
             texts = [chat.prompt(text) for text in texts] if settings.chat else texts
             written = engine.generate(texts, sampling, place)
-            batch = [
+            return [
                 Reply(id=f"t{iteration}-b{b:04d}-{i:02d}", text=c.text, finish=c.finish, tokens=c.tokens)
                 for i, c in enumerate(written)
             ]
+
+        # Where prompts show what was generated, a batch has to wait for the one before it.
+        at_once = 1 if settings.generated else engine.at_once
+        owed = ahead(made, range(asked, budget, settings.size), at_once)
+        while not reader.full and (batch := next(owed, None)):
             yield batch
             reader.read(batch)
             asked += len(batch)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from isheep import prompts
-from isheep.batching import seed_of
+from isheep.batching import ahead, seed_of
 from isheep.chat import Chat
 from isheep.engines import Engine
 from isheep.prompts.forms import Guide, Kind
@@ -62,13 +62,15 @@ def ask(
     asked = [prompts.fill(guide.ask_topics, kind=kind.kind, topics="; ".join(kind.topics)) for kind in guide.kinds]
     asked = [chat.prompt(text) for text in asked] if settings.chat else asked
 
+    def made(r: int) -> list[Reply]:
+        written = engine.generate(asked, sampling, seed_of(seed, iteration, "topics", r))
+        return [
+            Reply(id=f"t{iteration}-k{r:02d}-{i:02d}", text=c.text, finish=c.finish, tokens=c.tokens)
+            for i, c in enumerate(written)
+        ]
+
     def batches(done: Sequence[Reply]) -> Iterator[list[Reply]]:
-        for r in range(len(done) // len(asked), rounds):
-            written = engine.generate(asked, sampling, seed_of(seed, iteration, "topics", r))
-            yield [
-                Reply(id=f"t{iteration}-k{r:02d}-{i:02d}", text=c.text, finish=c.finish, tokens=c.tokens)
-                for i, c in enumerate(written)
-            ]
+        return ahead(made, range(len(done) // len(asked), rounds), engine.at_once)
 
     return batches
 

@@ -209,6 +209,14 @@ def test_settings_change_the_calls(recipe: Path, name: str, words: list[str], ca
     assert stage(plan, name)["calls"] == calls
 
 
+def test_replicas_share_what_they_can() -> None:
+    one, four = (planned(*SEVENTY, f"machine.replicas={n}", "synthesis.generated=2") for n in (1, 4))
+    shares = {s["name"]: s["seconds"] / f["seconds"] for s, f in zip(one["stages"], four["stages"], strict=True)}
+    assert shares["answers"] == shares["ratings"] == pytest.approx(4)
+    assert shares["instructions"] == shares["training"] == pytest.approx(1)
+    assert "4 replicas generate" in isheep("plan", *SEVENTY, "machine.replicas=4").out
+
+
 # --- what it says
 
 

@@ -80,6 +80,12 @@ WRONG = {
     ),
     "model: lamb\nsynthesis: {tasks: 1}": "training.rows: two rows are more than iteration 1 can have: 1 tasks",
     "model: lamb\ntraining: {batch: 16}\nmachine: {rows: 3}": "line 3: machine.rows: 3 does not divide training.batch",
+    "model: lamb\nmachine: {replicas: 2, device: 'cuda:1'}": (
+        "line 2: machine.device: cuda:1 is one GPU, and each replica has its own: take cuda"
+    ),
+    "model: lamb\nmachine:\n  engine: openai\n  replicas: 2": (
+        "line 4: machine.replicas: replicas are engines of ours, and machine.engine is openai: raise machine.server."
+    ),
     "model: lamb\nassessment: null": "filters.0: a score filter needs an assessment, and this recipe has none",
     "model: lamb\nassessment:\n  prompt: icl": "criteria: prompt 'icl' has no criterion 'quality', only overall",
     "model: lamb\nassessment: {prompt: simpel}": "prompt file 'simpel' not found: give one of combined, dromedary/",

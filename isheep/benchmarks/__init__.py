@@ -24,7 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.batching import seed_of
+from isheep.batching import ahead, seed_of
 from isheep.chat import Chat, render
 from isheep.engines import Engine, Sampling
 from isheep.errors import UserError
@@ -95,15 +95,17 @@ class Exam(NamedTuple):
         Raises UserError where answers to other prompts are kept there: the data have changed.
         """
 
+        def made(start: int) -> list[Answer]:
+            some = prompts[start : start + SIZE]
+            found = self.engine.generate(some, sampling, seed_of(self.seed, "eval", name, start))
+            return [
+                Answer(prompt=prompt, output=one.text, finish=one.finish, tokens=one.tokens)
+                for prompt, one in zip(some, found, strict=True)
+            ]
+
         def owed(done: Sequence[Answer]) -> Iterator[list[Answer]]:
             same(done)
-            for start in range(len(done), len(prompts), SIZE):
-                some = prompts[start : start + SIZE]
-                found = self.engine.generate(some, sampling, seed_of(self.seed, "eval", name, start))
-                yield [
-                    Answer(prompt=prompt, output=one.text, finish=one.finish, tokens=one.tokens)
-                    for prompt, one in zip(some, found, strict=True)
-                ]
+            return ahead(made, range(len(done), len(prompts), SIZE), self.engine.at_once)
 
         def same(rows: Sequence[Answer]) -> list[Answer]:
             if any(row.prompt != prompt for row, prompt in zip(rows, prompts, strict=False)):

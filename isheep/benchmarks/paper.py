@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from isheep.batching import ahead
 from isheep.benchmarks import Exam, Part, data_of, marks, unchanged
 from isheep.benchmarks.items import examples, load, note, questions
 from isheep.benchmarks.options import Chosen, losses, ready, too_long
@@ -119,14 +120,16 @@ def chosen(how: Task, shots: list[Shot], exam: Exam) -> dict[str, Any]:
     """Of each item, whether the option with the lowest mean loss is the right one."""
     about, path = marks(shots), exam.folder.path / "losses.jsonl"
 
+    def made(start: int) -> list[Chosen]:
+        some = shots[start : start + SIZE]
+        texts = [[whole(how, shot, option, exam) for option in shot.item.options] for shot in some]
+        found = iter(losses(exam.engine, list(chain(*texts)), exam.chat.tokenizer))
+        values = [tuple(next(found) for _ in options) for options in texts]
+        return [Chosen(values=some, of=about[start + n]) for n, some in enumerate(values)]
+
     def owed(done: Sequence[Chosen]) -> Iterator[list[Chosen]]:
         unchanged(path, done, about)
-        for start in range(len(done), len(shots), SIZE):
-            some = shots[start : start + SIZE]
-            texts = [[whole(how, shot, option, exam) for option in shot.item.options] for shot in some]
-            found = iter(losses(exam.engine, list(chain(*texts)), exam.chat.tokenizer))
-            values = [tuple(next(found) for _ in options) for options in texts]
-            yield [Chosen(values=some, of=about[start + n]) for n, some in enumerate(values)]
+        return ahead(made, range(len(done), len(shots), SIZE), exam.engine.at_once)
 
     ready(exam.engine)
     rows = exam.folder.records(path.name, Chosen, owed, SIZE, len(shots))

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from isheep.batching import ahead
 from isheep.benchmarks import Exam, Part, data_of, marks, squad2, unchanged
 from isheep.benchmarks.items import load, note, questions
 from isheep.benchmarks.options import Chosen, logprobs, ready, too_long
@@ -162,12 +163,14 @@ def door(exam: Exam, lost: set[tuple[str, int]]) -> Any:
             about, path = marks(pairs), exam.folder.path / "losses.jsonl"
             ready(exam.engine)
 
+            def made(start: int) -> list[Chosen]:
+                found = logprobs(exam.engine, *zip(*pairs[start : start + SIZE], strict=True))
+                sums = (None if one is None else -sum(one.logprobs) for one in found)
+                return [Chosen(values=(one,), of=about[start + n]) for n, one in enumerate(sums)]
+
             def owed(done: Sequence[Chosen]) -> Iterator[list[Chosen]]:
                 unchanged(path, done, about)
-                for start in range(len(done), len(pairs), SIZE):
-                    found = logprobs(exam.engine, *zip(*pairs[start : start + SIZE], strict=True))
-                    sums = (None if one is None else -sum(one.logprobs) for one in found)
-                    yield [Chosen(values=(one,), of=about[start + n]) for n, one in enumerate(sums)]
+                return ahead(made, range(len(done), len(pairs), SIZE), exam.engine.at_once)
 
             rows = exam.folder.records(path.name, Chosen, owed, SIZE, len(pairs))
             unchanged(path, rows, about)

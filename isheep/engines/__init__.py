@@ -46,7 +46,12 @@ class Engine(Protocol):
     sequence where there is one and the prompt does not start with it. A prompt that leaves no room for an answer gets
     an empty one of 0 tokens, cut off. `seed` belongs to the call: request i draws its noise from (seed, i) alone, so
     neighbours in the batch never change it.
+
+    `at_once` calls keep it busy. Where that is more than 1, it may be called from as many threads (batching.ahead).
     """
+
+    @property
+    def at_once(self) -> int: ...
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]: ...
 

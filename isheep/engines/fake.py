@@ -17,6 +17,8 @@ class Fake:
     that an answer (of seed 0) starts with has all of the probability, or none has any.
     """
 
+    at_once = 1
+
     def __init__(self, answer: Callable[[str, int], str]) -> None:
         self.answer = answer
 

@@ -46,6 +46,8 @@ class OpenAI:
     where the server takes them: then both read the same. Raises UserError where a call fails in all its attempts.
     """
 
+    at_once = 1  # its calls to the server are `settings.at_once` at a time already
+
     def __init__(self, model: Model, settings: Server, chat: Callable[[], Chat]) -> None:
         self.source, self.settings, self.open_chat = model, settings, chat
 

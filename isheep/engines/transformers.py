@@ -44,6 +44,8 @@ class Loaded(NamedTuple):
 class Transformers:
     """`isheep.engines.Engine` on the transformers library. Open it with `open_engine`."""
 
+    at_once = 1
+
     def __init__(self, model: Model, threads: int | None, device: str | None, dtype: str | None, batch: int) -> None:
         self.source, self.threads, self.device, self.dtype, self.batch = model, threads, device, dtype, batch
 

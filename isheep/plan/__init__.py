@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
 
 from isheep.errors import UserError
@@ -39,6 +40,7 @@ class Plan(Record):
     memory: dict[str, dict[str, float]]
     disk: dict[str, float]
     unknown: list[str]  # benchmarks that are not counted
+    replicas: int = 1  # engines that generate, each on devices like these
 
     @property
     def seconds(self) -> float:
@@ -79,7 +81,7 @@ def plan(
         Cost(
             **stage.model_dump(),
             flops=cost.flops(stage, shape, device),
-            seconds=cost.seconds(stage, shape, device, a, batch) * factors.get(stage.name, 1.0),
+            seconds=cost.seconds(stage, shape, device, a, batch) * factors.get(stage.name, 1.0) / busy(recipe, stage),
         )
         for stage in stages
     ]
@@ -96,7 +98,14 @@ def plan(
         memory=memory,
         disk=cost.disk(stages, shape, recipe, a),
         unknown=unknown_exams(recipe),
+        replicas=recipe.machine.replicas,
     )
+
+
+def busy(recipe: Recipe, stage: Stage) -> int:
+    """How many of machine.replicas a stage has work for: one trains, and one writes where batches show earlier ones."""
+    alone = stage.learned or stage.name == "instructions" and recipe.at(stage.t).synthesis.generated
+    return 1 if alone else min(recipe.machine.replicas, ceil(stage.calls / stage.rows))
 
 
 def _fits(memory: Mapping[str, Mapping[str, float]], device: Device, a: Assumptions) -> bool:

@@ -25,6 +25,8 @@ def tables(one: Plan) -> Iterator[Table | Text]:
     yield assumptions(one)
     yield work(one)
     yield Text(LEGEND, style="dim")
+    if one.replicas > 1:
+        yield Text(f"{one.replicas} replicas generate, each on what the first line names; batches shared out evenly.")
     if one.unknown:
         yield Text(f"not counted, their items are not known here: {', '.join(one.unknown)}", style="yellow")
     yield memory(one)

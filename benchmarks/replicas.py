@@ -1,0 +1,99 @@
+"""Generation by replicas in Ray's actors against one engine in this process: rows a second, ratios of one run.
+
+    python -m benchmarks.replicas [--batches 8] [--repeats 3] [--max-tokens 64] [--model lamb]
+
+Each way in turn continues the same batches of 64 prompts, and the texts are compared; the best of the repeats counts,
+the first batches warm up. CPU seconds are of this process and the actors. The load of the machine is printed: replicas
+gain nothing where its cores are taken.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+
+import psutil
+
+from isheep import doors
+from isheep.batching import ahead, chunks, seed_of
+from isheep.chat import load_chat
+from isheep.engines import Completion, Engine, Sampling, actors
+from isheep.recipe import Machine, Recipe
+from isheep.records import Model
+from isheep.seeds import load_seeds
+
+SIZE = 64
+WAYS = {"1 x 1 thread": (1, 1), "1 x 2 threads": (1, 2), "2 x 1 thread": (2, 1)}  # engines, threads of each
+
+
+def write(engine: Engine, prompts: list[str], sampling: Sampling) -> list[Completion]:
+    """As the stages do: batches ahead, as many as keep the engine busy."""
+
+    def made(numbered: tuple[int, list[str]]) -> list[Completion]:
+        return engine.generate(numbered[1], sampling, seed_of("benchmark", numbered[0]))
+
+    parts = ahead(made, list(enumerate(chunks(prompts, SIZE))), engine.at_once)
+    return [one for part in parts for one in part]
+
+
+def cpu(pids: list[int]) -> float:
+    """CPU seconds that processes have used so far."""
+    times = [psutil.Process(pid).cpu_times() for pid in pids]
+    return sum(one.user + one.system for one in times)
+
+
+def pids_of(pool: actors.Pool) -> list[int]:
+    return [pool.ray.get(actor.__ray_call__.remote(lambda replica: os.getpid())) for actor in pool.alive]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--model", default="lamb")
+    given = parser.parse_args()
+    recipe = Recipe(model=given.model, seed_tasks="lamb")
+    chat = load_chat("tokenizer", given.model)
+    texts = [chat.prompt(seed.content) for seed in load_seeds(recipe.seeds)]
+    prompts = [texts[n % len(texts)] for n in range(given.batches * SIZE)]
+    sampling = Sampling(max_tokens=given.max_tokens, stop=(chat.end,))
+
+    def opened(replicas: int, threads: int) -> Engine:
+        machine = Machine(replicas=replicas, threads=threads, device="cpu")
+        return doors.open_engine(recipe.model_copy(update={"machine": machine}), Model(given.model))
+
+    engines = {name: opened(*way) for name, way in WAYS.items()}
+    two = Machine(replicas=2, threads=1, device="cpu")
+    starting = seconds(lambda: actors.pool_of(two))
+    first = {name: seconds(lambda: write(engine, prompts[: 2 * SIZE], sampling)) for name, engine in engines.items()}
+    pids = [os.getpid(), *pids_of(actors.pool_of(two))]
+    taken, found = dict[str, tuple[float, float]](), dict[str, list[str]]()
+    for _ in range(given.repeats):
+        for name, engine in engines.items():
+            if WAYS[name][0] == 1:
+                import torch
+
+                torch.set_num_threads(WAYS[name][1])  # the process's, which the engine sets when it loads
+            start, before = time.perf_counter(), cpu(pids)
+            found[name] = [one.text for one in write(engine, prompts, sampling)]
+            taken[name] = min(taken.get(name, (1e9, 0.0)), (time.perf_counter() - start, cpu(pids) - before))
+    load = os.getloadavg()[0]
+    print(f"{given.model}, {len(prompts)} prompts, up to {given.max_tokens} tokens, load {load:.1f} at the end\n")
+    print(f"{'engines':<16}{'first 2 batches, s':>20}{'rows/s':>10}{'ratio':>8}{'CPU s':>8}  texts")
+    for name in WAYS:
+        same = "same" if found[name] == found["1 x 1 thread"] else "others"
+        wall, used = taken[name]
+        ratio = taken["1 x 1 thread"][0] / wall
+        print(f"{name:<16}{first[name]:>20.1f}{len(prompts) / wall:>10.1f}{ratio:>8.2f}{used:>8.1f}  {same}")
+    print(f"\nRay started in {starting:.1f} s; the replicas' first batches hold their start and the loading of torch")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Batches made ahead of what is asked for: in order, so many at a time, and none that nobody wants."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from isheep.batching import ahead
+from isheep.chat import load_chat
+from isheep.engines.fake import Fake
+from isheep.recipe import PACKAGED_SEEDS, Response, Synthesis
+from isheep.records import Task
+from isheep.respond import respond
+from isheep.seeds import load_seeds
+from isheep.synthesize import replies
+
+
+class Busy(Fake):
+    """A fake that is kept busy by several calls; they wait for each other, so that they must come at the same time."""
+
+    def __init__(self, answer: Any, at_once: int) -> None:
+        super().__init__(answer)
+        self.at_once = at_once  # type: ignore[misc]
+        self.together = threading.Barrier(at_once)
+
+    def generate(self, *given: Any) -> Any:
+        self.together.wait(timeout=60)
+        return super().generate(*given)
+
+
+def test_in_order_whoever_is_first() -> None:
+    later = {place: threading.Event() for place in range(8)}
+
+    def made(place: int) -> int:
+        if place + 1 in later and place % 2 == 0:
+            assert later[place + 1].wait(timeout=60)  # an even one ends after the odd one that follows it
+        later[place].set()
+        return place
+
+    assert list(ahead(made, range(8), 2)) == [*range(8)]
+
+
+def test_one_at_a_time_is_made_when_it_is_asked_for() -> None:
+    made: list[int] = []
+    some = ahead(lambda place: made.append(place) or place, range(5), 1)
+    assert (next(some), next(some), made) == (0, 1, [0, 1])
+
+
+def test_no_further_ahead_than_twice_as_many() -> None:
+    asked: list[int] = []
+
+    def places() -> Iterator[int]:
+        for place in range(100):
+            asked.append(place)
+            yield place
+
+    some = ahead(lambda place: place, places(), 3)
+    assert next(some) == 0 and len(asked) == 6
+    some.close()  # type: ignore[attr-defined]
+    assert len(asked) == 6
+
+
+def test_an_error_comes_at_its_place() -> None:
+    def made(place: int) -> int:
+        if place == 2:
+            raise ValueError("two")
+        return place
+
+    some = ahead(made, range(9), 2)
+    assert [next(some), next(some)] == [0, 1]
+    with pytest.raises(ValueError, match="two"):
+        next(some)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_stages_write_the_same_rows(at_once: int) -> None:
+    chat = load_chat("tokenizer", "lamb")
+    tasks = [Task(id=f"{n}", instruction=f"Say {n}") for n in range(16)]
+    rows = respond(Busy(lambda prompt, seed: f"{seed}", at_once), tasks, chat, Response(size=2), 1, 42)([])
+    alone = respond(Fake(lambda prompt, seed: f"{seed}"), tasks, chat, Response(size=2), 1, 42)([])
+    assert list(rows) == list(alone)
+
+
+def test_synthesis_throws_away_what_it_asked_for_in_vain() -> None:
+    chat, seeds = load_chat("tokenizer", "lamb"), load_seeds(PACKAGED_SEEDS["isheep"])
+    settings = Synthesis(tasks=6, size=2, novelty=None, budget=100)
+
+    def answer(prompt: str, seed: int) -> str:
+        return f" Tell me at length about {seed}\nInput: <noinput>\n###\n7. Instruction:"
+
+    def written(engine: Fake) -> list[Any]:
+        return list(replies(engine, seeds, chat, settings, "en", 1, 42)([]))
+
+    assert len(written(Fake(answer))) == 3
+    several = Fake(answer)
+    several.at_once = 4  # type: ignore[misc]
+    assert written(several) == written(Fake(answer))
