@@ -20,7 +20,15 @@ FLOORS = [
     {"synthesize", "topics", "respond", "instances", "assess", "filters", "measure", "benchmarks", "doors"}
     | {"health", "collapse"}
     | {"lamb.pretrain", "lamb.probe"},
-    {"engines.transformers", "engines.decode", "engines.openai", "engines.server", "engines.fake", "trainers"},
+    {
+        "engines.transformers",
+        "engines.decode",
+        "engines.attention",
+        "engines.openai",
+        "engines.server",
+        "engines.fake",
+        "trainers",
+    },
     {"run", "novelty", "overlap", "chat", "checkpoint", "seeds", "lamb", "recipe_files"}
     | {"judges", "client", "endpoint"},
     {"conflicts", "recipe", "statistics", "agreement", "figures"},
@@ -29,6 +37,7 @@ FLOORS = [
 DOORS = (
     "engines.transformers",
     "engines.decode",
+    "engines.attention",
     "trainers",
     "lamb",
     "checkpoint",
