@@ -21,9 +21,10 @@ from isheep.engines.transformers import open_engine
 from isheep.lamb import SEEDS
 from isheep.records import Model
 from isheep.seeds import load_seeds
+from isheep.synthesize import render
 
 SHAPE = {
-    "vocab_size": 20_000, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
+    "vocab_size": 32_000, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
     "num_attention_heads": 12, "num_key_value_heads": 4, "max_position_embeddings": 2048, "tie_word_embeddings": True,
 }  # fmt: skip
 
@@ -38,23 +39,26 @@ def make_model(folder: Path) -> Path:
     last = f"<w{SHAPE['vocab_size'] - 1}>"
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token=last, pad_token=last).save_pretrained(folder)
     torch.manual_seed(0)
-    Qwen2ForCausalLM(Qwen2Config(**SHAPE, eos_token_id=19_999, pad_token_id=19_999)).save_pretrained(folder)
+    Qwen2ForCausalLM(Qwen2Config(**SHAPE, eos_token_id=31_999, pad_token_id=31_999)).save_pretrained(folder)
     return folder
 
 
 def prompts(tokenizer, prefix: int, count: int) -> list[str]:
-    """`count` texts that share about `prefix` tokens, then ask for something of their own: lamb's seed tasks.
+    """`count` texts that share at least `prefix` tokens and go on with some of their own.
 
-    For a tokenizer that does not know their words, 20 to 40 of its own.
+    They are prompts of a synthesis, each with the first half of another task, of up to 40 words, to go on with. Where
+    a tokenizer has words of its own, 20 to 40 of them.
     """
     rng, words = Random(0), sorted(word for word in tokenizer.get_vocab() if word.startswith("<w"))
     if words:
         start, *own = ("".join(rng.choices(words, k=k)) for k in [prefix, *rng.choices(range(20, 41), k=count)])
         return [start + text for text in own]
     seeds = load_seeds(SEEDS)
-    known = "\n\n".join(f"Question: {seed.content}\nAnswer: {seed.output}" for seed in rng.sample(seeds, len(seeds)))
-    start = tokenizer.decode(tokenizer(known).input_ids[:prefix]) + "\n\n" if prefix else ""
-    return [f"{start}Question: {rng.choice(seeds).content}\nAnswer:" for _ in range(count)]
+    shown = rng.sample(seeds, len(seeds))
+    texts = (render(shown[:n], True) for n in range(1, len(seeds)))
+    start = next(text for text in texts if len(tokenizer(text).input_ids) >= prefix)
+    tasks = [rng.choice(seeds).content.split()[:80] for _ in range(count)]
+    return [f"{start} {' '.join(task[: (len(task) + 1) // 2])}" for task in tasks]
 
 
 def main() -> None:
@@ -86,7 +90,9 @@ def compare(name: str, engine, model, tokenizer, texts: list[str], prefix: int, 
     sampling = Sampling(temperature=0, max_tokens=args.length)
     usual = (model, tokenizer, texts[: args.batch])
     padded(*usual, 2, args.batch, do_sample=False), engine.generate(texts[:2], sampling, 0)
-    slow, theirs = timed(lambda: padded(model, tokenizer, texts, args.length, args.batch, do_sample=False), args.repeats)
+    slow, theirs = timed(
+        lambda: padded(model, tokenizer, texts, args.length, args.batch, do_sample=False), args.repeats
+    )
     fast, ours = timed(lambda: engine.generate(texts, sampling, seed=0), args.repeats)
     written = [(tokenizer.decode(row, skip_special_tokens=True), len(row)) for row in theirs]
     same = sum((one.text, one.tokens) == other for one, other in zip(ours, written, strict=True))
