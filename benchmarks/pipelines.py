@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", help="the Python of an environment that has distilabel")
     parser.add_argument("--model", nargs="+", default=["lamb", "random"], help="checkpoints")
-    parser.add_argument("--count", type=int, nargs="+", default=[128, 32], help="prompts, for each model")
+    parser.add_argument("--count", type=int, nargs="+", default=[128, 48], help="prompts, for each model")
     parser.add_argument("--prefix", type=int, default=300, help="tokens that the prompts share")
     parser.add_argument("--length", type=int, default=64, help="the most new tokens")
     parser.add_argument("--threads", type=int, default=1)
