@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from isheep import prompts
 from isheep.batching import ahead, seed_of
 from isheep.chat import Chat
-from isheep.engines import Engine, Sampling
+from isheep.engines import Engine
 from isheep.errors import UserError
 from isheep.recipe import Assessment
 from isheep.records import AssessedPair, Grade, Pair
@@ -93,34 +93,42 @@ def check(settings: Assessment, chat: Chat) -> None:
         )
 
 
-def rate(engine: Engine, asked: Sequence[str], settings: Assessment, sampling: Sampling, seed: int) -> list[Grade]:
-    """One grade for each rating prompt, read as the settings say."""
+def rate(
+    engine: Engine, pairs: Sequence[Pair], settings: Assessment, chat: Chat, seeds: dict[str, int]
+) -> dict[str, list[Grade]]:
+    """By criterion one grade for each pair, read as the settings say; a criterion's replies are drawn from its seed.
+
+    Where nothing is written, all criteria are asked in one call: a pair's prompts begin alike, and the engine reads
+    what they share once.
+    """
+    asked = {criterion: [render(pair, criterion, settings, chat) for pair in pairs] for criterion in seeds}
     if settings.read == "generate":
-        replies = [reply.text for reply in engine.generate(asked, sampling, seed)]
-        return [Grade(score=read_grade(text), reply=text) for text in replies]
-    return [expected(shares) for shares in engine.choices(asked, openings(settings))]
+        sampling = settings.sampling.model_copy(update={"stop": (chat.end, *settings.sampling.stop)})
+        replies = {criterion: engine.generate(asked[criterion], sampling, seed) for criterion, seed in seeds.items()}
+        return {
+            criterion: [Grade(score=read_grade(reply.text), reply=reply.text) for reply in some]
+            for criterion, some in replies.items()
+        }
+    shares = iter(engine.choices([prompt for some in asked.values() for prompt in some], openings(settings)))
+    return {criterion: [expected(next(shares)) for _ in pairs] for criterion in asked}
 
 
 def assess(
     engine: Engine, pairs: Sequence[Pair], chat: Chat, settings: Assessment, iteration: int, seed: int
 ) -> Batches[AssessedPair]:
-    """The graded pairs that are still owed, in batches of `settings.size`, with one call for each criterion.
+    """The graded pairs that are still owed, in batches of `settings.size`, each seeded by its place.
 
     The judge's raw reply, or what was measured in its place, is kept beside each score; a reply ends at the template's
     end token, as answers do. A pair in which no answer could be read is not rated.
     """
-    sampling = settings.sampling.model_copy(update={"stop": (chat.end, *settings.sampling.stop)})
 
     def made(start: int) -> list[AssessedPair]:
-        batch = pairs[start : start + settings.size]
+        batch, place = pairs[start : start + settings.size], start // settings.size
         answered = [pair for pair in batch if not pair.unanswered]
-        grades: dict[str, dict[str, Grade]] = {pair.id: {} for pair in batch}
-        for criterion in settings.criteria:
-            place = seed_of(seed, iteration, "assessment", criterion, start // settings.size)
-            asked = [render(pair, criterion, settings, chat) for pair in answered]
-            for pair, grade in zip(answered, rate(engine, asked, settings, sampling, place), strict=True):
-                grades[pair.id][criterion] = grade
-        return [AssessedPair(**pair.model_dump(), grades=grades[pair.id]) for pair in batch]
+        seeds = {one: seed_of(seed, iteration, "assessment", one, place) for one in settings.criteria}
+        found = rate(engine, answered, settings, chat, seeds)
+        grades = {pair.id: {one: found[one][n] for one in found} for n, pair in enumerate(answered)}
+        return [AssessedPair(**pair.model_dump(), grades=grades.get(pair.id, {})) for pair in batch]
 
     def batches(done: Sequence[AssessedPair]) -> Iterator[list[AssessedPair]]:
         return ahead(made, range(len(done), len(pairs), settings.size), engine.at_once)

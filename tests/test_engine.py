@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from isheep.batching import seed_of
 from isheep.checkpoint import LAMB, find
 from isheep.engines import Sampling
-from isheep.engines.decode import common_prefix, draw, noise, paths
+from isheep.engines.decode import common_prefix, decode, draw, families, noise, paths
 from isheep.engines.fake import Fake
 from isheep.engines.transformers import Transformers, open_engine
 from isheep.errors import UserError
@@ -108,6 +108,45 @@ def test_batches_are_cut_at_fixed_places_and_answers_come_in_order(checkpoint: P
     prompts = [f"{text} {i}" for i in range(3) for text in MIXED]
     assert opened(checkpoint, batch=5).generate(prompts, DRAWN, 1) == opened(checkpoint).generate(prompts, DRAWN, 1)
     assert opened(checkpoint).generate([], DRAWN, 1) == []
+
+
+def test_waiting_requests_take_the_places_of_those_that_have_ended(checkpoint: Path) -> None:
+    prompts = [f"{start}{text} {i}" for i in range(3) for start in ("", PREFIX) for text in MIXED]
+    wanted = greedy_one_by_one(checkpoint, prompts, 16)
+    stops = tuple({text[at : at + 2] for at, text in enumerate(wanted[:10], 1)})  # answers of many lengths
+    sampling = GREEDY.model_copy(update={"max_tokens": 16, "stop": stops})
+    done = opened(checkpoint, batch=4).generate(prompts, sampling, 0)
+    cut = [min([text.index(stop) for stop in stops if stop in text], default=len(text)) for text in wanted]
+    assert [c.text for c in done] == [text[:end] for text, end in zip(wanted, cut, strict=True)]
+    assert len({c.tokens for c in done}) > 4
+    drawn = DRAWN.model_copy(update={"stop": stops, "max_tokens": 16})
+    assert opened(checkpoint, batch=4).generate(prompts, drawn, 3) == opened(checkpoint).generate(prompts, drawn, 3)
+
+
+@pytest.mark.parametrize("prompts", [MIXED, SHARED], ids=["mixed", "shared"])
+def test_neighbours_change_logits_by_less_than_a_ten_thousandth(checkpoint: Path, prompts: list[str]) -> None:
+    """Of the widest of a model's logits: alone, in a full batch, and in one whose places are refilled."""
+    engine = opened(checkpoint)
+    rows = [row for n in range(3) for row in engine._prompts([f"{text} {n}" for text in prompts])]
+    limits = [3 + 2 * (n % 5) for n in range(len(rows))]
+
+    def seen(rows: list[list[int]], limits: list[int], most: int) -> list[list[torch.Tensor]]:
+        found: list[list[torch.Tensor]] = [[] for _ in rows]
+
+        def pick(logits: torch.Tensor, places: list[int], written: list[list[int]]) -> torch.Tensor:
+            for place, row in zip(places, logits, strict=True):
+                found[place].append(row)
+            return logits.argmax(-1)
+
+        with torch.inference_mode():
+            decode(engine.loaded.model, rows, limits, most, pick, lambda tokens: False)
+        return [some[:limit] for some, limit in zip(found, limits, strict=True)]
+
+    alone = [seen([row], [limit], 1)[0] for row, limit in zip(rows, limits, strict=True)]
+    for most in (4, 5, len(rows)):
+        for one, other in zip(alone, seen(rows, limits, most), strict=True):
+            together = torch.stack(other)
+            assert (torch.stack(one) - together).abs().max() < 1e-4 * together.abs().max()
 
 
 def penalised_one_by_one(path: Path, prompts: list[str], sampling: Sampling, seed: int) -> list[str]:
@@ -350,7 +389,18 @@ def share(model: Any, prompt: list[int], option: list[int]) -> float:
     return math.prod(chances[len(prompt) - 1 + k, token].item() for k, token in enumerate(option))
 
 
-@pytest.mark.parametrize("prompts", [MIXED, SHARED, SHARED[:1]], ids=["mixed", "shared", "one"])
+def test_rows_that_begin_alike_are_a_family() -> None:
+    first, second = list(range(20)), list(range(50, 70))
+    rows = [[*first, 1], [*second, 2, 3], [9], [*first, 4, 5], [*second, 6], [*first[:9], *range(90, 120)]]
+    found = families(rows, 1, 8)
+    assert {tuple(sorted(places)): shared for shared, places in found} == {(0, 3): 20, (1, 4): 20, (2,): 0, (5,): 38}
+    assert sorted(len(places) for _, places in families([first] * 5, 1, 2)) == [1, 2, 2]
+
+
+PAIRS = [f"{text}{tail}" for text in (LONG, *SHARED) for tail in (" Is it good? It is", " Say how short it is:", "")]
+
+
+@pytest.mark.parametrize("prompts", [MIXED, SHARED, SHARED[:1], PAIRS], ids=["mixed", "shared", "one", "pairs"])
 @pytest.mark.parametrize(
     ("options", "passes"),
     [([f" {n}" for n in range(1, 11)], 1), (["1", "12", "123", "7", "hot", "hot;", "cold"], 3)],
@@ -359,7 +409,7 @@ def share(model: Any, prompt: list[int], option: list[int]) -> float:
 def test_choices_are_what_plain_passes_say(
     checkpoint: Path, prompts: list[str], options: list[str], passes: int
 ) -> None:
-    engine, (model, tokenizer) = opened(checkpoint, batch=3), reference(checkpoint)
+    engine, (model, tokenizer) = opened(checkpoint, batch=6), reference(checkpoint)
     ids = [tokenizer(option, add_special_tokens=False).input_ids for option in options]
     assert max(map(len, ids)) > 1 and len(paths([tuple(row) for row in ids])) == passes
     for prompt, found in zip(engine._prompts(prompts), engine.choices(prompts, options), strict=True):

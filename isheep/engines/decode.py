@@ -1,106 +1,28 @@
-"""Batched decoding on a transformers model: a prefix computed once, keys and values written in place, seeded draws.
+"""Batched decoding on a transformers model: shared beginnings read once, free places refilled, seeded draws.
 
 Imports torch and transformers, so only `isheep.engines.transformers` imports it, when weights are loaded.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
-from transformers.cache_utils import DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import DynamicCache
+
+from isheep.engines.attention import InPlace, Prefix, read_prefix, shares
 
 SHORTEST_PREFIX = 8  # below this many shared tokens a pass of its own costs more than it saves
+FULL = 0.75  # a batch is put in order, which copies its cache, when fewer of its places than this are in use
 CANDIDATES = 64  # a nucleus is nearly always this small; a row whose nucleus is larger is sorted whole
 
 
-class InPlace(DynamicLayer):  # type: ignore[no-untyped-call]
-    """A cache layer with room for the whole answer: `torch.cat` at every step costs more than the attention on CPU."""
-
-    keys: Any
-    values: Any
-
-    def __init__(self, room: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.room, self.length = room, 0
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        rows, heads, count, _ = key_states.shape
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys = key_states.new_empty(rows, heads, self.room, key_states.shape[3])
-            self.values = value_states.new_empty(rows, heads, self.room, value_states.shape[3])
-        start, self.length = self.length, self.length + count
-        self.keys[:, :, start : self.length] = key_states
-        self.values[:, :, start : self.length] = value_states
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
-
-    def get_seq_length(self) -> int:
-        return self.length
+# --- what rows have in common
 
 
-def attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
-) -> tuple[Tensor, None]:
-    """Scaled dot-product attention over the layer's prefix, if `shared` has one for it, then the row's own keys.
-
-    `shared(layer)` gives the prefix's keys and values, (1, heads, tokens, width) each: stored once for all rows.
-    All rows' queries meet the prefix in one matrix product: a prefix repeated in every row is read from memory once
-    per row and step, which is most of the time of a small model. Shapes as in transformers' attention functions.
-    """
-    shared = settings.pop("shared", None)
-    prefix = shared(module.layer_idx) if shared else None
-    if prefix is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
-    rows, _, count, width = query.shape
-    before = prefix[0].shape[2]
-    if count > 1:  # the first pass over the rows' own tokens: once per call, so the prefix may be repeated
-        if attention_mask is None:
-            attention_mask = torch.ones(count, count, dtype=torch.bool, device=key.device).tril()[None, None]
-        mask = torch.nn.functional.pad(attention_mask, (before, 0), value=True)
-        key, value = (torch.cat([p.expand(rows, -1, -1, -1), s], 2) for p, s in zip(prefix, (key, value), strict=True))
-        return sdpa_attention_forward(module, query, key, value, mask, **settings)
-    heads = key.shape[1]
-    query = query.view(rows, heads, -1, width) * (settings.get("scaling") or width**-0.5)
-    own = query @ key.transpose(2, 3)
-    if attention_mask is not None:
-        own = own.masked_fill(~attention_mask, float("-inf"))
-    weights = torch.cat([_for_all_rows(query, prefix[0].transpose(2, 3)), own], -1)
-    weights = weights.softmax(-1, dtype=torch.float32).to(value.dtype)
-    out = _for_all_rows(weights[..., :before], prefix[1]) + weights[..., before:] @ value
-    return out.reshape(rows, 1, -1, value.shape[-1]), None
-
-
-def _for_all_rows(rows: Tensor, one: Tensor) -> Tensor:
-    """`rows` (rows, heads, n, k) @ `one` (1, heads, k, m) as a single product per head."""
-    count, heads, n, _ = rows.shape
-    product = rows.transpose(0, 1).flatten(1, 2) @ one[0]
-    return product.view(heads, count, n, -1).transpose(0, 1)
-
-
-def share_prefixes(model: Any) -> bool:
-    """Has `model` attend with `attend`, where it can; else it keeps its own attention and cache, and shares no prefix.
-
-    It can where every layer sees the whole past (no sliding window, no recurrent state) and gets our arguments: some
-    models drop them on the way, so one token is read to see it.
-    """
-    layers = DynamicCache(config=model.config).layers
-    if not model._supports_attention_backend or any(type(layer) is not DynamicLayer for layer in layers):
-        return False
-    AttentionInterface.register("isheep", attend)
-    AttentionMaskInterface.register("isheep", sdpa_mask)
-    own = model.config._attn_implementation
-    model.set_attn_implementation("isheep")
-    reached: set[int] = set()
-    with torch.inference_mode():
-        model(torch.tensor([[0]], device=model.device), use_cache=False, shared=reached.add)
-    able = reached == set(range(len(layers)))
-    if not able:
-        model.set_attn_implementation(own)
-    return able
+def common(one: Sequence[int], other: Sequence[int], limit: int) -> int:
+    """How many leading tokens two rows share, `limit` at most."""
+    return next((i for i, (a, b) in enumerate(zip(one[:limit], other, strict=False)) if a != b), limit)
 
 
 def common_prefix(rows: Sequence[Sequence[int]], own: Sequence[int]) -> int:
@@ -108,9 +30,40 @@ def common_prefix(rows: Sequence[Sequence[int]], own: Sequence[int]) -> int:
     if len(rows) < 2:
         return 0
     limit = min(len(row) - n for row, n in zip(rows, own, strict=True))
-    low, high = min(map(list, rows)), max(map(list, rows))  # in lexical order, what the outer two share all rows share
-    shared = next((i for i in range(limit) if low[i] != high[i]), limit)
+    shared = common(min(map(list, rows)), max(map(list, rows)), limit)  # what the outer two share all rows share
     return shared if shared >= SHORTEST_PREFIX else 0
+
+
+def families(rows: Sequence[Sequence[int]], own: int, most: int) -> list[tuple[int, list[int]]]:
+    """Rows that begin alike, `most` at most in each group: how many tokens they share, their places.
+
+    The last `own` tokens of a row are not shared. A row joins its neighbours in lexical order where they share half of
+    the shorter one, and where that leaves less to read.
+    """
+    found: list[tuple[int, list[int]]] = []
+    for place in sorted(range(len(rows)), key=lambda i: list(rows[i])):
+        alone = len(rows[place]) - own
+        stem, places = found[-1] if found else (0, [])
+        if places and len(places) < most:
+            shared = common(rows[places[-1]], rows[place], min(stem, alone))
+            half = min(len(rows[places[-1]]), len(rows[place])) / 2
+            if shared >= max(SHORTEST_PREFIX, half) and shared * len(places) > stem * (len(places) - 1):
+                found[-1] = (shared, [*places, place])
+                continue
+        found.append((alone, [place]))
+    return found
+
+
+def alike(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Places in groups of `most` at most and of similar lengths, the longest first: little padding."""
+    group: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if group and (len(group) == most or lengths[place] + SHORTEST_PREFIX < 0.75 * lengths[group[0]]):
+            yield group
+            group = []
+        group.append(place)
+    if group:
+        yield group
 
 
 def begins(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
@@ -124,58 +77,92 @@ def paths(options: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     return sorted(place for place in places if not any(begins(place, other) for other in places - {place}))
 
 
+# --- rows on their way through a model
+
+
 class Batch:
-    """Rows of token ids on their way through a model: cache, attention mask, and how far they have been read."""
+    """Rows of token ids behind one prefix: their cache, which of its columns each may see, how far each has been read.
 
-    def __init__(self, model: Any) -> None:
-        self.model, self.before, self.length = model, 0, 0
-        self.sharing = model.config._attn_implementation == "isheep"
+    New tokens of all rows take the same columns, the shorter rows' padded on the left.
+    """
+
+    def __init__(self, model: Any, prefix: Prefix, rows: int, room: int) -> None:
+        """`room` is the number of columns; a model that keeps its own cache makes room as it needs it."""
+        self.model, self.prefix, self.length = model, prefix, 0
+        self.cache: Any = DynamicCache(config=model.config)
         self.arguments: dict[str, Any] = {}
+        if shares(model):
+            self.arguments = {"shared": lambda layer: prefix.layers[layer] if prefix.layers else None}
+            self.cache.layers = [InPlace(room) for _ in self.cache.layers]
+        self.seen = torch.ones(rows, room, dtype=torch.bool, device=model.device)
+        self.counts = torch.zeros(rows, dtype=torch.long, device=model.device)
 
-    def prefill(self, rows: Sequence[Sequence[int]], own: Sequence[int], room: int) -> Tensor:
-        """Reads all rows, their common prefix once: the logits (rows, max(own), vocabulary) of the ends.
-
-        `own[i]` is the number of positions whose logits row i needs, at least 1; `room` the number of steps to come.
-        """
-        self.before = common_prefix(rows, own) if self.sharing else 0
-        rest = [row[self.before :] for row in rows]
-        width = max(map(len, rest))
-        self.cache = self._cache(rows[0][: self.before], width + room)
-        self.pads = torch.tensor([width - len(row) for row in rest], device=self.model.device)
-        self.mask = torch.arange(width + room, device=self.pads.device) >= self.pads[:, None]
-        ids = [[0] * (width - len(row)) + list(row) for row in rest]
-        return self._forward(torch.tensor(ids, device=self.pads.device), max(own))
-
-    def _cache(self, prefix: Sequence[int], room: int) -> Any:
-        cache: Any = DynamicCache(config=self.model.config)
-        if prefix:
-            ids = torch.tensor([prefix], device=self.model.device)
-            self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        if not self.sharing:
-            return cache
-        parts = [(layer.keys, layer.values) if prefix else None for layer in cache.layers]
-        cache.layers = [InPlace(room) for _ in parts]
-        self.arguments = {"shared": parts.__getitem__}
-        return cache
+    def read(self, rows: Sequence[Sequence[int]], logits: int = 1) -> Tensor:
+        """Reads tokens on for each row, one at least: the logits (rows, `logits`, vocabulary) of the last positions."""
+        width = max(map(len, rows))
+        lengths = torch.tensor([len(row) for row in rows], device=self.counts.device)
+        ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=self.counts.device)
+        columns = torch.arange(width, device=self.counts.device) - (width - lengths)[:, None]
+        self.seen[:, self.length : self.length + width] = columns >= 0
+        return self._forward(ids, self.counts[:, None] + columns.clamp(min=0), lengths, logits)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Reads one more token per row: the logits (rows, vocabulary) after it."""
-        return self._forward(tokens[:, None], 1)[:, -1]
+        return self._forward(tokens[:, None], self.counts[:, None], 1, 1)[:, -1]
 
-    def keep(self, rows: Tensor) -> None:
-        """Drops all rows but these (positions in the batch)."""
+    def keep(self, rows: Tensor) -> "Batch":
+        """Makes these rows (positions in the batch, which may come more than once) the batch's."""
         self.cache.reorder_cache(rows)
-        self.mask, self.pads = self.mask[rows], self.pads[rows]
+        self.seen, self.counts = self.seen[rows], self.counts[rows]
+        return self
 
-    def _forward(self, ids: Tensor, logits: int) -> Tensor:
-        start, self.length = self.length, self.length + ids.shape[1]
-        columns = torch.arange(start, self.length, device=ids.device)
-        positions = self.before + (columns - self.pads[:, None]).clamp(min=0)
+    def join(self, others: Sequence["Batch"], room: int) -> None:
+        """Takes in the rows of other batches, none read in more than one go, and makes room for `room` more columns."""
+        self.counts = torch.cat([self.counts, *(other.counts for other in others)])
+        self.length = int(self.counts.max())
+        for layer, *more in zip(self.cache.layers, *(other.cache.layers for other in others), strict=True):
+            layer.join(more, self.length, room)
+        columns = torch.arange(self.length + room, device=self.counts.device)
+        self.seen = columns >= self.length - self.counts[:, None]
+
+    def _forward(self, ids: Tensor, positions: Tensor, more: Tensor | int, logits: int) -> Tensor:
+        self.length += ids.shape[1]
+        self.counts = self.counts + more
         result: Tensor = self.model(
-            ids, attention_mask=self.mask[:, : self.length], position_ids=positions,
+            ids, attention_mask=self.seen[:, : self.length], position_ids=self.prefix.tokens + positions,
             past_key_values=self.cache, use_cache=True, logits_to_keep=logits, **self.arguments,
         ).logits  # fmt: skip
         return result
+
+
+def read_start(model: Any, rows: Sequence[Sequence[int]], own: Sequence[int]) -> tuple[Prefix, list[Sequence[int]]]:
+    """What all rows begin with, read once, and what is left of each: at least the last `own[i]` tokens of row i."""
+    shared = common_prefix(rows, own) if shares(model) else 0
+    return read_prefix(model, rows[0][:shared] if shared else []), [row[shared:] for row in rows]
+
+
+def read_ends(
+    model: Any, prefix: Prefix, rows: Sequence[Sequence[int]], groups: Sequence[tuple[int, list[int]]], own: int
+) -> tuple[list[int], Tensor]:
+    """The places of the rows in `groups` (of `families`), and the logits (places, `own`, vocabulary) of their ends.
+
+    What a group begins with is read once.
+    """
+    places = [place for _, some in groups for place in some]
+    stems, tails = [], []
+    for shared, some in groups:
+        stems.append(rows[some[0]][: max(0, shared)])
+        tails += [rows[place][max(0, shared) :] for place in some]
+    if len(groups) == len(places) or not all(stems):
+        whole = [rows[place] for place in places]
+        return places, Batch(model, prefix, len(whole), max(map(len, whole))).read(whole, own)
+    batch = Batch(model, prefix, len(stems), max(map(len, stems)) + max(map(len, tails)))
+    batch.read(stems)
+    batch.keep(torch.tensor([n for n, (_, some) in enumerate(groups) for _ in some], device=model.device))
+    return places, batch.read(tails, own)
+
+
+# --- draws
 
 
 def noise(seeds: Sequence[int], length: int) -> Tensor:
@@ -212,37 +199,65 @@ def _inverse_cdf(values: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
     return torch.minimum(columns, kept.long() - 1)[:, 0]
 
 
+# --- decoding
+
+
 def decode(
     model: Any,
     rows: Sequence[Sequence[int]],
     limits: Sequence[int],
-    pick: Callable[[Tensor, Tensor, int], Tensor],
+    most: int,
+    pick: Callable[[Tensor, list[int], list[list[int]]], Tensor],
     ended: Callable[[list[int]], bool],
 ) -> list[tuple[list[int], bool]]:
     """Continues each row of token ids: its new tokens, and whether `ended` was true of them (else `limits[i]` was met).
 
-    `pick(logits, places, step)` chooses a token for each row still in the batch, `places` being their places in `rows`.
+    At most `most` rows are in the batch; where some have ended, waiting ones take their places, the longest first.
+    `pick(logits, places, written)` chooses a token for each row in the batch: `places` are their places in `rows`,
+    `written` is what each row of `rows` has so far.
     """
-    batch = Batch(model)
-    logits = batch.prefill(rows, [1] * len(rows), room=max(limits))[:, -1]
+    prefix, rest = read_start(model, rows, [1] * len(rows))
     written: list[list[int]] = [[] for _ in rows]
-    finished = [False] * len(rows)
-    places = torch.arange(len(rows))
+    ends = [False] * len(rows)
     open_ = set(range(len(rows)))
-    for step in range(max(limits)):
-        tokens = pick(logits, places, step)
-        for place, token in zip(places.tolist(), tokens.tolist(), strict=True):
+    waiting = sorted(open_, key=lambda place: -len(rest[place]))
+    places: list[int] = []  # of the rows in the batch
+    batch, logits = None, torch.empty(0)
+    while open_:
+        if waiting and (not places or (shares(model) and len(places) < FULL * most)):
+            new, waiting = waiting[: most - len(places)], waiting[most - len(places) :]
+            room = max(limits[place] - len(written[place]) for place in [*places, *new])
+            batch, added = admit(model, prefix, batch, [rest[place] for place in new], room)
+            logits, places = torch.cat([logits, added]) if places else added, [*places, *new]
+        assert batch
+        tokens = pick(logits, places, written)
+        for place, token in zip(places, tokens.tolist(), strict=True):
             if place in open_:
                 written[place].append(token)
-                finished[place] = ended(written[place])
-                if finished[place] or len(written[place]) == limits[place]:
+                ends[place] = ended(written[place])
+                if ends[place] or len(written[place]) == limits[place]:
                     open_.remove(place)
-        if not open_:
-            break
-        if len(open_) < 0.75 * len(places):  # dropping rows copies the cache, so not at every step
-            alive = torch.tensor([i for i, place in enumerate(places.tolist()) if place in open_])
-            places, alive = places[alive], alive.to(tokens.device)
-            tokens = tokens[alive]
-            batch.keep(alive)
-        logits = batch.step(tokens)
-    return list(zip(written, finished, strict=True))
+        alive = [i for i, place in enumerate(places) if place in open_]
+        if len(alive) < FULL * len(places):
+            places, chosen = [places[i] for i in alive], torch.tensor(alive, dtype=torch.long, device=tokens.device)
+            tokens, batch = tokens[chosen], batch.keep(chosen) if alive else None
+        if batch:
+            logits = batch.step(tokens)
+    return list(zip(written, ends, strict=True))
+
+
+def admit(
+    model: Any, prefix: Prefix, batch: Batch | None, rows: Sequence[Sequence[int]], room: int
+) -> tuple[Batch, Tensor]:
+    """The batch with these rows in it, the longest first, and room for `room` steps; the logits after each of them."""
+    lengths = [len(row) for row in rows]
+    groups = list(alike(lengths, len(rows))) if shares(model) else [list(range(len(rows)))]
+    alone = batch is None and len(groups) == 1
+    found, logits = [batch] if batch else [], []
+    for group in groups:
+        one = Batch(model, prefix, len(group), max(lengths) + room if alone else lengths[group[0]])
+        logits.append(one.read([rows[i] for i in group])[:, -1])
+        found.append(one)
+    if not alone:
+        found[0].join(found[1:], room)
+    return found[0], torch.cat(logits)

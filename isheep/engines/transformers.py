@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from isheep.batching import chunks, seed_of
+from isheep.batching import seed_of
 from isheep.checkpoint import check_device, find, load, load_tokenizer, start_of
 from isheep.engines import Completion, Sampling, TokenLogprobs
 from isheep.errors import TooLong, UserError
@@ -22,9 +22,10 @@ def open_engine(
 ) -> "Transformers":
     """An engine on `model`. Cheap: weights load at first use, onto `device` ("cpu", "cuda"; None takes CUDA if there).
 
-    `dtype` None computes in float32 on CPU, whatever the checkpoint is stored in, and in bfloat16 on CUDA. Requests are
-    cut into batches of `batch` in their order. `threads` is for the whole process. The same calls on the same threads
-    give the same bytes. Raises UserError where `model` is a path without a checkpoint, or `device` is not there.
+    `dtype` None computes in float32 on CPU, whatever the checkpoint is stored in, and in bfloat16 on CUDA. At most
+    `batch` requests are read or written at a time. `threads` is for the whole process. The same calls on the same
+    threads give the same bytes. Raises UserError where `model` is a path without a checkpoint, or `device` is not
+    there.
     """
     find(model.base)
     check_device(device)
@@ -53,7 +54,7 @@ class Transformers:
     def loaded(self) -> Loaded:
         import torch
 
-        from isheep.engines.decode import share_prefixes
+        from isheep.engines.attention import share_prefixes
 
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -80,10 +81,10 @@ class Transformers:
         if rows and not fitting:
             raise self._too_long(f"a prompt of {min(map(len, rows))} tokens")
         done = [Completion("", 0, "length") for _ in rows]
-        for places in chunks(fitting, self.batch):
-            chance = decode.noise([seed_of(seed, place) for place in places], sampling.max_tokens)
-            written = self._continue([rows[place] for place in places], sampling, chance)
-            for place, completion in zip(places, written, strict=True):
+        if fitting:
+            chance = decode.noise([seed_of(seed, place) for place in fitting], sampling.max_tokens)
+            written = self._continue([rows[place] for place in fitting], sampling, chance)
+            for place, completion in zip(fitting, written, strict=True):
                 done[place] = completion
         return done
 
@@ -93,37 +94,34 @@ class Transformers:
         from isheep.engines import decode
 
         model, tokenizer, _, ends, context = self.loaded
+        penalty, last = sampling.presence_penalty, sampling.max_tokens - 1
 
-        penalty = sampling.presence_penalty
-        size = model.config.get_text_config().vocab_size if penalty else 0
-        present = torch.zeros(len(rows), size, dtype=torch.bool, device=model.device)  # the tokens that answers have
-
-        def pick(logits: "Tensor", places: "Tensor", step: int) -> "Tensor":
-            uniforms = chance[places, step].to(logits.device)
-            if not penalty:
-                return decode.draw(logits, uniforms, sampling.temperature, sampling.top_p)
-            places = places.to(logits.device)
-            lowered = logits.float() - penalty * present[places]
-            tokens = decode.draw(lowered, uniforms, sampling.temperature, sampling.top_p)
-            present[places, tokens] = True
-            return tokens
+        def pick(logits: "Tensor", places: list[int], written: list[list[int]]) -> "Tensor":
+            steps = [min(len(written[place]), last) for place in places]  # a row that has ended may be asked for more
+            uniforms = chance[places, steps].to(logits.device)
+            if penalty:
+                row = [i for i, place in enumerate(places) for _ in written[place]]
+                column = [token for place in places for token in written[place]]
+                logits = logits.float()
+                logits[row, column] = logits[row, column] - penalty  # once for a token, however often it comes
+            return decode.draw(logits, uniforms, sampling.temperature, sampling.top_p)
 
         ids, texts = self._stops(sampling.stop)
         ids |= ends
         piece = cache(partial(tokenizer.decode, clean_up_tokenization_spaces=False))
-        last = {text[-1] for text in texts} | {"\ufffd"}  # a character cut in two may be a stop's last one
+        final = {text[-1] for text in texts} | {"\ufffd"}  # a character cut in two may be a stop's last one
 
         def ended(tokens: list[int]) -> bool:
             if tokens[-1] in ids:
                 return True
-            if not texts or not (" " in last or last & set(piece(tokens[-1]))):  # a decoded piece may lose its space
+            if not texts or not (" " in final or final & set(piece(tokens[-1]))):  # a decoded piece may lose its space
                 return False
             text = self._text(tokens)
             return any(stop in text for stop in texts)
 
         limits = [min(sampling.max_tokens, context - len(row)) for row in rows]
         with torch.inference_mode():
-            written = decode.decode(model, rows, limits, pick, ended)
+            written = decode.decode(model, rows, limits, self.batch, pick, ended)
         return [self._completion(tokens, stopped, ids, texts) for tokens, stopped in written]
 
     def _completion(self, tokens: list[int], stopped: bool, ids: set[int], texts: list[str]) -> Completion:
@@ -148,91 +146,101 @@ class Transformers:
         Prompt and output are tokenized apart and their ids joined, so that the prompt's tokens are those that
         `generate` reads. What is beyond the context is left out: of an output its end, or all of it.
         """
+        import torch
+
+        from isheep.engines import decode
+
         model, _, *_, context = self.loaded
         rows = zip(self._prompts(prompts), map(self._ids, outputs), strict=True)
         both = [(prompt, output[: max(0, context - len(prompt))]) for prompt, output in rows]
         asked = [place for place, (_, output) in enumerate(both) if output]
         longest = max((len(output) for _, output in both), default=0) + 1
-        size = max(1, min(self.batch, LOGITS // (longest * model.config.get_text_config().vocab_size)))
+        size = self._size(longest)
         done = [TokenLogprobs([], []) for _ in both]
-        for places in chunks(asked, size):
-            for place, scored in zip(places, self._score([both[place] for place in places]), strict=True):
-                done[place] = scored
-        return done
-
-    def _score(self, both: Sequence[tuple[list[int], list[int]]]) -> list[TokenLogprobs]:
-        import torch
-
-        from isheep.engines import decode
-
         with torch.inference_mode():
-            rows = [prompt + output for prompt, output in both]
-            logits = decode.Batch(self.loaded.model).prefill(rows, [len(output) + 1 for _, output in both], room=0)
-            scores = []
-            for row, (_, output) in zip(logits, both, strict=True):
-                wanted = torch.tensor(output, dtype=torch.long, device=row.device)
-                chances = row[len(row) - len(output) - 1 : -1].float().log_softmax(-1)
-                scores.append(TokenLogprobs(output, chances.gather(1, wanted[:, None])[:, 0].tolist()))
-        return scores
+            own = [len(both[place][1]) + 1 for place in asked]
+            prefix, rest = decode.read_start(model, [sum(both[place], []) for place in asked], own)
+            for some in decode.alike([len(row) for row in rest], size):
+                width = max(own[i] for i in some)
+                batch = decode.Batch(model, prefix, len(some), len(rest[some[0]]))
+                for i, logits in zip(some, batch.read([rest[i] for i in some], width), strict=True):
+                    output = both[asked[i]][1]
+                    wanted = torch.tensor(output, dtype=torch.long, device=logits.device)
+                    chances = logits[-len(output) - 1 : -1].float().log_softmax(-1)
+                    found = chances.gather(1, wanted[:, None])[:, 0].tolist()
+                    done[asked[i]] = TokenLogprobs(output, found)
+        return done
 
     def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
         """How probable each option is as the beginning of each prompt's continuation: (prompts, options).
 
-        One pass over each prompt with the tokens behind it that options share (" 1", where " 10" is three tokens); a
-        pass more for each other such beginning. After a prompt that leaves no room in the context all are 0; raises
-        UserError where no prompt leaves any.
+        One pass over each prompt with the tokens behind it that options share (" 1", where " 10" is three tokens), and
+        over these again for each other such beginning. What all prompts begin with is read once, and so is what some
+        of them do. After a prompt that leaves no room in the context all are 0; raises UserError where no prompt leaves
+        any.
         """
         import torch
 
-        model, *_, context = self.loaded
+        context = self.loaded.context
         rows, wanted = self._prompts(prompts), [tuple(self._ids(option)) for option in options]
         longest = max(map(len, wanted), default=1)
         fitting = [place for place, row in enumerate(rows) if len(row) + longest <= context]
         if rows and not fitting:
             raise self._too_long(f"a prompt of {min(map(len, rows))} tokens with an option of {longest}")
-        size = max(1, min(self.batch, LOGITS // (longest * model.config.get_text_config().vocab_size)))
-        shares = [[0.0] * len(options) for _ in rows]
-        with torch.inference_mode():
-            for places in chunks(fitting, size):
-                for place, found in zip(places, self._choose([rows[place] for place in places], wanted), strict=True):
-                    shares[place] = found
-        return shares
+        shares = torch.zeros(len(rows), len(options), dtype=torch.float64)
+        if fitting and options:
+            with torch.inference_mode():
+                shares[fitting] = self._choose([rows[place] for place in fitting], wanted).cpu()
+        found: list[list[float]] = shares.tolist()
+        return found
 
-    def _choose(self, rows: Sequence[list[int]], options: Sequence[tuple[int, ...]]) -> list[list[float]]:
+    def _choose(self, rows: Sequence[list[int]], options: Sequence[tuple[int, ...]]) -> "Tensor":
         import torch
 
-        from isheep.engines import decode
+        from isheep.engines import attention, decode
 
-        after: dict[tuple[int, ...], Tensor] = {}  # the next token's distribution, (rows, vocabulary), after these
-        for path in decode.paths(options):
-            width = len(path) + 1
-            batch = decode.Batch(self.loaded.model)
-            logits = batch.prefill([[*row, *path] for row in rows], [width] * len(rows), room=0)
-            after |= {path[:k]: logits[:, k - width].float().softmax(-1) for k in range(width)}
-        steps = [[after[option[:k]][:, token] for k, token in enumerate(option)] for option in options]
-        chances = torch.stack([torch.stack(step).prod(0) for step in steps], 1).double()
+        model, paths = self.loaded.model, decode.paths(options)
+        own = max(map(len, paths)) + 1
+        size = self._size(own)
+        asked = [(row, path) for row in range(len(rows)) for path in range(len(paths))]
+        prefix, rest = decode.read_start(model, [[*rows[row], *paths[path]] for row, path in asked], [own] * len(asked))
+        groups = decode.families(rest, own, size if attention.shares(model) else 1)
+        widest = max(len(places) for _, places in groups)
+        chances = torch.ones(len(rows), len(options), dtype=torch.float64, device=model.device)
+        for some in decode.alike([len(rest[places[0]]) for _, places in groups], max(1, size // widest)):
+            places, logits = decode.read_ends(model, prefix, rest, [groups[i] for i in some], own)
+            for n, path in enumerate(paths):
+                here = [i for i, place in enumerate(places) if asked[place][1] == n]
+                after = logits[here, -len(path) - 1 :].float().softmax(-1)  # (rows, places on the path, vocabulary)
+                of = [asked[places[i]][0] for i in here]
+                for option, tokens in enumerate(options):
+                    for k, token in enumerate(tokens):
+                        if next(other for other in paths if decode.begins(tokens[:k], other)) == path:
+                            chances[of, option] *= after[:, k, token]
         for i in sorted(range(len(options)), key=lambda i: -len(options[i])):
             longer = [j for j, other in enumerate(options) if other != options[i] and decode.begins(options[i], other)]
             chances[:, i] -= chances[:, longer].sum(1)
-        shares: list[list[float]] = chances.clamp(min=0).tolist()
-        return shares
+        return chances.clamp(min=0)
 
     def embed(self, texts: Sequence[str]) -> Any:
         """The last layer's hidden state, mean over the text's tokens that fit the context: float32 (texts, width)."""
         import numpy as np
         import torch
 
+        from isheep.engines import decode
+
         model = self.loaded.model
         rows = [row[: self.loaded.context] for row in self._prompts(texts)]
-        means = [np.zeros((0, model.config.get_text_config().hidden_size), np.float32)]
-        for part in chunks(rows, self.batch):
-            width = max(map(len, part))
+        means = np.zeros((len(rows), model.config.get_text_config().hidden_size), np.float32)
+        for some in decode.alike([len(row) for row in rows], self.batch):
+            part = [rows[i] for i in some]
+            width = len(part[0])
             ids = torch.tensor([row + [0] * (width - len(row)) for row in part], device=model.device)
             mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in part], device=model.device)
             with torch.inference_mode():
                 states = model.base_model(ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
-                means.append(((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy())
-        return np.concatenate(means)
+                means[some] = ((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()
+        return means
 
     def close(self) -> None:
         """Gives the memory back. A later call loads the weights again."""
@@ -242,6 +250,11 @@ class Transformers:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+    def _size(self, positions: int) -> int:
+        """How many rows to read at a time where the logits of `positions` of each are asked for."""
+        vocabulary: int = self.loaded.model.config.get_text_config().vocab_size
+        return max(1, min(self.batch, LOGITS // (positions * vocabulary)))
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.loaded.tokenizer(text, add_special_tokens=False).input_ids
