@@ -11,6 +11,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 import psutil
 
@@ -72,10 +73,8 @@ def main() -> None:
     engines = {name: opened(*way) for name, way in WAYS.items()}
     two = Machine(replicas=2, threads=1, device="cpu")
     starting = seconds(lambda: actors.pool_of(two))
-    first = {
-        name: seconds(lambda engine=engine: write(engine, prompts[: 2 * SIZE], sampling))
-        for name, engine in engines.items()
-    }
+    some = prompts[: 2 * SIZE]
+    first = {name: seconds(partial(write, engine, some, sampling)) for name, engine in engines.items()}
     pids = [os.getpid(), *pids_of(actors.pool_of(two))]
     taken, found = dict[str, tuple[float, float]](), dict[str, list[str]]()
     for _ in range(given.repeats):
