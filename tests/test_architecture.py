@@ -20,7 +20,8 @@ FLOORS = [
     {"synthesize", "topics", "respond", "instances", "assess", "filters", "measure", "benchmarks", "doors"}
     | {"health", "collapse"}
     | {"lamb.pretrain", "lamb.probe"},
-    {"engines.transformers", "engines.decode", "engines.openai", "engines.server", "engines.fake", "trainers"},
+    {"engines.transformers", "engines.decode", "engines.openai", "engines.server", "engines.vllm", "engines.fake"}
+    | {"engines.tokens", "trainers"},
     {"run", "novelty", "overlap", "chat", "checkpoint", "seeds", "lamb", "recipe_files"}
     | {"judges", "client", "endpoint"},
     {"conflicts", "recipe", "statistics", "agreement", "figures"},
