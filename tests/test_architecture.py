@@ -21,7 +21,7 @@ FLOORS = [
     | {"health", "collapse"}
     | {"lamb.pretrain", "lamb.probe"},
     {"engines.transformers", "engines.decode", "engines.openai", "engines.server", "engines.vllm", "engines.fake"}
-    | {"engines.tokens", "trainers"},
+    | {"engines.vllm_worker", "engines.tokens", "trainers"},
     {"run", "novelty", "overlap", "chat", "checkpoint", "seeds", "lamb", "recipe_files"}
     | {"judges", "client", "endpoint"},
     {"conflicts", "recipe", "statistics", "agreement", "figures"},
