@@ -63,13 +63,13 @@ class Worker:
 
     def __init__(self, opening: Opening, environment: Mapping[str, str]) -> None:
         self.line, theirs = Pipe()
-        descriptor, name = tempfile.mkstemp(".log", "isheep-vllm-")
-        self.log = Path(name)
-        with os.fdopen(descriptor) as log, theirs:
+        self.folder = tempfile.TemporaryDirectory(prefix="isheep-vllm-")  # vLLM leaves files behind
+        self.log = Path(self.folder.name) / "log"
+        with self.log.open("w") as log, theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "isheep.engines.vllm_worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**ENVIRONMENT, **os.environ, **environment}, start_new_session=True,
+                env={**ENVIRONMENT, **os.environ, **environment, "TMPDIR": self.folder.name}, start_new_session=True,
             )  # fmt: skip
         self.ask("open", opening)
 
@@ -79,18 +79,20 @@ class Worker:
             self.line.send((what, given))
             done, said = self.line.recv()
         except (EOFError, OSError):
-            self.process.wait()
-            raise Failed(f"its process ended with status {self.process.returncode}: {self._last()}", self.log) from None
+            log = self._kept()
+            self.end()
+            raise Failed(f"its process ended with status {self.process.returncode}: {last(log)}", log) from None
         except BaseException:
             self.end()
             raise
         if not done:
-            self.end(keep=True)
-            raise Failed(said, self.log)
+            log = self._kept()
+            self.end()
+            raise Failed(said, log)
         return said
 
-    def end(self, keep: bool = False) -> None:
-        """All that it holds is given back. `keep`: the log stays."""
+    def end(self) -> None:
+        """All that it holds is given back."""
         self.line.close()
         try:
             self.process.wait(PATIENCE)
@@ -98,12 +100,20 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        if not keep:
-            self.log.unlink(missing_ok=True)
+        self.folder.cleanup()
 
-    def _last(self) -> str:
-        lines = [line.strip() for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines()]
-        return next((line for line in reversed(lines) if line), "nothing was said")[:300]
+    def _kept(self) -> Path:
+        """The log, where it stays."""
+        descriptor, name = tempfile.mkstemp(".log", "isheep-vllm-")
+        with os.fdopen(descriptor, "wb") as kept:
+            kept.write(self.log.read_bytes())
+        return Path(name)
+
+
+def last(log: Path) -> str:
+    """A log's last line that says something."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "nothing was said")[:300]
 
 
 # --- in the process
