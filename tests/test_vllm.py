@@ -41,7 +41,8 @@ SCORES = [f" {score}" for score in range(1, 11)]
 FORKS = ["1", "12", "123", "7", "hot", "hot;", "cold"]
 PREFIX = "List three colours in lower case: red, green, blue. "
 TEXTS = [PREFIX + text for text in ("What is 12 plus 30?", "a", "Give the opposite of hot; cold. " * 4, "hot")]
-SHAPE = {"head_dim": 32, "max_position_embeddings": 256}  # vLLM's attention on the CPU has no odd sizes
+SHAPE = {"hidden_size": 128, "max_position_embeddings": 256}  # vLLM's attention on the CPU has heads of 32, 64, ...
+MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SMALL = [
     *("lamb", "iterations=2", "evaluation=[]", "synthesis.tasks=8", "synthesis.size=8", "response.size=4"),
     *("assessment.size=4", "assessment.criteria=[quality]", "filters=[{kind: score, at_least: 1}]"),
@@ -326,7 +327,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = free.getsockname()[1]
     words = ["serve", str(LAMB), "--served-model-name", "lamb", "--host", "127.0.0.1", "--port", str(port)]
     words += ["--enable-lora", "--max-lora-rank", "8", "--generation-config", "vllm", "--enable-prefix-caching"]
-    words += ["--dtype", "float32", "--enforce-eager"]
+    words += ["--dtype", "float32", "--enforce-eager", "--lora-target-modules", *MODULES]
     log = (tmp_path_factory.mktemp("served") / "log").open("w+")
     environment = {
         **os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "true", "VLLM_CPU_KVCACHE_SPACE": "1",

@@ -196,9 +196,11 @@ class VLLM:
     def _asked(self, worker: Worker, *asked: Any) -> Any:
         try:
             return worker.ask(*asked)
-        except Failed as failed:
-            self.worker = None
-            raise self._explained(failed) from None
+        except BaseException as error:  # Ctrl-C too
+            self.worker = None  # its process is gone
+            if isinstance(error, Failed):
+                raise self._explained(error) from None
+            raise
 
     def _open(self, pooling: bool) -> Worker:
         """A vLLM for this engine's model: the one at hand, the one asleep, or a new one."""
@@ -226,31 +228,33 @@ class VLLM:
     def _opening(self, pooling: bool) -> Opening:
         settings = self.settings
         merged = self.source.adapter is not None and settings.adapters == "merged"
-        served = self.lora is not None or settings.sleep
+        rank, modules = self._served() if self.lora or settings.sleep else (0, ())
         return Opening(
-            self.merged.name if merged else find(self.source.base), pooling, self._rank() if served else 0, self.room,
+            self.merged.name if merged else find(self.source.base), pooling, rank, modules, self.room,
             self.machine.batch, settings.memory, settings.cache, settings.tensor_parallel, settings.eager,
             settings.sleep and not pooling,
         )  # fmt: skip
 
-    def _rank(self) -> int:
-        """The lowest of the ranks that vLLM knows which holds the recipe's and the adapter's."""
-        own = 0
-        if self.lora:
-            own = json.loads((Path(self.lora.path) / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-        needed = max(own, self.rank)
+    def _served(self) -> tuple[int, tuple[str, ...]]:
+        """The lowest of the ranks that vLLM knows which holds the recipe's and the adapter's; the adapter's modules.
+
+        A vLLM that sleeps takes any modules: it is for adapters that are still to come.
+        """
+        told = (
+            json.loads((Path(self.lora.path) / "adapter_config.json").read_text(encoding="utf-8")) if self.lora else {}
+        )
+        needed, named = max(told.get("r", 0), self.rank), told.get("target_modules")
         if needed > RANKS[-1]:
             raise UserError(
                 f"vLLM serves adapters of rank {RANKS[-1]} at most, and this one has {needed}:"
                 " set machine.vllm.adapters to merged"
             )
-        return next(rank for rank in RANKS if rank >= needed)
+        modules = tuple(sorted(named)) if isinstance(named, list) and not self.settings.sleep else ()
+        return next(rank for rank in RANKS if rank >= needed), modules
 
     def _explained(self, failed: Failed) -> UserError:
-        return UserError(
-            f"vLLM on {self.source.base!r}: {failed.reason.rstrip('.')}; {way_out(failed.reason)};"
-            f" what it wrote is in {failed.log}"
-        )
+        said, way = failed.reason.rstrip("."), way_out(failed.reason, self.lora is not None)
+        return UserError(f"vLLM on {self.source.base!r}: {said}; {way}; what it wrote is in {failed.log}")
 
     def _rows(self, prompts: Sequence[str]) -> list[list[int]]:
         return tokens.prompts(self.tokenizer, start_of(self.tokenizer), prompts)
@@ -271,15 +275,15 @@ def environment(machine: Machine) -> dict[str, str]:
     return found
 
 
-def way_out(reason: str) -> str:
-    """What a user can do, by what vLLM says."""
+def way_out(reason: str, adapted: bool) -> str:
+    """What a user can do, by what vLLM says, on a model with an adapter or without."""
     said = reason.lower()
     for words, way in (
-        (("lora",), f"set machine.vllm.adapters to merged, or take {ELSEWHERE}"),
         (("memory", "kv cache"), "lower machine.vllm.context, or give it more (machine.vllm.memory, cache)"),
         (("max_model_len", "derived max"), "lower machine.vllm.context to what the model reads"),
         (("sleep mode",), "set machine.vllm.sleep to false"),
     ):
         if any(word in said for word in words):
             return way
-    return f"take {ELSEWHERE} where vLLM can't do this"
+    merged = "set machine.vllm.adapters to merged where vLLM can't serve this adapter, or "
+    return merged * adapted + f"take {ELSEWHERE}"

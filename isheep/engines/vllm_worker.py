@@ -33,6 +33,7 @@ class Opening(NamedTuple):
     base: str  # a checkpoint
     pooling: bool  # for embeddings, or for everything else
     rank: int  # the largest LoRA's that it serves, 0: none
+    modules: tuple[str, ...]  # that LoRAs change; none: any
     context: int
     batch: int  # prompts at once
     memory: float  # share of a GPU's
@@ -135,7 +136,8 @@ def _listen(line: Connection, asked: "SimpleQueue[Any]") -> None:
     try:
         while True:
             asked.put(line.recv())
-    except (EOFError, OSError):
+    except Exception as error:
+        print(f"the connection ended: {error!r}", file=sys.stderr, flush=True)
         os.killpg(0, signal.SIGKILL)
 
 
@@ -170,7 +172,10 @@ def _open(opening: Opening) -> Any:
         pooler = PoolerConfig(pooling_type="MEAN", use_activation=False)
         kind = {"runner": "pooling", "convert": "embed", "pooler_config": pooler}
     if opening.rank:
-        kind |= {"enable_lora": True, "max_lora_rank": opening.rank, "max_loras": 1}
+        # Where the head is not among the modules it stays as it is: vLLM's LoRA head on the CPU (0.32) can't give the
+        # log-probabilities of a prompt.
+        modules = list(opening.modules) or None
+        kind |= {"enable_lora": True, "max_lora_rank": opening.rank, "max_loras": 1, "lora_target_modules": modules}
     cache = opening.cache or (2 if cpu else None)
     return vllm.LLM(
         opening.base,
