@@ -325,7 +325,18 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = ["serve", str(LAMB), "--served-model-name", "lamb", "--host", "127.0.0.1", "--port", str(port)]
+    words = [
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(LAMB),
+        "--served-model-name",
+        "lamb",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     words += ["--enable-lora", "--max-lora-rank", "8", "--generation-config", "vllm", "--enable-prefix-caching"]
     words += ["--dtype", "float32", "--enforce-eager", "--lora-target-modules", *MODULES]
     log = (tmp_path_factory.mktemp("served") / "log").open("w+")
@@ -334,10 +345,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("vllm")), *words], env=environment, stdout=subprocess.PIPE,
+        [sys.executable, *words], env=environment, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout
+    drain = None
     try:
         for line in process.stdout:
             log.write(line)
@@ -351,7 +363,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
-        drain.wait(60)
+        if drain:
+            drain.wait(60)
 
 
 def asking(url: str, adapter: Path | None = None) -> openai.OpenAI:
