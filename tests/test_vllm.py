@@ -198,19 +198,19 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_an_adapter_of_a_random_checkpoint_is_served(tiny: Path, tmp_path: Path) -> None:
-    """Texts of random weights part at near ties, so what was written is compared by its log-probabilities."""
+    """Long texts of random weights may part at a near tie: one of four may."""
     adapter = random_adapter(tiny, tmp_path / "adapter")
     own, base = ours(tiny, adapter), ours(tiny)
-    greedy, lowered = (Sampling(temperature=0, max_tokens=12, presence_penalty=penalty) for penalty in (0, 2))
+    greedy, lowered = (Sampling(temperature=0, max_tokens=48, presence_penalty=penalty) for penalty in (0, 2))
     with closing(engine(tiny, adapter)) as there:
         texts, others = there.generate(TEXTS, greedy, 0), there.generate(TEXTS, lowered, 0)
         outputs = [" Paris.", " 12 plus 30 is 42", " hot", ""]
         found, wanted, without = (one.logprobs(TEXTS, outputs) for one in (there, own, base))
-        assert near([one.logprobs for one in found], [one.logprobs for one in wanted], abs=2e-3)
+        assert near([one.logprobs for one in found], [one.logprobs for one in wanted], abs=1e-4)
         assert not near([one.logprobs for one in found], [one.logprobs for one in without], abs=0.1)
-        assert near(there.choices(TEXTS, FORKS), own.choices(TEXTS, FORKS), rel=1e-2, abs=1e-6)
+        assert near(there.choices(TEXTS, FORKS), own.choices(TEXTS, FORKS), rel=1e-3, abs=1e-9)
         assert there._rows(["hot"]) == own._prompts(["<|begin_of_text|>hot" if tiny.name == "Llama" else "hot"])
-        np.testing.assert_allclose(there.embed(TEXTS), own.embed(TEXTS), atol=2e-3)
+        np.testing.assert_allclose(there.embed(TEXTS), own.embed(TEXTS), atol=1e-4)
     for found, sampling in ((texts, greedy), (others, lowered)):
         assert sum(one == other for one, other in zip(found, own.generate(TEXTS, sampling, 0), strict=True)) >= 3
     assert texts != others and texts != base.generate(TEXTS, greedy, 0)

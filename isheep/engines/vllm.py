@@ -249,9 +249,10 @@ class VLLM:
                 f"vLLM serves adapters of rank {RANKS[-1]} at most, and this one has {needed}:"
                 " set machine.vllm.adapters to merged"
             )
-        known = isinstance(named, list) and not self.settings.sleep
+        if self.settings.sleep or not isinstance(named, list):
+            named = []
         # By their last names: by whole ones vLLM would leave out, silently, what it has in one piece (q, k and v).
-        modules = tuple(sorted({name.rpartition(".")[2] for name in named})) if known else ()
+        modules = tuple(sorted({name.rpartition(".")[2] for name in named}))
         return next(rank for rank in RANKS if rank >= needed), modules
 
     def _explained(self, failed: Failed) -> UserError:
