@@ -79,13 +79,13 @@ def run(*words: str | Path) -> None:
     assert not ended.value.code
 
 
-def random_adapter(base: str | Path, into: Path, **settings: Any) -> Path:
+def random_adapter(base: str | Path, into: Path, seed: int = 1, **settings: Any) -> Path:
     """A LoRA of random weights, rank 4."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM", **settings)
     model = AutoModelForCausalLM.from_pretrained(LAMB if base == "lamb" else base, dtype=torch.float32)
     get_peft_model(model, config).save_pretrained(into)
@@ -229,6 +229,28 @@ def test_what_lora_can_not_serve_is_merged(tmp_path: Path) -> None:
         assert (folder / "config.json").is_file()
     wanted = ours(base, adapter).logprobs(TEXTS, [" Paris."] * 4)
     assert near([one.logprobs for one in found], [one.logprobs for one in wanted], abs=2e-3) and not folder.exists()
+
+
+def test_a_vllm_that_sleeps_is_woken_for_the_next_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU its weights stay where they are: what is seen is that one process serves the base, then adapters."""
+    started = vllm.Worker
+    monkeypatch.setattr(vllm, "Worker", lambda opening, env: started(opening._replace(sleep=False), env))
+    base = make_checkpoint(tmp_path / "base", "Qwen2", **SHAPE)
+    adapters = [None, random_adapter(base, tmp_path / "one", seed=1), random_adapter(base, tmp_path / "two", seed=2)]
+    processes, greedy = set(), Sampling(temperature=0, max_tokens=8)
+    try:
+        for adapter in adapters:
+            with closing(engine(base, adapter, sleep=True)) as there:
+                found = there.generate(TEXTS, greedy, 0)
+                assert there.worker
+                processes.add(there.worker[1].process.pid)
+            assert len(vllm.asleep) == 1 and psutil.pid_exists(*processes)
+            assert found == ours(base, adapter).generate(TEXTS, greedy, 0)
+    finally:
+        for _, worker in list(vllm.asleep.items()):
+            worker.end()
+        vllm.asleep.clear()
+    assert not psutil.pid_exists(*processes)
 
 
 # --- what goes wrong

@@ -179,6 +179,7 @@ def _open(opening: Opening) -> Any:
     cache = opening.cache or (2 if cpu else None)
     return vllm.LLM(
         opening.base,
+        load_format="safetensors",  # never a pickle
         dtype="float32" if cpu else "bfloat16",
         max_model_len=opening.context,
         max_num_seqs=opening.batch,
