@@ -51,10 +51,14 @@ SMALL = [
 
 
 @pytest.fixture(autouse=True, scope="module")
-def offline() -> Iterator[None]:
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No network, and what a failure leaves behind lies in the tests' own folder."""
+    temporary = str(tmp_path_factory.mktemp("temporary"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("VLLM_NO_USAGE_STATS", "1")
+        patch.setenv("TMPDIR", temporary)
+        patch.setattr("tempfile.tempdir", temporary)
         yield
 
 
