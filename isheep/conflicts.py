@@ -4,7 +4,19 @@ from collections.abc import Iterator
 
 from isheep import prompts
 from isheep.prompts import forms
-from isheep.recipe import JUDGED, WITHIN, Benchmark, Contamination, Density, Filter, KeyPath, Random, Recipe, Score
+from isheep.recipe import (
+    JUDGED,
+    RANKS,
+    WITHIN,
+    Benchmark,
+    Contamination,
+    Density,
+    Filter,
+    KeyPath,
+    Random,
+    Recipe,
+    Score,
+)
 
 Conflicts = Iterator[tuple[KeyPath, str]]
 """(the key's path, what is wrong with it in this recipe)."""
@@ -26,6 +38,8 @@ def conflicts(recipe: Recipe, t: int = 1) -> Conflicts:
     yield from _around(recipe)
     if recipe.machine.engine == "openai":
         yield from _server(recipe)
+    if recipe.machine.engine == "vllm":
+        yield from _vllm(recipe)
 
 
 def _iterations(recipe: Recipe) -> Conflicts:
@@ -192,6 +206,20 @@ def _server(recipe: Recipe) -> Conflicts:
             yield path, "these prompts are plain, and machine.server.api: chat sends chat turns alone"
         if recipe.evaluation or recipe.stop:
             yield ("machine", "server", "api"), "benchmarks ask the base plainly: take completions, or no evaluation"
+
+
+def _vllm(recipe: Recipe) -> Conflicts:
+    machine, settings, rank = recipe.machine, recipe.machine.vllm, recipe.training.lora.rank
+    if settings.adapters == "lora" and rank > RANKS[-1]:
+        wrong = f"vLLM serves ranks up to {RANKS[-1]}, and training.lora.rank is {rank}: set it to merged"
+        yield ("machine", "vllm", "adapters"), wrong
+    if settings.sleep and settings.adapters == "merged":
+        yield ("machine", "vllm", "sleep"), "a merged checkpoint is another model each time: take adapters: lora"
+    if settings.sleep and machine.device == "cpu":
+        yield ("machine", "vllm", "sleep"), "it is for GPUs, and machine.device is cpu"
+    if settings.tensor_parallel > 1 and machine.device:
+        wrong = f"{settings.tensor_parallel} GPUs share the weights, and machine.device names one: set it to null"
+        yield ("machine", "vllm", "tensor_parallel"), wrong
 
 
 def wrong_judge(one: Benchmark) -> str | None:

@@ -16,6 +16,7 @@ MISSING = "missing"
 EXTRAS = {
     "eval": ("lm_eval", "IFEval"),
     "ray": ("ray", "machine.replicas and machine.ray"),
+    "vllm": ("vllm", "machine.engine: vllm"),
     "dev": ("pytest", "make test, for who works on isheep"),
 }
 CGROUP = Path("/sys/fs/cgroup")
@@ -32,7 +33,7 @@ def doctor() -> Iterator[tuple[str, str]]:
     yield "disk", f"{_gigabytes(shutil.disk_usage(Path.cwd()).free)} free here"
     yield "lamb", "its checkpoint is there" if (checkpoint.LAMB / "config.json").is_file() else MISSING
     for extra, (package, allows) in EXTRAS.items():
-        found = version(package)
+        found = next((one for one in map(version, (package, f"{package}-cpu")) if one != MISSING), MISSING)
         has = f"not installed (pip install 'isheep[{extra}]')" if found == MISSING else f"{package} {found}"
         yield f"[{extra}]", f"{allows}: {has}"
 

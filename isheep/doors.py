@@ -14,7 +14,7 @@ from isheep.engines import Engine
 from isheep.errors import UserError
 from isheep.judges import Judge, Local
 from isheep.measure import needs_perplexity
-from isheep.recipe import Benchmark, Machine, Recipe
+from isheep.recipe import Benchmark, Recipe
 from isheep.records import Model, Pair
 from isheep.run import reading
 
@@ -22,23 +22,31 @@ from isheep.run import reading
 def open_engine(recipe: Recipe, model: Model) -> Engine:
     """The recipe's engine on a model; its weights load at first use."""
     machine = recipe.machine
-    if machine.engine == "transformers" or (model.adapter and machine.server.adapters == "transformers"):
-        return _open(machine, model)
+    if machine.engine != "openai" or (model.adapter and machine.server.adapters == "transformers"):
+        return _open(recipe, model, recipe.chat)
     from isheep.engines import openai
 
     return openai.open_engine(model, machine.server, lambda: load_chat(recipe.chat, recipe.model))
 
 
-def _open(machine: Machine, model: Model) -> Engine:
-    """An engine of ours, or several that share its calls."""
+def _open(recipe: Recipe, model: Model, chat: str) -> Engine:
+    """An engine of ours on a model that is written to in a chat template, or several that share its calls."""
+    machine = recipe.machine
     if machine.replicas == 1 and not machine.ray:
-        return _here(machine, model)
+        return _here(recipe, model, chat)
     from isheep.engines import ray
 
-    return ray.open_engine(partial(_here, machine.model_copy(update={"threads": machine.threads or 1})), model, machine)
+    one = recipe.model_copy(update={"machine": machine.model_copy(update={"threads": machine.threads or 1})})
+    return ray.open_engine(partial(_here, one, chat=chat), model, machine)
 
 
-def _here(machine: Machine, model: Model) -> Engine:
+def _here(recipe: Recipe, model: Model, chat: str) -> Engine:
+    machine = recipe.machine
+    if machine.engine == "vllm":
+        from isheep.engines import vllm
+
+        rank = max(one.training.lora.rank for one in recipe.variants)
+        return vllm.open_engine(model, machine, rank, lambda: load_chat(chat, model.base))
     from isheep.engines import transformers
 
     return transformers.open_engine(model, threads=machine.threads, device=machine.device, batch=machine.batch)
@@ -47,14 +55,19 @@ def _here(machine: Machine, model: Model) -> Engine:
 def check_engine(recipe: Recipe) -> list[str]:
     """Asks a server of the recipe for what the recipe needs; what a user should know of it.
 
-    Raises UserError where it can't do that, or where Ray is not there for replicas. An engine of ours can do
-    everything: nothing is loaded.
+    Raises UserError where it can't do that, where vLLM is not installed, or where Ray is not there for replicas. An
+    engine of ours can do everything: nothing is loaded.
     """
-    if recipe.machine.replicas > 1 or recipe.machine.ray:
+    machine = recipe.machine
+    if machine.replicas > 1 or machine.ray:
         from isheep.engines import actors
 
-        actors.check(recipe.machine)
-    if recipe.machine.engine == "transformers":
+        actors.check(machine)
+    if machine.engine == "vllm":
+        from isheep.engines import vllm
+
+        vllm.check()
+    if machine.engine != "openai":
         return []
     from isheep.engines import openai
 
@@ -87,7 +100,7 @@ def open_judge(recipe: Recipe, benchmark: Benchmark) -> Judge:
     model, chat = local_model(given.model or "")
 
     def open_local() -> tuple[Engine, Chat]:
-        return _open(recipe.machine, model), load_chat(chat, model.base)
+        return _open(recipe, model, chat), load_chat(chat, model.base)
 
     return Local(given.model or "", open_local, recipe.seed, given.parameters, identity=_weights(model))
 

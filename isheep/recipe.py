@@ -291,6 +291,23 @@ class Server(Calls):
     timeout: Annotated[float, Field(gt=0)] = 600
 
 
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, that vLLM knows
+
+
+class VLLM(Section):
+    """vLLM in a process beside this one, where `engine` is vllm (docs/engines.md)."""
+
+    memory: Annotated[float, Field(gt=0, le=1)] = 0.9  # the share of a GPU's that it takes
+    cache: Annotated[float, Field(gt=0)] | None = None  # GiB of keys and values; null: what is left of it; on CPU 2
+    context: Count | None = None  # tokens that it reads, the answer included; null: the model's
+    tensor_parallel: Count = 1  # GPUs that share the weights
+    eager: bool = False  # no compiled graphs: starts sooner, writes more slowly; on CPU always
+    adapters: Literal["lora", "merged"] = (
+        "lora"  # merged: a whole checkpoint for each model, where LoRA can't be served
+    )
+    sleep: bool = False  # its weights wait in main memory while others compute, and it need not start again; CUDA only
+
+
 class Machine(Section):
     """How a run computes, not what; the only section that a resumed run may change (iterations may grow).
 
@@ -298,7 +315,8 @@ class Machine(Section):
     rows (docs/scale.md).
     """
 
-    engine: Literal["transformers", "openai"] = "transformers"
+    engine: Literal["transformers", "vllm", "openai"] = "transformers"
+    vllm: VLLM = VLLM()
     server: Server = Server()
     trainer: Literal["peft", "llamafactory"] = "peft"
     threads: Count | None = None

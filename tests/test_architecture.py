@@ -20,8 +20,8 @@ FLOORS = [
     {"synthesize", "topics", "respond", "instances", "assess", "filters", "measure", "benchmarks", "doors"}
     | {"health", "collapse"}
     | {"lamb.pretrain", "lamb.probe"},
-    {"engines.transformers", "engines.decode", "engines.attention", "engines.openai", "engines.server"}
-    | {"engines.ray", "engines.actors", "engines.fake", "trainers"},
+    {"engines.transformers", "engines.decode", "engines.attention", "engines.openai", "engines.server", "engines.vllm"}
+    | {"engines.vllm_worker", "engines.tokens", "engines.ray", "engines.actors", "engines.fake", "trainers"},
     {"run", "novelty", "overlap", "chat", "checkpoint", "seeds", "lamb", "recipe_files"}
     | {"judges", "client", "endpoint"},
     {"conflicts", "recipe", "statistics", "agreement", "figures"},

@@ -16,6 +16,7 @@ from isheep.checkpoint import LAMB, find
 from isheep.engines import Sampling
 from isheep.engines.decode import common_prefix, decode, draw, families, noise, paths
 from isheep.engines.fake import Fake
+from isheep.engines.tokens import stops, text_of
 from isheep.engines.transformers import Transformers, open_engine
 from isheep.errors import UserError
 from isheep.records import Model
@@ -226,7 +227,7 @@ def test_an_end_token_stops_and_is_left_out(checkpoint: Path, tmp_path: Path) ->
 def test_a_special_token_stops_as_an_id(checkpoint: Path) -> None:
     engine = opened(checkpoint)
     token = engine.loaded.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert engine._stops(["<|im_end|>", "###"]) == ({token}, ["###"])
+    assert stops(engine.loaded.tokenizer, ["<|im_end|>", "###"]) == ({token}, ["###"])
     with torch.no_grad():
         engine.loaded.model.get_output_embeddings().weight[token] *= 40  # random weights, now bent on one token
     stopping = GREEDY.model_copy(update={"stop": ("<|im_end|>",), "temperature": 1.0, "top_p": 1.0, "max_tokens": 40})
@@ -278,7 +279,9 @@ def test_what_is_beyond_the_context_is_left_out_and_its_neighbours_are_as_ever(c
     [one, none, two] = engine.choices([MIXED[0], long, MIXED[1]], [" 1", " 10"])
     assert none == [0, 0] and one + two == pytest.approx(sum(engine.choices(MIXED[:2], [" 1", " 10"]), []))
     ids = engine._prompts([long])[0][:256]
-    np.testing.assert_allclose(engine.embed([long, MIXED[0]])[0], engine.embed([engine._text(ids)])[0], atol=1e-4)
+    np.testing.assert_allclose(
+        engine.embed([long, MIXED[0]])[0], engine.embed([text_of(engine.loaded.tokenizer, ids)])[0], atol=1e-4
+    )
 
 
 def test_the_beginning_of_sequence_is_never_doubled(llama: Path, qwen2: Path) -> None:

@@ -18,7 +18,8 @@ from isheep.chat import load_chat
 from isheep.checkpoint import LAMB
 from isheep.cli import main
 from isheep.engines import Sampling, transformers
-from isheep.engines.openai import Needs, OpenAI, exclusive, open_engine
+from isheep.engines.openai import Needs, OpenAI, open_engine
+from isheep.engines.tokens import exclusive
 from isheep.errors import TooLong, UserError
 from isheep.recipe import Server
 from isheep.records import Model

@@ -246,7 +246,7 @@ ELSEWHERE = {
 
 
 def test_the_machine_reaches_the_doors(monkeypatch: pytest.MonkeyPatch) -> None:
-    from isheep.engines import transformers
+    from isheep.engines import transformers, vllm
     from isheep.trainers import peft
 
     given: list[Any] = []
@@ -257,6 +257,53 @@ def test_the_machine_reaches_the_doors(monkeypatch: pytest.MonkeyPatch) -> None:
     doors.open_engine(recipe, Model("lamb"))
     doors.train(recipe, None, Model("lamb"), [], 1, Path())  # type: ignore[arg-type]
     assert given == [{"threads": 3, "device": "cuda:1", "batch": 7}, recipe.machine]
+    monkeypatch.setattr(vllm, "open_engine", lambda *place: given.append(place[:3]))
+    changes: dict[str, Any] = {"training": {"lora": {"rank": 2}}, "iteration": {2: {"training": {"lora": {"rank": 5}}}}}
+    recipe = Recipe.model_validate({"model": "lamb", "machine": {**machine, "engine": "vllm"}, **changes})
+    doors.open_engine(recipe, Model("lamb"))
+    assert given[-1] == (Model("lamb"), recipe.machine, 5)
+
+
+def test_what_vllm_is_opened_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each key of machine.vllm reaches it, and the device and threads its process."""
+    from isheep.engines import vllm
+
+    monkeypatch.setattr(vllm, "check", lambda: None)
+    monkeypatch.setattr(vllm, "check_device", lambda device: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+
+    def opened(adapter: Path | None = None, **settings: Any) -> Any:
+        machine = {"engine": "vllm", "batch": 7, "vllm": settings}
+        given = vllm.open_engine(Model("lamb", adapter), Recipe(model="lamb", machine=machine).machine, 9, lambda: None)  # type: ignore[arg-type, return-value]
+        return given._opening(pooling=False)._asdict()
+
+    usual = opened()
+    assert usual["batch"] == 7 and usual["context"] == 1024 and usual["rank"] == 0
+    changes = {"memory": 0.5, "cache": 3.0, "context": 512, "tensor_parallel": 2, "eager": True}
+    assert opened(**changes) == usual | changes
+    assert opened(sleep=True) == usual | {"sleep": True, "rank": 16}
+    found = vllm.environment(Recipe(model="lamb", machine={"threads": 3, "device": "cuda:1"}).machine)  # type: ignore[arg-type]
+    assert found == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "6"}
+
+
+CLASHES = [
+    ("training.lora.rank=600", "vLLM serves ranks up to 512"),
+    ("machine.vllm={sleep: true, adapters: merged}", "take adapters: lora"),
+    ("machine={engine: vllm, device: cpu, vllm: {sleep: true}}", "it is for GPUs"),
+    ("machine={engine: vllm, device: 'cuda:1', vllm: {tensor_parallel: 2}}", "machine.device names one"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), CLASHES)
+def test_what_vllm_can_not_do_is_refused(change: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        recipe_files.load(recipe_files.find("lamb"), ["machine.engine=vllm", change])
+
+
+def test_without_vllm_a_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isheep.engines.vllm.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"not installed: .*pip install 'isheep\[vllm\]'.*machine.engine: openai"):
+        doors.check_engine(recipe_files.load(recipe_files.find("lamb"), ["machine.engine=vllm"]))
 
 
 def test_every_setting_is_here() -> None:

@@ -11,7 +11,7 @@ from isheep.batching import seed_of
 from isheep.chat import Chat
 from isheep.checkpoint import context, find, load_tokenizer, start_of
 from isheep.client import shown, together
-from isheep.engines import Completion, Sampling, TokenLogprobs, server
+from isheep.engines import Completion, Sampling, TokenLogprobs, server, tokens
 from isheep.errors import TooLong
 from isheep.judges import Reply
 from isheep.recipe import Server
@@ -223,7 +223,7 @@ class OpenAI:
         shares = [[0.0] * len(options) for _ in rows]
         for n in fitting:
             after = {place: server.first_logprobs(next(found).choice or {}) for place in places}
-            shares[n] = exclusive(wanted, [self._chance(option, after) for option in wanted])
+            shares[n] = tokens.exclusive(wanted, [self._chance(option, after) for option in wanted])
         return shares
 
     def _chance(self, option: tuple[int, ...], after: dict[tuple[int, ...], dict[int | str, float]]) -> float:
@@ -275,15 +275,10 @@ class OpenAI:
         return prompt[len(before) : len(prompt) - len(after)]
 
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
-        return ids
+        return tokens.ids_of(self.tokenizer, text)
 
     def _rows(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids, the beginning of sequence in front where the tokenizer adds one and the text has none."""
-        start = start_of(self.tokenizer)
-        known = [self._ids(prompt) for prompt in prompts]
-        rows = [row if start and row[:1] == start else start + row for row in known]
-        return [row or [self.tokenizer.eos_token_id or 0] for row in rows]
+        return tokens.prompts(self.tokenizer, start_of(self.tokenizer), prompts)
 
     def _too_long(self, what: str) -> TooLong:
         return TooLong(
@@ -296,12 +291,3 @@ LATER = (
     "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=true, or take"
     " machine.server.adapters: transformers, or one iteration without evaluation"
 )
-
-
-def exclusive(options: Sequence[tuple[int, ...]], chances: Sequence[float]) -> list[float]:
-    """The chances of options that exclude each other: where one begins a longer one, the longer one's share goes."""
-    shares = list(chances)
-    for i in sorted(range(len(options)), key=lambda i: -len(options[i])):
-        mine = options[i]
-        shares[i] -= sum(shares[j] for j, other in enumerate(options) if other != mine and other[: len(mine)] == mine)
-    return [max(share, 0.0) for share in shares]

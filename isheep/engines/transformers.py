@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isheep.batching import seed_of
 from isheep.checkpoint import check_device, find, load, load_tokenizer, start_of
-from isheep.engines import Completion, Sampling, TokenLogprobs
+from isheep.engines import Completion, Sampling, TokenLogprobs, tokens
 from isheep.errors import TooLong, UserError
 from isheep.records import Model
 
@@ -106,39 +106,23 @@ class Transformers:
                 logits[row, column] = logits[row, column] - penalty  # once for a token, however often it comes
             return decode.draw(logits, uniforms, sampling.temperature, sampling.top_p)
 
-        ids, texts = self._stops(sampling.stop)
+        ids, texts = tokens.stops(tokenizer, sampling.stop)
         ids |= ends
         piece = cache(partial(tokenizer.decode, clean_up_tokenization_spaces=False))
         final = {text[-1] for text in texts} | {"\ufffd"}  # a character cut in two may be a stop's last one
 
-        def ended(tokens: list[int]) -> bool:
-            if tokens[-1] in ids:
+        def ended(row: list[int]) -> bool:
+            if row[-1] in ids:
                 return True
-            if not texts or not (" " in final or final & set(piece(tokens[-1]))):  # a decoded piece may lose its space
+            if not texts or not (" " in final or final & set(piece(row[-1]))):  # a decoded piece may lose its space
                 return False
-            text = self._text(tokens)
+            text = tokens.text_of(tokenizer, row)
             return any(stop in text for stop in texts)
 
         limits = [min(sampling.max_tokens, context - len(row)) for row in rows]
         with torch.inference_mode():
             written = decode.decode(model, rows, limits, self.batch, pick, ended)
-        return [self._completion(tokens, stopped, ids, texts) for tokens, stopped in written]
-
-    def _completion(self, tokens: list[int], stopped: bool, ids: set[int], texts: list[str]) -> Completion:
-        text = self._text(tokens[:-1] if tokens[-1] in ids else tokens)
-        cut = min((text.index(stop) for stop in texts if stop in text), default=len(text))
-        return Completion(text[:cut], len(tokens), "stop" if stopped else "length")
-
-    def _stops(self, stops: Sequence[str]) -> tuple[set[int], list[str]]:
-        """Stop strings as the ids of those that are one special token, and the texts of the others."""
-        added = self.loaded.tokenizer.get_added_vocab()
-        return {added[stop] for stop in stops if stop in added}, [stop for stop in stops if stop and stop not in added]
-
-    def _text(self, tokens: list[int]) -> str:
-        decoded: str = self.loaded.tokenizer.decode(
-            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return decoded
+        return [tokens.completion(tokenizer, row, stopped, ids, texts) for row, stopped in written]
 
     def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
         """The log-probability of each output's tokens after its prompt, in nats.
@@ -213,9 +197,9 @@ class Transformers:
                 here = [i for i, place in enumerate(places) if asked[place][1] == n]
                 after = logits[here, -len(path) - 1 :].float().softmax(-1)  # (rows, places on the path, vocabulary)
                 of = [asked[places[i]][0] for i in here]
-                for option, tokens in enumerate(options):
-                    for k, token in enumerate(tokens):
-                        if next(other for other in paths if decode.begins(tokens[:k], other)) == path:
+                for option, ids in enumerate(options):
+                    for k, token in enumerate(ids):
+                        if next(other for other in paths if decode.begins(ids[:k], other)) == path:
                             chances[of, option] *= after[:, k, token]
         for i in sorted(range(len(options)), key=lambda i: -len(options[i])):
             longer = [j for j, other in enumerate(options) if other != options[i] and decode.begins(options[i], other)]
@@ -257,15 +241,10 @@ class Transformers:
         return max(1, min(self.batch, LOGITS // (positions * vocabulary)))
 
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.loaded.tokenizer(text, add_special_tokens=False).input_ids
-        return ids
+        return tokens.ids_of(self.loaded.tokenizer, text)
 
     def _prompts(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids, the beginning of sequence in front where the tokenizer adds one and the text has none."""
-        _, tokenizer, start, *_ = self.loaded
-        rows = tokenizer(list(prompts), add_special_tokens=False).input_ids if prompts else []
-        rows = [row if start and row[:1] == start else start + row for row in rows]
-        return [row or [tokenizer.eos_token_id or 0] for row in rows]  # an empty text too needs a token to start from
+        return tokens.prompts(self.loaded.tokenizer, self.loaded.start, prompts)
 
     def _too_long(self, what: str) -> TooLong:
         return TooLong(

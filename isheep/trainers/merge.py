@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from isheep.chat import Chat
-from isheep.checkpoint import find, load
+from isheep.checkpoint import find, generation_config, load
 from isheep.records import Model
 from isheep.trainers.adapter import WEIGHTS, save_tokenizer, tokenizer_of
 
@@ -40,7 +40,7 @@ def merge(model: Model, chat: Chat, into: Path) -> None:
     so one tensor is in memory and never the model. Where that can't be (an adapter other than plain LoRA, a checkpoint
     with other names or types than its model), peft merges the whole model in memory.
     """
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import AutoConfig
 
     tokenizer, config = tokenizer_of(model, chat), load(model.base, AutoConfig)
     save_tokenizer(tokenizer, chat, into)
@@ -53,10 +53,7 @@ def merge(model: Model, chat: Chat, into: Path) -> None:
             _add(model.adapter / WEIGHTS, deltas, into / file.name)
     if len(files) > 1:
         shutil.copyfile(files[0].with_name(INDEX), into / INDEX)
-    try:
-        generation = GenerationConfig.from_pretrained(find(model.base))
-    except OSError:  # it has none
-        generation = GenerationConfig.from_model_config(config)
+    generation = generation_config(model.base)
     config.eos_token_id = generation.eos_token_id = tokenizer.eos_token_id
     config.save_pretrained(into)
     generation.save_pretrained(into)

