@@ -1,16 +1,21 @@
 """The loop as it is usually glued together: transformers' `generate`, Alpaca's filter, TRL. The other side of loop.py.
 
-    python benchmarks/glued.py FOLDER TASKS ITERATIONS BATCH
+    python benchmarks/glued.py FOLDER TASKS ITERATIONS BATCH POOL
 
 Prompts, sampling, sizes and the shape of training are those of recipes/lamb.yaml, and prompts and replies are written
 and read by isheep's own functions, so that both sides ask the same. All else is as people write it: padded batches,
 examples drawn for each prompt, every criterion's reply generated, each new instruction compared with every known one
-by `rouge_score` (Alpaca's code does that in a pool of processes that it starts for each one; here it is a plain loop,
-which is cheaper for a few hundred), SFTTrainer with its defaults, the adapter merged before the next round.
+by `rouge_score`, SFTTrainer with its defaults, the adapter merged before the next round. Alpaca's code makes those
+comparisons in a pool of processes that it starts for each new instruction: POOL of them, or with 0 in a plain loop,
+which costs less where a few hundred are known.
 """
 
 import random
 import sys
+import time
+from functools import partial
+from itertools import pairwise
+from multiprocessing import Pool
 from pathlib import Path
 
 import torch
@@ -43,7 +48,15 @@ def generate(model, tokenizer, prompts, batch, length, ends, **sampling):
     return found
 
 
-def write_tasks(model, tokenizer, recipe, ends, wanted, batch):
+def closest(words, known, pool):
+    """The highest ROUGE-L F of an instruction's words with those of known ones."""
+    if not pool:
+        return max(_score_lcs(words, other).fmeasure for other in known)
+    with Pool(pool) as workers:
+        return max(score.fmeasure for score in workers.map(partial(_score_lcs, words), known))
+
+
+def write_tasks(model, tokenizer, recipe, ends, wanted, batch, pool):
     settings = recipe.synthesis
     drawn = {"do_sample": True, "temperature": settings.sampling.temperature, "top_p": 1.0, "top_k": 0}
     scorer = RougeScorer(["rougeL"], use_stemmer=False)
@@ -58,7 +71,7 @@ def write_tasks(model, tokenizer, recipe, ends, wanted, batch):
                 if block.cut or not block.instruction or synthesize.rules(block.instruction):
                     continue
                 words = scorer._tokenizer.tokenize(block.instruction)
-                if max(_score_lcs(words, other).fmeasure for other in known) > settings.novelty:
+                if closest(words, known, pool) > settings.novelty:
                     continue
                 known.append(words)
                 tasks.append(Task(id=f"t-{len(tasks)}", instruction=block.instruction, input=block.input))
@@ -108,7 +121,7 @@ def train(base, recipe, chat, pairs, into):
 
 
 def main() -> None:
-    folder, (wanted, iterations, batch) = Path(sys.argv[1]), map(int, sys.argv[2:])
+    folder, (wanted, iterations, batch, pool) = Path(sys.argv[1]), map(int, sys.argv[2:])
     torch.set_num_threads(1)
     random.seed(42), torch.manual_seed(42)
     recipe = load(find_recipe("lamb"))
@@ -118,11 +131,18 @@ def main() -> None:
     ends = sorted({tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(chat.end)})
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     for t in range(1, iterations + 1):
-        tasks = write_tasks(model, tokenizer, recipe, ends, wanted, batch)
+        ends_at = [time.process_time()]
+        tasks = write_tasks(model, tokenizer, recipe, ends, wanted, batch, pool)
+        ends_at.append(time.process_time())
         pairs = write_pairs(model, tokenizer, recipe, chat, ends, tasks, batch)
+        ends_at.append(time.process_time())
         chosen = rate(model, tokenizer, recipe, chat, ends, pairs, batch)
-        print(f"iteration {t}: {len(tasks)} tasks, {len(chosen)} pairs kept", flush=True)
+        ends_at.append(time.process_time())
         train(base, recipe, chat, chosen, folder / f"adapter-{t}")
+        ends_at.append(time.process_time())
+        parts = zip(("tasks", "answers", "ratings", "training"), pairwise(ends_at), strict=True)
+        said = ", ".join(f"{name} {end - start:.1f} s" for name, (start, end) in parts)
+        print(f"iteration {t}: {len(tasks)} tasks, {len(chosen)} pairs kept; {said} of CPU", flush=True)
         model = (
             AutoPeftModelForCausalLM.from_pretrained(folder / f"adapter-{t}", dtype=torch.float32)
             .merge_and_unload()

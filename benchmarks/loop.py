@@ -1,6 +1,6 @@
 """The whole of lamb's loop against the same loop glued together from the usual parts (glued.py), CPU seconds.
 
-    OMP_NUM_THREADS=1 python benchmarks/loop.py [--tasks 700] [--iterations 3] [--batch 16] [KEY=VALUE ...]
+    OMP_NUM_THREADS=1 python benchmarks/loop.py [--tasks 700] [--iterations 3] [--batch 16] [--pool 2] [KEY=VALUE ...]
 
 Both sides start from nothing and load their libraries; neither evaluates. KEY=VALUE changes the recipe of ours.
 """
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=700)
     parser.add_argument("--iterations", type=int, default=3)
     parser.add_argument("--batch", type=int, default=16, help="rows in a padded batch of the glued side")
+    parser.add_argument("--pool", type=int, default=0, help="processes that the glued side starts for an instruction")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     args = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -38,7 +39,7 @@ def main() -> None:
         ours, said = seconds([*run, *sizes, *args.settings, "--out", f"{folder}/run"])
         print(said)
         glued = [sys.executable, str(Path(__file__).with_name("glued.py")), folder]
-        theirs, said = seconds([*glued, str(args.tasks), str(args.iterations), str(args.batch)])
+        theirs, said = seconds([*glued, str(args.tasks), str(args.iterations), str(args.batch), str(args.pool)])
         print("\n".join(line for line in said.splitlines() if line.startswith(("iteration", "{'train_runtime"))))
     print(f"\n{args.iterations} iterations of {args.tasks} tasks\n")
     print("| glued, CPU s | isheep, CPU s | ratio |\n|---:|---:|---:|")
