@@ -128,6 +128,14 @@ class Served:
             row = engine.loaded.model(torch.tensor([ids])).logits[0, -1].float().log_softmax(-1).topk(count)
         return list(zip(row.indices.tolist(), row.values.tolist(), strict=True))
 
+    def read(self, engine: Transformers, ids: list[int]) -> list[float]:
+        """The log-probability of each token after the first one, given those before it."""
+        import torch
+
+        with torch.inference_mode():
+            rows = engine.loaded.model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
+        return [float(row[token]) for row, token in zip(rows[:-1], ids[1:], strict=True)]
+
     def legacy(self, engine: Transformers, ids: list[int], body: dict[str, Any]) -> dict[str, Any]:
         """{tokens, token_logprobs, top_logprobs}; with echo the prompt's tokens first, the first one unknown."""
         decode = engine.loaded.tokenizer.decode
@@ -135,9 +143,8 @@ class Served:
         tokens, values = [decode([best[0][0]])], [best[0][1]]
         tops: list[Any] = [{decode([token]): value for token, value in best}]
         if body.get("echo"):
-            both = engine._score([(ids[:1], ids[1:])])[0] if len(ids) > 1 else None
             tokens = [decode([token]) for token in ids] + tokens
-            values = [None, *(both.logprobs if both else []), *values]  # type: ignore[list-item]
+            values = [None, *self.read(engine, ids), *values]  # type: ignore[list-item]
             tops = [None] * len(ids) + tops
         return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops}
 

@@ -74,13 +74,15 @@ def desk(tmp_path: Path) -> Desk:
 
 def keys(browser: Any, *typed: str) -> None:
     """Type, and wait for the page that a sent form leads to."""
+    from selenium.common.exceptions import WebDriverException
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.support.expected_conditions import staleness_of
     from selenium.webdriver.support.wait import WebDriverWait
 
     page = browser.find_element("tag name", "html")
     ActionChains(browser).send_keys(*typed).perform()
-    WebDriverWait(browser, 60).until(staleness_of(page))
+    # Where the page goes while it is asked about, the driver may fail in a way of its own.
+    WebDriverWait(browser, 60, ignored_exceptions=[WebDriverException]).until(staleness_of(page))
 
 
 def ratings(desk: Desk) -> list[tuple[str, Any]]:
