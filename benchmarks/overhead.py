@@ -54,7 +54,8 @@ def main() -> None:
     (start, before), (end, after) = marks[0], marks[-1]
     inside = after - before
     total = end - start
-    print(f"\n{len(marks) - 1} iteration(s), with their exams where the recipe has one\n\n| where | CPU s | share |\n|---|---:|---:|")
+    print(f"\n{len(marks) - 1} iteration(s), with their exams where the recipe has one\n")
+    print("| where | CPU s | share |\n|---|---:|---:|")
     for name, seconds in [*inside.items(), ("all else", total - inside.total()), ("together", total)]:
         print(f"| {name} | {seconds:.2f} | {seconds / total:.1%} |")
     outside = time.process_time() - started - total - (spent - inside).total()

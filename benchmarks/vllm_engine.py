@@ -2,8 +2,8 @@
 
 Measured in CPU seconds, of all processes: on one thread what the clock says of an idle machine.
 
-Run `python -m benchmarks.vllm_engine` in the repository's root, in an environment that has vLLM (docs/engines.md); `--help`
-lists the sizes. Prompts are lamb's seed tasks, a few of them as examples before each. Starting is not counted.
+Run `python -m benchmarks.vllm_engine` in the repository's root, in an environment that has vLLM (docs/engines.md);
+`--help` lists the sizes. Prompts are lamb's seed tasks, a few of them as examples before each. Starting is not counted.
 """
 
 import argparse
