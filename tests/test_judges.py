@@ -201,6 +201,13 @@ machine:    {{threads: 1, device: cpu, judging: {{at_once: 4, wait: 0}}}}
 """
 
 
+def written(folder: Path) -> tuple[Path, Path]:
+    """A recipe on a tiny checkpoint, and where its run is to be."""
+    model = make_checkpoint(folder / "model", "Qwen2", max_position_embeddings=1024)
+    (folder / "recipe.yaml").write_text(RECIPE.format(model=model, data=mt_bench_files(folder / "data", 6)))
+    return folder / "recipe.yaml", folder / "run"
+
+
 def start(recipe: Path, out: Path, server: Server) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", "from isheep.cli import main; main()", "run", str(recipe), "--out", str(out)]
     environment = os.environ | {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
@@ -211,9 +218,7 @@ def start(recipe: Path, out: Path, server: Server) -> "subprocess.Popen[str]":
 def test_a_killed_run_pays_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    model = make_checkpoint(tmp_path / "model", "Qwen2", max_position_embeddings=1024)
-    data, recipe, out = mt_bench_files(tmp_path / "data", 6), tmp_path / "recipe.yaml", tmp_path / "run"
-    recipe.write_text(RECIPE.format(model=model, data=data))
+    recipe, out = written(tmp_path)
     held, enough = threading.Semaphore(0), threading.Event()
 
     def answer(message: str, before: int) -> Answer:
@@ -250,9 +255,7 @@ def test_a_killed_run_pays_nothing_twice(
 def test_a_run_that_is_told_to_end_keeps_the_calls_under_way(
     before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    model = make_checkpoint(tmp_path / "model", "Qwen2", max_position_embeddings=1024)
-    data, recipe, out = mt_bench_files(tmp_path / "data", 6), tmp_path / "recipe.yaml", tmp_path / "run"
-    recipe.write_text(RECIPE.format(model=model, data=data))
+    recipe, out = written(tmp_path)
     held, told = threading.Semaphore(0), threading.Event()
 
     def answer(message: str, asked: int) -> Answer:

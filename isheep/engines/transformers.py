@@ -171,14 +171,16 @@ class Transformers:
         fitting = [place for place, row in enumerate(rows) if len(row) + longest <= context]
         if rows and not fitting:
             raise self._too_long(f"a prompt of {min(map(len, rows))} tokens with an option of {longest}")
-        shares = torch.zeros(len(rows), len(options), dtype=torch.float64)
+        shares = [[0.0] * len(options) for _ in rows]
         if fitting and options:
             with torch.inference_mode():
-                shares[fitting] = self._choose([rows[place] for place in fitting], wanted).cpu()
-        found: list[list[float]] = shares.tolist()
-        return found
+                chances = self._begin([rows[place] for place in fitting], wanted).tolist()
+            for place, row in zip(fitting, chances, strict=True):
+                shares[place] = tokens.exclusive(wanted, row)
+        return shares
 
-    def _choose(self, rows: Sequence[list[int]], options: Sequence[tuple[int, ...]]) -> "Tensor":
+    def _begin(self, rows: Sequence[list[int]], options: Sequence[tuple[int, ...]]) -> "Tensor":
+        """How probable it is that a row's continuation begins with an option's tokens: float64 (rows, options)."""
         import torch
 
         from isheep.engines import attention, decode
@@ -201,10 +203,7 @@ class Transformers:
                     for k, token in enumerate(ids):
                         if next(other for other in paths if decode.begins(ids[:k], other)) == path:
                             chances[of, option] *= after[:, k, token]
-        for i in sorted(range(len(options)), key=lambda i: -len(options[i])):
-            longer = [j for j, other in enumerate(options) if other != options[i] and decode.begins(options[i], other)]
-            chances[:, i] -= chances[:, longer].sum(1)
-        return chances.clamp(min=0)
+        return chances
 
     def embed(self, texts: Sequence[str]) -> Any:
         """The last layer's hidden state, mean over the text's tokens that fit the context: float32 (texts, width)."""
