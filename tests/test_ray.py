@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -137,6 +138,7 @@ def first_iteration(run: Path) -> dict[str, str]:
     return {name: digest for name, digest in files(run).items() if name.startswith("iter-1/")}
 
 
+@pytest.mark.slow  # on a busy machine Ray takes minutes over a death, and batches may go elsewhere
 def test_a_dead_replicas_batch_is_done_again(
     one: Path, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +152,7 @@ def test_a_dead_replicas_batch_is_done_again(
     assert first_iteration(tmp_path / "run") == first_iteration(one)
 
 
+@pytest.mark.slow  # on a busy machine Ray takes minutes over a death, and batches may go elsewhere
 def test_all_replicas_die_between_two_calls(cluster: Any, qwen2: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engine, pool = opened(cluster, Model(str(qwen2))), actors.pool_of(machine(cluster))
     written = engine.generate(PROMPTS, DRAWN, 7)
@@ -163,6 +166,7 @@ def test_all_replicas_die_between_two_calls(cluster: Any, qwen2: Path, capsys: p
     engine.close()
 
 
+@pytest.mark.slow  # on a busy machine Ray takes minutes over a death, and batches may go elsewhere
 def test_a_node_that_dies_takes_nothing_with_it(
     one: Path, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,7 +242,7 @@ def test_no_room(cluster: Any, qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(actors, "NOTICE", 0.0)
     monkeypatch.setattr(actors, "PATIENCE", 0.5)
     said = said_by(opened(cluster, Model(str(qwen2)), threads=64))
-    assert "no replica has started in 0.5 s: each needs 64 CPU, and Ray has 2 CPU and 0 GPU in all" in said
+    assert re.search(r"no replica has started in 0.5 s: each needs 64 CPU, and Ray has [12] CPU and 0 GPU in all", said)
 
 
 def test_a_batch_that_ends_every_replica(cluster: Any, qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
