@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from isheep.statistics import compare, estimate, holm
+from isheep.evaluation.statistics import compare, estimate, holm
 
 PROMPTS, INSTRUCTIONS, MODELS = 541, 834, 4
 

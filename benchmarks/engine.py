@@ -15,13 +15,12 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from usual import padded, timed
 
-from isheep.checkpoint import find, load_tokenizer
-from isheep.engines import Sampling
 from isheep.engines.transformers import open_engine
 from isheep.lamb import SEEDS
-from isheep.records import Model
+from isheep.models.checkpoint import find, load_tokenizer
+from isheep.records import Model, Sampling
 from isheep.seeds import load_seeds
-from isheep.synthesize import render
+from isheep.stages.synthesize import render
 
 SHAPE = {
     "vocab_size": 32_000, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,

@@ -18,16 +18,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from isheep import evaluate, recipe_files, summary
+from isheep.backends import open_engine
 from isheep.benchmarks.options import ready
-from isheep.checkpoint import find
-from isheep.compare import compared
-from isheep.doors import open_engine
-from isheep.figures import figure
-from isheep.recipe import Recipe
+from isheep.evaluation import evaluate, tables
+from isheep.evaluation.compare import compared
+from isheep.evaluation.formatting import figure
+from isheep.evaluation.statistics import compare, holm
+from isheep.models.checkpoint import find
+from isheep.recipe import loading
+from isheep.recipe.schema import Recipe
 from isheep.records import Model
-from isheep.run import Folder, writing
-from isheep.statistics import compare, holm
+from isheep.rundir.folder import Folder, writing
 
 MODELS = 4
 PROMPTS, INSTRUCTIONS = 541, 834  # IFEval's
@@ -75,7 +76,7 @@ def adapters(recipe: Recipe, run: Folder) -> list[Model]:
 
 def suite(folder: Path) -> None:
     """lamb's suite as `isheep eval` runs it, and the table as it prints it."""
-    recipe = recipe_files.load(recipe_files.find("lamb"), [])
+    recipe = loading.load(loading.find("lamb"), [])
     with writing(folder, recipe) as run:
         with timed("first use of libraries"):
             models = adapters(recipe, run)
@@ -86,7 +87,7 @@ def suite(folder: Path) -> None:
         with timed("first use of libraries"):
             statistics([True, False], [False, False], None)
         with timed("tables"):
-            printed(summary.table(recipe, run))
+            printed(tables.table(recipe, run))
             printed(compared(folder, None, [], []))
 
 

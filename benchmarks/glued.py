@@ -25,14 +25,14 @@ from rouge_score.rouge_scorer import RougeScorer, _score_lcs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from isheep import assess, synthesize
-from isheep.chat import load_chat
-from isheep.checkpoint import find
 from isheep.lamb import SEEDS
-from isheep.recipe_files import find as find_recipe
-from isheep.recipe_files import load
+from isheep.models.chat_template import load_chat
+from isheep.models.checkpoint import find
+from isheep.recipe.loading import find as find_recipe
+from isheep.recipe.loading import load
 from isheep.records import Pair, Task
 from isheep.seeds import load_seeds
+from isheep.stages import assess, synthesize
 
 
 def generate(model, tokenizer, prompts, batch, length, ends, **sampling):

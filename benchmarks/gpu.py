@@ -25,15 +25,14 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from isheep.checkpoint import load_tokenizer
-from isheep.engines import Sampling
 from isheep.engines.transformers import open_engine
+from isheep.models.checkpoint import load_tokenizer
 from isheep.plan import cost, devices, shapes
 from isheep.plan.assumptions import Assumptions
 from isheep.plan.devices import Device
 from isheep.plan.work import Stage
-from isheep.recipe import Lora, Machine, Training
-from isheep.records import Model
+from isheep.recipe.schema import Lora, Machine, Training
+from isheep.records import Model, Sampling
 from isheep.trainers.fit import fit
 from isheep.trainers.job import Job
 from isheep.trainers.rows import Row

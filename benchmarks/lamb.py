@@ -14,11 +14,11 @@ from pathlib import Path
 
 from scipy.stats import bootstrap, mannwhitneyu
 
+from isheep.evaluation.statistics import mcnemar, wilson
+from isheep.evaluation.tables import counts, results
 from isheep.lamb.suite import truly_right
 from isheep.records import AssessedPair, Drop
-from isheep.run import Folder, events, reading
-from isheep.statistics import mcnemar, wilson
-from isheep.summary import counts, results
+from isheep.rundir.folder import Folder, events, reading
 
 
 def share(items: list[bool]) -> str:

@@ -18,8 +18,8 @@ import time
 
 from rouge_score import rouge_scorer
 
-from isheep.novelty import Pool, words
-from isheep.rows import threads
+from isheep.batching import num_cpu_threads
+from isheep.text.novelty import Pool, words
 
 SIZES = (1_000, 5_000, 10_000, 50_000, 100_000, 200_000, 500_000)
 NAMES = 20_000  # different invented names, drawn by Zipf's law
@@ -93,7 +93,9 @@ def main(most: int, few: int) -> None:
     each = (time.process_time() - start) / theirs_pairs
 
     mean = sum(len(words(text)) for text in texts[:1000]) / len(texts[:1000])
-    print(f"instructions of {mean:.1f} words; rouge_score takes {1e6 * each:.0f} us a pair; {threads()} threads")
+    print(
+        f"instructions of {mean:.1f} words; rouge_score takes {1e6 * each:.0f} us a pair; {num_cpu_threads()} threads"
+    )
     print(f"{'texts':>8}{'kept':>8}{'pairs':>9}{'CPU s':>8}{'wall s':>8}{'rouge_score, h':>16}{'ratio':>8}{'MB':>6}")
     pool, kept, pairs, cpu, wall = Pool(seeds, LIMIT), list[bool](), 0, 0.0, 0.0
     for size in sorted({size for size in SIZES if size < most} | {most}):

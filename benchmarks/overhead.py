@@ -33,9 +33,10 @@ def counted(name: str, work):
 
 
 def main() -> None:
-    from isheep import algorithm, evaluate
+    from isheep import algorithm
     from isheep.cli import main as isheep
     from isheep.engines.transformers import Transformers
+    from isheep.evaluation import evaluate
 
     for name in ("generate", "logprobs", "choices", "embed"):
         setattr(Transformers, name, counted(name, getattr(Transformers, name)))

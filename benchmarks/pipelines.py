@@ -74,10 +74,9 @@ def compare(name: str, count: int, folder: Path, args: argparse.Namespace) -> No
     from engine import make_model, prompts
     from usual import timed
 
-    from isheep.checkpoint import find, load_tokenizer
-    from isheep.engines import Sampling
     from isheep.engines.transformers import open_engine
-    from isheep.records import Model
+    from isheep.models.checkpoint import find, load_tokenizer
+    from isheep.records import Model, Sampling
 
     path = str(make_model(folder)) if name == "random" else find(name)
     texts = prompts(load_tokenizer(path), args.prefix, count)

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from scipy.stats import mannwhitneyu, pearsonr, spearmanr
 
-from isheep.assess import assess
-from isheep.chat import load_chat
-from isheep.doors import open_engine
+from isheep.backends import open_engine
 from isheep.engines import Engine
 from isheep.lamb.suite import truly_right
-from isheep.recipe import Assessment
+from isheep.models.chat_template import load_chat
+from isheep.recipe.schema import Assessment
 from isheep.records import AssessedPair, Model, Pair
-from isheep.run import reading
+from isheep.rundir.folder import reading
+from isheep.stages.assess import assess
 
 
 def rated(

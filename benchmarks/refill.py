@@ -14,15 +14,14 @@ import torch
 from usual import timed
 
 from isheep.batching import chunks
-from isheep.chat import load_chat
-from isheep.engines import Completion, Sampling
 from isheep.engines.transformers import open_engine
 from isheep.lamb import SEEDS
 from isheep.lamb.pages import content
 from isheep.lamb.world import draw_quest
-from isheep.records import Model
+from isheep.models.chat_template import load_chat
+from isheep.records import Completion, Model, Sampling
 from isheep.seeds import load_seeds
-from isheep.synthesize import render
+from isheep.stages.synthesize import render
 
 
 def main() -> None:

@@ -15,12 +15,12 @@ from functools import partial
 
 import psutil
 
-from isheep import doors
+from isheep import backends
 from isheep.batching import ahead, chunks, seed_of
-from isheep.chat import load_chat
-from isheep.engines import Completion, Engine, Sampling, actors
-from isheep.recipe import Machine, Recipe
-from isheep.records import Model
+from isheep.engines import Engine, actors
+from isheep.models.chat_template import load_chat
+from isheep.recipe.schema import Machine, Recipe
+from isheep.records import Completion, Model, Sampling
 from isheep.seeds import load_seeds
 
 SIZE = 64
@@ -68,7 +68,7 @@ def main() -> None:
 
     def opened(replicas: int, threads: int) -> Engine:
         machine = Machine(replicas=replicas, threads=threads, device="cpu")
-        return doors.open_engine(recipe.model_copy(update={"machine": machine}), Model(given.model))
+        return backends.open_engine(recipe.model_copy(update={"machine": machine}), Model(given.model))
 
     engines = {name: opened(*way) for name, way in WAYS.items()}
     two = Machine(replicas=2, threads=1, device="cpu")

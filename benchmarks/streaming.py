@@ -15,13 +15,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep import algorithm, export
-from isheep.collapse import watch
+from isheep import algorithm
+from isheep.diagnostics.diversity import watch
 from isheep.engines.fake import Fake
-from isheep.overlap import overlap
-from isheep.recipe import Recipe
+from isheep.export import formats
+from isheep.recipe.schema import Recipe
 from isheep.records import Task
-from isheep.run import Folder
+from isheep.rundir.folder import Folder
+from isheep.text.overlap import overlap
 
 ANSWER = "It depends on the weather, on the season, and on who asks, so take the following with a grain of salt. " * 8
 PROMPTS = [f"Which of the two rivers is the longer one, the first or the second of number {n}?" for n in range(500)]
@@ -80,8 +81,8 @@ def stages(root: Path, count: int, done: Callable[[str], None], watched: bool = 
     done("ratings")
     data = algorithm.choose(recipe, folder, chat, graded, known, [], 1)
     done("filters, train.json")
-    for form in export.FORMS:
-        export.write(data, form, root / "export" / f"{form}.json")
+    for form in formats.FORMS:
+        formats.write(data, form, root / "export" / f"{form}.json")
     done("exports")
     overlap(pairs, PROMPTS, 13, None)
     done("overlap with 500 prompts")

@@ -15,8 +15,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from isheep import recipe_files
-from isheep.run import events
+from isheep.recipe import loading
+from isheep.rundir.folder import events
 
 STAGES = ("replies.jsonl", "pairs.jsonl", "assessed.jsonl", "adapter", "eval/lamb.json")
 
@@ -48,9 +48,9 @@ def main() -> None:
     parser.add_argument("words", nargs="*")
     given = parser.parse_args()
     out = given.out or Path(tempfile.mkdtemp())
-    path = recipe_files.find(given.sweep)
+    path = loading.find(given.sweep)
     together = seconds("sweep", str(path), *given.words, "--out", str(out / "sweep"))
-    recipes, alone = recipe_files.load_sweep(path, given.words), 0.0
+    recipes, alone = loading.load_sweep(path, given.words), 0.0
     for name, recipe in recipes.items():
         file = out / f"{name}.json"
         file.write_text(json.dumps(recipe.model_dump(mode="json")), encoding="utf-8")  # JSON is YAML

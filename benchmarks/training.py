@@ -21,8 +21,8 @@ from rich.table import Table
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from isheep.batching import chunks
-from isheep.checkpoint import load_tokenizer
-from isheep.recipe import Lora, Machine, Training
+from isheep.models.checkpoint import load_tokenizer
+from isheep.recipe.schema import Lora, Machine, Training
 from isheep.records import Model
 from isheep.trainers import rows as data
 from isheep.trainers.fit import fit

@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import psutil
 
-from isheep.chat import load_chat
-from isheep.checkpoint import LAMB
-from isheep.engines import Completion, Engine, Sampling, transformers, vllm
-from isheep.recipe import Machine
-from isheep.records import Model
+from isheep.engines import Engine, transformers, vllm
+from isheep.models.chat_template import load_chat
+from isheep.models.checkpoint import LAMB
+from isheep.recipe.schema import Machine
+from isheep.records import Completion, Model, Sampling
 from isheep.seeds import load_seeds
 
 

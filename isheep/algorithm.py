@@ -4,25 +4,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 
-from isheep.assess import assess
+from isheep.backends import open_engine, train
 from isheep.batching import seed_of
 from isheep.benchmarks import prompts, validation_prompts
-from isheep.chat import Chat, load_chat
-from isheep.collapse import watch
-from isheep.doors import open_engine, train
+from isheep.diagnostics.diversity import watch
 from isheep.engines import Engine
 from isheep.errors import UserError
-from isheep.filters import Known, drops, kept, unreadable
-from isheep.instances import instances, kinds, read_instances
-from isheep.measure import SIZE, needs_perplexity, needs_vectors, perplexities, vectors
+from isheep.models.chat_template import Chat, load_chat
 from isheep.prompts import forms
-from isheep.recipe import Recipe
+from isheep.recipe.schema import Recipe, needs_perplexity, needs_vectors
 from isheep.records import AssessedPair, Drop, Instance, Kind, Measure, Model, Pair, Rejected, Reply, Task, Vector
-from isheep.respond import respond
-from isheep.run import Folder
+from isheep.rundir.folder import Folder
 from isheep.seeds import Seed
-from isheep.synthesize import read_tasks, replies
-from isheep.topics import Topics, ask, read_topics
+from isheep.stages.assess import assess
+from isheep.stages.filters import Known, drops, kept, unreadable
+from isheep.stages.instances import instances, kinds, read_instances
+from isheep.stages.measure import SIZE, perplexities, vectors
+from isheep.stages.respond import respond
+from isheep.stages.synthesize import read_tasks, replies
+from isheep.stages.topics import Topics, ask, read_topics
 
 ALPACA = {"instruction", "input", "output"}
 

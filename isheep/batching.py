@@ -1,5 +1,6 @@
 """Fixed batches, and seeds that come from a place rather than from a global generator."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,15 +33,15 @@ def ahead(make: Callable[[T], Made], places: Iterable[T], at_once: int) -> Itera
     if at_once == 1:
         yield from map(make, places)
         return
-    rest, threads = iter(places), ThreadPoolExecutor(at_once)
+    rest, pool = iter(places), ThreadPoolExecutor(at_once)
     try:
         # Twice as many: nobody idles where the first one takes longest, or while its rows are written.
-        owed = deque(threads.submit(make, place) for place in islice(rest, 2 * at_once))
+        owed = deque(pool.submit(make, place) for place in islice(rest, 2 * at_once))
         while owed:
             yield owed.popleft().result()
-            owed.extend(threads.submit(make, place) for place in islice(rest, 1))
+            owed.extend(pool.submit(make, place) for place in islice(rest, 1))
     finally:  # what is under way when nobody wants more is not waited for
-        threads.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def seed_of(*place: int | str) -> int:
@@ -49,3 +50,10 @@ def seed_of(*place: int | str) -> int:
     The same place gives the same seed on every machine; `1` and `"1"` are different places.
     """
     return int.from_bytes(sha256(repr(place).encode()).digest()[:8], "big") >> 1
+
+
+def num_cpu_threads() -> int:
+    """OMP_NUM_THREADS, the usual word on how many threads a process may use, or the cores that this one may use."""
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(said) if said.isdigit() and int(said) else usable

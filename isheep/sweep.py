@@ -1,8 +1,8 @@
 """Runs: one recipe from the base to its last model, and many settings or seeds that share what comes out the same.
 
 A file of a run is copied from another run of the sweep where it would be made from the same: the same bytes of the
-files before it, and the same values of the recipe's keys that it depends on (MADE_FROM). What a change leaves as it was
-is found too: two thresholds that keep the same pairs train one model.
+files before it, and the same values of the recipe's keys that it depends on (rundir/artifacts.py). What a change leaves
+as it was is found too: two thresholds that keep the same pairs train one model.
 """
 
 import hashlib
@@ -13,38 +13,27 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from isheep import assess, evaluate
 from isheep.algorithm import align
-from isheep.chat import load_chat
-from isheep.checkpoint import check_device
-from isheep.doors import check_engine, check_training
+from isheep.backends import check_engine, check_training
 from isheep.errors import UserError
-from isheep.evaluate import ended, validated
-from isheep.filters import kept
-from isheep.progress import console
-from isheep.recipe import Recipe
+from isheep.evaluation import evaluate
+from isheep.evaluation.evaluate import ended, validated
+from isheep.models.chat_template import load_chat
+from isheep.models.checkpoint import check_device
+from isheep.recipe.schema import Recipe
 from isheep.records import Drop, Pair
-from isheep.respond import check_room
-from isheep.run import Folder, check, kept_prompts, reading, writing
+from isheep.rundir.artifacts import artifact_of
+from isheep.rundir.folder import Folder, check, kept_prompts, reading, writing
+from isheep.rundir.iterations import iteration_dir
+from isheep.rundir.progress import console
+from isheep.stages import assess
+from isheep.stages.filters import kept
+from isheep.stages.respond import check_room
 
 COMMON = {"model", "chat", "seed", "machine"}
+# Scores depend on the model and the benchmark, which `ingredients` adds.
+SHARED_SOURCES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {"eval": ((), ()), "validation": ((), ())}
 MODEL = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")  # what makes M^t of the base
-
-# What is shared, by the file's name or folder: files of its iteration that it is made from, and keys of the recipe.
-# The seed tasks, the model at work and COMMON go into all of them; `ingredients` adds what is not a file or a key.
-MADE_FROM: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "topics.jsonl": ((), ("synthesis",)),
-    "replies.jsonl": ((), ("language", "synthesis")),
-    "kinds.jsonl": (("tasks.jsonl",), ("response",)),
-    "instances.jsonl": (("tasks.jsonl", "kinds.jsonl"), ("response",)),
-    "pairs.jsonl": (("tasks.jsonl",), ("response",)),
-    "assessed.jsonl": (("pairs.jsonl",), ("assessment",)),
-    "perplexity.jsonl": (("pairs.jsonl",), ("response",)),
-    "vectors.jsonl": (("pairs.jsonl",), ()),
-    "adapter": (("train.json",), ("training",)),
-    "eval": ((), ()),
-    "validation": ((), ()),
-}
 
 
 def conduct(recipe: Recipe, out: Path, twin: Callable[[str], Path | None] = lambda label: None) -> tuple[Folder, int]:
@@ -88,7 +77,7 @@ def ready(recipe: Recipe, out: Path) -> None:
 
 def owed(recipe: Recipe, run: Folder, last: int) -> bool:
     """Whether a model, or a score of one, is still to be made up to iteration `last`."""
-    homes = [evaluate.home(run, t) for t in range(last + 1)]
+    homes = [iteration_dir(run, t) for t in range(last + 1)]
     scores = [f"eval/{one.name}.json" for one in recipe.evaluation]
     return not (all(one.has("adapter") for one in homes[1:]) and all(one.has(name) for one in homes for name in scores))
 
@@ -153,10 +142,11 @@ def current(recipe: Recipe, path: Path) -> bool:
 def ingredients(recipe: Recipe, run: Path, label: str) -> str | None:
     """A digest of all that a file of a run ("iter-1/pairs.jsonl") is made from; None where it is not to be shared."""
     home, _, name = label.partition("/")
-    kind = name.partition("/")[0]
-    if kind not in MADE_FROM:
+    artifact = artifact_of(name)
+    if artifact is None or not artifact.shared:
         return None
-    files, keys = MADE_FROM[kind]
+    kind = artifact.name
+    files, keys = SHARED_SOURCES.get(kind, (artifact.sources, artifact.recipe_keys))
     t = 0 if home == "base" else int(home.removeprefix("iter-"))
     recipe, prompts = recipe.at(t), kept_prompts(run)
     values: dict[str, Any] = recipe.model_dump(mode="json", include={*COMMON, *keys})

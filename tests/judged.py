@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from isheep.benchmarks import Exam, alpaca_eval
-from isheep.chat import load_chat
-from isheep.endpoint import Endpoint
 from isheep.engines.fake import Fake
-from isheep.judges import Judge
-from isheep.recipe import Benchmark, Judging
-from isheep.run import Folder
+from isheep.judges.base import Judge
+from isheep.judges.endpoint import Endpoint
+from isheep.models.chat_template import load_chat
+from isheep.recipe.schema import Benchmark, Judging
+from isheep.rundir.folder import Folder
 
 HASTE = Judging(wait=0, timeout=2, attempts=2, at_once=4)
 CATEGORIES = ("writing", "math", "stem", "coding")

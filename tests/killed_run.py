@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import isheep.algorithm
-import isheep.chat
-import isheep.evaluate
-import isheep.respond
+import isheep.evaluation.evaluate
+import isheep.models.chat_template
+import isheep.stages.respond
 from isheep.cli import main
 from isheep.engines import transformers
 from isheep.engines.fake import Fake
@@ -115,10 +115,10 @@ def load_chat(name: str, model: str) -> Chat:
     return Chat()
 
 
-isheep.chat.load_chat = isheep.algorithm.load_chat = isheep.evaluate.load_chat = load_chat  # type: ignore[assignment]
+isheep.models.chat_template.load_chat = isheep.algorithm.load_chat = isheep.evaluation.evaluate.load_chat = load_chat  # type: ignore[assignment]
 transformers.open_engine = open_engine  # type: ignore[assignment]
 peft.train = train  # type: ignore[assignment]
-isheep.respond.check_room = lambda recipe, chat: None  # type: ignore[assignment]
+isheep.stages.respond.check_room = lambda recipe, chat: None  # type: ignore[assignment]
 os.fsync, Path.rename = killed(os.fsync), killed(Path.rename)  # type: ignore[method-assign]
 OUT.with_suffix(".yaml").write_text(RECIPES[NAME])
 try:

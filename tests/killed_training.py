@@ -19,8 +19,8 @@ import peft
 import torch
 import trl  # noqa: F401  loaded before the forks, once for all of them
 
-from isheep.chat import load_chat
-from isheep.recipe import Lora, Machine, Training
+from isheep.models.chat_template import load_chat
+from isheep.recipe.schema import Lora, Machine, Training
 from isheep.records import Model, Pair
 from isheep.trainers.peft import train
 

@@ -15,9 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.engines import Sampling
 from isheep.engines.transformers import Transformers, open_engine
-from isheep.records import Model
+from isheep.records import Model, Sampling
 
 
 @contextlib.contextmanager

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from isheep.agreement import Estimate, auroc, concordance, difference, mean, rank_correlation, share, win_rate
+from isheep.evaluation.agreement import (
+    Estimate,
+    auroc,
+    concordance,
+    difference,
+    mean,
+    rank_correlation,
+    share,
+    win_rate,
+)
 
 RNG = np.random.default_rng(0)
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from isheep.batching import ahead
-from isheep.chat import load_chat
 from isheep.engines.fake import Fake
-from isheep.recipe import PACKAGED_SEEDS, Response, Synthesis
+from isheep.models.chat_template import load_chat
+from isheep.recipe.schema import PACKAGED_SEEDS, Response, Synthesis
 from isheep.records import Task
-from isheep.respond import respond
 from isheep.seeds import load_seeds
-from isheep.synthesize import replies
+from isheep.stages.respond import respond
+from isheep.stages.synthesize import replies
 
 
 class Busy(Fake):

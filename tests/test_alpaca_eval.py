@@ -10,11 +10,12 @@ import pytest
 
 from isheep.benchmarks import alpaca_eval, alpaca_eval_2, alpaca_judge, winrate
 from isheep.benchmarks.alpaca_judge import Evaluator, switched
-from isheep.chat import load_chat
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
-from isheep.judges import Local, Reply
-from isheep.recipe import Benchmark, Judge
+from isheep.judges.base import Local
+from isheep.models.chat_template import load_chat
+from isheep.openai_client import Reply
+from isheep.recipe.schema import Benchmark, Judge
 from tests.judge_server import Answer, known, said, serving
 from tests.judged import alpaca_files, exam
 from tests.test_cli import isheep, refused

@@ -18,13 +18,13 @@ import pytest
 
 from isheep import annotation
 from isheep.annotation import Choice, Rating, append, points, read, scores
-from isheep.annotation.desk import Desk, answers, to_compare, to_rate
 from isheep.annotation.server import Server
+from isheep.annotation.session import Desk, answers, to_compare, to_rate
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
-from isheep.recipe import Recipe
+from isheep.recipe.schema import Recipe
 from isheep.records import Model, Pair, Task
-from isheep.run import reading, writing
+from isheep.rundir.folder import reading, writing
 from tests.test_cli import ROOT, refused
 
 ATTACK = "</div><script>document.title = 'taken'</script><img src=x onerror=alert(1)> & \"q\" {{ 7 * 7 }} \u202e مرحبا"
@@ -230,8 +230,8 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
         who = model.adapter.parent.name if model.adapter else "base"
         return Fake(lambda prompt, seed: "Yes." if int(prompt.split()[1]) % 3 == 0 else f"As {who} says.")
 
-    monkeypatch.setattr("isheep.annotation.desk.load_chat", lambda name, model: Chat())
-    monkeypatch.setattr("isheep.annotation.desk.open_engine", open_engine)
+    monkeypatch.setattr("isheep.annotation.session.load_chat", lambda name, model: Chat())
+    monkeypatch.setattr("isheep.annotation.session.open_engine", open_engine)
     return opened
 
 

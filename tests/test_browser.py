@@ -13,11 +13,11 @@ import pytest
 
 from isheep import annotation
 from isheep.annotation import Choice, Rating, read
-from isheep.annotation.desk import Desk, Question, to_rate
 from isheep.annotation.server import Server
-from isheep.recipe import Recipe
+from isheep.annotation.session import Desk, Question, to_rate
+from isheep.recipe.schema import Recipe
 from isheep.records import Pair
-from isheep.run import writing
+from isheep.rundir.folder import writing
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install isheep[browser]")
 CHROMIUM = next(

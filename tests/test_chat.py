@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from isheep.chat import load_chat
 from isheep.errors import UserError
+from isheep.models.chat_template import load_chat
 
 PROMPTS = {
     "qwen": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"

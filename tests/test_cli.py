@@ -15,16 +15,14 @@ from typing import NamedTuple
 
 import pytest
 
-from isheep import doctor
-from isheep.chat import load_chat
-from isheep.cli import main
-from isheep.engines import Sampling
+from isheep.cli import doctor, main
 from isheep.engines.fake import Fake
 from isheep.engines.transformers import open_engine
-from isheep.filters import drops
-from isheep.recipe import Recipe
-from isheep.records import AssessedPair, Drop, Grade, Model, Pair, Rejected, Task
-from isheep.run import writing
+from isheep.models.chat_template import load_chat
+from isheep.recipe.schema import Recipe
+from isheep.records import AssessedPair, Drop, Grade, Model, Pair, Rejected, Sampling, Task
+from isheep.rundir.folder import writing
+from isheep.stages.filters import drops
 from tests.conftest import make_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -172,8 +170,8 @@ def at_a_prompt(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             return content
 
     monkeypatch.setattr("builtins.input", ask)
-    monkeypatch.setattr("isheep.talk.load_chat", lambda name, model: Chat())
-    monkeypatch.setattr("isheep.talk.open_engine", lambda recipe, model: Fake(lambda p, seed: f"{p}? [red]\x1b[2J"))
+    monkeypatch.setattr("isheep.cli.chat.load_chat", lambda name, model: Chat())
+    monkeypatch.setattr("isheep.cli.chat.open_engine", lambda recipe, model: Fake(lambda p, seed: f"{p}? [red]\x1b[2J"))
     monkeypatch.setattr(Stdin, "terminal", True)
     yield typed
 

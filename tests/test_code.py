@@ -13,10 +13,10 @@ from isheep import sandbox
 from isheep.benchmarks import Exam, humaneval, humaneval_plus, mbpp, mbpp_sanitized, module
 from isheep.benchmarks.code import body, extract
 from isheep.benchmarks.originals import rows
-from isheep.chat import load_chat
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
-from isheep.run import Folder
+from isheep.models.chat_template import load_chat
+from isheep.rundir.folder import Folder
 from tests.test_cli import isheep
 
 DATA = Path(os.environ.get("ISHEEP_DATA", Path(__file__).parents[2] / "shared" / "data"))

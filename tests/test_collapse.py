@@ -11,11 +11,11 @@ import pytest
 import isheep.algorithm
 from isheep.algorithm import align
 from isheep.cli import main
-from isheep.collapse import figures, narrower
+from isheep.diagnostics.diversity import figures, narrower
 from isheep.engines.fake import Fake
-from isheep.recipe import Recipe
+from isheep.recipe.schema import Recipe
 from isheep.records import Model, Pair, Rejected
-from isheep.run import writing
+from isheep.rundir.folder import writing
 
 
 def pair(n: int, instruction: str, output: str, tokens: int = 4, finish: str = "stop") -> Pair:

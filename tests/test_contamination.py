@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from isheep.benchmarks import lamb
-from isheep.contamination import places
-from isheep.filters import Known, drops
+from isheep.diagnostics.contamination import places
 from isheep.lamb.pages import content
 from isheep.lamb.suite import suite
-from isheep.recipe import Benchmark, Contamination, Recipe
+from isheep.recipe.schema import Benchmark, Contamination, Recipe
 from isheep.records import Drop, Pair
-from isheep.run import Folder, writing
+from isheep.rundir.folder import Folder, writing
+from isheep.stages.filters import Known, drops
 from tests.test_cli import files, isheep, refused
 
 EXAM = suite()
@@ -110,7 +110,7 @@ def test_what_is_not_there_is_said(run: Path, tmp_path: Path) -> None:
 
 def test_lamb_says_which_prompt_each_item_belongs_to() -> None:
     """The places have as many entries as the items that an examination gives."""
-    from isheep.engines import Completion
+    from isheep.records import Completion
 
     found = lamb.items(EXAM, [Completion("It is.", 3, "stop") for _ in EXAM])
     places, prompts = lamb.places(None), lamb.prompts(None)
@@ -123,7 +123,7 @@ def test_lamb_says_which_prompt_each_item_belongs_to() -> None:
 
 def test_items_by_order_and_by_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """A benchmark that says nothing itself: an item for each prompt, or a cluster for each."""
-    monkeypatch.setattr("isheep.contamination.module", lambda name: object())
+    monkeypatch.setattr("isheep.diagnostics.contamination.module", lambda name: object())
     found = {
         "items": {"each": [1, 0, 1], "some": [1, 0, 1, 1], "unknown": [1] * 5},
         "clusters": {"some": ["x", "x", "q7", "b"], "unknown": ["x", "x", "b", "b", "b"]},

@@ -12,9 +12,8 @@ from typer.main import get_command
 
 from isheep.annotation import CHOICES, RATINGS
 from isheep.cli import app
-from isheep.endpoint import KEPT
-from isheep.status import STAGES
-from isheep.sweep import MADE_FROM
+from isheep.judges.endpoint import KEPT
+from isheep.rundir.artifacts import ARTIFACTS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -75,12 +74,12 @@ def test_every_verb_is_in_the_readme() -> None:
 def test_every_file_of_a_run_is_in_its_page() -> None:
     """Those that stages make, and those that the code names as rows or JSON."""
     page = (ROOT / "docs" / "run-folder.md").read_text(encoding="utf-8")
-    code = [path.read_text(encoding="utf-8") for path in (ROOT / "isheep").glob("*.py")]
+    code = [path.read_text(encoding="utf-8") for path in (ROOT / "isheep").rglob("*.py")]
     named = {
         name for text in code for name in re.findall(r'(?:records|write|json|has)\(\s*"([a-z./-]+\.jsonl?)"', text)
     }
     assert len(named) > 12
-    wanted = {*MADE_FROM, *STAGES, RATINGS, CHOICES, KEPT, *named}
+    wanted = {*(artifact.name for artifact in ARTIFACTS), RATINGS, CHOICES, KEPT, *named}
     assert {name for name in wanted if f" {name.rpartition('/')[2]}" not in page} == set()
 
 

@@ -14,22 +14,21 @@ import yaml
 import isheep.algorithm
 from isheep import prompts
 from isheep.algorithm import align
-from isheep.assess import assess
-from isheep.checkpoint import LAMB
 from isheep.cli import main
-from isheep.engines import Completion, Sampling
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
-from isheep.filters import drops
-from isheep.measure import perplexities
+from isheep.evaluation.tables import counts
+from isheep.models.checkpoint import LAMB
 from isheep.prompts.forms import form, guide
-from isheep.recipe import Assessment, Recipe, Response, Score, Synthesis
-from isheep.records import Drop, Model, Pair, Reply, Task
-from isheep.respond import respond
-from isheep.run import Folder, writing
-from isheep.summary import counts
-from isheep.synthesize import read_tasks, replies, rules
-from isheep.topics import MOST_WORDS, Topics, ask, read_topics
+from isheep.recipe.schema import Assessment, Recipe, Response, Score, Synthesis
+from isheep.records import Completion, Drop, Model, Pair, Reply, Sampling, Task
+from isheep.rundir.folder import Folder, writing
+from isheep.stages.assess import assess
+from isheep.stages.filters import drops
+from isheep.stages.measure import perplexities
+from isheep.stages.respond import respond
+from isheep.stages.synthesize import read_tasks, replies, rules
+from isheep.stages.topics import MOST_WORDS, Topics, ask, read_topics
 from tests.test_run import moments_of, start, tree
 
 TASKS = [Task(id="t1-0", instruction="Name a river.", input=""), Task(id="t1-1", instruction="Sort.", input="b, a")]
@@ -430,10 +429,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_lamb_answers_under_the_short_principles() -> None:
     """It has read pages of this form: nearly all of its replies hold an answer."""
-    from isheep.chat import load_chat
     from isheep.engines.transformers import open_engine
     from isheep.lamb.pages import content
     from isheep.lamb.suite import validation
+    from isheep.models.chat_template import load_chat
 
     tasks = [Task(id=str(n), instruction=content(quest)) for n, quest in enumerate(validation()[:32])]
     settings = Response(prompt=SHORT, sampling=Sampling(top_p=1.0, max_tokens=96))

@@ -12,14 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from isheep.batching import seed_of
-from isheep.checkpoint import LAMB, find
-from isheep.engines import Sampling
 from isheep.engines.decode import common_prefix, decode, draw, families, noise, paths
 from isheep.engines.fake import Fake
 from isheep.engines.tokens import stops, text_of
 from isheep.engines.transformers import Transformers, open_engine
 from isheep.errors import UserError
-from isheep.records import Model
+from isheep.models.checkpoint import LAMB, find
+from isheep.records import Model, Sampling
 from tests.conftest import make_checkpoint
 
 PREFIX = "List three colours in lower case: red, green, blue. "

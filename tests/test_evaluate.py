@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from isheep import evaluate
 from isheep.benchmarks import lamb
 from isheep.engines.fake import Fake
+from isheep.evaluation import evaluate
+from isheep.evaluation.statistics import compare, estimate, holm, mcnemar, over_seeds
 from isheep.lamb.suite import suite
-from isheep.recipe import Recipe
+from isheep.recipe.schema import Recipe
 from isheep.records import Model
-from isheep.run import writing
-from isheep.statistics import compare, estimate, holm, mcnemar, over_seeds
+from isheep.rundir.folder import writing
 from tests.test_cli import files, isheep, refused
 
 
@@ -43,8 +43,8 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return Fake(answer)
 
-    monkeypatch.setattr("isheep.evaluate.open_engine", open_engine)
-    monkeypatch.setattr("isheep.evaluate.load_chat", lambda name, model: Chat())
+    monkeypatch.setattr("isheep.evaluation.evaluate.open_engine", open_engine)
+    monkeypatch.setattr("isheep.evaluation.evaluate.load_chat", lambda name, model: Chat())
     monkeypatch.setattr(lamb, "suite", lambda: suite()[:30])
     return models
 

@@ -12,15 +12,14 @@ import torch
 from pydantic import TypeAdapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import isheep.filters
-from isheep.chat import load_chat
-from isheep.engines import TokenLogprobs
+import isheep.stages.filters
 from isheep.engines.fake import Fake
 from isheep.engines.transformers import open_engine
-from isheep.filters import Known, drops, kept
-from isheep.measure import perplexities, perplexity, vectors, whole
-from isheep.recipe import Filter, Response
-from isheep.records import AssessedPair, Grade, Measure, Model, Vector
+from isheep.models.chat_template import load_chat
+from isheep.recipe.schema import Filter, Response
+from isheep.records import AssessedPair, Grade, Measure, Model, TokenLogprobs, Vector
+from isheep.stages.filters import Known, drops, kept
+from isheep.stages.measure import perplexities, perplexity, vectors, whole
 
 CENTRES = np.array([[0, 0], [0, 10], [10, 0], [10, 10]], np.float32)
 
@@ -110,7 +109,7 @@ def test_the_perplexity_filter() -> None:
 @pytest.mark.parametrize("keep", [1, 3])
 @pytest.mark.parametrize("mini_batch", [41, 40])
 def test_density_keeps_some_of_each_cluster(monkeypatch: pytest.MonkeyPatch, keep: int, mini_batch: int) -> None:
-    monkeypatch.setattr(isheep.filters, "MINI_BATCH", mini_batch)
+    monkeypatch.setattr(isheep.stages.filters, "MINI_BATCH", mini_batch)
     density = {"kind": "density", "clusters": 4, "keep": keep}
     drawn = left(density)
     assert sorted(n % 4 for n in drawn) == sorted([0, 1, 2, 3] * keep)
@@ -204,7 +203,7 @@ class Chat:
 
 @pytest.mark.parametrize("name", ["perplexities", "vectors"])
 def test_measured_in_fixed_batches_that_a_resume_goes_on_with(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr("isheep.measure.SIZE", 3)
+    monkeypatch.setattr("isheep.stages.measure.SIZE", 3)
     pairs, whole_run, rest = PAIRS[:8], Measured(), Measured()
 
     def owed(engine: Fake, done: list[Any]) -> Iterator[list[Any]]:

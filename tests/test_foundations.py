@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from isheep import sandbox
-from isheep.evaluate import foundation
-from isheep.recipe import Benchmark, Recipe
+from isheep.evaluation.evaluate import foundation
+from isheep.recipe.schema import Benchmark, Recipe
 from isheep.records import Pair
-from isheep.run import Folder
+from isheep.rundir.folder import Folder
 from tests.judge_server import Answer, known, said, serving
 from tests.judged import alpaca_files, mt_bench_files
 from tests.test_cli import files, isheep, refused
@@ -223,7 +223,9 @@ def test_what_is_scored_is_shown_though_its_data_are_gone(asked: list[str], prob
 def test_another_chat_template(asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run", 1)
     assert isheep("eval", run, "lamb").code == 0
-    monkeypatch.setattr("isheep.evaluate.load_chat", lambda name, model: type("Chat", (), {"template": "another"}))
+    monkeypatch.setattr(
+        "isheep.evaluation.evaluate.load_chat", lambda name, model: type("Chat", (), {"template": "another"})
+    )
     assert "base/eval/lamb.json was made with another chat template" in refused("eval", run, "lamb")
 
 

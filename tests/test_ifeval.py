@@ -18,12 +18,12 @@ pytest.importorskip("lm_eval", reason="lm_eval[ifeval] is not installed: pip ins
 
 from isheep.benchmarks import Exam, ifeval  # noqa: E402
 from isheep.benchmarks.ifeval import Item, judged, load, scored, variants  # noqa: E402
-from isheep.chat import load_chat  # noqa: E402
 from isheep.engines.fake import Fake  # noqa: E402
 from isheep.engines.transformers import open_engine  # noqa: E402
 from isheep.errors import UserError  # noqa: E402
+from isheep.models.chat_template import load_chat  # noqa: E402
 from isheep.records import Model  # noqa: E402
-from isheep.run import Folder  # noqa: E402
+from isheep.rundir.folder import Folder  # noqa: E402
 from tests.ifeval_answers import answers  # noqa: E402
 from tests.test_cli import files, isheep, refused  # noqa: E402
 from tests.test_evaluate import fake_models, make_run  # noqa: E402

@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isheep.cli import main
-from isheep.engines import Completion, Sampling
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
-from isheep.instances import instances, kinds, order, part, read_instances, read_kind
-from isheep.recipe import Response
-from isheep.records import Instance, Kind, Pair, Task
+from isheep.recipe.schema import Response
+from isheep.records import Completion, Instance, Kind, Pair, Sampling, Task
 from isheep.seeds import Seed
+from isheep.stages.instances import instances, kinds, order, part, read_instances, read_kind
 from tests.conftest import make_checkpoint
 
 SEEDS = [

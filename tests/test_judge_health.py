@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from isheep import annotation, judge_health
+from isheep import annotation
 from isheep.annotation import Choice, Rating
-from isheep.engines import Sampling
+from isheep.diagnostics import judge_calibration
 from isheep.engines.fake import Fake
 from isheep.lamb.pages import good, wrong
 from isheep.lamb.world import draw_quest
-from isheep.recipe import Recipe
-from isheep.records import Answer, AssessedPair, Grade, Model, Pair
-from isheep.run import Folder, writing
+from isheep.recipe.schema import Recipe
+from isheep.records import Answer, AssessedPair, Grade, Model, Pair, Sampling
+from isheep.rundir.folder import Folder, writing
 from tests.test_cli import Done, files, isheep, refused
 
 PAIRS = 60
@@ -64,8 +64,8 @@ def truth_in(prompt: str) -> int:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     made = Bench()
-    monkeypatch.setattr(judge_health, "load_chat", lambda name, model: Chat())
-    monkeypatch.setattr(judge_health, "open_engine", made.open_engine)
+    monkeypatch.setattr(judge_calibration, "load_chat", lambda name, model: Chat())
+    monkeypatch.setattr(judge_calibration, "open_engine", made.open_engine)
     yield made
 
 
@@ -193,8 +193,8 @@ def test_answers_that_a_program_checked_are_rated_and_held_against_it(
     right = [n % 3 == 0 for n in range(30)]
     recipe = answered(run, right, [9 if hit else 8 - n % 4 for n, hit in enumerate(right)])
     kind = type("Module", (), {"prompts": staticmethod(lambda data: [f"Task {n}" for n in range(30)])})
-    monkeypatch.setattr("isheep.contamination.module", lambda name: kind)
-    monkeypatch.setattr(judge_health, "reading", lambda path: (recipe, Folder(path, path)))
+    monkeypatch.setattr("isheep.diagnostics.contamination.module", lambda name: kind)
+    monkeypatch.setattr(judge_calibration, "reading", lambda path: (recipe, Folder(path, path)))
     found = health(run, 1, "--iteration", "1")["truth"]["paper/checked"]
     assert found["pairs"] == 30 and found["right"][0] == pytest.approx(1 / 3, abs=1e-3)
     assert found["auroc"][0] == 1 and found["recall"][0] == 1
@@ -208,10 +208,10 @@ def test_benchmarks_without_answers_for_each_prompt_have_no_truth(tmp_path: Path
     run = made(tmp_path / "run")
     recipe = answered(run, [True, False], [1, 2, 3])
     kind = type("Module", (), {"prompts": staticmethod(lambda data: ["a", "b"])})
-    monkeypatch.setattr("isheep.contamination.module", lambda name: kind)
+    monkeypatch.setattr("isheep.diagnostics.contamination.module", lambda name: kind)
     folder = Folder(run, run)
-    case = judge_health.Case(recipe, recipe.assessment or judge_health.Assessment(), folder, 1, [], 9)
-    assert judge_health.known_truths(case, folder) == {}
+    case = judge_calibration.Case(recipe, recipe.assessment or judge_calibration.Assessment(), folder, 1, [], 9)
+    assert judge_calibration.known_truths(case, folder) == {}
 
 
 def test_people_s_ratings_are_a_truth_and_a_comparison(bench: Bench, tmp_path: Path) -> None:
@@ -315,9 +315,9 @@ def test_lamb_judges_its_own_world_better_than_a_coin(tmp_path: Path) -> None:
     assessment = {"sampling": {"temperature": 0, "max_tokens": 8}}
     recipe = Recipe.model_validate({**settings, "assessment": assessment})
     with writing(tmp_path / "run", recipe) as root:
-        from isheep.assess import assess
-        from isheep.chat import load_chat
-        from isheep.doors import open_engine
+        from isheep.backends import open_engine
+        from isheep.models.chat_template import load_chat
+        from isheep.stages.assess import assess
 
         chat, engine = load_chat(recipe.chat, recipe.model), open_engine(recipe, Model("lamb"))
         assert recipe.assessment

@@ -14,20 +14,20 @@ from typing import Any
 import httpx2
 import pytest
 
+from isheep.backends import local_model
 from isheep.benchmarks import mt_bench
-from isheep.chat import load_chat
 from isheep.cli import main
-from isheep.client import retry_after
-from isheep.doors import local_model
-from isheep.endpoint import Endpoint
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
-from isheep.evaluate import evaluate
-from isheep.judges import Local
-from isheep.recipe import Benchmark, Judge, Machine, Recipe
-from isheep.recipe_files import load
+from isheep.evaluation.evaluate import evaluate
+from isheep.judges.base import Local
+from isheep.judges.endpoint import Endpoint
+from isheep.models.chat_template import load_chat
+from isheep.openai_client import retry_after
+from isheep.recipe.loading import load
+from isheep.recipe.schema import Benchmark, Judge, Machine, Recipe
 from isheep.records import Model
-from isheep.run import Folder
+from isheep.rundir.folder import Folder
 from tests.conftest import make_checkpoint
 from tests.judge_server import KEY, Answer, Server, known, said, serving
 from tests.judged import HASTE, alpaca_files, exam, mt_bench_files

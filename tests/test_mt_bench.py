@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from isheep.benchmarks import mt_bench
-from isheep.endpoint import Endpoint
-from isheep.engines import Completion, Sampling
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
-from isheep.recipe import Benchmark
-from isheep.statistics import estimate
+from isheep.evaluation.statistics import estimate
+from isheep.judges.endpoint import Endpoint
+from isheep.recipe.schema import Benchmark
+from isheep.records import Completion, Sampling
 from tests.judge_server import known, said, serving
 from tests.judged import HASTE, exam, mt_bench_files, write_lines
 from tests.test_cli import isheep, refused

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isheep import novelty, rows
-from isheep.novelty import Language, Pool, words
-from isheep.rows import Rows, row
+from isheep.text import novelty, rouge_index
+from isheep.text.novelty import Language, Pool, words
+from isheep.text.rouge_index import Rows, row
 
 Verdicts = list[tuple[int, float] | None]
 
@@ -90,9 +90,9 @@ def test_small_blocks_and_threads_change_nothing(
         " ".join(f"w{int(vocabulary ** rng.random())}" for _ in range(rng.randint(*lengths))) for _ in range(count)
     ]
     for name, value in {"BLOCK": 7, "CELLS": 16, "PAIRS": 5, "LARGE": 1}.items():
-        monkeypatch.setattr(rows, name, value)
+        monkeypatch.setattr(rouge_index, name, value)
     monkeypatch.setattr(novelty, "BLOCK", 16)
-    monkeypatch.setattr(rows, "threads", lambda: 3)
+    monkeypatch.setattr(rouge_index, "threads", lambda: 3)
     texts += [shuffled(text, rng) for text in texts[: count // 2]]
     assert Pool(texts[:3], limit).novel(texts[3:]) == by_rouge_score(texts[:3], texts[3:], limit)
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from isheep.chat import load_chat
-from isheep.checkpoint import LAMB
 from isheep.cli import main
-from isheep.engines import Sampling, transformers
+from isheep.engines import transformers
 from isheep.engines.openai import Needs, OpenAI, open_engine
 from isheep.engines.tokens import exclusive
 from isheep.errors import TooLong, UserError
-from isheep.recipe import Server
-from isheep.records import Model
+from isheep.models.chat_template import load_chat
+from isheep.models.checkpoint import LAMB
+from isheep.recipe.schema import Server
+from isheep.records import Model, Sampling
 from isheep.seeds import load_seeds
 from tests.gguf_file import write_gguf
 from tests.openai_server import Fake, Refusal, Served, digest, llama_cpp, serving

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isheep import recipe_files
-from isheep.filters import Known, drops
-from isheep.novelty import near, repeated, words
-from isheep.overlap import LEAST, overlap
-from isheep.recipe import Contamination
+from isheep.recipe import loading
+from isheep.recipe.schema import Contamination
 from isheep.records import Pair
+from isheep.stages.filters import Known, drops
+from isheep.text.novelty import near, repeated, words
+from isheep.text.overlap import LEAST, overlap
 
 PROMPT = "Write a short story about a lighthouse keeper who finds a message in a bottle on a stormy night."
 SHORT = "who played the doctor in the first film"  # 8 words
@@ -127,16 +127,16 @@ def test_words_of_every_script_count() -> None:
 
 def test_every_recipe_for_lamb_drops_its_prompts_word_for_word_only() -> None:
     """Its tasks share most of their words: anything looser would drop half of them."""
-    names = [name for name in recipe_files.names() if name == "lamb" or name.startswith("lamb/")]
+    names = [name for name in loading.names() if name == "lamb" or name.startswith("lamb/")]
     recipes = [r for name in names for r in every(name)]
     rules = [one for recipe in recipes for one in recipe.filters if isinstance(one, Contamination)]
     assert len(recipes) > 30 and len(rules) > 30
     assert {(rule.ngram, rule.rouge) for rule in rules} == {(None, None)}
 
 
-def every(name: str) -> list[recipe_files.Recipe]:
-    path = recipe_files.find(name)
-    return list(recipe_files.load_sweep(path).values()) if recipe_files.is_sweep(path) else [recipe_files.load(path)]
+def every(name: str) -> list[loading.Recipe]:
+    path = loading.find(name)
+    return list(loading.load_sweep(path).values()) if loading.is_sweep(path) else [loading.load(path)]
 
 
 def test_what_lamb_s_rule_keeps_is_what_exact_words_kept() -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from isheep.chat import load_chat
+from isheep.models.chat_template import load_chat
 from isheep.plan import cost, shapes
 from isheep.plan.assumptions import counter
 from isheep.plan.work import Stage
-from isheep.recipe import Recipe
+from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Pair, Reply
-from isheep.respond import render
-from isheep.run import Folder
+from isheep.rundir.folder import Folder
+from isheep.stages.respond import render
 from tests.conftest import make_checkpoint
 from tests.test_cli import isheep, refused
 

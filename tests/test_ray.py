@@ -14,12 +14,13 @@ from typing import Any
 import psutil
 import pytest
 
-from isheep import doors, recipe_files
+from isheep import backends
 from isheep.batching import ahead
-from isheep.engines import Engine, Sampling, actors
+from isheep.engines import Engine, actors
 from isheep.errors import TooLong, UserError
-from isheep.recipe import Machine, Recipe
-from isheep.records import Model
+from isheep.recipe import loading
+from isheep.recipe.schema import Machine, Recipe
+from isheep.records import Model, Sampling
 from tests.test_cli import isheep
 from tests.test_killed import tree
 
@@ -59,11 +60,11 @@ def machine(cluster: Any, **more: Any) -> Machine:
 
 
 def opened(cluster: Any, model: Model, **more: Any) -> Engine:
-    return doors.open_engine(Recipe(model=model.base, machine=machine(cluster, **more)), model)
+    return backends.open_engine(Recipe(model=model.base, machine=machine(cluster, **more)), model)
 
 
 def alone(model: Model) -> Engine:
-    return doors.open_engine(Recipe(model=model.base, machine=Machine(threads=1, device="cpu")), model)
+    return backends.open_engine(Recipe(model=model.base, machine=Machine(threads=1, device="cpu")), model)
 
 
 def asked(actor: Any, what: Callable[[Any], Any]) -> Any:
@@ -129,7 +130,7 @@ def test_two_replicas_write_the_same_files(one: Path, cluster: Any, tmp_path: Pa
     run(tmp_path / "two", cluster, "iterations=2")
     assert files(tmp_path / "two") == files(one)
     assert "iter-2/adapter/adapter_model.safetensors" in files(one)
-    recipes = [recipe_files.load_saved(path / "recipe.yaml") for path in (one, tmp_path / "two")]
+    recipes = [loading.load_saved(path / "recipe.yaml") for path in (one, tmp_path / "two")]
     assert recipes[0].machine != recipes[1].machine
     assert len({recipe.model_copy(update={"machine": Machine()}).model_dump_json() for recipe in recipes}) == 1
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from isheep.records import Task
-from isheep.run import Folder
+from isheep.rundir.folder import Folder
 from tests.conftest import make_checkpoint
 from tests.test_seeds import PUBLIC
 

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from isheep.errors import UserError
-from isheep.recipe import Recipe
+from isheep.recipe.schema import Recipe
 from isheep.records import Drop
-from isheep.run import Folder, events, reading, writing
+from isheep.rundir.folder import Folder, events, reading, writing
 
 RECIPE = Recipe.model_validate({"model": "lamb", "synthesis": {"tasks": 4}})
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from isheep import sandbox, walls
+from isheep import sandbox
 from isheep.errors import UserError
-from isheep.sandbox import Limits, Outcome
+from isheep.sandbox import Limits, Outcome, child
 
 QUICK = Limits(wall=60, cpu=1, memory=2**29, file=2**20, folder=2**22, entries=500)
 
 
-@pytest.fixture(scope="session", params=list(walls.WALLS))
+@pytest.fixture(scope="session", params=list(child.WALLS))
 def wall(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
     if wrong := sandbox.breach(name):

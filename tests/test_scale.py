@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from isheep import doors, recipe_files
-from isheep.chat import load_chat
+from isheep import backends
 from isheep.errors import UserError
-from isheep.recipe import Lora, Machine, Recipe, Training
+from isheep.models.adapter_files import WEIGHTS
+from isheep.models.chat_template import load_chat
+from isheep.recipe import loading
+from isheep.recipe.schema import Lora, Machine, Recipe, Training
 from isheep.records import Model, Pair
 from isheep.trainers import launch
-from isheep.trainers.adapter import WEIGHTS
 from isheep.trainers.fit import _places
 from isheep.trainers.job import Job
 from isheep.trainers.peft import train
@@ -244,13 +245,13 @@ def test_llamafactory_is_given_its_files_and_its_adapter_is_taken(
         model=str(qwen2), training=TRAINING, machine=Machine(trainer="llamafactory", threads=1, device="cpu")
     )
     with pytest.raises(UserError, match="needs llamafactory-cli, which is not installed"):
-        doors.check_training(recipe)
+        backends.check_training(recipe)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    doors.check_training(recipe)
+    backends.check_training(recipe)
     chat, into = load_chat("tokenizer", str(qwen2)), tmp_path / "into"
     with pytest.raises(UserError, match="llamafactory-cli ended with status 1: no memory left; what it wrote is in"):
-        doors.train(recipe, chat, Model(str(qwen2)), PAIRS, 7, into)
-    doors.train(recipe, chat, Model(str(qwen2)), PAIRS, 7, into)
+        backends.train(recipe, chat, Model(str(qwen2)), PAIRS, 7, into)
+    backends.train(recipe, chat, Model(str(qwen2)), PAIRS, 7, into)
     assert {path.name for path in into.iterdir()} == {path.name for path in one.iterdir()}
     told, ours = (json.loads((folder / "training.json").read_text()) for folder in (into, one))
     assert told.keys() == ours.keys() and told["rows"] == ours["rows"] and told["eval_loss"] == [[9, 2.5]]
@@ -273,7 +274,7 @@ def test_llamafactory_is_given_its_files_and_its_adapter_is_taken(
 def test_what_can_not_work_is_told_before_anything(machine: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(f"model: lamb\nseed_tasks: lamb\nmachine: {{{machine}}}\n")
     with pytest.raises(UserError) as raised:
-        recipe_files.load(tmp_path / "r.yaml", [])
+        loading.load(tmp_path / "r.yaml", [])
     assert said in str(raised.value)
 
 

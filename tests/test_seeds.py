@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from isheep import export
 from isheep.errors import UserError
+from isheep.export import formats
 from isheep.records import Pair
 from isheep.seeds import load_seeds, of_kind
 
@@ -75,7 +75,7 @@ def test_conversations_give_their_first_question_and_answer(tmp_path: Path) -> N
 @pytest.mark.parametrize("form", ["alpaca", "sharegpt", "messages"])
 def test_what_is_exported_can_be_seed_tasks(tmp_path: Path, form: str) -> None:
     pair = Pair(id="t1-0", instruction="Name a colour.", output="Red.", finish="stop", tokens=2, seed=0)
-    export.write([pair], form, tmp_path / "data.json")
+    formats.write([pair], form, tmp_path / "data.json")
     [seed] = load_seeds(tmp_path / "data.json")
     assert (seed.content, seed.output) == (pair.content, pair.output)
 

@@ -11,15 +11,15 @@ import pytest
 from pydantic import BaseModel
 
 import isheep.algorithm
-from isheep import doors, recipe_files
+from isheep import backends
 from isheep.algorithm import align
-from isheep.chat import load_chat
-from isheep.engines import Completion, Sampling, TokenLogprobs
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
-from isheep.recipe import Recipe
-from isheep.records import Model, Pair
-from isheep.run import writing
+from isheep.models.chat_template import load_chat
+from isheep.recipe import loading
+from isheep.recipe.schema import Recipe
+from isheep.records import Completion, Model, Pair, Sampling, TokenLogprobs
+from isheep.rundir.folder import writing
 from isheep.trainers.rows import choose, encode
 
 
@@ -155,7 +155,7 @@ class Loop(NamedTuple):
             (into / "weights").write_text(str(number(calls)))
 
         (self.folder / "mine.yaml").write_text(f"model: {self.base}\n{BASE}")
-        recipe = recipe_files.load(self.folder / "mine.yaml", words)
+        recipe = loading.load(self.folder / "mine.yaml", words)
         monkeypatch.setattr(isheep.algorithm, "load_chat", lambda name, model: load_chat(name, str(self.base)))
         monkeypatch.setattr(isheep.algorithm, "open_engine", lambda recipe, model: Written(model))
         monkeypatch.setattr(isheep.algorithm, "train", train)
@@ -209,14 +209,14 @@ def weights(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     def weights(*words: str) -> bytes:
         into = tmp_path_factory.mktemp("training")
         (into / "mine.yaml").write_text(f"model: {qwen2}\n{TRAINED}")
-        recipe = recipe_files.load(into / "mine.yaml", words)
+        recipe = loading.load(into / "mine.yaml", words)
         chat, fields = load_chat("tokenizer", str(qwen2)), {"finish": "stop", "tokens": 3, "seed": 0}
         pairs = [Pair(id=f"{n}", instruction=f"Say {n}", output="hot " * (1 + n % 4), **fields) for n in range(20)]
         held_out = choose(pairs, chat, chat.tokenizer, recipe.training, 1).held_out
         for n, pair in enumerate(pairs):  # these say something else, so that the last checkpoint is not the best
             if encode(pair, chat, chat.tokenizer, recipe.training.cutoff) in held_out:
                 pairs[n] = pair.model_copy(update={"output": "Paris."})
-        doors.train(recipe, chat, Model(str(qwen2)), pairs, 1, into)
+        backends.train(recipe, chat, Model(str(qwen2)), pairs, 1, into)
         return (into / "adapter_model.safetensors").read_bytes()
 
     return weights
@@ -254,13 +254,13 @@ def test_the_machine_reaches_the_doors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peft, "train", lambda *place: given.append(place[-1]))
     machine = {"threads": 3, "device": "cuda:1", "batch": 7, "rows": 2}
     recipe = Recipe.model_validate({"model": "lamb", "machine": machine})
-    doors.open_engine(recipe, Model("lamb"))
-    doors.train(recipe, None, Model("lamb"), [], 1, Path())  # type: ignore[arg-type]
+    backends.open_engine(recipe, Model("lamb"))
+    backends.train(recipe, None, Model("lamb"), [], 1, Path())  # type: ignore[arg-type]
     assert given == [{"threads": 3, "device": "cuda:1", "batch": 7}, recipe.machine]
     monkeypatch.setattr(vllm, "open_engine", lambda *place: given.append(place[:3]))
     changes: dict[str, Any] = {"training": {"lora": {"rank": 2}}, "iteration": {2: {"training": {"lora": {"rank": 5}}}}}
     recipe = Recipe.model_validate({"model": "lamb", "machine": {**machine, "engine": "vllm"}, **changes})
-    doors.open_engine(recipe, Model("lamb"))
+    backends.open_engine(recipe, Model("lamb"))
     assert given[-1] == (Model("lamb"), recipe.machine, 5)
 
 
@@ -297,13 +297,13 @@ CLASHES = [
 @pytest.mark.parametrize(("change", "said"), CLASHES)
 def test_what_vllm_can_not_do_is_refused(change: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        recipe_files.load(recipe_files.find("lamb"), ["machine.engine=vllm", change])
+        loading.load(loading.find("lamb"), ["machine.engine=vllm", change])
 
 
 def test_without_vllm_a_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isheep.engines.vllm.importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"not installed: .*pip install 'isheep\[vllm\]'.*machine.engine: openai"):
-        doors.check_engine(recipe_files.load(recipe_files.find("lamb"), ["machine.engine=vllm"]))
+        backends.check_engine(loading.load(loading.find("lamb"), ["machine.engine=vllm"]))
 
 
 def test_every_setting_is_here() -> None:

@@ -11,20 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import isheep.algorithm
-import isheep.evaluate
+import isheep.evaluation.evaluate
 import isheep.sweep
-from isheep import summary
 from isheep.algorithm import align
-from isheep.assess import assess, expected, read_grade
 from isheep.cli import main
-from isheep.engines import Completion, Sampling
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
-from isheep.filters import Known, drops, kept
-from isheep.recipe import Assessment, Contamination, Recipe, Response, Score
-from isheep.records import AssessedPair, Drop, Grade, Model, Pair, Task
-from isheep.respond import respond
-from isheep.run import Folder, writing
+from isheep.evaluation import tables
+from isheep.recipe.schema import Assessment, Contamination, Recipe, Response, Score
+from isheep.records import AssessedPair, Completion, Drop, Grade, Model, Pair, Sampling, Task
+from isheep.rundir.folder import Folder, writing
+from isheep.stages.assess import assess, expected, read_grade
+from isheep.stages.filters import Known, drops, kept
+from isheep.stages.respond import respond
 
 
 class Chat(NamedTuple):
@@ -287,7 +286,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     made = World()
     monkeypatch.setattr(isheep.algorithm, "load_chat", lambda name, model: Chat())
     monkeypatch.setattr(isheep.algorithm, "open_engine", made.open_engine)
-    monkeypatch.setattr(isheep.evaluate, "open_engine", made.open_engine)
+    monkeypatch.setattr(isheep.evaluation.evaluate, "open_engine", made.open_engine)
     monkeypatch.setattr(isheep.sweep, "load_chat", lambda name, model: Chat())
     monkeypatch.setattr(isheep.algorithm, "train", made.train)
     yield made
@@ -304,7 +303,7 @@ def test_the_loop(world: World, tmp_path: Path) -> None:
     assert models == [Model("fake", adapter) for adapter in adapters]
     assert set(world.generated) == set(models[:2])  # M^T writes nothing
     assert world.trained == [6, 6]
-    assert summary.counts(folder, 2) == (6, 6, 0, 5, None)
+    assert tables.counts(folder, 2) == (6, 6, 0, 5, None)
 
 
 def test_a_finished_run_asks_for_nothing(world: World, tmp_path: Path) -> None:
@@ -333,7 +332,7 @@ def test_the_base_may_judge(world: World, tmp_path: Path) -> None:
 
 def test_without_assessment_everything_is_kept(world: World, tmp_path: Path) -> None:
     _, folder = run(recipe(assessment=None, filters=[]), tmp_path / "run")
-    assert summary.counts(folder, 1) == (6, 6, None, 5, None)
+    assert tables.counts(folder, 1) == (6, 6, None, 5, None)
     assert not folder.has("iter-1/assessed.jsonl")
 
 
@@ -435,6 +434,6 @@ def test_the_table(world: World, tmp_path: Path) -> None:
         items = {"right": [n < right for n in range(40)]}
         (folder / ("iter-1" if t else "base")).json("eval/lamb.json", lambda items=items: {"items": items})
     with (console := Console(width=100)).capture() as shown:
-        console.print(summary.table(recipe(), folder))
+        console.print(tables.table(recipe(), folder))
     text = shown.get()
     assert "25 [14,40]" in text and "75 [60,86]" in text and "<0.0001" in text

@@ -13,14 +13,13 @@ import pytest
 from isheep.benchmarks import Exam, items, module, paper, squad2
 from isheep.benchmarks.options import losses
 from isheep.benchmarks.prepared import PREPARE
-from isheep.chat import load_chat
-from isheep.engines import TokenLogprobs
 from isheep.engines.fake import Fake
 from isheep.engines.transformers import open_engine
 from isheep.errors import TooLong, UserError
-from isheep.recipe import TASKS
-from isheep.records import Model
-from isheep.run import Folder
+from isheep.models.chat_template import load_chat
+from isheep.recipe.schema import TASKS
+from isheep.records import Model, TokenLogprobs
+from isheep.rundir.folder import Folder
 from tests.test_cli import isheep
 
 DATA = Path(os.environ.get("ISHEEP_DATA", Path(__file__).parents[2] / "shared" / "data"))

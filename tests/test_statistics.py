@@ -8,7 +8,7 @@ from scipy.stats import ttest_rel
 from statsmodels.api import OLS
 from statsmodels.stats.proportion import proportion_confint
 
-from isheep.statistics import Value, compare, detectable, estimate, holm, mcnemar, over_seeds, wilson
+from isheep.evaluation.statistics import Value, compare, detectable, estimate, holm, mcnemar, over_seeds, wilson
 
 
 def test_wilson() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from isheep import stored
 from isheep.errors import UserError
-from isheep.files import write_json, write_list
 from isheep.records import Drop
-from isheep.stored import Stored, some
+from isheep.rundir import jsonl
+from isheep.rundir.atomic import write_json, write_list
+from isheep.rundir.jsonl import Stored, some
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -37,8 +37,8 @@ def peak(streaming: Any, root: Path, count: int) -> int:
 
 
 def test_memory_does_not_grow_with_the_rows(streaming: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("isheep.overlap.AT_ONCE", 100)
-    monkeypatch.setattr("isheep.run.AT_ONCE", 100)
+    monkeypatch.setattr("isheep.text.overlap.AT_ONCE", 100)
+    monkeypatch.setattr("isheep.rundir.folder.AT_ONCE", 100)
     peak(streaming, tmp_path / "first", 100)  # what is loaded once
     few, many = (peak(streaming, tmp_path / str(count), count) for count in (300, 1200))
     written = (tmp_path / "1200" / "iter-1" / "pairs.jsonl").stat().st_size
@@ -58,7 +58,7 @@ def test_stored_rows_are_a_sequence(tmp_path: Path) -> None:
     rows = [Drop(row=str(n), by="score", why="é" * n) for n in range(9)]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
-    found = stored.read(path, Drop)
+    found = jsonl.read(path, Drop)
     assert found == rows and list(found) == rows and found[2:5] == rows[2:5] and found[-1] == rows[-1]
     odd = some(found, lambda row: int(row.row) % 2 == 1)
     assert isinstance(odd, Stored) and list(odd) == rows[1::2] and odd[1] == rows[3] and odd[::-1] == rows[7::-2]
@@ -66,7 +66,7 @@ def test_stored_rows_are_a_sequence(tmp_path: Path) -> None:
         found[9]
     path.write_text(path.read_text() + "torn\n")
     with pytest.raises(UserError, match="line 10: not a Drop row"):
-        stored.read(path, Drop)
+        jsonl.read(path, Drop)
 
 
 @pytest.mark.parametrize("values", [[], [1], [{"a": "b\nc", "d": {"e": [1, "\u2028é"]}}, "x", {}]])

@@ -11,21 +11,21 @@ import pytest
 from rich.console import Console
 
 import isheep.algorithm
-import isheep.evaluate
+import isheep.evaluation.evaluate
 import isheep.sweep
-from isheep import benchmarks, prompts, recipe_files
+from isheep import benchmarks, prompts
 from isheep.algorithm import align
 from isheep.batching import seed_of
 from isheep.benchmarks import Exam, validation_prompts
 from isheep.cli import main
-from isheep.engines import Sampling
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
-from isheep.evaluate import no_gain
-from isheep.recipe import Benchmark, Recipe, Stop
-from isheep.records import Drop, Model, Pair, Task
-from isheep.run import Folder, events, writing
-from isheep.summary import comparison
+from isheep.evaluation.evaluate import no_gain
+from isheep.evaluation.tables import comparison
+from isheep.recipe import loading
+from isheep.recipe.schema import Benchmark, Recipe, Stop
+from isheep.records import Drop, Model, Pair, Sampling, Task
+from isheep.rundir.folder import Folder, events, writing
 from isheep.sweep import conduct, ingredients, sweep, twins
 
 TASKS = {"tasks": 24, "size": 8, "novelty": None}
@@ -95,7 +95,7 @@ def weights(model: Model) -> str | None:
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
     lab = Lab()
-    for module in (isheep.algorithm, isheep.evaluate, isheep.sweep):
+    for module in (isheep.algorithm, isheep.evaluation.evaluate, isheep.sweep):
         monkeypatch.setattr(module, "load_chat", lambda name, model: Chat())
         if module is not isheep.sweep:
             monkeypatch.setattr(module, "open_engine", lab.open_engine)
@@ -367,7 +367,7 @@ def test_what_a_benchmark_keeps_is_shared_with_its_result(
     sweep({"a": recipes["a"]}, tmp_path)
     (killed / "base/eval/lamb").mkdir(parents=True)  # begun before, and not come to its end
     (killed / "base/eval/lamb/answers.jsonl.part").write_text('{"out')
-    (killed / "recipe.yaml").write_text(recipe_files.dump(recipes["a "]))
+    (killed / "recipe.yaml").write_text(loading.dump(recipes["a "]))
     sweep(recipes, tmp_path)
     assert shared(other)["base/eval/lamb.json"] == "../a/base/eval/lamb.json"
     for run in (other, killed):
@@ -410,7 +410,7 @@ def test_what_each_iterative_setting_trains_on(lab: Lab, tmp_path: Path) -> None
 
 
 def test_the_data_of_all_iterations_are_written_and_exported(lab: Lab, tmp_path: Path) -> None:
-    from isheep.take import take
+    from isheep.export.iteration import take
 
     conduct(recipe(training={"data": "all"}), tmp_path)
     rows = json.loads((tmp_path / "iter-2/train.json").read_text())
@@ -542,7 +542,7 @@ def test_a_grid_and_names_make_folders(lab: Lab, tmp_path: Path, capsys: pytest.
     assert len(lab.trained) == 2
     shown = capsys.readouterr().out
     assert "rows" in shown and "runs     " in shown
-    saved = recipe_files.load(out / "last,filters.0.at_least=7" / "recipe.yaml")
+    saved = loading.load(out / "last,filters.0.at_least=7" / "recipe.yaml")
     assert saved.training.start == "last" and saved.response.size == 4 and saved.filters[0].at_least == 7
 
 
@@ -570,7 +570,7 @@ def test_a_sweep_may_list_recipe_files(tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text("model: lamb\nseed: 1\n")
     (tmp_path / "two.yaml").write_text("like: one.yaml\niterations: 7\n")
     (tmp_path / "both.yaml").write_text("seed: 3\nsettings: [one.yaml, two.yaml]\n")
-    found = recipe_files.load_sweep(tmp_path / "both.yaml", ["training.epochs=1"])
+    found = loading.load_sweep(tmp_path / "both.yaml", ["training.epochs=1"])
     shown = {name: (one.iterations, one.seed, one.training.epochs) for name, one in found.items()}
     assert shown == {"one": (3, 3, 1), "two": (7, 3, 1)}
 
@@ -601,26 +601,26 @@ def test_wrong_sweeps(text: str, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(text)
     (tmp_path / "one.yaml").write_text("model: lamb")
     with pytest.raises(UserError) as error:
-        recipe_files.load_sweep(tmp_path / "s.yaml")
+        loading.load_sweep(tmp_path / "s.yaml")
     assert WRONG[text] in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_sweep_is_not_run_as_a_recipe() -> None:
     with pytest.raises(UserError, match="is a sweep over many settings: run it with isheep sweep"):
-        recipe_files.load(recipe_files.find("paper/table2"))
+        loading.load(loading.find("paper/table2"))
 
 
 # --- every recipe on lamb, to its end
 
-ON_LAMB = [name for name in recipe_files.names() if name.startswith("lamb/")]
+ON_LAMB = [name for name in loading.names() if name.startswith("lamb/")]
 
 
 def recipes_of(name: str) -> dict[str, Recipe]:
-    path = recipe_files.find(name)
-    return recipe_files.load_sweep(path) if recipe_files.is_sweep(path) else {"": recipe_files.load(path)}
+    path = loading.find(name)
+    return loading.load_sweep(path) if loading.is_sweep(path) else {"": loading.load(path)}
 
 
-@pytest.mark.parametrize("name", [name for name in ON_LAMB if not recipe_files.is_sweep(recipe_files.find(name))])
+@pytest.mark.parametrize("name", [name for name in ON_LAMB if not loading.is_sweep(loading.find(name))])
 def test_every_recipe_on_lamb_runs(name: str, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from isheep.benchmarks import lamb
 
@@ -635,10 +635,10 @@ def test_every_recipe_on_lamb_runs(name: str, lab: Lab, tmp_path: Path, monkeypa
 def test_recipes_differ_as_far_as_they_say_so() -> None:
     """No recipe is another one's copy, but for Table 2 to 4's rows that are one setting under two names."""
     for folder in ("paper", "lamb"):
-        names = [name for name in recipe_files.names() if name.startswith(f"{folder}/")]
+        names = [name for name in loading.names() if name.startswith(f"{folder}/")]
         found: dict[str, list[str]] = {}
-        for name in (name for name in names if not recipe_files.is_sweep(recipe_files.find(name))):
-            found.setdefault(recipe_files.dump(recipes_of(name)[""]), []).append(name.removeprefix(f"{folder}/"))
+        for name in (name for name in names if not loading.is_sweep(loading.find(name))):
+            found.setdefault(loading.dump(recipes_of(name)[""]), []).append(name.removeprefix(f"{folder}/"))
         same = {tuple(names) for names in found.values() if len(names) > 1}
         assert same == {("one-base", "prompt-combined"), ("assess-both", "prompt-simple")}
 
@@ -672,7 +672,7 @@ FEW = {  # a recipe for each way to filter, to read a score, to start
 
 
 def test_recipes_on_lamb_run_for_real(short_exam: None, tmp_path: Path) -> None:
-    recipes = {name[5:]: recipe_files.load(recipe_files.find(name), [*BRIEF, *words]) for name, words in FEW.items()}
+    recipes = {name[5:]: loading.load(loading.find(name), [*BRIEF, *words]) for name, words in FEW.items()}
     finished(recipes, tmp_path)
     for stage in ("iter-1/replies.jsonl", "iter-1/pairs.jsonl", "base/eval/lamb.json"):
         assert [name for name in recipes if stage in made(tmp_path / name)] == ["one-last"]

@@ -9,15 +9,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from isheep.engines import Completion, Sampling
 from isheep.engines.fake import Fake
 from isheep.errors import UserError
-from isheep.novelty import Pool
 from isheep.prompts import fill
-from isheep.recipe import Synthesis
-from isheep.records import Reply
+from isheep.recipe.schema import Synthesis
+from isheep.records import Completion, Reply, Sampling
 from isheep.seeds import Seed
-from isheep.synthesize import parse, read_tasks, render, replies, rules
+from isheep.stages.synthesize import parse, read_tasks, render, replies, rules
+from isheep.text.novelty import Pool
 
 SEEDS = [
     Seed(id="s0", instruction="Name the capital of the given country.", input="France", output="Paris"),

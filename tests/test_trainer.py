@@ -15,12 +15,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isheep.chat import Chat, load_chat
 from isheep.errors import UserError
-from isheep.recipe import Lora, Machine, Training
+from isheep.models.adapter_files import WEIGHTS
+from isheep.models.chat_template import Chat, load_chat
+from isheep.recipe.schema import Lora, Machine, Training
 from isheep.records import Model, Pair
 from isheep.trainers import peft
-from isheep.trainers.adapter import WEIGHTS
 from isheep.trainers.peft import train
 from isheep.trainers.rows import IGNORED, choose, course, encode, order
 

@@ -22,14 +22,19 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
-from isheep import doctor  # noqa: E402
-from isheep.chat import load_chat  # noqa: E402
-from isheep.checkpoint import LAMB  # noqa: E402
-from isheep.cli import main  # noqa: E402
-from isheep.engines import Sampling, openai, transformers, vllm  # noqa: E402
+from isheep.cli import (
+    doctor,  # noqa: E402
+    main,  # noqa: E402
+)
+from isheep.engines import openai, transformers, vllm  # noqa: E402
 from isheep.errors import TooLong, UserError  # noqa: E402
-from isheep.recipe import Machine, Server  # noqa: E402
-from isheep.records import Model  # noqa: E402
+from isheep.models.chat_template import load_chat  # noqa: E402
+from isheep.models.checkpoint import LAMB  # noqa: E402
+from isheep.recipe.schema import Machine, Server  # noqa: E402
+from isheep.records import (
+    Model,  # noqa: E402
+    Sampling,  # noqa: E402
+)
 from isheep.seeds import load_seeds  # noqa: E402
 from tests.conftest import make_checkpoint  # noqa: E402
 from tests.openai_server import digest  # noqa: E402
@@ -302,7 +307,7 @@ def test_a_process_that_is_killed_is_one_line(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from isheep.engines import Sampling, vllm
-from isheep.recipe import Machine
+from isheep.recipe.schema import Machine
 from isheep.records import Model
 machine = Machine.model_validate({"engine": "vllm", "threads": 1, "vllm": {"cache": 0.25}})
 engine = vllm.open_engine(Model("lamb"), machine, 4, lambda: None)

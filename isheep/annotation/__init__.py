@@ -12,8 +12,8 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from isheep.files import sync
 from isheep.records import Record
+from isheep.rundir.atomic import sync
 
 RATINGS, CHOICES = "annotations/ratings.jsonl", "annotations/choices.jsonl"
 NOBODY = "(the same text)"  # stands for a person where two answers are equal: a tie that nobody need be asked about

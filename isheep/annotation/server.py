@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from jinja2 import Environment, FileSystemLoader
 
-from isheep.annotation.desk import Desk
+from isheep.annotation.session import Desk
 from isheep.errors import UserError
 
 HERE = Path(__file__).parent

@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from isheep.batching import ahead, seed_of
-from isheep.chat import Chat, render
-from isheep.engines import Engine, Sampling
+from isheep.engines import Engine
 from isheep.errors import UserError
-from isheep.judges import Judge, Messages, Reply
-from isheep.recipe import Benchmark, Stop
-from isheep.records import Answer
-from isheep.run import Folder
+from isheep.judges.base import Judge, Messages
+from isheep.models.chat_template import Chat, render
+from isheep.openai_client import Reply
+from isheep.recipe.schema import Benchmark, Stop
+from isheep.records import Answer, Sampling
+from isheep.rundir.folder import Folder
 
 SIZE = 64  # answers in a batch
 

@@ -14,11 +14,12 @@ from isheep.benchmarks import Exam, alpaca_judge, data_of, winrate
 from isheep.benchmarks.alpaca_judge import Evaluator, switched
 from isheep.benchmarks.originals import rows as read_rows
 from isheep.benchmarks.originals import text_of
-from isheep.engines import Sampling
 from isheep.errors import UserError
-from isheep.files import write_text
-from isheep.judges import Reply, note, outcomes, over
-from isheep.recipe import Benchmark, Judge
+from isheep.judges.base import note, outcomes, over
+from isheep.openai_client import Reply
+from isheep.recipe.schema import Benchmark, Judge
+from isheep.records import Sampling
+from isheep.rundir.atomic import write_text
 
 MAX_TOKENS = 2048  # of an answer, in most of AlpacaEval's model configurations
 TEMPERATURE = 0.7  # the same

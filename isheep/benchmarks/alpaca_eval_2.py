@@ -5,7 +5,7 @@ from typing import Any
 
 from isheep.benchmarks import Exam, alpaca_eval
 from isheep.benchmarks.alpaca_eval import TWO, examine, reference
-from isheep.recipe import Benchmark
+from isheep.recipe.schema import Benchmark
 
 
 def run(exam: Exam) -> dict[str, Any]:

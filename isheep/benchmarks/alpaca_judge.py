@@ -18,7 +18,8 @@ import yaml
 from isheep import prompts
 from isheep.benchmarks.originals import text_of
 from isheep.errors import UserError
-from isheep.judges import Messages, Reply
+from isheep.judges.base import Messages
+from isheep.openai_client import Reply
 
 SEED = 0  # AlpacaEval's, of the order in which outputs are shown
 DEFAULTS = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 2048}  # of its requests

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from isheep import sandbox
 from isheep.benchmarks import Exam, marks, unchanged
 from isheep.records import Answer, Record
-from isheep.run import Folder
+from isheep.rundir.folder import Folder
 
 SIZE = 64  # programs in a batch
 FENCE = re.compile(r"^([ \t]*)```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)

@@ -11,9 +11,9 @@ from isheep import sandbox
 from isheep.benchmarks import Exam, data_of
 from isheep.benchmarks.code import Problem, body, defines, extract, judge
 from isheep.benchmarks.originals import Row, given, rows
-from isheep.engines import Sampling
 from isheep.prompts import fill
-from isheep.recipe import Benchmark
+from isheep.recipe.schema import Benchmark
+from isheep.records import Sampling
 
 COLUMNS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # Chen et al. 2021, Section 2.3

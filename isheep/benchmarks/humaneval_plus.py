@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from isheep.benchmarks import Exam, humaneval
-from isheep.recipe import Benchmark
+from isheep.recipe.schema import Benchmark
 
 NAME, FILE = "humaneval_plus", "HumanEvalPlus.jsonl.gz of evalplus/humanevalplus_release"
 

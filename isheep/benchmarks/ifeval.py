@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from isheep.benchmarks import Exam, data_of
-from isheep.engines import Sampling
 from isheep.errors import UserError
-from isheep.files import json_lines, write_text
-from isheep.recipe import Benchmark
+from isheep.recipe.schema import Benchmark
+from isheep.records import Sampling
+from isheep.rundir.atomic import json_lines, write_text
 
 HUB, FILE = "google/IFEval", "input_data.jsonl"
 LONGEST = 1280  # tokens of an answer, as in lm-eval's task

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from isheep.benchmarks import Exam, data_of
-from isheep.engines import Completion, Sampling
 from isheep.errors import UserError
 from isheep.lamb.pages import content
 from isheep.lamb.suite import right, suite, validation
 from isheep.lamb.world import Quest
-from isheep.recipe import Benchmark
+from isheep.recipe.schema import Benchmark
+from isheep.records import Completion, Sampling
 
 
 def run(exam: Exam) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from isheep import sandbox
 from isheep.benchmarks import Exam, data_of
 from isheep.benchmarks.code import Problem, extract, judge
 from isheep.benchmarks.originals import Row, given, rows
-from isheep.chat import render
-from isheep.engines import Sampling
 from isheep.errors import UserError
+from isheep.models.chat_template import render
 from isheep.prompts import fill
-from isheep.recipe import Benchmark
+from isheep.recipe.schema import Benchmark
+from isheep.records import Sampling
 
 REQUEST = (
     "You are an expert Python programmer, and here is your task: {task} Your code should pass these tests:\n\n{tests}"

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from isheep.benchmarks import Exam, mbpp
-from isheep.recipe import Benchmark
+from isheep.recipe.schema import Benchmark
 
 
 def run(exam: Exam) -> dict[str, Any]:

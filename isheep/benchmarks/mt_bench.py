@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 from isheep.benchmarks import Exam, data_of
 from isheep.benchmarks.originals import rows as read_rows
-from isheep.engines import Sampling
 from isheep.errors import UserError
-from isheep.files import write_text
-from isheep.judges import Messages, Reply, note, outcomes, over, plain_name
-from isheep.recipe import Benchmark, Judge
+from isheep.judges.base import Messages, note, outcomes, over, plain_name
+from isheep.openai_client import Reply
+from isheep.recipe.schema import Benchmark, Judge
+from isheep.records import Sampling
+from isheep.rundir.atomic import write_text
 
 JUDGE = "gpt-4"  # FastChat's default
 PARAMETERS = {"temperature": 0, "max_tokens": 2048, "n": 1}  # what it asks with

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from isheep.checkpoint import start_of
-from isheep.engines import Engine, TokenLogprobs
+from isheep.engines import Engine
 from isheep.errors import TooLong, UserError
-from isheep.records import Record
-from isheep.run import Folder
+from isheep.models.checkpoint import start_of
+from isheep.records import Record, TokenLogprobs
+from isheep.rundir.folder import Folder
 
 
 class Chosen(Record):

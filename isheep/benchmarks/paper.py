@@ -21,12 +21,11 @@ from isheep.benchmarks.items import examples, load, note, questions
 from isheep.benchmarks.options import Chosen, losses, ready, too_long
 from isheep.benchmarks.originals import Row
 from isheep.benchmarks.prepared import PREPARE, Prepared
-from isheep.chat import render
-from isheep.engines import Sampling
 from isheep.errors import UserError
+from isheep.models.chat_template import render
 from isheep.prompts import fill
-from isheep.recipe import Benchmark
-from isheep.records import Record
+from isheep.recipe.schema import Benchmark
+from isheep.records import Record, Sampling
 
 FOLDER = Path(__file__).parent / "tasks" / "paper"
 SIZE = 16  # items in a batch of losses

@@ -11,8 +11,8 @@ from typing import Any
 
 from isheep.benchmarks import Exam
 from isheep.benchmarks.originals import Row
-from isheep.engines import Sampling
 from isheep.prompts import fill
+from isheep.records import Sampling
 
 PROMPT = "Title: {title}\n\nBackground: {context}\n\nQuestion: {question}\n\nAnswer:"
 TOKENS = 256

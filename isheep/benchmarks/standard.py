@@ -19,10 +19,10 @@ from isheep.benchmarks import Exam, Part, data_of, marks, squad2, unchanged
 from isheep.benchmarks.items import load, note, questions
 from isheep.benchmarks.options import Chosen, logprobs, ready, too_long
 from isheep.benchmarks.originals import Row
-from isheep.chat import render
-from isheep.engines import Sampling
 from isheep.errors import UserError
-from isheep.recipe import Benchmark
+from isheep.models.chat_template import render
+from isheep.recipe.schema import Benchmark
+from isheep.records import Sampling
 
 OURS = Path(__file__).parent / "tasks" / "standard"
 SIZE = 64  # requests in a batch

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from isheep import __version__
 from isheep.engines import Engine
 from isheep.errors import UserError
-from isheep.progress import console
-from isheep.recipe import Machine
+from isheep.recipe.schema import Machine
 from isheep.records import Model
+from isheep.rundir.progress import console
 
 STARTS = 3  # of each replica that fail, until that is the end
 NOTICE, PATIENCE = 15.0, 600.0  # seconds without any replica until that is said, and until it is the end

@@ -5,7 +5,7 @@ from hashlib import sha256
 from typing import Any
 
 from isheep.batching import seed_of
-from isheep.engines import Completion, Sampling, TokenLogprobs
+from isheep.records import Completion, Sampling, TokenLogprobs
 
 WIDTH = 16
 

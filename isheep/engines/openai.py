@@ -8,14 +8,13 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from isheep.batching import seed_of
-from isheep.chat import Chat
-from isheep.checkpoint import context, find, load_tokenizer, start_of
-from isheep.client import shown, together
-from isheep.engines import Completion, Sampling, TokenLogprobs, server, tokens
+from isheep.engines import server, tokens
 from isheep.errors import TooLong
-from isheep.judges import Reply
-from isheep.recipe import Server
-from isheep.records import Model
+from isheep.models.chat_template import Chat
+from isheep.models.checkpoint import context, find, load_tokenizer, start_of
+from isheep.openai_client import Reply, shown, together
+from isheep.recipe.schema import Server
+from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
 SEEDS = 2**31  # a seed that every server takes; llama.cpp draws one of its own for 2**32 - 1
 ELSEWHERE = "machine.engine: transformers"

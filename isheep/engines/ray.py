@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from isheep.checkpoint import LAMB, find
-from isheep.engines import Completion, Engine, Sampling, TokenLogprobs
+from isheep.engines import Engine
 from isheep.engines.actors import Pool, brief, pool_of
 from isheep.errors import UserError
-from isheep.recipe import Machine
-from isheep.records import Model
+from isheep.models.checkpoint import LAMB, find
+from isheep.recipe.schema import Machine
+from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
 ATTEMPTS = 3  # at one call: a batch that ends every process it meets is not the machines' fault
 

@@ -4,10 +4,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from isheep.client import FATAL, address, clean, connect, post, shown
 from isheep.errors import UserError
-from isheep.judges import Reply
-from isheep.recipe import Server
+from isheep.openai_client import FATAL, Reply, address, clean, connect, post, shown
+from isheep.recipe.schema import Server
 
 if TYPE_CHECKING:
     from httpx2 import Client

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from isheep.engines import Completion
+from isheep.records import Completion
 
 
 def ids_of(tokenizer: Any, text: str) -> list[int]:

@@ -6,10 +6,10 @@ from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isheep.batching import seed_of
-from isheep.checkpoint import check_device, find, load, load_tokenizer, start_of
-from isheep.engines import Completion, Sampling, TokenLogprobs, tokens
-from isheep.errors import TooLong, UserError
-from isheep.records import Model
+from isheep.engines import tokens
+from isheep.errors import TooLong
+from isheep.models.checkpoint import check_device, find, load_model, load_tokenizer, start_of
+from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -250,24 +250,3 @@ class Transformers:
             f"{what} does not fit {self.source.base!r}, which reads {self.loaded.context} tokens, the answer included:"
             " shorten it (fewer or shorter examples) or take a model with a longer context"
         )
-
-
-def load_model(source: Model, dtype: str) -> Any:
-    """The weights of `source` in `dtype`, with its adapter. Raises UserError where one can't be loaded.
-
-    In float32 the adapter is merged into the weights; bfloat16 would round most of it away, so there it stays beside.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # it writes even where no terminal is
-    model = load(source.base, AutoModelForCausalLM, use_safetensors=True, dtype=getattr(torch, dtype))
-    if source.adapter is None:
-        return model
-    if not (source.adapter / "adapter_model.safetensors").is_file():  # peft would unpickle an adapter_model.bin
-        raise UserError(f"adapter {str(source.adapter)!r} has no adapter_model.safetensors: give a LoRA's folder")
-    from peft import PeftModel
-
-    adapted: Any = PeftModel.from_pretrained(model, str(source.adapter))
-    return adapted.merge_and_unload() if dtype == "float32" else adapted.base_model.model

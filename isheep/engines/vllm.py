@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from isheep.batching import chunks, seed_of
-from isheep.chat import Chat
-from isheep.checkpoint import check_device, config, context, ends, find, load_tokenizer, start_of
-from isheep.engines import Completion, Sampling, TokenLogprobs, tokens
+from isheep.engines import tokens
 from isheep.engines.vllm_worker import Failed, Lora, Opening, Worker
 from isheep.errors import TooLong, UserError
-from isheep.recipe import RANKS, Machine
-from isheep.records import Model
+from isheep.models.chat_template import Chat
+from isheep.models.checkpoint import check_device, config, context, ends, find, load_tokenizer, start_of
+from isheep.recipe.schema import RANKS, Machine
+from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
 ELSEWHERE = "machine.engine: transformers"
 ASKED = 128  # tokens whose probabilities a request may ask for: vLLM's limit
@@ -91,7 +91,7 @@ class VLLM:
     @cached_property
     def merged(self) -> "tempfile.TemporaryDirectory[str]":
         """A checkpoint with the adapter in its weights, until the engine is closed."""
-        from isheep.trainers.merge import merge
+        from isheep.models.merge import merge
 
         folder = tempfile.TemporaryDirectory(prefix="isheep-merged-")
         merge(self.source, self.open_chat(), Path(folder.name))

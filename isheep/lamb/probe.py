@@ -5,14 +5,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from isheep.chat import load_chat
-from isheep.engines import Sampling
 from isheep.errors import UserError
 from isheep.lamb.pages import Answer, content, good, ignoring, off_topic, rambling, wrong, wrong_type
 from isheep.lamb.suite import right, validation
 from isheep.lamb.world import Quest, draw_quest
+from isheep.models.chat_template import load_chat
 from isheep.prompts import fill, load
-from isheep.records import Model
+from isheep.records import Model, Sampling
 
 FAULTS = {"wrong, same type": wrong, "wrong type": wrong_type, "off topic": off_topic, "runs on": rambling}
 HARD = ("sum", "larger", "first", "last", "reverse", "copy")  # families in which a judge has to work out the answer

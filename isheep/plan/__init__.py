@@ -14,7 +14,7 @@ from isheep.plan.assumptions import Assumptions, assume
 from isheep.plan.devices import Device
 from isheep.plan.shapes import Shape, shape_of
 from isheep.plan.work import Stage, course, unknown_exams
-from isheep.recipe import Machine, Recipe
+from isheep.recipe.schema import Machine, Recipe
 from isheep.records import Record
 
 

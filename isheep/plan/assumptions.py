@@ -7,15 +7,16 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from isheep import prompts, respond, synthesize
+from isheep import prompts
 from isheep.batching import seed_of
-from isheep.chat import load_chat
-from isheep.checkpoint import tokenizer_here
 from isheep.errors import UserError
+from isheep.models.chat_template import load_chat
+from isheep.models.checkpoint import tokenizer_here
 from isheep.prompts.forms import form
-from isheep.recipe import Density, Filter, Perplexity, Random, Recipe, Score
+from isheep.recipe.schema import Density, Filter, Perplexity, Random, Recipe, Score
 from isheep.records import Record, Task
 from isheep.seeds import load_seeds
+from isheep.stages import respond, synthesize
 
 GUESSED, COUNTED, MEASURED, GIVEN, RECIPE = "assumed", "counted", "measured", "given", "recipe"
 CHARACTERS = 4.0  # of English text in a token, where there is no tokenizer to count with

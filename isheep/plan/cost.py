@@ -9,13 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
 
-from isheep.checkpoint import find
-from isheep.measure import needs_vectors
+from isheep.models.checkpoint import find
 from isheep.plan.assumptions import Assumptions
 from isheep.plan.devices import Device
 from isheep.plan.shapes import Shape
 from isheep.plan.work import Stage
-from isheep.recipe import Recipe
+from isheep.recipe.schema import Recipe, needs_vectors
 
 LOOKED = 2**27  # logits at once where every token's are wanted, as the engine cuts its batches
 OPTIMIZER = 16  # bytes of an adapter's number in training: itself, its gradient and AdamW's two, in float32

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import yaml
 
-from isheep.checkpoint import check_device
 from isheep.errors import UserError
+from isheep.models.checkpoint import check_device
 from isheep.records import Record
 
 MEASURED = 0.15  # seconds of each of the two measurements

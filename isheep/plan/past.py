@@ -10,18 +10,18 @@ from typing import NamedTuple
 
 from isheep.batching import chunks
 from isheep.errors import UserError
-from isheep.evaluate import home
 from isheep.plan.assumptions import Assumptions, assume, counter
 from isheep.plan.cost import seconds
 from isheep.plan.devices import Device
 from isheep.plan.shapes import shape_of
 from isheep.plan.work import course, unknown_exams
-from isheep.recipe import Recipe
+from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Pair, Reply
-from isheep.run import Folder, events, reading
+from isheep.rundir.artifacts import artifact_of
+from isheep.rundir.folder import Folder, events, reading
+from isheep.rundir.iterations import iteration_dir
 from isheep.seeds import Seed
-from isheep.status import STAGES
-from isheep.synthesize import read_tasks
+from isheep.stages.synthesize import read_tasks
 
 
 class Past(NamedTuple):
@@ -48,7 +48,7 @@ def look(path: Path) -> Past:
 
 
 def _told(now: Recipe, run: Folder, t: int) -> dict[str, float]:
-    (count, _), folder, found = counter(now.model), home(run, t), dict[str, float]()
+    (count, _), folder, found = counter(now.model), iteration_dir(run, t), dict[str, float]()
     if folder.has("replies.jsonl"):
         asked = folder.read("replies.jsonl", Reply)
         found["reply"] = fmean(reply.tokens for reply in asked)
@@ -99,8 +99,10 @@ def took(run: Folder) -> dict[tuple[int, str], float]:
 def _place(file: str) -> tuple[int, str] | None:
     """The iteration and stage of a run's file ("iter-1/pairs.jsonl"); None where it is of no stage."""
     folder, _, name = file.partition("/")
-    stage = STAGES.get(name.partition("/")[0])
-    return (0 if folder == "base" else int(folder.removeprefix("iter-")), stage) if stage else None
+    artifact = artifact_of(name)
+    if artifact is None or not artifact.shared:
+        return None
+    return (0 if folder == "base" else int(folder.removeprefix("iter-")), artifact.stage)
 
 
 def factors(past: Past, device: Device, a: Assumptions) -> dict[str, float]:

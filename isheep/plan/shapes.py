@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from isheep import checkpoint
 from isheep.errors import UserError
+from isheep.models import checkpoint
 from isheep.records import Record
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")  # dense decoders with a gated MLP: what the sums below are right for

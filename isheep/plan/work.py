@@ -6,12 +6,11 @@ from hashlib import sha256
 from math import ceil
 from typing import Any
 
-from isheep.measure import needs_perplexity, needs_vectors
 from isheep.plan.assumptions import LABELS, Assumptions
 from isheep.prompts.forms import guide
-from isheep.recipe import Recipe
+from isheep.recipe.schema import Recipe, needs_perplexity, needs_vectors
 from isheep.records import Record
-from isheep.synthesize import budget_of
+from isheep.stages.synthesize import budget_of
 
 Assume = Callable[[Recipe, int], Assumptions]  # of what iteration t does
 

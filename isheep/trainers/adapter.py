@@ -6,16 +6,15 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from isheep.chat import Chat
-from isheep.checkpoint import load_tokenizer, start_of
 from isheep.errors import UserError
-from isheep.files import write_text
-from isheep.recipe import Training
+from isheep.models.adapter_files import WEIGHTS, save_tokenizer
+from isheep.models.chat_template import Chat
+from isheep.recipe.schema import Training
 from isheep.records import Model
+from isheep.rundir.atomic import write_text
 from isheep.trainers.rows import Rows
 
 RESULT = "training.json"  # written last: where it is, the adapter is complete
-WEIGHTS = "adapter_model.safetensors"
 
 
 def about(model: Model, rows: Rows, chat: Chat, training: Training, seed: int) -> dict[str, Any]:
@@ -60,20 +59,3 @@ def write(into: Path, kept: Path, model: Model, chat: Chat, tokenizer: Any, resu
     write_text(into / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     save_tokenizer(tokenizer, chat, into)
     write_text(into / RESULT, json.dumps(result, indent=1) + "\n")
-
-
-def tokenizer_of(model: Model, chat: Chat) -> Any:
-    """The tokenizer, with a token to pad with: TRL would set one, where a resumed training may not come by."""
-    tokenizer = load_tokenizer(model.base)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or chat.end
-    return tokenizer
-
-
-def save_tokenizer(tokenizer: Any, chat: Chat, into: Path) -> None:
-    """The tokenizer, whose `apply_chat_template` gives the tokens of training and whose end token ends an answer."""
-    template = chat.template
-    if start_of(tokenizer) and not chat.prompt("").startswith(tokenizer.bos_token):
-        template = "{{- bos_token }}" + template  # apply_chat_template adds none by itself
-    tokenizer.chat_template = template
-    tokenizer.eos_token = chat.end
-    tokenizer.save_pretrained(into)

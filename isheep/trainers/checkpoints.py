@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from isheep.files import sync
+from isheep.rundir.atomic import sync
 
 SEAL = "complete"  # written last: a checkpoint without it is torn
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from isheep.batching import seed_of
-from isheep.checkpoint import load
+from isheep.models.checkpoint import load
 from isheep.trainers import checkpoints
 from isheep.trainers.job import Job
 from isheep.trainers.rows import Row, filled, without_loss

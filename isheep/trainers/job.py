@@ -3,7 +3,7 @@
 from math import ceil
 from pathlib import Path
 
-from isheep.recipe import Machine, Section, Training
+from isheep.recipe.schema import Machine, Section, Training
 from isheep.records import Model
 from isheep.trainers.rows import Row, course
 

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from isheep.batching import num_cpu_threads
 from isheep.errors import UserError
-from isheep.files import write_text
-from isheep.recipe import Recipe
-from isheep.rows import threads
+from isheep.recipe.schema import Recipe
+from isheep.rundir.atomic import write_text
 from isheep.trainers.job import Job
 from isheep.trainers.worker import ERROR, STEP
 
@@ -27,9 +27,9 @@ PATIENCE = 20  # seconds that processes have to end by themselves
 def launch(job: Job, advance: Callable[[int], None]) -> None:
     """`fit` in `job.machine.processes` processes at once. `advance` is told of steps. Raises as `run`."""
     write_text(job.into / JOB, job.model_dump_json())
-    threads = {"OMP_NUM_THREADS": str(job.machine.threads)} if job.machine.threads else {}
+    environment = {"OMP_NUM_THREADS": str(job.machine.threads)} if job.machine.threads else {}
     what = f"training in {job.machine.processes} processes"
-    run(what, command(job), job.into / LOG, threads, heard=lambda line: advance(int(line == STEP)))
+    run(what, command(job), job.into / LOG, environment, heard=lambda line: advance(int(line == STEP)))
 
 
 def run(
@@ -66,7 +66,7 @@ def run(
 def command(job: Job) -> list[str]:
     """`accelerate launch` for a job; on several nodes once on each of them, by srun."""
     machine, port = job.machine, _free_port()
-    each = threads() if os.environ.get("OMP_NUM_THREADS") else max(1, threads() // machine.gpus)
+    each = num_cpu_threads() if os.environ.get("OMP_NUM_THREADS") else max(1, num_cpu_threads() // machine.gpus)
     share = machine.threads or each
     words = [sys.executable, "-m", "accelerate.commands.launch"]
     words += ["--config_file", str(HERE / f"{machine.strategy}.yaml")]

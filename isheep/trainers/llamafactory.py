@@ -10,11 +10,12 @@ from typing import Any
 
 import yaml
 
-from isheep.chat import Chat
-from isheep.checkpoint import find
-from isheep.files import write_list, write_text
-from isheep.recipe import Machine, Training
+from isheep.models import adapter_files
+from isheep.models.chat_template import Chat
+from isheep.models.checkpoint import find
+from isheep.recipe.schema import Machine, Training
 from isheep.records import Model, Pair
+from isheep.rundir.atomic import write_list, write_text
 from isheep.trainers import adapter, launch
 from isheep.trainers.rows import Rows, chosen
 
@@ -32,7 +33,7 @@ def train(
     Raises UserError where LLaMA-Factory is not installed, or fails.
     """
     if not (into / adapter.RESULT).exists():
-        tokenizer = adapter.tokenizer_of(model, chat)
+        tokenizer = adapter_files.tokenizer_of(model, chat)
         train, held_out, sampled, too_long = chosen(pairs, chat, tokenizer, training, seed)
         rows = Rows([row for _, row in train], [row for _, row in held_out], sampled, too_long)
         folder, out = into / FOLDER, into / FOLDER / "adapter"

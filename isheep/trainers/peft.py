@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from isheep.chat import Chat
 from isheep.errors import UserError
-from isheep.progress import progress
-from isheep.recipe import Machine, Training
+from isheep.models.adapter_files import tokenizer_of
+from isheep.models.chat_template import Chat
+from isheep.recipe.schema import Machine, Training
 from isheep.records import Model, Pair
+from isheep.rundir.progress import progress
 from isheep.trainers import checkpoints, launch
 from isheep.trainers import rows as data
-from isheep.trainers.adapter import RESULT, about, losses_in, tokenizer_of, write
+from isheep.trainers.adapter import RESULT, about, losses_in, write
 from isheep.trainers.job import Job
 
 

@@ -6,10 +6,10 @@ from random import Random
 from typing import Any, NamedTuple, TypeVar
 
 from isheep.batching import chunks, seed_of
-from isheep.chat import Chat
-from isheep.checkpoint import start_of
 from isheep.errors import UserError
-from isheep.recipe import Training
+from isheep.models.chat_template import Chat
+from isheep.models.checkpoint import start_of
+from isheep.recipe.schema import Training
 from isheep.records import Pair
 
 POOL = 8  # batches that are sorted by length together: less padding, and still a new order in every epoch

@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def _train(path: Path) -> None:
-    from isheep.checkpoint import load_tokenizer
+    from isheep.models.checkpoint import load_tokenizer
     from isheep.trainers.fit import fit
     from isheep.trainers.job import Job
 

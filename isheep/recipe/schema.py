@@ -1,0 +1,417 @@
+"""The recipe: what a run does, as one typed object. recipe_files.py reads it from YAML."""
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from isheep import prompts
+from isheep.records import Sampling
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Price = Annotated[float, Field(ge=0)]
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+KeyPath = tuple[str | int, ...]  # of a key in a recipe: ("filters", 0, "criteria")
+
+SCORES = range(1, 11)  # that a rating may have
+EXAMPLES = 6  # seed tasks in a prompt of response.prompt: instances, where a recipe gives no number
+
+HERE = Path(__file__).parents[1]
+PACKAGED_SEEDS = {"isheep": HERE / "seeds" / "seed_tasks.jsonl", "lamb": HERE / "lamb" / "seed_tasks.jsonl"}
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Topics(Section):
+    """Topic-guided red-teaming beside prompts of seed tasks (Dromedary, Sun et al. 2023; isheep/topics.py)."""
+
+    file: str = "dromedary/topics"  # kinds of questions, their first topics and worked instructions
+    share: Annotated[float, Field(gt=0, le=1)] = 0.25  # of the prompts
+    rounds: Count = 4  # prompts for new topics, for each kind
+
+
+class Synthesis(Section):
+    """How new instructions are written (Algorithm 1, line 3)."""
+
+    tasks: Count = 10_000  # |P^t|
+    examples: Count = 5  # tasks in the prompt, from the seeds
+    generated: Annotated[int, Field(ge=0)] = 0  # up to so many of them from what this iteration has written so far
+    inputs: bool = True  # each with its input; false: instructions alone, as Self-Instruct's own pipeline has them
+    rules: bool = True  # Self-Instruct's rules, on instructions and on pairs
+    novelty: Annotated[float, Field(gt=0, le=1)] | None = (
+        0.7  # ROUGE-L F at most this against everything known; null: not asked
+    )
+    size: Count = 16  # prompts in a batch, all with the same examples
+    budget: Count | None = None  # prompts at most; null: synthesize.PROMPTS_PER_TASK a task
+    chat: bool = False  # the prompt as a chat turn, or as plain text
+    topics: Topics | None = None  # null: every prompt shows seed tasks
+    tasks_of: Count | None = None  # an earlier iteration's tasks again; null: new ones
+    sampling: Sampling = Sampling()
+
+
+class Response(Section):
+    """How instructions are answered (Algorithm 1, line 4).
+
+    `prompt` is the instruction as a chat turn ("chat") or as plain text ("plain"), or a file of prompts/ or a path: an
+    answer under principles, with thoughts before it, or one that is asked for in other words (forms.form). Or it is
+    "instances", Self-Instruct's own way (Wang et al. 2023, Section 2.2; instances.py): the model says of each
+    instruction whether it is classification, and writes an input with the output, the output first where it is.
+    """
+
+    prompt: str = "chat"
+    examples: Annotated[int, Field(ge=2)] | None = None  # seed tasks in a prompt of `instances`; null: EXAMPLES
+    size: Count = 64
+    sampling: Sampling = Sampling()
+
+    @property
+    def shown(self) -> int:
+        """The seed tasks in a prompt of `instances`, 0 where there are no such prompts."""
+        return (self.examples or EXAMPLES) if self.prompt == "instances" else 0
+
+
+class Assessment(Section):
+    """How a model rates pairs (Algorithm 1, line 6; Appendix A). `prompt` is a file of prompts/ or a path.
+
+    `read: generate` reads the score in what the judge writes. `read: expected` writes nothing: the expected value over
+    the probabilities of the ten scores (assess.expected), in one pass over the prompt; means are seldom
+    near 1 or 10, so it wants thresholds of its own. `opening` is for it: what stands before the score in a reply, such
+    as " <" where the prompt's examples write <8>; null: a space, nothing in a chat turn.
+    """
+
+    prompt: str = "combined"
+    criteria: Names = ("quality", "following")
+    judge: Literal["current", "base"] = "current"  # the paper's Algorithm 1; the released code
+    read: Literal["generate", "expected"] = "generate"
+    opening: str | None = None
+    chat: bool = False
+    size: Count = 64
+    sampling: Sampling = Sampling()
+
+
+class Score(Section):
+    """Keep a pair whose grades reach C: `at_least` (Algorithm 1) or `above` (Figure 3), for each of `criteria`."""
+
+    kind: Literal["score"] = "score"
+    at_least: float | None = None
+    above: float | None = None
+    criteria: Names | None = None  # null: every criterion of the assessment
+
+    @model_validator(mode="after")
+    def one_threshold(self) -> "Score":
+        if (self.at_least is None) == (self.above is None):
+            raise ValueError("give exactly one of at_least and above")
+        return self
+
+
+class Contamination(Section):
+    """Drop a pair that touches a benchmark's prompt (overlap.py): of those in `evaluation`, and in `stop`.
+
+    That is a task that is the prompt, word for word; a task or answer with `ngram` words in a row of it; a task that is
+    nearer to it than `rouge` in ROUGE-L F. Both null: only the first, for tasks that share most of their words.
+    """
+
+    kind: Literal["contamination"]
+    ngram: Annotated[int, Field(ge=2)] | None = 13
+    rouge: Annotated[float, Field(gt=0, lt=1)] | None = 0.7
+
+
+class Perplexity(Section):
+    """Drop a pair that M^(t-1) itself finds unlikely (Section 4.3): a perplexity above `at_most`.
+
+    "output" is the answer's after the prompt that it answers; "pair" is that of instruction, input and answer as one
+    plain text (Table 11 asks for both; measure.py computes them).
+    """
+
+    kind: Literal["perplexity"] = "perplexity"
+    at_most: Annotated[float, Field(gt=1)] = 50
+    of: Annotated[tuple[Literal["output", "pair"], ...], Field(min_length=1)] = ("output", "pair")
+
+
+class Density(Section):
+    """Keep `keep` pairs of each cluster of representations (Section 4.3, K = 3000): k-means, not the paper's "KNN".
+
+    `choose: random` is the paper's Density, `lowest_perplexity` its Density and PPL; `of` says whose perplexity.
+    """
+
+    kind: Literal["density"] = "density"
+    clusters: Count = 3000
+    keep: Count = 1
+    choose: Literal["random", "lowest_perplexity"] = "random"
+    of: Literal["output", "pair"] | None = None  # null: the output's
+
+    @model_validator(mode="after")
+    def one_meaning(self) -> "Density":
+        if self.of and self.choose == "random":
+            raise ValueError("of is for choose: lowest_perplexity, and choose is random")
+        return self
+
+
+class Random(Section):
+    """Keep pairs drawn at random: `keep` of them, or `as_many_as` a score threshold would keep here (a control)."""
+
+    kind: Literal["random"] = "random"
+    keep: Count | None = None
+    as_many_as: Score | None = None
+
+    @model_validator(mode="after")
+    def one_number(self) -> "Random":
+        if (self.keep is None) == (self.as_many_as is None):
+            raise ValueError("give exactly one of keep and as_many_as")
+        return self
+
+
+Filter = Annotated[Score | Contamination | Perplexity | Density | Random, Field(discriminator="kind")]
+
+
+class Lora(Section):
+    """Adapters on all linear layers (Appendix E)."""
+
+    rank: Count = 8
+    alpha: Count = 16
+    dropout: Share = 0.05
+
+
+class Training(Section):
+    """SFT(M^base, D^t) (Algorithm 1, line 8). The defaults are Appendix E's.
+
+    `start` and `data` are Section 4.5's settings: base and last (One_base), last and last (One_last: the adapter of
+    M^(t-1) is trained further, its own weights, with a new optimizer), base and all (Total_base: D^1, ..., D^t).
+    """
+
+    start: Literal["base", "last"] = "base"
+    data: Literal["last", "all"] = "last"
+    lora: Lora = Lora()
+    epochs: Count = 2
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    batch: Count = 16  # rows in an optimizer step
+    cutoff: Annotated[int, Field(ge=8)] = 1024  # tokens
+    max_steps: Count | None = None  # exactly so many optimizer steps, in as many epochs as they take; null: epochs
+    at_most: Annotated[int, Field(ge=2)] | None = 3000  # rows, held out ones included; null: all
+    rows: Annotated[int, Field(ge=2)] | None = None  # exactly so many of them, drawn; fewer are refused
+    held_out: Share = 0.1
+    eval_every: Count = 100  # optimizer steps
+    keep: Literal["best", "last"] = "best"  # the checkpoint with the lowest held-out loss, or the last
+    quantize: Literal["nf4"] | None = None  # QLoRA (Dettmers et al. 2023): the frozen base in 4 bits; needs CUDA
+
+
+TASKS = (
+    "boolq", "piqa", "siqa", "gpqa_diamond", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa_fact",
+    "commonsense_qa", "mmlu", "nq", "triviaqa", "squad2",
+)  # fmt: skip
+JUDGED = ("mt_bench", "alpaca_eval", "alpaca_eval_2")
+CODE = ("humaneval", "humaneval_plus", "mbpp", "mbpp_sanitized")  # a sandbox runs what the model writes
+BENCHMARKS = (
+    "lamb", "ifeval", *JUDGED, *CODE,
+    *(f"{protocol}/{task}" for protocol in ("standard", "paper") for task in TASKS),
+)  # fmt: skip
+
+
+def _known(name: str) -> str:
+    if name in BENCHMARKS:
+        return name
+    if name in TASKS:
+        raise ValueError(f"benchmark {name!r} is there by two protocols: take standard/{name} or paper/{name}")
+    near = difflib.get_close_matches(name, BENCHMARKS, n=1)
+    ours = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(BENCHMARKS)}"
+    raise ValueError(f"benchmark {name!r} is not known: {ours}")
+
+
+class Judge(Section):
+    """Who judges answers: a model at an OpenAI-compatible endpoint (machine.judging), or with `local` one of ours.
+
+    `model` is its name at the endpoint (null: the benchmark's own judge), or a run folder, an iteration's folder in
+    one, a checkpoint. `parameters` go over those of the original's requests; null takes one out. `config` names a
+    folder of AlpacaEval's evaluators_configs, where it is not the one that the benchmark's version uses.
+    """
+
+    model: str | None = None
+    local: bool = False
+    parameters: dict[str, bool | int | float | str | None] = {}
+    config: str | None = None
+
+
+class Benchmark(Section):
+    """What every model is scored on. `data` is the user's own copy of its file or folder, where it needs one.
+
+    `judge` is for benchmarks that ask one. `max_tokens` bounds an answer where it is not the original's bound.
+    """
+
+    name: Annotated[str, AfterValidator(_known)]
+    data: str | None = None
+    judge: Judge | None = None
+    max_tokens: Count | None = None
+
+
+def _named(value: Any) -> Any:
+    """A benchmark's name alone stands for the benchmark."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Stop(Section):
+    """End before T where `patience` iterations in a row bring no new best (Table 1's "stagnates or diminishes").
+
+    Judged on the benchmark's validation part, none of whose items is in the part that is reported.
+    """
+
+    benchmark: Literal["lamb"]
+    patience: Count = 1
+
+
+class Calls(Section):
+    """How an OpenAI-compatible server is asked. OPENAI_API_KEY is the key."""
+
+    at_once: Count = 8
+    timeout: Annotated[float, Field(gt=0)] = 120  # seconds without a word from the server
+    attempts: Count = 6  # at a call that got 429, 5xx or no answer
+    wait: Annotated[float, Field(ge=0)] = 1  # seconds before the second attempt, twice that before the third, ...
+
+
+class Judging(Calls):
+    """How a judge at an endpoint is asked. OPENAI_BASE_URL says where."""
+
+    price: tuple[Price, Price] | None = None  # of a million tokens read and of a million written; null: unknown
+
+
+class Server(Calls):
+    """The server that generates where `engine` is openai, with the recipe's model on it (docs/engines.md)."""
+
+    url: str | None = None  # such as http://127.0.0.1:8000/v1; null: OPENAI_BASE_URL
+    model: str | None = None  # what the server calls the recipe's model; null: the only one that it lists
+    api: Literal["completions", "chat"] = "completions"  # chat: it reads conversations and puts its own template on
+    context: Count | None = None  # tokens that it reads, the answer included; null: what it says, or the model's
+    adapters: Literal["server", "transformers"] = "server"  # where M^1 and later models generate
+    at_once: Count = 32
+    timeout: Annotated[float, Field(gt=0)] = 600
+
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, that vLLM knows
+
+
+class VLLM(Section):
+    """vLLM in a process beside this one, where `engine` is vllm (docs/engines.md)."""
+
+    memory: Annotated[float, Field(gt=0, le=1)] = 0.9  # the share of a GPU's that it takes
+    cache: Annotated[float, Field(gt=0)] | None = None  # GiB of keys and values; null: what is left of it; on CPU 2
+    context: Count | None = None  # tokens that it reads, the answer included; null: the model's
+    tensor_parallel: Count = 1  # GPUs that share the weights
+    eager: bool = False  # no compiled graphs: starts sooner, writes more slowly; on CPU always
+    adapters: Literal["lora", "merged"] = (
+        "lora"  # merged: a whole checkpoint for each model, where LoRA can't be served
+    )
+    sleep: bool = False  # its weights wait in main memory while others compute, and it need not start again; CUDA only
+
+
+class Machine(Section):
+    """How a run computes, not what; the only section that a resumed run may change (iterations may grow).
+
+    More than one process trains where `gpus` or `nodes` says so, and each optimizer step still has `training.batch`
+    rows (docs/scale.md).
+    """
+
+    engine: Literal["transformers", "vllm", "openai"] = "transformers"
+    vllm: VLLM = VLLM()
+    server: Server = Server()
+    trainer: Literal["peft", "llamafactory"] = "peft"
+    threads: Count | None = None
+    device: str | None = None  # such as cpu or cuda:0; null: CUDA where there is one
+    batch: Count = 128  # prompts that the engine reads at once
+    replicas: Count = 1  # engines that share the stages' batches, in Ray's actors; each has `threads`, and a GPU
+    ray: str | None = None  # auto, HOST:PORT or ray://HOST:PORT, where they are; null: a Ray of this process's own
+    rows: Count | None = None  # that a training process reads at once, a divisor of training.batch; null: its share
+    gpus: Count = 1  # that train on each node, with a process each; with device: cpu, processes on the CPU
+    nodes: Count = 1  # that train, of a Slurm allocation
+    strategy: Literal["ddp", "fsdp", "zero3"] = "ddp"  # a whole base on each GPU, or its weights in shards
+    gradient_checkpointing: bool | None = None  # activations computed again, for memory; null: on CUDA
+    packing: bool = False  # rows that are read at once as one sequence: no padding, but attention over all of it
+    unsafe_code: bool = False  # run code that a model wrote where no sandbox holds too (--unsafe-code)
+    judging: Judging = Judging()
+
+    @property
+    def processes(self) -> int:
+        """That train together."""
+        return self.gpus * self.nodes
+
+
+WITHIN = ("synthesis", "response", "assessment", "filters", "training")  # what one iteration may do otherwise
+
+
+class Recipe(Section):
+    """One experiment: Algorithm 1 and its settings.
+
+    `iteration` maps t to what iteration t alone does otherwise: the keys of WITHIN, as in a file that is `like` this.
+    """
+
+    model: str  # M^base: "lamb", a folder, or a name on the Hub
+    chat: Literal["qwen", "llama3", "tokenizer"] = "tokenizer"  # Appendix E's two, or the tokenizer's own
+    seed_tasks: str = "isheep"  # "isheep", "lamb", or a file
+    language: Literal["en", "any"] = "en"
+    iterations: Count = 3  # T
+    seed: int = 42
+    synthesis: Synthesis = Synthesis()
+    response: Response = Response()
+    assessment: Assessment | None = Assessment()
+    filters: tuple[Filter, ...] = (Score(kind="score", at_least=8),)
+    training: Training = Training()
+    iteration: dict[Count, dict[str, Any]] = {}
+    stop: Stop | None = None
+    evaluation: tuple[Annotated[Benchmark, BeforeValidator(_named)], ...] = ()
+    machine: Machine = Machine()
+
+    @property
+    def seeds(self) -> Path:
+        """The file of seed tasks."""
+        return PACKAGED_SEEDS.get(self.seed_tasks, Path(self.seed_tasks))
+
+    def at(self, t: int) -> "Recipe":
+        """The recipe as iteration t has it."""
+        if t not in self.iteration:
+            return self
+        data = laid_over(self.model_dump(mode="json", exclude={"iteration"}), self.iteration[t])
+        return Recipe.model_validate_json(json.dumps(data), strict=True)
+
+    @property
+    def variants(self) -> list["Recipe"]:
+        """The recipe, and what it is in each iteration that does something otherwise."""
+        return [self, *(self.at(t) for t in self.iteration)]
+
+    def own_prompts(self, sections: Iterable[str] = WITHIN) -> list[str]:
+        """The prompt files of the user's own that some sections name."""
+        named = {
+            "synthesis": self.synthesis.topics and self.synthesis.topics.file,
+            "response": self.response.prompt,
+            "assessment": self.assessment and self.assessment.prompt,
+        }
+        return [name for section in sections if (name := named.get(section)) and prompts.own(name)]
+
+
+def laid_over(old: Any, new: Any) -> Any:
+    """`new` over `old`: mappings key by key, everything else whole."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return {**old, **{key: laid_over(old.get(key), value) for key, value in new.items()}}
+
+
+def openings(settings: Assessment) -> list[str]:
+    """What stands behind a rating prompt for each of the scores, where they are not generated."""
+    opening = settings.opening
+    if opening is None:
+        opening = "" if settings.chat else " "
+    return [f"{opening}{score}" for score in SCORES]
+
+
+def needs_perplexity(filters: Sequence[Filter]) -> bool:
+    """Whether a filter looks at perplexities."""
+    return any(isinstance(f, Perplexity) or isinstance(f, Density) and f.choose != "random" for f in filters)
+
+
+def needs_vectors(filters: Sequence[Filter]) -> bool:
+    """Whether a filter looks at representations."""
+    return any(isinstance(f, Density) for f in filters)

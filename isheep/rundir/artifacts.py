@@ -1,0 +1,77 @@
+"""The files of an iteration in one table: the stage that makes each file, its sources, and how many rows it has.
+
+`isheep status`, sharing between the runs of a sweep, `isheep plan` and docs/run-folder.md read this table.
+"""
+
+from typing import NamedTuple
+
+
+class Artifact(NamedTuple):
+    """A file or folder of an iteration's folder (or of base/, for evaluation).
+
+    `sources` are the files of the same iteration that it is made from, `recipe_keys` the recipe's keys that it depends
+    on beside the model, the seed tasks, the random seed and `machine`. `rows_of` names the file that has as many rows.
+    Where `shared` is true, the runs of a sweep may copy it from each other: it costs a model's time to make.
+    """
+
+    name: str
+    stage: str
+    description: str
+    sources: tuple[str, ...] = ()
+    recipe_keys: tuple[str, ...] = ()
+    rows_of: str | None = None
+    shared: bool = False
+
+
+ARTIFACTS = (
+    Artifact("topics.jsonl", "instructions", "replies with new topics for topic-guided prompts", (), ("synthesis",),
+             shared=True),
+    Artifact("replies.jsonl", "instructions", "raw replies of the model to synthesis prompts", (),
+             ("language", "synthesis"), shared=True),
+    Artifact("tasks.jsonl", "instructions", "the tasks read from the replies", ("replies.jsonl",), ("synthesis",)),
+    Artifact("rejected.jsonl", "instructions", "rejected candidates for tasks, with the reason", ("replies.jsonl",),
+             ("synthesis",)),
+    Artifact("kinds.jsonl", "answers", "whether the model takes each task for classification", ("tasks.jsonl",),
+             ("response",), "tasks.jsonl", shared=True),
+    Artifact("instances.jsonl", "answers", "an input and an output for each task", ("tasks.jsonl", "kinds.jsonl"),
+             ("response",), "tasks.jsonl", shared=True),
+    Artifact("unanswered.jsonl", "answers", "instances that make no pair, with the reason", ("instances.jsonl",),
+             ("response",)),
+    Artifact("pairs.jsonl", "answers", "the tasks with their answers", ("tasks.jsonl",), ("response",), "tasks.jsonl",
+             shared=True),
+    Artifact("perplexity.jsonl", "measures for filters", "the perplexity of each pair", ("pairs.jsonl",),
+             ("response",), "pairs.jsonl", shared=True),
+    Artifact("vectors.jsonl", "measures for filters", "the embedding of each pair", ("pairs.jsonl",), (),
+             "pairs.jsonl", shared=True),
+    Artifact("assessed.jsonl", "ratings", "the pairs with their ratings", ("pairs.jsonl",), ("assessment",),
+             "pairs.jsonl", shared=True),
+    Artifact("dropped.jsonl", "filtering", "pairs that are not trained on, with the reason",
+             ("pairs.jsonl", "assessed.jsonl"), ("filters",)),
+    Artifact("train.json", "filtering", "the training data in Alpaca form", ("dropped.jsonl",), ("filters",)),
+    Artifact("adapter", "training", "the LoRA adapter of the next model", ("train.json",), ("training",), shared=True),
+    Artifact("eval", "evaluation", "scores of the iteration's model", ("adapter",), ("evaluation",), shared=True),
+    Artifact("validation", "evaluation", "the scores that a stopping rule reads", ("adapter",), ("stop",),
+             shared=True),
+    Artifact("collapse.json", "diversity", "how varied the instructions and answers are", ("pairs.jsonl",)),
+    Artifact("health", "judge calibration", "new ratings of a sample of the pairs", ("pairs.jsonl",), ("assessment",)),
+    Artifact("health.json", "judge calibration", "figures on whether the ratings can be trusted", ("assessed.jsonl",),
+             ("assessment",)),
+)  # fmt: skip
+
+OTHER_STAGE = "the rest"
+STAGES = tuple(dict.fromkeys(artifact.stage for artifact in ARTIFACTS))
+
+
+def artifact_of(name: str) -> Artifact | None:
+    """Return the artifact that a path inside an iteration's folder belongs to, such as eval/lamb.json, or None."""
+    first = name.partition("/")[0]
+    for artifact in ARTIFACTS:
+        if artifact.name == first:
+            return artifact
+    return None
+
+
+def stage_of(name: str) -> str:
+    """Return the stage that makes a file of an iteration's folder."""
+    artifact = artifact_of(name)
+    return artifact.stage if artifact else OTHER_STAGE
