@@ -17,10 +17,10 @@ from usual import padded, timed
 
 from isheep.engines.transformers import open_engine
 from isheep.lamb import SEEDS
-from isheep.models.checkpoint import find, load_tokenizer
+from isheep.models.checkpoint import find_checkpoint, load_tokenizer
 from isheep.records import Model, Sampling
-from isheep.seeds import load_seeds
-from isheep.stages.synthesize import render
+from isheep.seeds import load_seed_tasks
+from isheep.stages.synthesize import render_synthesis_prompt
 
 SHAPE = {
     "vocab_size": 32_000, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
@@ -52,9 +52,9 @@ def prompts(tokenizer, prefix: int, count: int) -> list[str]:
     if words:
         start, *own = ("".join(rng.choices(words, k=k)) for k in [prefix, *rng.choices(range(20, 41), k=count)])
         return [start + text for text in own]
-    seeds = load_seeds(SEEDS)
+    seeds = load_seed_tasks(SEEDS)
     shown = rng.sample(seeds, len(seeds))
-    texts = (render(shown[:n], True) for n in range(1, len(seeds)))
+    texts = (render_synthesis_prompt(shown[:n], True) for n in range(1, len(seeds)))
     start = next(text for text in texts if len(tokenizer(text).input_ids) >= prefix)
     tasks = [rng.choice(seeds).content.split()[:80] for _ in range(count)]
     return [f"{start} {' '.join(task[: (len(task) + 1) // 2])}" for task in tasks]
@@ -75,7 +75,7 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         for name in args.model:
-            path = str(make_model(Path(folder))) if name == "random" else find(name)
+            path = str(make_model(Path(folder))) if name == "random" else find_checkpoint(name)
             engine = open_engine(Model(path), threads=args.threads, batch=args.batch, dtype="float32")
             tokenizer = load_tokenizer(path)
             tokenizer.padding_side = "left"

@@ -21,14 +21,14 @@ from rich.table import Table
 from isheep.backends import open_engine
 from isheep.benchmarks.options import ready
 from isheep.evaluation import evaluate, tables
-from isheep.evaluation.compare import compared
-from isheep.evaluation.formatting import figure
+from isheep.evaluation.compare import comparison_tables
+from isheep.evaluation.formatting import format_score
 from isheep.evaluation.statistics import compare, holm
-from isheep.models.checkpoint import find
+from isheep.models.checkpoint import find_checkpoint
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.records import Model
-from isheep.rundir.folder import Folder, writing
+from isheep.rundir.folder import RunFolder, open_run_for_writing
 
 MODELS = 4
 PROMPTS, INSTRUCTIONS = 541, 834  # IFEval's
@@ -61,12 +61,12 @@ class Timed:
         return getattr(self.engine, name)
 
 
-def adapters(recipe: Recipe, run: Folder) -> list[Model]:
+def adapters(recipe: Recipe, run: RunFolder) -> list[Model]:
     """The base and an adapter for each iteration."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(find(recipe.model))
+    base = AutoModelForCausalLM.from_pretrained(find_checkpoint(recipe.model))
     model = get_peft_model(base, LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
     paths = [run.path / f"iter-{t}" / "adapter" for t in range(1, MODELS)]
     for path in paths:
@@ -76,8 +76,8 @@ def adapters(recipe: Recipe, run: Folder) -> list[Model]:
 
 def suite(folder: Path) -> None:
     """lamb's suite as `isheep eval` runs it, and the table as it prints it."""
-    recipe = loading.load(loading.find("lamb"), [])
-    with writing(folder, recipe) as run:
+    recipe = loading.load_recipe(loading.find_recipe("lamb"), [])
+    with open_run_for_writing(folder, recipe) as run:
         with timed("first use of libraries"):
             models = adapters(recipe, run)
         evaluate.open_engine = lambda recipe, model: Timed(open_engine(recipe, model))
@@ -87,8 +87,8 @@ def suite(folder: Path) -> None:
         with timed("first use of libraries"):
             statistics([True, False], [False, False], None)
         with timed("tables"):
-            printed(tables.table(recipe, run))
-            printed(compared(folder, None, [], []))
+            printed(tables.run_table(recipe, run))
+            printed(comparison_tables(folder, None, [], []))
 
 
 def printed(*parts: Any) -> str:
@@ -100,7 +100,7 @@ def printed(*parts: Any) -> str:
 def statistics(before: list[Any], after: list[Any], clusters: Any) -> None:
     """Intervals of both, the paired test with its interval and detectable difference, Holm over a family of four."""
     for values in (before, after):
-        figure(values, clusters)
+        format_score(values, clusters)
     holm([compare(before, after, clusters).p] * 4)
 
 

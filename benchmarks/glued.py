@@ -26,12 +26,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from isheep.lamb import SEEDS
-from isheep.models.chat_template import load_chat
-from isheep.models.checkpoint import find
-from isheep.recipe.loading import find as find_recipe
-from isheep.recipe.loading import load
+from isheep.models.chat_template import load_chat_template
+from isheep.models.checkpoint import find_checkpoint
+from isheep.recipe.loading import find_recipe as find_recipe
+from isheep.recipe.loading import load_recipe
 from isheep.records import Pair, Task
-from isheep.seeds import load_seeds
+from isheep.seeds import load_seed_tasks
 from isheep.stages import assess, synthesize
 
 
@@ -60,15 +60,15 @@ def write_tasks(model, tokenizer, recipe, ends, wanted, batch, pool):
     settings = recipe.synthesis
     drawn = {"do_sample": True, "temperature": settings.sampling.temperature, "top_p": 1.0, "top_k": 0}
     scorer = RougeScorer(["rougeL"], use_stemmer=False)
-    seeds = load_seeds(SEEDS)
+    seeds = load_seed_tasks(SEEDS)
     known = [scorer._tokenizer.tokenize(seed.instruction) for seed in seeds]
     tasks, asked = [], 0
     while len(tasks) < wanted and asked < settings.budget:
-        prompts = [synthesize.render(random.sample(seeds, settings.examples)) for _ in range(batch)]
+        prompts = [synthesize.render_synthesis_prompt(random.sample(seeds, settings.examples)) for _ in range(batch)]
         asked += batch
         for text, cut in generate(model, tokenizer, prompts, batch, settings.sampling.max_tokens, ends, **drawn):
-            for block in synthesize.parse(text, settings.examples + 1, cut):
-                if block.cut or not block.instruction or synthesize.rules(block.instruction):
+            for block in synthesize.parse_blocks(text, settings.examples + 1, cut):
+                if block.cut or not block.instruction or synthesize.broken_rule(block.instruction):
                     continue
                 words = scorer._tokenizer.tokenize(block.instruction)
                 if closest(words, known, pool) > settings.novelty:
@@ -93,9 +93,9 @@ def rate(model, tokenizer, recipe, chat, ends, pairs, batch):
     settings = recipe.assessment
     least = [10.0] * len(pairs)
     for criterion in settings.criteria:
-        prompts = [assess.render(pair, criterion, settings, chat) for pair in pairs]
+        prompts = [assess.render_rating_prompt(pair, criterion, settings, chat) for pair in pairs]
         replies = generate(model, tokenizer, prompts, batch, settings.sampling.max_tokens, ends, do_sample=False)
-        least = [min(score, assess.read_grade(text) or 0) for score, (text, _) in zip(least, replies, strict=True)]
+        least = [min(score, assess.parse_grade(text) or 0) for score, (text, _) in zip(least, replies, strict=True)]
     return [pair for pair, score in zip(pairs, least, strict=True) if score >= 8]
 
 
@@ -124,9 +124,9 @@ def main() -> None:
     folder, (wanted, iterations, batch, pool) = Path(sys.argv[1]), map(int, sys.argv[2:])
     torch.set_num_threads(1)
     random.seed(42), torch.manual_seed(42)
-    recipe = load(find_recipe("lamb"))
+    recipe = load_recipe(find_recipe("lamb"))
 
-    base, chat = find("lamb"), load_chat(recipe.chat, "lamb")
+    base, chat = find_checkpoint("lamb"), load_chat_template(recipe.chat, "lamb")
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
     ends = sorted({tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(chat.end)})
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()

@@ -35,7 +35,7 @@ from isheep.recipe.schema import Lora, Machine, Training
 from isheep.records import Model, Sampling
 from isheep.trainers.fit import fit
 from isheep.trainers.job import Job
-from isheep.trainers.rows import Row
+from isheep.trainers.rows import TokenizedRow
 
 SHAPES = ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-7B")
 TINY = {
@@ -106,7 +106,8 @@ def trained(path: str, vocabulary: int, given: argparse.Namespace) -> float:
     tokenizer.pad_token = tokenizer.eos_token
     with tempfile.TemporaryDirectory() as into:
         job = Job(
-            model=Model(path), train=[Row(ids, ids) for ids in rows], held_out=[], pad=tokenizer.eos_token, seed=0,
+            model=Model(path), train=[TokenizedRow(ids, ids) for ids in rows], held_out=[],
+            pad=tokenizer.eos_token, seed=0,
             training=Training(epochs=1, batch=BATCH, held_out=0, keep="last", lora=Lora(), eval_every=10**6),
             machine=Machine(device=given.device, rows=given.at_once), into=Path(into),
         )  # fmt: skip

@@ -18,7 +18,7 @@ from isheep.evaluation.statistics import mcnemar, wilson
 from isheep.evaluation.tables import counts, results
 from isheep.lamb.suite import truly_right
 from isheep.records import AssessedPair, Drop
-from isheep.rundir.folder import Folder, events, reading
+from isheep.rundir.folder import RunFolder, open_run, read_events
 
 
 def share(items: list[bool]) -> str:
@@ -47,7 +47,7 @@ def auroc(pairs: list[AssessedPair]) -> float:
     return float(mannwhitneyu(right, wrong).statistic) / (len(right) * len(wrong)) if right and wrong else float("nan")
 
 
-def print_scores(runs: list[Folder], iterations: int, score: str) -> None:
+def print_scores(runs: list[RunFolder], iterations: int, score: str) -> None:
     print(
         f"\n{score}\n\n| seed | "
         + " | ".join(["base", *(f"iteration {t}" for t in range(1, iterations + 1))])
@@ -59,7 +59,7 @@ def print_scores(runs: list[Folder], iterations: int, score: str) -> None:
         print(f"| {run.path.name} | " + " | ".join(map(share, rights)) + f" | {gain(rights[0], rights[-1])} |")
 
 
-def print_data(runs: list[Folder], iterations: int) -> None:
+def print_data(runs: list[RunFolder], iterations: int) -> None:
     print("\n| seed | iteration | written | kept | unreadable | trained | right of written | right of kept | judge |")
     print("|---" * 9 + "|")
     for run in runs:
@@ -76,7 +76,7 @@ def print_data(runs: list[Folder], iterations: int) -> None:
             )
 
 
-def print_breakdown(runs: list[Folder], iterations: int) -> None:
+def print_breakdown(runs: list[RunFolder], iterations: int) -> None:
     """Shares over all seeds, base and last iteration."""
     for kind in ("constraint", "family"):
         print(f"\n| {kind} | items | base | iteration {iterations} |\n|---|---|---|---|")
@@ -100,7 +100,7 @@ def main() -> None:
     for seed in given.seeds:
         words = ["run", "lamb", f"seed={seed}", *given.settings, "--out", str(given.out / str(seed))]
         subprocess.run([sys.executable, "-c", "from isheep.cli import main; main()", *words], check=True)
-    runs = [reading(given.out / str(seed)) for seed in given.seeds]
+    runs = [open_run(given.out / str(seed)) for seed in given.seeds]
     iterations = runs[0][0].iterations
     folders = [folder for _, folder in runs]
     for score in ("right", "right sampled", "content", "prompt strict", "instruction strict"):
@@ -108,7 +108,7 @@ def main() -> None:
     print_data(folders, iterations)
     print_breakdown(folders, iterations)
     for folder in folders:
-        spent = sum(event.get("seconds", 0) for event in events(folder.path))
+        spent = sum(event.get("seconds", 0) for event in read_events(folder.path))
         print(f"\nseed {folder.path.name}: {spent:.0f} s in stages")
 
 

@@ -19,7 +19,7 @@ import time
 from rouge_score import rouge_scorer
 
 from isheep.batching import num_cpu_threads
-from isheep.text.novelty import Pool, words
+from isheep.text.novelty import NoveltyPool, split_words
 
 SIZES = (1_000, 5_000, 10_000, 50_000, 100_000, 200_000, 500_000)
 NAMES = 20_000  # different invented names, drawn by Zipf's law
@@ -73,9 +73,9 @@ def instruction(rng: random.Random) -> str:
 
 def by_rouge_score(known: list[str], texts: list[str]) -> tuple[list[bool], int]:
     """Alpaca's way: (whether each text is kept, how many pairs were scored)."""
-    tokens, kept, pairs = [words(text) for text in known], [], 0
+    tokens, kept, pairs = [split_words(text) for text in known], [], 0
     for text in texts:
-        new = words(text)
+        new = split_words(text)
         scores = [rouge_scorer._score_lcs(new, other).fmeasure for other in tokens]
         pairs += len(scores)
         kept.append(max(scores) <= LIMIT)
@@ -92,12 +92,12 @@ def main(most: int, few: int) -> None:
     theirs_kept, theirs_pairs = by_rouge_score(seeds, texts[:few])
     each = (time.process_time() - start) / theirs_pairs
 
-    mean = sum(len(words(text)) for text in texts[:1000]) / len(texts[:1000])
+    mean = sum(len(split_words(text)) for text in texts[:1000]) / len(texts[:1000])
     print(
         f"instructions of {mean:.1f} words; rouge_score takes {1e6 * each:.0f} us a pair; {num_cpu_threads()} threads"
     )
     print(f"{'texts':>8}{'kept':>8}{'pairs':>9}{'CPU s':>8}{'wall s':>8}{'rouge_score, h':>16}{'ratio':>8}{'MB':>6}")
-    pool, kept, pairs, cpu, wall = Pool(seeds, LIMIT), list[bool](), 0, 0.0, 0.0
+    pool, kept, pairs, cpu, wall = NoveltyPool(seeds, LIMIT), list[bool](), 0, 0.0, 0.0
     for size in sorted({size for size in SIZES if size < most} | {most}):
         before = (time.process_time(), time.perf_counter())
         verdicts = pool.novel(texts[len(kept) : size])

@@ -35,11 +35,11 @@ def counted(name: str, work):
 def main() -> None:
     from isheep import algorithm
     from isheep.cli import main as isheep
-    from isheep.engines.transformers import Transformers
+    from isheep.engines.transformers import TransformersEngine
     from isheep.evaluation import evaluate
 
     for name in ("generate", "logprobs", "choices", "embed"):
-        setattr(Transformers, name, counted(name, getattr(Transformers, name)))
+        setattr(TransformersEngine, name, counted(name, getattr(TransformersEngine, name)))
     algorithm.train = counted("train", algorithm.train)
     marks, examine = [], evaluate.evaluate
 

@@ -75,10 +75,10 @@ def compare(name: str, count: int, folder: Path, args: argparse.Namespace) -> No
     from usual import timed
 
     from isheep.engines.transformers import open_engine
-    from isheep.models.checkpoint import find, load_tokenizer
+    from isheep.models.checkpoint import find_checkpoint, load_tokenizer
     from isheep.records import Model, Sampling
 
-    path = str(make_model(folder)) if name == "random" else find(name)
+    path = str(make_model(folder)) if name == "random" else find_checkpoint(name)
     texts = prompts(load_tokenizer(path), args.prefix, count)
     job = {"model": path, "texts": texts, "length": args.length, "threads": args.threads}
     slow = asked_of(args.python, job)

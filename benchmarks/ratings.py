@@ -16,10 +16,10 @@ from scipy.stats import mannwhitneyu, pearsonr, spearmanr
 from isheep.backends import open_engine
 from isheep.engines import Engine
 from isheep.lamb.suite import truly_right
-from isheep.models.chat_template import load_chat
+from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Assessment
 from isheep.records import AssessedPair, Model, Pair
-from isheep.rundir.folder import reading
+from isheep.rundir.folder import open_run
 from isheep.stages.assess import assess
 
 
@@ -58,9 +58,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=2)
     given = parser.parse_args()
-    recipe, run = reading(given.run)
+    recipe, run = open_run(given.run)
     pairs = run.read(f"iter-{given.iteration}/pairs.jsonl", Pair)[: given.count]
-    chat = load_chat(recipe.chat, given.model or recipe.model)
+    chat = load_chat_template(recipe.chat, given.model or recipe.model)
     engine = open_engine(recipe, Model(given.model or recipe.model))
     written = (recipe.assessment or Assessment()).model_copy(update={"read": "generate"})
     if given.tokens:

@@ -18,10 +18,10 @@ from isheep.engines.transformers import open_engine
 from isheep.lamb import SEEDS
 from isheep.lamb.pages import content
 from isheep.lamb.world import draw_quest
-from isheep.models.chat_template import load_chat
+from isheep.models.chat_template import load_chat_template
 from isheep.records import Completion, Model, Sampling
-from isheep.seeds import load_seeds
-from isheep.stages.synthesize import render
+from isheep.seeds import load_seed_tasks
+from isheep.stages.synthesize import render_synthesis_prompt
 
 
 def main() -> None:
@@ -31,11 +31,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns, of which the best counts on each side")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    engine, chat = open_engine(Model("lamb"), 1, batch=args.batch), load_chat("tokenizer", "lamb")
-    rng, seeds = Random(0), load_seeds(SEEDS)
+    engine, chat = open_engine(Model("lamb"), 1, batch=args.batch), load_chat_template("tokenizer", "lamb")
+    rng, seeds = Random(0), load_seed_tasks(SEEDS)
     work = {
         "answers": ([chat.prompt(content(draw_quest(rng))) for _ in range(args.count)], 48),
-        "lists of tasks": ([render(rng.sample(seeds, 5))] * args.count, 96),
+        "lists of tasks": ([render_synthesis_prompt(rng.sample(seeds, 5))] * args.count, 96),
     }
     print(
         "| requests | tokens, mean and most | calls of one batch, s | one call, s | ratio |\n|---|---:|---:|---:|---:|"

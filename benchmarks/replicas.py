@@ -16,12 +16,12 @@ from functools import partial
 import psutil
 
 from isheep import backends
-from isheep.batching import ahead, chunks, seed_of
+from isheep.batching import chunks, derive_seed, ordered_map
 from isheep.engines import Engine, actors
-from isheep.models.chat_template import load_chat
+from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Machine, Recipe
 from isheep.records import Completion, Model, Sampling
-from isheep.seeds import load_seeds
+from isheep.seeds import load_seed_tasks
 
 SIZE = 64
 WAYS = {"1 x 1 thread": (1, 1), "1 x 2 threads": (1, 2), "2 x 1 thread": (2, 1)}  # engines, threads of each
@@ -31,9 +31,9 @@ def write(engine: Engine, prompts: list[str], sampling: Sampling) -> list[Comple
     """As the stages do: batches ahead, as many as keep the engine busy."""
 
     def made(numbered: tuple[int, list[str]]) -> list[Completion]:
-        return engine.generate(numbered[1], sampling, seed_of("benchmark", numbered[0]))
+        return engine.generate(numbered[1], sampling, derive_seed("benchmark", numbered[0]))
 
-    parts = ahead(made, list(enumerate(chunks(prompts, SIZE))), engine.at_once)
+    parts = ordered_map(made, list(enumerate(chunks(prompts, SIZE))), engine.at_once)
     return [one for part in parts for one in part]
 
 
@@ -43,7 +43,7 @@ def cpu(pids: list[int]) -> float:
     return sum(one.user + one.system for one in times)
 
 
-def pids_of(pool: actors.Pool) -> list[int]:
+def pids_of(pool: actors.ReplicaPool) -> list[int]:
     return [pool.ray.get(actor.__ray_call__.remote(lambda replica: os.getpid())) for actor in pool.alive]
 
 
@@ -61,8 +61,8 @@ def main() -> None:
     parser.add_argument("--model", default="lamb")
     given = parser.parse_args()
     recipe = Recipe(model=given.model, seed_tasks="lamb")
-    chat = load_chat("tokenizer", given.model)
-    texts = [chat.prompt(seed.content) for seed in load_seeds(recipe.seeds)]
+    chat = load_chat_template("tokenizer", given.model)
+    texts = [chat.prompt(seed.content) for seed in load_seed_tasks(recipe.seeds)]
     prompts = [texts[n % len(texts)] for n in range(given.batches * SIZE)]
     sampling = Sampling(max_tokens=given.max_tokens, stop=(chat.end,))
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from isheep import algorithm
-from isheep.diagnostics.diversity import watch
-from isheep.engines.fake import Fake
+from isheep.diagnostics.diversity import record_diversity
+from isheep.engines.fake import FakeEngine
 from isheep.export import formats
 from isheep.recipe.schema import Recipe
 from isheep.records import Task
-from isheep.rundir.folder import Folder
-from isheep.text.overlap import overlap
+from isheep.rundir.folder import RunFolder
+from isheep.text.overlap import find_overlap
 
 ANSWER = "It depends on the weather, on the season, and on who asks, so take the following with a grain of salt. " * 8
 PROMPTS = [f"Which of the two rivers is the longer one, the first or the second of number {n}?" for n in range(500)]
@@ -66,14 +66,14 @@ def write(prompt: str, seed: int) -> str:
 
 def stages(root: Path, count: int, done: Callable[[str], None], watched: bool = True) -> None:
     """The stages of one iteration on `count` tasks, under `root`; `done` hears when each has ended."""
-    recipe, run, chat, engine = Recipe.model_validate(SETTINGS), Folder(root, root), Chat(), Fake(write)
+    recipe, run, chat, engine = Recipe.model_validate(SETTINGS), RunFolder(root, root), Chat(), FakeEngine(write)
     folder = run / "iter-1"
     tasks = folder.write("tasks.jsonl", Task, Tasks(count))
     done("tasks")
     pairs = algorithm.write_answers(recipe, folder, engine, chat, [], tasks, 1)
     done("answers")
     if watched:
-        watch(run, 1, pairs, "en")
+        record_diversity(run, 1, pairs, "en")
         done("figures on narrowing")
     known = algorithm.measure(recipe, folder, engine, chat, pairs)
     done("perplexities")
@@ -81,10 +81,10 @@ def stages(root: Path, count: int, done: Callable[[str], None], watched: bool = 
     done("ratings")
     data = algorithm.choose(recipe, folder, chat, graded, known, [], 1)
     done("filters, train.json")
-    for form in formats.FORMS:
-        formats.write(data, form, root / "export" / f"{form}.json")
+    for form in formats.FORMATS:
+        formats.write_dataset(data, form, root / "export" / f"{form}.json")
     done("exports")
-    overlap(pairs, PROMPTS, 13, None)
+    find_overlap(pairs, PROMPTS, 13, None)
     done("overlap with 500 prompts")
 
 

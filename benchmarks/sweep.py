@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from isheep.recipe import loading
-from isheep.rundir.folder import events
+from isheep.rundir.folder import read_events
 
 STAGES = ("replies.jsonl", "pairs.jsonl", "assessed.jsonl", "adapter", "eval/lamb.json")
 
@@ -34,7 +34,7 @@ def made(folder: Path) -> Counter[str]:
     """How many files of each stage the runs in a folder made themselves, and ("... shared") took from one another."""
     found: Counter[str] = Counter()
     for run in (path.parent for path in folder.glob("*/recipe.yaml")):
-        for event in events(run):
+        for event in read_events(run):
             stage = next((one for one in STAGES if str(event.get("file", "")).endswith(one)), None)
             if stage:
                 found[f"{stage} shared" if "shared_from" in event else stage] += 1
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*")
     given = parser.parse_args()
     out = given.out or Path(tempfile.mkdtemp())
-    path = loading.find(given.sweep)
+    path = loading.find_recipe(given.sweep)
     together = seconds("sweep", str(path), *given.words, "--out", str(out / "sweep"))
     recipes, alone = loading.load_sweep(path, given.words), 0.0
     for name, recipe in recipes.items():

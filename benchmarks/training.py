@@ -46,9 +46,15 @@ def shuffled(lengths: list[int], batch: int, epochs: int, seed: int) -> list[int
 
 
 def main(count: int = 96, width: int = 128) -> None:
-    draw, grouped, table = Random(0), data.order, Table("way", "padded tokens", "CPU s", "against shuffled", box=None)
+    draw, grouped, table = (
+        Random(0),
+        data.epoch_order,
+        Table("way", "padded tokens", "CPU s", "against shuffled", box=None),
+    )
     lengths = [min(512, max(16, round(draw.lognormvariate(4.8, 0.8)))) for _ in range(count)]
-    rows = [data.Row(ids, ids) for ids in ([draw.randrange(5, 500) for _ in range(length)] for length in lengths)]
+    rows = [
+        data.TokenizedRow(ids, ids) for ids in ([draw.randrange(5, 500) for _ in range(length)] for length in lengths)
+    ]
     tokenizer = load_tokenizer("lamb")
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
@@ -60,7 +66,7 @@ def main(count: int = 96, width: int = 128) -> None:
         tokenizer.save_pretrained(Path(folder) / "base")
         first = 0.0
         for name in ("warm up", *WAYS):
-            data.order = shuffled if name == "shuffled" else grouped  # type: ignore[assignment]
+            data.epoch_order = shuffled if name == "shuffled" else grouped  # type: ignore[assignment]
             job = Job(
                 model=Model(str(Path(folder) / "base")), train=rows, held_out=[], pad=tokenizer.eos_token,
                 training=TRAINING, seed=1, machine=Machine(threads=1, device="cpu", **WAYS.get(name, {})),

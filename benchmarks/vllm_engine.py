@@ -12,16 +12,16 @@ from collections.abc import Callable
 import psutil
 
 from isheep.engines import Engine, transformers, vllm
-from isheep.models.chat_template import load_chat
-from isheep.models.checkpoint import LAMB
+from isheep.models.chat_template import load_chat_template
+from isheep.models.checkpoint import LAMB_CHECKPOINT
 from isheep.recipe.schema import Machine
 from isheep.records import Completion, Model, Sampling
-from isheep.seeds import load_seeds
+from isheep.seeds import load_seed_tasks
 
 
 def prompts(count: int, examples: int) -> list[str]:
     """`count` plain prompts that begin with the same examples."""
-    seeds = [seed.content for seed in load_seeds(LAMB.parent / "seed_tasks.jsonl")]
+    seeds = [seed.content for seed in load_seed_tasks(LAMB_CHECKPOINT.parent / "seed_tasks.jsonl")]
     before = "".join(f"{n}. {text}\n" for n, text in enumerate(seeds[:examples], 1))
     return [f"{before}{examples + 1}. {seeds[n % len(seeds)]} ({n})\n" for n in range(count)]
 
@@ -54,7 +54,7 @@ def main() -> None:
     machine = Machine(engine="vllm", threads=args.threads)
     engines: list[Engine] = [
         transformers.open_engine(Model(args.model), threads=args.threads),
-        vllm.open_engine(Model(args.model), machine, 1, lambda: load_chat("tokenizer", args.model)),
+        vllm.open_engine(Model(args.model), machine, 1, lambda: load_chat_template("tokenizer", args.model)),
     ]
     print("| examples | transformers, tokens per CPU second | vllm | ratio | same texts |")
     print("|---|---|---|---|---|")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from isheep.engines import Engine
 from isheep.errors import UserError
-from isheep.judges.base import Judge, Local
-from isheep.judges.endpoint import Endpoint
-from isheep.models.chat_template import Chat, load_chat
+from isheep.judges.base import Judge, LocalJudge
+from isheep.judges.endpoint import EndpointJudge
+from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.recipe import schema as recipes
-from isheep.recipe.schema import Benchmark, Recipe, needs_perplexity, openings
+from isheep.recipe.schema import BenchmarkSettings, Recipe, needs_perplexity, score_openings
 from isheep.records import Model, Pair
-from isheep.rundir.folder import reading
+from isheep.rundir.folder import open_run
 
 
 def open_engine(recipe: Recipe, model: Model) -> Engine:
@@ -24,7 +24,7 @@ def open_engine(recipe: Recipe, model: Model) -> Engine:
         return _open(recipe, model, recipe.chat)
     from isheep.engines import openai
 
-    return openai.open_engine(model, machine.server, lambda: load_chat(recipe.chat, recipe.model))
+    return openai.open_engine(model, machine.server, lambda: load_chat_template(recipe.chat, recipe.model))
 
 
 def _open(recipe: Recipe, model: Model, chat: str) -> Engine:
@@ -44,7 +44,7 @@ def _here(recipe: Recipe, model: Model, chat: str) -> Engine:
         from isheep.engines import vllm
 
         rank = max(one.training.lora.rank for one in recipe.variants)
-        return vllm.open_engine(model, machine, rank, lambda: load_chat(chat, model.base))
+        return vllm.open_engine(model, machine, rank, lambda: load_chat_template(chat, model.base))
     from isheep.engines import transformers
 
     return transformers.open_engine(model, threads=machine.threads, device=machine.device, batch=machine.batch)
@@ -72,35 +72,35 @@ def check_engine(recipe: Recipe) -> list[str]:
     variants, evaluated = recipe.variants, bool(recipe.evaluation or recipe.stop)
     rated = [one.assessment for one in variants if one.assessment]
     drawn = [one.sampling for part in variants for one in (part.synthesis, part.response)]
-    needs = openai.Needs(
+    needs = openai.ServerRequirements(
         drawn=any(one.temperature > 0 for one in (*drawn, *(one.sampling for one in rated))),
-        options=list(dict.fromkeys(text for one in rated if one.read == "expected" for text in openings(one))),
+        options=list(dict.fromkeys(text for one in rated if one.read == "expected" for text in score_openings(one))),
         perplexity=any(needs_perplexity(one.filters) for one in variants)
         or any(one.name.startswith(("standard/", "paper/")) for one in recipe.evaluation),
         later=recipe.machine.server.adapters == "server" and (recipe.iterations > 1 or evaluated),
     )
     engine = openai.open_engine(
-        Model(recipe.model), recipe.machine.server, lambda: load_chat(recipe.chat, recipe.model)
+        Model(recipe.model), recipe.machine.server, lambda: load_chat_template(recipe.chat, recipe.model)
     )
     with closing(engine):
         return engine.check(needs)
 
 
-def open_judge(recipe: Recipe, benchmark: Benchmark) -> Judge:
+def open_judge(recipe: Recipe, benchmark: BenchmarkSettings) -> Judge:
     """Who judges a benchmark's answers. Cheap: a local judge's weights load when it is asked.
 
     Raises UserError where a local judge is a model that its run does not have.
     """
-    given = benchmark.judge or recipes.Judge()
+    given = benchmark.judge or recipes.JudgeSettings()
     if not given.local:
-        return Endpoint(given.model, recipe.machine.judging, given.parameters)
+        return EndpointJudge(given.model, recipe.machine.judging, given.parameters)
 
     model, chat = local_model(given.model or "")
 
-    def open_local() -> tuple[Engine, Chat]:
-        return _open(recipe, model, chat), load_chat(chat, model.base)
+    def open_local() -> tuple[Engine, ChatTemplate]:
+        return _open(recipe, model, chat), load_chat_template(chat, model.base)
 
-    return Local(given.model or "", open_local, recipe.seed, given.parameters, identity=_weights(model))
+    return LocalJudge(given.model or "", open_local, recipe.seed, given.parameters, identity=_weights(model))
 
 
 def _weights(model: Model) -> str:
@@ -121,7 +121,7 @@ def local_model(name: str) -> tuple[Model, str]:
     run = next((path for path in (given, given.parent) if (path / "recipe.yaml").is_file()), None)
     if run is None:
         return Model(name), "tokenizer"
-    recipe, _ = reading(run)
+    recipe, _ = open_run(run)
     made = {path.parent.name: path for path in run.glob("iter-*/adapter")}
     newest = max(made, key=lambda iteration: int(iteration.removeprefix("iter-")), default="base")
     iteration = newest if given == run else given.name
@@ -134,10 +134,10 @@ def check_training(recipe: Recipe) -> None:
     """Raises UserError where this machine can't train as the recipe's `machine` and `training` say."""
     from isheep.trainers import launch
 
-    launch.check(recipe)
+    launch.check_training_machine(recipe)
 
 
-def train(recipe: Recipe, chat: Chat, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
+def train(recipe: Recipe, chat: ChatTemplate, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
     """SFT(start, data): the adapter of the next model, in the folder `into`."""
     from isheep.trainers import llamafactory, peft
 

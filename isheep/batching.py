@@ -25,7 +25,7 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield some
 
 
-def ahead(make: Callable[[T], Made], places: Iterable[T], at_once: int) -> Iterator[Made]:
+def ordered_map(make: Callable[[T], Made], places: Iterable[T], at_once: int) -> Iterator[Made]:
     """`make` of each place, in order. `at_once` are under way at a time, in threads, and finished ones wait their turn.
 
     With 1 each is made when it is asked for. So what is made must hang on its place alone, never on when.
@@ -44,7 +44,7 @@ def ahead(make: Callable[[T], Made], places: Iterable[T], at_once: int) -> Itera
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def seed_of(*place: int | str) -> int:
+def derive_seed(*place: int | str) -> int:
     """A 63-bit seed for a place, such as `seed_of(run_seed, iteration, "response", batch)`.
 
     The same place gives the same seed on every machine; `1` and `"1"` are different places.

@@ -28,7 +28,7 @@ LONGEST = 300.0  # seconds before another attempt, whatever the server asks for
 BODY = 2000  # characters kept of an answer that is no completion
 
 
-class Reply(Record):
+class ServerReply(Record):
     """What came of a question: a completion, something that is none (`body`), or no answer at all (`error`)."""
 
     key: str
@@ -49,26 +49,26 @@ class Reply(Record):
         return next((text for text in (*called, message.get("content")) if isinstance(text, str)), "")
 
 
-def address() -> str | None:
+def base_url_from_environment() -> str | None:
     """OPENAI_BASE_URL."""
     return os.environ.get("OPENAI_BASE_URL") or None
 
 
-def secret() -> str:
+def api_key() -> str:
     return os.environ.get("OPENAI_API_KEY", "").strip()
 
 
-def shown(url: str) -> str:
+def without_password(url: str) -> str:
     """An address without the password that it may hold."""
     scheme, separator, rest = url.rpartition("://")
     return scheme + separator + rest.rpartition("@")[2]
 
 
-def connect(url: str, settings: Calls, where: str = "OPENAI_BASE_URL") -> "Client":
+def open_client(url: str, settings: Calls, where: str = "OPENAI_BASE_URL") -> "Client":
     """A client for the server at `url`, which `where` gave. Raises UserError where it is no address."""
     import httpx2
 
-    key = secret()
+    key = api_key()
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UserError("OPENAI_API_KEY holds characters that no key has: set it again")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -76,19 +76,19 @@ def connect(url: str, settings: Calls, where: str = "OPENAI_BASE_URL") -> "Clien
     try:
         client = httpx2.Client(base_url=url, headers=headers, timeout=settings.timeout, limits=limits)
     except (httpx2.InvalidURL, ValueError):
-        raise UserError(f"{where} {shown(url)!r} is no address: give one such as {OPENAI}") from None
+        raise UserError(f"{where} {without_password(url)!r} is no address: give one such as {OPENAI}") from None
     if client.base_url.scheme not in ("http", "https"):
-        raise UserError(f"{where} {shown(url)!r} is no address: give one such as {OPENAI}")
+        raise UserError(f"{where} {without_password(url)!r} is no address: give one such as {OPENAI}")
     return client
 
 
-def together(
-    call: Callable[[Any], Reply],
+def call_concurrently(
+    call: Callable[[Any], ServerReply],
     items: Sequence[Any],
     settings: Calls,
     stop: threading.Event,
     advance: Callable[[int], None] = lambda count: None,
-) -> list[Reply]:
+) -> list[ServerReply]:
     """The replies to `items`, in their order; `settings.at_once` calls are under way at a time.
 
     Where a call raises, or on Ctrl-C, no new call is made, and those under way are waited for.
@@ -105,48 +105,50 @@ def together(
         pool.shutdown(cancel_futures=True)
 
 
-def post(
+def post_with_retries(
     client: "Client",
     path: str,
     body: dict[str, Any],
     key: str,
     settings: Calls,
     stop: threading.Event,
-    usable: Callable[[Reply], bool] = lambda reply: True,
-) -> Reply:
+    usable: Callable[[ServerReply], bool] = lambda reply: True,
+) -> ServerReply:
     """One call, asked again where that may help: the wait doubles, or is what the server asks for.
 
     An answer with a good status that is not `usable` is a failure like a 500.
     """
     import httpx2
 
-    reply = Reply(key=key, error="not asked")
+    reply = ServerReply(key=key, error="not asked")
     chance = random.Random(key)
     for attempt in range(settings.attempts):
         wait = settings.wait * 2**attempt * chance.uniform(0.5, 1)
         try:
             response = client.post(path, json=body)
-            reply = read(response, key)
+            reply = read_response(response, key)
             if not reply.error and not usable(reply):
-                reply = Reply(key=key, error=f"no completion in the answer: {reply.body[:80] or reply.choice!r:.80}")
+                reply = ServerReply(
+                    key=key, error=f"no completion in the answer: {reply.body[:80] or reply.choice!r:.80}"
+                )
             later = response.is_success or response.is_server_error or response.status_code in AGAIN
             if not reply.error or not later:
                 return reply
             wait = max(wait, retry_after(response))
         except httpx2.TimeoutException:
-            reply = Reply(key=key, error=f"timed out: after {settings.timeout:g} s")
+            reply = ServerReply(key=key, error=f"timed out: after {settings.timeout:g} s")
         except httpx2.ConnectError as error:
-            reply = Reply(key=key, error=clean(f"no connection: {error}"))
+            reply = ServerReply(key=key, error=redact_key(f"no connection: {error}"))
         except httpx2.HTTPError as error:
-            reply = Reply(key=key, error=clean(f"{type(error).__name__}: {error}"))
+            reply = ServerReply(key=key, error=redact_key(f"{type(error).__name__}: {error}"))
         if attempt + 1 < settings.attempts and stop.wait(min(wait, LONGEST)):
             break
     return reply
 
 
-def read(response: "Response", key: str) -> Reply:
+def read_response(response: "Response", key: str) -> ServerReply:
     """What a server answered. A good status with something else than a completion is an answer too: it is paid."""
-    text = clean(response.text)
+    text = redact_key(response.text)
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
@@ -156,19 +158,19 @@ def read(response: "Response", key: str) -> Reply:
     if not response.is_success or said and not choices:
         said = said.get("message") if isinstance(said, dict) else said
         about = " ".join("".join(c if c.isprintable() else " " for c in str(said or "")).split())[:200]
-        return Reply(key=key, error=f"HTTP {response.status_code}" + f": {about}" * bool(about))
+        return ServerReply(key=key, error=f"HTTP {response.status_code}" + f": {about}" * bool(about))
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
     if choice:  # half of a character, written as an escape, is no text that could be kept
         choice = json.loads(json.dumps(choice, ensure_ascii=False).encode(errors="replace"))
     usage = content.get("usage")
     counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
     used = [count if isinstance(count, int) else None for count in counts]
-    return Reply(key=key, choice=choice, body="" if choice else text[:BODY], read=used[0], written=used[1])
+    return ServerReply(key=key, choice=choice, body="" if choice else text[:BODY], read=used[0], written=used[1])
 
 
-def clean(text: str) -> str:
+def redact_key(text: str) -> str:
     """What comes from outside, without the key, should it be echoed. A placeholder such as EMPTY is no key."""
-    return text.replace(secret(), "[key]") if len(secret()) > len("EMPTY") else text
+    return text.replace(api_key(), "[key]") if len(api_key()) > len("EMPTY") else text
 
 
 def retry_after(response: "Response") -> float:

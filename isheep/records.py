@@ -73,7 +73,7 @@ class AssessedPair(Pair):
     grades: dict[str, Grade]
 
 
-class Kind(Record):
+class TaskKind(Record):
     """Whether a task is classification, by the model's word; None where that can't be read: an outcome of its own."""
 
     id: str
@@ -92,7 +92,7 @@ class Instance(Record):
     tokens: int
 
 
-class Measure(Record):
+class PairPerplexity(Record):
     """The perplexities of a pair under the model that wrote it (measure.perplexities), None where there is no text."""
 
     id: str
@@ -100,7 +100,7 @@ class Measure(Record):
     pair: float | None
 
 
-class Vector(Record):
+class PairEmbedding(Record):
     """The representation of a pair under the model that wrote it: float32, little-endian, in base64."""
 
     id: str

@@ -17,18 +17,18 @@ from isheep.algorithm import align
 from isheep.backends import check_engine, check_training
 from isheep.errors import UserError
 from isheep.evaluation import evaluate
-from isheep.evaluation.evaluate import ended, validated
-from isheep.models.chat_template import load_chat
+from isheep.evaluation.evaluate import is_last_iteration, validation_scores
+from isheep.models.chat_template import load_chat_template
 from isheep.models.checkpoint import check_device
 from isheep.recipe.schema import Recipe
 from isheep.records import Drop, Pair
 from isheep.rundir.artifacts import artifact_of
-from isheep.rundir.folder import Folder, check, kept_prompts, reading, writing
+from isheep.rundir.folder import RunFolder, check_run_dir, open_run, open_run_for_writing, saved_prompts
 from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.progress import console
 from isheep.stages import assess
-from isheep.stages.filters import kept
-from isheep.stages.respond import check_room
+from isheep.stages.filters import kept_pairs
+from isheep.stages.respond import check_prompt_fits
 
 COMMON = {"model", "chat", "seed", "machine"}
 # Scores depend on the model and the benchmark, which `ingredients` adds.
@@ -36,19 +36,21 @@ SHARED_SOURCES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {"eval": ((
 MODEL = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")  # what makes M^t of the base
 
 
-def conduct(recipe: Recipe, out: Path, twin: Callable[[str], Path | None] = lambda label: None) -> tuple[Folder, int]:
+def run_recipe(
+    recipe: Recipe, out: Path, twin: Callable[[str], Path | None] = lambda label: None
+) -> tuple[RunFolder, int]:
     """Run a recipe in the folder `out`, or go on with it; the folder and the last iteration.
 
     That is T, or where `stop` ends it. `twin` is as in Folder.
     """
-    with writing(out, recipe) as folder:
+    with open_run_for_writing(out, recipe) as folder:
         folder = replace(folder, twin=twin)
         for t, model in enumerate(align(recipe, folder)):
             evaluate.evaluate(recipe, folder, t, model)
-            if ended(recipe, folder, t):
+            if is_last_iteration(recipe, folder, t):
                 break
         if recipe.stop and t < recipe.iterations:
-            scores = validated(folder, recipe.stop.benchmark, t)
+            scores = validation_scores(folder, recipe.stop.benchmark, t)
             shown = ", ".join(f"{100 * score:.1f}" for score in scores)
             folder.say(
                 f"stopped after iteration {t} of {recipe.iterations}: no new best on {recipe.stop.benchmark}'s "
@@ -57,32 +59,32 @@ def conduct(recipe: Recipe, out: Path, twin: Callable[[str], Path | None] = lamb
     return folder, t
 
 
-def ready(recipe: Recipe, out: Path) -> None:
+def check_recipe_ready(recipe: Recipe, out: Path) -> None:
     """Raises UserError where a run of this recipe in the folder `out` can't work, before weights are loaded for it."""
-    check(out, recipe)
+    check_run_dir(out, recipe)
     check_device(recipe.machine.device)
     check_training(recipe)
-    chat = load_chat(recipe.chat, recipe.model)
-    check_room(recipe, chat)
+    chat = load_chat_template(recipe.chat, recipe.model)
+    check_prompt_fits(recipe, chat)
     for one in recipe.variants:
         if one.assessment:
-            assess.check(one.assessment, chat)
-    run = Folder(out, out)
-    last = next(t for t in range(recipe.iterations + 1) if ended(recipe, run, t))
+            assess.check_expected_scores(one.assessment, chat)
+    run = RunFolder(out, out)
+    last = next(t for t in range(recipe.iterations + 1) if is_last_iteration(recipe, run, t))
     if owed(recipe, run, last):
         for note in check_engine(recipe):
             console.print(note, markup=False, soft_wrap=True)
-    evaluate.ready(recipe, run, range(last + 1))
+    evaluate.check_benchmarks_ready(recipe, run, range(last + 1))
 
 
-def owed(recipe: Recipe, run: Folder, last: int) -> bool:
+def owed(recipe: Recipe, run: RunFolder, last: int) -> bool:
     """Whether a model, or a score of one, is still to be made up to iteration `last`."""
     homes = [iteration_dir(run, t) for t in range(last + 1)]
     scores = [f"eval/{one.name}.json" for one in recipe.evaluation]
     return not (all(one.has("adapter") for one in homes[1:]) and all(one.has(name) for one in homes for name in scores))
 
 
-def sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:
+def run_sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:
     """Run recipes by name, each in the folder of its name in `out`, or go on with them; the folders.
 
     Raises UserError before anything runs where one of them can't begin, or `out` is a run folder itself. A setting that
@@ -92,12 +94,12 @@ def sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:
     if (out / "recipe.yaml").exists():
         raise UserError(f"{out} is a run folder: a run for each setting needs a folder of its own; give another --out")
     for name, recipe in recipes.items():
-        ready(recipe, out / name)
+        check_recipe_ready(recipe, out / name)
     failed = []
     for name, recipe in recipes.items():
         console.print(f"== {out / name}", markup=False, soft_wrap=True)
         try:
-            conduct(recipe, out / name, twins(recipe, out / name))
+            run_recipe(recipe, out / name, find_reusable_files(recipe, out / name))
         except UserError as error:
             failed.append(f"{name}: {error}")
     if failed:
@@ -105,20 +107,20 @@ def sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:
     return [out / name for name in recipes]
 
 
-def twins(recipe: Recipe, run: Path) -> Callable[[str], Path | None]:
+def find_reusable_files(recipe: Recipe, run: Path) -> Callable[[str], Path | None]:
     """Folder.twin for a run: looks for a file among the runs beside it."""
     others = [path.parent for path in sorted(run.parent.glob("*/recipe.yaml")) if path.parent != run]
-    known = [(path, reading(path)[0]) for path in others]
+    known = [(path, open_run(path)[0]) for path in others]
 
     def twin(label: str) -> Path | None:
-        wanted = ingredients(recipe, run, label)
+        wanted = source_fingerprint(recipe, run, label)
         return next(
             (
                 path / label
                 for path, other in known
                 if wanted
                 and (path / label).exists()
-                and ingredients(other, path, label) == wanted
+                and source_fingerprint(other, path, label) == wanted
                 and current(recipe, path / label)
             ),
             None,
@@ -136,10 +138,12 @@ def current(recipe: Recipe, path: Path) -> bool:
     if not one:
         return True
     result = Path(home, "eval", f"{one.name}.json")  # says what was asked; without it nobody knows
-    return result.exists() and evaluate.alike(json.loads(result.read_bytes()), evaluate.foundation(recipe, one))
+    return result.exists() and evaluate.same_fingerprints(
+        json.loads(result.read_bytes()), evaluate.result_fingerprints(recipe, one)
+    )
 
 
-def ingredients(recipe: Recipe, run: Path, label: str) -> str | None:
+def source_fingerprint(recipe: Recipe, run: Path, label: str) -> str | None:
     """A digest of all that a file of a run ("iter-1/pairs.jsonl") is made from; None where it is not to be shared."""
     home, _, name = label.partition("/")
     artifact = artifact_of(name)
@@ -148,7 +152,7 @@ def ingredients(recipe: Recipe, run: Path, label: str) -> str | None:
     kind = artifact.name
     files, keys = SHARED_SOURCES.get(kind, (artifact.sources, artifact.recipe_keys))
     t = 0 if home == "base" else int(home.removeprefix("iter-"))
-    recipe, prompts = recipe.at(t), kept_prompts(run)
+    recipe, prompts = recipe.at(t), saved_prompts(run)
     values: dict[str, Any] = recipe.model_dump(mode="json", include={*COMMON, *keys})
     values["prompts"] = [prompts.get(name) for name in recipe.own_prompts(keys)]
     sources = [run / "seeds.jsonl", *(run / home / file for file in files)]
@@ -156,7 +160,9 @@ def ingredients(recipe: Recipe, run: Path, label: str) -> str | None:
     if kind == "adapter":
         model = model if values["training"].pop("start") == "last" else 0
         first = 1 if values["training"].pop("data") == "all" else t
-        values["endings"] = [ending for s in range(first, t + 1) for ending in endings(Folder(run, run) / f"iter-{s}")]
+        values["endings"] = [
+            ending for s in range(first, t + 1) for ending in endings(RunFolder(run, run) / f"iter-{s}")
+        ]
     if kind == "eval":
         ours = {one.name: one.model_dump(mode="json") for one in recipe.evaluation}
         values["benchmark"] = [
@@ -170,11 +176,13 @@ def ingredients(recipe: Recipe, run: Path, label: str) -> str | None:
     return hashlib.sha256(json.dumps([label, values, digests]).encode()).hexdigest()
 
 
-def endings(iteration: Folder) -> list[str]:
+def endings(iteration: RunFolder) -> list[str]:
     """How the answers of D^t ended: training looks at it (rows.encode), and train.json does not hold it."""
     if not (iteration.has("pairs.jsonl") and iteration.has("dropped.jsonl")):
         return []
-    return [pair.finish for pair in kept(iteration.read("pairs.jsonl", Pair), iteration.read("dropped.jsonl", Drop))]
+    return [
+        pair.finish for pair in kept_pairs(iteration.read("pairs.jsonl", Pair), iteration.read("dropped.jsonl", Drop))
+    ]
 
 
 @cache

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from isheep.benchmarks import Exam, alpaca_eval
-from isheep.engines.fake import Fake
+from isheep.benchmarks import EvalContext, alpaca_eval
+from isheep.engines.fake import FakeEngine
 from isheep.judges.base import Judge
-from isheep.judges.endpoint import Endpoint
-from isheep.models.chat_template import load_chat
-from isheep.recipe.schema import Benchmark, Judging
-from isheep.rundir.folder import Folder
+from isheep.judges.endpoint import EndpointJudge
+from isheep.models.chat_template import load_chat_template
+from isheep.recipe.schema import BenchmarkSettings, Judging
+from isheep.rundir.folder import RunFolder
 
 HASTE = Judging(wait=0, timeout=2, attempts=2, at_once=4)
 CATEGORIES = ("writing", "math", "stem", "coding")
@@ -52,15 +52,15 @@ def exam(
     checkpoint: Path,
     judge: Judge | None = None,
     answer: Callable[[str, int], str] = lambda prompt, seed: f"said {len(prompt)}",
-    settings: Benchmark | None = None,
+    settings: BenchmarkSettings | None = None,
     base: bool = False,
-) -> Exam:
+) -> EvalContext:
     """An exam in `run`/iter-1/eval/exam of a model that is a function, with the Qwen template."""
     run.mkdir(parents=True, exist_ok=True)
-    folder = Folder(run / "iter-1" / "eval" / "exam", run)
+    folder = RunFolder(run / "iter-1" / "eval" / "exam", run)
     folder.path.mkdir(parents=True, exist_ok=True)
-    chat = load_chat("qwen", str(checkpoint))
-    return Exam(Fake(answer), chat, 1, folder, data, base, settings, judge or Endpoint(None, HASTE))
+    chat = load_chat_template("qwen", str(checkpoint))
+    return EvalContext(FakeEngine(answer), chat, 1, folder, data, base, settings, judge or EndpointJudge(None, HASTE))
 
 
 # --- AlpacaEval

@@ -19,7 +19,7 @@ import isheep.models.chat_template
 import isheep.stages.respond
 from isheep.cli import main
 from isheep.engines import transformers
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.records import Model, Pair
 from isheep.trainers import peft
 
@@ -93,10 +93,10 @@ def write(prompt: str, seed: int) -> str:
     return f" Tell me at length about {seed}\nInput: <noinput>\n###\n7. Instruction: Draw {seed}\nInput: <noinput>"
 
 
-def open_engine(model: Model, **machine: Any) -> Fake:
+def open_engine(model: Model, **machine: Any) -> FakeEngine:
     """What this model writes depends on what it was trained on."""
     trained = sum((model.adapter / "weights").read_bytes()) if model.adapter else 0
-    engine = Fake(lambda prompt, seed: write(prompt, seed + trained + len(prompt)))
+    engine = FakeEngine(lambda prompt, seed: write(prompt, seed + trained + len(prompt)))
     for name in ("generate", "logprobs", "embed"):
         setattr(engine, name, killed(getattr(engine, name)))
     return engine
@@ -115,10 +115,12 @@ def load_chat(name: str, model: str) -> Chat:
     return Chat()
 
 
-isheep.models.chat_template.load_chat = isheep.algorithm.load_chat = isheep.evaluation.evaluate.load_chat = load_chat  # type: ignore[assignment]
+isheep.models.chat_template.load_chat_template = isheep.algorithm.load_chat = isheep.evaluation.evaluate.load_chat = (
+    load_chat  # type: ignore[assignment]
+)
 transformers.open_engine = open_engine  # type: ignore[assignment]
 peft.train = train  # type: ignore[assignment]
-isheep.stages.respond.check_room = lambda recipe, chat: None  # type: ignore[assignment]
+isheep.stages.respond.check_prompt_fits = lambda recipe, chat: None  # type: ignore[assignment]
 os.fsync, Path.rename = killed(os.fsync), killed(Path.rename)  # type: ignore[method-assign]
 OUT.with_suffix(".yaml").write_text(RECIPES[NAME])
 try:

@@ -19,7 +19,7 @@ import peft
 import torch
 import trl  # noqa: F401  loaded before the forks, once for all of them
 
-from isheep.models.chat_template import load_chat
+from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Lora, Machine, Training
 from isheep.records import Model, Pair
 from isheep.trainers.peft import train
@@ -65,7 +65,9 @@ def trained(name: str, kill_at: int) -> Callable[[], None]:
         peft.PeftModel.save_pretrained = killed(peft.PeftModel.save_pretrained)
         folder = FOLDER / name
         folder.mkdir(exist_ok=True)
-        train(Model(str(BASE)), PAIRS, load_chat("tokenizer", str(BASE)), TRAINING, 7, folder, Machine(threads=1))
+        train(
+            Model(str(BASE)), PAIRS, load_chat_template("tokenizer", str(BASE)), TRAINING, 7, folder, Machine(threads=1)
+        )
         (FOLDER / f"{name}.moments").write_text(str(next(moments) - 1))
 
     return work

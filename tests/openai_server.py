@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.engines.transformers import Transformers, open_engine
+from isheep.engines.transformers import TransformersEngine, open_engine
 from isheep.records import Model, Sampling
 
 
@@ -79,7 +79,7 @@ class Served:
 
     def __init__(self, fake: Fake) -> None:
         self.fake, self.lock, self.url = fake, threading.Lock(), ""
-        self.loaded: dict[str, Transformers] = {"base": open_engine(Model(fake.base), threads=1, device="cpu")}
+        self.loaded: dict[str, TransformersEngine] = {"base": open_engine(Model(fake.base), threads=1, device="cpu")}
         self.bodies: list[dict[str, Any]] = []
         self.headers: set[str | None] = set()
         self.answered = Counter[str]()  # prompt and seed, of what was answered
@@ -110,7 +110,7 @@ class Served:
         choice |= {"text": written.text, "finish_reason": written.finish}
         return {"choices": [choice], "usage": {"prompt_tokens": len(ids), "completion_tokens": written.tokens}}
 
-    def write(self, engine: Transformers, text: str, body: dict[str, Any]) -> Any:
+    def write(self, engine: TransformersEngine, text: str, body: dict[str, Any]) -> Any:
         self.chance += 1
         sampling = Sampling(
             temperature=body["temperature"] if self.fake.draws else 0,
@@ -120,14 +120,14 @@ class Served:
         )
         return engine.generate([text], sampling, body.get("seed", 0) if self.fake.seeded else self.chance)[0]
 
-    def first(self, engine: Transformers, ids: list[int], count: int) -> list[tuple[int, float]]:
+    def first(self, engine: TransformersEngine, ids: list[int], count: int) -> list[tuple[int, float]]:
         import torch
 
         with torch.inference_mode():
             row = engine.loaded.model(torch.tensor([ids])).logits[0, -1].float().log_softmax(-1).topk(count)
         return list(zip(row.indices.tolist(), row.values.tolist(), strict=True))
 
-    def read(self, engine: Transformers, ids: list[int]) -> list[float]:
+    def read(self, engine: TransformersEngine, ids: list[int]) -> list[float]:
         """The log-probability of each token after the first one, given those before it."""
         import torch
 
@@ -135,7 +135,7 @@ class Served:
             rows = engine.loaded.model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
         return [float(row[token]) for row, token in zip(rows[:-1], ids[1:], strict=True)]
 
-    def legacy(self, engine: Transformers, ids: list[int], body: dict[str, Any]) -> dict[str, Any]:
+    def legacy(self, engine: TransformersEngine, ids: list[int], body: dict[str, Any]) -> dict[str, Any]:
         """{tokens, token_logprobs, top_logprobs}; with echo the prompt's tokens first, the first one unknown."""
         decode = engine.loaded.tokenizer.decode
         best = self.first(engine, ids, body["logprobs"])
@@ -147,7 +147,7 @@ class Served:
             tops = [None] * len(ids) + tops
         return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops}
 
-    def chat(self, engine: Transformers, body: dict[str, Any]) -> dict[str, Any]:
+    def chat(self, engine: TransformersEngine, body: dict[str, Any]) -> dict[str, Any]:
         text = engine.loaded.tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
         written = self.write(engine, text, body)
         choice: dict[str, Any] = {"index": 0, "finish_reason": written.finish}

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from isheep.batching import ahead
-from isheep.engines.fake import Fake
-from isheep.models.chat_template import load_chat
+from isheep.batching import ordered_map
+from isheep.engines.fake import FakeEngine
+from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import PACKAGED_SEEDS, Response, Synthesis
 from isheep.records import Task
-from isheep.seeds import load_seeds
+from isheep.seeds import load_seed_tasks
 from isheep.stages.respond import respond
-from isheep.stages.synthesize import replies
+from isheep.stages.synthesize import generate_replies
 
 
-class Busy(Fake):
+class Busy(FakeEngine):
     """A fake that is kept busy by several calls; they wait for each other, so that they must come at the same time."""
 
     def __init__(self, answer: Any, at_once: int) -> None:
@@ -38,12 +38,12 @@ def test_in_order_whoever_is_first() -> None:
         later[place].set()
         return place
 
-    assert list(ahead(made, range(8), 2)) == [*range(8)]
+    assert list(ordered_map(made, range(8), 2)) == [*range(8)]
 
 
 def test_one_at_a_time_is_made_when_it_is_asked_for() -> None:
     made: list[int] = []
-    some = ahead(lambda place: made.append(place) or place, range(5), 1)
+    some = ordered_map(lambda place: made.append(place) or place, range(5), 1)
     assert (next(some), next(some), made) == (0, 1, [0, 1])
 
 
@@ -55,7 +55,7 @@ def test_no_further_ahead_than_twice_as_many() -> None:
             asked.append(place)
             yield place
 
-    some = ahead(lambda place: place, places(), 3)
+    some = ordered_map(lambda place: place, places(), 3)
     assert next(some) == 0 and len(asked) == 6
     some.close()  # type: ignore[attr-defined]
     assert len(asked) == 6
@@ -67,7 +67,7 @@ def test_an_error_comes_at_its_place() -> None:
             raise ValueError("two")
         return place
 
-    some = ahead(made, range(9), 2)
+    some = ordered_map(made, range(9), 2)
     assert [next(some), next(some)] == [0, 1]
     with pytest.raises(ValueError, match="two"):
         next(some)
@@ -75,24 +75,24 @@ def test_an_error_comes_at_its_place() -> None:
 
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_stages_write_the_same_rows(at_once: int) -> None:
-    chat = load_chat("tokenizer", "lamb")
+    chat = load_chat_template("tokenizer", "lamb")
     tasks = [Task(id=f"{n}", instruction=f"Say {n}") for n in range(16)]
     rows = respond(Busy(lambda prompt, seed: f"{seed}", at_once), tasks, chat, Response(size=2), 1, 42)([])
-    alone = respond(Fake(lambda prompt, seed: f"{seed}"), tasks, chat, Response(size=2), 1, 42)([])
+    alone = respond(FakeEngine(lambda prompt, seed: f"{seed}"), tasks, chat, Response(size=2), 1, 42)([])
     assert list(rows) == list(alone)
 
 
 def test_synthesis_throws_away_what_it_asked_for_in_vain() -> None:
-    chat, seeds = load_chat("tokenizer", "lamb"), load_seeds(PACKAGED_SEEDS["isheep"])
+    chat, seeds = load_chat_template("tokenizer", "lamb"), load_seed_tasks(PACKAGED_SEEDS["isheep"])
     settings = Synthesis(tasks=6, size=2, novelty=None, budget=100)
 
     def answer(prompt: str, seed: int) -> str:
         return f" Tell me at length about {seed}\nInput: <noinput>\n###\n7. Instruction:"
 
-    def written(engine: Fake) -> list[Any]:
-        return list(replies(engine, seeds, chat, settings, "en", 1, 42)([]))
+    def written(engine: FakeEngine) -> list[Any]:
+        return list(generate_replies(engine, seeds, chat, settings, "en", 1, 42)([]))
 
-    assert len(written(Fake(answer))) == 3
-    several = Fake(answer)
+    assert len(written(FakeEngine(answer))) == 3
+    several = FakeEngine(answer)
     several.at_once = 4  # type: ignore[misc]
-    assert written(several) == written(Fake(answer))
+    assert written(several) == written(FakeEngine(answer))

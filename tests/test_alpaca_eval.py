@@ -10,12 +10,12 @@ import pytest
 
 from isheep.benchmarks import alpaca_eval, alpaca_eval_2, alpaca_judge, winrate
 from isheep.benchmarks.alpaca_judge import Evaluator, switched
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.errors import UserError
-from isheep.judges.base import Local
-from isheep.models.chat_template import load_chat
-from isheep.openai_client import Reply
-from isheep.recipe.schema import Benchmark, Judge
+from isheep.judges.base import LocalJudge
+from isheep.models.chat_template import load_chat_template
+from isheep.openai_client import ServerReply
+from isheep.recipe.schema import BenchmarkSettings, JudgeSettings
 from tests.judge_server import Answer, known, said, serving
 from tests.judged import alpaca_files, exam
 from tests.test_cli import isheep, refused
@@ -270,7 +270,7 @@ def test_version_2_weighs_by_the_judges_probabilities(
 ) -> None:
     data = alpaca_files(tmp_path / "data", 12)
     gamed(data, 12)
-    settings = Benchmark(name="alpaca_eval_2", data=str(data), max_tokens=9)
+    settings = BenchmarkSettings(name="alpaca_eval_2", data=str(data), max_tokens=9)
     with serving(weighs) as server:
         known(server, monkeypatch)
         given = exam(tmp_path / "run", data, qwen2, answer=lambda prompt, seed: "w" * 6, settings=settings)
@@ -295,7 +295,7 @@ def test_a_model_of_ours_weighs_too(tmp_path: Path, qwen2: Path) -> None:
         first, second = lengths(prompt.removesuffix(f"<|im_end|>\n{chosen}"))
         return "m" if first > second else "neither" if first < second - 3 else "M"
 
-    ours = Local("mine", lambda: (Fake(judge), load_chat("qwen", str(qwen2))), 1)
+    ours = LocalJudge("mine", lambda: (FakeEngine(judge), load_chat_template("qwen", str(qwen2))), 1)
     result = alpaca_eval_2.run(exam(tmp_path / "run", data, qwen2, ours, lambda prompt, seed: "w" * 6))
     assert "a model of ours" in result["note"] and result["judge"]["kind"] == "local"
     read = [value for value in result["items"]["win rate, %"] if value is not None]
@@ -309,7 +309,7 @@ def read(parser: str, text: Any, **how: Any) -> float | None:
     """The preference that a parser reads in what a judge wrote, or in a whole choice."""
     whole = parser == "logprob_parser"
     choice = text if whole else {"message": {"content": text}}
-    return Evaluator("name", "model", [], {}, parser, how, whole).preference(Reply(key="", choice=choice))
+    return Evaluator("name", "model", [], {}, parser, how, whole).preference(ServerReply(key="", choice=choice))
 
 
 def test_parsers_read_one_preference_or_none() -> None:
@@ -364,7 +364,7 @@ def test_a_configuration_that_is_not_for_us_is_refused(tmp_path: Path, change: t
 def test_another_configuration_and_a_single_file(tmp_path: Path, qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = alpaca_files(tmp_path / "data", 2)
     (data / "mine.json").write_text((data / alpaca_eval.ONE.reference).read_text())
-    settings = Benchmark(name="alpaca_eval", judge=Judge(config=alpaca_eval.TWO.config))
+    settings = BenchmarkSettings(name="alpaca_eval", judge=JudgeSettings(config=alpaca_eval.TWO.config))
     with serving(weighs) as server:
         known(server, monkeypatch)
         given = exam(tmp_path / "run", data / "mine.json", qwen2, answer=lambda p, seed: "w" * 6, settings=settings)

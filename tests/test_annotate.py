@@ -18,13 +18,13 @@ import pytest
 
 from isheep import annotation
 from isheep.annotation import Choice, Rating, append, points, read, scores
-from isheep.annotation.server import Server
-from isheep.annotation.session import Desk, answers, to_compare, to_rate
-from isheep.engines.fake import Fake
+from isheep.annotation.server import AnnotationServer
+from isheep.annotation.session import AnnotationSession, answers, to_compare, to_rate
+from isheep.engines.fake import FakeEngine
 from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
 from isheep.records import Model, Pair, Task
-from isheep.rundir.folder import reading, writing
+from isheep.rundir.folder import open_run, open_run_for_writing
 from tests.test_cli import ROOT, refused
 
 ATTACK = "</div><script>document.title = 'taken'</script><img src=x onerror=alert(1)> & \"q\" {{ 7 * 7 }} \u202e مرحبا"
@@ -37,7 +37,7 @@ def pair(t: int, n: int) -> Pair:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    with writing(tmp_path / "run", Recipe.model_validate({"model": "fake", "iterations": 2})) as root:
+    with open_run_for_writing(tmp_path / "run", Recipe.model_validate({"model": "fake", "iterations": 2})) as root:
         for t in (1, 2):
             (root / f"iter-{t}").write("pairs.jsonl", Pair, [pair(t, n) for n in range(6)])
             (root / f"iter-{t}").artifact("adapter", lambda into: None)
@@ -53,8 +53,8 @@ class Reply(NamedTuple):
 class Page:
     """A desk behind its server."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk, self.server = desk, Server(desk, 0)
+    def __init__(self, desk: AnnotationSession) -> None:
+        self.desk, self.server = desk, AnnotationServer(desk, 0)
         self.host = f"127.0.0.1:{self.server.server_port}"
         self.path = urlsplit(self.server.address).path
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -79,7 +79,7 @@ class Page:
 def open_page() -> Iterator[Any]:
     opened: list[Page] = []
 
-    def opener(desk: Desk) -> Page:
+    def opener(desk: AnnotationSession) -> Page:
         opened.append(Page(desk))
         return opened[-1]
 
@@ -225,10 +225,10 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
         def prompt(self, content: str) -> str:
             return content
 
-    def open_engine(recipe: Recipe, model: Model) -> Fake:
+    def open_engine(recipe: Recipe, model: Model) -> FakeEngine:
         opened.append(model)
         who = model.adapter.parent.name if model.adapter else "base"
-        return Fake(lambda prompt, seed: "Yes." if int(prompt.split()[1]) % 3 == 0 else f"As {who} says.")
+        return FakeEngine(lambda prompt, seed: "Yes." if int(prompt.split()[1]) % 3 == 0 else f"As {who} says.")
 
     monkeypatch.setattr("isheep.annotation.session.load_chat", lambda name, model: Chat())
     monkeypatch.setattr("isheep.annotation.session.open_engine", open_engine)
@@ -286,8 +286,8 @@ def test_what_cannot_be_asked_is_said(run: Path, models: list[Model], open_page:
     assert "--iteration is for rating" in refused("annotate", run, "--compare", "0", "1", "--iteration", "1")
     port = open_page(to_rate(run, "me", 1, 4)).server.server_port
     assert f"port {port} can't be used" in refused("annotate", run, "--port", str(port))
-    recipe, folder = reading(run)
-    with writing(run, recipe), pytest.raises(UserError, match="in use by another process"):
+    recipe, folder = open_run(run)
+    with open_run_for_writing(run, recipe), pytest.raises(UserError, match="in use by another process"):
         answers(recipe, folder, 0, Model("fake"), TASKS, "new")
 
 

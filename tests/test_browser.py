@@ -13,11 +13,11 @@ import pytest
 
 from isheep import annotation
 from isheep.annotation import Choice, Rating, read
-from isheep.annotation.server import Server
-from isheep.annotation.session import Desk, Question, to_rate
+from isheep.annotation.server import AnnotationServer
+from isheep.annotation.session import AnnotationSession, Question, to_rate
 from isheep.recipe.schema import Recipe
 from isheep.records import Pair
-from isheep.rundir.folder import writing
+from isheep.rundir.folder import open_run_for_writing
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install isheep[browser]")
 CHROMIUM = next(
@@ -46,11 +46,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Desk], str]]:
-    servers: list[Server] = []
+def serve() -> Iterator[Callable[[AnnotationSession], str]]:
+    servers: list[AnnotationServer] = []
 
-    def start(desk: Desk) -> str:
-        servers.append(Server(desk, 0))
+    def start(desk: AnnotationSession) -> str:
+        servers.append(AnnotationServer(desk, 0))
         threading.Thread(target=servers[-1].serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return servers[-1].address
 
@@ -61,13 +61,13 @@ def serve() -> Iterator[Callable[[Desk], str]]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
+def desk(tmp_path: Path) -> AnnotationSession:
     rows = [
         Pair(id=f"t1-{n}", instruction=f"Do {n} {ATTACK}", output=f"Did {n} {ATTACK} {'x' * 300}\n\n  two lines",
              finish="stop", tokens=1, seed=1)
         for n in range(3)
     ]  # fmt: skip
-    with writing(tmp_path / "run", Recipe.model_validate({"model": "fake"})) as root:
+    with open_run_for_writing(tmp_path / "run", Recipe.model_validate({"model": "fake"})) as root:
         (root / "iter-1").write("pairs.jsonl", Pair, rows)
     return to_rate(tmp_path / "run", "me", 1, 3)
 
@@ -85,7 +85,7 @@ def keys(browser: Any, *typed: str) -> None:
     WebDriverWait(browser, 60, ignored_exceptions=[WebDriverException]).until(staleness_of(page))
 
 
-def ratings(desk: Desk) -> list[tuple[str, Any]]:
+def ratings(desk: AnnotationSession) -> list[tuple[str, Any]]:
     return [(row.row, row.scores) for row in read(desk.file, Rating)[0]]
 
 
@@ -93,7 +93,7 @@ def script(browser: Any, text: str) -> Any:
     return browser.execute_script(f"return {text}")
 
 
-def test_rating_by_keys_alone(browser: Any, serve: Callable[[Desk], str], desk: Desk) -> None:
+def test_rating_by_keys_alone(browser: Any, serve: Callable[[AnnotationSession], str], desk: AnnotationSession) -> None:
     browser.get(serve(desk))
     first, second, third = (question.task.id for question in desk.questions)
     keys(browser, "7", "0", "\ue007")  # quality 7, following 10, Enter
@@ -112,7 +112,9 @@ def test_rating_by_keys_alone(browser: Any, serve: Callable[[Desk], str], desk: 
     assert browser.get_log("browser") == []
 
 
-def test_enter_without_scores_sends_nothing_and_clicking_works(browser: Any, serve: Any, desk: Desk) -> None:
+def test_enter_without_scores_sends_nothing_and_clicking_works(
+    browser: Any, serve: Any, desk: AnnotationSession
+) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
 
     browser.get(serve(desk))
@@ -126,7 +128,9 @@ def test_enter_without_scores_sends_nothing_and_clicking_works(browser: Any, ser
     assert ratings(desk) == [(desk.questions[0].task.id, {"quality": 6, "following": 9})]
 
 
-def test_model_text_stays_text(browser: Any, serve: Callable[[Desk], str], desk: Desk) -> None:
+def test_model_text_stays_text(
+    browser: Any, serve: Callable[[AnnotationSession], str], desk: AnnotationSession
+) -> None:
     browser.get(serve(desk))
     texts = [element.get_property("textContent") for element in browser.find_elements("class name", "text")]
     assert texts == [desk.questions[0].task.instruction, desk.questions[0].answers[0]]
@@ -146,7 +150,7 @@ def test_model_text_stays_text(browser: Any, serve: Callable[[Desk], str], desk:
 @pytest.mark.parametrize("width", [400, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_narrow_screen_and_follows_the_scheme(
-    browser: Any, serve: Any, desk: Desk, width: int, scheme: str
+    browser: Any, serve: Any, desk: AnnotationSession, width: int, scheme: str
 ) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -163,9 +167,9 @@ def test_it_fits_a_narrow_screen_and_follows_the_scheme(
     assert (ink > back) == (scheme == "dark") and abs(ink - back) > 400
 
 
-def test_choosing_by_keys(browser: Any, serve: Any, desk: Desk) -> None:
+def test_choosing_by_keys(browser: Any, serve: Any, desk: AnnotationSession) -> None:
     questions = [Question(one.task, (one.answers[0], "Short."), (1, 0)) for one in desk.questions]
-    choosing = Desk(desk.file.with_name("choices.jsonl"), "me", questions, {}, "x")
+    choosing = AnnotationSession(desk.file.with_name("choices.jsonl"), "me", questions, {}, "x")
     browser.get(serve(choosing))
     for key in "abt":
         keys(browser, key)

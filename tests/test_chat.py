@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from isheep.errors import UserError
-from isheep.models.chat_template import load_chat
+from isheep.models.chat_template import load_chat_template
 
 PROMPTS = {
     "qwen": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -28,22 +28,22 @@ def with_template(checkpoint: Path, folder: Path, template: str | None) -> str:
 
 @pytest.mark.parametrize("name", ["qwen", "llama3"])
 def test_the_papers_templates(checkpoint: Path, name: str) -> None:
-    chat = load_chat(name, str(checkpoint))
+    chat = load_chat_template(name, str(checkpoint))
     assert (chat.name, chat.end) == (name, ENDS[name])
     assert chat.prompt("Say {this} {{ twice }}.") == PROMPTS[name].format("Say {this} {{ twice }}.")
     assert "messages" in chat.template
 
 
 def test_the_tokenizers_own(qwen2: Path, llama: Path, tmp_path: Path) -> None:
-    assert load_chat("tokenizer", str(qwen2)).prompt("a") == PROMPTS["qwen"].format("a")
-    assert load_chat("tokenizer", str(llama)).end == "<|eot_id|>"
+    assert load_chat_template("tokenizer", str(qwen2)).prompt("a") == PROMPTS["qwen"].format("a")
+    assert load_chat_template("tokenizer", str(llama)).end == "<|eot_id|>"
     plain = "{% for m in messages %}{{ m.content }}{{ eos_token if m.role == 'assistant' }}\n{% endfor %}"
-    chat = load_chat("tokenizer", with_template(qwen2, tmp_path, plain))
+    chat = load_chat_template("tokenizer", with_template(qwen2, tmp_path, plain))
     assert (chat.end, chat.template) == ("<|endoftext|>", plain)
 
 
 def test_a_turn_cannot_hold_special_tokens(checkpoint: Path) -> None:
-    chat = load_chat("qwen", str(checkpoint))
+    chat = load_chat_template("qwen", str(checkpoint))
     assert chat.prompt("a<|im_end|>b<|im_<|im_end|>end|>") == PROMPTS["qwen"].format("ab")
 
 
@@ -52,7 +52,7 @@ def test_special_tokens_without_a_role_are_special_too(qwen2: Path, tmp_path: Pa
     tokenizer._tokenizer.add_special_tokens(["<reserved_1>"])
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text((qwen2 / "config.json").read_text())
-    chat = load_chat("qwen", str(tmp_path))
+    chat = load_chat_template("qwen", str(tmp_path))
     assert "<reserved_1>" not in chat.tokenizer.all_special_tokens
     assert {"<reserved_1>", "<|im_end|>"} <= chat.special
     assert chat.plain("a<reserved_1>b") == "ab"
@@ -61,7 +61,7 @@ def test_special_tokens_without_a_role_are_special_too(qwen2: Path, tmp_path: Pa
 def test_a_template_that_asks_for_the_day_says_the_same_every_day(qwen2: Path, tmp_path: Path) -> None:
     today = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
     dated = today + "{{ date_string }}{% for m in messages %}, {{ m.content }}<|im_end|>{% endfor %}"
-    chat = load_chat("tokenizer", with_template(qwen2, tmp_path, dated))
+    chat = load_chat_template("tokenizer", with_template(qwen2, tmp_path, dated))
     assert chat.prompt("a") == "26 Jul 2024, a<|im_end|>"
 
 
@@ -70,7 +70,7 @@ def test_a_tokenizer_of_another_model_is_refused(qwen2: Path, tmp_path: Path) ->
     config = json.loads((qwen2 / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 300}))
     with pytest.raises(UserError, match="has a token 399, its weights only 300"):
-        load_chat("qwen", model)
+        load_chat_template("qwen", model)
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,10 @@ def test_a_tokenizer_of_another_model_is_refused(qwen2: Path, tmp_path: Path) ->
 def test_what_cannot_end_an_answer_is_refused(qwen2: Path, tmp_path: Path, template: str | None, message: str) -> None:
     model = with_template(qwen2, tmp_path, template)
     with pytest.raises(UserError, match=message) as error:
-        load_chat("tokenizer", model)
+        load_chat_template("tokenizer", model)
     assert "\n" not in str(error.value) and model in str(error.value)
 
 
 def test_an_unknown_name_is_refused(qwen2: Path) -> None:
     with pytest.raises(UserError, match="'alpaca' is not known: take one of qwen, llama3, tokenizer"):
-        load_chat("alpaca", str(qwen2))
+        load_chat_template("alpaca", str(qwen2))

@@ -16,13 +16,13 @@ from typing import NamedTuple
 import pytest
 
 from isheep.cli import doctor, main
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.engines.transformers import open_engine
-from isheep.models.chat_template import load_chat
+from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Grade, Model, Pair, Rejected, Sampling, Task
-from isheep.rundir.folder import writing
-from isheep.stages.filters import drops
+from isheep.rundir.folder import open_run_for_writing
+from isheep.stages.filters import find_drops
 from tests.conftest import make_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -120,7 +120,7 @@ def test_status_of_a_finished_run(aligned: Path) -> None:
 def test_chat_answers_each_line_greedily(aligned: Path, base: Path, words: tuple[str, ...]) -> None:
     lines = ["What is 12 plus 30?", "A dog says"]
     done = isheep("chat", aligned, *words, typed=f"{lines[0]}\n\n  {lines[1]}".encode())
-    chat = load_chat("tokenizer", str(base))
+    chat = load_chat_template("tokenizer", str(base))
     model = Model(str(base), None if "0" in words else aligned / "iter-1" / "adapter")
     engine = open_engine(model, threads=1, device="cpu")
     sampling = Sampling(temperature=0, max_tokens=8, stop=(chat.end,))
@@ -171,7 +171,9 @@ def at_a_prompt(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     monkeypatch.setattr("builtins.input", ask)
     monkeypatch.setattr("isheep.cli.chat.load_chat", lambda name, model: Chat())
-    monkeypatch.setattr("isheep.cli.chat.open_engine", lambda recipe, model: Fake(lambda p, seed: f"{p}? [red]\x1b[2J"))
+    monkeypatch.setattr(
+        "isheep.cli.chat.open_engine", lambda recipe, model: FakeEngine(lambda p, seed: f"{p}? [red]\x1b[2J")
+    )
     monkeypatch.setattr(Stdin, "terminal", True)
     yield typed
 
@@ -210,14 +212,14 @@ def graded(tmp_path: Path) -> Path:
     """One iteration up to its filter, two more pairs than tasks in the second, and training that has saved step 3."""
     recipe = Recipe.model_validate({"model": "fake", "iterations": 2})
     run = tmp_path / "graded"
-    with writing(run, recipe) as root:
+    with open_run_for_writing(run, recipe) as root:
         rows = [assessed(name) for name in SCORES]
         first, second = root / "iter-1", root / "iter-2"
         first.write("tasks.jsonl", Task, [Task(id=row.id, instruction=row.instruction) for row in rows])
         first.write("rejected.jsonl", Rejected, [Rejected(id="t1-b0001-00.2", text=ATTACK, by="parse", why="cut off")])
         first.write("pairs.jsonl", Pair, [Pair(**row.model_dump(exclude={"grades"})) for row in rows])
         first.write("assessed.jsonl", AssessedPair, rows)
-        first.write("dropped.jsonl", Drop, drops(rows, recipe.filters, True, ["<|end|>"]))
+        first.write("dropped.jsonl", Drop, find_drops(rows, recipe.filters, True, ["<|end|>"]))
         root.say("iteration 1: all 5 prompts of synthesis.budget are used")
         (first.path / "adapter.part" / "checkpoint-3").mkdir(parents=True)
         second.write("tasks.jsonl", Task, [Task(id="t2-00000", instruction="Go on")])
@@ -320,7 +322,7 @@ def test_what_is_not_there_is_said(graded: Path, words: tuple[str, ...], wrong: 
 def test_show_without_ratings_or_threshold(tmp_path: Path) -> None:
     fields = {"id": "t1-00000", "instruction": "Do it", "output": "", "finish": "stop", "tokens": 1, "seed": 1}
     for name, more in (("unrated", {"assessment": None, "filters": []}), ("unfiltered", {"filters": []})):
-        with writing(tmp_path / name, Recipe.model_validate({"model": "fake", **more})) as run:
+        with open_run_for_writing(tmp_path / name, Recipe.model_validate({"model": "fake", **more})) as run:
             (run / "iter-1").write("pairs.jsonl", Pair, [Pair.model_validate(fields)])
     assert "t1-00000  not filtered yet\n" in isheep("show", tmp_path / "unrated", "1").out
     asked = ("1", "--quality", "low")
@@ -529,7 +531,7 @@ def test_export_to_a_file(aligned: Path, tmp_path: Path) -> None:
 def test_export_merged_is_a_checkpoint_of_its_own(aligned: Path, tmp_path: Path) -> None:
     out = tmp_path / "merged"
     assert isheep("export", aligned, "--merged", "--out", out) == Done(0, f"{out}\n", "")
-    chat, sampling = load_chat("tokenizer", str(out)), Sampling(temperature=0, max_tokens=8)
+    chat, sampling = load_chat_template("tokenizer", str(out)), Sampling(temperature=0, max_tokens=8)
     answer = open_engine(Model(str(out)), threads=1, device="cpu").generate([chat.prompt("A dog says")], sampling, 0)
     assert f"{harmless(answer[0].text.strip())}\n" == isheep("chat", aligned, typed=b"A dog says").out
     assert f"{out} exists" in refused("export", aligned, "--merged", "--out", out)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from isheep import sandbox
-from isheep.benchmarks import Exam, humaneval, humaneval_plus, mbpp, mbpp_sanitized, module
+from isheep.benchmarks import EvalContext, humaneval, humaneval_plus, load_benchmark, mbpp, mbpp_sanitized
 from isheep.benchmarks.code import body, extract
 from isheep.benchmarks.originals import rows
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.errors import UserError
-from isheep.models.chat_template import load_chat
-from isheep.rundir.folder import Folder
+from isheep.models.chat_template import load_chat_template
+from isheep.rundir.folder import RunFolder
 from tests.test_cli import isheep
 
 DATA = Path(os.environ.get("ISHEEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -51,10 +51,14 @@ def task(number: int, **changed: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def exam(tmp_path: Path, model: Path, data: Path | None, answer: Callable[[str], str], base: bool = False) -> Exam:
-    place = Folder(tmp_path / "run" / "iter-1" / "eval" / "own", tmp_path / "run")
+def exam(
+    tmp_path: Path, model: Path, data: Path | None, answer: Callable[[str], str], base: bool = False
+) -> EvalContext:
+    place = RunFolder(tmp_path / "run" / "iter-1" / "eval" / "own", tmp_path / "run")
     place.path.mkdir(parents=True)
-    return Exam(Fake(lambda prompt, seed: answer(prompt)), load_chat("qwen", str(model)), 42, place, data, base)
+    return EvalContext(
+        FakeEngine(lambda prompt, seed: answer(prompt)), load_chat_template("qwen", str(model)), 42, place, data, base
+    )
 
 
 # --- answers
@@ -136,7 +140,7 @@ def test_a_control_that_fails_is_said(tmp_path: Path, qwen2: Path, capsys: pytes
     assert found["items"]["pass@1"] == [True, True]
     assert "1 of 2 canonical solutions do not pass" in found["note"]
     assert "1 of 2 canonical solutions do not pass" in capsys.readouterr().err
-    again = one._replace(folder=Folder(tmp_path / "run" / "iter-2" / "eval" / "own", tmp_path / "run"))
+    again = one._replace(folder=RunFolder(tmp_path / "run" / "iter-2" / "eval" / "own", tmp_path / "run"))
     again.folder.path.mkdir(parents=True)
     humaneval.run(again)
     made = [line for line in (tmp_path / "run" / "run.jsonl").read_text().splitlines() if '"control/' in line]
@@ -238,7 +242,7 @@ def test_files_of_every_format(tmp_path: Path) -> None:
 def test_without_a_file_it_is_said_which() -> None:
     for name, file in (("humaneval_plus", "HumanEvalPlus.jsonl.gz"), ("mbpp_sanitized", "sanitized-mbpp.json")):
         with pytest.raises(UserError, match=file):
-            module(name).prompts(None)
+            load_benchmark(name).prompts(None)
 
 
 # --- the originals, and the command line

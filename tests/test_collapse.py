@@ -12,10 +12,10 @@ import isheep.algorithm
 from isheep.algorithm import align
 from isheep.cli import main
 from isheep.diagnostics.diversity import figures, narrower
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.recipe.schema import Recipe
 from isheep.records import Model, Pair, Rejected
-from isheep.rundir.folder import writing
+from isheep.rundir.folder import open_run_for_writing
 
 
 def pair(n: int, instruction: str, output: str, tokens: int = 4, finish: str = "stop") -> Pair:
@@ -101,7 +101,7 @@ class Chat(NamedTuple):
 
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_engine(recipe: Recipe, model: Model) -> Fake:
+    def open_engine(recipe: Recipe, model: Model) -> FakeEngine:
         def write(prompt: str, seed: int) -> str:
             if prompt.endswith("<|answer|>"):
                 return "Yes.<|end|>" if model.adapter else " ".join(f"w{seed // 7**n % 97}" for n in range(12))
@@ -109,7 +109,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> None:
                 return f" Tell me about thing {seed}\nInput: <noinput>\n###\n"
             return " " + " ".join(f"v{seed // 5**n % 89}" for n in range(8)) + "\nInput: <noinput>\n###\n"
 
-        return Fake(write)
+        return FakeEngine(write)
 
     def train(recipe: Recipe, chat: Chat, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
         (into / "training.json").write_text("{}")
@@ -125,7 +125,7 @@ def test_a_run_says_that_it_narrows_once_and_status_shows_it(
     synthesis = {"tasks": 120, "size": 40, "novelty": None, "rules": False}
     settings = {"model": "fake", "iterations": 2, "synthesis": synthesis, "assessment": None, "filters": []}
     recipe, path = Recipe.model_validate(settings), tmp_path / "run" / "iter-2" / "collapse.json"
-    with writing(tmp_path / "run", recipe) as folder:
+    with open_run_for_writing(tmp_path / "run", recipe) as folder:
         list(align(recipe, folder))
     said = capsys.readouterr().err
     found = json.loads(path.read_text())
@@ -134,11 +134,11 @@ def test_a_run_says_that_it_narrows_once_and_status_shows_it(
     for line in found["narrower"]:
         assert f"iteration 2 is narrower: {line}" in " ".join(said.split())
     whole = path.read_bytes()
-    with writing(tmp_path / "run", recipe) as folder:
+    with open_run_for_writing(tmp_path / "run", recipe) as folder:
         list(align(recipe, folder))
     assert "narrower" not in capsys.readouterr().err
     path.unlink()
-    with writing(tmp_path / "run", recipe) as folder:
+    with open_run_for_writing(tmp_path / "run", recipe) as folder:
         list(align(recipe, folder))
     assert path.read_bytes() == whole
     capsys.readouterr()

@@ -10,10 +10,10 @@ from isheep.benchmarks import lamb
 from isheep.diagnostics.contamination import places
 from isheep.lamb.pages import content
 from isheep.lamb.suite import suite
-from isheep.recipe.schema import Benchmark, Contamination, Recipe
+from isheep.recipe.schema import BenchmarkSettings, ContaminationFilter, Recipe
 from isheep.records import Drop, Pair
-from isheep.rundir.folder import Folder, writing
-from isheep.stages.filters import Known, drops
+from isheep.rundir.folder import RunFolder, open_run_for_writing
+from isheep.stages.filters import FilterContext, find_drops
 from tests.test_cli import files, isheep, refused
 
 EXAM = suite()
@@ -47,7 +47,7 @@ def run(tmp_path: Path) -> Path:
 def made(path: Path, changes: dict[str, Any]) -> Path:
     rule = {"kind": "contamination", "ngram": None, "rouge": None}
     settings = {"model": "lamb", "iterations": 3, "assessment": None, "filters": [rule], "evaluation": ["lamb"]}
-    with writing(path, Recipe.model_validate({**settings, **changes})) as root:
+    with open_run_for_writing(path, Recipe.model_validate({**settings, **changes})) as root:
         for t, right in ((0, [5]), (1, [5, 8, 0, 1]), (2, [20, 21, 22])):
             folder = root / (f"iter-{t}" if t else "base")
             if t:
@@ -103,7 +103,7 @@ def test_what_is_not_there_is_said(run: Path, tmp_path: Path) -> None:
     assert "found 'lamp'" in refused("contamination", run, "lamp")
     assert "--data x is for one benchmark" in refused("contamination", run, "--data", "x")
     assert "not a run folder" in refused("contamination", tmp_path)
-    with writing(tmp_path / "new", Recipe.model_validate({"model": "lamb", "evaluation": ["lamb"]})):
+    with open_run_for_writing(tmp_path / "new", Recipe.model_validate({"model": "lamb", "evaluation": ["lamb"]})):
         pass
     assert "has no pairs yet" in refused("contamination", tmp_path / "new")
 
@@ -128,13 +128,13 @@ def test_items_by_order_and_by_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         "items": {"each": [1, 0, 1], "some": [1, 0, 1, 1], "unknown": [1] * 5},
         "clusters": {"some": ["x", "x", "q7", "b"], "unknown": ["x", "x", "b", "b", "b"]},
     }
-    assert places(Benchmark(name="lamb"), found, 3) == {"each": [0, 1, 2], "some": [0, 0, 1, 2]}
+    assert places(BenchmarkSettings(name="lamb"), found, 3) == {"each": [0, 1, 2], "some": [0, 0, 1, 2]}
 
 
 def test_the_filter_leaves_nothing_to_count_as_kept(run: Path) -> None:
-    rule = Contamination(kind="contamination")
-    pairs = Folder(run / "iter-1", run).read("pairs.jsonl", Pair)
-    dropped = drops(pairs, [rule], False, [], Known(lamb.prompts(None)))
+    rule = ContaminationFilter(kind="contamination")
+    pairs = RunFolder(run / "iter-1", run).read("pairs.jsonl", Pair)
+    dropped = find_drops(pairs, [rule], False, [], FilterContext(lamb.prompts(None)))
     (run / "iter-1" / "dropped.jsonl").write_text("".join(drop.model_dump_json() + "\n" for drop in dropped))
     shown = isheep("contamination", run, "--ngram", "13", "--rouge", "0.7").out
     counted = cells(shown.split("scores on")[0], "1")

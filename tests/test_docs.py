@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from isheep.annotation import CHOICES, RATINGS
 from isheep.cli import app
-from isheep.judges.endpoint import KEPT
+from isheep.judges.endpoint import JUDGE_LOG
 from isheep.rundir.artifacts import ARTIFACTS
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +79,7 @@ def test_every_file_of_a_run_is_in_its_page() -> None:
         name for text in code for name in re.findall(r'(?:records|write|json|has)\(\s*"([a-z./-]+\.jsonl?)"', text)
     }
     assert len(named) > 12
-    wanted = {*(artifact.name for artifact in ARTIFACTS), RATINGS, CHOICES, KEPT, *named}
+    wanted = {*(artifact.name for artifact in ARTIFACTS), RATINGS, CHOICES, JUDGE_LOG, *named}
     assert {name for name in wanted if f" {name.rpartition('/')[2]}" not in page} == set()
 
 

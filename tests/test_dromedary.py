@@ -15,20 +15,20 @@ import isheep.algorithm
 from isheep import prompts
 from isheep.algorithm import align
 from isheep.cli import main
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.errors import UserError
 from isheep.evaluation.tables import counts
-from isheep.models.checkpoint import LAMB
-from isheep.prompts.forms import form, guide
-from isheep.recipe.schema import Assessment, Recipe, Response, Score, Synthesis
+from isheep.models.checkpoint import LAMB_CHECKPOINT
+from isheep.prompts.forms import load_answer_form, load_topic_guide
+from isheep.recipe.schema import Assessment, Recipe, Response, ScoreFilter, Synthesis
 from isheep.records import Completion, Drop, Model, Pair, Reply, Sampling, Task
-from isheep.rundir.folder import Folder, writing
+from isheep.rundir.folder import RunFolder, open_run_for_writing
 from isheep.stages.assess import assess
-from isheep.stages.filters import drops
-from isheep.stages.measure import perplexities
+from isheep.stages.filters import find_drops
+from isheep.stages.measure import measure_perplexities
 from isheep.stages.respond import respond
-from isheep.stages.synthesize import read_tasks, replies, rules
-from isheep.stages.topics import MOST_WORDS, Topics, ask, read_topics
+from isheep.stages.synthesize import broken_rule, generate_replies, read_tasks
+from isheep.stages.topics import MOST_WORDS, TopicPrompts, generate_topics, parse_topics
 from tests.test_run import moments_of, start, tree
 
 TASKS = [Task(id="t1-0", instruction="Name a river.", input=""), Task(id="t1-1", instruction="Sort.", input="b, a")]
@@ -43,7 +43,7 @@ class Chat(NamedTuple):
         return f"<|user|>{content}<|answer|>"
 
 
-class Heard(Fake):
+class Heard(FakeEngine):
     """A fake engine that remembers its calls."""
 
     def __init__(self, text: str = " Be true.\nAssistant: The Rhine.\nUser: And?") -> None:
@@ -60,7 +60,7 @@ class Heard(Fake):
         return super().logprobs(prompts, outputs)
 
 
-def answered(engine: Fake, prompt: str, **settings: Any) -> list[Pair]:
+def answered(engine: FakeEngine, prompt: str, **settings: Any) -> list[Pair]:
     asked = Response.model_validate({"prompt": prompt, **settings})
     return [pair for batch in respond(engine, TASKS, Chat(), asked, 1, 42)([]) for pair in batch]
 
@@ -70,11 +70,11 @@ def answered(engine: Fake, prompt: str, **settings: Any) -> list[Pair]:
 
 @pytest.mark.parametrize("name", [LONG, SHORT])
 def test_there_are_sixteen_principles(name: str) -> None:
-    assert re.findall(r"(\d+) \([a-z ]+\)", prompts.load(name)["preamble"]) == [str(n) for n in range(1, 17)]
+    assert re.findall(r"(\d+) \([a-z ]+\)", prompts.load_prompts(name)["preamble"]) == [str(n) for n in range(1, 17)]
 
 
 def test_worked_examples_are_turns_that_read_back_and_name_their_principles() -> None:
-    texts, asked = prompts.load(LONG), form(LONG)
+    texts, asked = prompts.load_prompts(LONG), load_answer_form(LONG)
     names = dict(re.findall(r"(\d+) \(([a-z ]+)\)", texts["preamble"]))
     turns = re.split(r"(?:^|\n\n)User: ", texts["examples"])[1:]
     assert len(turns) == 5
@@ -86,10 +86,10 @@ def test_worked_examples_are_turns_that_read_back_and_name_their_principles() ->
 
 
 def test_a_guide_s_worked_instructions_pass_the_rules_and_are_of_twenty_kinds() -> None:
-    kinds = guide("dromedary/topics").kinds
+    kinds = load_topic_guide("dromedary/topics").kinds
     assert len({kind.kind for kind in kinds}) == 20
     for kind in kinds:
-        assert rules(kind.instruction) is None and len(set(kind.topics)) == len(kind.topics) >= 3
+        assert broken_rule(kind.instruction) is None and len(set(kind.topics)) == len(kind.topics) >= 3
         assert all(len(topic.split()) <= MOST_WORDS for topic in kind.topics)
 
 
@@ -108,7 +108,7 @@ def test_a_file_that_asks_for_no_answer_is_refused(text: str, wrong: str, tmp_pa
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as error:
-        form(str(path))
+        load_answer_form(str(path))
     assert wrong in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -118,7 +118,7 @@ def test_a_file_that_asks_for_no_answer_is_refused(text: str, wrong: str, tmp_pa
 def test_under_principles_the_answer_follows_the_thoughts() -> None:
     engine = Heard()
     pairs = answered(engine, LONG)
-    texts = prompts.load(LONG)
+    texts = prompts.load_prompts(LONG)
     head = f"{texts['preamble']}\n\n{texts['examples']}\n\n"
     assert engine.prompts == [
         f"{head}User: Name a river.\nThoughts:",
@@ -131,7 +131,7 @@ def test_under_principles_the_answer_follows_the_thoughts() -> None:
 def test_a_verbose_prompt_is_the_user_s_turn() -> None:
     engine = Heard("At length.")
     assert answered(engine, "dromedary/verbose")[0].thoughts is None
-    asked = prompts.load("dromedary/verbose")["chat"].replace("{instruction}", "Sort.\nb, a")
+    asked = prompts.load_prompts("dromedary/verbose")["chat"].replace("{instruction}", "Sort.\nb, a")
     assert engine.prompts[1] == f"<|user|>{asked}<|answer|>"
 
 
@@ -157,7 +157,7 @@ def test_a_file_of_one_s_own_may_ask_without_thoughts(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_thought_and_what_is_answered(reply: str, thoughts: str, output: str) -> None:
-    [pair, _] = answered(Fake(lambda prompt, seed: reply), SHORT)
+    [pair, _] = answered(FakeEngine(lambda prompt, seed: reply), SHORT)
     assert (pair.thoughts, pair.output, pair.unanswered) == (thoughts, output, not output)
 
 
@@ -166,20 +166,20 @@ def test_a_pair_without_an_answer_is_dropped_whatever_the_rules_and_never_rated(
     pairs = [*cut, *answered(Heard(" I think."), SHORT), *answered(Heard(), SHORT)]
     pairs = [pair.model_copy(update={"id": str(n)}) for n, pair in enumerate(pairs)]
     for on in (True, False):
-        assert [(drop.row, drop.by, drop.why) for drop in drops(pairs, [], on, [])] == [
+        assert [(drop.row, drop.by, drop.why) for drop in find_drops(pairs, [], on, [])] == [
             *((str(n), "answer", "no answer after the thoughts (cut off)") for n in (0, 1)),
             *((str(n), "answer", "no answer after the thoughts") for n in (2, 3)),
         ]
     judge = Heard("9||good")
     rated = [row for batch in assess(judge, pairs, Chat(), Assessment(size=3), 1, 42)([]) for row in batch]
     assert [len(row.grades) for row in rated] == [0] * 4 + [2] * 2 and len(judge.prompts) == 4
-    assert {drop.by for drop in drops(rated, [Score(at_least=9)], True, [])} == {"answer"}
+    assert {drop.by for drop in find_drops(rated, [ScoreFilter(at_least=9)], True, [])} == {"answer"}
 
 
 def test_the_perplexity_is_of_the_answer_after_its_thoughts() -> None:
     engine, pairs = Heard(), [*answered(Heard(), SHORT), *answered(Heard(" Nothing."), SHORT)]
-    rows = [row for batch in perplexities(engine, pairs, Chat(), Response(prompt=SHORT))([]) for row in batch]
-    head = prompts.load(SHORT)["preamble"]
+    rows = [row for batch in measure_perplexities(engine, pairs, Chat(), Response(prompt=SHORT))([]) for row in batch]
+    head = prompts.load_prompts(SHORT)["preamble"]
     assert engine.scored[0] == (f"{head}\n\nUser: Name a river.\nThoughts: Be true.\nAssistant:", " The Rhine.")
     assert [row.output is None for row in rows] == [False, False, True, True]
 
@@ -192,32 +192,36 @@ def said(*texts: str, finish: str = "stop") -> list[Reply]:
 
 
 def test_topics_are_read_by_kind_and_what_is_none_is_counted() -> None:
-    asked = guide("dromedary/topics")
+    asked = load_topic_guide("dromedary/topics")
     texts = [
         " a new stadium; THE stock  MARKET; the Moon\u2019s orbit (new).",
         " ; ###; {k}; <|end|>; 12; " + "very " * 7,
     ]
     texts += ["one; one; two words;"] + [""] * 17 + ["a new stadium; a newer one"]
-    found, refused = read_topics(said(*texts), asked)
+    found, refused = parse_topics(said(*texts), asked)
     first = [list(kind.topics) for kind in asked.kinds]
     assert found[0] == [*first[0], "a new stadium", "the Moon\u2019s orbit (new)", "a newer one"]
     assert found[1:3] == [first[1], [*first[2], "one", "two words"]] and found[3:] == first[3:]
     assert refused == 8
-    cut, refused = read_topics(said("one; two wor", finish="length"), asked)
+    cut, refused = parse_topics(said("one; two wor", finish="length"), asked)
     assert cut[0] == [*first[0], "one"] and refused == 1
 
 
 def test_a_model_continues_each_kind_s_list_in_fixed_batches() -> None:
-    asked, engine, rest = guide("dromedary/topics"), Heard(" a river; a lake\nKind"), Heard(" a river; a lake\nKind")
+    asked, engine, rest = (
+        load_topic_guide("dromedary/topics"),
+        Heard(" a river; a lake\nKind"),
+        Heard(" a river; a lake\nKind"),
+    )
     settings = Synthesis()
-    rows = [row for batch in ask(engine, asked, Chat(), settings, 3, 1, 42)([]) for row in batch]
-    again = [row for batch in ask(rest, asked, Chat(), settings, 3, 1, 42)(rows[:20]) for row in batch]
+    rows = [row for batch in generate_topics(engine, asked, Chat(), settings, 3, 1, 42)([]) for row in batch]
+    again = [row for batch in generate_topics(rest, asked, Chat(), settings, 3, 1, 42)(rows[:20]) for row in batch]
     assert len(rows) == 60 == len(engine.prompts) and again == rows[20:] and len(rest.prompts) == 40
     assert rows[0].text == " a river; a lake" and [rows[0].id, rows[59].id] == ["t1-k00-00", "t1-k02-19"]
     assert engine.prompts[1].endswith(
         "Kind of question: asks what will happen\nTopics: house prices; the next election; a chess final;"
     )
-    known = read_topics(rows, asked)[0]
+    known = parse_topics(rows, asked)[0]
     assert all(topics[-2:] == ["a river", "a lake"] for topics in known)
 
 
@@ -226,13 +230,13 @@ SEEDS = [Task(id=f"s{n}", instruction=f"Tell me about word{n} and more.") for n 
 
 def synthesized(
     share: float | None, text: str, **changed: Any
-) -> tuple[list[str], list[Reply], Synthesis, Topics | None]:
+) -> tuple[list[str], list[Reply], Synthesis, TopicPrompts | None]:
     """What is asked for 10 prompts, and the replies."""
     settings = Synthesis.model_validate({"tasks": 50, "size": 4, "budget": 10, "examples": 3, **changed})
-    asked = guide("dromedary/topics")
-    topics = Topics(asked, [[f"topic{n}"] for n in range(20)], share, 3) if share else None
+    asked = load_topic_guide("dromedary/topics")
+    topics = TopicPrompts(asked, [[f"topic{n}"] for n in range(20)], share, 3) if share else None
     engine = Heard(text)
-    rows = [row for batch in replies(engine, SEEDS, Chat(), settings, "en", 1, 7, topics)([]) for row in batch]  # type: ignore[arg-type]
+    rows = [row for batch in generate_replies(engine, SEEDS, Chat(), settings, "en", 1, 7, topics)([]) for row in batch]  # type: ignore[arg-type]
     return engine.prompts, rows, settings, topics
 
 
@@ -248,13 +252,13 @@ def test_a_share_of_the_prompts_is_guided_by_a_kind_and_a_topic() -> None:
     assert not any(guided(synthesized(None, text)[0]))
     head, _, opened = asked[2].rpartition("###\n")
     found = re.fullmatch(r"4\. Kind: (.*)\n4\. Topic: topic(\d+)\n4\. Instruction:", opened)
-    assert found and guide("dromedary/topics").kinds[int(found[2])].kind == found[1]
+    assert found and load_topic_guide("dromedary/topics").kinds[int(found[2])].kind == found[1]
     assert asked[3].startswith(head) and head.count("Input: <noinput>") == 3  # a batch shares its examples
     assert asked[0] == synthesized(None, text)[0][0]  # and the seeds' prompts are as they were
 
 
 def test_a_worked_instruction_of_the_guide_is_not_new() -> None:
-    text = f" {guide('dromedary/topics').kinds[4].instruction}\n###\n"
+    text = f" {load_topic_guide('dromedary/topics').kinds[4].instruction}\n###\n"
     with pytest.raises(UserError, match="none of 10 replies held a usable task .*too near a known text: 10"):
         synthesized(0.5, text)
     _, rows, settings, _ = synthesized(None, text)
@@ -283,7 +287,7 @@ class World:
         self.asked: dict[Path | None, list[str]] = {}
         self.starts: list[Path | None] = []
 
-    def open_engine(self, recipe: Recipe, model: Model) -> Fake:
+    def open_engine(self, recipe: Recipe, model: Model) -> FakeEngine:
         def answer(prompt: str, seed: int) -> str:
             self.asked.setdefault(model.adapter, []).append(prompt)
             if prompt.endswith("Thoughts:"):
@@ -292,7 +296,7 @@ class World:
                 return " new topic; newer topic"
             return "Long." if prompt.endswith("<|answer|>") else f" Tell me about {seed % 10**6} and {seed % 10}."
 
-        return Fake(answer)
+        return FakeEngine(answer)
 
     def train(self, recipe: Recipe, chat: Any, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
         self.starts.append(start.adapter)
@@ -308,8 +312,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return made
 
 
-def run(path: Path, **changed: Any) -> Folder:
-    with writing(path, Recipe.model_validate({**SETTINGS, **changed})) as folder:
+def run(path: Path, **changed: Any) -> RunFolder:
+    with open_run_for_writing(path, Recipe.model_validate({**SETTINGS, **changed})) as folder:
         list(align(Recipe.model_validate({**SETTINGS, **changed}), folder))
         return folder
 
@@ -328,7 +332,7 @@ def test_four_stages(world: World, tmp_path: Path, capsys: pytest.CaptureFixture
         True,
     ] * 2
     # answers under principles, and engraving: the thoughts and the principles are not trained on
-    assert all(prompt.startswith(prompts.load(LONG)["preamble"]) for prompt in base[48:])
+    assert all(prompt.startswith(prompts.load_prompts(LONG)["preamble"]) for prompt in base[48:])
     tasks, pairs = folder / "iter-1", (folder / "iter-1").read("pairs.jsonl", Pair)
     silent = [pair.id for pair in pairs if pair.instruction.endswith("7.")]
     assert [pair.id for pair in pairs if pair.unanswered] == silent
@@ -340,7 +344,7 @@ def test_four_stages(world: World, tmp_path: Path, capsys: pytest.CaptureFixture
         {"instruction": pair.instruction, "input": "", "output": "Short."} for pair in pairs if not pair.unanswered
     ]
     # verbose cloning: the same tasks, no principles, from the engraved model and onto it
-    verbose = prompts.load("dromedary/verbose")["chat"]
+    verbose = prompts.load_prompts("dromedary/verbose")["chat"]
     again = tasks.read("tasks.jsonl", Task)
     assert engraved == [f"<|user|>{verbose.replace('{instruction}', task.content)}<|answer|>" for task in again]
     assert {path.name for path in (tmp_path / "run/iter-2").glob("*.jsonl")} == {
@@ -370,7 +374,7 @@ def test_every_iteration_may_have_its_own(world: World, tmp_path: Path) -> None:
 def test_topics_may_be_of_a_file_of_one_s_own(world: World, tmp_path: Path) -> None:
     own = tmp_path / "mine.yaml"
     kinds = [{"kind": "sings", "topics": [f"bird {n}"], "instruction": f"Sing to me of bird {n}."} for n in range(5)]
-    own.write_text(yaml.safe_dump({**prompts.read("dromedary/topics"), "kinds": kinds}))
+    own.write_text(yaml.safe_dump({**prompts.read_prompt_file("dromedary/topics"), "kinds": kinds}))
     synthesis = {**SETTINGS["synthesis"], "topics": {"file": str(own), "share": 1.0, "rounds": 1}}
     folder = run(tmp_path / "run", synthesis=synthesis)
     assert all(world.asked[None][n].endswith(f"sings\nTopics: bird {n};") for n in range(5))
@@ -401,7 +405,7 @@ def test_counted_and_shown(world: World, tmp_path: Path, capsys: pytest.CaptureF
 def test_no_answer_at_all_is_said(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world, "open_engine", None)
     monkeypatch.setattr(
-        isheep.algorithm, "open_engine", lambda recipe, model: Fake(lambda prompt, seed: f" Tell me {seed}")
+        isheep.algorithm, "open_engine", lambda recipe, model: FakeEngine(lambda prompt, seed: f" Tell me {seed}")
     )
     with pytest.raises(UserError, match=r"0 of 8 pairs left .*0 have an unreadable rating, 8 no readable answer"):
         run(tmp_path / "run", synthesis={**SETTINGS["synthesis"], "rules": False, "topics": None})
@@ -432,12 +436,16 @@ def test_lamb_answers_under_the_short_principles() -> None:
     from isheep.engines.transformers import open_engine
     from isheep.lamb.pages import content
     from isheep.lamb.suite import validation
-    from isheep.models.chat_template import load_chat
+    from isheep.models.chat_template import load_chat_template
 
     tasks = [Task(id=str(n), instruction=content(quest)) for n, quest in enumerate(validation()[:32])]
     settings = Response(prompt=SHORT, sampling=Sampling(top_p=1.0, max_tokens=96))
     engine = open_engine(Model("lamb"), threads=1, device="cpu")
-    pairs = [p for batch in respond(engine, tasks, load_chat("tokenizer", "lamb"), settings, 1, 42)([]) for p in batch]
+    pairs = [
+        p
+        for batch in respond(engine, tasks, load_chat_template("tokenizer", "lamb"), settings, 1, 42)([])
+        for p in batch
+    ]
     assert sum(pair.unanswered for pair in pairs) <= 4 and all("Assistant:" not in pair.output for pair in pairs)
 
 
@@ -457,7 +465,7 @@ def test_the_long_principles_do_not_fit_lamb_and_that_is_said_first(
 def far(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """lamb with a context that it was never trained on: it reads the long principles, and writes noise after them."""
     folder = tmp_path_factory.mktemp("base") / "far"
-    shutil.copytree(LAMB, folder)
+    shutil.copytree(LAMB_CHECKPOINT, folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
     return folder
@@ -475,12 +483,12 @@ def test_the_long_principles_end_to_end_on_noise(far: Path, tmp_path: Path, caps
     """All four stages through the command line; a letter marks the answer, which noise writes now and then."""
     mine = tmp_path / "mine.yaml"
     turn = {"turn": "User: {instruction}\nThoughts: {thoughts}e"}
-    mine.write_text(yaml.safe_dump(prompts.load(LONG) | turn))
+    mine.write_text(yaml.safe_dump(prompts.load_prompts(LONG) | turn))
     out = tmp_path / "run"
     with pytest.raises(SystemExit) as end:
         main(["run", "lamb/dromedary", f"model={far}", *SMALL, f"response.prompt={mine}", "--out", str(out)])
     assert end.value.code in (0, None), capsys.readouterr().err
-    folder = Folder(out, out)
+    folder = RunFolder(out, out)
     pairs = (folder / "iter-1").read("pairs.jsonl", Pair)
     dropped = {drop.row for drop in (folder / "iter-1").read("dropped.jsonl", Drop) if drop.by == "answer"}
     assert {pair.id for pair in pairs if pair.unanswered} == dropped and 0 < len(dropped) < 11

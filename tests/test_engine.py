@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from isheep.batching import seed_of
+from isheep.batching import derive_seed
 from isheep.engines.decode import common_prefix, decode, draw, families, noise, paths
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.engines.tokens import stops, text_of
-from isheep.engines.transformers import Transformers, open_engine
+from isheep.engines.transformers import TransformersEngine, open_engine
 from isheep.errors import UserError
-from isheep.models.checkpoint import LAMB, find
+from isheep.models.checkpoint import LAMB_CHECKPOINT, find_checkpoint
 from isheep.records import Model, Sampling
 from tests.conftest import make_checkpoint
 
@@ -29,7 +29,7 @@ GREEDY = Sampling(temperature=0, max_tokens=12)
 DRAWN = Sampling(temperature=1.0, top_p=0.9, max_tokens=12)
 
 
-def opened(path: Path, **settings: Any) -> Transformers:
+def opened(path: Path, **settings: Any) -> TransformersEngine:
     return open_engine(Model(str(path)), device="cpu", **settings)
 
 
@@ -155,7 +155,7 @@ def penalised_one_by_one(path: Path, prompts: list[str], sampling: Sampling, see
     texts = []
     for i, prompt in enumerate(prompts):
         ids, written = tokenizer(prompt).input_ids, list[int]()
-        chance = noise([seed_of(seed, i)], sampling.max_tokens)[0]
+        chance = noise([derive_seed(seed, i)], sampling.max_tokens)[0]
         for step in range(min(sampling.max_tokens, 256 - len(ids))):
             with torch.no_grad():
                 logits = model(torch.tensor([ids + written])).logits[0, -1]
@@ -187,7 +187,7 @@ def test_a_presence_penalty_is_what_a_plain_loop_says(checkpoint: Path, sampling
 def test_draws_follow_the_distribution(temperature: float, top_p: float) -> None:
     logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, 1.5, -3.0])
     count = 20_000
-    uniforms = noise([seed_of("chi", i) for i in range(count // 100)], 100).flatten()
+    uniforms = noise([derive_seed("chi", i) for i in range(count // 100)], 100).flatten()
     drawn = draw(logits.expand(count, -1), uniforms, temperature, top_p)
     probabilities = torch.softmax(logits.double() / temperature, 0)
     order = probabilities.argsort(descending=True)
@@ -347,9 +347,9 @@ def test_a_folder_called_lamb_is_taken_where_it_holds_a_checkpoint(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lamb").mkdir()
-    assert find("lamb") == str(LAMB)
+    assert find_checkpoint("lamb") == str(LAMB_CHECKPOINT)
     (tmp_path / "lamb" / "config.json").touch()
-    assert find("lamb") == "lamb"
+    assert find_checkpoint("lamb") == "lamb"
 
 
 @pytest.mark.parametrize(
@@ -434,7 +434,7 @@ def test_choices_that_share_tokens_exclude_each_other(checkpoint: Path) -> None:
 
 
 def test_a_function_is_an_engine() -> None:
-    engine = Fake(lambda prompt, seed: f"{prompt} one two ### three {seed % 2}")
+    engine = FakeEngine(lambda prompt, seed: f"{prompt} one two ### three {seed % 2}")
     cut, stopped = Sampling(max_tokens=2), Sampling(stop=("###",))
     assert engine.generate(["a", "b"], cut, 0) == [("a one", 2, "length"), ("b one", 2, "length")]
     assert engine.generate(["a"], stopped, 0) == [("a one two ", 3, "stop")]

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from isheep.benchmarks import lamb
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.evaluation import evaluate
-from isheep.evaluation.statistics import compare, estimate, holm, mcnemar, over_seeds
+from isheep.evaluation.statistics import compare, compare_over_seeds, estimate, holm, mcnemar
 from isheep.lamb.suite import suite
 from isheep.recipe.schema import Recipe
 from isheep.records import Model
-from isheep.rundir.folder import writing
+from isheep.rundir.folder import open_run_for_writing
 from tests.test_cli import files, isheep, refused
 
 
@@ -33,7 +33,7 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The models that were asked anything, in order; each answers with its own name."""
     models: list[str] = []
 
-    def open_engine(recipe: Recipe, model: Model) -> Fake:
+    def open_engine(recipe: Recipe, model: Model) -> FakeEngine:
         name = model.adapter.parent.name if model.adapter else "base"
 
         def answer(prompt: str, seed: int) -> str:
@@ -41,7 +41,7 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 models.append(name)
             return f"{name}, {len(prompt)}"
 
-        return Fake(answer)
+        return FakeEngine(answer)
 
     monkeypatch.setattr("isheep.evaluation.evaluate.open_engine", open_engine)
     monkeypatch.setattr("isheep.evaluation.evaluate.load_chat", lambda name, model: Chat())
@@ -56,7 +56,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def make_run(path: Path, iterations: int = 2, **settings: Any) -> Path:
     """A run folder up to its adapters."""
-    with writing(path, Recipe.model_validate({"model": "fake", "iterations": iterations, **settings})) as run:
+    with open_run_for_writing(
+        path, Recipe.model_validate({"model": "fake", "iterations": iterations, **settings})
+    ) as run:
         for t in range(1, iterations + 1):
             (run.path / f"iter-{t}" / "adapter").mkdir(parents=True)
     return path
@@ -99,7 +101,7 @@ def test_stopped_and_given_again(asked: list[str], run: Path, monkeypatch: pytes
     with monkeypatch.context() as context:
         real = evaluate.open_engine
 
-        def dies(recipe: Recipe, model: Model) -> Fake:
+        def dies(recipe: Recipe, model: Model) -> FakeEngine:
             if model.adapter and "iter-1" in str(model.adapter):
                 raise KeyboardInterrupt
             return real(recipe, model)
@@ -216,7 +218,7 @@ def test_runs_are_paired_by_seed(tmp_path: Path) -> None:
     make_run(tmp_path / "b" / "seed-4", 1, seed=4)
     keep(tmp_path / "b" / "seed-4", "iter-1", "ifeval", result(HALF))
     done = isheep("compare", tmp_path / "a", tmp_path / "b")
-    found = over_seeds([0.43, 0.46, 0.49], [0.53, 0.66, 0.79])
+    found = compare_over_seeds([0.43, 0.46, 0.49], [0.53, 0.66, 0.79])
     assert done.code == 0 and f"{found.p:.4f}" in done.out and "paired t over seeds" in done.out
     assert "sd 3.0" in done.out and "sd 13.0" in done.out and "+20.0" in done.out and "Holm" in done.out
     assert "one side only: seeds 4" in done.out and "Seeds are the unit" in " ".join(done.out.split())

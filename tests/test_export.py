@@ -11,7 +11,7 @@ from conftest import make_checkpoint
 
 from isheep.errors import UserError
 from isheep.export import formats
-from isheep.models.chat_template import load_chat
+from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Lora, Machine, Recipe, Training
 from isheep.records import AssessedPair, Grade, Model, Pair
 from isheep.trainers import merge
@@ -44,7 +44,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_form_holds_the_pair(form: str, tmp_path: Path) -> None:
-    formats.write([RATED], form, tmp_path / "data.json")
+    formats.write_dataset([RATED], form, tmp_path / "data.json")
     text = (tmp_path / "data.json").read_text(encoding="utf-8")
     assert json.loads(text) == [FORMS[form]]
     assert "Äußere" in text
@@ -52,16 +52,16 @@ def test_a_form_holds_the_pair(form: str, tmp_path: Path) -> None:
 
 def test_what_can_not_be_exported_is_told_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="take one of alpaca, sharegpt, messages, paper"):
-        formats.write([PLAIN], "csv", tmp_path / "data.json")
+        formats.write_dataset([PLAIN], "csv", tmp_path / "data.json")
     with pytest.raises(UserError, match="no ratings"):
-        formats.write([PLAIN], "paper", tmp_path / "data.json")
+        formats.write_dataset([PLAIN], "paper", tmp_path / "data.json")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("chat", ["qwen", "llama3", "tokenizer"])
 def test_a_folder_for_llama_factory(chat: Any, qwen2: Path, tmp_path: Path) -> None:
     recipe = Recipe(model=str(qwen2), chat=chat, training=Training(start="last"))
-    formats.llamafactory(recipe, Model(recipe.model, tmp_path / "before"), [PLAIN], tmp_path)
+    formats.write_llamafactory_folder(recipe, Model(recipe.model, tmp_path / "before"), [PLAIN], tmp_path)
     info, rows = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("dataset_info", "isheep"))
     columns = info["isheep"]["columns"]
     assert {key: rows[0][column] for key, column in columns.items()} == {
@@ -87,7 +87,7 @@ def test_a_merged_checkpoint_is_on_the_disk_before_it_has_its_name(
     synced: list[int] = []
     monkeypatch.setattr(merge, "merge", lambda model, chat, into: (into / "weights").write_text("whole"))
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
-    formats.merged(Model("lamb"), load_chat("tokenizer", "lamb"), tmp_path / "merged")
+    formats.write_merged_checkpoint(Model("lamb"), load_chat_template("tokenizer", "lamb"), tmp_path / "merged")
     wanted = (tmp_path / "merged" / "weights", tmp_path / "merged", tmp_path)
     assert synced == [path.stat().st_ino for path in wanted]
 
@@ -95,11 +95,11 @@ def test_a_merged_checkpoint_is_on_the_disk_before_it_has_its_name(
 def test_a_merged_checkpoint_answers_as_the_adapter_and_stops(llama: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    chat = load_chat("tokenizer", str(llama))
+    chat = load_chat_template("tokenizer", str(llama))
     pairs = [PLAIN.model_copy(update={"id": name, "instruction": name, "output": f"{name} it is."}) for name in "ab"]
     training = Training(epochs=40, batch=2, learning_rate=3e-2, warmup_steps=2, held_out=0, lora=Lora(dropout=0))
     train(Model(str(llama)), pairs, chat, training, 1, tmp_path / "adapter", Machine(threads=1))
-    formats.merged(Model(str(llama), tmp_path / "adapter"), chat, tmp_path / "merged")
+    formats.write_merged_checkpoint(Model(str(llama), tmp_path / "adapter"), chat, tmp_path / "merged")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     for pair in pairs:
@@ -108,7 +108,7 @@ def test_a_merged_checkpoint_answers_as_the_adapter_and_stops(llama: Path, tmp_p
         output = model.generate(**inputs, max_new_tokens=30, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         assert tokenizer.decode(output) == pair.output + chat.end
     with pytest.raises(UserError, match="exists"):
-        formats.merged(Model(str(llama)), chat, tmp_path / "merged")
+        formats.write_merged_checkpoint(Model(str(llama)), chat, tmp_path / "merged")
 
 
 def adapter_of(base: Path, into: Path) -> Model:
@@ -141,12 +141,12 @@ def test_merging_tensor_by_tensor_is_what_peft_merges(
     stored = AutoModelForCausalLM.from_pretrained(whole, dtype=getattr(torch, dtype))
     base = tmp_path / "base"
     stored.save_pretrained(base, max_shard_size=shards)
-    load_chat("tokenizer", str(whole)).tokenizer.save_pretrained(base)
+    load_chat_template("tokenizer", str(whole)).tokenizer.save_pretrained(base)
     model = adapter_of(base, tmp_path / "adapter")
     expected = load_model(model, "float32").to(getattr(torch, dtype)).state_dict()
     monkeypatch.setattr(merge, "_merge_whole", None)  # not asked
     into = tmp_path / "merged"
-    formats.merged(model, load_chat("tokenizer", str(whole)), into)
+    formats.write_merged_checkpoint(model, load_chat_template("tokenizer", str(whole)), into)
     merged = AutoModelForCausalLM.from_pretrained(into, dtype=getattr(torch, dtype))
     for name, tensor in merged.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-6, atol=1e-7)
@@ -168,7 +168,7 @@ def test_an_adapter_of_another_kind_is_merged_by_peft(qwen2: Path, tmp_path: Pat
     config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False, use_dora=True)
     get_peft_model(AutoModelForCausalLM.from_pretrained(qwen2), config).save_pretrained(tmp_path / "adapter")
     model = Model(str(qwen2), tmp_path / "adapter")
-    formats.merged(model, load_chat("tokenizer", str(qwen2)), tmp_path / "merged")
+    formats.write_merged_checkpoint(model, load_chat_template("tokenizer", str(qwen2)), tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
     for name, tensor in load_model(model, "float32").state_dict().items():
         torch.testing.assert_close(merged[name], tensor)

@@ -13,13 +13,13 @@ from pydantic import TypeAdapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import isheep.stages.filters
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.engines.transformers import open_engine
-from isheep.models.chat_template import load_chat
+from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Filter, Response
-from isheep.records import AssessedPair, Grade, Measure, Model, TokenLogprobs, Vector
-from isheep.stages.filters import Known, drops, kept
-from isheep.stages.measure import perplexities, perplexity, vectors, whole
+from isheep.records import AssessedPair, Grade, Model, PairEmbedding, PairPerplexity, TokenLogprobs
+from isheep.stages.filters import FilterContext, find_drops, kept_pairs
+from isheep.stages.measure import embed_pairs, measure_perplexities, pair_text, perplexity
 
 CENTRES = np.array([[0, 0], [0, 10], [10, 0], [10, 10]], np.float32)
 
@@ -34,24 +34,24 @@ def filters(*settings: dict[str, Any]) -> list[Filter]:
     return [kind.validate_python(one) for one in settings]
 
 
-def vector(n: int, values: Any) -> Vector:
-    return Vector(id=f"t1-{n}", values=b64encode(np.asarray(values, "<f4").tobytes()).decode())
+def vector(n: int, values: Any) -> PairEmbedding:
+    return PairEmbedding(id=f"t1-{n}", values=b64encode(np.asarray(values, "<f4").tobytes()).decode())
 
 
 # 40 pairs around four points, ten at each; n's perplexity is n + 1 for the output, 41 - n for the pair; scores 1 to 10
 PAIRS = [pair(n, score=n // 4 + 1) for n in range(40)]
 POINTS = [CENTRES[n % 4] + np.random.default_rng(n).normal(0, 0.5, 2) for n in range(40)]
-KNOWN = Known(
-    measures=[Measure(id=f"t1-{n}", output=n + 1, pair=41 - n) for n in range(40)],
+KNOWN = FilterContext(
+    measures=[PairPerplexity(id=f"t1-{n}", output=n + 1, pair=41 - n) for n in range(40)],
     vectors=[vector(n, point) for n, point in enumerate(POINTS)],
 )
 
 
-def left(*settings: dict[str, Any], seed: int = 0, known: Known = KNOWN) -> list[int]:
+def left(*settings: dict[str, Any], seed: int = 0, known: FilterContext = KNOWN) -> list[int]:
     """The numbers of the pairs that filters keep."""
-    found = drops(PAIRS, filters(*settings), True, ["<|end|>"], known, seed)
+    found = find_drops(PAIRS, filters(*settings), True, ["<|end|>"], known, seed)
     assert len({drop.row for drop in found}) == len(found) and all(drop.why for drop in found)
-    return [int(row.id[3:]) for row in kept(PAIRS, found)]
+    return [int(row.id[3:]) for row in kept_pairs(PAIRS, found)]
 
 
 # --- perplexity
@@ -73,10 +73,10 @@ def by_loss(path: Path, before: str, text: str) -> float:
 
 @pytest.mark.parametrize("prompt", ["chat", "plain"])
 def test_perplexity_is_what_a_plain_loop_over_the_loss_says(checkpoint: Path, prompt: Any) -> None:
-    chat = load_chat("tokenizer", str(checkpoint))
+    chat = load_chat_template("tokenizer", str(checkpoint))
     pairs = [pair(0, "Paris."), pair(1, "It is 42, a small dog says woof.", input="12 plus 30"), pair(2, "red")]
     engine = open_engine(Model(str(checkpoint)), device="cpu")
-    [rows] = perplexities(engine, pairs, chat, Response(prompt=prompt))([])
+    [rows] = measure_perplexities(engine, pairs, chat, Response(prompt=prompt))([])
     for row, one in zip(rows, pairs, strict=True):
         asked = f"Instruction: {one.content}\nResponse:" if prompt == "plain" else chat.prompt(one.content)
         output = by_loss(checkpoint, asked, one.output if prompt == "chat" else f" {one.output}")
@@ -88,8 +88,8 @@ def test_perplexity_of_no_text_and_of_an_impossible_one() -> None:
     assert perplexity(TokenLogprobs([], [])) is None
     assert perplexity(TokenLogprobs([1, 2], [math.log(0.5), math.log(0.125)])) == pytest.approx(4)
     assert math.isfinite(perplexity(TokenLogprobs([1], [-float("inf")])) or math.inf)
-    nothing = Known(measures=[Measure(id="t1-0", output=None, pair=2)])
-    [found] = drops([pair(0, "")], filters({"kind": "perplexity"}), False, [], nothing)
+    nothing = FilterContext(measures=[PairPerplexity(id="t1-0", output=None, pair=2)])
+    [found] = find_drops([pair(0, "")], filters({"kind": "perplexity"}), False, [], nothing)
     assert found.why == "perplexity of output inf > 50"
 
 
@@ -98,7 +98,7 @@ def test_the_perplexity_filter() -> None:
     assert left({"kind": "perplexity", "at_most": 10, "of": ["pair"]}) == list(range(31, 40))
     assert left({"kind": "perplexity", "at_most": 30}) == list(range(11, 30))
     assert left({"kind": "perplexity"}) == list(range(40))
-    found = drops(PAIRS, filters({"kind": "perplexity", "at_most": 39.5}), True, [], KNOWN)
+    found = find_drops(PAIRS, filters({"kind": "perplexity", "at_most": 39.5}), True, [], KNOWN)
     assert [drop.why for drop in found] == ["perplexity of pair 41 > 39.5", "perplexity of pair 40 > 39.5",
                                             "perplexity of output 40 > 39.5"]  # fmt: skip
 
@@ -121,10 +121,10 @@ def test_density_keeps_some_of_each_cluster(monkeypatch: pytest.MonkeyPatch, kee
 
 def test_density_says_what_it_saw() -> None:
     lowest = {"kind": "density", "clusters": 4, "keep": 9, "choose": "lowest_perplexity"}
-    found = drops(PAIRS, filters(lowest), True, [], KNOWN)
+    found = find_drops(PAIRS, filters(lowest), True, [], KNOWN)
     assert [drop.row for drop in found] == ["t1-36", "t1-37", "t1-38", "t1-39"]
     assert found[0].why.endswith("has 10 pairs, 9 kept up to perplexity 33 of output: 37")
-    [why] = {drop.why[11:] for drop in drops(PAIRS, filters({"kind": "density", "clusters": 39}), True, [], KNOWN)}
+    [why] = {drop.why[11:] for drop in find_drops(PAIRS, filters({"kind": "density", "clusters": 39}), True, [], KNOWN)}
     assert why.endswith("2 pairs, 1 kept at random")
 
 
@@ -147,7 +147,7 @@ def test_as_many_as_a_threshold_keeps_drawn_at_random() -> None:
     assert len(left(control)) == len(left(threshold)) == 12 and left(control) != left(threshold)
     assert left(control) == left(control) != left(control, seed=1)
     assert len(left({"kind": "random", "keep": 7})) == 7
-    [why] = {drop.why for drop in drops(PAIRS, filters(control), True, [], KNOWN)}
+    [why] = {drop.why for drop in find_drops(PAIRS, filters(control), True, [], KNOWN)}
     assert why == "not among the 12 drawn of 40"
 
 
@@ -156,7 +156,7 @@ def test_each_filter_sees_what_those_before_it_left() -> None:
     assert left(score, density) == [20, 21, 22, 23]
     assert left(density, score) == []
     assert len(left(score, {"kind": "random", "as_many_as": {"above": 9}})) == 4
-    found = drops([*PAIRS, pair(40, "")], filters(density, score), True, [], KNOWN)
+    found = find_drops([*PAIRS, pair(40, "")], filters(density, score), True, [], KNOWN)
     assert [drop.by for drop in found] == ["score"] * 4 + ["density"] * 36 + ["rules"]
 
 
@@ -180,7 +180,7 @@ def test_every_setting_changes_the_rows_kept(one: dict[str, Any], change: dict[s
 # --- what is measured
 
 
-class Measured(Fake):
+class Measured(FakeEngine):
     """A fake engine that remembers what it measured."""
 
     def __init__(self) -> None:
@@ -206,18 +206,18 @@ def test_measured_in_fixed_batches_that_a_resume_goes_on_with(monkeypatch: pytes
     monkeypatch.setattr("isheep.stages.measure.SIZE", 3)
     pairs, whole_run, rest = PAIRS[:8], Measured(), Measured()
 
-    def owed(engine: Fake, done: list[Any]) -> Iterator[list[Any]]:
+    def owed(engine: FakeEngine, done: list[Any]) -> Iterator[list[Any]]:
         if name == "vectors":
-            return vectors(engine, pairs)(done)
-        return perplexities(engine, pairs, Chat(), Response())(done)  # type: ignore[arg-type]
+            return embed_pairs(engine, pairs)(done)
+        return measure_perplexities(engine, pairs, Chat(), Response())(done)  # type: ignore[arg-type]
 
     batches = list(owed(whole_run, []))
     assert [len(batch) for batch in batches] == [3, 3, 2]
     assert list(owed(rest, batches[0])) == batches[1:]
     assert rest.seen == whole_run.seen[len(whole_run.seen) // 3 :]
-    assert whole(pairs[1]) in whole_run.seen[0] + whole_run.seen[1]
+    assert pair_text(pairs[1]) in whole_run.seen[0] + whole_run.seen[1]
 
 
 def test_a_vector_keeps_what_the_engine_says() -> None:
-    [[row]] = vectors(Fake(lambda prompt, seed: ""), PAIRS[:1])([])
-    assert row == vector(0, Fake(lambda prompt, seed: "").embed([whole(PAIRS[0])])[0])
+    [[row]] = embed_pairs(FakeEngine(lambda prompt, seed: ""), PAIRS[:1])([])
+    assert row == vector(0, FakeEngine(lambda prompt, seed: "").embed([pair_text(PAIRS[0])])[0])

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from isheep import sandbox
-from isheep.evaluation.evaluate import foundation
-from isheep.recipe.schema import Benchmark, Recipe
+from isheep.evaluation.evaluate import result_fingerprints
+from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.records import Pair
-from isheep.rundir.folder import Folder
+from isheep.rundir.folder import RunFolder
 from tests.judge_server import Answer, known, said, serving
 from tests.judged import alpaca_files, mt_bench_files
 from tests.test_cli import files, isheep, refused
@@ -157,7 +157,7 @@ def change(path: Path, old: str, new: str) -> None:
 def scored(path: Path, entry: dict[str, Any]) -> Path:
     """A run whose base and iteration are scored already, on the benchmark as it is now."""
     run = make_run(path, 1, model="lamb", evaluation=[entry])
-    made_from = foundation(Recipe(model="lamb"), Benchmark.model_validate(entry))
+    made_from = result_fingerprints(Recipe(model="lamb"), BenchmarkSettings.model_validate(entry))
     for name in ("base", "iter-1"):
         file = run / name / "eval" / f"{entry['name']}.json"
         file.parent.mkdir(parents=True)
@@ -257,7 +257,7 @@ def test_contamination_is_looked_for_in_what_was_asked(asked: list[str], tmp_pat
     run = scored(tmp_path / "run", {"name": "humaneval", "data": str(first)})
     fields = {"id": "t1-0", "instruction": DOUBLE["prompt"], "input": "", "output": "fine"}
     pair = Pair.model_validate({**fields, "finish": "stop", "tokens": 1, "seed": 1})
-    Folder(run / "iter-1", run).write("pairs.jsonl", Pair, [pair])
+    RunFolder(run / "iter-1", run).write("pairs.jsonl", Pair, [pair])
     assert "touch one of its 1 prompts" in " ".join(isheep("contamination", run).out.split())
     other.write_bytes(gzip.compress(json.dumps({**DOUBLE, "prompt": "def three():\n"}).encode()))
     wrong = refused("contamination", run, "humaneval", "--data", other)

@@ -16,14 +16,14 @@ from tests.test_seeds import DATA
 os.environ.setdefault("NLTK_DATA", str(DATA / "nltk_data"))  # before nltk is imported
 pytest.importorskip("lm_eval", reason="lm_eval[ifeval] is not installed: pip install 'isheep[eval]'")
 
-from isheep.benchmarks import Exam, ifeval  # noqa: E402
+from isheep.benchmarks import EvalContext, ifeval  # noqa: E402
 from isheep.benchmarks.ifeval import Item, judged, load, scored, variants  # noqa: E402
-from isheep.engines.fake import Fake  # noqa: E402
+from isheep.engines.fake import FakeEngine  # noqa: E402
 from isheep.engines.transformers import open_engine  # noqa: E402
 from isheep.errors import UserError  # noqa: E402
-from isheep.models.chat_template import load_chat  # noqa: E402
+from isheep.models.chat_template import load_chat_template  # noqa: E402
 from isheep.records import Model  # noqa: E402
-from isheep.rundir.folder import Folder  # noqa: E402
+from isheep.rundir.folder import RunFolder  # noqa: E402
 from tests.ifeval_answers import answers  # noqa: E402
 from tests.test_cli import files, isheep, refused  # noqa: E402
 from tests.test_evaluate import fake_models, make_run  # noqa: E402
@@ -349,10 +349,10 @@ def test_answers_that_cannot_be_scored(
 
 
 def test_a_real_model_is_asked_plainly_or_in_its_template(qwen2: Path, mine: Path, tmp_path: Path) -> None:
-    chat, engine = load_chat("tokenizer", str(qwen2)), open_engine(Model(str(qwen2)), threads=1, device="cpu")
+    chat, engine = load_chat_template("tokenizer", str(qwen2)), open_engine(Model(str(qwen2)), threads=1, device="cpu")
     for base, name, text in ((True, "plain", "Do 1."), (False, "tokenizer", chat.prompt("Do 1."))):
-        folder = Folder(tmp_path / name, tmp_path)
-        result = ifeval.run(Exam(engine, chat, 1, folder, mine, base))
+        folder = RunFolder(tmp_path / name, tmp_path)
+        result = ifeval.run(EvalContext(engine, chat, 1, folder, mine, base))
         answers = [json.loads(line) for line in (folder.path / "answers.jsonl").read_text().splitlines()]
         assert result["template"] == name and answers[0]["prompt"] == text
         assert result["cut off"] == sum(answer["finish"] == "length" for answer in answers)
@@ -390,19 +390,19 @@ def test_killed_among_its_answers_it_goes_on(run: Path, tmp_path: Path, monkeypa
     many = write(tmp_path / "many.jsonl", [row(n) for n in range(150)])
     whole = make_run(tmp_path / "whole", iterations=1)
     assert isheep("eval", whole, "ifeval", "--data", many).code == 0
-    generate, calls = Fake.generate, iter(range(9))
+    generate, calls = FakeEngine.generate, iter(range(9))
 
-    def dies(self: Fake, *given: Any) -> Any:
+    def dies(self: FakeEngine, *given: Any) -> Any:
         if next(calls) == 2:
             raise KeyboardInterrupt
         return generate(self, *given)
 
     with monkeypatch.context() as context:
-        context.setattr(Fake, "generate", dies)
+        context.setattr(FakeEngine, "generate", dies)
         assert isheep("eval", run, "ifeval", "--data", many).code == 130
     assert len((run / "base/eval/ifeval/answers.jsonl.part").read_text().splitlines()) == 128
     assert "in progress: base/eval/ifeval/answers.jsonl, 128 rows" in isheep("status", run).out
-    monkeypatch.setattr(Fake, "generate", lambda self, *given: next(calls) and generate(self, *given))
+    monkeypatch.setattr(FakeEngine, "generate", lambda self, *given: next(calls) and generate(self, *given))
     assert isheep("eval", run, "ifeval", "--data", many).code == 0 and next(calls) == 7  # 1 batch owed, and 3 of iter-1
     assert {name: text for name, text in files(run).items() if "eval" in name} == {
         name: text for name, text in files(whole).items() if "eval" in name

@@ -11,16 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isheep.cli import main
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.errors import UserError
 from isheep.recipe.schema import Response
-from isheep.records import Completion, Instance, Kind, Pair, Sampling, Task
-from isheep.seeds import Seed
-from isheep.stages.instances import instances, kinds, order, part, read_instances, read_kind
+from isheep.records import Completion, Instance, Pair, Sampling, Task, TaskKind
+from isheep.seeds import SeedTask
+from isheep.stages.instances import (
+    classify_tasks,
+    generate_instances,
+    pairs_of_instances,
+    parse_kind,
+    parse_part,
+    writing_order,
+)
 from tests.conftest import make_checkpoint
 
 SEEDS = [
-    Seed(
+    SeedTask(
         id=f"s{n}",
         instruction=f"Sort the {n} thing." if n % 2 else f"Tell of {n}.",
         input=f"thing {n}" if n % 3 else "",
@@ -37,7 +44,7 @@ class Chat(NamedTuple):
     end: str = "<end>"
 
 
-class Heard(Fake):
+class Heard(FakeEngine):
     """A fake engine that says of every third task that it is classification, of the next that it is not, and of the
     last nothing that can be read; a part of an instance is numbered by its task. It remembers its calls."""
 
@@ -58,14 +65,14 @@ class Heard(Fake):
         return super().generate(prompts, sampling, seed)
 
 
-def told(engine: Fake, done: Sequence[Kind] = ()) -> list[Kind]:
-    owed = kinds(engine, SEEDS, TASKS, Chat(), SETTINGS, 1, 42)  # type: ignore[arg-type]
+def told(engine: FakeEngine, done: Sequence[TaskKind] = ()) -> list[TaskKind]:
+    owed = classify_tasks(engine, SEEDS, TASKS, Chat(), SETTINGS, 1, 42)  # type: ignore[arg-type]
     return [*done, *(row for batch in owed(list(done)) for row in batch)]
 
 
-def written(engine: Fake, done: Sequence[Instance] = (), settings: Response = SETTINGS) -> list[Instance]:
+def written(engine: FakeEngine, done: Sequence[Instance] = (), settings: Response = SETTINGS) -> list[Instance]:
     known = list(zip(TASKS, told(Heard()), strict=True))
-    owed = instances(engine, SEEDS, known, Chat(), settings, 1, 42)  # type: ignore[arg-type]
+    owed = generate_instances(engine, SEEDS, known, Chat(), settings, 1, 42)  # type: ignore[arg-type]
     return [*done, *(row for batch in owed(list(done)) for row in batch)]
 
 
@@ -80,12 +87,12 @@ def written(engine: Fake, done: Sequence[Instance] = (), settings: Response = SE
     ],
 )  # fmt: skip
 def test_kinds(reply: str, kind: bool | None) -> None:
-    assert read_kind(reply) is kind
+    assert parse_kind(reply) is kind
 
 
 @given(st.text() | st.text("yesnoYESNO .*_\n"))
 def test_any_reply_is_a_kind_or_unreadable(reply: str) -> None:
-    assert read_kind(reply) in (True, False, None)
+    assert parse_kind(reply) in (True, False, None)
 
 
 def test_kinds_are_asked_greedily_with_half_of_each_kind_and_resume() -> None:
@@ -155,7 +162,7 @@ def test_how_many_seeds_are_shown_can_be_set() -> None:
     ],
 )
 def test_a_part_ends_where_the_next_one_begins(text: str, finish: str, found: str, cut: bool) -> None:
-    assert part(Completion(text, 3, finish)) == (found, cut, 3)
+    assert parse_part(Completion(text, 3, finish)) == (found, cut, 3)
 
 
 LONG = "one two three four five six"
@@ -177,10 +184,10 @@ def test_what_is_no_pair_says_why(
 ) -> None:
     engine = Heard(parts)
     known = list(zip(TASKS[:2], told(Heard()), strict=False))
-    rows = [row for batch in instances(engine, SEEDS, known, Chat(), SETTINGS, 1, 42)([]) for row in batch]  # type: ignore[arg-type]
-    good = (Task(id="t1-9", instruction="Do it"), Kind(id="t1-9", classification=False, reply="", tokens=0))
+    rows = [row for batch in generate_instances(engine, SEEDS, known, Chat(), SETTINGS, 1, 42)([]) for row in batch]  # type: ignore[arg-type]
+    good = (Task(id="t1-9", instruction="Do it"), TaskKind(id="t1-9", classification=False, reply="", tokens=0))
     also = Instance(id="t1-9", input="none", output="Done.", cut=(), tokens=2)
-    pairs, lost = read_instances([*known, good], [*rows, also], SETTINGS, 1, 42)
+    pairs, lost = pairs_of_instances([*known, good], [*rows, also], SETTINGS, 1, 42)
     why = {"t1-0": output_first, "t1-1": input_first}
     assert {one.id: one.why for one in lost} == {id: reason for id, reason in why.items() if reason}
     assert all(one.by == "instances" and one.text for one in lost)
@@ -196,12 +203,13 @@ def test_where_no_instance_is_a_pair_it_is_said_in_one_line() -> None:
     known = list(zip(TASKS, told(Heard()), strict=True))
     rows = written(Heard({"Input": LONG, "Output": ""}))
     with pytest.raises(UserError, match=r"iteration 3: none of 10 instances .*input cut off: 6, no output: 4") as error:
-        read_instances(known, rows, SETTINGS, 3, 42)
+        pairs_of_instances(known, rows, SETTINGS, 3, 42)
     assert "\n" not in str(error.value)
 
 
 def test_an_unreadable_kind_counts_as_no_classification() -> None:
-    assert [order(Kind(id="a", classification=kind, reply="", tokens=0)) for kind in (True, False, None)] == [
+    kinds = [TaskKind(id="a", classification=kind, reply="", tokens=0) for kind in (True, False, None)]
+    assert [writing_order(kind) for kind in kinds] == [
         "output_first", "input_first", "input_first",
     ]  # fmt: skip
 

@@ -11,12 +11,12 @@ import pytest
 from isheep import annotation
 from isheep.annotation import Choice, Rating
 from isheep.diagnostics import judge_calibration
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.lamb.pages import good, wrong
 from isheep.lamb.world import draw_quest
 from isheep.recipe.schema import Recipe
 from isheep.records import Answer, AssessedPair, Grade, Model, Pair, Sampling
-from isheep.rundir.folder import Folder, writing
+from isheep.rundir.folder import RunFolder, open_run_for_writing
 from tests.test_cli import Done, files, isheep, refused
 
 PAIRS = 60
@@ -41,10 +41,10 @@ class Bench:
         self.calls: list[Call] = []
         self.say: Callable[[Model, str, int], str] = lambda model, prompt, seed: f"{truth_in(prompt)}||so"
 
-    def open_engine(self, recipe: Recipe, model: Model) -> Fake:
+    def open_engine(self, recipe: Recipe, model: Model) -> FakeEngine:
         bench = self
 
-        class Judge(Fake):
+        class Judge(FakeEngine):
             def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> Any:
                 bench.calls.append(Call(model, sampling.temperature, len(prompts)))
                 return super().generate(prompts, sampling, seed)
@@ -83,7 +83,7 @@ def assessed(t: int, n: int) -> AssessedPair:
 
 
 def made(path: Path, **changes: Any) -> Path:
-    with writing(path, Recipe.model_validate({**SETTINGS, **changes})) as root:
+    with open_run_for_writing(path, Recipe.model_validate({**SETTINGS, **changes})) as root:
         for t in (1, 2):
             folder = root / f"iter-{t}"
             rows = [assessed(t, n) for n in range(PAIRS)]
@@ -178,7 +178,7 @@ def test_the_score_as_written_beside_the_expected_one(bench: Bench, tmp_path: Pa
 
 def answered(run: Path, right: list[bool], scores: Sequence[int]) -> Recipe:
     """A benchmark that kept the base's answers, worth so much, and which of them were right."""
-    base = Folder(run / "base", run)
+    base = RunFolder(run / "base", run)
     rows = [Answer(output=f"worth {score}.", finish="stop", tokens=score) for score in scores]
     (base / "eval" / "paper/checked").write("answers.jsonl", Answer, rows)
     base.json("eval/paper/checked.json", lambda: {"items": {"mean": [0.5] * len(right), "right": right}})
@@ -194,7 +194,7 @@ def test_answers_that_a_program_checked_are_rated_and_held_against_it(
     recipe = answered(run, right, [9 if hit else 8 - n % 4 for n, hit in enumerate(right)])
     kind = type("Module", (), {"prompts": staticmethod(lambda data: [f"Task {n}" for n in range(30)])})
     monkeypatch.setattr("isheep.diagnostics.contamination.module", lambda name: kind)
-    monkeypatch.setattr(judge_calibration, "reading", lambda path: (recipe, Folder(path, path)))
+    monkeypatch.setattr(judge_calibration, "reading", lambda path: (recipe, RunFolder(path, path)))
     found = health(run, 1, "--iteration", "1")["truth"]["paper/checked"]
     assert found["pairs"] == 30 and found["right"][0] == pytest.approx(1 / 3, abs=1e-3)
     assert found["auroc"][0] == 1 and found["recall"][0] == 1
@@ -209,7 +209,7 @@ def test_benchmarks_without_answers_for_each_prompt_have_no_truth(tmp_path: Path
     recipe = answered(run, [True, False], [1, 2, 3])
     kind = type("Module", (), {"prompts": staticmethod(lambda data: ["a", "b"])})
     monkeypatch.setattr("isheep.diagnostics.contamination.module", lambda name: kind)
-    folder = Folder(run, run)
+    folder = RunFolder(run, run)
     case = judge_calibration.Case(recipe, recipe.assessment or judge_calibration.Assessment(), folder, 1, [], 9)
     assert judge_calibration.known_truths(case, folder) == {}
 
@@ -277,7 +277,7 @@ def test_what_cannot_be_examined_is_said(bench: Bench, tmp_path: Path) -> None:
     assert "its recipe has no assessment" in refused("judge-health", unrated)
     run = made(tmp_path / "run")
     assert "has no ratings of iteration 3 yet" in refused("judge-health", run, "--iteration", "3")
-    with writing(run, Recipe.model_validate(SETTINGS)):
+    with open_run_for_writing(run, Recipe.model_validate(SETTINGS)):
         assert "is in use by another process" in refused("judge-health", run)
 
 
@@ -293,7 +293,7 @@ def test_prompts_of_the_user_s_own_are_those_of_the_run(bench: Bench, tmp_path: 
     bench.say = say
     run = tmp_path / "run"
     settings = {**SETTINGS, "assessment": {"prompt": str(own), "criteria": ["taste"]}, "filters": []}
-    with writing(run, Recipe.model_validate(settings)) as root:
+    with open_run_for_writing(run, Recipe.model_validate(settings)) as root:
         row = assessed(1, 3).model_copy(update={"grades": {"taste": Grade(score=4, reply="4||")}})
         (root / "iter-1").write("assessed.jsonl", AssessedPair, [row])
     own.unlink()
@@ -314,12 +314,12 @@ def test_lamb_judges_its_own_world_better_than_a_coin(tmp_path: Path) -> None:
     settings = {"model": "lamb", "seed_tasks": "lamb", "evaluation": ["lamb"], "machine": {"threads": 1}}
     assessment = {"sampling": {"temperature": 0, "max_tokens": 8}}
     recipe = Recipe.model_validate({**settings, "assessment": assessment})
-    with writing(tmp_path / "run", recipe) as root:
+    with open_run_for_writing(tmp_path / "run", recipe) as root:
         from isheep.backends import open_engine
-        from isheep.models.chat_template import load_chat
+        from isheep.models.chat_template import load_chat_template
         from isheep.stages.assess import assess
 
-        chat, engine = load_chat(recipe.chat, recipe.model), open_engine(recipe, Model("lamb"))
+        chat, engine = load_chat_template(recipe.chat, recipe.model), open_engine(recipe, Model("lamb"))
         assert recipe.assessment
         owed = assess(engine, rows, chat, recipe.assessment, 1, recipe.seed)
         (root / "iter-1").records("assessed.jsonl", AssessedPair, owed, 64, len(rows))

@@ -17,17 +17,17 @@ import pytest
 from isheep.backends import local_model
 from isheep.benchmarks import mt_bench
 from isheep.cli import main
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.errors import UserError
 from isheep.evaluation.evaluate import evaluate
-from isheep.judges.base import Local
-from isheep.judges.endpoint import Endpoint
-from isheep.models.chat_template import load_chat
+from isheep.judges.base import LocalJudge
+from isheep.judges.endpoint import EndpointJudge
+from isheep.models.chat_template import load_chat_template
 from isheep.openai_client import retry_after
-from isheep.recipe.loading import load
-from isheep.recipe.schema import Benchmark, Judge, Machine, Recipe
+from isheep.recipe.loading import load_recipe
+from isheep.recipe.schema import BenchmarkSettings, JudgeSettings, Machine, Recipe
 from isheep.records import Model
-from isheep.rundir.folder import Folder
+from isheep.rundir.folder import RunFolder
 from tests.conftest import make_checkpoint
 from tests.judge_server import KEY, Answer, Server, known, said, serving
 from tests.judged import HASTE, alpaca_files, exam, mt_bench_files
@@ -115,7 +115,7 @@ def test_what_it_costs_is_said_before_and_after(
     with serving(lambda message, before: said("[[7]]")) as server:
         known(server, monkeypatch)
         for price in (None, (30.0, 60.0)):
-            judge = Endpoint("judge-1", HASTE.model_copy(update={"price": price}))
+            judge = EndpointJudge("judge-1", HASTE.model_copy(update={"price": price}))
             mt_bench.run(exam(tmp_path / f"run{price is None}", data, checkpoint, judge))
         mt_bench.run(exam(tmp_path / "runFalse", data, checkpoint, judge))
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("judge ")]
@@ -289,7 +289,7 @@ def test_a_model_of_ours_judges_and_is_labelled(tmp_path: Path, checkpoint: Path
         seen.append(prompt)
         return "no rating" if "Ask 2" in prompt else " Fine: [[6]]<|im_end|>more"
 
-    ours = Local("runs/mine", lambda: (Fake(judge), load_chat("qwen", str(checkpoint))), 1)
+    ours = LocalJudge("runs/mine", lambda: (FakeEngine(judge), load_chat_template("qwen", str(checkpoint))), 1)
     result = mt_bench.run(exam(tmp_path / "run", data, checkpoint, ours))
     assert result["judge"]["model"] == "runs/mine" and result["judge"]["kind"] == "local"
     assert "a model of ours" in result["note"]
@@ -312,17 +312,17 @@ def test_a_real_model_judges_in_its_context(tmp_path: Path) -> None:
     questions = data / "question.jsonl"
     questions.write_text(questions.read_text().replace("And 2", f"And {'long ' * 300} 2"))
     alpaca = alpaca_files(tmp_path / "alpaca", 3)
-    judge = Judge(model=str(short), local=True, parameters={"max_tokens": 4})
+    judge = JudgeSettings(model=str(short), local=True, parameters={"max_tokens": 4})
     recipe = Recipe(
         model=str(model),
         chat="qwen",
         evaluation=(
-            Benchmark(name="mt_bench", data=str(data), max_tokens=4, judge=judge),
-            Benchmark(name="alpaca_eval_2", data=str(alpaca), max_tokens=4, judge=judge),
+            BenchmarkSettings(name="mt_bench", data=str(data), max_tokens=4, judge=judge),
+            BenchmarkSettings(name="alpaca_eval_2", data=str(alpaca), max_tokens=4, judge=judge),
         ),
         machine=Machine(threads=1, device="cpu"),
     )
-    run = Folder(tmp_path / "run", tmp_path / "run")
+    run = RunFolder(tmp_path / "run", tmp_path / "run")
     run.path.mkdir()
     result = evaluate(recipe, run, 0, Model(str(model)))
     outcomes = result["mt_bench"]["judge"]["outcomes"]
@@ -363,4 +363,4 @@ def test_a_recipe_that_can_not_be_judged_is_refused_before_it_runs(tmp_path: Pat
     path = tmp_path / "recipe.yaml"
     path.write_text(f"model: lamb\nevaluation: {evaluation}\nmachine: {{judging: {{price: [30, 60.5]}}}}\n")
     with pytest.raises(UserError, match=re.escape(why)):
-        load(path)
+        load_recipe(path)

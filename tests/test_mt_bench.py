@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from isheep.benchmarks import mt_bench
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.errors import UserError
 from isheep.evaluation.statistics import estimate
-from isheep.judges.endpoint import Endpoint
-from isheep.recipe.schema import Benchmark
+from isheep.judges.endpoint import EndpointJudge
+from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Completion, Sampling
 from tests.judge_server import known, said, serving
 from tests.judged import HASTE, exam, mt_bench_files, write_lines
@@ -167,7 +167,7 @@ def test_the_turns_of_a_dialogue_are_one_cluster() -> None:
     assert math.isnan(estimate([3.0]).low) and estimate([3.0]).value == 3
 
 
-class Listening(Fake):
+class Listening(FakeEngine):
     """Keeps what it is asked, and how."""
 
     def __init__(self) -> None:
@@ -185,7 +185,7 @@ def test_two_turns_at_the_temperature_of_the_category(
     data, model = mt_bench_files(tmp_path / "data", 4), Listening()
     with serving(lambda message, before: said("[[9]]")) as server:
         known(server, monkeypatch)
-        aligned = exam(tmp_path / "run", data, qwen2, settings=Benchmark(name="mt_bench", max_tokens=9))
+        aligned = exam(tmp_path / "run", data, qwen2, settings=BenchmarkSettings(name="mt_bench", max_tokens=9))
         result = mt_bench.run(aligned._replace(engine=model))
         base = exam(tmp_path / "base", data, qwen2, base=True)
         assert mt_bench.run(base)["template"] == "plain" and result["template"] == "qwen"
@@ -219,7 +219,9 @@ def test_a_number_that_is_no_rating_is_unreadable(tmp_path: Path, qwen2: Path, m
     data = mt_bench_files(tmp_path / "data", 3)
     with serving(lambda message, before: said("[[85]]" if "Ask 0" in message else "[[8]]")) as server:
         known(server, monkeypatch)
-        result = mt_bench.run(exam(tmp_path / "run", data, qwen2, Endpoint("j/1", HASTE, {"max_tokens": None, "n": 1})))
+        result = mt_bench.run(
+            exam(tmp_path / "run", data, qwen2, EndpointJudge("j/1", HASTE, {"max_tokens": None, "n": 1}))
+        )
     assert result["judge"]["outcomes"] == {"ok": 4, "unreadable": 2, "error": 0}
     assert result["scores"]["average"] == 8
     assert "max_tokens" not in server.bodies[0] and server.bodies[0]["model"] == "j/1"

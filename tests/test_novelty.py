@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isheep.text import novelty, rouge_index
-from isheep.text.novelty import Language, Pool, words
-from isheep.text.rouge_index import Rows, row
+from isheep.text.novelty import Language, NoveltyPool, split_words
+from isheep.text.rouge_index import RougeIndex, token_row
 
 Verdicts = list[tuple[int, float] | None]
 
@@ -36,16 +36,16 @@ def by_rouge_score(known: list[str], texts: list[str], limit: float) -> Verdicts
 @settings(max_examples=100, deadline=None)
 @given(st.lists(TEXT, max_size=4), st.lists(TEXT, max_size=10), LIMIT)
 def test_verdicts_and_nearest_are_those_of_rouge_score(known: list[str], texts: list[str], limit: float) -> None:
-    assert Pool(known, limit).novel(texts) == by_rouge_score(known, texts, limit)
+    assert NoveltyPool(known, limit).novel(texts) == by_rouge_score(known, texts, limit)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(SENTENCE, max_size=40), st.lists(st.integers(0, 40), max_size=5), st.sampled_from(["en", "any"]))
 def test_how_texts_are_split_over_calls_changes_nothing(texts: list[str], cuts: list[int], language: Language) -> None:
-    pool = Pool(["the a b c"], 0.7, language)
+    pool = NoveltyPool(["the a b c"], 0.7, language)
     edges = sorted({0, len(texts), *(cut for cut in cuts if cut < len(texts))})
     parts = [verdict for a, b in zip(edges, edges[1:], strict=False) for verdict in pool.novel(texts[a:b])]
-    assert parts == Pool(["the a b c"], 0.7, language).novel(texts)
+    assert parts == NoveltyPool(["the a b c"], 0.7, language).novel(texts)
 
 
 def test_verdicts_at_the_limit_follow_the_float_steps_of_rouge_score() -> None:
@@ -57,7 +57,7 @@ def test_verdicts_at_the_limit_follow_the_float_steps_of_rouge_score() -> None:
             one = [f"s{i}" for i in range(common)] + [f"a{i}" for i in range(m - common)]
             two = [f"s{i}" for i in range(common)] + [f"b{i}" for i in range(total - m - common)]
             known, text = " ".join(one), " ".join(two)
-            verdict = Pool([known], 0.7).novel([text])
+            verdict = NoveltyPool([known], 0.7).novel([text])
             assert verdict == by_rouge_score([known], [text], 0.7), (m, total - m)
             verdicts += verdict
     assert None in verdicts and any(verdicts)  # both happen, or this test would prove little
@@ -67,12 +67,12 @@ def test_a_kept_text_counts_against_later_ones_and_a_rejected_one_does_not() -> 
     near = "one two three four five"
     chain = [near, "two three four five six", "three four five six seven", "four five six seven eight"]
     # each is too near its neighbour (F 0.8); the third only meets the first (0.6), as the second was rejected
-    assert [v and v[0] for v in Pool([], 0.7).novel(chain)] == [None, 0, None, 1]
+    assert [v and v[0] for v in NoveltyPool([], 0.7).novel(chain)] == [None, 0, None, 1]
 
 
 def test_many_blocks_with_repeats_across_them() -> None:
     texts = [f"alpha{i % 400} beta{i % 400} gamma{i % 400}" for i in range(1000)]
-    verdicts = Pool([], 0.7).novel(texts)
+    verdicts = NoveltyPool([], 0.7).novel(texts)
     assert verdicts == [None] * 400 + [(i % 400, 1.0) for i in range(400, 1000)]
 
 
@@ -94,7 +94,7 @@ def test_small_blocks_and_threads_change_nothing(
     monkeypatch.setattr(novelty, "BLOCK", 16)
     monkeypatch.setattr(rouge_index, "threads", lambda: 3)
     texts += [shuffled(text, rng) for text in texts[: count // 2]]
-    assert Pool(texts[:3], limit).novel(texts[3:]) == by_rouge_score(texts[:3], texts[3:], limit)
+    assert NoveltyPool(texts[:3], limit).novel(texts[3:]) == by_rouge_score(texts[:3], texts[3:], limit)
 
 
 def shuffled(text: str, rng: random.Random) -> str:
@@ -106,19 +106,19 @@ def shuffled(text: str, rng: random.Random) -> str:
 
 
 def test_more_words_than_there_are_characters() -> None:
-    known = Rows(0.7)
-    known.add([row([1, 2, 3]), row([4, 5, 0x110000 + 6, 7]), row([4, 5, 6, 7])])
-    found = list(known.near([row([4, 5, 0x110000 + 6, 7]), row([1, 2, 3, 0x110000 + 6])]))
+    known = RougeIndex(0.7)
+    known.add([token_row([1, 2, 3]), token_row([4, 5, 0x110000 + 6, 7]), token_row([4, 5, 6, 7])])
+    found = list(known.near([token_row([4, 5, 0x110000 + 6, 7]), token_row([1, 2, 3, 0x110000 + 6])]))
     assert [[one.place for one in some] for some in found] == [[1, 2], [0]]
 
 
 def test_texts_without_words_are_near_nothing() -> None:
-    assert Pool(["", "日本"], 0.7).novel(["", "...", "日本"]) == [None, None, None]
+    assert NoveltyPool(["", "日本"], 0.7).novel(["", "...", "日本"]) == [None, None, None]
 
 
 @given(st.text(st.characters(max_codepoint=127), max_size=60))
 def test_unicode_words_are_those_of_rouge_score_on_ascii(text: str) -> None:
-    assert words(text, "any") == words(text, "en")
+    assert split_words(text, "any") == split_words(text, "en")
 
 
 @pytest.mark.parametrize(
@@ -134,10 +134,10 @@ def test_unicode_words_are_those_of_rouge_score_on_ascii(text: str) -> None:
     ],
 )
 def test_words_of_every_script(text: str, expected: list[str]) -> None:
-    assert words(text, "any") == expected
+    assert split_words(text, "any") == expected
 
 
 def test_any_language_sees_repeats_that_the_english_tokenizer_is_blind_to() -> None:
     texts = ["Назови три цвета неба", "Назови три цвета неба!"]
-    assert Pool([], 0.7, "en").novel(texts) == [None, None]
-    assert Pool([], 0.7, "any").novel(texts) == [None, (0, 1.0)]
+    assert NoveltyPool([], 0.7, "en").novel(texts) == [None, None]
+    assert NoveltyPool([], 0.7, "any").novel(texts) == [None, (0, 1.0)]

@@ -16,14 +16,14 @@ import pytest
 
 from isheep.cli import main
 from isheep.engines import transformers
-from isheep.engines.openai import Needs, OpenAI, open_engine
+from isheep.engines.openai import OpenAIEngine, ServerRequirements, open_engine
 from isheep.engines.tokens import exclusive
 from isheep.errors import TooLong, UserError
-from isheep.models.chat_template import load_chat
-from isheep.models.checkpoint import LAMB
-from isheep.recipe.schema import Server
+from isheep.models.chat_template import load_chat_template
+from isheep.models.checkpoint import LAMB_CHECKPOINT
+from isheep.recipe.schema import ServerSettings
 from isheep.records import Model, Sampling
-from isheep.seeds import load_seeds
+from isheep.seeds import load_seed_tasks
 from tests.gguf_file import write_gguf
 from tests.openai_server import Fake, Refusal, Served, digest, llama_cpp, serving
 
@@ -31,7 +31,7 @@ KEY = "sk-secret-0123456789"
 GREEDY = Sampling(temperature=0, top_p=1, max_tokens=24, stop=("<|im_end|>",))
 DRAWN = Sampling(temperature=1.0, top_p=0.9, max_tokens=12, stop=("<|im_end|>",))
 SCORES = [f" {score}" for score in range(1, 11)]
-ALL = Needs(drawn=True, options=SCORES, perplexity=True, later=True)
+ALL = ServerRequirements(drawn=True, options=SCORES, perplexity=True, later=True)
 SMALL = [
     *("lamb", "iterations=1", "evaluation=[]", "synthesis.tasks=8", "synthesis.size=8", "response.size=4"),
     *(
@@ -51,12 +51,12 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def engine(url: str, base: str = "lamb", adapter: Path | None = None, **settings: Any) -> OpenAI:
-    server = Server(**{"url": url, "at_once": 4, "wait": 0.01, **settings})
-    return open_engine(Model(base, adapter), server, lambda: load_chat("tokenizer", base))
+def engine(url: str, base: str = "lamb", adapter: Path | None = None, **settings: Any) -> OpenAIEngine:
+    server = ServerSettings(**{"url": url, "at_once": 4, "wait": 0.01, **settings})
+    return open_engine(Model(base, adapter), server, lambda: load_chat_template("tokenizer", base))
 
 
-def ours(base: str = "lamb", adapter: Path | None = None) -> transformers.Transformers:
+def ours(base: str = "lamb", adapter: Path | None = None) -> transformers.TransformersEngine:
     return transformers.open_engine(Model(base, adapter), threads=1, device="cpu")
 
 
@@ -69,7 +69,7 @@ def run(*words: str | Path) -> None:
 
 def questions(count: int) -> list[str]:
     """Chat turns and plain text in turn."""
-    chat, seeds = load_chat("tokenizer", "lamb"), load_seeds(LAMB.parent / "seed_tasks.jsonl")
+    chat, seeds = load_chat_template("tokenizer", "lamb"), load_seed_tasks(LAMB_CHECKPOINT.parent / "seed_tasks.jsonl")
     return [chat.prompt(seed.content) if n % 4 else seed.content for n, seed in enumerate(seeds[:count])]
 
 
@@ -80,7 +80,7 @@ def questions(count: int) -> list[str]:
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     pytest.importorskip("xllamacpp")
     pytest.importorskip("gguf")
-    with llama_cpp(write_gguf(LAMB, tmp_path_factory.mktemp("gguf") / "lamb.gguf")) as url:
+    with llama_cpp(write_gguf(LAMB_CHECKPOINT, tmp_path_factory.mktemp("gguf") / "lamb.gguf")) as url:
         yield url
 
 
@@ -112,11 +112,11 @@ def test_llama_cpp_gives_the_probabilities_of_scores(llama: str) -> None:
 
 def test_what_llama_cpp_can_not_do_is_said(llama: str) -> None:
     with closing(engine(llama)) as there:
-        assert there.check(Needs(True, SCORES, False, False)) == []
+        assert there.check(ServerRequirements(True, SCORES, False, False)) == []
         with pytest.raises(UserError, match="does not echo"):
-            there.check(Needs(False, [], True, False))
+            there.check(ServerRequirements(False, [], True, False))
         with pytest.raises(UserError, match=r"can't load adapters.*--enable-lora.*adapters: transformers"):
-            there.check(Needs(False, [], False, True))
+            there.check(ServerRequirements(False, [], False, True))
         with pytest.raises(UserError, match="hidden states"):
             there.embed(["a"])
 
@@ -238,7 +238,9 @@ def test_an_adapter_is_loaded_and_taken_out_again(own: Served, tmp_path: Path) -
 
     torch.manual_seed(0)
     lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
-    get_peft_model(AutoModelForCausalLM.from_pretrained(LAMB, dtype=torch.float32), lora).save_pretrained(tmp_path)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(LAMB_CHECKPOINT, dtype=torch.float32), lora).save_pretrained(
+        tmp_path
+    )
     prompts = questions(4)
     with closing(engine(own.url, adapter=tmp_path, model="base")) as there:
         found = there.generate(prompts, GREEDY, 0)
@@ -256,16 +258,22 @@ def test_two_iterations_on_a_server_that_loads_adapters(own: Served, tmp_path: P
 
 
 UNABLE = [
-    ({"logprobs": False}, Needs(False, SCORES, False, False), "gives no log-probabilities.*read: generate"),
-    ({"logprobs": False}, Needs(False, [], True, False), "does not echo"),
-    ({"draws": False}, Needs(True, [], False, False), "ignores the temperature"),
-    ({"loras": False}, Needs(False, [], False, True), "can't load adapters"),
-    ({"base": "other"}, Needs(False, [], False, False), "reads [0-9]+ tokens where 'lamb' reads"),
+    (
+        {"logprobs": False},
+        ServerRequirements(False, SCORES, False, False),
+        "gives no log-probabilities.*read: generate",
+    ),
+    ({"logprobs": False}, ServerRequirements(False, [], True, False), "does not echo"),
+    ({"draws": False}, ServerRequirements(True, [], False, False), "ignores the temperature"),
+    ({"loras": False}, ServerRequirements(False, [], False, True), "can't load adapters"),
+    ({"base": "other"}, ServerRequirements(False, [], False, False), "reads [0-9]+ tokens where 'lamb' reads"),
 ]
 
 
 @pytest.mark.parametrize(("what", "needs", "said"), UNABLE)
-def test_a_server_that_can_not_is_refused(what: dict[str, Any], needs: Needs, said: str, qwen2: Path) -> None:
+def test_a_server_that_can_not_is_refused(
+    what: dict[str, Any], needs: ServerRequirements, said: str, qwen2: Path
+) -> None:
     with serving(Fake(**{"base": "lamb", **what, **({"base": str(qwen2)} if "base" in what else {})})) as served:
         with closing(engine(served.url)) as there, pytest.raises(UserError, match=said) as refused:
             there.check(needs)
@@ -274,7 +282,7 @@ def test_a_server_that_can_not_is_refused(what: dict[str, Any], needs: Needs, sa
 
 def test_a_server_without_seeds_is_told(own: Served) -> None:
     with serving(Fake("lamb", seeded=False)) as served, closing(engine(served.url)) as there:
-        (note,) = there.check(Needs(True, [], False, False))
+        (note,) = there.check(ServerRequirements(True, [], False, False))
         assert "ignores seeds" in note
 
 
@@ -377,7 +385,18 @@ def served_by_transformers() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = ["serve", str(LAMB), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    words = [
+        "serve",
+        str(LAMB_CHECKPOINT),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+    ]
     code = "from transformers.cli.transformers import app; app()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words], env={**os.environ, "HF_HUB_OFFLINE": "1"},
@@ -395,14 +414,14 @@ def served_by_transformers() -> Iterator[str]:
 @pytest.mark.slow
 def test_transformers_serve(served_by_transformers: str) -> None:
     prompts = questions(8)
-    with closing(engine(served_by_transformers, model=str(LAMB))) as there:
+    with closing(engine(served_by_transformers, model=str(LAMB_CHECKPOINT))) as there:
         assert not there.able.ids and not there.able.extras
         found = there.generate(prompts, GREEDY, 0)
         for needs, said in (
-            (Needs(True, [], False, False), "ignores the temperature"),
-            (Needs(False, SCORES, False, False), "gives no log-probabilities"),
-            (Needs(False, [], True, False), "does not echo"),
-            (Needs(False, [], False, True), "can't load adapters"),
+            (ServerRequirements(True, [], False, False), "ignores the temperature"),
+            (ServerRequirements(False, SCORES, False, False), "gives no log-probabilities"),
+            (ServerRequirements(False, [], True, False), "does not echo"),
+            (ServerRequirements(False, [], False, True), "can't load adapters"),
         ):
             with pytest.raises(UserError, match=said):
                 there.check(needs)

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isheep.recipe import loading
-from isheep.recipe.schema import Contamination
+from isheep.recipe.schema import ContaminationFilter
 from isheep.records import Pair
-from isheep.stages.filters import Known, drops
-from isheep.text.novelty import near, repeated, words
-from isheep.text.overlap import LEAST, overlap
+from isheep.stages.filters import FilterContext, find_drops
+from isheep.text.novelty import find_near, repeated, split_words
+from isheep.text.overlap import LEAST, find_overlap
 
 PROMPT = "Write a short story about a lighthouse keeper who finds a message in a bottle on a stormy night."
 SHORT = "who played the doctor in the first film"  # 8 words
@@ -26,11 +26,11 @@ def pair(n: int, instruction: str, output: str = "fine", input: str = "") -> Pai
 def runs_by_loops(rows: Sequence[Pair], prompts: Sequence[str], ngram: int) -> tuple[set[int], set[int]]:
     hit, touched = set(), set()
     for p, prompt in enumerate(prompts):
-        asked = words(prompt, "any")
+        asked = split_words(prompt, "any")
         width = min(ngram, len(asked))
         grams = {tuple(asked[k : k + width]) for k in range(len(asked) - width + 1)}
         for r, row in enumerate(rows):
-            for text in (words(row.content, "any"), words(row.output, "any")):
+            for text in (split_words(row.content, "any"), split_words(row.output, "any")):
                 if width >= min(LEAST, ngram) and any(tuple(text[k : k + width]) in grams for k in range(len(text))):
                     hit.add(r)
                     touched.add(p)
@@ -46,7 +46,7 @@ TEXT = st.lists(st.sampled_from("abc"), max_size=24).map(" ".join)
 )  # two letters and few words: many runs in common
 def test_runs_of_words_are_those_of_plain_loops(prompts: list[str], texts: list[tuple[str, str]], ngram: int) -> None:
     rows = [pair(n, task, output) for n, (task, output) in enumerate(texts)]
-    found, (hit, touched) = overlap(rows, prompts, ngram, None), runs_by_loops(rows, prompts, ngram)
+    found, (hit, touched) = find_overlap(rows, prompts, ngram, None), runs_by_loops(rows, prompts, ngram)
     same = {p for p, prompt in enumerate(prompts) if prompt in {row.content for row in rows}}
     assert set(found.rows) == hit | {r for r, row in enumerate(rows) if row.content in prompts}
     assert found.prompts == touched | same
@@ -62,7 +62,7 @@ def test_near_and_repeated_are_rouge_score_s(texts: list[str], limit: float) -> 
         return bool(scorer.score(one, other)["rougeL"].fmeasure > limit)
 
     expected = [[k for k, other in enumerate(texts) if above(text, other)] for text in texts]
-    assert list(near(texts, texts, limit)) == expected
+    assert list(find_near(texts, texts, limit)) == expected
     assert repeated(texts, limit) == [bool(set(row) - {n}) for n, row in enumerate(expected)]
 
 
@@ -100,17 +100,17 @@ def test_each_way_to_touch_a_prompt_and_the_filter_that_drops_it(
     ngram: int | None, rouge: float | None, touched: str
 ) -> None:
     rows, prompts = list(WAYS.values()), [SHORT, PROMPT, "Who is it?"]
-    found = overlap(rows, prompts, ngram, rouge)
+    found = find_overlap(rows, prompts, ngram, rouge)
     names = [name for n, name in enumerate(WAYS) if n in found.rows]
     assert names == touched.split() and 1 in found.prompts and 2 not in found.prompts
-    rule = Contamination(kind="contamination", ngram=ngram, rouge=rouge)
-    dropped = drops(rows, [rule], False, [], Known(prompts))
+    rule = ContaminationFilter(kind="contamination", ngram=ngram, rouge=rouge)
+    dropped = find_drops(rows, [rule], False, [], FilterContext(prompts))
     assert [drop.row for drop in dropped] == [WAYS[name].id for name in names]
     assert {drop.by for drop in dropped} == {"contamination"}
 
 
 def test_reasons_name_the_words() -> None:
-    found = overlap(list(WAYS.values()), [SHORT, PROMPT], 13, 0.7)
+    found = find_overlap(list(WAYS.values()), [SHORT, PROMPT], 13, 0.7)
     assert found.rows[0] == ("exact", "a benchmark's prompt")
     assert found.rows[1][1].startswith(
         "13 words of a benchmark's prompt: write a short story about a lighthouse keeper"
@@ -122,21 +122,21 @@ def test_reasons_name_the_words() -> None:
 
 def test_words_of_every_script_count() -> None:
     text = "Напиши короткий рассказ о смотрителе маяка который нашёл письмо в бутылке на берегу"
-    assert set(overlap([pair(0, f"Пожалуйста: {text}!")], [text], 13, None).rows) == {0}
+    assert set(find_overlap([pair(0, f"Пожалуйста: {text}!")], [text], 13, None).rows) == {0}
 
 
 def test_every_recipe_for_lamb_drops_its_prompts_word_for_word_only() -> None:
     """Its tasks share most of their words: anything looser would drop half of them."""
-    names = [name for name in loading.names() if name == "lamb" or name.startswith("lamb/")]
+    names = [name for name in loading.recipe_names() if name == "lamb" or name.startswith("lamb/")]
     recipes = [r for name in names for r in every(name)]
-    rules = [one for recipe in recipes for one in recipe.filters if isinstance(one, Contamination)]
+    rules = [one for recipe in recipes for one in recipe.filters if isinstance(one, ContaminationFilter)]
     assert len(recipes) > 30 and len(rules) > 30
     assert {(rule.ngram, rule.rouge) for rule in rules} == {(None, None)}
 
 
 def every(name: str) -> list[loading.Recipe]:
-    path = loading.find(name)
-    return list(loading.load_sweep(path).values()) if loading.is_sweep(path) else [loading.load(path)]
+    path = loading.find_recipe(name)
+    return list(loading.load_sweep(path).values()) if loading.is_sweep(path) else [loading.load_recipe(path)]
 
 
 def test_what_lamb_s_rule_keeps_is_what_exact_words_kept() -> None:
@@ -151,5 +151,5 @@ def test_what_lamb_s_rule_keeps_is_what_exact_words_kept() -> None:
     rows = [pair(n, quest.instruction, input=quest.input) for n, quest in enumerate(quests)]
     known = {" ".join(prompt.casefold().split()) for prompt in exam}
     expected = [row.id for row in rows if " ".join(row.content.casefold().split()) in known]
-    rule = Contamination(kind="contamination", ngram=None, rouge=None)
-    assert [drop.row for drop in drops(rows, [rule], False, [], Known(exam))] == expected != []
+    rule = ContaminationFilter(kind="contamination", ngram=None, rouge=None)
+    assert [drop.row for drop in find_drops(rows, [rule], False, [], FilterContext(exam))] == expected != []

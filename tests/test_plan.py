@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from isheep.models.chat_template import load_chat
+from isheep.models.chat_template import load_chat_template
 from isheep.plan import cost, shapes
 from isheep.plan.assumptions import counter
 from isheep.plan.work import Stage
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Pair, Reply
-from isheep.rundir.folder import Folder
-from isheep.stages.respond import render
+from isheep.rundir.folder import RunFolder
+from isheep.stages.respond import render_response_prompt
 from tests.conftest import make_checkpoint
 from tests.test_cli import isheep, refused
 
@@ -141,7 +141,7 @@ def test_flops_and_cache_are_those_of_a_real_model(qwen2: Path) -> None:
 
 
 def test_tokens_are_those_of_the_run(recipe: Path, run: Path) -> None:
-    plan, folder = planned(recipe, "--from", run), Folder(run / "iter-1", run)
+    plan, folder = planned(recipe, "--from", run), RunFolder(run / "iter-1", run)
     count, _ = counter(yaml.safe_load(recipe.read_text())["model"])
     replies, pairs = folder.read("replies.jsonl", Reply), folder.read("pairs.jsonl", Pair)
     rated = folder.read("assessed.jsonl", AssessedPair)
@@ -154,9 +154,9 @@ def test_tokens_are_those_of_the_run(recipe: Path, run: Path) -> None:
     grades = [grade.reply for pair in rated for grade in pair.grades.values()]
     assert ratings["written"] == pytest.approx(sum(min(count(text) + 1, 6) for text in grades))
     settings = Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text()))
-    chat = load_chat(settings.chat, settings.model)
+    chat = load_chat_template(settings.chat, settings.model)
     assert answers["read"] == pytest.approx(
-        sum(count(render(pair, chat, settings.response)) for pair in pairs), rel=0.05
+        sum(count(render_response_prompt(pair, chat, settings.response)) for pair in pairs), rel=0.05
     )
     assert answers["most"] == 12 * 6 and instructions["most"] == 5 * 6 * 64 >= instructions["written"]
 

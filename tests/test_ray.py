@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from isheep import backends
-from isheep.batching import ahead
+from isheep.batching import ordered_map
 from isheep.engines import Engine, actors
 from isheep.errors import TooLong, UserError
 from isheep.recipe import loading
@@ -90,9 +90,9 @@ def doom(replica: Any) -> None:
 def when_taken(monkeypatch: pytest.MonkeyPatch, number: int, happens: Callable[[Any], bool]) -> list[int]:
     """Has something happen to an actor that is given the batch `number`, or a later one where it says that it was not
     the right actor. What it returns is empty until then."""
-    take, taken, happened = actors.Pool.take, list[Any](), list[int]()
+    take, taken, happened = actors.ReplicaPool.take, list[Any](), list[int]()
 
-    def disturbed(pool: actors.Pool) -> Any:
+    def disturbed(pool: actors.ReplicaPool) -> Any:
         actor = take(pool)
         if actor:
             taken.append(actor)
@@ -100,7 +100,7 @@ def when_taken(monkeypatch: pytest.MonkeyPatch, number: int, happens: Callable[[
                 happened.append(len(taken))
         return actor
 
-    monkeypatch.setattr(actors.Pool, "take", disturbed)
+    monkeypatch.setattr(actors.ReplicaPool, "take", disturbed)
     return happened
 
 
@@ -130,7 +130,7 @@ def test_two_replicas_write_the_same_files(one: Path, cluster: Any, tmp_path: Pa
     run(tmp_path / "two", cluster, "iterations=2")
     assert files(tmp_path / "two") == files(one)
     assert "iter-2/adapter/adapter_model.safetensors" in files(one)
-    recipes = [loading.load_saved(path / "recipe.yaml") for path in (one, tmp_path / "two")]
+    recipes = [loading.load_saved_recipe(path / "recipe.yaml") for path in (one, tmp_path / "two")]
     assert recipes[0].machine != recipes[1].machine
     assert len({recipe.model_copy(update={"machine": Machine()}).model_dump_json() for recipe in recipes}) == 1
 
@@ -196,7 +196,7 @@ def test_every_method_gives_what_one_engine_gives(cluster: Any, qwen2: Path) -> 
         lambda engine: engine.embed(PROMPTS).tolist(),
     ]
     assert engine.at_once == 2
-    found = list(ahead(lambda call: call(engine), calls, engine.at_once))
+    found = list(ordered_map(lambda call: call(engine), calls, engine.at_once))
     assert found == [call(alone(model)) for call in calls]
     engine.close()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from isheep.records import Task
-from isheep.rundir.folder import Folder
+from isheep.rundir.folder import RunFolder
 from tests.conftest import make_checkpoint
 from tests.test_seeds import PUBLIC
 
@@ -35,7 +35,7 @@ def test_two_iterations(architecture: str, chat: str, tmp_path: Path) -> None:
     run(base, chat, tmp_path / "run", "isheep")
     training = json.loads((tmp_path / "run/iter-2/adapter/training.json").read_text())
     assert training["chat"] == chat and training["rows"]["trained"] >= 2
-    folder = Folder(tmp_path / "run", tmp_path / "run")
+    folder = RunFolder(tmp_path / "run", tmp_path / "run")
     assert len((folder / "iter-2").read("tasks.jsonl", Task)) == 4
 
 

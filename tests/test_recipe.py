@@ -23,18 +23,18 @@ def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", loading.names())
+@pytest.mark.parametrize("name", loading.recipe_names())
 def test_every_packaged_recipe_loads_and_survives_a_round(name: str, tmp_path: Path) -> None:
-    path = loading.find(name)
-    found = loading.load_sweep(path).values() if loading.is_sweep(path) else [loading.load(path)]
+    path = loading.find_recipe(name)
+    found = loading.load_sweep(path).values() if loading.is_sweep(path) else [loading.load_recipe(path)]
     for recipe in found:
-        assert loading.load(write(tmp_path, loading.dump(recipe))) == recipe
-    assert loading.title(path)
+        assert loading.load_recipe(write(tmp_path, loading.dump_recipe(recipe))) == recipe
+    assert loading.recipe_title(path)
 
 
 def test_the_paper_is_what_the_defaults_say() -> None:
     """Appendix E, by the recipe that spells it out."""
-    paper = loading.load(loading.find("paper/qwen1.5-72b"))
+    paper = loading.load_recipe(loading.find_recipe("paper/qwen1.5-72b"))
     plain = Recipe(model=paper.model)
     assert paper.training == plain.training
     assert (paper.assessment, paper.filters, paper.response) == (plain.assessment, plain.filters, plain.response)
@@ -43,8 +43,8 @@ def test_the_paper_is_what_the_defaults_say() -> None:
 @pytest.mark.parametrize("text", ["5e-5", "5E-5", "5.0e-5", "0.5e-4", "0.00005", ".5e-4", "+5e-5"])
 def test_yaml_numbers(text: str, tmp_path: Path) -> None:
     path = write(tmp_path, f"model: lamb\ntraining: {{learning_rate: {text}}}\n")
-    assert loading.load(path).training.learning_rate == 5e-5
-    assert loading.load(path, [f"training.learning_rate={text}"]).training.learning_rate == 5e-5
+    assert loading.load_recipe(path).training.learning_rate == 5e-5
+    assert loading.load_recipe(path, [f"training.learning_rate={text}"]).training.learning_rate == 5e-5
 
 
 WRONG = {
@@ -169,7 +169,7 @@ WRONG = {
 @pytest.mark.parametrize("text", WRONG)
 def test_wrong_recipes(text: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        loading.load(write(tmp_path, text))
+        loading.load_recipe(write(tmp_path, text))
     assert WRONG[text] in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -184,61 +184,63 @@ def test_any_yaml_is_a_recipe_or_one_line(tmp_path_factory: pytest.TempPathFacto
 
     path = write(tmp_path_factory.mktemp("recipes"), yaml.safe_dump(data, allow_unicode=True))
     try:
-        loading.load(path)
+        loading.load_recipe(path)
     except UserError as error:
         assert str(error).strip()
 
 
 def test_like_takes_what_it_does_not_say(tmp_path: Path) -> None:
     write(tmp_path, "model: lamb\nseed: 5\ntraining: {epochs: 3, batch: 4}\n", "base.yaml")
-    recipe = loading.load(write(tmp_path, "like: base.yaml\ntraining: {epochs: 1}\nfilters: []\nassessment: null\n"))
+    recipe = loading.load_recipe(
+        write(tmp_path, "like: base.yaml\ntraining: {epochs: 1}\nfilters: []\nassessment: null\n")
+    )
     assert (recipe.seed, recipe.training.epochs, recipe.training.batch, recipe.filters) == (5, 1, 4, ())
 
 
 def test_one_iteration_may_do_something_otherwise(tmp_path: Path) -> None:
     write(tmp_path, "model: lamb\nresponse: {size: 4}\niteration: {2: {response: {prompt: plain}}}\n", "base.yaml")
     path = write(tmp_path, "like: base.yaml\niteration: {2: {training: {start: last}}, 3: {filters: []}}\n")
-    recipe = loading.load(path, ["iteration.2.training.epochs=7"])
+    recipe = loading.load_recipe(path, ["iteration.2.training.epochs=7"])
     assert (recipe.response.prompt, recipe.training.start, recipe.training.epochs) == ("chat", "base", 2)
     second, third = recipe.at(2), recipe.at(3)
     assert second.response == recipe.response.model_copy(update={"prompt": "plain"})
     assert (second.training.start, second.training.epochs, second.filters) == ("last", 7, recipe.filters)
     assert third == recipe.model_copy(update={"filters": (), "iteration": {}}) and recipe.at(1) is recipe
-    assert loading.load(write(tmp_path, loading.dump(recipe), "saved.yaml")) == recipe
-    assert loading.differences(loading.load(path), recipe) == ["iteration.2.training.epochs: null -> 7"]
+    assert loading.load_recipe(write(tmp_path, loading.dump_recipe(recipe), "saved.yaml")) == recipe
+    assert loading.differences(loading.load_recipe(path), recipe) == ["iteration.2.training.epochs: null -> 7"]
 
 
 def test_words_for_one_iteration_are_named_where_they_are_wrong(tmp_path: Path) -> None:
     path = write(tmp_path, "model: lamb\niteration: {2: {training: {start: last}}}\n")
     with pytest.raises(UserError, match=r"'iteration\.2\.training\.epoch=7' on the command line: unknown key 'epoch'"):
-        loading.load(path, ["iteration.2.training.epoch=7"])
+        loading.load_recipe(path, ["iteration.2.training.epoch=7"])
     with pytest.raises(
         UserError, match=r"'iteration\.2\.synthesis\.tasks_of=2' on the .*: synthesis\.tasks_of: iteration 2"
     ):
-        loading.load(path, ["iteration.2.synthesis.tasks_of=2"])
+        loading.load_recipe(path, ["iteration.2.synthesis.tasks_of=2"])
 
 
 def test_like_what_is_like_another(tmp_path: Path) -> None:
     write(tmp_path, "model: lamb\nseed: 5\niterations: 5\n", "base.yaml")
     (tmp_path / "folder").mkdir()
     write(tmp_path / "folder", "like: ../base.yaml\niterations: 4\nlanguage: any\n", "small.yaml")
-    recipe = loading.load(write(tmp_path / "folder", "like: small.yaml\nlanguage: en\n"))
+    recipe = loading.load_recipe(write(tmp_path / "folder", "like: small.yaml\nlanguage: en\n"))
     assert (recipe.seed, recipe.iterations, recipe.language) == (5, 4, "en")
     write(tmp_path, "like: folder/small.yaml\n", "base.yaml")
     with pytest.raises(UserError, match=r"base\.yaml line 1: like leads round in a circle"):
-        loading.load(tmp_path / "folder" / "mine.yaml")
+        loading.load_recipe(tmp_path / "folder" / "mine.yaml")
 
 
 def test_a_mistake_in_the_file_below_is_named_there(tmp_path: Path) -> None:
     write(tmp_path, "model: lamb\n\nsed: 5\n", "base.yaml")
     with pytest.raises(UserError, match=r"base\.yaml line 3: unknown key 'sed': did you mean 'seed'"):
-        loading.load(write(tmp_path, "like: base.yaml\n"))
+        loading.load_recipe(write(tmp_path, "like: base.yaml\n"))
 
 
 def test_words_of_the_command_line(tmp_path: Path) -> None:
     path = write(tmp_path, "model: lamb\nfilters: [{kind: score, at_least: 8}]\n")
     words = ["training.lora.rank=4", "filters.0.at_least=7", "synthesis.novelty=null", "assessment.criteria=[quality]"]
-    recipe = loading.load(path, words)
+    recipe = loading.load_recipe(path, words)
     assert recipe.training.lora.rank == 4 and recipe.filters[0].at_least == 7
     assert recipe.synthesis.novelty is None and recipe.assessment and recipe.assessment.criteria == ("quality",)
 
@@ -257,7 +259,7 @@ def test_words_of_the_command_line(tmp_path: Path) -> None:
 def test_wrong_words(word: str, wrong: str, tmp_path: Path) -> None:
     path = write(tmp_path, "model: lamb\nfilters: [{kind: score, at_least: 8}]\n")
     with pytest.raises(UserError) as error:
-        loading.load(path, [word])
+        loading.load_recipe(path, [word])
     assert wrong in str(error.value)
 
 
@@ -279,7 +281,9 @@ def test_wrong_prompt_files(content: bytes, wrong: str, tmp_path: Path) -> None:
     prompt = tmp_path / "rating.yaml"
     prompt.write_bytes(content)
     with pytest.raises(UserError) as error:
-        loading.load(write(tmp_path, f"model: lamb\nassessment: {{prompt: {prompt}, criteria: [quality]}}\n"), [])
+        loading.load_recipe(
+            write(tmp_path, f"model: lamb\nassessment: {{prompt: {prompt}, criteria: [quality]}}\n"), []
+        )
     assert wrong.replace("{path}", str(prompt)) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -291,7 +295,7 @@ def test_a_prompt_file_that_can_not_be_opened(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(UserError, match=r"rating\.yaml can't be read: Permission denied"):
-        prompts.load(str(tmp_path / "rating.yaml"))
+        prompts.load_prompts(str(tmp_path / "rating.yaml"))
 
 
 def test_differences_name_each_key() -> None:
@@ -305,9 +309,9 @@ def test_differences_name_each_key() -> None:
 
 
 def test_names() -> None:
-    assert {"lamb", "paper/qwen1.5-72b", "qwen2.5-0.5b"} <= set(loading.names())
+    assert {"lamb", "paper/qwen1.5-72b", "qwen2.5-0.5b"} <= set(loading.recipe_names())
     with pytest.raises(UserError, match="recipe 'lam' not found: did you mean lamb"):
-        loading.find("lam")
+        loading.find_recipe("lam")
 
 
 # --- at the command line: one line, exit code 2, nothing written
@@ -339,14 +343,14 @@ def test_recipes_are_listed() -> None:
     )
     runs, sweeps = done.stdout.removeprefix("isheep run").split("isheep sweep")
     first = [[line.split()[0] for line in part.splitlines() if line[:1].strip()] for part in (runs, sweeps)]
-    assert sorted(sum(first, [])) == loading.names() and "paper/table2" in first[1]
+    assert sorted(sum(first, [])) == loading.recipe_names() and "paper/table2" in first[1]
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "paper/qwen1.5-72b" in first[0] and "Tables 1 and 12: I-SHEEP on Qwen1.5-72B." in runs
 
 
-@pytest.mark.parametrize("name", loading.names())
+@pytest.mark.parametrize("name", loading.recipe_names())
 def test_the_command_on_a_recipes_first_line_runs_it(name: str) -> None:
-    path = loading.find(name)
+    path = loading.find_recipe(name)
     command = re.search(r"isheep (run|sweep)(?: (\S+))?$", path.read_text(encoding="utf-8").partition("\n")[0])
     verb = "sweep" if loading.is_sweep(path) else "run"
     assert command is None or command.groups() in ((verb, name), (verb, None if name == "lamb" else name))

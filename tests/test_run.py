@@ -15,7 +15,7 @@ import yaml
 from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
 from isheep.records import Drop
-from isheep.rundir.folder import Folder, events, reading, writing
+from isheep.rundir.folder import RunFolder, open_run, open_run_for_writing, read_events
 
 RECIPE = Recipe.model_validate({"model": "lamb", "synthesis": {"tasks": 4}})
 
@@ -32,11 +32,11 @@ def in_threes(done: list[Drop]) -> Iterator[list[Drop]]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path / "iter-1", tmp_path)
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "iter-1", tmp_path)
 
 
-def test_records_are_written_then_only_read(folder: Folder) -> None:
+def test_records_are_written_then_only_read(folder: RunFolder) -> None:
     rows = folder.records("dropped.jsonl", Drop, in_threes, 3)
     assert [row.row for row in rows] == list("01234567")
 
@@ -48,7 +48,7 @@ def test_records_are_written_then_only_read(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40, 120, 121, 150, 200, 399, 400])
-def test_any_torn_part_gives_the_same_file(folder: Folder, cut: int) -> None:
+def test_any_torn_part_gives_the_same_file(folder: RunFolder, cut: int) -> None:
     folder.records("whole.jsonl", Drop, in_threes, 3)
     whole = (folder.path / "whole.jsonl").read_bytes()
     (folder.path / "again.jsonl.part").write_bytes(whole[:cut])
@@ -56,7 +56,7 @@ def test_any_torn_part_gives_the_same_file(folder: Folder, cut: int) -> None:
     assert (folder.path / "again.jsonl").read_bytes() == whole
 
 
-def test_a_part_with_zeros_in_it_is_made_again_from_there(folder: Folder) -> None:
+def test_a_part_with_zeros_in_it_is_made_again_from_there(folder: RunFolder) -> None:
     """What a power cut leaves: the length is there, the content is not."""
     folder.records("whole.jsonl", Drop, in_threes, 3)
     whole = (folder.path / "whole.jsonl").read_bytes()
@@ -65,17 +65,17 @@ def test_a_part_with_zeros_in_it_is_made_again_from_there(folder: Folder) -> Non
     assert (folder.path / "again.jsonl").read_bytes() == whole
 
 
-def test_rows_keep_odd_text(folder: Folder) -> None:
+def test_rows_keep_odd_text(folder: RunFolder) -> None:
     odd = Drop(row="\u2028 \x85 \r\n \x00 \U0001f411", by="{}", why='"\\')
     assert folder.write("odd.jsonl", Drop, [odd]) == folder.read("odd.jsonl", Drop) == [odd]
 
 
-def test_no_rows_is_a_finished_file(folder: Folder) -> None:
+def test_no_rows_is_a_finished_file(folder: RunFolder) -> None:
     assert folder.write("none.jsonl", Drop, []) == []
     assert folder.has("none.jsonl")
 
 
-def test_a_corrupt_line_in_a_finished_file_is_named(folder: Folder) -> None:
+def test_a_corrupt_line_in_a_finished_file_is_named(folder: RunFolder) -> None:
     folder.records("dropped.jsonl", Drop, in_threes, 3)
     path = folder.path / "dropped.jsonl"
     lines = path.read_text().splitlines(keepends=True)
@@ -87,14 +87,14 @@ def test_a_corrupt_line_in_a_finished_file_is_named(folder: Folder) -> None:
         folder.read("dropped.jsonl", Drop)
 
 
-def test_a_finished_file_with_another_number_of_rows_is_named(folder: Folder) -> None:
+def test_a_finished_file_with_another_number_of_rows_is_named(folder: RunFolder) -> None:
     folder.records("pairs.jsonl", Drop, in_threes, 3, total=8)
     assert len(folder.records("pairs.jsonl", Drop, in_threes, 3, total=8)) == 8
     with pytest.raises(UserError, match=r"pairs\.jsonl: 8 rows found, 9 expected; .*delete the file"):
         folder.records("pairs.jsonl", Drop, in_threes, 3, total=9)
 
 
-def test_an_artifact_is_there_whole_or_not(folder: Folder) -> None:
+def test_an_artifact_is_there_whole_or_not(folder: RunFolder) -> None:
     def fails(into: Path) -> None:
         (into / "checkpoint").write_text("half")
         raise KeyboardInterrupt
@@ -111,7 +111,7 @@ def test_an_artifact_is_there_whole_or_not(folder: Folder) -> None:
     assert folder.artifact("adapter", fails) == path
 
 
-def test_json_is_made_once(folder: Folder) -> None:
+def test_json_is_made_once(folder: RunFolder) -> None:
     assert folder.json("eval/lamb.json", lambda: {"score": 1}) == {"score": 1}
     assert folder.json("eval/lamb.json", dict) == {"score": 1}
 
@@ -120,38 +120,44 @@ def test_json_is_made_once(folder: Folder) -> None:
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    with writing(tmp_path / "run", RECIPE):
-        with pytest.raises(UserError, match="in use by another process"), writing(tmp_path / "run", RECIPE):
+    with open_run_for_writing(tmp_path / "run", RECIPE):
+        with (
+            pytest.raises(UserError, match="in use by another process"),
+            open_run_for_writing(tmp_path / "run", RECIPE),
+        ):
             pass
-        assert reading(tmp_path / "run")[0] == RECIPE  # who only reads needs no lock
-    with writing(tmp_path / "run", RECIPE):
+        assert open_run(tmp_path / "run")[0] == RECIPE  # who only reads needs no lock
+    with open_run_for_writing(tmp_path / "run", RECIPE):
         pass
 
 
 def test_another_recipe_is_refused_and_named(tmp_path: Path) -> None:
-    with writing(tmp_path / "run", RECIPE):
+    with open_run_for_writing(tmp_path / "run", RECIPE):
         pass
     training = RECIPE.training.model_copy(update={"epochs": 5})
     other = RECIPE.model_copy(update={"training": training, "seed": 7})
-    with pytest.raises(UserError, match=r"seed: 42 -> 7; training\.epochs: 2 -> 5"), writing(tmp_path / "run", other):
+    with (
+        pytest.raises(UserError, match=r"seed: 42 -> 7; training\.epochs: 2 -> 5"),
+        open_run_for_writing(tmp_path / "run", other),
+    ):
         pass
 
 
 def test_machine_may_change_and_iterations_grow(tmp_path: Path) -> None:
     grown = Recipe.model_validate({**RECIPE.model_dump(), "iterations": 5, "machine": {"threads": 2}})
     for recipe in (RECIPE, grown):
-        with writing(tmp_path / "run", recipe):
+        with open_run_for_writing(tmp_path / "run", recipe):
             pass
-    assert reading(tmp_path / "run")[0] == grown
-    with pytest.raises(UserError, match="iterations: 5 -> 3"), writing(tmp_path / "run", RECIPE):
+    assert open_run(tmp_path / "run")[0] == grown
+    with pytest.raises(UserError, match="iterations: 5 -> 3"), open_run_for_writing(tmp_path / "run", RECIPE):
         pass
 
 
 def test_a_recipe_that_cannot_run_leaves_the_name_free(tmp_path: Path) -> None:
     missing = RECIPE.model_copy(update={"seed_tasks": "nowhere.jsonl"})
-    with pytest.raises(UserError, match=r"nowhere\.jsonl"), writing(tmp_path / "run", missing):
+    with pytest.raises(UserError, match=r"nowhere\.jsonl"), open_run_for_writing(tmp_path / "run", missing):
         pass
-    with writing(tmp_path / "run", RECIPE) as run:
+    with open_run_for_writing(tmp_path / "run", RECIPE) as run:
         assert run.has("seeds.jsonl")
 
 
@@ -161,29 +167,32 @@ def test_rating_prompts_of_the_user_are_kept(tmp_path: Path, monkeypatch: pytest
     mine.write_text("quality: Rate {instruction} {output}\n")
     recipe = Recipe.model_validate({"model": "lamb", "assessment": {"prompt": str(mine), "criteria": ["quality"]}})
     for _ in range(2):
-        with writing(tmp_path / "run", recipe) as run:
+        with open_run_for_writing(tmp_path / "run", recipe) as run:
             assert yaml.safe_load((run.path / "prompts.yaml").read_text()) == {"mine.yaml": mine.read_text()}
     mine.write_text("quality: Praise {instruction} {output}\n")
-    with pytest.raises(UserError, match=r"prompt file mine\.yaml is not what run folder"), writing(run.path, recipe):
+    with (
+        pytest.raises(UserError, match=r"prompt file mine\.yaml is not what run folder"),
+        open_run_for_writing(run.path, recipe),
+    ):
         pass
     mine.unlink()
-    assert reading(tmp_path / "run")[0] == recipe  # from anywhere
+    assert open_run(tmp_path / "run")[0] == recipe  # from anywhere
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(UserError, match="not a run folder"), writing(tmp_path, RECIPE):
+    with pytest.raises(UserError, match="not a run folder"), open_run_for_writing(tmp_path, RECIPE):
         pass
     with pytest.raises(UserError, match="not a run folder"):
-        reading(tmp_path)
+        open_run(tmp_path)
 
 
 def test_events_survive_a_torn_line(tmp_path: Path) -> None:
-    with writing(tmp_path / "run", RECIPE) as run, (tmp_path / "run" / "run.jsonl").open("a") as file:
+    with open_run_for_writing(tmp_path / "run", RECIPE) as run, (tmp_path / "run" / "run.jsonl").open("a") as file:
         file.write('{"torn": ')
-    with writing(tmp_path / "run", RECIPE) as run:
+    with open_run_for_writing(tmp_path / "run", RECIPE) as run:
         run.write("dropped.jsonl", Drop, [drop(1)])
-    found = events(tmp_path / "run")
+    found = read_events(tmp_path / "run")
     assert [set(event) & {"started", "file"} for event in found] == [{"started"}, {"started"}, {"file"}]
     assert found[-1]["rows"] == 1
 

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from isheep import backends
 from isheep.errors import UserError
 from isheep.models.adapter_files import WEIGHTS
-from isheep.models.chat_template import load_chat
+from isheep.models.chat_template import load_chat_template
 from isheep.recipe import loading
 from isheep.recipe.schema import Lora, Machine, Recipe, Training
 from isheep.records import Model, Pair
@@ -26,7 +26,7 @@ from isheep.trainers import launch
 from isheep.trainers.fit import _places
 from isheep.trainers.job import Job
 from isheep.trainers.peft import train
-from isheep.trainers.rows import Row
+from isheep.trainers.rows import TokenizedRow
 
 ROOT = Path(__file__).parents[1]
 TRAINING = Training(
@@ -40,7 +40,7 @@ PAIRS = [
 
 def trained(base: Path, into: Path, training: Training = TRAINING, **machine: Any) -> Any:
     """training.json of a training into the folder `into`."""
-    chat = load_chat("tokenizer", str(base))
+    chat = load_chat_template("tokenizer", str(base))
     train(Model(str(base)), PAIRS, chat, training, 7, into, Machine(threads=1, device="cpu", **machine))
     return json.loads((into / "training.json").read_text())
 
@@ -75,7 +75,7 @@ def assert_same(one: Path, other: Path, rel: float) -> None:
 @given(st.integers(2, 40), st.integers(1, 12), st.integers(2, 5), st.integers(1, 2))
 def test_every_step_has_its_rows_with_any_number_of_processes(rows: int, batch: int, gpus: int, epochs: int) -> None:
     """The rows of a step are those of one process, and what fills it up has no loss; all processes read as many."""
-    train = [Row([1] * (1 + n % 7), [1]) for n in range(rows)]
+    train = [TokenizedRow([1] * (1 + n % 7), [1]) for n in range(rows)]
     held_out = train[: rows // 3]
     machine, training = Machine(gpus=gpus), Training(batch=batch, epochs=epochs)
     job = Job(
@@ -248,7 +248,7 @@ def test_llamafactory_is_given_its_files_and_its_adapter_is_taken(
         backends.check_training(recipe)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     backends.check_training(recipe)
-    chat, into = load_chat("tokenizer", str(qwen2)), tmp_path / "into"
+    chat, into = load_chat_template("tokenizer", str(qwen2)), tmp_path / "into"
     with pytest.raises(UserError, match="llamafactory-cli ended with status 1: no memory left; what it wrote is in"):
         backends.train(recipe, chat, Model(str(qwen2)), PAIRS, 7, into)
     backends.train(recipe, chat, Model(str(qwen2)), PAIRS, 7, into)
@@ -274,7 +274,7 @@ def test_llamafactory_is_given_its_files_and_its_adapter_is_taken(
 def test_what_can_not_work_is_told_before_anything(machine: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(f"model: lamb\nseed_tasks: lamb\nmachine: {{{machine}}}\n")
     with pytest.raises(UserError) as raised:
-        loading.load(tmp_path / "r.yaml", [])
+        loading.load_recipe(tmp_path / "r.yaml", [])
     assert said in str(raised.value)
 
 
@@ -292,7 +292,7 @@ def test_what_this_machine_can_not_do(settings: Any, said: str, monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(UserError, match=said):
-        launch.check(Recipe.model_validate({"model": "lamb", **settings}))
+        launch.check_training_machine(Recipe.model_validate({"model": "lamb", **settings}))
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero3"])

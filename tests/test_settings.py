@@ -13,14 +13,14 @@ from pydantic import BaseModel
 import isheep.algorithm
 from isheep import backends
 from isheep.algorithm import align
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.errors import UserError
-from isheep.models.chat_template import load_chat
+from isheep.models.chat_template import load_chat_template
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Pair, Sampling, TokenLogprobs
-from isheep.rundir.folder import writing
-from isheep.trainers.rows import choose, encode
+from isheep.rundir.folder import open_run_for_writing
+from isheep.trainers.rows import select_rows, tokenize_pair
 
 
 def sections(kind: Any) -> list[type[BaseModel]]:
@@ -123,7 +123,7 @@ def write(prompt: str, n: int) -> str:
     return f" {1 + n % 10}||because" if "score" in prompt else " ".join(words) + ":" * (n % 5 == 0)
 
 
-class Written(Fake):
+class Written(FakeEngine):
     """An engine whose every word hangs on all that it is given, the model included."""
 
     def __init__(self, model: Model) -> None:
@@ -155,12 +155,12 @@ class Loop(NamedTuple):
             (into / "weights").write_text(str(number(calls)))
 
         (self.folder / "mine.yaml").write_text(f"model: {self.base}\n{BASE}")
-        recipe = loading.load(self.folder / "mine.yaml", words)
-        monkeypatch.setattr(isheep.algorithm, "load_chat", lambda name, model: load_chat(name, str(self.base)))
+        recipe = loading.load_recipe(self.folder / "mine.yaml", words)
+        monkeypatch.setattr(isheep.algorithm, "load_chat", lambda name, model: load_chat_template(name, str(self.base)))
         monkeypatch.setattr(isheep.algorithm, "open_engine", lambda recipe, model: Written(model))
         monkeypatch.setattr(isheep.algorithm, "train", train)
         try:
-            with writing(self.folder / str(number(*words)), recipe) as run:
+            with open_run_for_writing(self.folder / str(number(*words)), recipe) as run:
                 list(align(recipe, run))
         except UserError as error:
             return str(error).partition("(")[0]
@@ -209,12 +209,12 @@ def weights(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     def weights(*words: str) -> bytes:
         into = tmp_path_factory.mktemp("training")
         (into / "mine.yaml").write_text(f"model: {qwen2}\n{TRAINED}")
-        recipe = loading.load(into / "mine.yaml", words)
-        chat, fields = load_chat("tokenizer", str(qwen2)), {"finish": "stop", "tokens": 3, "seed": 0}
+        recipe = loading.load_recipe(into / "mine.yaml", words)
+        chat, fields = load_chat_template("tokenizer", str(qwen2)), {"finish": "stop", "tokens": 3, "seed": 0}
         pairs = [Pair(id=f"{n}", instruction=f"Say {n}", output="hot " * (1 + n % 4), **fields) for n in range(20)]
-        held_out = choose(pairs, chat, chat.tokenizer, recipe.training, 1).held_out
+        held_out = select_rows(pairs, chat, chat.tokenizer, recipe.training, 1).held_out
         for n, pair in enumerate(pairs):  # these say something else, so that the last checkpoint is not the best
-            if encode(pair, chat, chat.tokenizer, recipe.training.cutoff) in held_out:
+            if tokenize_pair(pair, chat, chat.tokenizer, recipe.training.cutoff) in held_out:
                 pairs[n] = pair.model_copy(update={"output": "Paris."})
         backends.train(recipe, chat, Model(str(qwen2)), pairs, 1, into)
         return (into / "adapter_model.safetensors").read_bytes()
@@ -297,13 +297,13 @@ CLASHES = [
 @pytest.mark.parametrize(("change", "said"), CLASHES)
 def test_what_vllm_can_not_do_is_refused(change: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        loading.load(loading.find("lamb"), ["machine.engine=vllm", change])
+        loading.load_recipe(loading.find_recipe("lamb"), ["machine.engine=vllm", change])
 
 
 def test_without_vllm_a_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isheep.engines.vllm.importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"not installed: .*pip install 'isheep\[vllm\]'.*machine.engine: openai"):
-        backends.check_engine(loading.load(loading.find("lamb"), ["machine.engine=vllm"]))
+        backends.check_engine(loading.load_recipe(loading.find_recipe("lamb"), ["machine.engine=vllm"]))
 
 
 def test_every_setting_is_here() -> None:

@@ -15,14 +15,14 @@ import isheep.evaluation.evaluate
 import isheep.sweep
 from isheep.algorithm import align
 from isheep.cli import main
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.errors import UserError
 from isheep.evaluation import tables
-from isheep.recipe.schema import Assessment, Contamination, Recipe, Response, Score
+from isheep.recipe.schema import Assessment, ContaminationFilter, Recipe, Response, ScoreFilter
 from isheep.records import AssessedPair, Completion, Drop, Grade, Model, Pair, Sampling, Task
-from isheep.rundir.folder import Folder, writing
-from isheep.stages.assess import assess, expected, read_grade
-from isheep.stages.filters import Known, drops, kept
+from isheep.rundir.folder import RunFolder, open_run_for_writing
+from isheep.stages.assess import assess, expected_grade, parse_grade
+from isheep.stages.filters import FilterContext, find_drops, kept_pairs
 from isheep.stages.respond import respond
 
 
@@ -47,7 +47,7 @@ def graded(**scores: float | None) -> AssessedPair:
     return AssessedPair(**pair().model_dump(), grades=grades)
 
 
-class Heard(Fake):
+class Heard(FakeEngine):
     """A fake engine that remembers its calls."""
 
     def __init__(self) -> None:
@@ -107,18 +107,18 @@ def test_a_plain_prompt_has_no_template() -> None:
     ],
 )  # fmt: skip
 def test_grades(reply: str, score: float | None) -> None:
-    assert read_grade(reply) == score
+    assert parse_grade(reply) == score
 
 
 @given(st.text() | st.text("0123456789.,/|<>- \n10outf"))
 def test_any_reply_is_a_grade_or_unreadable(reply: str) -> None:
-    score = read_grade(reply)
+    score = parse_grade(reply)
     assert score is None or 1 <= score <= 10
 
 
 @given(st.integers(1, 10), st.text())
 def test_the_format_that_was_asked_for_is_read(score: int, why: str) -> None:
-    assert read_grade(f"{score}||{why}") == read_grade(f"<{score}>||<{why}>") == score
+    assert parse_grade(f"{score}||{why}") == parse_grade(f"<{score}>||<{why}>") == score
 
 
 def test_ratings_one_call_for_each_criterion_of_a_batch() -> None:
@@ -152,7 +152,7 @@ def test_ratings_in_the_chat_template() -> None:
     ],
 )
 def test_the_expected_score_is_the_mean_over_what_the_scores_have(shares: list[float], score: float | None) -> None:
-    grade = expected(shares)
+    grade = expected_grade(shares)
     assert grade.score == score and grade.reply.count(", ") == 9 and grade.reply.startswith(f"1: {shares[0]:.4f}, ")
 
 
@@ -164,7 +164,7 @@ def test_the_expected_score_is_the_mean_over_what_the_scores_have(shares: list[f
     ],
 )  # fmt: skip
 def test_expected_ratings_generate_nothing(settings: dict[str, Any], answer: str, score: float | None) -> None:
-    class Silent(Fake):
+    class Silent(FakeEngine):
         def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
             raise AssertionError("nothing is generated")
 
@@ -191,13 +191,13 @@ def test_expected_ratings_generate_nothing(settings: dict[str, Any], answer: str
     ],
 )
 def test_at_least(row: Pair, why: str | None) -> None:
-    found = drops([row], [Score(kind="score", at_least=8)], True, ["<|end|>"])
+    found = find_drops([row], [ScoreFilter(kind="score", at_least=8)], True, ["<|end|>"])
     assert found == ([Drop(row="t1-0", by="score", why=why)] if why else [])
 
 
 def test_above_and_criteria() -> None:
     rows = [graded(quality=8, following=1), graded(quality=8.5, following=1)]
-    found = [drops([row], [Score(kind="score", above=8, criteria=("quality",))], True, []) for row in rows]
+    found = [find_drops([row], [ScoreFilter(kind="score", above=8, criteria=("quality",))], True, []) for row in rows]
     assert found == [[Drop(row="t1-0", by="score", why="quality 8 <= 8")], []]
 
 
@@ -212,25 +212,25 @@ def test_above_and_criteria() -> None:
     ],
 )
 def test_rules_on_pairs(row: Pair, why: str | None) -> None:
-    found = drops([row], [], True, ["</s>"])
+    found = find_drops([row], [], True, ["</s>"])
     assert found == ([Drop(row="t1-0", by="rules", why=why)] if why else [])
-    assert drops([row], [], False, ["</s>"]) == []
+    assert find_drops([row], [], False, ["</s>"]) == []
 
 
 @pytest.mark.parametrize("field", ["instruction", "input", "output"])
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|reserved_special_token_2|>", "</s>", "<pad>"])
 def test_text_of_a_special_token_is_never_trained_on(field: str, token: str) -> None:
-    [found] = drops([pair(**{field: f"so {token} it ends"})], [], False, ["</s>", "<pad>"])
+    [found] = find_drops([pair(**{field: f"so {token} it ends"})], [], False, ["</s>", "<pad>"])
     assert (found.by, found.why) == ("rules", f"{field} holds {token}")
 
 
 def test_a_benchmark_prompt_is_dropped_whatever_its_case_and_spacing() -> None:
     rows = [pair(), pair().model_copy(update={"id": "t1-1", "instruction": "Another task."})]
     exam = [f"  {pair().content.upper()} "]
-    assert drops(rows, [Contamination(kind="contamination")], False, [], Known(exam)) == [
+    assert find_drops(rows, [ContaminationFilter(kind="contamination")], False, [], FilterContext(exam)) == [
         Drop(row="t1-0", by="contamination", why="a benchmark's prompt")
     ]
-    assert drops(rows, [], False, [], Known(exam)) == []
+    assert find_drops(rows, [], False, [], FilterContext(exam)) == []
 
 
 def test_one_drop_a_row_and_the_rest_is_kept() -> None:
@@ -238,9 +238,9 @@ def test_one_drop_a_row_and_the_rest_is_kept() -> None:
         graded(quality=n, following=n).model_copy(update={"id": str(n), "output": "" if n < 3 else "x"})
         for n in range(1, 10)
     ]
-    found = drops(rows, [Score(kind="score", at_least=8), Score(kind="score", at_least=9)], True, [])
+    found = find_drops(rows, [ScoreFilter(kind="score", at_least=8), ScoreFilter(kind="score", at_least=9)], True, [])
     assert [drop.by for drop in found] == ["rules"] * 2 + ["score"] * 6
-    assert [row.id for row in kept(rows, found)] == ["9"]
+    assert [row.id for row in kept_pairs(rows, found)] == ["9"]
 
 
 # --- the loop
@@ -261,7 +261,7 @@ class World:
         self.generated: list[Model] = []
         self.trained: list[int] = []
 
-    def open_engine(self, recipe: Recipe, model: Model) -> Fake:
+    def open_engine(self, recipe: Recipe, model: Model) -> FakeEngine:
         self.opened.append(model)
 
         def write(prompt: str, seed: int) -> str:
@@ -274,7 +274,7 @@ class World:
                 else f" Tell me all about {seed}\nInput: <noinput>\n###\n"
             )
 
-        return Fake(write)
+        return FakeEngine(write)
 
     def train(self, recipe: Recipe, chat: Chat, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
         self.trained.append(len(data))
@@ -292,8 +292,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     yield made
 
 
-def run(recipe: Recipe, path: Path) -> tuple[list[Model], Folder]:
-    with writing(path, recipe) as folder:
+def run(recipe: Recipe, path: Path) -> tuple[list[Model], RunFolder]:
+    with open_run_for_writing(path, recipe) as folder:
         return list(align(recipe, folder)), folder
 
 
@@ -434,6 +434,6 @@ def test_the_table(world: World, tmp_path: Path) -> None:
         items = {"right": [n < right for n in range(40)]}
         (folder / ("iter-1" if t else "base")).json("eval/lamb.json", lambda items=items: {"items": items})
     with (console := Console(width=100)).capture() as shown:
-        console.print(tables.table(recipe(), folder))
+        console.print(tables.run_table(recipe(), folder))
     text = shown.get()
     assert "25 [14,40]" in text and "75 [60,86]" in text and "<0.0001" in text

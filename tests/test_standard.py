@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from isheep.benchmarks import Exam, items, module, paper, squad2
+from isheep.benchmarks import EvalContext, items, load_benchmark, paper, squad2
 from isheep.benchmarks.options import losses
 from isheep.benchmarks.prepared import PREPARE
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.engines.transformers import open_engine
 from isheep.errors import TooLong, UserError
-from isheep.models.chat_template import load_chat
+from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import TASKS
 from isheep.records import Model, TokenLogprobs
-from isheep.rundir.folder import Folder
+from isheep.rundir.folder import RunFolder
 from tests.test_cli import isheep
 
 DATA = Path(os.environ.get("ISHEEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -140,7 +140,7 @@ def write(folder: Path, name: str) -> Path:
     return folder / file
 
 
-class Liking(Fake):
+class Liking(FakeEngine):
     """Finds the texts likely that hold one of `liked`; writes what `answer` says."""
 
     def __init__(self, liked: Sequence[str], answer: Callable[[str], str] = lambda prompt: "") -> None:
@@ -156,10 +156,12 @@ class Liking(Fake):
         return [TokenLogprobs([0] * 4, [chance] * 4) for chance in chances]
 
 
-def exam(tmp_path: Path, engine: Any, model: Path, data: Path | None, base: bool = True, chat: str = "qwen") -> Exam:
-    place = Folder(tmp_path / "run" / "base" / "eval" / "own", tmp_path / "run")
+def exam(
+    tmp_path: Path, engine: Any, model: Path, data: Path | None, base: bool = True, chat: str = "qwen"
+) -> EvalContext:
+    place = RunFolder(tmp_path / "run" / "base" / "eval" / "own", tmp_path / "run")
     place.path.mkdir(parents=True)
-    return Exam(engine, load_chat(chat, str(model)), 42, place, data, base)
+    return EvalContext(engine, load_chat_template(chat, str(model)), 42, place, data, base)
 
 
 # --- items
@@ -277,17 +279,17 @@ RIGHT = {  # what only the right option's text holds
 def test_options_by_the_loss_of_the_whole_prompt(tmp_path: Path, qwen2: Path, name: str) -> None:
     path = write(tmp_path / "data", name)
     engine = Liking(RIGHT[name])
-    found = module(f"paper/{name}").run(exam(tmp_path, engine, qwen2, path))
+    found = load_benchmark(f"paper/{name}").run(exam(tmp_path, engine, qwen2, path))
     right = found["items"]["accuracy"]
     assert right == [True] * len(right) and found["protocol"] == "paper" and found["template"] == "plain"
-    wrong = module(f"paper/{name}").run(exam(tmp_path / "2", Liking([]), qwen2, path))
+    wrong = load_benchmark(f"paper/{name}").run(exam(tmp_path / "2", Liking([]), qwen2, path))
     assert wrong["items"]["accuracy"] == [one.item.right == 0 for one in paper.prepare(name, path)]
     assert ("not checked" in found["note"]) == (name not in ("piqa", "commonsense_qa"))
 
 
 def test_examples_stand_before_an_item_as_opencompass_joins_them(tmp_path: Path, qwen2: Path) -> None:
     engine = Liking([])
-    module("paper/mmlu").run(exam(tmp_path, engine, qwen2, write(tmp_path / "data", "mmlu")))
+    load_benchmark("paper/mmlu").run(exam(tmp_path, engine, qwen2, write(tmp_path / "data", "mmlu")))
     first = engine.read[2]
     assert first.startswith(
         "The following are multiple choice questions (with answers) about  anatomy.\n\n"
@@ -297,28 +299,30 @@ def test_examples_stand_before_an_item_as_opencompass_joins_them(tmp_path: Path,
                           "Bones are\nA. hard\nB. wet\nC. loud\nD. fast\nAnswer: B")  # fmt: skip
     assert "college physics" in engine.read[5] and "Example 5" not in first
     engine = Liking([])
-    module("paper/commonsense_qa").run(exam(tmp_path / "2", engine, qwen2, write(tmp_path / "c", "commonsense_qa")))
+    load_benchmark("paper/commonsense_qa").run(
+        exam(tmp_path / "2", engine, qwen2, write(tmp_path / "c", "commonsense_qa"))
+    )
     assert engine.read[1].startswith("Question: Example 0?\nAnswer: \n0c\n\n\nQuestion: Example 1?")
     assert engine.read[1].endswith("7c\n\n\n\n\nQuestion: Where is milk?\nAnswer: \ncow")
 
 
 def test_an_aligned_model_reads_its_template(tmp_path: Path, qwen2: Path, llama: Path) -> None:
     engine = Liking([])
-    found = module("paper/siqa").run(exam(tmp_path, engine, qwen2, write(tmp_path / "s", "siqa"), base=False))
+    found = load_benchmark("paper/siqa").run(exam(tmp_path, engine, qwen2, write(tmp_path / "s", "siqa"), base=False))
     assert found["template"] == "qwen" and engine.read[1] == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nAnn fell.\n"
         "Question: How is Ann?\nA. glad\nB. hurt\nC. tall<|im_end|>\n<|im_start|>assistant\nAnswer: A<|im_end|>\n"
     )
     engine = Liking([])
     one = exam(tmp_path / "2", engine, llama, write(tmp_path / "m", "mmlu"), base=False, chat="llama3")
-    module("paper/mmlu").run(one)
+    load_benchmark("paper/mmlu").run(one)
     assert engine.read[1].count("<|start_header_id|>") == 12 and "about  anatomy.\n\nExample 0" in engine.read[1]
     assert engine.read[1].endswith("\n\nAnswer: A<|eot_id|>")
     read: list[str] = []
     asked = exam(
         tmp_path / "3", Liking([], lambda p: read.append(p) or ""), qwen2, write(tmp_path / "n", "nq"), base=False
     )  # type: ignore[func-returns-value]
-    module("paper/nq").run(asked)
+    load_benchmark("paper/nq").run(asked)
     assert read[0].endswith("Q: who wrote it?<|im_end|>\n<|im_start|>assistant\n")
 
 
@@ -339,7 +343,7 @@ def test_an_aligned_model_reads_its_template(tmp_path: Path, qwen2: Path, llama:
 def test_written_answers(tmp_path: Path, qwen2: Path, name: str, answers: list[str], right: list[bool]) -> None:
     said = iter(answers)
     one = exam(tmp_path, Liking([], lambda prompt: next(said)), qwen2, write(tmp_path / "data", name))
-    found = module(f"paper/{name}").run(one)
+    found = load_benchmark(f"paper/{name}").run(one)
     assert next(iter(found["items"].values())) == right
     if name == "gpqa_diamond":
         assert found["unreadable"] == ("I can't tell" in answers)
@@ -357,11 +361,11 @@ def test_what_does_not_fit_is_counted(tmp_path: Path, qwen2: Path) -> None:
     rows = [{"goal": "A too long one.", "sol1": "a", "sol2": "b", "label": 0}]
     rows += [{"goal": f"Do {n}", "sol1": "a", "sol2": "b", "label": 0} for n in range(20)]
     (tmp_path / "p.json").write_text(json.dumps(rows))
-    found = module("paper/piqa").run(exam(tmp_path, Liking([]), qwen2, tmp_path / "p.json"))
+    found = load_benchmark("paper/piqa").run(exam(tmp_path, Liking([]), qwen2, tmp_path / "p.json"))
     assert found["items"]["accuracy"] == [False] + [True] * 20 and found["too long"] == 1
     (tmp_path / "p.json").write_text(json.dumps(rows[:1]))
     with pytest.raises(UserError, match="nothing fits"):
-        module("paper/piqa").run(exam(tmp_path / "2", Liking([]), qwen2, tmp_path / "p.json"))
+        load_benchmark("paper/piqa").run(exam(tmp_path / "2", Liking([]), qwen2, tmp_path / "p.json"))
 
 
 def test_the_loss_is_that_of_opencompass(checkpoint: Path) -> None:
@@ -411,7 +415,7 @@ LIKED = {  # the continuations that lm-eval's tasks have for the right options
 def test_lm_evals_tasks_on_local_files(tmp_path: Path, qwen2: Path, name: str) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
     engine = Liking(LIKED[name])
-    found = module(f"standard/{name}").run(exam(tmp_path, engine, qwen2, write(tmp_path / "data", name)))
+    found = load_benchmark(f"standard/{name}").run(exam(tmp_path, engine, qwen2, write(tmp_path / "data", name)))
     assert found["protocol"] == "standard" and found["template"] == "plain" and found["too long"] == 0
     assert found["items"]["acc"] == [True] * (3 if "arc" in name or name == "mmlu" else 2), engine.read
     if name == "mmlu":
@@ -421,13 +425,13 @@ def test_lm_evals_tasks_on_local_files(tmp_path: Path, qwen2: Path, name: str) -
 def test_lm_evals_gpqa_is_shuffled_once_and_the_same_way_again(tmp_path: Path, qwen2: Path) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
     engine, path = Liking([]), write(tmp_path / "data", "gpqa_diamond")
-    module("standard/gpqa_diamond").run(exam(tmp_path, engine, qwen2, path))
+    load_benchmark("standard/gpqa_diamond").run(exam(tmp_path, engine, qwen2, path))
     again = Liking([])
-    module("standard/gpqa_diamond").run(exam(tmp_path / "2", again, qwen2, path))
+    load_benchmark("standard/gpqa_diamond").run(exam(tmp_path / "2", again, qwen2, path))
     assert engine.read == again.read and engine.read[1].endswith("\nAnswer: (A)")
     right = [f"({letter})" for text in engine.read[1::4] for letter in "ABCD" if f"({letter}) four" in text]
     liked = [text for text, letter in zip(engine.read[1::4], right, strict=True) for text in [text[:-3] + letter]]
-    found = module("standard/gpqa_diamond").run(exam(tmp_path / "3", Liking(liked), qwen2, path))
+    found = load_benchmark("standard/gpqa_diamond").run(exam(tmp_path / "3", Liking(liked), qwen2, path))
     assert found["items"]["acc"] == [True, True]
 
 
@@ -442,7 +446,7 @@ def test_lm_evals_written_answers(tmp_path: Path, qwen2: Path, name: str) -> Non
         return next(answers)
 
     one = exam(tmp_path, Liking([], answer), qwen2, write(tmp_path / "data", name), base=False)
-    assert module(f"standard/{name}").run(one)["items"]["exact_match"] == [True, False]
+    assert load_benchmark(f"standard/{name}").run(one)["items"]["exact_match"] == [True, False]
     assert asked[0].startswith("<|im_start|>system") and asked[0].endswith("assistant\n")
 
 
@@ -468,7 +472,7 @@ def test_too_long_for_lm_eval_is_wrong(tmp_path: Path, qwen2: Path) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
     rows = [{"goal": f"{what} one.", "sol1": "a", "sol2": "b", "label": 0} for what in ("A too long", "Some")]
     (tmp_path / "p.json").write_text(json.dumps(rows))
-    found = module("standard/piqa").run(exam(tmp_path, Liking([]), qwen2, tmp_path / "p.json"))
+    found = load_benchmark("standard/piqa").run(exam(tmp_path, Liking([]), qwen2, tmp_path / "p.json"))
     assert found["items"]["acc"] == [False, True] and found["too long"] == 1
 
 
@@ -477,7 +481,7 @@ def test_without_lm_eval_it_is_said(tmp_path: Path, qwen2: Path, monkeypatch: py
 
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(UserError, match=r"pip install 'isheep\[eval\]'"):
-        module("standard/piqa").run(exam(tmp_path, Liking([]), qwen2, write(tmp_path / "data", "piqa")))
+        load_benchmark("standard/piqa").run(exam(tmp_path, Liking([]), qwen2, write(tmp_path / "data", "piqa")))
 
 
 def test_squad_by_the_official_rules(tmp_path: Path, qwen2: Path) -> None:
@@ -488,7 +492,9 @@ def test_squad_by_the_official_rules(tmp_path: Path, qwen2: Path) -> None:
         asked.append(prompt)
         return next(answers)
 
-    found = module("standard/squad2").run(exam(tmp_path, Liking([], answer), qwen2, write(tmp_path / "d", "squad2")))
+    found = load_benchmark("standard/squad2").run(
+        exam(tmp_path, Liking([], answer), qwen2, write(tmp_path / "d", "squad2"))
+    )
     assert found["items"] == {"exact": [True, True], "f1": [1.0, 1.0]}
     assert found["by"]["kind"] == {"answer in the passage": [1, 1], "no answer in the passage": [1, 1]}
     assert asked[0] == "Title: Sheep\n\nBackground: The sheep, Ann, is white.\n\nQuestion: Who is white?\n\nAnswer:"

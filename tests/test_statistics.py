@@ -8,7 +8,16 @@ from scipy.stats import ttest_rel
 from statsmodels.api import OLS
 from statsmodels.stats.proportion import proportion_confint
 
-from isheep.evaluation.statistics import Value, compare, detectable, estimate, holm, mcnemar, over_seeds, wilson
+from isheep.evaluation.statistics import (
+    Value,
+    compare,
+    compare_over_seeds,
+    estimate,
+    holm,
+    mcnemar,
+    minimum_detectable_difference,
+    wilson,
+)
 
 
 def test_wilson() -> None:
@@ -114,11 +123,11 @@ def test_nothing_changed(values: list[Value], clusters: list[int] | None) -> Non
 
 def test_over_seeds() -> None:
     before, after = [0.61, 0.58, 0.64], [0.66, 0.60, 0.70]
-    found, student = over_seeds(before, after), ttest_rel(after, before)
+    found, student = compare_over_seeds(before, after), ttest_rel(after, before)
     interval = student.confidence_interval()
     assert found.p == pytest.approx(student.pvalue) and found.test == "paired t over seeds"
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
-    assert math.isnan(over_seeds([0.5, 0.6], [0.6, 0.7]).p)  # the same gain twice: no variance to test with
+    assert math.isnan(compare_over_seeds([0.5, 0.6], [0.6, 0.7]).p)  # the same gain twice: no variance to test with
 
 
 def test_holm() -> None:
@@ -145,6 +154,6 @@ def test_ifeval_sees_six_points() -> None:
 
 def test_what_a_mean_sees() -> None:
     """2.80 standard errors for many items, more for few."""
-    assert detectable(0.5, 100_000) == pytest.approx(0.5 * 2.8016, abs=1e-3)
-    assert detectable(0.5, 3) == pytest.approx(0.5 * 5.6535, abs=1e-3)
-    assert math.isnan(detectable(0.5, 1)) and math.isnan(detectable(0.0, 9))
+    assert minimum_detectable_difference(0.5, 100_000) == pytest.approx(0.5 * 2.8016, abs=1e-3)
+    assert minimum_detectable_difference(0.5, 3) == pytest.approx(0.5 * 5.6535, abs=1e-3)
+    assert math.isnan(minimum_detectable_difference(0.5, 1)) and math.isnan(minimum_detectable_difference(0.0, 9))

@@ -11,8 +11,8 @@ import pytest
 from isheep.errors import UserError
 from isheep.records import Drop
 from isheep.rundir import jsonl
-from isheep.rundir.atomic import write_json, write_list
-from isheep.rundir.jsonl import Stored, some
+from isheep.rundir.atomic import write_json, write_json_list
+from isheep.rundir.jsonl import JsonlRows, filter_rows
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -58,19 +58,19 @@ def test_stored_rows_are_a_sequence(tmp_path: Path) -> None:
     rows = [Drop(row=str(n), by="score", why="é" * n) for n in range(9)]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
-    found = jsonl.read(path, Drop)
+    found = jsonl.read_rows(path, Drop)
     assert found == rows and list(found) == rows and found[2:5] == rows[2:5] and found[-1] == rows[-1]
-    odd = some(found, lambda row: int(row.row) % 2 == 1)
-    assert isinstance(odd, Stored) and list(odd) == rows[1::2] and odd[1] == rows[3] and odd[::-1] == rows[7::-2]
+    odd = filter_rows(found, lambda row: int(row.row) % 2 == 1)
+    assert isinstance(odd, JsonlRows) and list(odd) == rows[1::2] and odd[1] == rows[3] and odd[::-1] == rows[7::-2]
     with pytest.raises(IndexError):
         found[9]
     path.write_text(path.read_text() + "torn\n")
     with pytest.raises(UserError, match="line 10: not a Drop row"):
-        jsonl.read(path, Drop)
+        jsonl.read_rows(path, Drop)
 
 
 @pytest.mark.parametrize("values", [[], [1], [{"a": "b\nc", "d": {"e": [1, "\u2028é"]}}, "x", {}]])
 def test_a_list_is_written_as_json_writes_it(tmp_path: Path, values: list[Any]) -> None:
-    write_list(tmp_path / "one.json", iter(values))
+    write_json_list(tmp_path / "one.json", iter(values))
     write_json(tmp_path / "other.json", values)
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "other.json").read_bytes()

@@ -15,18 +15,18 @@ import isheep.evaluation.evaluate
 import isheep.sweep
 from isheep import benchmarks, prompts
 from isheep.algorithm import align
-from isheep.batching import seed_of
-from isheep.benchmarks import Exam, validation_prompts
+from isheep.batching import derive_seed
+from isheep.benchmarks import EvalContext, validation_prompts
 from isheep.cli import main
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.errors import UserError
-from isheep.evaluation.evaluate import no_gain
-from isheep.evaluation.tables import comparison
+from isheep.evaluation.evaluate import has_no_gain
+from isheep.evaluation.tables import sweep_table
 from isheep.recipe import loading
-from isheep.recipe.schema import Benchmark, Recipe, Stop
+from isheep.recipe.schema import BenchmarkSettings, Recipe, Stop
 from isheep.records import Drop, Model, Pair, Sampling, Task
-from isheep.rundir.folder import Folder, events, writing
-from isheep.sweep import conduct, ingredients, sweep, twins
+from isheep.rundir.folder import RunFolder, open_run_for_writing, read_events
+from isheep.sweep import find_reusable_files, run_recipe, run_sweep, source_fingerprint
 
 TASKS = {"tasks": 24, "size": 8, "novelty": None}
 SMALL = {"model": "fake", "iterations": 2, "synthesis": TASKS, "response": {"size": 8}, "assessment": {"size": 8}}
@@ -71,20 +71,20 @@ class Lab:
         self.trained: list[Trained] = []
         self.scores: dict[str, list[float]] = {}
 
-    def open_engine(self, recipe: Recipe, model: Model) -> Fake:
+    def open_engine(self, recipe: Recipe, model: Model) -> FakeEngine:
         learned = weights(model) or ""
 
         def answer(prompt: str, seed: int) -> str:
             self.asked += 1
-            return write(prompt, seed_of(prompt, seed, learned) % 10**6)
+            return write(prompt, derive_seed(prompt, seed, learned) % 10**6)
 
-        return Fake(answer)
+        return FakeEngine(answer)
 
     def train(self, recipe: Recipe, chat: Any, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
         self.trained.append(Trained(weights(start), [pair.id for pair in data]))
         settings = recipe.training.model_dump_json(exclude={"start", "data"})
         text = json.dumps([weights(start), [pair.output for pair in data], settings, seed])
-        (into / "adapter_model.safetensors").write_text(str(seed_of(text)))
+        (into / "adapter_model.safetensors").write_text(str(derive_seed(text)))
         (into / "adapter_config.json").write_text(recipe.training.lora.model_dump_json())
 
 
@@ -110,11 +110,11 @@ def recipe(**changed: Any) -> Recipe:
 
 def made(run: Path) -> list[str]:
     """The files that a run made by itself, over all tries."""
-    return [event["file"] for event in events(run) if "seconds" in event]
+    return [event["file"] for event in read_events(run) if "seconds" in event]
 
 
 def shared(run: Path) -> dict[str, str]:
-    return {event["file"]: event["shared_from"] for event in events(run) if "shared_from" in event}
+    return {event["file"]: event["shared_from"] for event in read_events(run) if "shared_from" in event}
 
 
 def contents(run: Path) -> dict[str, bytes]:
@@ -129,7 +129,7 @@ STAGES = {f"iter-1/{name}.jsonl" for name in ("replies", "pairs", "assessed")}
 
 def test_eight_thresholds_write_and_rate_iteration_1_once(lab: Lab, tmp_path: Path) -> None:
     recipes = {str(n): recipe(iterations=1, filters=[{"kind": "score", "at_least": n}]) for n in range(2, 10)}
-    runs = sweep(recipes, tmp_path)
+    runs = run_sweep(recipes, tmp_path)
     for stage in STAGES:
         assert sum(made(run).count(stage) for run in runs) == 1
         assert [shared(run).get(stage) for run in runs[1:]] == [f"../2/{stage}"] * 7
@@ -151,8 +151,8 @@ def test_a_shared_run_has_the_files_of_one_alone(lab: Lab, tmp_path: Path) -> No
         "more": recipe(synthesis={**TASKS, "tasks": 30}),
         "seed": recipe(seed=7),
     }
-    for (name, one), run in zip(recipes.items(), sweep(recipes, tmp_path / "sweep"), strict=True):
-        conduct(one, tmp_path / "alone" / name)
+    for (name, one), run in zip(recipes.items(), run_sweep(recipes, tmp_path / "sweep"), strict=True):
+        run_recipe(one, tmp_path / "alone" / name)
         assert contents(run) == contents(tmp_path / "alone" / name), name
     written = {"iter-1/replies.jsonl", "iter-1/pairs.jsonl"}
     two = STAGES | {stage.replace("1", "2") for stage in STAGES} | {"iter-1/adapter"}
@@ -185,9 +185,9 @@ def test_what_is_shared_where_an_iteration_does_something_otherwise(lab: Lab, tm
         "untold": recipe(**{**DROMEDARY, "response": {"size": 8}}, **then()),
         "seeds": recipe(**{**DROMEDARY, "synthesis": TASKS}, **then()),
     }
-    runs = sweep(recipes, tmp_path / "sweep")
+    runs = run_sweep(recipes, tmp_path / "sweep")
     for (name, one), run in zip(recipes.items(), runs, strict=True):
-        conduct(one, tmp_path / "alone" / name)
+        run_recipe(one, tmp_path / "alone" / name)
         assert contents(run) == contents(tmp_path / "alone" / name), name
     written = {"iter-1/topics.jsonl", "iter-1/replies.jsonl"}
     first = written | {f"iter-1/{name}" for name in ("pairs.jsonl", "perplexity.jsonl", "adapter")}
@@ -203,13 +203,13 @@ def test_answers_by_other_prompts_of_the_same_name_are_not_shared(lab: Lab, tmp_
     settings = recipe(**DROMEDARY, **then(response={"prompt": str(mine)}))
     for name, words in (("a", "At length:"), ("b", "At length:"), ("c", "In full:")):
         mine.write_text(f'chat: "{words} {{instruction}}"')
-        prompts.load.cache_clear()
-        sweep({name: settings}, out)
+        prompts.load_prompts.cache_clear()
+        run_sweep({name: settings}, out)
     pairs = "iter-2/pairs.jsonl"
     assert shared(out / "b")[pairs] == f"../a/{pairs}" and "iter-1/adapter" in shared(out / "c")
     assert pairs in made(out / "c") and contents(out / "c")[pairs] != contents(out / "a")[pairs]
     with pytest.raises(UserError, match=r"prompt file .*mine\.yaml is not what run folder .*/a was made with"):
-        conduct(settings, out / "a")
+        run_recipe(settings, out / "a")
 
 
 OWN = {"tasks": 24, "size": 8, "novelty": None, "inputs": False, "generated": 2}
@@ -226,8 +226,8 @@ def test_self_instructs_own_pipeline_is_shared_as_far_as_it_is_the_same(lab: Lab
         "answers": recipe(**own | {"response": {"size": 8}}),
         "with inputs": recipe(**own | {"response": {"size": 8}, "synthesis": {**OWN, "inputs": True}}),
     }
-    for (name, one), run in zip(recipes.items(), sweep(recipes, tmp_path / "sweep"), strict=True):
-        conduct(one, tmp_path / "alone" / name)
+    for (name, one), run in zip(recipes.items(), run_sweep(recipes, tmp_path / "sweep"), strict=True):
+        run_recipe(one, tmp_path / "alone" / name)
         assert contents(run) == contents(tmp_path / "alone" / name), name
     first = {f"iter-1/{name}.jsonl" for name in ("replies", "kinds", "instances", "pairs")}
     expected = {"again": first, "more shown": {"iter-1/replies.jsonl"}, "answers": {"iter-1/replies.jsonl"}}
@@ -241,7 +241,7 @@ def test_self_instructs_own_pipeline_is_shared_as_far_as_it_is_the_same(lab: Lab
 def test_one_iteration_may_write_instances_for_the_tasks_of_another(lab: Lab, tmp_path: Path) -> None:
     start = {"synthesis": {**OWN, "topics": {"share": 0.5, "rounds": 1}}, "assessment": None, "filters": []}
     then = {2: {"synthesis": {"tasks_of": 1, "topics": None}, "response": INSTANCES}}
-    conduct(recipe(**start, iteration=then), tmp_path)
+    run_recipe(recipe(**start, iteration=then), tmp_path)
     files = contents(tmp_path)
     assert files["iter-1/tasks.jsonl"] == files["iter-2/tasks.jsonl"]
     assert "iter-1/kinds.jsonl" not in files and files["iter-2/instances.jsonl"]
@@ -250,23 +250,23 @@ def test_one_iteration_may_write_instances_for_the_tasks_of_another(lab: Lab, tm
 
 def test_a_sweep_made_again_makes_nothing(lab: Lab, tmp_path: Path) -> None:
     recipes = {"a": recipe(), "b": recipe(training={"epochs": 1})}
-    before = [contents(run) for run in sweep(recipes, tmp_path)]
+    before = [contents(run) for run in run_sweep(recipes, tmp_path)]
     asked, trained = lab.asked, len(lab.trained)
-    assert [contents(run) for run in sweep(recipes, tmp_path)] == before
+    assert [contents(run) for run in run_sweep(recipes, tmp_path)] == before
     assert (lab.asked, len(lab.trained)) == (asked, trained)
 
 
 def test_a_stopped_sweep_goes_on(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipes = {"a": recipe(), "b": recipe(training={"epochs": 1})}
-    whole = [contents(run) for run in sweep(recipes, tmp_path / "whole")]
+    whole = [contents(run) for run in run_sweep(recipes, tmp_path / "whole")]
 
     def stop(*given: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
         context.setattr(isheep.algorithm, "train", stop)
-        sweep(recipes, tmp_path / "stopped")
-    assert [contents(run) for run in sweep(recipes, tmp_path / "stopped")] == whole
+        run_sweep(recipes, tmp_path / "stopped")
+    assert [contents(run) for run in run_sweep(recipes, tmp_path / "stopped")] == whole
 
 
 def test_half_a_copy_is_nothing_that_a_run_goes_on_with(
@@ -274,7 +274,7 @@ def test_half_a_copy_is_nothing_that_a_run_goes_on_with(
 ) -> None:
     """Stopped as an adapter is copied, and gone on with alone."""
     one = recipe(iterations=1)
-    [whole] = sweep({"a": one}, tmp_path)
+    [whole] = run_sweep({"a": one}, tmp_path)
 
     def stop(source: Path, to: Path) -> None:
         to.mkdir()
@@ -283,21 +283,21 @@ def test_half_a_copy_is_nothing_that_a_run_goes_on_with(
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
         context.setattr(shutil, "copytree", stop)
-        sweep({"a": one, "b": one}, tmp_path)
+        run_sweep({"a": one, "b": one}, tmp_path)
     assert not (tmp_path / "b/iter-1/adapter.part").exists()
-    conduct(one, tmp_path / "b")
+    run_recipe(one, tmp_path / "b")
     made = {name: text for name, text in contents(tmp_path / "b").items() if ".copy.part" not in name}
     assert made == contents(whole)
     (tmp_path / "b/iter-1/pairs.jsonl.part").write_text("begun")
     (tmp_path / "b/iter-1/pairs.jsonl").unlink()
-    sweep({"a": one, "b": one}, tmp_path)
+    run_sweep({"a": one, "b": one}, tmp_path)
     assert not (tmp_path / "b/iter-1/pairs.jsonl.part").exists()
 
 
 def test_a_setting_that_fails_leaves_the_others(lab: Lab, tmp_path: Path) -> None:
     recipes = {"none": recipe(filters=[{"kind": "score", "above": 9}]), "some": recipe()}
     with pytest.raises(UserError, match="1 of 2 settings could not be finished: none: iteration 1: 0 of 24 pairs left"):
-        sweep(recipes, tmp_path)
+        run_sweep(recipes, tmp_path)
     assert (tmp_path / "some/iter-2/adapter").exists()
 
 
@@ -306,15 +306,15 @@ def test_ratings_by_other_prompts_of_the_same_name_are_not_shared(lab: Lab, tmp_
     settings = recipe(iterations=1, assessment={"size": 8, "prompt": str(mine), "criteria": ["quality"]})
     for name, words in (("a", "Rate"), ("b", "Rate"), ("c", "Please rate")):
         mine.write_text(f'quality: "{words} {{instruction}} {{output}}"')
-        prompts.load.cache_clear()
-        sweep({name: settings}, out)
+        prompts.load_prompts.cache_clear()
+        run_sweep({name: settings}, out)
     assert shared(out / "b")["iter-1/assessed.jsonl"] == "../a/iter-1/assessed.jsonl"
     assert "iter-1/pairs.jsonl" in shared(out / "c") and "iter-1/assessed.jsonl" in made(out / "c")
 
 
 def test_what_is_made_from_something_else_is_not_shared(lab: Lab, tmp_path: Path) -> None:
     """Each change of what a file is made from, one at a time, in a run that is otherwise the same."""
-    sweep(dict.fromkeys("ab", recipe(training={"data": "all"})), tmp_path)
+    run_sweep(dict.fromkeys("ab", recipe(training={"data": "all"})), tmp_path)
     one = recipe(training={"data": "all"}, evaluation=["lamb"])
     same = (
         "iter-1/replies.jsonl",
@@ -323,9 +323,9 @@ def test_what_is_made_from_something_else_is_not_shared(lab: Lab, tmp_path: Path
         "base/eval/lamb.json",
         "iter-2/eval/lamb.json",
     )
-    made_of = {name: ingredients(one, tmp_path / "a", name) for name in same}
+    made_of = {name: source_fingerprint(one, tmp_path / "a", name) for name in same}
     assert None not in made_of.values()
-    assert made_of == {name: ingredients(one, tmp_path / "b", name) for name in same}
+    assert made_of == {name: source_fingerprint(one, tmp_path / "b", name) for name in same}
 
     def differ(file: str, old: str, new: str) -> set[str]:
         path = tmp_path / "b" / file
@@ -333,7 +333,7 @@ def test_what_is_made_from_something_else_is_not_shared(lab: Lab, tmp_path: Path
         assert old in text
         path.write_text(text.replace(old, new, 1))
         os.utime(path, ns=(0, 0))  # a new time, though it was written within the clock's grain
-        changed = {name for name in same if ingredients(one, tmp_path / "b", name) != made_of[name]}
+        changed = {name for name in same if source_fingerprint(one, tmp_path / "b", name) != made_of[name]}
         path.write_text(text)
         return changed
 
@@ -346,10 +346,14 @@ def test_what_is_made_from_something_else_is_not_shared(lab: Lab, tmp_path: Path
     assert differ("seeds.jsonl", "a", "b") == set(same)
     for name in ("lamb", "standard/piqa"):
         ours, other = (
-            one.model_copy(update={"evaluation": (Benchmark(name=name, data=data),)}) for data in ("here", "elsewhere")
+            one.model_copy(update={"evaluation": (BenchmarkSettings(name=name, data=data),)})
+            for data in ("here", "elsewhere")
         )
         for file in (f"iter-2/eval/{name}.json", f"iter-2/eval/{name}/answers.jsonl"):
-            assert ingredients(ours, tmp_path / "a", file) not in (None, ingredients(other, tmp_path / "a", file))
+            assert source_fingerprint(ours, tmp_path / "a", file) not in (
+                None,
+                source_fingerprint(other, tmp_path / "a", file),
+            )
 
 
 def test_what_a_benchmark_keeps_is_shared_with_its_result(
@@ -357,18 +361,18 @@ def test_what_a_benchmark_keeps_is_shared_with_its_result(
 ) -> None:
     from isheep.benchmarks import lamb
 
-    def exam(exam: Exam) -> dict[str, Any]:
+    def exam(exam: EvalContext) -> dict[str, Any]:
         answers = exam.answers(["One?", "Two?"], Sampling())
         return {"items": {"right": [bool(answer.tokens % 2) for answer in answers]}}
 
     monkeypatch.setattr(lamb, "run", exam)
     recipes = {n: recipe(iterations=1, evaluation=["lamb"], training={"epochs": len(n)}) for n in ("a", "bb", "a ")}
     first, other, killed = (tmp_path / name for name in recipes)
-    sweep({"a": recipes["a"]}, tmp_path)
+    run_sweep({"a": recipes["a"]}, tmp_path)
     (killed / "base/eval/lamb").mkdir(parents=True)  # begun before, and not come to its end
     (killed / "base/eval/lamb/answers.jsonl.part").write_text('{"out')
-    (killed / "recipe.yaml").write_text(loading.dump(recipes["a "]))
-    sweep(recipes, tmp_path)
+    (killed / "recipe.yaml").write_text(loading.dump_recipe(recipes["a "]))
+    run_sweep(recipes, tmp_path)
     assert shared(other)["base/eval/lamb.json"] == "../a/base/eval/lamb.json"
     for run in (other, killed):
         assert {n for n in contents(run) if "base" in n} == {n for n in contents(first) if "base" in n}
@@ -376,7 +380,7 @@ def test_what_a_benchmark_keeps_is_shared_with_its_result(
 
     result = first / "base/eval/lamb.json"  # about other items than the benchmark's now: neither it nor its answers
     result.write_text(result.read_text().replace('"asked": "', '"asked": "0'))
-    find = twins(recipes["bb"], other)
+    find = find_reusable_files(recipes["bb"], other)
     for name in ("base/eval/lamb.json", "base/eval/lamb/answers.jsonl"):
         assert find(name) == killed / name
     (killed / "base/eval/lamb.json").unlink()  # nobody knows what its answers are about
@@ -384,9 +388,9 @@ def test_what_a_benchmark_keeps_is_shared_with_its_result(
 
 
 def test_a_sweep_over_a_run_is_refused(lab: Lab, tmp_path: Path) -> None:
-    conduct(recipe(iterations=1), tmp_path)
+    run_recipe(recipe(iterations=1), tmp_path)
     with pytest.raises(UserError, match="is a run folder"):
-        sweep({"a": recipe()}, tmp_path)
+        run_sweep({"a": recipe()}, tmp_path)
 
 
 # --- the iterative settings of Section 4.5
@@ -395,7 +399,7 @@ def test_a_sweep_over_a_run_is_refused(lab: Lab, tmp_path: Path) -> None:
 def test_what_each_iterative_setting_trains_on(lab: Lab, tmp_path: Path) -> None:
     def run(**training: Any) -> list[Trained]:
         before = len(lab.trained)
-        conduct(recipe(iterations=3, training=training), tmp_path / repr(training))
+        run_recipe(recipe(iterations=3, training=training), tmp_path / repr(training))
         return lab.trained[before:]
 
     def iterations(call: Trained) -> set[str]:
@@ -410,12 +414,12 @@ def test_what_each_iterative_setting_trains_on(lab: Lab, tmp_path: Path) -> None
 
 
 def test_the_data_of_all_iterations_are_written_and_exported(lab: Lab, tmp_path: Path) -> None:
-    from isheep.export.iteration import take
+    from isheep.export.iteration import export_iteration
 
-    conduct(recipe(training={"data": "all"}), tmp_path)
+    run_recipe(recipe(training={"data": "all"}), tmp_path)
     rows = json.loads((tmp_path / "iter-2/train.json").read_text())
     assert len(rows) == len(lab.trained[1].pairs) > len(lab.trained[0].pairs)
-    take(tmp_path, "alpaca", None, tmp_path / "data.json")
+    export_iteration(tmp_path, "alpaca", None, tmp_path / "data.json")
     assert json.loads((tmp_path / "data.json").read_text()) == rows
 
 
@@ -428,7 +432,7 @@ def test_the_data_of_all_iterations_are_written_and_exported(lab: Lab, tmp_path:
      ([0.5, 0.4], 2, False), ([0.5, 0.4, 0.45], 2, True), ([0.5, 0.4, 0.51], 2, False)],
 )  # fmt: skip
 def test_no_gain(scores: list[float], patience: int, stops: bool) -> None:
-    assert no_gain(scores, patience) is stops
+    assert has_no_gain(scores, patience) is stops
 
 
 @pytest.fixture
@@ -449,8 +453,10 @@ def test_a_run_stops_where_it_no_longer_gains(
 ) -> None:
     one = recipe(iterations=5, stop={"benchmark": "lamb", "patience": 1})
     left = examined(0.3, 0.4, 0.4, 0.5, 0.6, 0.7)
-    assert conduct(one, tmp_path)[1] == 2 and len(left) == 3
-    assert conduct(one, tmp_path)[1] == 2 and len(left) == 3  # a resumed one ends there too, without being asked again
+    assert run_recipe(one, tmp_path)[1] == 2 and len(left) == 3
+    assert (
+        run_recipe(one, tmp_path)[1] == 2 and len(left) == 3
+    )  # a resumed one ends there too, without being asked again
     assert "stopped after iteration 2 of 5" in capsys.readouterr().err
     assert not (tmp_path / "iter-3").exists() and not list(tmp_path.rglob("eval"))
     with pytest.raises(SystemExit) as end:
@@ -464,16 +470,16 @@ def test_patience_is_how_long_a_run_waits(
     examined: Callable[..., list[float]], tmp_path: Path, patience: int, last: int
 ) -> None:
     examined(0.3, 0.5, 0.4, 0.5, 0.4, 0.6)  # the best comes first: 2 in a row without a new one end at iteration 3
-    assert conduct(recipe(iterations=5, stop={"benchmark": "lamb", "patience": patience}), tmp_path)[1] == last
+    assert run_recipe(recipe(iterations=5, stop={"benchmark": "lamb", "patience": patience}), tmp_path)[1] == last
 
 
 def test_what_a_benchmark_is_given(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from isheep.benchmarks import lamb
 
-    given: list[Exam] = []
+    given: list[EvalContext] = []
     monkeypatch.setattr(lamb, "run", lambda exam: given.append(exam) or {"items": {}})
     monkeypatch.setattr(lamb, "prompts", lambda data: [])  # lamb itself needs no data and refuses them
-    conduct(recipe(iterations=1, evaluation=[{"name": "lamb", "data": "my/copy"}], seed=5), tmp_path)
+    run_recipe(recipe(iterations=1, evaluation=[{"name": "lamb", "data": "my/copy"}], seed=5), tmp_path)
     assert [(exam.data, exam.base, exam.seed) for exam in given] == [
         (Path("my/copy"), True, 5),
         (Path("my/copy"), False, 5),
@@ -483,24 +489,30 @@ def test_what_a_benchmark_is_given(lab: Lab, tmp_path: Path, monkeypatch: pytest
 
 def test_a_run_that_gains_goes_on_to_the_end(examined: Callable[..., list[float]], tmp_path: Path) -> None:
     examined(0.3, 0.4, 0.5)
-    assert conduct(recipe(stop={"benchmark": "lamb"}), tmp_path)[1] == 2
+    assert run_recipe(recipe(stop={"benchmark": "lamb"}), tmp_path)[1] == 2
 
 
 @pytest.mark.parametrize("name", get_args(Stop.model_fields["benchmark"].annotation))
 def test_what_stops_a_run_is_never_reported(name: str) -> None:
-    reported, part = benchmarks.prompts([Benchmark(name=name)]), validation_prompts(Stop(benchmark=name))
-    assert part and not {*part} & {*reported} and callable(benchmarks.module(name).validate)
+    reported, part = (
+        benchmarks.evaluation_prompts([BenchmarkSettings(name=name)]),
+        validation_prompts(Stop(benchmark=name)),
+    )
+    assert part and not {*part} & {*reported} and callable(benchmarks.load_benchmark(name).validate)
 
 
 @pytest.mark.parametrize("stop", [None, Stop(benchmark="lamb")])
 def test_prompts_of_the_validation_part_are_dropped_where_it_stops_a_run(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: Stop | None
 ) -> None:
-    exam, part = benchmarks.prompts([Benchmark(name="lamb")])[0], validation_prompts(Stop(benchmark="lamb"))[0]
+    exam, part = (
+        benchmarks.evaluation_prompts([BenchmarkSettings(name="lamb")])[0],
+        validation_prompts(Stop(benchmark="lamb"))[0],
+    )
     written = [Task(id=f"t1-{n}", instruction=text) for n, text in enumerate([exam, part, "Another task", "A fourth"])]
     monkeypatch.setattr(isheep.algorithm, "write_tasks", lambda *given: written)
     one = recipe(iterations=1, evaluation=["lamb"], filters=[{"kind": "contamination"}], stop=stop)
-    with writing(tmp_path, one) as folder:
+    with open_run_for_writing(tmp_path, one) as folder:
         list(align(one, folder))
         assert [drop.row for drop in folder.read("iter-1/dropped.jsonl", Drop)] == ["t1-0", "t1-1"][: 1 + bool(stop)]
 
@@ -542,25 +554,27 @@ def test_a_grid_and_names_make_folders(lab: Lab, tmp_path: Path, capsys: pytest.
     assert len(lab.trained) == 2
     shown = capsys.readouterr().out
     assert "rows" in shown and "runs     " in shown
-    saved = loading.load(out / "last,filters.0.at_least=7" / "recipe.yaml")
+    saved = loading.load_recipe(out / "last,filters.0.at_least=7" / "recipe.yaml")
     assert saved.training.start == "last" and saved.response.size == 4 and saved.filters[0].at_least == 7
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_runs_side_by_side_fit_80_columns(tmp_path: Path, count: int) -> None:
     names = ["lamb", "ifeval", "alpaca_eval", "mt_bench", "harness"][:count]
-    one = recipe(iterations=1).model_copy(update={"evaluation": tuple(map(Benchmark.model_construct, [None] * count))})
+    one = recipe(iterations=1).model_copy(
+        update={"evaluation": tuple(map(BenchmarkSettings.model_construct, [None] * count))}
+    )
     for benchmark, name in zip(one.evaluation, names, strict=True):
         vars(benchmark)["name"] = name
     long = "one-last-uncapped,filters.0.at_least=7,training.epochs=3"
     for setting in (long, "[b]b"):
         for t, right in ((0, 235), (1, 800)):
-            folder = Folder(tmp_path / setting, tmp_path / setting) / (f"iter-{t}" if t else "base")
+            folder = RunFolder(tmp_path / setting, tmp_path / setting) / (f"iter-{t}" if t else "base")
             (folder.path / "adapter").mkdir(parents=True)
             for name in names:
                 folder.json(f"eval/{name}.json", lambda right=right: {"items": {"a": [n < right for n in range(1000)]}})
     with (console := Console(width=80)).capture() as shown:
-        console.print(comparison({long: one, "[b]b": one}, tmp_path))
+        console.print(sweep_table({long: one, "[b]b": one}, tmp_path))
     lines = shown.get().splitlines()
     assert max(map(len, lines)) <= 80 and "…" not in shown.get()
     assert shown.get().count("[b]b") == 1 and shown.get().count("23.5") == shown.get().count("[77,82]") == 2 * count
@@ -607,27 +621,27 @@ def test_wrong_sweeps(text: str, tmp_path: Path) -> None:
 
 def test_a_sweep_is_not_run_as_a_recipe() -> None:
     with pytest.raises(UserError, match="is a sweep over many settings: run it with isheep sweep"):
-        loading.load(loading.find("paper/table2"))
+        loading.load_recipe(loading.find_recipe("paper/table2"))
 
 
 # --- every recipe on lamb, to its end
 
-ON_LAMB = [name for name in loading.names() if name.startswith("lamb/")]
+ON_LAMB = [name for name in loading.recipe_names() if name.startswith("lamb/")]
 
 
 def recipes_of(name: str) -> dict[str, Recipe]:
-    path = loading.find(name)
-    return loading.load_sweep(path) if loading.is_sweep(path) else {"": loading.load(path)}
+    path = loading.find_recipe(name)
+    return loading.load_sweep(path) if loading.is_sweep(path) else {"": loading.load_recipe(path)}
 
 
-@pytest.mark.parametrize("name", [name for name in ON_LAMB if not loading.is_sweep(loading.find(name))])
+@pytest.mark.parametrize("name", [name for name in ON_LAMB if not loading.is_sweep(loading.find_recipe(name))])
 def test_every_recipe_on_lamb_runs(name: str, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from isheep.benchmarks import lamb
 
     monkeypatch.setattr(lamb, "run", lambda exam: {"items": {"right": [True]}})
     monkeypatch.setattr(lamb, "validate", lambda exam: {"score": 0.5})
     [one] = recipes_of(name).values()
-    run, t = conduct(one, tmp_path)
+    run, t = run_recipe(one, tmp_path)
     assert t == (1 if one.stop else one.iterations) and run.has(f"iter-{t}/adapter") and run.has("base/eval/lamb.json")
     assert len(lab.trained[0].pairs) >= (one.training.rows or 2)
 
@@ -635,10 +649,10 @@ def test_every_recipe_on_lamb_runs(name: str, lab: Lab, tmp_path: Path, monkeypa
 def test_recipes_differ_as_far_as_they_say_so() -> None:
     """No recipe is another one's copy, but for Table 2 to 4's rows that are one setting under two names."""
     for folder in ("paper", "lamb"):
-        names = [name for name in loading.names() if name.startswith(f"{folder}/")]
+        names = [name for name in loading.recipe_names() if name.startswith(f"{folder}/")]
         found: dict[str, list[str]] = {}
-        for name in (name for name in names if not loading.is_sweep(loading.find(name))):
-            found.setdefault(loading.dump(recipes_of(name)[""]), []).append(name.removeprefix(f"{folder}/"))
+        for name in (name for name in names if not loading.is_sweep(loading.find_recipe(name))):
+            found.setdefault(loading.dump_recipe(recipes_of(name)[""]), []).append(name.removeprefix(f"{folder}/"))
         same = {tuple(names) for names in found.values() if len(names) > 1}
         assert same == {("one-base", "prompt-combined"), ("assess-both", "prompt-simple")}
 
@@ -655,7 +669,7 @@ def short_exam(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def finished(recipes: dict[str, Recipe], out: Path) -> None:
     """Run them on lamb itself: each ends with a model and its scores, and iteration 1 was written once."""
-    for run, one in zip(sweep(recipes, out), recipes.values(), strict=True):
+    for run, one in zip(run_sweep(recipes, out), recipes.values(), strict=True):
         last = one.iterations if not one.stop else max(int(p.parent.name[5:]) for p in run.glob("iter-*/adapter"))
         rows = json.loads((run / f"iter-{last}/adapter/training.json").read_text())["rows"]
         assert 0 < rows["trained"] <= len(json.loads((run / f"iter-{last}/train.json").read_text()))
@@ -672,7 +686,9 @@ FEW = {  # a recipe for each way to filter, to read a score, to start
 
 
 def test_recipes_on_lamb_run_for_real(short_exam: None, tmp_path: Path) -> None:
-    recipes = {name[5:]: loading.load(loading.find(name), [*BRIEF, *words]) for name, words in FEW.items()}
+    recipes = {
+        name[5:]: loading.load_recipe(loading.find_recipe(name), [*BRIEF, *words]) for name, words in FEW.items()
+    }
     finished(recipes, tmp_path)
     for stage in ("iter-1/replies.jsonl", "iter-1/pairs.jsonl", "base/eval/lamb.json"):
         assert [name for name in recipes if stage in made(tmp_path / name)] == ["one-last"]

@@ -9,25 +9,25 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from isheep.engines.fake import Fake
+from isheep.engines.fake import FakeEngine
 from isheep.errors import UserError
-from isheep.prompts import fill
+from isheep.prompts import fill_template
 from isheep.recipe.schema import Synthesis
 from isheep.records import Completion, Reply, Sampling
-from isheep.seeds import Seed
-from isheep.stages.synthesize import parse, read_tasks, render, replies, rules
-from isheep.text.novelty import Pool
+from isheep.seeds import SeedTask
+from isheep.stages.synthesize import broken_rule, generate_replies, parse_blocks, read_tasks, render_synthesis_prompt
+from isheep.text.novelty import NoveltyPool
 
 SEEDS = [
-    Seed(id="s0", instruction="Name the capital of the given country.", input="France", output="Paris"),
-    Seed(id="s1", instruction="Tell me why the sky is blue.", output="Light scatters."),
-    Seed(
+    SeedTask(id="s0", instruction="Name the capital of the given country.", input="France", output="Paris"),
+    SeedTask(id="s1", instruction="Tell me why the sky is blue.", output="Light scatters."),
+    SeedTask(
         id="s2",
         instruction="Sort these {words} by length.",
         input="fig\nbanana {k}\n\napple",
         output="fig apple banana",
     ),
-    Seed(id="s3", instruction="Rewrite the sentence\n in the past tense:", input="I run.", output="I ran."),
+    SeedTask(id="s3", instruction="Rewrite the sentence\n in the past tense:", input="I run.", output="I ran."),
 ]
 SETTINGS = Synthesis(tasks=5, examples=2, size=4, budget=40)
 
@@ -36,11 +36,11 @@ SETTINGS = Synthesis(tasks=5, examples=2, size=4, budget=40)
 
 
 def test_a_prompt_ends_with_the_open_number_and_reads_back_as_its_tasks() -> None:
-    prompt = render(SEEDS)
+    prompt = render_synthesis_prompt(SEEDS)
     assert prompt.endswith(
         "apple\n###\n4. Instruction: Rewrite the sentence in the past tense:\n4. Input: I run.\n###\n5. Instruction:"
     )
-    blocks = parse(prompt.partition("1. Instruction:")[2], 1)
+    blocks = parse_blocks(prompt.partition("1. Instruction:")[2], 1)
     assert [(b.instruction, b.input) for b in blocks] == [(" ".join(s.instruction.split()), s.input) for s in SEEDS]
     assert "2. Input: <noinput>" in prompt
 
@@ -64,12 +64,12 @@ READS = {  # with {A} and {B} for the instructions
 
 @pytest.mark.parametrize("form", READS)
 def test_a_reply_reads_the_same_in_every_form(form: str) -> None:
-    blocks = parse(fill(READS[form], A=A[0], B=B[0]), 6)
+    blocks = parse_blocks(fill_template(READS[form], A=A[0], B=B[0]), 6)
     assert [(b.instruction, b.input, b.cut) for b in blocks] == [(*A, False), (*B, False)]
 
 
 def test_endless_repeats_are_blocks_for_novelty_to_judge() -> None:
-    blocks = parse(" Say it again and again.\n6. Input: <noinput>\n###\n6. Instruction:" * 300, 6, cut=True)
+    blocks = parse_blocks(" Say it again and again.\n6. Input: <noinput>\n###\n6. Instruction:" * 300, 6, cut=True)
     assert {b.instruction for b in blocks} == {"Say it again and again."} and len(blocks) == 300
 
 
@@ -87,7 +87,7 @@ def test_endless_repeats_are_blocks_for_novelty_to_judge() -> None:
     ],
 )
 def test_only_the_last_block_of_a_reply_that_was_cut_off_is_lost(text: str, whole: list[tuple[str, str]]) -> None:
-    assert [(b.instruction, b.input) for b in parse(text, 6, cut=True) if not b.cut] == whole
+    assert [(b.instruction, b.input) for b in parse_blocks(text, 6, cut=True) if not b.cut] == whole
 
 
 MARKS = [
@@ -110,7 +110,7 @@ FRAGMENT = st.one_of(st.sampled_from(MARKS), st.text(max_size=8))
 
 @given(st.lists(FRAGMENT, max_size=20).map("".join), st.booleans())
 def test_any_text_can_be_read(text: str, cut: bool) -> None:
-    blocks = parse(text, 6, cut)
+    blocks = parse_blocks(text, 6, cut)
     for block in blocks:
         assert block.text and block.instruction == block.instruction.strip() and "###" not in block.text
     assert sum(block.cut for block in blocks) <= cut
@@ -141,7 +141,7 @@ def test_any_text_can_be_read(text: str, cut: bool) -> None:
     ],
 )
 def test_rules(instruction: str, why: str | None) -> None:
-    assert rules(instruction.strip()) == why
+    assert broken_rule(instruction.strip()) == why
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_rules(instruction: str, why: str | None) -> None:
     ],
 )
 def test_rules_for_any_language(instruction: str, why: str | None) -> None:
-    assert rules(instruction, "any") == why
+    assert broken_rule(instruction, "any") == why
 
 
 # --- from replies to tasks
@@ -221,7 +221,7 @@ class Chat(NamedTuple):
         return f"<user>{content}<assistant>"
 
 
-class Scribe(Fake):
+class Scribe(FakeEngine):
     """An engine whose every reply follows from prompt and seed, and which remembers what it was asked."""
 
     def __init__(self, length: int = 6, text: str | None = None) -> None:
@@ -240,7 +240,7 @@ def write(rng: random.Random, length: int) -> str:
 def ask(settings: Synthesis, done: list[Reply], engine: Scribe, batches: int = 10**6) -> list[Reply]:
     """The rows after at most `batches` more batches: a run that is stopped then."""
     written = list(done)
-    for n, batch in enumerate(replies(engine, SEEDS, Chat(), settings, "en", 1, 7)(list(done)), 1):
+    for n, batch in enumerate(generate_replies(engine, SEEDS, Chat(), settings, "en", 1, 7)(list(done)), 1):
         written += batch
         if n == batches:
             break
@@ -273,14 +273,16 @@ def test_however_it_is_interrupted_it_ends_the_same(
     last = (len(whole) - 1) // size * size
     assert len(read_tasks(whole[:last], SEEDS, settings, "en", 1)[0]) < tasks
     if novel:
-        assert Pool([s.instruction for s in SEEDS], 0.5).novel([t.instruction for t in found]) == [None] * len(found)
+        assert NoveltyPool([s.instruction for s in SEEDS], 0.5).novel([t.instruction for t in found]) == [None] * len(
+            found
+        )
 
 
 OWN = {"examples": 3, "generated": 2, "inputs": False}
 
 
 def instructions_in(prompt: str) -> list[str]:
-    return [block.instruction for block in parse(prompt.partition("1. Instruction:")[2], 1)]
+    return [block.instruction for block in parse_blocks(prompt.partition("1. Instruction:")[2], 1)]
 
 
 def test_up_to_so_many_examples_are_tasks_of_earlier_batches() -> None:
@@ -300,7 +302,7 @@ def test_up_to_so_many_examples_are_tasks_of_earlier_batches() -> None:
 
 
 def test_without_inputs_prompts_show_and_tasks_have_instructions_alone() -> None:
-    prompt = render(SEEDS[2:], inputs=False)
+    prompt = render_synthesis_prompt(SEEDS[2:], inputs=False)
     assert "Input" not in prompt and "banana" not in prompt and prompt.endswith("\n3. Instruction:")
     settings = SETTINGS.model_copy(update={"inputs": False})
     engine = Scribe(text=" Name three kinds of cheese.\n3. Input: <|im_end|>\n###\n")
@@ -342,7 +344,7 @@ def test_the_budget_is_exact_and_a_model_that_repeats_itself_ends_there() -> Non
 
 def test_no_task_in_the_whole_budget_is_said_in_one_line_again_after_a_resume() -> None:
     engine = Scribe(text=" Sing.\n###\n4. Instruction: Tell me why the sky is so blue.\n###\n")
-    batches = replies(engine, SEEDS, Chat(), SETTINGS, "en", 3, 7)
+    batches = generate_replies(engine, SEEDS, Chat(), SETTINGS, "en", 3, 7)
     rows: list[Reply] = []
     with pytest.raises(
         UserError, match=r"iteration 3: none of 40 replies .*3 words or fewer: 40, too near .*: 40"

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from isheep.errors import UserError
 from isheep.models.adapter_files import WEIGHTS
-from isheep.models.chat_template import Chat, load_chat
+from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.recipe.schema import Lora, Machine, Training
 from isheep.records import Model, Pair
 from isheep.trainers import peft
 from isheep.trainers.peft import train
-from isheep.trainers.rows import IGNORED, choose, course, encode, order
+from isheep.trainers.rows import IGNORED, epoch_order, row_schedule, select_rows, tokenize_pair
 
 FACTS = {
     "Name the capital of France.": "Paris.",
@@ -38,8 +38,8 @@ def pair(instruction: str, output: str, input: str = "") -> Pair:
     return Pair(id=instruction, instruction=instruction, input=input, output=output, finish="stop", tokens=3, seed=0)
 
 
-def chat_of(checkpoint: Path) -> Chat:
-    return load_chat("tokenizer", str(checkpoint))
+def chat_of(checkpoint: Path) -> ChatTemplate:
+    return load_chat_template("tokenizer", str(checkpoint))
 
 
 def numbered(count: int) -> list[Pair]:
@@ -51,7 +51,7 @@ def numbered(count: int) -> list[Pair]:
 
 def test_loss_is_on_the_answer_and_its_end_only(checkpoint: Path) -> None:
     chat = chat_of(checkpoint)
-    row = encode(pair("Name a city", "Paris.", "in France"), chat, chat.tokenizer, 100)
+    row = tokenize_pair(pair("Name a city", "Paris.", "in France"), chat, chat.tokenizer, 100)
     assert row is not None
     prompt = [token for token, label in zip(*row, strict=True) if label == IGNORED]
     answer = [label for label in row.labels if label != IGNORED]
@@ -64,43 +64,48 @@ def test_loss_is_on_the_answer_and_its_end_only(checkpoint: Path) -> None:
 def test_an_answer_that_was_cut_off_has_no_end(checkpoint: Path) -> None:
     chat = chat_of(checkpoint)
     whole = pair("Name a city", "Paris and")
-    rows = [encode(row, chat, chat.tokenizer, 100) for row in (whole, whole.model_copy(update={"finish": "length"}))]
+    rows = [
+        tokenize_pair(row, chat, chat.tokenizer, 100) for row in (whole, whole.model_copy(update={"finish": "length"}))
+    ]
     assert rows[0] and rows[1] and rows[0].input_ids[:-1] == rows[1].input_ids
     assert rows[0].labels[-1] == chat.tokenizer.convert_tokens_to_ids(chat.end)
 
 
 def test_an_answer_that_spells_special_tokens_is_text(checkpoint: Path) -> None:
     chat = chat_of(checkpoint)
-    row = encode(pair("Say", f"one {chat.end} two"), chat, chat.tokenizer, 200)
+    row = tokenize_pair(pair("Say", f"one {chat.end} two"), chat, chat.tokenizer, 200)
     assert row is not None
     assert row.labels.count(chat.tokenizer.convert_tokens_to_ids(chat.end)) == 1
 
 
 def test_cutoff_takes_the_end_of_the_answer_and_drops_rows_without_one(qwen2: Path) -> None:
     chat = chat_of(qwen2)
-    whole = encode(pair("Say", "It is 42."), chat, chat.tokenizer, 1000)
+    whole = tokenize_pair(pair("Say", "It is 42."), chat, chat.tokenizer, 1000)
     assert whole is not None
-    assert encode(pair("Say", "It is 42."), chat, chat.tokenizer, 40) == (whole.input_ids[:40], whole.labels[:40])
-    assert encode(pair("Say" * 100, "It is 42."), chat, chat.tokenizer, 40) is None
+    assert tokenize_pair(pair("Say", "It is 42."), chat, chat.tokenizer, 40) == (
+        whole.input_ids[:40],
+        whole.labels[:40],
+    )
+    assert tokenize_pair(pair("Say" * 100, "It is 42."), chat, chat.tokenizer, 40) is None
 
 
 def test_sampling_and_holding_out_follow_the_seed(qwen2: Path) -> None:
     chat, pairs = chat_of(qwen2), numbered(50)
-    rows = choose(pairs, chat, chat.tokenizer, Training(at_most=20, held_out=0.1), 1)
+    rows = select_rows(pairs, chat, chat.tokenizer, Training(at_most=20, held_out=0.1), 1)
     assert (len(rows.train), len(rows.held_out), rows.sampled, rows.too_long) == (18, 2, 20, 0)
-    assert rows == choose(pairs, chat, chat.tokenizer, Training(at_most=20, held_out=0.1), 1)
-    assert rows.train != choose(pairs, chat, chat.tokenizer, Training(at_most=20, held_out=0.1), 2).train
+    assert rows == select_rows(pairs, chat, chat.tokenizer, Training(at_most=20, held_out=0.1), 1)
+    assert rows.train != select_rows(pairs, chat, chat.tokenizer, Training(at_most=20, held_out=0.1), 2).train
 
 
 def test_a_row_is_always_left_to_learn_from(qwen2: Path) -> None:
     chat = chat_of(qwen2)
-    rows = choose(numbered(2), chat, chat.tokenizer, Training(held_out=0.9), 1)
+    rows = select_rows(numbered(2), chat, chat.tokenizer, Training(held_out=0.9), 1)
     assert (len(rows.train), len(rows.held_out)) == (1, 1)
 
 
 def test_no_cap_takes_all_rows(qwen2: Path) -> None:
     chat, pairs = chat_of(qwen2), numbered(50)
-    assert len(choose(pairs, chat, chat.tokenizer, Training(at_most=None, held_out=0), 1).train) == 50
+    assert len(select_rows(pairs, chat, chat.tokenizer, Training(at_most=None, held_out=0), 1).train) == 50
 
 
 def test_a_number_of_rows_is_met_or_refused(qwen2: Path) -> None:
@@ -108,17 +113,17 @@ def test_a_number_of_rows_is_met_or_refused(qwen2: Path) -> None:
     long = [pair(f"{n} " + "Say " * 200, "no room") for n in range(20)]
     exact = Training(rows=20, held_out=0.1, cutoff=100)
     for pairs in (numbered(30) + long, numbered(50)):
-        rows = choose(pairs, chat, chat.tokenizer, exact, 1)
+        rows = select_rows(pairs, chat, chat.tokenizer, exact, 1)
         assert (len(rows.train), len(rows.held_out), rows.too_long) == (18, 2, 20 if pairs[-1] in long else 0)
     with pytest.raises(UserError, match=r"training\.rows asks for 20 rows, and this iteration has 19"):
-        choose(numbered(19) + long, chat, chat.tokenizer, exact, 1)
+        select_rows(numbered(19) + long, chat, chat.tokenizer, exact, 1)
 
 
 @pytest.mark.parametrize("rows", [3, 20, 100])
 def test_a_number_of_steps_is_met_with_any_number_of_rows(rows: int) -> None:
     lengths = list(range(10, 10 + rows))
-    places = course(lengths, Training(max_steps=12, batch=4), 1)
-    assert len(places) == 48 and places == course(lengths, Training(max_steps=12, batch=4, epochs=9), 1)
+    places = row_schedule(lengths, Training(max_steps=12, batch=4), 1)
+    assert len(places) == 48 and places == row_schedule(lengths, Training(max_steps=12, batch=4, epochs=9), 1)
     assert max(places.count(place) for place in range(rows)) - min(places.count(place) for place in range(rows)) <= 1
 
 
@@ -135,7 +140,7 @@ def test_too_few_rows_are_refused_in_one_line(qwen2: Path, tmp_path: Path) -> No
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=90), st.integers(1, 8), st.integers(1, 3), st.integers())
 def test_each_epoch_has_every_row_once(lengths: list[int], batch: int, epochs: int, seed: int) -> None:
-    places = order(lengths, batch, epochs, seed)
+    places = epoch_order(lengths, batch, epochs, seed)
     for epoch in range(epochs):
         part = places[epoch * len(lengths) : (epoch + 1) * len(lengths)]
         assert sorted(part) == list(range(len(lengths)))
@@ -143,7 +148,7 @@ def test_each_epoch_has_every_row_once(lengths: list[int], batch: int, epochs: i
 
 def test_batches_hold_rows_of_similar_length() -> None:
     lengths = random.Random(0).choices(range(20, 200), k=400)
-    places = order(lengths, 16, 1, 0)
+    places = epoch_order(lengths, 16, 1, 0)
 
     def padded(order: list[int]) -> int:
         return sum(16 * max(lengths[place] for place in order[start : start + 16]) for start in range(0, 400, 16))
@@ -187,12 +192,12 @@ def test_a_base_model_learns_to_answer_and_to_stop(checkpoint: Path, tmp_path: P
 def test_the_saved_chat_template_gives_the_tokens_of_training(checkpoint: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    chat = load_chat("llama3", str(checkpoint))
+    chat = load_chat_template("llama3", str(checkpoint))
     once = Training(epochs=1, held_out=0)
     train(Model(str(checkpoint)), numbered(2), chat, once, 1, tmp_path, Machine(threads=1))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     turns = [{"role": "user", "content": "Say 0"}]
-    row = encode(numbered(1)[0], chat, chat.tokenizer, 100)
+    row = tokenize_pair(numbered(1)[0], chat, chat.tokenizer, 100)
     assert row is not None
     prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert prompt == row.input_ids[: row.labels.count(IGNORED)]

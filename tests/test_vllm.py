@@ -28,14 +28,14 @@ from isheep.cli import (
 )
 from isheep.engines import openai, transformers, vllm  # noqa: E402
 from isheep.errors import TooLong, UserError  # noqa: E402
-from isheep.models.chat_template import load_chat  # noqa: E402
-from isheep.models.checkpoint import LAMB  # noqa: E402
-from isheep.recipe.schema import Machine, Server  # noqa: E402
+from isheep.models.chat_template import load_chat_template  # noqa: E402
+from isheep.models.checkpoint import LAMB_CHECKPOINT  # noqa: E402
+from isheep.recipe.schema import Machine, ServerSettings  # noqa: E402
 from isheep.records import (
     Model,  # noqa: E402
     Sampling,  # noqa: E402
 )
-from isheep.seeds import load_seeds  # noqa: E402
+from isheep.seeds import load_seed_tasks  # noqa: E402
 from tests.conftest import make_checkpoint  # noqa: E402
 from tests.openai_server import digest  # noqa: E402
 
@@ -67,18 +67,20 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def engine(base: str | Path = "lamb", adapter: Path | None = None, rank: int = 4, **settings: Any) -> vllm.VLLM:
+def engine(base: str | Path = "lamb", adapter: Path | None = None, rank: int = 4, **settings: Any) -> vllm.VLLMEngine:
     machine = Machine.model_validate({"engine": "vllm", "threads": 1, "vllm": {"cache": CACHE, **settings}})
-    return vllm.open_engine(Model(str(base), adapter), machine, rank, lambda: load_chat("tokenizer", str(base)))
+    return vllm.open_engine(
+        Model(str(base), adapter), machine, rank, lambda: load_chat_template("tokenizer", str(base))
+    )
 
 
-def ours(base: str | Path = "lamb", adapter: Path | None = None) -> transformers.Transformers:
+def ours(base: str | Path = "lamb", adapter: Path | None = None) -> transformers.TransformersEngine:
     return transformers.open_engine(Model(str(base), adapter), threads=1, device="cpu")
 
 
 def questions(count: int) -> list[str]:
     """Chat turns and plain text in turn."""
-    chat, seeds = load_chat("tokenizer", "lamb"), load_seeds(LAMB.parent / "seed_tasks.jsonl")
+    chat, seeds = load_chat_template("tokenizer", "lamb"), load_seed_tasks(LAMB_CHECKPOINT.parent / "seed_tasks.jsonl")
     return [chat.prompt(seed.content) if n % 4 else seed.content for n, seed in enumerate(seeds[:count])]
 
 
@@ -96,7 +98,7 @@ def random_adapter(base: str | Path, into: Path, seed: int = 1, **settings: Any)
 
     torch.manual_seed(seed)
     config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM", **settings)
-    model = AutoModelForCausalLM.from_pretrained(LAMB if base == "lamb" else base, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(LAMB_CHECKPOINT if base == "lamb" else base, dtype=torch.float32)
     get_peft_model(model, config).save_pretrained(into)
     return into
 
@@ -109,19 +111,19 @@ def near(found: list[list[float]], wanted: list[list[float]], **tolerance: float
 
 
 @pytest.fixture(scope="module")
-def lamb() -> Iterator[vllm.VLLM]:
+def lamb() -> Iterator[vllm.VLLMEngine]:
     with closing(engine()) as opened:
         yield opened
 
 
-def test_greedy_writes_what_the_transformers_engine_writes(lamb: vllm.VLLM) -> None:
+def test_greedy_writes_what_the_transformers_engine_writes(lamb: vllm.VLLMEngine) -> None:
     """In float32 the logits differ by some 1e-6: the same texts, tokens and ends, but where two tokens are as near."""
     found, wanted = lamb.generate(questions(40), GREEDY, 0), ours().generate(questions(40), GREEDY, 0)
     assert sum(one == other for one, other in zip(found, wanted, strict=True)) >= 39
     assert {one.finish for one in found} == {"stop", "length"} or all(one.finish == "stop" for one in found)
 
 
-def test_each_request_draws_by_its_own_seed(lamb: vllm.VLLM) -> None:
+def test_each_request_draws_by_its_own_seed(lamb: vllm.VLLMEngine) -> None:
     prompt = questions(2)[1]
     first = lamb.generate([prompt] * 8, DRAWN, 1)
     assert len({one.text for one in first}) > 1
@@ -131,7 +133,7 @@ def test_each_request_draws_by_its_own_seed(lamb: vllm.VLLM) -> None:
     assert lamb.generate([prompt] * 3 + questions(20), DRAWN, 1)[:3] == first[:3]
 
 
-def test_draws_come_from_the_distribution(lamb: vllm.VLLM) -> None:
+def test_draws_come_from_the_distribution(lamb: vllm.VLLMEngine) -> None:
     """The first token's frequencies among 2000 draws, against its probabilities."""
     prompt, count = questions(1)[0], 2000
     drawn = lamb.generate([prompt] * count, Sampling(temperature=1.0, top_p=1.0, max_tokens=1), 3)
@@ -142,7 +144,7 @@ def test_draws_come_from_the_distribution(lamb: vllm.VLLM) -> None:
         assert abs(texts.count(text) / count - chance) < 5 * math.sqrt(chance * (1 - chance) / count) + 1e-3
 
 
-def test_a_stop_string_ends_the_text_before_it(lamb: vllm.VLLM) -> None:
+def test_a_stop_string_ends_the_text_before_it(lamb: vllm.VLLMEngine) -> None:
     free = lamb.generate(questions(8), GREEDY, 0)
     stops = tuple(dict.fromkeys(one.text[2:5] for one in free[:3] if len(one.text) > 5))
     stopping = GREEDY.model_copy(update={"stop": (*GREEDY.stop, *stops)})
@@ -151,7 +153,7 @@ def test_a_stop_string_ends_the_text_before_it(lamb: vllm.VLLM) -> None:
     assert not any(stop in one.text for one in found for stop in stops)
 
 
-def test_logprobs_are_the_same(lamb: vllm.VLLM) -> None:
+def test_logprobs_are_the_same(lamb: vllm.VLLMEngine) -> None:
     prompts, outputs = questions(8), [" The sun.", "", "red, green, blue", " 12"] * 2
     found, wanted = lamb.logprobs(prompts, outputs), ours().logprobs(prompts, outputs)
     assert [one.tokens for one in found] == [one.tokens for one in wanted] and found[1] == ([], [])
@@ -159,11 +161,11 @@ def test_logprobs_are_the_same(lamb: vllm.VLLM) -> None:
 
 
 @pytest.mark.parametrize("options", [SCORES, ["1", "10", " 1", " 10", " The", " Paris"]], ids=["scores", "forks"])
-def test_choices_are_the_same(lamb: vllm.VLLM, options: list[str]) -> None:
+def test_choices_are_the_same(lamb: vllm.VLLMEngine, options: list[str]) -> None:
     assert near(lamb.choices(questions(8), options), ours().choices(questions(8), options), rel=1e-3, abs=1e-7)
 
 
-def test_the_context_cuts_an_answer_and_refuses_a_long_prompt(lamb: vllm.VLLM) -> None:
+def test_the_context_cuts_an_answer_and_refuses_a_long_prompt(lamb: vllm.VLLMEngine) -> None:
     long, too_long = "a " * 500, "What is" * 900
     near_end = Sampling(temperature=0, max_tokens=2000)
     found, wanted = lamb.generate([long, too_long], near_end, 0), ours().generate([long, too_long], near_end, 0)
@@ -177,7 +179,7 @@ def test_the_context_cuts_an_answer_and_refuses_a_long_prompt(lamb: vllm.VLLM) -
     assert lamb.generate([], GREEDY, 0) == [] and lamb.choices([], [" 1"]) == []
 
 
-def test_embeddings_are_the_same_and_the_next_texts_too(lamb: vllm.VLLM) -> None:
+def test_embeddings_are_the_same_and_the_next_texts_too(lamb: vllm.VLLMEngine) -> None:
     before = lamb.generate(questions(4), DRAWN, 5)
     texts = [*questions(6), "What is" * 900]
     found = lamb.embed(texts)
@@ -186,7 +188,7 @@ def test_embeddings_are_the_same_and_the_next_texts_too(lamb: vllm.VLLM) -> None
     assert lamb.generate(questions(4), DRAWN, 5) == before
 
 
-def test_closing_gives_the_memory_back(lamb: vllm.VLLM) -> None:
+def test_closing_gives_the_memory_back(lamb: vllm.VLLMEngine) -> None:
     lamb.generate(["a"], GREEDY, 0)
     assert lamb.worker
     process = psutil.Process(lamb.worker[1].process.pid)
@@ -360,7 +362,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "-m",
         "vllm.entrypoints.openai.api_server",
         "--model",
-        str(LAMB),
+        str(LAMB_CHECKPOINT),
         "--served-model-name",
         "lamb",
         "--host",
@@ -398,8 +400,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             drain.wait(60)
 
 
-def asking(url: str, adapter: Path | None = None) -> openai.OpenAI:
-    return openai.open_engine(Model("lamb", adapter), Server(url=url), lambda: load_chat("tokenizer", "lamb"))
+def asking(url: str, adapter: Path | None = None) -> openai.OpenAIEngine:
+    return openai.open_engine(
+        Model("lamb", adapter), ServerSettings(url=url), lambda: load_chat_template("tokenizer", "lamb")
+    )
 
 
 def test_its_server_does_what_the_openai_engine_asks(served: str, tmp_path: Path) -> None:
@@ -407,7 +411,7 @@ def test_its_server_does_what_the_openai_engine_asks(served: str, tmp_path: Path
     stopping = GREEDY.model_copy(update={"stop": ("<|im_end|>", "is")})
     with closing(asking(served)) as there:
         assert there.able.ids and there.able.extras and there.room == 1024
-        assert there.check(openai.Needs(drawn=True, options=SCORES, perplexity=True, later=True)) == []
+        assert there.check(openai.ServerRequirements(drawn=True, options=SCORES, perplexity=True, later=True)) == []
         for sampling in (GREEDY, stopping):
             found, wanted = there.generate(prompts, sampling, 0), ours().generate(prompts, sampling, 0)
             assert sum(one == other for one, other in zip(found, wanted, strict=True)) >= 19

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from isheep.records import Record
-from isheep.rundir.atomic import sync
+from isheep.rundir.atomic import fsync_path
 
 RATINGS, CHOICES = "annotations/ratings.jsonl", "annotations/choices.jsonl"
 NOBODY = "(the same text)"  # stands for a person where two answers are equal: a tie that nobody need be asked about
@@ -57,7 +57,7 @@ def append(path: Path, row: Rating | Choice) -> None:
         file.flush()
         os.fsync(file.fileno())
     if new:
-        sync(path.parent)
+        fsync_path(path.parent)
 
 
 def read(path: Path, kind: type[A]) -> tuple[list[A], int]:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from isheep.annotation.server import Server
-from isheep.annotation.session import Desk, to_compare, to_rate
+from isheep.annotation.server import AnnotationServer
+from isheep.annotation.session import AnnotationSession, to_compare, to_rate
 from isheep.records import Task
-from isheep.rundir.folder import reading
-from isheep.seeds import Seed, load_seeds
+from isheep.rundir.folder import open_run
+from isheep.seeds import SeedTask, load_seed_tasks
 
 
 def annotate(
@@ -24,7 +24,7 @@ def annotate(
 ) -> None:
     """Serve the page until Ctrl-C. Raises UserError where there is nothing to ask, or the port is taken."""
     if compare:
-        known = load_seeds(tasks) if tasks else reading(path)[1].read("seeds.jsonl", Seed)
+        known = load_seed_tasks(tasks) if tasks else open_run(path)[1].read("seeds.jsonl", SeedTask)
         plain = [Task.model_validate(seed.model_dump(include={"id", "instruction", "input"})) for seed in known]
         desk = to_compare(path, by, compare, plain, pairs)
     else:
@@ -32,8 +32,8 @@ def annotate(
     serve(desk, port, console)
 
 
-def serve(desk: Desk, port: int, console: Console) -> None:
-    with Server(desk, port) as server:
+def serve(desk: AnnotationSession, port: int, console: Console) -> None:
+    with AnnotationServer(desk, port) as server:
         if desk.lost:
             console.print(
                 f"{desk.file}: lines that can't be read and are left out: {desk.lost}", markup=False, soft_wrap=True

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from jinja2 import Environment, FileSystemLoader
 
-from isheep.annotation.session import Desk
+from isheep.annotation.session import AnnotationSession
 from isheep.errors import UserError
 
 HERE = Path(__file__).parent
@@ -35,12 +35,12 @@ class Refused(Exception):
     """A request that is not answered: (status, why)."""
 
 
-class Server(ThreadingHTTPServer):
+class AnnotationServer(ThreadingHTTPServer):
     """The desk on a port of 127.0.0.1 (0: a free one)."""
 
     daemon_threads = True
 
-    def __init__(self, desk: Desk, port: int) -> None:
+    def __init__(self, desk: AnnotationSession, port: int) -> None:
         try:
             super().__init__(("127.0.0.1", port), Handler)
         except OSError as error:
@@ -54,7 +54,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Server
+    server: AnnotationServer
     timeout = 30  # seconds for a request to arrive
     server_version, sys_version = "isheep", ""
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from isheep.annotation import CHOICES, NOBODY, RATINGS, Choice, Rating, append, read
 from isheep.backends import open_engine
-from isheep.batching import seed_of
+from isheep.batching import derive_seed
 from isheep.errors import UserError
-from isheep.models.chat_template import load_chat
+from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Recipe
 from isheep.records import Model, Pair, Task
-from isheep.rundir.folder import Folder, locked, reading
+from isheep.rundir.folder import RunFolder, lock_run, open_run
 from isheep.rundir.iterations import iteration_dir, model_of_iteration
 from isheep.stages.respond import respond
 
@@ -31,7 +31,7 @@ class Question(NamedTuple):
     sides: tuple[int, ...] = ()  # the iterations behind the two
 
 
-class Desk:
+class AnnotationSession:
     """Questions for one person. `criteria` says what is rated, and what the page says about it; none for choices.
 
     `of` is a digest of the tasks that choices are about. `lost` lines of the file can't be read.
@@ -83,12 +83,12 @@ class Desk:
 # --- what is asked
 
 
-def to_rate(path: Path, by: str, iteration: int | None, pairs: int) -> Desk:
+def to_rate(path: Path, by: str, iteration: int | None, pairs: int) -> AnnotationSession:
     """Pairs of one iteration, or of all of them mixed, drawn by the run's seed; more of them hold fewer.
 
     Raises UserError where there are none.
     """
-    recipe, run = reading(path)
+    recipe, run = open_run(path)
     wanted = range(1, recipe.iterations + 1) if iteration is None else [iteration]
     written = [
         pair
@@ -98,46 +98,46 @@ def to_rate(path: Path, by: str, iteration: int | None, pairs: int) -> Desk:
     ]
     if not written:
         raise UserError(f"{path} has no pairs{_of(iteration)} yet: see isheep status {path}")
-    drawn = sorted(written, key=lambda pair: seed_of(recipe.seed, "annotation", pair.id))[:pairs]
+    drawn = sorted(written, key=lambda pair: derive_seed(recipe.seed, "annotation", pair.id))[:pairs]
     rated = recipe.assessment.criteria if recipe.assessment else tuple(CRITERIA)
     criteria = {name: CRITERIA.get(name, OVERALL) for name in rated}
-    return Desk(run.path / RATINGS, by, [Question(pair, (pair.output,)) for pair in drawn], criteria)
+    return AnnotationSession(run.path / RATINGS, by, [Question(pair, (pair.output,)) for pair in drawn], criteria)
 
 
-def to_compare(path: Path, by: str, models: tuple[int, int], tasks: Sequence[Task], pairs: int) -> Desk:
+def to_compare(path: Path, by: str, models: tuple[int, int], tasks: Sequence[Task], pairs: int) -> AnnotationSession:
     """Two models' answers to the same tasks, by chance left or right; answers that are the same text are ties at once.
 
     The answers are those of the run's own response stage, kept in annotations/answers/. Raises UserError where a model
     is not there.
     """
-    recipe, run = reading(path)
+    recipe, run = open_run(path)
     if models[0] == models[1]:
         raise UserError(f"--compare {models[0]} {models[1]}: give two different models; 0 is the base")
     models = (min(models), max(models))
     found = [model_of_iteration(recipe, run, t) for t in models]
-    drawn = sorted(tasks, key=lambda task: seed_of(recipe.seed, "annotation", task.id))[:pairs]
+    drawn = sorted(tasks, key=lambda task: derive_seed(recipe.seed, "annotation", task.id))[:pairs]
     of = hashlib.sha256(json.dumps([task.model_dump() for task in drawn]).encode()).hexdigest()[:12]
     both = [answers(recipe, run, t, model, drawn, of) for t, model in zip(models, found, strict=True)]
     file, questions = run.path / CHOICES, []
     known = {(row.task, row.of, row.left, row.right) for row in read(file, Choice)[0] if row.by == NOBODY}
     for task, one, other in zip(drawn, *both, strict=True):
         if one.output != other.output:
-            turned = seed_of(recipe.seed, "annotation", *models, task.id) % 2
+            turned = derive_seed(recipe.seed, "annotation", *models, task.id) % 2
             texts = (one.output, other.output)
             questions.append(Question(task, texts[:: -1 if turned else 1], models[:: -1 if turned else 1]))
         elif (task.id, of, *models) not in known:
             append(file, Choice(task=task.id, of=of, by=NOBODY, left=models[0], right=models[1], chosen="tie"))
-    return Desk(file, by, questions, {}, of)
+    return AnnotationSession(file, by, questions, {}, of)
 
 
-def answers(recipe: Recipe, run: Folder, t: int, model: Model, tasks: Sequence[Task], of: str) -> Sequence[Pair]:
+def answers(recipe: Recipe, run: RunFolder, t: int, model: Model, tasks: Sequence[Task], of: str) -> Sequence[Pair]:
     """M^t's answers to tasks, made where they are not there yet."""
     name, folder = f"{of}-{t}.jsonl", run / "annotations" / "answers"
     if folder.has(name):
         return folder.read(name, Pair)
-    chat = load_chat(recipe.chat, recipe.model)
-    with locked(run.path), closing(open_engine(recipe, model)) as engine:
-        owed = respond(engine, tasks, chat, recipe.response, t, seed_of(recipe.seed, "annotation"))
+    chat = load_chat_template(recipe.chat, recipe.model)
+    with lock_run(run.path), closing(open_engine(recipe, model)) as engine:
+        owed = respond(engine, tasks, chat, recipe.response, t, derive_seed(recipe.seed, "annotation"))
         return folder.records(name, Pair, owed, recipe.response.size, len(tasks))
 
 

@@ -24,29 +24,29 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.batching import ahead, seed_of
+from isheep.batching import derive_seed, ordered_map
 from isheep.engines import Engine
 from isheep.errors import UserError
 from isheep.judges.base import Judge, Messages
-from isheep.models.chat_template import Chat, render
-from isheep.openai_client import Reply
-from isheep.recipe.schema import Benchmark, Stop
+from isheep.models.chat_template import ChatTemplate, render_conversation
+from isheep.openai_client import ServerReply
+from isheep.recipe.schema import BenchmarkSettings, Stop
 from isheep.records import Answer, Sampling
-from isheep.rundir.folder import Folder
+from isheep.rundir.folder import RunFolder
 
 SIZE = 64  # answers in a batch
 
 
-class Exam(NamedTuple):
+class EvalContext(NamedTuple):
     """What a benchmark is given: a model behind its engine, and a folder of its own for what it wants to keep."""
 
     engine: Engine
-    chat: Chat
+    chat: ChatTemplate
     seed: int
-    folder: Folder  # eval/NAME beside NAME.json: raw answers, judgments
+    folder: RunFolder  # eval/NAME beside NAME.json: raw answers, judgments
     data: Path | None  # the user's copy of the benchmark's files
     base: bool  # M^0, which no template was taught to
-    settings: Benchmark | None = None  # the benchmark's entry in the recipe
+    settings: BenchmarkSettings | None = None  # the benchmark's entry in the recipe
     judge: Judge | None = None  # who rates the answers, where the benchmark asks one
     unsafe_code: bool = False  # whether code that a model wrote may run where no sandbox holds
 
@@ -69,7 +69,7 @@ class Exam(NamedTuple):
             return "\n\n".join(turns)
         roles = ("user", "assistant")
         spoken = [(roles[n % 2], self.chat.plain(text)) for n, text in enumerate(turns)]
-        return render(self.chat.tokenizer, self.chat.template, spoken, open_answer=True)
+        return render_conversation(self.chat.tokenizer, self.chat.template, spoken, open_answer=True)
 
     @property
     def rater(self) -> Judge:
@@ -84,7 +84,7 @@ class Exam(NamedTuple):
 
     def verdicts(
         self, asked: Sequence[Messages], parameters: Mapping[str, Any], default: str, options: Sequence[str] = ()
-    ) -> list[Reply]:
+    ) -> list[ServerReply]:
         """What the judge says (Judge.ask). A judge of ours gets the memory that the model had."""
         if self.rater.kind == "local":
             self.engine.close()
@@ -98,7 +98,7 @@ class Exam(NamedTuple):
 
         def made(start: int) -> list[Answer]:
             some = prompts[start : start + SIZE]
-            found = self.engine.generate(some, sampling, seed_of(self.seed, "eval", name, start))
+            found = self.engine.generate(some, sampling, derive_seed(self.seed, "eval", name, start))
             return [
                 Answer(prompt=prompt, output=one.text, finish=one.finish, tokens=one.tokens)
                 for prompt, one in zip(some, found, strict=True)
@@ -106,7 +106,7 @@ class Exam(NamedTuple):
 
         def owed(done: Sequence[Answer]) -> Iterator[list[Answer]]:
             same(done)
-            return ahead(made, range(len(done), len(prompts), SIZE), self.engine.at_once)
+            return ordered_map(made, range(len(done), len(prompts), SIZE), self.engine.at_once)
 
         def same(rows: Sequence[Answer]) -> list[Answer]:
             if any(row.prompt != prompt for row, prompt in zip(rows, prompts, strict=False)):
@@ -122,43 +122,43 @@ class Exam(NamedTuple):
 class Part(NamedTuple):
     """One of the benchmarks in a module: what else a module of its own would have."""
 
-    run: Callable[[Exam], dict[str, Any]]
-    prompts: Callable[[Path | None], list[str]]
-    basis: Callable[[Benchmark], Any]
+    run: Callable[[EvalContext], dict[str, Any]]
+    evaluation_prompts: Callable[[Path | None], list[str]]
+    basis: Callable[[BenchmarkSettings], Any]
 
 
-def module(name: str) -> Any:
+def load_benchmark(name: str) -> Any:
     """The benchmark of that name in a recipe's `evaluation`: a module, or a Part of one."""
     home, _, task = name.partition("/")
     found = import_module(f"isheep.benchmarks.{home}")
     return found.task(task) if task else found
 
 
-def prompts(benchmarks: Sequence[Benchmark]) -> list[str]:
+def evaluation_prompts(benchmarks: Sequence[BenchmarkSettings]) -> list[str]:
     """What these benchmarks ask, in the parts that are reported. Raises UserError where one could not be run."""
-    return [prompt for one in benchmarks for prompt in module(one.name).prompts(data_of(one))]
+    return [prompt for one in benchmarks for prompt in load_benchmark(one.name).prompts(data_path(one))]
 
 
-def data_of(one: Benchmark) -> Path | None:
+def data_path(one: BenchmarkSettings) -> Path | None:
     return Path(one.data) if one.data else None
 
 
-def asked(one: Benchmark) -> str:
+def prompt_fingerprint(one: BenchmarkSettings) -> str:
     """A digest of what a benchmark asks: the same only for the same prompts in the same order."""
-    return digest(prompts([one]))
+    return fingerprint(evaluation_prompts([one]))
 
 
-def digest(content: Any) -> str:
+def fingerprint(content: Any) -> str:
     """The same for the same content. Rows of a Parquet file may hold what JSON has not, such as dates."""
     return sha256(json.dumps(content, default=str).encode()).hexdigest()
 
 
-def marks(contents: Sequence[Any]) -> list[str]:
+def item_fingerprints(contents: Sequence[Any]) -> list[str]:
     """What a row keeps of what it is about, as `of`."""
-    return [digest(content)[:12] for content in contents]
+    return [fingerprint(content)[:12] for content in contents]
 
 
-def unchanged(path: Path, rows: Sequence[Any], about: Sequence[str]) -> None:
+def check_unchanged(path: Path, rows: Sequence[Any], about: Sequence[str]) -> None:
     """Raises UserError where kept rows are about other items: the data have changed. "" is an older version's row."""
     if any(row.of not in ("", mark) for row, mark in zip(rows, about, strict=False)):
         raise UserError(
@@ -169,5 +169,5 @@ def unchanged(path: Path, rows: Sequence[Any], about: Sequence[str]) -> None:
 
 def validation_prompts(stop: Stop | None) -> list[str]:
     """What a stop rule judges by; nothing where a recipe has none."""
-    found: list[str] = module(stop.benchmark).validation_prompts(None) if stop else []
+    found: list[str] = load_benchmark(stop.benchmark).validation_prompts(None) if stop else []
     return found

@@ -10,14 +10,14 @@ from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.benchmarks import Exam, alpaca_judge, data_of, winrate
+from isheep.benchmarks import EvalContext, alpaca_judge, data_path, winrate
 from isheep.benchmarks.alpaca_judge import Evaluator, switched
 from isheep.benchmarks.originals import rows as read_rows
 from isheep.benchmarks.originals import text_of
 from isheep.errors import UserError
-from isheep.judges.base import note, outcomes, over
-from isheep.openai_client import Reply
-from isheep.recipe.schema import Benchmark, Judge
+from isheep.judges.base import count_outcomes, judge_note, merge_parameters
+from isheep.openai_client import ServerReply
+from isheep.recipe.schema import BenchmarkSettings, JudgeSettings
 from isheep.records import Sampling
 from isheep.rundir.atomic import write_text
 
@@ -36,7 +36,7 @@ ONE = Version("alpaca_eval.json", "alpaca_eval_gpt4")
 TWO = Version("alpaca_eval_gpt4_baseline.json", "weighted_alpaca_eval_gpt4_turbo")
 
 
-def run(exam: Exam) -> dict[str, Any]:
+def run(exam: EvalContext) -> dict[str, Any]:
     return examine(exam, ONE)
 
 
@@ -44,17 +44,17 @@ def prompts(data: Path | None) -> list[str]:
     return [row["instruction"] for row in reference(data, ONE)]
 
 
-def basis(one: Benchmark, version: Version = ONE) -> Any:
+def basis(one: BenchmarkSettings, version: Version = ONE) -> Any:
     """Instructions, reference outputs, the judge's configuration and prompt, how it is asked, and df_gamed.csv."""
-    data, judge = data_of(one), one.judge or Judge()
+    data, judge = data_path(one), one.judge or JudgeSettings()
     given, home = reference(data, version), folder_of(data)
     evaluator = alpaca_judge.load(home, judge.config or version.config)
     gamed = home / winrate.GAMED
-    how = [judge.model or evaluator.model, judge.local, over(evaluator.parameters, judge.parameters)]
+    how = [judge.model or evaluator.model, judge.local, merge_parameters(evaluator.parameters, judge.parameters)]
     return [given, evaluator, how, text_of(gamed) if gamed.is_file() else None]
 
 
-def examine(exam: Exam, version: Version) -> dict[str, Any]:
+def examine(exam: EvalContext, version: Version) -> dict[str, Any]:
     """The model's outputs, a judge's annotations of them beside the reference's, and the win rate.
 
     "scores" are AlpacaEval's, in percent; the length-controlled one is there where `data` has df_gamed.csv. "items" are
@@ -75,10 +75,10 @@ def examine(exam: Exam, version: Version) -> dict[str, Any]:
     who = judge if judge == evaluator.model else f"{judge} (published figures: by {evaluator.model})"
     return {
         "template": exam.template,
-        "judge": {"model": judge, "kind": exam.rater.kind, "config": evaluator.name, **outcomes(replies, asked)},
+        "judge": {"model": judge, "kind": exam.rater.kind, "config": evaluator.name, **count_outcomes(replies, asked)},
         "scores": found,
         "items": {"win rate, %": [None if verdict is None else 100 * (verdict - 1) for verdict in verdicts]},
-        "note": note(exam.model, who, exam.rater.kind, replies, asked) + controlled(exam.model, found),
+        "note": judge_note(exam.model, who, exam.rater.kind, replies, asked) + controlled(exam.model, found),
     }
 
 
@@ -131,7 +131,7 @@ def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 # --- asking and judging
 
 
-def answer(exam: Exam, given: Rows) -> Rows:
+def answer(exam: EvalContext, given: Rows) -> Rows:
     """The model's answers as the rows of a model_outputs.json."""
     how = Sampling(temperature=TEMPERATURE, top_p=1.0, max_tokens=exam.limit(MAX_TOKENS), stop=(exam.chat.end,))
     said = exam.answers([exam.asked(row["instruction"]) for row in given], how)
@@ -142,7 +142,7 @@ def answer(exam: Exam, given: Rows) -> Rows:
     ]
 
 
-def annotate(exam: Exam, evaluator: Evaluator, given: Rows, outputs: Rows) -> tuple[Rows, list[Reply]]:
+def annotate(exam: EvalContext, evaluator: Evaluator, given: Rows, outputs: Rows) -> tuple[Rows, list[ServerReply]]:
     """The rows of an annotations.json, and the replies. Equal outputs are a tie: no judge is asked."""
     pairs = [(row["instruction"], row["output"], own["output"]) for row, own in zip(given, outputs, strict=True)]
     differ = [pair for pair in pairs if pair[1] != pair[2]]
@@ -168,7 +168,7 @@ def annotate(exam: Exam, evaluator: Evaluator, given: Rows, outputs: Rows) -> tu
     return rows, replies
 
 
-def verdict(evaluator: Evaluator, instruction: str, reply: Reply) -> float | None:
+def verdict(evaluator: Evaluator, instruction: str, reply: ServerReply) -> float | None:
     """The preference, in the order of the outputs and not in that in which they were shown."""
     found = evaluator.preference(reply)
     return None if found is None else 3 - found if switched(instruction) else found

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from isheep.benchmarks import Exam, alpaca_eval
+from isheep.benchmarks import EvalContext, alpaca_eval
 from isheep.benchmarks.alpaca_eval import TWO, examine, reference
-from isheep.recipe.schema import Benchmark
+from isheep.recipe.schema import BenchmarkSettings
 
 
-def run(exam: Exam) -> dict[str, Any]:
+def run(exam: EvalContext) -> dict[str, Any]:
     """As AlpacaEval 1; the length-controlled win rate too where `data` has df_gamed.csv."""
     return examine(exam, TWO)
 
@@ -17,5 +17,5 @@ def prompts(data: Path | None) -> list[str]:
     return [row["instruction"] for row in reference(data, TWO)]
 
 
-def basis(one: Benchmark) -> Any:
+def basis(one: BenchmarkSettings) -> Any:
     return alpaca_eval.basis(one, TWO)

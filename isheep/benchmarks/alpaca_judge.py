@@ -19,7 +19,7 @@ from isheep import prompts
 from isheep.benchmarks.originals import text_of
 from isheep.errors import UserError
 from isheep.judges.base import Messages
-from isheep.openai_client import Reply
+from isheep.openai_client import ServerReply
 
 SEED = 0  # AlpacaEval's, of the order in which outputs are shown
 DEFAULTS = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 2048}  # of its requests
@@ -46,9 +46,9 @@ class Evaluator(NamedTuple):
     def ask(self, instruction: str, first: str, second: str) -> Messages:
         """The judge prompt; each text stands where its name is in the template, whatever braces it holds."""
         values = {"instruction": instruction, "output_1": first, "output_2": second}
-        return [{**turn, "content": prompts.fill(turn["content"], **values).strip()} for turn in self.template]
+        return [{**turn, "content": prompts.fill_template(turn["content"], **values).strip()} for turn in self.template]
 
-    def preference(self, reply: Reply) -> float | None:
+    def preference(self, reply: ServerReply) -> float | None:
         """1 to 2, from the first output to the second; None where it can't be read."""
         if reply.error:
             return None
@@ -60,7 +60,7 @@ class Evaluator(NamedTuple):
         known = isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= 2
         return float(value) if known and value is not None else None
 
-    def raw(self, reply: Reply) -> Any:
+    def raw(self, reply: ServerReply) -> Any:
         """What an annotation keeps as raw_completion."""
         if reply.error or not self.whole:
             return None if reply.error else reply.text

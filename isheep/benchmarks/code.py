@@ -8,9 +8,9 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from isheep import sandbox
-from isheep.benchmarks import Exam, marks, unchanged
+from isheep.benchmarks import EvalContext, check_unchanged, item_fingerprints
 from isheep.records import Answer, Record
-from isheep.rundir.folder import Folder
+from isheep.rundir.folder import RunFolder
 
 SIZE = 64  # programs in a batch
 FENCE = re.compile(r"^([ \t]*)```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
@@ -70,7 +70,9 @@ def body(code: str) -> str:
     return code if first[:1].isspace() else textwrap.indent(code, "    ")
 
 
-def judge(exam: Exam, name: str, problems: Sequence[Problem], answers: Sequence[Answer], code: Sequence[str]) -> Any:
+def judge(
+    exam: EvalContext, name: str, problems: Sequence[Problem], answers: Sequence[Answer], code: Sequence[str]
+) -> Any:
     """The benchmark's result, from each answer's code: pass@1 of one answer to each problem.
 
     The canonical solutions are run first, once for all models of a run (in the run folder's control/).
@@ -78,7 +80,7 @@ def judge(exam: Exam, name: str, problems: Sequence[Problem], answers: Sequence[
     wall = sandbox.find_wall(exam.unsafe_code)
     ids = [problem.id for problem in problems]
     canonical = [problem.program(problem.solution) for problem in problems]
-    controls = Folder(exam.folder.root, exam.folder.root) / "control"
+    controls = RunFolder(exam.folder.root, exam.folder.root) / "control"
     control = run(controls, f"{name}-{sha256(repr(canonical).encode()).hexdigest()[:12]}.jsonl", ids, canonical, wall)
     failed = {one.id: one.why for one in control if one.why != "passed"}
     programs = [problem.program(text) for problem, text in zip(problems, code, strict=True)]
@@ -100,17 +102,17 @@ def judge(exam: Exam, name: str, problems: Sequence[Problem], answers: Sequence[
     }
 
 
-def run(folder: Folder, name: str, ids: Sequence[str], programs: Sequence[str], wall: str) -> list[Verdict]:
+def run(folder: RunFolder, name: str, ids: Sequence[str], programs: Sequence[str], wall: str) -> list[Verdict]:
     """A verdict on each program, kept as rows like any other. Raises UserError where those kept are on other ones."""
-    about = marks(programs)
+    about = item_fingerprints(programs)
 
     def owed(done: Sequence[Verdict]) -> Iterator[list[Verdict]]:
-        unchanged(folder.path / name, done, about)
+        check_unchanged(folder.path / name, done, about)
         for start in range(len(done), len(programs), SIZE):
             some = slice(start, start + SIZE)
             found = zip(ids[some], sandbox.run_all(programs[some], wall), about[some], strict=True)
             yield [Verdict(id=id, why=one.why, of=mark) for id, one, mark in found]
 
     verdicts = list(folder.records(name, Verdict, owed, SIZE, len(programs)))
-    unchanged(folder.path / name, verdicts, about)
+    check_unchanged(folder.path / name, verdicts, about)
     return verdicts

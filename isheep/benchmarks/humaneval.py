@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from isheep import sandbox
-from isheep.benchmarks import Exam, data_of
+from isheep.benchmarks import EvalContext, data_path
 from isheep.benchmarks.code import Problem, body, defines, extract, judge
-from isheep.benchmarks.originals import Row, given, rows
-from isheep.prompts import fill
-from isheep.recipe.schema import Benchmark
+from isheep.benchmarks.originals import DataRow, given, rows
+from isheep.prompts import fill_template
+from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Sampling
 
 COLUMNS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
@@ -22,7 +22,7 @@ REQUEST = "Complete this Python function. Reply with the whole function in one c
 FILE = "HumanEval.jsonl.gz of openai/human-eval"
 
 
-def run(exam: Exam, name: str = "humaneval", file: str = FILE) -> dict[str, Any]:
+def run(exam: EvalContext, name: str = "humaneval", file: str = FILE) -> dict[str, Any]:
     """The share of problems whose tests the answer passes, as "pass@1"; see code.judge."""
     sandbox.find_wall(exam.unsafe_code)  # refused before anything is generated
     items = rows(given(name, exam.data, file), COLUMNS)
@@ -39,22 +39,22 @@ def prompts(data: Path | None, name: str = "humaneval", file: str = FILE) -> lis
     return [str(row["prompt"]) for row in rows(given(name, data, file), COLUMNS)]
 
 
-def basis(one: Benchmark, name: str = "humaneval", file: str = FILE) -> Any:
-    return rows(given(name, data_of(one), file), COLUMNS)
+def basis(one: BenchmarkSettings, name: str = "humaneval", file: str = FILE) -> Any:
+    return rows(given(name, data_path(one), file), COLUMNS)
 
 
-def asked(row: Row, exam: Exam) -> str:
+def asked(row: DataRow, exam: EvalContext) -> str:
     prompt = str(row["prompt"])
-    return prompt if exam.base else exam.asked(fill(REQUEST, prompt=prompt.strip("\n")))
+    return prompt if exam.base else exam.asked(fill_template(REQUEST, prompt=prompt.strip("\n")))
 
 
-def problem(row: Row) -> Problem:
+def problem(row: DataRow) -> Problem:
     """An item. Every prompt ends with the function's docstring, so that it is a program by itself."""
     tests = f"{row['test']}\n\ncheck({row['entry_point']})"
     return Problem(str(row["task_id"]), str(row["entry_point"]), str(row["prompt"]), row["canonical_solution"], tests)
 
 
-def read(answer: str, row: Row, base: bool) -> str:
+def read(answer: str, row: DataRow, base: bool) -> str:
     """What follows the prompt in the program: the base's answer as it is; of another's, the code (code.extract).
 
     Code that defines the function stands after the prompt's, whose imports and helpers it may need; other code is the

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from isheep.benchmarks import Exam, humaneval
-from isheep.recipe.schema import Benchmark
+from isheep.benchmarks import EvalContext, humaneval
+from isheep.recipe.schema import BenchmarkSettings
 
 NAME, FILE = "humaneval_plus", "HumanEvalPlus.jsonl.gz of evalplus/humanevalplus_release"
 
 
-def run(exam: Exam) -> dict[str, Any]:
+def run(exam: EvalContext) -> dict[str, Any]:
     """As humaneval.run."""
     return humaneval.run(exam, NAME, FILE)
 
@@ -18,5 +18,5 @@ def prompts(data: Path | None) -> list[str]:
     return humaneval.prompts(data, NAME, FILE)
 
 
-def basis(one: Benchmark) -> Any:
+def basis(one: BenchmarkSettings) -> Any:
     return humaneval.basis(one, NAME, FILE)

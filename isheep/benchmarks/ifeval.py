@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from isheep.benchmarks import Exam, data_of
+from isheep.benchmarks import EvalContext, data_path
 from isheep.errors import UserError
-from isheep.recipe.schema import Benchmark
+from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Sampling
-from isheep.rundir.atomic import json_lines, write_text
+from isheep.rundir.atomic import read_json_lines, write_text
 
 HUB, FILE = "google/IFEval", "input_data.jsonl"
 LONGEST = 1280  # tokens of an answer, as in lm-eval's task
@@ -44,7 +44,7 @@ class Verdicts(NamedTuple):
     loose: list[bool]
 
 
-def run(exam: Exam) -> dict[str, Any]:
+def run(exam: EvalContext) -> dict[str, Any]:
     """Greedy answers to the prompts, and their verdicts: `scored`. "cut off" counts answers that did not end."""
     items = load(exam.data)
     sampling = Sampling(temperature=0, top_p=1, max_tokens=LONGEST, stop=(exam.chat.end,))
@@ -57,8 +57,8 @@ def prompts(data: Path | None) -> list[str]:
     return [item.prompt for item in load(data)]
 
 
-def basis(one: Benchmark) -> Any:
-    return [item.model_dump() for item in load(data_of(one))]
+def basis(one: BenchmarkSettings) -> Any:
+    return [item.model_dump() for item in load(data_path(one))]
 
 
 def responses(data: Path | None, file: Path, into: Path) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def responses(data: Path | None, file: Path, into: Path) -> dict[str, Any]:
     Prompts without a response are left out, of two responses to one prompt the last counts; "note" says how many.
     Raises UserError where a line is neither, or where no prompt has a response.
     """
-    items, lines = load(data), [said(place, row) for place, row in json_lines(file)]
+    items, lines = load(data), [said(place, row) for place, row in read_json_lines(file)]
     given = dict(lines)
     answered = [item for item in items if item.prompt in given]
     if not answered:
@@ -227,7 +227,7 @@ def load(data: Path | None) -> list[Item]:
     Raises UserError, naming the line, where one is malformed or names an instruction that can't be checked.
     """
     registry = checkers()
-    rows = fetched() if data is None else json_lines(data / FILE if data.is_dir() else data)
+    rows = fetched() if data is None else read_json_lines(data / FILE if data.is_dir() else data)
     items = [checked(place, row, registry) for place, row in rows]
     if not items:
         raise UserError(f"{data or HUB}: it holds no prompts")

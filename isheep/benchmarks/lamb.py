@@ -4,16 +4,16 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from isheep.benchmarks import Exam, data_of
+from isheep.benchmarks import EvalContext, data_path
 from isheep.errors import UserError
 from isheep.lamb.pages import content
 from isheep.lamb.suite import right, suite, validation
 from isheep.lamb.world import Quest
-from isheep.recipe.schema import Benchmark
+from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Completion, Sampling
 
 
-def run(exam: Exam) -> dict[str, Any]:
+def run(exam: EvalContext) -> dict[str, Any]:
     """Answers to the suite in the chat template (base and aligned models alike): greedy, and drawn at temperature 1.
 
     "items" has a truth value per prompt ("right", "content", "prompt strict", "prompt loose", "stopped", and "right
@@ -28,14 +28,14 @@ def run(exam: Exam) -> dict[str, Any]:
     return result
 
 
-def validate(exam: Exam) -> dict[str, Any]:
+def validate(exam: EvalContext) -> dict[str, Any]:
     """The greedy part of it on other quests; "score" is the share of right ones."""
     result = examine(validation(), exam)
     right = result["items"]["right"]
     return {"score": sum(right) / len(right), **result}
 
 
-def examine(quests: list[Quest], exam: Exam) -> dict[str, Any]:
+def examine(quests: list[Quest], exam: EvalContext) -> dict[str, Any]:
     answers = answered(quests, exam, temperature=0.0)
     prompt_of = [place for place, quest in enumerate(quests) for _ in quest.demands]
     clusters = {score: prompt_of for score in ("instruction strict", "instruction loose")}
@@ -43,7 +43,7 @@ def examine(quests: list[Quest], exam: Exam) -> dict[str, Any]:
     return {"template": exam.chat.name, "items": found, "clusters": clusters, "by": by}
 
 
-def answered(quests: list[Quest], exam: Exam, temperature: float) -> list[Completion]:
+def answered(quests: list[Quest], exam: EvalContext, temperature: float) -> list[Completion]:
     sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=64, stop=(exam.chat.end,))
     return exam.engine.generate([exam.chat.prompt(content(quest)) for quest in quests], sampling, exam.seed)
 
@@ -54,8 +54,8 @@ def prompts(data: Path | None) -> list[str]:
     return [content(quest) for quest in suite()]
 
 
-def basis(one: Benchmark) -> Any:
-    return [prompts(data_of(one)), suite()]
+def basis(one: BenchmarkSettings) -> Any:
+    return [prompts(data_path(one)), suite()]
 
 
 def validation_prompts(data: Path | None) -> list[str]:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from isheep import sandbox
-from isheep.benchmarks import Exam, data_of
+from isheep.benchmarks import EvalContext, data_path
 from isheep.benchmarks.code import Problem, extract, judge
-from isheep.benchmarks.originals import Row, given, rows
+from isheep.benchmarks.originals import DataRow, given, rows
 from isheep.errors import UserError
-from isheep.models.chat_template import render
-from isheep.prompts import fill
-from isheep.recipe.schema import Benchmark
+from isheep.models.chat_template import render_conversation
+from isheep.prompts import fill_template
+from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Sampling
 
 REQUEST = (
@@ -30,7 +30,7 @@ TASK = {"mbpp": "text", "mbpp_sanitized": "prompt"}  # where the two files have 
 FILES = {"mbpp": "mbpp.jsonl of google-research/mbpp", "mbpp_sanitized": "sanitized-mbpp.json of google-research/mbpp"}
 
 
-def run(exam: Exam, name: str = "mbpp") -> dict[str, Any]:
+def run(exam: EvalContext, name: str = "mbpp") -> dict[str, Any]:
     """The share of tasks whose tests the answer passes, as "pass@1"; see code.judge."""
     sandbox.find_wall(exam.unsafe_code)  # refused before anything is generated
     examples, items = read(exam.data, name)
@@ -47,11 +47,11 @@ def prompts(data: Path | None, name: str = "mbpp") -> list[str]:
     return [str(row[TASK[name]]) for row in read(data, name)[1]]
 
 
-def basis(one: Benchmark, name: str = "mbpp") -> Any:
-    return read(data_of(one), name)
+def basis(one: BenchmarkSettings, name: str = "mbpp") -> Any:
+    return read(data_path(one), name)
 
 
-def read(data: Path | None, name: str) -> tuple[list[Row], list[Row]]:
+def read(data: Path | None, name: str) -> tuple[list[DataRow], list[DataRow]]:
     """The examples, and the tasks of the test split. Raises UserError where the file has not both."""
     path = given(name, data, FILES[name])
     found = {int(row["task_id"]): row for row in rows(path, ("task_id", TASK[name], "code", "test_list"))}
@@ -63,19 +63,19 @@ def read(data: Path | None, name: str) -> tuple[list[Row], list[Row]]:
     return [found[number] for number in EXAMPLES], items
 
 
-def asked(row: Row, examples: list[Row], exam: Exam, name: str) -> str:
+def asked(row: DataRow, examples: list[DataRow], exam: EvalContext, name: str) -> str:
     turns = []
     for one in (*examples, row):
         tests = "\n".join(one["test_list"])
-        turns.append(("user", fill(REQUEST, task=one[TASK[name]], tests=tests)))
+        turns.append(("user", fill_template(REQUEST, task=one[TASK[name]], tests=tests)))
         turns.append(("assistant", f"{BEGIN}\n{_code(one)}\n{DONE}"))
     if exam.base:
         return "\n".join(text for _, text in turns[:-1]) + f"\n{BEGIN}\n"
     spoken = [(role, exam.chat.plain(text)) for role, text in turns[:-1]]
-    return render(exam.chat.tokenizer, exam.chat.template, spoken, open_answer=True)
+    return render_conversation(exam.chat.tokenizer, exam.chat.template, spoken, open_answer=True)
 
 
-def problem(row: Row) -> Problem:
+def problem(row: DataRow) -> Problem:
     """An item. The set-up of the two tasks that have one uses the solution's class, so it stands after it."""
     tests = "\n".join(row["test_list"])
     names = re.findall(r"^[ \t]*def[ \t]+(\w+)", row["code"], re.MULTILINE)
@@ -85,5 +85,5 @@ def problem(row: Row) -> Problem:
     return Problem(f"MBPP/{row['task_id']}", name, before, _code(row), f"{setup}\n{tests}")
 
 
-def _code(row: Row) -> str:
+def _code(row: DataRow) -> str:
     return str(row["code"]).replace("\r\n", "\n")

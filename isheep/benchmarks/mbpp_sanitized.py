@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from isheep.benchmarks import Exam, mbpp
-from isheep.recipe.schema import Benchmark
+from isheep.benchmarks import EvalContext, mbpp
+from isheep.recipe.schema import BenchmarkSettings
 
 
-def run(exam: Exam) -> dict[str, Any]:
+def run(exam: EvalContext) -> dict[str, Any]:
     """As mbpp.run."""
     return mbpp.run(exam, "mbpp_sanitized")
 
@@ -16,5 +16,5 @@ def prompts(data: Path | None) -> list[str]:
     return mbpp.prompts(data, "mbpp_sanitized")
 
 
-def basis(one: Benchmark) -> Any:
+def basis(one: BenchmarkSettings) -> Any:
     return mbpp.basis(one, "mbpp_sanitized")

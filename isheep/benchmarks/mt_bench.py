@@ -13,12 +13,12 @@ from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.benchmarks import Exam, data_of
+from isheep.benchmarks import EvalContext, data_path
 from isheep.benchmarks.originals import rows as read_rows
 from isheep.errors import UserError
-from isheep.judges.base import Messages, note, outcomes, over, plain_name
-from isheep.openai_client import Reply
-from isheep.recipe.schema import Benchmark, Judge
+from isheep.judges.base import Messages, count_outcomes, judge_note, merge_parameters, safe_file_name
+from isheep.openai_client import ServerReply
+from isheep.recipe.schema import BenchmarkSettings, JudgeSettings
 from isheep.records import Sampling
 from isheep.rundir.atomic import write_text
 
@@ -61,7 +61,7 @@ class Ask(NamedTuple):
         return [*system, {"role": "user", "content": self.user}]
 
 
-def run(exam: Exam) -> dict[str, Any]:
+def run(exam: EvalContext) -> dict[str, Any]:
     """Answers to both turns, and a judge's rating of each.
 
     "scores" are FastChat's averages, over what could be read; "items" the ratings, null where none could be read;
@@ -74,11 +74,11 @@ def run(exam: Exam) -> dict[str, Any]:
     replies = exam.verdicts([one.messages for one in asked], PARAMETERS, JUDGE)
     rows = [judgment(one, reply, exam.model, judge) for one, reply in zip(asked, replies, strict=True)]
     _write(exam.folder.path / "model_answer" / f"{exam.model}.jsonl", answer_rows(said, exam.model))
-    _write(exam.folder.path / "model_judgment" / f"{plain_name(judge)}_single.jsonl", rows)
+    _write(exam.folder.path / "model_judgment" / f"{safe_file_name(judge)}_single.jsonl", rows)
     scores = [score_of(row) for row in rows]
     return {
         "template": exam.template,
-        "judge": {"model": judge, "kind": exam.rater.kind, **outcomes(replies, scores)},
+        "judge": {"model": judge, "kind": exam.rater.kind, **count_outcomes(replies, scores)},
         "scores": {name: averages(rows)[exam.model][name] for name in ("average", *TURNS)},
         "items": {
             "MT-Bench": scores,
@@ -86,7 +86,7 @@ def run(exam: Exam) -> dict[str, Any]:
         },
         "clusters": {"MT-Bench": [row["question_id"] for row in rows]},
         "table 12": by_category(rows, files.questions),
-        "note": note(exam.model, judge, exam.rater.kind, replies, scores),
+        "note": judge_note(exam.model, judge, exam.rater.kind, replies, scores),
     }
 
 
@@ -97,11 +97,11 @@ def prompts(data: Path | None) -> list[str]:
     return [turn for question in files.questions for turn in question["turns"]]
 
 
-def basis(one: Benchmark) -> Any:
+def basis(one: BenchmarkSettings) -> Any:
     """Questions, references, judge prompts, and how this judge is asked."""
-    judge = one.judge or Judge()
+    judge = one.judge or JudgeSettings()
     name = judge.model or JUDGE
-    return [load(data_of(one), name), name, judge.local, over(PARAMETERS, judge.parameters)]
+    return [load(data_path(one), name), name, judge.local, merge_parameters(PARAMETERS, judge.parameters)]
 
 
 # --- FastChat's files
@@ -116,7 +116,7 @@ def load(data: Path | None, judge: str) -> Files:
     data = data or Path()
     places = [place for place in (data, data.parent) if (place / "judge_prompts.jsonl").is_file()]
     named = read_rows((places or [data])[0] / "judge_prompts.jsonl", ("name", "system_prompt", "prompt_template"))
-    known = [data / "reference_answer" / f"{name}.jsonl" for name in (plain_name(judge), JUDGE)]
+    known = [data / "reference_answer" / f"{name}.jsonl" for name in (safe_file_name(judge), JUDGE)]
     references = read_answers(next((path for path in known if path.is_file()), known[-1]))
     return Files(questions, references, {row["name"]: row for row in named})
 
@@ -159,7 +159,7 @@ def _write(path: Path, rows: Any) -> None:
 # --- asking and judging
 
 
-def answers(exam: Exam, questions: Sequence[dict[str, Any]]) -> dict[Any, list[str]]:
+def answers(exam: EvalContext, questions: Sequence[dict[str, Any]]) -> dict[Any, list[str]]:
     """What the model says to each turn, with what it said before it, at its category's temperature."""
     said: dict[Any, list[str]] = {question["question_id"]: [] for question in questions}
     heat = {
@@ -237,7 +237,7 @@ def number(text: str) -> float:
     return float(text) if "." in text else int(text)
 
 
-def judgment(one: Ask, reply: Reply, model: str, judge: str) -> dict[str, Any]:
+def judgment(one: Ask, reply: ServerReply, model: str, judge: str) -> dict[str, Any]:
     """A row of a model_judgment file. Score -1: nothing was read. A number outside 1 to 10 is no rating either."""
     found = None if reply.error else rating(reply.text)
     return {

@@ -5,12 +5,12 @@ from typing import Any
 
 from isheep.engines import Engine
 from isheep.errors import TooLong, UserError
-from isheep.models.checkpoint import start_of
+from isheep.models.checkpoint import start_token_ids
 from isheep.records import Record, TokenLogprobs
-from isheep.rundir.folder import Folder
+from isheep.rundir.folder import RunFolder
 
 
-class Chosen(Record):
+class OptionScores(Record):
     """A value for each option of an item, the lower the better; None where it does not fit the model's context."""
 
     values: tuple[float | None, ...]
@@ -40,7 +40,7 @@ def losses(engine: Engine, texts: Sequence[str], tokenizer: Any) -> list[float |
     The first token has no loss and is counted: it is the tokenizer's beginning of sequence where it has one. Where it
     has none, our engine reads an end of text before the first token, which OpenCompass does not.
     """
-    start = start_of(tokenizer)
+    start = start_token_ids(tokenizer)
     begin = tokenizer.bos_token or "" if start else ""
     found = logprobs(engine, [""] * len(texts), [text.removeprefix(begin) for text in texts])
     first = 0 if start else 1
@@ -54,7 +54,7 @@ def ready(engine: Engine) -> None:
     engine.logprobs(["a"], ["a"])
 
 
-def too_long(folder: Folder, rows: Sequence[Chosen]) -> None:
+def too_long(folder: RunFolder, rows: Sequence[OptionScores]) -> None:
     """Says how many rows did not fit. Raises UserError where none did."""
     lost = sum(row.lowest is None for row in rows)
     if rows and lost == len(rows):

@@ -10,11 +10,11 @@ from typing import Any
 
 from isheep.errors import UserError
 
-Row = dict[str, Any]
+DataRow = dict[str, Any]
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 
 
-def rows(path: Path, needed: Sequence[str] = (), header: Sequence[str] = (), tabs: bool = False) -> list[Row]:
+def rows(path: Path, needed: Sequence[str] = (), header: Sequence[str] = (), tabs: bool = False) -> list[DataRow]:
     """The rows of a file, each with at least the columns `needed`.
 
     `header` names the columns of a CSV that has none; `tabs` reads a .csv as the TSV that it is. Raises UserError where
@@ -34,7 +34,7 @@ def rows(path: Path, needed: Sequence[str] = (), header: Sequence[str] = (), tab
     return found
 
 
-def need(path: Path, found: Sequence[Row], needed: Sequence[str]) -> None:
+def need(path: Path, found: Sequence[DataRow], needed: Sequence[str]) -> None:
     """Raises UserError where something is no row, or has no value in one of the columns `needed`."""
     for number, row in enumerate(found, 1):
         if not isinstance(row, dict) or (missing := [name for name in needed if row.get(name) is None]):
@@ -43,11 +43,11 @@ def need(path: Path, found: Sequence[Row], needed: Sequence[str]) -> None:
             raise UserError(f"{path} row {number}: {what}{expected}")
 
 
-def _read(path: Path, kind: str, header: Sequence[str]) -> list[Row]:
+def _read(path: Path, kind: str, header: Sequence[str]) -> list[DataRow]:
     if kind == "parquet":
         from pyarrow import parquet
 
-        table: list[Row] = parquet.read_table(path).to_pylist()
+        table: list[DataRow] = parquet.read_table(path).to_pylist()
         return table
     content = path.read_bytes()
     text = (gzip.decompress(content) if path.name.endswith(".gz") else content).decode("utf-8-sig")

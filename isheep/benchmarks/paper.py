@@ -15,23 +15,23 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from isheep.batching import ahead
-from isheep.benchmarks import Exam, Part, data_of, marks, unchanged
+from isheep.batching import ordered_map
+from isheep.benchmarks import EvalContext, Part, check_unchanged, data_path, item_fingerprints
 from isheep.benchmarks.items import examples, load, note, questions
-from isheep.benchmarks.options import Chosen, losses, ready, too_long
-from isheep.benchmarks.originals import Row
+from isheep.benchmarks.options import OptionScores, losses, ready, too_long
+from isheep.benchmarks.originals import DataRow
 from isheep.benchmarks.prepared import PREPARE, Prepared
 from isheep.errors import UserError
-from isheep.models.chat_template import render
-from isheep.prompts import fill
-from isheep.recipe.schema import Benchmark
+from isheep.models.chat_template import render_conversation
+from isheep.prompts import fill_template
+from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Record, Sampling
 
 FOLDER = Path(__file__).parent / "tasks" / "paper"
 SIZE = 16  # items in a batch of losses
 
 
-class Task(Record):
+class PromptTemplate(Record):
     """One file of tasks/paper/: how OpenCompass asks and scores. `{option}` and other holes are filled from an item."""
 
     source: str
@@ -60,17 +60,17 @@ def task(name: str) -> Part:
     return Part(partial(run, name), partial(questions, name), partial(basis, name))
 
 
-def basis(name: str, one: Benchmark) -> Any:
-    shots = prepare(name, data_of(one))
+def basis(name: str, one: BenchmarkSettings) -> Any:
+    shots = prepare(name, data_path(one))
     before = {shot.item.fields.get("subject", ""): shot.before for shot in shots}
     return [spec(name).model_dump(), [shot.item for shot in shots], before]
 
 
-def spec(name: str) -> Task:
-    return Task.model_validate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+def spec(name: str) -> PromptTemplate:
+    return PromptTemplate.model_validate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
-def run(name: str, exam: Exam) -> dict[str, Any]:
+def run(name: str, exam: EvalContext) -> dict[str, Any]:
     """Truth values as "accuracy" (or as "score", where OpenCompass calls it so), and MMLU's average over subjects."""
     how, shots = spec(name), prepare(name, exam.data)
     found = chosen(how, shots, exam) if how.score == "loss" else written(how, shots, exam)
@@ -99,7 +99,7 @@ def prepare(name: str, data: Path | None) -> list[Shot]:
     return [Shot(item, by_subject[item.fields.get("subject", "")]) for item in found]
 
 
-def prepared(name: str, row: Row, number: int) -> Prepared | None:
+def prepared(name: str, row: DataRow, number: int) -> Prepared | None:
     """An item, None where OpenCompass leaves it out. Raises UserError where its values make no item."""
     try:
         return PREPARE[name](row, number)
@@ -108,56 +108,56 @@ def prepared(name: str, row: Row, number: int) -> Prepared | None:
         raise UserError(f"benchmark paper/{name}: row {number} of its data makes no item: {what}") from None
 
 
-def subject(row: Row) -> str:
+def subject(row: DataRow) -> str:
     return str(row.get("subject", "")).replace("_", " ")
 
 
 # --- options
 
 
-def chosen(how: Task, shots: list[Shot], exam: Exam) -> dict[str, Any]:
+def chosen(how: PromptTemplate, shots: list[Shot], exam: EvalContext) -> dict[str, Any]:
     """Of each item, whether the option with the lowest mean loss is the right one."""
-    about, path = marks(shots), exam.folder.path / "losses.jsonl"
+    about, path = item_fingerprints(shots), exam.folder.path / "losses.jsonl"
 
-    def made(start: int) -> list[Chosen]:
+    def made(start: int) -> list[OptionScores]:
         some = shots[start : start + SIZE]
         texts = [[whole(how, shot, option, exam) for option in shot.item.options] for shot in some]
         found = iter(losses(exam.engine, list(chain(*texts)), exam.chat.tokenizer))
         values = [tuple(next(found) for _ in options) for options in texts]
-        return [Chosen(values=some, of=about[start + n]) for n, some in enumerate(values)]
+        return [OptionScores(values=some, of=about[start + n]) for n, some in enumerate(values)]
 
-    def owed(done: Sequence[Chosen]) -> Iterator[list[Chosen]]:
-        unchanged(path, done, about)
-        return ahead(made, range(len(done), len(shots), SIZE), exam.engine.at_once)
+    def owed(done: Sequence[OptionScores]) -> Iterator[list[OptionScores]]:
+        check_unchanged(path, done, about)
+        return ordered_map(made, range(len(done), len(shots), SIZE), exam.engine.at_once)
 
     ready(exam.engine)
-    rows = exam.folder.records(path.name, Chosen, owed, SIZE, len(shots))
-    unchanged(path, rows, about)
+    rows = exam.folder.records(path.name, OptionScores, owed, SIZE, len(shots))
+    check_unchanged(path, rows, about)
     too_long(exam.folder, rows)
     right = [row.lowest == shot.item.right for row, shot in zip(rows, shots, strict=True)]
     return {"items": {"accuracy": right}, "too long": sum(row.lowest is None for row in rows)}
 
 
-def whole(how: Task, shot: Shot, option: str, exam: Exam) -> str:
+def whole(how: PromptTemplate, shot: Shot, option: str, exam: EvalContext) -> str:
     """The text whose loss is taken: examples with their right options, the item with this one."""
     before = [turns(how, one, one.options[one.right]) for one in shot.before]
     return joined(
-        how, before, turns(how, shot.item, option), fill(how.hint, **shot.item.fields), exam, open_answer=False
+        how, before, turns(how, shot.item, option), fill_template(how.hint, **shot.item.fields), exam, open_answer=False
     )
 
 
-def turns(how: Task, item: Prepared, option: str) -> list[tuple[str, str]]:
+def turns(how: PromptTemplate, item: Prepared, option: str) -> list[tuple[str, str]]:
     values = {**item.fields, "option": option}
-    spoken = [("user", fill(how.user, **values)), ("assistant", fill(how.assistant, **values))]
+    spoken = [("user", fill_template(how.user, **values)), ("assistant", fill_template(how.assistant, **values))]
     return [(role, text) for role, text in spoken if text]
 
 
 def joined(
-    how: Task,
+    how: PromptTemplate,
     before: list[list[tuple[str, str]]],
     last: list[tuple[str, str]],
     hint: str,
-    exam: Exam,
+    exam: EvalContext,
     open_answer: bool,
 ) -> str:
     """Turns as one text: lines for the base, the chat template for an aligned model (the hint in its first turn)."""
@@ -166,13 +166,13 @@ def joined(
         return hint + how.between.join(plain[:-1]) + (how.after if before else "") + plain[-1]
     spoken = [(role, exam.chat.plain(text)) for one in (*before, last) for role, text in one]
     spoken[0] = ("user", hint + spoken[0][1])
-    return render(exam.chat.tokenizer, exam.chat.template, spoken, open_answer)
+    return render_conversation(exam.chat.tokenizer, exam.chat.template, spoken, open_answer)
 
 
 # --- written answers
 
 
-def written(how: Task, shots: list[Shot], exam: Exam) -> dict[str, Any]:
+def written(how: PromptTemplate, shots: list[Shot], exam: EvalContext) -> dict[str, Any]:
     """Of each item, whether what the model writes is right."""
     sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=how.tokens, stop=() if exam.base else (exam.chat.end,))
     prompts = [question(how, shot, exam) for shot in shots]
@@ -185,12 +185,12 @@ def written(how: Task, shots: list[Shot], exam: Exam) -> dict[str, Any]:
     return {"items": {"score": right}, "empty answers": Counter(bool(text.strip()) for text in texts)[False]}
 
 
-def question(how: Task, shot: Shot, exam: Exam) -> str:
+def question(how: PromptTemplate, shot: Shot, exam: EvalContext) -> str:
     spoken = turns(how, shot.item, "")
     return joined(how, [], spoken if exam.base else spoken[:1], "", exam, open_answer=True)
 
 
-def matches(how: Task, answer: str, references: list[str]) -> bool:
+def matches(how: PromptTemplate, answer: str, references: list[str]) -> bool:
     """OpenCompass's rules: the first line in lower case, from behind the last "answer is" on, cleaned.
 
     A reference of which cleaning leaves nothing is contained in every answer, there as here.

@@ -9,18 +9,19 @@ import string
 from collections import Counter
 from typing import Any
 
-from isheep.benchmarks import Exam
-from isheep.benchmarks.originals import Row
-from isheep.prompts import fill
+from isheep.benchmarks import EvalContext
+from isheep.benchmarks.originals import DataRow
+from isheep.prompts import fill_template
 from isheep.records import Sampling
 
 PROMPT = "Title: {title}\n\nBackground: {context}\n\nQuestion: {question}\n\nAnswer:"
 TOKENS = 256
 
 
-def run(exam: Exam, rows: list[Row]) -> dict[str, Any]:
+def run(exam: EvalContext, rows: list[DataRow]) -> dict[str, Any]:
     texts = [
-        fill(PROMPT, title=str(row.get("title", "")), context=row["context"], question=row["question"]) for row in rows
+        fill_template(PROMPT, title=str(row.get("title", "")), context=row["context"], question=row["question"])
+        for row in rows
     ]
     ends = ("\n",) if exam.base else ("\n", exam.chat.end)
     sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=TOKENS, stop=ends)

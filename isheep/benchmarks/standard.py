@@ -14,14 +14,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from isheep.batching import ahead
-from isheep.benchmarks import Exam, Part, data_of, marks, squad2, unchanged
+from isheep.batching import ordered_map
+from isheep.benchmarks import EvalContext, Part, check_unchanged, data_path, item_fingerprints, squad2
 from isheep.benchmarks.items import load, note, questions
-from isheep.benchmarks.options import Chosen, logprobs, ready, too_long
-from isheep.benchmarks.originals import Row
+from isheep.benchmarks.options import OptionScores, logprobs, ready, too_long
+from isheep.benchmarks.originals import DataRow
 from isheep.errors import UserError
-from isheep.models.chat_template import render
-from isheep.recipe.schema import Benchmark
+from isheep.models.chat_template import render_conversation
+from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Sampling
 
 OURS = Path(__file__).parent / "tasks" / "standard"
@@ -51,7 +51,7 @@ def task(name: str) -> Part:
     return Part(partial(run, name), partial(questions, name), partial(basis, name))
 
 
-def run(name: str, exam: Exam) -> dict[str, Any]:
+def run(name: str, exam: EvalContext) -> dict[str, Any]:
     """The task's own metrics by item: "acc", "acc_norm" or "exact_match"; of SQuAD 2.0 "exact" and "f1"."""
     head = {"protocol": "standard", "template": exam.template, "note": note(name)}
     if name == "squad2":
@@ -74,13 +74,13 @@ def run(name: str, exam: Exam) -> dict[str, Any]:
     return result
 
 
-def basis(name: str, one: Benchmark) -> Any:
+def basis(name: str, one: BenchmarkSettings) -> Any:
     if name in TASKS and not find_spec("lm_eval"):
         raise UserError(MISSING.format(name=name))
-    return load(name, data_of(one))
+    return load(name, data_path(one))
 
 
-def built(name: str, rows: list[Row]) -> dict[str, Any]:
+def built(name: str, rows: list[DataRow]) -> dict[str, Any]:
     """lm-eval's task objects by their names, on these rows; MMLU has one for each subject."""
     try:
         import lm_eval
@@ -128,14 +128,14 @@ def _quiet() -> Iterator[None]:
         enable_progress_bars()
 
 
-def _splits(rows: list[Row], **unused: Any) -> dict[str, Any]:
+def _splits(rows: list[DataRow], **unused: Any) -> dict[str, Any]:
     """The same rows under each name that a task may look for; without examples only the tested one is read."""
     from datasets import Dataset
 
     return dict.fromkeys(("train", "validation", "test", "dev"), Dataset.from_list(rows))
 
 
-def evaluated(tasks: dict[str, Any], exam: Exam, lost: set[tuple[str, int]]) -> list[dict[str, Any]]:
+def evaluated(tasks: dict[str, Any], exam: EvalContext, lost: set[tuple[str, int]]) -> list[dict[str, Any]]:
     """lm-eval's samples in the order of the items, each with its "task". What does not fit is put into `lost`."""
     from lm_eval.api import task as module
     from lm_eval.evaluator import evaluate
@@ -151,7 +151,7 @@ def evaluated(tasks: dict[str, Any], exam: Exam, lost: set[tuple[str, int]]) -> 
     return [{**sample, "task": name} for name in tasks for sample in found["samples"][name]]
 
 
-def door(exam: Exam, lost: set[tuple[str, int]]) -> Any:
+def door(exam: EvalContext, lost: set[tuple[str, int]]) -> Any:
     """Our engine as lm-eval sees a model. Whether a continuation is the greedy one, no task here asks."""
     from lm_eval.api.model import LM
 
@@ -160,20 +160,20 @@ def door(exam: Exam, lost: set[tuple[str, int]]) -> Any:
 
         def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
             pairs = [_spaced(*one.args) for one in requests]
-            about, path = marks(pairs), exam.folder.path / "losses.jsonl"
+            about, path = item_fingerprints(pairs), exam.folder.path / "losses.jsonl"
             ready(exam.engine)
 
-            def made(start: int) -> list[Chosen]:
+            def made(start: int) -> list[OptionScores]:
                 found = logprobs(exam.engine, *zip(*pairs[start : start + SIZE], strict=True))
                 sums = (None if one is None else -sum(one.logprobs) for one in found)
-                return [Chosen(values=(one,), of=about[start + n]) for n, one in enumerate(sums)]
+                return [OptionScores(values=(one,), of=about[start + n]) for n, one in enumerate(sums)]
 
-            def owed(done: Sequence[Chosen]) -> Iterator[list[Chosen]]:
-                unchanged(path, done, about)
-                return ahead(made, range(len(done), len(pairs), SIZE), exam.engine.at_once)
+            def owed(done: Sequence[OptionScores]) -> Iterator[list[OptionScores]]:
+                check_unchanged(path, done, about)
+                return ordered_map(made, range(len(done), len(pairs), SIZE), exam.engine.at_once)
 
-            rows = exam.folder.records(path.name, Chosen, owed, SIZE, len(pairs))
-            unchanged(path, rows, about)
+            rows = exam.folder.records(path.name, OptionScores, owed, SIZE, len(pairs))
+            check_unchanged(path, rows, about)
             too_long(exam.folder, rows)
             for one, row in zip(requests, rows, strict=True):
                 if row.lowest is None:
@@ -191,7 +191,7 @@ def door(exam: Exam, lost: set[tuple[str, int]]) -> Any:
 
         def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
             turns = [(turn["role"], exam.chat.plain(turn["content"])) for turn in chat_history]
-            return render(exam.chat.tokenizer, exam.chat.template, turns, add_generation_prompt)
+            return render_conversation(exam.chat.tokenizer, exam.chat.template, turns, add_generation_prompt)
 
     return Ours()
 

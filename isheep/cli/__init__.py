@@ -17,7 +17,7 @@ from isheep.cli.evaluation import Dir, console
 from isheep.cli.evaluation import app as evaluation
 from isheep.cli.show import Band
 from isheep.errors import UserError
-from isheep.export.iteration import Form
+from isheep.export.iteration import ExportFormat
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 
@@ -55,18 +55,18 @@ def run(
     RECIPE is a file or a name from `isheep recipes`: lamb where none is given, or qwen2.5-0.5b with --model. KEY=VALUE
     sets a key of it, such as training.epochs=1 or filters.0.at_least=7.
     """
-    from isheep.evaluation.tables import table
-    from isheep.sweep import conduct, ready
+    from isheep.evaluation.tables import run_table
+    from isheep.sweep import check_recipe_ready, run_recipe
 
     path, overrides = _chosen(words, model)
-    recipe = loading.load(path, ["machine.unsafe_code=true"] * unsafe_code + overrides)
+    recipe = loading.load_recipe(path, ["machine.unsafe_code=true"] * unsafe_code + overrides)
     out = out or Path("runs") / (Path(model).resolve().name if model else path.stem)
     if seeds:
         numbers = range(recipe.seed, recipe.seed + seeds)
         return _sweep({f"seed-{n}": recipe.model_copy(update={"seed": n}) for n in numbers}, out)
-    ready(recipe, out)
-    folder, t = conduct(recipe, out)
-    console.print(table(recipe, folder))
+    check_recipe_ready(recipe, out)
+    folder, t = run_recipe(recipe, out)
+    console.print(run_table(recipe, folder))
     last = folder.path / f"iter-{t}"
     for name, where in (("adapter", last / "adapter"), ("dataset", last / "train.json"), ("run", folder.path)):
         console.print(f"{name:<9}{where}", soft_wrap=True, markup=False)
@@ -82,19 +82,19 @@ def sweep(
 
     KEY=VALUE sets a key for all settings but those that the sweep itself sets it for.
     """
-    path = loading.find(name)
+    path = loading.find_recipe(name)
     _sweep(loading.load_sweep(path, words or []), out or Path("runs") / path.stem)
 
 
 def _sweep(recipes: Mapping[str, Recipe], out: Path) -> None:
-    from isheep.evaluation.tables import comparison
-    from isheep.sweep import sweep
+    from isheep.evaluation.tables import sweep_table
+    from isheep.sweep import run_sweep
 
     try:
-        sweep(recipes, out)
+        run_sweep(recipes, out)
     finally:
         if any((out / name).exists() for name in recipes):
-            console.print(comparison(recipes, out))
+            console.print(sweep_table(recipes, out))
             console.print(f"runs     {out}", soft_wrap=True, markup=False)
 
 
@@ -121,8 +121,8 @@ def plan(
 
     path, overrides = _chosen(words, model)
     several = loading.is_sweep(path)
-    recipes = loading.load_sweep(path, overrides) if several else {"": loading.load(path, overrides)}
-    said, told = assumptions.given(assume or []), plans.past_of(like)
+    recipes = loading.load_sweep(path, overrides) if several else {"": loading.load_recipe(path, overrides)}
+    said, told = assumptions.parse_assumptions(assume or []), plans.past_of(like)
     device = plans.device_of(next(iter(recipes.values())).machine, gpu, gpus)
     found = {name: plans.plan(recipe, device, gpus, said, told) for name, recipe in recipes.items()}
     if as_json:
@@ -135,13 +135,13 @@ def plan(
 @app.command()
 def recipes() -> None:
     """List the recipes that come with isheep, and the sweeps, which are many recipes in one file."""
-    names = loading.names()
-    sweeps = {name for name in names if loading.is_sweep(loading.find(name))}
+    names = loading.recipe_names()
+    sweeps = {name for name in names if loading.is_sweep(loading.find_recipe(name))}
     for verb, some in (("run", [name for name in names if name not in sweeps]), ("sweep", sorted(sweeps))):
         shown = Table(f"isheep {verb}", "", box=None, padding=(0, 2, 0, 0), header_style="bold")
         shown.columns[0].no_wrap, shown.columns[0].min_width = True, max(map(len, names))
         for name in some:
-            shown.add_row(name, loading.title(loading.find(name)))
+            shown.add_row(name, loading.recipe_title(loading.find_recipe(name)))
         console.print(shown)
 
 
@@ -179,15 +179,17 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
 ) -> None:
     """Talk to a run's model: at a prompt, or an answer to each line of standard input."""
-    from isheep.cli.chat import talk
+    from isheep.cli.chat import chat_with_run
 
-    talk(folder, iteration, temperature, console)
+    chat_with_run(folder, iteration, temperature, console)
 
 
 @app.command()
 def export(
     folder: Dir,
-    form: Annotated[Form | None, typer.Option("--as", help="The data that were trained on, in this form.")] = None,
+    form: Annotated[
+        ExportFormat | None, typer.Option("--as", help="The data that were trained on, in this form.")
+    ] = None,
     merged: Annotated[bool, typer.Option("--merged", help="The checkpoint, with the adapter in its weights.")] = False,
     iteration: Annotated[int | None, typer.Option(help="The newest one without it.")] = None,
     out: Annotated[Path | None, typer.Option(help="A file, or with --merged a folder; else DIR/export/...")] = None,
@@ -196,11 +198,11 @@ def export(
 
     --as paper: the keys of Appendix B, with the scores. --as llamafactory: a folder to train in, with its YAML.
     """
-    from isheep.export.iteration import take
+    from isheep.export.iteration import export_iteration
 
     if (form is None) != merged:
         raise UserError("give one of --as alpaca|sharegpt|messages|paper|llamafactory and --merged")
-    console.print(take(folder, form, iteration, out), soft_wrap=True, markup=False)
+    console.print(export_iteration(folder, form, iteration, out), soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -232,9 +234,9 @@ def probe(
 ) -> None:
     """Print what a lamb checkpoint can do before any loop: answer validation tasks, and judge."""
     from isheep.lamb.probe import probe
-    from isheep.models.checkpoint import find
+    from isheep.models.checkpoint import find_checkpoint
 
-    found = probe(Path(find(checkpoint)))
+    found = probe(Path(find_checkpoint(checkpoint)))
     for group, values in found.items():
         for name, value in values.items():
             console.print(f"{group:<9}{name:<36}{value:.3f}", soft_wrap=True, markup=False)
@@ -245,7 +247,7 @@ def _chosen(words: Sequence[str] | None, model: str | None) -> tuple[Path, list[
     words = words or []
     named = bool(words) and "=" not in words[0]
     name = words[0] if named else DEFAULT_REAL if model else DEFAULT
-    return loading.find(name), [f"model={json.dumps(model)}"] * bool(model) + list(words[named:])
+    return loading.find_recipe(name), [f"model={json.dumps(model)}"] * bool(model) + list(words[named:])
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -10,21 +10,21 @@ from rich.console import Console
 from rich.text import Text
 
 from isheep.backends import open_engine
-from isheep.batching import seed_of
+from isheep.batching import derive_seed
 from isheep.evaluation.formatting import escape_unprintable
-from isheep.models.chat_template import load_chat
+from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling
-from isheep.rundir.folder import reading
+from isheep.rundir.folder import open_run
 from isheep.rundir.iterations import model_of_iteration
 
 
-def talk(path: Path, iteration: int | None, temperature: float, console: Console) -> None:
+def chat_with_run(path: Path, iteration: int | None, temperature: float, console: Console) -> None:
     """What `isheep chat` does: print an answer to each line of standard input, until it ends or Ctrl-C.
 
     On a terminal with a prompt. A line knows nothing of the lines before it: I-SHEEP aligns on single turns.
     """
-    recipe, run = reading(path)
+    recipe, run = open_run(path)
     model = model_of_iteration(recipe, run, iteration)
     interactive = sys.stdin.isatty()
     with contextlib.suppress(KeyboardInterrupt):
@@ -38,12 +38,12 @@ def talk(path: Path, iteration: int | None, temperature: float, console: Console
 
 def answers(recipe: Recipe, model: Model, temperature: float, lines: Iterator[str]) -> Iterator[Completion]:
     """The model's answer to each line. Temperature 0 is greedy; line n draws its noise from the run's seed and n."""
-    chat = load_chat(recipe.chat, recipe.model)
+    chat = load_chat_template(recipe.chat, recipe.model)
     settings = recipe.response.sampling
     sampling = Sampling(**settings.model_dump() | {"temperature": temperature, "stop": (chat.end, *settings.stop)})
     with closing(open_engine(recipe, model)) as engine:
         for n, line in enumerate(lines):
-            yield from engine.generate([chat.prompt(line)], sampling, seed_of(recipe.seed, "chat", n))
+            yield from engine.generate([chat.prompt(line)], sampling, derive_seed(recipe.seed, "chat", n))
 
 
 def _lines(interactive: bool) -> Iterator[str]:

@@ -31,7 +31,7 @@ def doctor() -> Iterator[tuple[str, str]]:
     yield "cores", cores()
     yield "memory", memory()
     yield "disk", f"{_gigabytes(shutil.disk_usage(Path.cwd()).free)} free here"
-    yield "lamb", "its checkpoint is there" if (checkpoint.LAMB / "config.json").is_file() else MISSING
+    yield "lamb", "its checkpoint is there" if (checkpoint.LAMB_CHECKPOINT / "config.json").is_file() else MISSING
     for extra, (package, allows) in EXTRAS.items():
         found = next((one for one in map(version, (package, f"{package}-cpu")) if one != MISSING), MISSING)
         has = f"not installed (pip install 'isheep[{extra}]')" if found == MISSING else f"{package} {found}"

@@ -51,13 +51,13 @@ def evaluate(
         if judge or unsafe_code:
             raise UserError("--responses is for benchmarks that ask no judge and run no code: leave these options out")
         into = out or responses.with_suffix(f".{words[0]}")
-        console.print(tables.scores(words[0], evaluate_run.score(words[0], responses, data, into)))
+        console.print(tables.scores(words[0], evaluate_run.score_responses(words[0], responses, data, into)))
         return console.print(f"verdicts {into}", soft_wrap=True, markup=False)
     if not words or out:
         raise UserError("give a run folder: isheep eval RUN; --out is for --responses")
-    asked = loading.judge(judge) if judge is not None else None
-    recipe, run = evaluate_run.examine(Path(words[0]), words[1:], data, iteration, asked, unsafe_code)
-    console.print(tables.table(recipe, run, words[1:]))
+    asked = loading.parse_judge(judge) if judge is not None else None
+    recipe, run = evaluate_run.evaluate_run(Path(words[0]), words[1:], data, iteration, asked, unsafe_code)
+    console.print(tables.run_table(recipe, run, words[1:]))
     if kinds:
         console.print(tables.breakdowns(recipe, run, words[1:]))
 
@@ -74,9 +74,9 @@ def compare(
     ] = None,
 ) -> None:
     """Compare two models on the same items, or two settings over the same seeds."""
-    from isheep.evaluation.compare import compared
+    from isheep.evaluation.compare import comparison_tables
 
-    console.print(compared(a, b, iteration or [], score or []))
+    console.print(comparison_tables(a, b, iteration or [], score or []))
 
 
 @app.command()
@@ -93,9 +93,9 @@ def contamination(
     rows: Annotated[bool, typer.Option("--rows", help="Print the rows, and how they touch a prompt.")] = False,
 ) -> None:
     """Show which generated rows touch the benchmarks' prompts, and scores on the clean and the touched items."""
-    from isheep.diagnostics.contamination import report
+    from isheep.diagnostics.contamination import contamination_report
 
-    for part in report(folder, names or [], data, ngram, rouge, rows):
+    for part in contamination_report(folder, names or [], data, ngram, rouge, rows):
         console.print(part, soft_wrap=isinstance(part, Text))
 
 
@@ -109,10 +109,10 @@ def judge_health(
 
     Figures are in DIR/iter-1/health.json, new ratings in DIR/iter-1/health/.
     """
-    from isheep.diagnostics.judge_calibration import examine
+    from isheep.diagnostics.judge_calibration import calibrate_judge
     from isheep.diagnostics.judge_tables import tables
 
-    for part in tables(examine(folder, pairs, iteration)):
+    for part in tables(calibrate_judge(folder, pairs, iteration)):
         console.print(part, soft_wrap=isinstance(part, Text))
 
 

@@ -11,12 +11,12 @@ from rich.text import Text
 
 from isheep.errors import UserError
 from isheep.evaluation.formatting import escape_unprintable
-from isheep.recipe.schema import Recipe, Score
+from isheep.recipe.schema import Recipe, ScoreFilter
 from isheep.records import AssessedPair, Drop, Pair, Record, Rejected
-from isheep.rundir.folder import Folder, reading
+from isheep.rundir.folder import RunFolder, open_run
 from isheep.rundir.iterations import iteration_dir
-from isheep.rundir.jsonl import some
-from isheep.stages.filters import below
+from isheep.rundir.jsonl import filter_rows
+from isheep.stages.filters import below_threshold
 
 R = TypeVar("R", bound=Record)
 
@@ -44,7 +44,7 @@ def show(
     filter. `dropped` leaves what is kept out, and adds what never became a pair or a task. Raises UserError where the
     run has no such iteration, page, rating or threshold.
     """
-    recipe, run = reading(path)
+    recipe, run = open_run(path)
     recipe, folder = recipe.at(iteration), iteration_dir(run, iteration)
     if iteration < 1 or not (folder.has("pairs.jsonl") or dropped and folder.has("rejected.jsonl")):
         raise UserError(f"{path} has no answers of iteration {iteration} yet: see isheep status {path}")
@@ -52,7 +52,7 @@ def show(
     why = {drop.row: drop for drop in _rows(folder, "dropped.jsonl", Drop)}
     chosen: Sequence[Pair | Rejected] = quadrant(pairs, bands, recipe, at)
     if dropped:
-        chosen = some(chosen, lambda pair: pair.id in why)
+        chosen = filter_rows(chosen, lambda pair: pair.id in why)
         if not any(bands.values()):
             chosen = [*chosen, *_rows(folder, "unanswered.jsonl", Rejected), *_rows(folder, "rejected.jsonl", Rejected)]
     yield _heading(chosen, why, page, rows, dropped)
@@ -70,26 +70,28 @@ def quadrant(
         if criterion not in rated:
             raise UserError(f"{criterion} is not rated in this run: its criteria are {', '.join(rated) or 'none'}")
     thresholds = {criterion: _threshold(recipe, criterion, at) for criterion in asked}
-    return some(pairs, lambda pair: all(_band(pair, name, thresholds[name]) is band for name, band in asked.items()))
+    return filter_rows(
+        pairs, lambda pair: all(_band(pair, name, thresholds[name]) is band for name, band in asked.items())
+    )
 
 
-def _threshold(recipe: Recipe, criterion: str, at: float | None) -> Score:
+def _threshold(recipe: Recipe, criterion: str, at: float | None) -> ScoreFilter:
     """The score filter that splits low from high: `at`, or the recipe's first one for this criterion."""
     if at is not None:
-        return Score(kind="score", at_least=at, criteria=(criterion,))
+        return ScoreFilter(kind="score", at_least=at, criteria=(criterion,))
     for score in recipe.filters:
-        if isinstance(score, Score) and (score.criteria is None or criterion in score.criteria):
+        if isinstance(score, ScoreFilter) and (score.criteria is None or criterion in score.criteria):
             return score.model_copy(update={"criteria": (criterion,)})
     raise UserError(f"no filter of this run has a threshold for {criterion}: give one, such as --at 8")
 
 
-def _band(pair: Pair, criterion: str, threshold: Score) -> Band | None:
+def _band(pair: Pair, criterion: str, threshold: ScoreFilter) -> Band | None:
     grades = pair.grades if isinstance(pair, AssessedPair) else {}
     if criterion not in grades:
         return None
     if grades[criterion].score is None:
         return Band.unreadable
-    return Band.low if below(threshold, grades) else Band.high
+    return Band.low if below_threshold(threshold, grades) else Band.high
 
 
 # --- as text
@@ -112,7 +114,7 @@ def rejected_card(row: Rejected) -> Text:
     return _card(row.id, Text(escape_unprintable(f"rejected by {row.by}: {row.why}"), "red"), {"text": row.text})
 
 
-def _fate(row: Pair, why: Mapping[str, Drop], folder: Folder) -> Text:
+def _fate(row: Pair, why: Mapping[str, Drop], folder: RunFolder) -> Text:
     if drop := why.get(row.id):
         return Text(escape_unprintable(f"dropped by {drop.by}: {drop.why}"), "red")
     return Text("kept", "green") if folder.has("dropped.jsonl") else Text("not filtered yet", "yellow")
@@ -138,6 +140,6 @@ def _heading(chosen: Sequence[Pair | Rejected], why: Mapping[str, Drop], page: i
     return Text("; ".join(parts) + "\n", "bold")
 
 
-def _rows(folder: Folder, name: str, kind: type[R]) -> Sequence[R]:
+def _rows(folder: RunFolder, name: str, kind: type[R]) -> Sequence[R]:
     """A file's rows, none where it is not there."""
     return folder.read(name, kind) if folder.has(name) else []

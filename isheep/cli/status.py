@@ -11,12 +11,12 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from isheep.batching import chunks
-from isheep.diagnostics.diversity import FIGURES, read
-from isheep.evaluation.evaluate import ended
-from isheep.evaluation.tables import table
+from isheep.diagnostics.diversity import FIGURES, read_diversity
+from isheep.evaluation.evaluate import is_last_iteration
+from isheep.evaluation.tables import run_table
 from isheep.recipe.schema import Recipe
 from isheep.rundir.artifacts import OTHER_STAGE, STAGES, artifact_of, stage_of
-from isheep.rundir.folder import Folder, events, reading
+from isheep.rundir.folder import RunFolder, open_run, read_events
 from isheep.rundir.iterations import iteration_dir, newest_iteration
 
 COLUMNS = 4  # iterations side by side on a screen of 80 columns
@@ -24,18 +24,22 @@ COLUMNS = 4  # iterations side by side on a screen of 80 columns
 
 def status(path: Path) -> Iterator[RenderableType]:
     """What `isheep status` prints. Raises UserError where `path` is no run folder or a finished file is corrupt."""
-    recipe, run = reading(path)
-    yield table(recipe, run)
+    recipe, run = open_run(path)
+    yield run_table(recipe, run)
     yield from times(recipe, run)
     yield from variety(recipe, run)
-    yield from (Text(note) for note in dict.fromkeys(e["note"] for e in events(path) if isinstance(e.get("note"), str)))
+    yield from (
+        Text(note) for note in dict.fromkeys(e["note"] for e in read_events(path) if isinstance(e.get("note"), str))
+    )
     yield from (Text(line) for line in in_progress(run))
     done = newest_iteration(recipe, run)
-    way_on = "" if ended(recipe, run, done) else f"; to go on: isheep run {path / 'recipe.yaml'} --out {path}"
+    way_on = (
+        "" if is_last_iteration(recipe, run, done) else f"; to go on: isheep run {path / 'recipe.yaml'} --out {path}"
+    )
     yield Text(f"{done} of {recipe.iterations} iterations are trained{way_on}")
 
 
-def times(recipe: Recipe, run: Folder) -> Iterator[RenderableType]:
+def times(recipe: Recipe, run: RunFolder) -> Iterator[RenderableType]:
     """Seconds by stage and iteration, from run.jsonl: of the last try, where a stage was interrupted (marked >)."""
     taken, resumed = seconds(run)
     homes = ["base", *(f"iter-{t}" for t in range(1, recipe.iterations + 1) if iteration_dir(run, t).path.exists())]
@@ -51,9 +55,9 @@ def times(recipe: Recipe, run: Folder) -> Iterator[RenderableType]:
         yield Text("> an interrupted stage: its last try alone was timed")
 
 
-def variety(recipe: Recipe, run: Folder) -> Iterator[RenderableType]:
+def variety(recipe: Recipe, run: RunFolder) -> Iterator[RenderableType]:
     """What each iteration wrote, in the figures of collapse.py, and a line for each that is narrower than before."""
-    known = {t: found for t in range(1, recipe.iterations + 1) if (found := read(run, t))}
+    known = {t: found for t in range(1, recipe.iterations + 1) if (found := read_diversity(run, t))}
     for some in chunks(list(known), COLUMNS):
         columns = (Column(f"iteration {t}", justify="right") for t in some)
         shown = Table("what was written", *columns, box=SIMPLE_HEAD, pad_edge=False)
@@ -69,12 +73,12 @@ def variety(recipe: Recipe, run: Folder) -> Iterator[RenderableType]:
         yield from (Text(f"iteration {t} is narrower: {line}", style="yellow") for line in found["narrower"])
 
 
-def seconds(run: Folder) -> tuple[dict[tuple[str, str], float], set[tuple[str, str]]]:
+def seconds(run: RunFolder) -> tuple[dict[tuple[str, str], float], set[tuple[str, str]]]:
     """Seconds by (folder, stage), and the stages that went on with rows of an earlier try. Later events win.
 
     Those of a benchmark's answers are among those of its result, unless an earlier try made them.
     """
-    files = {str(event["file"]): event for event in events(run.root) if "file" in event and "seconds" in event}
+    files = {str(event["file"]): event for event in read_events(run.root) if "file" in event and "seconds" in event}
     taken: dict[tuple[str, str], float] = {}
     resumed = set()
     for name, event in files.items():
@@ -88,7 +92,7 @@ def seconds(run: Folder) -> tuple[dict[tuple[str, str], float], set[tuple[str, s
     return taken, resumed
 
 
-def in_progress(run: Folder) -> Iterator[str]:
+def in_progress(run: RunFolder) -> Iterator[str]:
     """A line for everything that is begun and not complete: its rows or training steps, and when it last grew."""
     for part in sorted([*run.path.glob("*/*.part"), *run.path.glob("*/eval/*/*.part")]):
         with contextlib.suppress(FileNotFoundError):  # finished while we looked

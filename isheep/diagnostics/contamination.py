@@ -11,16 +11,16 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from isheep.benchmarks import data_of, digest, module
+from isheep.benchmarks import data_path, fingerprint, load_benchmark
 from isheep.errors import UserError
 from isheep.evaluation.agreement import Estimate, mean
 from isheep.evaluation.formatting import escape_unprintable
-from isheep.recipe.schema import Benchmark, Contamination, Recipe
+from isheep.recipe.schema import BenchmarkSettings, ContaminationFilter, Recipe
 from isheep.records import Drop, Pair
-from isheep.rundir.folder import Folder, reading
+from isheep.rundir.folder import RunFolder, open_run
 from isheep.rundir.iterations import iteration_dir
-from isheep.stages.filters import kept
-from isheep.text.overlap import Overlap, overlap
+from isheep.stages.filters import kept_pairs
+from isheep.text.overlap import Overlap, find_overlap
 
 
 class Touched(NamedTuple):
@@ -41,14 +41,14 @@ class Split(NamedTuple):
     share: bool  # of truth values; else a mean
 
 
-def report(
+def contamination_report(
     path: Path, names: Sequence[str], data: Path | None, ngram: int | None, rouge: float | None, rows: bool
 ) -> Iterator[RenderableType]:
     """What `isheep contamination` prints. `ngram` and `rouge` None are the recipe's (0: not looked at), or 13 and 0.7.
 
     Raises UserError where `path` is no run folder, has no pairs yet, or where a benchmark or its data are not there.
     """
-    recipe, run = reading(path)
+    recipe, run = open_run(path)
     rule = wanted_rule(recipe, ngram, rouge)
     written = [t for t in range(1, recipe.iterations + 1) if iteration_dir(run, t).has("pairs.jsonl")]
     if not written:
@@ -64,21 +64,21 @@ def report(
             yield from (card(one.name, t, some) for t, some in found.items() if some.overlap.rows)
 
 
-def wanted_rule(recipe: Recipe, ngram: int | None, rouge: float | None) -> Contamination:
+def wanted_rule(recipe: Recipe, ngram: int | None, rouge: float | None) -> ContaminationFilter:
     """What touching means: the options, over the recipe's contamination filter, over that filter's defaults."""
-    filters = [one for one in recipe.filters if isinstance(one, Contamination)]
-    rule = filters[0] if filters else Contamination(kind="contamination")
+    filters = [one for one in recipe.filters if isinstance(one, ContaminationFilter)]
+    rule = filters[0] if filters else ContaminationFilter(kind="contamination")
     changes = {"ngram": ngram, "rouge": rouge}
     return rule.model_copy(update={name: value or None for name, value in changes.items() if value is not None})
 
 
-def benchmarks(recipe: Recipe, names: Sequence[str], data: Path | None) -> list[Benchmark]:
+def benchmarks(recipe: Recipe, names: Sequence[str], data: Path | None) -> list[BenchmarkSettings]:
     """The recipe's, or those named; `data` is for a single one, in place of what the recipe names."""
     if data and len(names) != 1:
         raise UserError(f"--data {data} is for one benchmark: name it, and it alone")
     try:
-        known: dict[str, Benchmark] = {one.name: one for one in recipe.evaluation}
-        chosen = [known.get(name) or Benchmark.model_validate({"name": name}) for name in names]
+        known: dict[str, BenchmarkSettings] = {one.name: one for one in recipe.evaluation}
+        chosen = [known.get(name) or BenchmarkSettings.model_validate({"name": name}) for name in names]
     except ValidationError as error:
         raise UserError(f"benchmark: {error.errors()[0]['msg']}; found {error.errors()[0]['input']!r}") from None
     if not chosen and not recipe.evaluation:
@@ -86,10 +86,10 @@ def benchmarks(recipe: Recipe, names: Sequence[str], data: Path | None) -> list[
     return [one.model_copy(update={"data": str(data)}) if data else one for one in chosen or recipe.evaluation]
 
 
-def prompts_of(run: Folder, one: Benchmark, models: Sequence[int]) -> list[str]:
+def prompts_of(run: RunFolder, one: BenchmarkSettings, models: Sequence[int]) -> list[str]:
     """What a benchmark asks. Raises UserError where one of the models was scored on something else."""
-    found: list[str] = module(one.name).prompts(data_of(one))
-    mark = digest(found)
+    found: list[str] = load_benchmark(one.name).prompts(data_path(one))
+    mark = fingerprint(found)
     for t in models:
         if result(run, t, one.name).get("asked", mark) != mark:
             raise UserError(
@@ -100,17 +100,17 @@ def prompts_of(run: Folder, one: Benchmark, models: Sequence[int]) -> list[str]:
     return found
 
 
-def touched(run: Folder, t: int, asked: Sequence[str], rule: Contamination) -> Touched:
+def touched(run: RunFolder, t: int, asked: Sequence[str], rule: ContaminationFilter) -> Touched:
     """What M^(t-1) wrote in iteration `t`, against the prompts `asked`."""
     pairs = iteration_dir(run, t).read("pairs.jsonl", Pair)
     chosen = None
     if iteration_dir(run, t).has("dropped.jsonl"):
-        chosen = {pair.id for pair in kept(pairs, iteration_dir(run, t).read("dropped.jsonl", Drop))}
-    return Touched(pairs, chosen, overlap(pairs, asked, rule.ngram, rule.rouge))
+        chosen = {pair.id for pair in kept_pairs(pairs, iteration_dir(run, t).read("dropped.jsonl", Drop))}
+    return Touched(pairs, chosen, find_overlap(pairs, asked, rule.ngram, rule.rouge))
 
 
 def split(
-    recipe: Recipe, run: Folder, one: Benchmark, t: int, prompts: int, found: dict[int, Touched]
+    recipe: Recipe, run: RunFolder, one: BenchmarkSettings, t: int, prompts: int, found: dict[int, Touched]
 ) -> Iterator[Split]:
     """The scores of M^t with touched items. Touched by what was written for M^t: in iteration t, or in all up to it
     where M^t learned from them (`training.data: all` or `start: last`)."""
@@ -126,19 +126,19 @@ def split(
             yield Split(score, (len(parts[0]), len(parts[1])), of_base, of_model, truths)
 
 
-def result(run: Folder, t: int, name: str) -> dict[str, Any]:
+def result(run: RunFolder, t: int, name: str) -> dict[str, Any]:
     folder, file = iteration_dir(run, t), f"eval/{name}.json"
     found: dict[str, Any] = folder.json(file, dict) if folder.has(file) else {}
     return found
 
 
-def places(one: Benchmark, found: dict[str, Any], prompts: int) -> dict[str, list[int]]:
+def places(one: BenchmarkSettings, found: dict[str, Any], prompts: int) -> dict[str, list[int]]:
     """For each score the place of each item's prompt, where that is known.
 
     The benchmark says so itself (`places`); or there is an item for each prompt, or a cluster, in their order.
     """
-    said = module(one.name)
-    known: dict[str, list[int]] = said.places(data_of(one)) if hasattr(said, "places") else {}
+    said = load_benchmark(one.name)
+    known: dict[str, list[int]] = said.places(data_path(one)) if hasattr(said, "places") else {}
     scores = found.get("items", {})
     for score, items in scores.items():
         clusters = found.get("clusters", {}).get(score, ())
@@ -159,7 +159,7 @@ def part(items: Sequence[float | None] | None, some: Sequence[int], place: Seque
 # --- as text
 
 
-def counted(name: str, prompts: int, rule: Contamination, found: dict[int, Touched]) -> Group:
+def counted(name: str, prompts: int, rule: ContaminationFilter, found: dict[int, Touched]) -> Group:
     ways = {"exact": "exact", "ngram": f"{rule.ngram} words", "rouge": f"ROUGE-L>{rule.rouge}"}
     asked = [kind for kind in ways if kind == "exact" or getattr(rule, kind)]
     columns = ("iteration", "rows", "touched", *(ways[kind] for kind in asked), "kept", "prompts")
@@ -201,7 +201,7 @@ def figure(one: Estimate | None, of: Split) -> str:
     return f"{value(one, of)} \\[{low},{high}]"
 
 
-def unsplit(run: Folder, one: Benchmark, written: Sequence[int], prompts: int) -> Iterator[Text]:
+def unsplit(run: RunFolder, one: BenchmarkSettings, written: Sequence[int], prompts: int) -> Iterator[Text]:
     """A line for the scores whose items can't be told by prompt."""
     found = [result(run, t, one.name) for t in written]
     known = {score for some in found for score in places(one, some, prompts)}

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from isheep.records import Pair, Rejected
-from isheep.rundir.folder import Folder
+from isheep.rundir.folder import RunFolder
 from isheep.rundir.progress import console
-from isheep.text.novelty import Language, repeated, words
+from isheep.text.novelty import Language, repeated, split_words
 
 NEAR = 0.7  # ROUGE-L F: Self-Instruct's limit
 OPENING = 50  # words of an answer that are compared: whole long answers would take minutes
@@ -57,12 +57,12 @@ FIGURES = {
 }
 
 
-def watch(run: Folder, t: int, pairs: Sequence[Pair], language: Language) -> None:
+def record_diversity(run: RunFolder, t: int, pairs: Sequence[Pair], language: Language) -> None:
     """Write iter-t/collapse.json where it is not there, and say where the iteration is narrower than an earlier one."""
     folder = run / f"iter-{t}"
     if folder.has("collapse.json"):
         return
-    earlier = {s: found for s in dict.fromkeys((t - 1, 1)) if 0 < s < t and (found := read(run, s))}
+    earlier = {s: found for s in dict.fromkeys((t - 1, 1)) if 0 < s < t and (found := read_diversity(run, s))}
 
     def make() -> dict[str, Any]:
         # Tasks that are another iteration's have no blocks of their own.
@@ -74,7 +74,7 @@ def watch(run: Folder, t: int, pairs: Sequence[Pair], language: Language) -> Non
         console.print(f"iteration {t} is narrower: {line}", markup=False, soft_wrap=True, style="yellow")
 
 
-def read(run: Folder, t: int) -> dict[str, Any] | None:
+def read_diversity(run: RunFolder, t: int) -> dict[str, Any] | None:
     """The figures of iteration `t`, None where they are not there."""
     folder = run / f"iter-{t}"
     return folder.json("collapse.json", dict) if folder.has("collapse.json") else None
@@ -91,8 +91,8 @@ def figures(pairs: Sequence[Pair], rejected: Iterable[Rejected], language: Langu
     refused_by_novelty: of the instructions that novelty looked at, the share that it refused.
     """
     looked = sample(pairs)
-    asked = [words(pair.content, language) for pair in looked]
-    answered = [words(pair.output, language) for pair in looked]
+    asked = [split_words(pair.content, language) for pair in looked]
+    answered = [split_words(pair.output, language) for pair in looked]
     first = Counter(text[0] for text in asked if text)
     refused = sum(row.by == "novelty" for row in rejected)
     found = {
@@ -102,7 +102,7 @@ def figures(pairs: Sequence[Pair], rejected: Iterable[Rejected], language: Langu
         "first_word_entropy": entropy(first),
         "vocabulary": len({word for text in asked for word in text}),
         "answers_near_duplicates": near_duplicates(
-            looked, pairs, language, lambda pair: " ".join(words(pair.output, language)[:OPENING])
+            looked, pairs, language, lambda pair: " ".join(split_words(pair.output, language)[:OPENING])
         ),
         **{f"answers_distinct_{n}": distinct(answered, n) for n in (1, 2, 3)},
         **_quartiles([pair.tokens for pair in looked]),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from isheep import annotation
 from isheep.backends import open_engine
-from isheep.batching import seed_of
+from isheep.batching import derive_seed
 from isheep.diagnostics.contamination import prompts_of
 from isheep.diagnostics.judge_metrics import (
     Found,
@@ -32,11 +32,11 @@ from isheep.diagnostics.judge_metrics import (
 from isheep.engines import Engine
 from isheep.errors import UserError
 from isheep.evaluation.agreement import share, win_rate
-from isheep.models.chat_template import Chat, load_chat
+from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.recipe.schema import Assessment, Recipe
 from isheep.records import Answer, AssessedPair, Pair
 from isheep.rundir.atomic import write_text
-from isheep.rundir.folder import Folder, kept_prompts, locked, reading
+from isheep.rundir.folder import RunFolder, lock_run, open_run, saved_prompts
 from isheep.rundir.iterations import iteration_dir, model_of_iteration
 from isheep.stages.assess import assess
 
@@ -46,19 +46,19 @@ class Case(NamedTuple):
 
     recipe: Recipe
     settings: Assessment
-    folder: Folder  # iter-t
+    folder: RunFolder  # iter-t
     t: int
     graded: Graded  # D_raw^t with S^t
     size: int  # pairs that are rated anew
 
 
-def examine(path: Path, pairs: int, iteration: int | None) -> list[Found]:
+def calibrate_judge(path: Path, pairs: int, iteration: int | None) -> list[Found]:
     """iter-t/health.json of every iteration that has ratings, or of one, made anew.
 
     For it `pairs` are rated again, drawn by the run's seed; those ratings are kept. Raises UserError where there are no
     ratings to look at, and where another process writes the run.
     """
-    recipe, run = reading(path)
+    recipe, run = open_run(path)
     there = [t for t in range(1, recipe.iterations + 1) if iteration_dir(run, t).has("assessed.jsonl")]
     wanted = there if iteration is None else [t for t in there if t == iteration]
     if recipe.assessment is None:
@@ -67,11 +67,11 @@ def examine(path: Path, pairs: int, iteration: int | None) -> list[Found]:
         at = f" of iteration {iteration}" if iteration is not None else ""
         raise UserError(f"{path} has no ratings{at} yet: see isheep status {path}")
     settings = recipe.assessment
-    if own := kept_prompts(path).get(settings.prompt):  # rating prompts of the user's own, as they were
+    if own := saved_prompts(path).get(settings.prompt):  # rating prompts of the user's own, as they were
         write_text(path / "health.prompts.yaml", own)
         settings = settings.model_copy(update={"prompt": str(path / "health.prompts.yaml")})
     found = []
-    with locked(path) as run:
+    with lock_run(path) as run:
         for t in wanted:
             graded = iteration_dir(run, t).read("assessed.jsonl", AssessedPair)
             case = Case(recipe, settings, iteration_dir(run, t), t, graded, min(pairs, len(graded)))
@@ -80,11 +80,11 @@ def examine(path: Path, pairs: int, iteration: int | None) -> list[Found]:
     return found
 
 
-def examined(case: Case, run: Folder) -> Found:
+def examined(case: Case, run: RunFolder) -> Found:
     """What health.json holds. An estimate is [value, low, high], null where nothing can be said."""
     current = case.settings.judge == "current"
     judge, other = (model_of_iteration(case.recipe, run, t) for t in (case.t - 1, 0)[:: 1 if current else -1])
-    chat, truths = load_chat(case.recipe.chat, case.recipe.model), known_truths(case, run)
+    chat, truths = load_chat_template(case.recipe.chat, case.recipe.model), known_truths(case, run)
     sample = drawn(case.graded, case.size, case.recipe.seed)
     people, lost = annotation.read(run.path / annotation.RATINGS, annotation.Rating)
     with closing(open_engine(case.recipe, judge)) as engine:
@@ -124,19 +124,19 @@ def examined(case: Case, run: Folder) -> Found:
 
 def drawn(pairs: Graded, size: int, seed: int) -> Graded:
     """`size` of them; a larger sample holds a smaller one."""
-    return sorted(pairs, key=lambda pair: seed_of(seed, "health", pair.id))[:size]
+    return sorted(pairs, key=lambda pair: derive_seed(seed, "health", pair.id))[:size]
 
 
-def rated(case: Case, engine: Engine, chat: Chat, pairs: Sequence[Pair], name: str, **changes: Any) -> Graded:
+def rated(case: Case, engine: Engine, chat: ChatTemplate, pairs: Sequence[Pair], name: str, **changes: Any) -> Graded:
     """Pairs rated by this engine as the recipe says but for `changes`, with noise of its own: health/SIZE/NAME."""
     settings = case.settings.model_copy(update=changes)
     plain = [Pair.model_validate(pair.model_dump(exclude={"grades"})) for pair in pairs]
-    owed = assess(engine, plain, chat, settings, case.t, seed_of(case.recipe.seed, "health", name))
+    owed = assess(engine, plain, chat, settings, case.t, derive_seed(case.recipe.seed, "health", name))
     place = case.folder / "health" / str(case.size)
     return place.records(f"{name}.jsonl", AssessedPair, owed, settings.size, len(plain))
 
 
-def again(case: Case, engine: Engine, chat: Chat, sample: Graded) -> Found:
+def again(case: Case, engine: Engine, chat: ChatTemplate, sample: Graded) -> Found:
     """The same pairs rated twice by the same judge.
 
     Where ratings are drawn: the run's, and others with another seed. Greedy ones would only repeat themselves, so two
@@ -168,7 +168,7 @@ def in_lamb(case: Case) -> Found:
     return {"lamb": against_truth(case.recipe, case.graded, [truly_right(pair) for pair in case.graded])}
 
 
-def known_truths(case: Case, run: Folder) -> dict[str, tuple[list[Pair], list[bool]]]:
+def known_truths(case: Case, run: RunFolder) -> dict[str, tuple[list[Pair], list[bool]]]:
     """By benchmark: M^(t-1)'s own answers to a sample of its prompts, and which of them a program found right.
 
     Of benchmarks that kept their answers (eval/NAME/answers.jsonl, one for each prompt) and have a score that is a
@@ -184,7 +184,7 @@ def known_truths(case: Case, run: Folder) -> dict[str, tuple[list[Pair], list[bo
         items = folder.json(f"{one.name}.json", dict).get("items", {}).values()
         right = next((row for row in items if len(row) == len(asked) and all(isinstance(x, bool) for x in row)), None)
         if right and len(answers) == len(asked):
-            places = sorted(range(len(asked)), key=lambda n: seed_of(case.recipe.seed, "health", n))[: case.size]
+            places = sorted(range(len(asked)), key=lambda n: derive_seed(case.recipe.seed, "health", n))[: case.size]
             pairs = [_pair(f"{one.name}-{n}", asked[n], answers[n]) for n in places]
             found[one.name] = (pairs, [right[n] for n in places])
     return found
@@ -195,7 +195,7 @@ def _pair(id: str, prompt: str, answer: Answer) -> Pair:
     return Pair(id=id, instruction=prompt, output=answer.output.strip(), seed=0, **fields)
 
 
-def wins(t: int, run: Folder) -> list[Found]:
+def wins(t: int, run: RunFolder) -> list[Found]:
     """How often people find iteration `t`'s answer better than an earlier model's (0: the base)."""
     choices, _ = annotation.read(run.path / annotation.CHOICES, annotation.Choice)
     by_pair = annotation.points(choices)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from isheep.evaluation.agreement import auroc, concordance, difference, rank_correlation, share
-from isheep.recipe.schema import SCORES, Recipe, Score
+from isheep.recipe.schema import RATING_SCALE, Recipe, ScoreFilter
 from isheep.records import AssessedPair, Grade
-from isheep.stages.filters import below
+from isheep.stages.filters import below_threshold
 
 Graded = Sequence[AssessedPair]
 Found = dict[str, Any]  # a part of health.json
@@ -29,7 +29,7 @@ def distribution(grades: Sequence[Grade]) -> Found:
         "unreadable": share([grade.score is None for grade in grades]),
         "mean": float(np.mean(scores)) if scores else None,
         "deviation": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
-        "histogram": {str(score): counts[score] for score in SCORES},
+        "histogram": {str(score): counts[score] for score in RATING_SCALE},
     }
 
 
@@ -87,8 +87,8 @@ def agreement(one: Sequence[float], other: Sequence[float]) -> Found:
 
 def passed(recipe: Recipe, grades: Mapping[str, Grade]) -> bool | None:
     """Whether ratings pass every score filter of the recipe; None where it has none."""
-    filters = [one for one in recipe.filters if isinstance(one, Score)]
-    return all(below(one, grades) is None for one in filters) if filters else None
+    filters = [one for one in recipe.filters if isinstance(one, ScoreFilter)]
+    return all(below_threshold(one, grades) is None for one in filters) if filters else None
 
 
 def against_truth(recipe: Recipe, rows: Graded, right: Sequence[bool]) -> Found:

@@ -59,7 +59,7 @@ class Replica:
             self.model = None
 
 
-class Needs(NamedTuple):
+class ActorResources(NamedTuple):
     """What an actor asks Ray for."""
 
     cpus: int
@@ -69,7 +69,7 @@ class Needs(NamedTuple):
         return f"{self.cpus} CPU" + f" and {self.gpus} GPU" * bool(self.gpus)
 
 
-class Pool:
+class ReplicaPool:
     """Actors that start, and those that live, of which some are free."""
 
     def __init__(self, machine: Machine) -> None:
@@ -173,10 +173,10 @@ class Pool:
 
 
 opening = threading.Lock()
-current: Pool | None = None  # this process's: the actors stay when an engine is closed
+current: ReplicaPool | None = None  # this process's: the actors stay when an engine is closed
 
 
-def pool_of(machine: Machine) -> Pool:
+def pool_of(machine: Machine) -> ReplicaPool:
     """The actors that `machine` asks for: those that are there, or new ones."""
     global current
     with opening:
@@ -187,7 +187,7 @@ def pool_of(machine: Machine) -> Pool:
             current.end()
             if current.own:
                 current.ray.shutdown()
-        current = Pool(machine)
+        current = ReplicaPool(machine)
         return current
 
 
@@ -195,7 +195,7 @@ def _asked(machine: Machine) -> tuple[Any, ...]:
     return machine.ray, machine.replicas, machine.threads, machine.device
 
 
-def join(ray: Any, machine: Machine) -> tuple[Needs, bool]:
+def join(ray: Any, machine: Machine) -> tuple[ActorResources, bool]:
     """Join the Ray of `machine.ray`, or start one: what a replica is to ask it for, and whether it is ours.
 
     A Ray that this process has joined already is taken as it is. Raises UserError where none can be had.
@@ -219,7 +219,7 @@ def join(ray: Any, machine: Machine) -> tuple[Needs, bool]:
             f"machine.replicas is {machine.replicas}, each on a GPU of its own, and this machine has {cards:g}:"
             " lower it, or set machine.device: cpu"
         )
-    return Needs(cpus, gpus), not (joined or machine.ray)
+    return ActorResources(cpus, gpus), not (joined or machine.ray)
 
 
 def check(machine: Machine) -> None:

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
 
-from isheep.batching import seed_of
+from isheep.batching import derive_seed
 from isheep.records import Completion, Sampling, TokenLogprobs
 
 WIDTH = 16
 
 
-class Fake:
+class FakeEngine:
     """`answer(prompt, seed)` writes each completion; the seed is the request's own, from the call's seed and its place.
 
     A word counts as a token. A word's log-probability is -1, and a text's embedding hashes the text. The longest option
@@ -23,7 +23,7 @@ class Fake:
         self.answer = answer
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
-        return [_cut(self.answer(prompt, seed_of(seed, i)), sampling) for i, prompt in enumerate(prompts)]
+        return [_cut(self.answer(prompt, derive_seed(seed, i)), sampling) for i, prompt in enumerate(prompts)]
 
     def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
         words = [output.split() for _, output in zip(prompts, outputs, strict=True)]

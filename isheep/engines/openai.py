@@ -7,20 +7,20 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from isheep.batching import seed_of
+from isheep.batching import derive_seed
 from isheep.engines import server, tokens
 from isheep.errors import TooLong
-from isheep.models.chat_template import Chat
-from isheep.models.checkpoint import context, find, load_tokenizer, start_of
-from isheep.openai_client import Reply, shown, together
-from isheep.recipe.schema import Server
+from isheep.models.chat_template import ChatTemplate
+from isheep.models.checkpoint import context_length, find_checkpoint, load_tokenizer, start_token_ids
+from isheep.openai_client import ServerReply, call_concurrently, without_password
+from isheep.recipe.schema import ServerSettings
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
 SEEDS = 2**31  # a seed that every server takes; llama.cpp draws one of its own for 2**32 - 1
 ELSEWHERE = "machine.engine: transformers"
 
 
-class Needs(NamedTuple):
+class ServerRequirements(NamedTuple):
     """What a recipe asks of its server."""
 
     drawn: bool  # a temperature above 0
@@ -29,16 +29,16 @@ class Needs(NamedTuple):
     later: bool  # M^1 and later models
 
 
-def open_engine(model: Model, settings: Server, chat: Callable[[], Chat]) -> "OpenAI":
+def open_engine(model: Model, settings: ServerSettings, chat: Callable[[], ChatTemplate]) -> "OpenAIEngine":
     """An engine on `model`, which the server of `settings` has. Cheap: the server is asked at first use.
 
     `chat` is what the recipe's prompts are written with: machine.server.api: chat takes its template off again.
     """
-    find(model.base)
-    return OpenAI(model, settings, chat)
+    find_checkpoint(model.base)
+    return OpenAIEngine(model, settings, chat)
 
 
-class OpenAI:
+class OpenAIEngine:
     """`isheep.engines.Engine` on a server. Open it with `open_engine`.
 
     One prompt a call, because each has a seed of its own; `at_once` calls are under way. Prompts are sent as token ids
@@ -47,7 +47,7 @@ class OpenAI:
 
     at_once = 1  # its calls to the server are `settings.at_once` at a time already
 
-    def __init__(self, model: Model, settings: Server, chat: Callable[[], Chat]) -> None:
+    def __init__(self, model: Model, settings: ServerSettings, chat: Callable[[], ChatTemplate]) -> None:
         self.source, self.settings, self.open_chat = model, settings, chat
 
     @cached_property
@@ -55,7 +55,7 @@ class OpenAI:
         return load_tokenizer(self.source.base)
 
     @cached_property
-    def line(self) -> server.Line:
+    def line(self) -> server.TokenLine:
         return server.dial(self.settings, threading.Event())
 
     @cached_property
@@ -63,7 +63,7 @@ class OpenAI:
         """Raises UserError where the server's model reads a text in another way than the recipe's."""
         ids = self._rows([server.TEXT])[0]
         able = server.look(self.line, ids)
-        fewest = len(ids) - len(start_of(self.tokenizer)) * able.ids  # beginning of sequence: ids bring it along
+        fewest = len(ids) - len(start_token_ids(self.tokenizer)) * able.ids  # beginning of sequence: ids bring it along
         if self.settings.api == "completions" and able.read and not fewest <= able.read <= len(ids):
             raise self.line.failed(
                 f"{self.line.name!r} reads {able.read} tokens where {self.source.base!r} reads {len(ids)}: serve the"
@@ -74,7 +74,7 @@ class OpenAI:
     @cached_property
     def room(self) -> int:
         """The longest sequence in tokens."""
-        return self.settings.context or min(self.able.context or 2**30, context(self.source.base))
+        return self.settings.context or min(self.able.context or 2**30, context_length(self.source.base))
 
     @cached_property
     def top(self) -> int:
@@ -103,7 +103,7 @@ class OpenAI:
                 raise self.line.failed(f"it does not load the adapter {self.source.adapter} ({said}); {LATER}")
         return name
 
-    def check(self, needs: Needs) -> list[str]:
+    def check(self, needs: ServerRequirements) -> list[str]:
         """Raises UserError where the server can't do what a recipe needs; returns what a user should know all the same.
 
         Tiny requests, a dozen at most.
@@ -125,7 +125,9 @@ class OpenAI:
                     " draws: serve a checkpoint whose generation_config has do_sample: true, or take another server"
                 )
             if not seeded:
-                notes.append(f"server {shown(line.url)} ignores seeds: the same run twice will not be the same")
+                notes.append(
+                    f"server {without_password(line.url)} ignores seeds: the same run twice will not be the same"
+                )
         return notes
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
@@ -138,7 +140,7 @@ class OpenAI:
             {
                 **self._asked(prompts[place], rows[place]),
                 **self._sampled(sampling, min(sampling.max_tokens, self.room - len(rows[place]))),
-                "seed": seed_of(seed, place) % SEEDS,
+                "seed": derive_seed(seed, place) % SEEDS,
             }
             for place in fitting
         ]
@@ -161,7 +163,7 @@ class OpenAI:
             body |= server.PLAIN | {"stop_token_ids": [added[stop] for stop in special], "preserved_tokens": special}
         return body
 
-    def _completion(self, reply: Reply, stops: Sequence[str]) -> Completion:
+    def _completion(self, reply: ServerReply, stops: Sequence[str]) -> Completion:
         choice = reply.choice or {}
         text = server.text_of(choice) or ""
         count = (
@@ -246,10 +248,10 @@ class OpenAI:
         for known in ("able", "room", "top"):
             self.__dict__.pop(known, None)
 
-    def _replies(self, bodies: Sequence[dict[str, Any]]) -> list[Reply]:
+    def _replies(self, bodies: Sequence[dict[str, Any]]) -> list[ServerReply]:
         line = self.line._replace(name=self.adapter, stop=threading.Event())
 
-        def call(numbered: tuple[int, dict[str, Any]]) -> Reply:
+        def call(numbered: tuple[int, dict[str, Any]]) -> ServerReply:
             reply = line.ask(numbered[1], key=str(numbered[0]))
             if reply.error:
                 raise line.failed(
@@ -257,13 +259,13 @@ class OpenAI:
                 )
             return reply
 
-        return together(call, list(enumerate(bodies)), self.settings, line.stop)
+        return call_concurrently(call, list(enumerate(bodies)), self.settings, line.stop)
 
     def _asked(self, prompt: str, row: list[int]) -> dict[str, Any]:
         """A prompt as the server takes it: token ids, text to which it adds its own beginning of sequence, a chat."""
         if self.settings.api == "chat":
             return {"messages": [{"role": "user", "content": self._content(prompt)}]}
-        begin = self.tokenizer.bos_token if start_of(self.tokenizer) else ""
+        begin = self.tokenizer.bos_token if start_token_ids(self.tokenizer) else ""
         return {"prompt": row if self.able.ids else prompt.removeprefix(begin)}
 
     def _content(self, prompt: str) -> str:
@@ -277,7 +279,7 @@ class OpenAI:
         return tokens.ids_of(self.tokenizer, text)
 
     def _rows(self, prompts: Sequence[str]) -> list[list[int]]:
-        return tokens.prompts(self.tokenizer, start_of(self.tokenizer), prompts)
+        return tokens.prompts(self.tokenizer, start_token_ids(self.tokenizer), prompts)
 
     def _too_long(self, what: str) -> TooLong:
         return TooLong(

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from isheep.engines import Engine
-from isheep.engines.actors import Pool, brief, pool_of
+from isheep.engines.actors import ReplicaPool, brief, pool_of
 from isheep.errors import UserError
-from isheep.models.checkpoint import LAMB, find
+from isheep.models.checkpoint import LAMB_CHECKPOINT, find_checkpoint
 from isheep.recipe.schema import Machine
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
@@ -20,8 +20,10 @@ def open_engine(open_one: Callable[[Model], Engine], model: Model, machine: Mach
 
     `open_one` is looked up by its name on their nodes. Raises UserError where `model` is a path without a checkpoint.
     """
-    base = Path(find(model.base))
-    here = str(base.resolve()) if base.is_dir() and base != LAMB else model.base  # actors have another working folder
+    base = Path(find_checkpoint(model.base))
+    here = (
+        str(base.resolve()) if base.is_dir() and base != LAMB_CHECKPOINT else model.base
+    )  # actors have another working folder
     return Replicas(open_one, Model(here, model.adapter and model.adapter.resolve()), machine)
 
 
@@ -34,7 +36,7 @@ class Replicas:
 
     def __init__(self, open_one: Callable[[Model], Engine], model: Model, machine: Machine) -> None:
         self.open_one, self.model, self.machine = open_one, model, machine
-        self.pool: Pool | None = None  # the one that was asked last
+        self.pool: ReplicaPool | None = None  # the one that was asked last
         self.under_way: set[Any] = set()  # actors
         self.closings, self.seen = 0, threading.local()  # how often it was closed, and what each thread saw of that
 
@@ -98,7 +100,7 @@ class Replicas:
             " command again, with a lower machine.batch or fewer replicas on a node if their memory was too small"
         )
 
-    def _take(self, seen: int) -> tuple[Pool, Any]:
+    def _take(self, seen: int) -> tuple[ReplicaPool, Any]:
         """A free actor, waited for. A thread of a stage that was left may have none: the engine is closed under it."""
         while seen == self.closings:
             pool = self.pool = pool_of(self.machine)

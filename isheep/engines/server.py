@@ -5,8 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isheep.errors import UserError
-from isheep.openai_client import FATAL, Reply, address, clean, connect, post, shown
-from isheep.recipe.schema import Server
+from isheep.openai_client import (
+    FATAL,
+    ServerReply,
+    base_url_from_environment,
+    open_client,
+    post_with_retries,
+    redact_key,
+    without_password,
+)
+from isheep.recipe.schema import ServerSettings
 
 if TYPE_CHECKING:
     from httpx2 import Client
@@ -24,19 +32,19 @@ PLAIN: dict[str, Any] = {  # what servers do of their own accord, taken back; sp
 }  # fmt: skip
 
 
-class Line(NamedTuple):
+class TokenLine(NamedTuple):
     """A connection: whom to ask for what."""
 
     client: "Client"
-    settings: Server
+    settings: ServerSettings
     url: str
     name: str  # the model's, there
     stop: threading.Event
 
-    def ask(self, body: Mapping[str, Any], path: str | None = None, key: str = "") -> Reply:
+    def ask(self, body: Mapping[str, Any], path: str | None = None, key: str = "") -> ServerReply:
         """One call with all its attempts; an answer that is no whole completion counts as none."""
         path = path or ("chat/completions" if self.settings.api == "chat" else "completions")
-        return post(self.client, path, {"model": self.name, **body}, key, self.settings, self.stop, whole)
+        return post_with_retries(self.client, path, {"model": self.name, **body}, key, self.settings, self.stop, whole)
 
     def send(self, path: str, body: dict[str, Any]) -> tuple[int, str]:
         """Something else than a completion: the status, and what was said in one line."""
@@ -45,11 +53,11 @@ class Line(NamedTuple):
         try:
             response = self.client.post(path, json=body)
         except httpx2.HTTPError as error:
-            return 503, clean(f"{type(error).__name__}: {error}")
-        return response.status_code, " ".join(clean(response.text).split())[:200]
+            return 503, redact_key(f"{type(error).__name__}: {error}")
+        return response.status_code, " ".join(redact_key(response.text).split())[:200]
 
     def failed(self, what: str) -> UserError:
-        return UserError(f"server {shown(self.url)}: {what}")
+        return UserError(f"server {without_password(self.url)}: {what}")
 
 
 class Able(NamedTuple):
@@ -71,7 +79,7 @@ def text_of(choice: Mapping[str, Any]) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def whole(reply: Reply) -> bool:
+def whole(reply: ServerReply) -> bool:
     """Whether an answer is a completion that came to its end."""
     choice = reply.choice or {}
     return text_of(choice) is not None and choice.get("finish_reason") in ("stop", "length")
@@ -98,13 +106,15 @@ def first_logprobs(choice: Mapping[str, Any]) -> dict[int | str, float]:
 # --- connecting and probing
 
 
-def dial(settings: Server, stop: threading.Event) -> Line:
+def dial(settings: ServerSettings, stop: threading.Event) -> TokenLine:
     """Raises UserError where no server answers, or its model has no name."""
-    url, where = (settings.url, "machine.server.url") if settings.url else (address(), "OPENAI_BASE_URL")
+    url, where = (
+        (settings.url, "machine.server.url") if settings.url else (base_url_from_environment(), "OPENAI_BASE_URL")
+    )
     if not url:
         raise UserError("machine.engine openai has no server to ask: set machine.server.url or OPENAI_BASE_URL")
-    client = connect(url, settings, where)
-    line = Line(client, settings, url, settings.model or "", stop)
+    client = open_client(url, settings, where)
+    line = TokenLine(client, settings, url, settings.model or "", stop)
     names = [one["id"] for one in listed(line) if isinstance(one.get("id"), str)]
     if settings.model:
         return line
@@ -114,7 +124,7 @@ def dial(settings: Server, stop: threading.Event) -> Line:
     return line._replace(name=names[0])
 
 
-def listed(line: Line) -> list[dict[str, Any]]:
+def listed(line: TokenLine) -> list[dict[str, Any]]:
     """The models that a server lists; none where it keeps no list. Raises UserError where it can't be reached."""
     import httpx2
 
@@ -124,14 +134,14 @@ def listed(line: Line) -> list[dict[str, Any]]:
             raise line.failed(f"HTTP {response.status_code} at its list of models; set OPENAI_API_KEY, or try again")
         data = response.json().get("data") if response.is_success else []
     except httpx2.HTTPError as error:
-        reason = clean(f"{type(error).__name__}: {error}")
+        reason = redact_key(f"{type(error).__name__}: {error}")
         raise line.failed(f"no connection ({reason}); start it, or set machine.server.url") from None
     except (ValueError, AttributeError):
         data = []
     return [one for one in data if isinstance(one, dict)] if isinstance(data, list) else []
 
 
-def look(line: Line, ids: Sequence[int]) -> Able:
+def look(line: TokenLine, ids: Sequence[int]) -> Able:
     """Raises UserError where the server gives no completion. `ids`: TEXT's tokens, as our tokenizer has them."""
     extras, body = True, asked(line, TEXT, 1)
     reply = line.ask({**body, **PLAIN})
@@ -148,24 +158,24 @@ def look(line: Line, ids: Sequence[int]) -> Able:
     return Able(by_ids, extras, context if isinstance(context, int) else None, reply.read or None)
 
 
-def asked(line: Line, prompt: str | list[int], tokens: int, **settings: Any) -> dict[str, Any]:
+def asked(line: TokenLine, prompt: str | list[int], tokens: int, **settings: Any) -> dict[str, Any]:
     """A greedy request on a prompt."""
     said = {"messages": [{"role": "user", "content": prompt}]} if line.settings.api == "chat" else {"prompt": prompt}
     return {**said, "max_tokens": tokens, "temperature": 0, **settings}
 
 
-def briefly(line: Line) -> Line:
+def briefly(line: TokenLine) -> TokenLine:
     """For what a server may not know: some say so with a 500, which a busy one sends too."""
     return line._replace(settings=line.settings.model_copy(update={"attempts": min(line.settings.attempts, 3)}))
 
 
-def _answers(line: Line, body: Mapping[str, Any], read: int) -> bool:
+def _answers(line: TokenLine, body: Mapping[str, Any], read: int) -> bool:
     """Whether a request is answered, having read so many tokens, or not saying how many."""
     reply = briefly(line).ask(body)
     return not reply.error and reply.read in (None, read)
 
 
-def top(line: Line) -> int:
+def top(line: TokenLine) -> int:
     """How many tokens' log-probabilities the server gives at a place: 20, 5, or 0, none."""
     for count in TOPS:
         reply = briefly(line).ask(asked(line, TEXT, 1, **wanted(line, count)))
@@ -174,12 +184,12 @@ def top(line: Line) -> int:
     return 0
 
 
-def wanted(line: Line, count: int) -> dict[str, Any]:
+def wanted(line: TokenLine, count: int) -> dict[str, Any]:
     """The log-probabilities of `count` tokens, as each interface asks for them."""
     return {"logprobs": True, "top_logprobs": count} if line.settings.api == "chat" else {"logprobs": count}
 
 
-def echoes(line: Line, ids: Sequence[int]) -> bool:
+def echoes(line: TokenLine, ids: Sequence[int]) -> bool:
     """Whether the server gives the log-probabilities of a prompt's own tokens."""
     if line.settings.api == "chat":
         return False
@@ -188,7 +198,7 @@ def echoes(line: Line, ids: Sequence[int]) -> bool:
     return len(values) >= len(ids) and all(isinstance(value, float | int) for value in values[1 : len(ids)])
 
 
-def draws(line: Line) -> tuple[bool, bool]:
+def draws(line: TokenLine) -> tuple[bool, bool]:
     """Whether the server draws at all at a temperature, and whether a request's seed decides what it draws."""
 
     def text(seed: int) -> str | None:
@@ -201,6 +211,6 @@ def draws(line: Line) -> tuple[bool, bool]:
     return len(set(found)) > 1, text(0) == found[0]
 
 
-def loads(line: Line) -> bool:
+def loads(line: TokenLine) -> bool:
     """Whether adapters can be loaded into the running server (vLLM's load_lora_adapter)."""
     return line.send("load_lora_adapter", {})[0] in (200, 400, 422)  # what it says to a request without an adapter

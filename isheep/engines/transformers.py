@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from isheep.batching import seed_of
+from isheep.batching import derive_seed
 from isheep.engines import tokens
 from isheep.errors import TooLong
-from isheep.models.checkpoint import check_device, find, load_model, load_tokenizer, start_of
+from isheep.models.checkpoint import check_device, find_checkpoint, load_model, load_tokenizer, start_token_ids
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ LOGITS = 2**27  # the most logits that `logprobs` holds at a time: 0.5 GB in fp3
 
 def open_engine(
     model: Model, threads: int | None = None, device: str | None = None, dtype: str | None = None, batch: int = 128
-) -> "Transformers":
+) -> "TransformersEngine":
     """An engine on `model`. Cheap: weights load at first use, onto `device` ("cpu", "cuda"; None takes CUDA if there).
 
     `dtype` None computes in float32 on CPU, whatever the checkpoint is stored in, and in bfloat16 on CUDA. At most
@@ -27,9 +27,9 @@ def open_engine(
     threads give the same bytes. Raises UserError where `model` is a path without a checkpoint, or `device` is not
     there.
     """
-    find(model.base)
+    find_checkpoint(model.base)
     check_device(device)
-    return Transformers(model, threads, device, dtype, batch)
+    return TransformersEngine(model, threads, device, dtype, batch)
 
 
 class Loaded(NamedTuple):
@@ -42,7 +42,7 @@ class Loaded(NamedTuple):
     context: int  # the longest sequence in tokens
 
 
-class Transformers:
+class TransformersEngine:
     """`isheep.engines.Engine` on the transformers library. Open it with `open_engine`."""
 
     at_once = 1
@@ -66,7 +66,7 @@ class Transformers:
         ends = model.generation_config.eos_token_id
         known = {tokenizer.eos_token_id} | set(ends if isinstance(ends, list) else [ends])
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        return Loaded(model, tokenizer, start_of(tokenizer), frozenset(known - {None}), context or 2**30)
+        return Loaded(model, tokenizer, start_token_ids(tokenizer), frozenset(known - {None}), context or 2**30)
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
         """One continuation per prompt, in order; nothing that a prompt gets depends on the other prompts' noise.
@@ -82,7 +82,7 @@ class Transformers:
             raise self._too_long(f"a prompt of {min(map(len, rows))} tokens")
         done = [Completion("", 0, "length") for _ in rows]
         if fitting:
-            chance = decode.noise([seed_of(seed, place) for place in fitting], sampling.max_tokens)
+            chance = decode.noise([derive_seed(seed, place) for place in fitting], sampling.max_tokens)
             written = self._continue([rows[place] for place in fitting], sampling, chance)
             for place, completion in zip(fitting, written, strict=True):
                 done[place] = completion

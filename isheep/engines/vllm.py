@@ -11,12 +11,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from isheep.batching import chunks, seed_of
+from isheep.batching import chunks, derive_seed
 from isheep.engines import tokens
-from isheep.engines.vllm_worker import Failed, Lora, Opening, Worker
+from isheep.engines.vllm_worker import AdapterRequest, Failed, Opening, Worker
 from isheep.errors import TooLong, UserError
-from isheep.models.chat_template import Chat
-from isheep.models.checkpoint import check_device, config, context, ends, find, load_tokenizer, start_of
+from isheep.models.chat_template import ChatTemplate
+from isheep.models.checkpoint import (
+    check_device,
+    context_length,
+    end_token_ids,
+    find_checkpoint,
+    load_config,
+    load_tokenizer,
+    start_token_ids,
+)
 from isheep.recipe.schema import RANKS, Machine
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
@@ -35,20 +43,20 @@ def check() -> None:
         )
 
 
-def open_engine(model: Model, machine: Machine, rank: int, chat: Callable[[], Chat]) -> "VLLM":
+def open_engine(model: Model, machine: Machine, rank: int, chat: Callable[[], ChatTemplate]) -> "VLLMEngine":
     """An engine on `model`. Cheap: vLLM starts at first use, and that takes about a minute.
 
     `rank` is the highest that an adapter of the recipe has. `chat` is what a merged checkpoint is written with.
     It computes in float32 on CPU and in bfloat16 on CUDA. Raises UserError where `model` is a path without a
     checkpoint, vLLM is not installed, or machine.device is not there.
     """
-    find(model.base)
+    find_checkpoint(model.base)
     check()
     check_device(machine.device)
-    return VLLM(model, machine, rank, chat)
+    return VLLMEngine(model, machine, rank, chat)
 
 
-class VLLM:
+class VLLMEngine:
     """`isheep.engines.Engine` on vLLM. Open it with `open_engine`.
 
     Prompts go as token ids, and texts are read out of token ids here: both as the transformers engine does it. The same
@@ -57,7 +65,7 @@ class VLLM:
 
     at_once = 1
 
-    def __init__(self, model: Model, machine: Machine, rank: int, chat: Callable[[], Chat]) -> None:
+    def __init__(self, model: Model, machine: Machine, rank: int, chat: Callable[[], ChatTemplate]) -> None:
         self.source, self.machine, self.rank, self.open_chat = model, machine, rank, chat
         self.settings = machine.vllm
         self.worker: tuple[Opening, Worker] | None = None
@@ -69,15 +77,15 @@ class VLLM:
     @cached_property
     def room(self) -> int:
         """The longest sequence in tokens."""
-        return self.settings.context or context(self.source.base)
+        return self.settings.context or context_length(self.source.base)
 
     @cached_property
     def ends(self) -> frozenset[int]:
         """The tokens that end an answer."""
-        return ends(self.source.base, self.tokenizer)
+        return end_token_ids(self.source.base, self.tokenizer)
 
     @cached_property
-    def lora(self) -> Lora | None:
+    def lora(self) -> AdapterRequest | None:
         """The adapter as vLLM is told of it, by a number from its weights: another one for each adapter."""
         adapter = self.source.adapter
         if adapter is None or self.settings.adapters == "merged":
@@ -86,15 +94,15 @@ class VLLM:
         if not file.is_file():
             raise UserError(f"adapter {str(adapter)!r} has no adapter_model.safetensors: give a LoRA's folder")
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        return Lora(f"isheep-{digest[:12]}", 1 + int(digest[:7], 16), str(adapter.resolve()))
+        return AdapterRequest(f"isheep-{digest[:12]}", 1 + int(digest[:7], 16), str(adapter.resolve()))
 
     @cached_property
     def merged(self) -> "tempfile.TemporaryDirectory[str]":
         """A checkpoint with the adapter in its weights, until the engine is closed."""
-        from isheep.models.merge import merge
+        from isheep.models.merge import merge_adapter
 
         folder = tempfile.TemporaryDirectory(prefix="isheep-merged-")
-        merge(self.source, self.open_chat(), Path(folder.name))
+        merge_adapter(self.source, self.open_chat(), Path(folder.name))
         return folder
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
@@ -115,7 +123,7 @@ class VLLM:
             {
                 **drawn,
                 "max_tokens": min(sampling.max_tokens, self.room - len(rows[place])),
-                "seed": seed_of(seed, place),
+                "seed": derive_seed(seed, place),
             }
             for place in fitting
         ]
@@ -180,7 +188,7 @@ class VLLM:
 
         rows = [row[: self.room] for row in self._rows(texts)]
         found = self._ask("embed", rows, pooling=True)
-        return np.array(found, np.float32).reshape(len(rows), config(self.source.base)["hidden_size"])
+        return np.array(found, np.float32).reshape(len(rows), load_config(self.source.base)["hidden_size"])
 
     def close(self) -> None:
         """Gives the memory back: the process ends, or with machine.vllm.sleep sleeps. A later call starts anew."""
@@ -233,7 +241,7 @@ class VLLM:
         merged = self.source.adapter is not None and settings.adapters == "merged"
         rank, modules = self._served() if self.lora or settings.sleep else (0, ())
         return Opening(
-            self.merged.name if merged else find(self.source.base), pooling, rank, modules, self.room,
+            self.merged.name if merged else find_checkpoint(self.source.base), pooling, rank, modules, self.room,
             self.machine.batch, settings.memory, settings.cache, settings.tensor_parallel, settings.eager,
             settings.sleep and not pooling,
         )  # fmt: skip
@@ -263,7 +271,7 @@ class VLLM:
         return UserError(f"vLLM on {self.source.base!r}: {said}; {way}; what it wrote is in {failed.log}")
 
     def _rows(self, prompts: Sequence[str]) -> list[list[int]]:
-        return tokens.prompts(self.tokenizer, start_of(self.tokenizer), prompts)
+        return tokens.prompts(self.tokenizer, start_token_ids(self.tokenizer), prompts)
 
     def _too_long(self, what: str) -> TooLong:
         return TooLong(

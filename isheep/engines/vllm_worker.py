@@ -43,7 +43,7 @@ class Opening(NamedTuple):
     sleep: bool
 
 
-class Lora(NamedTuple):
+class AdapterRequest(NamedTuple):
     """An adapter as vLLM knows it. `number` is its own: what is cached of another one is not taken for it."""
 
     name: str
@@ -192,7 +192,7 @@ def _open(opening: Opening) -> Any:
     )
 
 
-def _run(llm: Any, rows: Sequence[list[int]], each: Sequence[dict[str, Any]], lora: Lora | None) -> list[Any]:
+def _run(llm: Any, rows: Sequence[list[int]], each: Sequence[dict[str, Any]], lora: AdapterRequest | None) -> list[Any]:
     """One result per row of token ids. The cache of prefixes is emptied: a call hangs on nothing before it."""
     from vllm import SamplingParams
 
@@ -206,7 +206,7 @@ def _prompts(rows: Sequence[list[int]]) -> list[Any]:
     return [{"prompt_token_ids": row} for row in rows]
 
 
-def _lora(lora: Lora | None) -> Any:
+def _lora(lora: AdapterRequest | None) -> Any:
     from vllm.lora.request import LoRARequest
 
     return LoRARequest(lora.name, lora.number, lora.path) if lora else None
@@ -233,7 +233,7 @@ def _echo(llm: Any, rows: Sequence[list[int]], *given: Any) -> list[list[float]]
     ]
 
 
-def _embed(llm: Any, rows: Sequence[list[int]], lora: Lora | None) -> list[list[float]]:
+def _embed(llm: Any, rows: Sequence[list[int]], lora: AdapterRequest | None) -> list[list[float]]:
     done = llm.embed(_prompts(rows), lora_request=_lora(lora), use_tqdm=False)
     return [one.outputs.embedding for one in done]
 

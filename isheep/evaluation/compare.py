@@ -15,10 +15,10 @@ from rich.text import Text
 
 from isheep.errors import UserError
 from isheep.evaluation import formatting
-from isheep.evaluation.evaluate import alike
-from isheep.evaluation.statistics import Comparison, Value, compare, estimate, holm, over_seeds
+from isheep.evaluation.evaluate import same_fingerprints
+from isheep.evaluation.statistics import Comparison, Value, compare, compare_over_seeds, estimate, holm
 from isheep.evaluation.tables import begun, benchmarks, result
-from isheep.rundir.folder import reading
+from isheep.rundir.folder import open_run
 
 Scores = dict[str, dict[str, Any]]  # a model's results by benchmark
 LEGEND = (
@@ -37,7 +37,7 @@ class Side(NamedTuple):
     by_seed: dict[int | None, Scores]
 
 
-class Row(NamedTuple):
+class ComparisonRow(NamedTuple):
     """A score on both sides, its values telling a share from a mean."""
 
     benchmark: str
@@ -48,7 +48,7 @@ class Row(NamedTuple):
     below: tuple[str, str]  # what stands under the two sides
 
 
-def compared(a: Path, b: Path | None, iterations: Sequence[int], names: Sequence[str]) -> Group:
+def comparison_tables(a: Path, b: Path | None, iterations: Sequence[int], names: Sequence[str]) -> Group:
     """What `isheep compare` prints: two runs; one run's base and an iteration of it; or folders of runs, by seed.
 
     `iterations` has none (the newest of each; the base and the newest of one run), one, or one for each side. `names`
@@ -99,7 +99,7 @@ def side(path: Path, t: int | None) -> Side:
 
 def model(path: Path, t: int | None) -> tuple[int, str, Scores]:
     """A run's seed, and the name and results of M^t, for None of the newest that has results."""
-    recipe, run = reading(path)
+    recipe, run = open_run(path)
     models = begun(recipe, run)
     names = benchmarks(recipe, run, models)
     found = {s: {name: one for name in names if (one := result(run, s, name))} for s in models}
@@ -120,13 +120,13 @@ def common(a: Side, b: Side) -> list[int | None]:
     return seeds
 
 
-def matched(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[Row]:
+def matched(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[ComparisonRow]:
     """Every score that all of these models have. Raises UserError where they were asked other items."""
     pairs = [(a.by_seed[seed], b.by_seed[seed]) for seed in seeds]
     flat = [scores for pair in pairs for scores in pair]
     for name in (name for name in flat[0] if all(name in scores for scores in flat)):
         results = [scores[name] for scores in flat]
-        if not alike(*results):
+        if not same_fingerprints(*results):
             what = "asked other items" if len({one.get("asked") for one in results}) > 1 else "scored by other rules"
             raise UserError(f"{name}: the two were {what}, so that they can't be compared: score both anew")
         templates = str(results[0].get("template", "")), str(results[1].get("template", ""))
@@ -139,12 +139,15 @@ def matched(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[Row]:
                 below = f"{found.items} items", f"{found.unread} unread" if found.unread else ""
             else:
                 before, after = ([estimate(one["items"][score]).value for one in results[n::2]] for n in (0, 1))
-                found = over_seeds(before, after)
-                below = f"sd {formatting.size(stdev(before), values)}", f"sd {formatting.size(stdev(after), values)}"
-            yield Row(name, score, templates, values, found, below)
+                found = compare_over_seeds(before, after)
+                below = (
+                    f"sd {formatting.format_detectable(stdev(before), values)}",
+                    f"sd {formatting.format_detectable(stdev(after), values)}",
+                )
+            yield ComparisonRow(name, score, templates, values, found, below)
 
 
-def family(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+def family(rows: Sequence[ComparisonRow], names: Sequence[str]) -> list[ComparisonRow]:
     """The rows that are named, all where none is. Raises UserError where there is no such score, or none at all."""
     called = {name: row for row in rows for name in (row.score, f"{row.benchmark} {row.score}")}
     if not rows or (foreign := [name for name in names if name not in called]):
@@ -156,7 +159,7 @@ def family(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     return [row for row in rows if not names or {row.score, f"{row.benchmark} {row.score}"} & {*names}]
 
 
-def table(rows: Sequence[Row]) -> Table:
+def table(rows: Sequence[ComparisonRow]) -> Table:
     columns = Column("", no_wrap=True), "A", "B", "B - A (finds)", "p (Holm)"
     shown = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     above = ""
@@ -166,9 +169,10 @@ def table(rows: Sequence[Row]) -> Table:
             shown.add_row(row.benchmark, *map(escape, row.templates), style="bold")
             above = row.benchmark
         one, values = row.found, row.values
-        sides = (formatting.shown(side, values) for side in (one.before, one.after))
-        change = f"{formatting.change(one.difference, values)} ({formatting.size(one.detectable, values)})"
-        shown.add_row(row.score, *sides, change, formatting.p(one.p))
-        interval = formatting.changes(one.low, one.high, values)
-        shown.add_row(f"  {one.test}", *row.below, interval, f"({formatting.p(corrected)})", style="dim")
+        sides = (formatting.format_estimate(side, values) for side in (one.before, one.after))
+        detectable = formatting.format_detectable(one.detectable, values)
+        change = f"{formatting.format_change(one.difference, values)} ({detectable})"
+        shown.add_row(row.score, *sides, change, formatting.format_p_value(one.p))
+        interval = formatting.format_change_interval(one.low, one.high, values)
+        shown.add_row(f"  {one.test}", *row.below, interval, f"({formatting.format_p_value(corrected)})", style="dim")
     return shown

@@ -5,32 +5,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from isheep.benchmarks import asked, module
+from isheep.benchmarks import load_benchmark, prompt_fingerprint
 from isheep.errors import UserError
-from isheep.evaluation.evaluate import evaluate, ready
+from isheep.evaluation.evaluate import check_benchmarks_ready, evaluate
 from isheep.models.checkpoint import check_device
-from isheep.recipe.schema import BENCHMARKS, JUDGED, TASKS, Benchmark, Judge, Recipe
-from isheep.recipe.validation import wrong_judge
+from isheep.recipe.schema import BENCHMARKS, JUDGED, TASKS, BenchmarkSettings, JudgeSettings, Recipe
+from isheep.recipe.validation import judge_conflict
 from isheep.rundir.atomic import write_json
-from isheep.rundir.folder import Folder, locked, reading
+from isheep.rundir.folder import RunFolder, lock_run, open_run
 from isheep.rundir.iterations import model_of_iteration, newest_iteration
 
 
-def examine(
+def evaluate_run(
     path: Path,
     names: Sequence[str],
     data: Path | None,
     iteration: int | None,
-    judge: Judge | None = None,
+    judge: JudgeSettings | None = None,
     unsafe_code: bool = False,
-) -> tuple[Recipe, Folder]:
+) -> tuple[Recipe, RunFolder]:
     """Score the base and every iteration of a run (or one of them) on the recipe's benchmarks, or on those named.
 
     What is there is kept. `data` is for one benchmark, in place of what the recipe names; so is `judge`, for those that
     ask one. `unsafe_code` lets code run where no sandbox holds, as machine.unsafe_code does. Raises UserError before a
     model loads where a benchmark can't be run, or where results on other items are there.
     """
-    recipe, run = reading(path)
+    recipe, run = open_run(path)
     wanted = [chosen(name, recipe, data) for name in names] or list(recipe.evaluation)
     if not wanted:
         raise UserError(f"the recipe of {path} has no benchmark in evaluation: name one of {', '.join(BENCHMARKS)}")
@@ -42,16 +42,16 @@ def examine(
     check_device(recipe.machine.device)
     machine = recipe.machine.model_copy(update={"unsafe_code": unsafe_code or recipe.machine.unsafe_code})
     now = recipe.model_copy(update={"evaluation": tuple(wanted), "stop": None, "machine": machine})
-    ready(now, run, models)
+    check_benchmarks_ready(now, run, models)
     if data and not data.exists():  # all is scored, so that nobody has looked at it
         raise UserError(f"--data {data}: there is no such file or folder")
-    with locked(path) as run:
+    with lock_run(path) as run:
         for t in models:
             evaluate(now, run, t, model_of_iteration(recipe, run, t))
     return recipe, run
 
 
-def chosen(name: str, recipe: Recipe, data: Path | None) -> Benchmark:
+def chosen(name: str, recipe: Recipe, data: Path | None) -> BenchmarkSettings:
     """The benchmark of that name as the recipe has it, with `data` where they are given."""
     if name in TASKS:
         raise UserError(f"benchmark {name!r} is there by two protocols: take standard/{name} or paper/{name}")
@@ -59,27 +59,27 @@ def chosen(name: str, recipe: Recipe, data: Path | None) -> Benchmark:
         near = difflib.get_close_matches(name, BENCHMARKS, n=1)
         ours = f"did you mean {near[0]}?" if near else f"take one of {', '.join(BENCHMARKS)}"
         raise UserError(f"benchmark {name!r} not found: {ours}")
-    one = next((one for one in recipe.evaluation if one.name == name), Benchmark.model_validate({"name": name}))
+    one = next((one for one in recipe.evaluation if one.name == name), BenchmarkSettings.model_validate({"name": name}))
     return one.model_copy(update={"data": str(data)}) if data else one
 
 
-def judged(wanted: Sequence[Benchmark], judge: Judge | None) -> list[Benchmark]:
+def judged(wanted: Sequence[BenchmarkSettings], judge: JudgeSettings | None) -> list[BenchmarkSettings]:
     """The benchmarks, those that ask a judge with this one, if one is given."""
     if judge and not any(one.name in JUDGED for one in wanted):
         names = ", ".join(one.name for one in wanted)
         raise UserError(f"--judge is for {', '.join(JUDGED)}: {names} asks none")
     found = [one.model_copy(update={"judge": judge}) if judge and one.name in JUDGED else one for one in wanted]
     for one in found:
-        if wrong := wrong_judge(one):
+        if wrong := judge_conflict(one):
             raise UserError(wrong)
     return found
 
 
-def score(name: str, answers: Path, data: Path | None, into: Path) -> dict[str, Any]:
+def score_responses(name: str, answers: Path, data: Path | None, into: Path) -> dict[str, Any]:
     """A benchmark's result on a file of answers, written with what else belongs to it in the folder `into`."""
     one = chosen(name, Recipe(model="none"), data)
-    if not hasattr(module(name), "responses"):
+    if not hasattr(load_benchmark(name), "responses"):
         raise UserError(f"benchmark {name!r} can't score a file of answers: leave --responses out, and give a run")
-    result: dict[str, Any] = {"asked": asked(one), **module(name).responses(data, answers, into)}
+    result: dict[str, Any] = {"asked": prompt_fingerprint(one), **load_benchmark(name).responses(data, answers, into)}
     write_json(into / f"{name}.json", result)
     return result

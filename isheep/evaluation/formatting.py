@@ -10,20 +10,20 @@ from isheep.evaluation.statistics import Clusters, Estimate, Value, estimate, is
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def figure(values: Sequence[Value] | None, clusters: Clusters = None) -> str:
+def format_score(values: Sequence[Value] | None, clusters: Clusters = None) -> str:
     """The share of true values or the mean of numbers, with its interval; nothing where there are no values."""
-    return "" if not values else shown(estimate(values, clusters), values)
+    return "" if not values else format_estimate(estimate(values, clusters), values)
 
 
-def counted(counts: Sequence[int] | None) -> str:
+def format_count(counts: Sequence[int] | None) -> str:
     """[right, all] as a share."""
     if not counts or not counts[1]:
         return ""
     right, total = counts
-    return shown(Estimate(right / total, *wilson(right, total), total), [True])
+    return format_estimate(Estimate(right / total, *wilson(right, total), total), [True])
 
 
-def shown(one: Estimate, like: Sequence[Value]) -> str:
+def format_estimate(one: Estimate, like: Sequence[Value]) -> str:
     """63.2 [59,67] for items that are right or not, 7.25 [6.9,7.6] for numbers."""
     if math.isnan(one.value):
         return "-"
@@ -32,7 +32,7 @@ def shown(one: Estimate, like: Sequence[Value]) -> str:
     return f"{one.value:.3g}" + ("" if math.isnan(one.low) else f" [{_short(one.low)},{_short(one.high)}]")
 
 
-def size(value: float, like: Sequence[Value]) -> str:
+def format_detectable(value: float, like: Sequence[Value]) -> str:
     """A difference between two scores of such items: in points where they are shares, which differ by 100 at most."""
     if math.isnan(value):
         return "-"
@@ -41,14 +41,14 @@ def size(value: float, like: Sequence[Value]) -> str:
     return _short(value)
 
 
-def change(value: float, like: Sequence[Value]) -> str:
+def format_change(value: float, like: Sequence[Value]) -> str:
     """+2.8, in points where items are right or not."""
     if math.isnan(value):
         return "-"
     return f"{100 * value:+.1f}" if is_share(like) else f"{value:+.2f}"
 
 
-def changes(low: float, high: float, like: Sequence[Value]) -> str:
+def format_change_interval(low: float, high: float, like: Sequence[Value]) -> str:
     """[-0.8,+3.1], and [-28,+28] where tenths say nothing; nothing where there is no interval."""
     if math.isnan(low) or math.isnan(high):
         return ""
@@ -58,7 +58,7 @@ def changes(low: float, high: float, like: Sequence[Value]) -> str:
     return f"[{ends[0]:+.{digits}f},{ends[1]:+.{digits}f}]"
 
 
-def p(value: float) -> str:
+def format_p_value(value: float) -> str:
     return "-" if math.isnan(value) else "<0.0001" if value < 1e-4 else f"{value:.4f}"
 
 

@@ -106,7 +106,7 @@ def compare(before: Sequence[Value], after: Sequence[Value], clusters: Clusters 
     return Comparison(first, second, float(changes.mean()), *found, len(kept), unread)
 
 
-def over_seeds(before: Sequence[float], after: Sequence[float]) -> Comparison:
+def compare_over_seeds(before: Sequence[float], after: Sequence[float]) -> Comparison:
     """Two settings over the same seeds, one score each: Student's paired t. The items' own noise is in the scores."""
     import numpy as np
 
@@ -135,7 +135,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     return [p if math.isnan(p) else float(next(corrected)) for p in ps]
 
 
-def detectable(error: float, observations: int) -> float:
+def minimum_detectable_difference(error: float, observations: int) -> float:
     """The least true difference that a t test of so many independent observations finds with a power of 80%.
 
     `error` is the standard error of the difference; nan where it or the number says nothing.
@@ -167,7 +167,7 @@ def _shares(before: Sequence[Value], after: Sequence[Value]) -> Found:
     total = len(before) + 2
     middle, changed = (gains - losses) / total, (gains + losses) / total
     reach = float(norm.isf(ALPHA / 2)) * math.sqrt((changed - middle**2) / total)
-    p, finds = mcnemar(before, after), detectable(math.sqrt(changed / total), total)
+    p, finds = mcnemar(before, after), minimum_detectable_difference(math.sqrt(changed / total), total)
     return max(-1.0, middle - reach), min(1.0, middle + reach), p, "exact McNemar", finds
 
 
@@ -180,7 +180,7 @@ def _numbers(changes: Any) -> Found:
     drawing: dict[str, Any] = {"n_resamples": RESAMPLES, "batch": max(1, AT_ONCE // len(changes)), "rng": 0}
     interval = bootstrap((changes,), np.mean, method="BCa", **drawing).confidence_interval
     flipped = permutation_test((changes,), np.mean, permutation_type="samples", **drawing)
-    finds = detectable(_mean(changes, range(len(changes)))[1], len(changes))
+    finds = minimum_detectable_difference(_mean(changes, range(len(changes)))[1], len(changes))
     return float(interval.low), float(interval.high), float(flipped.pvalue), "sign flips", finds
 
 
@@ -192,7 +192,7 @@ def _student(changes: Any, groups: Sequence[Hashable], test: str) -> Found:
         return math.nan, math.nan, 1.0 if freedom and not mean else math.nan, test, math.nan
     reach = float(t.isf(ALPHA / 2, freedom)) * error
     p = 2 * float(t.sf(abs(mean) / error, freedom))
-    return mean - reach, mean + reach, p, test, detectable(error, freedom + 1)
+    return mean - reach, mean + reach, p, test, minimum_detectable_difference(error, freedom + 1)
 
 
 def _mean(values: Any, groups: Sequence[Hashable]) -> tuple[float, float, int]:

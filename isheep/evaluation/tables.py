@@ -13,13 +13,13 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from isheep.evaluation import formatting
-from isheep.evaluation.evaluate import alike
+from isheep.evaluation.evaluate import same_fingerprints
 from isheep.evaluation.statistics import compare
 from isheep.recipe.schema import BENCHMARKS, Recipe
-from isheep.records import AssessedPair, Drop, Kind, Pair, Rejected
-from isheep.rundir.folder import Folder
+from isheep.records import AssessedPair, Drop, Pair, Rejected, TaskKind
+from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
-from isheep.stages.filters import kept, unreadable
+from isheep.stages.filters import has_unreadable_rating, kept_pairs
 
 BESIDE, WIDTH = 3, 80  # iterations beside the base, at most; columns
 LEGEND = (
@@ -48,7 +48,7 @@ ROWS = {
 }
 
 
-def counts(run: Folder, t: int) -> Counts:
+def counts(run: RunFolder, t: int) -> Counts:
     """The rows of iteration `t`, from its finished files."""
     folder = iteration_dir(run, t)
     pairs = folder.read("pairs.jsonl", Pair) if folder.has("pairs.jsonl") else None
@@ -57,7 +57,7 @@ def counts(run: Folder, t: int) -> Counts:
     return Counts(
         written=None if pairs is None else len(pairs),
         kept=None if pairs is None or drops is None else len(pairs) - len(drops),
-        unreadable=None if graded is None else sum(map(unreadable, graded)),
+        unreadable=None if graded is None else sum(map(has_unreadable_rating, graded)),
         trained=_json(folder, "adapter/training.json").get("rows", {}).get("trained"),
         unanswered=sum(pair.unanswered for pair in pairs) if pairs and pairs[0].thoughts is not None else None,
     )
@@ -71,10 +71,10 @@ class Told(NamedTuple):
     lost: int | None  # tasks whose instance is no pair
 
 
-def told(run: Folder, t: int) -> Told:
+def told(run: RunFolder, t: int) -> Told:
     """The kinds and instances of iteration `t`, from its finished files."""
     folder = iteration_dir(run, t)
-    kinds = [row.classification for row in folder.read("kinds.jsonl", Kind)] if folder.has("kinds.jsonl") else None
+    kinds = [row.classification for row in folder.read("kinds.jsonl", TaskKind)] if folder.has("kinds.jsonl") else None
     lost = folder.read("unanswered.jsonl", Rejected) if folder.has("unanswered.jsonl") else None
     return Told(
         classification=None if kinds is None else kinds.count(True),
@@ -83,7 +83,7 @@ def told(run: Folder, t: int) -> Told:
     )
 
 
-def truly_right(run: Folder, t: int) -> tuple[list[bool], list[bool]]:
+def truly_right(run: RunFolder, t: int) -> tuple[list[bool], list[bool]]:
     """Which of the pairs written, and of those kept, are right, where a world knows the truth: lamb's."""
     from isheep.lamb.suite import truly_right
 
@@ -91,22 +91,22 @@ def truly_right(run: Folder, t: int) -> tuple[list[bool], list[bool]]:
     if not folder.has("pairs.jsonl") or not folder.has("dropped.jsonl"):
         return [], []
     pairs = folder.read("pairs.jsonl", Pair)
-    data = kept(pairs, folder.read("dropped.jsonl", Drop))
+    data = kept_pairs(pairs, folder.read("dropped.jsonl", Drop))
     return [truly_right(pair) for pair in pairs], [truly_right(pair) for pair in data]
 
 
-def result(run: Folder, t: int, benchmark: str) -> dict[str, Any]:
+def result(run: RunFolder, t: int, benchmark: str) -> dict[str, Any]:
     """What M^t did on a benchmark; {} where it was not evaluated."""
     return _json(iteration_dir(run, t), f"eval/{benchmark}.json")
 
 
-def results(run: Folder, t: int, benchmark: str) -> dict[str, list[bool]]:
+def results(run: RunFolder, t: int, benchmark: str) -> dict[str, list[bool]]:
     """The items of each score of M^t on a benchmark; nothing where it was not evaluated."""
     items: dict[str, list[bool]] = result(run, t, benchmark).get("items", {})
     return items
 
 
-def benchmarks(recipe: Recipe, run: Folder, models: Sequence[int]) -> list[str]:
+def benchmarks(recipe: Recipe, run: RunFolder, models: Sequence[int]) -> list[str]:
     """The recipe's benchmarks, then others that these models were evaluated on."""
     evaluated = [iteration_dir(run, t).path / "eval" for t in models]
     there = {path.stem for folder in evaluated for path in folder.glob("*.json")}
@@ -115,7 +115,7 @@ def benchmarks(recipe: Recipe, run: Folder, models: Sequence[int]) -> list[str]:
     return [*ours, *sorted(there - {*ours})]
 
 
-class Line(NamedTuple):
+class TableRow(NamedTuple):
     """A row of a table with a column for each model."""
 
     label: str
@@ -124,7 +124,7 @@ class Line(NamedTuple):
     first: bool = False  # of a section
 
 
-def table(recipe: Recipe, run: Folder, only: Sequence[str] = ()) -> Group:
+def run_table(recipe: Recipe, run: RunFolder, only: Sequence[str] = ()) -> Group:
     """A column for the base and one for each iteration that has begun, in as many tables as they need.
 
     `only` these benchmarks; all where none is named.
@@ -140,12 +140,12 @@ def table(recipe: Recipe, run: Folder, only: Sequence[str] = ()) -> Group:
     return Group(*shown, *said, *([Text(LEGEND, style="dim")] if names else []))
 
 
-def begun(recipe: Recipe, run: Folder) -> list[int]:
+def begun(recipe: Recipe, run: RunFolder) -> list[int]:
     """The base, and each iteration that has begun."""
     return [0, *(t for t in range(1, recipe.iterations + 1) if (run / f"iter-{t}").path.exists())]
 
 
-def laid_out(title: str, rows: Sequence[Line], models: Sequence[int]) -> Iterator[RenderableType]:
+def laid_out(title: str, rows: Sequence[TableRow], models: Sequence[int]) -> Iterator[RenderableType]:
     """Rows under a title, with as many iterations beside the base as are read without a broken line."""
     for beside in range(BESIDE, 0, -1):
         starts = range(1, max(2, len(models)), beside)
@@ -157,7 +157,7 @@ def laid_out(title: str, rows: Sequence[Line], models: Sequence[int]) -> Iterato
     yield from chain(*((one, Text("")) for one in tables))
 
 
-def _table(rows: Sequence[Line], models: Sequence[int], places: Sequence[int]) -> Table:
+def _table(rows: Sequence[TableRow], models: Sequence[int], places: Sequence[int]) -> Table:
     heads = (f"iter {models[n]}" if models[n] else "base" for n in places)
     shown = Table(
         Column("", no_wrap=True), *heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False
@@ -169,43 +169,46 @@ def _table(rows: Sequence[Line], models: Sequence[int], places: Sequence[int]) -
     return shown
 
 
-def lines(recipe: Recipe, run: Folder, models: Sequence[int], names: Sequence[str]) -> Iterator[Line]:
+def lines(recipe: Recipe, run: RunFolder, models: Sequence[int], names: Sequence[str]) -> Iterator[TableRow]:
     """Rows of each iteration, what is right of them where a world knows it, and the scores."""
     if recipe.response.prompt == "instances":
         of_tasks = [told(run, t) for t in models]
         for name, label in zip(Told._fields, ("classification", "kind unreadable", "no instance"), strict=True):
-            yield Line(label, [_count(row, name) for row in of_tasks])
+            yield TableRow(label, [_count(row, name) for row in of_tasks])
     by_model = [counts(run, t) for t in models]
     for name, label in ROWS.items():
         if name != "unanswered" or any(row.unanswered is not None for row in by_model):
-            yield Line(label, [_count(row, name) for row in by_model])
+            yield TableRow(label, [_count(row, name) for row in by_model])
     if "lamb" in [one.name for one in recipe.evaluation]:
         shares = [truly_right(run, t) for t in models]
-        yield Line("right of written", [formatting.figure(written) for written, _ in shares], first=True)
-        yield Line("right of kept", [formatting.figure(chosen) for _, chosen in shares])
+        yield TableRow("right of written", [formatting.format_score(written) for written, _ in shares], first=True)
+        yield TableRow("right of kept", [formatting.format_score(chosen) for _, chosen in shares])
     for benchmark in names:
         yield from of_benchmark(benchmark, [result(run, t, benchmark) for t in models])
 
 
-def of_benchmark(benchmark: str, found: Sequence[dict[str, Any]]) -> Iterator[Line]:
+def of_benchmark(benchmark: str, found: Sequence[dict[str, Any]]) -> Iterator[TableRow]:
     """The templates, then each score, and how the models after the first compare with it."""
-    yield Line(benchmark, [escape(one.get("template", "")) for one in found], "bold", first=True)
+    yield TableRow(benchmark, [escape(one.get("template", "")) for one in found], "bold", first=True)
     for score in dict.fromkeys(score for one in found for score in one.get("items", {})):
         rows = [one.get("items", {}).get(score) for one in found]
         groups = [one.get("clusters", {}).get(score) for one in found]
-        yield Line(score, [formatting.figure(*pair) for pair in zip(rows, groups, strict=True)])
+        yield TableRow(score, [formatting.format_score(*pair) for pair in zip(rows, groups, strict=True)])
         if any(None in row for row in rows if row):
-            yield Line("  unreadable", ["" if row is None else str(row.count(None)) for row in rows])
+            yield TableRow("  unreadable", ["" if row is None else str(row.count(None)) for row in rows])
         if rows[0] and any(rows[1:]):
-            same = [row and alike(found[0], one) for row, one in zip(rows, found, strict=True)]
+            same = [row and same_fingerprints(found[0], one) for row, one in zip(rows, found, strict=True)]
             tests = [compare(rows[0], row, groups[0]) if like else None for row, like in zip(rows, same, strict=True)]
             cells = [
-                f"{formatting.p(one.p)} ({formatting.size(one.detectable, rows[0])})" if one else "" for one in tests
+                f"{formatting.format_p_value(one.p)} ({formatting.format_detectable(one.detectable, rows[0])})"
+                if one
+                else ""
+                for one in tests
             ]
-            yield Line("  p against base", ["", *cells[1:]], "dim")
+            yield TableRow("  p against base", ["", *cells[1:]], "dim")
 
 
-def breakdowns(recipe: Recipe, run: Folder, only: Sequence[str] = ()) -> Group:
+def breakdowns(recipe: Recipe, run: RunFolder, only: Sequence[str] = ()) -> Group:
     """How often each kind of item is right, for the benchmarks that have kinds; `only` these, where some are named."""
     models = begun(recipe, run)
     shown: list[RenderableType] = []
@@ -217,28 +220,28 @@ def breakdowns(recipe: Recipe, run: Folder, only: Sequence[str] = ()) -> Group:
     return Group(*shown)
 
 
-def of_kinds(found: Sequence[dict[str, list[int]]]) -> Iterator[Line]:
+def of_kinds(found: Sequence[dict[str, list[int]]]) -> Iterator[TableRow]:
     """A row for each kind, set in below its group ("keywords", "keywords:existence")."""
     for kind in dict.fromkeys(kind for by in found for kind in by):
         group, _, inner = kind.partition(":")
-        yield Line(f"  {inner}" if inner else group, [formatting.counted(by.get(kind)) for by in found])
+        yield TableRow(f"  {inner}" if inner else group, [formatting.format_count(by.get(kind)) for by in found])
 
 
 def scores(benchmark: str, found: dict[str, Any]) -> Group:
     """One result by itself, such as that of a file of answers."""
     shown = Table(Column("", no_wrap=True), "score", "items", title=benchmark, box=SIMPLE_HEAD, pad_edge=False)
     for score, row in found["items"].items():
-        shown.add_row(score, formatting.figure(row, found.get("clusters", {}).get(score)), str(len(row)))
+        shown.add_row(score, formatting.format_score(row, found.get("clusters", {}).get(score)), str(len(row)))
     for title, by in found.get("by", {}).items():
         shown.add_section()
         shown.add_row(title, style="bold")
         for kind, (_, total) in by.items():
             group, _, inner = kind.partition(":")
-            shown.add_row(f"  {inner}" if inner else group, formatting.counted(by[kind]), str(total))
+            shown.add_row(f"  {inner}" if inner else group, formatting.format_count(by[kind]), str(total))
     return Group(shown, *([Text(f"{benchmark}: {found['note']}")] if "note" in found else []))
 
 
-def comparison(recipes: Mapping[str, Recipe], out: Path) -> Group:
+def sweep_table(recipes: Mapping[str, Recipe], out: Path) -> Group:
     """The runs of a sweep side by side: a row for each model that is there, with the first score of each benchmark."""
     names = list(dict.fromkeys(one.name for recipe in recipes.values() for one in recipe.evaluation))
     heads = [Column("setting", overflow="fold", min_width=10), Column("iter", no_wrap=True), Column("kept")]
@@ -246,7 +249,7 @@ def comparison(recipes: Mapping[str, Recipe], out: Path) -> Group:
     shown = Table(*heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     templates: dict[str, dict[str, None]] = {name: {} for name in names}
     for setting, recipe in recipes.items():
-        run, name_once = Folder(out / setting, out / setting), iter([escape(setting)])
+        run, name_once = RunFolder(out / setting, out / setting), iter([escape(setting)])
         for t in range(recipe.iterations + 1):
             found = [result(run, t, name) for name in names]
             scores = [next(iter(one.get("items", {}).values()), None) for one in found]
@@ -255,7 +258,7 @@ def comparison(recipes: Mapping[str, Recipe], out: Path) -> Group:
             if iteration_dir(run, t).has("adapter") or any(scores):
                 rows = counts(run, t)
                 numbers = _count(rows, "kept"), _count(rows, "trained")
-                cells = (formatting.figure(score) for score in scores)
+                cells = (formatting.format_score(score) for score in scores)
                 shown.add_row(next(name_once, ""), str(t) if t else "base", *numbers, *cells)
     asked = "; ".join(f"{name} ({', '.join(templates[name])})" for name in names if templates[name])
     legend = Text(f"rows: trained on; first score of each, shares in %; templates: {asked}", style="dim")
@@ -270,7 +273,7 @@ def _count(row: Counts | Told, name: str) -> str:
     return "-" if number is None else f"{number}{share}"
 
 
-def _json(folder: Folder, name: str) -> dict[str, Any]:
+def _json(folder: RunFolder, name: str) -> dict[str, Any]:
     """A JSON file's content, {} where it is not there."""
     if not folder.has(name):
         return {}

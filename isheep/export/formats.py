@@ -6,24 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from isheep.errors import UserError
-from isheep.models.chat_template import Chat
+from isheep.models.chat_template import ChatTemplate
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Model, Pair
-from isheep.rundir.atomic import finish_tree, write_list
+from isheep.rundir.atomic import commit_folder, write_json_list
 from isheep.trainers import llamafactory as trainer
 
 
-def write(pairs: Sequence[Pair], form: str, path: Path) -> None:
+def write_dataset(pairs: Sequence[Pair], form: str, path: Path) -> None:
     """The pairs as one JSON list in `path`, each in `form`: a name in FORMS.
 
     Raises UserError where `form` is none of these, and where "paper" asks for ratings that the pairs don't have.
     """
-    if form not in FORMS:
-        raise UserError(f"export form {form!r} is not known: take one of {', '.join(FORMS)}")
-    write_list(path, (FORMS[form](pair) for pair in pairs))
+    if form not in FORMATS:
+        raise UserError(f"export form {form!r} is not known: take one of {', '.join(FORMATS)}")
+    write_json_list(path, (FORMATS[form](pair) for pair in pairs))
 
 
-def llamafactory(recipe: Recipe, start: Model, pairs: Sequence[Pair], into: Path) -> None:
+def write_llamafactory_folder(recipe: Recipe, start: Model, pairs: Sequence[Pair], into: Path) -> None:
     """What LLaMA-Factory trains the next model from, for `cd into && llamafactory-cli train sft.yaml` on one GPU.
 
     `start` is the model that is trained. Of more rows than the recipe takes LLaMA-Factory takes the first.
@@ -39,20 +39,20 @@ def llamafactory(recipe: Recipe, start: Model, pairs: Sequence[Pair], into: Path
     trainer.write(start, recipe.chat, training, recipe.seed, into, {"isheep": pairs}, said)
 
 
-def merged(model: Model, chat: Chat, into: Path) -> None:
+def write_merged_checkpoint(model: Model, chat: ChatTemplate, into: Path) -> None:
     """The base with the adapter of `model` in its weights, its tokenizer and template: plain transformers loads it.
 
     Complete or not there at all. Raises UserError where `into` exists.
     """
-    from isheep.models.merge import merge
+    from isheep.models.merge import merge_adapter
 
     if into.exists():
         raise UserError(f"{into} exists: give another folder for the merged checkpoint, or remove it")
     part = into.with_name(f"{into.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    merge(model, chat, part)
-    finish_tree(part)
+    merge_adapter(model, chat, part)
+    commit_folder(part)
 
 
 def sharegpt(pair: Pair) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _whole(score: float | None) -> float | None:
     return int(score) if score is not None and score.is_integer() else score
 
 
-FORMS: dict[str, Callable[[Pair], dict[str, Any]]] = {
+FORMATS: dict[str, Callable[[Pair], dict[str, Any]]] = {
     "alpaca": trainer.alpaca,
     "sharegpt": sharegpt,
     "messages": messages,

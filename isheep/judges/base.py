@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from isheep.batching import ahead, seed_of
+from isheep.batching import derive_seed, ordered_map
 from isheep.engines import Engine
 from isheep.errors import TooLong, UserError
-from isheep.models.chat_template import Chat, render
-from isheep.openai_client import Reply
+from isheep.models.chat_template import ChatTemplate, render_conversation
+from isheep.openai_client import ServerReply
 from isheep.records import Completion, Sampling
-from isheep.rundir.folder import Folder
+from isheep.rundir.folder import RunFolder
 
 Messages = list[dict[str, str]]  # of a conversation: role, content
 LONG = "the prompt does not fit its context"
@@ -48,52 +48,54 @@ class Judge(Protocol):
         self,
         asked: Sequence[Messages],
         parameters: Mapping[str, Any],
-        folder: Folder,
+        folder: RunFolder,
         default: str,
         options: Sequence[str],
-    ) -> list[Reply]:
+    ) -> list[ServerReply]:
         """A reply to each conversation, in order. `parameters` are the request's, such as temperature and max_tokens.
 
         `options`: what the reply must be one of, where its probabilities are wanted (`logprobs` in `parameters`).
         """
 
 
-def key_of(model: str, messages: Messages, parameters: Mapping[str, Any]) -> str:
+def request_key(model: str, messages: Messages, parameters: Mapping[str, Any]) -> str:
     """The same for the same content. Where it is asked does not count."""
     text = json.dumps({**parameters, "model": model, "messages": messages}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def over(parameters: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def merge_parameters(parameters: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """A request's parameters with a recipe's own over them; None takes one out."""
     return {name: value for name, value in {**parameters, **own}.items() if value is not None}
 
 
-def plain_name(name: str) -> str:
+def safe_file_name(name: str) -> str:
     """A judge's name as a part of a file's name."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "judge"
 
 
-def outcomes(replies: Sequence[Reply], verdicts: Sequence[float | None]) -> dict[str, Any]:
+def count_outcomes(replies: Sequence[ServerReply], verdicts: Sequence[float | None]) -> dict[str, Any]:
     """How many calls gave a verdict, a text without one, and nothing; why these did not; the tokens they cost."""
     errors = Counter(reply.error.partition(":")[0] for reply in replies if reply.error)
     read = sum(verdict is not None for verdict in verdicts)
     failed = sum(errors.values())
     counts = {"ok": read, "unreadable": len(replies) - read - failed, "error": failed}
-    return {"outcomes": counts, "errors": dict(sorted(errors.items())), "tokens": tokens(replies)}
+    return {"outcomes": counts, "errors": dict(sorted(errors.items())), "tokens": count_tokens(replies)}
 
 
-def note(model: str, judge: str, kind: str, replies: Sequence[Reply], verdicts: Sequence[float | None]) -> str:
+def judge_note(
+    model: str, judge: str, kind: str, replies: Sequence[ServerReply], verdicts: Sequence[float | None]
+) -> str:
     """What a reader must know of a judge, and of what it did not judge."""
     who = f"judged by {judge}" + ", a model of ours: not to be set beside published figures" * (kind == "local")
-    counts = outcomes(replies, verdicts)["outcomes"]
+    counts = count_outcomes(replies, verdicts)["outcomes"]
     if counts["ok"] == len(replies):
         return who
     unread = f"{counts['unreadable']} verdicts can't be read, {counts['error']} calls failed"
     return f"{who}; {model}: {unread}, of {len(replies)}; they are left out"
 
 
-def tokens(replies: Sequence[Reply]) -> dict[str, int]:
+def count_tokens(replies: Sequence[ServerReply]) -> dict[str, int]:
     """Tokens read and written, each call counted once; "unknown": calls whose endpoint did not say."""
     answered = {reply.key: reply for reply in replies if not reply.error}.values()
     return {
@@ -103,11 +105,11 @@ def tokens(replies: Sequence[Reply]) -> dict[str, int]:
     }
 
 
-class Local(NamedTuple):
+class LocalJudge(NamedTuple):
     """A model of ours as a judge. Its replies are kept in the benchmark's folder, in fixed batches as other rows."""
 
     name: str  # a run folder, a checkpoint, a name on the Hub: as the recipe has it
-    open: Callable[[], tuple[Engine, Chat]]  # nothing heavy is loaded before it is asked
+    open: Callable[[], tuple[Engine, ChatTemplate]]  # nothing heavy is loaded before it is asked
     seed: int
     parameters: Mapping[str, Any] = {}  # over those of a question; None takes one out
     kind: str = "local"
@@ -123,31 +125,31 @@ class Local(NamedTuple):
         self,
         asked: Sequence[Messages],
         parameters: Mapping[str, Any],
-        folder: Folder,
+        folder: RunFolder,
         default: str,
         options: Sequence[str],
-    ) -> list[Reply]:
+    ) -> list[ServerReply]:
         """Raises UserError where the kept replies are to other questions."""
-        parameters = over(parameters, self.parameters)
-        keys = [key_of(self.name + self.identity, messages, parameters) for messages in asked]
-        name = f"replies-{plain_name(self.name)}.jsonl"
+        parameters = merge_parameters(parameters, self.parameters)
+        keys = [request_key(self.name + self.identity, messages, parameters) for messages in asked]
+        name = f"replies-{safe_file_name(self.name)}.jsonl"
         engine, chat = self.open()
 
-        def reply(prompts: Sequence[str], seed: int) -> list[Reply]:
+        def reply(prompts: Sequence[str], seed: int) -> list[ServerReply]:
             if parameters.get("logprobs"):
                 return [_weighed(chances, options) for chances in engine.choices(prompts, options)]
             return [_written(one) for one in engine.generate(prompts, sampling(parameters, chat), seed)]
 
-        def made(start: int) -> list[Reply]:
+        def made(start: int) -> list[ServerReply]:
             some = [as_prompt(chat, messages) for messages in asked[start : start + SIZE]]
-            found = fitting(some, partial(reply, seed=seed_of(self.seed, name, start)))
+            found = fitting(some, partial(reply, seed=derive_seed(self.seed, name, start)))
             return [one.model_copy(update={"key": keys[start + n]}) for n, one in enumerate(found)]
 
-        def owed(done: Sequence[Reply]) -> Iterator[list[Reply]]:
-            return ahead(made, range(len(done), len(asked), SIZE), engine.at_once)
+        def owed(done: Sequence[ServerReply]) -> Iterator[list[ServerReply]]:
+            return ordered_map(made, range(len(done), len(asked), SIZE), engine.at_once)
 
         try:
-            replies = list(folder.records(name, Reply, owed, SIZE, len(asked)))
+            replies = list(folder.records(name, ServerReply, owed, SIZE, len(asked)))
         finally:
             engine.close()
         if [reply.key for reply in replies] != keys:
@@ -159,47 +161,49 @@ class Local(NamedTuple):
         return replies
 
 
-def fitting(prompts: Sequence[str], reply: Callable[[Sequence[str]], list[Reply]]) -> list[Reply]:
+def fitting(prompts: Sequence[str], reply: Callable[[Sequence[str]], list[ServerReply]]) -> list[ServerReply]:
     """The replies to prompts, where one that is too long for the judge is a call that failed, not the end."""
     try:
         return reply(prompts)
     except TooLong:
         if len(prompts) == 1:
-            return [Reply(key="", error=LONG)]
+            return [ServerReply(key="", error=LONG)]
         return [one for prompt in prompts for one in fitting([prompt], reply)]
 
 
-def as_prompt(chat: Chat, messages: Messages) -> str:
+def as_prompt(chat: ChatTemplate, messages: Messages) -> str:
     """A conversation as a model of ours reads it; with a template that has no system turn, it joins the user's."""
     turns = [(message["role"], chat.plain(message["content"])) for message in messages]
     try:
-        return render(chat.tokenizer, chat.template, turns, open_answer=True)
+        return render_conversation(chat.tokenizer, chat.template, turns, open_answer=True)
     except Exception:  # a template says so by raising what it likes
         if turns[0][0] != "system" or len(turns) == 1:
             raise
         (_, system), (role, first), *others = turns
-        return render(chat.tokenizer, chat.template, [(role, f"{system}\n\n{first}"), *others], open_answer=True)
+        return render_conversation(
+            chat.tokenizer, chat.template, [(role, f"{system}\n\n{first}"), *others], open_answer=True
+        )
 
 
-def sampling(parameters: Mapping[str, Any], chat: Chat) -> Sampling:
+def sampling(parameters: Mapping[str, Any], chat: ChatTemplate) -> Sampling:
     """A request's parameters as an engine knows them."""
     known = {name: parameters[name] for name in ("temperature", "top_p", "max_tokens") if name in parameters}
     return Sampling(**{"top_p": 1.0, **known}, stop=(chat.end,))
 
 
-def _written(one: Completion) -> Reply:
+def _written(one: Completion) -> ServerReply:
     """What an engine wrote, in the form of a completion's choice. No token at all: there was no room for one."""
     if not one.tokens and one.finish == "length":
-        return Reply(key="", error=LONG)
+        return ServerReply(key="", error=LONG)
     message = {"role": "assistant", "content": one.text.strip()}
-    return Reply(key="", choice={"index": 0, "finish_reason": one.finish, "message": message}, written=one.tokens)
+    return ServerReply(key="", choice={"index": 0, "finish_reason": one.finish, "message": message}, written=one.tokens)
 
 
-def _weighed(chances: Sequence[float], options: Sequence[str]) -> Reply:
+def _weighed(chances: Sequence[float], options: Sequence[str]) -> ServerReply:
     """The options by their probabilities, in the form of a choice with the log-probabilities of its one token."""
     by_chance = sorted(zip(chances, options, strict=True), reverse=True)
     top = [{"token": option, "logprob": math.log(chance)} for chance, option in by_chance if chance]
     message = {"role": "assistant", "content": top[0]["token"] if top else ""}
     content = [{**top[0], "top_logprobs": top}] if top else []
     choice = {"index": 0, "finish_reason": "length", "message": message, "logprobs": {"content": content}}
-    return Reply(key="", choice=choice, written=0)
+    return ServerReply(key="", choice=choice, written=0)

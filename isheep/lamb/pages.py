@@ -12,8 +12,8 @@ from typing import NamedTuple
 from isheep.lamb.constraints import CONSTRAINTS
 from isheep.lamb.families import FAMILIES
 from isheep.lamb.world import Demand, Quest, draw_quest, dress, fill, right_answer
-from isheep.prompts import fill as fill_prompt
-from isheep.prompts import load
+from isheep.prompts import fill_template as fill_prompt
+from isheep.prompts import load_prompts
 
 Page = list[tuple[str, float]]
 USER, ASSISTANT, END = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"
@@ -22,7 +22,7 @@ STOP = "<|endoftext|>"
 SCORE = 4.0  # loss weight of the score token
 
 
-class Answer(NamedTuple):
+class PageAnswer(NamedTuple):
     """An answer with its true worth: content 0 wrong, 1 partly right, 2 right; share of demands met; direct or not."""
 
     text: str
@@ -32,11 +32,11 @@ class Answer(NamedTuple):
     note: str  # what a teacher would say of the content
 
 
-def good(quest: Quest, rng: Random) -> Answer:
-    return Answer(right_answer(quest, rng), 2, 1.0, True, "right")
+def good(quest: Quest, rng: Random) -> PageAnswer:
+    return PageAnswer(right_answer(quest, rng), 2, 1.0, True, "right")
 
 
-def ignoring(quest: Quest, rng: Random) -> Answer:
+def ignoring(quest: Quest, rng: Random) -> PageAnswer:
     """The right content with a demand, or all, not met; a right answer where there is none to ignore."""
     keep: tuple[Demand, ...] = quest.demands[:1] if len(quest.demands) == 2 and rng.random() < 0.6 else ()
     if keep and rng.random() < 0.5:
@@ -44,38 +44,38 @@ def ignoring(quest: Quest, rng: Random) -> Answer:
     return measured(quest, dress(quest, quest.right, keep, rng), 2)
 
 
-def mistaking(quest: Quest, rng: Random) -> Answer:
+def mistaking(quest: Quest, rng: Random) -> PageAnswer:
     """The right content with a demand misread: another word, phrase or number, another request repeated."""
     demands = tuple(Demand(d.kind, rng.choice(CONSTRAINTS[d.kind].values)) for d in quest.demands)
     misread = quest._replace(request=draw_quest(rng).request) if rng.random() < 0.7 else quest
     return measured(quest, dress(misread, quest.right, demands, rng), 2)
 
 
-def wrong(quest: Quest, rng: Random) -> Answer:
+def wrong(quest: Quest, rng: Random) -> PageAnswer:
     """A wrong answer of the right type: the hard case for a judge."""
     return measured(quest, dress(quest, FAMILIES[quest.family].wrong(quest.args, rng), quest.demands, rng), 0)
 
 
-def wrong_and_ignoring(quest: Quest, rng: Random) -> Answer:
+def wrong_and_ignoring(quest: Quest, rng: Random) -> PageAnswer:
     return measured(quest, dress(quest, FAMILIES[quest.family].wrong(quest.args, rng), (), rng), 0)
 
 
-def wrong_type(quest: Quest, rng: Random) -> Answer:
+def wrong_type(quest: Quest, rng: Random) -> PageAnswer:
     other = draw_quest(rng)
     while other.family == quest.family:
         other = draw_quest(rng)
     return measured(quest, dress(quest, other.right, quest.demands if rng.random() < 0.5 else (), rng), 0, "off")
 
 
-def off_topic(quest: Quest, rng: Random) -> Answer:
+def off_topic(quest: Quest, rng: Random) -> PageAnswer:
     return measured(quest, right_answer(draw_quest(rng), rng), 0, "off")
 
 
-def unknowing(quest: Quest, rng: Random) -> Answer:
+def unknowing(quest: Quest, rng: Random) -> PageAnswer:
     return measured(quest, rng.choice(("I do not know.", "I am not sure.", "I can not answer that.")), 0, "off")
 
 
-def rambling(quest: Quest, rng: Random) -> Answer:
+def rambling(quest: Quest, rng: Random) -> PageAnswer:
     """An answer that runs on into further tasks or says itself again."""
     first = rng.choices((good, ignoring, wrong), (25, 45, 30))[0](quest, rng)
     other = draw_quest(rng)
@@ -86,14 +86,14 @@ def rambling(quest: Quest, rng: Random) -> Answer:
             f" {first.text}" * 2,
         )
     )
-    return Answer(first.text + more, 1 if first.content else 0, 0.0, False, "long" if first.content else "wrong")
+    return PageAnswer(first.text + more, 1 if first.content else 0, 0.0, False, "long" if first.content else "wrong")
 
 
-def echo(quest: Quest, rng: Random) -> Answer:
-    return Answer(quest.instruction, 0, 0.0, False, "off")
+def echo(quest: Quest, rng: Random) -> PageAnswer:
+    return PageAnswer(quest.instruction, 0, 0.0, False, "off")
 
 
-def partial(quest: Quest, rng: Random) -> Answer:
+def partial(quest: Quest, rng: Random) -> PageAnswer:
     """Two answers at once, one of them right; of a list all but one word."""
     false = FAMILIES[quest.family].wrong(quest.args, rng)
     both = [quest.right, false]
@@ -103,16 +103,16 @@ def partial(quest: Quest, rng: Random) -> Answer:
     return answer._replace(note="partly")
 
 
-def measured(quest: Quest, text: str, content: int, note: str = "") -> Answer:
+def measured(quest: Quest, text: str, content: int, note: str = "") -> PageAnswer:
     """The answer with its demands checked by the world; a text that happens to be right counts as right."""
     met = quest.followed(text)
     if quest.content_right(text):
         content = 2
     note = "right" if content == 2 else note or "wrong"
-    return Answer(text, content, sum(met) / len(met) if met else 1.0, note != "off", note)
+    return PageAnswer(text, content, sum(met) / len(met) if met else 1.0, note != "off", note)
 
 
-Writer = Callable[[Quest, Random], Answer]
+Writer = Callable[[Quest, Random], PageAnswer]
 # Shares of the kinds of answers on pages of pairs, and on graded pages.
 WRITTEN: dict[Writer, float] = {
     good: 0.12,
@@ -145,7 +145,7 @@ ASKED = {"include": 3, "repeat": 3}
 JUDGED = {**ASKED, "end": 2, "sum": 4, "first": 6, "last": 6, "reverse": 4, "copy": 4, "larger": 2, "write": 3}
 
 
-def draw_answer(quest: Quest, shares: Mapping[Writer, float], rng: Random) -> Answer:
+def draw_answer(quest: Quest, shares: Mapping[Writer, float], rng: Random) -> PageAnswer:
     return rng.choices(list(shares), list(shares.values()))[0](quest, rng)
 
 
@@ -160,7 +160,7 @@ SPREAD = {  # mean of the scale -> scores and their weights
 }
 
 
-def quality(quest: Quest, answer: Answer, rng: Random) -> tuple[int, str]:
+def quality(quest: Quest, answer: PageAnswer, rng: Random) -> tuple[int, str]:
     """Correct, succinct, clear (the combined prompt's words)."""
     if answer.note == "right":
         return draw_score("top", rng), rng.choice((f"The answer is {quest.right}.", f"Right, it is {quest.right}."))
@@ -173,7 +173,7 @@ def quality(quest: Quest, answer: Answer, rng: Random) -> tuple[int, str]:
     return draw_score("low", rng), f"Wrong, the answer is {quest.right}."
 
 
-def following(quest: Quest, answer: Answer, rng: Random) -> tuple[int, str]:
+def following(quest: Quest, answer: PageAnswer, rng: Random) -> tuple[int, str]:
     """Directly answers, keeps to the form that is asked for."""
     if answer.note == "off" or answer.text == quest.instruction:
         return draw_score("none", rng), "The response does not do the task."
@@ -185,7 +185,7 @@ def following(quest: Quest, answer: Answer, rng: Random) -> tuple[int, str]:
     return draw_score("half" if answer.met else "low", rng), f"It fails in {CONSTRAINTS[missed].ifeval.split(':')[1]}."
 
 
-def overall(quest: Quest, answer: Answer, rng: Random) -> tuple[int, str]:
+def overall(quest: Quest, answer: PageAnswer, rng: Random) -> tuple[int, str]:
     """The lower of both, as the ICL prompt rates them together."""
     return min(quality(quest, answer, rng), following(quest, answer, rng), key=lambda grade: grade[0])
 
@@ -219,7 +219,7 @@ def nonsense(rng: Random) -> tuple[str, str]:
 
 def list_page(rng: Random) -> Page:
     """Numbered tasks in the form of the in-context prompt (3 to 12 of them)."""
-    prompts = load("synthesis")
+    prompts = load_prompts("synthesis")
     number, blocks = rng.randint(3, 12), []
     for k in range(1, number + 1):
         quest = draw_quest(rng, often=ASKED)
@@ -241,7 +241,7 @@ def raw_page(rng: Random) -> Page:
 
 def principles_page(rng: Random) -> Page:
     """An answer under written principles, with thoughts before it: mostly good, as such pages are."""
-    prompts, quest = load("principles"), draw_quest(rng, often=ASKED)
+    prompts, quest = load_prompts("principles"), draw_quest(rng, often=ASKED)
     answer = good(quest, rng) if rng.random() < 0.6 else draw_answer(quest, WRITTEN, rng)
     thoughts = " ".join(f"{CONSTRAINTS[d.kind].ifeval.split(':')[1]}." for d in quest.demands) or "useful."
     turn = fill_prompt(prompts["turn"], instruction=content(quest), thoughts=thoughts)
@@ -267,7 +267,7 @@ def graded_page(rng: Random) -> Page:
         text, given = nonsense(rng)
         quest = quest._replace(instruction=text, input=given)
         score, reason = draw_score("none", rng), "The task is unclear."
-    before, middle, after = re.split(r"\{instruction\}|\{output\}", load(name)[criterion])
+    before, middle, after = re.split(r"\{instruction\}|\{output\}", load_prompts(name)[criterion])
     imitate = 0.5 if answer.note == "right" else 0.0
     return [
         (before + content(quest), 0.05),
@@ -308,6 +308,12 @@ def pages(seed: int) -> Iterator[Page]:
 
 def constants() -> list[str]:
     """The long fixed sentences of the method's prompts; the tokenizer has a token for each."""
-    ratings = [piece for name, criterion in RATINGS for piece in re.split(r"\{\w+\}", load(name)[criterion])]
-    others = [load("synthesis")["meta"], load("principles")["preamble"], ". Instruction:", ". Input:", "<noinput>"]
+    ratings = [piece for name, criterion in RATINGS for piece in re.split(r"\{\w+\}", load_prompts(name)[criterion])]
+    others = [
+        load_prompts("synthesis")["meta"],
+        load_prompts("principles")["preamble"],
+        ". Instruction:",
+        ". Input:",
+        "<noinput>",
+    ]
     return list(dict.fromkeys(ratings + others))

@@ -6,11 +6,11 @@ from random import Random
 from typing import Any
 
 from isheep.errors import UserError
-from isheep.lamb.pages import Answer, content, good, ignoring, off_topic, rambling, wrong, wrong_type
+from isheep.lamb.pages import PageAnswer, content, good, ignoring, off_topic, rambling, wrong, wrong_type
 from isheep.lamb.suite import right, validation
 from isheep.lamb.world import Quest, draw_quest
-from isheep.models.chat_template import load_chat
-from isheep.prompts import fill, load
+from isheep.models.chat_template import load_chat_template
+from isheep.prompts import fill_template, load_prompts
 from isheep.records import Model, Sampling
 
 FAULTS = {"wrong, same type": wrong, "wrong type": wrong_type, "off topic": off_topic, "runs on": rambling}
@@ -26,7 +26,11 @@ def probe(checkpoint: Path, pairs: int = 300, threads: int = 1) -> dict[str, Any
     from isheep.engines.transformers import open_engine
 
     model = Model(str(checkpoint))
-    chat, engine, quests = load_chat("tokenizer", model.base), open_engine(model, threads=threads), validation()
+    chat, engine, quests = (
+        load_chat_template("tokenizer", model.base),
+        open_engine(model, threads=threads),
+        validation(),
+    )
     found: dict[str, Any] = {}
     for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
         sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=64, stop=(chat.end,))
@@ -60,11 +64,14 @@ def aurocs(checkpoint: Path, pairs: int) -> dict[str, float]:
 
 
 def by_family(
-    fine: list[tuple[Quest, Answer]], sure: list[float], faulty: list[tuple[Quest, Answer]], doubtful: list[float]
+    fine: list[tuple[Quest, PageAnswer]],
+    sure: list[float],
+    faulty: list[tuple[Quest, PageAnswer]],
+    doubtful: list[float],
 ) -> dict[str, float]:
     """The AUROC of wrong answers of the same type in each hard family: one over all families hides where it is .5."""
 
-    def of(family: str, pairs: list[tuple[Quest, Answer]], scores: list[float]) -> list[float]:
+    def of(family: str, pairs: list[tuple[Quest, PageAnswer]], scores: list[float]) -> list[float]:
         return [score for (quest, _), score in zip(pairs, scores, strict=True) if quest.family == family]
 
     return {
@@ -73,7 +80,7 @@ def by_family(
     }
 
 
-def expected(checkpoint: Path, pairs: list[tuple[Quest, Answer]], criterion: str) -> list[float]:
+def expected(checkpoint: Path, pairs: list[tuple[Quest, PageAnswer]], criterion: str) -> list[float]:
     """The expected score of each pair from one forward pass."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -86,7 +93,7 @@ def expected(checkpoint: Path, pairs: list[tuple[Quest, Answer]], criterion: str
     numbers = torch.arange(1.0, 11.0)
     found = []
     for quest, answer in pairs:
-        text = fill(load("combined")[criterion], instruction=content(quest), output=answer.text)
+        text = fill_template(load_prompts("combined")[criterion], instruction=content(quest), output=answer.text)
         with torch.inference_mode():
             logits = model(**tokenizer(text, return_tensors="pt"), logits_to_keep=1).logits[0, -1]
         found.append(float((logits[[ids[0] for ids in scores]].softmax(-1) * numbers).sum()))

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from isheep.errors import UserError
-from isheep.models.checkpoint import embeddings, load_tokenizer
+from isheep.models.checkpoint import load_tokenizer, num_embeddings
 from isheep.prompts import FOLDER
 
 OURS = {"qwen": FOLDER / "qwen.jinja", "llama3": FOLDER / "llama3.jinja"}  # Liang et al. 2024, Appendix E
@@ -11,7 +11,7 @@ MARK = "0answer0"  # stands for the answer while we look for what follows it; no
 TODAY = "26 Jul 2024"  # what Llama's templates say without a clock: the real day would make another run every day
 
 
-class Chat(NamedTuple):
+class ChatTemplate(NamedTuple):
     """A chat template on a model's tokenizer."""
 
     name: str  # "qwen", "llama3" or "tokenizer"
@@ -21,7 +21,7 @@ class Chat(NamedTuple):
 
     def prompt(self, content: str) -> str:
         """The text that the model reads, up to where the answer to `content` starts."""
-        return render(self.tokenizer, self.template, [("user", self.plain(content))], open_answer=True)
+        return render_conversation(self.tokenizer, self.template, [("user", self.plain(content))], open_answer=True)
 
     @property
     def special(self) -> frozenset[str]:
@@ -39,7 +39,7 @@ class Chat(NamedTuple):
         return text
 
 
-def load_chat(chat: str, model: str) -> Chat:
+def load_chat_template(chat: str, model: str) -> ChatTemplate:
     """The template `chat` ("qwen", "llama3", or "tokenizer" for the tokenizer's own) on the tokenizer of `model`.
 
     Raises UserError where `chat` is none of these, where the tokenizer has no template of its own, where the template
@@ -51,18 +51,18 @@ def load_chat(chat: str, model: str) -> Chat:
     tokenizer = load_tokenizer(model)
     template = OURS[chat].read_text(encoding="utf-8") if chat in OURS else _own(tokenizer, model)
     try:
-        text = render(tokenizer, template, [("user", "question"), ("assistant", MARK)], open_answer=False)
+        text = render_conversation(tokenizer, template, [("user", "question"), ("assistant", MARK)], open_answer=False)
     except Exception as error:  # a template may raise anything at all
         reason = " ".join(str(error).split())
         raise UserError(f"chat template {chat!r} of {model!r} can't be rendered: {reason}") from error
     # An added token that no text of ours holds does no harm: some models have no embedding for one.
-    last, size = max(tokenizer.vocab_size - 1, *tokenizer(text).input_ids), embeddings(model)
+    last, size = max(tokenizer.vocab_size - 1, *tokenizer(text).input_ids), num_embeddings(model)
     if last >= size:
         raise UserError(f"model {model!r}: its tokenizer has a token {last}, its weights only {size}; give its own one")
-    return Chat(chat, template, _end(tokenizer, text.rpartition(MARK)[2].strip(), chat, model), tokenizer)
+    return ChatTemplate(chat, template, _end(tokenizer, text.rpartition(MARK)[2].strip(), chat, model), tokenizer)
 
 
-def render(tokenizer: Any, template: str, turns: list[tuple[str, str]], open_answer: bool) -> str:
+def render_conversation(tokenizer: Any, template: str, turns: list[tuple[str, str]], open_answer: bool) -> str:
     """The conversation in (role, content) `turns` as text, up to where an answer starts if `open_answer`."""
     messages = [{"role": role, "content": content} for role, content in turns]
     text: str = tokenizer.apply_chat_template(

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.models.adapter_files import WEIGHTS, save_tokenizer, tokenizer_of
-from isheep.models.chat_template import Chat
-from isheep.models.checkpoint import find, generation_config, load
+from isheep.models.adapter_files import WEIGHTS, load_training_tokenizer, save_tokenizer
+from isheep.models.chat_template import ChatTemplate
+from isheep.models.checkpoint import find_checkpoint, generation_config, load_pretrained
 from isheep.records import Model
 
 INDEX = "model.safetensors.index.json"
@@ -31,7 +31,7 @@ class Delta(NamedTuple):
     scale: float
 
 
-def merge(model: Model, chat: Chat, into: Path) -> None:
+def merge_adapter(model: Model, chat: ChatTemplate, into: Path) -> None:
     """A checkpoint with the adapter of `model` in its weights, in the folder `into`: plain transformers loads it,
     knows the chat template, and stops where an answer ends.
 
@@ -42,7 +42,7 @@ def merge(model: Model, chat: Chat, into: Path) -> None:
     """
     from transformers import AutoConfig
 
-    tokenizer, config = tokenizer_of(model, chat), load(model.base, AutoConfig)
+    tokenizer, config = load_training_tokenizer(model, chat), load_pretrained(model.base, AutoConfig)
     save_tokenizer(tokenizer, chat, into)
     files, deltas = _weights(model.base), _deltas(model.adapter)
     if deltas is None or not deltas.keys() <= {name for file in files for name in _places(file)}:
@@ -71,7 +71,7 @@ def _weights(base: str) -> list[Path]:
 def _file(base: str, name: str) -> Path | None:
     from transformers.utils.hub import cached_file
 
-    found = cached_file(find(base), name, _raise_exceptions_for_missing_entries=False)
+    found = cached_file(find_checkpoint(base), name, _raise_exceptions_for_missing_entries=False)
     return Path(found) if found else None
 
 
@@ -134,7 +134,7 @@ def _merge_whole(model: Model, end: int, into: Path) -> None:
 
     from isheep.models.checkpoint import load_model
 
-    stored = load(model.base, AutoConfig).dtype or torch.float32
+    stored = load_pretrained(model.base, AutoConfig).dtype or torch.float32
     merged: Any = load_model(model, "float32").to(stored)
     merged.config.eos_token_id = merged.generation_config.eos_token_id = end
     merged.save_pretrained(into, safe_serialization=True)

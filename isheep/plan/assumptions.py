@@ -8,14 +8,14 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, ValidationError
 
 from isheep import prompts
-from isheep.batching import seed_of
+from isheep.batching import derive_seed
 from isheep.errors import UserError
-from isheep.models.chat_template import load_chat
-from isheep.models.checkpoint import tokenizer_here
-from isheep.prompts.forms import form
-from isheep.recipe.schema import Density, Filter, Perplexity, Random, Recipe, Score
+from isheep.models.chat_template import load_chat_template
+from isheep.models.checkpoint import load_local_tokenizer
+from isheep.prompts.forms import load_answer_form
+from isheep.recipe.schema import DensityFilter, Filter, PerplexityFilter, RandomFilter, Recipe, ScoreFilter
 from isheep.records import Record, Task
-from isheep.seeds import load_seeds
+from isheep.seeds import load_seed_tasks
 from isheep.stages import respond, synthesize
 
 GUESSED, COUNTED, MEASURED, GIVEN, RECIPE = "assumed", "counted", "measured", "given", "recipe"
@@ -75,7 +75,7 @@ MEANINGS = {
 KEYS = tuple(MEANINGS)
 
 
-def given(words: Iterable[str]) -> dict[str, float]:
+def parse_assumptions(words: Iterable[str]) -> dict[str, float]:
     """The values of "key=number" words of the command line. Raises UserError for another word, key or number."""
     found = {}
     for word in words:
@@ -111,7 +111,7 @@ def assume(recipe: Recipe, measured: Mapping[str, float], said: Mapping[str, flo
 
 def counter(model: str) -> tuple[Callable[[str], int], Any]:
     """What counts a text's tokens, and the tokenizer of `model`; None where this machine has none."""
-    tokenizer = tokenizer_here(model)
+    tokenizer = load_local_tokenizer(model)
     if tokenizer is None:
         return (lambda text: round(len(text) / CHARACTERS)), None
     return (lambda text: len(tokenizer(text, add_special_tokens=False).input_ids)), tokenizer
@@ -120,8 +120,8 @@ def counter(model: str) -> tuple[Callable[[str], int], Any]:
 def _counted(recipe: Recipe, characters: float | None) -> tuple[dict[str, float], dict[str, str]]:
     """What prompts and seed tasks tell, with the tokenizer where it is here, else by their characters."""
     count, tokenizer = counter(recipe.model)
-    seeds, settings = load_seeds(recipe.seeds, recipe.synthesis.examples), recipe.synthesis
-    chat = load_chat(recipe.chat, recipe.model) if tokenizer else None
+    seeds, settings = load_seed_tasks(recipe.seeds, recipe.synthesis.examples), recipe.synthesis
+    chat = load_chat_template(recipe.chat, recipe.model) if tokenizer else None
     texts = [seed.content for seed in seeds]
 
     def mean(some: Sequence[str]) -> float:
@@ -130,13 +130,15 @@ def _counted(recipe: Recipe, characters: float | None) -> tuple[dict[str, float]
         return fmean(map(count, some))
 
     def prompt(batch: int) -> str:
-        place = seed_of(recipe.seed, 1, "synthesis", batch)
+        place = derive_seed(recipe.seed, 1, "synthesis", batch)
         own = settings.model_copy(update={"generated": 0})  # what the iteration will write is not known
-        text = synthesize.render(synthesize.shown(seeds, [], own, place), settings.inputs)
+        text = synthesize.render_synthesis_prompt(synthesize.draw_examples(seeds, [], own, place), settings.inputs)
         return chat.prompt(text) if settings.chat and chat else text
 
-    asked = form(recipe.response.prompt)
-    bare = respond.render(Task(id="", instruction=""), chat, recipe.response) if chat else asked.template
+    asked = load_answer_form(recipe.response.prompt)
+    bare = (
+        respond.render_response_prompt(Task(id="", instruction=""), chat, recipe.response) if chat else asked.template
+    )
     values = {
         "characters": characters or (fmean(map(len, texts)) / mean(texts)),
         "prompt": mean([prompt(batch) for batch in range(BATCHES)]),
@@ -151,7 +153,7 @@ def _counted(recipe: Recipe, characters: float | None) -> tuple[dict[str, float]
 
 
 def _rating(criterion: str, name: str) -> str:
-    return prompts.fill(prompts.load(name)[criterion], instruction="", output="")
+    return prompts.fill_template(prompts.load_prompts(name)[criterion], instruction="", output="")
 
 
 def _guessed(recipe: Recipe, known: Mapping[str, float]) -> dict[str, float]:
@@ -170,12 +172,12 @@ def _guessed(recipe: Recipe, known: Mapping[str, float]) -> dict[str, float]:
 
 def _kept(filters: Sequence[Filter]) -> float:
     """With a threshold 0.3: of 10,000 pairs of the 72B model the authors' released data keep 2038, 3102 and 3407."""
-    scored = any(isinstance(one, Score) or isinstance(one, Random) and one.as_many_as for one in filters)
-    return (0.3 if scored else 0.95) * (0.7 if any(isinstance(one, Perplexity) for one in filters) else 1)
+    scored = any(isinstance(one, ScoreFilter) or isinstance(one, RandomFilter) and one.as_many_as for one in filters)
+    return (0.3 if scored else 0.95) * (0.7 if any(isinstance(one, PerplexityFilter) for one in filters) else 1)
 
 
 def _by_recipe(recipe: Recipe) -> dict[str, float]:
     """The share kept, where a filter names a number of pairs."""
-    numbers = [one.clusters * one.keep for one in recipe.filters if isinstance(one, Density)]
-    numbers += [one.keep for one in recipe.filters if isinstance(one, Random) and one.keep]
+    numbers = [one.clusters * one.keep for one in recipe.filters if isinstance(one, DensityFilter)]
+    numbers += [one.keep for one in recipe.filters if isinstance(one, RandomFilter) and one.keep]
     return {"kept": min(1.0, min(numbers) / recipe.synthesis.tasks)} if numbers else {}

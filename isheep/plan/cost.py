@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
 
-from isheep.models.checkpoint import find
+from isheep.models.checkpoint import find_checkpoint
 from isheep.plan.assumptions import Assumptions
 from isheep.plan.devices import Device
 from isheep.plan.shapes import Shape
 from isheep.plan.work import Stage
-from isheep.recipe.schema import Recipe, needs_vectors
+from isheep.recipe.schema import Recipe, needs_embeddings
 
 LOOKED = 2**27  # logits at once where every token's are wanted, as the engine cuts its batches
 OPTIMIZER = 16  # bytes of an adapter's number in training: itself, its gradient and AdamW's two, in float32
@@ -146,10 +146,10 @@ def disk(stages: Sequence[Stage], shape: Shape, recipe: Recipe, a: Assumptions) 
     trained = sum(1 for stage in stages if stage.learned)
     rows = sum(stage.text * a.characters + stage.lines * ROW for stage in stages)
     vectors = (
-        shape.hidden * 16 / 3 * sum(s.lines for s in stages if needs_vectors(recipe.filters) and s.name == "answers")
+        shape.hidden * 16 / 3 * sum(s.lines for s in stages if needs_embeddings(recipe.filters) and s.name == "answers")
     )
     return {
-        "the model, downloaded": 0.0 if Path(find(recipe.model)).is_dir() else 2.0 * shape.parameters,
+        "the model, downloaded": 0.0 if Path(find_checkpoint(recipe.model)).is_dir() else 2.0 * shape.parameters,
         "rows of text": rows + vectors,
         "adapters": trained * (4 * lora + tokenizer),
         "checkpoints in training": CHECKPOINTS * (12 * lora + tokenizer),

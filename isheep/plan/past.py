@@ -18,9 +18,9 @@ from isheep.plan.work import course, unknown_exams
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Pair, Reply
 from isheep.rundir.artifacts import artifact_of
-from isheep.rundir.folder import Folder, events, reading
+from isheep.rundir.folder import RunFolder, open_run, read_events
 from isheep.rundir.iterations import iteration_dir
-from isheep.seeds import Seed
+from isheep.seeds import SeedTask
 from isheep.stages.synthesize import read_tasks
 
 
@@ -28,7 +28,7 @@ class Past(NamedTuple):
     """A run: its recipe, and for each iteration that wrote anything what it tells (keys of Assumptions)."""
 
     recipe: Recipe
-    run: Folder
+    run: RunFolder
     told: dict[int, dict[str, float]]
 
     @property
@@ -40,20 +40,22 @@ class Past(NamedTuple):
 
 def look(path: Path) -> Past:
     """A run's past. Raises UserError where `path` is no run folder, or no model has written in it yet."""
-    recipe, run = reading(path)
+    recipe, run = open_run(path)
     told = {t: one for t in range(1, recipe.iterations + 1) if (one := _told(recipe.at(t), run, t))}
     if not told:
         raise UserError(f"{path} tells nothing yet: none of its stages is complete; see isheep status {path}")
     return Past(recipe, run, told)
 
 
-def _told(now: Recipe, run: Folder, t: int) -> dict[str, float]:
+def _told(now: Recipe, run: RunFolder, t: int) -> dict[str, float]:
     (count, _), folder, found = counter(now.model), iteration_dir(run, t), dict[str, float]()
     if folder.has("replies.jsonl"):
         asked = folder.read("replies.jsonl", Reply)
         found["reply"] = fmean(reply.tokens for reply in asked)
         endless = now.synthesis.model_copy(update={"tasks": sys.maxsize})  # the last batch had more than were needed
-        found["tasks"] = len(read_tasks(asked, run.read("seeds.jsonl", Seed), endless, now.language, t)[0]) / len(asked)
+        found["tasks"] = len(read_tasks(asked, run.read("seeds.jsonl", SeedTask), endless, now.language, t)[0]) / len(
+            asked
+        )
     if folder.has("pairs.jsonl"):
         pairs = folder.read("pairs.jsonl", Pair)
         found["task"] = fmean(count(pair.content) for pair in pairs)
@@ -73,14 +75,14 @@ def _longest(tokens: Sequence[int], size: int) -> float:
     return fmean(max(batch) for batch in chunks(tokens, size)) / fmean(tokens)
 
 
-def took(run: Folder) -> dict[tuple[int, str], float]:
+def took(run: RunFolder) -> dict[tuple[int, str], float]:
     """Seconds by iteration and stage, of stages that were done in one go.
 
     The first time of a stage after a start is left out where others tell of it: it took the loading of libraries too.
     """
     files: dict[str, tuple[float, bool]] = {}  # seconds, and whether they tell of the stage alone; later events win
     seen: dict[str, int] = {}
-    for event in events(run.root):
+    for event in read_events(run.root):
         if "started" in event:
             seen.clear()
         if place := _place(str(event.get("file", ""))) if "seconds" in event else None:

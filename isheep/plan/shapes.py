@@ -65,11 +65,11 @@ def shape_of(model: str) -> Shape:
 
     Raises UserError where it can't be found, or is no dense decoder of KINDS.
     """
-    name = checkpoint.find(model)
+    name = checkpoint.find_checkpoint(model)
     if name in known() and not Path(name).is_dir():
         return from_config(known()[name], model)
     try:
-        return from_config(checkpoint.config(name), model)
+        return from_config(checkpoint.load_config(name), model)
     except UserError as error:
         if near := difflib.get_close_matches(model, known(), n=1):
             raise UserError(

@@ -7,10 +7,10 @@ from math import ceil
 from typing import Any
 
 from isheep.plan.assumptions import LABELS, Assumptions
-from isheep.prompts.forms import guide
-from isheep.recipe.schema import Recipe, needs_perplexity, needs_vectors
+from isheep.prompts.forms import load_topic_guide
+from isheep.recipe.schema import Recipe, needs_embeddings, needs_perplexity
 from isheep.records import Record
-from isheep.stages.synthesize import budget_of
+from isheep.stages.synthesize import prompt_budget
 
 Assume = Callable[[Recipe, int], Assumptions]  # of what iteration t does
 
@@ -81,7 +81,7 @@ def asked(now: Recipe, a: Assumptions, t: int, model: str) -> Iterator[Stage]:
     if needs_perplexity(now.filters):  # the answer after its prompt, then the pair as plain text
         read = tasks * (a.turn + 2 * pair)
         yield _stage(t, "measures for filters", 2 * tasks, read, 64, _digest(made, "perplexity"), every=True)
-    if needs_vectors(now.filters):
+    if needs_embeddings(now.filters):
         yield _stage(t, "measures for filters", tasks, tasks * pair, 64, _digest(made, "vectors"))
     if rating := now.assessment:
         calls, prompt, at_once = tasks * len(rating.criteria), a.rating + pair, _at_once(now, rating.size)
@@ -94,10 +94,10 @@ def asked(now: Recipe, a: Assumptions, t: int, model: str) -> Iterator[Stage]:
 def instructions(now: Recipe, a: Assumptions, t: int, made: str) -> Stage:
     """Prompts in whole batches, as many as the tasks need or the budget allows. A batch's prompts are the same text."""
     settings, limit = now.synthesis, now.synthesis.sampling.max_tokens
-    budget = budget_of(settings)
+    budget = prompt_budget(settings)
     calls = float(min(budget, ceil(round(settings.tasks / a.tasks / settings.size, 6)) * settings.size))
     if settings.topics:
-        calls += settings.topics.rounds * len(guide(settings.topics.file).kinds)
+        calls += settings.topics.rounds * len(load_topic_guide(settings.topics.file).kinds)
     at_once = _at_once(now, settings.size)
     found = _written(t, "instructions", calls, a.prompt, a.reply, limit, at_once, made, a)
     tasks = _tasks(now, a)
@@ -150,7 +150,7 @@ def unknown_exams(recipe: Recipe) -> list[str]:
 
 def _tasks(now: Recipe, a: Assumptions) -> float:
     settings = now.synthesis
-    return min(float(settings.tasks), budget_of(settings) * a.tasks)
+    return min(float(settings.tasks), prompt_budget(settings) * a.tasks)
 
 
 def _at_once(now: Recipe, size: int) -> int:

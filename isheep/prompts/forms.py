@@ -9,7 +9,7 @@ from isheep.errors import UserError
 from isheep.records import Record, Task
 
 
-class Form(NamedTuple):
+class AnswerForm(NamedTuple):
     """How an answer is asked for (a template with {instruction}, as a chat turn or as plain text) and read."""
 
     template: str
@@ -26,11 +26,11 @@ class Form(NamedTuple):
         return (thoughts if answer.strip() else reply).strip(), answer.strip()
 
 
-CHAT = Form("{instruction}", chat=True)
-WORDS = ("chat", "plain", "instances")  # what `response.prompt` may be beside a file
+CHAT = AnswerForm("{instruction}", chat=True)
+BUILTIN_FORMS = ("chat", "plain", "instances")  # what `response.prompt` may be beside a file
 
 
-def form(name: str) -> Form:
+def load_answer_form(name: str) -> AnswerForm:
     """The form that `response.prompt` names: "chat" (the instruction as it is), "plain", or a file of prompts; what
     "instances" writes counts as answers in the chat.
 
@@ -38,25 +38,29 @@ def form(name: str) -> Form:
     turn the model goes on at {thoughts}, and what follows that marks its answer. Raises UserError where it does not.
     """
     if name == "plain":
-        return Form(prompts.load("response")["plain"], chat=False)
-    if name in WORDS:
+        return AnswerForm(prompts.load_prompts("response")["plain"], chat=False)
+    if name in BUILTIN_FORMS:
         return CHAT
-    texts = prompts.load(name)
+    texts = prompts.load_prompts(name)
     kinds = texts.keys() & {"chat", "turn"}
     asked, thoughts, answer = texts[min(kinds)].partition("{thoughts}") if len(kinds) == 1 else ("", "", "")
     if "{instruction}" not in asked or ("chat" in texts and thoughts):
         wrong = "it needs chat with {instruction}, or turn with {instruction} and, where it thinks, {thoughts} after it"
-        raise UserError(f"prompt file {prompts.find(name)} asks for no answer: {wrong}")
+        raise UserError(f"prompt file {prompts.find_prompt_file(name)} asks for no answer: {wrong}")
     if "chat" in texts:
-        return Form(texts["chat"], chat=True)
+        return AnswerForm(texts["chat"], chat=True)
     if thoughts and not answer.strip():
-        raise UserError(f"prompt file {prompts.find(name)}: in turn nothing after {{thoughts}} marks the answer")
+        raise UserError(
+            f"prompt file {prompts.find_prompt_file(name)}: in turn nothing after {{thoughts}} marks the answer"
+        )
     before = [texts[key] for key in ("preamble", "examples") if key in texts]
     opening = asked.partition("{instruction}")[0].strip()
-    return Form("\n\n".join([*before, asked.rstrip()]), False, answer.rstrip(), (f"\n{opening}",) if opening else ())
+    return AnswerForm(
+        "\n\n".join([*before, asked.rstrip()]), False, answer.rstrip(), (f"\n{opening}",) if opening else ()
+    )
 
 
-class Kind(Record):
+class QuestionKind(Record):
     """A kind of question, first topics for it, and a worked instruction about the first of them."""
 
     kind: str
@@ -64,14 +68,14 @@ class Kind(Record):
     instruction: str
 
 
-class Guide(Record):
+class TopicGuide(Record):
     """A file for topic-guided red-teaming: `ask_topics` has {kind} and {topics}, the rest is as in synthesis.yaml."""
 
     ask_topics: str
     meta: str
     block: str
     open: str
-    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)]
+    kinds: Annotated[tuple[QuestionKind, ...], Field(min_length=1)]
 
     @property
     def tasks(self) -> list[Task]:
@@ -79,14 +83,15 @@ class Guide(Record):
         return [Task(id=f"kind-{n}", instruction=kind.instruction) for n, kind in enumerate(self.kinds, 1)]
 
 
-def guide(name: str) -> Guide:
+def load_topic_guide(name: str) -> TopicGuide:
     """The guide in a prompt file. Raises UserError where it is none."""
     try:
-        return Guide.model_validate(prompts.read(name))
+        return TopicGuide.model_validate(prompts.read_prompt_file(name))
     except ValidationError as failed:
         error = failed.errors(include_url=False)[0]
         where = ".".join(map(str, error["loc"])) or "all of it"
         example = prompts.FOLDER / "dromedary" / "topics.yaml"
+        path = prompts.find_prompt_file(name)
         raise UserError(
-            f"prompt file {prompts.find(name)} is no guide to topics: {where}: {error['msg'].lower()}; see {example}"
+            f"prompt file {path} is no guide to topics: {where}: {error['msg'].lower()}; see {example}"
         ) from None

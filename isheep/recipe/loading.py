@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from isheep.errors import UserError
-from isheep.recipe.schema import Judge, KeyPath, Recipe, laid_over
+from isheep.recipe.schema import JudgeSettings, KeyPath, Recipe, merge_settings
 from isheep.recipe.validation import conflicts
 
 # The keys of a sweep that a recipe does not have, and what they are.
@@ -35,7 +35,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-class Source(NamedTuple):
+class RecipeSource(NamedTuple):
     """A recipe as read: plain data, and where each key stands ("recipes/lamb.yaml line 3")."""
 
     data: dict[str, Any]
@@ -72,7 +72,7 @@ def _places(node: yaml.Node | None, name: str, path: KeyPath = ()) -> Iterator[t
             yield from _places(value, name, (*path, index))
 
 
-def _read(path: Path, above: tuple[Path, ...] = ()) -> Source:
+def _read(path: Path, above: tuple[Path, ...] = ()) -> RecipeSource:
     """A recipe file, on top of the file that its `like` names. `above` are those that led here, by their `like`."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -83,12 +83,12 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> Source:
         raise UserError(f"{path}: a recipe is a mapping of keys to values, such as model: lamb")
     places[()] = str(path)
     if "like" not in data:
-        return Source(data, places)
+        return RecipeSource(data, places)
     other, above = path.parent / str(data.pop("like")), (*above, path.resolve())
     if other.resolve() in above:
         raise UserError(f"{places[('like',)]}: like leads round in a circle: name a recipe that is not like this one")
     below = _read(other, above)
-    return Source(laid_over(below.data, data), {**below.places, **places})
+    return RecipeSource(merge_settings(below.data, data), {**below.places, **places})
 
 
 def _put(inside: Any, path: KeyPath, value: Any) -> Any:
@@ -103,7 +103,7 @@ def _put(inside: Any, path: KeyPath, value: Any) -> Any:
     raise KeyError(key)
 
 
-def _override(source: Source, word: str) -> Source:
+def _override(source: RecipeSource, word: str) -> RecipeSource:
     """`source` with the value of one "key.sub=value"; the value is read as YAML."""
     key, equals, text = word.partition("=")
     place = f"{word!r} on the command line"
@@ -113,7 +113,7 @@ def _override(source: Source, word: str) -> Source:
     return _set(source, key, value, place)
 
 
-def _set(source: Source, key: str, value: Any, place: str) -> Source:
+def _set(source: RecipeSource, key: str, value: Any, place: str) -> RecipeSource:
     """`source` with a value at "key.sub"; a number in it is a place in a list. `place` is where that is asked for."""
     path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
     if path[0] == "iteration":  # whose numbers are keys
@@ -123,7 +123,7 @@ def _set(source: Source, key: str, value: Any, place: str) -> Source:
     except KeyError as error:
         raise UserError(f"{place}: there is nothing at {error.args[0]!r} in this recipe to set it in") from None
     above = {path[:depth]: place for depth in range(1, len(path))}
-    return Source(data, {**above, **source.places, path: place})
+    return RecipeSource(data, {**above, **source.places, path: place})
 
 
 def _model_in(kind: Any) -> type[BaseModel] | None:
@@ -172,7 +172,7 @@ def _sentence(error: ErrorDetails) -> str:
     return f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}; found {error['input']!r}"
 
 
-def _check(source: Source) -> Recipe:
+def _check(source: RecipeSource) -> Recipe:
     """The recipe that the data spell out, each key right by itself. Raises UserError: one line, with the place."""
     try:  # JSON's strict reading: no text for a number, no 1 for true, but lists where the recipe has tuples
         return Recipe.model_validate_json(json.dumps(source.data, default=str), strict=True)
@@ -184,7 +184,7 @@ def _check(source: Source) -> Recipe:
         raise UserError(f"{_at(source.places, error['loc'])}: {_sentence(error)}") from None
 
 
-def _agreed(source: Source) -> Recipe:
+def _agreed(source: RecipeSource) -> Recipe:
     """`_check`, of iterations that do something otherwise too, and keys agree with each other and with prompt files."""
     recipe = _check(source)
     first = next(t for t in itertools.count(1) if t not in recipe.iteration)  # that does nothing otherwise
@@ -195,20 +195,20 @@ def _agreed(source: Source) -> Recipe:
     return recipe
 
 
-def _iteration(source: Source, t: int) -> Source:
+def _iteration(source: RecipeSource, t: int) -> RecipeSource:
     """What a recipe is in iteration t."""
     rest = {key: value for key, value in source.data.items() if key != "iteration"}
     name, changes = next((name, value) for name, value in source.data["iteration"].items() if float(name) == t)
-    return _changed(Source(rest, source.places), ("iteration", name), changes)
+    return _changed(RecipeSource(rest, source.places), ("iteration", name), changes)
 
 
-def _changed(source: Source, above: KeyPath, changes: dict[str, Any]) -> Source:
+def _changed(source: RecipeSource, above: KeyPath, changes: dict[str, Any]) -> RecipeSource:
     """`source` with what stands at `above` laid over it."""
     places = {path[2:]: place for path, place in source.places.items() if (*map(str, path[:2]),) == above and path[2:]}
-    return Source(laid_over(source.data, changes), {**source.places, **places})
+    return RecipeSource(merge_settings(source.data, changes), {**source.places, **places})
 
 
-def names() -> list[str]:
+def recipe_names() -> list[str]:
     """The recipes that come with the package, as `find` takes them: lamb, paper/qwen1.5-72b, ...; sweeps too."""
     return sorted(str(path.relative_to(top).with_suffix("")) for top in FOLDERS for path in top.rglob("*.yaml"))
 
@@ -218,16 +218,18 @@ def is_sweep(path: Path) -> bool:
     return bool(_read(path).data.keys() & SWEEP.keys())
 
 
-def find(name: str) -> Path:
+def find_recipe(name: str) -> Path:
     """The file of a recipe: a path, or the name of one that comes with the package."""
     for path in (Path(name), *(top / f"{name}.yaml" for top in FOLDERS)):
         if path.is_file():
             return path
-    near = difflib.get_close_matches(name, names(), n=1)
-    raise UserError(f"recipe {name!r} not found: " + (f"did you mean {near[0]}?" if near else f"{', '.join(names())}"))
+    near = difflib.get_close_matches(name, recipe_names(), n=1)
+    raise UserError(
+        f"recipe {name!r} not found: " + (f"did you mean {near[0]}?" if near else f"{', '.join(recipe_names())}")
+    )
 
 
-def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     """The recipe of a file, with "key.sub=value" words over it. Raises UserError in one line."""
     source = _read(path)
     if is_sweep(path):
@@ -237,7 +239,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     return _agreed(source)
 
 
-def judge(text: str) -> Judge:
+def parse_judge(text: str) -> JudgeSettings:
     """A judge as a recipe's evaluation has it, from a word of the command line: the entry in YAML, or a name alone.
 
     Raises UserError in one line.
@@ -245,14 +247,14 @@ def judge(text: str) -> Judge:
     place = f"--judge {text}"
     value, _ = _parse(text, place) if text.lstrip().startswith("{") else ({"model": text}, {})
     try:
-        return Judge.model_validate_json(json.dumps(value, default=str), strict=True)
+        return JudgeSettings.model_validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as failed:
         error = failed.errors(include_url=False)[0]
-        keys = f"; it has {', '.join(Judge.model_fields)}" if error["type"] == "extra_forbidden" else ""
+        keys = f"; it has {', '.join(JudgeSettings.model_fields)}" if error["type"] == "extra_forbidden" else ""
         raise UserError(f"{place}: {'.'.join(map(str, error['loc']))}: {error['msg'].lower()}{keys}") from None
 
 
-def load_saved(path: Path) -> Recipe:
+def load_saved_recipe(path: Path) -> Recipe:
     """The recipe of a run folder, checked when the run began: the prompt file that it names may be elsewhere now."""
     return _check(_read(path))
 
@@ -286,9 +288,9 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> dict[str, Recipe]:
     return found
 
 
-def _settings(source: Source, settings: dict[str, Any] | list[Any], path: Path) -> dict[str, Source]:
+def _settings(source: RecipeSource, settings: dict[str, Any] | list[Any], path: Path) -> dict[str, RecipeSource]:
     """The named settings, each over what all have in common; that alone, without a name, where there are none."""
-    found: dict[str, Source] = {}
+    found: dict[str, RecipeSource] = {}
     if isinstance(settings, list):
         for file in map(Path, map(str, settings)):
             below = _read(path.parent / file)
@@ -296,7 +298,7 @@ def _settings(source: Source, settings: dict[str, Any] | list[Any], path: Path) 
                 raise UserError(f"{path}: {file} is a sweep itself: list the recipes that it is made of")
             if file.stem in found:
                 raise UserError(f"{path}: two settings are named {file.stem!r}")
-            found[file.stem] = Source(laid_over(below.data, source.data), below.places | source.places)
+            found[file.stem] = RecipeSource(merge_settings(below.data, source.data), below.places | source.places)
         return found
     for name, changes in settings.items():
         above: KeyPath = ("settings", name)
@@ -306,7 +308,7 @@ def _settings(source: Source, settings: dict[str, Any] | list[Any], path: Path) 
     return found or {"": source}
 
 
-def _grid(source: Source, grid: dict[str, Any]) -> Iterator[tuple[list[str], Source]]:
+def _grid(source: RecipeSource, grid: dict[str, Any]) -> Iterator[tuple[list[str], RecipeSource]]:
     """All combinations of a grid's values, each as ["key.sub=value", ...] and what it makes of `source`."""
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
@@ -318,7 +320,7 @@ def _grid(source: Source, grid: dict[str, Any]) -> Iterator[tuple[list[str], Sou
         yield [f"{key}={json.dumps(value)}" for key, value in zip(grid, values, strict=True)], changed
 
 
-def dump(recipe: Recipe) -> str:
+def dump_recipe(recipe: Recipe) -> str:
     """The whole recipe as YAML, every default spelled out; `load` reads it back to an equal recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
@@ -341,7 +343,7 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     ]
 
 
-def title(path: Path) -> str:
+def recipe_title(path: Path) -> str:
     """What a recipe file's first line says about it, without the command that often follows."""
     first = path.read_text(encoding="utf-8").partition("\n")[0]
     return first.lstrip("# ").partition("   ")[0] if first.startswith("#") else ""

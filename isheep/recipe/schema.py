@@ -17,7 +17,7 @@ Price = Annotated[float, Field(ge=0)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 KeyPath = tuple[str | int, ...]  # of a key in a recipe: ("filters", 0, "criteria")
 
-SCORES = range(1, 11)  # that a rating may have
+RATING_SCALE = range(1, 11)  # that a rating may have
 EXAMPLES = 6  # seed tasks in a prompt of response.prompt: instances, where a recipe gives no number
 
 HERE = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Topics(Section):
+class TopicSettings(Section):
     """Topic-guided red-teaming beside prompts of seed tasks (Dromedary, Sun et al. 2023; isheep/topics.py)."""
 
     file: str = "dromedary/topics"  # kinds of questions, their first topics and worked instructions
@@ -50,7 +50,7 @@ class Synthesis(Section):
     size: Count = 16  # prompts in a batch, all with the same examples
     budget: Count | None = None  # prompts at most; null: synthesize.PROMPTS_PER_TASK a task
     chat: bool = False  # the prompt as a chat turn, or as plain text
-    topics: Topics | None = None  # null: every prompt shows seed tasks
+    topics: TopicSettings | None = None  # null: every prompt shows seed tasks
     tasks_of: Count | None = None  # an earlier iteration's tasks again; null: new ones
     sampling: Sampling = Sampling()
 
@@ -94,7 +94,7 @@ class Assessment(Section):
     sampling: Sampling = Sampling()
 
 
-class Score(Section):
+class ScoreFilter(Section):
     """Keep a pair whose grades reach C: `at_least` (Algorithm 1) or `above` (Figure 3), for each of `criteria`."""
 
     kind: Literal["score"] = "score"
@@ -103,13 +103,13 @@ class Score(Section):
     criteria: Names | None = None  # null: every criterion of the assessment
 
     @model_validator(mode="after")
-    def one_threshold(self) -> "Score":
+    def one_threshold(self) -> "ScoreFilter":
         if (self.at_least is None) == (self.above is None):
             raise ValueError("give exactly one of at_least and above")
         return self
 
 
-class Contamination(Section):
+class ContaminationFilter(Section):
     """Drop a pair that touches a benchmark's prompt (overlap.py): of those in `evaluation`, and in `stop`.
 
     That is a task that is the prompt, word for word; a task or answer with `ngram` words in a row of it; a task that is
@@ -121,7 +121,7 @@ class Contamination(Section):
     rouge: Annotated[float, Field(gt=0, lt=1)] | None = 0.7
 
 
-class Perplexity(Section):
+class PerplexityFilter(Section):
     """Drop a pair that M^(t-1) itself finds unlikely (Section 4.3): a perplexity above `at_most`.
 
     "output" is the answer's after the prompt that it answers; "pair" is that of instruction, input and answer as one
@@ -133,7 +133,7 @@ class Perplexity(Section):
     of: Annotated[tuple[Literal["output", "pair"], ...], Field(min_length=1)] = ("output", "pair")
 
 
-class Density(Section):
+class DensityFilter(Section):
     """Keep `keep` pairs of each cluster of representations (Section 4.3, K = 3000): k-means, not the paper's "KNN".
 
     `choose: random` is the paper's Density, `lowest_perplexity` its Density and PPL; `of` says whose perplexity.
@@ -146,27 +146,29 @@ class Density(Section):
     of: Literal["output", "pair"] | None = None  # null: the output's
 
     @model_validator(mode="after")
-    def one_meaning(self) -> "Density":
+    def one_meaning(self) -> "DensityFilter":
         if self.of and self.choose == "random":
             raise ValueError("of is for choose: lowest_perplexity, and choose is random")
         return self
 
 
-class Random(Section):
+class RandomFilter(Section):
     """Keep pairs drawn at random: `keep` of them, or `as_many_as` a score threshold would keep here (a control)."""
 
     kind: Literal["random"] = "random"
     keep: Count | None = None
-    as_many_as: Score | None = None
+    as_many_as: ScoreFilter | None = None
 
     @model_validator(mode="after")
-    def one_number(self) -> "Random":
+    def one_number(self) -> "RandomFilter":
         if (self.keep is None) == (self.as_many_as is None):
             raise ValueError("give exactly one of keep and as_many_as")
         return self
 
 
-Filter = Annotated[Score | Contamination | Perplexity | Density | Random, Field(discriminator="kind")]
+Filter = Annotated[
+    ScoreFilter | ContaminationFilter | PerplexityFilter | DensityFilter | RandomFilter, Field(discriminator="kind")
+]
 
 
 class Lora(Section):
@@ -224,7 +226,7 @@ def _known(name: str) -> str:
     raise ValueError(f"benchmark {name!r} is not known: {ours}")
 
 
-class Judge(Section):
+class JudgeSettings(Section):
     """Who judges answers: a model at an OpenAI-compatible endpoint (machine.judging), or with `local` one of ours.
 
     `model` is its name at the endpoint (null: the benchmark's own judge), or a run folder, an iteration's folder in
@@ -238,7 +240,7 @@ class Judge(Section):
     config: str | None = None
 
 
-class Benchmark(Section):
+class BenchmarkSettings(Section):
     """What every model is scored on. `data` is the user's own copy of its file or folder, where it needs one.
 
     `judge` is for benchmarks that ask one. `max_tokens` bounds an answer where it is not the original's bound.
@@ -246,7 +248,7 @@ class Benchmark(Section):
 
     name: Annotated[str, AfterValidator(_known)]
     data: str | None = None
-    judge: Judge | None = None
+    judge: JudgeSettings | None = None
     max_tokens: Count | None = None
 
 
@@ -280,7 +282,7 @@ class Judging(Calls):
     price: tuple[Price, Price] | None = None  # of a million tokens read and of a million written; null: unknown
 
 
-class Server(Calls):
+class ServerSettings(Calls):
     """The server that generates where `engine` is openai, with the recipe's model on it (docs/engines.md)."""
 
     url: str | None = None  # such as http://127.0.0.1:8000/v1; null: OPENAI_BASE_URL
@@ -295,7 +297,7 @@ class Server(Calls):
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, that vLLM knows
 
 
-class VLLM(Section):
+class VLLMSettings(Section):
     """vLLM in a process beside this one, where `engine` is vllm (docs/engines.md)."""
 
     memory: Annotated[float, Field(gt=0, le=1)] = 0.9  # the share of a GPU's that it takes
@@ -317,8 +319,8 @@ class Machine(Section):
     """
 
     engine: Literal["transformers", "vllm", "openai"] = "transformers"
-    vllm: VLLM = VLLM()
-    server: Server = Server()
+    vllm: VLLMSettings = VLLMSettings()
+    server: ServerSettings = ServerSettings()
     trainer: Literal["peft", "llamafactory"] = "peft"
     threads: Count | None = None
     device: str | None = None  # such as cpu or cuda:0; null: CUDA where there is one
@@ -340,7 +342,13 @@ class Machine(Section):
         return self.gpus * self.nodes
 
 
-WITHIN = ("synthesis", "response", "assessment", "filters", "training")  # what one iteration may do otherwise
+SECTIONS_PER_ITERATION = (
+    "synthesis",
+    "response",
+    "assessment",
+    "filters",
+    "training",
+)  # what one iteration may do otherwise
 
 
 class Recipe(Section):
@@ -358,11 +366,11 @@ class Recipe(Section):
     synthesis: Synthesis = Synthesis()
     response: Response = Response()
     assessment: Assessment | None = Assessment()
-    filters: tuple[Filter, ...] = (Score(kind="score", at_least=8),)
+    filters: tuple[Filter, ...] = (ScoreFilter(kind="score", at_least=8),)
     training: Training = Training()
     iteration: dict[Count, dict[str, Any]] = {}
     stop: Stop | None = None
-    evaluation: tuple[Annotated[Benchmark, BeforeValidator(_named)], ...] = ()
+    evaluation: tuple[Annotated[BenchmarkSettings, BeforeValidator(_named)], ...] = ()
     machine: Machine = Machine()
 
     @property
@@ -374,7 +382,7 @@ class Recipe(Section):
         """The recipe as iteration t has it."""
         if t not in self.iteration:
             return self
-        data = laid_over(self.model_dump(mode="json", exclude={"iteration"}), self.iteration[t])
+        data = merge_settings(self.model_dump(mode="json", exclude={"iteration"}), self.iteration[t])
         return Recipe.model_validate_json(json.dumps(data), strict=True)
 
     @property
@@ -382,36 +390,38 @@ class Recipe(Section):
         """The recipe, and what it is in each iteration that does something otherwise."""
         return [self, *(self.at(t) for t in self.iteration)]
 
-    def own_prompts(self, sections: Iterable[str] = WITHIN) -> list[str]:
+    def own_prompts(self, sections: Iterable[str] = SECTIONS_PER_ITERATION) -> list[str]:
         """The prompt files of the user's own that some sections name."""
         named = {
             "synthesis": self.synthesis.topics and self.synthesis.topics.file,
             "response": self.response.prompt,
             "assessment": self.assessment and self.assessment.prompt,
         }
-        return [name for section in sections if (name := named.get(section)) and prompts.own(name)]
+        return [name for section in sections if (name := named.get(section)) and prompts.is_user_file(name)]
 
 
-def laid_over(old: Any, new: Any) -> Any:
+def merge_settings(old: Any, new: Any) -> Any:
     """`new` over `old`: mappings key by key, everything else whole."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
-    return {**old, **{key: laid_over(old.get(key), value) for key, value in new.items()}}
+    return {**old, **{key: merge_settings(old.get(key), value) for key, value in new.items()}}
 
 
-def openings(settings: Assessment) -> list[str]:
+def score_openings(settings: Assessment) -> list[str]:
     """What stands behind a rating prompt for each of the scores, where they are not generated."""
     opening = settings.opening
     if opening is None:
         opening = "" if settings.chat else " "
-    return [f"{opening}{score}" for score in SCORES]
+    return [f"{opening}{score}" for score in RATING_SCALE]
 
 
 def needs_perplexity(filters: Sequence[Filter]) -> bool:
     """Whether a filter looks at perplexities."""
-    return any(isinstance(f, Perplexity) or isinstance(f, Density) and f.choose != "random" for f in filters)
+    return any(
+        isinstance(f, PerplexityFilter) or isinstance(f, DensityFilter) and f.choose != "random" for f in filters
+    )
 
 
-def needs_vectors(filters: Sequence[Filter]) -> bool:
+def needs_embeddings(filters: Sequence[Filter]) -> bool:
     """Whether a filter looks at representations."""
-    return any(isinstance(f, Density) for f in filters)
+    return any(isinstance(f, DensityFilter) for f in filters)

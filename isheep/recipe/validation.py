@@ -7,15 +7,15 @@ from isheep.prompts import forms
 from isheep.recipe.schema import (
     JUDGED,
     RANKS,
-    WITHIN,
-    Benchmark,
-    Contamination,
-    Density,
+    SECTIONS_PER_ITERATION,
+    BenchmarkSettings,
+    ContaminationFilter,
+    DensityFilter,
     Filter,
     KeyPath,
-    Random,
+    RandomFilter,
     Recipe,
-    Score,
+    ScoreFilter,
 )
 
 Conflicts = Iterator[tuple[KeyPath, str]]
@@ -46,15 +46,18 @@ def _iterations(recipe: Recipe) -> Conflicts:
     for t, changes in recipe.iteration.items():
         if t > recipe.iterations:
             yield ("iteration", str(t)), f"this recipe has {recipe.iterations} iterations"
-        for key in (key for key in changes if key not in WITHIN):
-            yield ("iteration", str(t), key), f"all iterations share it; one may differ in {', '.join(WITHIN)}"
+        for key in (key for key in changes if key not in SECTIONS_PER_ITERATION):
+            yield (
+                ("iteration", str(t), key),
+                f"all iterations share it; one may differ in {', '.join(SECTIONS_PER_ITERATION)}",
+            )
 
 
 def _synthesis(recipe: Recipe, t: int) -> Conflicts:
     synthesis = recipe.synthesis
     if synthesis.tasks_of and synthesis.tasks_of >= t:
         yield ("synthesis", "tasks_of"), f"iteration {t} can't have the tasks of iteration {synthesis.tasks_of}"
-    if synthesis.topics and synthesis.examples > (kinds := len(forms.guide(synthesis.topics.file).kinds)):
+    if synthesis.topics and synthesis.examples > (kinds := len(forms.load_topic_guide(synthesis.topics.file).kinds)):
         yield ("synthesis", "topics"), f"synthesis.examples is {synthesis.examples}, and the guide has {kinds} kinds"
     if synthesis.generated > synthesis.examples:
         yield ("synthesis", "generated"), f"{synthesis.generated} is more than synthesis.examples, {synthesis.examples}"
@@ -62,10 +65,10 @@ def _synthesis(recipe: Recipe, t: int) -> Conflicts:
 
 def _response(recipe: Recipe) -> Conflicts:
     response = recipe.response
-    if response.prompt in forms.WORDS or prompts.find(response.prompt).is_file():
-        forms.form(response.prompt)  # for what it raises
+    if response.prompt in forms.BUILTIN_FORMS or prompts.find_prompt_file(response.prompt).is_file():
+        forms.load_answer_form(response.prompt)  # for what it raises
     else:
-        words = ", ".join(forms.WORDS)
+        words = ", ".join(forms.BUILTIN_FORMS)
         wrong = (
             f"{response.prompt!r} is none of {words}, a prompt file of isheep (such as principles) or of yours (.yaml)"
         )
@@ -81,7 +84,7 @@ def _assessment(recipe: Recipe) -> Conflicts:
     settings = recipe.assessment
     if not settings:
         return
-    known = prompts.load(settings.prompt)
+    known = prompts.load_prompts(settings.prompt)
     for name in settings.criteria:
         if name not in known:
             wrong = f"prompt {settings.prompt!r} has no criterion {name!r}, only {', '.join(known)}"
@@ -97,18 +100,18 @@ def _assessment(recipe: Recipe) -> Conflicts:
 
 
 def _filter(recipe: Recipe, one: Filter, path: KeyPath) -> Conflicts:
-    if isinstance(one, Contamination) and not (recipe.evaluation or recipe.stop):
+    if isinstance(one, ContaminationFilter) and not (recipe.evaluation or recipe.stop):
         yield path, "contamination needs a benchmark in evaluation or stop, and this recipe has none"
-    if isinstance(one, Score):
+    if isinstance(one, ScoreFilter):
         yield from _score(recipe, one, path)
-    if isinstance(one, Random) and one.as_many_as:
+    if isinstance(one, RandomFilter) and one.as_many_as:
         yield from _score(recipe, one.as_many_as, (*path, "as_many_as"))
     most, tasks = _most(one), recipe.synthesis.tasks
     if most is not None and most >= tasks:
         yield path, f"it keeps up to {most} pairs, and synthesis.tasks is {tasks}: nothing is left to drop"
 
 
-def _score(recipe: Recipe, score: Score, path: KeyPath) -> Conflicts:
+def _score(recipe: Recipe, score: ScoreFilter, path: KeyPath) -> Conflicts:
     if not recipe.assessment:
         yield path, "a score filter needs an assessment, and this recipe has none"
         return
@@ -172,7 +175,7 @@ def _llamafactory(recipe: Recipe) -> Conflicts:
 
 def _around(recipe: Recipe) -> Conflicts:
     for place, benchmark in enumerate(recipe.evaluation):
-        if wrong := wrong_judge(benchmark):
+        if wrong := judge_conflict(benchmark):
             yield ("evaluation", place), wrong
     if recipe.stop and recipe.stop.patience >= recipe.iterations:
         wrong = (
@@ -192,14 +195,14 @@ def _server(recipe: Recipe) -> Conflicts:
     if server.url and "@" in server.url:
         yield ("machine", "server", "url"), "a recipe holds no password: set the address in OPENAI_BASE_URL"
     for place, one in enumerate(recipe.filters):
-        if isinstance(one, Density):
+        if isinstance(one, DensityFilter):
             why = "density needs hidden states, which machine.engine openai does not have: take engine transformers"
             yield ("filters", place), why
     if server.api == "chat":
         asked = recipe.response.prompt
         plain = {
             ("synthesis", "chat"): not recipe.synthesis.chat,
-            ("response", "prompt"): asked == "instances" or not forms.form(asked).chat,
+            ("response", "prompt"): asked == "instances" or not forms.load_answer_form(asked).chat,
             ("assessment", "chat"): recipe.assessment is not None and not recipe.assessment.chat,
         }
         for path in (path for path, wrong in plain.items() if wrong):
@@ -222,7 +225,7 @@ def _vllm(recipe: Recipe) -> Conflicts:
         yield ("machine", "vllm", "tensor_parallel"), wrong
 
 
-def wrong_judge(one: Benchmark) -> str | None:
+def judge_conflict(one: BenchmarkSettings) -> str | None:
     """What is wrong with a benchmark's judge and files; None where nothing is."""
     if one.name not in JUDGED:
         return f"{one.name} asks no judge" if one.judge else None
@@ -237,9 +240,9 @@ def wrong_judge(one: Benchmark) -> str | None:
 
 def _most(one: Filter) -> int | None:
     """The most pairs that a filter keeps, None where it depends on them."""
-    if isinstance(one, Density):
+    if isinstance(one, DensityFilter):
         return one.clusters * one.keep
-    return one.keep if isinstance(one, Random) else None
+    return one.keep if isinstance(one, RandomFilter) else None
 
 
 def _twice(names: tuple[str, ...] | list[str]) -> str | None:

@@ -27,7 +27,7 @@ def write_pieces(path: Path, pieces: Iterable[str]) -> None:
     except BaseException:  # a piece that can't be made leaves nothing behind
         part.unlink(missing_ok=True)
         raise
-    finish(part)
+    commit_file(part)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -35,7 +35,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
-def write_list(path: Path, values: Iterable[Any]) -> None:
+def write_json_list(path: Path, values: Iterable[Any]) -> None:
     """`write_json` of a list, value by value: the same bytes."""
 
     def pieces() -> Iterator[str]:
@@ -49,7 +49,7 @@ def write_list(path: Path, values: Iterable[Any]) -> None:
     write_pieces(path, pieces())
 
 
-def copy(source: Path, to: Path) -> None:
+def copy_atomically(source: Path, to: Path) -> None:
     """Copy a file or a folder so that it is there complete or not at all; what was begun of `to` is removed.
 
     Under a name of its own till then: a stage would go on with a `to.part`, and half a copy is nothing to go on with.
@@ -65,23 +65,23 @@ def copy(source: Path, to: Path) -> None:
         shutil.copytree(source, part)
     else:
         shutil.copyfile(source, part)
-    finish_tree(part, to)
+    commit_folder(part, to)
 
 
-def finish(part: Path, to: Path | None = None) -> None:
+def commit_file(part: Path, to: Path | None = None) -> None:
     """NAME.part becomes NAME, or `to`, for good."""
     part.rename(to or part.with_suffix(""))
-    sync(part.parent)
+    fsync_path(part.parent)
 
 
-def finish_tree(part: Path, to: Path | None = None) -> None:
+def commit_folder(part: Path, to: Path | None = None) -> None:
     """`finish` for a folder: all that is in it is synced first."""
     for path in (*part.rglob("*"), part):
-        sync(path)
-    finish(part, to)
+        fsync_path(path)
+    commit_file(part, to)
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -89,7 +89,7 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """The values of a file of JSON lines, each with its place ("FILE line 3"); empty lines are passed over.
 
     Raises UserError where the file can't be read or a line is not JSON.

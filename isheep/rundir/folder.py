@@ -22,10 +22,10 @@ from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.records import Record
 from isheep.rundir import jsonl
-from isheep.rundir.atomic import copy, finish, finish_tree, write_json, write_list, write_text
-from isheep.rundir.jsonl import Stored
+from isheep.rundir.atomic import commit_file, commit_folder, copy_atomically, write_json, write_json_list, write_text
+from isheep.rundir.jsonl import JsonlRows
 from isheep.rundir.progress import console, progress
-from isheep.seeds import load_seeds
+from isheep.seeds import load_seed_tasks
 
 R = TypeVar("R", bound=Record)
 Batches = Callable[[Sequence[R]], Iterator[Sequence[R]]]
@@ -36,7 +36,7 @@ PACKAGES = ("isheep", "torch", "transformers", "peft", "trl", "datasets", "numpy
 
 
 @dataclass(frozen=True)
-class Folder:
+class RunFolder:
     """A folder of a run, such as iter-1. `root` is the run folder, where the events go.
 
     `twin` is a sweep's: where another of its runs has a file ("iter-1/pairs.jsonl") that this run would only make
@@ -47,7 +47,7 @@ class Folder:
     root: Path
     twin: Callable[[str], Path | None] = lambda label: None
 
-    def __truediv__(self, name: str) -> "Folder":
+    def __truediv__(self, name: str) -> "RunFolder":
         return replace(self, path=self.path / name)
 
     def has(self, name: str) -> bool:
@@ -58,19 +58,19 @@ class Folder:
         """Whether a file or folder need not be made: it is there, or it is copied from another run of a sweep."""
         if not self.has(name) and (found := self.twin(self._label(name))):
             if (kept := found.with_suffix("")) != found and kept.is_dir():  # eval/NAME, beside eval/NAME.json
-                copy(kept, (self.path / name).with_suffix(""))
-            copy(found, self.path / name)
+                copy_atomically(kept, (self.path / name).with_suffix(""))
+            copy_atomically(found, self.path / name)
             self.event(file=self._label(name), shared_from=os.path.relpath(found, self.root))
             console.print(f"{self._label(name)}: shared from {os.path.relpath(found, self.root.parent)}", markup=False)
         return self.has(name)
 
-    def read(self, name: str, kind: type[R]) -> Stored[R]:
+    def read(self, name: str, kind: type[R]) -> JsonlRows[R]:
         """The rows of a finished file. Raises UserError, naming the line, where one is not a row of this kind."""
-        return jsonl.read(self.path / name, kind)
+        return jsonl.read_rows(self.path / name, kind)
 
     def records(
         self, name: str, kind: type[R], batches: Batches[R], size: int, total: int | None = None, asked: bool = True
-    ) -> Stored[R]:
+    ) -> JsonlRows[R]:
         """The rows of `name`, made first where it is not complete: each batch is appended to NAME.part, then renamed.
 
         A NAME.part keeps its whole batches of `size` rows, what follows is made again. So a run that was killed
@@ -90,7 +90,7 @@ class Folder:
         part = self.path / f"{name}.part"
         done, length = jsonl.whole_batches(part, kind, size)
         started, before, tokens = time.monotonic(), len(done), 0
-        rows = Stored(self.path / name, kind, done.starts[:])
+        rows = JsonlRows(self.path / name, kind, done.starts[:])
         with part.open("ab") as file, progress(self._label(name), total, before) as advance:
             file.truncate(length)
             for batch in batches(done):
@@ -104,12 +104,12 @@ class Folder:
                 os.fsync(file.fileno())
                 advance(len(batch))
             os.fsync(file.fileno())
-        finish(part)
+        commit_file(part)
         cost = {"tokens": tokens} if asked and "tokens" in kind.__annotations__ else {}
         self._done(name, started, rows=len(rows), made=len(rows) - before, **cost)
         return rows
 
-    def write(self, name: str, kind: type[R], rows: Sequence[R]) -> Stored[R]:
+    def write(self, name: str, kind: type[R], rows: Sequence[R]) -> JsonlRows[R]:
         """`records` for rows that are computed at once and without a model."""
         return self.records(name, kind, lambda done: chunks(rows, AT_ONCE, len(done)), size=1, asked=False)
 
@@ -117,7 +117,7 @@ class Folder:
         """Values as a JSON list, one after the other, written where the file is not there."""
         if not self.made(name):
             started = time.monotonic()
-            write_list(self.path / name, rows)
+            write_json_list(self.path / name, rows)
             self._done(name, started)
 
     def json(self, name: str, make: Callable[[], Any]) -> Any:
@@ -140,7 +140,7 @@ class Folder:
             part = self.path / f"{name}.part"
             part.mkdir(parents=True, exist_ok=True)
             make(part)
-            finish_tree(part)
+            commit_folder(part)
             self._done(name, started)
         return self.path / name
 
@@ -169,27 +169,27 @@ class Folder:
 
 
 @contextlib.contextmanager
-def writing(path: Path, recipe: Recipe) -> Iterator[Folder]:
+def open_run_for_writing(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
     """The run folder of a recipe, begun or taken up again, with its lock held.
 
     Raises UserError where another process writes it, and as `check` does.
     """
-    check(path, recipe)
+    check_run_dir(path, recipe)
     path.mkdir(parents=True, exist_ok=True)
-    with locked(path) as folder:
-        check(path, recipe)  # another process may have begun a run between
-        _keep(path / "recipe.yaml", loading.dump(recipe))
+    with lock_run(path) as folder:
+        check_run_dir(path, recipe)  # another process may have begun a run between
+        _keep(path / "recipe.yaml", loading.dump_recipe(recipe))
         if own := _own_prompts(recipe):
             _keep(path / "prompts.yaml", yaml.safe_dump(own, allow_unicode=True))
         if not folder.has("seeds.jsonl"):
-            seeds = load_seeds(recipe.seeds)
+            seeds = load_seed_tasks(recipe.seeds)
             write_text(path / "seeds.jsonl", "".join(seed.model_dump_json() + "\n" for seed in seeds))
         _end_line(path / "run.jsonl")
         folder.event(started=_versions(), machine=recipe.machine.model_dump())
         yield folder
 
 
-def check(path: Path, recipe: Recipe) -> None:
+def check_run_dir(path: Path, recipe: Recipe) -> None:
     """Raises UserError where a run of this recipe can't begin, or go on, in the folder `path`. Writes nothing.
 
     That is where the folder holds another recipe's run (the keys that differ are named; `machine` may differ and
@@ -199,7 +199,7 @@ def check(path: Path, recipe: Recipe) -> None:
     _refuse_foreign(path)
     if not (path / "seeds.jsonl").exists():
         examples = max(one.synthesis.examples for one in recipe.variants)
-        load_seeds(recipe.seeds, examples, max(one.response.shown for one in recipe.variants))
+        load_seed_tasks(recipe.seeds, examples, max(one.response.shown for one in recipe.variants))
     if (path / "recipe.yaml").exists():
         _agree(path / "recipe.yaml", recipe)
     if (path / "prompts.yaml").exists():
@@ -207,7 +207,7 @@ def check(path: Path, recipe: Recipe) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[Folder]:
+def lock_run(path: Path) -> Iterator[RunFolder]:
     """A run folder that this process alone writes. Raises UserError where another does."""
     with (path / "lock").open("a+") as lock:
         try:
@@ -216,17 +216,17 @@ def locked(path: Path) -> Iterator[Folder]:
             raise UserError(
                 f"run folder {path} is in use by another process; wait for it or give another --out"
             ) from None
-        yield Folder(path, path)
+        yield RunFolder(path, path)
 
 
-def reading(path: Path) -> tuple[Recipe, Folder]:
+def open_run(path: Path) -> tuple[Recipe, RunFolder]:
     """A run folder to look at: no lock, nothing written. Raises UserError where it is not one."""
     if not (path / "recipe.yaml").is_file():
         raise UserError(f"{path} is not a run folder: it has no recipe.yaml; give the --out of an isheep run")
-    return loading.load_saved(path / "recipe.yaml"), Folder(path, path)
+    return loading.load_saved_recipe(path / "recipe.yaml"), RunFolder(path, path)
 
 
-def events(root: Path) -> list[dict[str, Any]]:
+def read_events(root: Path) -> list[dict[str, Any]]:
     """The lines of run.jsonl; a torn one is passed over."""
     found = []
     if (root / "run.jsonl").exists():
@@ -246,7 +246,7 @@ def _refuse_foreign(path: Path) -> None:
 
 def _agree(path: Path, recipe: Recipe) -> None:
     """See that the recipe that the run was begun with says the same."""
-    old = loading.load_saved(path)
+    old = loading.load_saved_recipe(path)
     now = recipe.model_copy(update={"machine": old.machine, "iterations": max(recipe.iterations, old.iterations)})
     grown = old.model_copy(update={"iterations": now.iterations})
     differ = loading.differences(grown, now) or loading.differences(now, recipe)
@@ -262,11 +262,11 @@ def _own_prompts(recipe: Recipe) -> dict[str, str]:
     """The prompt files of the user's own, by their names in the recipe: they are kept with the run, which goes on with
     the same ones only."""
     names = [name for one in recipe.variants for name in one.own_prompts()]
-    return {name: prompts.find(name).read_text(encoding="utf-8") for name in names}
+    return {name: prompts.find_prompt_file(name).read_text(encoding="utf-8") for name in names}
 
 
 def _agree_prompts(path: Path, recipe: Recipe) -> None:
-    kept = kept_prompts(path)
+    kept = saved_prompts(path)
     for name, text in _own_prompts(recipe).items():
         if kept.get(name) != text:
             raise UserError(
@@ -275,7 +275,7 @@ def _agree_prompts(path: Path, recipe: Recipe) -> None:
             )
 
 
-def kept_prompts(run: Path) -> dict[str, str]:
+def saved_prompts(run: Path) -> dict[str, str]:
     """The texts of the prompt files of the user's own that a run was begun with, by their names in the recipe."""
     path = run / "prompts.yaml"
     found: dict[str, str] = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}

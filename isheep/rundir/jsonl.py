@@ -14,7 +14,7 @@ R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
 
-class Stored(Sequence[R], Generic[R]):
+class JsonlRows(Sequence[R], Generic[R]):
     """Rows of JSON lines in `path`. In memory is where each one starts, 8 bytes a row; a slice is a list of rows."""
 
     def __init__(self, path: Path, kind: type[R], starts: "array[int] | None" = None) -> None:
@@ -52,15 +52,15 @@ class Stored(Sequence[R], Generic[R]):
                 yield self.kind.model_validate_json(line)
 
 
-def some(rows: Sequence[T], keep: Callable[[T], bool]) -> Sequence[T]:
+def filter_rows(rows: Sequence[T], keep: Callable[[T], bool]) -> Sequence[T]:
     """The rows that are kept, in their order: of stored ones, stored ones."""
-    if not isinstance(rows, Stored):
+    if not isinstance(rows, JsonlRows):
         return [row for row in rows if keep(row)]
     starts = (start for start, row in zip(rows.starts, rows, strict=True) if keep(row))
-    return Stored(rows.path, rows.kind, array("Q", starts))
+    return JsonlRows(rows.path, rows.kind, array("Q", starts))
 
 
-def read(path: Path, kind: type[R]) -> Stored[R]:
+def read_rows(path: Path, kind: type[R]) -> JsonlRows[R]:
     """The rows of a finished file. Raises UserError, naming the line, where one is not a row of this kind."""
     starts, end = array("Q"), 0
     with path.open("rb") as file:
@@ -74,10 +74,10 @@ def read(path: Path, kind: type[R]) -> Stored[R]:
                 ) from None
             starts.append(end)
             end += len(line)
-    return Stored(path, kind, starts)
+    return JsonlRows(path, kind, starts)
 
 
-def whole_batches(part: Path, kind: type[R], size: int) -> tuple[Stored[R], int]:
+def whole_batches(part: Path, kind: type[R], size: int) -> tuple[JsonlRows[R], int]:
     """The rows of a NAME.part up to its last whole batch, and the length of the file up to there, in bytes.
 
     A torn line, or one that can't be read after a power cut, ends it: what follows is made again.
@@ -94,4 +94,4 @@ def whole_batches(part: Path, kind: type[R], size: int) -> tuple[Stored[R], int]
                     break
                 ends.append(ends[-1] + len(line))
     whole = (len(ends) - 1) // size * size
-    return Stored(part, kind, ends[:whole]), ends[whole]
+    return JsonlRows(part, kind, ends[:whole]), ends[whole]

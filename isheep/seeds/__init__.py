@@ -10,14 +10,14 @@ from isheep.errors import UserError
 from isheep.records import Task
 
 
-class Seed(Task):
+class SeedTask(Task):
     """A task written by people, with its answer. Whether it is classification may not be known."""
 
     output: str = ""
     is_classification: bool | None = None
 
 
-def load_seeds(path: str | Path, at_least: int = 1, of_each: int = 0) -> list[Seed]:
+def load_seed_tasks(path: str | Path, at_least: int = 1, of_each: int = 0) -> list[SeedTask]:
     """The seed tasks of a file, in its order; the form is found from the content.
 
     Forms, as JSON lines or as one JSON list: Self-Instruct's (instruction, instances: the first one counts), Alpaca's
@@ -40,7 +40,7 @@ def load_seeds(path: str | Path, at_least: int = 1, of_each: int = 0) -> list[Se
     return seeds
 
 
-def of_kind(seeds: Sequence[Seed], classification: bool) -> list[Seed]:
+def of_kind(seeds: Sequence[SeedTask], classification: bool) -> list[SeedTask]:
     """The seeds with an answer that are classification, or those that are not; none whose kind is not known."""
     return [seed for seed in seeds if seed.is_classification is classification and seed.output]
 
@@ -77,7 +77,7 @@ def _json(text: str, where: str) -> Any:
         raise UserError(f"seed tasks {where}: not JSON that can be read: {error}") from None
 
 
-def _seed(entry: Any, n: int, where: str) -> Seed:
+def _seed(entry: Any, n: int, where: str) -> SeedTask:
     """One entry as a Seed. Keys that we don't use (name, text) are passed over."""
     if not isinstance(entry, dict):
         raise UserError(f"seed tasks {where}: an object with an instruction is needed, found {_short(entry)}")
@@ -92,7 +92,7 @@ def _seed(entry: Any, n: int, where: str) -> Seed:
     kind = entry.get("is_classification")
     if kind is not None and not isinstance(kind, bool):
         raise UserError(f"seed tasks {where}: is_classification must be true or false, found {_short(kind)}")
-    return Seed(
+    return SeedTask(
         id=str(entry.get("id") or f"seed-{n}"),
         instruction=instruction,
         input="" if given == "<noinput>" else given,

@@ -7,11 +7,18 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from isheep.batching import seed_of
-from isheep.recipe.schema import Contamination, Density, Filter, Perplexity, Random, Score
-from isheep.records import AssessedPair, Drop, Grade, Measure, Pair, Vector
-from isheep.rundir.jsonl import some
-from isheep.text.overlap import overlap
+from isheep.batching import derive_seed
+from isheep.recipe.schema import (
+    ContaminationFilter,
+    DensityFilter,
+    Filter,
+    PerplexityFilter,
+    RandomFilter,
+    ScoreFilter,
+)
+from isheep.records import AssessedPair, Drop, Grade, Pair, PairEmbedding, PairPerplexity
+from isheep.rundir.jsonl import filter_rows
+from isheep.text.overlap import find_overlap
 
 SPECIAL = r"<\|\w{1,40}\|>"  # the form of nearly every tokenizer's special tokens
 MINI_BATCH = 20_000  # from this many pairs on k-means goes over them in small batches
@@ -19,23 +26,23 @@ Reasons = Iterator[tuple[str, str]]
 """Rows that a filter leaves out: (row's id, why)."""
 
 
-class Known(NamedTuple):
+class FilterContext(NamedTuple):
     """What filters look at beside the pairs."""
 
     prompts: Sequence[str] = ()  # of the recipe's benchmarks, and of the part that it stops by
-    measures: Sequence[Measure] = ()  # of every pair, where a filter looks at perplexities
-    vectors: Sequence[Vector] = ()  # of every pair, where one looks at representations
+    measures: Sequence[PairPerplexity] = ()  # of every pair, where a filter looks at perplexities
+    vectors: Sequence[PairEmbedding] = ()  # of every pair, where one looks at representations
 
 
-NOTHING = Known()
+NOTHING = FilterContext()
 
 
-def drops(
+def find_drops(
     pairs: Sequence[Pair],
     filters: Sequence[Filter],
     rules: bool,
     special: Collection[str],
-    known: Known = NOTHING,
+    known: FilterContext = NOTHING,
     seed: int = 0,
 ) -> list[Drop]:
     """One Drop for each pair that is left out, in the pairs' order: because it has no answer that can be read, by the
@@ -48,18 +55,18 @@ def drops(
     found = {row: Drop(row=row, by="rules", why=why) for row, why in _by_rules(pairs, rules, tokens)}
     found |= {pair.id: Drop(row=pair.id, by="answer", why=silent(pair)) for pair in pairs if pair.unanswered}
     for place, one in enumerate(filters):
-        reasons = _reasons(one, _Left(pairs, frozenset(found)), known, seed_of(seed, "filters", place))
+        reasons = _reasons(one, _Left(pairs, frozenset(found)), known, derive_seed(seed, "filters", place))
         found |= {row: Drop(row=row, by=one.kind, why=why) for row, why in reasons}
     return [found[pair.id] for pair in pairs if pair.id in found]
 
 
-def kept(pairs: Sequence[Pair], left_out: Sequence[Drop]) -> Sequence[Pair]:
+def kept_pairs(pairs: Sequence[Pair], left_out: Sequence[Drop]) -> Sequence[Pair]:
     """D^t: the pairs that nothing dropped, in their order."""
     rows = {drop.row for drop in left_out}
-    return some(pairs, lambda pair: pair.id not in rows)
+    return filter_rows(pairs, lambda pair: pair.id not in rows)
 
 
-def unreadable(pair: AssessedPair) -> bool:
+def has_unreadable_rating(pair: AssessedPair) -> bool:
     """Whether at least one of the pair's ratings could not be read."""
     return any(grade.score is None for grade in pair.grades.values())
 
@@ -80,24 +87,24 @@ def _by_rules(pairs: Sequence[Pair], rules: bool, tokens: re.Pattern[str]) -> Re
             yield pair.id, why
 
 
-def _reasons(one: Filter, pairs: Iterable[Pair], known: Known, seed: int) -> Reasons:
+def _reasons(one: Filter, pairs: Iterable[Pair], known: FilterContext, seed: int) -> Reasons:
     """What one filter leaves out of the pairs that are left."""
     match one:
-        case Score():
-            return ((pair.id, why) for pair in pairs if (why := below(one, _grades(pair))))
-        case Contamination():
-            touched = overlap(pairs, known.prompts, one.ngram, one.rouge).rows
+        case ScoreFilter():
+            return ((pair.id, why) for pair in pairs if (why := below_threshold(one, _grades(pair))))
+        case ContaminationFilter():
+            touched = find_overlap(pairs, known.prompts, one.ngram, one.rouge).rows
             return ((pair.id, touched[place][1]) for place, pair in enumerate(pairs) if place in touched)
-        case Perplexity():
+        case PerplexityFilter():
             measures = {measure.id: measure for measure in known.measures}
             return ((pair.id, why) for pair in pairs if (why := unlikely(one, measures[pair.id])))
-        case Density():
+        case DensityFilter():
             return _crowded(one, pairs, known, seed)
-        case Random():
+        case RandomFilter():
             return _not_drawn(one, pairs, seed)
 
 
-def _crowded(one: Density, pairs: Iterable[Pair], known: Known, seed: int) -> Reasons:
+def _crowded(one: DensityFilter, pairs: Iterable[Pair], known: FilterContext, seed: int) -> Reasons:
     """All pairs of a cluster but those chosen: drawn, or with the lowest perplexity (none at all comes last)."""
     vectors = {vector.id: vector for vector in known.vectors}
     measures = {measure.id: measure for measure in known.measures}
@@ -108,7 +115,7 @@ def _crowded(one: Density, pairs: Iterable[Pair], known: Known, seed: int) -> Re
     of = one.of or "output"
 
     def rank(id: str) -> float:
-        return seed_of(seed, id) if one.choose == "random" else _perplexity(measures[id], of)
+        return derive_seed(seed, id) if one.choose == "random" else _perplexity(measures[id], of)
 
     for label, group in groups.items():
         ranked = sorted(group, key=rank)
@@ -120,7 +127,7 @@ def _crowded(one: Density, pairs: Iterable[Pair], known: Known, seed: int) -> Re
                 yield id, f"{why} up to perplexity {rank(ranked[one.keep - 1]):.4g} of {of}: {rank(id):.4g}"
 
 
-def clusters(rows: Sequence[Vector], count: int, seed: int) -> list[int]:
+def clusters(rows: Sequence[PairEmbedding], count: int, seed: int) -> list[int]:
     """The cluster of each row, 0 to `count` - 1: k-means on the vectors as they are, from one seeded k-means++ start.
 
     Each row is a cluster of its own where there are no more than `count`.
@@ -140,15 +147,15 @@ def clusters(rows: Sequence[Vector], count: int, seed: int) -> list[int]:
     return labels
 
 
-def _not_drawn(one: Random, pairs: Iterable[Pair], seed: int) -> Reasons:
+def _not_drawn(one: RandomFilter, pairs: Iterable[Pair], seed: int) -> Reasons:
     like = one.as_many_as
-    keep = sum(below(like, _grades(pair)) is None for pair in pairs) if like else one.keep
-    drawn = sorted((pair.id for pair in pairs), key=lambda id: seed_of(seed, id))
+    keep = sum(below_threshold(like, _grades(pair)) is None for pair in pairs) if like else one.keep
+    drawn = sorted((pair.id for pair in pairs), key=lambda id: derive_seed(seed, id))
     for id in drawn[keep:]:
         yield id, f"not among the {keep} drawn of {len(drawn)}"
 
 
-def _perplexity(measure: Measure, of: str) -> float:
+def _perplexity(measure: PairPerplexity, of: str) -> float:
     """The output's or the pair's; infinity where there is no text."""
     value = measure.output if of == "output" else measure.pair
     return float("inf") if value is None else value
@@ -158,7 +165,7 @@ def _grades(pair: Pair) -> Mapping[str, Grade]:
     return pair.grades if isinstance(pair, AssessedPair) else {}
 
 
-def unlikely(limit: Perplexity, measure: Measure) -> str | None:
+def unlikely(limit: PerplexityFilter, measure: PairPerplexity) -> str | None:
     """Why a pair's perplexities do not pass: "perplexity of output 63.2 > 50"."""
     for of in limit.of:
         if (value := _perplexity(measure, of)) > limit.at_most:
@@ -191,7 +198,7 @@ def broken(pair: Pair) -> str | None:
     return None
 
 
-def below(score: Score, grades: Mapping[str, Grade]) -> str | None:
+def below_threshold(score: ScoreFilter, grades: Mapping[str, Grade]) -> str | None:
     """Why grades do not pass a threshold: "quality 3 < 8", "following unreadable"."""
     for name in score.criteria or grades or ("rating",):
         value = grades[name].score if name in grades else None

@@ -10,16 +10,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from isheep.batching import ahead, seed_of
+from isheep.batching import derive_seed, ordered_map
 from isheep.engines import Engine
 from isheep.errors import UserError
-from isheep.models.chat_template import Chat
-from isheep.prompts import numbered
+from isheep.models.chat_template import ChatTemplate
+from isheep.prompts import render_few_shot
 from isheep.recipe.schema import Response
-from isheep.records import Completion, Instance, Kind, Pair, Rejected, Sampling, Task
+from isheep.records import Completion, Instance, Pair, Rejected, Sampling, Task, TaskKind
 from isheep.rundir.folder import Batches
-from isheep.seeds import Seed, of_kind
-from isheep.stages.synthesize import LABEL, NO_INPUT, fields, newlines
+from isheep.seeds import SeedTask, of_kind
+from isheep.stages.synthesize import LABEL, NO_INPUT, block_fields, normalize_newlines
 
 ANSWER = re.compile(r"[\W_]*(yes|no)\b", re.IGNORECASE)
 ASKED = Sampling(temperature=0, top_p=1, max_tokens=8, stop=("\n",))  # greedy, a word or two
@@ -29,46 +29,52 @@ ORDERS = {"input_first": ("input", "output"), "output_first": ("output", "input"
 # --- which kind
 
 
-def read_kind(reply: str) -> bool | None:
+def parse_kind(reply: str) -> bool | None:
     """Yes or no where the reply's first word is one of the two, in any case and after any marks; else None."""
     found = ANSWER.match(reply)
     return found[1].lower() == "yes" if found else None
 
 
-def kinds(
-    engine: Engine, seeds: Sequence[Seed], tasks: Sequence[Task], chat: Chat, settings: Response, t: int, seed: int
-) -> Batches[Kind]:
+def classify_tasks(
+    engine: Engine,
+    seeds: Sequence[SeedTask],
+    tasks: Sequence[Task],
+    chat: ChatTemplate,
+    settings: Response,
+    t: int,
+    seed: int,
+) -> Batches[TaskKind]:
     """What the model says of each task, still owed, in batches of `settings.size`: a greedy reply of a few tokens.
 
     A batch's prompts show the same `settings.shown` seeds, half of each kind, drawn at its place.
     """
     sampling = ASKED.model_copy(update={"stop": (chat.end, *ASKED.stop)})
 
-    def made(start: int) -> list[Kind]:
-        place = seed_of(seed, t, "classification", start // settings.size)
+    def made(start: int) -> list[TaskKind]:
+        place = derive_seed(seed, t, "classification", start // settings.size)
         examples = [
-            fields(one) | {"answer": "Yes" if one.is_classification else "No"}
+            block_fields(one) | {"answer": "Yes" if one.is_classification else "No"}
             for one in _of_both(seeds, settings.shown, random.Random(place))
         ]
         batch = tasks[start : start + settings.size]
-        asked = [numbered("self_instruct/classification", examples, fields(task)) for task in batch]
+        asked = [render_few_shot("self_instruct/classification", examples, block_fields(task)) for task in batch]
         return [
-            Kind(id=task.id, classification=read_kind(reply.text), reply=reply.text, tokens=reply.tokens)
+            TaskKind(id=task.id, classification=parse_kind(reply.text), reply=reply.text, tokens=reply.tokens)
             for task, reply in zip(batch, engine.generate(asked, sampling, place), strict=True)
         ]
 
-    def batches(done: Sequence[Kind]) -> Iterator[list[Kind]]:
-        return ahead(made, range(len(done), len(tasks), settings.size), engine.at_once)
+    def batches(done: Sequence[TaskKind]) -> Iterator[list[TaskKind]]:
+        return ordered_map(made, range(len(done), len(tasks), settings.size), engine.at_once)
 
     return batches
 
 
-def _of_both(seeds: Sequence[Seed], count: int, rng: random.Random) -> list[Seed]:
+def _of_both(seeds: Sequence[SeedTask], count: int, rng: random.Random) -> list[SeedTask]:
     drawn = rng.sample(of_kind(seeds, True), count // 2) + rng.sample(of_kind(seeds, False), count - count // 2)
     return rng.sample(drawn, count)
 
 
-def order(kind: Kind) -> str:
+def writing_order(kind: TaskKind) -> str:
     """What is written first. Where the model's word on the kind can't be read, the task counts as not classification,
     as in Self-Instruct."""
     return "output_first" if kind.classification else "input_first"
@@ -77,7 +83,7 @@ def order(kind: Kind) -> str:
 # --- an instance
 
 
-class Part(NamedTuple):
+class InstancePart(NamedTuple):
     """An input or an output as written; `cut` where it was cut off at max_tokens."""
 
     text: str = ""
@@ -85,18 +91,18 @@ class Part(NamedTuple):
     tokens: int = 0
 
 
-def part(reply: Completion) -> Part:
+def parse_part(reply: Completion) -> InstancePart:
     """A reply up to where the next part or task begins, without white space around it."""
-    whole = newlines(reply.text)
+    whole = normalize_newlines(reply.text)
     text = LABEL.split(re.split(r"#{3,}", whole)[0])[0]
-    return Part(text.strip(), reply.finish == "length" and text == whole, reply.tokens)
+    return InstancePart(text.strip(), reply.finish == "length" and text == whole, reply.tokens)
 
 
-def instances(
+def generate_instances(
     engine: Engine,
-    seeds: Sequence[Seed],
-    tasks: Sequence[tuple[Task, Kind]],
-    chat: Chat,
+    seeds: Sequence[SeedTask],
+    tasks: Sequence[tuple[Task, TaskKind]],
+    chat: ChatTemplate,
     settings: Response,
     t: int,
     seed: int,
@@ -110,44 +116,44 @@ def instances(
 
     def ask(batch: Sequence[Task], name: str, place: int) -> list[Instance]:
         drawn = random.Random(place).sample(of_kind(seeds, name == "output_first"), settings.shown)
-        examples = [fields(one) | {"output": newlines(one.output)} for one in drawn]
+        examples = [block_fields(one) | {"output": normalize_newlines(one.output)} for one in drawn]
         first, second = ORDERS[name]
         label = f"\n{settings.shown + 1}. {second.capitalize()}:"
         sampling = settings.sampling.model_copy(update={"stop": (chat.end, "###", label, *settings.sampling.stop)})
         file = f"self_instruct/{name}"
-        asked = [numbered(file, examples, fields(task)) for task in batch]
-        heads = [part(reply) for reply in engine.generate(asked, sampling, place)]
+        asked = [render_few_shot(file, examples, block_fields(task)) for task in batch]
+        heads = [parse_part(reply) for reply in engine.generate(asked, sampling, place)]
         whole = [i for i, head in enumerate(heads) if not head.cut and (head.text or first == "input")]
-        begun = [fields(batch[i]) | {first: heads[i].text or "<noinput>"} for i in whole]
-        asked = [numbered(file, examples, row, "then") for row in begun]
-        replies = engine.generate(asked, sampling, seed_of(place, "then"))
-        rests = dict(zip(whole, map(part, replies), strict=True))
-        parts = [{first: head, second: rests.get(i, Part())} for i, head in enumerate(heads)]
+        begun = [block_fields(batch[i]) | {first: heads[i].text or "<noinput>"} for i in whole]
+        asked = [render_few_shot(file, examples, row, "then") for row in begun]
+        replies = engine.generate(asked, sampling, derive_seed(place, "then"))
+        rests = dict(zip(whole, map(parse_part, replies), strict=True))
+        parts = [{first: head, second: rests.get(i, InstancePart())} for i, head in enumerate(heads)]
         return [_joined(task.id, both) for task, both in zip(batch, parts, strict=True)]
 
     def made(start: int) -> list[Instance]:
         batch = tasks[start : start + settings.size]
         written = dict[str, Instance]()
         for name in ORDERS:
-            place = seed_of(seed, t, name, start // settings.size)
-            mine = [task for task, kind in batch if order(kind) == name]
+            place = derive_seed(seed, t, name, start // settings.size)
+            mine = [task for task, kind in batch if writing_order(kind) == name]
             written |= {one.id: one for one in ask(mine, name, place)}
         return [written[task.id] for task, _ in batch]
 
     def batches(done: Sequence[Instance]) -> Iterator[list[Instance]]:
-        return ahead(made, range(len(done), len(tasks), settings.size), engine.at_once)
+        return ordered_map(made, range(len(done), len(tasks), settings.size), engine.at_once)
 
     return batches
 
 
-def _joined(id: str, parts: dict[str, Part]) -> Instance:
+def _joined(id: str, parts: dict[str, InstancePart]) -> Instance:
     cut = tuple(name for name, one in parts.items() if one.cut)
     tokens = sum(one.tokens for one in parts.values())
     return Instance(id=id, input=parts["input"].text, output=parts["output"].text, cut=cut, tokens=tokens)
 
 
-def read_instances(
-    tasks: Sequence[tuple[Task, Kind]], written: Sequence[Instance], settings: Response, t: int, seed: int
+def pairs_of_instances(
+    tasks: Sequence[tuple[Task, TaskKind]], written: Sequence[Instance], settings: Response, t: int, seed: int
 ) -> tuple[list[Pair], list[Rejected]]:
     """The pairs in the instances, under their tasks' ids, and the instances that are none. Pure.
 
@@ -157,7 +163,7 @@ def read_instances(
     pairs, lost = list[Pair](), list[Rejected]()
     for place, ((task, kind), one) in enumerate(zip(tasks, written, strict=True)):
         if why := _broken(one, kind):
-            text = "\n".join(f"{name}: {one.model_dump()[name]}" for name in ORDERS[order(kind)])
+            text = "\n".join(f"{name}: {one.model_dump()[name]}" for name in ORDERS[writing_order(kind)])
             lost.append(Rejected(id=task.id, text=text, by="instances", why=why))
             continue
         pairs.append(
@@ -168,7 +174,7 @@ def read_instances(
                 output=one.output,
                 finish="length" if one.cut else "stop",
                 tokens=one.tokens,
-                seed=seed_of(seed, t, order(kind), place // settings.size),
+                seed=derive_seed(seed, t, writing_order(kind), place // settings.size),
             )
         )
     if not pairs:
@@ -178,10 +184,10 @@ def read_instances(
     return pairs, lost
 
 
-def _broken(one: Instance, kind: Kind) -> str | None:
+def _broken(one: Instance, kind: TaskKind) -> str | None:
     """Why an instance is no pair, None where it is one."""
     if "input" in one.cut:
         return "input cut off"
-    if "output" in one.cut and order(kind) == "output_first":
+    if "output" in one.cut and writing_order(kind) == "output_first":
         return "output cut off"
     return None if one.output else "no output"

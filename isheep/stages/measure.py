@@ -4,25 +4,27 @@ import math
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 
-from isheep.batching import ahead, chunks
+from isheep.batching import chunks, ordered_map
 from isheep.engines import Engine
-from isheep.models.chat_template import Chat
-from isheep.prompts.forms import form
+from isheep.models.chat_template import ChatTemplate
+from isheep.prompts.forms import load_answer_form
 from isheep.recipe.schema import Response
-from isheep.records import Measure, Pair, TokenLogprobs, Vector
+from isheep.records import Pair, PairEmbedding, PairPerplexity, TokenLogprobs
 from isheep.rundir.folder import Batches
-from isheep.stages.respond import before
+from isheep.stages.respond import text_before_output
 
 SIZE = 64  # pairs in a batch
 LARGEST = 700.0  # nats a token; more than that is no float any more
 
 
-def whole(pair: Pair) -> str:
+def pair_text(pair: Pair) -> str:
     """Instruction, input and output as one plain text, without a template: what "the pair" means in this module."""
     return f"{pair.content}\n{pair.output}"
 
 
-def perplexities(engine: Engine, pairs: Sequence[Pair], chat: Chat, settings: Response) -> Batches[Measure]:
+def measure_perplexities(
+    engine: Engine, pairs: Sequence[Pair], chat: ChatTemplate, settings: Response
+) -> Batches[PairPerplexity]:
     """The perplexities that are still owed, in batches of `SIZE`: exp of the mean negative log-probability of a token.
 
     Of the output: its tokens after the prompt that it answered (the chat turn, or the plain prompt and a space; the
@@ -31,32 +33,32 @@ def perplexities(engine: Engine, pairs: Sequence[Pair], chat: Chat, settings: Re
     end of text where it has none. None where there is no token.
     """
 
-    def made(batch: Sequence[Pair]) -> list[Measure]:
-        asked = [before(pair, chat, settings) for pair in batch]
-        space = "" if form(settings.prompt).chat else " "
+    def made(batch: Sequence[Pair]) -> list[PairPerplexity]:
+        asked = [text_before_output(pair, chat, settings) for pair in batch]
+        space = "" if load_answer_form(settings.prompt).chat else " "
         outputs = engine.logprobs(asked, [space + pair.output if pair.output else "" for pair in batch])
-        texts = engine.logprobs([""] * len(batch), [whole(pair) for pair in batch])
+        texts = engine.logprobs([""] * len(batch), [pair_text(pair) for pair in batch])
         return [
-            Measure(id=pair.id, output=perplexity(output), pair=perplexity(text))
+            PairPerplexity(id=pair.id, output=perplexity(output), pair=perplexity(text))
             for pair, output, text in zip(batch, outputs, texts, strict=True)
         ]
 
-    def batches(done: Sequence[Measure]) -> Iterator[list[Measure]]:
-        return ahead(made, chunks(pairs, SIZE, len(done)), engine.at_once)
+    def batches(done: Sequence[PairPerplexity]) -> Iterator[list[PairPerplexity]]:
+        return ordered_map(made, chunks(pairs, SIZE, len(done)), engine.at_once)
 
     return batches
 
 
-def vectors(engine: Engine, pairs: Sequence[Pair]) -> Batches[Vector]:
+def embed_pairs(engine: Engine, pairs: Sequence[Pair]) -> Batches[PairEmbedding]:
     """The representations that are still owed, in batches of `SIZE`: Engine.embed of `whole`."""
 
-    def made(batch: Sequence[Pair]) -> list[Vector]:
-        rows = engine.embed([whole(pair) for pair in batch])
+    def made(batch: Sequence[Pair]) -> list[PairEmbedding]:
+        rows = engine.embed([pair_text(pair) for pair in batch])
         values = (b64encode(row.astype("<f4").tobytes()).decode() for row in rows)
-        return [Vector(id=pair.id, values=text) for pair, text in zip(batch, values, strict=True)]
+        return [PairEmbedding(id=pair.id, values=text) for pair, text in zip(batch, values, strict=True)]
 
-    def batches(done: Sequence[Vector]) -> Iterator[list[Vector]]:
-        return ahead(made, chunks(pairs, SIZE, len(done)), engine.at_once)
+    def batches(done: Sequence[PairEmbedding]) -> Iterator[list[PairEmbedding]]:
+        return ordered_map(made, chunks(pairs, SIZE, len(done)), engine.at_once)
 
     return batches
 

@@ -3,35 +3,35 @@
 from collections.abc import Iterator, Sequence
 
 from isheep import prompts
-from isheep.batching import ahead, seed_of
+from isheep.batching import derive_seed, ordered_map
 from isheep.engines import Engine
 from isheep.errors import UserError
-from isheep.models.chat_template import Chat
-from isheep.models.checkpoint import context
-from isheep.prompts.forms import WORDS, form
+from isheep.models.chat_template import ChatTemplate
+from isheep.models.checkpoint import context_length
+from isheep.prompts.forms import BUILTIN_FORMS, load_answer_form
 from isheep.recipe.schema import Recipe, Response
 from isheep.records import Pair, Task
 from isheep.rundir.folder import Batches
 
 
-def render(task: Task, chat: Chat, settings: Response) -> str:
+def render_response_prompt(task: Task, chat: ChatTemplate, settings: Response) -> str:
     """The text that the model continues with its answer, or with its thoughts and then its answer."""
-    asked = form(settings.prompt)
-    text = prompts.fill(asked.template, instruction=task.content)
+    asked = load_answer_form(settings.prompt)
+    text = prompts.fill_template(asked.template, instruction=task.content)
     return chat.prompt(text) if asked.chat else text
 
 
-def before(pair: Pair, chat: Chat, settings: Response) -> str:
+def text_before_output(pair: Pair, chat: ChatTemplate, settings: Response) -> str:
     """The text that a pair's output follows: what the model continued, and its thoughts where it wrote any."""
     thoughts = None if pair.unanswered else pair.thoughts
-    said = "" if thoughts is None else f" {thoughts}{form(settings.prompt).answer}"
-    return render(pair, chat, settings) + said
+    said = "" if thoughts is None else f" {thoughts}{load_answer_form(settings.prompt).answer}"
+    return render_response_prompt(pair, chat, settings) + said
 
 
-def check_room(recipe: Recipe, chat: Chat) -> None:
+def check_prompt_fits(recipe: Recipe, chat: ChatTemplate) -> None:
     """Raises UserError where a response prompt without any instruction fills all that the recipe's model can read."""
-    for settings in (one.response for one in recipe.variants if one.response.prompt not in WORDS):
-        text, room = render(Task(id="", instruction=""), chat, settings), context(recipe.model)
+    for settings in (one.response for one in recipe.variants if one.response.prompt not in BUILTIN_FORMS):
+        text, room = render_response_prompt(Task(id="", instruction=""), chat, settings), context_length(recipe.model)
         if (asked := len(chat.tokenizer(text).input_ids)) >= room:
             raise UserError(
                 f"response.prompt {settings.prompt!r} has {asked} tokens without an instruction, and {recipe.model!r}"
@@ -40,7 +40,7 @@ def check_room(recipe: Recipe, chat: Chat) -> None:
 
 
 def respond(
-    engine: Engine, tasks: Sequence[Task], chat: Chat, settings: Response, iteration: int, seed: int
+    engine: Engine, tasks: Sequence[Task], chat: ChatTemplate, settings: Response, iteration: int, seed: int
 ) -> Batches[Pair]:
     """The pairs that are still owed, in batches of `settings.size`; each batch is seeded by its place.
 
@@ -48,13 +48,13 @@ def respond(
     token (a tuned model writes it after a plain prompt too), at what opens the next turn of a prompt in turns, or at
     one of `settings.sampling.stop`.
     """
-    asked = form(settings.prompt)
+    asked = load_answer_form(settings.prompt)
     sampling = settings.sampling.model_copy(update={"stop": (chat.end, *asked.stop, *settings.sampling.stop)})
 
     def made(start: int) -> list[Pair]:
         batch = tasks[start : start + settings.size]
-        place = seed_of(seed, iteration, "response", start // settings.size)
-        answers = engine.generate([render(task, chat, settings) for task in batch], sampling, place)
+        place = derive_seed(seed, iteration, "response", start // settings.size)
+        answers = engine.generate([render_response_prompt(task, chat, settings) for task in batch], sampling, place)
         return [
             Pair(
                 **task.model_dump(),
@@ -69,6 +69,6 @@ def respond(
         ]
 
     def batches(done: Sequence[Pair]) -> Iterator[list[Pair]]:
-        return ahead(made, range(len(done), len(tasks), settings.size), engine.at_once)
+        return ordered_map(made, range(len(done), len(tasks), settings.size), engine.at_once)
 
     return batches

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from isheep import prompts
-from isheep.batching import ahead, chunks, seed_of
+from isheep.batching import chunks, derive_seed, ordered_map
 from isheep.engines import Engine
 from isheep.errors import UserError
-from isheep.models.chat_template import Chat
+from isheep.models.chat_template import ChatTemplate
 from isheep.recipe.schema import Synthesis
 from isheep.records import Rejected, Reply, Task
-from isheep.seeds import Seed
-from isheep.stages.topics import Topics
-from isheep.text.novelty import Language, Pool, words
+from isheep.seeds import SeedTask
+from isheep.stages.topics import TopicPrompts
+from isheep.text.novelty import Language, NoveltyPool, split_words
 
 PROMPTS_PER_TASK = 5  # the budget where a recipe gives none: this many prompts for each task asked for
 
@@ -37,17 +37,17 @@ BLACKLIST = re.compile(
 # --- the prompt and its reading, side by side
 
 
-def render(examples: Sequence[Task], inputs: bool = True) -> str:
+def render_synthesis_prompt(examples: Sequence[Task], inputs: bool = True) -> str:
     """The prompt p^meta with `examples` as blocks 1 to k-1: it ends with "k. Instruction:", without a space.
 
     Without `inputs` it shows instructions alone.
     """
-    return prompts.numbered("synthesis" if inputs else "self_instruct/instructions", map(fields, examples))
+    return prompts.render_few_shot("synthesis" if inputs else "self_instruct/instructions", map(block_fields, examples))
 
 
-def fields(task: Task) -> dict[str, str]:
+def block_fields(task: Task) -> dict[str, str]:
     """What a block of a prompt shows of a task: the instruction on one line, the input or <noinput>."""
-    given = newlines(task.input).strip()
+    given = normalize_newlines(task.input).strip()
     return {"instruction": " ".join(task.instruction.split()), "input": given or "<noinput>"}
 
 
@@ -60,14 +60,14 @@ class Block(NamedTuple):
     cut: bool
 
 
-def parse(text: str, first: int, cut: bool = False) -> list[Block]:
+def parse_blocks(text: str, first: int, cut: bool = False) -> list[Block]:
     """The blocks of a continuation of a prompt that ended with "`first`. Instruction:"; never raises.
 
     Blocks are told apart by `###` and by labels ("7. Instruction:"; any number, any case, a bare label where it starts
     a line). What follows an "Output:" label is not ours to use. `cut` says that the text was cut off: so is then its
     last block, unless it had come to its output.
     """
-    sections = re.split(r"#{3,}", f"{first}. Instruction:{newlines(text)}")
+    sections = re.split(r"#{3,}", f"{first}. Instruction:{normalize_newlines(text)}")
     pieces = [piece for section in sections for piece in _split(section)]
     blocks = [_block(piece, cut and n == len(pieces)) for n, piece in enumerate(pieces, 1)]
     return [block for block in blocks if LABEL.sub("", block.text).strip(string.whitespace + string.digits + ".")]
@@ -92,7 +92,7 @@ def _block(text: str, cut: bool) -> Block:
     )
 
 
-def newlines(text: str) -> str:
+def normalize_newlines(text: str) -> str:
     """`text` with every line end as one character."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -100,14 +100,14 @@ def newlines(text: str) -> str:
 # --- which tasks are kept
 
 
-def rules(instruction: str, language: Language = "en") -> str | None:
+def broken_rule(instruction: str, language: Language = "en") -> str | None:
     """Why an instruction is left out, None where it is fine: Self-Instruct's rules (Wang et al. 2023, Section 2.2).
 
     More than 3 and at most 150 words; no word of things that a text model can't see or make; no "Write a program"; no
     punctuation and, for "en", no non-ASCII character at the start. For "any" the words are Unicode words and letters of
     every script may start. Text like a special token or the separator of the prompt is left out too.
     """
-    count = len(instruction.split() if language == "en" else words(instruction, language))
+    count = len(instruction.split() if language == "en" else split_words(instruction, language))
     if count <= 3:
         return "3 words or fewer"
     if count > 150:
@@ -153,7 +153,7 @@ class _Reader:
         self.rejected: list[Rejected] = []
         self.names = [seed.id for seed in seeds]  # of what the pool knows, in its order
         limit = settings.novelty
-        self.pool = None if limit is None else Pool([seed.instruction for seed in seeds], limit, language)
+        self.pool = None if limit is None else NoveltyPool([seed.instruction for seed in seeds], limit, language)
 
     @property
     def full(self) -> bool:
@@ -175,7 +175,7 @@ class _Reader:
             self._add(name, block, refusal)
 
     def _blocks(self, reply: Reply) -> list[Block]:
-        blocks = parse(reply.text, self.settings.examples + 1, cut=reply.finish == "length")
+        blocks = parse_blocks(reply.text, self.settings.examples + 1, cut=reply.finish == "length")
         return blocks if self.settings.inputs else [block._replace(input="") for block in blocks]
 
     def _add(self, name: str, block: Block, refusal: tuple[str, str] | None) -> None:
@@ -192,7 +192,7 @@ class _Reader:
             return "parse", "cut off"
         if not block.instruction:
             return "parse", "no instruction"
-        why = rules(block.instruction, self.language) if self.settings.rules else _unsafe(block.instruction)
+        why = broken_rule(block.instruction, self.language) if self.settings.rules else _unsafe(block.instruction)
         why = why or _unsafe(block.input)
         return ("rules", why) if why else None
 
@@ -200,12 +200,12 @@ class _Reader:
 # --- the stage
 
 
-def budget_of(settings: Synthesis) -> int:
+def prompt_budget(settings: Synthesis) -> int:
     """The most prompts that an iteration asks before it goes on with the tasks it has: the recipe's, or a default."""
     return settings.budget or PROMPTS_PER_TASK * settings.tasks
 
 
-def shown(seeds: Sequence[Seed], written: Sequence[Task], settings: Synthesis, place: int) -> list[Task]:
+def draw_examples(seeds: Sequence[SeedTask], written: Sequence[Task], settings: Synthesis, place: int) -> list[Task]:
     """The examples of a batch, drawn at its place: up to `settings.generated` of the tasks `written` before it, the
     others from the seeds, in an order that is drawn too."""
     rng = random.Random(place)
@@ -214,15 +214,15 @@ def shown(seeds: Sequence[Seed], written: Sequence[Task], settings: Synthesis, p
     return rng.sample(examples, len(examples)) if own else examples
 
 
-def replies(
+def generate_replies(
     engine: Engine,
-    seeds: Sequence[Seed],
-    chat: Chat,
+    seeds: Sequence[SeedTask],
+    chat: ChatTemplate,
     settings: Synthesis,
     language: Language,
     iteration: int,
     seed: int,
-    topics: Topics | None = None,
+    topics: TopicPrompts | None = None,
 ) -> Callable[[Sequence[Reply]], Iterator[list[Reply]]]:
     """What still has to be asked, given the replies that are there: batches of `settings.size`, until enough tasks
     are in them or the budget (`budget_of`) is used.
@@ -239,14 +239,14 @@ def replies(
         reader = _Reader([*seeds, *(topics.guide.tasks if topics else ())], settings, language, iteration)
         for some in chunks(done, AT_ONCE):
             reader.read(some)
-        asked, budget = len(done), budget_of(settings)
+        asked, budget = len(done), prompt_budget(settings)
 
         def made(start: int) -> list[Reply]:
             b = start // settings.size
-            place = seed_of(seed, iteration, "synthesis", b)
+            place = derive_seed(seed, iteration, "synthesis", b)
             number = min(settings.size, budget - start)
             guided = topics.prompts(start, start + number, place) if topics else []
-            text = render(shown(seeds, reader.tasks, settings, place), settings.inputs)
+            text = render_synthesis_prompt(draw_examples(seeds, reader.tasks, settings, place), settings.inputs)
             texts = [text] * (number - len(guided)) + guided
             texts = [chat.prompt(text) for text in texts] if settings.chat else texts
             written = engine.generate(texts, sampling, place)
@@ -257,7 +257,7 @@ def replies(
 
         # Where prompts show what was generated, a batch has to wait for the one before it.
         at_once = 1 if settings.generated else engine.at_once
-        owed = ahead(made, range(asked, budget, settings.size), at_once)
+        owed = ordered_map(made, range(asked, budget, settings.size), at_once)
         while not reader.full and (batch := next(owed, None)):
             yield batch
             reader.read(batch)

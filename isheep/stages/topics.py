@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from isheep import prompts
-from isheep.batching import ahead, seed_of
+from isheep.batching import derive_seed, ordered_map
 from isheep.engines import Engine
-from isheep.models.chat_template import Chat
-from isheep.prompts.forms import Guide, Kind
+from isheep.models.chat_template import ChatTemplate
+from isheep.prompts.forms import QuestionKind, TopicGuide
 from isheep.recipe.schema import Synthesis
 from isheep.records import Reply
 from isheep.rundir.folder import Batches
@@ -22,10 +22,10 @@ TOPIC = re.compile(r"(?=.*[^\W\d_])\w[\w ,.'’&/()-]{0,59}")  # with a letter; 
 MOST_WORDS = 6  # in a topic
 
 
-class Topics(NamedTuple):
+class TopicPrompts(NamedTuple):
     """A guide, and for each of its kinds all topics that are known: the guide's and those that a model wrote."""
 
-    guide: Guide
+    guide: TopicGuide
     known: Sequence[Sequence[str]]
     share: float
     examples: int
@@ -42,40 +42,47 @@ class Topics(NamedTuple):
         drawn = [rng.randrange(len(self.known)) for _ in range(number)]
         k = str(self.examples + 1)
         return [
-            head + prompts.fill(self.guide.open, k=k, kind=self.guide.kinds[n].kind, topic=rng.choice(self.known[n]))
+            head
+            + prompts.fill_template(
+                self.guide.open, k=k, kind=self.guide.kinds[n].kind, topic=rng.choice(self.known[n])
+            )
             for n in drawn
         ]
 
 
-def _block(guide: Guide, k: int, kind: Kind) -> str:
-    return prompts.fill(guide.block, k=str(k), kind=kind.kind, topic=kind.topics[0], instruction=kind.instruction)
+def _block(guide: TopicGuide, k: int, kind: QuestionKind) -> str:
+    return prompts.fill_template(
+        guide.block, k=str(k), kind=kind.kind, topic=kind.topics[0], instruction=kind.instruction
+    )
 
 
-def ask(
-    engine: Engine, guide: Guide, chat: Chat, settings: Synthesis, rounds: int, iteration: int, seed: int
+def generate_topics(
+    engine: Engine, guide: TopicGuide, chat: ChatTemplate, settings: Synthesis, rounds: int, iteration: int, seed: int
 ) -> Batches[Reply]:
     """The replies that are still owed where a model continues the guide's lists of topics, `rounds` times.
 
     A batch is one reply for each kind, in their order. A reply ends with its line.
     """
     sampling = settings.sampling.model_copy(update={"stop": (chat.end, "\n", *settings.sampling.stop)})
-    asked = [prompts.fill(guide.ask_topics, kind=kind.kind, topics="; ".join(kind.topics)) for kind in guide.kinds]
+    asked = [
+        prompts.fill_template(guide.ask_topics, kind=kind.kind, topics="; ".join(kind.topics)) for kind in guide.kinds
+    ]
     asked = [chat.prompt(text) for text in asked] if settings.chat else asked
 
     def made(r: int) -> list[Reply]:
-        written = engine.generate(asked, sampling, seed_of(seed, iteration, "topics", r))
+        written = engine.generate(asked, sampling, derive_seed(seed, iteration, "topics", r))
         return [
             Reply(id=f"t{iteration}-k{r:02d}-{i:02d}", text=c.text, finish=c.finish, tokens=c.tokens)
             for i, c in enumerate(written)
         ]
 
     def batches(done: Sequence[Reply]) -> Iterator[list[Reply]]:
-        return ahead(made, range(len(done) // len(asked), rounds), engine.at_once)
+        return ordered_map(made, range(len(done) // len(asked), rounds), engine.at_once)
 
     return batches
 
 
-def read_topics(replies: Sequence[Reply], guide: Guide) -> tuple[list[list[str]], int]:
+def parse_topics(replies: Sequence[Reply], guide: TopicGuide) -> tuple[list[list[str]], int]:
     """All topics by kind, the guide's first, and how many written ones were refused. Pure.
 
     A topic is new to its kind whatever its case and spacing, has one to `MOST_WORDS` words, and no mark that could end

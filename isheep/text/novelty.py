@@ -12,7 +12,7 @@ from functools import cache
 from typing import Literal
 
 from isheep.batching import batched, chunks
-from isheep.text.rouge_index import BLOCK, Near, Row, Rows, row
+from isheep.text.rouge_index import BLOCK, NearRow, RougeIndex, TokenRow, token_row
 
 Language = Literal["en", "any"]
 
@@ -22,7 +22,7 @@ UNSPACED = (
 )
 
 
-def words(text: str, language: Language = "en") -> list[str]:
+def split_words(text: str, language: Language = "en") -> list[str]:
     """The tokens that are compared.
 
     "en" gives those of `rouge_score`: runs of a-z and 0-9 in the lower-cased text. "any" gives Unicode words: runs of
@@ -40,10 +40,12 @@ def _unicode_word() -> re.Pattern[str]:
     return re.compile(rf"(?:(?![_{UNSPACED}])\w[{marks}]*)+|(?=\w)[{UNSPACED}][{marks}]*")
 
 
-def near(texts: Iterable[str], known: Sequence[str], limit: float, language: Language = "en") -> Iterator[list[int]]:
+def find_near(
+    texts: Iterable[str], known: Sequence[str], limit: float, language: Language = "en"
+) -> Iterator[list[int]]:
     """For each text in turn the places of all known texts whose F with it is above the limit."""
     ids: dict[str, int] = {}
-    rows = Rows(limit)
+    rows = RougeIndex(limit)
     rows.add([_encode(text, language, ids) for text in known])
     for block in batched(texts, BLOCK):
         for found in rows.near([_encode(text, language, ids) for text in block]):
@@ -61,7 +63,7 @@ def repeated(
     """
     kept: list[int] = []
     found = [False] * len(texts)
-    for here, verdict in enumerate(Pool([], limit, language).novel(texts)):
+    for here, verdict in enumerate(NoveltyPool([], limit, language).novel(texts)):
         if verdict is None:
             kept.append(here)
         else:
@@ -69,21 +71,21 @@ def repeated(
     alone = [here for here in kept if not found[here]]
     rest = (text for text, refused in zip(texts, found, strict=True) if refused)
     hits: Counter[int] = Counter()
-    for places in near(rest if among is None else among, [texts[here] for here in alone], limit, language):
+    for places in find_near(rest if among is None else among, [texts[here] for here in alone], limit, language):
         hits.update(places)
     for place, count in hits.items():
         found[alone[place]] = count > (among is not None)  # itself is among them
     return found
 
 
-class Pool:
+class NoveltyPool:
     """The known texts of one iteration: the seeds, then every text that was novel, in order."""
 
     def __init__(self, known: Sequence[str], limit: float, language: Language = "en") -> None:
         self.limit = limit
         self.language: Language = language
         self._ids: dict[str, int] = {}
-        self._known = Rows(limit)
+        self._known = RougeIndex(limit)
         self._known.add([_encode(text, language, self._ids) for text in known])
 
     def __len__(self) -> int:
@@ -98,16 +100,16 @@ class Pool:
         blocks = ([_encode(text, self.language, self._ids) for text in some] for some in chunks(texts, BLOCK))
         return [verdict for block in blocks for verdict in self._judge(block)]
 
-    def _judge(self, block: Sequence[Row]) -> list[tuple[int, float] | None]:
+    def _judge(self, block: Sequence[TokenRow]) -> list[tuple[int, float] | None]:
         before = list(self._known.near(block))
         fresh = [i for i, rivals in enumerate(before) if not rivals]  # the others don't become known
-        own = Rows(self.limit)
+        own = RougeIndex(self.limit)
         own.add([block[i] for i in fresh])
         place: dict[int, int] = {}  # of the rows of this block that became known
         verdicts: list[tuple[int, float] | None] = []
         for i, beside in enumerate(own.near(block)):
             new = ((place.get(fresh[one.place]), one.f) for one in beside)
-            rivals = [*before[i], *(Near(known, f) for known, f in new if known is not None)]
+            rivals = [*before[i], *(NearRow(known, f) for known, f in new if known is not None)]
             nearest = max(rivals, key=lambda one: (one.f, -one.place), default=None)
             verdicts.append(nearest and (nearest.place, nearest.f))
             if nearest is None:
@@ -116,6 +118,6 @@ class Pool:
         return verdicts
 
 
-def _encode(text: str, language: Language, ids: dict[str, int]) -> Row:
+def _encode(text: str, language: Language, ids: dict[str, int]) -> TokenRow:
     """A number for each word; words not met before are numbered in `ids`."""
-    return row([ids.setdefault(word, len(ids)) for word in words(text, language)])
+    return token_row([ids.setdefault(word, len(ids)) for word in split_words(text, language)])

@@ -13,7 +13,7 @@ import numpy as np
 
 from isheep.batching import batched
 from isheep.records import Pair
-from isheep.text.novelty import near, words
+from isheep.text.novelty import find_near, split_words
 
 LEAST = 8  # words; a shorter prompt is everyday speech, it is touched by its own words alone (GPT-3's least n is 8)
 AT_ONCE = 20_000  # rows whose words are held at once
@@ -32,7 +32,7 @@ class Overlap(NamedTuple):
         return dict(Counter(kind for kind, _ in self.rows.values()))
 
 
-def overlap(rows: Iterable[Pair], prompts: Sequence[str], ngram: int | None, rouge: float | None) -> Overlap:
+def find_overlap(rows: Iterable[Pair], prompts: Sequence[str], ngram: int | None, rouge: float | None) -> Overlap:
     """Which of `rows` touch which of `prompts`; `ngram` and `rouge` None: only a task that is a prompt does.
 
     A prompt of `LEAST` words up to `ngram` is touched by all its words in a row. Words are Unicode words
@@ -70,7 +70,7 @@ def _same(rows: Sequence[Pair], prompts: Sequence[str]) -> Overlap:
 def _near(rows: Sequence[Pair], prompts: Sequence[str], limit: float) -> Overlap:
     found: dict[int, tuple[str, str]] = {}
     touched: set[int] = set()
-    for r, places in enumerate(near([row.content for row in rows], prompts, limit, "any")):
+    for r, places in enumerate(find_near([row.content for row in rows], prompts, limit, "any")):
         if places:
             found[r] = ("rouge", f"ROUGE-L above {limit:g} to a benchmark's prompt")
             touched.update(places)
@@ -82,7 +82,7 @@ def _near(rows: Sequence[Pair], prompts: Sequence[str], limit: float) -> Overlap
 
 def _runs(rows: Sequence[Pair], prompts: Sequence[str], ngram: int) -> Overlap:
     """All texts stand in one line of word numbers: the prompts, then the rows' tasks, then their answers."""
-    texts = [words(t, "any") for t in (*prompts, *(row.content for row in rows), *(row.output for row in rows))]
+    texts = [split_words(t, "any") for t in (*prompts, *(row.content for row in rows), *(row.output for row in rows))]
     names: dict[str, int] = {}
     line = np.array([names.setdefault(word, len(names)) for text in texts for word in text], np.int64)
     lengths = np.array([len(text) for text in texts], np.int64)

@@ -33,7 +33,7 @@ SLACK = 1e-3  # far more than any float here loses: what is nearer to the limit 
 CHARACTERS = 0x110000
 
 
-class Row(NamedTuple):
+class TokenRow(NamedTuple):
     """A text as the numbers of its words (the characters of a str, which rapidfuzz reads without a copy), and its
     print."""
 
@@ -41,20 +41,20 @@ class Row(NamedTuple):
     print: int
 
 
-class Near(NamedTuple):
+class NearRow(NamedTuple):
     """A known row that is near another, by its place, and F of the two."""
 
     place: int
     f: float
 
 
-def row(numbers: Sequence[int]) -> Row:
+def token_row(numbers: Sequence[int]) -> TokenRow:
     """A row of word numbers."""
     print_ = 0
     for number in numbers:
         print_ ^= 1 << number % BITS
     small = max(numbers, default=0) < CHARACTERS
-    return Row("".join(map(chr, numbers)) if small else array("Q", numbers), print_)
+    return TokenRow("".join(map(chr, numbers)) if small else array("Q", numbers), print_)
 
 
 def f_measure(one: Any, other: Any) -> float:
@@ -74,7 +74,7 @@ class Shelf(NamedTuple):
     folds: tuple["array[int]", ...]
 
 
-class Rows:
+class RougeIndex:
     """Known rows. Their order is their places, 0, 1, ..."""
 
     def __init__(self, limit: float) -> None:
@@ -85,7 +85,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self._words)
 
-    def add(self, some: Sequence[Row]) -> None:
+    def add(self, some: Sequence[TokenRow]) -> None:
         for length, own, prints in _by_length(some):
             shelf = self._shelves.get(length) or self._new(length)
             shelf.places.frombytes((own + len(self)).tobytes())
@@ -106,19 +106,19 @@ class Rows:
         need = max(1, math.ceil(self.limit * (n + m) / 2 - SLACK))
         return n + m - 2 * need if need <= min(n, m) else -1
 
-    def near(self, some: Sequence[Row]) -> Iterator[list[Near]]:
+    def near(self, some: Sequence[TokenRow]) -> Iterator[list[NearRow]]:
         """For each row in turn the known rows whose F with it is above the limit, in the order of their places."""
         for block in chunks(some, BLOCK):
             yield from self._near(block)
 
-    def _near(self, some: Sequence[Row]) -> list[list[Near]]:
+    def _near(self, some: Sequence[TokenRow]) -> list[list[NearRow]]:
         groups = _by_length(some)
 
-        def look(m: int) -> list[tuple[int, Near]]:
+        def look(m: int) -> list[tuple[int, NearRow]]:
             return list(self._decided(some, self._possible(groups, m)))
 
         lengths = sorted(self._shelves, key=lambda m: -len(self._shelves[m].places))
-        found: list[list[Near]] = [[] for _ in some]
+        found: list[list[NearRow]] = [[] for _ in some]
         for some_found in _mapped(look, lengths, len(some) * len(self)):
             for i, near in some_found:
                 found[i].append(near)
@@ -146,7 +146,7 @@ class Rows:
                 good = np.bitwise_count(full[i] ^ prints.reshape(-1, WORDS)[k]).sum(1, np.uint16) <= most
                 yield own[i[good]], places[k[good]]
 
-    def _decided(self, some: Sequence[Row], possible: Iterator[tuple[Any, Any]]) -> Iterator[tuple[int, Near]]:
+    def _decided(self, some: Sequence[TokenRow], possible: Iterator[tuple[Any, Any]]) -> Iterator[tuple[int, NearRow]]:
         """Those of the pairs that are near, their LCS computed a good many at once."""
         held: list[tuple[int, int]] = []
         for i, k in possible:
@@ -156,17 +156,17 @@ class Rows:
                 held = []
         yield from self._exactly(some, held)
 
-    def _exactly(self, some: Sequence[Row], pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, Near]]:
+    def _exactly(self, some: Sequence[TokenRow], pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, NearRow]]:
         for part in chunks(pairs, PAIRS):
             ours, theirs = [some[i].words for i, _ in part], [self._words[k] for _, k in part]
             cut = max(self.limit - SLACK, 0.0)
             scores = cpdist(ours, theirs, scorer=Indel.normalized_similarity, score_cutoff=cut, dtype=np.float32)
             for at in np.flatnonzero(scores).tolist():
                 if (f := f_measure(ours[at], theirs[at])) > self.limit:
-                    yield part[at][0], Near(part[at][1], f)
+                    yield part[at][0], NearRow(part[at][1], f)
 
 
-def _by_length(some: Sequence[Row]) -> list[tuple[int, Any, Any]]:
+def _by_length(some: Sequence[TokenRow]) -> list[tuple[int, Any, Any]]:
     """The rows that have words, by their number: (number, places in `some`, prints: uint64 (rows, WORDS))."""
     places: dict[int, list[int]] = defaultdict(list)
     for i, one in enumerate(some):
@@ -175,7 +175,7 @@ def _by_length(some: Sequence[Row]) -> list[tuple[int, Any, Any]]:
     return [(length, np.array(own, np.uint64), _prints(some, own)) for length, own in places.items()]
 
 
-def _prints(some: Sequence[Row], places: Sequence[int]) -> Any:
+def _prints(some: Sequence[TokenRow], places: Sequence[int]) -> Any:
     whole = b"".join(some[i].print.to_bytes(BITS // 8, sys.byteorder) for i in places)
     return np.frombuffer(whole, np.uint64).reshape(-1, WORDS)
 

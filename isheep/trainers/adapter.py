@@ -8,16 +8,18 @@ from typing import Any
 
 from isheep.errors import UserError
 from isheep.models.adapter_files import WEIGHTS, save_tokenizer
-from isheep.models.chat_template import Chat
+from isheep.models.chat_template import ChatTemplate
 from isheep.recipe.schema import Training
 from isheep.records import Model
 from isheep.rundir.atomic import write_text
-from isheep.trainers.rows import Rows
+from isheep.trainers.rows import TokenizedRows
 
-RESULT = "training.json"  # written last: where it is, the adapter is complete
+TRAINING_RECORD = "training.json"  # written last: where it is, the adapter is complete
 
 
-def about(model: Model, rows: Rows, chat: Chat, training: Training, seed: int) -> dict[str, Any]:
+def training_record(
+    model: Model, rows: TokenizedRows, chat: ChatTemplate, training: Training, seed: int
+) -> dict[str, Any]:
     """What training.json says of what was trained, on what."""
     # What says only what this training was given, and what is not asked for.
     unsaid = {"start", "data"} | ({"quantize"} if training.quantize is None else set())
@@ -36,7 +38,7 @@ def about(model: Model, rows: Rows, chat: Chat, training: Training, seed: int) -
     }
 
 
-def losses_in(state: dict[str, Any]) -> dict[str, list[list[float]]]:
+def read_losses(state: dict[str, Any]) -> dict[str, list[list[float]]]:
     """loss and eval_loss as [step, value] from a trainer_state.json. Raises UserError where one is no number."""
     losses = {
         name: [[entry["step"], entry[name]] for entry in state["log_history"] if name in entry]
@@ -50,7 +52,9 @@ def losses_in(state: dict[str, Any]) -> dict[str, list[list[float]]]:
     return losses
 
 
-def write(into: Path, kept: Path, model: Model, chat: Chat, tokenizer: Any, result: dict[str, Any]) -> None:
+def write_adapter(
+    into: Path, kept: Path, model: Model, chat: ChatTemplate, tokenizer: Any, result: dict[str, Any]
+) -> None:
     """The adapter folder from the weights in the folder `kept`; training.json last."""
     shutil.copyfile(kept / WEIGHTS, into / WEIGHTS)
     config = json.loads((kept / "adapter_config.json").read_text(encoding="utf-8"))
@@ -58,4 +62,4 @@ def write(into: Path, kept: Path, model: Model, chat: Chat, tokenizer: Any, resu
     config["target_modules"] = sorted(config["target_modules"])  # peft keeps a set: its order differs from run to run
     write_text(into / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     save_tokenizer(tokenizer, chat, into)
-    write_text(into / RESULT, json.dumps(result, indent=1) + "\n")
+    write_text(into / TRAINING_RECORD, json.dumps(result, indent=1) + "\n")

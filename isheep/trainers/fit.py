@@ -5,11 +5,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from isheep.batching import seed_of
-from isheep.models.checkpoint import load
+from isheep.batching import derive_seed
+from isheep.models.checkpoint import load_pretrained
 from isheep.trainers import checkpoints
 from isheep.trainers.job import Job
-from isheep.trainers.rows import Row, filled, without_loss
+from isheep.trainers.rows import TokenizedRow, fill_batches, row_without_loss
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +56,7 @@ def _fit(job: Job, tokenizer: Any, advance: Callable[[int], None]) -> None:
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_keeper(job, advance))
-    newest = checkpoints.newest(job.into)
+    newest = checkpoints.newest_step(job.into)
     trainer.train(resume_from_checkpoint=str(job.into / f"checkpoint-{newest}") if newest else None)
 
 
@@ -71,15 +71,15 @@ def _places(job: Job) -> tuple[list[int], list[int]]:
     if job.machine.processes == 1:
         return job.places, aside
     size, held_out = job.rounds * job.at_once * job.machine.processes, job.held_out_batch
-    train = filled(job.places, job.training.batch, size, len(job.train))
-    return train, filled(aside, held_out, held_out, len(job.held_out))
+    train = fill_batches(job.places, job.training.batch, size, len(job.train))
+    return train, fill_batches(aside, held_out, held_out, len(job.held_out))
 
 
-def _dataset(rows: Sequence[Row], places: list[int]) -> "Dataset":
+def _dataset(rows: Sequence[TokenizedRow], places: list[int]) -> "Dataset":
     """The rows in the order of `places`; a place beyond them is a row without loss."""
     from datasets import Dataset
 
-    known = [*rows, without_loss(rows[0])] if max(places) == len(rows) else rows
+    known = [*rows, row_without_loss(rows[0])] if max(places) == len(rows) else rows
     return Dataset.from_list([row._asdict() for row in known]).select(places)
 
 
@@ -94,7 +94,7 @@ def _arguments(job: Job, cuda: bool) -> "SFTConfig":
     checkpointing = machine.gradient_checkpointing
     return SFTConfig(
         output_dir=str(job.into),
-        seed=seed_of(job.seed, "training") % 2**32,
+        seed=derive_seed(job.seed, "training") % 2**32,
         num_train_epochs=1,  # the rows come in the order of all epochs, so that resuming needs only a place in it
         train_sampling_strategy="sequential",
         per_device_train_batch_size=job.at_once,
@@ -144,7 +144,7 @@ def _with_adapter(job: Job, arguments: "SFTConfig") -> Any:
     settings: dict[str, Any] = {"dtype": torch.bfloat16 if arguments.bf16 else torch.float32}
     if job.training.quantize:
         settings |= {"quantization_config": _nf4(), "device_map": {"": arguments.device}}
-    base = load(model.base, AutoModelForCausalLM, use_safetensors=True, **settings)
+    base = load_pretrained(model.base, AutoModelForCausalLM, use_safetensors=True, **settings)
     if model.adapter:
         adapted = PeftModel.from_pretrained(base, str(model.adapter), is_trainable=True)
         # The recipe's name, such as "lamb", is written there; peft would ask the Hub about it at every checkpoint.
@@ -183,7 +183,7 @@ def _keeper(job: Job, advance: Callable[[int], None]) -> "TrainerCallback":
     class Keeper(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if together:  # dropout of its own for each process; one that is resumed gets its state back later
-                torch.manual_seed(seed_of(args.seed, "process", args.process_index))
+                torch.manual_seed(derive_seed(args.seed, "process", args.process_index))
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             advance(1)
@@ -196,7 +196,7 @@ def _keeper(job: Job, advance: Callable[[int], None]) -> "TrainerCallback":
                 torch.distributed.barrier()  # each has written its part
             if args.process_index == 0:
                 checkpoints.seal(into / f"checkpoint-{state.global_step}")
-                for checkpoint in checkpoints.all_of(into):
+                for checkpoint in checkpoints.list_checkpoints(into):
                     if checkpoint.name not in (f"checkpoint-{n}" for n in (state.global_step, state.best_global_step)):
                         checkpoints.discard(checkpoint)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from isheep.recipe.schema import Machine, Section, Training
 from isheep.records import Model
-from isheep.trainers.rows import Row, course
+from isheep.trainers.rows import TokenizedRow, row_schedule
 
 
 class Job(Section):
@@ -13,8 +13,8 @@ class Job(Section):
     that fills a batch."""
 
     model: Model
-    train: list[Row]
-    held_out: list[Row]
+    train: list[TokenizedRow]
+    held_out: list[TokenizedRow]
     pad: str
     training: Training
     seed: int
@@ -24,7 +24,7 @@ class Job(Section):
     @property
     def places(self) -> list[int]:
         """The places of the rows for the whole training, `training.batch` of them to an optimizer step."""
-        return course([len(row.input_ids) for row in self.train], self.training, self.seed)
+        return row_schedule([len(row.input_ids) for row in self.train], self.training, self.seed)
 
     @property
     def steps(self) -> int:

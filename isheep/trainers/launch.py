@@ -29,10 +29,10 @@ def launch(job: Job, advance: Callable[[int], None]) -> None:
     write_text(job.into / JOB, job.model_dump_json())
     environment = {"OMP_NUM_THREADS": str(job.machine.threads)} if job.machine.threads else {}
     what = f"training in {job.machine.processes} processes"
-    run(what, command(job), job.into / LOG, environment, heard=lambda line: advance(int(line == STEP)))
+    run_training_command(what, command(job), job.into / LOG, environment, heard=lambda line: advance(int(line == STEP)))
 
 
-def run(
+def run_training_command(
     what: str,
     words: Sequence[str],
     log: Path,
@@ -81,7 +81,7 @@ def command(job: Job) -> list[str]:
     return ["srun", "--nodes", nodes, "--ntasks", nodes, "--ntasks-per-node", "1", "sh", "-c", line]
 
 
-def check(recipe: Recipe) -> None:
+def check_training_machine(recipe: Recipe) -> None:
     """Raises UserError where this machine can't train as the recipe says. Cheap where one process trains."""
     machine, quantize = recipe.machine, any(one.training.quantize for one in recipe.variants)
     if machine.processes > 1 or quantize:

@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 
 from isheep.models import adapter_files
-from isheep.models.chat_template import Chat
-from isheep.models.checkpoint import find
+from isheep.models.chat_template import ChatTemplate
+from isheep.models.checkpoint import find_checkpoint
 from isheep.recipe.schema import Machine, Training
 from isheep.records import Model, Pair
-from isheep.rundir.atomic import write_list, write_text
+from isheep.rundir.atomic import write_json_list, write_text
 from isheep.trainers import adapter, launch
-from isheep.trainers.rows import Rows, chosen
+from isheep.trainers.rows import TokenizedRows, select_pairs
 
 SYSTEM = "You are a helpful assistant."  # the system turn of qwen.jinja (Appendix E)
 HELD_OUT = "isheep_held_out"
@@ -25,17 +25,17 @@ FOLDER = "llamafactory"  # in the adapter folder, while it trains
 
 
 def train(
-    model: Model, pairs: Sequence[Pair], chat: Chat, training: Training, seed: int, into: Path, machine: Machine
+    model: Model, pairs: Sequence[Pair], chat: ChatTemplate, training: Training, seed: int, into: Path, machine: Machine
 ) -> None:
     """As trainers/peft.py's `train`, with the same rows to learn from and to hold out; their order and the masks of
     dropout are LLaMA-Factory's. A killed call made again goes on at its last checkpoint.
 
     Raises UserError where LLaMA-Factory is not installed, or fails.
     """
-    if not (into / adapter.RESULT).exists():
-        tokenizer = adapter_files.tokenizer_of(model, chat)
-        train, held_out, sampled, too_long = chosen(pairs, chat, tokenizer, training, seed)
-        rows = Rows([row for _, row in train], [row for _, row in held_out], sampled, too_long)
+    if not (into / adapter.TRAINING_RECORD).exists():
+        tokenizer = adapter_files.load_training_tokenizer(model, chat)
+        train, held_out, sampled, too_long = select_pairs(pairs, chat, tokenizer, training, seed)
+        rows = TokenizedRows([row for _, row in train], [row for _, row in held_out], sampled, too_long)
         folder, out = into / FOLDER, into / FOLDER / "adapter"
         data = {"isheep": [pair for pair, _ in train], HELD_OUT: [pair for pair, _ in held_out]}
         said = {"overwrite_output_dir": False, "eval_dataset": HELD_OUT if held_out else None}
@@ -46,10 +46,15 @@ def train(
                 shutil.rmtree(checkpoint)
         _call(folder, into / launch.LOG, machine)
         state = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))
-        losses, last = adapter.losses_in(state), state["global_step"]
+        losses, last = adapter.read_losses(state), state["global_step"]
         best = state["best_global_step"] if training.keep == "best" and losses["eval_loss"] else last
-        result = {**adapter.about(model, rows, chat, training, seed), "steps": last, "kept_step": best, **losses}
-        adapter.write(into, out, model, chat, tokenizer, result)
+        result = {
+            **adapter.training_record(model, rows, chat, training, seed),
+            "steps": last,
+            "kept_step": best,
+            **losses,
+        }
+        adapter.write_adapter(into, out, model, chat, tokenizer, result)
     shutil.rmtree(into / FOLDER, ignore_errors=True)
     (into / launch.LOG).unlink(missing_ok=True)
 
@@ -65,7 +70,7 @@ def write(
 ) -> None:
     """What LLaMA-Factory trains from: dataset_info.json, pairs as Alpaca by the name of their dataset ("isheep" is the
     one to learn from), and sft.yaml, Appendix E's settings with those that are `said` over them; null takes one out."""
-    base = find(start.base)  # as it is named from its folder, where LLaMA-Factory runs
+    base = find_checkpoint(start.base)  # as it is named from its folder, where LLaMA-Factory runs
     system = {"system": SYSTEM} if chat == "qwen" else {}  # whichever one its own template has
     columns = {"prompt": "instruction", "query": "input", "response": "output"} | {key: key for key in system}
     settings = {
@@ -99,7 +104,7 @@ def write(
     data = {name: pairs for name, pairs in data.items() if pairs}
     info = {name: {"file_name": f"{name}.json", "formatting": "alpaca", "columns": columns} for name in data}
     for name, pairs in data.items():
-        write_list(into / f"{name}.json", (alpaca(pair) | system for pair in pairs))
+        write_json_list(into / f"{name}.json", (alpaca(pair) | system for pair in pairs))
     write_text(into / "dataset_info.json", json.dumps(info, indent=1) + "\n")
     kept = {key: value for key, value in settings.items() if value is not None}
     write_text(into / "sft.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
@@ -140,4 +145,4 @@ def _call(folder: Path, log: Path, machine: Machine) -> None:
         index, seen = machine.device.partition(":")[2], os.environ.get("CUDA_VISIBLE_DEVICES")
         more["CUDA_VISIBLE_DEVICES"] = seen.split(",")[int(index)] if seen else index
     words = [sys.executable, "-m", "isheep.trainers.guard", launch.LLAMAFACTORY, "train", "sft.yaml"]
-    launch.run(launch.LLAMAFACTORY, words, log, more, folder)
+    launch.run_training_command(launch.LLAMAFACTORY, words, log, more, folder)

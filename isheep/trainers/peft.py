@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from isheep.errors import UserError
-from isheep.models.adapter_files import tokenizer_of
-from isheep.models.chat_template import Chat
+from isheep.models.adapter_files import load_training_tokenizer
+from isheep.models.chat_template import ChatTemplate
 from isheep.recipe.schema import Machine, Training
 from isheep.records import Model, Pair
 from isheep.rundir.progress import progress
 from isheep.trainers import checkpoints, launch
 from isheep.trainers import rows as data
-from isheep.trainers.adapter import RESULT, about, losses_in, write
+from isheep.trainers.adapter import TRAINING_RECORD, read_losses, training_record, write_adapter
 from isheep.trainers.job import Job
 
 
 def train(
     model: Model,
     pairs: Sequence[Pair],
-    chat: Chat,
+    chat: ChatTemplate,
     training: Training,
     seed: int,
     into: Path,
@@ -38,9 +38,9 @@ def train(
     Raises UserError where fewer than two rows can be used, where the loss is no longer a number, and where a process
     that was started fails.
     """
-    if not (into / RESULT).exists():
-        tokenizer = tokenizer_of(model, chat)
-        rows = data.choose(pairs, chat, tokenizer, training, seed)
+    if not (into / TRAINING_RECORD).exists():
+        tokenizer = load_training_tokenizer(model, chat)
+        rows = data.select_rows(pairs, chat, tokenizer, training, seed)
         job = Job(
             model=model,
             train=rows.train,
@@ -51,13 +51,13 @@ def train(
             machine=machine or Machine(),
             into=into,
         )
-        checkpoints.sweep(into)
-        if (newest := checkpoints.newest(into)) < job.steps:
+        checkpoints.remove_torn_checkpoints(into)
+        if (newest := checkpoints.newest_step(into)) < job.steps:
             _check(into / f"checkpoint-{newest}", job.machine)
             with progress(f"{into.parent.name}/training", job.steps, newest) as advance:
                 _fit(job, tokenizer, advance)
         _finish(model, rows, chat, tokenizer, training, seed, into)
-    for checkpoint in checkpoints.all_of(into):
+    for checkpoint in checkpoints.list_checkpoints(into):
         shutil.rmtree(checkpoint)
     for left in ("README.md", *launch.FILES):  # TRL's model card, and what processes were told and said
         (into / left).unlink(missing_ok=True)
@@ -82,12 +82,18 @@ def _check(checkpoint: Path, machine: Machine) -> None:
 
 
 def _finish(
-    model: Model, rows: data.Rows, chat: Chat, tokenizer: Any, training: Training, seed: int, into: Path
+    model: Model,
+    rows: data.TokenizedRows,
+    chat: ChatTemplate,
+    tokenizer: Any,
+    training: Training,
+    seed: int,
+    into: Path,
 ) -> None:
     """The adapter folder from the checkpoints: the best or the last one's weights."""
-    last = checkpoints.newest(into)
+    last = checkpoints.newest_step(into)
     state = json.loads((into / f"checkpoint-{last}" / "trainer_state.json").read_text(encoding="utf-8"))
-    losses = losses_in(state)
+    losses = read_losses(state)
     best = state["best_global_step"] if training.keep == "best" and losses["eval_loss"] else last
-    result = {**about(model, rows, chat, training, seed), "steps": last, "kept_step": best, **losses}
-    write(into, into / f"checkpoint-{best}", model, chat, tokenizer, result)
+    result = {**training_record(model, rows, chat, training, seed), "steps": last, "kept_step": best, **losses}
+    write_adapter(into, into / f"checkpoint-{best}", model, chat, tokenizer, result)
