@@ -276,7 +276,7 @@ def test_what_is_beyond_the_context_is_left_out_and_its_neighbours_are_as_ever(c
     assert cut.logprobs == pytest.approx(alone.logprobs, rel=1e-4)
     assert first.logprobs == pytest.approx(engine.logprobs(texts[:1], outputs[:1])[0].logprobs, rel=1e-4)
     [one, none, two] = engine.choices([MIXED[0], long, MIXED[1]], [" 1", " 10"])
-    assert none == [0, 0] and one + two == pytest.approx(sum(engine.choices(MIXED[:2], [" 1", " 10"]), []))
+    assert none == [0, 0] and one + two == pytest.approx(sum(engine.choices(MIXED[:2], [" 1", " 10"]), []), rel=1e-4)
     ids = engine._prompts([long])[0][:256]
     np.testing.assert_allclose(
         engine.embed([long, MIXED[0]])[0], engine.embed([text_of(engine.loaded.tokenizer, ids)])[0], atol=1e-4
@@ -426,8 +426,8 @@ def test_choices_are_what_plain_passes_say(
 
 
 def test_choices_that_share_tokens_exclude_each_other(checkpoint: Path) -> None:
-    [[one, ten]], [[alone]] = (opened(checkpoint).choices(["hot"], options) for options in (["1", "1x"], ["1"]))
-    assert one + ten == pytest.approx(alone) and ten > 0
+    [[one, ten]], [[alone]] = (opened(checkpoint).choices(["hot"], options) for options in (["1", "10"], ["1"]))
+    assert one + ten == pytest.approx(alone, rel=1e-4) and ten > 1e-3 * alone  # in float32, as the passes are
     assert opened(checkpoint).choices([], ["1"]) == []
     with pytest.raises(UserError, match="with an option of"):
         opened(checkpoint).choices(["a"], ["1" * 300])

@@ -22,7 +22,7 @@ from isheep.recipe.schema import Lora, Machine, Training
 from isheep.records import Model, Pair
 from isheep.trainers import peft
 from isheep.trainers.peft import train
-from isheep.trainers.rows import IGNORED, epoch_order, row_schedule, select_rows, tokenize_pair
+from isheep.trainers.rows import IGNORED, epoch_order, row_schedule, select_pairs, select_rows, tokenize_pair
 
 FACTS = {
     "Name the capital of France.": "Paris.",
@@ -205,14 +205,26 @@ def test_the_saved_chat_template_gives_the_tokens_of_training(checkpoint: Path, 
 
 
 def test_the_best_checkpoint_is_kept_and_everything_is_told(qwen2: Path, tmp_path: Path) -> None:
-    settings = {"batch": 4, "eval_every": 2, "epochs": 3, "warmup_steps": 0, "scheduler": "constant"}
+    """The rows that are held out have another answer than those of the training, so that their loss falls while the
+    model learns to stop, and then rises by far more than rounding and dropout could hide."""
+    chat = chat_of(qwen2)
+    settings = Training(
+        batch=4, eval_every=2, epochs=3, warmup_steps=0, scheduler="constant", learning_rate=0.03, held_out=0.2,
+        lora=Lora(dropout=0),
+    )  # fmt: skip
+    questions = [pair(f"Say {n}", "Paris.") for n in range(20)]
+    aside = {row.id for row, _ in select_pairs(questions, chat, chat.tokenizer, settings, 1).held_out}
+    other = "Give the opposite of hot; cold."
+    pairs = [row.model_copy(update={"output": other}) if row.id in aside else row for row in questions]
     for keep in ("best", "last"):
         (tmp_path / keep).mkdir()
-        training = Training(learning_rate=0.1, keep=keep, held_out=0.2, **settings)  # far too fast: it gets worse
-        train(Model(str(qwen2)), numbered(20), chat_of(qwen2), training, 1, tmp_path / keep, Machine(threads=1))
+        training = settings.model_copy(update={"keep": keep})
+        train(Model(str(qwen2)), pairs, chat, training, 1, tmp_path / keep, Machine(threads=1))
     best, last = (json.loads((tmp_path / keep / "training.json").read_text()) for keep in ("best", "last"))
     assert best["rows"] == {"sampled": 20, "prompt_too_long": 0, "trained": 16, "held_out": 4}
     assert [step for step, _ in best["eval_loss"]] == [2, 4, 6, 8, 10, 12]
+    lowest, second = sorted(loss for _, loss in best["eval_loss"])[:2]
+    assert second > lowest + 0.1 and best["eval_loss"][-1][1] > lowest + 1
     assert best["kept_step"] == min(best["eval_loss"], key=lambda entry: entry[1])[0] < last["kept_step"] == 12
     assert best["loss"] == last["loss"]
     weights = [(tmp_path / keep / "adapter_model.safetensors").read_bytes() for keep in ("best", "last")]
