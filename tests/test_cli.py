@@ -116,6 +116,7 @@ def test_status_of_a_finished_run(aligned: Path) -> None:
     assert "in progress" not in done.out and "to go on" not in done.out
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("words", [(), ("--iteration", "1"), ("--iteration", "0")])
 def test_chat_answers_each_line_greedily(aligned: Path, base: Path, words: tuple[str, ...]) -> None:
     lines = ["What is 12 plus 30?", "A dog says"]
@@ -134,6 +135,7 @@ def harmless(text: str) -> str:
     return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
 
 
+@pytest.mark.numeric
 def test_chat_draws_the_same_noise_again(aligned: Path) -> None:
     words = ("chat", aligned, "--temperature", "1.0")
     first, again, greedy = (isheep(*some, typed=b"Say something\n") for some in (words, words, words[:2]))

@@ -431,6 +431,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- real models
 
 
+@pytest.mark.numeric
 def test_lamb_answers_under_the_short_principles() -> None:
     """It has read pages of this form: nearly all of its replies hold an answer."""
     from isheep.engines.transformers import open_engine
@@ -479,6 +480,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.numeric
 def test_the_long_principles_end_to_end_on_noise(far: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All four stages through the command line; a letter marks the answer, which noise writes now and then."""
     mine = tmp_path / "mine.yaml"

@@ -21,6 +21,8 @@ from isheep.models.checkpoint import LAMB_CHECKPOINT, find_checkpoint
 from isheep.records import Model, Sampling
 from tests.conftest import make_checkpoint
 
+pytestmark = pytest.mark.numeric
+
 PREFIX = "List three colours in lower case: red, green, blue. "
 LONG = "Give the opposite of hot; cold. A small dog says woof, a cat says meow. " * 2
 MIXED = ["What is 12 plus 30?", "a", LONG, "hot"]

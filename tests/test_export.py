@@ -17,6 +17,8 @@ from isheep.records import AssessedPair, Grade, Model, Pair
 from isheep.trainers import merge
 from isheep.trainers.peft import train
 
+pytestmark = pytest.mark.numeric
+
 GIVEN = {"id": "1", "instruction": "Äußere dich", "input": "zu 42", "output": 'Yes, "so".'}
 PLAIN = Pair(**GIVEN, finish="stop", tokens=3, seed=0)
 RATED = AssessedPair(

@@ -21,6 +21,8 @@ from isheep.records import AssessedPair, Grade, Model, PairEmbedding, PairPerple
 from isheep.stages.filters import FilterContext, find_drops, kept_pairs
 from isheep.stages.measure import embed_pairs, measure_perplexities, pair_text, perplexity
 
+pytestmark = pytest.mark.numeric
+
 CENTRES = np.array([[0, 0], [0, 10], [10, 0], [10, 10]], np.float32)
 
 

@@ -260,11 +260,13 @@ def pipeline(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"rejected by instances: {len(lost)}" in shown if lost else "rejected by instances" not in shown
 
 
+@pytest.mark.numeric
 def test_own_pipeline_on_lamb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("run", "lamb/self-instruct-own", "--out", tmp_path / "run", *SMALL) == 0
     pipeline(tmp_path / "run", capsys)
 
 
+@pytest.mark.numeric
 def test_own_pipeline_on_a_random_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = make_checkpoint(tmp_path / "model", "Qwen2", max_position_embeddings=1024)
     words = ["synthesis.rules=false", "synthesis.novelty=null", "synthesis.sampling.stop=[e]", "training.batch=2"]

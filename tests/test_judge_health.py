@@ -304,6 +304,7 @@ def test_prompts_of_the_user_s_own_are_those_of_the_run(bench: Bench, tmp_path: 
 # --- the real lamb, which its world knows the truth about
 
 
+@pytest.mark.numeric
 def test_lamb_judges_its_own_world_better_than_a_coin(tmp_path: Path) -> None:
     rng, rows = random.Random(3), []
     for n in range(40):

@@ -137,6 +137,7 @@ def test_the_world_checks_as_ifeval_does() -> None:
             assert bool(checker.check_following(text)) == met, (quest, text, demand)
 
 
+@pytest.mark.numeric
 def test_pretraining_resumes_and_lowers_the_loss(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -27,6 +27,8 @@ from isheep.seeds import load_seed_tasks
 from tests.gguf_file import write_gguf
 from tests.openai_server import Fake, Refusal, Served, digest, llama_cpp, serving
 
+pytestmark = pytest.mark.numeric
+
 KEY = "sk-secret-0123456789"
 GREEDY = Sampling(temperature=0, top_p=1, max_tokens=24, stop=("<|im_end|>",))
 DRAWN = Sampling(temperature=1.0, top_p=0.9, max_tokens=12, stop=("<|im_end|>",))

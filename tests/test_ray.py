@@ -25,6 +25,7 @@ from tests.test_cli import isheep
 from tests.test_killed import tree
 
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 'isheep[ray]'")
+pytestmark = pytest.mark.numeric
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 SMALL = [

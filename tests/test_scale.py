@@ -28,6 +28,8 @@ from isheep.trainers.job import Job
 from isheep.trainers.peft import train
 from isheep.trainers.rows import TokenizedRow
 
+pytestmark = pytest.mark.numeric
+
 ROOT = Path(__file__).parents[1]
 TRAINING = Training(
     epochs=2, batch=4, eval_every=3, learning_rate=5e-3, warmup_steps=2, lora=Lora(rank=4, dropout=0), held_out=0.2

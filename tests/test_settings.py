@@ -222,6 +222,7 @@ def weights(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     return weights
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("key", WEIGHTS)
 def test_it_changes_the_weights(key: str, weights: Callable[..., bytes]) -> None:
     assert weights(f"training.{key}={WEIGHTS[key]}") != weights()

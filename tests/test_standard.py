@@ -368,6 +368,7 @@ def test_what_does_not_fit_is_counted(tmp_path: Path, qwen2: Path) -> None:
         load_benchmark("paper/piqa").run(exam(tmp_path / "2", Liking([]), qwen2, tmp_path / "p.json"))
 
 
+@pytest.mark.numeric
 def test_the_loss_is_that_of_opencompass(checkpoint: Path) -> None:
     """Computed here as its HuggingFace model does: the sum over all tokens but the first, by the number of all."""
     import torch
@@ -450,6 +451,7 @@ def test_lm_evals_written_answers(tmp_path: Path, qwen2: Path, name: str) -> Non
     assert asked[0].startswith("<|im_start|>system") and asked[0].endswith("assistant\n")
 
 
+@pytest.mark.numeric
 def test_lm_eval_gets_the_log_probabilities_that_its_own_model_has(tmp_path: Path, checkpoint: Path) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
     from lm_eval.models.huggingface import HFLM
@@ -524,6 +526,7 @@ def test_every_task_file_names_its_source() -> None:
         assert found.source.startswith("open-compass/opencompass, configs/") and found.licence == "Apache-2.0"
 
 
+@pytest.mark.numeric
 def test_a_run_with_both_protocols(tmp_path: Path) -> None:
     path = write(tmp_path / "data", "piqa")
     words = ["iterations=1", "synthesis.tasks=8", "synthesis.sampling.max_tokens=200", "training.max_steps=1"]

@@ -24,6 +24,8 @@ from isheep.trainers import peft
 from isheep.trainers.peft import train
 from isheep.trainers.rows import IGNORED, epoch_order, row_schedule, select_pairs, select_rows, tokenize_pair
 
+pytestmark = pytest.mark.numeric
+
 FACTS = {
     "Name the capital of France.": "Paris.",
     "Give the opposite of hot.": "cold",

@@ -39,6 +39,8 @@ from isheep.seeds import load_seed_tasks  # noqa: E402
 from tests.conftest import make_checkpoint  # noqa: E402
 from tests.openai_server import digest  # noqa: E402
 
+pytestmark = pytest.mark.numeric
+
 CACHE = 0.25  # GiB of keys and values: the machine may be small
 GREEDY = Sampling(temperature=0, top_p=1, max_tokens=24, stop=("<|im_end|>",))
 DRAWN = Sampling(temperature=1.0, top_p=0.9, max_tokens=12, stop=("<|im_end|>",))
