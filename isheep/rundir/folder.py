@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import yaml
 
 from isheep import prompts
-from isheep.batching import chunks
+from isheep.batching import chunks, ordered_map
 from isheep.errors import UserError
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
@@ -29,7 +29,7 @@ from isheep.seeds import load_seed_tasks
 
 R = TypeVar("R", bound=Record)
 Batches = Callable[[Sequence[R]], Iterator[Sequence[R]]]
-"""A stage's work: given the rows that are there (whole batches), the batches that are still owed, in order."""
+"""A function from the existing rows (whole batches) of a file to its missing batches, in order."""
 
 AT_ONCE = 1000  # computed rows between two fsyncs
 PACKAGES = ("isheep", "torch", "transformers", "peft", "trl", "datasets", "numpy", "rapidfuzz")
@@ -67,6 +67,27 @@ class RunFolder:
     def read(self, name: str, kind: type[R]) -> JsonlRows[R]:
         """The rows of a finished file. Raises UserError, naming the line, where one is not a row of this kind."""
         return jsonl.read_rows(self.path / name, kind)
+
+    def map_batches(
+        self,
+        name: str,
+        row_type: type[R],
+        make_batch: Callable[[int], Sequence[R]],
+        num_rows: int,
+        batch_size: int,
+        max_in_flight: int = 1,
+    ) -> JsonlRows[R]:
+        """Return the rows of `name`; if the file is not complete, make its missing batches in order first.
+
+        `make_batch(start)` returns the rows from index `start` to `start + batch_size` (fewer at the end). Its result
+        must depend on `start` alone, because a killed run resumes after the whole batches that exist. Up to
+        `max_in_flight` calls run at a time, in threads. Raises UserError if a finished file has not `num_rows` rows.
+        """
+
+        def missing_batches(existing: Sequence[R]) -> Iterator[Sequence[R]]:
+            return ordered_map(make_batch, range(len(existing), num_rows, batch_size), max_in_flight)
+
+        return self.records(name, row_type, missing_batches, batch_size, num_rows)
 
     def records(
         self, name: str, kind: type[R], batches: Batches[R], size: int, total: int | None = None, asked: bool = True

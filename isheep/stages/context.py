@@ -1,0 +1,49 @@
+"""What the stages of one iteration share: its settings, the model that generates, and where the files go."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from isheep.batching import derive_seed
+from isheep.engines import Engine
+from isheep.models.chat_template import ChatTemplate
+from isheep.recipe.schema import Recipe
+from isheep.records import Sampling
+from isheep.rundir.folder import RunFolder
+from isheep.rundir.iterations import iteration_dir
+from isheep.seeds import SeedTask
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """The first argument of every stage: a stage is `stage(context, input_rows) -> output_rows`.
+
+    `recipe` is the recipe as this iteration has it (Recipe.at), `engine` runs the model M^(iteration - 1), and `run` is
+    the run folder's root. A stage reads and writes its files in `folder`, through RunFolder.map_batches.
+    """
+
+    recipe: Recipe
+    engine: Engine
+    chat: ChatTemplate
+    run: RunFolder
+    iteration: int
+
+    @property
+    def folder(self) -> RunFolder:
+        """The folder of the iteration."""
+        return iteration_dir(self.run, self.iteration)
+
+    @cached_property
+    def seed_tasks(self) -> list[SeedTask]:
+        """The run's seed tasks."""
+        return list(self.run.read("seeds.jsonl", SeedTask))
+
+    def seed(self, *path: int | str) -> int:
+        """Return the random seed of a place in this iteration, such as `seed("response", batch)`."""
+        return derive_seed(self.recipe.seed, self.iteration, *path)
+
+    def sampling(self, settings: Sampling, *stop: str) -> Sampling:
+        """Return `settings` with more stop strings: the chat template's end token, `stop`, then its own.
+
+        A tuned model writes the end token after a plain prompt too.
+        """
+        return settings.model_copy(update={"stop": (self.chat.end, *stop, *settings.stop)})
