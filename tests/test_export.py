@@ -11,10 +11,10 @@ from conftest import make_checkpoint
 
 from isheep.errors import UserError
 from isheep.export import formats
+from isheep.models import merge
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Lora, Machine, Recipe, Training
 from isheep.records import AssessedPair, Grade, Model, Pair
-from isheep.trainers import merge
 from isheep.trainers.peft import train
 
 pytestmark = pytest.mark.numeric
