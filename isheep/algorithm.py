@@ -27,6 +27,7 @@ from isheep.records import (
     TaskKind,
 )
 from isheep.rundir.folder import RunFolder
+from isheep.rundir.training_file import training_row, write_training_file
 from isheep.seeds import SeedTask
 from isheep.stages.assess import assess
 from isheep.stages.filters import FilterContext, find_drops, has_unreadable_rating, kept_pairs
@@ -35,8 +36,6 @@ from isheep.stages.measure import SIZE, embed_pairs, measure_perplexities
 from isheep.stages.respond import respond
 from isheep.stages.synthesize import generate_replies, read_tasks
 from isheep.stages.topics import TopicPrompts, generate_topics, parse_topics
-
-ALPACA = {"instruction", "input", "output"}
 
 
 def align(recipe: Recipe, run: RunFolder) -> Iterator[Model]:
@@ -208,5 +207,5 @@ def choose(
             " lower the threshold in filters or ask for more synthesis.tasks"
         )
     data = [*before, *data] if before else data
-    folder.listed("train.json", (pair.model_dump(include=ALPACA) for pair in data))
+    write_training_file(folder, map(training_row, data))
     return data

@@ -10,6 +10,11 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def user_turn(instruction: str, input: str) -> str:
+    """Return the user's turn of a conversation: the instruction, and the input on lines of its own if there is one."""
+    return f"{instruction}\n{input}" if input else instruction
+
+
 class Task(Record):
     """An instruction, with an input or without. `id` comes from its place in the run, it is never drawn."""
 
@@ -20,7 +25,7 @@ class Task(Record):
     @property
     def content(self) -> str:
         """The user's turn: instruction and input as the model reads them."""
-        return f"{self.instruction}\n{self.input}" if self.input else self.instruction
+        return user_turn(self.instruction, self.input)
 
 
 class Reply(Record):

@@ -341,7 +341,9 @@ def test_four_stages(world: World, tmp_path: Path, capsys: pytest.CaptureFixture
     ]
     trained = json.loads((first / "train.json").read_text())
     assert trained == [
-        {"instruction": pair.instruction, "input": "", "output": "Short."} for pair in pairs if not pair.unanswered
+        {"instruction": pair.instruction, "input": "", "output": "Short.", "finish": "stop"}
+        for pair in pairs
+        if not pair.unanswered
     ]
     # verbose cloning: the same tasks, no principles, from the engraved model and onto it
     verbose = prompts.load_prompts("dromedary/verbose")["chat"]
@@ -354,7 +356,9 @@ def test_four_stages(world: World, tmp_path: Path, capsys: pytest.CaptureFixture
     }
     assert (tmp_path / "run/iter-2/tasks.jsonl").read_bytes() == (first / "tasks.jsonl").read_bytes()
     cloned = json.loads((tmp_path / "run/iter-2/train.json").read_text())
-    assert cloned == [{"instruction": task.instruction, "input": "", "output": "Long."} for task in again]
+    assert cloned == [
+        {"instruction": task.instruction, "input": "", "output": "Long.", "finish": "stop"} for task in again
+    ]
     assert world.starts == [None, first / "adapter"]
 
 

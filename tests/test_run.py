@@ -266,4 +266,4 @@ def test_what_the_undisturbed_run_holds(undisturbed: Path) -> None:
     inside |= {"collapse.json", "perplexity.jsonl", "vectors.jsonl", "train.json", "adapter/weights"}
     assert names == {"recipe.yaml", "seeds.jsonl"} | {f"iter-{t}/{name}" for t in (1, 2) for name in inside}
     kept = json.loads((undisturbed / "iter-2" / "train.json").read_text())
-    assert 0 < len(kept) < 20 and set(kept[0]) == {"instruction", "input", "output"}
+    assert 0 < len(kept) < 20 and set(kept[0]) == {"instruction", "input", "output", "finish"}
