@@ -230,7 +230,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
         who = model.adapter.parent.name if model.adapter else "base"
         return FakeEngine(lambda prompt, seed: "Yes." if int(prompt.split()[1]) % 3 == 0 else f"As {who} says.")
 
-    monkeypatch.setattr("isheep.annotation.session.load_chat", lambda name, model: Chat())
+    monkeypatch.setattr("isheep.annotation.session.load_chat_template", lambda name, model: Chat())
     monkeypatch.setattr("isheep.annotation.session.open_engine", open_engine)
     return opened
 

@@ -114,7 +114,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(recipe: Recipe, chat: Chat, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
         (into / "training.json").write_text("{}")
 
-    monkeypatch.setattr(isheep.algorithm, "load_chat", lambda name, model: Chat())
+    monkeypatch.setattr(isheep.algorithm, "load_chat_template", lambda name, model: Chat())
     monkeypatch.setattr(isheep.algorithm, "open_engine", open_engine)
     monkeypatch.setattr(isheep.algorithm, "train", train)
 

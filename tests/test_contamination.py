@@ -123,7 +123,7 @@ def test_lamb_says_which_prompt_each_item_belongs_to() -> None:
 
 def test_items_by_order_and_by_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """A benchmark that says nothing itself: an item for each prompt, or a cluster for each."""
-    monkeypatch.setattr("isheep.diagnostics.contamination.module", lambda name: object())
+    monkeypatch.setattr("isheep.diagnostics.contamination.load_benchmark", lambda name: object())
     found = {
         "items": {"each": [1, 0, 1], "some": [1, 0, 1, 1], "unknown": [1] * 5},
         "clusters": {"some": ["x", "x", "q7", "b"], "unknown": ["x", "x", "b", "b", "b"]},

@@ -44,7 +44,7 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return FakeEngine(answer)
 
     monkeypatch.setattr("isheep.evaluation.evaluate.open_engine", open_engine)
-    monkeypatch.setattr("isheep.evaluation.evaluate.load_chat", lambda name, model: Chat())
+    monkeypatch.setattr("isheep.evaluation.evaluate.load_chat_template", lambda name, model: Chat())
     monkeypatch.setattr(lamb, "suite", lambda: suite()[:30])
     return models
 

@@ -87,7 +87,7 @@ def test_a_merged_checkpoint_is_on_the_disk_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[int] = []
-    monkeypatch.setattr(merge, "merge", lambda model, chat, into: (into / "weights").write_text("whole"))
+    monkeypatch.setattr(merge, "merge_adapter", lambda model, chat, into: (into / "weights").write_text("whole"))
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
     formats.write_merged_checkpoint(Model("lamb"), load_chat_template("tokenizer", "lamb"), tmp_path / "merged")
     wanted = (tmp_path / "merged" / "weights", tmp_path / "merged", tmp_path)

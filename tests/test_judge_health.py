@@ -64,7 +64,7 @@ def truth_in(prompt: str) -> int:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     made = Bench()
-    monkeypatch.setattr(judge_calibration, "load_chat", lambda name, model: Chat())
+    monkeypatch.setattr(judge_calibration, "load_chat_template", lambda name, model: Chat())
     monkeypatch.setattr(judge_calibration, "open_engine", made.open_engine)
     yield made
 
@@ -193,8 +193,8 @@ def test_answers_that_a_program_checked_are_rated_and_held_against_it(
     right = [n % 3 == 0 for n in range(30)]
     recipe = answered(run, right, [9 if hit else 8 - n % 4 for n, hit in enumerate(right)])
     kind = type("Module", (), {"prompts": staticmethod(lambda data: [f"Task {n}" for n in range(30)])})
-    monkeypatch.setattr("isheep.diagnostics.contamination.module", lambda name: kind)
-    monkeypatch.setattr(judge_calibration, "reading", lambda path: (recipe, RunFolder(path, path)))
+    monkeypatch.setattr("isheep.diagnostics.contamination.load_benchmark", lambda name: kind)
+    monkeypatch.setattr(judge_calibration, "open_run", lambda path: (recipe, RunFolder(path, path)))
     found = health(run, 1, "--iteration", "1")["truth"]["paper/checked"]
     assert found["pairs"] == 30 and found["right"][0] == pytest.approx(1 / 3, abs=1e-3)
     assert found["auroc"][0] == 1 and found["recall"][0] == 1
@@ -208,7 +208,7 @@ def test_benchmarks_without_answers_for_each_prompt_have_no_truth(tmp_path: Path
     run = made(tmp_path / "run")
     recipe = answered(run, [True, False], [1, 2, 3])
     kind = type("Module", (), {"prompts": staticmethod(lambda data: ["a", "b"])})
-    monkeypatch.setattr("isheep.diagnostics.contamination.module", lambda name: kind)
+    monkeypatch.setattr("isheep.diagnostics.contamination.load_benchmark", lambda name: kind)
     folder = RunFolder(run, run)
     case = judge_calibration.Case(recipe, recipe.assessment or judge_calibration.Assessment(), folder, 1, [], 9)
     assert judge_calibration.known_truths(case, folder) == {}

@@ -1,23 +1,42 @@
-"""Intervals and tests against values worked by hand, and against statsmodels and scipy."""
+"""Estimates, tests and agreement: against values worked out by hand, and against statsmodels, scipy and sklearn."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
+from sklearn.metrics import cohen_kappa_score
 from statsmodels.api import OLS
 from statsmodels.stats.proportion import proportion_confint
 
 from isheep.evaluation.statistics import (
+    Estimate,
     Value,
+    auroc,
     compare,
     compare_over_seeds,
+    concordance,
     estimate,
     holm,
     mcnemar,
     minimum_detectable_difference,
+    rank_correlation,
     wilson,
+    win_rate,
 )
+
+
+def ends(result: Estimate) -> tuple[float, float, float]:
+    return result.value, result.low, result.high
+
+
+def contains(result: Estimate, truth: float) -> bool:
+    return result.low <= truth <= result.high
+
+
+# --- one score
 
 
 def test_wilson() -> None:
@@ -34,16 +53,21 @@ def test_wilson_of_effective_counts(right: float, total: float) -> None:
 
 def test_a_mean_has_students_interval() -> None:
     """s = 1.2910 over 4 items, t = 3.1824 with 3 degrees of freedom."""
-    found = estimate([1, 2, None, 3, 4])
-    assert found[:3] == pytest.approx((2.5, 2.5 - 2.0543, 2.5 + 2.0543), abs=1e-4) and found.items == 4
+    result = estimate([1, 2, None, 3, 4])
+    assert ends(result) == pytest.approx((2.5, 2.5 - 2.0543, 2.5 + 2.0543), abs=1e-4) and result.num_items == 4
 
 
-def test_too_little_to_say() -> None:
-    assert estimate([None, None]).items == 0 and math.isnan(estimate([None]).value)
-    one = estimate([3.5])
-    assert one.value == 3.5 and math.isnan(one.low) and math.isnan(one.high)
-    found = compare([True, None], [None, False])
-    assert found.items == 0 and found.unread == 2 and math.isnan(found.p)
+def test_a_share_has_wilsons_interval() -> None:
+    assert ends(estimate([True] * 81 + [False] * 182)) == pytest.approx((81 / 263, 0.2553, 0.3662), abs=1e-4)
+
+
+def test_too_few_values_give_nan() -> None:
+    assert estimate([None, None]).num_items == 0 and math.isnan(estimate([None]).value)
+    single = estimate([3.5])
+    assert single.value == 3.5 and math.isnan(single.low) and math.isnan(single.high)
+    result = compare([True, None], [None, False])
+    assert result.num_items == 0 and result.num_unreadable == 2 and math.isnan(result.p)
+    assert math.isnan(win_rate([]).value)
 
 
 PAIRS = [0, 0, 1, 1, 2, 2]
@@ -51,46 +75,96 @@ PAIRS = [0, 0, 1, 1, 2, 2]
 
 def test_instructions_of_a_prompt_count_by_prompt() -> None:
     """Residual sums 1, -1 and 0: a standard error of sqrt(2 * 3 / 2) / 6, as 3 independent items would have."""
-    found = estimate([True, True, False, False, True, False], PAIRS)
-    assert found.value == 0.5 and (found.low, found.high) == pytest.approx(wilson(1.5, 3))
-    apart = estimate([True, True, False, False, True, False])
-    assert found.low < apart.low and found.high > apart.high
+    result = estimate([True, True, False, False, True, False], PAIRS)
+    assert result.value == 0.5 and (result.low, result.high) == pytest.approx(wilson(1.5, 3))
+    independent = estimate([True, True, False, False, True, False])
+    assert result.low < independent.low and result.high > independent.high
 
 
-def test_prompts_that_agree_are_as_many_items() -> None:
-    assert estimate([True] * 6, PAIRS)[:3] == pytest.approx((1, *wilson(3, 3)))
-    assert estimate([True] * 2, [0, 0])[:3] == pytest.approx((1, *wilson(1, 1)))
-    halves = estimate([True, False] * 3, PAIRS)  # no error at all
+def test_prompts_whose_instructions_agree_count_as_single_items() -> None:
+    assert ends(estimate([True] * 6, PAIRS)) == pytest.approx((1, *wilson(3, 3)))
+    assert ends(estimate([True] * 2, [0, 0])) == pytest.approx((1, *wilson(1, 1)))
+    # The cluster-robust error is 0.
+    halves = estimate([True, False] * 3, PAIRS)
     assert (halves.low, halves.high) == pytest.approx(wilson(1.5, 3))
-    less = estimate([True, False, True, False, True, True], PAIRS)  # 8 by the formula: never more than there are
-    assert (less.low, less.high) == pytest.approx(wilson(4, 6))
+    # The formula gives 8 independent items; there are never more than the real ones.
+    negative = estimate([True, False, True, False, True, True], PAIRS)
+    assert (negative.low, negative.high) == pytest.approx(wilson(4, 6))
 
 
-def drawn(number: int) -> tuple[list[bool], list[bool], list[int]]:
-    rng = np.random.default_rng(number)
+def test_a_tie_is_half_a_win() -> None:
+    assert win_rate([0.5] * 8) == pytest.approx(estimate([True] * 4 + [False] * 4))
+
+
+def clustered_run(path: Path) -> Path:
+    """A run whose only benchmark has 3000 instructions in 1000 prompts, and generated pairs that touch every prompt."""
+    from isheep.benchmarks import load_benchmark
+    from isheep.recipe.schema import Recipe
+    from isheep.records import Drop, Pair
+    from isheep.rundir.folder import open_run_for_writing
+
+    prompts = load_benchmark("lamb").prompts(None)
+    rng = np.random.default_rng(5)
+    clusters = [*range(len(prompts)), *rng.integers(0, len(prompts), 2000).tolist()]
+    right_prompts = (rng.random(len(prompts)) < 0.64).tolist()
+    items = [bool(right_prompts[prompt] ^ (rng.random() < 0.2)) for prompt in clusters]
+    result = {"template": "qwen", "items": {"constraints": items}, "clusters": {"constraints": clusters}}
+    fields = {"input": "", "output": "fine", "finish": "stop", "tokens": 1, "seed": 1}
+    pairs = [Pair.model_validate({"id": f"t1-{n}", "instruction": text, **fields}) for n, text in enumerate(prompts)]
+    settings = {"model": "lamb", "iterations": 1, "assessment": None, "filters": [], "evaluation": ["lamb"]}
+    with open_run_for_writing(path, Recipe.model_validate(settings)) as root:
+        (root / "iter-1").write("pairs.jsonl", Pair, pairs)
+        (root / "iter-1").write("dropped.jsonl", Drop, [])
+        for name in ("base", "iter-1"):
+            file = root.path / name / "eval" / "lamb.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(result))
+    return path
+
+
+def test_every_command_prints_the_same_interval(tmp_path: Path) -> None:
+    from tests.test_cli import isheep
+
+    run = clustered_run(tmp_path / "run")
+    result = json.loads((run / "base" / "eval" / "lamb.json").read_text())
+    score = estimate(result["items"]["constraints"], result["clusters"]["constraints"])
+    interval = f"[{100 * score.low:.0f},{100 * score.high:.0f}]"
+    independent = estimate(result["items"]["constraints"])
+    assert interval != f"[{100 * independent.low:.0f},{100 * independent.high:.0f}]"
+    for command in ("status", "compare", "contamination"):
+        done = isheep(command, run, *(["--iteration", "1"] if command == "compare" else []))
+        lines = [line for line in done.out.splitlines() if "constraints" in line and "[" in line]
+        assert lines and interval in lines[-1], (command, done.out, done.err)
+
+
+# --- two scores
+
+
+def random_answers(seed: int) -> tuple[list[bool], list[bool], list[int]]:
+    rng = np.random.default_rng(seed)
     before = rng.random(300) < 0.5
     after = before ^ (rng.random(300) < 0.2)
     return before.tolist(), (after | (rng.random(300) < 0.1)).tolist(), np.sort(rng.integers(0, 150, 300)).tolist()
 
 
-@pytest.mark.parametrize("number", range(3))
-def test_clusters_agree_with_statsmodels(number: int) -> None:
-    before, after, clusters = drawn(number)
+@pytest.mark.parametrize("seed", range(3))
+def test_clusters_agree_with_statsmodels(seed: int) -> None:
+    before, after, clusters = random_answers(seed)
     changes = np.subtract(after, before, dtype=float)
     fit = OLS(changes, np.ones(300)).fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
-    found = compare(before, after, [f"prompt {n}" for n in clusters])
-    assert found.test == "t over clusters" and found.p == pytest.approx(fit.pvalues[0])
-    assert (found.low, found.high) == pytest.approx(tuple(fit.conf_int()[0]))
-    assert found.difference == pytest.approx(fit.params[0])
+    result = compare(before, after, [f"prompt {cluster}" for cluster in clusters])
+    assert result.test == "t over clusters" and result.p == pytest.approx(fit.pvalues[0])
+    assert (result.low, result.high) == pytest.approx(tuple(fit.conf_int()[0]))
+    assert result.difference == pytest.approx(fit.params[0])
 
 
 def test_shares_are_compared_by_mcnemar() -> None:
     """Nine gains, a loss of 15: p = 2 (1 + 10) / 2^10; Agresti and Min: 8/17 +- 1.96 sqrt((11/17 - 64/289) / 17)."""
     before, after = [False] * 9 + [True] * 6, [True] * 9 + [False] + [True] * 5
-    found = compare(before, after)
-    assert mcnemar(before, after) == pytest.approx(22 / 1024) == found.p
-    assert found.difference == pytest.approx(8 / 15) and found.items == 15
-    assert (found.low, found.high) == pytest.approx((0.1605, 0.7807), abs=1e-4)
+    result = compare(before, after)
+    assert mcnemar(before, after) == pytest.approx(22 / 1024) == result.p
+    assert result.difference == pytest.approx(8 / 15) and result.num_items == 15
+    assert (result.low, result.high) == pytest.approx((0.1605, 0.7807), abs=1e-4)
     assert mcnemar([True, False], [True, False]) == 1
     with pytest.raises(ValueError, match="shorter"):
         mcnemar([True], [])
@@ -98,62 +172,108 @@ def test_shares_are_compared_by_mcnemar() -> None:
 
 def test_numbers_are_compared_by_sign_flips() -> None:
     """Of the 8 ways to flip three differences, 2 are as far from 0 as all up."""
-    found = compare([1.0, 1.0, 1.0, None], [2.0, 3.0, 4.0, 9.0])
-    assert found.test == "sign flips" and found.p == pytest.approx(0.25)
-    assert (found.difference, found.items, found.unread) == (2, 3, 1)
+    result = compare([1.0, 1.0, 1.0, None], [2.0, 3.0, 4.0, 9.0])
+    assert result.test == "sign flips" and result.p == pytest.approx(0.25)
+    assert (result.difference, result.num_items, result.num_unreadable) == (2, 3, 1)
 
 
 def test_many_numbers_agree_with_students_test() -> None:
     rng = np.random.default_rng(3)
     before = rng.normal(5, 2, 400)
     after = before + rng.normal(0.2, 1.5, 400)
-    found, student = compare(before.tolist(), after.tolist()), ttest_rel(after, before)
+    result, student = compare(before.tolist(), after.tolist()), ttest_rel(after, before)
     interval = student.confidence_interval()
-    assert found.p == pytest.approx(student.pvalue, abs=0.005)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=0.02)
-    assert compare(before.tolist(), after.tolist()) == found  # drawn with a fixed seed
+    assert result.p == pytest.approx(student.pvalue, abs=0.005)
+    assert (result.low, result.high) == pytest.approx((interval.low, interval.high), abs=0.02)
+    # The resampling has a fixed seed.
+    assert compare(before.tolist(), after.tolist()) == result
 
 
 @pytest.mark.parametrize("values", [[True, False, True], [1.0, 2.5, 4.0]])
 @pytest.mark.parametrize("clusters", [None, [0, 0, 1]])
 def test_nothing_changed(values: list[Value], clusters: list[int] | None) -> None:
-    found = compare(values, values, clusters)
-    assert found.p == 1 and found.difference == 0
+    result = compare(values, values, clusters)
+    assert result.p == 1 and result.difference == 0
 
 
 def test_over_seeds() -> None:
     before, after = [0.61, 0.58, 0.64], [0.66, 0.60, 0.70]
-    found, student = compare_over_seeds(before, after), ttest_rel(after, before)
+    result, student = compare_over_seeds(before, after), ttest_rel(after, before)
     interval = student.confidence_interval()
-    assert found.p == pytest.approx(student.pvalue) and found.test == "paired t over seeds"
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
-    assert math.isnan(compare_over_seeds([0.5, 0.6], [0.6, 0.7]).p)  # the same gain twice: no variance to test with
+    assert result.p == pytest.approx(student.pvalue) and result.test == "paired t over seeds"
+    assert (result.low, result.high) == pytest.approx((interval.low, interval.high))
+    # Twice the same gain has no variance to test with.
+    assert math.isnan(compare_over_seeds([0.5, 0.6], [0.6, 0.7]).p)
 
 
 def test_holm() -> None:
-    """Three times the least, twice the middle, the largest as it is, never less than one before."""
+    """Three times the least, twice the middle, the largest as it is, never less than the one before."""
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     mixed = holm([0.01, math.nan, 0.6])
     assert mixed[0] == pytest.approx(0.02) and math.isnan(mixed[1]) and mixed[2] == pytest.approx(0.6)
     assert holm([]) == []
 
 
-def test_ifeval_sees_six_points() -> None:
+def test_ifeval_detects_six_points() -> None:
     """541 prompts, a quarter of which change; McNemar's test then finds six points four times of five."""
     changed = 135
     before = [n % 2 == 0 for n in range(541)]
     after = [right ^ (n < changed) for n, right in enumerate(before)]
     least = compare(before, after).detectable
     assert least == pytest.approx(0.06, abs=0.002)
-    rng, found = np.random.default_rng(0), 0
+    rng, detected = np.random.default_rng(0), 0
     for draw in rng.random((400, 541)):
         gained, lost = draw < (0.25 + least) / 2, draw > 1 - (0.25 - least) / 2
-        found += mcnemar(lost.tolist(), gained.tolist()) < 0.05
-    assert 0.72 < found / 400 < 0.86
+        detected += mcnemar(lost.tolist(), gained.tolist()) < 0.05
+    assert 0.72 < detected / 400 < 0.86
 
 
-def test_what_a_mean_sees() -> None:
+def test_minimum_detectable_difference_of_means() -> None:
     """2.80 standard errors for many items, more for few."""
     assert minimum_detectable_difference(0.5, 100_000) == pytest.approx(0.5 * 2.8016, abs=1e-3)
     assert minimum_detectable_difference(0.5, 3) == pytest.approx(0.5 * 5.6535, abs=1e-3)
     assert math.isnan(minimum_detectable_difference(0.5, 1)) and math.isnan(minimum_detectable_difference(0.0, 9))
+
+
+# --- agreement
+
+
+def test_concordance_of_whole_scores_is_the_weighted_kappa() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.integers(1, 11, 150)
+    others = np.clip(scores + rng.integers(-3, 4, 150), 1, 10)
+    result = concordance(scores.tolist(), others.tolist())
+    assert result.value == pytest.approx(cohen_kappa_score(scores, others, weights="quadratic"))
+    assert result.low < result.value < result.high
+    # A stricter rater with the same ranks.
+    assert concordance(scores.tolist(), (scores - 3).tolist()).value < 0.7
+    assert math.isnan(concordance([1, 2], [1, 2]).value)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2.5])
+def test_the_interval_of_auroc_contains_the_truth(shift: float) -> None:
+    rng, truth, hits = np.random.default_rng(0), 0.5 * (1 + math.erf(shift / 2)), 0
+    for _ in range(200):
+        scores = [*rng.normal(shift, 1, 20), *rng.normal(0, 1, 40)]
+        hits += contains(auroc(scores, [True] * 20 + [False] * 40), truth)
+    assert 0.9 <= hits / 200 <= 1
+
+
+def test_auroc_at_its_ends_and_with_items_of_one_kind() -> None:
+    perfect = auroc([1, 2, 3, 4, 5, 6], [False] * 3 + [True] * 3)
+    assert perfect.value == perfect.high == 1 and 0.2 < perfect.low < 0.9
+    wrong = auroc([6, 5, 4, 3, 2, 1], [False] * 3 + [True] * 3)
+    assert wrong.value == wrong.low == 0 and wrong.high == pytest.approx(1 - perfect.low)
+    assert ends(auroc([1, 1, 1, 1], [True, False] * 2)) == pytest.approx((0.5, 0.112, 0.888), abs=1e-3)
+    assert math.isnan(auroc([1, 2], [True, True]).value) and math.isnan(auroc([], []).value)
+
+
+def test_the_interval_of_the_rank_correlation_contains_the_truth() -> None:
+    rng, truth, hits = np.random.default_rng(0), 6 / math.pi * math.asin(0.6 / 2), 0
+    for _ in range(200):
+        x, y = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 40).T.tolist()
+        hits += contains(rank_correlation(x, y), truth)
+    assert 0.9 <= hits / 200 <= 1
+    assert ends(rank_correlation([1, 2, 3, 4], [2, 4, 6, 8])) == pytest.approx((1, 1, 1))
+    assert math.isnan(rank_correlation([1, 2, 3, 4], [5, 5, 5, 5]).value)
+    assert math.isnan(rank_correlation([1, 2], [1, 2]).value)

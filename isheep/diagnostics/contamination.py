@@ -1,5 +1,6 @@
 """The verb contamination: rows that touch a benchmark's prompts, and scores on its clean and its touched part."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +14,8 @@ from rich.text import Text
 
 from isheep.benchmarks import data_path, fingerprint, load_benchmark
 from isheep.errors import UserError
-from isheep.evaluation.agreement import Estimate, mean
 from isheep.evaluation.formatting import escape_unprintable
+from isheep.evaluation.statistics import Clusters, Estimate, Value, estimate, is_share
 from isheep.recipe.schema import BenchmarkSettings, ContaminationFilter, Recipe
 from isheep.records import Drop, Pair
 from isheep.rundir.folder import RunFolder, open_run
@@ -119,11 +120,11 @@ def split(
     base, now = (result(run, s, one.name) for s in (0, t))
     for score, place in places(one, now, prompts).items():
         models = [one.get("items", {}).get(score) for one in (base, now)]
+        groups = now.get("clusters", {}).get(score)
         parts = [[n for n, p in enumerate(place) if (p in hit) == side] for side in (False, True)]
         if parts[1]:
-            of_base, of_model = ((part(items, parts[0], place), part(items, parts[1], place)) for items in models)
-            truths = all(item in (0, 1) for item in models[1] if item is not None)
-            yield Split(score, (len(parts[0]), len(parts[1])), of_base, of_model, truths)
+            of_base, of_model = ((part(items, parts[0], groups), part(items, parts[1], groups)) for items in models)
+            yield Split(score, (len(parts[0]), len(parts[1])), of_base, of_model, is_share(models[1]))
 
 
 def result(run: RunFolder, t: int, name: str) -> dict[str, Any]:
@@ -150,10 +151,11 @@ def places(one: BenchmarkSettings, found: dict[str, Any], prompts: int) -> dict[
     return {score: known[score] for score, items in scores.items() if len(known.get(score, ())) == len(items)}
 
 
-def part(items: Sequence[float | None] | None, some: Sequence[int], place: Sequence[int]) -> Estimate | None:
-    """A score on some of its items; what could not be read is left out."""
-    there = [n for n in some if items and items[n] is not None]
-    return mean([float(items[n] or 0) for n in there], [place[n] for n in there]) if items else None
+def part(items: Sequence[Value] | None, indices: Sequence[int], clusters: Clusters) -> Estimate | None:
+    """Return a score on some of its items, None without a result."""
+    if not items:
+        return None
+    return estimate([items[n] for n in indices], clusters and [clusters[n] for n in indices])
 
 
 # --- as text
@@ -185,19 +187,19 @@ def scores(name: str, splits: dict[int, list[Split]]) -> Group:
             )
             shown.add_row(escape(score), str(t), *(cell for side in cells for cell in side))
     title = Text(f"{name}: scores on the clean and on the touched items", style="bold")
-    legend = "now: the model of iteration t; shares in %; 95% intervals, a prompt counting once\n"
+    legend = "now: the model of iteration t; shares in %; 95% intervals as in isheep status\n"
     return Group(title, shown, Text(legend, "dim"))
 
 
 def value(one: Estimate | None, of: Split) -> str:
-    return "-" if one is None else f"{100 * one.value if of.share else one.value:.3g}"
+    return "-" if one is None or math.isnan(one.value) else f"{100 * one.value if of.share else one.value:.3g}"
 
 
 def figure(one: Estimate | None, of: Split) -> str:
     """A share in % or a mean, with its interval."""
-    if one is None:
-        return "-"
-    low, high = (f"{100 * bound:.0f}" if of.share else f"{bound:.2g}" for bound in one[1:])
+    if one is None or math.isnan(one.low):
+        return value(one, of)
+    low, high = (f"{100 * bound:.0f}" if of.share else f"{bound:.2g}" for bound in (one.low, one.high))
     return f"{value(one, of)} \\[{low},{high}]"
 
 

@@ -6,6 +6,7 @@ that check an answer, people. What the run made is only read; new ratings of a s
 """
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -31,7 +32,7 @@ from isheep.diagnostics.judge_metrics import (
 )
 from isheep.engines import Engine
 from isheep.errors import UserError
-from isheep.evaluation.agreement import share, win_rate
+from isheep.evaluation.statistics import Estimate, estimate, win_rate
 from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.recipe.schema import Assessment, Recipe
 from isheep.records import Answer, AssessedPair, Pair
@@ -153,7 +154,7 @@ def again(case: Case, engine: Engine, chat: ChatTemplate, sample: Graded) -> Fou
         first = rated(case, engine, chat, sample, "again-1", sampling=sampling)
     second = rated(case, engine, chat, sample, "again-2", sampling=sampling)
     passes = [[passed(case.recipe, row.grades) for row in rows] for rows in (first, second)]
-    decision = None if None in passes[0] else share([a == b for a, b in zip(*passes, strict=True)])
+    decision = None if None in passes[0] else estimate([a == b for a, b in zip(*passes, strict=True)])
     criteria = {name: agreement(*some) for name, some in scores_of_both(first, second).items()}
     return {"how": how, "criteria": criteria, "the same decision": decision}
 
@@ -207,7 +208,9 @@ def wins(t: int, run: RunFolder) -> list[Found]:
 
 
 def _rounded(value: Any) -> Any:
-    """Numbers to four decimals, estimates as lists."""
+    """Return numbers with four decimals, and estimates as [value, low, high]; None for an estimate that is nan."""
+    if isinstance(value, Estimate):
+        return None if math.isnan(value.low) else _rounded(value[:3])
     if isinstance(value, dict):
         return {key: _rounded(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

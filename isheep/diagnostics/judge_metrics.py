@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from isheep.evaluation.agreement import auroc, concordance, difference, rank_correlation, share
+from isheep.evaluation.statistics import auroc, concordance, estimate, rank_correlation
 from isheep.recipe.schema import RATING_SCALE, Recipe, ScoreFilter
 from isheep.records import AssessedPair, Grade
 from isheep.stages.filters import below_threshold
@@ -26,7 +26,7 @@ def distribution(grades: Sequence[Grade]) -> Found:
     counts = Counter(math.floor(score + 0.5) for score in scores)
     return {
         "rated": len(grades),
-        "unreadable": share([grade.score is None for grade in grades]),
+        "unreadable": estimate([grade.score is None for grade in grades]),
         "mean": float(np.mean(scores)) if scores else None,
         "deviation": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
         "histogram": {str(score): counts[score] for score in RATING_SCALE},
@@ -50,7 +50,7 @@ def compared(one: Graded, ours: Graded) -> dict[str, Found]:
 
 
 def _beside(one: Sequence[float], ours: Sequence[float]) -> Found:
-    ranks, higher = rank_correlation(one, ours), difference(one, ours)
+    ranks, higher = rank_correlation(one, ours), estimate([b - a for a, b in zip(one, ours, strict=True)])
     return {"pairs": len(one), "rank correlation": ranks, "difference": higher}
 
 
@@ -78,7 +78,7 @@ def with_people(graded: Graded, people: Mapping[str, Mapping[str, float]]) -> di
 
 def agreement(one: Sequence[float], other: Sequence[float]) -> Found:
     apart = [abs(a - b) for a, b in zip(one, other, strict=True)]
-    equal, near = share([gap == 0 for gap in apart]), share([gap <= 1 for gap in apart])
+    equal, near = estimate([gap == 0 for gap in apart]), estimate([gap <= 1 for gap in apart])
     return {"pairs": len(one), "equal": equal, "within 1": near, "concordance": concordance(one, other)}
 
 
@@ -104,11 +104,11 @@ def against_truth(recipe: Recipe, rows: Graded, right: Sequence[bool]) -> Found:
     return {
         "pairs": len(rows),
         "unreadable": len(rows) - len(known),
-        "right": share(right),
+        "right": estimate(right),
         "auroc": auroc([mean for mean, _ in known], [truth for _, truth in known]),
         "passing": len(chosen) if threshold else None,
-        "precision": share(chosen) if threshold else None,
-        "recall": share(found) if threshold else None,
+        "precision": estimate(chosen) if threshold else None,
+        "recall": estimate(found) if threshold else None,
     }
 
 

@@ -136,7 +136,7 @@ def matched(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[Compariso
             clusters = results[0].get("clusters", {}).get(score)
             if seeds == [None]:
                 found = compare(values, results[1]["items"][score], clusters)
-                below = f"{found.items} items", f"{found.unread} unread" if found.unread else ""
+                below = f"{found.num_items} items", f"{found.num_unreadable} unread" if found.num_unreadable else ""
             else:
                 before, after = ([estimate(one["items"][score]).value for one in results[n::2]] for n in (0, 1))
                 found = compare_over_seeds(before, after)

@@ -1,34 +1,47 @@
-"""Intervals, paired comparisons, corrections and what a comparison could have seen (scipy, statsmodels).
+"""Statistics of scores: estimates with intervals, paired comparisons, agreement of two raters (scipy, statsmodels).
 
-An item's value is a truth value, a number, or None where it could not be read: such items are left out and counted.
-Items of one cluster (the instructions of a prompt, the turns of a dialogue) are not independent of each other; clusters
-are. Intervals are of 95%, tests are two-sided.
+The value of an item is a truth value, a number, or None if it could not be read: such items are left out and counted.
+Items of one cluster (the instructions of a prompt, the turns of a dialogue) depend on each other; clusters are
+independent. Intervals are 95% intervals and tests are two-sided. A figure that cannot be computed (too few values, or
+all values equal) is nan.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 Value = bool | float | None
-Clusters = Sequence[Hashable] | None  # the cluster of each item; None: each item is one
+# The cluster of each item; None: every item is a cluster of its own.
+Clusters = Sequence[Hashable] | None
 
 ALPHA, POWER = 0.05, 0.8
-RESAMPLES = 9999  # of a bootstrap, and sign flips
-NO_ERROR = 1e-12  # below it a standard error is rounding: all differences are the same
-AT_ONCE = 10**6  # numbers that a resampling holds in memory; more are slower, too
+# Standard errors between a normal estimate and the end of its 95% interval.
+Z = 1.959964
+# Bootstrap resamples of a comparison, and random sign flips.
+RESAMPLES = 9999
+# Bootstrap resamples of a concordance.
+CONCORDANCE_RESAMPLES = 2000
+# A standard error below this is rounding: all differences are equal.
+NO_ERROR = 1e-12
+# Numbers that a resampling holds in memory at once; larger batches are slower, too.
+NUMBERS_AT_ONCE = 10**6
 
 
 class Estimate(NamedTuple):
-    """A share or a mean with its interval; nan where there is too little to say. `items` is how many could be read."""
+    """A share, a mean or a coefficient with its 95% interval, and the number of readable items that it is made of."""
 
     value: float
     low: float
     high: float
-    items: int
+    num_items: int
 
 
 class Comparison(NamedTuple):
-    """After minus before over the same items, or over the same seeds."""
+    """The difference after - before over the same items, or over the same seeds.
+
+    `detectable` is the difference that this comparison finds with a power of 80% at the 5% level. `num_items` counts
+    the items that both sides have, `num_unreadable` those that one of the two lacks.
+    """
 
     before: Estimate
     after: Estimate
@@ -37,154 +50,180 @@ class Comparison(NamedTuple):
     high: float
     p: float
     test: str
-    detectable: float  # the difference that this comparison finds with a power of 80% at the 5% level
-    items: int  # that both have
-    unread: int  # that one of the two has not
+    detectable: float
+    num_items: int
+    num_unreadable: int
 
 
-def wilson(right: float, total: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion; (0, 1) where there is nothing to go by.
+# --- one score
 
-    Written out, since scipy's takes whole counts and ours may be effective ones.
+
+def estimate(values: Sequence[Value], clusters: Clusters = None) -> Estimate:
+    """Return the share of true values with Wilson's interval, or the mean of numbers with Student's.
+
+    With clusters, a share's Wilson interval is that of as many independent items as would have its cluster-robust
+    standard error (as many as there are clusters if the error is 0, and never more than there are items); a mean's
+    interval has that standard error, with one degree of freedom less than there are clusters.
+    """
+    from scipy.stats import t
+
+    readable = [index for index, value in enumerate(values) if value is not None]
+    numbers, groups = _floats(values, readable), _groups(clusters, readable)
+    if not readable:
+        return _unknown()
+    mean, error, freedom = _mean(numbers, groups)
+    if not is_share(values):
+        reach = float(t.isf(ALPHA / 2, freedom)) * error if freedom else math.nan
+        return Estimate(mean, mean - reach, mean + reach, len(readable))
+    size = float(len(readable))
+    if clusters is not None:
+        num_clusters = len(set(groups))
+        size = min(size, mean * (1 - mean) / error**2 if error and freedom else num_clusters)
+    return Estimate(mean, *wilson(mean * size, size), len(readable))
+
+
+def win_rate(points: Sequence[float]) -> Estimate:
+    """Return the mean of 1 for a win, 0.5 for a tie and 0 for a loss, with Wilson's interval.
+
+    A tie varies less than a win or a loss, so with ties the interval is wider than necessary, never too narrow.
+    """
+    if not points:
+        return _unknown()
+    total = math.fsum(points)
+    return Estimate(total / len(points), *wilson(total, len(points)), len(points))
+
+
+def wilson(successes: float, total: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval of a proportion; (0, 1) if `total` is 0.
+
+    It is written out because scipy's function takes whole counts, and an effective number of items is not whole.
     """
     from scipy.stats import norm
 
     if not total:
         return 0.0, 1.0
-    z, p = float(norm.ppf((1 + confidence) / 2)), right / total
+    z, p = float(norm.ppf((1 + confidence) / 2)), successes / total
     centre = (p + z**2 / (2 * total)) / (1 + z**2 / total)
     reach = z * math.sqrt(p * (1 - p) / total + z**2 / (4 * total**2)) / (1 + z**2 / total)
-    return max(0.0, centre - reach) * (right > 0), 1 - max(0.0, 1 - centre - reach) * (right < total)
+    low = max(0.0, centre - reach) if successes > 0 else 0.0
+    high = min(1.0, centre + reach) if successes < total else 1.0
+    return low, high
 
 
-def estimate(values: Sequence[Value], clusters: Clusters = None) -> Estimate:
-    """The share of true values with Wilson's interval, or the mean of numbers with Student's.
+def is_share(values: Sequence[Value]) -> bool:
+    """Return whether all readable values are truth values."""
+    return all(isinstance(value, bool) for value in values if value is not None)
 
-    With clusters, a share's Wilson interval is that of as many independent items as would have its cluster-robust
-    standard error (as many as there are clusters where it is 0, and never more than there are items); a mean's
-    interval has that standard error, with one degree of freedom less than there are clusters.
-    """
-    from scipy.stats import t
 
-    kept = [place for place, value in enumerate(values) if value is not None]
-    found, groups = _floats(values, kept), _groups(clusters, kept)
-    if not kept:
-        return Estimate(math.nan, math.nan, math.nan, 0)
-    mean, error, freedom = _mean(found, groups)
-    if not is_share(values):
-        reach = float(t.isf(ALPHA / 2, freedom)) * error if freedom else math.nan
-        return Estimate(mean, mean - reach, mean + reach, len(kept))
-    size = float(len(kept))
-    if clusters is not None:
-        apart = len(set(groups))
-        size = min(size, mean * (1 - mean) / error**2 if error and freedom else apart)
-    return Estimate(mean, *wilson(mean * size, size), len(kept))
+# --- two scores
 
 
 def compare(before: Sequence[Value], after: Sequence[Value], clusters: Clusters = None) -> Comparison:
-    """Two models on the same items.
+    """Compare two models on the same items.
 
     Truth values: McNemar's exact test, and the interval of Agresti and Min (2005) for the difference of paired shares.
     Numbers: random sign flips of the differences, and the BCa bootstrap of their mean (both with a fixed seed).
     With clusters, either: Student's t of the mean difference with its cluster-robust standard error.
-    Raises ValueError where the two have different lengths.
+    Raises ValueError if the two have different lengths.
     """
-    kept = [n for n, pair in enumerate(zip(before, after, strict=True)) if None not in pair]
-    groups = _groups(clusters, kept)
-    was, now = ([values[n] for n in kept] for values in (before, after))
-    first, second = (estimate(values, None if clusters is None else groups) for values in (was, now))
-    unread = len(before) - len(kept)
-    if not kept:
-        return Comparison(first, second, math.nan, math.nan, math.nan, math.nan, "none", math.nan, 0, unread)
-    changes = _floats(now, range(len(now))) - _floats(was, range(len(was)))
+    readable = [index for index, pair in enumerate(zip(before, after, strict=True)) if None not in pair]
+    groups = _groups(clusters, readable)
+    earlier, later = ([values[index] for index in readable] for values in (before, after))
+    first, second = (estimate(values, None if clusters is None else groups) for values in (earlier, later))
+    num_unreadable = len(before) - len(readable)
+    if not readable:
+        return Comparison(first, second, math.nan, math.nan, math.nan, math.nan, "none", math.nan, 0, num_unreadable)
+    changes = _floats(later, range(len(later))) - _floats(earlier, range(len(earlier)))
     if clusters is not None:
-        found = _student(changes, groups, "t over clusters")
-    elif is_share(was) and is_share(now):
-        found = _shares(was, now)
+        result = _test_student(changes, groups, "t over clusters")
+    elif is_share(earlier) and is_share(later):
+        result = _test_shares(earlier, later)
     else:
-        found = _numbers(changes)
-    return Comparison(first, second, float(changes.mean()), *found, len(kept), unread)
+        result = _test_numbers(changes)
+    return Comparison(first, second, float(changes.mean()), *result, len(readable), num_unreadable)
 
 
 def compare_over_seeds(before: Sequence[float], after: Sequence[float]) -> Comparison:
-    """Two settings over the same seeds, one score each: Student's paired t. The items' own noise is in the scores."""
+    """Compare two settings over the same seeds, one score each, with Student's paired t.
+
+    The noise of the items is contained in the scores.
+    """
     import numpy as np
 
     changes = np.subtract(after, before)
-    found = _student(changes, range(len(changes)), "paired t over seeds")
-    return Comparison(estimate(before), estimate(after), float(changes.mean()), *found, len(changes), 0)
+    result = _test_student(changes, range(len(changes)), "paired t over seeds")
+    return Comparison(estimate(before), estimate(after), float(changes.mean()), *result, len(changes), 0)
 
 
 def mcnemar(before: Sequence[Value], after: Sequence[Value]) -> float:
-    """Exact two-sided McNemar p over items answered twice: whether gains and losses are as likely. 1.0 without any.
+    """Return the exact two-sided p of McNemar's test: whether gains and losses are equally likely; 1.0 without any.
 
-    Raises ValueError where the two have different lengths.
+    Raises ValueError if the two have different lengths.
     """
     from scipy.stats import binomtest
 
-    changed = [now for was, now in zip(before, after, strict=True) if bool(was) != bool(now)]
+    changed = [new for old, new in zip(before, after, strict=True) if bool(old) != bool(new)]
     return float(binomtest(sum(map(bool, changed)), len(changed)).pvalue) if changed else 1.0
 
 
-def holm(ps: Sequence[float]) -> list[float]:
-    """The p values of a family corrected for their number (Holm 1979), in their order; nan stays and does not count."""
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p values of a family corrected for their number (Holm 1979), in order; nan is not counted."""
     from statsmodels.stats.multitest import multipletests
 
-    known = [p for p in ps if not math.isnan(p)]
-    corrected = iter(multipletests(known, method="holm")[1]) if known else iter(())
-    return [p if math.isnan(p) else float(next(corrected)) for p in ps]
+    defined = [p for p in p_values if not math.isnan(p)]
+    corrected = iter(multipletests(defined, method="holm")[1]) if defined else iter(())
+    return [p if math.isnan(p) else float(next(corrected)) for p in p_values]
 
 
-def minimum_detectable_difference(error: float, observations: int) -> float:
-    """The least true difference that a t test of so many independent observations finds with a power of 80%.
+def minimum_detectable_difference(error: float, num_observations: int) -> float:
+    """Return the least true difference that a t test of independent observations finds with a power of 80%.
 
-    `error` is the standard error of the difference; nan where it or the number says nothing.
+    `error` is the standard error of the difference. Returns nan if it is 0 or nan, or for fewer than 2 observations.
     """
     from statsmodels.stats.power import TTestPower
 
-    if observations < 2 or not error > 0:
+    if num_observations < 2 or not error > 0:
         return math.nan
-    size = TTestPower().solve_power(nobs=observations, alpha=ALPHA, power=POWER, alternative="two-sided")
-    return float(size) * math.sqrt(observations) * error
+    size = TTestPower().solve_power(nobs=num_observations, alpha=ALPHA, power=POWER, alternative="two-sided")
+    return float(size) * math.sqrt(num_observations) * error
 
 
-def is_share(values: Sequence[Value]) -> bool:
-    """Whether the values that could be read are truth values."""
-    return all(isinstance(value, bool) for value in values if value is not None)
+# What a test adds to the two sides of a comparison: low, high, p, name of the test, detectable difference.
+TestResult = tuple[float, float, float, str, float]
 
 
-# --- what a comparison adds to the two sides: low, high, p, test, detectable
+def _test_shares(before: Sequence[Value], after: Sequence[Value]) -> TestResult:
+    """Test paired truth values.
 
-Found = tuple[float, float, float, str, float]
-
-
-def _shares(before: Sequence[Value], after: Sequence[Value]) -> Found:
-    """Half an item is added to each of the four cells (right before or not, after or not), so that no variance is 0."""
+    Half an item is added to each of the four cells (right before or not, right after or not), so that no variance is 0.
+    """
     from scipy.stats import norm
 
-    gains = sum(bool(now) > bool(was) for was, now in zip(before, after, strict=True)) + 0.5
-    losses = sum(bool(now) < bool(was) for was, now in zip(before, after, strict=True)) + 0.5
+    gains = sum(bool(new) > bool(old) for old, new in zip(before, after, strict=True)) + 0.5
+    losses = sum(bool(new) < bool(old) for old, new in zip(before, after, strict=True)) + 0.5
     total = len(before) + 2
     middle, changed = (gains - losses) / total, (gains + losses) / total
     reach = float(norm.isf(ALPHA / 2)) * math.sqrt((changed - middle**2) / total)
-    p, finds = mcnemar(before, after), minimum_detectable_difference(math.sqrt(changed / total), total)
-    return max(-1.0, middle - reach), min(1.0, middle + reach), p, "exact McNemar", finds
+    detectable = minimum_detectable_difference(math.sqrt(changed / total), total)
+    low, high = max(-1.0, middle - reach), min(1.0, middle + reach)
+    return low, high, mcnemar(before, after), "exact McNemar", detectable
 
 
-def _numbers(changes: Any) -> Found:
+def _test_numbers(changes: Any) -> TestResult:
     import numpy as np
     from scipy.stats import bootstrap, permutation_test
 
-    if len(changes) < 2 or np.ptp(changes) == 0:  # nothing to draw from
-        return math.nan, math.nan, 1.0 if not changes.any() else math.nan, "sign flips", math.nan
-    drawing: dict[str, Any] = {"n_resamples": RESAMPLES, "batch": max(1, AT_ONCE // len(changes)), "rng": 0}
-    interval = bootstrap((changes,), np.mean, method="BCa", **drawing).confidence_interval
-    flipped = permutation_test((changes,), np.mean, permutation_type="samples", **drawing)
-    finds = minimum_detectable_difference(_mean(changes, range(len(changes)))[1], len(changes))
-    return float(interval.low), float(interval.high), float(flipped.pvalue), "sign flips", finds
+    # Without a spread there is nothing to resample.
+    if len(changes) < 2 or np.ptp(changes) == 0:
+        return math.nan, math.nan, math.nan if changes.any() else 1.0, "sign flips", math.nan
+    options: dict[str, Any] = {"n_resamples": RESAMPLES, "batch": max(1, NUMBERS_AT_ONCE // len(changes)), "rng": 0}
+    interval = bootstrap((changes,), np.mean, method="BCa", **options).confidence_interval
+    flipped = permutation_test((changes,), np.mean, permutation_type="samples", **options)
+    detectable = minimum_detectable_difference(_mean(changes, range(len(changes)))[1], len(changes))
+    return float(interval.low), float(interval.high), float(flipped.pvalue), "sign flips", detectable
 
 
-def _student(changes: Any, groups: Sequence[Hashable], test: str) -> Found:
+def _test_student(changes: Any, groups: Sequence[Hashable], test: str) -> TestResult:
     from scipy.stats import t
 
     mean, error, freedom = _mean(changes, groups)
@@ -195,22 +234,106 @@ def _student(changes: Any, groups: Sequence[Hashable], test: str) -> Found:
     return mean - reach, mean + reach, p, test, minimum_detectable_difference(error, freedom + 1)
 
 
+# --- agreement of two raters, and of a score with the truth
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Estimate:
+    """Return Spearman's correlation; its interval is Fisher's z with the standard error of Bonett and Wright (2000)."""
+    from scipy.stats import spearmanr
+
+    if len(x) < 4 or len(set(x)) < 2 or len(set(y)) < 2:
+        return _unknown(len(x))
+    value = float(spearmanr(x, y).statistic)
+    if abs(value) > 1 - 1e-9:
+        return Estimate(value, value, value, len(x))
+    z, reach = math.atanh(value), Z * math.sqrt((1 + value**2 / 2) / (len(x) - 3))
+    return Estimate(value, math.tanh(z - reach), math.tanh(z + reach), len(x))
+
+
+def concordance(x: Sequence[float], y: Sequence[float]) -> Estimate:
+    """Return Lin's concordance (1989) of two raters, with its BCa bootstrap interval.
+
+    It is 1 if both give the same scores and 0 if they agree by chance; on whole scores it is the quadratically weighted
+    kappa. It is also low if two raters rank alike and one of them is stricter.
+    """
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    def lin(x: Any, y: Any, axis: int = -1) -> Any:
+        shift = (x.mean(axis) - y.mean(axis)) ** 2
+        with np.errstate(invalid="ignore"):
+            return 1 - ((x - y) ** 2).mean(axis) / (x.var(axis) + y.var(axis) + shift)
+
+    if len(x) < 4 or len({*x, *y}) < 2:
+        return _unknown(len(x))
+    pairs = np.array(x, float), np.array(y, float)
+    value = float(lin(*pairs))
+    if value == 1:
+        return Estimate(value, value, value, len(x))
+    interval = bootstrap(pairs, lin, paired=True, n_resamples=CONCORDANCE_RESAMPLES, rng=0).confidence_interval
+    if math.isnan(interval.low):
+        return _unknown(len(x))
+    return Estimate(value, float(interval.low), float(interval.high), len(x))
+
+
+def auroc(scores: Sequence[float], right: Sequence[bool]) -> Estimate:
+    """Return the probability that a right item has a higher score than a wrong one (ties count half).
+
+    The interval is Newcombe's method 5 (2006): it ends at the values whose own standard error (Hanley and McNeil 1982)
+    just reaches the observed one, so it holds at 0 and 1, too.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    if len(set(right)) < 2:
+        return _unknown(len(right))
+    value, num_right = float(roc_auc_score(right, scores)), sum(right)
+    bound = _auroc_bounds(value, num_right, len(right) - num_right)
+    return Estimate(value, bound(-1), bound(1), len(right))
+
+
+def _auroc_bounds(value: float, num_right: int, num_wrong: int) -> Callable[[int], float]:
+    """Return a function that gives the lower (-1) or the upper (1) end of the interval of an AUROC."""
+    from scipy.optimize import brentq
+
+    def error(true: float) -> float:
+        pairs = (num_right + num_wrong) / 2 - 1
+        spread = true * (1 - true) * (1 + pairs * ((1 - true) / (2 - true) + true / (1 + true)))
+        return math.sqrt(spread / (num_right * num_wrong))
+
+    def bound(side: int) -> float:
+        end = (1 + side) / 2
+        if value == end:
+            return end
+        # The search starts beside the value, because the error at 0 and at 1 is 0 and they would be roots themselves.
+        start = value + side * 1e-9
+        return float(brentq(lambda true: side * (true - value) - Z * error(true), start, end))
+
+    return bound
+
+
+# --- helpers
+
+
+def _unknown(num_items: int = 0) -> Estimate:
+    return Estimate(math.nan, math.nan, math.nan, num_items)
+
+
 def _mean(values: Any, groups: Sequence[Hashable]) -> tuple[float, float, int]:
-    """The mean, its cluster-robust standard error with the factor G / (G - 1), and G - 1, for G clusters."""
+    """Return the mean, its cluster-robust standard error with the factor G / (G - 1), and G - 1, for G clusters."""
     import numpy as np
 
-    _, place = np.unique([repr(group) for group in groups], return_inverse=True)
-    sums = np.bincount(place, weights=values - values.mean())
+    _, index = np.unique([repr(group) for group in groups], return_inverse=True)
+    sums = np.bincount(index, weights=values - values.mean())
     freedom = len(sums) - 1
     error = math.sqrt((sums**2).sum() * (freedom + 1) / freedom) / len(values) if freedom else math.nan
     return float(values.mean()), error, freedom
 
 
-def _groups(clusters: Clusters, kept: Sequence[int]) -> Sequence[Hashable]:
-    return kept if clusters is None else [clusters[n] for n in kept]
+def _groups(clusters: Clusters, indices: Sequence[int]) -> Sequence[Hashable]:
+    return indices if clusters is None else [clusters[index] for index in indices]
 
 
-def _floats(values: Sequence[Value], kept: Sequence[int]) -> Any:
+def _floats(values: Sequence[Value], indices: Sequence[int]) -> Any:
     import numpy as np
 
-    return np.array([values[n] for n in kept], float)
+    return np.array([values[index] for index in indices], float)
