@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from isheep import algorithm
 from isheep.diagnostics.diversity import record_diversity
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.export import formats
 from isheep.recipe.schema import Recipe
 from isheep.records import Task
@@ -66,7 +66,12 @@ def write(prompt: str, seed: int) -> str:
 
 def stages(root: Path, count: int, done: Callable[[str], None], watched: bool = True) -> None:
     """The stages of one iteration on `count` tasks, under `root`; `done` hears when each has ended."""
-    recipe, run, chat, engine = Recipe.model_validate(SETTINGS), RunFolder(root, root), Chat(), FakeEngine(write)
+    recipe, run, chat, engine = (
+        Recipe.model_validate(SETTINGS),
+        RunFolder(root, root),
+        Chat(),
+        SeededFunctionEngine(write),
+    )
     folder = run / "iter-1"
     tasks = folder.write("tasks.jsonl", Task, Tasks(count))
     done("tasks")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from isheep.benchmarks import EvalContext, alpaca_eval
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.judges.base import Judge
 from isheep.judges.endpoint import EndpointJudge
 from isheep.models.chat_template import load_chat_template
@@ -60,7 +60,9 @@ def exam(
     folder = RunFolder(run / "iter-1" / "eval" / "exam", run)
     folder.path.mkdir(parents=True, exist_ok=True)
     chat = load_chat_template("qwen", str(checkpoint))
-    return EvalContext(FakeEngine(answer), chat, 1, folder, data, base, settings, judge or EndpointJudge(None, HASTE))
+    return EvalContext(
+        SeededFunctionEngine(answer), chat, 1, folder, data, base, settings, judge or EndpointJudge(None, HASTE)
+    )
 
 
 # --- AlpacaEval

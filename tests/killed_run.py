@@ -19,7 +19,7 @@ import isheep.models.chat_template
 import isheep.stages.respond
 from isheep.cli import main
 from isheep.engines import transformers
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.records import Model, Pair
 from isheep.trainers import peft
 
@@ -93,10 +93,10 @@ def write(prompt: str, seed: int) -> str:
     return f" Tell me at length about {seed}\nInput: <noinput>\n###\n7. Instruction: Draw {seed}\nInput: <noinput>"
 
 
-def open_engine(model: Model, **machine: Any) -> FakeEngine:
+def open_engine(model: Model, **machine: Any) -> SeededFunctionEngine:
     """What this model writes depends on what it was trained on."""
     trained = sum((model.adapter / "weights").read_bytes()) if model.adapter else 0
-    engine = FakeEngine(lambda prompt, seed: write(prompt, seed + trained + len(prompt)))
+    engine = SeededFunctionEngine(lambda prompt, seed: write(prompt, seed + trained + len(prompt)))
     for name in ("generate", "logprobs", "embed"):
         setattr(engine, name, killed(getattr(engine, name)))
     return engine

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from isheep.batching import ordered_map
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import PACKAGED_SEEDS, Response, Synthesis
 from isheep.records import Task
@@ -16,7 +16,7 @@ from isheep.stages.respond import respond
 from isheep.stages.synthesize import generate_replies
 
 
-class Busy(FakeEngine):
+class Busy(SeededFunctionEngine):
     """A fake that is kept busy by several calls; they wait for each other, so that they must come at the same time."""
 
     def __init__(self, answer: Any, at_once: int) -> None:
@@ -78,7 +78,7 @@ def test_stages_write_the_same_rows(at_once: int) -> None:
     chat = load_chat_template("tokenizer", "lamb")
     tasks = [Task(id=f"{n}", instruction=f"Say {n}") for n in range(16)]
     rows = respond(Busy(lambda prompt, seed: f"{seed}", at_once), tasks, chat, Response(size=2), 1, 42)([])
-    alone = respond(FakeEngine(lambda prompt, seed: f"{seed}"), tasks, chat, Response(size=2), 1, 42)([])
+    alone = respond(SeededFunctionEngine(lambda prompt, seed: f"{seed}"), tasks, chat, Response(size=2), 1, 42)([])
     assert list(rows) == list(alone)
 
 
@@ -89,10 +89,10 @@ def test_synthesis_throws_away_what_it_asked_for_in_vain() -> None:
     def answer(prompt: str, seed: int) -> str:
         return f" Tell me at length about {seed}\nInput: <noinput>\n###\n7. Instruction:"
 
-    def written(engine: FakeEngine) -> list[Any]:
+    def written(engine: SeededFunctionEngine) -> list[Any]:
         return list(generate_replies(engine, seeds, chat, settings, "en", 1, 42)([]))
 
-    assert len(written(FakeEngine(answer))) == 3
-    several = FakeEngine(answer)
+    assert len(written(SeededFunctionEngine(answer))) == 3
+    several = SeededFunctionEngine(answer)
     several.at_once = 4  # type: ignore[misc]
-    assert written(several) == written(FakeEngine(answer))
+    assert written(several) == written(SeededFunctionEngine(answer))

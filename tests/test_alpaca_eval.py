@@ -10,7 +10,7 @@ import pytest
 
 from isheep.benchmarks import alpaca_eval, alpaca_eval_2, alpaca_judge, winrate
 from isheep.benchmarks.alpaca_judge import Evaluator, switched
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.judges.base import LocalJudge
 from isheep.models.chat_template import load_chat_template
@@ -295,7 +295,7 @@ def test_a_model_of_ours_weighs_too(tmp_path: Path, qwen2: Path) -> None:
         first, second = lengths(prompt.removesuffix(f"<|im_end|>\n{chosen}"))
         return "m" if first > second else "neither" if first < second - 3 else "M"
 
-    ours = LocalJudge("mine", lambda: (FakeEngine(judge), load_chat_template("qwen", str(qwen2))), 1)
+    ours = LocalJudge("mine", lambda: (SeededFunctionEngine(judge), load_chat_template("qwen", str(qwen2))), 1)
     result = alpaca_eval_2.run(exam(tmp_path / "run", data, qwen2, ours, lambda prompt, seed: "w" * 6))
     assert "a model of ours" in result["note"] and result["judge"]["kind"] == "local"
     read = [value for value in result["items"]["win rate, %"] if value is not None]

@@ -20,7 +20,7 @@ from isheep import annotation
 from isheep.annotation import Choice, Rating, append, points, read, scores
 from isheep.annotation.server import AnnotationServer
 from isheep.annotation.session import AnnotationSession, answers, to_compare, to_rate
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
 from isheep.records import Model, Pair, Task
@@ -225,10 +225,12 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
         def prompt(self, content: str) -> str:
             return content
 
-    def open_engine(recipe: Recipe, model: Model) -> FakeEngine:
+    def open_engine(recipe: Recipe, model: Model) -> SeededFunctionEngine:
         opened.append(model)
         who = model.adapter.parent.name if model.adapter else "base"
-        return FakeEngine(lambda prompt, seed: "Yes." if int(prompt.split()[1]) % 3 == 0 else f"As {who} says.")
+        return SeededFunctionEngine(
+            lambda prompt, seed: "Yes." if int(prompt.split()[1]) % 3 == 0 else f"As {who} says."
+        )
 
     monkeypatch.setattr("isheep.annotation.session.load_chat_template", lambda name, model: Chat())
     monkeypatch.setattr("isheep.annotation.session.open_engine", open_engine)

@@ -37,7 +37,7 @@ HEAVY_FOLDERS = ("engines", "trainers", "models", "lamb", "benchmarks", "plan.de
 
 @cache
 def modules() -> dict[str, ast.Module]:
-    """Return the package's modules by name, without the leading "isheep.": engines.fake, batching, ..."""
+    """Return the package's modules by name, without the leading "isheep.": engines.function, batching, ..."""
     trees = {}
     for path in PACKAGE.rglob("*.py"):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")

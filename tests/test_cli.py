@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from isheep.cli import doctor, main
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.engines.transformers import open_engine
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Recipe
@@ -174,7 +174,7 @@ def at_a_prompt(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr("builtins.input", ask)
     monkeypatch.setattr("isheep.cli.chat.load_chat", lambda name, model: Chat())
     monkeypatch.setattr(
-        "isheep.cli.chat.open_engine", lambda recipe, model: FakeEngine(lambda p, seed: f"{p}? [red]\x1b[2J")
+        "isheep.cli.chat.open_engine", lambda recipe, model: SeededFunctionEngine(lambda p, seed: f"{p}? [red]\x1b[2J")
     )
     monkeypatch.setattr(Stdin, "terminal", True)
     yield typed

@@ -13,7 +13,7 @@ from isheep import sandbox
 from isheep.benchmarks import EvalContext, humaneval, humaneval_plus, load_benchmark, mbpp, mbpp_sanitized
 from isheep.benchmarks.code import body, extract
 from isheep.benchmarks.originals import rows
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.models.chat_template import load_chat_template
 from isheep.rundir.folder import RunFolder
@@ -57,7 +57,12 @@ def exam(
     place = RunFolder(tmp_path / "run" / "iter-1" / "eval" / "own", tmp_path / "run")
     place.path.mkdir(parents=True)
     return EvalContext(
-        FakeEngine(lambda prompt, seed: answer(prompt)), load_chat_template("qwen", str(model)), 42, place, data, base
+        SeededFunctionEngine(lambda prompt, seed: answer(prompt)),
+        load_chat_template("qwen", str(model)),
+        42,
+        place,
+        data,
+        base,
     )
 
 

@@ -12,7 +12,7 @@ import isheep.algorithm
 from isheep.algorithm import align
 from isheep.cli import main
 from isheep.diagnostics.diversity import figures, narrower
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.recipe.schema import Recipe
 from isheep.records import Model, Pair, Rejected
 from isheep.rundir.folder import open_run_for_writing
@@ -101,7 +101,7 @@ class Chat(NamedTuple):
 
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_engine(recipe: Recipe, model: Model) -> FakeEngine:
+    def open_engine(recipe: Recipe, model: Model) -> SeededFunctionEngine:
         def write(prompt: str, seed: int) -> str:
             if prompt.endswith("<|answer|>"):
                 return "Yes.<|end|>" if model.adapter else " ".join(f"w{seed // 7**n % 97}" for n in range(12))
@@ -109,7 +109,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> None:
                 return f" Tell me about thing {seed}\nInput: <noinput>\n###\n"
             return " " + " ".join(f"v{seed // 5**n % 89}" for n in range(8)) + "\nInput: <noinput>\n###\n"
 
-        return FakeEngine(write)
+        return SeededFunctionEngine(write)
 
     def train(recipe: Recipe, chat: Chat, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
         (into / "training.json").write_text("{}")

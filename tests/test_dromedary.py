@@ -15,7 +15,7 @@ import isheep.algorithm
 from isheep import prompts
 from isheep.algorithm import align
 from isheep.cli import main
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.evaluation.tables import counts
 from isheep.models.checkpoint import LAMB_CHECKPOINT
@@ -43,7 +43,7 @@ class Chat(NamedTuple):
         return f"<|user|>{content}<|answer|>"
 
 
-class Heard(FakeEngine):
+class Heard(SeededFunctionEngine):
     """A fake engine that remembers its calls."""
 
     def __init__(self, text: str = " Be true.\nAssistant: The Rhine.\nUser: And?") -> None:
@@ -60,7 +60,7 @@ class Heard(FakeEngine):
         return super().logprobs(prompts, outputs)
 
 
-def answered(engine: FakeEngine, prompt: str, **settings: Any) -> list[Pair]:
+def answered(engine: SeededFunctionEngine, prompt: str, **settings: Any) -> list[Pair]:
     asked = Response.model_validate({"prompt": prompt, **settings})
     return [pair for batch in respond(engine, TASKS, Chat(), asked, 1, 42)([]) for pair in batch]
 
@@ -157,7 +157,7 @@ def test_a_file_of_one_s_own_may_ask_without_thoughts(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_thought_and_what_is_answered(reply: str, thoughts: str, output: str) -> None:
-    [pair, _] = answered(FakeEngine(lambda prompt, seed: reply), SHORT)
+    [pair, _] = answered(SeededFunctionEngine(lambda prompt, seed: reply), SHORT)
     assert (pair.thoughts, pair.output, pair.unanswered) == (thoughts, output, not output)
 
 
@@ -287,7 +287,7 @@ class World:
         self.asked: dict[Path | None, list[str]] = {}
         self.starts: list[Path | None] = []
 
-    def open_engine(self, recipe: Recipe, model: Model) -> FakeEngine:
+    def open_engine(self, recipe: Recipe, model: Model) -> SeededFunctionEngine:
         def answer(prompt: str, seed: int) -> str:
             self.asked.setdefault(model.adapter, []).append(prompt)
             if prompt.endswith("Thoughts:"):
@@ -296,7 +296,7 @@ class World:
                 return " new topic; newer topic"
             return "Long." if prompt.endswith("<|answer|>") else f" Tell me about {seed % 10**6} and {seed % 10}."
 
-        return FakeEngine(answer)
+        return SeededFunctionEngine(answer)
 
     def train(self, recipe: Recipe, chat: Any, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
         self.starts.append(start.adapter)
@@ -409,7 +409,9 @@ def test_counted_and_shown(world: World, tmp_path: Path, capsys: pytest.CaptureF
 def test_no_answer_at_all_is_said(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world, "open_engine", None)
     monkeypatch.setattr(
-        isheep.algorithm, "open_engine", lambda recipe, model: FakeEngine(lambda prompt, seed: f" Tell me {seed}")
+        isheep.algorithm,
+        "open_engine",
+        lambda recipe, model: SeededFunctionEngine(lambda prompt, seed: f" Tell me {seed}"),
     )
     with pytest.raises(UserError, match=r"0 of 8 pairs left .*0 have an unreadable rating, 8 no readable answer"):
         run(tmp_path / "run", synthesis={**SETTINGS["synthesis"], "rules": False, "topics": None})

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from isheep.batching import derive_seed
 from isheep.engines.decode import common_prefix, decode, draw, families, noise, paths
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import FunctionEngine, SeededFunctionEngine
 from isheep.engines.tokens import stops, text_of
 from isheep.engines.transformers import TransformersEngine, open_engine
 from isheep.errors import UserError
@@ -436,10 +436,26 @@ def test_choices_that_share_tokens_exclude_each_other(checkpoint: Path) -> None:
 
 
 def test_a_function_is_an_engine() -> None:
-    engine = FakeEngine(lambda prompt, seed: f"{prompt} one two ### three {seed % 2}")
+    engine = SeededFunctionEngine(lambda prompt, seed: f"{prompt} one two ### three {seed % 2}")
     cut, stopped = Sampling(max_tokens=2), Sampling(stop=("###",))
     assert engine.generate(["a", "b"], cut, 0) == [("a one", 2, "length"), ("b one", 2, "length")]
     assert engine.generate(["a"], stopped, 0) == [("a one two ", 3, "stop")]
     assert engine.embed(["a", "b", "a"]).shape == (3, 16)
     assert engine.logprobs(["a"], ["x y"])[0].logprobs == [-1.0, -1.0]
     assert engine.choices(["a", "b"], ["a", "a one", "x"]) == [[0, 1, 0], [0, 0, 0]]
+
+
+def test_a_function_from_prompts_to_texts_is_an_engine() -> None:
+    engine = FunctionEngine(lambda prompts: [f"{prompt} one two ### three" for prompt in prompts])
+    assert engine.generate(["a", "b"], Sampling(stop=("###",)), 0) == [
+        ("a one two ", 3, "stop"),
+        ("b one two ", 3, "stop"),
+    ]
+    assert engine.generate([], Sampling(), 0) == []
+    assert engine.choices(["a", "b"], ["a", "a one", "x"]) == [[0, 1, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("texts", [["one"], "ab", ["a", None], []])
+def test_a_function_must_return_a_text_for_each_prompt(texts: Any) -> None:
+    with pytest.raises(UserError, match="must return one text per prompt, 2 here"):
+        FunctionEngine(lambda prompts: texts).generate(["a", "b"], Sampling(), 0)

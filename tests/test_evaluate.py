@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from isheep.benchmarks import lamb
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.evaluation import evaluate
 from isheep.evaluation.statistics import compare, compare_over_seeds, estimate, holm, mcnemar
 from isheep.lamb.suite import suite
@@ -33,7 +33,7 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The models that were asked anything, in order; each answers with its own name."""
     models: list[str] = []
 
-    def open_engine(recipe: Recipe, model: Model) -> FakeEngine:
+    def open_engine(recipe: Recipe, model: Model) -> SeededFunctionEngine:
         name = model.adapter.parent.name if model.adapter else "base"
 
         def answer(prompt: str, seed: int) -> str:
@@ -41,7 +41,7 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 models.append(name)
             return f"{name}, {len(prompt)}"
 
-        return FakeEngine(answer)
+        return SeededFunctionEngine(answer)
 
     monkeypatch.setattr("isheep.evaluation.evaluate.open_engine", open_engine)
     monkeypatch.setattr("isheep.evaluation.evaluate.load_chat_template", lambda name, model: Chat())
@@ -101,7 +101,7 @@ def test_stopped_and_given_again(asked: list[str], run: Path, monkeypatch: pytes
     with monkeypatch.context() as context:
         real = evaluate.open_engine
 
-        def dies(recipe: Recipe, model: Model) -> FakeEngine:
+        def dies(recipe: Recipe, model: Model) -> SeededFunctionEngine:
             if model.adapter and "iter-1" in str(model.adapter):
                 raise KeyboardInterrupt
             return real(recipe, model)

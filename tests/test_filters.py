@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import isheep.stages.filters
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.engines.transformers import open_engine
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Filter, Response
@@ -182,7 +182,7 @@ def test_every_setting_changes_the_rows_kept(one: dict[str, Any], change: dict[s
 # --- what is measured
 
 
-class Measured(FakeEngine):
+class Measured(SeededFunctionEngine):
     """A fake engine that remembers what it measured."""
 
     def __init__(self) -> None:
@@ -208,7 +208,7 @@ def test_measured_in_fixed_batches_that_a_resume_goes_on_with(monkeypatch: pytes
     monkeypatch.setattr("isheep.stages.measure.SIZE", 3)
     pairs, whole_run, rest = PAIRS[:8], Measured(), Measured()
 
-    def owed(engine: FakeEngine, done: list[Any]) -> Iterator[list[Any]]:
+    def owed(engine: SeededFunctionEngine, done: list[Any]) -> Iterator[list[Any]]:
         if name == "vectors":
             return embed_pairs(engine, pairs)(done)
         return measure_perplexities(engine, pairs, Chat(), Response())(done)  # type: ignore[arg-type]
@@ -221,5 +221,5 @@ def test_measured_in_fixed_batches_that_a_resume_goes_on_with(monkeypatch: pytes
 
 
 def test_a_vector_keeps_what_the_engine_says() -> None:
-    [[row]] = embed_pairs(FakeEngine(lambda prompt, seed: ""), PAIRS[:1])([])
-    assert row == vector(0, FakeEngine(lambda prompt, seed: "").embed([pair_text(PAIRS[0])])[0])
+    [[row]] = embed_pairs(SeededFunctionEngine(lambda prompt, seed: ""), PAIRS[:1])([])
+    assert row == vector(0, SeededFunctionEngine(lambda prompt, seed: "").embed([pair_text(PAIRS[0])])[0])

@@ -18,7 +18,7 @@ pytest.importorskip("lm_eval", reason="lm_eval[ifeval] is not installed: pip ins
 
 from isheep.benchmarks import EvalContext, ifeval  # noqa: E402
 from isheep.benchmarks.ifeval import Item, judged, load, scored, variants  # noqa: E402
-from isheep.engines.fake import FakeEngine  # noqa: E402
+from isheep.engines.function import SeededFunctionEngine  # noqa: E402
 from isheep.engines.transformers import open_engine  # noqa: E402
 from isheep.errors import UserError  # noqa: E402
 from isheep.models.chat_template import load_chat_template  # noqa: E402
@@ -390,19 +390,19 @@ def test_killed_among_its_answers_it_goes_on(run: Path, tmp_path: Path, monkeypa
     many = write(tmp_path / "many.jsonl", [row(n) for n in range(150)])
     whole = make_run(tmp_path / "whole", iterations=1)
     assert isheep("eval", whole, "ifeval", "--data", many).code == 0
-    generate, calls = FakeEngine.generate, iter(range(9))
+    generate, calls = SeededFunctionEngine.generate, iter(range(9))
 
-    def dies(self: FakeEngine, *given: Any) -> Any:
+    def dies(self: SeededFunctionEngine, *given: Any) -> Any:
         if next(calls) == 2:
             raise KeyboardInterrupt
         return generate(self, *given)
 
     with monkeypatch.context() as context:
-        context.setattr(FakeEngine, "generate", dies)
+        context.setattr(SeededFunctionEngine, "generate", dies)
         assert isheep("eval", run, "ifeval", "--data", many).code == 130
     assert len((run / "base/eval/ifeval/answers.jsonl.part").read_text().splitlines()) == 128
     assert "in progress: base/eval/ifeval/answers.jsonl, 128 rows" in isheep("status", run).out
-    monkeypatch.setattr(FakeEngine, "generate", lambda self, *given: next(calls) and generate(self, *given))
+    monkeypatch.setattr(SeededFunctionEngine, "generate", lambda self, *given: next(calls) and generate(self, *given))
     assert isheep("eval", run, "ifeval", "--data", many).code == 0 and next(calls) == 7  # 1 batch owed, and 3 of iter-1
     assert {name: text for name, text in files(run).items() if "eval" in name} == {
         name: text for name, text in files(whole).items() if "eval" in name

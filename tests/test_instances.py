@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isheep.cli import main
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.recipe.schema import Response
 from isheep.records import Completion, Instance, Pair, Sampling, Task, TaskKind
@@ -44,7 +44,7 @@ class Chat(NamedTuple):
     end: str = "<end>"
 
 
-class Heard(FakeEngine):
+class Heard(SeededFunctionEngine):
     """A fake engine that says of every third task that it is classification, of the next that it is not, and of the
     last nothing that can be read; a part of an instance is numbered by its task. It remembers its calls."""
 
@@ -65,12 +65,14 @@ class Heard(FakeEngine):
         return super().generate(prompts, sampling, seed)
 
 
-def told(engine: FakeEngine, done: Sequence[TaskKind] = ()) -> list[TaskKind]:
+def told(engine: SeededFunctionEngine, done: Sequence[TaskKind] = ()) -> list[TaskKind]:
     owed = classify_tasks(engine, SEEDS, TASKS, Chat(), SETTINGS, 1, 42)  # type: ignore[arg-type]
     return [*done, *(row for batch in owed(list(done)) for row in batch)]
 
 
-def written(engine: FakeEngine, done: Sequence[Instance] = (), settings: Response = SETTINGS) -> list[Instance]:
+def written(
+    engine: SeededFunctionEngine, done: Sequence[Instance] = (), settings: Response = SETTINGS
+) -> list[Instance]:
     known = list(zip(TASKS, told(Heard()), strict=True))
     owed = generate_instances(engine, SEEDS, known, Chat(), settings, 1, 42)  # type: ignore[arg-type]
     return [*done, *(row for batch in owed(list(done)) for row in batch)]

@@ -11,7 +11,7 @@ import pytest
 from isheep import annotation
 from isheep.annotation import Choice, Rating
 from isheep.diagnostics import judge_calibration
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.lamb.pages import good, wrong
 from isheep.lamb.world import draw_quest
 from isheep.recipe.schema import Recipe
@@ -41,10 +41,10 @@ class Bench:
         self.calls: list[Call] = []
         self.say: Callable[[Model, str, int], str] = lambda model, prompt, seed: f"{truth_in(prompt)}||so"
 
-    def open_engine(self, recipe: Recipe, model: Model) -> FakeEngine:
+    def open_engine(self, recipe: Recipe, model: Model) -> SeededFunctionEngine:
         bench = self
 
-        class Judge(FakeEngine):
+        class Judge(SeededFunctionEngine):
             def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> Any:
                 bench.calls.append(Call(model, sampling.temperature, len(prompts)))
                 return super().generate(prompts, sampling, seed)

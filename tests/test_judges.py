@@ -17,7 +17,7 @@ import pytest
 from isheep.backends import local_model
 from isheep.benchmarks import mt_bench
 from isheep.cli import main
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.evaluation.evaluate import evaluate
 from isheep.judges.base import LocalJudge
@@ -289,7 +289,9 @@ def test_a_model_of_ours_judges_and_is_labelled(tmp_path: Path, checkpoint: Path
         seen.append(prompt)
         return "no rating" if "Ask 2" in prompt else " Fine: [[6]]<|im_end|>more"
 
-    ours = LocalJudge("runs/mine", lambda: (FakeEngine(judge), load_chat_template("qwen", str(checkpoint))), 1)
+    ours = LocalJudge(
+        "runs/mine", lambda: (SeededFunctionEngine(judge), load_chat_template("qwen", str(checkpoint))), 1
+    )
     result = mt_bench.run(exam(tmp_path / "run", data, checkpoint, ours))
     assert result["judge"]["model"] == "runs/mine" and result["judge"]["kind"] == "local"
     assert "a model of ours" in result["note"]

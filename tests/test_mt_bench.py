@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from isheep.benchmarks import mt_bench
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.evaluation.statistics import estimate
 from isheep.judges.endpoint import EndpointJudge
@@ -167,7 +167,7 @@ def test_the_turns_of_a_dialogue_are_one_cluster() -> None:
     assert math.isnan(estimate([3.0]).low) and estimate([3.0]).value == 3
 
 
-class Listening(FakeEngine):
+class Listening(SeededFunctionEngine):
     """Keeps what it is asked, and how."""
 
     def __init__(self) -> None:

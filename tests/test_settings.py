@@ -13,7 +13,7 @@ from pydantic import BaseModel
 import isheep.algorithm
 from isheep import backends
 from isheep.algorithm import align
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe import loading
@@ -123,7 +123,7 @@ def write(prompt: str, n: int) -> str:
     return f" {1 + n % 10}||because" if "score" in prompt else " ".join(words) + ":" * (n % 5 == 0)
 
 
-class Written(FakeEngine):
+class Written(SeededFunctionEngine):
     """An engine whose every word hangs on all that it is given, the model included."""
 
     def __init__(self, model: Model) -> None:

@@ -15,7 +15,7 @@ import isheep.evaluation.evaluate
 import isheep.sweep
 from isheep.algorithm import align
 from isheep.cli import main
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.evaluation import tables
 from isheep.recipe.schema import Assessment, ContaminationFilter, Recipe, Response, ScoreFilter
@@ -47,7 +47,7 @@ def graded(**scores: float | None) -> AssessedPair:
     return AssessedPair(**pair().model_dump(), grades=grades)
 
 
-class Heard(FakeEngine):
+class Heard(SeededFunctionEngine):
     """A fake engine that remembers its calls."""
 
     def __init__(self) -> None:
@@ -164,7 +164,7 @@ def test_the_expected_score_is_the_mean_over_what_the_scores_have(shares: list[f
     ],
 )  # fmt: skip
 def test_expected_ratings_generate_nothing(settings: dict[str, Any], answer: str, score: float | None) -> None:
-    class Silent(FakeEngine):
+    class Silent(SeededFunctionEngine):
         def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
             raise AssertionError("nothing is generated")
 
@@ -261,7 +261,7 @@ class World:
         self.generated: list[Model] = []
         self.trained: list[int] = []
 
-    def open_engine(self, recipe: Recipe, model: Model) -> FakeEngine:
+    def open_engine(self, recipe: Recipe, model: Model) -> SeededFunctionEngine:
         self.opened.append(model)
 
         def write(prompt: str, seed: int) -> str:
@@ -274,7 +274,7 @@ class World:
                 else f" Tell me all about {seed}\nInput: <noinput>\n###\n"
             )
 
-        return FakeEngine(write)
+        return SeededFunctionEngine(write)
 
     def train(self, recipe: Recipe, chat: Chat, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
         self.trained.append(len(data))

@@ -13,7 +13,7 @@ import pytest
 from isheep.benchmarks import EvalContext, items, load_benchmark, paper, squad2
 from isheep.benchmarks.options import losses
 from isheep.benchmarks.prepared import PREPARE
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.engines.transformers import open_engine
 from isheep.errors import TooLong, UserError
 from isheep.models.chat_template import load_chat_template
@@ -140,7 +140,7 @@ def write(folder: Path, name: str) -> Path:
     return folder / file
 
 
-class Liking(FakeEngine):
+class Liking(SeededFunctionEngine):
     """Finds the texts likely that hold one of `liked`; writes what `answer` says."""
 
     def __init__(self, liked: Sequence[str], answer: Callable[[str], str] = lambda prompt: "") -> None:

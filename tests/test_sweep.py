@@ -18,7 +18,7 @@ from isheep.algorithm import align
 from isheep.batching import derive_seed
 from isheep.benchmarks import EvalContext, validation_prompts
 from isheep.cli import main
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.evaluation.evaluate import has_no_gain
 from isheep.evaluation.tables import sweep_table
@@ -71,14 +71,14 @@ class Lab:
         self.trained: list[Trained] = []
         self.scores: dict[str, list[float]] = {}
 
-    def open_engine(self, recipe: Recipe, model: Model) -> FakeEngine:
+    def open_engine(self, recipe: Recipe, model: Model) -> SeededFunctionEngine:
         learned = weights(model) or ""
 
         def answer(prompt: str, seed: int) -> str:
             self.asked += 1
             return write(prompt, derive_seed(prompt, seed, learned) % 10**6)
 
-        return FakeEngine(answer)
+        return SeededFunctionEngine(answer)
 
     def train(self, recipe: Recipe, chat: Any, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
         self.trained.append(Trained(weights(start), [pair.id for pair in data]))

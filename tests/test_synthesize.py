@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from isheep.engines.fake import FakeEngine
+from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.prompts import fill_template
 from isheep.recipe.schema import Synthesis
@@ -221,7 +221,7 @@ class Chat(NamedTuple):
         return f"<user>{content}<assistant>"
 
 
-class Scribe(FakeEngine):
+class Scribe(SeededFunctionEngine):
     """An engine whose every reply follows from prompt and seed, and which remembers what it was asked."""
 
     def __init__(self, length: int = 6, text: str | None = None) -> None:
