@@ -1,10 +1,10 @@
-"""Which library stands behind an engine, a trainer and a judge: what a recipe names. Nothing heavy loads here."""
+"""Build the engine, trainer and judge that a recipe asks for. Heavy libraries load at their first use."""
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import closing
-from functools import partial
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Protocol
 
 from isheep.engines import Engine
 from isheep.errors import UserError
@@ -12,78 +12,68 @@ from isheep.judges.base import Judge, LocalJudge
 from isheep.judges.endpoint import EndpointJudge
 from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.recipe import schema as recipes
-from isheep.recipe.schema import BenchmarkSettings, Recipe, needs_perplexity, score_openings
+from isheep.recipe.schema import BenchmarkSettings, KeyPath, Recipe
 from isheep.records import Model, Pair
 from isheep.rundir.folder import open_run
 
+ENGINES = {
+    "transformers": "isheep.engines.transformers",
+    "vllm": "isheep.engines.vllm",
+    "openai": "isheep.engines.openai",
+}
+"""The engines by the name that a recipe gives as machine.engine: the module of each one (docs/extending.md)."""
+
+
+class EngineModule(Protocol):
+    """What each module of ENGINES defines."""
+
+    PACKAGE: str | None
+    """The package that the engine needs beside isheep's own, installed by the extra of the engine's name."""
+
+    ONLY_RECIPE_MODEL: bool
+    """Whether the engine can open no other model than the recipe's, such as a local judge."""
+
+    def open_from_recipe(self, recipe: Recipe, model: Model) -> Engine:
+        """Return an engine on a model. Weights load at first use."""
+
+    def check(self, recipe: Recipe) -> list[str]:
+        """Check before a run that the engine can do what the recipe needs; return notes for the user.
+
+        Raises UserError if it can't.
+        """
+
+    def conflicts(self, recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+        """Yield the settings of the recipe that the engine can't serve: (path of the key, the reason)."""
+
 
 def open_engine(recipe: Recipe, model: Model) -> Engine:
-    """The recipe's engine on a model; its weights load at first use."""
-    machine = recipe.machine
-    if machine.engine != "openai" or (model.adapter and machine.server.adapters == "transformers"):
-        return _open(recipe, model, recipe.chat)
-    from isheep.engines import openai
-
-    return openai.open_engine(model, machine.server, lambda: load_chat_template(recipe.chat, recipe.model))
+    """Return the recipe's engine on a model. Its weights load at first use."""
+    return engine_module(recipe.machine.engine).open_from_recipe(recipe, model)
 
 
-def _open(recipe: Recipe, model: Model, chat: str) -> Engine:
-    """An engine of ours on a model that is written to in a chat template, or several that share its calls."""
-    machine = recipe.machine
-    if machine.replicas == 1 and not machine.ray:
-        return _here(recipe, model, chat)
-    from isheep.engines import ray
+def open_local_engine(recipe: Recipe, model: Model, chat: str) -> Engine:
+    """Return the recipe's engine on a model that is not the recipe's, with its own chat template.
 
-    one = recipe.model_copy(update={"machine": machine.model_copy(update={"threads": machine.threads or 1})})
-    return ray.open_engine(partial(_here, one, chat=chat), model, machine)
-
-
-def _here(recipe: Recipe, model: Model, chat: str) -> Engine:
-    machine = recipe.machine
-    if machine.engine == "vllm":
-        from isheep.engines import vllm
-
-        rank = max(one.training.lora.rank for one in recipe.variants)
-        return vllm.open_engine(model, machine, rank, lambda: load_chat_template(chat, model.base))
-    from isheep.engines import transformers
-
-    return transformers.open_engine(model, threads=machine.threads, device=machine.device, batch=machine.batch)
+    A server has only the recipe's model: if the recipe's engine is a server, transformers opens the model.
+    """
+    name = recipe.machine.engine
+    if engine_module(name).ONLY_RECIPE_MODEL:
+        name = "transformers"
+    return engine_module(name).open_from_recipe(recipe.model_copy(update={"model": model.base, "chat": chat}), model)
 
 
 def check_engine(recipe: Recipe) -> list[str]:
-    """Asks a server of the recipe for what the recipe needs; what a user should know of it.
+    """Check that the recipe's engine can do what the recipe needs, and return notes for the user.
 
-    Raises UserError where it can't do that, where vLLM is not installed, or where Ray is not there for replicas. An
-    engine of ours can do everything: nothing is loaded.
+    Raises UserError if it can't, or if a package is missing. No weights are loaded.
     """
-    machine = recipe.machine
-    if machine.replicas > 1 or machine.ray:
-        from isheep.engines import actors
+    return engine_module(recipe.machine.engine).check(recipe)
 
-        actors.check(machine)
-    if machine.engine == "vllm":
-        from isheep.engines import vllm
 
-        vllm.check()
-    if machine.engine != "openai":
-        return []
-    from isheep.engines import openai
-
-    variants, evaluated = recipe.variants, bool(recipe.evaluation or recipe.stop)
-    rated = [one.assessment for one in variants if one.assessment]
-    drawn = [one.sampling for part in variants for one in (part.synthesis, part.response)]
-    needs = openai.ServerRequirements(
-        drawn=any(one.temperature > 0 for one in (*drawn, *(one.sampling for one in rated))),
-        options=list(dict.fromkeys(text for one in rated if one.read == "expected" for text in score_openings(one))),
-        perplexity=any(needs_perplexity(one.filters) for one in variants)
-        or any(one.name.startswith(("standard/", "paper/")) for one in recipe.evaluation),
-        later=recipe.machine.server.adapters == "server" and (recipe.iterations > 1 or evaluated),
-    )
-    engine = openai.open_engine(
-        Model(recipe.model), recipe.machine.server, lambda: load_chat_template(recipe.chat, recipe.model)
-    )
-    with closing(engine):
-        return engine.check(needs)
+def engine_module(name: str) -> EngineModule:
+    """Import the module of an engine by its name in ENGINES."""
+    module: EngineModule = import_module(ENGINES[name])
+    return module
 
 
 def open_judge(recipe: Recipe, benchmark: BenchmarkSettings) -> Judge:
@@ -98,7 +88,7 @@ def open_judge(recipe: Recipe, benchmark: BenchmarkSettings) -> Judge:
     model, chat = local_model(given.model or "")
 
     def open_local() -> tuple[Engine, ChatTemplate]:
-        return _open(recipe, model, chat), load_chat_template(chat, model.base)
+        return open_local_engine(recipe, model, chat), load_chat_template(chat, model.base)
 
     return LocalJudge(given.model or "", open_local, recipe.seed, given.parameters, identity=_weights(model))
 

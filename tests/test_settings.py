@@ -269,7 +269,7 @@ def test_what_vllm_is_opened_with(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each key of machine.vllm reaches it, and the device and threads its process."""
     from isheep.engines import vllm
 
-    monkeypatch.setattr(vllm, "check", lambda: None)
+    monkeypatch.setattr(vllm, "check_installed", lambda: None)
     monkeypatch.setattr(vllm, "check_device", lambda device: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
 

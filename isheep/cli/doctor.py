@@ -9,16 +9,11 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+from isheep.backends import ENGINES, engine_module
 from isheep.models import checkpoint
 from isheep.rundir.folder import PACKAGES
 
 MISSING = "missing"
-EXTRAS = {
-    "eval": ("lm_eval", "IFEval"),
-    "ray": ("ray", "machine.replicas and machine.ray"),
-    "vllm": ("vllm", "machine.engine: vllm"),
-    "dev": ("pytest", "make test, for who works on isheep"),
-}
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -32,10 +27,21 @@ def doctor() -> Iterator[tuple[str, str]]:
     yield "memory", memory()
     yield "disk", f"{_gigabytes(shutil.disk_usage(Path.cwd()).free)} free here"
     yield "lamb", "its checkpoint is there" if (checkpoint.LAMB_CHECKPOINT / "config.json").is_file() else MISSING
-    for extra, (package, allows) in EXTRAS.items():
+    for extra, (package, allows) in extras().items():
         found = next((one for one in map(version, (package, f"{package}-cpu")) if one != MISSING), MISSING)
         has = f"not installed (pip install 'isheep[{extra}]')" if found == MISSING else f"{package} {found}"
         yield f"[{extra}]", f"{allows}: {has}"
+
+
+def extras() -> dict[str, tuple[str, str]]:
+    """Return for each extra of the package: a distribution that it installs, and the feature that it enables."""
+    engines = {name: engine_module(name).PACKAGE for name in ENGINES}
+    return {
+        "eval": ("lm_eval", "IFEval"),
+        "ray": ("ray", "machine.replicas and machine.ray"),
+        **{name: (package, f"machine.engine: {name}") for name, package in engines.items() if package},
+        "dev": ("pytest", "make test, for who works on isheep"),
+    }
 
 
 def version(package: str) -> str:

@@ -202,7 +202,7 @@ def join(ray: Any, machine: Machine) -> tuple[ActorResources, bool]:
     """
     cpus, joined = machine.threads or 1, ray.is_initialized()
     if not joined:
-        check(machine)
+        check_ray(machine)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # It has no setting for this: of each death it would write a paragraph to our standard output.
         importlib.import_module("ray._private.worker")._worker_logs_enabled = False  # type: ignore[attr-defined]
@@ -222,7 +222,7 @@ def join(ray: Any, machine: Machine) -> tuple[ActorResources, bool]:
     return ActorResources(cpus, gpus), not (joined or machine.ray)
 
 
-def check(machine: Machine) -> None:
+def check_ray(machine: Machine) -> None:
     """Raises UserError where Ray is not installed, or nobody listens at its address. Starts nothing."""
     library()
     address = os.environ.get("RAY_ADDRESS") if machine.ray == "auto" else machine.ray

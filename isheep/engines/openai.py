@@ -4,20 +4,46 @@ import hashlib
 import math
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from isheep.batching import derive_seed
-from isheep.engines import server, tokens
+from isheep.engines import Engine, ray, server, tokens, transformers
 from isheep.errors import TooLong
-from isheep.models.chat_template import ChatTemplate
+from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.models.checkpoint import context_length, find_checkpoint, load_tokenizer, start_token_ids
 from isheep.openai_client import ServerReply, call_concurrently, without_password
-from isheep.recipe.schema import ServerSettings
+from isheep.recipe.schema import Recipe, ServerSettings, needs_perplexity, score_openings
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
 SEEDS = 2**31  # a seed that every server takes; llama.cpp draws one of its own for 2**32 - 1
 ELSEWHERE = "machine.engine: transformers"
+
+
+PACKAGE = None
+ONLY_RECIPE_MODEL = True
+
+
+def open_from_recipe(recipe: Recipe, model: Model) -> Engine:
+    """Return an engine on the recipe's server; with machine.server.adapters: transformers, M^1, ... run locally."""
+    server_settings = recipe.machine.server
+    if model.adapter and server_settings.adapters == "transformers":
+        return transformers.open_from_recipe(recipe, model)
+    return open_engine(model, server_settings, lambda: load_chat_template(recipe.chat, recipe.model))
+
+
+def check(recipe: Recipe) -> list[str]:
+    """Send the server small requests to find out whether it can do what the recipe needs; return notes for the user.
+
+    Raises UserError if it can't, or if the recipe asks for replicas and there is no Ray.
+    """
+    ray.check(recipe)
+    engine = open_engine(
+        Model(recipe.model), recipe.machine.server, lambda: load_chat_template(recipe.chat, recipe.model)
+    )
+    with closing(engine):
+        return engine.check(requirements(recipe))
 
 
 class ServerRequirements(NamedTuple):
@@ -27,6 +53,22 @@ class ServerRequirements(NamedTuple):
     options: Sequence[str]  # whose probabilities it asks for (assessment.read: expected)
     perplexity: bool  # those of a prompt's own tokens
     later: bool  # M^1 and later models
+
+
+def requirements(recipe: Recipe) -> ServerRequirements:
+    """Return what the recipe asks of its server, over all of its iterations and benchmarks."""
+    variants, evaluated = recipe.variants, bool(recipe.evaluation or recipe.stop)
+    assessments = [variant.assessment for variant in variants if variant.assessment]
+    samplings = [section.sampling for variant in variants for section in (variant.synthesis, variant.response)]
+    samplings += [assessment.sampling for assessment in assessments]
+    expected = [assessment for assessment in assessments if assessment.read == "expected"]
+    scored = any(benchmark.name.startswith(("standard/", "paper/")) for benchmark in recipe.evaluation)
+    return ServerRequirements(
+        drawn=any(sampling.temperature > 0 for sampling in samplings),
+        options=list(dict.fromkeys(text for assessment in expected for text in score_openings(assessment))),
+        perplexity=scored or any(needs_perplexity(variant.filters) for variant in variants),
+        later=recipe.machine.server.adapters == "server" and (recipe.iterations > 1 or evaluated),
+    )
 
 
 def open_engine(model: Model, settings: ServerSettings, chat: Callable[[], ChatTemplate]) -> "OpenAIEngine":

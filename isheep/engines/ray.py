@@ -2,17 +2,41 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from isheep.engines import Engine
-from isheep.engines.actors import ReplicaPool, brief, pool_of
+from isheep.engines.actors import ReplicaPool, brief, check_ray, pool_of
 from isheep.errors import UserError
 from isheep.models.checkpoint import LAMB_CHECKPOINT, find_checkpoint
-from isheep.recipe.schema import Machine
+from isheep.recipe.schema import Machine, Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
 ATTEMPTS = 3  # at one call: a batch that ends every process it meets is not the machines' fault
+
+
+def open_from_recipe(open_one: Callable[[Recipe, Model], Engine], recipe: Recipe, model: Model) -> Engine:
+    """Return the recipe's replicas on a model, or one engine in this process if the recipe asks for no replicas.
+
+    `open_one` opens a single engine. The actors import it by its name, so it must be a function of a module.
+    """
+    machine = recipe.machine
+    if not uses_ray(machine):
+        return open_one(recipe, model)
+    single = recipe.model_copy(update={"machine": machine.model_copy(update={"threads": machine.threads or 1})})
+    return open_engine(partial(open_one, single), model, machine)
+
+
+def uses_ray(machine: Machine) -> bool:
+    """Return whether the engine runs in actors of Ray."""
+    return machine.replicas > 1 or machine.ray is not None
+
+
+def check(recipe: Recipe) -> None:
+    """Raise UserError if the recipe asks for replicas and Ray is not installed, or does not answer."""
+    if uses_ray(recipe.machine):
+        check_ray(recipe.machine)
 
 
 def open_engine(open_one: Callable[[Model], Engine], model: Model, machine: Machine) -> "Replicas":

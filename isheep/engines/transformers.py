@@ -1,20 +1,46 @@
 """The transformers engine: any causal language model in safetensors, with a LoRA adapter or none, on CPU or CUDA."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isheep.batching import derive_seed
-from isheep.engines import tokens
+from isheep.engines import Engine, ray, tokens
 from isheep.errors import TooLong
 from isheep.models.checkpoint import check_device, find_checkpoint, load_model, load_tokenizer, start_token_ids
+from isheep.recipe.schema import KeyPath, Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LOGITS = 2**27  # the most logits that `logprobs` holds at a time: 0.5 GB in fp32
+
+PACKAGE = None
+ONLY_RECIPE_MODEL = False
+
+
+def open_from_recipe(recipe: Recipe, model: Model) -> Engine:
+    """Return an engine on a model, or replicas of it. Weights load at first use."""
+    return ray.open_from_recipe(open_one, recipe, model)
+
+
+def open_one(recipe: Recipe, model: Model) -> Engine:
+    """Return a single engine on a model, with the settings of the recipe's machine."""
+    machine = recipe.machine
+    return open_engine(model, threads=machine.threads, device=machine.device, batch=machine.batch)
+
+
+def check(recipe: Recipe) -> list[str]:
+    """Raise UserError if the recipe asks for replicas and there is no Ray. Returns no notes."""
+    ray.check(recipe)
+    return []
+
+
+def conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    """Yield nothing: this engine can serve every recipe."""
+    yield from ()
 
 
 def open_engine(

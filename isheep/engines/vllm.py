@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from isheep.batching import chunks, derive_seed
-from isheep.engines import tokens
+from isheep.engines import Engine, ray, tokens
 from isheep.engines.vllm_worker import AdapterRequest, Failed, Opening, Worker
 from isheep.errors import TooLong, UserError
-from isheep.models.chat_template import ChatTemplate
+from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.models.checkpoint import (
     check_device,
     context_length,
@@ -25,7 +25,7 @@ from isheep.models.checkpoint import (
     load_tokenizer,
     start_token_ids,
 )
-from isheep.recipe.schema import RANKS, Machine
+from isheep.recipe.schema import RANKS, Machine, Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
 ELSEWHERE = "machine.engine: transformers"
@@ -33,8 +33,30 @@ ASKED = 128  # tokens whose probabilities a request may ask for: vLLM's limit
 asleep: dict[Opening, Worker] = {}  # at most one, where machine.vllm.sleep keeps it
 
 
-def check() -> None:
-    """Raises UserError where vLLM is not installed. Nothing is loaded."""
+PACKAGE = "vllm"
+ONLY_RECIPE_MODEL = False
+
+
+def open_from_recipe(recipe: Recipe, model: Model) -> Engine:
+    """Return an engine on a model, or replicas of it. vLLM starts at first use."""
+    return ray.open_from_recipe(open_one, recipe, model)
+
+
+def open_one(recipe: Recipe, model: Model) -> Engine:
+    """Return a single engine on a model, which serves adapters up to the highest rank that the recipe trains."""
+    rank = max(variant.training.lora.rank for variant in recipe.variants)
+    return open_engine(model, recipe.machine, rank, lambda: load_chat_template(recipe.chat, model.base))
+
+
+def check(recipe: Recipe) -> list[str]:
+    """Raise UserError if vLLM is not installed, or if the recipe asks for replicas and there is no Ray."""
+    ray.check(recipe)
+    check_installed()
+    return []
+
+
+def check_installed() -> None:
+    """Raise UserError if vLLM is not installed. Nothing is loaded."""
     if not importlib.util.find_spec("vllm"):
         raise UserError(
             "machine.engine vllm needs vLLM, which is not installed: in an environment of its own,"
@@ -51,7 +73,7 @@ def open_engine(model: Model, machine: Machine, rank: int, chat: Callable[[], Ch
     checkpoint, vLLM is not installed, or machine.device is not there.
     """
     find_checkpoint(model.base)
-    check()
+    check_installed()
     check_device(machine.device)
     return VLLMEngine(model, machine, rank, chat)
 
