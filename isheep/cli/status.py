@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from isheep.batching import chunks
-from isheep.diagnostics.diversity import FIGURES, read_diversity
+from isheep.diagnostics.diversity import METRICS, read_diversity
 from isheep.evaluation.evaluate import is_last_iteration
 from isheep.evaluation.tables import run_table
 from isheep.recipe.schema import Recipe
@@ -62,12 +62,12 @@ def variety(recipe: Recipe, run: RunFolder) -> Iterator[RenderableType]:
         columns = (Column(f"iteration {t}", justify="right") for t in some)
         shown = Table("what was written", *columns, box=SIMPLE_HEAD, pad_edge=False)
         of = ""
-        for name, figure in FIGURES.items():
-            if figure.of != of:
-                of = figure.of
+        for name, metric in METRICS.items():
+            if metric.text != of:
+                of = metric.text
                 shown.add_row(of, style="bold")
             values = (known[t].get(name) for t in some)
-            shown.add_row(f"  {figure.label}", *("-" if v is None else figure.form.format(v) for v in values))
+            shown.add_row(f"  {metric.label}", *("-" if v is None else metric.number_format.format(v) for v in values))
         yield shown
     for t, found in known.items():
         yield from (Text(f"iteration {t} is narrower: {line}", style="yellow") for line in found["narrower"])

@@ -1,4 +1,4 @@
-"""The collapse monitor: figures counted by hand, warnings at their limits, and a run that narrows."""
+"""Diversity: metrics counted by hand, warnings at their limits, and a run that narrows."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import pytest
 import isheep.algorithm
 from isheep.algorithm import align
 from isheep.cli import main
-from isheep.diagnostics.diversity import figures, narrower
+from isheep.diagnostics.diversity import find_narrowing, measure_diversity
 from isheep.engines.function import SeededFunctionEngine
 from isheep.recipe.schema import Recipe
 from isheep.records import Model, Pair, Rejected
@@ -22,7 +22,7 @@ def pair(n: int, instruction: str, output: str, tokens: int = 4, finish: str = "
     return Pair(id=f"t1-{n}", instruction=instruction, output=output, finish=finish, tokens=tokens, seed=1)
 
 
-def test_figures_are_what_counting_gives() -> None:
+def test_metrics_equal_hand_counts() -> None:
     pairs = [
         pair(0, "Name a red fruit", "An apple is red", tokens=2),
         pair(1, "name a RED fruit!", "An apple is red", tokens=4, finish="length"),
@@ -30,21 +30,25 @@ def test_figures_are_what_counting_gives() -> None:
         pair(3, "", "", tokens=8),
     ]
     rejected = [Rejected(id=str(n), text="", by=by, why="") for n, by in enumerate(["novelty", "rules"])]
-    found = figures(pairs, rejected, "en")
-    assert (found["near_duplicates"], found["answers_near_duplicates"], found["refused_by_novelty"]) == (0.5, 0.5, 0.2)
-    assert [found[f"distinct_{n}"] for n in (1, 2, 3)] == [round(7 / 11, 4), round(5 / 8, 4), round(3 / 5, 4)]
-    assert [found[f"answers_distinct_{n}"] for n in (1, 2, 3)] == [round(5 / 9, 4), 0.5, 0.5]
-    assert found["first_words"] == {"name": round(2 / 3, 4), "write": round(1 / 3, 4)}
-    assert found["first_word_entropy"] == round(math.log2(3) - 2 / 3, 4) and found["vocabulary"] == 7
-    assert [found[f"tokens_{q}"] for q in ("quarter", "median", "three_quarters")] == [3.5, 5, 6.5]
-    assert found["stopped"] == 0.75
+    metrics = measure_diversity(pairs, rejected, "en")
+    assert (metrics["near_duplicates"], metrics["answers_near_duplicates"], metrics["refused_by_novelty"]) == (
+        0.5,
+        0.5,
+        0.2,
+    )
+    assert [metrics[f"distinct_{n}"] for n in (1, 2, 3)] == [round(7 / 11, 4), round(5 / 8, 4), round(3 / 5, 4)]
+    assert [metrics[f"answers_distinct_{n}"] for n in (1, 2, 3)] == [round(5 / 9, 4), 0.5, 0.5]
+    assert metrics["first_words"] == {"name": round(2 / 3, 4), "write": round(1 / 3, 4)}
+    assert metrics["first_word_entropy"] == round(math.log2(3) - 2 / 3, 4) and metrics["vocabulary"] == 7
+    assert [metrics[f"tokens_{q}"] for q in ("quarter", "median", "three_quarters")] == [3.5, 5, 6.5]
+    assert metrics["stopped"] == 0.75
 
 
-def test_words_of_every_script_and_nothing_at_all() -> None:
-    found = figures([pair(0, "Назови реку", "Обь"), pair(1, "Назови реку", "")], [], "any")
-    assert found["first_words"] == {"назови": 1.0} and found["first_word_entropy"] == 0
-    nothing = figures([], [], "en")
-    assert nothing["near_duplicates"] is None and nothing["tokens_median"] is None and nothing["first_words"] == {}
+def test_words_of_every_script_and_no_pairs() -> None:
+    metrics = measure_diversity([pair(0, "Назови реку", "Обь"), pair(1, "Назови реку", "")], [], "any")
+    assert metrics["first_words"] == {"назови": 1.0} and metrics["first_word_entropy"] == 0
+    empty = measure_diversity([], [], "en")
+    assert empty["near_duplicates"] is None and empty["tokens_median"] is None and empty["first_words"] == {}
 
 
 BEFORE = {
@@ -61,34 +65,34 @@ BEFORE = {
         ({"near_duplicates": 0.16}, "instructions: near duplicates 10% -> 16% (since iteration 1)"),
         ({"near_duplicates": 0.14}, None),
         ({"near_duplicates": 0.01}, None),
-        ({"refused_by_novelty": 0.3}, "instructions: refused as near a known one 20% -> 30% (since iteration 1)"),
+        ({"refused_by_novelty": 0.3}, "instructions: rejected: near a known one 20% -> 30% (since iteration 1)"),
         ({"answers_near_duplicates": 0.2}, "answers: near duplicates 10% -> 20% (since iteration 1)"),
         ({"first_word_entropy": 3.4}, "instructions: entropy of first words, bits 4.00 -> 3.40 (since iteration 1)"),
         ({"first_word_entropy": 3.6}, None),
         ({"tokens_median": 19}, "answers: tokens, median 30 -> 19 (since iteration 1)"),
         ({"tokens_median": 21}, None),
         ({"tokens_median": 300}, None),
-        ({"stopped": 0.8}, "answers: stopped by themselves 95% -> 80% (since iteration 1)"),
+        ({"stopped": 0.8}, "answers: ended with a stop token 95% -> 80% (since iteration 1)"),
         ({"vocabulary": 700}, "instructions: vocabulary 1000 -> 700 (since iteration 1)"),
-        ({"vocabulary": 700, "pairs": 500}, None),  # less text has fewer words
+        ({"vocabulary": 700, "pairs": 500}, None),
         ({"distinct_2": 0.4}, "instructions: distinct-2 0.500 -> 0.400 (since iteration 1)"),
         ({"distinct_2": 0.4, "pairs": 800}, None),
-        ({"near_duplicates": 0.9, "pairs": 99}, None),  # chance
+        ({"near_duplicates": 0.9, "pairs": 99}, None),
         ({"near_duplicates": None}, None),
     ],
 )
 def test_warnings_at_their_limits(change: dict[str, Any], line: str | None) -> None:
-    assert list(narrower({**BEFORE, **change}, {1: BEFORE})) == ([line] if line else [])
+    assert list(find_narrowing({**BEFORE, **change}, {1: BEFORE})) == ([line] if line else [])
 
 
-def test_slow_narrowing_is_seen_against_the_first_iteration() -> None:
+def test_slow_narrowing_is_detected_against_the_first_iteration() -> None:
     steps = {t: {**BEFORE, "near_duplicates": 0.1 + 0.03 * t} for t in (1, 2, 3)}
-    assert list(narrower(steps[2], {1: steps[1]})) == []
-    [line] = narrower(steps[3], {2: steps[2], 1: steps[1]})
+    assert list(find_narrowing(steps[2], {1: steps[1]})) == []
+    [line] = find_narrowing(steps[3], {2: steps[2], 1: steps[1]})
     assert line == "instructions: near duplicates 13% -> 19% (since iteration 1)"
 
 
-# --- a run whose second model says the same again and again
+# --- a run whose second model repeats itself
 
 
 class Chat(NamedTuple):
@@ -119,7 +123,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isheep.algorithm, "train", train)
 
 
-def test_a_run_says_that_it_narrows_once_and_status_shows_it(
+def test_a_run_warns_once_about_narrowing_and_status_shows_it(
     lab: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     synthesis = {"tasks": 120, "size": 40, "novelty": None, "rules": False}
@@ -127,23 +131,23 @@ def test_a_run_says_that_it_narrows_once_and_status_shows_it(
     recipe, path = Recipe.model_validate(settings), tmp_path / "run" / "iter-2" / "collapse.json"
     with open_run_for_writing(tmp_path / "run", recipe) as folder:
         list(align(recipe, folder))
-    said = capsys.readouterr().err
-    found = json.loads(path.read_text())
-    assert found["near_duplicates"] == 1 and found["stopped"] == 1 and found["tokens_median"] == 1
-    assert len(found["narrower"]) == 5 and "narrower" not in said.split("iter-2/tasks.jsonl")[0]
-    for line in found["narrower"]:
-        assert f"iteration 2 is narrower: {line}" in " ".join(said.split())
-    whole = path.read_bytes()
+    log = capsys.readouterr().err
+    metrics = json.loads(path.read_text())
+    assert metrics["near_duplicates"] == 1 and metrics["stopped"] == 1 and metrics["tokens_median"] == 1
+    assert len(metrics["narrower"]) == 5 and "narrower" not in log.split("iter-2/tasks.jsonl")[0]
+    for line in metrics["narrower"]:
+        assert f"iteration 2 is narrower: {line}" in " ".join(log.split())
+    complete = path.read_bytes()
     with open_run_for_writing(tmp_path / "run", recipe) as folder:
         list(align(recipe, folder))
     assert "narrower" not in capsys.readouterr().err
     path.unlink()
     with open_run_for_writing(tmp_path / "run", recipe) as folder:
         list(align(recipe, folder))
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == complete
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
         main(["status", str(tmp_path / "run")])
-    shown = capsys.readouterr().out
-    assert end.value.code == 0 and "iteration 2 is narrower: answers: tokens, median 12 -> 1" in shown
-    assert max(map(len, shown.split("what was written")[1].splitlines()[:20])) <= 80
+    output = capsys.readouterr().out
+    assert end.value.code == 0 and "iteration 2 is narrower: answers: tokens, median 12 -> 1" in output
+    assert max(map(len, output.split("what was written")[1].splitlines()[:20])) <= 80
