@@ -10,9 +10,11 @@ from isheep.benchmarks import evaluation_prompts, validation_prompts
 from isheep.diagnostics.diversity import record_diversity
 from isheep.engines import Engine
 from isheep.errors import UserError
+from isheep.filters import needs
+from isheep.filters.base import FilterContext
 from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.prompts import forms
-from isheep.recipe.schema import Recipe, needs_embeddings, needs_perplexity
+from isheep.recipe.schema import Recipe
 from isheep.records import (
     AssessedPair,
     Drop,
@@ -30,7 +32,7 @@ from isheep.rundir.folder import RunFolder
 from isheep.rundir.training_file import training_row, write_training_file
 from isheep.seeds import SeedTask
 from isheep.stages.assess import assess
-from isheep.stages.filters import FilterContext, find_drops, has_unreadable_rating, kept_pairs
+from isheep.stages.filters import find_drops, has_unreadable_rating, kept_pairs
 from isheep.stages.instances import classify_tasks, generate_instances, pairs_of_instances
 from isheep.stages.measure import SIZE, embed_pairs, measure_perplexities
 from isheep.stages.respond import respond
@@ -155,10 +157,10 @@ def measure(
         return FilterContext()
     measures: Sequence[PairPerplexity] = []
     points: Sequence[PairEmbedding] = []
-    if needs_perplexity(recipe.filters):
+    if needs(recipe.filters, "perplexities"):
         owed = measure_perplexities(engine, pairs, chat, recipe.response)
         measures = folder.records("perplexity.jsonl", PairPerplexity, owed, SIZE, len(pairs))
-    if needs_embeddings(recipe.filters):
+    if needs(recipe.filters, "embeddings"):
         points = folder.records("vectors.jsonl", PairEmbedding, embed_pairs(engine, pairs), SIZE, len(pairs))
     return FilterContext([*evaluation_prompts(recipe.evaluation), *validation_prompts(recipe.stop)], measures, points)
 
@@ -195,7 +197,7 @@ def choose(
         left_out = folder.read("dropped.jsonl", Drop)
     else:
         place = derive_seed(recipe.seed, t)
-        found = find_drops(pairs, recipe.filters, recipe.synthesis.rules, chat.special, known, place)
+        found = find_drops(pairs, recipe.filters, recipe.synthesis.rules, chat.special, known._replace(seed=place))
         left_out = folder.write("dropped.jsonl", Drop, found)
     data = kept_pairs(pairs, left_out)
     if len(data) < 2:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Protocol
 
 from isheep.engines import Engine
-from isheep.errors import UserError
+from isheep.errors import KeyPath, UserError
 from isheep.judges.base import Judge, LocalJudge
 from isheep.judges.endpoint import EndpointJudge
 from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.recipe import schema as recipes
-from isheep.recipe.schema import BenchmarkSettings, KeyPath, Recipe
+from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.records import Model, Pair
 from isheep.rundir.folder import open_run
 

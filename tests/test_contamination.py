@@ -8,12 +8,14 @@ import pytest
 
 from isheep.benchmarks import lamb
 from isheep.diagnostics.contamination import places
+from isheep.filters.base import FilterContext
+from isheep.filters.contamination import ContaminationFilter
 from isheep.lamb.pages import content
 from isheep.lamb.suite import suite
-from isheep.recipe.schema import BenchmarkSettings, ContaminationFilter, Recipe
+from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.records import Drop, Pair
 from isheep.rundir.folder import RunFolder, open_run_for_writing
-from isheep.stages.filters import FilterContext, find_drops
+from isheep.stages.filters import find_drops
 from tests.test_cli import files, isheep, refused
 
 EXAM = suite()

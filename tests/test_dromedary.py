@@ -18,9 +18,10 @@ from isheep.cli import main
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.evaluation.tables import counts
+from isheep.filters.score import ScoreFilter
 from isheep.models.checkpoint import LAMB_CHECKPOINT
 from isheep.prompts.forms import load_answer_form, load_topic_guide
-from isheep.recipe.schema import Assessment, Recipe, Response, ScoreFilter, Synthesis
+from isheep.recipe.schema import Assessment, Recipe, Response, Synthesis
 from isheep.records import Completion, Drop, Model, Pair, Reply, Sampling, Task
 from isheep.rundir.folder import RunFolder, open_run_for_writing
 from isheep.stages.assess import assess

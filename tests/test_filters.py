@@ -12,13 +12,18 @@ import torch
 from pydantic import TypeAdapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import isheep.stages.filters
+import isheep.filters.density
+from isheep import extensions
 from isheep.engines.function import SeededFunctionEngine
 from isheep.engines.transformers import open_engine
+from isheep.errors import UserError
+from isheep.filters import Filter
+from isheep.filters.base import FilterContext
+from isheep.filters.custom import as_filter
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.schema import Filter, Response
+from isheep.recipe.schema import Response
 from isheep.records import AssessedPair, Grade, Model, PairEmbedding, PairPerplexity, TokenLogprobs
-from isheep.stages.filters import FilterContext, find_drops, kept_pairs
+from isheep.stages.filters import find_drops, kept_pairs
 from isheep.stages.measure import embed_pairs, measure_perplexities, pair_text, perplexity
 
 pytestmark = pytest.mark.numeric
@@ -44,14 +49,14 @@ def vector(n: int, values: Any) -> PairEmbedding:
 PAIRS = [pair(n, score=n // 4 + 1) for n in range(40)]
 POINTS = [CENTRES[n % 4] + np.random.default_rng(n).normal(0, 0.5, 2) for n in range(40)]
 KNOWN = FilterContext(
-    measures=[PairPerplexity(id=f"t1-{n}", output=n + 1, pair=41 - n) for n in range(40)],
-    vectors=[vector(n, point) for n, point in enumerate(POINTS)],
+    perplexities=[PairPerplexity(id=f"t1-{n}", output=n + 1, pair=41 - n) for n in range(40)],
+    embeddings=[vector(n, point) for n, point in enumerate(POINTS)],
 )
 
 
 def left(*settings: dict[str, Any], seed: int = 0, known: FilterContext = KNOWN) -> list[int]:
     """The numbers of the pairs that filters keep."""
-    found = find_drops(PAIRS, filters(*settings), True, ["<|end|>"], known, seed)
+    found = find_drops(PAIRS, filters(*settings), True, ["<|end|>"], known._replace(seed=seed))
     assert len({drop.row for drop in found}) == len(found) and all(drop.why for drop in found)
     return [int(row.id[3:]) for row in kept_pairs(PAIRS, found)]
 
@@ -90,7 +95,7 @@ def test_perplexity_of_no_text_and_of_an_impossible_one() -> None:
     assert perplexity(TokenLogprobs([], [])) is None
     assert perplexity(TokenLogprobs([1, 2], [math.log(0.5), math.log(0.125)])) == pytest.approx(4)
     assert math.isfinite(perplexity(TokenLogprobs([1], [-float("inf")])) or math.inf)
-    nothing = FilterContext(measures=[PairPerplexity(id="t1-0", output=None, pair=2)])
+    nothing = FilterContext(perplexities=[PairPerplexity(id="t1-0", output=None, pair=2)])
     [found] = find_drops([pair(0, "")], filters({"kind": "perplexity"}), False, [], nothing)
     assert found.why == "perplexity of output inf > 50"
 
@@ -111,7 +116,7 @@ def test_the_perplexity_filter() -> None:
 @pytest.mark.parametrize("keep", [1, 3])
 @pytest.mark.parametrize("mini_batch", [41, 40])
 def test_density_keeps_some_of_each_cluster(monkeypatch: pytest.MonkeyPatch, keep: int, mini_batch: int) -> None:
-    monkeypatch.setattr(isheep.stages.filters, "MINI_BATCH", mini_batch)
+    monkeypatch.setattr(isheep.filters.density, "MINI_BATCH_SIZE", mini_batch)
     density = {"kind": "density", "clusters": 4, "keep": keep}
     drawn = left(density)
     assert sorted(n % 4 for n in drawn) == sorted([0, 1, 2, 3] * keep)
@@ -132,7 +137,7 @@ def test_density_says_what_it_saw() -> None:
 
 def test_fewer_pairs_than_clusters_or_points_are_all_kept_once() -> None:
     assert left({"kind": "density"}) == list(range(40))
-    same = KNOWN._replace(vectors=[vector(n, [1.0, 2.0]) for n in range(40)])
+    same = KNOWN._replace(embeddings=[vector(n, [1.0, 2.0]) for n in range(40)])
     assert len(left({"kind": "density", "clusters": 4}, known=same)) == 1
 
 
@@ -177,6 +182,57 @@ EFFECTS = [
 @pytest.mark.parametrize(("one", "change"), EFFECTS)
 def test_every_setting_changes_the_rows_kept(one: dict[str, Any], change: dict[str, Any]) -> None:
     assert left(one) != left({**one, **change})
+
+
+# --- filters of the user's own
+
+SHORT = """
+def short(pair):
+    if len(pair.output) < 4:
+        return f"{len(pair.output)} characters"
+
+def failing(pair):
+    return pair.nothing
+
+def wrong(pair):
+    return True
+"""
+
+
+@pytest.fixture
+def own_file(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "mine.py"
+    path.write_text(SHORT)
+    extensions.allow_code()
+    yield path
+    extensions.allow_code(False)
+
+
+def test_a_custom_filter_drops_what_its_function_gives_a_reason_for(own_file: Path) -> None:
+    pairs = [pair(0, "a"), pair(1, "long enough")]
+    [drop] = find_drops(pairs, filters({"kind": "custom", "function": f"{own_file}:short"}), True, [])
+    assert (drop.row, drop.by, drop.why) == ("t1-0", "short", "1 characters")
+    function = extensions.load_object(f"{own_file}:short", "filter")
+    assert find_drops(pairs, [as_filter(function)], True, []) == [drop]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("failing", "filter failing failed on pair t1-0: AttributeError: "),
+        ("wrong", "filter wrong returned True for pair t1-0: return a reason in words, or None"),
+        ("missing", r"filter .*mine\.py:missing: .*mine\.py has no 'missing'"),
+    ],
+)
+def test_a_custom_filter_that_fails_is_one_line(own_file: Path, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        find_drops(PAIRS, filters({"kind": "custom", "function": f"{own_file}:{name}"}), True, [])
+
+
+def test_a_custom_filter_is_not_executed_unless_allowed(own_file: Path) -> None:
+    extensions.allow_code(False)
+    with pytest.raises(UserError, match=r"filter .*mine\.py:short is Python code of your own: pass --allow-code"):
+        find_drops(PAIRS, filters({"kind": "custom", "function": f"{own_file}:short"}), True, [])
 
 
 # --- what is measured

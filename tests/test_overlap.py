@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isheep.filters.base import FilterContext
+from isheep.filters.contamination import ContaminationFilter
 from isheep.recipe import loading
-from isheep.recipe.schema import ContaminationFilter
 from isheep.records import Pair
-from isheep.stages.filters import FilterContext, find_drops
+from isheep.stages.filters import find_drops
 from isheep.text.novelty import find_near, repeated, split_words
 from isheep.text.overlap import LEAST, find_overlap
 

@@ -18,11 +18,14 @@ from isheep.cli import main
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.evaluation import tables
-from isheep.recipe.schema import Assessment, ContaminationFilter, Recipe, Response, ScoreFilter
+from isheep.filters.base import FilterContext
+from isheep.filters.contamination import ContaminationFilter
+from isheep.filters.score import ScoreFilter
+from isheep.recipe.schema import Assessment, Recipe, Response
 from isheep.records import AssessedPair, Completion, Drop, Grade, Model, Pair, Sampling, Task
 from isheep.rundir.folder import RunFolder, open_run_for_writing
 from isheep.stages.assess import assess, expected_grade, parse_grade
-from isheep.stages.filters import FilterContext, find_drops, kept_pairs
+from isheep.stages.filters import find_drops, kept_pairs
 from isheep.stages.respond import respond
 
 

@@ -11,12 +11,12 @@ from rich.text import Text
 
 from isheep.errors import UserError
 from isheep.evaluation.formatting import escape_unprintable
-from isheep.recipe.schema import Recipe, ScoreFilter
+from isheep.filters.score import ScoreFilter
+from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Pair, Record, Rejected
 from isheep.rundir.folder import RunFolder, open_run
 from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.jsonl import filter_rows
-from isheep.stages.filters import below_threshold
 
 R = TypeVar("R", bound=Record)
 
@@ -91,7 +91,7 @@ def _band(pair: Pair, criterion: str, threshold: ScoreFilter) -> Band | None:
         return None
     if grades[criterion].score is None:
         return Band.unreadable
-    return Band.low if below_threshold(threshold, grades) else Band.high
+    return Band.low if threshold.reason_against(grades) else Band.high
 
 
 # --- as text

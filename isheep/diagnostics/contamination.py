@@ -16,7 +16,8 @@ from isheep.benchmarks import data_path, fingerprint, load_benchmark
 from isheep.errors import UserError
 from isheep.evaluation.formatting import escape_unprintable
 from isheep.evaluation.statistics import Clusters, Estimate, Value, estimate, is_share
-from isheep.recipe.schema import BenchmarkSettings, ContaminationFilter, Recipe
+from isheep.filters.contamination import ContaminationFilter
+from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.records import Drop, Pair
 from isheep.rundir.folder import RunFolder, open_run
 from isheep.rundir.iterations import iteration_dir

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from isheep.evaluation.statistics import auroc, concordance, estimate, rank_correlation
-from isheep.recipe.schema import RATING_SCALE, Recipe, ScoreFilter
+from isheep.filters.score import ScoreFilter
+from isheep.recipe.schema import RATING_SCALE, Recipe
 from isheep.records import AssessedPair, Grade
-from isheep.stages.filters import below_threshold
 
 Graded = Sequence[AssessedPair]
 Found = dict[str, Any]  # a part of health.json
@@ -88,7 +88,7 @@ def agreement(one: Sequence[float], other: Sequence[float]) -> Found:
 def passed(recipe: Recipe, grades: Mapping[str, Grade]) -> bool | None:
     """Whether ratings pass every score filter of the recipe; None where it has none."""
     filters = [one for one in recipe.filters if isinstance(one, ScoreFilter)]
-    return all(below_threshold(one, grades) is None for one in filters) if filters else None
+    return all(one.reason_against(grades) is None for one in filters) if filters else None
 
 
 def against_truth(recipe: Recipe, rows: Graded, right: Sequence[bool]) -> Found:

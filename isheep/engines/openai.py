@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from isheep.batching import derive_seed
 from isheep.engines import Engine, ray, server, tokens, transformers
 from isheep.errors import TooLong
+from isheep.filters import needs
 from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.models.checkpoint import context_length, find_checkpoint, load_tokenizer, start_token_ids
 from isheep.openai_client import ServerReply, call_concurrently, without_password
-from isheep.recipe.schema import Recipe, ServerSettings, needs_perplexity, score_openings
+from isheep.recipe.schema import Recipe, ServerSettings, score_openings
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
 SEEDS = 2**31  # a seed that every server takes; llama.cpp draws one of its own for 2**32 - 1
@@ -66,7 +67,7 @@ def requirements(recipe: Recipe) -> ServerRequirements:
     return ServerRequirements(
         drawn=any(sampling.temperature > 0 for sampling in samplings),
         options=list(dict.fromkeys(text for assessment in expected for text in score_openings(assessment))),
-        perplexity=scored or any(needs_perplexity(variant.filters) for variant in variants),
+        perplexity=scored or any(needs(variant.filters, "perplexities") for variant in variants),
         later=recipe.machine.server.adapters == "server" and (recipe.iterations > 1 or evaluated),
     )
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isheep.batching import derive_seed
 from isheep.engines import Engine, ray, tokens
-from isheep.errors import TooLong
+from isheep.errors import KeyPath, TooLong
 from isheep.models.checkpoint import check_device, find_checkpoint, load_model, load_tokenizer, start_token_ids
-from isheep.recipe.schema import KeyPath, Recipe
+from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from pydantic import ConfigDict, Field, ValidationError
 from isheep import prompts
 from isheep.batching import derive_seed
 from isheep.errors import UserError
+from isheep.filters.base import FilterSettings
 from isheep.models.chat_template import load_chat_template
 from isheep.models.checkpoint import load_local_tokenizer
 from isheep.prompts.forms import load_answer_form
-from isheep.recipe.schema import DensityFilter, Filter, PerplexityFilter, RandomFilter, Recipe, ScoreFilter
+from isheep.recipe.schema import Recipe
 from isheep.records import Record, Task
 from isheep.seeds import load_seed_tasks
 from isheep.stages import respond, synthesize
@@ -170,14 +171,15 @@ def _guessed(recipe: Recipe, known: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _kept(filters: Sequence[Filter]) -> float:
-    """With a threshold 0.3: of 10,000 pairs of the 72B model the authors' released data keep 2038, 3102 and 3407."""
-    scored = any(isinstance(one, ScoreFilter) or isinstance(one, RandomFilter) and one.as_many_as for one in filters)
-    return (0.3 if scored else 0.95) * (0.7 if any(isinstance(one, PerplexityFilter) for one in filters) else 1)
+def _kept(filters: Sequence[FilterSettings]) -> float:
+    """Return the share of pairs that the filters are expected to keep: the strictest of those that read ratings, times
+    the strictest of the others."""
+    by_rating = [entry.expected_share for entry in filters if "ratings" in entry.needs]
+    by_text = [entry.expected_share for entry in filters if "ratings" not in entry.needs]
+    return min(by_rating, default=0.95) * min(by_text, default=1.0)
 
 
 def _by_recipe(recipe: Recipe) -> dict[str, float]:
-    """The share kept, where a filter names a number of pairs."""
-    numbers = [one.clusters * one.keep for one in recipe.filters if isinstance(one, DensityFilter)]
-    numbers += [one.keep for one in recipe.filters if isinstance(one, RandomFilter) and one.keep]
+    """Return the share kept, if a filter names a number of pairs."""
+    numbers = [entry.max_kept for entry in recipe.filters if entry.max_kept is not None]
     return {"kept": min(1.0, min(numbers) / recipe.synthesis.tasks)} if numbers else {}

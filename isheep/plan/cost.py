@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
 
+from isheep.filters import needs
 from isheep.models.checkpoint import find_checkpoint
 from isheep.plan.assumptions import Assumptions
 from isheep.plan.devices import Device
 from isheep.plan.shapes import Shape
 from isheep.plan.work import Stage
-from isheep.recipe.schema import Recipe, needs_embeddings
+from isheep.recipe.schema import Recipe
 
 LOOKED = 2**27  # logits at once where every token's are wanted, as the engine cuts its batches
 OPTIMIZER = 16  # bytes of an adapter's number in training: itself, its gradient and AdamW's two, in float32
@@ -145,9 +146,9 @@ def disk(stages: Sequence[Stage], shape: Shape, recipe: Recipe, a: Assumptions) 
     lora, tokenizer = shape.lora(recipe.training.lora.rank), WORD * shape.vocabulary
     trained = sum(1 for stage in stages if stage.learned)
     rows = sum(stage.text * a.characters + stage.lines * ROW for stage in stages)
-    vectors = (
-        shape.hidden * 16 / 3 * sum(s.lines for s in stages if needs_embeddings(recipe.filters) and s.name == "answers")
-    )
+    vectors = 0.0
+    if needs(recipe.filters, "embeddings"):
+        vectors = shape.hidden * 16 / 3 * sum(stage.lines for stage in stages if stage.name == "answers")
     return {
         "the model, downloaded": 0.0 if Path(find_checkpoint(recipe.model)).is_dir() else 2.0 * shape.parameters,
         "rows of text": rows + vectors,

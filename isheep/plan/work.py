@@ -6,9 +6,10 @@ from hashlib import sha256
 from math import ceil
 from typing import Any
 
+from isheep.filters import needs
 from isheep.plan.assumptions import LABELS, Assumptions
 from isheep.prompts.forms import load_topic_guide
-from isheep.recipe.schema import Recipe, needs_embeddings, needs_perplexity
+from isheep.recipe.schema import Recipe
 from isheep.records import Record
 from isheep.stages.synthesize import prompt_budget
 
@@ -78,10 +79,10 @@ def asked(now: Recipe, a: Assumptions, t: int, model: str) -> Iterator[Stage]:
     made = _digest(made, whole["response"])
     yield answers(now, a, t, tasks, made)
     pair = a.task + a.answer
-    if needs_perplexity(now.filters):  # the answer after its prompt, then the pair as plain text
+    if needs(now.filters, "perplexities"):  # the answer after its prompt, then the pair as plain text
         read = tasks * (a.turn + 2 * pair)
         yield _stage(t, "measures for filters", 2 * tasks, read, 64, _digest(made, "perplexity"), every=True)
-    if needs_embeddings(now.filters):
+    if needs(now.filters, "embeddings"):
         yield _stage(t, "measures for filters", tasks, tasks * pair, 64, _digest(made, "vectors"))
     if rating := now.assessment:
         calls, prompt, at_once = tasks * len(rating.criteria), a.rating + pair, _at_once(now, rating.size)

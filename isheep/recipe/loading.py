@@ -12,8 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from isheep.errors import UserError
-from isheep.recipe.schema import JudgeSettings, KeyPath, Recipe, merge_settings
+from isheep.errors import KeyPath, UserError
+from isheep.recipe.schema import JudgeSettings, Recipe, merge_settings
 from isheep.recipe.validation import conflicts
 
 # The keys of a sweep that a recipe does not have, and what they are.

@@ -2,20 +2,19 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from isheep import prompts
-from isheep.records import Sampling
+from isheep.filters import Filter
+from isheep.filters.score import ScoreFilter
+from isheep.records import Count, Names, Sampling, Settings
 
-Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Price = Annotated[float, Field(ge=0)]
-Names = Annotated[tuple[str, ...], Field(min_length=1)]
-KeyPath = tuple[str | int, ...]  # of a key in a recipe: ("filters", 0, "criteria")
 
 RATING_SCALE = range(1, 11)  # that a rating may have
 EXAMPLES = 6  # seed tasks in a prompt of response.prompt: instances, where a recipe gives no number
@@ -24,11 +23,7 @@ HERE = Path(__file__).parents[1]
 PACKAGED_SEEDS = {"isheep": HERE / "seeds" / "seed_tasks.jsonl", "lamb": HERE / "lamb" / "seed_tasks.jsonl"}
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class TopicSettings(Section):
+class TopicSettings(Settings):
     """Topic-guided red-teaming beside prompts of seed tasks (Dromedary, Sun et al. 2023; isheep/topics.py)."""
 
     file: str = "dromedary/topics"  # kinds of questions, their first topics and worked instructions
@@ -36,7 +31,7 @@ class TopicSettings(Section):
     rounds: Count = 4  # prompts for new topics, for each kind
 
 
-class Synthesis(Section):
+class Synthesis(Settings):
     """How new instructions are written (Algorithm 1, line 3)."""
 
     tasks: Count = 10_000  # |P^t|
@@ -55,7 +50,7 @@ class Synthesis(Section):
     sampling: Sampling = Sampling()
 
 
-class Response(Section):
+class Response(Settings):
     """How instructions are answered (Algorithm 1, line 4).
 
     `prompt` is the instruction as a chat turn ("chat") or as plain text ("plain"), or a file of prompts/ or a path: an
@@ -75,7 +70,7 @@ class Response(Section):
         return (self.examples or EXAMPLES) if self.prompt == "instances" else 0
 
 
-class Assessment(Section):
+class Assessment(Settings):
     """How a model rates pairs (Algorithm 1, line 6; Appendix A). `prompt` is a file of prompts/ or a path.
 
     `read: generate` reads the score in what the judge writes. `read: expected` writes nothing: the expected value over
@@ -94,84 +89,7 @@ class Assessment(Section):
     sampling: Sampling = Sampling()
 
 
-class ScoreFilter(Section):
-    """Keep a pair whose grades reach C: `at_least` (Algorithm 1) or `above` (Figure 3), for each of `criteria`."""
-
-    kind: Literal["score"] = "score"
-    at_least: float | None = None
-    above: float | None = None
-    criteria: Names | None = None  # null: every criterion of the assessment
-
-    @model_validator(mode="after")
-    def one_threshold(self) -> "ScoreFilter":
-        if (self.at_least is None) == (self.above is None):
-            raise ValueError("give exactly one of at_least and above")
-        return self
-
-
-class ContaminationFilter(Section):
-    """Drop a pair that touches a benchmark's prompt (overlap.py): of those in `evaluation`, and in `stop`.
-
-    That is a task that is the prompt, word for word; a task or answer with `ngram` words in a row of it; a task that is
-    nearer to it than `rouge` in ROUGE-L F. Both null: only the first, for tasks that share most of their words.
-    """
-
-    kind: Literal["contamination"]
-    ngram: Annotated[int, Field(ge=2)] | None = 13
-    rouge: Annotated[float, Field(gt=0, lt=1)] | None = 0.7
-
-
-class PerplexityFilter(Section):
-    """Drop a pair that M^(t-1) itself finds unlikely (Section 4.3): a perplexity above `at_most`.
-
-    "output" is the answer's after the prompt that it answers; "pair" is that of instruction, input and answer as one
-    plain text (Table 11 asks for both; measure.py computes them).
-    """
-
-    kind: Literal["perplexity"] = "perplexity"
-    at_most: Annotated[float, Field(gt=1)] = 50
-    of: Annotated[tuple[Literal["output", "pair"], ...], Field(min_length=1)] = ("output", "pair")
-
-
-class DensityFilter(Section):
-    """Keep `keep` pairs of each cluster of representations (Section 4.3, K = 3000): k-means, not the paper's "KNN".
-
-    `choose: random` is the paper's Density, `lowest_perplexity` its Density and PPL; `of` says whose perplexity.
-    """
-
-    kind: Literal["density"] = "density"
-    clusters: Count = 3000
-    keep: Count = 1
-    choose: Literal["random", "lowest_perplexity"] = "random"
-    of: Literal["output", "pair"] | None = None  # null: the output's
-
-    @model_validator(mode="after")
-    def one_meaning(self) -> "DensityFilter":
-        if self.of and self.choose == "random":
-            raise ValueError("of is for choose: lowest_perplexity, and choose is random")
-        return self
-
-
-class RandomFilter(Section):
-    """Keep pairs drawn at random: `keep` of them, or `as_many_as` a score threshold would keep here (a control)."""
-
-    kind: Literal["random"] = "random"
-    keep: Count | None = None
-    as_many_as: ScoreFilter | None = None
-
-    @model_validator(mode="after")
-    def one_number(self) -> "RandomFilter":
-        if (self.keep is None) == (self.as_many_as is None):
-            raise ValueError("give exactly one of keep and as_many_as")
-        return self
-
-
-Filter = Annotated[
-    ScoreFilter | ContaminationFilter | PerplexityFilter | DensityFilter | RandomFilter, Field(discriminator="kind")
-]
-
-
-class Lora(Section):
+class Lora(Settings):
     """Adapters on all linear layers (Appendix E)."""
 
     rank: Count = 8
@@ -179,7 +97,7 @@ class Lora(Section):
     dropout: Share = 0.05
 
 
-class Training(Section):
+class Training(Settings):
     """SFT(M^base, D^t) (Algorithm 1, line 8). The defaults are Appendix E's.
 
     `start` and `data` are Section 4.5's settings: base and last (One_base), last and last (One_last: the adapter of
@@ -226,7 +144,7 @@ def _known(name: str) -> str:
     raise ValueError(f"benchmark {name!r} is not known: {ours}")
 
 
-class JudgeSettings(Section):
+class JudgeSettings(Settings):
     """Who judges answers: a model at an OpenAI-compatible endpoint (machine.judging), or with `local` one of ours.
 
     `model` is its name at the endpoint (null: the benchmark's own judge), or a run folder, an iteration's folder in
@@ -240,7 +158,7 @@ class JudgeSettings(Section):
     config: str | None = None
 
 
-class BenchmarkSettings(Section):
+class BenchmarkSettings(Settings):
     """What every model is scored on. `data` is the user's own copy of its file or folder, where it needs one.
 
     `judge` is for benchmarks that ask one. `max_tokens` bounds an answer where it is not the original's bound.
@@ -257,7 +175,7 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-class Stop(Section):
+class Stop(Settings):
     """End before T where `patience` iterations in a row bring no new best (Table 1's "stagnates or diminishes").
 
     Judged on the benchmark's validation part, none of whose items is in the part that is reported.
@@ -267,7 +185,7 @@ class Stop(Section):
     patience: Count = 1
 
 
-class Calls(Section):
+class Calls(Settings):
     """How an OpenAI-compatible server is asked. OPENAI_API_KEY is the key."""
 
     at_once: Count = 8
@@ -297,7 +215,7 @@ class ServerSettings(Calls):
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, that vLLM knows
 
 
-class VLLMSettings(Section):
+class VLLMSettings(Settings):
     """vLLM in a process beside this one, where `engine` is vllm (docs/engines.md)."""
 
     memory: Annotated[float, Field(gt=0, le=1)] = 0.9  # the share of a GPU's that it takes
@@ -311,7 +229,7 @@ class VLLMSettings(Section):
     sleep: bool = False  # its weights wait in main memory while others compute, and it need not start again; CUDA only
 
 
-class Machine(Section):
+class Machine(Settings):
     """How a run computes, not what; the only section that a resumed run may change (iterations may grow).
 
     More than one process trains where `gpus` or `nodes` says so, and each optimizer step still has `training.batch`
@@ -351,7 +269,7 @@ SECTIONS_PER_ITERATION = (
 )  # what one iteration may do otherwise
 
 
-class Recipe(Section):
+class Recipe(Settings):
     """One experiment: Algorithm 1 and its settings.
 
     `iteration` maps t to what iteration t alone does otherwise: the keys of WITHIN, as in a file that is `like` this.
@@ -413,15 +331,3 @@ def score_openings(settings: Assessment) -> list[str]:
     if opening is None:
         opening = "" if settings.chat else " "
     return [f"{opening}{score}" for score in RATING_SCALE]
-
-
-def needs_perplexity(filters: Sequence[Filter]) -> bool:
-    """Whether a filter looks at perplexities."""
-    return any(
-        isinstance(f, PerplexityFilter) or isinstance(f, DensityFilter) and f.choose != "random" for f in filters
-    )
-
-
-def needs_embeddings(filters: Sequence[Filter]) -> bool:
-    """Whether a filter looks at representations."""
-    return any(isinstance(f, DensityFilter) for f in filters)

@@ -1,25 +1,16 @@
 """What single keys of a recipe can't show: settings that are each right by themselves and can't work together."""
 
-from collections.abc import Iterator
-
 from isheep import prompts
+from isheep.errors import Conflicts
+from isheep.filters.base import RecipeFacts
 from isheep.prompts import forms
 from isheep.recipe.schema import (
     JUDGED,
     RANKS,
     SECTIONS_PER_ITERATION,
     BenchmarkSettings,
-    ContaminationFilter,
-    DensityFilter,
-    Filter,
-    KeyPath,
-    RandomFilter,
     Recipe,
-    ScoreFilter,
 )
-
-Conflicts = Iterator[tuple[KeyPath, str]]
-"""(the key's path, what is wrong with it in this recipe)."""
 
 
 def conflicts(recipe: Recipe, t: int = 1) -> Conflicts:
@@ -31,8 +22,7 @@ def conflicts(recipe: Recipe, t: int = 1) -> Conflicts:
     yield from _synthesis(recipe, t)
     yield from _response(recipe)
     yield from _assessment(recipe)
-    for place, one in enumerate(recipe.filters):
-        yield from _filter(recipe, one, ("filters", place))
+    yield from _filters(recipe)
     yield from _training(recipe, t)
     yield from _machine(recipe)
     yield from _around(recipe)
@@ -99,37 +89,19 @@ def _assessment(recipe: Recipe) -> Conflicts:
         yield ("assessment", "opening"), "it is for read: expected, and this recipe reads what the judge generates"
 
 
-def _filter(recipe: Recipe, one: Filter, path: KeyPath) -> Conflicts:
-    if isinstance(one, ContaminationFilter) and not (recipe.evaluation or recipe.stop):
-        yield path, "contamination needs a benchmark in evaluation or stop, and this recipe has none"
-    if isinstance(one, ScoreFilter):
-        yield from _score(recipe, one, path)
-    if isinstance(one, RandomFilter) and one.as_many_as:
-        yield from _score(recipe, one.as_many_as, (*path, "as_many_as"))
-    most, tasks = _most(one), recipe.synthesis.tasks
-    if most is not None and most >= tasks:
-        yield path, f"it keeps up to {most} pairs, and synthesis.tasks is {tasks}: nothing is left to drop"
-
-
-def _score(recipe: Recipe, score: ScoreFilter, path: KeyPath) -> Conflicts:
-    if not recipe.assessment:
-        yield path, "a score filter needs an assessment, and this recipe has none"
-        return
-    rated = recipe.assessment.criteria
-    for name in score.criteria or ():
-        if name not in rated:
-            yield (*path, "criteria"), f"{name!r} is not rated, only {', '.join(rated)}"
-    if score.at_least is not None and score.at_least > 10:
-        yield (*path, "at_least"), f"no score reaches {score.at_least:g}: scores are 1 to 10"
-    if score.above is not None and score.above >= 10:
-        yield (*path, "above"), f"no score is above {score.above:g}: scores are 1 to 10"
+def _filters(recipe: Recipe) -> Conflicts:
+    criteria = recipe.assessment.criteria if recipe.assessment else None
+    facts = RecipeFacts(recipe.synthesis.tasks, criteria, bool(recipe.evaluation or recipe.stop))
+    for index, settings in enumerate(recipe.filters):
+        for path, why in settings.conflicts(facts):
+            yield ("filters", index, *path), why
 
 
 def _training(recipe: Recipe, t: int) -> Conflicts:
     training, tasks = recipe.training, recipe.synthesis.tasks
     if training.rows and training.at_most and training.rows > training.at_most:
         yield ("training", "rows"), f"{training.rows} is more than training.at_most, {training.at_most}"
-    kept = min([tasks, *(most for most in map(_most, recipe.filters) if most is not None)])
+    kept = min([tasks, *(entry.max_kept for entry in recipe.filters if entry.max_kept is not None)])
     more = t > 1 and (training.data == "all" or recipe.synthesis.tasks_of)  # than this iteration's own tasks
     if not more and kept < (training.rows or 2):
         wrong = f"{training.rows or 'two'} rows are more than iteration {t} can have: {tasks} tasks"
@@ -195,8 +167,8 @@ def _server(recipe: Recipe) -> Conflicts:
     if server.url and "@" in server.url:
         yield ("machine", "server", "url"), "a recipe holds no password: set the address in OPENAI_BASE_URL"
     for place, one in enumerate(recipe.filters):
-        if isinstance(one, DensityFilter):
-            why = "density needs hidden states, which machine.engine openai does not have: take engine transformers"
+        if "embeddings" in one.needs:
+            why = f"{one.kind} needs hidden states, which machine.engine openai does not have: take engine transformers"
             yield ("filters", place), why
     if server.api == "chat":
         asked = recipe.response.prompt
@@ -236,13 +208,6 @@ def judge_conflict(one: BenchmarkSettings) -> str | None:
     if one.judge and one.judge.config and one.name == "mt_bench":
         return "judge.config is for AlpacaEval: MT-Bench has its judge prompts in judge_prompts.jsonl"
     return None
-
-
-def _most(one: Filter) -> int | None:
-    """The most pairs that a filter keeps, None where it depends on them."""
-    if isinstance(one, DensityFilter):
-        return one.clusters * one.keep
-    return one.keep if isinstance(one, RandomFilter) else None
 
 
 def _twice(names: tuple[str, ...] | list[str]) -> str | None:

@@ -3,12 +3,12 @@
 from math import ceil
 from pathlib import Path
 
-from isheep.recipe.schema import Machine, Section, Training
-from isheep.records import Model
+from isheep.recipe.schema import Machine, Training
+from isheep.records import Model, Settings
 from isheep.trainers.rows import TokenizedRow, row_schedule
 
 
-class Job(Section):
+class Job(Settings):
     """One training: LoRA on `model` with these rows, as sealed checkpoints in the folder `into`. `pad` is the token
     that fills a batch."""
 

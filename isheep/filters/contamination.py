@@ -1,0 +1,45 @@
+"""Drop the pairs that overlap with a benchmark's prompts."""
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from isheep.errors import Conflicts
+from isheep.filters.base import FilterContext, FilterSettings, Need, Reasons, RecipeFacts
+from isheep.records import Pair
+from isheep.text.overlap import find_overlap
+
+
+class ContaminationFilter(FilterSettings):
+    """Drop a pair that overlaps with a prompt of a benchmark in `evaluation` or `stop` (isheep/text/overlap.py).
+
+    A pair overlaps if its task is the prompt word for word, if its task or answer shares `ngram` consecutive words with
+    the prompt, or if its task's ROUGE-L F with the prompt is above `rouge`. If both are null, only the first counts,
+    which suits tasks that share most of their words.
+    """
+
+    kind: Literal["contamination"]
+    """Which filter this is."""
+    ngram: Annotated[int, Field(ge=2)] | None = 13
+    """The number of consecutive words that count as overlap (GPT-3's 13); null: not checked."""
+    rouge: Annotated[float, Field(gt=0, lt=1)] | None = 0.7
+    """The ROUGE-L F above which a task counts as overlap; null: not checked."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The benchmarks' prompts."""
+        return frozenset({"prompts"})
+
+    def reasons(self, pairs: Iterable[Pair], context: FilterContext) -> Reasons:
+        """Yield the pairs that overlap with a prompt."""
+        rows = find_overlap(pairs, context.prompts, self.ngram, self.rouge).rows
+        for index, pair in enumerate(pairs):
+            if index in rows:
+                _, why = rows[index]
+                yield pair.id, why
+
+    def conflicts(self, facts: RecipeFacts) -> Conflicts:
+        """Yield a conflict if the recipe names no benchmark."""
+        if not facts.has_benchmark:
+            yield (), "contamination needs a benchmark in evaluation or stop, and this recipe has none"
