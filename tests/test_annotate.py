@@ -285,7 +285,7 @@ def test_what_cannot_be_asked_is_said(run: Path, models: list[Model], open_page:
         "annotate", run, "--compare", "0", "3", "--tasks", ROOT / "isheep/seeds/seed_tasks.jsonl"
     )
     assert "has no pairs of iteration 7 yet" in refused("annotate", run, "--iteration", "7")
-    assert "--iteration is for rating" in refused("annotate", run, "--compare", "0", "1", "--iteration", "1")
+    assert "--iteration is for rating pairs" in refused("annotate", run, "--compare", "0", "1", "--iteration", "1")
     port = open_page(to_rate(run, "me", 1, 4)).server.server_port
     assert f"port {port} can't be used" in refused("annotate", run, "--port", str(port))
     recipe, folder = open_run(run)

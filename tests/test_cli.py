@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from isheep.cli import doctor, main
+from isheep.cli import machine_report, main
 from isheep.engines.function import SeededFunctionEngine
 from isheep.engines.transformers import open_engine
 from isheep.models.chat_template import load_chat_template
@@ -113,7 +113,7 @@ def test_status_of_a_finished_run(aligned: Path) -> None:
     done = isheep("status", aligned)
     assert done.code == 0 and "1 of 1 iterations are trained" in done.out
     assert "4 (100%)" in done.out and "instructions" in done.out and "training" in done.out
-    assert "in progress" not in done.out and "to go on" not in done.out
+    assert "in progress" not in done.out and "to continue" not in done.out
 
 
 @pytest.mark.numeric
@@ -172,9 +172,10 @@ def at_a_prompt(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             return content
 
     monkeypatch.setattr("builtins.input", ask)
-    monkeypatch.setattr("isheep.cli.chat.load_chat", lambda name, model: Chat())
+    monkeypatch.setattr("isheep.cli.chat_session.load_chat_template", lambda name, model: Chat())
     monkeypatch.setattr(
-        "isheep.cli.chat.open_engine", lambda recipe, model: SeededFunctionEngine(lambda p, seed: f"{p}? [red]\x1b[2J")
+        "isheep.cli.chat_session.open_engine",
+        lambda recipe, model: SeededFunctionEngine(lambda p, seed: f"{p}? [red]\x1b[2J"),
     )
     monkeypatch.setattr(Stdin, "terminal", True)
     yield typed
@@ -185,7 +186,7 @@ def test_chat_at_a_prompt_ends_cleanly(at_a_prompt: list[str], graded: Path, end
     at_a_prompt += ["hello", " ", end]
     done = isheep("chat", graded)
     assert done.code == 0 and done.err == ""
-    assert done.out.splitlines()[1:] == ["hello? [red]\\x1b[2J"] and "the base" in done.out.splitlines()[0]
+    assert done.out.splitlines()[1:] == ["hello? [red]\\x1b[2J"] and "base" in done.out.splitlines()[0]
 
 
 # --- a run folder made by hand: pairs in every quadrant, one with text that attacks a terminal
@@ -240,7 +241,7 @@ def test_status_of_a_run_that_is_not_done(graded: Path) -> None:
     assert "in progress: iter-1/adapter, saved at step 3, last written" in shown
     assert "in progress: iter-2/pairs.jsonl, 1 of 1 rows, last written" in shown
     assert shown.count("all 5 prompts of synthesis.budget are used") == 1
-    assert f"0 of 2 iterations are trained; to go on: isheep run {graded}/recipe.yaml --out {graded}" in shown
+    assert f"0 of 2 iterations are trained; to continue: isheep run {graded}" in shown
 
 
 def test_status_says_where_time_is_of_the_last_try(graded: Path) -> None:
@@ -250,7 +251,7 @@ def test_status_says_where_time_is_of_the_last_try(graded: Path) -> None:
             log.write(json.dumps({"file": file, "seconds": 12.34, **counts}) + "\n")
         log.write('{"file": "torn')
     shown = isheep("status", graded).out
-    assert "> 12.3" in shown and "its last try alone was timed" in shown and "evaluation" in shown
+    assert "> 12.3" in shown and "only its last try is counted" in shown and "evaluation" in shown
 
 
 def test_status_counts_the_seconds_of_an_evaluation_once(graded: Path) -> None:
@@ -481,19 +482,20 @@ def test_doctor_says_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "PACKAGES", ("isheep", "no-such-package"))
-    monkeypatch.setattr(doctor, "EXTRAS", {"eval": ("no-such-extra", "IFEval")})
+    monkeypatch.setattr(machine_report, "PACKAGES", ("isheep", "no-such-package"))
+    monkeypatch.setattr(machine_report, "extras", lambda: {"eval": ("no-such-extra", "IFEval")})
     done = isheep("doctor")
     assert done.code == 2 and "no-such-package missing" in done.out
     assert "IFEval: not installed (pip install 'isheep[eval]')" in done.out
-    assert "isheep: a package that every run needs is missing" in done.err
+    assert "isheep: a required package is missing" in done.err
 
 
 def test_doctor_reads_the_limits_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cpu.max").write_text("150000 100000\n")
     (tmp_path / "memory.max").write_text(f"{2**31}\n")
-    monkeypatch.setattr(doctor, "CGROUP", tmp_path)
-    assert "limited to the time of 1.5" in doctor.cores() and "limited to 2.0 GiB" in doctor.memory()
+    monkeypatch.setattr(machine_report, "CGROUP", tmp_path)
+    assert "limited to the time of 1.5" in machine_report.describe_cores()
+    assert "limited to 2.0 GiB" in machine_report.describe_memory()
 
 
 def test_lamb_verbs_reach_their_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: Path) -> None:

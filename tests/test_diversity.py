@@ -150,4 +150,4 @@ def test_a_run_warns_once_about_narrowing_and_status_shows_it(
         main(["status", str(tmp_path / "run")])
     output = capsys.readouterr().out
     assert end.value.code == 0 and "iteration 2 is narrower: answers: tokens, median 12 -> 1" in output
-    assert max(map(len, output.split("what was written")[1].splitlines()[:20])) <= 80
+    assert max(map(len, output.split("generated data")[1].splitlines()[:20])) <= 80

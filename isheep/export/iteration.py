@@ -1,27 +1,16 @@
 """Taking an iteration out of a run: its data in a usual form, or its model as one checkpoint."""
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 
 from isheep.errors import UserError
-from isheep.export import formats
+from isheep.export import ExportFormat, formats
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Model, Pair
 from isheep.rundir.folder import RunFolder, open_run
 from isheep.rundir.iterations import iteration_dir, model_of_iteration
 from isheep.stages.filters import kept_pairs
-
-
-class ExportFormat(StrEnum):
-    """The forms of formats.FORMS, and a folder for LLaMA-Factory, as the command line offers them."""
-
-    alpaca = "alpaca"
-    sharegpt = "sharegpt"
-    messages = "messages"
-    paper = "paper"
-    llamafactory = "llamafactory"
 
 
 def export_iteration(path: Path, form: str | None, iteration: int | None, out: Path | None) -> str:

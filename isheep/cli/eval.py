@@ -1,0 +1,65 @@
+"""isheep eval: score a run's models on benchmarks."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isheep.cli.options import Benchmarks, Data, UnsafeCode
+from isheep.cli.output import print_line, print_parts
+from isheep.errors import UserError
+
+
+def evaluate(
+    run_dir: Annotated[str | None, typer.Argument(metavar="DIR", help="Run folder.", show_default=False)] = None,
+    benchmarks: Benchmarks = None,
+    data: Data = None,
+    iteration: Annotated[int | None, typer.Option(help="Only this iteration; 0 is the base (default: all).")] = None,
+    kinds: Annotated[bool, typer.Option("--kinds", help="Print the accuracy for each kind of item too.")] = False,
+    responses: Annotated[
+        Path | None, typer.Option(help="Score this file of responses instead of a run: isheep eval --responses FILE X.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --responses: output directory of the verdicts.")] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JUDGE",
+            help="Judge of MT-Bench and AlpacaEval: the name of a model at the endpoint, or a mapping as in a recipe's "
+            "evaluation, such as '{model: runs/other, local: true}'.",
+        ),
+    ] = None,
+    unsafe_code: UnsafeCode = False,
+) -> None:
+    """Score a run's models on benchmarks.
+
+    Scores the base and every iteration on the benchmarks named, or on those of the recipe. Existing results are kept;
+    results are in DIR/iter-1/eval/BENCHMARK.json. Missing prerequisites of a benchmark (data, a judge, a sandbox) are
+    reported before anything is generated.
+    """
+    from isheep.evaluation import evaluate_run, tables
+    from isheep.recipe import loading
+
+    names = benchmarks or []
+    if responses:
+        if iteration is not None:
+            raise UserError("--iteration is for a run, and --responses scores a file: leave one of them out")
+        if judge or unsafe_code:
+            raise UserError("--responses asks no judge and runs no code: leave out --judge and --unsafe-code")
+        return _score_responses([run_dir, *names] if run_dir else [], responses, data, out)
+    if not run_dir or out:
+        raise UserError("give a run folder: isheep eval DIR; --out is for --responses")
+    settings = loading.parse_judge(judge) if judge is not None else None
+    recipe, run = evaluate_run.evaluate_run(Path(run_dir), names, data, iteration, settings, unsafe_code)
+    print_parts([tables.run_table(recipe, run, names)])
+    if kinds:
+        print_parts([tables.breakdowns(recipe, run, names)])
+
+
+def _score_responses(names: list[str], responses: Path, data: Path | None, out: Path | None) -> None:
+    from isheep.evaluation import evaluate_run, tables
+
+    if len(names) != 1:
+        raise UserError("with --responses give one benchmark and no run: isheep eval --responses FILE ifeval")
+    out = out or responses.with_suffix(f".{names[0]}")
+    print_parts([tables.scores(names[0], evaluate_run.score_responses(names[0], responses, data, out))])
+    print_line(f"verdicts {out}")

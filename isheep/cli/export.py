@@ -1,0 +1,34 @@
+"""isheep export: write an iteration's data or model in another format."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isheep.cli.options import RunDir
+from isheep.cli.output import print_line
+from isheep.errors import UserError
+from isheep.export import ExportFormat
+
+
+def export(
+    run_dir: RunDir,
+    export_format: Annotated[ExportFormat | None, typer.Option("--as", help="Format of the iteration's data.")] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Write the model instead: a checkpoint with the adapter merged in.")
+    ] = False,
+    iteration: Annotated[int | None, typer.Option(help="Iteration (default: the newest).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Output file, or folder with --merged (default: in DIR/export).")
+    ] = None,
+) -> None:
+    """Write an iteration's data or model in another format.
+
+    --as paper: the keys of the paper's Appendix B, with the scores. --as llamafactory: a folder that LLaMA-Factory can
+    train in, with its YAML.
+    """
+    from isheep.export.iteration import export_iteration
+
+    if (export_format is None) != merged:
+        raise UserError("give one of --as alpaca|sharegpt|messages|paper|llamafactory and --merged")
+    print_line(export_iteration(run_dir, export_format, iteration, out))

@@ -1,0 +1,24 @@
+"""The arguments and options that several commands have in common."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="Run folder.", show_default=False)]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Your copy of the benchmark's files, if it needs one.", show_default=False),
+]
+Benchmarks = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="BENCHMARK", help="Names of benchmarks (default: those of the recipe).", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")]
+UnsafeCode = Annotated[
+    bool,
+    typer.Option("--unsafe-code", help="Run model-written code (HumanEval, MBPP) even if no sandbox is available."),
+]
+BaseModelName = Annotated[
+    str | None, typer.Option("--model", help="Base model: a folder, or a name on the Hugging Face Hub.")
+]

@@ -1,0 +1,195 @@
+"""The pages that `isheep show` prints: pairs with their ratings, and rejected texts with the reasons."""
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from rich.text import Text
+
+from isheep.cli.show import Band
+from isheep.errors import UserError
+from isheep.evaluation.formatting import escape_unprintable
+from isheep.filters.score import ScoreFilter
+from isheep.recipe.schema import Recipe
+from isheep.records import AssessedPair, Drop, Pair, Record, Rejected
+from isheep.rundir.folder import RunFolder, open_run
+from isheep.rundir.iterations import iteration_dir
+from isheep.rundir.jsonl import filter_rows
+
+R = TypeVar("R", bound=Record)
+
+
+class Selection(NamedTuple):
+    """Which rows of an iteration to print.
+
+    `bands` selects a side of the score threshold for each criterion (a quadrant of Table 6); None selects all. The
+    threshold is `at`, or that of the recipe's score filter. `dropped` selects the dropped pairs, and, if no band is
+    given, the texts that never became a pair or a task too.
+    """
+
+    bands: Mapping[str, Band | None]
+    at: float | None = None
+    dropped: bool = False
+
+
+class SelectedRows(NamedTuple):
+    """The selected rows of an iteration, and, by the id of a pair, why it was dropped."""
+
+    folder: RunFolder
+    rows: Sequence[Pair | Rejected]
+    drops: Mapping[str, Drop]
+
+
+class Page(NamedTuple):
+    """A page of rows: its number, from 1, and its length."""
+
+    number: int = 1
+    length: int = 10
+
+
+def select_rows(path: Path, iteration: int, selection: Selection) -> SelectedRows:
+    """Return the rows of an iteration of the run in `path`.
+
+    Raises UserError if the run has no such iteration, rating or threshold.
+    """
+    recipe, run = open_run(path)
+    recipe, folder = recipe.at(iteration), iteration_dir(run, iteration)
+    if iteration < 1 or not (folder.has("pairs.jsonl") or selection.dropped and folder.has("rejected.jsonl")):
+        raise UserError(f"{path} has no answers of iteration {iteration} yet: see isheep status {path}")
+    pairs: Sequence[Pair] = _read(folder, "assessed.jsonl", AssessedPair) or _read(folder, "pairs.jsonl", Pair)
+    drops = {drop.row: drop for drop in _read(folder, "dropped.jsonl", Drop)}
+    rows: Sequence[Pair | Rejected] = select_bands(pairs, selection, recipe)
+    if selection.dropped:
+        rows = filter_rows(rows, lambda pair: pair.id in drops)
+        if not any(selection.bands.values()):
+            rows = [*rows, *_read(folder, "unanswered.jsonl", Rejected), *_read(folder, "rejected.jsonl", Rejected)]
+    return SelectedRows(folder, rows, drops)
+
+
+def select_bands(pairs: Sequence[Pair], selection: Selection, recipe: Recipe) -> Sequence[Pair]:
+    """Return the pairs whose ratings lie on the selected sides of the threshold."""
+    bands = {criterion: band for criterion, band in selection.bands.items() if band}
+    criteria = recipe.assessment.criteria if recipe.assessment else ()
+    for criterion in bands:
+        if criterion not in criteria:
+            raise UserError(f"{criterion} is not rated in this run: its criteria are {', '.join(criteria) or 'none'}")
+    thresholds = {criterion: _threshold(recipe, criterion, selection.at) for criterion in bands}
+    return filter_rows(
+        pairs, lambda pair: all(_band(pair, name, thresholds[name]) is band for name, band in bands.items())
+    )
+
+
+def _threshold(recipe: Recipe, criterion: str, at: float | None) -> ScoreFilter:
+    """Return the filter that splits low from high: one at `at`, or the recipe's first score filter of the criterion."""
+    if at is not None:
+        return ScoreFilter(kind="score", at_least=at, criteria=(criterion,))
+    for score in recipe.filters:
+        if isinstance(score, ScoreFilter) and (score.criteria is None or criterion in score.criteria):
+            return score.model_copy(update={"criteria": (criterion,)})
+    raise UserError(f"no filter of this run has a threshold for {criterion}: give one, such as --at 8")
+
+
+def _band(pair: Pair, criterion: str, threshold: ScoreFilter) -> Band | None:
+    grades = pair.grades if isinstance(pair, AssessedPair) else {}
+    if criterion not in grades:
+        return None
+    if grades[criterion].score is None:
+        return Band.unreadable
+    return Band.low if threshold.reason_against(grades) else Band.high
+
+
+def _read(folder: RunFolder, name: str, row_type: type[R]) -> Sequence[R]:
+    """Return the rows of a file; none if it does not exist."""
+    return folder.read(name, row_type) if folder.has(name) else []
+
+
+# --- as text
+
+
+def page_texts(selected: SelectedRows, selection: Selection, page: Page) -> Iterator[Text]:
+    """Yield the heading and the rows of a page. Raises UserError if there is no such page."""
+    yield _heading(selected, selection, page)
+    for row in _rows_of_page(selected, page):
+        yield rejected_card(row) if isinstance(row, Rejected) else pair_card(row, _outcome(row, selected))
+
+
+def pair_card(row: Pair, outcome: Text) -> Text:
+    """Return a pair with its ratings and the replies that they were read from."""
+    truncated = " (cut off)" if row.finish == "length" else ""
+    fields = {"instruction": row.instruction, "input": row.input, "thoughts": row.thoughts or ""}
+    fields[f"output{truncated}"] = "(no answer)" if row.unanswered else row.output or "(empty)"
+    if isinstance(row, AssessedPair):
+        for criterion, grade in row.grades.items():
+            score = "unreadable" if grade.score is None else f"{grade.score:g}"
+            fields[f"{criterion} {score}"] = grade.reply.strip()
+    return _card(row.id, outcome, {name: text for name, text in fields.items() if text or name.endswith("unreadable")})
+
+
+def rejected_card(row: Rejected) -> Text:
+    """Return a text that did not become a pair or a task, with the reason."""
+    return _card(row.id, Text(escape_unprintable(f"rejected by {row.by}: {row.why}"), "red"), {"text": row.text})
+
+
+def _outcome(row: Pair, selected: SelectedRows) -> Text:
+    if drop := selected.drops.get(row.id):
+        return Text(escape_unprintable(f"dropped by {drop.by}: {drop.why}"), "red")
+    return Text("kept", "green") if selected.folder.has("dropped.jsonl") else Text("not filtered yet", "yellow")
+
+
+def _card(name: str, outcome: Text, fields: Mapping[str, str]) -> Text:
+    """Return a card of a row. It is made of Text objects only, in which rich does not read markup."""
+    card = Text.assemble((escape_unprintable(name), "bold"), "  ", outcome, "\n")
+    for label, text in fields.items():
+        indented = textwrap.indent(escape_unprintable(text), "    ", lambda line: True).lstrip(" ")
+        card.append(f"  {escape_unprintable(label)}: ", "cyan").append(f"{indented}\n")
+    return card
+
+
+def _heading(selected: SelectedRows, selection: Selection, page: Page) -> Text:
+    pages = _num_pages(selected, page)
+    num_rows = len(selected.rows)
+    rows_word, pages_word = ("row" if num_rows == 1 else "rows"), ("page" if pages == 1 else "pages")
+    if page.number > pages:
+        raise UserError(f"there is no page {page.number}: {num_rows} rows make {pages} {pages_word}")
+    parts = [f"{num_rows} {rows_word}, page {page.number} of {pages}"]
+    if selection.dropped:
+        counts = Counter(_dropped_by(row, selected) for row in selected.rows)
+        parts += [f"{dropped_by}: {count}" for dropped_by, count in counts.most_common()]
+    return Text("; ".join(parts) + "\n", "bold")
+
+
+def _dropped_by(row: Pair | Rejected, selected: SelectedRows) -> str:
+    if isinstance(row, Rejected):
+        return f"rejected by {row.by}"
+    return f"dropped by {selected.drops[row.id].by}"
+
+
+def _num_pages(selected: SelectedRows, page: Page) -> int:
+    return max(1, -(-len(selected.rows) // page.length))
+
+
+def _rows_of_page(selected: SelectedRows, page: Page) -> Sequence[Pair | Rejected]:
+    return selected.rows[(page.number - 1) * page.length : page.number * page.length]
+
+
+# --- as JSON
+
+
+def page_values(selected: SelectedRows, page: Page) -> dict[str, object]:
+    """Return a page as plain values: each row with its fields, its outcome, and the reason if it was not kept."""
+    pages = _num_pages(selected, page)
+    if page.number > pages:
+        raise UserError(f"there is no page {page.number}: {len(selected.rows)} rows make {pages} pages")
+    rows = [_row_values(row, selected) for row in _rows_of_page(selected, page)]
+    return {"num_rows": len(selected.rows), "page": page.number, "num_pages": pages, "rows": rows}
+
+
+def _row_values(row: Pair | Rejected, selected: SelectedRows) -> dict[str, object]:
+    values = row.model_dump(mode="json")
+    if isinstance(row, Rejected):
+        return {**values, "outcome": "rejected"}
+    if drop := selected.drops.get(row.id):
+        return {**values, "outcome": "dropped", "by": drop.by, "why": drop.why}
+    return {**values, "outcome": "kept" if selected.folder.has("dropped.jsonl") else "not filtered yet"}

@@ -1,0 +1,64 @@
+"""isheep run: run a recipe, or continue a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from isheep.cli.options import BaseModelName, UnsafeCode
+from isheep.cli.output import print_line, print_parts
+from isheep.cli.recipe_choice import RecipeName, Settings, choose_recipe
+from isheep.errors import UserError
+
+if TYPE_CHECKING:
+    from isheep.recipe.schema import Recipe
+
+
+def run(
+    recipe_name: RecipeName = None,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder (default: runs/RECIPE, or runs/MODEL with --model).")
+    ] = None,
+    model: BaseModelName = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of runs, with seed, seed + 1, ..., each in its own folder --out/seed-N."),
+    ] = None,
+    unsafe_code: UnsafeCode = False,
+) -> None:
+    """Run a recipe, or continue a run.
+
+    A run folder is continued with its own recipe. The default of RECIPE is the run folder --out if it exists, else
+    lamb, or qwen2.5-0.5b with --model.
+
+    In a run that has begun, only the keys of machine may change, and iterations may grow.
+    """
+    from isheep.cli.sweep import run_settings
+    from isheep.recipe import loading
+
+    choice = choose_recipe(recipe_name, settings, model, out)
+    overrides = ["machine.unsafe_code=true", *choice.overrides] if unsafe_code else choice.overrides
+    recipe = loading.load_recipe(choice.path, overrides)
+    out = choice.run_dir or out or Path("runs") / (Path(model).resolve().name if model else choice.path.stem)
+    if seeds and choice.run_dir:
+        raise UserError(f"--seeds needs a folder of runs, and {out} is a single run folder: give another --out")
+    if seeds:
+        numbers = range(recipe.seed, recipe.seed + seeds)
+        return run_settings({f"seed-{n}": recipe.model_copy(update={"seed": n}) for n in numbers}, out)
+    run_and_report(recipe, out)
+
+
+def run_and_report(recipe: Recipe, out: Path) -> None:
+    """Run a recipe in the folder `out` and print its table and where its results are."""
+    from isheep.evaluation.tables import run_table
+    from isheep.sweep import check_recipe_ready, run_recipe
+
+    check_recipe_ready(recipe, out)
+    run_folder, iteration = run_recipe(recipe, out)
+    print_parts([run_table(recipe, run_folder)])
+    last = run_folder.path / f"iter-{iteration}"
+    for name, path in (("adapter", last / "adapter"), ("dataset", last / "train.json"), ("run", run_folder.path)):
+        print_line(f"{name:<9}{path}")

@@ -1,0 +1,154 @@
+"""What `isheep status` prints: finished and unfinished work of a run, and the seconds of each stage. Writes nothing."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+from isheep.batching import chunks
+from isheep.diagnostics.diversity import METRICS, read_diversity
+from isheep.evaluation.evaluate import is_last_iteration
+from isheep.evaluation.tables import run_table
+from isheep.recipe.schema import Recipe
+from isheep.rundir.artifacts import OTHER_STAGE, STAGES, artifact_of, stage_of
+from isheep.rundir.folder import RunFolder, open_run, read_events
+from isheep.rundir.iterations import iteration_dir, newest_iteration
+
+ITERATIONS_PER_TABLE = 4
+"""The number of iterations that fit side by side on a screen of 80 columns."""
+
+
+def status_tables(run_dir: Path) -> Iterator[RenderableType]:
+    """Yield what `isheep status` prints.
+
+    Raises UserError if `run_dir` is not a run folder, or a finished file is corrupt.
+    """
+    recipe, run = open_run(run_dir)
+    yield run_table(recipe, run)
+    yield from seconds_table(recipe, run)
+    yield from diversity_tables(recipe, run)
+    yield from map(Text, notes(run))
+    yield from map(Text, in_progress(run))
+    iteration = newest_iteration(recipe, run)
+    to_continue = "" if is_last_iteration(recipe, run, iteration) else f"; to continue: isheep run {run_dir}"
+    yield Text(f"{iteration} of {recipe.iterations} iterations are trained{to_continue}")
+
+
+def notes(run: RunFolder) -> list[str]:
+    """Return the notes in run.jsonl, each once."""
+    return list(dict.fromkeys(event["note"] for event in read_events(run.root) if isinstance(event.get("note"), str)))
+
+
+# --- seconds
+
+
+class StageSeconds(NamedTuple):
+    """Seconds by (folder, stage), such as ("iter-1", "answers"), and the stages that were interrupted."""
+
+    seconds: dict[tuple[str, str], float]
+    resumed: set[tuple[str, str]]
+
+
+def seconds_table(recipe: Recipe, run: RunFolder) -> Iterator[RenderableType]:
+    """Yield the seconds of each stage and iteration; for an interrupted stage those of its last try, marked ">"."""
+    timing = stage_seconds(run)
+    folders = ["base", *(f"iter-{t}" for t in range(1, recipe.iterations + 1) if iteration_dir(run, t).path.exists())]
+    headings = ("base" if name == "base" else f"iteration {name.removeprefix('iter-')}" for name in folders)
+    table = Table("", *headings, title="seconds")
+    for stage in (*STAGES, OTHER_STAGE):
+        keys = [(name, stage) for name in folders]
+        if any(stage == other for _, other in timing.seconds):
+            table.add_row(stage, *(_format_seconds(timing.seconds.get(key), key in timing.resumed) for key in keys))
+    totals = (sum(value for (folder, _), value in timing.seconds.items() if folder == name) for name in folders)
+    table.add_section()
+    table.add_row("all", *(_format_seconds(total, False) for total in totals))
+    if timing.seconds:
+        yield table
+    if timing.resumed:
+        yield Text("> an interrupted stage: only its last try is counted")
+
+
+def stage_seconds(run: RunFolder) -> StageSeconds:
+    """Return the seconds of each stage, from run.jsonl. For a file made twice, the later event counts.
+
+    The seconds of a benchmark's answers are part of those of its result, unless an earlier try made the answers.
+    """
+    events = {str(event["file"]): event for event in read_events(run.root) if "file" in event and "seconds" in event}
+    timing = StageSeconds({}, set())
+    for name, event in events.items():
+        folder, _, file = name.partition("/")
+        key = (folder, stage_of(file))
+        result = events.get(f"{name.rpartition('/')[0]}.json")
+        if result is None or event.get("time", 0) < result.get("time", 0) - result["seconds"]:
+            timing.seconds[key] = timing.seconds.get(key, 0.0) + float(event["seconds"])
+        if event.get("made", 0) < event.get("rows", 0):
+            timing.resumed.add(key)
+    return timing
+
+
+def _format_seconds(value: float | None, resumed: bool) -> str:
+    if not value:
+        return "-"
+    return f"> {value:.1f}" if resumed else f"{value:.1f}"
+
+
+# --- diversity
+
+
+def diversity_tables(recipe: Recipe, run: RunFolder) -> Iterator[RenderableType]:
+    """Yield the diversity of each iteration's data, and a line for each iteration that is less diverse than before."""
+    by_iteration = {t: values for t in range(1, recipe.iterations + 1) if (values := read_diversity(run, t))}
+    for iterations in chunks(list(by_iteration), ITERATIONS_PER_TABLE):
+        columns = (Column(f"iteration {t}", justify="right") for t in iterations)
+        table = Table("generated data", *columns, box=SIMPLE_HEAD, pad_edge=False)
+        group = ""
+        for name, metric in METRICS.items():
+            if metric.text != group:
+                group = metric.text
+                table.add_row(group, style="bold")
+            row = (by_iteration[t].get(name) for t in iterations)
+            table.add_row(
+                f"  {metric.label}", *("-" if value is None else metric.number_format.format(value) for value in row)
+            )
+        yield table
+    for t, values in by_iteration.items():
+        yield from (Text(f"iteration {t} is narrower: {line}", style="yellow") for line in values["narrower"])
+
+
+def _format_metric(value: float | None, number_format: str) -> str:
+    return "-" if value is None else number_format.format(value)
+
+
+# --- work in progress
+
+
+def in_progress(run: RunFolder) -> Iterator[str]:
+    """Yield a line for every unfinished file or training: its rows or steps, and when it was last written."""
+    for part in sorted([*run.path.glob("*/*.part"), *run.path.glob("*/eval/*/*.part")]):
+        # It may be finished, and renamed, at any moment.
+        with contextlib.suppress(FileNotFoundError):
+            name = part.relative_to(run.path).with_suffix("")
+            paths = part.rglob("*") if part.is_dir() else [part]
+            age = time.time() - max((path.stat().st_mtime for path in paths), default=part.stat().st_mtime)
+            yield f"in progress: {name}, {_amount(part)}, last written {max(age, 0):.0f} s ago"
+
+
+def _amount(part: Path) -> str:
+    """Return how much of an unfinished file or training exists."""
+    if part.is_dir():
+        steps = [int(path.name.split("-")[1]) for path in part.glob("checkpoint-*")]
+        return f"saved at step {max(steps)}" if steps else "no checkpoint yet"
+    artifact = artifact_of(part.stem)
+    source = part.with_name(artifact.rows_of) if artifact and artifact.rows_of else None
+    total = f" of {_num_lines(source)}" if source and source.is_file() else ""
+    return f"{_num_lines(part)}{total} rows"
+
+
+def _num_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n")

@@ -1,0 +1,46 @@
+"""isheep sweep: run every setting of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from isheep.cli.output import print_line, print_parts
+from isheep.cli.recipe_choice import Settings
+
+if TYPE_CHECKING:
+    from isheep.recipe.schema import Recipe
+
+
+def sweep(
+    name: Annotated[
+        str, typer.Argument(metavar="SWEEP", help="Sweep: a file, or a name from `isheep recipes`.", show_default=False)
+    ],
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Parent folder of the run folders (default: runs/SWEEP).")] = None,
+) -> None:
+    """Run every setting of a sweep, or continue them.
+
+    A sweep is a recipe file with `settings` or a `grid`. A file that is identical in two settings is made once and
+    copied. KEY=VALUE sets a key of the recipe in all settings, except in those that the sweep itself sets it for.
+    """
+    from isheep.recipe import loading
+
+    path = loading.find_recipe(name)
+    run_settings(loading.load_sweep(path, settings or []), out or Path("runs") / path.stem)
+
+
+def run_settings(recipes: Mapping[str, Recipe], out: Path) -> None:
+    """Run recipes by name, each in the folder of its name in `out`, and print the table of all, also after an error."""
+    from isheep.evaluation.tables import sweep_table
+    from isheep.sweep import run_sweep
+
+    try:
+        run_sweep(recipes, out)
+    finally:
+        if any((out / name).exists() for name in recipes):
+            print_parts([sweep_table(recipes, out)])
+            print_line(f"runs     {out}")
