@@ -1,4 +1,4 @@
-"""The annotation page over HTTP: what it shows and hides, what it takes, and that answers stay."""
+"""The annotation page over HTTP: what it shows and hides, which requests it accepts, and how answers are stored."""
 
 import http.client
 import json
@@ -17,9 +17,9 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 
 from isheep import annotation
-from isheep.annotation import Choice, Rating, append, points, read, scores
+from isheep.annotation import Choice, Rating, append_annotation, mean_ratings, points_of_later, read_annotations
 from isheep.annotation.server import AnnotationServer
-from isheep.annotation.session import AnnotationSession, answers, to_compare, to_rate
+from isheep.annotation.session import AnnotationSession, answer_tasks_with, comparison_session, rating_session
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
@@ -51,10 +51,10 @@ class Reply(NamedTuple):
 
 
 class Page:
-    """A desk behind its server."""
+    """A session behind its server."""
 
-    def __init__(self, desk: AnnotationSession) -> None:
-        self.desk, self.server = desk, AnnotationServer(desk, 0)
+    def __init__(self, session: AnnotationSession) -> None:
+        self.session, self.server = session, AnnotationServer(session, 0)
         self.host = f"127.0.0.1:{self.server.server_port}"
         self.path = urlsplit(self.server.address).path
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -79,8 +79,8 @@ class Page:
 def open_page() -> Iterator[Any]:
     opened: list[Page] = []
 
-    def opener(desk: AnnotationSession) -> Page:
-        opened.append(Page(desk))
+    def opener(session: AnnotationSession) -> Page:
+        opened.append(Page(session))
         return opened[-1]
 
     yield opener
@@ -89,51 +89,51 @@ def open_page() -> Iterator[Any]:
         page.server.server_close()
 
 
-def shown(reply: Reply) -> list[str]:
-    """The texts of a page: instruction, input, answers."""
+def texts(reply: Reply) -> list[str]:
+    """Return the texts of a page: instruction, input, answers."""
     return [unescape(text) for text in re.findall(r'<div class="text" dir="auto">(.*?)</div>', reply.text, re.DOTALL)]
 
 
 # --- rating
 
 
-def test_a_page_shows_a_pair_and_nothing_about_where_it_is_from(run: Path, open_page: Any) -> None:
-    desk = to_rate(run, "me", None, 12)
-    page = open_page(desk)
+def test_a_page_shows_a_pair_but_not_its_source(run: Path, open_page: Any) -> None:
+    session = rating_session(run, "me", None, 12)
+    page = open_page(session)
     reply = page.look()
-    task = desk.questions[0].task
-    assert reply.status == 200 and shown(reply) == [
-        t for t in (task.instruction, task.input, *desk.questions[0].answers) if t
+    task = session.questions[0].task
+    assert reply.status == 200 and texts(reply) == [
+        t for t in (task.instruction, task.input, *session.questions[0].answers) if t
     ]
     assert "<script>document" not in reply.text and "<img" not in reply.text and "49" not in reply.text
     assert not re.search(r"t\d-\d{5}|iter|M\^", reply.text) and "0 of 12" in reply.text
-    assert {question.task.id[:2] for question in desk.questions[:6]} == {"t1", "t2"}  # mixed
+    assert {question.task.id[:2] for question in session.questions[:6]} == {"t1", "t2"}
     policy = reply.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
     assert reply.headers["X-Content-Type-Options"] == "nosniff" and reply.headers["Cache-Control"] == "no-store"
     for name, kind in (("page.css", "text/css"), ("page.js", "text/javascript")):
         file = page.look(name)
         assert file.status == 200 and file.headers["Content-Type"].startswith(kind)
-    assert page.look("page.html").status == page.look("../desk.py").status == 404
+    assert page.look("page.html").status == page.look("../session.py").status == 404
 
 
-def test_answers_are_on_disk_when_the_page_goes_on(run: Path, open_page: Any) -> None:
-    desk = to_rate(run, "me", 1, 4)
-    page, first, second = open_page(desk), *(question.task.id for question in desk.questions[:2])
+def test_answers_are_on_disk_before_the_next_page(run: Path, open_page: Any) -> None:
+    session = rating_session(run, "me", 1, 4)
+    page, first, second = open_page(session), *(question.task.id for question in session.questions[:2])
     done = page.write(at=0, quality=7, following=10)
     assert done.status == 303 and done.headers["Location"] == page.path
     row = {"row": first, "by": "me", "scores": {"quality": 7, "following": 10}}
     assert [json.loads(line) for line in (run / annotation.RATINGS).read_text().splitlines()] == [row]
-    assert "1 of 4" in page.look().text and shown(page.look())[0] == desk.questions[1].task.instruction
+    assert "1 of 4" in page.look().text and texts(page.look())[0] == session.questions[1].task.instruction
     assert 'value="10" required\n          checked' in page.look("?at=0").text
     page.write(at=1, skip=1)
     page.write(at=0, quality=3, following=2)
-    rows, _ = read(run / annotation.RATINGS, Rating)
+    rows, _ = read_annotations(run / annotation.RATINGS, Rating)
     assert [(row.row, row.scores) for row in rows][1:] == [(second, None), (first, {"quality": 3, "following": 2})]
-    assert scores(rows) == {first: {"quality": 3, "following": 2}}  # the last word counts
-    resumed = open_page(to_rate(run, "me", 1, 6))
-    assert resumed.desk.done == 2 and shown(resumed.look())[0] == desk.questions[2].task.instruction
-    assert to_rate(run, "you", 1, 6).done == 0
+    assert mean_ratings(rows) == {first: {"quality": 3, "following": 2}}
+    resumed = open_page(rating_session(run, "me", 1, 6))
+    assert resumed.session.num_answered == 2 and texts(resumed.look())[0] == session.questions[2].task.instruction
+    assert rating_session(run, "you", 1, 6).num_answered == 0
     for at in range(2, 6):
         resumed.write(at=at, quality=1, following=1)
     assert "All done" in resumed.look().text and "6 of 6" in resumed.look().text
@@ -147,21 +147,21 @@ WRONG: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", WRONG, ids=range(len(WRONG)))
-def test_what_is_no_answer_is_not_written(run: Path, open_page: Any, fields: dict[str, Any]) -> None:
-    page = open_page(to_rate(run, "me", 1, 4))
+def test_invalid_answers_are_not_written(run: Path, open_page: Any, fields: dict[str, Any]) -> None:
+    page = open_page(rating_session(run, "me", 1, 4))
     assert page.write(**fields).status == 400
-    assert not (run / "annotations").exists() and page.desk.done == 0
+    assert not (run / "annotations").exists() and page.session.num_answered == 0
 
 
 @pytest.mark.parametrize("at", ["4", "-1", "", "x", "²", "1e3"])
-def test_questions_that_are_not_there(run: Path, open_page: Any, at: str) -> None:
-    page = open_page(to_rate(run, "me", 1, 4))
+def test_questions_that_do_not_exist(run: Path, open_page: Any, at: str) -> None:
+    page = open_page(rating_session(run, "me", 1, 4))
     assert page.look(f"?{urlencode({'at': at})}").status == (200 if at == "" else 404)
     assert page.write(at=at, skip=1).status == 404 and not (run / "annotations").exists()
 
 
-def test_other_sites_and_other_people_are_refused(run: Path, open_page: Any) -> None:
-    page = open_page(to_rate(run, "me", 1, 4))
+def test_requests_from_other_sites_and_users_are_refused(run: Path, open_page: Any) -> None:
+    page = open_page(rating_session(run, "me", 1, 4))
     for origin in (None, "null", "http://evil.example", f"https://{page.host}", "http://127.0.0.1:1"):
         assert page.write(origin, at=0, skip=1).status == 403
     for path in ("*", "/", "/page.css", "/wrong/", f"/{page.server.key[:-1]}/", "/%C3%A9/"):
@@ -170,7 +170,7 @@ def test_other_sites_and_other_people_are_refused(run: Path, open_page: Any) -> 
         assert page.ask("GET", None, None, Host=host).status == 403
         own = {"Origin": f"http://{host}", "Content_Type": "application/x-www-form-urlencoded"}
         assert page.ask("POST", None, "at=0&skip=1", Host=host, **own).status == 403
-    assert page.ask("GET", None, None, Host="localhost:9000").status == 200  # through a tunnel
+    assert page.ask("GET", None, None, Host="localhost:9000").status == 200
     assert page.ask("PUT", None, "x").status == 501
     huge = page.ask("POST", None, "x" * 20_000, Origin=f"http://{page.host}")
     assert huge.status == 400 and not (run / "annotations").exists()
@@ -178,37 +178,38 @@ def test_other_sites_and_other_people_are_refused(run: Path, open_page: Any) -> 
 
 
 def test_each_start_has_another_key(run: Path, open_page: Any) -> None:
-    first, second = (open_page(to_rate(run, "me", 1, 4)) for _ in range(2))
+    first, second = (open_page(rating_session(run, "me", 1, 4)) for _ in range(2))
     refusal = second.ask("POST", first.path, "at=0&skip=1")
     assert refusal.status == 403 and "the whole address" in refusal.text
 
 
 def test_many_answers_at_once_are_whole_lines(run: Path, open_page: Any) -> None:
-    page = open_page(to_rate(run, "me", None, 12))
+    page = open_page(rating_session(run, "me", None, 12))
     threads = [threading.Thread(target=lambda n=n: page.write(at=n, quality=5, following=5)) for n in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    rows, lost = read(run / annotation.RATINGS, Rating)
-    assert len(rows) == len({row.row for row in rows}) == 12 and lost == 0
+    rows, num_unreadable = read_annotations(run / annotation.RATINGS, Rating)
+    assert len(rows) == len({row.row for row in rows}) == 12 and num_unreadable == 0
 
 
-def test_a_torn_line_is_left_and_the_next_one_is_whole(tmp_path: Path) -> None:
+def test_a_line_cut_off_is_skipped_and_the_next_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "annotations" / "ratings.jsonl"
     rows = [Rating(row=f"t1-{n}", by="me", scores={"quality": n + 1}) for n in range(3)]
-    append(path, rows[0])
-    append(path, rows[1])
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-9])
-    append(path, rows[2])
-    assert path.read_bytes().startswith(whole[:-9] + b"\n") and read(path, Rating) == ([rows[0], rows[2]], 1)
+    append_annotation(path, rows[0])
+    append_annotation(path, rows[1])
+    cut_off = path.read_bytes()[:-9]
+    path.write_bytes(cut_off)
+    append_annotation(path, rows[2])
+    assert path.read_bytes().startswith(cut_off + b"\n")
+    assert read_annotations(path, Rating) == ([rows[0], rows[2]], 1)
 
 
-def test_people_are_averaged_and_who_cannot_say_is_left_out() -> None:
-    said = [("me", 4), ("you", 8), ("me", 6), ("she", None)]
-    rows = [Rating(row="t1-1", by=by, scores=None if score is None else {"quality": score}) for by, score in said]
-    assert scores(rows) == {"t1-1": {"quality": 7}}
+def test_ratings_are_averaged_over_the_people_who_could_say() -> None:
+    answers = [("me", 4), ("you", 8), ("me", 6), ("she", None)]
+    rows = [Rating(row="t1-1", by=by, scores=None if score is None else {"quality": score}) for by, score in answers]
+    assert mean_ratings(rows) == {"t1-1": {"quality": 7}}
 
 
 # --- choosing between two models
@@ -216,7 +217,7 @@ def test_people_are_averaged_and_who_cannot_say_is_left_out() -> None:
 
 @pytest.fixture
 def models(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
-    """Engines whose answers name their model, but for every third task."""
+    """Engines whose answers name their model, except for every third task."""
     opened: list[Model] = []
 
     class Chat(NamedTuple):
@@ -227,9 +228,9 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
 
     def open_engine(recipe: Recipe, model: Model) -> SeededFunctionEngine:
         opened.append(model)
-        who = model.adapter.parent.name if model.adapter else "base"
+        source = model.adapter.parent.name if model.adapter else "base"
         return SeededFunctionEngine(
-            lambda prompt, seed: "Yes." if int(prompt.split()[1]) % 3 == 0 else f"As {who} says."
+            lambda prompt, seed: "Yes." if int(prompt.split()[1]) % 3 == 0 else f"As {source} says."
         )
 
     monkeypatch.setattr("isheep.annotation.session.load_chat_template", lambda name, model: Chat())
@@ -241,75 +242,77 @@ TASKS = [Task(id=f"seed-{n}", instruction=f"Task {n}") for n in range(30)]
 
 
 def test_two_answers_in_random_order_with_their_source_hidden(run: Path, open_page: Any, models: list[Model]) -> None:
-    desk = to_compare(run, "me", (0, 2), TASKS, 30)
+    session = comparison_session(run, "me", (0, 2), TASKS, 30)
     assert [model.adapter and model.adapter.parent.name for model in models] == [None, "iter-2"]
-    assert len(desk.questions) == 20 and {question.sides for question in desk.questions} == {(0, 2), (2, 0)}
-    for question in desk.questions:
-        assert question.answers == tuple(f"As {'iter-2' if side else 'base'} says." for side in question.sides)
-    page = open_page(desk)
+    assert len(session.questions) == 20 and {question.iterations for question in session.questions} == {(0, 2), (2, 0)}
+    for question in session.questions:
+        assert question.answers == tuple(f"As {'iter-2' if side else 'base'} says." for side in question.iterations)
+    page = open_page(session)
     reply = page.look()
-    assert shown(reply)[1:] == list(desk.questions[0].answers) and "Answer A" in reply.text
+    assert texts(reply)[1:] == list(session.questions[0].answers) and "Answer A" in reply.text
     assert "seed-" not in reply.text and "quality" not in reply.text
-    for at, question in enumerate(desk.questions):
-        chosen = "tie" if at == 0 else ("left", "right")[question.sides.index(2)]  # the later one is always better
+    for at, question in enumerate(session.questions):
+        # The later model is always better.
+        chosen = "tie" if at == 0 else ("left", "right")[question.iterations.index(2)]
         assert page.write(at=at, chosen=chosen).status == 303
     assert page.write(at=0, chosen="both").status == page.write(at=0).status == 400
-    rows, _ = read(run / annotation.CHOICES, Choice)
-    won = points(rows)[0, 2]
-    assert sorted(won) == [0.5] * 11 + [1.0] * 19  # the ten with the same text are ties
+    rows, _ = read_annotations(run / annotation.CHOICES, Choice)
+    # The ten tasks with the same text are ties.
+    assert sorted(points_of_later(rows)[0, 2]) == [0.5] * 11 + [1.0] * 19
     assert {row.by for row in rows} == {"me", annotation.NOBODY}
 
 
-def test_a_comparison_is_taken_up_again_and_others_are_apart(run: Path, models: list[Model]) -> None:
-    desk = to_compare(run, "me", (0, 2), TASKS, 30)
-    desk.answer(0, {"chosen": "left"})
+def test_a_comparison_resumes_and_others_are_separate(run: Path, models: list[Model]) -> None:
+    session = comparison_session(run, "me", (0, 2), TASKS, 30)
+    session.answer(0, {"chosen": "left"})
     before = (run / annotation.CHOICES).read_bytes()
-    again = to_compare(run, "me", (0, 2), TASKS, 30)
-    assert to_compare(run, "me", (2, 0), TASKS, 30).questions == desk.questions
-    assert again.done == 1 and again.questions == desk.questions and len(models) == 2
+    again = comparison_session(run, "me", (0, 2), TASKS, 30)
+    assert comparison_session(run, "me", (2, 0), TASKS, 30).questions == session.questions
+    assert again.num_answered == 1 and again.questions == session.questions and len(models) == 2
     assert (run / annotation.CHOICES).read_bytes() == before
-    assert to_compare(run, "me", (1, 2), TASKS, 30).done == 0  # other models
-    assert to_compare(run, "me", (0, 2), TASKS, 20).done == 0  # other tasks
-    assert to_compare(run, "you", (0, 2), TASKS, 30).done == 0
+    for models_compared, tasks in (((1, 2), TASKS), ((0, 2), TASKS[:20])):
+        assert comparison_session(run, "me", models_compared, tasks, 30).num_answered == 0
+    assert comparison_session(run, "you", (0, 2), TASKS, 30).num_answered == 0
 
 
 def test_the_last_choice_counts_whichever_side_it_was_on() -> None:
     rows = [("left", 0, 2), ("right", 2, 0), ("left", 2, 0)]
-    said = [Choice(task="s", of="x", by="me", left=a, right=b, chosen=c) for c, a, b in rows]  # type: ignore[arg-type]
-    assert points(said[:1]) == points(said[:2]) == {(0, 2): [0.0]} and points(said) == {(0, 2): [1.0]}
+    choices = [Choice(task="s", of="x", by="me", left=a, right=b, chosen=c) for c, a, b in rows]  # type: ignore[arg-type]
+    assert points_of_later(choices[:1]) == points_of_later(choices[:2]) == {(0, 2): [0.0]}
+    assert points_of_later(choices) == {(0, 2): [1.0]}
 
 
-def test_what_cannot_be_asked_is_said(run: Path, models: list[Model], open_page: Any) -> None:
+def test_errors_are_one_line(run: Path, models: list[Model], open_page: Any) -> None:
     assert "give two different models" in refused("annotate", run, "--compare", "1", "1")
     assert "has no model of iteration 3" in refused(
         "annotate", run, "--compare", "0", "3", "--tasks", ROOT / "isheep/seeds/seed_tasks.jsonl"
     )
     assert "has no pairs of iteration 7 yet" in refused("annotate", run, "--iteration", "7")
     assert "--iteration is for rating pairs" in refused("annotate", run, "--compare", "0", "1", "--iteration", "1")
-    port = open_page(to_rate(run, "me", 1, 4)).server.server_port
+    port = open_page(rating_session(run, "me", 1, 4)).server.server_port
     assert f"port {port} can't be used" in refused("annotate", run, "--port", str(port))
     recipe, folder = open_run(run)
     with open_run_for_writing(run, recipe), pytest.raises(UserError, match="in use by another process"):
-        answers(recipe, folder, 0, Model("fake"), TASKS, "new")
+        answer_tasks_with(recipe, folder, 0, TASKS, "new")
 
 
-# --- the verb itself
+# --- the command in a process of its own
 
 
 def listen() -> None:
-    """A shell that starts something in the background has it ignore Ctrl-C, and its children inherit that."""
+    """Undo that a shell lets background processes, and their children, ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def start(run: Path, *words: str) -> tuple[subprocess.Popen[str], str]:
-    """`isheep annotate` as a process, and the address that it prints."""
+    """Start `isheep annotate` as a process; return it and the address that it prints."""
     command = [sys.executable, "-c", "from isheep.cli import main; main()", "annotate", str(run), *words]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=listen)
     assert process.stdout
     for line in process.stdout:
         if line.startswith("open "):
             return process, line.split()[1]
-    raise AssertionError("it printed no address")
+    raise AssertionError("the command printed no address")
 
 
 def send(address: str, **fields: Any) -> int:
@@ -324,7 +327,7 @@ def test_a_killed_server_loses_nothing_and_ctrl_c_ends_it(run: Path) -> None:
     assert send(address, at=0, quality=9, following=8) == 303
     process.kill()
     process.wait()
-    assert len(read(run / annotation.RATINGS, Rating)[0]) == 1
+    assert len(read_annotations(run / annotation.RATINGS, Rating)[0]) == 1
     process, address = start(run, "--pairs", "3")
     assert send(address, at=1, skip=1) == 303
     os.kill(process.pid, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The annotation page in a real browser: keys, narrow and dark screens, and model text that tries to be more than text.
+"""The annotation page in a real browser: keys, narrow and dark screens, and text of a model that contains markup.
 
 Needs Chromium with its driver, and selenium (pip install isheep[browser]); skips without them.
 """
@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from isheep import annotation
-from isheep.annotation import Choice, Rating, read
+from isheep.annotation import Choice, Rating, read_annotations
 from isheep.annotation.server import AnnotationServer
-from isheep.annotation.session import AnnotationSession, Question, to_rate
+from isheep.annotation.session import AnnotationSession, Question, rating_session
 from isheep.recipe.schema import Recipe
 from isheep.records import Pair
 from isheep.rundir.folder import open_run_for_writing
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install isheep[browser]")
 CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
 DRIVER = shutil.which("chromedriver") or ""
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no browser: install chromium and chromium-driver")
@@ -49,8 +49,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def serve() -> Iterator[Callable[[AnnotationSession], str]]:
     servers: list[AnnotationServer] = []
 
-    def start(desk: AnnotationSession) -> str:
-        servers.append(AnnotationServer(desk, 0))
+    def start(session: AnnotationSession) -> str:
+        servers.append(AnnotationServer(session, 0))
         threading.Thread(target=servers[-1].serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return servers[-1].address
 
@@ -61,7 +61,7 @@ def serve() -> Iterator[Callable[[AnnotationSession], str]]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> AnnotationSession:
+def session(tmp_path: Path) -> AnnotationSession:
     rows = [
         Pair(id=f"t1-{n}", instruction=f"Do {n} {ATTACK}", output=f"Did {n} {ATTACK} {'x' * 300}\n\n  two lines",
              finish="stop", tokens=1, seed=1)
@@ -69,7 +69,7 @@ def desk(tmp_path: Path) -> AnnotationSession:
     ]  # fmt: skip
     with open_run_for_writing(tmp_path / "run", Recipe.model_validate({"model": "fake"})) as root:
         (root / "iter-1").write("pairs.jsonl", Pair, rows)
-    return to_rate(tmp_path / "run", "me", 1, 3)
+    return rating_session(tmp_path / "run", "me", 1, 3)
 
 
 def keys(browser: Any, *typed: str) -> None:
@@ -85,55 +85,61 @@ def keys(browser: Any, *typed: str) -> None:
     WebDriverWait(browser, 60, ignored_exceptions=[WebDriverException]).until(staleness_of(page))
 
 
-def ratings(desk: AnnotationSession) -> list[tuple[str, Any]]:
-    return [(row.row, row.scores) for row in read(desk.file, Rating)[0]]
+def ratings(session: AnnotationSession) -> list[tuple[str, Any]]:
+    return [(row.row, row.scores) for row in read_annotations(session.file, Rating)[0]]
 
 
 def script(browser: Any, text: str) -> Any:
     return browser.execute_script(f"return {text}")
 
 
-def test_rating_by_keys_alone(browser: Any, serve: Callable[[AnnotationSession], str], desk: AnnotationSession) -> None:
-    browser.get(serve(desk))
-    first, second, third = (question.task.id for question in desk.questions)
-    keys(browser, "7", "0", "\ue007")  # quality 7, following 10, Enter
-    assert ratings(desk) == [(first, {"quality": 7, "following": 10})] and browser.title.startswith("1 of 3")
+def test_rating_by_keys_alone(
+    browser: Any, serve: Callable[[AnnotationSession], str], session: AnnotationSession
+) -> None:
+    browser.get(serve(session))
+    first, second, third = (question.task.id for question in session.questions)
+    # Quality 7, following 10, Enter.
+    keys(browser, "7", "0", "\ue007")
+    assert ratings(session) == [(first, {"quality": 7, "following": 10})] and browser.title.startswith("1 of 3")
     keys(browser, "s")
-    keys(browser, "p")  # from the third back to the second
+    # From the third question back to the second.
+    keys(browser, "p")
     assert script(browser, "document.querySelector('[name=at]').value") == "1"
-    keys(browser, "2", "3", "4", "\ue007")  # a third digit starts over at quality
+    # The third digit starts again at quality.
+    keys(browser, "2", "3", "4", "\ue007")
     keys(browser, "5", "5", "\ue007")
-    assert ratings(desk)[1:] == [
+    assert ratings(session)[1:] == [
         (second, None),
         (second, {"quality": 4, "following": 3}),
-        (third, dict.fromkeys(desk.criteria, 5)),
+        (third, dict.fromkeys(session.criteria, 5)),
     ]
     assert browser.find_element("tag name", "h1").text == "All done, thank you."
     assert browser.get_log("browser") == []
 
 
 def test_enter_without_scores_sends_nothing_and_clicking_works(
-    browser: Any, serve: Any, desk: AnnotationSession
+    browser: Any, serve: Any, session: AnnotationSession
 ) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
 
-    browser.get(serve(desk))
-    ActionChains(browser).send_keys("8", "\ue007").perform()  # following is missing
-    assert ratings(desk) == [] and script(browser, "document.querySelector(':checked').value") == "8"
+    browser.get(serve(session))
+    # The score for following is missing.
+    ActionChains(browser).send_keys("8", "\ue007").perform()
+    assert ratings(session) == [] and script(browser, "document.querySelector(':checked').value") == "8"
     browser.execute_script("document.activeElement.blur()")
     for name, score in (("quality", 6), ("following", 9)):
         browser.find_element("css selector", f"[name={name}][value='{score}']").click()
     browser.find_element("css selector", "button.main").click()
     assert "1 of 3" in browser.find_element("tag name", "header").text
-    assert ratings(desk) == [(desk.questions[0].task.id, {"quality": 6, "following": 9})]
+    assert ratings(session) == [(session.questions[0].task.id, {"quality": 6, "following": 9})]
 
 
 def test_model_text_stays_text(
-    browser: Any, serve: Callable[[AnnotationSession], str], desk: AnnotationSession
+    browser: Any, serve: Callable[[AnnotationSession], str], session: AnnotationSession
 ) -> None:
-    browser.get(serve(desk))
+    browser.get(serve(session))
     texts = [element.get_property("textContent") for element in browser.find_elements("class name", "text")]
-    assert texts == [desk.questions[0].task.instruction, desk.questions[0].answers[0]]
+    assert texts == [session.questions[0].task.instruction, session.questions[0].answers[0]]
     assert (
         "taken" not in browser.title
         and script(browser, "document.querySelectorAll('main a, img, main script').length") == 0
@@ -143,20 +149,21 @@ def test_model_text_stays_text(
         "preserve",
     )
     inline = "(() => { const s = document.createElement('script'); s.textContent = 'document.title = \"ran\"'; "
-    assert script(browser, inline + "document.body.append(s); return document.title; })()") != "ran"  # the policy holds
+    # The content security policy blocks the inline script.
+    assert script(browser, inline + "document.body.append(s); return document.title; })()") != "ran"
     assert [entry for entry in browser.get_log("browser") if "Content Security Policy" in entry["message"]]
 
 
 @pytest.mark.parametrize("width", [400, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_narrow_screen_and_follows_the_scheme(
-    browser: Any, serve: Any, desk: AnnotationSession, width: int, scheme: str
+    browser: Any, serve: Any, session: AnnotationSession, width: int, scheme: str
 ) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    browser.get(serve(desk))
+    browser.get(serve(session))
     assert script(browser, "document.documentElement.scrollWidth <= innerWidth")
     boxes = script(
         browser, "[...document.querySelectorAll('.scale label')].map(e => e.getBoundingClientRect().toJSON())"
@@ -167,12 +174,12 @@ def test_it_fits_a_narrow_screen_and_follows_the_scheme(
     assert (ink > back) == (scheme == "dark") and abs(ink - back) > 400
 
 
-def test_choosing_by_keys(browser: Any, serve: Any, desk: AnnotationSession) -> None:
-    questions = [Question(one.task, (one.answers[0], "Short."), (1, 0)) for one in desk.questions]
-    choosing = AnnotationSession(desk.file.with_name("choices.jsonl"), "me", questions, {}, "x")
+def test_choosing_by_keys(browser: Any, serve: Any, session: AnnotationSession) -> None:
+    questions = [Question(question.task, (question.answers[0], "Short."), (1, 0)) for question in session.questions]
+    choosing = AnnotationSession(session.file.with_name("choices.jsonl"), "me", questions, {}, "x")
     browser.get(serve(choosing))
     for key in "abt":
         keys(browser, key)
-    rows, _ = read(choosing.file, Choice)
+    rows, _ = read_annotations(choosing.file, Choice)
     assert [(row.left, row.right, row.chosen) for row in rows] == [(1, 0, "left"), (1, 0, "right"), (1, 0, "tie")]
-    assert annotation.points(rows) == {(0, 1): [1.0, 0.0, 0.5]}
+    assert annotation.points_of_later(rows) == {(0, 1): [1.0, 0.0, 0.5]}

@@ -219,13 +219,13 @@ def test_people_s_ratings_are_a_truth_and_a_comparison(bench: Bench, tmp_path: P
     for n in range(1, 40):
         human = min(10, worth(1, n) + 1)
         row = {"quality": human, "following": max(1, 11 - human)}
-        annotation.append(run / annotation.RATINGS, Rating(row=f"t1-{n}", by="me", scores=row))
-    annotation.append(run / annotation.RATINGS, Rating(row="t1-50", by="me", scores=None))
+        annotation.append_annotation(run / annotation.RATINGS, Rating(row=f"t1-{n}", by="me", scores=row))
+    annotation.append_annotation(run / annotation.RATINGS, Rating(row="t1-50", by="me", scores=None))
     with (run / annotation.RATINGS).open("ab") as file:
         file.write(b'{"row": "t1-51", "by')
     for n, chosen in enumerate(["left", "left", "right", "tie", None]):
         fields = {"task": f"s{n}", "of": "x", "by": "me", "left": 2, "right": 0, "chosen": chosen}
-        annotation.append(run / annotation.CHOICES, Choice.model_validate(fields))
+        annotation.append_annotation(run / annotation.CHOICES, Choice.model_validate(fields))
     done = isheep("judge-calibration", run)
     found = [json.loads((run / f"iter-{t}" / "health.json").read_text()) for t in (1, 2)]
     beside = found[0]["against"]["people"]["quality"]

@@ -1,7 +1,7 @@
-"""What people say about a run's pairs: rows that are only ever appended, in the run's annotations/.
+"""Annotations by people of a run's pairs: rows that are only ever appended to files in the run's annotations/ folder.
 
-ratings.jsonl has scores of single pairs, choices.jsonl which of two iterations' answers is better. Where somebody
-answered a question twice (they went back) the last answer counts.
+ratings.jsonl holds scores of single pairs; choices.jsonl says which of two iterations' answers is better. If a person
+answered a question twice (they went back), the last answer counts.
 """
 
 import os
@@ -16,11 +16,15 @@ from isheep.records import Record
 from isheep.rundir.atomic import fsync_path
 
 RATINGS, CHOICES = "annotations/ratings.jsonl", "annotations/choices.jsonl"
-NOBODY = "(the same text)"  # stands for a person where two answers are equal: a tie that nobody need be asked about
+# Stands for a person if two answers are the same text: a tie that nobody needs to be asked about.
+NOBODY = "(the same text)"
 
 
 class Rating(Record):
-    """Scores of a pair, 1 to 10 by criterion; None: this person can't say."""
+    """A person's scores of a pair, 1 to 10 by criterion; None if the person could not say.
+
+    `row` is the pair's id, `by` the person's name.
+    """
 
     row: str
     by: str
@@ -28,9 +32,10 @@ class Rating(Record):
 
 
 class Choice(Record):
-    """The better of two answers to a task, by iterations `left` and `right` as they were shown; None: can't say.
+    """The better of two answers to a task, of iterations `left` and `right` as shown; None if the person could not say.
 
-    `of` is a digest of the tasks that were asked about: a task's id says nothing beyond them.
+    `task` is the task's id, `of` a fingerprint of the list of tasks (an id has a meaning only within it), `by` the
+    person's name.
     """
 
     task: str
@@ -40,55 +45,68 @@ class Choice(Record):
     right: int
     chosen: Literal["left", "right", "tie"] | None
 
+    @property
+    def better(self) -> int | None:
+        """The iteration with the better answer; None for a tie, and if the person could not say."""
+        if self.chosen == "left":
+            return self.left
+        return self.right if self.chosen == "right" else None
 
-A = TypeVar("A", Rating, Choice)
+
+Annotation = TypeVar("Annotation", Rating, Choice)
 
 
-def append(path: Path, row: Rating | Choice) -> None:
-    """Add a row for good. A line that a power cut tore gets its end first, so that the next one is whole."""
-    new = not path.exists()
+def append_annotation(path: Path, row: Rating | Choice) -> None:
+    """Append a row and flush it to the disk. A line that a crash cut off is ended first, so the new line is whole."""
+    is_new = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
-        torn = False
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
-            torn = file.read(1) != b"\n"
-        file.write(b"\n" * torn + row.model_dump_json().encode() + b"\n")
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(row.model_dump_json().encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
-    if new:
+    if is_new:
         fsync_path(path.parent)
 
 
-def read(path: Path, kind: type[A]) -> tuple[list[A], int]:
-    """The rows of a file, and how many of its lines can't be read. No file is no rows."""
-    rows, lost = [], 0
-    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+def read_annotations(path: Path, row_type: type[Annotation]) -> tuple[list[Annotation], int]:
+    """Return the rows of a file and the number of its unreadable lines. A missing file has no rows."""
+    rows, num_unreadable = [], 0
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    for line in lines:
         try:
-            rows += [kind.model_validate_json(line)] if line.strip() else []
+            if line.strip():
+                rows.append(row_type.model_validate_json(line))
         except ValidationError:
-            lost += 1
-    return rows, lost
+            num_unreadable += 1
+    return rows, num_unreadable
 
 
-def scores(rows: Sequence[Rating]) -> dict[str, dict[str, float]]:
-    """By pair and criterion: the mean over the people who could say, each with their last word."""
-    said: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for row in {(row.row, row.by): row for row in rows}.values():
-        for criterion, score in (row.scores or {}).items():
-            said[row.row][criterion].append(score)
-    return {pair: {name: sum(some) / len(some) for name, some in by.items()} for pair, by in said.items()}
+def mean_ratings(ratings: Sequence[Rating]) -> dict[str, dict[str, float]]:
+    """Return the mean score of each pair and criterion, over the last ratings of the people who could say."""
+    scores: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for rating in {(rating.row, rating.by): rating for rating in ratings}.values():
+        for criterion, score in (rating.scores or {}).items():
+            scores[rating.row][criterion].append(score)
+    return {
+        pair_id: {criterion: sum(values) / len(values) for criterion, values in by_criterion.items()}
+        for pair_id, by_criterion in scores.items()
+    }
 
 
-def points(rows: Sequence[Choice]) -> dict[tuple[int, int], list[float]]:
-    """By (earlier, later) iteration: for each task what the later one won, 1, 0.5 for a tie or 0; the mean over people.
+def points_of_later(choices: Sequence[Choice]) -> dict[tuple[int, int], list[float]]:
+    """Return, by (earlier, later) iteration, the points of the later one on each task.
 
-    What nobody could say is left out.
+    A win is 1, a tie 0.5 and a loss 0; the points of a task are the mean over people. Choices of people who could not
+    say are left out.
     """
-    said: dict[tuple[int, int], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in {(row.of, row.task, row.by, frozenset((row.left, row.right))): row for row in rows}.values():
+    points: dict[tuple[int, int], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
+    last = {(row.of, row.task, row.by, frozenset((row.left, row.right))): row for row in choices}
+    for row in last.values():
         if row.chosen:
-            pair = (min(row.left, row.right), max(row.left, row.right))
-            won = 0.5 if row.chosen == "tie" else float((row.left, row.right)[row.chosen == "right"] == pair[1])
-            said[pair][row.of, row.task].append(won)
-    return {pair: [sum(some) / len(some) for some in tasks.values()] for pair, tasks in said.items()}
+            earlier, later = sorted((row.left, row.right))
+            points[earlier, later][row.of, row.task].append(0.5 if row.chosen == "tie" else float(row.better == later))
+    return {models: [sum(values) / len(values) for values in tasks.values()] for models, tasks in points.items()}

@@ -1,4 +1,4 @@
-"""The verb annotate: a page for a person who rates a run's pairs blind, or chooses between two iterations' answers."""
+"""Run `isheep annotate`: serve a page on which a person rates pairs blind, or chooses between two models' answers."""
 
 import contextlib
 from pathlib import Path
@@ -6,40 +6,45 @@ from pathlib import Path
 from rich.console import Console
 
 from isheep.annotation.server import AnnotationServer
-from isheep.annotation.session import AnnotationSession, to_compare, to_rate
+from isheep.annotation.session import AnnotationSession, comparison_session, rating_session
 from isheep.records import Task
 from isheep.rundir.folder import open_run
 from isheep.seeds import SeedTask, load_seed_tasks
 
 
-def annotate(
-    path: Path,
-    by: str,
-    iteration: int | None,
-    compare: tuple[int, int] | None,
-    tasks: Path | None,
-    pairs: int,
-    port: int,
-    console: Console,
-) -> None:
-    """Serve the page until Ctrl-C. Raises UserError where there is nothing to ask, or the port is taken."""
-    if compare:
-        known = load_seed_tasks(tasks) if tasks else open_run(path)[1].read("seeds.jsonl", SeedTask)
-        plain = [Task.model_validate(seed.model_dump(include={"id", "instruction", "input"})) for seed in known]
-        desk = to_compare(path, by, compare, plain, pairs)
-    else:
-        desk = to_rate(path, by, iteration, pairs)
-    serve(desk, port, console)
+def open_session(
+    run_dir: Path,
+    person: str,
+    num_questions: int,
+    *,
+    iteration: int | None = None,
+    compare: tuple[int, int] | None = None,
+    tasks: Path | None = None,
+) -> AnnotationSession:
+    """Return the questions for a person, and the answers that this person has already given.
+
+    With `compare` they show two models' answers to `tasks` (a file of seed tasks; None: the run's), otherwise single
+    pairs of `iteration` (None: of all iterations). Raises UserError if there is nothing to ask.
+    """
+    if not compare:
+        return rating_session(run_dir, person, iteration, num_questions)
+    seed_tasks = load_seed_tasks(tasks) if tasks else open_run(run_dir)[1].read("seeds.jsonl", SeedTask)
+    plain = [Task.model_validate(seed.model_dump(include={"id", "instruction", "input"})) for seed in seed_tasks]
+    return comparison_session(run_dir, person, compare, plain, num_questions)
 
 
-def serve(desk: AnnotationSession, port: int, console: Console) -> None:
-    with AnnotationServer(desk, port) as server:
-        if desk.lost:
-            console.print(
-                f"{desk.file}: lines that can't be read and are left out: {desk.lost}", markup=False, soft_wrap=True
-            )
-        console.print(f"{desk.done} of {len(desk.questions)} answered; Ctrl-C ends, answers are kept")
-        console.print(f"open {server.address}", markup=False, soft_wrap=True)
+def serve(session: AnnotationSession, port: int, console: Console) -> None:
+    """Serve the page until Ctrl-C. Raises UserError if the port is in use."""
+
+    def print_line(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    total = len(session.questions)
+    with AnnotationServer(session, port) as server:
+        if session.num_unreadable:
+            print_line(f"{session.file}: {session.num_unreadable} unreadable lines are ignored")
+        print_line(f"{session.num_answered} of {total} answered; Ctrl-C stops the server, answers are saved at once")
+        print_line(f"open {server.address}")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
-    console.print(f"{desk.done} of {len(desk.questions)} answered: {desk.file}", markup=False, soft_wrap=True)
+    print_line(f"{session.num_answered} of {total} answered: {session.file}")

@@ -1,22 +1,23 @@
-// Keys for what the page's forms do without them. A digit scores the marked line, 0 is 10; Enter saves.
+// Keyboard shortcuts; the forms also work without them. A digit scores the active line, 0 stands for 10; Enter saves.
 "use strict";
 const form = document.querySelector("form");
 const lines = [...document.querySelectorAll("fieldset")];
-let now = lines.findIndex((line) => !line.querySelector(":checked"));
+let active = lines.findIndex((line) => !line.querySelector(":checked"));
 
-function mark(place) {
-  now = place;
-  lines.forEach((line, n) => line.classList.toggle("now", n === now));
+function activate(index) {
+  active = index;
+  lines.forEach((line, n) => line.classList.toggle("active", n === active));
 }
 
 function score(key) {
-  if (now < 0) now = 0; // all have a score: a digit starts over
-  lines[now].querySelector(`[value="${key === "0" ? 10 : key}"]`).checked = true;
-  mark(now + 1 < lines.length ? now + 1 : -1);
+  // If every line has a score, a digit starts again at the first line.
+  if (active < 0) active = 0;
+  lines[active].querySelector(`[value="${key === "0" ? 10 : key}"]`).checked = true;
+  activate(active + 1 < lines.length ? active + 1 : -1);
 }
 
-mark(now);
-lines.forEach((line, n) => line.addEventListener("change", () => mark(n + 1 < lines.length ? n + 1 : -1)));
+activate(active);
+lines.forEach((line, n) => line.addEventListener("change", () => activate(n + 1 < lines.length ? n + 1 : -1)));
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   const button = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);

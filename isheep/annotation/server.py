@@ -1,12 +1,12 @@
-"""A small page on 127.0.0.1 for one person: the desk's questions as HTML forms, answers written as they come in.
+"""An HTTP server on 127.0.0.1 for one person: the questions of a session as HTML forms, each answer written at once.
 
-Model text is untrusted: the template escapes it, and the content security policy runs no script and loads nothing but
-this page's own files. Every path begins with a key that is drawn at each start, so that no other page and no other
+Text of a model is untrusted: the template escapes it, and the content security policy runs no inline script and loads
+only this page's own files. Every path begins with a random key, drawn at each start, so that no other page and no other
 user of the machine can read or write; the Host and, for answers, the Origin must be this server's own.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,9 +18,10 @@ from jinja2 import Environment, FileSystemLoader
 from isheep.annotation.session import AnnotationSession
 from isheep.errors import UserError
 
-HERE = Path(__file__).parent
+PAGE_DIR = Path(__file__).parent
 FILES = {"page.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
-LONGEST = 10_000  # bytes of an answer
+MAX_ANSWER_BYTES = 10_000
+MAX_ANSWER_FIELDS = 50
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -31,103 +32,117 @@ HEADERS = {
 }
 
 
-class Refused(Exception):
-    """A request that is not answered: (status, why)."""
+class RefusedRequest(Exception):
+    """A request that is refused: (status, reason)."""
 
 
 class AnnotationServer(ThreadingHTTPServer):
-    """The desk on a port of 127.0.0.1 (0: a free one)."""
+    """A session on a port of 127.0.0.1 (0: any free port). Raises UserError if the port is in use."""
 
     daemon_threads = True
 
-    def __init__(self, desk: AnnotationSession, port: int) -> None:
+    def __init__(self, session: AnnotationSession, port: int) -> None:
         try:
-            super().__init__(("127.0.0.1", port), Handler)
+            super().__init__(("127.0.0.1", port), AnnotationHandler)
         except OSError as error:
             raise UserError(f"port {port} can't be used ({error.strerror}): give another --port") from None
-        self.desk, self.key = desk, secrets.token_urlsafe(24)
-        self.page = Environment(loader=FileSystemLoader(HERE), autoescape=True).get_template("page.html")
+        self.session, self.key = session, secrets.token_urlsafe(24)
+        self.page = Environment(loader=FileSystemLoader(PAGE_DIR), autoescape=True).get_template("page.html")
 
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/{self.key}/"
 
 
-class Handler(BaseHTTPRequestHandler):
+class AnnotationHandler(BaseHTTPRequestHandler):
+    """Answers one request: GET shows a question or a file of the page, POST writes an answer."""
+
     server: AnnotationServer
-    timeout = 30  # seconds for a request to arrive
+    # Seconds for a request to arrive.
+    timeout = 30
     server_version, sys_version = "isheep", ""
 
     def do_GET(self) -> None:
-        self._handle(self._look)
+        self._handle(self._show)
 
     def do_POST(self) -> None:
         self._handle(self._write)
 
-    def _handle(self, work: Any) -> None:
+    def _handle(self, respond: Callable[[str | None, Mapping[str, str]], None]) -> None:
+        """Check the host and the key, then respond; a refused request gets its reason as plain text."""
         try:
-            if _name_of(self.headers.get("Host", "")) not in ("127.0.0.1", "localhost"):
-                raise Refused(HTTPStatus.FORBIDDEN, "This server is for this machine alone.")
+            if _hostname(self.headers.get("Host", "")) not in ("127.0.0.1", "localhost"):
+                raise RefusedRequest(HTTPStatus.FORBIDDEN, "This server answers only its own machine.")
             path, _, query = self.path.partition("?")
             key, slash, name = path.removeprefix("/").partition("/")
             if not secrets.compare_digest(key.encode(), self.server.key.encode()):
-                raise Refused(HTTPStatus.FORBIDDEN, "Open the whole address that isheep annotate printed last.")
-            work(name if slash else None, dict(parse_qsl(query)))
-        except Refused as refused:
-            status, why = refused.args
-            self._send(status, f"{why}\n".encode(), "text/plain; charset=utf-8")
+                raise RefusedRequest(HTTPStatus.FORBIDDEN, "Open the whole address that isheep annotate printed last.")
+            respond(name if slash else None, dict(parse_qsl(query)))
+        except RefusedRequest as refused:
+            status, reason = refused.args
+            self._send(status, f"{reason}\n".encode(), "text/plain; charset=utf-8")
 
-    def _look(self, name: str | None, query: Mapping[str, str]) -> None:
+    def _show(self, name: str | None, query: Mapping[str, str]) -> None:
         if name in FILES:
-            self._send(HTTPStatus.OK, (HERE / str(name)).read_bytes(), FILES[str(name)])
+            self._send(HTTPStatus.OK, (PAGE_DIR / str(name)).read_bytes(), FILES[str(name)])
         elif name == "":
-            at = self.server.desk.next() if "at" not in query else self._place(query["at"])
-            self._send(HTTPStatus.OK, self._page(at).encode("utf-8", "replace"), "text/html; charset=utf-8")
+            index = self._index(query["at"]) if "at" in query else self.server.session.next_index()
+            self._send(HTTPStatus.OK, self._page(index).encode("utf-8", "replace"), "text/html; charset=utf-8")
         else:
-            raise Refused(HTTPStatus.NOT_FOUND, "There is no such page.")
+            raise RefusedRequest(HTTPStatus.NOT_FOUND, "There is no such page.")
 
     def _write(self, name: str | None, query: Mapping[str, str]) -> None:
         if self.headers.get("Origin") != f"http://{self.headers['Host']}":
-            raise Refused(HTTPStatus.FORBIDDEN, "Answers are taken from this server's own page alone.")
+            raise RefusedRequest(HTTPStatus.FORBIDDEN, "Only this server's own page can send answers.")
         if name != "":
-            raise Refused(HTTPStatus.NOT_FOUND, "There is no such page.")
+            raise RefusedRequest(HTTPStatus.NOT_FOUND, "There is no such page.")
         length = self.headers.get("Content-Length", "")
-        if not length.isascii() or not length.isdigit() or int(length) > LONGEST:
-            raise Refused(HTTPStatus.BAD_REQUEST, f"An answer has at most {LONGEST} bytes.")
+        if not length.isascii() or not length.isdigit() or int(length) > MAX_ANSWER_BYTES:
+            raise RefusedRequest(HTTPStatus.BAD_REQUEST, f"An answer has at most {MAX_ANSWER_BYTES} bytes.")
         try:
-            fields = dict(parse_qsl(self.rfile.read(int(length)).decode(), max_num_fields=50))
-            self.server.desk.answer(self._place(fields.pop("at", "")), fields)
+            fields = dict(parse_qsl(self.rfile.read(int(length)).decode(), max_num_fields=MAX_ANSWER_FIELDS))
+            self.server.session.answer(self._index(fields.pop("at", "")), fields)
         except ValueError as error:
-            raise Refused(HTTPStatus.BAD_REQUEST, f"This is no answer to the question: {error}") from None
+            raise RefusedRequest(HTTPStatus.BAD_REQUEST, f"This is no answer to the question: {error}") from None
         self._send(HTTPStatus.SEE_OTHER, b"", "text/plain; charset=utf-8", Location=f"/{self.server.key}/")
 
-    def _place(self, text: str) -> int:
-        if not (text.isascii() and text.isdigit() and int(text) < len(self.server.desk.questions)):
-            raise Refused(HTTPStatus.NOT_FOUND, "There is no such question.")
+    def _index(self, text: str) -> int:
+        """Return the index of a question that a request names."""
+        if not (text.isascii() and text.isdigit() and int(text) < len(self.server.session.questions)):
+            raise RefusedRequest(HTTPStatus.NOT_FOUND, "There is no such question.")
         return int(text)
 
-    def _page(self, at: int | None) -> str:
-        desk = self.server.desk
-        question = None if at is None else desk.questions[at]
-        before = at - 1 if at else len(desk.questions) - 1 if at is None and desk.questions else None
-        given = None if at is None else desk.given(at)
+    def _page(self, index: int | None) -> str:
+        """Return the page of a question, or for None the page that is shown after the last question."""
+        session = self.server.session
+        question = answer = None
+        previous = len(session.questions) - 1 if session.questions else None
+        if index is not None:
+            question, answer = session.questions[index], session.answer_to(index)
+            previous = index - 1 if index else None
         return self.server.page.render(
-            desk=desk, at=at, question=question, given=given, before=before, total=len(desk.questions)
+            session=session,
+            total=len(session.questions),
+            index=index,
+            question=question,
+            current=answer,
+            previous=previous,
         )
 
-    def _send(self, status: int, body: bytes, kind: str, **more: str) -> None:
+    def _send(self, status: int, body: bytes, content_type: str, **headers: str) -> None:
         self.send_response(status)
-        for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": str(len(body)), **more}.items():
+        fixed = {**HEADERS, "Content-Type": content_type, "Content-Length": str(len(body))}
+        for name, value in {**fixed, **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """No line for each request: the terminal shows the address."""
+        """Write no line for a request, because the terminal shows the address."""
 
 
-def _name_of(host: str) -> str | None:
-    """The name in a Host header, without its port; None where it is no name."""
+def _hostname(host: str) -> str | None:
+    """Return the name in a Host header without its port, or None if it is malformed."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a person is asked about a run and what they have answered: questions in a fixed order, answers kept at once."""
+"""The questions that a person is asked about a run, in a fixed order, and the answers, which are written at once."""
 
 import hashlib
 import json
@@ -8,138 +8,158 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from isheep.annotation import CHOICES, NOBODY, RATINGS, Choice, Rating, append, read
+from isheep.annotation import CHOICES, NOBODY, RATINGS, Choice, Rating, append_annotation, read_annotations
 from isheep.backends import open_engine
 from isheep.batching import derive_seed
 from isheep.errors import UserError
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Recipe
-from isheep.records import Model, Pair, Task
+from isheep.records import Pair, Task
 from isheep.rundir.folder import RunFolder, lock_run, open_run
 from isheep.rundir.iterations import iteration_dir, model_of_iteration
 from isheep.stages.respond import respond
 
 CRITERIA = {"quality": "Is the answer right, clear and free of padding?", "following": "Does it do what it was asked?"}
+# The question for a criterion of the user's own rating prompts.
 OVERALL = "How good is the answer?"
 
 
 class Question(NamedTuple):
-    """A task with one answer to rate, or with two to choose between (as they are shown: left, right)."""
+    """A task with one answer to rate, or with two answers to choose between, in the order in which they are shown.
+
+    `iterations` are the models behind the two answers, empty for a rating.
+    """
 
     task: Task
     answers: tuple[str, ...]
-    sides: tuple[int, ...] = ()  # the iterations behind the two
+    iterations: tuple[int, ...] = ()
 
 
 class AnnotationSession:
-    """Questions for one person. `criteria` says what is rated, and what the page says about it; none for choices.
+    """The questions for one person, and this person's answers, in `file`.
 
-    `of` is a digest of the tasks that choices are about. `lost` lines of the file can't be read.
+    `criteria` maps each rated criterion to the question that the page shows; it is empty for choices. `of` is the
+    fingerprint of the tasks of choices. `num_unreadable` counts unreadable lines of the file.
     """
 
     def __init__(
-        self, file: Path, by: str, questions: Sequence[Question], criteria: Mapping[str, str], of: str = ""
+        self, file: Path, person: str, questions: Sequence[Question], criteria: Mapping[str, str], of: str = ""
     ) -> None:
-        self.file, self.by, self.questions, self.criteria, self.of = file, by, questions, criteria, of
+        self.file, self.person, self.questions, self.criteria, self.of = file, person, questions, criteria, of
         self._lock = threading.Lock()
-        self._given: dict[str, Rating | Choice] = {}
+        self._answers: dict[str, Rating | Choice] = {}
         if criteria:
-            ratings, self.lost = read(file, Rating)
-            self._given |= {row.row: row for row in ratings if row.by == by}
+            ratings, self.num_unreadable = read_annotations(file, Rating)
+            self._answers |= {row.row: row for row in ratings if row.by == person}
         else:
-            choices, self.lost = read(file, Choice)
-            sides = {frozenset(question.sides) for question in questions}
-            ours = (row for row in choices if (row.by, row.of) == (by, of) and {row.left, row.right} in sides)
-            self._given |= {row.task: row for row in ours}
+            choices, self.num_unreadable = read_annotations(file, Choice)
+            models = {frozenset(question.iterations) for question in questions}
+            for row in choices:
+                if (row.by, row.of) == (person, of) and {row.left, row.right} in models:
+                    self._answers[row.task] = row
 
-    def given(self, at: int) -> Rating | Choice | None:
-        """What was answered to a question."""
-        return self._given.get(self.questions[at].task.id)
+    def answer_to(self, index: int) -> Rating | Choice | None:
+        """Return the answer to a question, or None if it has none yet."""
+        return self._answers.get(self.questions[index].task.id)
 
     @property
-    def done(self) -> int:
-        return sum(question.task.id in self._given for question in self.questions)
+    def num_answered(self) -> int:
+        return sum(question.task.id in self._answers for question in self.questions)
 
-    def next(self) -> int | None:
-        """The first question without an answer; None where all have one."""
-        return next((at for at in range(len(self.questions)) if self.given(at) is None), None)
+    def next_index(self) -> int | None:
+        """Return the index of the first question without an answer, or None if all have one."""
+        return next((index for index in range(len(self.questions)) if self.answer_to(index) is None), None)
 
-    def answer(self, at: int, fields: Mapping[str, str]) -> None:
-        """Write down an answer: a score for each criterion, or "chosen", or "skip". Raises ValueError otherwise."""
-        question = self.questions[at]
+    def answer(self, index: int, fields: Mapping[str, str]) -> None:
+        """Write an answer: a score for each criterion, or "chosen", or "skip". Raises ValueError for anything else."""
+        question = self.questions[index]
         row: Rating | Choice
         if self.criteria:
             scores = None if "skip" in fields else {name: int(fields.get(name, "")) for name in self.criteria}
-            row = Rating(row=question.task.id, by=self.by, scores=scores)
+            row = Rating(row=question.task.id, by=self.person, scores=scores)
         else:
-            left, right = question.sides
-            fixed = {"task": question.task.id, "of": self.of, "by": self.by, "left": left, "right": right}
-            row = Choice.model_validate({**fixed, "chosen": None if "skip" in fields else fields.get("chosen", "")})
+            left, right = question.iterations
+            chosen = None if "skip" in fields else fields.get("chosen", "")
+            values = {"task": question.task.id, "of": self.of, "by": self.person, "left": left, "right": right}
+            row = Choice.model_validate({**values, "chosen": chosen})
         with self._lock:
-            append(self.file, row)
-            self._given[question.task.id] = row
+            append_annotation(self.file, row)
+            self._answers[question.task.id] = row
 
 
-# --- what is asked
+# --- rating
 
 
-def to_rate(path: Path, by: str, iteration: int | None, pairs: int) -> AnnotationSession:
-    """Pairs of one iteration, or of all of them mixed, drawn by the run's seed; more of them hold fewer.
+def rating_session(run_dir: Path, person: str, iteration: int | None, num_questions: int) -> AnnotationSession:
+    """Return pairs of one iteration, or for None of all iterations, in an order drawn by the run's seed.
 
-    Raises UserError where there are none.
+    A session with more questions contains the questions of a smaller one. Raises UserError if there are no pairs.
     """
-    recipe, run = open_run(path)
-    wanted = range(1, recipe.iterations + 1) if iteration is None else [iteration]
-    written = [
-        pair
-        for t in wanted
-        if iteration_dir(run, t).has("pairs.jsonl")
-        for pair in iteration_dir(run, t).read("pairs.jsonl", Pair)
-    ]
-    if not written:
-        raise UserError(f"{path} has no pairs{_of(iteration)} yet: see isheep status {path}")
-    drawn = sorted(written, key=lambda pair: derive_seed(recipe.seed, "annotation", pair.id))[:pairs]
-    rated = recipe.assessment.criteria if recipe.assessment else tuple(CRITERIA)
-    criteria = {name: CRITERIA.get(name, OVERALL) for name in rated}
-    return AnnotationSession(run.path / RATINGS, by, [Question(pair, (pair.output,)) for pair in drawn], criteria)
+    recipe, run = open_run(run_dir)
+    iterations = range(1, recipe.iterations + 1) if iteration is None else [iteration]
+    folders = [iteration_dir(run, index) for index in iterations]
+    pairs = [pair for folder in folders if folder.has("pairs.jsonl") for pair in folder.read("pairs.jsonl", Pair)]
+    if not pairs:
+        of_iteration = "" if iteration is None else f" of iteration {iteration}"
+        raise UserError(f"{run_dir} has no pairs{of_iteration} yet: see isheep status {run_dir}")
+    sample = sorted(pairs, key=lambda pair: derive_seed(recipe.seed, "annotation", pair.id))[:num_questions]
+    names = recipe.assessment.criteria if recipe.assessment else tuple(CRITERIA)
+    criteria = {name: CRITERIA.get(name, OVERALL) for name in names}
+    return AnnotationSession(run.path / RATINGS, person, [Question(pair, (pair.output,)) for pair in sample], criteria)
 
 
-def to_compare(path: Path, by: str, models: tuple[int, int], tasks: Sequence[Task], pairs: int) -> AnnotationSession:
-    """Two models' answers to the same tasks, by chance left or right; answers that are the same text are ties at once.
+# --- comparison
 
-    The answers are those of the run's own response stage, kept in annotations/answers/. Raises UserError where a model
-    is not there.
+
+def comparison_session(
+    run_dir: Path, person: str, models: tuple[int, int], tasks: Sequence[Task], num_questions: int
+) -> AnnotationSession:
+    """Return two models' answers to the same tasks, left or right at random.
+
+    Answers that are the same text become a tie without a question. The answers are made by the run's response stage and
+    kept in annotations/answers/. Raises UserError if a model does not exist.
     """
-    recipe, run = open_run(path)
+    recipe, run = open_run(run_dir)
     if models[0] == models[1]:
         raise UserError(f"--compare {models[0]} {models[1]}: give two different models; 0 is the base")
-    models = (min(models), max(models))
-    found = [model_of_iteration(recipe, run, t) for t in models]
-    drawn = sorted(tasks, key=lambda task: derive_seed(recipe.seed, "annotation", task.id))[:pairs]
-    of = hashlib.sha256(json.dumps([task.model_dump() for task in drawn]).encode()).hexdigest()[:12]
-    both = [answers(recipe, run, t, model, drawn, of) for t, model in zip(models, found, strict=True)]
+    earlier, later = sorted(models)
+    for iteration in (earlier, later):
+        model_of_iteration(recipe, run, iteration)
+    sample = sorted(tasks, key=lambda task: derive_seed(recipe.seed, "annotation", task.id))[:num_questions]
+    of = hashlib.sha256(json.dumps([task.model_dump() for task in sample]).encode()).hexdigest()[:12]
+    answers = [answer_tasks_with(recipe, run, iteration, sample, of) for iteration in (earlier, later)]
     file, questions = run.path / CHOICES, []
-    known = {(row.task, row.of, row.left, row.right) for row in read(file, Choice)[0] if row.by == NOBODY}
-    for task, one, other in zip(drawn, *both, strict=True):
-        if one.output != other.output:
-            turned = derive_seed(recipe.seed, "annotation", *models, task.id) % 2
-            texts = (one.output, other.output)
-            questions.append(Question(task, texts[:: -1 if turned else 1], models[:: -1 if turned else 1]))
-        elif (task.id, of, *models) not in known:
-            append(file, Choice(task=task.id, of=of, by=NOBODY, left=models[0], right=models[1], chosen="tie"))
-    return AnnotationSession(file, by, questions, {}, of)
+    ties = {row.task for row in read_annotations(file, Choice)[0] if _is_tie_of(row, of, (earlier, later))}
+    for task, first, second in zip(sample, *answers, strict=True):
+        if first.output != second.output:
+            questions.append(_question(recipe, task, {earlier: first.output, later: second.output}))
+        elif task.id not in ties:
+            tie = Choice(task=task.id, of=of, by=NOBODY, left=earlier, right=later, chosen="tie")
+            append_annotation(file, tie)
+    return AnnotationSession(file, person, questions, {}, of)
 
 
-def answers(recipe: Recipe, run: RunFolder, t: int, model: Model, tasks: Sequence[Task], of: str) -> Sequence[Pair]:
-    """M^t's answers to tasks, made where they are not there yet."""
-    name, folder = f"{of}-{t}.jsonl", run / "annotations" / "answers"
+def answer_tasks_with(
+    recipe: Recipe, run: RunFolder, iteration: int, tasks: Sequence[Task], fingerprint: str
+) -> Sequence[Pair]:
+    """Return the answers of M^iteration to tasks, from annotations/answers/ or newly made."""
+    name, folder = f"{fingerprint}-{iteration}.jsonl", run / "annotations" / "answers"
     if folder.has(name):
         return folder.read(name, Pair)
+    model = model_of_iteration(recipe, run, iteration)
     chat = load_chat_template(recipe.chat, recipe.model)
     with lock_run(run.path), closing(open_engine(recipe, model)) as engine:
-        owed = respond(engine, tasks, chat, recipe.response, t, derive_seed(recipe.seed, "annotation"))
+        owed = respond(engine, tasks, chat, recipe.response, iteration, derive_seed(recipe.seed, "annotation"))
         return folder.records(name, Pair, owed, recipe.response.size, len(tasks))
 
 
-def _of(iteration: int | None) -> str:
-    return "" if iteration is None else f" of iteration {iteration}"
+def _question(recipe: Recipe, task: Task, outputs: Mapping[int, str]) -> Question:
+    """Return the question about two models' outputs; the run's seed decides which one is on the left."""
+    iterations = tuple(outputs)
+    if derive_seed(recipe.seed, "annotation", *iterations, task.id) % 2:
+        iterations = iterations[::-1]
+    return Question(task, tuple(outputs[iteration] for iteration in iterations), iterations)
+
+
+def _is_tie_of(row: Choice, of: str, models: tuple[int, int]) -> bool:
+    return row.by == NOBODY and row.of == of and (row.left, row.right) == models

@@ -23,7 +23,7 @@ def annotate(
         Path | None, typer.Option(help="With --compare: file of seed tasks to answer (default: the run's).")
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Number of questions.")] = 50,
-    name: Annotated[str, typer.Option(help="Name of the annotator; each has a file of answers.")] = "me",
+    name: Annotated[str, typer.Option(help="Name of the annotator; each has answers of their own.")] = "me",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes a free one.")] = 0,
 ) -> None:
     """Rate pairs, or compare two models, in the browser.
@@ -31,8 +31,9 @@ def annotate(
     Serves a page on this machine. The annotator sees neither the model's ratings nor which model wrote an answer. The
     answers are in DIR/annotations; `isheep judge-calibration` uses them.
     """
-    from isheep.annotation.annotate import annotate
+    from isheep.annotation.annotate import open_session, serve
 
     if compare and iteration is not None or tasks and not compare:
         raise UserError("--iteration is for rating pairs, and --tasks is for --compare: leave one of them out")
-    annotate(run_dir, name, iteration, compare, tasks, pairs, port, make_console())
+    session = open_session(run_dir, name, pairs, iteration=iteration, compare=compare, tasks=tasks)
+    serve(session, port, make_console())

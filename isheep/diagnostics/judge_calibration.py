@@ -87,7 +87,7 @@ def examined(case: Case, run: RunFolder) -> Found:
     judge, other = (model_of_iteration(case.recipe, run, t) for t in (case.t - 1, 0)[:: 1 if current else -1])
     chat, truths = load_chat_template(case.recipe.chat, case.recipe.model), known_truths(case, run)
     sample = drawn(case.graded, case.size, case.recipe.seed)
-    people, lost = annotation.read(run.path / annotation.RATINGS, annotation.Rating)
+    people, lost = annotation.read_annotations(run.path / annotation.RATINGS, annotation.Rating)
     with closing(open_engine(case.recipe, judge)) as engine:
         repeated = again(case, engine, chat, sample)
         read = "expected" if case.settings.read == "generate" else "generate"
@@ -95,7 +95,7 @@ def examined(case: Case, run: RunFolder) -> Found:
         checked = {name: rated(case, engine, chat, some, name) for name, (some, _) in truths.items()}
     with closing(open_engine(case.recipe, other)) as engine:
         rival = rated(case, engine, chat, sample, "other-judge") if case.t > 1 else None
-    by_people = annotation.scores(people)
+    by_people = annotation.mean_ratings(people)
     found = {
         "iteration": case.t,
         "judge": "base" if judge.adapter is None else f"M^{case.t - 1}",
@@ -198,8 +198,8 @@ def _pair(id: str, prompt: str, answer: Answer) -> Pair:
 
 def wins(t: int, run: RunFolder) -> list[Found]:
     """How often people find iteration `t`'s answer better than an earlier model's (0: the base)."""
-    choices, _ = annotation.read(run.path / annotation.CHOICES, annotation.Choice)
-    by_pair = annotation.points(choices)
+    choices, _ = annotation.read_annotations(run.path / annotation.CHOICES, annotation.Choice)
+    by_pair = annotation.points_of_later(choices)
     return [
         {"against": earlier, "tasks": len(points), "win rate": win_rate(points)}
         for (earlier, later), points in sorted(by_pair.items())
