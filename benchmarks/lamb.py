@@ -83,7 +83,9 @@ def print_breakdown(runs: list[RunFolder], iterations: int) -> None:
         totals: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
         for run in runs:
             for place, where in enumerate(("base", f"iter-{iterations}")):
-                by = json.loads((run.path / where / "eval" / "lamb.json").read_text(encoding="utf-8"))["by"][kind]
+                by = json.loads((run.path / where / "eval" / "lamb.json").read_text(encoding="utf-8"))["breakdowns"][
+                    kind
+                ]
                 for name, (met, number) in by.items():
                     totals[name][place] += met
                     totals[name][2] += number if place == 0 else 0

@@ -18,6 +18,7 @@ from isheep.backends import check_engine, check_training
 from isheep.errors import UserError
 from isheep.evaluation import evaluate
 from isheep.evaluation.evaluate import is_last_iteration, validation_scores
+from isheep.evaluation.results import read_result
 from isheep.models.chat_template import load_chat_template
 from isheep.models.checkpoint import check_device
 from isheep.recipe.schema import Recipe
@@ -139,7 +140,7 @@ def current(recipe: Recipe, path: Path) -> bool:
         return True
     result = Path(home, "eval", f"{one.name}.json")  # says what was asked; without it nobody knows
     return result.exists() and evaluate.same_fingerprints(
-        json.loads(result.read_bytes()), evaluate.result_fingerprints(recipe, one)
+        read_result(result), evaluate.result_fingerprints(recipe, one)
     )
 
 

@@ -60,9 +60,9 @@ def exam(
     folder = RunFolder(run / "iter-1" / "eval" / "exam", run)
     folder.path.mkdir(parents=True, exist_ok=True)
     chat = load_chat_template("qwen", str(checkpoint))
-    return EvalContext(
-        SeededFunctionEngine(answer), chat, 1, folder, data, base, settings, judge or EndpointJudge(None, HASTE)
-    )
+    settings = settings or BenchmarkSettings(name="mt_bench")
+    settings = settings.model_copy(update={"data": str(data)})
+    return EvalContext(SeededFunctionEngine(answer), chat, 1, folder, settings, base, judge or EndpointJudge(None, HASTE))
 
 
 # --- AlpacaEval

@@ -225,7 +225,7 @@ def test_the_order_of_the_outputs_changes_nothing(tmp_path: Path, qwen2: Path, m
     assert orders == {True, False}
     with serving(ranks) as server:
         known(server, monkeypatch)
-        result = alpaca_eval.run(exam(tmp_path / "run", data, qwen2, answer=lambda prompt, seed: "w" * 6))
+        result = alpaca_eval.BENCHMARK.run(exam(tmp_path / "run", data, qwen2, answer=lambda prompt, seed: "w" * 6))
     expected = [
         100,
         100,
@@ -240,9 +240,10 @@ def test_the_order_of_the_outputs_changes_nothing(tmp_path: Path, qwen2: Path, m
         0,
         0,
     ]  # the reference's output n is n + 1 long, ours always 6
-    assert result["items"]["win rate, %"] == expected
-    assert result["scores"]["win_rate"] == pytest.approx(100 * 4.5 / 10) and result["scores"]["unread"] == 2
-    assert result["judge"]["outcomes"] == {"ok": 9, "unreadable": 2, "error": 0}
+    assert result.scores["win rate, %"].items == expected
+    leaderboard = result.details["leaderboard"]
+    assert leaderboard["win_rate"] == pytest.approx(100 * 4.5 / 10) and leaderboard["unread"] == 2
+    assert result.details["judge"]["outcomes"] == {"ok": 9, "unreadable": 2, "error": 0}
     assert len(server.bodies) == 11  # nobody is asked about equal outputs
     assert {(body["model"], body["max_tokens"], body["temperature"], body["top_p"]) for body in server.bodies} == {
         ("judge-0", 100, 0, 1.0)
@@ -262,7 +263,7 @@ def test_the_order_of_the_outputs_changes_nothing(tmp_path: Path, qwen2: Path, m
         "raw_completion",
     }
     assert rows[0]["annotator"] == "alpaca_eval_gpt4" and rows[0]["raw_completion"].startswith("[{'model'")
-    assert f"win_rate           {result['scores']['win_rate']!r}" in isheep("scores", path).out
+    assert f"win_rate           {leaderboard['win_rate']!r}" in isheep("scores", path).out
 
 
 def test_version_2_weighs_by_the_judges_probabilities(
@@ -274,12 +275,12 @@ def test_version_2_weighs_by_the_judges_probabilities(
     with serving(weighs) as server:
         known(server, monkeypatch)
         given = exam(tmp_path / "run", data, qwen2, answer=lambda prompt, seed: "w" * 6, settings=settings)
-        result = alpaca_eval_2.run(given)
+        result = alpaca_eval_2.BENCHMARK.run(given)
     expected = [75, 75, None, 75, 75, 50, 25, 25, None, 25, 25, 25]
-    assert result["items"]["win rate, %"] == [None if value is None else pytest.approx(value) for value in expected]
-    assert result["scores"]["win_rate"] == pytest.approx(100 * 4.75 / 10)
-    assert result["scores"]["discrete_win_rate"] == pytest.approx(45)
-    assert 0 < result["scores"]["length_controlled_winrate"] < 100
+    assert result.scores["win rate, %"].items == [None if value is None else pytest.approx(value) for value in expected]
+    assert result.details["leaderboard"]["win_rate"] == pytest.approx(100 * 4.75 / 10)
+    assert result.details["leaderboard"]["discrete_win_rate"] == pytest.approx(45)
+    assert 0 < result.details["leaderboard"]["length_controlled_winrate"] < 100
     assert server.bodies[0]["logprobs"] is True and server.bodies[0]["top_logprobs"] == 5
     row = json.loads((given.folder.path / "annotations.json").read_text())[0]
     assert row["raw_completion"]["logprobs"]["content"][0]["token"] in "mM"
@@ -296,10 +297,10 @@ def test_a_model_of_ours_weighs_too(tmp_path: Path, qwen2: Path) -> None:
         return "m" if first > second else "neither" if first < second - 3 else "M"
 
     ours = LocalJudge("mine", lambda: (SeededFunctionEngine(judge), load_chat_template("qwen", str(qwen2))), 1)
-    result = alpaca_eval_2.run(exam(tmp_path / "run", data, qwen2, ours, lambda prompt, seed: "w" * 6))
-    assert "a model of ours" in result["note"] and result["judge"]["kind"] == "local"
-    read = [value for value in result["items"]["win rate, %"] if value is not None]
-    assert set(read) <= {50, 100} and result["judge"]["outcomes"]["unreadable"] == 6 - len(read)
+    result = alpaca_eval_2.BENCHMARK.run(exam(tmp_path / "run", data, qwen2, ours, lambda prompt, seed: "w" * 6))
+    assert "a model of ours" in result.notes[0] and result.details["judge"]["kind"] == "local"
+    read = [value for value in result.scores["win rate, %"].items if value is not None]
+    assert set(read) <= {50, 100} and result.details["judge"]["outcomes"]["unreadable"] == 6 - len(read)
 
 
 # --- evaluator configurations
@@ -368,9 +369,11 @@ def test_another_configuration_and_a_single_file(tmp_path: Path, qwen2: Path, mo
     with serving(weighs) as server:
         known(server, monkeypatch)
         given = exam(tmp_path / "run", data / "mine.json", qwen2, answer=lambda p, seed: "w" * 6, settings=settings)
-        result = alpaca_eval.run(given)
-    assert result["items"]["win rate, %"] == [pytest.approx(75)] * 2
-    assert result["judge"]["config"] == "weighted_alpaca_eval_gpt4_turbo"
-    assert alpaca_eval.prompts(data) == alpaca_eval_2.prompts(data) == ["Do 0 {output_1}", "Do 1 {output_1}"]
+        result = alpaca_eval.BENCHMARK.run(given)
+    assert result.scores["win rate, %"].items == [pytest.approx(75)] * 2
+    assert result.details["judge"]["config"] == "weighted_alpaca_eval_gpt4_turbo"
+    settings = BenchmarkSettings(name="alpaca_eval", data=str(data))
+    prompts = [module.BENCHMARK.prompts(settings) for module in (alpaca_eval, alpaca_eval_2)]
+    assert prompts[0] == prompts[1] == ["Do 0 {output_1}", "Do 1 {output_1}"]
     with pytest.raises(UserError, match="give a folder with AlpacaEval's files"):
-        alpaca_eval.prompts(tmp_path / "nowhere")
+        alpaca_eval.reference(tmp_path / "nowhere", alpaca_eval.ONE)

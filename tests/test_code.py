@@ -4,18 +4,21 @@ import gzip
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from isheep import sandbox
-from isheep.benchmarks import EvalContext, humaneval, humaneval_plus, load_benchmark, mbpp, mbpp_sanitized
+from isheep.benchmarks import EvalContext, Score, humaneval, humaneval_plus, load_benchmark, mbpp, mbpp_sanitized
 from isheep.benchmarks.code import body, extract
 from isheep.benchmarks.originals import rows
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
+from isheep.evaluation.results import read_result
 from isheep.models.chat_template import load_chat_template
+from isheep.recipe.schema import BenchmarkSettings
 from isheep.rundir.folder import RunFolder
 from tests.test_cli import isheep
 
@@ -51,19 +54,22 @@ def task(number: int, **changed: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def settings(data: Path | None, name: str = "humaneval") -> BenchmarkSettings:
+    return BenchmarkSettings(name=name, data=str(data) if data else None)
+
+
 def exam(
-    tmp_path: Path, model: Path, data: Path | None, answer: Callable[[str], str], base: bool = False
+    tmp_path: Path,
+    model: Path,
+    data: Path | None,
+    answer: Callable[[str], str],
+    base: bool = False,
+    name: str = "humaneval",
 ) -> EvalContext:
     place = RunFolder(tmp_path / "run" / "iter-1" / "eval" / "own", tmp_path / "run")
     place.path.mkdir(parents=True)
-    return EvalContext(
-        SeededFunctionEngine(lambda prompt, seed: answer(prompt)),
-        load_chat_template("qwen", str(model)),
-        42,
-        place,
-        data,
-        base,
-    )
+    engine, chat = SeededFunctionEngine(lambda prompt, seed: answer(prompt)), load_chat_template("qwen", str(model))
+    return EvalContext(engine, chat, 42, place, settings(data, name), base)
 
 
 # --- answers
@@ -121,33 +127,33 @@ def test_humaneval_of_an_aligned_model(
         asked.append(prompt)
         return REPLIES[kind]["def second" in prompt]
 
-    found = humaneval.run(exam(tmp_path, qwen2, problems, answer))
-    assert found["items"] == {"pass@1": right} and found["template"] == "qwen"
-    assert found["control"] == {"passed": 2, "of": 2, "failed": {}} and found["note"] == ""
-    assert sum(found["outcomes"].values()) == 2 and found["cut off"] == 0
+    found = humaneval.BENCHMARK.run(exam(tmp_path, qwen2, problems, answer))
+    assert found.scores == {"pass@1": Score(items=right)} and found.template == "qwen"
+    assert found.details["control"] == {"passed": 2, "of": 2, "failed": {}} and not found.notes
+    assert sum(found.details["outcomes"].values()) == 2 and found.details["cut_off"] == 0
     assert asked[0].startswith("<|im_start|>system") and "```python\ndef double" in asked[0]
-    assert {"passed": "passed", "wrong": "time", "none": "SyntaxError"}.get(kind, "passed") in found["outcomes"]
+    assert {"passed": "passed", "wrong": "time", "none": "SyntaxError"}.get(kind, "passed") in found.details["outcomes"]
 
 
 def test_humaneval_of_the_base_is_a_continuation(tmp_path: Path, qwen2: Path, problems: Path) -> None:
     solutions = {one["prompt"]: one["canonical_solution"] + "\ndef more(): fail" for one in (DOUBLE, SECOND)}
-    found = humaneval.run(exam(tmp_path, qwen2, problems, solutions.__getitem__, base=True))
-    assert found["items"]["pass@1"] == [True, True] and found["template"] == "plain"
-    assert humaneval.prompts(problems) == list(solutions)
+    found = humaneval.BENCHMARK.run(exam(tmp_path, qwen2, problems, solutions.__getitem__, base=True))
+    assert found.scores["pass@1"].items == [True, True] and found.template == "plain"
+    assert humaneval.BENCHMARK.prompts(settings(problems)) == list(solutions)
 
 
 def test_a_control_that_fails_is_said(tmp_path: Path, qwen2: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "own.jsonl"
     path.write_text("\n".join(map(json.dumps, (DOUBLE, WRONG))))
     one = exam(tmp_path, qwen2, path, lambda prompt: "return n * 2")
-    found = humaneval.run(one)
-    assert found["control"] == {"passed": 1, "of": 2, "failed": {"Own/2": "AssertionError"}}
-    assert found["items"]["pass@1"] == [True, True]
-    assert "1 of 2 canonical solutions do not pass" in found["note"]
+    found = humaneval.BENCHMARK.run(one)
+    assert found.details["control"] == {"passed": 1, "of": 2, "failed": {"Own/2": "AssertionError"}}
+    assert found.scores["pass@1"].items == [True, True]
+    assert "1 of 2 canonical solutions do not pass" in found.notes[-1]
     assert "1 of 2 canonical solutions do not pass" in capsys.readouterr().err
-    again = one._replace(folder=RunFolder(tmp_path / "run" / "iter-2" / "eval" / "own", tmp_path / "run"))
+    again = replace(one, folder=RunFolder(tmp_path / "run" / "iter-2" / "eval" / "own", tmp_path / "run"))
     again.folder.path.mkdir(parents=True)
-    humaneval.run(again)
+    humaneval.BENCHMARK.run(again)
     made = [line for line in (tmp_path / "run" / "run.jsonl").read_text().splitlines() if '"control/' in line]
     assert len(made) == 1  # once for all models of a run
 
@@ -161,10 +167,12 @@ def test_where_no_sandbox_holds_nothing_is_asked(
     monkeypatch.setattr(sandbox, "breach", lambda wall: "it leaks")
     monkeypatch.setattr(sandbox, "find_wall", sandbox.find_wall.__wrapped__)
     with pytest.raises(UserError, match="--unsafe-code"):
-        humaneval.run(exam(tmp_path, qwen2, problems, never))
-    found = humaneval.run(exam(tmp_path / "2", qwen2, problems, lambda p: "return 2 * n")._replace(unsafe_code=True))
-    assert found["sandbox"] == "none" and "without a wall" in found["note"]
-    assert found["items"]["pass@1"] == [True, False]
+        humaneval.BENCHMARK.run(exam(tmp_path, qwen2, problems, never))
+    found = humaneval.BENCHMARK.run(
+        replace(exam(tmp_path / "2", qwen2, problems, lambda p: "return 2 * n"), unsafe_code=True)
+    )
+    assert found.details["sandbox"] == "none" and "without a wall" in found.notes[-1]
+    assert found.scores["pass@1"].items == [True, False]
 
 
 # --- MBPP
@@ -188,13 +196,13 @@ def test_mbpp(tmp_path: Path, qwen2: Path, base: bool) -> None:
         number = 11 if "adds 11." in prompt else 12
         return f"def add(n):\n    return n + {number}\n[DONE]\nfail"
 
-    found = mbpp.run(exam(tmp_path, qwen2, path, answer, base))
-    assert found["items"]["pass@1"] == [True, True, False, True] and found["control"]["passed"] == 4
+    found = mbpp.BENCHMARK.run(exam(tmp_path, qwen2, path, answer, base, "mbpp"))
+    assert found.scores["pass@1"].items == [True, True, False, True] and found.details["control"]["passed"] == 4
     assert all(text in asked[0] for text in ("that adds 2.", "that adds 4.", "return n + 3\n[DONE]", "that adds 11."))
     assert "return n + 11" not in asked[0] and "adds 7" not in asked[0] and "\r" not in asked[0]
     assert asked[0].count("<|im_start|>") == (0 if base else 9)
     assert asked[0].endswith("\n[BEGIN]\n") == base
-    assert mbpp.prompts(path)[-1] == "Write a function that adds 510."
+    assert mbpp.BENCHMARK.prompts(settings(path, "mbpp"))[-1] == "Write a function that adds 510."
 
 
 def test_mbpp_sanitized(tmp_path: Path, qwen2: Path) -> None:
@@ -202,10 +210,12 @@ def test_mbpp_sanitized(tmp_path: Path, qwen2: Path) -> None:
     tasks = [{key: value for key, value in one.items() if key != "text"} for one in tasks]
     path = tmp_path / "sanitized.json"
     path.write_text(json.dumps(tasks))
-    found = mbpp_sanitized.run(exam(tmp_path, qwen2, path, lambda prompt: "def add(n):\n return n + math.floor(100)"))
-    assert found["items"]["pass@1"] == [True]
+    found = mbpp_sanitized.BENCHMARK.run(
+        exam(tmp_path, qwen2, path, lambda p: "def add(n):\n return n + math.floor(100)", False, "mbpp_sanitized")
+    )
+    assert found.scores["pass@1"].items == [True]
     with pytest.raises(UserError, match="'text' is missing"):
-        mbpp.prompts(path)
+        mbpp.BENCHMARK.prompts(settings(path, "mbpp"))
 
 
 # --- files
@@ -224,7 +234,7 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, name: str, text: 
     if text or name != "b":
         (tmp_path / name).write_text(text)
     with pytest.raises(UserError) as caught:
-        humaneval.prompts(tmp_path / name)
+        humaneval.BENCHMARK.prompts(settings(tmp_path / name))
     assert said in str(caught.value) and str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -247,7 +257,7 @@ def test_files_of_every_format(tmp_path: Path) -> None:
 def test_without_a_file_it_is_said_which() -> None:
     for name, file in (("humaneval_plus", "HumanEvalPlus.jsonl.gz"), ("mbpp_sanitized", "sanitized-mbpp.json")):
         with pytest.raises(UserError, match=file):
-            load_benchmark(name).prompts(None)
+            load_benchmark(name).prompts(settings(None, name))
 
 
 # --- the originals, and the command line
@@ -262,14 +272,15 @@ def test_the_originals_are_read_and_some_of_their_solutions_pass() -> None:
     programs = []
     for one, path in read.items():
         items = rows(path, humaneval.COLUMNS)
-        assert len(items) == len(one.prompts(path)) == 164
+        assert len(items) == len(one.BENCHMARK.prompts(settings(path))) == 164
         for row in items:
             compile(row["prompt"], "prompt", "exec")
         made = [humaneval.problem(row) for row in items[32:164:44]]
         programs += [problem.program(problem.solution) for problem in made]
         programs += [problem.program(humaneval.read("I don't know.", items[0], False)) for problem in made[:1]]
     for name, file, count in (("mbpp", "mbpp.jsonl", 500), ("mbpp_sanitized", "sanitized-mbpp.json", 257)):
-        _, items = mbpp.read(DATA / "mbpp" / file, name)
+        column = {"mbpp": "text", "mbpp_sanitized": "prompt"}[name]
+        _, items = mbpp.load(settings(DATA / "mbpp" / file, name), file, column)
         assert len(items) == count and all(mbpp.problem(row).name for row in items)
         made = [mbpp.problem(row) for row in items if row["task_id"] in (11, 367, 510)]
         programs += [problem.program(problem.solution) for problem in made]
@@ -286,9 +297,9 @@ def test_a_run_with_humaneval(tmp_path: Path, problems: Path) -> None:
     assert done.code == 0, done.err
     assert "unsafe_code: true" in (tmp_path / "run" / "recipe.yaml").read_text()
     for name, template in (("base", "plain"), ("iter-1", "tokenizer")):
-        found = json.loads((tmp_path / "run" / name / "eval" / "humaneval.json").read_text())
-        assert found["template"] == template and len(found["items"]["pass@1"]) == 2
-        assert found["control"]["passed"] == 2
+        found = read_result(tmp_path / "run" / name / "eval" / "humaneval.json")
+        assert found.template == template and len(found.scores["pass@1"].items) == 2
+        assert found.details["control"]["passed"] == 2
         kept = tmp_path / "run" / name / "eval" / "humaneval"
         assert sorted(path.name for path in kept.iterdir()) == ["answers.jsonl", "verdicts.jsonl"]
     assert "pass@1" in done.out

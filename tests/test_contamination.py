@@ -1,12 +1,13 @@
 """`isheep contamination`: rows that touch lamb's exam, and scores on its clean and touched part, counted by hand."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from isheep.benchmarks import lamb
+from isheep.benchmarks import Result, Score, lamb
 from isheep.diagnostics.contamination import places
 from isheep.filters.base import FilterContext
 from isheep.filters.contamination import ContaminationFilter
@@ -38,7 +39,8 @@ def result(right: Sequence[int]) -> dict[str, Any]:
     """lamb's result of a model that gets these quests right, all constraints of theirs included."""
     each = [n in right for n in range(len(EXAM))]
     demands = [n in right for n, quest in enumerate(EXAM) for _ in quest.demands]
-    return {"items": {"right": each, "instruction strict": demands, "odd": [True, False]}}
+    items = {"right": each, "instruction strict": demands, "odd": [True, False]}
+    return {"scores": {name: {"items": values} for name, values in items.items()}}
 
 
 @pytest.fixture
@@ -114,8 +116,9 @@ def test_lamb_says_which_prompt_each_item_belongs_to() -> None:
     """The places have as many entries as the items that an examination gives."""
     from isheep.records import Completion
 
-    found = lamb.items(EXAM, [Completion("It is.", 3, "stop") for _ in EXAM])
-    places, prompts = lamb.places(None), lamb.prompts(None)
+    found = lamb.score_answers(EXAM, [Completion("It is.", 3, "stop") for _ in EXAM])
+    settings = BenchmarkSettings(name="lamb")
+    places, prompts = lamb.locate_items(settings), lamb.prompts(settings)
     assert {score: len(row) for score, row in found.items()} == {s: len(places[s]) for s in places if s in found}
     assert set(places) - set(found) == {"right sampled"}
     strict = [EXAM[place].followed("It is.") for place in dict.fromkeys(places["instruction strict"])]
@@ -125,18 +128,21 @@ def test_lamb_says_which_prompt_each_item_belongs_to() -> None:
 
 def test_items_by_order_and_by_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """A benchmark that says nothing itself: an item for each prompt, or a cluster for each."""
-    monkeypatch.setattr("isheep.diagnostics.contamination.load_benchmark", lambda name: object())
-    found = {
-        "items": {"each": [1, 0, 1], "some": [1, 0, 1, 1], "unknown": [1] * 5},
-        "clusters": {"some": ["x", "x", "q7", "b"], "unknown": ["x", "x", "b", "b", "b"]},
+    silent = replace(lamb.BENCHMARK, locate_items=None)
+    monkeypatch.setattr("isheep.diagnostics.contamination.load_benchmark", lambda name: silent)
+    scores = {
+        "each": Score(items=[True, False, True]),
+        "some": Score(items=[1.0, 0.0, 1.0, 1.0], clusters=["x", "x", "q7", "b"]),
+        "unknown": Score(items=[1.0] * 5, clusters=["x", "x", "b", "b", "b"]),
     }
+    found = Result(scores=scores)
     assert places(BenchmarkSettings(name="lamb"), found, 3) == {"each": [0, 1, 2], "some": [0, 0, 1, 2]}
 
 
 def test_the_filter_leaves_nothing_to_count_as_kept(run: Path) -> None:
     rule = ContaminationFilter(kind="contamination")
     pairs = RunFolder(run / "iter-1", run).read("pairs.jsonl", Pair)
-    dropped = find_drops(pairs, [rule], False, [], FilterContext(lamb.prompts(None)))
+    dropped = find_drops(pairs, [rule], False, [], FilterContext(lamb.prompts(BenchmarkSettings(name="lamb"))))
     (run / "iter-1" / "dropped.jsonl").write_text("".join(drop.model_dump_json() + "\n" for drop in dropped))
     shown = isheep("contamination", run, "--ngram", "13", "--rouge", "0.7").out
     counted = cells(shown.split("scores on")[0], "1")

@@ -150,7 +150,8 @@ def test_numbers_unread_items_notes_and_many_iterations(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", iterations=5)
     for t in range(6):
         scores = [None if n == t else 5 + (n + t) % 4 for n in range(20)]
-        result = {"template": "[plain]" if t == 0 else "llama3", "items": {"turn 1": scores}, "note": "not checked"}
+        result = {"template": "[plain]" if t == 0 else "llama3", "scores": {"turn 1": {"items": scores}}}
+        result["notes"] = ["not checked"]
         keep(run, f"iter-{t}" if t else "base", "mt_bench", result)
     shown = isheep("status", run).out
     assert shown.count("[plain]") == 3 and shown.count("llama3") == 5  # the base stands in all tables
@@ -165,8 +166,9 @@ def test_no_line_of_the_table_is_broken(asked: list[str], tmp_path: Path) -> Non
     for name, beside in (("humaneval", 3), ("standard/commonsense_qa", 2)):
         run = make_run(tmp_path / name.replace("/", "-"), iterations=3)
         for t in range(4):
-            scores = {"stopped": [True] * 199 + [t == 1], "right": [(n + t) % 3 == 0 for n in range(50)]}
-            keep(run, f"iter-{t}" if t else "base", name, {"template": "qwen", "items": scores})
+            items = {"stopped": [True] * 199 + [t == 1], "right": [(n + t) % 3 == 0 for n in range(50)]}
+            scores = {score: {"items": values} for score, values in items.items()}
+            keep(run, f"iter-{t}" if t else "base", name, {"template": "qwen", "scores": scores})
         shown = isheep("status", run).out
         assert narrow(shown) and "100 [98,100]" in shown
         rows = [line for line in shown.splitlines() if line.startswith("  p against base")]
@@ -186,8 +188,8 @@ BY_PROMPT = [n // 2 for n in range(100)]
 
 
 def result(values: list[Any], asked: str = "a", template: str = "qwen") -> dict[str, Any]:
-    scores = {"prompt": values, "instruction": values}
-    return {"asked": asked, "template": template, "items": scores, "clusters": {"instruction": BY_PROMPT}}
+    scores = {"prompt": {"items": values}, "instruction": {"items": values, "clusters": BY_PROMPT}}
+    return {"prompt_fingerprint": asked, "template": template, "scores": scores}
 
 
 def test_two_iterations_of_a_run(run: Path) -> None:
@@ -245,8 +247,8 @@ def test_what_cannot_be_compared(run: Path, tmp_path: Path) -> None:
 
 
 def test_an_unread_item_is_left_out_and_counted(run: Path) -> None:
-    keep(run, "base", "judge", {"items": {"score": [1.0, 2.0, None, 4.0, 5.0]}})
-    keep(run, "iter-2", "judge", {"items": {"score": [2.0, 4.0, 5.0, 7.0, None]}})
+    keep(run, "base", "judge", {"scores": {"score": {"items": [1.0, 2.0, None, 4.0, 5.0]}}})
+    keep(run, "iter-2", "judge", {"scores": {"score": {"items": [2.0, 4.0, 5.0, 7.0, None]}}})
     shown = isheep("compare", run).out
     assert "3 items" in shown and "2 unread" in shown and "+2.00" in shown and "sign flips" in shown
     assert f"{estimate([1.0, 2.0, 4.0]).value:.3g} [" in shown

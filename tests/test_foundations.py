@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from isheep import sandbox
+from isheep.benchmarks import Result, Score
 from isheep.evaluation.evaluate import result_fingerprints
 from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.records import Pair
@@ -88,7 +89,7 @@ def test_no_sandbox(asked: list[str], leaking: None, problems: Path, tmp_path: P
     assert not (tmp_path / "new").exists()
     done = isheep("eval", run, "--iteration", "0", "--unsafe-code")
     assert done.code == 0 and "model-written code ran without a wall around files" in " ".join(done.out.split())
-    assert json.loads((run / "base/eval/humaneval.json").read_text())["sandbox"] == "none"
+    assert json.loads((run / "base/eval/humaneval.json").read_text())["details"]["sandbox"] == "none"
     assert "unsafe_code: false" in (run / "recipe.yaml").read_text()  # it was for this command
 
 
@@ -161,7 +162,8 @@ def scored(path: Path, entry: dict[str, Any]) -> Path:
     for name in ("base", "iter-1"):
         file = run / name / "eval" / f"{entry['name']}.json"
         file.parent.mkdir(parents=True)
-        file.write_text(json.dumps({**made_from, "template": "plain", "items": {"right": [True, False]}}))
+        result = Result(template="plain", scores={"right": Score(items=[True, False])}, **made_from.model_dump())
+        file.write_text(result.model_dump_json())
     return run
 
 
@@ -224,7 +226,7 @@ def test_another_chat_template(asked: list[str], tmp_path: Path, monkeypatch: py
     run = make_run(tmp_path / "run", 1)
     assert isheep("eval", run, "lamb").code == 0
     monkeypatch.setattr(
-        "isheep.evaluation.evaluate.load_chat", lambda name, model: type("Chat", (), {"template": "another"})
+        "isheep.evaluation.evaluate.load_chat_template", lambda name, model: type("Chat", (), {"template": "another"})
     )
     assert "base/eval/lamb.json was made with another chat template" in refused("eval", run, "lamb")
 
@@ -245,7 +247,7 @@ def test_compare_and_the_table_keep_other_rules_apart(asked: list[str], problems
     run = scored(tmp_path / "run", {"name": "humaneval", "data": str(problems)})
     assert "p against base" in isheep("status", run).out and isheep("compare", run).code == 0
     base = run / "base/eval/humaneval.json"
-    base.write_text(json.dumps({**json.loads(base.read_text()), "basis": "another"}))
+    base.write_text(json.dumps({**json.loads(base.read_text()), "score_fingerprint": "another"}))
     assert "p against base" not in "".join(
         line for line in isheep("status", run).out.splitlines() if "(" in line and "p against" in line
     )

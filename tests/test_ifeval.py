@@ -17,11 +17,12 @@ os.environ.setdefault("NLTK_DATA", str(DATA / "nltk_data"))  # before nltk is im
 pytest.importorskip("lm_eval", reason="lm_eval[ifeval] is not installed: pip install 'isheep[eval]'")
 
 from isheep.benchmarks import EvalContext, ifeval  # noqa: E402
-from isheep.benchmarks.ifeval import Item, judged, load, scored, variants  # noqa: E402
+from isheep.benchmarks.ifeval import Item, judged, load, score_answers, variants  # noqa: E402
 from isheep.engines.function import SeededFunctionEngine  # noqa: E402
 from isheep.engines.transformers import open_engine  # noqa: E402
 from isheep.errors import UserError  # noqa: E402
 from isheep.models.chat_template import load_chat_template  # noqa: E402
+from isheep.recipe.schema import BenchmarkSettings  # noqa: E402
 from isheep.records import Model  # noqa: E402
 from isheep.rundir.folder import RunFolder  # noqa: E402
 from tests.ifeval_answers import answers  # noqa: E402
@@ -250,7 +251,7 @@ def test_verdicts_are_lm_evals_and_nothing_is_drawn(
 
 def test_a_file_is_scored_twice_the_same(public: list[Item], tmp_path: Path) -> None:
     said = [answer for one in public[::20] for answer in answers(one, 1)]
-    first, again = (scored(public[::20], said, tmp_path / name) for name in "ab")
+    first, again = (score_answers(public[::20], said, tmp_path / name) for name in "ab")
     assert first == again
     for name in ("eval_results_strict.jsonl", "eval_results_loose.jsonl"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -291,15 +292,15 @@ def test_a_file_of_answers(mine: Path, tmp_path: Path) -> None:
     assert [verdict["follow_instruction_list"] for verdict in loose] == [[True], [True], [True, False]]
     assert [verdict["follow_all_instructions"] for verdict in loose] == [True, True, False]
     result = json.loads((into / "ifeval.json").read_text())
-    assert {name: (sum(row), len(row)) for name, row in result["items"].items()} == {
+    assert {name: (sum(one["items"]), len(one["items"])) for name, one in result["scores"].items()} == {
         "prompt strict": (1, 3), "instruction strict": (1, 4), "prompt loose": (2, 3), "instruction loose": (3, 4),
     }  # fmt: skip
-    assert result["scores"] == {
+    assert result["details"]["accuracies"] == {
         "prompt strict": 1 / 3, "instruction strict": 1 / 4, "prompt loose": 2 / 3, "instruction loose": 3 / 4,
     }  # fmt: skip
-    assert result["clusters"]["instruction loose"] == [1, 2, 3, 3]
+    assert result["scores"]["instruction loose"]["clusters"] == [1, 2, 3, 3]
     kinds = {"punctuation": [2, 2], "punctuation:no_comma": [2, 2], "startend": [1, 2], "startend:quotation": [1, 2]}
-    assert result["by"]["instruction loose"] == kinds
+    assert result["breakdowns"]["instruction loose"] == kinds
     assert "33.3 [" in done.out and "66.7 [" in done.out and "quotation" in done.out
     assert all(len(line) <= 80 for line in done.out.splitlines() if "verdicts" not in line)
 
@@ -314,14 +315,14 @@ def test_samples_of_lm_eval_are_answers(mine: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "samples_ifeval.jsonl", samples)
     assert isheep("eval", "--responses", path, "ifeval", "--data", mine, "--out", tmp_path / "out").code == 0
     result = json.loads((tmp_path / "out" / "ifeval.json").read_text())
-    assert result["items"]["instruction strict"] == [True, False]
+    assert result["scores"]["instruction strict"]["items"] == [True, False]
 
 
 def test_answers_that_are_missing_are_said(mine: Path, tmp_path: Path) -> None:
     some = write(tmp_path / "some.jsonl", [{"prompt": f"Do {n}.", "response": "Baa"} for n in (1, 7, 8)])
     done = isheep("eval", "--responses", some, "ifeval", "--data", mine, "--out", tmp_path / "out")
     said = " ".join(done.out.split())
-    assert "2 of 3 prompts have no response and are left out; 2 responses are to other prompts" in said
+    assert "2 of 3 prompts have no response and are left out" in said and "2 responses are to other prompts" in said
     assert len((tmp_path / "out" / "eval_results_strict.jsonl").read_text().splitlines()) == 1
 
 
@@ -350,12 +351,13 @@ def test_answers_that_cannot_be_scored(
 
 def test_a_real_model_is_asked_plainly_or_in_its_template(qwen2: Path, mine: Path, tmp_path: Path) -> None:
     chat, engine = load_chat_template("tokenizer", str(qwen2)), open_engine(Model(str(qwen2)), threads=1, device="cpu")
+    settings = BenchmarkSettings(name="ifeval", data=str(mine))
     for base, name, text in ((True, "plain", "Do 1."), (False, "tokenizer", chat.prompt("Do 1."))):
         folder = RunFolder(tmp_path / name, tmp_path)
-        result = ifeval.run(EvalContext(engine, chat, 1, folder, mine, base))
+        result = ifeval.run(EvalContext(engine, chat, 1, folder, settings, base))
         answers = [json.loads(line) for line in (folder.path / "answers.jsonl").read_text().splitlines()]
-        assert result["template"] == name and answers[0]["prompt"] == text
-        assert result["cut off"] == sum(answer["finish"] == "length" for answer in answers)
+        assert result.template == name and answers[0]["prompt"] == text
+        assert result.details["cut_off"] == sum(answer["finish"] == "length" for answer in answers)
         verdicts = (folder.path / "eval_results_strict.jsonl").read_text().splitlines()
         assert [json.loads(line)["response"] for line in verdicts] == [answer["output"] for answer in answers]
     engine.close()
@@ -374,7 +376,7 @@ def test_other_data_are_refused_where_results_are_there(run: Path, mine: Path, t
     done = isheep("eval", run, "ifeval", "--data", mine, "--kinds")
     assert done.code == 0 and "plain" in done.out and "qwen" in done.out and "no_comma" in done.out
     result = json.loads((run / "iter-1" / "eval" / "ifeval.json").read_text())
-    assert result["template"] == "qwen" and len(result["items"]["instruction strict"]) == 4
+    assert result["template"] == "qwen" and len(result["scores"]["instruction strict"]["items"]) == 4
     before = files(run)
     other = write(tmp_path / "other.jsonl", [row(1), row(4)])
     assert "is about other items than" in refused("eval", run, "ifeval", "--data", other)

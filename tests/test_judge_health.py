@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import pytest
 
 from isheep import annotation
 from isheep.annotation import Choice, Rating
+from isheep.benchmarks import lamb
 from isheep.diagnostics import judge_calibration
 from isheep.engines.function import SeededFunctionEngine
 from isheep.lamb.pages import good, wrong
@@ -181,7 +183,10 @@ def answered(run: Path, right: list[bool], scores: Sequence[int]) -> Recipe:
     base = RunFolder(run / "base", run)
     rows = [Answer(output=f"worth {score}.", finish="stop", tokens=score) for score in scores]
     (base / "eval" / "paper/checked").write("answers.jsonl", Answer, rows)
-    base.json("eval/paper/checked.json", lambda: {"items": {"mean": [0.5] * len(right), "right": right}})
+    base.json(
+        "eval/paper/checked.json",
+        lambda: {"scores": {"mean": {"items": [0.5] * len(right)}, "right": {"items": right}}},
+    )
     entry = type("Entry", (), {"name": "paper/checked", "data": None})()
     return Recipe.model_validate(SETTINGS).model_copy(update={"evaluation": (entry,)})
 
@@ -192,8 +197,9 @@ def test_answers_that_a_program_checked_are_rated_and_held_against_it(
     run = made(tmp_path / "run")
     right = [n % 3 == 0 for n in range(30)]
     recipe = answered(run, right, [9 if hit else 8 - n % 4 for n, hit in enumerate(right)])
-    kind = type("Module", (), {"prompts": staticmethod(lambda data: [f"Task {n}" for n in range(30)])})
-    monkeypatch.setattr("isheep.diagnostics.contamination.load_benchmark", lambda name: kind)
+    kind = replace(lamb.BENCHMARK, prompts=lambda settings: [f"Task {n}" for n in range(30)], is_right=None)
+    for module in ("contamination", "judge_calibration"):
+        monkeypatch.setattr(f"isheep.diagnostics.{module}.load_benchmark", lambda name: kind)
     monkeypatch.setattr(judge_calibration, "open_run", lambda path: (recipe, RunFolder(path, path)))
     found = health(run, 1, "--iteration", "1")["truth"]["paper/checked"]
     assert found["pairs"] == 30 and found["right"][0] == pytest.approx(1 / 3, abs=1e-3)

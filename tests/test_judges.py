@@ -90,11 +90,11 @@ def test_a_third_of_the_calls_fails_and_the_rest_is_scored_right(
         stalled.set()
     expected = read_scores()
     read = [score for score in expected if score is not None]
-    assert result["items"]["MT-Bench"] == expected and again == result
-    assert result["scores"]["average"] == pytest.approx(sum(read) / len(read), abs=1e-12)
-    assert result["judge"]["outcomes"] == {"ok": 26, "unreadable": 6, "error": 4}
-    assert result["judge"]["errors"] == {"HTTP 500": 2, "timed out": 2}
-    assert result["judge"]["tokens"] == {"read": 2800, "written": 196, "unknown": 4}
+    assert result.scores["MT-Bench"].items == expected and again == result
+    assert result.details["averages"]["average"] == pytest.approx(sum(read) / len(read), abs=1e-12)
+    assert result.details["judge"]["outcomes"] == {"ok": 26, "unreadable": 6, "error": 4}
+    assert result.details["judge"]["errors"] == {"HTTP 500": 2, "timed out": 2}
+    assert result.details["judge"]["tokens"] == {"read": 2800, "written": 196, "unknown": 4}
     for message, times in first.items():  # asked again only where that may help
         kind, _ = plan(message)
         assert times == {"500": 2, "stall": 2, "429": 2}.get(kind, 1)
@@ -243,9 +243,9 @@ def test_a_killed_run_pays_nothing_twice(
     assert len(answered) >= 5 and not {message for message in answered if server.answered[message] > 1}
     for place in ("base", "iter-1"):
         result = json.loads((out / place / "eval/mt_bench.json").read_text())
-        assert result["scores"] == {"average": 8, "first turn": 8, "second turn": 8}
-        assert result["judge"]["outcomes"] == {"ok": 12, "unreadable": 0, "error": 0}
-        assert result["judge"]["model"] == "the judge"
+        assert result["details"]["averages"] == {"average": 8, "first_turn": 8, "second_turn": 8}
+        assert result["details"]["judge"]["outcomes"] == {"ok": 12, "unreadable": 0, "error": 0}
+        assert result["details"]["judge"]["model"] == "the judge"
         assert (out / place / f"eval/mt_bench/model_answer/{place}.jsonl").is_file()
     assert KEY not in files_of(out) + printed
     assert json.loads((out / "base/eval/mt_bench.json").read_text())["template"] == "plain"
@@ -293,10 +293,10 @@ def test_a_model_of_ours_judges_and_is_labelled(tmp_path: Path, checkpoint: Path
         "runs/mine", lambda: (SeededFunctionEngine(judge), load_chat_template("qwen", str(checkpoint))), 1
     )
     result = mt_bench.run(exam(tmp_path / "run", data, checkpoint, ours))
-    assert result["judge"]["model"] == "runs/mine" and result["judge"]["kind"] == "local"
-    assert "a model of ours" in result["note"]
-    assert result["items"]["MT-Bench"] == [6, 6, 6, 6, None, None]
-    assert result["judge"]["outcomes"] == {"ok": 4, "unreadable": 2, "error": 0}
+    assert result.details["judge"]["model"] == "runs/mine" and result.details["judge"]["kind"] == "local"
+    assert "a model of ours" in result.notes[0]
+    assert result.scores["MT-Bench"].items == [6, 6, 6, 6, None, None]
+    assert result.details["judge"]["outcomes"] == {"ok": 4, "unreadable": 2, "error": 0}
     assert seen[1].startswith("<|im_start|>system\nJudge.<|im_end|>\n<|im_start|>user\nsingle-v1-multi-turn")
     assert seen[1].endswith("<|im_end|>\n<|im_start|>assistant\n")
     assert mt_bench.run(exam(tmp_path / "run", data, checkpoint, ours)) == result and len(seen) == 6
@@ -327,13 +327,15 @@ def test_a_real_model_judges_in_its_context(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run", tmp_path / "run")
     run.path.mkdir()
     result = evaluate(recipe, run, 0, Model(str(model)))
-    outcomes = result["mt_bench"]["judge"]["outcomes"]
+    outcomes = result["mt_bench"].details["judge"]["outcomes"]
     assert outcomes["error"] == 1 and sum(outcomes.values()) == 6
-    assert result["mt_bench"]["judge"]["errors"] == {"the prompt does not fit its context": 1}
-    assert "1 calls failed, of 6; they are left out" in result["mt_bench"]["note"]
-    assert result["mt_bench"]["judge"]["kind"] == "local" and result["mt_bench"]["judge"]["model"] == str(short)
-    assert result["alpaca_eval_2"]["judge"]["outcomes"] == {"ok": 3, "unreadable": 0, "error": 0}
-    assert all(0 < value < 100 for value in result["alpaca_eval_2"]["items"]["win rate, %"])
+    assert result["mt_bench"].details["judge"]["errors"] == {"the prompt does not fit its context": 1}
+    assert "1 calls failed, of 6; they are left out" in result["mt_bench"].notes[1]
+    assert result["mt_bench"].details["judge"]["kind"] == "local" and result["mt_bench"].details["judge"][
+        "model"
+    ] == str(short)
+    assert result["alpaca_eval_2"].details["judge"]["outcomes"] == {"ok": 3, "unreadable": 0, "error": 0}
+    assert all(0 < value < 100 for value in result["alpaca_eval_2"].scores["win rate, %"].items)
     assert evaluate(recipe, run, 0, Model(str(model))) == result
 
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +127,11 @@ FILE = [
 def test_averages_are_show_results() -> None:
     found = mt_bench.averages(FILE)
     assert found["m"] == {
-        **{"first turn": 8.75, "second turn": 3, "average": 23.5 / 4},
+        **{"first_turn": 8.75, "second_turn": 3, "average": 23.5 / 4},
         **{"ok": 4, "unreadable": 1, "error": 1, "repeated": 0},
     }
     assert found["other [x]"]["average"] == 2 and found["other [x]"]["repeated"] == 1
-    assert found["other [x]"]["second turn"] is None
+    assert found["other [x]"]["second_turn"] is None
 
 
 def test_the_verb_prints_them(tmp_path: Path) -> None:
@@ -186,9 +187,9 @@ def test_two_turns_at_the_temperature_of_the_category(
     with serving(lambda message, before: said("[[9]]")) as server:
         known(server, monkeypatch)
         aligned = exam(tmp_path / "run", data, qwen2, settings=BenchmarkSettings(name="mt_bench", max_tokens=9))
-        result = mt_bench.run(aligned._replace(engine=model))
+        result = mt_bench.run(replace(aligned, engine=model))
         base = exam(tmp_path / "base", data, qwen2, base=True)
-        assert mt_bench.run(base)["template"] == "plain" and result["template"] == "qwen"
+        assert mt_bench.run(base).template == "plain" and result.template == "qwen"
     heat = {prompt: sampling.temperature for prompt, sampling in model.asked}
     first = [prompt for prompt in heat if "And" not in prompt]
     second = [prompt for prompt in heat if "And" in prompt]
@@ -206,8 +207,13 @@ def test_two_turns_at_the_temperature_of_the_category(
     assert (
         mt_bench.read_answers(aligned.folder.path / "model_answer/iter-1.jsonl")[84] == rows[3]["choices"][0]["turns"]
     )
-    assert result["clusters"]["MT-Bench"] == [81, 81, 82, 82, 83, 83, 84, 84]
-    assert result["table 12"]["second turn"] == {"writing": [9], "math": [9], "stem": [9], "coding": [9]}
+    assert result.scores["MT-Bench"].clusters == [81, 81, 82, 82, 83, 83, 84, 84]
+    assert result.details["ratings_by_category"]["second turn"] == {
+        "writing": [9],
+        "math": [9],
+        "stem": [9],
+        "coding": [9],
+    }
     math = next(body for body in server.bodies if "single-math-v1-multi" in body["messages"][-1]["content"])
     assert math["messages"][0] == {"role": "system", "content": "Judge."}
     assert math["messages"][1]["content"] == (
@@ -222,8 +228,8 @@ def test_a_number_that_is_no_rating_is_unreadable(tmp_path: Path, qwen2: Path, m
         result = mt_bench.run(
             exam(tmp_path / "run", data, qwen2, EndpointJudge("j/1", HASTE, {"max_tokens": None, "n": 1}))
         )
-    assert result["judge"]["outcomes"] == {"ok": 4, "unreadable": 2, "error": 0}
-    assert result["scores"]["average"] == 8
+    assert result.details["judge"]["outcomes"] == {"ok": 4, "unreadable": 2, "error": 0}
+    assert result.details["averages"]["average"] == 8
     assert "max_tokens" not in server.bodies[0] and server.bodies[0]["model"] == "j/1"
     rows = mt_bench.read_judgments(tmp_path / "run/iter-1/eval/exam/model_judgment/j-1_single.jsonl")
     assert [one["score"] for one in rows] == [-1, -1, 8, 8, 8, 8] and rows[0]["judge"] == ["j/1", "single-v1"]
@@ -248,4 +254,5 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     (data / "question.jsonl").write_text('{"question_id": 81}\n')
     with pytest.raises(UserError, match="question.jsonl row 1: column 'category' is missing"):
         mt_bench.load(data, "gpt-4")
-    assert mt_bench.prompts(mt_bench_files(tmp_path / "more", 2))[:2] == ["Ask 0?", "And 0 {again}?"]
+    more = BenchmarkSettings(name="mt_bench", data=str(mt_bench_files(tmp_path / "more", 2)))
+    assert mt_bench.prompts(more)[:2] == ["Ask 0?", "And 0 {again}?"]

@@ -435,7 +435,9 @@ def test_the_table(world: World, tmp_path: Path) -> None:
     _, folder = run(recipe(), tmp_path / "run")
     for t, right in enumerate([10, 30]):
         items = {"right": [n < right for n in range(40)]}
-        (folder / ("iter-1" if t else "base")).json("eval/lamb.json", lambda items=items: {"items": items})
+        (folder / ("iter-1" if t else "base")).json(
+            "eval/lamb.json", lambda items=items: {"scores": {"right": {"items": items["right"]}}}
+        )
     with (console := Console(width=100)).capture() as shown:
         console.print(tables.run_table(recipe(), folder))
     text = shown.get()

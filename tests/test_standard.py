@@ -16,8 +16,9 @@ from isheep.benchmarks.prepared import PREPARE
 from isheep.engines.function import SeededFunctionEngine
 from isheep.engines.transformers import open_engine
 from isheep.errors import TooLong, UserError
+from isheep.evaluation.results import read_result
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.schema import TASKS
+from isheep.recipe.schema import TASKS, BenchmarkSettings
 from isheep.records import Model, TokenLogprobs
 from isheep.rundir.folder import RunFolder
 from tests.test_cli import isheep
@@ -161,7 +162,8 @@ def exam(
 ) -> EvalContext:
     place = RunFolder(tmp_path / "run" / "base" / "eval" / "own", tmp_path / "run")
     place.path.mkdir(parents=True)
-    return EvalContext(engine, load_chat_template(chat, str(model)), 42, place, data, base)
+    settings = BenchmarkSettings(name="paper/piqa", data=str(data) if data else None)
+    return EvalContext(engine, load_chat_template(chat, str(model)), 42, place, settings, base)
 
 
 # --- items
@@ -280,11 +282,11 @@ def test_options_by_the_loss_of_the_whole_prompt(tmp_path: Path, qwen2: Path, na
     path = write(tmp_path / "data", name)
     engine = Liking(RIGHT[name])
     found = load_benchmark(f"paper/{name}").run(exam(tmp_path, engine, qwen2, path))
-    right = found["items"]["accuracy"]
-    assert right == [True] * len(right) and found["protocol"] == "paper" and found["template"] == "plain"
+    right = found.scores["accuracy"].items
+    assert right == [True] * len(right) and found.details["protocol"] == "paper" and found.template == "plain"
     wrong = load_benchmark(f"paper/{name}").run(exam(tmp_path / "2", Liking([]), qwen2, path))
-    assert wrong["items"]["accuracy"] == [one.item.right == 0 for one in paper.prepare(name, path)]
-    assert ("not checked" in found["note"]) == (name not in ("piqa", "commonsense_qa"))
+    assert wrong.scores["accuracy"].items == [one.item.right == 0 for one in paper.prepare(name, path)]
+    assert bool(found.notes) == (name not in ("piqa", "commonsense_qa"))
 
 
 def test_examples_stand_before_an_item_as_opencompass_joins_them(tmp_path: Path, qwen2: Path) -> None:
@@ -309,7 +311,7 @@ def test_examples_stand_before_an_item_as_opencompass_joins_them(tmp_path: Path,
 def test_an_aligned_model_reads_its_template(tmp_path: Path, qwen2: Path, llama: Path) -> None:
     engine = Liking([])
     found = load_benchmark("paper/siqa").run(exam(tmp_path, engine, qwen2, write(tmp_path / "s", "siqa"), base=False))
-    assert found["template"] == "qwen" and engine.read[1] == (
+    assert found.template == "qwen" and engine.read[1] == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nAnn fell.\n"
         "Question: How is Ann?\nA. glad\nB. hurt\nC. tall<|im_end|>\n<|im_start|>assistant\nAnswer: A<|im_end|>\n"
     )
@@ -344,9 +346,9 @@ def test_written_answers(tmp_path: Path, qwen2: Path, name: str, answers: list[s
     said = iter(answers)
     one = exam(tmp_path, Liking([], lambda prompt: next(said)), qwen2, write(tmp_path / "data", name))
     found = load_benchmark(f"paper/{name}").run(one)
-    assert next(iter(found["items"].values())) == right
+    assert next(iter(found.scores.values())).items == right
     if name == "gpqa_diamond":
-        assert found["unreadable"] == ("I can't tell" in answers)
+        assert found.details["unreadable"] == ("I can't tell" in answers)
 
 
 def test_gpqa_turns_its_options_with_the_number(tmp_path: Path) -> None:
@@ -362,7 +364,7 @@ def test_what_does_not_fit_is_counted(tmp_path: Path, qwen2: Path) -> None:
     rows += [{"goal": f"Do {n}", "sol1": "a", "sol2": "b", "label": 0} for n in range(20)]
     (tmp_path / "p.json").write_text(json.dumps(rows))
     found = load_benchmark("paper/piqa").run(exam(tmp_path, Liking([]), qwen2, tmp_path / "p.json"))
-    assert found["items"]["accuracy"] == [False] + [True] * 20 and found["too long"] == 1
+    assert found.scores["accuracy"].items == [False] + [True] * 20 and found.details["too_long"] == 1
     (tmp_path / "p.json").write_text(json.dumps(rows[:1]))
     with pytest.raises(UserError, match="nothing fits"):
         load_benchmark("paper/piqa").run(exam(tmp_path / "2", Liking([]), qwen2, tmp_path / "p.json"))
@@ -417,10 +419,10 @@ def test_lm_evals_tasks_on_local_files(tmp_path: Path, qwen2: Path, name: str) -
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
     engine = Liking(LIKED[name])
     found = load_benchmark(f"standard/{name}").run(exam(tmp_path, engine, qwen2, write(tmp_path / "data", name)))
-    assert found["protocol"] == "standard" and found["template"] == "plain" and found["too long"] == 0
-    assert found["items"]["acc"] == [True] * (3 if "arc" in name or name == "mmlu" else 2), engine.read
+    assert found.details["protocol"] == "standard" and found.template == "plain" and found.details["too_long"] == 0
+    assert found.scores["acc"].items == [True] * (3 if "arc" in name or name == "mmlu" else 2), engine.read
     if name == "mmlu":
-        assert found["by"] == {"subject": {"anatomy": [1, 1], "college_physics": [2, 2]}}
+        assert found.breakdowns == {"subject": {"anatomy": (1, 1), "college_physics": (2, 2)}}
 
 
 def test_lm_evals_gpqa_is_shuffled_once_and_the_same_way_again(tmp_path: Path, qwen2: Path) -> None:
@@ -433,7 +435,7 @@ def test_lm_evals_gpqa_is_shuffled_once_and_the_same_way_again(tmp_path: Path, q
     right = [f"({letter})" for text in engine.read[1::4] for letter in "ABCD" if f"({letter}) four" in text]
     liked = [text for text, letter in zip(engine.read[1::4], right, strict=True) for text in [text[:-3] + letter]]
     found = load_benchmark("standard/gpqa_diamond").run(exam(tmp_path / "3", Liking(liked), qwen2, path))
-    assert found["items"]["acc"] == [True, True]
+    assert found.scores["acc"].items == [True, True]
 
 
 @pytest.mark.parametrize("name", ["nq", "triviaqa"])
@@ -447,7 +449,7 @@ def test_lm_evals_written_answers(tmp_path: Path, qwen2: Path, name: str) -> Non
         return next(answers)
 
     one = exam(tmp_path, Liking([], answer), qwen2, write(tmp_path / "data", name), base=False)
-    assert load_benchmark(f"standard/{name}").run(one)["items"]["exact_match"] == [True, False]
+    assert load_benchmark(f"standard/{name}").run(one).scores["exact_match"].items == [True, False]
     assert asked[0].startswith("<|im_start|>system") and asked[0].endswith("assistant\n")
 
 
@@ -475,7 +477,7 @@ def test_too_long_for_lm_eval_is_wrong(tmp_path: Path, qwen2: Path) -> None:
     rows = [{"goal": f"{what} one.", "sol1": "a", "sol2": "b", "label": 0} for what in ("A too long", "Some")]
     (tmp_path / "p.json").write_text(json.dumps(rows))
     found = load_benchmark("standard/piqa").run(exam(tmp_path, Liking([]), qwen2, tmp_path / "p.json"))
-    assert found["items"]["acc"] == [False, True] and found["too long"] == 1
+    assert found.scores["acc"].items == [False, True] and found.details["too_long"] == 1
 
 
 def test_without_lm_eval_it_is_said(tmp_path: Path, qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,8 +499,8 @@ def test_squad_by_the_official_rules(tmp_path: Path, qwen2: Path) -> None:
     found = load_benchmark("standard/squad2").run(
         exam(tmp_path, Liking([], answer), qwen2, write(tmp_path / "d", "squad2"))
     )
-    assert found["items"] == {"exact": [True, True], "f1": [1.0, 1.0]}
-    assert found["by"]["kind"] == {"answer in the passage": [1, 1], "no answer in the passage": [1, 1]}
+    assert {name: score.items for name, score in found.scores.items()} == {"exact": [True, True], "f1": [1.0, 1.0]}
+    assert found.breakdowns["kind"] == {"answer in the passage": (1, 1), "no answer in the passage": (1, 1)}
     assert asked[0] == "Title: Sheep\n\nBackground: The sheep, Ann, is white.\n\nQuestion: Who is white?\n\nAnswer:"
     assert squad2.f1("a white sheep", ["The sheep, Ann"]) == 0.5 and not squad2.exact("unanswerable", [])
     assert squad2.f1("", ["Ann"]) == 0.0 and squad2.f1("Ann", []) == 0.0 and squad2.exact("The", ["!"])
@@ -516,7 +518,7 @@ def test_the_originals_are_read() -> None:
     for name, (file, count) in files.items():
         found = [PREPARE[name](row, number) for number, row in enumerate(items.load(name, DATA / file), 1)]
         assert len(found) == count and all(one and one.right < len(one.options) for one in found)
-        assert not items.note(name)
+        assert not items.notes(name)
 
 
 def test_every_task_file_names_its_source() -> None:
@@ -535,8 +537,9 @@ def test_a_run_with_both_protocols(tmp_path: Path) -> None:
     done = isheep("run", "lamb", "--out", tmp_path / "run", *words)
     assert done.code == 0, done.err
     for name, template in (("base", "plain"), ("iter-1", "tokenizer")):
-        found = json.loads((tmp_path / "run" / name / "eval" / "paper" / "piqa.json").read_text())
-        assert found["template"] == template and found["protocol"] == "paper" and len(found["items"]["accuracy"]) == 2
+        found = read_result(tmp_path / "run" / name / "eval" / "paper" / "piqa.json")
+        assert found.template == template and found.details["protocol"] == "paper"
+        assert len(found.scores["accuracy"].items) == 2
     assert "paper/piqa" in done.out and ("standard/piqa" in done.out) == _has_lm_eval()
     for wrong, said in (("piqa", "take standard/piqa or paper/piqa"), ("paper/pika", "did you mean 'paper/piqa'?")):
         refused = isheep("run", "lamb", "--out", tmp_path / "other", f"evaluation=[{wrong}]")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -16,7 +17,7 @@ import isheep.sweep
 from isheep import benchmarks, prompts
 from isheep.algorithm import align
 from isheep.batching import derive_seed
-from isheep.benchmarks import EvalContext, validation_prompts
+from isheep.benchmarks import EvalContext, Result, Score, validation_prompts
 from isheep.cli import main
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
@@ -361,11 +362,11 @@ def test_what_a_benchmark_keeps_is_shared_with_its_result(
 ) -> None:
     from isheep.benchmarks import lamb
 
-    def exam(exam: EvalContext) -> dict[str, Any]:
-        answers = exam.answers(["One?", "Two?"], Sampling())
-        return {"items": {"right": [bool(answer.tokens % 2) for answer in answers]}}
+    def run(context: EvalContext) -> Result:
+        answers = context.answers(["One?", "Two?"], Sampling())
+        return Result(scores={"right": Score(items=[bool(answer.tokens % 2) for answer in answers])})
 
-    monkeypatch.setattr(lamb, "run", exam)
+    monkeypatch.setattr(lamb, "BENCHMARK", replace(lamb.BENCHMARK, run=run))
     recipes = {n: recipe(iterations=1, evaluation=["lamb"], training={"epochs": len(n)}) for n in ("a", "bb", "a ")}
     first, other, killed = (tmp_path / name for name in recipes)
     run_sweep({"a": recipes["a"]}, tmp_path)
@@ -379,7 +380,7 @@ def test_what_a_benchmark_keeps_is_shared_with_its_result(
     assert "iter-1/eval/lamb/answers.jsonl" in made(other)
 
     result = first / "base/eval/lamb.json"  # about other items than the benchmark's now: neither it nor its answers
-    result.write_text(result.read_text().replace('"asked": "', '"asked": "0'))
+    result.write_text(result.read_text().replace('"prompt_fingerprint": "', '"prompt_fingerprint": "0'))
     find = find_reusable_files(recipes["bb"], other)
     for name in ("base/eval/lamb.json", "base/eval/lamb/answers.jsonl"):
         assert find(name) == killed / name
@@ -436,6 +437,10 @@ def test_no_gain(scores: list[float], patience: int, stops: bool) -> None:
     assert has_no_gain(scores, patience) is stops
 
 
+def right(*values: float) -> Result:
+    return Result(scores={"right": Score(items=values)})
+
+
 @pytest.fixture
 def examined(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
     """A benchmark whose validation part gives these scores to M^0, M^1, ..."""
@@ -443,7 +448,8 @@ def examined(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[fl
 
     def examined(*scores: float) -> list[float]:
         left = list(scores)
-        monkeypatch.setattr(lamb, "validate", lambda exam: {"score": left.pop(0)})
+        part = replace(lamb.BENCHMARK.validation, run=lambda context: right(left.pop(0)))  # type: ignore[type-var]
+        monkeypatch.setattr(lamb, "BENCHMARK", replace(lamb.BENCHMARK, validation=part))
         return left
 
     return examined
@@ -478,10 +484,16 @@ def test_what_a_benchmark_is_given(lab: Lab, tmp_path: Path, monkeypatch: pytest
     from isheep.benchmarks import lamb
 
     given: list[EvalContext] = []
-    monkeypatch.setattr(lamb, "run", lambda exam: given.append(exam) or {"items": {}})
-    monkeypatch.setattr(lamb, "prompts", lambda data: [])  # lamb itself needs no data and refuses them
+
+    def run(context: EvalContext) -> Result:
+        given.append(context)
+        return Result(scores={})
+
+    # lamb itself needs no data and refuses them
+    stub = replace(lamb.BENCHMARK, run=run, prompts=lambda settings: [], score_inputs=lambda settings: [])
+    monkeypatch.setattr(lamb, "BENCHMARK", stub)
     run_recipe(recipe(iterations=1, evaluation=[{"name": "lamb", "data": "my/copy"}], seed=5), tmp_path)
-    assert [(exam.data, exam.base, exam.seed) for exam in given] == [
+    assert [(exam.data, exam.is_base, exam.seed) for exam in given] == [
         (Path("my/copy"), True, 5),
         (Path("my/copy"), False, 5),
     ]
@@ -573,7 +585,10 @@ def test_runs_side_by_side_fit_80_columns(tmp_path: Path, count: int) -> None:
             folder = RunFolder(tmp_path / setting, tmp_path / setting) / (f"iter-{t}" if t else "base")
             (folder.path / "adapter").mkdir(parents=True)
             for name in names:
-                folder.json(f"eval/{name}.json", lambda right=right: {"items": {"a": [n < right for n in range(1000)]}})
+                folder.json(
+                    f"eval/{name}.json",
+                    lambda right=right: {"scores": {"a": {"items": [n < right for n in range(1000)]}}},
+                )
     with (console := Console(width=80)).capture() as shown:
         console.print(sweep_table({long: one, "[b]b": one}, tmp_path))
     lines = shown.get().splitlines()
@@ -639,8 +654,9 @@ def recipes_of(name: str) -> dict[str, Recipe]:
 def test_every_recipe_on_lamb_runs(name: str, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from isheep.benchmarks import lamb
 
-    monkeypatch.setattr(lamb, "run", lambda exam: {"items": {"right": [True]}})
-    monkeypatch.setattr(lamb, "validate", lambda exam: {"score": 0.5})
+    part = replace(lamb.BENCHMARK.validation, run=lambda context: right(0.5))  # type: ignore[type-var]
+    stub = replace(lamb.BENCHMARK, run=lambda context: right(True), validation=part)
+    monkeypatch.setattr(lamb, "BENCHMARK", stub)
     [one] = recipes_of(name).values()
     run, t = run_recipe(one, tmp_path)
     assert t == (1 if one.stop else one.iterations) and run.has(f"iter-{t}/adapter") and run.has("base/eval/lamb.json")
@@ -674,7 +690,7 @@ def finished(recipes: dict[str, Recipe], out: Path) -> None:
         last = one.iterations if not one.stop else max(int(p.parent.name[5:]) for p in run.glob("iter-*/adapter"))
         rows = json.loads((run / f"iter-{last}/adapter/training.json").read_text())["rows"]
         assert 0 < rows["trained"] <= len(json.loads((run / f"iter-{last}/train.json").read_text()))
-        assert len(json.loads((run / f"iter-{last}/eval/lamb.json").read_text())["items"]["right"]) == 20
+        assert len(json.loads((run / f"iter-{last}/eval/lamb.json").read_text())["scores"]["right"]["items"]) == 20
 
 
 BRIEF = ["synthesis.tasks=36", "synthesis.budget=80", "training.epochs=1"]

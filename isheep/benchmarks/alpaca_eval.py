@@ -6,16 +6,19 @@ reference, another judge, its preferences weighted by its probabilities.
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.benchmarks import EvalContext, alpaca_judge, data_path, winrate
+from isheep.benchmarks import alpaca_judge, winrate
 from isheep.benchmarks.alpaca_judge import Evaluator, switched
 from isheep.benchmarks.originals import rows as read_rows
 from isheep.benchmarks.originals import text_of
+from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
+from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.errors import UserError
-from isheep.judges.base import count_outcomes, judge_note, merge_parameters
+from isheep.judges.base import count_outcomes, judge_notes, merge_parameters
 from isheep.openai_client import ServerReply
 from isheep.recipe.schema import BenchmarkSettings, JudgeSettings
 from isheep.records import Sampling
@@ -23,7 +26,7 @@ from isheep.rundir.atomic import write_text
 
 MAX_TOKENS = 2048  # of an answer, in most of AlpacaEval's model configurations
 TEMPERATURE = 0.7  # the same
-KEPT = ("dataset", "datasplit")  # keys of an instruction that go into every file
+COPIED_KEYS = ("dataset", "datasplit")  # of an instruction, into every file
 Rows = list[dict[str, Any]]
 
 
@@ -36,50 +39,58 @@ ONE = Version("alpaca_eval.json", "alpaca_eval_gpt4")
 TWO = Version("alpaca_eval_gpt4_baseline.json", "weighted_alpaca_eval_gpt4_turbo")
 
 
-def run(exam: EvalContext) -> dict[str, Any]:
-    return examine(exam, ONE)
+def make_benchmark(name: str, version: Version) -> Benchmark:
+    """Return the benchmark of one version of AlpacaEval."""
+    return Benchmark(
+        name=name,
+        run=partial(run, version=version),
+        prompts=lambda settings: [row["instruction"] for row in reference(data_path(settings), version)],
+        score_inputs=partial(score_inputs, version=version),
+        needs_judge=True,
+        planned=PlannedAnswers(num_answers=805, max_tokens=MAX_TOKENS, batch_size=64),
+    )
 
 
-def prompts(data: Path | None) -> list[str]:
-    return [row["instruction"] for row in reference(data, ONE)]
+def score_inputs(settings: BenchmarkSettings, version: Version) -> object:
+    """Return instructions, reference outputs, the judge's configuration and prompt, how it is asked, df_gamed.csv."""
+    data, judge = data_path(settings), settings.judge or JudgeSettings()
+    references, folder = reference(data, version), folder_of(data)
+    evaluator = alpaca_judge.load(folder, judge.config or version.config)
+    gamed = folder / winrate.GAMED
+    request = [judge.model or evaluator.model, judge.local, merge_parameters(evaluator.parameters, judge.parameters)]
+    return [references, evaluator, request, text_of(gamed) if gamed.is_file() else None]
 
 
-def basis(one: BenchmarkSettings, version: Version = ONE) -> Any:
-    """Instructions, reference outputs, the judge's configuration and prompt, how it is asked, and df_gamed.csv."""
-    data, judge = data_path(one), one.judge or JudgeSettings()
-    given, home = reference(data, version), folder_of(data)
-    evaluator = alpaca_judge.load(home, judge.config or version.config)
-    gamed = home / winrate.GAMED
-    how = [judge.model or evaluator.model, judge.local, merge_parameters(evaluator.parameters, judge.parameters)]
-    return [given, evaluator, how, text_of(gamed) if gamed.is_file() else None]
+def run(context: EvalContext, version: Version) -> Result:
+    """Generate outputs, ask the judge to compare them with the reference's, and compute the win rate.
 
-
-def examine(exam: EvalContext, version: Version) -> dict[str, Any]:
-    """The model's outputs, a judge's annotations of them beside the reference's, and the win rate.
-
-    "scores" are AlpacaEval's, in percent; the length-controlled one is there where `data` has df_gamed.csv. "items" are
-    preferences in percent, null where there is no verdict. The folder gets model_outputs.json and annotations.json.
+    The score has the preferences in percent, None if there is no verdict. Details: "leaderboard" has AlpacaEval's
+    figures in percent, the length-controlled win rate among them if `data` has df_gamed.csv. The benchmark's folder
+    gets model_outputs.json and annotations.json.
     """
-    given = reference(exam.data, version)
-    home = folder_of(exam.data)
-    own = exam.settings.judge if exam.settings else None
-    evaluator = alpaca_judge.load(home, own.config if own and own.config else version.config)
-    judge = exam.rater.named(evaluator.model)
-    outputs = answer(exam, given)
-    _write(exam.folder.path / "model_outputs.json", outputs)
-    rows, replies = annotate(exam, evaluator, given, outputs)
-    _write(exam.folder.path / "annotations.json", rows)
+    references, folder = reference(context.data, version), folder_of(context.data)
+    judge, model = context.required_judge, context.model_name
+    config = context.settings.judge.config if context.settings.judge else None
+    evaluator = alpaca_judge.load(folder, config or version.config)
+    outputs = generate_outputs(context, references)
+    _write(context.folder.path / "model_outputs.json", outputs)
+    rows, replies = annotate(context, evaluator, references, outputs)
+    _write(context.folder.path / "annotations.json", rows)
     verdicts = winrate.preferences(rows)
-    asked = [verdict for verdict, row in zip(verdicts, rows, strict=True) if row["output_1"] != row["output_2"]]
-    found = scores(rows, home / winrate.GAMED)
-    who = judge if judge == evaluator.model else f"{judge} (published figures: by {evaluator.model})"
-    return {
-        "template": exam.template,
-        "judge": {"model": judge, "kind": exam.rater.kind, "config": evaluator.name, **count_outcomes(replies, asked)},
-        "scores": found,
-        "items": {"win rate, %": [None if verdict is None else 100 * (verdict - 1) for verdict in verdicts]},
-        "note": judge_note(exam.model, who, exam.rater.kind, replies, asked) + controlled(exam.model, found),
-    }
+    judged = [verdict for verdict, row in zip(verdicts, rows, strict=True) if row["output_1"] != row["output_2"]]
+    leaderboard = scores(rows, folder / winrate.GAMED)
+    name = judge.named(evaluator.model)
+    label = name if name == evaluator.model else f"{name} (published figures: by {evaluator.model})"
+    outcomes = count_outcomes(replies, judged)
+    return Result(
+        template=context.template,
+        scores={"win rate, %": Score(items=[None if verdict is None else 100 * (verdict - 1) for verdict in verdicts])},
+        notes=(*judge_notes(model, label, judge.kind, replies, judged), *length_controlled_notes(model, leaderboard)),
+        details={
+            "judge": {"model": name, "kind": judge.kind, "config": evaluator.name, **outcomes},
+            "leaderboard": leaderboard,
+        },
+    )
 
 
 def scores(rows: Sequence[dict[str, Any]], gamed: Path | None) -> dict[str, Any]:
@@ -96,10 +107,12 @@ def scores(rows: Sequence[dict[str, Any]], gamed: Path | None) -> dict[str, Any]
     return found
 
 
-def controlled(model: str, found: Mapping[str, Any]) -> str:
-    """What a note says of the length-controlled win rate, which has no values of items."""
-    rate = found.get("length_controlled_winrate")
-    return "" if rate is None else f"; {model}: length-controlled win rate {rate:.1f}% (raw {found['win_rate']:.1f}%)"
+def length_controlled_notes(model: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a note about the length-controlled win rate, which has no value for each item."""
+    rate = figures.get("length_controlled_winrate")
+    if rate is None:
+        return ()
+    return (f"{model}: length-controlled win rate {rate:.1f}% (raw {figures['win_rate']:.1f}%)",)
 
 
 # --- the user's files
@@ -131,44 +144,64 @@ def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 # --- asking and judging
 
 
-def answer(exam: EvalContext, given: Rows) -> Rows:
-    """The model's answers as the rows of a model_outputs.json."""
-    how = Sampling(temperature=TEMPERATURE, top_p=1.0, max_tokens=exam.limit(MAX_TOKENS), stop=(exam.chat.end,))
-    said = exam.answers([exam.asked(row["instruction"]) for row in given], how)
-    kept: Rows = [{key: row[key] for key in KEPT if key in row} for row in given]
+def generate_outputs(context: EvalContext, references: Rows) -> Rows:
+    """Generate the model's answers, as the rows of a model_outputs.json."""
+    sampling = Sampling(
+        temperature=TEMPERATURE, top_p=1.0, max_tokens=context.max_tokens(MAX_TOKENS), stop=(context.chat.end,)
+    )
+    answers = context.answers([context.prompt(row["instruction"]) for row in references], sampling)
     return [
-        {"instruction": row["instruction"], "output": one.output.strip(), "generator": exam.model, **more}
-        for row, one, more in zip(given, said, kept, strict=True)
+        {
+            "instruction": row["instruction"],
+            "output": answer.output.strip(),
+            "generator": context.model_name,
+            **{key: row[key] for key in COPIED_KEYS if key in row},
+        }
+        for row, answer in zip(references, answers, strict=True)
     ]
 
 
-def annotate(exam: EvalContext, evaluator: Evaluator, given: Rows, outputs: Rows) -> tuple[Rows, list[ServerReply]]:
-    """The rows of an annotations.json, and the replies. Equal outputs are a tie: no judge is asked."""
-    pairs = [(row["instruction"], row["output"], own["output"]) for row, own in zip(given, outputs, strict=True)]
-    differ = [pair for pair in pairs if pair[1] != pair[2]]
-    asked = [evaluator.ask(*((one, b, a) if switched(one) else (one, a, b))) for one, a, b in differ]
-    replies = exam.verdicts(asked, evaluator.parameters, evaluator.model, evaluator.options) if asked else []
-    waiting = iter(replies)
+def annotate(
+    context: EvalContext, evaluator: Evaluator, references: Rows, outputs: Rows
+) -> tuple[Rows, list[ServerReply]]:
+    """Return the rows of an annotations.json, and the judge's replies. Equal outputs are a tie and are not judged."""
+    requests = [
+        evaluator.ask(row["instruction"], *shown_order(row["instruction"], row["output"], output["output"]))
+        for row, output in zip(references, outputs, strict=True)
+        if row["output"] != output["output"]
+    ]
+    replies: list[ServerReply] = []
+    if requests:
+        replies = context.ask_judge(requests, evaluator.parameters, evaluator.model, evaluator.options)
+    remaining = iter(replies)
     rows: Rows = []
-    for (instruction, base, mine), row, own in zip(pairs, given, outputs, strict=True):
-        reply = None if base == mine else next(waiting)
+    for row, output in zip(references, outputs, strict=True):
+        reply = None if row["output"] == output["output"] else next(remaining)
         rows.append(
             {
-                "instruction": instruction,
-                "output_1": base,
+                "instruction": row["instruction"],
+                "output_1": row["output"],
                 "generator_1": row.get("generator", "reference"),
-                **{key: own[key] for key in KEPT if key in own},
-                "output_2": mine,
-                "generator_2": own["generator"],
+                **{key: output[key] for key in COPIED_KEYS if key in output},
+                "output_2": output["output"],
+                "generator_2": output["generator"],
                 "annotator": evaluator.name,
-                "preference": winrate.TIE if reply is None else verdict(evaluator, instruction, reply),
+                "preference": winrate.TIE if reply is None else verdict(evaluator, row["instruction"], reply),
                 "raw_completion": None if reply is None else evaluator.raw(reply),
             }
         )
     return rows, replies
 
 
+def shown_order(instruction: str, first: str, second: str) -> tuple[str, str]:
+    """Return two outputs in the order in which the judge reads them."""
+    return (second, first) if switched(instruction) else (first, second)
+
+
 def verdict(evaluator: Evaluator, instruction: str, reply: ServerReply) -> float | None:
     """The preference, in the order of the outputs and not in that in which they were shown."""
     found = evaluator.preference(reply)
     return None if found is None else 3 - found if switched(instruction) else found
+
+
+BENCHMARK = make_benchmark("alpaca_eval", ONE)

@@ -5,10 +5,12 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from isheep import sandbox
-from isheep.benchmarks import EvalContext, check_unchanged, item_fingerprints
+from isheep.benchmarks.support.base import Result, Score
+from isheep.benchmarks.support.context import EvalContext
+from isheep.benchmarks.support.fingerprints import check_unchanged, item_fingerprints
 from isheep.records import Answer, Record
 from isheep.rundir.folder import RunFolder
 
@@ -70,36 +72,39 @@ def body(code: str) -> str:
     return code if first[:1].isspace() else textwrap.indent(code, "    ")
 
 
-def judge(
-    exam: EvalContext, name: str, problems: Sequence[Problem], answers: Sequence[Answer], code: Sequence[str]
-) -> Any:
-    """The benchmark's result, from each answer's code: pass@1 of one answer to each problem.
+def score_programs(
+    context: EvalContext, name: str, problems: Sequence[Problem], answers: Sequence[Answer], code: Sequence[str]
+) -> Result:
+    """Run the code of each answer with the problem's tests: pass@1 of one answer to each problem.
 
-    The canonical solutions are run first, once for all models of a run (in the run folder's control/).
+    The canonical solutions are run first, once for all models of a run (in control/ of the run folder).
     """
-    wall = sandbox.find_wall(exam.unsafe_code)
+    wall = sandbox.find_wall(context.unsafe_code)
     ids = [problem.id for problem in problems]
     canonical = [problem.program(problem.solution) for problem in problems]
-    controls = RunFolder(exam.folder.root, exam.folder.root) / "control"
+    controls = RunFolder(context.folder.root, context.folder.root) / "control"
     control = run(controls, f"{name}-{sha256(repr(canonical).encode()).hexdigest()[:12]}.jsonl", ids, canonical, wall)
-    failed = {one.id: one.why for one in control if one.why != "passed"}
+    failed = {verdict.id: verdict.why for verdict in control if verdict.why != "passed"}
     programs = [problem.program(text) for problem, text in zip(problems, code, strict=True)]
-    verdicts = run(exam.folder, "verdicts.jsonl", ids, programs, wall)
-    notes = [
-        f"control: {len(failed)} of {len(ids)} canonical solutions do not pass here" if failed else "",
-        "model-written code ran without a wall around files" if wall == "none" else "",
-    ]
-    for note in filter(None, notes):
-        exam.folder.say(f"{name}: {note}")
-    return {
-        "template": exam.template,
-        "note": "; ".join(filter(None, notes)),
-        "sandbox": wall,
-        "control": {"passed": len(ids) - len(failed), "of": len(ids), "failed": failed},
-        "items": {"pass@1": [one.why == "passed" for one in verdicts]},
-        "outcomes": dict(Counter(one.why for one in verdicts).most_common()),
-        "cut off": sum(answer.finish == "length" for answer in answers),
-    }
+    verdicts = run(context.folder, "verdicts.jsonl", ids, programs, wall)
+    notes = []
+    if failed:
+        notes.append(f"control: {len(failed)} of {len(ids)} canonical solutions do not pass here")
+    if wall == "none":
+        notes.append("model-written code ran without a wall around files")
+    for note in notes:
+        context.folder.say(f"{name}: {note}")
+    return Result(
+        template=context.template,
+        notes=tuple(notes),
+        scores={"pass@1": Score(items=[verdict.why == "passed" for verdict in verdicts])},
+        details={
+            "sandbox": wall,
+            "control": {"passed": len(ids) - len(failed), "of": len(ids), "failed": failed},
+            "outcomes": dict(Counter(verdict.why for verdict in verdicts).most_common()),
+            "cut_off": sum(answer.finish == "length" for answer in answers),
+        },
+    )
 
 
 def run(folder: RunFolder, name: str, ids: Sequence[str], programs: Sequence[str], wall: str) -> list[Verdict]:

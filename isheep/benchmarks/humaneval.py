@@ -4,48 +4,55 @@ The base continues the function's head up to where a new block starts at the mar
 model is asked for the whole function in the template of its SFT.
 """
 
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 from isheep import sandbox
-from isheep.benchmarks import EvalContext, data_path
-from isheep.benchmarks.code import Problem, body, defines, extract, judge
+from isheep.benchmarks.code import Problem, body, defines, extract, score_programs
 from isheep.benchmarks.originals import DataRow, given, rows
+from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result
+from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.prompts import fill_template
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Sampling
 
 COLUMNS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # Chen et al. 2021, Section 2.3
-TOKENS = 512
+MAX_TOKENS = 512
 REQUEST = "Complete this Python function. Reply with the whole function in one code block.\n\n```python\n{prompt}\n```"
-FILE = "HumanEval.jsonl.gz of openai/human-eval"
 
 
-def run(exam: EvalContext, name: str = "humaneval", file: str = FILE) -> dict[str, Any]:
-    """The share of problems whose tests the answer passes, as "pass@1"; see code.judge."""
-    sandbox.find_wall(exam.unsafe_code)  # refused before anything is generated
-    items = rows(given(name, exam.data, file), COLUMNS)
+def make_benchmark(name: str, file: str) -> Benchmark:
+    """Return a benchmark whose items are in HumanEval's format; `file` says what the user must give as `data`."""
+    return Benchmark(
+        name=name,
+        run=partial(run, file=file),
+        prompts=lambda settings: [str(row["prompt"]) for row in load(settings, file)],
+        score_inputs=partial(load, file=file),
+        needs_sandbox=True,
+        planned=PlannedAnswers(num_answers=164, max_tokens=MAX_TOKENS, batch_size=64),
+    )
+
+
+def load(settings: BenchmarkSettings, file: str) -> list[DataRow]:
+    """Return the rows of the user's file."""
+    return rows(given(settings.name, data_path(settings), file), COLUMNS)
+
+
+def run(context: EvalContext, file: str) -> Result:
+    """Compute the share of problems whose tests the answer passes, as "pass@1" (code.score_programs)."""
+    sandbox.find_wall(context.unsafe_code)  # raises before anything is generated
+    items = load(context.settings, file)
     problems = [problem(row) for row in items]
-    ends = STOPS if exam.base else (exam.chat.end,)
-    sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=TOKENS, stop=ends)
-    answers = exam.answers([asked(row, exam) for row in items], sampling)
-    code = [read(one.output, row, exam.base) for one, row in zip(answers, items, strict=True)]
-    result: dict[str, Any] = judge(exam, name, problems, answers, code)
-    return result
+    ends = STOPS if context.is_base else (context.chat.end,)
+    sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=MAX_TOKENS, stop=ends)
+    answers = context.answers([make_prompt(row, context) for row in items], sampling)
+    code = [read(answer.output, row, context.is_base) for answer, row in zip(answers, items, strict=True)]
+    return score_programs(context, context.settings.name, problems, answers, code)
 
 
-def prompts(data: Path | None, name: str = "humaneval", file: str = FILE) -> list[str]:
-    return [str(row["prompt"]) for row in rows(given(name, data, file), COLUMNS)]
-
-
-def basis(one: BenchmarkSettings, name: str = "humaneval", file: str = FILE) -> Any:
-    return rows(given(name, data_path(one), file), COLUMNS)
-
-
-def asked(row: DataRow, exam: EvalContext) -> str:
+def make_prompt(row: DataRow, context: EvalContext) -> str:
     prompt = str(row["prompt"])
-    return prompt if exam.base else exam.asked(fill_template(REQUEST, prompt=prompt.strip("\n")))
+    return prompt if context.is_base else context.prompt(fill_template(REQUEST, prompt=prompt.strip("\n")))
 
 
 def problem(row: DataRow) -> Problem:
@@ -64,3 +71,6 @@ def read(answer: str, row: DataRow, base: bool) -> str:
         return answer
     code = extract(answer, str(row["entry_point"]))
     return f"\n{code}" if defines(code, str(row["entry_point"])) else body(code)
+
+
+BENCHMARK = make_benchmark("humaneval", "HumanEval.jsonl.gz of openai/human-eval")

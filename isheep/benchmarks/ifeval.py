@@ -16,14 +16,15 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from isheep.benchmarks import EvalContext, data_path
+from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
+from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.errors import UserError
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Sampling
 from isheep.rundir.atomic import read_json_lines, write_text
 
 HUB, FILE = "google/IFEval", "input_data.jsonl"
-LONGEST = 1280  # tokens of an answer, as in lm-eval's task
+MAX_TOKENS = 1280  # tokens of an answer, as in lm-eval's task
 Check = Callable[[str], bool]
 Registry = dict[str, Any]  # lm-eval's checkers by kind of instruction
 
@@ -44,74 +45,77 @@ class Verdicts(NamedTuple):
     loose: list[bool]
 
 
-def run(exam: EvalContext) -> dict[str, Any]:
-    """Greedy answers to the prompts, and their verdicts: `scored`. "cut off" counts answers that did not end."""
-    items = load(exam.data)
-    sampling = Sampling(temperature=0, top_p=1, max_tokens=LONGEST, stop=(exam.chat.end,))
-    answers = exam.answers([exam.asked(item.prompt) for item in items], sampling)
-    result = scored(items, [answer.output for answer in answers], exam.folder.path)
-    return {"template": exam.template, **result, "cut off": sum(answer.finish != "stop" for answer in answers)}
+def run(context: EvalContext) -> Result:
+    """Answer the prompts greedily and check the answers (`score_answers`); "cut_off" counts answers without an end."""
+    items = load(context.data)
+    sampling = Sampling(temperature=0, top_p=1, max_tokens=MAX_TOKENS, stop=(context.chat.end,))
+    answers = context.answers([context.prompt(item.prompt) for item in items], sampling)
+    result = score_answers(items, [answer.output for answer in answers], context.folder.path)
+    details = {**result.details, "cut_off": sum(answer.finish != "stop" for answer in answers)}
+    return result.model_copy(update={"template": context.template, "details": details})
 
 
-def prompts(data: Path | None) -> list[str]:
-    return [item.prompt for item in load(data)]
+def prompts(settings: BenchmarkSettings) -> list[str]:
+    return [item.prompt for item in load(data_path(settings))]
 
 
-def basis(one: BenchmarkSettings) -> Any:
-    return [item.model_dump() for item in load(data_path(one))]
+def score_inputs(settings: BenchmarkSettings) -> object:
+    return [item.model_dump() for item in load(data_path(settings))]
 
 
-def responses(data: Path | None, file: Path, into: Path) -> dict[str, Any]:
-    """`scored` for a file of {"prompt", "response"} lines, the original's, or of samples that lm-eval kept.
+def score_responses(data: Path | None, file: Path, output_dir: Path) -> Result:
+    """Score a file of {"prompt", "response"} lines, the original's format, or of samples that lm-eval logged.
 
-    Prompts without a response are left out, of two responses to one prompt the last counts; "note" says how many.
-    Raises UserError where a line is neither, or where no prompt has a response.
+    Prompts without a response are left out, and the last of several responses to one prompt counts; a note says how
+    many. Raises UserError if a line has neither format, or if no prompt has a response.
     """
-    items, lines = load(data), [said(place, row) for place, row in read_json_lines(file)]
-    given = dict(lines)
-    answered = [item for item in items if item.prompt in given]
+    items, rows = load(data), [read_response(label, row) for label, row in read_json_lines(file)]
+    responses = dict(rows)
+    answered = [item for item in items if item.prompt in responses]
     if not answered:
-        raise UserError(f"{file}: none of its {len(given)} prompts is one of the {len(items)} of {data or HUB}")
-    result = {"template": "unknown", **scored(answered, [given[item.prompt] for item in answered], into)}
-    silent, foreign, again = len(items) - len(answered), len(given) - len(answered), len(lines) - len(given)
-    if silent or foreign or again:
-        left = f"{silent} of {len(items)} prompts have no response and are left out"
-        twice = f"; {again} lines repeat a prompt, whose last response counts" if again else ""
-        result["note"] = f"{left}; {foreign} responses are to other prompts{twice}"
-    return result
+        raise UserError(f"{file}: none of its {len(responses)} prompts is one of the {len(items)} of {data or HUB}")
+    result = score_answers(answered, [responses[item.prompt] for item in answered], output_dir)
+    missing, foreign = len(items) - len(answered), len(responses) - len(answered)
+    notes = []
+    if missing or foreign or len(rows) > len(responses):
+        notes.append(f"{missing} of {len(items)} prompts have no response and are left out")
+        notes.append(f"{foreign} responses are to other prompts")
+    if repeated := len(rows) - len(responses):
+        notes.append(f"{repeated} lines repeat a prompt, whose last response counts")
+    return result.model_copy(update={"template": "unknown", "notes": tuple(notes)})
 
 
-def said(place: str, row: Any) -> tuple[str, str]:
-    """The prompt and the response in a line of such a file."""
+def read_response(label: str, row: Any) -> tuple[str, str]:
+    """Return the prompt and the response in a line of a file of responses."""
     row = row if isinstance(row, dict) else {}
     doc, kept = row.get("doc"), row.get("filtered_resps")
     if isinstance(doc, dict) and isinstance(kept, list) and kept:  # lm-eval's --log_samples
         row = {"prompt": doc.get("prompt"), "response": kept[0]}
     prompt, response = row.get("prompt"), row.get("response")
     if not isinstance(prompt, str) or not isinstance(response, str):
-        raise UserError(f"{place}: an object with the texts prompt and response is needed, or a sample of lm-eval's")
+        raise UserError(f"{label}: an object with the texts prompt and response is needed, or a sample of lm-eval's")
     return prompt, response
 
 
-def scored(items: Sequence[Item], answers: Sequence[str], into: Path) -> dict[str, Any]:
-    """The four accuracies, their items, and how often each kind of instruction and each group of kinds is followed.
+def score_answers(items: Sequence[Item], answers: Sequence[str], output_dir: Path) -> Result:
+    """Compute the four accuracies, and how often each kind of instruction and each group of kinds is followed.
 
-    Writes the verdicts into the folder `into` as the original does: eval_results_strict.jsonl and _loose.jsonl.
+    Writes the verdicts into `output_dir` as the original does: eval_results_strict.jsonl and eval_results_loose.jsonl.
     """
     registry = checkers()
     verdicts = [judged(item, answer, registry) for item, answer in zip(items, answers, strict=True)]
-    found: dict[str, list[bool]] = {}
-    by = {}
-    for way in Verdicts._fields:
-        followed = [getattr(verdict, way) for verdict in verdicts]
-        found[f"prompt {way}"] = [all(row) for row in followed]
-        found[f"instruction {way}"] = [one for row in followed for one in row]
-        by[f"instruction {way}"] = breakdown(items, followed)
-        write_text(into / f"eval_results_{way}.jsonl", "".join(lines(items, answers, followed)))
-    prompt_of = [item.key for item in items for _ in item.instruction_id_list]
-    clusters = {f"instruction {way}": prompt_of for way in Verdicts._fields}
-    accuracies = {name: sum(row) / len(row) for name, row in found.items()}
-    return {"scores": accuracies, "items": found, "clusters": clusters, "by": by}
+    by_instruction = [item.key for item in items for _ in item.instruction_id_list]
+    scores: dict[str, Score] = {}
+    breakdowns = {}
+    for reading in Verdicts._fields:
+        followed: list[list[bool]] = [getattr(verdict, reading) for verdict in verdicts]
+        scores[f"prompt {reading}"] = Score(items=[all(row) for row in followed])
+        flat = [value for row in followed for value in row]
+        scores[f"instruction {reading}"] = Score(items=flat, clusters=by_instruction)
+        breakdowns[f"instruction {reading}"] = count_kinds(items, followed)
+        write_text(output_dir / f"eval_results_{reading}.jsonl", "".join(lines(items, answers, followed)))
+    accuracies = {name: score.mean for name, score in scores.items()}
+    return Result(scores=scores, breakdowns=breakdowns, details={"accuracies": accuracies})
 
 
 def lines(items: Sequence[Item], answers: Sequence[str], followed: Sequence[list[bool]]) -> Iterator[str]:
@@ -127,15 +131,14 @@ def lines(items: Sequence[Item], answers: Sequence[str], followed: Sequence[list
         yield json.dumps(verdict) + "\n"
 
 
-def breakdown(items: Sequence[Item], followed: Sequence[list[bool]]) -> dict[str, list[int]]:
-    """[followed, all] by kind ("keywords:existence") and by group ("keywords")."""
-    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+def count_kinds(items: Sequence[Item], followed: Sequence[list[bool]]) -> dict[str, tuple[int, int]]:
+    """Return (followed, all) by kind of instruction ("keywords:existence") and by group of kinds ("keywords")."""
+    values: dict[str, list[bool]] = defaultdict(list)
     for item, row in zip(items, followed, strict=True):
         for kind, right in zip(item.instruction_id_list, row, strict=True):
-            for name in (kind.partition(":")[0], kind):
-                counts[name][0] += right
-                counts[name][1] += 1
-    return dict(sorted(counts.items()))
+            values[kind.partition(":")[0]].append(right)
+            values[kind].append(right)
+    return {kind: (sum(values[kind]), len(values[kind])) for kind in sorted(values)}
 
 
 # --- verdicts
@@ -261,3 +264,14 @@ def fetched() -> Iterator[tuple[str, Any]]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{HUB} can't be fetched ({reason}): give --data {FILE}, or data in the recipe") from None
     return ((f"{HUB} row {number}", row) for number, row in enumerate(rows, 1))
+
+
+BENCHMARK = Benchmark(
+    name="ifeval",
+    run=run,
+    prompts=prompts,
+    score_inputs=score_inputs,
+    items_from="hub",
+    score_responses=score_responses,
+    planned=PlannedAnswers(num_answers=541, max_tokens=MAX_TOKENS, batch_size=64),
+)

@@ -198,8 +198,9 @@ def questions(name: str, data: Path | None) -> list[str]:
     return ["\n".join(str(row[column]) for column in SOURCES[name].asked) for row in load(name, data)]
 
 
-def note(name: str) -> str:
-    return "" if SOURCES[name].checked else "not checked against the original file"
+def notes(name: str) -> tuple[str, ...]:
+    """Return the notes on a benchmark's items for a reader of its scores."""
+    return () if SOURCES[name].checked else ("not checked against the original file",)
 
 
 def _local(name: str, source: DataSource, data: Path) -> list[DataRow]:

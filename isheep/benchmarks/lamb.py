@@ -1,111 +1,135 @@
 """lamb's held-out suite: content, the four IFEval accuracies (Zhou et al. 2023), and both at once with a clean stop."""
 
 from collections import defaultdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from isheep.benchmarks import EvalContext, data_path
+from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score, ValidationPart
+from isheep.benchmarks.support.context import EvalContext
 from isheep.errors import UserError
 from isheep.lamb.pages import content
-from isheep.lamb.suite import right, suite, validation
+from isheep.lamb.suite import right, suite, truly_right, validation
 from isheep.lamb.world import Quest
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Completion, Sampling
 
+MAX_TOKENS = 64  # of an answer
+READINGS = ("strict", "loose")
 
-def run(exam: EvalContext) -> dict[str, Any]:
-    """Answers to the suite in the chat template (base and aligned models alike): greedy, and drawn at temperature 1.
 
-    "items" has a truth value per prompt ("right", "content", "prompt strict", "prompt loose", "stopped", and "right
-    sampled" for the drawn answers) or per constraint ("instruction strict", "instruction loose"); "by" the shares of
-    right ones per family and constraint.
+def run(context: EvalContext) -> Result:
+    """Answer the suite in the chat template, base and aligned models alike: greedily, and sampled at temperature 1.
+
+    Scores have a truth value for each prompt ("right", "content", "prompt strict", "prompt loose", "stopped", and
+    "right sampled" for the sampled answers) or for each constraint ("instruction strict", "instruction loose").
+    Breakdowns count the right answers by family and the satisfied constraints by kind.
     """
     quests = suite()
-    result = examine(quests, exam)
-    drawn = items(quests, answered(quests, exam, temperature=1.0))
-    greedy = result["items"]
-    result["items"] = {"right": greedy["right"], "right sampled": drawn["right"], **greedy}  # what decides comes first
-    return result
+    result = greedy_result(quests, context)
+    sampled = score_answers(quests, answer(quests, context, temperature=1.0))
+    first = {"right": result.scores["right"], "right sampled": Score(items=sampled["right"])}
+    return result.model_copy(update={"scores": {**first, **result.scores}})
 
 
-def validate(exam: EvalContext) -> dict[str, Any]:
-    """The greedy part of it on other quests; "score" is the share of right ones."""
-    result = examine(validation(), exam)
-    right = result["items"]["right"]
-    return {"score": sum(right) / len(right), **result}
+def run_validation(context: EvalContext) -> Result:
+    """Answer the validation part greedily."""
+    return greedy_result(validation(), context)
 
 
-def examine(quests: list[Quest], exam: EvalContext) -> dict[str, Any]:
-    answers = answered(quests, exam, temperature=0.0)
-    prompt_of = [place for place, quest in enumerate(quests) for _ in quest.demands]
-    clusters = {score: prompt_of for score in ("instruction strict", "instruction loose")}
-    found, by = items(quests, answers), breakdown(quests, answers)
-    return {"template": exam.chat.name, "items": found, "clusters": clusters, "by": by}
+def greedy_result(quests: Sequence[Quest], context: EvalContext) -> Result:
+    answers = answer(quests, context, temperature=0.0)
+    by_constraint = [index for index, quest in enumerate(quests) for _ in quest.demands]
+    scores = {
+        name: Score(items=items, clusters=by_constraint if name.startswith("instruction ") else None)
+        for name, items in score_answers(quests, answers).items()
+    }
+    return Result(template=context.chat.name, scores=scores, breakdowns=breakdowns(quests, answers))
 
 
-def answered(quests: list[Quest], exam: EvalContext, temperature: float) -> list[Completion]:
-    sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=64, stop=(exam.chat.end,))
-    return exam.engine.generate([exam.chat.prompt(content(quest)) for quest in quests], sampling, exam.seed)
+def answer(quests: Sequence[Quest], context: EvalContext, temperature: float) -> list[Completion]:
+    sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=MAX_TOKENS, stop=(context.chat.end,))
+    return context.engine.generate([context.chat.prompt(content(quest)) for quest in quests], sampling, context.seed)
 
 
-def prompts(data: Path | None) -> list[str]:
-    if data:
-        raise UserError(f"benchmark lamb needs no data, and {data} is given: leave it out")
+def prompts(settings: BenchmarkSettings) -> list[str]:
+    if settings.data:
+        raise UserError(f"benchmark lamb needs no data, and {settings.data} is given: leave it out")
     return [content(quest) for quest in suite()]
 
 
-def basis(one: BenchmarkSettings) -> Any:
-    return [prompts(data_path(one)), suite()]
+def score_inputs(settings: BenchmarkSettings) -> object:
+    return [prompts(settings), suite()]
 
 
-def validation_prompts(data: Path | None) -> list[str]:
+def validation_prompts(settings: BenchmarkSettings) -> list[str]:
     return [content(quest) for quest in validation()]
 
 
-def places(data: Path | None) -> dict[str, list[int]]:
-    """For each score the place of each item's prompt in `prompts`."""
-    each, demands = list(range(len(suite()))), [place for place, quest in enumerate(suite()) for _ in quest.demands]
-    by_demand = {f"instruction {way}": demands for way in ("strict", "loose")}
-    by_prompt = {f"prompt {way}": sorted(set(demands)) for way in ("strict", "loose")}
-    return {**dict.fromkeys(("right sampled", "right", "content", "stopped"), each), **by_demand, **by_prompt}
+def locate_items(settings: BenchmarkSettings) -> dict[str, list[int]]:
+    """Return for each score the index of the prompt of each item."""
+    by_constraint = [index for index, quest in enumerate(suite()) for _ in quest.demands]
+    of_each_prompt = list(range(len(suite())))
+    return {
+        **dict.fromkeys(("right sampled", "right", "content", "stopped"), of_each_prompt),
+        **{f"instruction {reading}": by_constraint for reading in READINGS},
+        **{f"prompt {reading}": sorted(set(by_constraint)) for reading in READINGS},
+    }
 
 
-def items(quests: list[Quest], answers: list[Completion]) -> dict[str, list[bool]]:
-    found: dict[str, list[bool]] = defaultdict(list)
-    for quest, answer in zip(quests, answers, strict=True):
-        text = answer.text.strip()
+def score_answers(quests: Sequence[Quest], answers: Sequence[Completion]) -> dict[str, list[bool]]:
+    """Return the truth values of each score."""
+    items: dict[str, list[bool]] = defaultdict(list)
+    for quest, completion in zip(quests, answers, strict=True):
+        text = completion.text.strip()
         strict = quest.followed(text)
-        relaxed = [any(met) for met in zip(*(quest.followed(variant) for variant in variants(text)), strict=True)]
-        found["right"].append(right(quest, text, answer.finish == "stop"))
-        found["content"].append(quest.content_right(text))
-        found["stopped"].append(answer.finish == "stop")
-        found["instruction strict"] += strict
-        found["instruction loose"] += relaxed
+        loose = [any(met) for met in zip(*(quest.followed(variant) for variant in variants(text)), strict=True)]
+        items["right"].append(right(quest, text, completion.finish == "stop"))
+        items["content"].append(quest.content_right(text))
+        items["stopped"].append(completion.finish == "stop")
+        items["instruction strict"] += strict
+        items["instruction loose"] += loose
         if quest.demands:
-            found["prompt strict"].append(all(strict))
-            found["prompt loose"].append(all(relaxed))
-    return dict(found)
+            items["prompt strict"].append(all(strict))
+            items["prompt loose"].append(all(loose))
+    return dict(items)
 
 
 def variants(text: str) -> list[str]:
-    """IFEval's loose reading: without the first line, the last, both; each also without asterisks."""
+    """Return IFEval's loose readings: without the first line, the last line, both; each also without asterisks."""
     lines = text.split("\n")
-    cut = [lines, lines[1:], lines[:-1], lines[1:-1]]
-    texts = ["\n".join(some).strip() for some in cut]
+    texts = ["\n".join(part).strip() for part in (lines, lines[1:], lines[:-1], lines[1:-1])]
     return [variant for text in texts for variant in (text, text.replace("*", "")) if variant] or [""]
 
 
-def breakdown(quests: list[Quest], answers: list[Completion]) -> dict[str, dict[str, list[int]]]:
-    """[right, all] by family (content) and by constraint (met)."""
-    family: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    constraint: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for quest, answer in zip(quests, answers, strict=True):
-        counted = [(family[quest.family], quest.content_right(answer.text.strip()))]
-        counted += [
-            (constraint[demand.kind], met)
-            for demand, met in zip(quest.demands, quest.followed(answer.text.strip()), strict=True)
-        ]
-        for counts, met in counted:
-            counts[0] += met
-            counts[1] += 1
-    return {"family": dict(sorted(family.items())), "constraint": dict(sorted(constraint.items()))}
+def breakdowns(quests: Sequence[Quest], answers: Sequence[Completion]) -> dict[str, dict[str, tuple[int, int]]]:
+    """Count right content by family, and satisfied constraints by kind: (right, all)."""
+    by_family: dict[str, list[bool]] = defaultdict(list)
+    by_constraint: dict[str, list[bool]] = defaultdict(list)
+    for quest, completion in zip(quests, answers, strict=True):
+        text = completion.text.strip()
+        by_family[quest.family].append(quest.content_right(text))
+        for demand, met in zip(quest.demands, quest.followed(text), strict=True):
+            by_constraint[demand.kind].append(met)
+    return {"family": count_right(by_family), "constraint": count_right(by_constraint)}
+
+
+def count_right(values: Mapping[str, Sequence[bool]]) -> dict[str, tuple[int, int]]:
+    """Return (right, all) of each kind of item, sorted by kind."""
+    return {kind: (sum(values[kind]), len(values[kind])) for kind in sorted(values)}
+
+
+BENCHMARK = Benchmark(
+    name="lamb",
+    run=run,
+    prompts=prompts,
+    score_inputs=score_inputs,
+    items_from="package",
+    validation=ValidationPart(
+        prompts=validation_prompts,
+        run=run_validation,
+        score="right",
+        planned=PlannedAnswers(num_answers=500, max_tokens=MAX_TOKENS, batch_size=500),
+    ),
+    is_right=truly_right,
+    locate_items=locate_items,
+    planned=PlannedAnswers(num_answers=2000, max_tokens=MAX_TOKENS, batch_size=1000),
+)

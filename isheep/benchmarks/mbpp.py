@@ -6,13 +6,13 @@ paper's (the dataset's README, Apache-2.0).
 """
 
 import re
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 from isheep import sandbox
-from isheep.benchmarks import EvalContext, data_path
-from isheep.benchmarks.code import Problem, extract, judge
+from isheep.benchmarks.code import Problem, extract, score_programs
 from isheep.benchmarks.originals import DataRow, given, rows
+from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result
+from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.errors import UserError
 from isheep.models.chat_template import render_conversation
 from isheep.prompts import fill_template
@@ -25,54 +25,59 @@ REQUEST = (
 BEGIN, DONE = "[BEGIN]", "[DONE]"
 EXAMPLES = (2, 3, 4)
 TEST = range(11, 511)  # task_id of the test split: 500 tasks, 257 of the sanitized ones
-TOKENS = 512
-TASK = {"mbpp": "text", "mbpp_sanitized": "prompt"}  # where the two files have it
-FILES = {"mbpp": "mbpp.jsonl of google-research/mbpp", "mbpp_sanitized": "sanitized-mbpp.json of google-research/mbpp"}
+MAX_TOKENS = 512
 
 
-def run(exam: EvalContext, name: str = "mbpp") -> dict[str, Any]:
-    """The share of tasks whose tests the answer passes, as "pass@1"; see code.judge."""
-    sandbox.find_wall(exam.unsafe_code)  # refused before anything is generated
-    examples, items = read(exam.data, name)
+def make_benchmark(name: str, file: str, task_column: str, planned: PlannedAnswers | None = None) -> Benchmark:
+    """Return a benchmark whose items are in MBPP's format.
+
+    `file` says what the user must give as `data`; `task_column` is the column of the task's text in it.
+    """
+    return Benchmark(
+        name=name,
+        run=partial(run, file=file, task_column=task_column),
+        prompts=lambda settings: [str(row[task_column]) for row in load(settings, file, task_column)[1]],
+        score_inputs=partial(load, file=file, task_column=task_column),
+        needs_sandbox=True,
+        planned=planned,
+    )
+
+
+def run(context: EvalContext, file: str, task_column: str) -> Result:
+    """Compute the share of tasks whose tests the answer passes, as "pass@1" (code.score_programs)."""
+    sandbox.find_wall(context.unsafe_code)  # raises before anything is generated
+    examples, items = load(context.settings, file, task_column)
     problems = [problem(row) for row in items]
-    ends = (DONE,) if exam.base else (DONE, exam.chat.end)
-    sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=TOKENS, stop=ends)
-    answers = exam.answers([asked(row, examples, exam, name) for row in items], sampling)
-    code = [extract(one.output.removeprefix(BEGIN), item.name) for one, item in zip(answers, problems, strict=True)]
-    result: dict[str, Any] = judge(exam, name, problems, answers, code)
-    return result
+    ends = (DONE,) if context.is_base else (DONE, context.chat.end)
+    sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=MAX_TOKENS, stop=ends)
+    answers = context.answers([make_prompt(row, examples, context, task_column) for row in items], sampling)
+    texts = [answer.output.removeprefix(BEGIN) for answer in answers]
+    code = [extract(text, item.name) for text, item in zip(texts, problems, strict=True)]
+    return score_programs(context, context.settings.name, problems, answers, code)
 
 
-def prompts(data: Path | None, name: str = "mbpp") -> list[str]:
-    return [str(row[TASK[name]]) for row in read(data, name)[1]]
-
-
-def basis(one: BenchmarkSettings, name: str = "mbpp") -> Any:
-    return read(data_path(one), name)
-
-
-def read(data: Path | None, name: str) -> tuple[list[DataRow], list[DataRow]]:
-    """The examples, and the tasks of the test split. Raises UserError where the file has not both."""
-    path = given(name, data, FILES[name])
-    found = {int(row["task_id"]): row for row in rows(path, ("task_id", TASK[name], "code", "test_list"))}
-    if missing := [number for number in EXAMPLES if number not in found]:
+def load(settings: BenchmarkSettings, file: str, task_column: str) -> tuple[list[DataRow], list[DataRow]]:
+    """Return the examples and the tasks of the test split. Raises UserError if the file lacks either."""
+    path = given(settings.name, data_path(settings), file)
+    by_id = {int(row["task_id"]): row for row in rows(path, ("task_id", task_column, "code", "test_list"))}
+    if missing := [number for number in EXAMPLES if number not in by_id]:
         raise UserError(f"{path}: task {missing[0]} is not in it; tasks 2, 3 and 4 are the examples before each task")
-    items = [row for number, row in sorted(found.items()) if number in TEST]
+    items = [row for number, row in sorted(by_id.items()) if number in TEST]
     if not items:
         raise UserError(f"{path}: no task of the test split in it (task_id {TEST[0]} to {TEST[-1]})")
-    return [found[number] for number in EXAMPLES], items
+    return [by_id[number] for number in EXAMPLES], items
 
 
-def asked(row: DataRow, examples: list[DataRow], exam: EvalContext, name: str) -> str:
+def make_prompt(row: DataRow, examples: list[DataRow], context: EvalContext, task_column: str) -> str:
     turns = []
-    for one in (*examples, row):
-        tests = "\n".join(one["test_list"])
-        turns.append(("user", fill_template(REQUEST, task=one[TASK[name]], tests=tests)))
-        turns.append(("assistant", f"{BEGIN}\n{_code(one)}\n{DONE}"))
-    if exam.base:
+    for task in (*examples, row):
+        tests = "\n".join(task["test_list"])
+        turns.append(("user", fill_template(REQUEST, task=task[task_column], tests=tests)))
+        turns.append(("assistant", f"{BEGIN}\n{_code(task)}\n{DONE}"))
+    if context.is_base:
         return "\n".join(text for _, text in turns[:-1]) + f"\n{BEGIN}\n"
-    spoken = [(role, exam.chat.plain(text)) for role, text in turns[:-1]]
-    return render_conversation(exam.chat.tokenizer, exam.chat.template, spoken, open_answer=True)
+    messages = [(role, context.chat.plain(text)) for role, text in turns[:-1]]
+    return render_conversation(context.chat.tokenizer, context.chat.template, messages, open_answer=True)
 
 
 def problem(row: DataRow) -> Problem:
@@ -87,3 +92,11 @@ def problem(row: DataRow) -> Problem:
 
 def _code(row: DataRow) -> str:
     return str(row["code"]).replace("\r\n", "\n")
+
+
+BENCHMARK = make_benchmark(
+    "mbpp",
+    "mbpp.jsonl of google-research/mbpp",
+    task_column="text",
+    planned=PlannedAnswers(num_answers=500, max_tokens=MAX_TOKENS, batch_size=64),
+)

@@ -13,10 +13,11 @@ from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.benchmarks import EvalContext, data_path
 from isheep.benchmarks.originals import rows as read_rows
+from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
+from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.errors import UserError
-from isheep.judges.base import Messages, count_outcomes, judge_note, merge_parameters, safe_file_name
+from isheep.judges.base import Messages, count_outcomes, judge_notes, merge_parameters, safe_file_name
 from isheep.openai_client import ServerReply
 from isheep.recipe.schema import BenchmarkSettings, JudgeSettings
 from isheep.records import Sampling
@@ -34,7 +35,8 @@ OTHER_TEMPERATURE = 0.7
 RATINGS = (re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]"))  # the second where there is no first
 UNREAD = -1  # a judgment's score where no rating was found
 ERROR = "$ERROR$"  # the judgment of a call that failed
-TURNS = ("first turn", "second turn")
+TURNS = ("first turn", "second turn")  # names of scores
+AVERAGES = ("average", "first_turn", "second_turn")
 Turns = Mapping[Any, Sequence[str]]  # what was said in each turn, by question_id
 
 
@@ -61,47 +63,56 @@ class Ask(NamedTuple):
         return [*system, {"role": "user", "content": self.user}]
 
 
-def run(exam: EvalContext) -> dict[str, Any]:
-    """Answers to both turns, and a judge's rating of each.
+def run(context: EvalContext) -> Result:
+    """Generate answers to both turns, and ask the judge for a rating of each.
 
-    "scores" are FastChat's averages, over what could be read; "items" the ratings, null where none could be read;
-    "table 12" those of each turn and category. The benchmark's folder gets model_answer/ and model_judgment/.
+    Scores have the ratings, None for those that can't be read. Details: "averages" are FastChat's, over the ratings
+    that could be read; "ratings_by_category" has the ratings of each turn and category (Table 12). The benchmark's
+    folder gets model_answer/ and model_judgment/.
     """
-    judge = exam.rater.named(JUDGE)
-    files = load(exam.data, judge)
-    said = answers(exam, files.questions)
-    asked = asks(files, said)
-    replies = exam.verdicts([one.messages for one in asked], PARAMETERS, JUDGE)
-    rows = [judgment(one, reply, exam.model, judge) for one, reply in zip(asked, replies, strict=True)]
-    _write(exam.folder.path / "model_answer" / f"{exam.model}.jsonl", answer_rows(said, exam.model))
-    _write(exam.folder.path / "model_judgment" / f"{safe_file_name(judge)}_single.jsonl", rows)
-    scores = [score_of(row) for row in rows]
-    return {
-        "template": exam.template,
-        "judge": {"model": judge, "kind": exam.rater.kind, **count_outcomes(replies, scores)},
-        "scores": {name: averages(rows)[exam.model][name] for name in ("average", *TURNS)},
-        "items": {
-            "MT-Bench": scores,
-            **{turn: [score_of(row) for row in rows if row["turn"] == n] for n, turn in enumerate(TURNS, 1)},
+    judge, model = context.required_judge, context.model_name
+    judge_name = judge.named(JUDGE)
+    files = load(context.data, judge_name)
+    turns = generate_answers(context, files.questions)
+    requests = asks(files, turns)
+    replies = context.ask_judge([request.messages for request in requests], PARAMETERS, JUDGE)
+    rows = [judgment(request, reply, model, judge_name) for request, reply in zip(requests, replies, strict=True)]
+    _write(context.folder.path / "model_answer" / f"{model}.jsonl", answer_rows(turns, model))
+    _write(context.folder.path / "model_judgment" / f"{safe_file_name(judge_name)}_single.jsonl", rows)
+    ratings = [score_of(row) for row in rows]
+    return Result(
+        template=context.template,
+        scores=make_scores(rows),
+        notes=judge_notes(model, judge_name, judge.kind, replies, ratings),
+        details={
+            "judge": {"model": judge_name, "kind": judge.kind, **count_outcomes(replies, ratings)},
+            "averages": {name: averages(rows)[model][name] for name in AVERAGES},
+            "ratings_by_category": by_category(rows, files.questions),
         },
-        "clusters": {"MT-Bench": [row["question_id"] for row in rows]},
-        "table 12": by_category(rows, files.questions),
-        "note": judge_note(exam.model, judge, exam.rater.kind, replies, scores),
-    }
+    )
 
 
-def prompts(data: Path | None) -> list[str]:
-    files = load(data, JUDGE)
-    said = {question["question_id"]: ["", ""] for question in files.questions}
-    asks(files, said)  # what a run would miss is missed now
+def make_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, Score]:
+    """Return the ratings of all turns, clustered by dialogue, and of each turn alone."""
+    question_ids = [row["question_id"] for row in rows]
+    scores = {"MT-Bench": Score(items=[score_of(row) for row in rows], clusters=question_ids)}
+    for number, name in enumerate(TURNS, 1):
+        scores[name] = Score(items=[score_of(row) for row in rows if row["turn"] == number])
+    return scores
+
+
+def prompts(settings: BenchmarkSettings) -> list[str]:
+    files = load(data_path(settings), JUDGE)
+    empty = {question["question_id"]: ["", ""] for question in files.questions}
+    asks(files, empty)  # raises now if a run would lack a reference or a judge prompt
     return [turn for question in files.questions for turn in question["turns"]]
 
 
-def basis(one: BenchmarkSettings) -> Any:
-    """Questions, references, judge prompts, and how this judge is asked."""
-    judge = one.judge or JudgeSettings()
+def score_inputs(settings: BenchmarkSettings) -> object:
+    """Return questions, references, judge prompts, and how this judge is asked."""
+    judge = settings.judge or JudgeSettings()
     name = judge.model or JUDGE
-    return [load(data_path(one), name), name, judge.local, merge_parameters(PARAMETERS, judge.parameters)]
+    return [load(data_path(settings), name), name, judge.local, merge_parameters(PARAMETERS, judge.parameters)]
 
 
 # --- FastChat's files
@@ -159,26 +170,35 @@ def _write(path: Path, rows: Any) -> None:
 # --- asking and judging
 
 
-def answers(exam: EvalContext, questions: Sequence[dict[str, Any]]) -> dict[Any, list[str]]:
-    """What the model says to each turn, with what it said before it, at its category's temperature."""
-    said: dict[Any, list[str]] = {question["question_id"]: [] for question in questions}
-    heat = {
+def generate_answers(context: EvalContext, questions: Sequence[dict[str, Any]]) -> dict[Any, list[str]]:
+    """Return the model's answers to each turn, with the turns before it, at its category's temperature."""
+    answers: dict[Any, list[str]] = {question["question_id"]: [] for question in questions}
+    temperatures = {
         question["question_id"]: TEMPERATURES.get(question["category"], OTHER_TEMPERATURE) for question in questions
     }
     for turn in range(max(len(question["turns"]) for question in questions)):
-        for temperature in sorted(set(heat.values())):
-            some = [q for q in questions if heat[q["question_id"]] == temperature and turn < len(q["turns"])]
-            how = Sampling(temperature=temperature, top_p=1.0, max_tokens=exam.limit(MAX_TOKENS), stop=(exam.chat.end,))
-            asked = [exam.dialogue(_spoken(q["turns"][: turn + 1], said[q["question_id"]])) for q in some]
-            found = exam.answers(asked, how, f"turn-{turn + 1}-temperature-{temperature:g}.jsonl")
-            for question, answer in zip(some, found, strict=True):
-                said[question["question_id"]].append(answer.output.strip())
-    return said
+        for temperature in sorted(set(temperatures.values())):
+            batch = [
+                question
+                for question in questions
+                if temperatures[question["question_id"]] == temperature and turn < len(question["turns"])
+            ]
+            prompts = [
+                context.dialogue_prompt(_alternate(question["turns"][: turn + 1], answers[question["question_id"]]))
+                for question in batch
+            ]
+            sampling = Sampling(
+                temperature=temperature, top_p=1.0, max_tokens=context.max_tokens(MAX_TOKENS), stop=(context.chat.end,)
+            )
+            rows = context.answers(prompts, sampling, f"turn-{turn + 1}-temperature-{temperature:g}.jsonl")
+            for question, answer in zip(batch, rows, strict=True):
+                answers[question["question_id"]].append(answer.output.strip())
+    return answers
 
 
-def _spoken(asked: Sequence[str], said: Sequence[str]) -> list[str]:
-    """Question, answer, question, ..."""
-    return [text for pair in zip(asked, [*said, ""], strict=True) for text in pair][:-1]
+def _alternate(questions: Sequence[str], answers: Sequence[str]) -> list[str]:
+    """Return question, answer, question, ... of a dialogue whose last question has no answer yet."""
+    return [text for pair in zip(questions, [*answers, ""], strict=True) for text in pair][:-1]
 
 
 def asks(files: Files, said: Turns) -> list[Ask]:
@@ -283,8 +303,8 @@ def averages(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         unread = [row for row in own if score_of(row) is None]
         failed = sum(row.get("judgment") == ERROR for row in unread)
         found[model] = {
-            "first turn": mean([score_of(row) for row in own if row["turn"] == 1]),
-            "second turn": mean([score_of(row) for row in own if row["turn"] == 2]),
+            "first_turn": mean([score_of(row) for row in own if row["turn"] == 1]),
+            "second_turn": mean([score_of(row) for row in own if row["turn"] == 2]),
             "average": mean([score_of(row) for row in own]),
             **{"ok": len(own) - len(unread), "unreadable": len(unread) - failed, "error": failed},
             "repeated": len(own) - len({(row["question_id"], row["turn"]) for row in own}),
@@ -306,3 +326,13 @@ def by_category(
     for row in rows:
         found[TURNS[row["turn"] != 1]][category.get(row["question_id"], "other")].append(score_of(row))
     return found
+
+
+BENCHMARK = Benchmark(
+    name="mt_bench",
+    run=run,
+    prompts=prompts,
+    score_inputs=score_inputs,
+    needs_judge=True,
+    planned=PlannedAnswers(num_answers=160, max_tokens=MAX_TOKENS, batch_size=64),
+)

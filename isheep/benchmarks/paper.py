@@ -6,7 +6,7 @@ the references. The base reads the turns as plain lines, an aligned model in the
 """
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -16,11 +16,13 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from isheep.batching import ordered_map
-from isheep.benchmarks import EvalContext, Part, check_unchanged, data_path, item_fingerprints
-from isheep.benchmarks.items import examples, load, note, questions
+from isheep.benchmarks.items import examples, load, notes, questions
 from isheep.benchmarks.options import OptionScores, losses, ready, too_long
 from isheep.benchmarks.originals import DataRow
 from isheep.benchmarks.prepared import PREPARE, Prepared
+from isheep.benchmarks.support.base import Benchmark, Result, Score
+from isheep.benchmarks.support.context import EvalContext, data_path
+from isheep.benchmarks.support.fingerprints import check_unchanged, item_fingerprints
 from isheep.errors import UserError
 from isheep.models.chat_template import render_conversation
 from isheep.prompts import fill_template
@@ -55,13 +57,20 @@ class Shot(NamedTuple):
     before: list[Prepared]
 
 
-def task(name: str) -> Part:
-    """The benchmark `paper/name`."""
-    return Part(partial(run, name), partial(questions, name), partial(basis, name))
+def task(name: str) -> Benchmark:
+    """Return the benchmark `paper/name`."""
+    return Benchmark(
+        name=f"paper/{name}",
+        run=partial(run, name),
+        prompts=lambda settings: questions(name, data_path(settings)),
+        score_inputs=partial(score_inputs, name),
+        items_from="hub",
+        needs_logprobs=spec(name).score == "loss",
+    )
 
 
-def basis(name: str, one: BenchmarkSettings) -> Any:
-    shots = prepare(name, data_path(one))
+def score_inputs(name: str, settings: BenchmarkSettings) -> object:
+    shots = prepare(name, data_path(settings))
     before = {shot.item.fields.get("subject", ""): shot.before for shot in shots}
     return [spec(name).model_dump(), [shot.item for shot in shots], before]
 
@@ -70,20 +79,27 @@ def spec(name: str) -> PromptTemplate:
     return PromptTemplate.model_validate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
-def run(name: str, exam: EvalContext) -> dict[str, Any]:
-    """Truth values as "accuracy" (or as "score", where OpenCompass calls it so), and MMLU's average over subjects."""
-    how, shots = spec(name), prepare(name, exam.data)
-    found = chosen(how, shots, exam) if how.score == "loss" else written(how, shots, exam)
-    result = {"protocol": "paper", "template": exam.template, "note": note(name), "source": how.source, **found}
-    if subjects := [shot.item.fields["subject"] for shot in shots if "subject" in shot.item.fields]:
-        right = result["items"]["accuracy"]
-        counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        for subject, one in zip(subjects, right, strict=True):
-            counts[subject][0] += one
-            counts[subject][1] += 1
-        result["by"] = {"subject": dict(sorted(counts.items()))}
-        result["naive average"] = sum(right / total for right, total in counts.values()) / len(counts)
-    return result
+def run(name: str, context: EvalContext) -> Result:
+    """Score truth values as "accuracy" ("score" if OpenCompass calls it so); of MMLU also the average over subjects."""
+    template, shots = spec(name), prepare(name, context.data)
+    choose = score_options if template.score == "loss" else score_written_answers
+    score_name, right, details = choose(template, shots, context)
+    by_subject: dict[str, list[bool]] = defaultdict(list)
+    for shot, value in zip(shots, right, strict=True):
+        if "subject" in shot.item.fields:
+            by_subject[shot.item.fields["subject"]].append(value)
+    breakdowns = {}
+    if by_subject:
+        breakdowns["subject"] = {name: (sum(by_subject[name]), len(by_subject[name])) for name in sorted(by_subject)}
+        shares = [sum(values) / len(values) for values in by_subject.values()]
+        details["naive_average"] = sum(shares) / len(shares)
+    return Result(
+        template=context.template,
+        notes=notes(name),
+        scores={score_name: Score(items=right)},
+        breakdowns=breakdowns,
+        details={"protocol": "paper", "source": template.source, **details},
+    )
 
 
 def prepare(name: str, data: Path | None) -> list[Shot]:
@@ -115,7 +131,7 @@ def subject(row: DataRow) -> str:
 # --- options
 
 
-def chosen(how: PromptTemplate, shots: list[Shot], exam: EvalContext) -> dict[str, Any]:
+def score_options(how: PromptTemplate, shots: list[Shot], exam: EvalContext) -> tuple[str, list[bool], dict[str, Any]]:
     """Of each item, whether the option with the lowest mean loss is the right one."""
     about, path = item_fingerprints(shots), exam.folder.path / "losses.jsonl"
 
@@ -135,7 +151,7 @@ def chosen(how: PromptTemplate, shots: list[Shot], exam: EvalContext) -> dict[st
     check_unchanged(path, rows, about)
     too_long(exam.folder, rows)
     right = [row.lowest == shot.item.right for row, shot in zip(rows, shots, strict=True)]
-    return {"items": {"accuracy": right}, "too long": sum(row.lowest is None for row in rows)}
+    return "accuracy", right, {"too_long": sum(row.lowest is None for row in rows)}
 
 
 def whole(how: PromptTemplate, shot: Shot, option: str, exam: EvalContext) -> str:
@@ -161,7 +177,7 @@ def joined(
     open_answer: bool,
 ) -> str:
     """Turns as one text: lines for the base, the chat template for an aligned model (the hint in its first turn)."""
-    if exam.base:
+    if exam.is_base:
         plain = ["\n".join(text for _, text in one) for one in (*before, last)]
         return hint + how.between.join(plain[:-1]) + (how.after if before else "") + plain[-1]
     spoken = [(role, exam.chat.plain(text)) for one in (*before, last) for role, text in one]
@@ -172,22 +188,26 @@ def joined(
 # --- written answers
 
 
-def written(how: PromptTemplate, shots: list[Shot], exam: EvalContext) -> dict[str, Any]:
+def score_written_answers(
+    how: PromptTemplate, shots: list[Shot], exam: EvalContext
+) -> tuple[str, list[bool], dict[str, Any]]:
     """Of each item, whether what the model writes is right."""
-    sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=how.tokens, stop=() if exam.base else (exam.chat.end,))
+    sampling = Sampling(
+        temperature=0.0, top_p=1.0, max_tokens=how.tokens, stop=() if exam.is_base else (exam.chat.end,)
+    )
     prompts = [question(how, shot, exam) for shot in shots]
     texts = [answer.output for answer in exam.answers(prompts, sampling)]
     if how.score == "letter":
         letters = [letter(text) for text in texts]
         right = [one == "ABCD"[shot.item.right] for one, shot in zip(letters, shots, strict=True)]
-        return {"items": {"accuracy": right}, "unreadable": letters.count(None)}
+        return "accuracy", right, {"unreadable": letters.count(None)}
     right = [matches(how, text, shot.item.options) for text, shot in zip(texts, shots, strict=True)]
-    return {"items": {"score": right}, "empty answers": Counter(bool(text.strip()) for text in texts)[False]}
+    return "score", right, {"empty_answers": sum(not text.strip() for text in texts)}
 
 
 def question(how: PromptTemplate, shot: Shot, exam: EvalContext) -> str:
     spoken = turns(how, shot.item, "")
-    return joined(how, [], spoken if exam.base else spoken[:1], "", exam, open_answer=True)
+    return joined(how, [], spoken if exam.is_base else spoken[:1], "", exam, open_answer=True)
 
 
 def matches(how: PromptTemplate, answer: str, references: list[str]) -> bool:

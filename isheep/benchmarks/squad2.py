@@ -7,36 +7,36 @@ answer, which lm-eval's best_exact and best_f1 look for, is not computed.
 import re
 import string
 from collections import Counter
-from typing import Any
 
-from isheep.benchmarks import EvalContext
 from isheep.benchmarks.originals import DataRow
+from isheep.benchmarks.support.base import Result, Score
+from isheep.benchmarks.support.context import EvalContext
 from isheep.prompts import fill_template
 from isheep.records import Sampling
 
 PROMPT = "Title: {title}\n\nBackground: {context}\n\nQuestion: {question}\n\nAnswer:"
-TOKENS = 256
+MAX_TOKENS = 256
 
 
-def run(exam: EvalContext, rows: list[DataRow]) -> dict[str, Any]:
+def run(context: EvalContext, rows: list[DataRow]) -> Result:
     texts = [
         fill_template(PROMPT, title=str(row.get("title", "")), context=row["context"], question=row["question"])
         for row in rows
     ]
-    ends = ("\n",) if exam.base else ("\n", exam.chat.end)
-    sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=TOKENS, stop=ends)
-    answers = [one.output for one in exam.answers([exam.asked(text) for text in texts], sampling)]
-    golds = [list(row["answers"]["text"]) for row in rows]
-    right = [exact(answer, gold) for answer, gold in zip(answers, golds, strict=True)]
-    by = {"answer in the passage": [0, 0], "no answer in the passage": [0, 0]}
-    for one, gold in zip(right, golds, strict=True):
-        counts = by["answer in the passage" if gold else "no answer in the passage"]
-        counts[0] += one
-        counts[1] += 1
-    return {
-        "items": {"exact": right, "f1": [f1(*pair) for pair in zip(answers, golds, strict=True)]},
-        "by": {"kind": by},
+    ends = ("\n",) if context.is_base else ("\n", context.chat.end)
+    sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=MAX_TOKENS, stop=ends)
+    answers = [answer.output for answer in context.answers([context.prompt(text) for text in texts], sampling)]
+    references = [list(row["answers"]["text"]) for row in rows]
+    right = [exact(answer, golds) for answer, golds in zip(answers, references, strict=True)]
+    by_kind = {
+        "answer in the passage": [value for value, golds in zip(right, references, strict=True) if golds],
+        "no answer in the passage": [value for value, golds in zip(right, references, strict=True) if not golds],
     }
+    f1_scores = [f1(answer, golds) for answer, golds in zip(answers, references, strict=True)]
+    return Result(
+        scores={"exact": Score(items=right), "f1": Score(items=f1_scores)},
+        breakdowns={"kind": {kind: (sum(values), len(values)) for kind, values in by_kind.items()}},
+    )
 
 
 def exact(answer: str, golds: list[str]) -> bool:

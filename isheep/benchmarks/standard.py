@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from isheep.batching import ordered_map
-from isheep.benchmarks import EvalContext, Part, check_unchanged, data_path, item_fingerprints, squad2
-from isheep.benchmarks.items import load, note, questions
+from isheep.benchmarks import squad2
+from isheep.benchmarks.items import load, notes, questions
 from isheep.benchmarks.options import OptionScores, logprobs, ready, too_long
 from isheep.benchmarks.originals import DataRow
+from isheep.benchmarks.support.base import Benchmark, Result, Score
+from isheep.benchmarks.support.context import EvalContext, data_path
+from isheep.benchmarks.support.fingerprints import check_unchanged, item_fingerprints
 from isheep.errors import UserError
 from isheep.models.chat_template import render_conversation
 from isheep.recipe.schema import BenchmarkSettings
@@ -46,38 +49,49 @@ TASKS = {  # lm-eval's folder of task files, and the task's name in it
 }
 
 
-def task(name: str) -> Part:
-    """The benchmark `standard/name`."""
-    return Part(partial(run, name), partial(questions, name), partial(basis, name))
+def task(name: str) -> Benchmark:
+    """Return the benchmark `standard/name`."""
+    return Benchmark(
+        name=f"standard/{name}",
+        run=partial(run, name),
+        prompts=lambda settings: questions(name, data_path(settings)),
+        score_inputs=partial(score_inputs, name),
+        items_from="hub",
+        needs_logprobs=True,
+    )
 
 
-def run(name: str, exam: EvalContext) -> dict[str, Any]:
-    """The task's own metrics by item: "acc", "acc_norm" or "exact_match"; of SQuAD 2.0 "exact" and "f1"."""
-    head = {"protocol": "standard", "template": exam.template, "note": note(name)}
-    if name == "squad2":
-        return {**head, **squad2.run(exam, load(name, exam.data))}
-    tasks = built(name, load(name, exam.data))
+def run(name: str, context: EvalContext) -> Result:
+    """Score the task's own metrics by item: "acc", "acc_norm" or "exact_match"; of SQuAD 2.0 "exact" and "f1"."""
+    rows = load(name, context.data)
+    result = squad2.run(context, rows) if name == "squad2" else run_lm_eval(name, context, rows)
+    details = {"protocol": "standard", **result.details}
+    return result.model_copy(update={"template": context.template, "notes": notes(name), "details": details})
+
+
+def run_lm_eval(name: str, context: EvalContext, rows: list[DataRow]) -> Result:
+    tasks = built(name, rows)
     lost: set[tuple[str, int]] = set()
-    samples = evaluated(tasks, exam, lost)
+    samples = evaluated(tasks, context, lost)
     metrics = samples[0]["metrics"]
     items = {
-        metric: [bool(one[metric]) and (one["task"], one["doc_id"]) not in lost for one in samples]
+        metric: [bool(sample[metric]) and (sample["task"], sample["doc_id"]) not in lost for sample in samples]
         for metric in metrics
     }
-    result = {**head, "items": items, "too long": len(lost)}
+    breakdowns = {}
     if len(tasks) > 1:
-        counts = {one["task"].removeprefix(f"{name}_"): [0, 0] for one in samples}
-        for one, right in zip(samples, items[metrics[0]], strict=True):
-            counts[one["task"].removeprefix(f"{name}_")][0] += right
-            counts[one["task"].removeprefix(f"{name}_")][1] += 1
-        result["by"] = {"subject": counts}
-    return result
+        by_subject: dict[str, list[bool]] = {}
+        for sample, right in zip(samples, items[metrics[0]], strict=True):
+            by_subject.setdefault(sample["task"].removeprefix(f"{name}_"), []).append(right)
+        breakdowns["subject"] = {subject: (sum(values), len(values)) for subject, values in by_subject.items()}
+    scores = {metric: Score(items=values) for metric, values in items.items()}
+    return Result(scores=scores, breakdowns=breakdowns, details={"too_long": len(lost)})
 
 
-def basis(name: str, one: BenchmarkSettings) -> Any:
+def score_inputs(name: str, settings: BenchmarkSettings) -> object:
     if name in TASKS and not find_spec("lm_eval"):
         raise UserError(MISSING.format(name=name))
-    return load(name, data_path(one))
+    return load(name, data_path(settings))
 
 
 def built(name: str, rows: list[DataRow]) -> dict[str, Any]:
@@ -146,7 +160,7 @@ def evaluated(tasks: dict[str, Any], exam: EvalContext, lost: set[tuple[str, int
             door(exam, lost),
             {"tasks": tasks, "groups": {}, "group_map": {}},
             bootstrap_iters=0,
-            apply_chat_template=not exam.base,
+            apply_chat_template=not exam.is_base,
         )
     return [{**sample, "task": name} for name in tasks for sample in found["samples"][name]]
 
@@ -182,7 +196,7 @@ def door(exam: EvalContext, lost: set[tuple[str, int]]) -> Any:
 
         def generate_until(self, requests: list[Any]) -> list[str]:
             stops = tuple(requests[0].args[1]["until"])
-            ends = stops if exam.base else (*stops, exam.chat.end)
+            ends = stops if exam.is_base else (*stops, exam.chat.end)
             sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=TOKENS, stop=ends)
             return [answer.output for answer in exam.answers([one.args[0] for one in requests], sampling)]
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import ValidationError
 from rich.box import SIMPLE_HEAD
@@ -12,9 +12,11 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from isheep.benchmarks import data_path, fingerprint, load_benchmark
+from isheep.benchmarks import Fingerprints, Result, fingerprint, load_benchmark
 from isheep.errors import UserError
+from isheep.evaluation.evaluate import same_prompts
 from isheep.evaluation.formatting import escape_unprintable
+from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import Clusters, Estimate, Value, estimate, is_share
 from isheep.filters.contamination import ContaminationFilter
 from isheep.recipe.schema import BenchmarkSettings, Recipe
@@ -90,16 +92,17 @@ def benchmarks(recipe: Recipe, names: Sequence[str], data: Path | None) -> list[
 
 def prompts_of(run: RunFolder, one: BenchmarkSettings, models: Sequence[int]) -> list[str]:
     """What a benchmark asks. Raises UserError where one of the models was scored on something else."""
-    found: list[str] = load_benchmark(one.name).prompts(data_path(one))
-    mark = fingerprint(found)
+    prompts = load_benchmark(one.name).prompts(one)
+    expected = Fingerprints(prompt_fingerprint=fingerprint(prompts))
     for t in models:
-        if result(run, t, one.name).get("asked", mark) != mark:
+        result = load_result(run, t, one.name)
+        if result and not same_prompts(result, expected):
             raise UserError(
                 f"{iteration_dir(run, t).path / 'eval' / one.name}.json was scored on other prompts than "
                 f"{one.data or 'those of the benchmark now'}: give the data that it was made from as --data, with the "
                 "benchmark's name"
             )
-    return found
+    return prompts
 
 
 def touched(run: RunFolder, t: int, asked: Sequence[str], rule: ContaminationFilter) -> Touched:
@@ -118,38 +121,32 @@ def split(
     where M^t learned from them (`training.data: all` or `start: last`)."""
     all_of_them = recipe.training.data == "all" or recipe.training.start == "last"
     hit: set[int] = set().union(*(found[s].overlap.prompts for s in found if s == t or all_of_them and s < t))
-    base, now = (result(run, s, one.name) for s in (0, t))
+    base, now = (load_result(run, s, one.name) for s in (0, t))
     for score, place in places(one, now, prompts).items():
-        models = [one.get("items", {}).get(score) for one in (base, now)]
-        groups = now.get("clusters", {}).get(score)
+        models = [result.scores[score].items if result and score in result.scores else None for result in (base, now)]
+        groups = now.scores[score].clusters if now else None
         parts = [[n for n, p in enumerate(place) if (p in hit) == side] for side in (False, True)]
         if parts[1]:
             of_base, of_model = ((part(items, parts[0], groups), part(items, parts[1], groups)) for items in models)
-            yield Split(score, (len(parts[0]), len(parts[1])), of_base, of_model, is_share(models[1]))
+            is_proportion = is_share(models[1] or ())
+            yield Split(score, (len(parts[0]), len(parts[1])), of_base, of_model, is_proportion)
 
 
-def result(run: RunFolder, t: int, name: str) -> dict[str, Any]:
-    folder, file = iteration_dir(run, t), f"eval/{name}.json"
-    found: dict[str, Any] = folder.json(file, dict) if folder.has(file) else {}
-    return found
-
-
-def places(one: BenchmarkSettings, found: dict[str, Any], prompts: int) -> dict[str, list[int]]:
+def places(settings: BenchmarkSettings, result: Result | None, prompts: int) -> dict[str, list[int]]:
     """For each score the place of each item's prompt, where that is known.
 
-    The benchmark says so itself (`places`); or there is an item for each prompt, or a cluster, in their order.
+    The benchmark says so itself (`locate_items`); or there is an item for each prompt, or a cluster, in their order.
     """
-    said = load_benchmark(one.name)
-    known: dict[str, list[int]] = said.places(data_path(one)) if hasattr(said, "places") else {}
-    scores = found.get("items", {})
-    for score, items in scores.items():
-        clusters = found.get("clusters", {}).get(score, ())
-        order = {group: place for place, group in enumerate(dict.fromkeys(clusters))}
-        if score not in known and len(order) == prompts:
-            known[score] = [order[group] for group in clusters]
-        elif score not in known and len(items) == prompts:
-            known[score] = list(range(prompts))
-    return {score: known[score] for score, items in scores.items() if len(known.get(score, ())) == len(items)}
+    locate = load_benchmark(settings.name).locate_items
+    known = locate(settings) if locate else {}
+    scores = result.scores if result else {}
+    for name, score in scores.items():
+        order = {group: place for place, group in enumerate(dict.fromkeys(score.clusters or ()))}
+        if name not in known and len(order) == prompts:
+            known[name] = [order[group] for group in score.clusters or ()]
+        elif name not in known and len(score.items) == prompts:
+            known[name] = list(range(prompts))
+    return {name: known[name] for name, score in scores.items() if len(known.get(name, ())) == len(score.items)}
 
 
 def part(items: Sequence[Value] | None, indices: Sequence[int], clusters: Clusters) -> Estimate | None:
@@ -206,9 +203,9 @@ def figure(one: Estimate | None, of: Split) -> str:
 
 def unsplit(run: RunFolder, one: BenchmarkSettings, written: Sequence[int], prompts: int) -> Iterator[Text]:
     """A line for the scores whose items can't be told by prompt."""
-    found = [result(run, t, one.name) for t in written]
+    found = [load_result(run, t, one.name) for t in written]
     known = {score for some in found for score in places(one, some, prompts)}
-    if lost := {score for some in found for score in some.get("items", {})} - known:
+    if lost := {score for some in found if some for score in some.scores} - known:
         yield Text(f"not split, the prompts of their items are not known: {', '.join(sorted(lost))}\n")
 
 

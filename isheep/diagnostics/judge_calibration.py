@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from isheep import annotation
 from isheep.backends import open_engine
 from isheep.batching import derive_seed
+from isheep.benchmarks import load_benchmark
 from isheep.diagnostics.contamination import prompts_of
 from isheep.diagnostics.judge_metrics import (
     Found,
@@ -32,6 +33,7 @@ from isheep.diagnostics.judge_metrics import (
 )
 from isheep.engines import Engine
 from isheep.errors import UserError
+from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import Estimate, estimate, win_rate
 from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.recipe.schema import Assessment, Recipe
@@ -109,7 +111,7 @@ def examined(case: Case, run: RunFolder) -> Found:
             "people": with_people(case.graded, by_people),
         },
         "truth": {
-            **(in_lamb(case) if any(one.name == "lamb" for one in case.recipe.evaluation) else {}),
+            **by_benchmark(case),
             **{name: against_truth(case.recipe, rows, truths[name][1]) for name, rows in checked.items()},
             **of_people(case.recipe, case.graded, by_people),
         },
@@ -162,11 +164,14 @@ def again(case: Case, engine: Engine, chat: ChatTemplate, sample: Graded) -> Fou
 # --- the truth, where there is one
 
 
-def in_lamb(case: Case) -> Found:
-    """lamb's world knows which of its own pairs are right."""
-    from isheep.lamb.suite import truly_right
-
-    return {"lamb": against_truth(case.recipe, case.graded, [truly_right(pair) for pair in case.graded])}
+def by_benchmark(case: Case) -> Found:
+    """What the benchmarks that know which pairs are right say of the run's own."""
+    judges = {settings.name: load_benchmark(settings.name).is_right for settings in case.recipe.evaluation}
+    return {
+        name: against_truth(case.recipe, case.graded, [is_right(pair) for pair in case.graded])
+        for name, is_right in judges.items()
+        if is_right
+    }
 
 
 def known_truths(case: Case, run: RunFolder) -> dict[str, tuple[list[Pair], list[bool]]]:
@@ -178,16 +183,17 @@ def known_truths(case: Case, run: RunFolder) -> dict[str, tuple[list[Pair], list
     found: dict[str, tuple[list[Pair], list[bool]]] = {}
     for one in case.recipe.evaluation:
         folder = iteration_dir(run, case.t - 1) / "eval"
-        if not (folder.has(f"{one.name}.json") and folder.has(f"{one.name}/answers.jsonl")):
+        result = load_result(run, case.t - 1, one.name)
+        if not (result and folder.has(f"{one.name}/answers.jsonl")):
             continue
         asked = prompts_of(run, one, [case.t - 1])
         answers = folder.read(f"{one.name}/answers.jsonl", Answer)
-        items = folder.json(f"{one.name}.json", dict).get("items", {}).values()
+        items = [score.items for score in result.scores.values()]
         right = next((row for row in items if len(row) == len(asked) and all(isinstance(x, bool) for x in row)), None)
         if right and len(answers) == len(asked):
             places = sorted(range(len(asked)), key=lambda n: derive_seed(case.recipe.seed, "health", n))[: case.size]
             pairs = [_pair(f"{one.name}-{n}", asked[n], answers[n]) for n in places]
-            found[one.name] = (pairs, [right[n] for n in places])
+            found[one.name] = (pairs, [bool(right[n]) for n in places])
     return found
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from math import isnan
 from pathlib import Path
 from statistics import stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -13,14 +13,16 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
+from isheep.benchmarks import Result
 from isheep.errors import UserError
 from isheep.evaluation import formatting
-from isheep.evaluation.evaluate import same_fingerprints
+from isheep.evaluation.evaluate import same_fingerprints, same_prompts
+from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import Comparison, Value, compare, compare_over_seeds, estimate, holm
-from isheep.evaluation.tables import begun, benchmarks, result
+from isheep.evaluation.tables import begun, benchmarks
 from isheep.rundir.folder import open_run
 
-Scores = dict[str, dict[str, Any]]  # a model's results by benchmark
+Scores = dict[str, Result]  # a model's results by benchmark
 LEGEND = (
     "Shares in %. Intervals of 95%; p is two-sided, below it corrected for the {number} tests of this table (Holm); in "
     "brackets the least difference that this comparison would find at 80% power. "
@@ -102,7 +104,7 @@ def model(path: Path, t: int | None) -> tuple[int, str, Scores]:
     recipe, run = open_run(path)
     models = begun(recipe, run)
     names = benchmarks(recipe, run, models)
-    found = {s: {name: one for name in names if (one := result(run, s, name))} for s in models}
+    found = {s: {name: one for name in names if (one := load_result(run, s, name))} for s in models}
     chosen = max((s for s in models if found[s]), default=0) if t is None else t
     name = f"iteration {chosen}" if chosen else "base"
     if not found.get(chosen):
@@ -127,18 +129,18 @@ def matched(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[Compariso
     for name in (name for name in flat[0] if all(name in scores for scores in flat)):
         results = [scores[name] for scores in flat]
         if not same_fingerprints(*results):
-            what = "asked other items" if len({one.get("asked") for one in results}) > 1 else "scored by other rules"
+            what = "scored by other rules" if same_prompts(*results) else "asked other items"
             raise UserError(f"{name}: the two were {what}, so that they can't be compared: score both anew")
-        templates = str(results[0].get("template", "")), str(results[1].get("template", ""))
-        for score, values in results[0]["items"].items():
-            if any(len(one["items"].get(score, ())) != len(values) for one in results):
+        templates = results[0].template, results[1].template
+        for score, first in results[0].scores.items():
+            if any(score not in one.scores or len(one.scores[score].items) != len(first.items) for one in results):
                 continue  # not a score of them all
-            clusters = results[0].get("clusters", {}).get(score)
+            values, clusters = first.items, first.clusters
             if seeds == [None]:
-                found = compare(values, results[1]["items"][score], clusters)
+                found = compare(values, results[1].scores[score].items, clusters)
                 below = f"{found.num_items} items", f"{found.num_unreadable} unread" if found.num_unreadable else ""
             else:
-                before, after = ([estimate(one["items"][score]).value for one in results[n::2]] for n in (0, 1))
+                before, after = ([estimate(one.scores[score].items).value for one in results[n::2]] for n in (0, 1))
                 found = compare_over_seeds(before, after)
                 below = (
                     f"sd {formatting.format_detectable(stdev(before), values)}",

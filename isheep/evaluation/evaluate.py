@@ -4,105 +4,156 @@ from collections.abc import Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from isheep import sandbox
 from isheep.backends import open_engine, open_judge
-from isheep.benchmarks import EvalContext, data_path, fingerprint, load_benchmark, prompt_fingerprint
+from isheep.benchmarks import (
+    Benchmark,
+    EvalContext,
+    Fingerprints,
+    Result,
+    ValidationPart,
+    fingerprint,
+    load_benchmark,
+    prompt_fingerprint,
+)
+from isheep.engines import Engine
 from isheep.errors import UserError
+from isheep.evaluation.results import load_result
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.schema import CODE, JUDGED, BenchmarkSettings, Recipe
+from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.records import Model
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
 
-PLAIN = "plain"  # the template of an Exam that needs none
+PLAIN = "plain"  # Result.template of a model that was prompted in no chat template
 
 
-def evaluate(recipe: Recipe, run: RunFolder, t: int, model: Model) -> dict[str, Any]:
-    """The results of M^t by benchmark, computed where they are not there yet.
+def evaluate(recipe: Recipe, run: RunFolder, t: int, model: Model) -> dict[str, Result]:
+    """Return the results of M^t by benchmark, computed if they are not in the run folder yet.
 
-    A benchmark is a module of isheep/benchmarks. The dict that it gives is written as JSON, with what `foundation` says
-    that it is made from. What `stop` judges by is kept apart from these results, in validation/.
+    Results are written as JSON, with the fingerprints of what they depend on. The result on the items of the stop rule
+    is kept apart, in validation/.
     """
     with closing(open_engine(recipe, model)) as engine:
-
-        def result(one: BenchmarkSettings, part: str, folder: str) -> Any:
-            def make() -> Any:
-                chat, place = load_chat_template(recipe.chat, recipe.model), iteration_dir(run, t) / folder / one.name
-                made_from = result_fingerprints(recipe, one) if part == "run" else {}
-                unsafe, judge = recipe.machine.unsafe_code, open_judge(recipe, one)
-                exam = EvalContext(engine, chat, recipe.seed, place, data_path(one), t == 0, one, judge, unsafe)
-                found = getattr(load_benchmark(one.name), part)(exam)
-                template = (
-                    {} if found.get("template", PLAIN) == PLAIN else {"template text": fingerprint(chat.template)}
-                )
-                return {**made_from, **template, **found}
-
-            return iteration_dir(run, t).json(f"{folder}/{one.name}.json", make)
-
         if recipe.stop:
-            result(BenchmarkSettings(name=recipe.stop.benchmark), "validate", "validation")
-        return {one.name: result(one, "run", "eval") for one in recipe.evaluation}
+            settings = stop_settings(recipe)
+            ensure_result(recipe, run, t, engine, settings, "validation")
+        for settings in recipe.evaluation:
+            ensure_result(recipe, run, t, engine, settings, "eval")
+    results = {settings.name: load_result(run, t, settings.name) for settings in recipe.evaluation}
+    return {name: result for name, result in results.items() if result}
 
 
-# --- what a result is made from
+def ensure_result(
+    recipe: Recipe, run: RunFolder, t: int, engine: Engine, settings: BenchmarkSettings, part: str
+) -> None:
+    """Write the result of M^t on a benchmark if it is not there: PART/NAME.json, where PART is eval or validation."""
+    benchmark = load_benchmark(settings.name)
+
+    def make() -> object:
+        chat = load_chat_template(recipe.chat, recipe.model)
+        context = EvalContext(
+            engine=engine,
+            chat=chat,
+            seed=recipe.seed,
+            folder=iteration_dir(run, t) / part / settings.name,
+            settings=settings,
+            is_base=t == 0,
+            judge=open_judge(recipe, settings) if benchmark.needs_judge else None,
+            unsafe_code=recipe.machine.unsafe_code,
+        )
+        if part == "validation":
+            fingerprints = Fingerprints()
+            result = validation_part(benchmark).run(context)
+        else:
+            fingerprints = result_fingerprints(recipe, settings)
+            result = benchmark.run(context)
+        template = "" if result.template in ("", PLAIN) else fingerprint(chat.template)
+        update = {**fingerprints.model_dump(), "template_fingerprint": template}
+        return result.model_copy(update=update).model_dump(mode="json")
+
+    iteration_dir(run, t).json(f"{part}/{settings.name}.json", make)
 
 
-def result_fingerprints(recipe: Recipe, one: BenchmarkSettings) -> dict[str, str]:
-    """Digests of what a benchmark asks, "asked", and of all that an answer's score depends on, "basis".
+def validation_part(benchmark: Benchmark) -> ValidationPart:
+    """Return the part of a benchmark that a stop rule measures. Raises UserError if it has none."""
+    if benchmark.validation is None:
+        raise UserError(f"benchmark {benchmark.name} has no validation part: name another one in stop.benchmark")
+    return benchmark.validation
 
-    Raises UserError where a benchmark lacks something that it needs.
+
+def stop_settings(recipe: Recipe) -> BenchmarkSettings:
+    """Return the settings of the stop rule's benchmark: its entry in `evaluation`, or the defaults."""
+    name = recipe.stop.benchmark if recipe.stop else ""
+    entries = {settings.name: settings for settings in recipe.evaluation}
+    return entries.get(name) or BenchmarkSettings(name=name)
+
+
+# --- what a result depends on
+
+
+def result_fingerprints(recipe: Recipe, settings: BenchmarkSettings) -> Fingerprints:
+    """Return the fingerprints that a result on a benchmark has now.
+
+    Raises UserError if the benchmark lacks something that it needs.
     """
-    prompts = prompt_fingerprint(one)
-    judge = open_judge(recipe, one).identity if one.name in JUDGED else ""
-    return {"asked": prompts, "basis": fingerprint([load_benchmark(one.name).basis(one), judge])}
+    benchmark = load_benchmark(settings.name)
+    prompts = prompt_fingerprint(settings)
+    judge = open_judge(recipe, settings).identity if benchmark.needs_judge else ""
+    score = fingerprint([benchmark.score_inputs(settings), judge])
+    return Fingerprints(prompt_fingerprint=prompts, score_fingerprint=score)
 
 
-def same_fingerprints(*results: dict[str, Any]) -> bool:
-    """Whether results are scores of the same items by the same judge. Those of older versions don't say all of it."""
-    return all(len({one[key] for one in results if key in one}) < 2 for key in ("asked", "basis"))
+def same_prompts(*results: Fingerprints) -> bool:
+    """Return whether results are about the same prompts, as far as they say so."""
+    return len({result.prompt_fingerprint for result in results if result.prompt_fingerprint}) < 2
+
+
+def same_fingerprints(*results: Fingerprints) -> bool:
+    """Return whether results are scores of the same items by the same judge, as far as they say so."""
+    return same_prompts(*results) and len({one.score_fingerprint for one in results if one.score_fingerprint}) < 2
 
 
 def check_benchmarks_ready(recipe: Recipe, run: RunFolder, models: Sequence[int]) -> None:
-    """Raises UserError before anything is generated where a benchmark that these models still owe can't be run: for the
-    lack of data, a package, a judge or a sandbox. Also where a result that is there has another foundation.
+    """Check before anything is generated that the benchmarks which these models lack can be run.
 
-    Where nothing is owed and the data are elsewhere now, or on the Hub, nothing is said about them.
+    Raises UserError if data, a package, a judge or a sandbox are missing, or if an existing result has other
+    fingerprints. Data are not read if no result is missing and they are gone or on the Hub.
     """
     template = cache(lambda: fingerprint(load_chat_template(recipe.chat, recipe.model).template))
-    for one in recipe.evaluation:
-        files = {t: iteration_dir(run, t).path / "eval" / f"{one.name}.json" for t in models}
-        there = [t for t, path in files.items() if path.exists()]
-        owed, data = len(there) < len(files), data_path(one)
-        if owed or (data.exists() if data else one.name == "lamb"):
-            now = result_fingerprints(recipe, one)
-            for t in there:
-                found = iteration_dir(run, t).json(f"eval/{one.name}.json", dict)
-                if (
-                    not same_fingerprints(found, now)
-                    or "template text" in found
-                    and found["template text"] != template()
-                ):
-                    raise UserError(_changed(files[t], one, found, now))
-        if owed and one.name in CODE:
+    for settings in recipe.evaluation:
+        benchmark = load_benchmark(settings.name)
+        results = {t: load_result(run, t, settings.name) for t in models}
+        missing = any(result is None for result in results.values())
+        readable = Path(settings.data).exists() if settings.data else benchmark.items_from == "package"
+        if missing or readable:
+            expected = result_fingerprints(recipe, settings)
+            for t, result in results.items():
+                if result is None:
+                    continue
+                same_template = not result.template_fingerprint or result.template_fingerprint == template()
+                if not same_fingerprints(result, expected) or not same_template:
+                    path = iteration_dir(run, t).path / "eval" / f"{settings.name}.json"
+                    raise UserError(_changed(path, settings, result, expected))
+        if missing and benchmark.needs_sandbox:
             sandbox.find_wall(recipe.machine.unsafe_code)
-        if owed and one.name in JUDGED:
-            open_judge(recipe, one).ready()
+        if missing and benchmark.needs_judge:
+            open_judge(recipe, settings).ready()
 
 
-def _changed(path: Path, one: BenchmarkSettings, found: dict[str, Any], now: dict[str, str]) -> str:
-    """What a result was made from that is otherwise now, and the way out."""
-    way_out = f"delete it and {path.with_suffix('')} in every iteration to score anew"
-    if found.get("asked", now["asked"]) != now["asked"]:
-        these = one.data or "those of the benchmark now"
-        what = f"is about other items than {these}: give the data that it was made from"
-    elif not same_fingerprints(found, now):
-        rule = "its judge, or what the judge is told," if one.name in JUDGED else "what is right"
+def _changed(path: Path, settings: BenchmarkSettings, result: Result, expected: Fingerprints) -> str:
+    """Return a message that says on which changed input an existing result depends, and the way out."""
+    if not same_prompts(result, expected):
+        data = settings.data or "those of the benchmark now"
+        what = f"is about other items than {data}: give the data that it was made from"
+    elif not same_fingerprints(result, expected):
+        judged = load_benchmark(settings.name).needs_judge
+        rule = "its judge, or what the judge is told," if judged else "what is right"
         what = f"was scored by another rule: {rule} has changed since; put it back"
     else:
         what = "was made with another chat template: put it back"
-    return f"{path} {what}, or {way_out}"
+    return f"{path} {what}, or delete it and {path.with_suffix('')} in every iteration to score anew"
 
 
 # --- when a run ends
@@ -117,9 +168,10 @@ def is_last_iteration(recipe: Recipe, run: RunFolder, t: int) -> bool:
 
 
 def validation_scores(run: RunFolder, benchmark: str, t: int) -> list[float]:
-    """The validation scores of M^0 to M^t, as far as they are there."""
-    name = f"validation/{benchmark}.json"
-    return [iteration_dir(run, s).json(name, dict)["score"] for s in range(t + 1) if iteration_dir(run, s).has(name)]
+    """Return the validation scores of M^0 to M^t, as far as they are there."""
+    name = validation_part(load_benchmark(benchmark)).score
+    results = [load_result(run, iteration, benchmark, "validation") for iteration in range(t + 1)]
+    return [result.scores[name].mean for result in results if result]
 
 
 def has_no_gain(scores: Sequence[float], patience: int) -> bool:

@@ -3,13 +3,12 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from isheep.benchmarks import load_benchmark, prompt_fingerprint
+from isheep.benchmarks import Result, load_benchmark, prompt_fingerprint
 from isheep.errors import UserError
 from isheep.evaluation.evaluate import check_benchmarks_ready, evaluate
 from isheep.models.checkpoint import check_device
-from isheep.recipe.schema import BENCHMARKS, JUDGED, TASKS, BenchmarkSettings, JudgeSettings, Recipe
+from isheep.recipe.schema import BENCHMARKS, TASKS, BenchmarkSettings, JudgeSettings, Recipe
 from isheep.recipe.validation import judge_conflict
 from isheep.rundir.atomic import write_json
 from isheep.rundir.folder import RunFolder, lock_run, open_run
@@ -65,21 +64,24 @@ def chosen(name: str, recipe: Recipe, data: Path | None) -> BenchmarkSettings:
 
 def judged(wanted: Sequence[BenchmarkSettings], judge: JudgeSettings | None) -> list[BenchmarkSettings]:
     """The benchmarks, those that ask a judge with this one, if one is given."""
-    if judge and not any(one.name in JUDGED for one in wanted):
-        names = ", ".join(one.name for one in wanted)
-        raise UserError(f"--judge is for {', '.join(JUDGED)}: {names} asks none")
-    found = [one.model_copy(update={"judge": judge}) if judge and one.name in JUDGED else one for one in wanted]
+    needs_judge = {settings.name: load_benchmark(settings.name).needs_judge for settings in wanted}
+    if judge and not any(needs_judge.values()):
+        names = ", ".join(needs_judge)
+        judged_names = ", ".join(name for name in BENCHMARKS if "/" not in name and load_benchmark(name).needs_judge)
+        raise UserError(f"--judge is for {judged_names}: {names} asks none")
+    found = [one.model_copy(update={"judge": judge}) if judge and needs_judge[one.name] else one for one in wanted]
     for one in found:
         if wrong := judge_conflict(one):
             raise UserError(wrong)
     return found
 
 
-def score_responses(name: str, answers: Path, data: Path | None, into: Path) -> dict[str, Any]:
+def score_responses(name: str, answers: Path, data: Path | None, into: Path) -> Result:
     """A benchmark's result on a file of answers, written with what else belongs to it in the folder `into`."""
-    one = chosen(name, Recipe(model="none"), data)
-    if not hasattr(load_benchmark(name), "responses"):
+    settings = chosen(name, Recipe(model="none"), data)
+    score = load_benchmark(name).score_responses
+    if score is None:
         raise UserError(f"benchmark {name!r} can't score a file of answers: leave --responses out, and give a run")
-    result: dict[str, Any] = {"asked": prompt_fingerprint(one), **load_benchmark(name).responses(data, answers, into)}
-    write_json(into / f"{name}.json", result)
+    result = score(data, answers, into).model_copy(update={"prompt_fingerprint": prompt_fingerprint(settings)})
+    write_json(into / f"{name}.json", result.model_dump(mode="json"))
     return result

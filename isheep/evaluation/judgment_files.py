@@ -89,7 +89,7 @@ def leaderboard(rows: Sequence[Mapping[str, Any]]) -> Table:
     found = mt_bench.averages(rows)
     for model in sorted(found, key=lambda model: -(found[model]["average"] or 0)):
         one = found[model]
-        means = ["-" if one[name] is None else f"{one[name]:.6f}" for name in (*mt_bench.TURNS, "average")]
+        means = ["-" if one[name] is None else f"{one[name]:.6f}" for name in ("first_turn", "second_turn", "average")]
         shown.add_row(_name(model), *means, *(str(one[name]) for name in ("ok", "unreadable", "error")))
     if repeated := sum(one["repeated"] for one in found.values()):
         shown.caption = f"{repeated} turns are rated more than once, and count so"

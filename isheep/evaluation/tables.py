@@ -1,6 +1,6 @@
 """Where a run stands, in one table: base, iteration 1, 2, ...: rows, and scores with their intervals."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +12,10 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
+from isheep.benchmarks import Result, load_benchmark
 from isheep.evaluation import formatting
 from isheep.evaluation.evaluate import same_fingerprints
+from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import compare
 from isheep.recipe.schema import BENCHMARKS, Recipe
 from isheep.records import AssessedPair, Drop, Pair, Rejected, TaskKind
@@ -83,27 +85,14 @@ def told(run: RunFolder, t: int) -> Told:
     )
 
 
-def truly_right(run: RunFolder, t: int) -> tuple[list[bool], list[bool]]:
-    """Which of the pairs written, and of those kept, are right, where a world knows the truth: lamb's."""
-    from isheep.lamb.suite import truly_right
-
+def right_pairs(run: RunFolder, t: int, is_right: Callable[[Pair], bool]) -> tuple[list[bool], list[bool]]:
+    """Return which of the pairs written, and of those kept, are right by a benchmark that knows."""
     folder = iteration_dir(run, t)
     if not folder.has("pairs.jsonl") or not folder.has("dropped.jsonl"):
         return [], []
     pairs = folder.read("pairs.jsonl", Pair)
     data = kept_pairs(pairs, folder.read("dropped.jsonl", Drop))
-    return [truly_right(pair) for pair in pairs], [truly_right(pair) for pair in data]
-
-
-def result(run: RunFolder, t: int, benchmark: str) -> dict[str, Any]:
-    """What M^t did on a benchmark; {} where it was not evaluated."""
-    return _json(iteration_dir(run, t), f"eval/{benchmark}.json")
-
-
-def results(run: RunFolder, t: int, benchmark: str) -> dict[str, list[bool]]:
-    """The items of each score of M^t on a benchmark; nothing where it was not evaluated."""
-    items: dict[str, list[bool]] = result(run, t, benchmark).get("items", {})
-    return items
+    return [is_right(pair) for pair in pairs], [is_right(pair) for pair in data]
 
 
 def benchmarks(recipe: Recipe, run: RunFolder, models: Sequence[int]) -> list[str]:
@@ -133,7 +122,7 @@ def run_table(recipe: Recipe, run: RunFolder, only: Sequence[str] = ()) -> Group
     names = only or benchmarks(recipe, run, models)
     notes: dict[str, dict[str, None]] = {}  # each with the benchmarks that it is about
     for name in names:
-        for note in filter(None, (result(run, t, name).get("note") for t in models)):
+        for note in chain(*(result.notes for t in models if (result := load_result(run, t, name)))):
             notes.setdefault(note, {})[name] = None
     shown = laid_out(f"{recipe.model}: {run.path}", list(lines(recipe, run, models, names)), models)
     said = (Text(f"{', '.join(some)}: {note}") for note, some in notes.items())
@@ -179,33 +168,38 @@ def lines(recipe: Recipe, run: RunFolder, models: Sequence[int], names: Sequence
     for name, label in ROWS.items():
         if name != "unanswered" or any(row.unanswered is not None for row in by_model):
             yield TableRow(label, [_count(row, name) for row in by_model])
-    if "lamb" in [one.name for one in recipe.evaluation]:
-        shares = [truly_right(run, t) for t in models]
-        yield TableRow("right of written", [formatting.format_score(written) for written, _ in shares], first=True)
-        yield TableRow("right of kept", [formatting.format_score(chosen) for _, chosen in shares])
+    for settings in recipe.evaluation:
+        if is_right := load_benchmark(settings.name).is_right:
+            shares = [right_pairs(run, t, is_right) for t in models]
+            yield TableRow("right of written", [formatting.format_score(pairs) for pairs, _ in shares], first=True)
+            yield TableRow("right of kept", [formatting.format_score(kept) for _, kept in shares])
     for benchmark in names:
-        yield from of_benchmark(benchmark, [result(run, t, benchmark) for t in models])
+        yield from of_benchmark(benchmark, [load_result(run, t, benchmark) for t in models])
 
 
-def of_benchmark(benchmark: str, found: Sequence[dict[str, Any]]) -> Iterator[TableRow]:
+def of_benchmark(benchmark: str, results: Sequence[Result | None]) -> Iterator[TableRow]:
     """The templates, then each score, and how the models after the first compare with it."""
-    yield TableRow(benchmark, [escape(one.get("template", "")) for one in found], "bold", first=True)
-    for score in dict.fromkeys(score for one in found for score in one.get("items", {})):
-        rows = [one.get("items", {}).get(score) for one in found]
-        groups = [one.get("clusters", {}).get(score) for one in found]
-        yield TableRow(score, [formatting.format_score(*pair) for pair in zip(rows, groups, strict=True)])
-        if any(None in row for row in rows if row):
-            yield TableRow("  unreadable", ["" if row is None else str(row.count(None)) for row in rows])
-        if rows[0] and any(rows[1:]):
-            same = [row and same_fingerprints(found[0], one) for row, one in zip(rows, found, strict=True)]
-            tests = [compare(rows[0], row, groups[0]) if like else None for row, like in zip(rows, same, strict=True)]
-            cells = [
-                f"{formatting.format_p_value(one.p)} ({formatting.format_detectable(one.detectable, rows[0])})"
-                if one
-                else ""
-                for one in tests
-            ]
-            yield TableRow("  p against base", ["", *cells[1:]], "dim")
+    yield TableRow(benchmark, [escape(one.template) if one else "" for one in results], "bold", first=True)
+    for name in dict.fromkeys(name for one in results if one for name in one.scores):
+        scores = [one.scores.get(name) if one else None for one in results]
+        yield TableRow(name, [formatting.format_score(one.items, one.clusters) if one else "" for one in scores])
+        if any(None in one.items for one in scores if one):
+            yield TableRow("  unreadable", [str(one.items.count(None)) if one else "" for one in scores])
+        if scores[0] and any(scores[1:]):
+            yield TableRow("  p against base", ["", *_tests(name, results)], "dim")
+
+
+def _tests(name: str, results: Sequence[Result | None]) -> Iterator[str]:
+    """How each model's score after the first compares with the first's."""
+    base = results[0]
+    for one in results[1:]:
+        if base and one and name in one.scores and same_fingerprints(base, one):
+            before = base.scores[name]
+            test = compare(before.items, one.scores[name].items, before.clusters)
+            detectable = formatting.format_detectable(test.detectable, before.items)
+            yield f"{formatting.format_p_value(test.p)} ({detectable})"
+        else:
+            yield ""
 
 
 def breakdowns(recipe: Recipe, run: RunFolder, only: Sequence[str] = ()) -> Group:
@@ -213,32 +207,33 @@ def breakdowns(recipe: Recipe, run: RunFolder, only: Sequence[str] = ()) -> Grou
     models = begun(recipe, run)
     shown: list[RenderableType] = []
     for benchmark in only or benchmarks(recipe, run, models):
-        found = [result(run, t, benchmark).get("by", {}) for t in models]
-        for title in dict.fromkeys(title for by in found for title in by):
-            rows = list(of_kinds([by.get(title, {}) for by in found]))
+        results = [load_result(run, t, benchmark) for t in models]
+        counts = [one.breakdowns if one else {} for one in results]
+        for title in dict.fromkeys(title for by in counts for title in by):
+            rows = list(of_kinds([by.get(title, {}) for by in counts]))
             shown += laid_out(f"{benchmark}: {title}", rows, models)
     return Group(*shown)
 
 
-def of_kinds(found: Sequence[dict[str, list[int]]]) -> Iterator[TableRow]:
+def of_kinds(found: Sequence[dict[str, tuple[int, int]]]) -> Iterator[TableRow]:
     """A row for each kind, set in below its group ("keywords", "keywords:existence")."""
     for kind in dict.fromkeys(kind for by in found for kind in by):
         group, _, inner = kind.partition(":")
         yield TableRow(f"  {inner}" if inner else group, [formatting.format_count(by.get(kind)) for by in found])
 
 
-def scores(benchmark: str, found: dict[str, Any]) -> Group:
+def scores(benchmark: str, result: Result) -> Group:
     """One result by itself, such as that of a file of answers."""
     shown = Table(Column("", no_wrap=True), "score", "items", title=benchmark, box=SIMPLE_HEAD, pad_edge=False)
-    for score, row in found["items"].items():
-        shown.add_row(score, formatting.format_score(row, found.get("clusters", {}).get(score)), str(len(row)))
-    for title, by in found.get("by", {}).items():
+    for name, score in result.scores.items():
+        shown.add_row(name, formatting.format_score(score.items, score.clusters), str(len(score.items)))
+    for title, by in result.breakdowns.items():
         shown.add_section()
         shown.add_row(title, style="bold")
         for kind, (_, total) in by.items():
             group, _, inner = kind.partition(":")
             shown.add_row(f"  {inner}" if inner else group, formatting.format_count(by[kind]), str(total))
-    return Group(shown, *([Text(f"{benchmark}: {found['note']}")] if "note" in found else []))
+    return Group(shown, *(Text(f"{benchmark}: {note}") for note in result.notes))
 
 
 def sweep_table(recipes: Mapping[str, Recipe], out: Path) -> Group:
@@ -251,10 +246,13 @@ def sweep_table(recipes: Mapping[str, Recipe], out: Path) -> Group:
     for setting, recipe in recipes.items():
         run, name_once = RunFolder(out / setting, out / setting), iter([escape(setting)])
         for t in range(recipe.iterations + 1):
-            found = [result(run, t, name) for name in names]
-            scores = [next(iter(one.get("items", {}).values()), None) for one in found]
-            for name, one in zip(names, found, strict=True):
-                templates[name] |= {one["template"]: None} if "template" in one else {}
+            results = {name: load_result(run, t, name) for name in names}
+            scores = [
+                next((score.items for score in one.scores.values()), None) if one else None for one in results.values()
+            ]
+            for name, one in results.items():
+                if one and one.template:
+                    templates[name][one.template] = None
             if iteration_dir(run, t).has("adapter") or any(scores):
                 rows = counts(run, t)
                 numbers = _count(rows, "kept"), _count(rows, "trained")

@@ -83,16 +83,18 @@ def count_outcomes(replies: Sequence[ServerReply], verdicts: Sequence[float | No
     return {"outcomes": counts, "errors": dict(sorted(errors.items())), "tokens": count_tokens(replies)}
 
 
-def judge_note(
+def judge_notes(
     model: str, judge: str, kind: str, replies: Sequence[ServerReply], verdicts: Sequence[float | None]
-) -> str:
-    """What a reader must know of a judge, and of what it did not judge."""
-    who = f"judged by {judge}" + ", a model of ours: not to be set beside published figures" * (kind == "local")
+) -> tuple[str, ...]:
+    """Return the notes that a reader needs: the judge's name, and how many answers of `model` have no verdict."""
+    note = f"judged by {judge}"
+    if kind == "local":
+        note += ", a model of ours: not to be set beside published figures"
     counts = count_outcomes(replies, verdicts)["outcomes"]
     if counts["ok"] == len(replies):
-        return who
+        return (note,)
     unread = f"{counts['unreadable']} verdicts can't be read, {counts['error']} calls failed"
-    return f"{who}; {model}: {unread}, of {len(replies)}; they are left out"
+    return note, f"{model}: {unread}, of {len(replies)}; they are left out"
 
 
 def count_tokens(replies: Sequence[ServerReply]) -> dict[str, int]:

@@ -6,6 +6,7 @@ from hashlib import sha256
 from math import ceil
 from typing import Any
 
+from isheep.benchmarks import load_benchmark
 from isheep.filters import needs
 from isheep.plan.assumptions import LABELS, Assumptions
 from isheep.prompts.forms import load_topic_guide
@@ -15,13 +16,6 @@ from isheep.stages.synthesize import prompt_budget
 
 Assume = Callable[[Recipe, int], Assumptions]  # of what iteration t does
 
-# Answers to a benchmark, the most tokens of one, and how many are asked for in a call.
-EXAMS = {
-    "lamb": (2000, 64, 1000), "ifeval": (541, 1280, 64), "humaneval": (164, 512, 64), "humaneval_plus": (164, 512, 64),
-    "mbpp": (500, 512, 64), "mt_bench": (160, 1024, 64), "alpaca_eval": (805, 2048, 64),
-    "alpaca_eval_2": (805, 2048, 64),
-}  # fmt: skip
-VALIDATED = (500, 64, 500)  # what a stop rule judges by: lamb's
 WHOLE = ("model", "chat", "seed", "seed_tasks", "language")  # of the recipe, in everything that it makes
 
 
@@ -137,16 +131,23 @@ def training(now: Recipe, a: Assumptions, t: int, rows: float, made: str) -> Sta
 
 def exams(now: Recipe, a: Assumptions, t: int, model: str) -> Iterator[Stage]:
     """Answers of M^t to the benchmarks whose number of items is known, and to what a stop rule judges by."""
-    known = {one.model_dump_json(): EXAMS[one.name] for one in now.evaluation if one.name in EXAMS}
-    for name, (calls, limit, size) in (known | ({"validation": VALIDATED} if now.stop else {})).items():
-        at_once, made = _at_once(now, size), _digest(model, t, name)
-        found = _written(t, "evaluation", calls, a.turn + a.task, a.answer, limit, at_once, made, a)
-        yield found.model_copy(update={"text": found.written, "lines": float(calls)})
+    planned = {settings.model_dump_json(): load_benchmark(settings.name).planned for settings in now.evaluation}
+    if now.stop:
+        part = load_benchmark(now.stop.benchmark).validation
+        planned["validation"] = part.planned if part else None
+    for name, size in planned.items():
+        if size is None:
+            continue
+        at_once, made = _at_once(now, size.batch_size), _digest(model, t, name)
+        found = _written(
+            t, "evaluation", size.num_answers, a.turn + a.task, a.answer, size.max_tokens, at_once, made, a
+        )
+        yield found.model_copy(update={"text": found.written, "lines": float(size.num_answers)})
 
 
 def unknown_exams(recipe: Recipe) -> list[str]:
     """The recipe's benchmarks that a plan can't count."""
-    return [one.name for one in recipe.evaluation if one.name not in EXAMS]
+    return [settings.name for settings in recipe.evaluation if load_benchmark(settings.name).planned is None]
 
 
 def _tasks(now: Recipe, a: Assumptions) -> float:

@@ -1,0 +1,1 @@
+"""Code that several benchmarks share: the types, the evaluation context, data files, prompts and scoring rules."""

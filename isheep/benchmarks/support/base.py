@@ -1,0 +1,129 @@
+"""The types of a benchmark: `Benchmark` describes one, `Result` holds what a model achieved on it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from isheep.benchmarks.support.context import EvalContext
+from isheep.recipe.schema import BenchmarkSettings
+from isheep.records import Pair, Record
+
+ItemSource = Literal["package", "hub", "user"]
+"""Where the items come from if the recipe gives no `data`: isheep itself, the Hugging Face Hub, or nowhere."""
+
+
+class Score(Record):
+    """One score of a benchmark.
+
+    `items` has one value per item, in the same order for every model: a truth value (the score is then a share) or a
+    number (the score is a mean), and None if there is no value, such as for a verdict that can't be parsed. `clusters`
+    has the group of each item if items belong together: the constraints of a prompt, the turns of a dialogue.
+    """
+
+    items: Sequence[bool | float | None]
+    clusters: Sequence[int | str] | None = None
+
+    @property
+    def mean(self) -> float:
+        """The mean of the values that are there. Raises ZeroDivisionError if there is none."""
+        values = [value for value in self.items if value is not None]
+        return sum(values) / len(values)
+
+
+class Fingerprints(Record):
+    """Hashes of what a result depends on. "" stands for a hash that is not known or that does not apply.
+
+    `prompt_fingerprint` is of the prompts, `score_fingerprint` of everything else that decides the score of an answer
+    (`Benchmark.score_inputs`, and the judge), `template_fingerprint` of the chat template if the model was prompted in
+    one. A result is used again only if these are the same.
+    """
+
+    prompt_fingerprint: str = ""
+    score_fingerprint: str = ""
+    template_fingerprint: str = ""
+
+
+class Result(Fingerprints):
+    """What a model achieved on a benchmark; eval/NAME.json holds it as JSON.
+
+    `template` is the name of the chat template that the model was prompted in, or "plain". `breakdowns` has for each
+    title and kind of item the number of items that are right and the number of all. `notes` are sentences that a reader
+    of the scores must know. `details` has whatever else the benchmark records; its keys are the benchmark's own.
+    """
+
+    template: str = ""
+    scores: dict[str, Score]
+    breakdowns: dict[str, dict[str, tuple[int, int]]] = {}
+    notes: tuple[str, ...] = ()
+    details: dict[str, Any] = {}
+
+
+class PlannedAnswers(NamedTuple):
+    """The size of a benchmark, for the estimates of `isheep plan`."""
+
+    num_answers: int
+    max_tokens: int  # of one answer
+    batch_size: int  # answers that the engine is asked for in one call
+
+
+@dataclass(frozen=True)
+class ValidationPart:
+    """Items of a benchmark beside those that are reported, for the recipe's `stop` rule.
+
+    A model is better the higher the mean of the score named `score` is.
+    """
+
+    prompts: Callable[[BenchmarkSettings], list[str]]
+    run: Callable[[EvalContext], Result]
+    score: str
+    planned: PlannedAnswers | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark: each module of isheep.benchmarks has one, as `BENCHMARK`.
+
+    `prompts` and `score_inputs` are called before any model loads. They raise UserError if `run` could not work because
+    data or a package are missing.
+    """
+
+    name: str
+    """The name in a recipe's `evaluation`, such as "ifeval" or "paper/piqa"."""
+
+    run: Callable[[EvalContext], Result]
+    """Generate answers and score them."""
+
+    prompts: Callable[[BenchmarkSettings], list[str]]
+    """Return the prompts of the items that are reported, without a chat template."""
+
+    score_inputs: Callable[[BenchmarkSettings], Any]
+    """Return everything that the score of an answer depends on, such as references, tests and the judge's prompts."""
+
+    items_from: ItemSource = "user"
+    needs_judge: bool = False
+    needs_sandbox: bool = False
+    needs_logprobs: bool = False
+
+    validation: ValidationPart | None = None
+    """What a `stop` rule measures; None if the benchmark can't be named in one."""
+
+    score_responses: Callable[[Path | None, Path, Path], Result] | None = None
+    """Score a file of answers that another program wrote: (data, file, output folder) -> result."""
+
+    is_right: Callable[[Pair], bool] | None = None
+    """Return whether a generated pair is right, if the benchmark knows the truth about pairs of the loop."""
+
+    locate_items: Callable[[BenchmarkSettings], dict[str, list[int]]] | None = None
+    """Return for each score the index, in `prompts`, of the prompt of each item.
+
+    Without it, the n-th item or the n-th cluster belongs to the n-th prompt if there are as many of them.
+    """
+
+    planned: PlannedAnswers | None = None
+    """None if the number of answers is not known before the data are read."""
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the recipe must give the benchmark's files as `data`."""
+        return self.items_from == "user"

@@ -1,0 +1,121 @@
+"""The context of an evaluation: a model behind its engine, and how a benchmark prompts it and asks a judge."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isheep.batching import derive_seed, ordered_map
+from isheep.engines import Engine
+from isheep.errors import UserError
+from isheep.judges.base import Judge, Messages
+from isheep.models.chat_template import ChatTemplate, render_conversation
+from isheep.openai_client import ServerReply
+from isheep.recipe.schema import BenchmarkSettings
+from isheep.records import Answer, Sampling
+from isheep.rundir.folder import RunFolder
+
+BATCH_SIZE = 64  # answers
+
+
+def data_path(settings: BenchmarkSettings) -> Path | None:
+    """Return the path of the user's copy of a benchmark's files, or None if the recipe gives none."""
+    return Path(settings.data) if settings.data else None
+
+
+@dataclass(frozen=True)
+class EvalContext:
+    """What a benchmark's `run` gets: the model, the benchmark's settings, and a folder for its files.
+
+    `folder` is eval/NAME, beside the result NAME.json: raw answers and judgments go there. `is_base` says that the
+    model is M^0, which was trained in no chat template. `judge` is None unless the benchmark needs one. `unsafe_code`
+    allows code that a model wrote to run on a machine without a sandbox.
+    """
+
+    engine: Engine
+    chat: ChatTemplate
+    seed: int
+    folder: RunFolder
+    settings: BenchmarkSettings
+    is_base: bool
+    judge: Judge | None = None
+    unsafe_code: bool = False
+
+    @property
+    def data(self) -> Path | None:
+        """The user's copy of the benchmark's files."""
+        return data_path(self.settings)
+
+    @property
+    def template(self) -> str:
+        """The name of the template of prompts: the SFT template for aligned models, none for the base (Appendix C)."""
+        return "plain" if self.is_base else self.chat.name
+
+    @property
+    def model_name(self) -> str:
+        """The model's name in files: base, iter-1, ..."""
+        return self.folder.path.relative_to(self.folder.root).parts[0]
+
+    @property
+    def required_judge(self) -> Judge:
+        """The judge. Raises UserError if there is none."""
+        if self.judge is None:
+            raise UserError(f"{self.folder.path.name} needs a judge: give one in the recipe's evaluation")
+        return self.judge
+
+    def prompt(self, instruction: str) -> str:
+        """Return the prompt for an instruction, as the model reads it."""
+        return instruction if self.is_base else self.chat.prompt(instruction)
+
+    def dialogue_prompt(self, turns: Sequence[str]) -> str:
+        """Return the prompt for a dialogue, whose turns begin with the user's. The base reads them as paragraphs."""
+        if self.is_base:
+            return "\n\n".join(turns)
+        roles = ("user", "assistant")
+        messages = [(roles[index % 2], self.chat.plain(text)) for index, text in enumerate(turns)]
+        return render_conversation(self.chat.tokenizer, self.chat.template, messages, open_answer=True)
+
+    def max_tokens(self, default: int) -> int:
+        """Return the maximum number of tokens of an answer: the recipe's, or the original benchmark's `default`."""
+        return self.settings.max_tokens or default
+
+    def ask_judge(
+        self,
+        conversations: Sequence[Messages],
+        parameters: Mapping[str, Any],
+        default_model: str,
+        options: Sequence[str] = (),
+    ) -> list[ServerReply]:
+        """Return the judge's replies, as Judge.ask. Frees the model's memory first if the judge runs on this machine"""
+        if self.required_judge.kind == "local":
+            self.engine.close()
+        return self.required_judge.ask(conversations, parameters, self.folder, default_model, options)
+
+    def answers(self, prompts: Sequence[str], sampling: Sampling, name: str = "answers.jsonl") -> list[Answer]:
+        """Generate the model's answers to prompts, given as it reads them, and store them in the benchmark's folder.
+
+        Raises UserError if the stored answers are to other prompts, because the data have changed since.
+        """
+
+        def make_batch(start: int) -> list[Answer]:
+            batch = prompts[start : start + BATCH_SIZE]
+            completions = self.engine.generate(batch, sampling, derive_seed(self.seed, "eval", name, start))
+            return [
+                Answer(prompt=prompt, output=completion.text, finish=completion.finish, tokens=completion.tokens)
+                for prompt, completion in zip(batch, completions, strict=True)
+            ]
+
+        def missing_batches(done: Sequence[Answer]) -> Iterator[list[Answer]]:
+            self._check_prompts(name, done, prompts)
+            return ordered_map(make_batch, range(len(done), len(prompts), BATCH_SIZE), self.engine.at_once)
+
+        answers = list(self.folder.records(name, Answer, missing_batches, BATCH_SIZE, len(prompts)))
+        self._check_prompts(name, answers, prompts)
+        return answers
+
+    def _check_prompts(self, name: str, answers: Sequence[Answer], prompts: Sequence[str]) -> None:
+        if any(answer.prompt != prompt for answer, prompt in zip(answers, prompts, strict=False)):
+            raise UserError(
+                f"{self.folder.path / name} has answers to other prompts: give the data that it was made from, "
+                f"or delete {self.folder.path} to have it made again"
+            )

@@ -1,0 +1,32 @@
+"""Results of benchmarks in a run folder: base/eval/NAME.json, iter-1/eval/NAME.json, ..."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from isheep.benchmarks import Result
+from isheep.errors import UserError
+from isheep.rundir.folder import RunFolder
+from isheep.rundir.iterations import iteration_dir
+
+
+def load_result(run: RunFolder, iteration: int, benchmark: str, part: str = "eval") -> Result | None:
+    """Return the result of M^iteration on a benchmark, or None if it was not evaluated.
+
+    `part` is "validation" for the items of a stop rule. Raises UserError if the file is not a result of this version.
+    """
+    path = iteration_dir(run, iteration).path / part / f"{benchmark}.json"
+    return read_result(path) if path.exists() else None
+
+
+def read_result(path: Path) -> Result:
+    """Read a result file. Raises UserError if it is not a result of this version."""
+    try:
+        return Result.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(
+            f"{path}: not a result of this version of isheep ({key}: {first['msg'].lower()}); delete it and "
+            f"{path.with_suffix('')} to have the model scored again"
+        ) from None
