@@ -62,7 +62,9 @@ def exam(
     chat = load_chat_template("qwen", str(checkpoint))
     settings = settings or BenchmarkSettings(name="mt_bench")
     settings = settings.model_copy(update={"data": str(data)})
-    return EvalContext(SeededFunctionEngine(answer), chat, 1, folder, settings, base, judge or EndpointJudge(None, HASTE))
+    return EvalContext(
+        SeededFunctionEngine(answer), chat, 1, folder, settings, base, judge or EndpointJudge(None, HASTE)
+    )
 
 
 # --- AlpacaEval
