@@ -15,10 +15,13 @@ from typing import NamedTuple
 
 import pytest
 
-from isheep.cli import machine_report, main
+from isheep import __version__
+from isheep.cli import COMMANDS, machine_report, main
+from isheep.cli.recipe_choice import choose_recipe
 from isheep.engines.function import SeededFunctionEngine
 from isheep.engines.transformers import open_engine
 from isheep.models.chat_template import load_chat_template
+from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Grade, Model, Pair, Rejected, Sampling, Task
 from isheep.rundir.folder import open_run_for_writing
@@ -296,6 +299,17 @@ def test_show_dropped_says_who_and_why(graded: Path) -> None:
     assert "t1-b0001-00.2  rejected by parse: cut off\n" in done.out
 
 
+def test_show_as_json(graded: Path) -> None:
+    page = json.loads(isheep("show", graded, "1", "--dropped", "--rows", "2", "--page", "3", "--json").out)
+    assert (page["num_rows"], page["page"], page["num_pages"]) == (5, 3, 3)
+    [row] = page["rows"]
+    assert row["id"] == "t1-b0001-00.2" and row["outcome"] == "rejected" and row["why"] == "cut off"
+    rows = json.loads(isheep("show", graded, "1", "--json").out)["rows"]
+    assert [row["outcome"] for row in rows] == ["kept", *["dropped"] * 4] and rows[1]["why"] == "quality 3 < 8"
+    assert rows[0]["output"] == ATTACK and rows[4]["grades"]["quality"]["score"] is None
+    assert "there is no page 2" in refused("show", graded, "1", "--json", "--page", "2")
+
+
 def test_model_text_cannot_touch_the_terminal(graded: Path) -> None:
     for words in ((), ("--dropped",)):
         shown = isheep("show", graded, "1", *words).out
@@ -405,6 +419,42 @@ def test_a_locked_run_folder(recipe: Path, aligned: Path) -> None:
     assert files(aligned) == before
 
 
+def test_a_run_folder_is_continued_with_its_own_recipe(recipe: Path, copied: Path, aligned: Path) -> None:
+    for words in ((copied,), ("--out", copied), (copied, "--out", copied, "machine.threads=1")):
+        (copied / "iter-1" / "assessed.jsonl").unlink()
+        assert isheep("run", *words).code == 0
+        assert files(copied) == files(aligned)
+
+
+def test_iterations_of_a_run_folder_may_grow(copied: Path) -> None:
+    assert isheep("run", copied, "iterations=2").code == 0
+    assert (copied / "iter-2" / "adapter").is_dir()
+    assert "2 of 2 iterations are trained" in isheep("status", copied).out
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (("RUN", "training.epochs=3"), "training.epochs: 1 -> 3"),
+        (("--out", "RUN", "training.epochs=3"), "training.epochs: 1 -> 3"),
+        (("RUN", "--out", "other"), "is a run folder, which continues in place"),
+        (("RUN", "--model", "lamb"), "is a run folder, which continues in place"),
+        (("RUN", "--seeds", "2"), "is a single run folder: give another --out"),
+        (("RUN/iter-1",), "is not a run folder: it has no recipe.yaml; name a recipe, or a run folder"),
+    ],
+)
+def test_a_run_folder_that_cannot_be_continued_so(aligned: Path, words: tuple[str, ...], wrong: str) -> None:
+    before = files(aligned)
+    assert wrong in refused("run", *(word.replace("RUN", str(aligned)) for word in words))
+    assert files(aligned) == before
+
+
+def test_a_folder_with_the_name_of_a_recipe_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lamb").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert choose_recipe("lamb", None, None).path == loading.find_recipe("lamb")
+
+
 @pytest.mark.parametrize("verb", ["run", "status", "show"])
 def test_a_corrupt_line_in_a_finished_file(recipe: Path, copied: Path, verb: str) -> None:
     file = copied / "iter-1" / "pairs.jsonl"
@@ -509,10 +559,86 @@ def test_lamb_verbs_reach_their_functions(tmp_path: Path, monkeypatch: pytest.Mo
     assert "model './nowhere' not found" in refused("lamb", "probe", "./nowhere")
 
 
-def test_help_names_every_verb() -> None:
-    shown = isheep("--help").out
-    for verb in ("run", "recipes", "status", "show", "chat", "export", "doctor", "lamb"):
-        assert f"  {verb} " in shown
+COMMAND_LINES = [*((name,) for name in COMMANDS), ("lamb", "pretrain"), ("lamb", "probe"), ()]
+
+
+@pytest.mark.parametrize("words", COMMAND_LINES, ids=" ".join)
+def test_help_says_everything_on_a_narrow_screen(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = isheep(*words, "--help")
+    assert done == isheep(*words, "-h") and done.code == 0
+    lines = done.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if line.endswith("...") and not line.startswith("Usage:")]
+
+
+def test_help_lists_every_command_in_a_sentence() -> None:
+    commands = isheep("--help").out.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in commands] == list(COMMANDS)
+    assert all(line.endswith(".") for line in commands)
+
+
+def test_the_version() -> None:
+    assert isheep("--version") == Done(0, f"isheep {__version__}\n", "")
+
+
+def test_shell_completion_offers_recipes() -> None:
+    command = [sys.executable, "-c", "from isheep.cli import main; main()"]
+    variables = {"_ISHEEP_COMPLETE": "complete_bash", "COMP_WORDS": "isheep run paper/qwen1.5-7", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [*command[:2], "import sys; sys.argv = ['isheep']; from isheep.cli import main; main()"],
+        env={**os.environ, **variables}, cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.split() == ["paper/qwen1.5-72b", "paper/qwen1.5-7b"]
+
+
+@pytest.mark.parametrize(("words", "code"), [(["run"], 2), (["run", "--help"], 0), (["--version"], 0), (["--help"], 0)])
+def test_other_operating_systems_get_one_line(words: list[str], code: int) -> None:
+    """Also where the modules fcntl and resource do not exist, as on Windows."""
+    script = "import sys; sys.platform = 'darwin'; sys.modules['fcntl'] = sys.modules['resource'] = None\n"
+    script += f"from isheep.cli import main; main({words})"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert code == 0 or "isheep runs on Linux, and this is darwin: use WSL 2" in done.stderr
+    assert done.stderr.count("\n") == (1 if code else 0)
+
+
+# --- recipes
+
+
+def test_recipes_fit_on_a_screen() -> None:
+    done = isheep("recipes")
+    lines = done.out.splitlines()
+    assert done.code == 0 and len(lines) <= 30 and max(map(len, lines)) <= 80
+    listed = set(done.out.replace(",", " ").split())
+    for name in loading.recipe_names():
+        assert {name, name.partition("/")[2]} & listed, name
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("density", ["lamb/density", "lamb/density-perplexity", "paper/density", "paper/density-perplexity"]),
+        ("FIGURE 2A", ["lamb/thresholds", "paper/thresholds"]),
+    ],
+)
+def test_recipes_by_a_word_of_name_or_title(word: str, expected: list[str]) -> None:
+    values = json.loads(isheep("recipes", word, "--json").out)
+    assert sorted(value["name"] for value in values) == expected
+    output = isheep("recipes", word).out
+    assert all(name in output for name in expected)
+
+
+def test_no_recipe_has_the_word() -> None:
+    assert "no recipe has 'densities' in its name or title" in refused("recipes", "densities")
+
+
+def test_recipes_as_json_name_their_commands() -> None:
+    values = {value["name"]: value for value in json.loads(isheep("recipes", "--json").out)}
+    assert sorted(values) == loading.recipe_names()
+    assert values["paper/table2"]["command"] == "isheep sweep paper/table2"
+    assert values["lamb/stop"]["command"] == "isheep run lamb/stop" and values["lamb/stop"]["group"] == "lamb"
+    assert values["paper/size-matched"]["group"] == "controls"
 
 
 # --- export

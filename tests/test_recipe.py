@@ -1,8 +1,6 @@
 """Recipes: read from YAML and the command line, wrong ones refused in one line that says where and what instead."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -334,18 +332,6 @@ def test_errors_are_one_line(
     shown = capsys.readouterr().err
     assert end.value.code == 2 and shown.startswith(wrong) and shown.count("\n") == 1
     assert not list(tmp_path.iterdir())
-
-
-def test_recipes_are_listed() -> None:
-    command = [sys.executable, "-c", "from isheep.cli import main; main()", "recipes"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1], timeout=60
-    )
-    runs, sweeps = done.stdout.removeprefix("isheep run").split("isheep sweep")
-    first = [[line.split()[0] for line in part.splitlines() if line[:1].strip()] for part in (runs, sweeps)]
-    assert sorted(sum(first, [])) == loading.recipe_names() and "paper/table2" in first[1]
-    assert max(map(len, done.stdout.splitlines())) <= 80
-    assert "paper/qwen1.5-72b" in first[0] and "Tables 1 and 12: I-SHEEP on Qwen1.5-72B." in runs
 
 
 @pytest.mark.parametrize("name", loading.recipe_names())

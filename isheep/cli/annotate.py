@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from isheep.cli.options import RunDir
+from isheep.cli.options import AllowCode, RunDir
 from isheep.cli.output import make_console
 from isheep.errors import UserError
 
@@ -25,6 +25,7 @@ def annotate(
     pairs: Annotated[int, typer.Option(min=1, help="Number of questions.")] = 50,
     name: Annotated[str, typer.Option(help="Name of the annotator; each has answers of their own.")] = "me",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes a free one.")] = 0,
+    allow_code: AllowCode = False,
 ) -> None:
     """Rate pairs, or compare two models, in the browser.
 

@@ -4,13 +4,14 @@ from typing import Annotated
 
 import typer
 
-from isheep.cli.options import RunDir
+from isheep.cli.options import AllowCode, RunDir
 
 
 def chat(
     run_dir: RunDir,
     iteration: Annotated[int | None, typer.Option(help="Iteration; 0 is the base (default: the newest).")] = None,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 0.0,
+    allow_code: AllowCode = False,
 ) -> None:
     """Chat with a model of a run.
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from isheep.cli.options import Benchmarks, Data, RunDir
+from isheep.cli.options import AllowCode, Benchmarks, Data, RunDir
 from isheep.cli.output import print_parts
 
 
@@ -21,6 +21,7 @@ def contamination(
         typer.Option(min=0, max=1, help="ROUGE-L threshold; 0 turns it off (default: the recipe's, or 0.7)."),
     ] = None,
     rows: Annotated[bool, typer.Option("--rows", help="Print the overlapping rows with the prompts.")] = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Find generated rows that overlap with benchmarks.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from isheep.cli.options import Benchmarks, Data, UnsafeCode
+from isheep.cli.options import AllowCode, Benchmarks, Data, UnsafeCode
 from isheep.cli.output import print_line, print_parts
 from isheep.errors import UserError
 
@@ -29,6 +29,7 @@ def evaluate(
         ),
     ] = None,
     unsafe_code: UnsafeCode = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Score a run's models on benchmarks.
 

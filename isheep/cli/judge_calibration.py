@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from isheep.cli.options import RunDir
+from isheep.cli.options import AllowCode, RunDir
 from isheep.cli.output import print_parts
 
 
@@ -12,6 +12,7 @@ def judge_calibration(
     run_dir: RunDir,
     pairs: Annotated[int, typer.Option(min=1, help="Number of pairs of an iteration to rate again.")] = 200,
     iteration: Annotated[int | None, typer.Option(min=1, help="Only this iteration (default: all).")] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Measure how reliable a run's self-assessment is.
 

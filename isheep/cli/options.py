@@ -15,6 +15,19 @@ Benchmarks = Annotated[
     typer.Argument(metavar="BENCHMARK", help="Names of benchmarks (default: those of the recipe).", show_default=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")]
+
+
+def _allow_code(allowed: bool) -> bool:
+    from isheep.extensions import allow_code
+
+    allow_code(allowed)
+    return allowed
+
+
+AllowCode = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Execute the Python code that the recipe names.", callback=_allow_code),
+]
 UnsafeCode = Annotated[
     bool,
     typer.Option("--unsafe-code", help="Run model-written code (HumanEval, MBPP) even if no sandbox is available."),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from isheep.cli.options import BaseModelName, Json
+from isheep.cli.options import AllowCode, BaseModelName, Json
 from isheep.cli.output import print_json, print_parts
 from isheep.cli.recipe_choice import RecipeName, Settings, choose_recipe
 
@@ -28,6 +28,7 @@ def plan(
         list[str] | None, typer.Option(metavar="KEY=NUMBER", help="Value for an assumption; may be repeated.")
     ] = None,
     as_json: Json = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Estimate tokens, time, memory and disk of a recipe.
 

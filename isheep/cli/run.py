@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from isheep.cli.options import BaseModelName, UnsafeCode
+from isheep.cli.options import AllowCode, BaseModelName, UnsafeCode
 from isheep.cli.output import print_line, print_parts
 from isheep.cli.recipe_choice import RecipeName, Settings, choose_recipe
 from isheep.errors import UserError
@@ -28,6 +28,7 @@ def run(
         typer.Option(min=1, help="Number of runs, with seed, seed + 1, ..., each in its own folder --out/seed-N."),
     ] = None,
     unsafe_code: UnsafeCode = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Run a recipe, or continue a run.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from isheep.cli.options import AllowCode
 from isheep.cli.output import print_line, print_parts
 from isheep.cli.recipe_choice import Settings
 
@@ -21,6 +22,7 @@ def sweep(
     ],
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Parent folder of the run folders (default: runs/SWEEP).")] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Run every setting of a sweep, or continue them.
 
