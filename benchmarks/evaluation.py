@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from isheep import api
 from isheep.backends import open_engine
 from isheep.benchmarks.options import ready
 from isheep.evaluation import evaluate, tables
@@ -76,7 +77,7 @@ def adapters(recipe: Recipe, run: RunFolder) -> list[Model]:
 
 def suite(folder: Path) -> None:
     """lamb's suite as `isheep eval` runs it, and the table as it prints it."""
-    recipe = loading.load_recipe(loading.find_recipe("lamb"), [])
+    recipe = api.load_recipe(loading.find_recipe("lamb"), [])
     with open_run_for_writing(folder, recipe) as run:
         with timed("first use of libraries"):
             models = adapters(recipe, run)

@@ -29,7 +29,7 @@ from isheep.lamb import SEEDS
 from isheep.models.chat_template import load_chat_template
 from isheep.models.checkpoint import find_checkpoint
 from isheep.recipe.loading import find_recipe as find_recipe
-from isheep.recipe.loading import load_recipe
+from isheep.api import load_recipe
 from isheep.records import Pair, Task
 from isheep.seeds import load_seed_tasks
 from isheep.stages import assess, synthesize

@@ -15,6 +15,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from isheep import api
 from isheep.recipe import loading
 from isheep.rundir.folder import read_events
 
@@ -50,7 +51,7 @@ def main() -> None:
     out = given.out or Path(tempfile.mkdtemp())
     path = loading.find_recipe(given.sweep)
     together = seconds("sweep", str(path), *given.words, "--out", str(out / "sweep"))
-    recipes, alone = loading.load_sweep(path, given.words), 0.0
+    recipes, alone = api.load_sweep(path, given.words), 0.0
     for name, recipe in recipes.items():
         file = out / f"{name}.json"
         file.write_text(json.dumps(recipe.model_dump(mode="json")), encoding="utf-8")  # JSON is YAML

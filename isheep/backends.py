@@ -1,13 +1,14 @@
 """Build the engine, trainer and judge that a recipe asks for. Heavy libraries load at their first use."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
 from isheep.engines import Engine
-from isheep.errors import KeyPath, UserError
+from isheep.errors import Conflicts, UserError, unknown_name
+from isheep.extensions import load_object, parse_reference
 from isheep.judges.base import Judge, LocalJudge
 from isheep.judges.endpoint import EndpointJudge
 from isheep.models.chat_template import ChatTemplate, load_chat_template
@@ -15,6 +16,7 @@ from isheep.recipe import schema as recipes
 from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.records import Model, Pair
 from isheep.rundir.folder import open_run
+from isheep.trainers.conflicts import conflicts as trainer_conflicts
 
 ENGINES = {
     "transformers": "isheep.engines.transformers",
@@ -42,7 +44,7 @@ class EngineModule(Protocol):
         Raises UserError if it can't.
         """
 
-    def conflicts(self, recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    def conflicts(self, recipe: Recipe) -> Conflicts:
         """Yield the settings of the recipe that the engine can't serve: (path of the key, the reason)."""
 
 
@@ -71,9 +73,34 @@ def check_engine(recipe: Recipe) -> list[str]:
 
 
 def engine_module(name: str) -> EngineModule:
-    """Import the module of an engine by its name in ENGINES."""
+    """Import the module of an engine by its name in ENGINES, or load an engine of the user's own ("file.py:name")."""
+    if parse_reference(name):
+        return CustomEngine(load_object(name, "engine"))
     module: EngineModule = import_module(ENGINES[name])
     return module
+
+
+class CustomEngine:
+    """An engine of the user's own: a function that takes the recipe and a model and returns an Engine."""
+
+    PACKAGE: str | None = None
+    ONLY_RECIPE_MODEL = False
+
+    def __init__(self, open_function: Callable[[Recipe, Model], Engine]) -> None:
+        self.open_function = open_function
+
+    def open_from_recipe(self, recipe: Recipe, model: Model) -> Engine:
+        """Return what the function returns."""
+        return self.open_function(recipe, model)
+
+    def check(self, recipe: Recipe) -> list[str]:
+        """Return no notes: what a user's engine can do is not known."""
+        return []
+
+    def conflicts(self, recipe: Recipe) -> Conflicts:
+        """Yield a conflict if the recipe asks for replicas, whose processes may not execute the user's code."""
+        if recipe.machine.replicas > 1 or recipe.machine.ray:
+            yield ("machine", "replicas"), "an engine of your own has no replicas: set it to 1, and machine.ray to null"
 
 
 def open_judge(recipe: Recipe, benchmark: BenchmarkSettings) -> Judge:
@@ -120,6 +147,13 @@ def local_model(name: str) -> tuple[Model, str]:
     return Model(recipe.model, made.get(iteration)), recipe.chat
 
 
+TRAINERS = {
+    "peft": "isheep.trainers.peft",
+    "llamafactory": "isheep.trainers.llamafactory",
+}
+"""The trainers by the name that a recipe gives as machine.trainer: the module of each one (docs/extending.md)."""
+
+
 def check_training(recipe: Recipe) -> None:
     """Raises UserError where this machine can't train as the recipe's `machine` and `training` say."""
     from isheep.trainers import launch
@@ -133,3 +167,16 @@ def train(recipe: Recipe, chat: ChatTemplate, start: Model, data: Sequence[Pair]
 
     trainer = llamafactory if recipe.machine.trainer == "llamafactory" else peft
     trainer.train(start, data, chat, recipe.training, seed, into, recipe.machine)
+
+
+def conflicts(recipe: Recipe) -> Conflicts:
+    """Yield the settings that the recipe's engine and trainer can't work with, and names of unknown ones."""
+    engine = recipe.machine.engine
+    if engine in ENGINES or parse_reference(engine):
+        yield from engine_module(engine).conflicts(recipe)
+    else:
+        yield ("machine", "engine"), unknown_name("engine", engine, ENGINES)
+    if recipe.machine.trainer in TRAINERS:
+        yield from trainer_conflicts(recipe)
+    else:
+        yield ("machine", "trainer"), unknown_name("trainer", recipe.machine.trainer, TRAINERS)

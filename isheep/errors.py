@@ -1,6 +1,7 @@
 """Errors whose message is written for the user."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 
 KeyPath = tuple[str | int, ...]
 """The path of a key in a recipe: ("filters", 0, "criteria")."""
@@ -15,3 +16,11 @@ class UserError(Exception):
 
 class TooLong(UserError):
     """A text that does not fit into a model's context."""
+
+
+def unknown_name(thing: str, name: str, known_names: Iterable[str]) -> str:
+    """Return the sentence that a name is not known, with the nearest known one."""
+    known_names = list(known_names)
+    nearest = difflib.get_close_matches(name, known_names, n=1)
+    way_out = f"did you mean {nearest[0]!r}?" if nearest else f"take one of {', '.join(known_names)}"
+    return f"{thing} {name!r} is not known: {way_out}"

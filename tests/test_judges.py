@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from isheep.api import load_recipe
 from isheep.backends import local_model
 from isheep.benchmarks import mt_bench
 from isheep.cli import main
@@ -24,7 +25,6 @@ from isheep.judges.base import LocalJudge
 from isheep.judges.endpoint import EndpointJudge
 from isheep.models.chat_template import load_chat_template
 from isheep.openai_client import retry_after
-from isheep.recipe.loading import load_recipe
 from isheep.recipe.schema import BenchmarkSettings, JudgeSettings, Machine, Recipe
 from isheep.records import Model
 from isheep.rundir.folder import RunFolder

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isheep import api
 from isheep.filters.base import FilterContext
 from isheep.filters.contamination import ContaminationFilter
 from isheep.recipe import loading
@@ -137,7 +138,7 @@ def test_every_recipe_for_lamb_drops_its_prompts_word_for_word_only() -> None:
 
 def every(name: str) -> list[loading.Recipe]:
     path = loading.find_recipe(name)
-    return list(loading.load_sweep(path).values()) if loading.is_sweep(path) else [loading.load_recipe(path)]
+    return list(api.load_sweep(path).values()) if loading.is_sweep(path) else [api.load_recipe(path)]
 
 
 def test_what_lamb_s_rule_keeps_is_what_exact_words_kept() -> None:

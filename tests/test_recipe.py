@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isheep import prompts
+from isheep import api, extensions, prompts
 from isheep.cli import main
 from isheep.errors import UserError
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
+from isheep.records import Sampling
 
 
 def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
@@ -24,15 +25,15 @@ def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
 @pytest.mark.parametrize("name", loading.recipe_names())
 def test_every_packaged_recipe_loads_and_survives_a_round(name: str, tmp_path: Path) -> None:
     path = loading.find_recipe(name)
-    found = loading.load_sweep(path).values() if loading.is_sweep(path) else [loading.load_recipe(path)]
+    found = api.load_sweep(path).values() if loading.is_sweep(path) else [api.load_recipe(path)]
     for recipe in found:
-        assert loading.load_recipe(write(tmp_path, loading.dump_recipe(recipe))) == recipe
+        assert api.load_recipe(write(tmp_path, loading.dump_recipe(recipe))) == recipe
     assert loading.recipe_title(path)
 
 
 def test_the_paper_is_what_the_defaults_say() -> None:
     """Appendix E, by the recipe that spells it out."""
-    paper = loading.load_recipe(loading.find_recipe("paper/qwen1.5-72b"))
+    paper = api.load_recipe(loading.find_recipe("paper/qwen1.5-72b"))
     plain = Recipe(model=paper.model)
     assert paper.training == plain.training
     assert (paper.assessment, paper.filters, paper.response) == (plain.assessment, plain.filters, plain.response)
@@ -41,8 +42,8 @@ def test_the_paper_is_what_the_defaults_say() -> None:
 @pytest.mark.parametrize("text", ["5e-5", "5E-5", "5.0e-5", "0.5e-4", "0.00005", ".5e-4", "+5e-5"])
 def test_yaml_numbers(text: str, tmp_path: Path) -> None:
     path = write(tmp_path, f"model: lamb\ntraining: {{learning_rate: {text}}}\n")
-    assert loading.load_recipe(path).training.learning_rate == 5e-5
-    assert loading.load_recipe(path, [f"training.learning_rate={text}"]).training.learning_rate == 5e-5
+    assert api.load_recipe(path).training.learning_rate == 5e-5
+    assert api.load_recipe(path, [f"training.learning_rate={text}"]).training.learning_rate == 5e-5
 
 
 WRONG = {
@@ -158,8 +159,8 @@ WRONG = {
     "model: {a: b\n": "not YAML",
     "- model": "mine.yaml: a recipe is a mapping of keys to values",
     "": "mine.yaml: a recipe is a mapping of keys to values",
-    "model: lamb\nsynthesis: &a {sampling: *a}": "mine.yaml: nested too deeply, or an alias that stands inside itself",
-    "like: nowhere.yaml": "can't be read: No such file or directory",
+    "model: lamb\nsynthesis: &a {sampling: *a}": "mine.yaml: nested too deeply, or an alias that contains itself",
+    "like: nowhere.yaml": "mine.yaml line 1: recipe 'nowhere.yaml' not found: give a file, or a name",
     "like: mine.yaml": "mine.yaml line 1: like leads round in a circle: name a recipe that is not like this one",
 }
 
@@ -167,7 +168,7 @@ WRONG = {
 @pytest.mark.parametrize("text", WRONG)
 def test_wrong_recipes(text: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        loading.load_recipe(write(tmp_path, text))
+        api.load_recipe(write(tmp_path, text))
     assert WRONG[text] in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -182,63 +183,61 @@ def test_any_yaml_is_a_recipe_or_one_line(tmp_path_factory: pytest.TempPathFacto
 
     path = write(tmp_path_factory.mktemp("recipes"), yaml.safe_dump(data, allow_unicode=True))
     try:
-        loading.load_recipe(path)
+        api.load_recipe(path)
     except UserError as error:
         assert str(error).strip()
 
 
 def test_like_takes_what_it_does_not_say(tmp_path: Path) -> None:
     write(tmp_path, "model: lamb\nseed: 5\ntraining: {epochs: 3, batch: 4}\n", "base.yaml")
-    recipe = loading.load_recipe(
-        write(tmp_path, "like: base.yaml\ntraining: {epochs: 1}\nfilters: []\nassessment: null\n")
-    )
+    recipe = api.load_recipe(write(tmp_path, "like: base.yaml\ntraining: {epochs: 1}\nfilters: []\nassessment: null\n"))
     assert (recipe.seed, recipe.training.epochs, recipe.training.batch, recipe.filters) == (5, 1, 4, ())
 
 
 def test_one_iteration_may_do_something_otherwise(tmp_path: Path) -> None:
     write(tmp_path, "model: lamb\nresponse: {size: 4}\niteration: {2: {response: {prompt: plain}}}\n", "base.yaml")
     path = write(tmp_path, "like: base.yaml\niteration: {2: {training: {start: last}}, 3: {filters: []}}\n")
-    recipe = loading.load_recipe(path, ["iteration.2.training.epochs=7"])
+    recipe = api.load_recipe(path, ["iteration.2.training.epochs=7"])
     assert (recipe.response.prompt, recipe.training.start, recipe.training.epochs) == ("chat", "base", 2)
     second, third = recipe.at(2), recipe.at(3)
     assert second.response == recipe.response.model_copy(update={"prompt": "plain"})
     assert (second.training.start, second.training.epochs, second.filters) == ("last", 7, recipe.filters)
     assert third == recipe.model_copy(update={"filters": (), "iteration": {}}) and recipe.at(1) is recipe
-    assert loading.load_recipe(write(tmp_path, loading.dump_recipe(recipe), "saved.yaml")) == recipe
-    assert loading.differences(loading.load_recipe(path), recipe) == ["iteration.2.training.epochs: null -> 7"]
+    assert api.load_recipe(write(tmp_path, loading.dump_recipe(recipe), "saved.yaml")) == recipe
+    assert loading.differences(api.load_recipe(path), recipe) == ["iteration.2.training.epochs: null -> 7"]
 
 
 def test_words_for_one_iteration_are_named_where_they_are_wrong(tmp_path: Path) -> None:
     path = write(tmp_path, "model: lamb\niteration: {2: {training: {start: last}}}\n")
     with pytest.raises(UserError, match=r"'iteration\.2\.training\.epoch=7' on the command line: unknown key 'epoch'"):
-        loading.load_recipe(path, ["iteration.2.training.epoch=7"])
+        api.load_recipe(path, ["iteration.2.training.epoch=7"])
     with pytest.raises(
         UserError, match=r"'iteration\.2\.synthesis\.tasks_of=2' on the .*: synthesis\.tasks_of: iteration 2"
     ):
-        loading.load_recipe(path, ["iteration.2.synthesis.tasks_of=2"])
+        api.load_recipe(path, ["iteration.2.synthesis.tasks_of=2"])
 
 
 def test_like_what_is_like_another(tmp_path: Path) -> None:
     write(tmp_path, "model: lamb\nseed: 5\niterations: 5\n", "base.yaml")
     (tmp_path / "folder").mkdir()
     write(tmp_path / "folder", "like: ../base.yaml\niterations: 4\nlanguage: any\n", "small.yaml")
-    recipe = loading.load_recipe(write(tmp_path / "folder", "like: small.yaml\nlanguage: en\n"))
+    recipe = api.load_recipe(write(tmp_path / "folder", "like: small.yaml\nlanguage: en\n"))
     assert (recipe.seed, recipe.iterations, recipe.language) == (5, 4, "en")
     write(tmp_path, "like: folder/small.yaml\n", "base.yaml")
     with pytest.raises(UserError, match=r"base\.yaml line 1: like leads round in a circle"):
-        loading.load_recipe(tmp_path / "folder" / "mine.yaml")
+        api.load_recipe(tmp_path / "folder" / "mine.yaml")
 
 
 def test_a_mistake_in_the_file_below_is_named_there(tmp_path: Path) -> None:
     write(tmp_path, "model: lamb\n\nsed: 5\n", "base.yaml")
     with pytest.raises(UserError, match=r"base\.yaml line 3: unknown key 'sed': did you mean 'seed'"):
-        loading.load_recipe(write(tmp_path, "like: base.yaml\n"))
+        api.load_recipe(write(tmp_path, "like: base.yaml\n"))
 
 
 def test_words_of_the_command_line(tmp_path: Path) -> None:
     path = write(tmp_path, "model: lamb\nfilters: [{kind: score, at_least: 8}]\n")
     words = ["training.lora.rank=4", "filters.0.at_least=7", "synthesis.novelty=null", "assessment.criteria=[quality]"]
-    recipe = loading.load_recipe(path, words)
+    recipe = api.load_recipe(path, words)
     assert recipe.training.lora.rank == 4 and recipe.filters[0].at_least == 7
     assert recipe.synthesis.novelty is None and recipe.assessment and recipe.assessment.criteria == ("quality",)
 
@@ -257,7 +256,7 @@ def test_words_of_the_command_line(tmp_path: Path) -> None:
 def test_wrong_words(word: str, wrong: str, tmp_path: Path) -> None:
     path = write(tmp_path, "model: lamb\nfilters: [{kind: score, at_least: 8}]\n")
     with pytest.raises(UserError) as error:
-        loading.load_recipe(path, [word])
+        api.load_recipe(path, [word])
     assert wrong in str(error.value)
 
 
@@ -279,9 +278,7 @@ def test_wrong_prompt_files(content: bytes, wrong: str, tmp_path: Path) -> None:
     prompt = tmp_path / "rating.yaml"
     prompt.write_bytes(content)
     with pytest.raises(UserError) as error:
-        loading.load_recipe(
-            write(tmp_path, f"model: lamb\nassessment: {{prompt: {prompt}, criteria: [quality]}}\n"), []
-        )
+        api.load_recipe(write(tmp_path, f"model: lamb\nassessment: {{prompt: {prompt}, criteria: [quality]}}\n"), [])
     assert wrong.replace("{path}", str(prompt)) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -294,6 +291,92 @@ def test_a_prompt_file_that_can_not_be_opened(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(UserError, match=r"rating\.yaml can't be read: Permission denied"):
         prompts.load_prompts(str(tmp_path / "rating.yaml"))
+
+
+# --- who is to blame
+
+NAMED = "model: lamb\n\nfilters:\n- {kind: score, at_least: 8}\n"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("filters=[{kind: mine}]", "'filters=[{kind: mine}]' on the command line: filters.0.kind: take one of 'score'"),
+        ("assessment=null", "'assessment=null' on the command line: filters.0: a score filter needs an assessment"),
+        ("filters.0.above=7", "'filters.0.above=7' on the command line: filters.0: give exactly one of at_least and"),
+        ("filters=[{kind: score, at_least: 80}]", "on the command line: filters.0.at_least: no score reaches 80"),
+        ("machine.engine=vlm", "on the command line: machine.engine: engine 'vlm' is not known: did you mean 'vllm'?"),
+        (
+            "machine.trainer=pft",
+            "on the command line: machine.trainer: trainer 'pft' is not known: did you mean",
+        ),
+    ],
+)
+def test_an_error_in_an_override_names_the_command_line(override: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        api.load_recipe(write(tmp_path, NAMED), [override])
+    assert message in str(error.value) and "mine.yaml" not in str(error.value)
+
+
+def test_an_error_of_the_file_is_not_blamed_on_an_override(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^[^']*mine\.yaml line 2: filters\.0\.at_least: no score reaches 80"):
+        api.load_recipe(write(tmp_path, "model: lamb\nfilters: [{kind: score, at_least: 80}]\n"), ["seed=3"])
+
+
+def test_an_error_in_an_override_from_python_names_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"override 'training\.epoch': unknown key 'epoch' in training"):
+        api.load_recipe("lamb", {"training.epoch": 1})
+    with pytest.raises(UserError, match=r"overrides 'assessment': filters\.1: a score filter needs an assessment"):
+        api.load_recipe("lamb", {"assessment": None})
+
+
+def test_a_recipe_from_python() -> None:
+    recipe = api.load_recipe("lamb", {"synthesis.tasks": 100, "synthesis.sampling": Sampling(temperature=0.5)})
+    assert (recipe.synthesis.tasks, recipe.synthesis.sampling.temperature) == (100, 0.5)
+    assert api.load_recipe(recipe, ["synthesis.tasks=90"]).synthesis.tasks == 90
+    assert api.load_recipe({"model": "lamb", "seed": 3}) == Recipe(model="lamb", seed=3)
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-0.5b", "qwen2.5-0.5b.yaml", "paper/one-last", "../base", "../base.yaml"])
+def test_like_accepts_every_name_that_run_accepts(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    write(tmp_path, "model: lamb\n", "base.yaml")
+    recipe = api.load_recipe(write(tmp_path / "folder", f"like: {name}\nseed: 7\n"))
+    assert recipe.seed == 7 and (recipe.model == "lamb") == ("base" in name)
+
+
+def test_a_recipe_may_have_the_name_of_the_packaged_one_that_it_is_like(tmp_path: Path) -> None:
+    assert api.load_recipe(write(tmp_path, "like: lamb\nseed: 7\n", "lamb.yaml")).seed == 7
+
+
+# --- code of the user's own
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "filters:\n- kind: custom\n  function: mine.py:short",
+            "line 4: filters.0.function: filter {}/mine.py:short",
+        ),
+        ("machine:\n  engine: mine.py:open_engine", "line 3: machine.engine: engine {}/mine.py:open_engine"),
+    ],
+)
+def test_code_is_refused_with_its_line_unless_allowed(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("raise SystemExit('executed')")
+    with pytest.raises(UserError) as error:
+        api.load_recipe(write(tmp_path, f"model: lamb\n{text}\n"))
+    assert f"mine.yaml {message.format(tmp_path)} is Python code of your own: pass --allow-code" in str(error.value)
+
+
+def test_code_is_found_beside_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def short(pair):\n    return None\n")
+    text = "model: lamb\nfilters: [{kind: custom, function: 'mine.py:short'}]\n"
+    try:
+        recipe = api.load_recipe(write(tmp_path, text), allow_code=True)
+    finally:
+        extensions.allow_code(False)
+    assert recipe.filters[0].label == "short" and str(tmp_path) in loading.dump_recipe(recipe)
 
 
 def test_differences_name_each_key() -> None:

@@ -15,11 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from isheep import backends
+from isheep import api, backends
 from isheep.errors import UserError
 from isheep.models.adapter_files import WEIGHTS
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe import loading
 from isheep.recipe.schema import Lora, Machine, Recipe, Training
 from isheep.records import Model, Pair
 from isheep.trainers import launch
@@ -276,7 +275,7 @@ def test_llamafactory_is_given_its_files_and_its_adapter_is_taken(
 def test_what_can_not_work_is_told_before_anything(machine: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(f"model: lamb\nseed_tasks: lamb\nmachine: {{{machine}}}\n")
     with pytest.raises(UserError) as raised:
-        loading.load_recipe(tmp_path / "r.yaml", [])
+        api.load_recipe(tmp_path / "r.yaml", [])
     assert said in str(raised.value)
 
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 import isheep.algorithm
-from isheep import backends
+from isheep import api, backends
 from isheep.algorithm import align
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
@@ -155,7 +155,7 @@ class Loop(NamedTuple):
             (into / "weights").write_text(str(number(calls)))
 
         (self.folder / "mine.yaml").write_text(f"model: {self.base}\n{BASE}")
-        recipe = loading.load_recipe(self.folder / "mine.yaml", words)
+        recipe = api.load_recipe(self.folder / "mine.yaml", words)
         monkeypatch.setattr(isheep.algorithm, "load_chat", lambda name, model: load_chat_template(name, str(self.base)))
         monkeypatch.setattr(isheep.algorithm, "open_engine", lambda recipe, model: Written(model))
         monkeypatch.setattr(isheep.algorithm, "train", train)
@@ -209,7 +209,7 @@ def weights(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     def weights(*words: str) -> bytes:
         into = tmp_path_factory.mktemp("training")
         (into / "mine.yaml").write_text(f"model: {qwen2}\n{TRAINED}")
-        recipe = loading.load_recipe(into / "mine.yaml", words)
+        recipe = api.load_recipe(into / "mine.yaml", words)
         chat, fields = load_chat_template("tokenizer", str(qwen2)), {"finish": "stop", "tokens": 3, "seed": 0}
         pairs = [Pair(id=f"{n}", instruction=f"Say {n}", output="hot " * (1 + n % 4), **fields) for n in range(20)]
         held_out = select_rows(pairs, chat, chat.tokenizer, recipe.training, 1).held_out
@@ -235,6 +235,7 @@ ELSEWHERE = {
     "stop.patience": "test_sweep.py: where a run stops",
     "filters.contamination.ngram": "test_filters.py, test_contamination.py",
     "filters.contamination.rouge": "test_filters.py, test_contamination.py",
+    "filters.custom.function": "test_filters.py",
     **{f"synthesis.topics.{key}": "test_dromedary.py" for key in ("file", "share", "rounds")},
     "synthesis.tasks_of": "test_dromedary.py",
     "iteration": "test_dromedary.py",
@@ -298,13 +299,13 @@ CLASHES = [
 @pytest.mark.parametrize(("change", "said"), CLASHES)
 def test_what_vllm_can_not_do_is_refused(change: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        loading.load_recipe(loading.find_recipe("lamb"), ["machine.engine=vllm", change])
+        api.load_recipe(loading.find_recipe("lamb"), ["machine.engine=vllm", change])
 
 
 def test_without_vllm_a_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isheep.engines.vllm.importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"not installed: .*pip install 'isheep\[vllm\]'.*machine.engine: openai"):
-        backends.check_engine(loading.load_recipe(loading.find_recipe("lamb"), ["machine.engine=vllm"]))
+        backends.check_engine(api.load_recipe(loading.find_recipe("lamb"), ["machine.engine=vllm"]))
 
 
 def test_every_setting_is_here() -> None:

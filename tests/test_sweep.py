@@ -14,7 +14,7 @@ from rich.console import Console
 import isheep.algorithm
 import isheep.evaluation.evaluate
 import isheep.sweep
-from isheep import benchmarks, prompts
+from isheep import api, benchmarks, prompts
 from isheep.algorithm import align
 from isheep.batching import derive_seed
 from isheep.benchmarks import EvalContext, Result, Score, validation_prompts
@@ -567,7 +567,7 @@ def test_a_grid_and_names_make_folders(lab: Lab, tmp_path: Path, capsys: pytest.
     assert len(lab.trained) == 2
     shown = capsys.readouterr().out
     assert "rows" in shown and "runs     " in shown
-    saved = loading.load_recipe(out / "last,filters.0.at_least=7" / "recipe.yaml")
+    saved = api.load_recipe(out / "last,filters.0.at_least=7" / "recipe.yaml")
     assert saved.training.start == "last" and saved.response.size == 4 and saved.filters[0].at_least == 7
 
 
@@ -600,7 +600,7 @@ def test_a_sweep_may_list_recipe_files(tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text("model: lamb\nseed: 1\n")
     (tmp_path / "two.yaml").write_text("like: one.yaml\niterations: 7\n")
     (tmp_path / "both.yaml").write_text("seed: 3\nsettings: [one.yaml, two.yaml]\n")
-    found = loading.load_sweep(tmp_path / "both.yaml", ["training.epochs=1"])
+    found = api.load_sweep(tmp_path / "both.yaml", ["training.epochs=1"])
     shown = {name: (one.iterations, one.seed, one.training.epochs) for name, one in found.items()}
     assert shown == {"one": (3, 3, 1), "two": (7, 3, 1)}
 
@@ -631,13 +631,13 @@ def test_wrong_sweeps(text: str, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(text)
     (tmp_path / "one.yaml").write_text("model: lamb")
     with pytest.raises(UserError) as error:
-        loading.load_sweep(tmp_path / "s.yaml")
+        api.load_sweep(tmp_path / "s.yaml")
     assert WRONG[text] in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_sweep_is_not_run_as_a_recipe() -> None:
     with pytest.raises(UserError, match="is a sweep over many settings: run it with isheep sweep"):
-        loading.load_recipe(loading.find_recipe("paper/table2"))
+        api.load_recipe(loading.find_recipe("paper/table2"))
 
 
 # --- every recipe on lamb, to its end
@@ -647,7 +647,7 @@ ON_LAMB = [name for name in loading.recipe_names() if name.startswith("lamb/")]
 
 def recipes_of(name: str) -> dict[str, Recipe]:
     path = loading.find_recipe(name)
-    return loading.load_sweep(path) if loading.is_sweep(path) else {"": loading.load_recipe(path)}
+    return api.load_sweep(path) if loading.is_sweep(path) else {"": api.load_recipe(path)}
 
 
 @pytest.mark.parametrize("name", [name for name in ON_LAMB if not loading.is_sweep(loading.find_recipe(name))])
@@ -703,9 +703,7 @@ FEW = {  # a recipe for each way to filter, to read a score, to start
 
 
 def test_recipes_on_lamb_run_for_real(short_exam: None, tmp_path: Path) -> None:
-    recipes = {
-        name[5:]: loading.load_recipe(loading.find_recipe(name), [*BRIEF, *words]) for name, words in FEW.items()
-    }
+    recipes = {name[5:]: api.load_recipe(loading.find_recipe(name), [*BRIEF, *words]) for name, words in FEW.items()}
     finished(recipes, tmp_path)
     for stage in ("iter-1/replies.jsonl", "iter-1/pairs.jsonl", "base/eval/lamb.json"):
         assert [name for name in recipes if stage in made(tmp_path / name)] == ["one-last"]

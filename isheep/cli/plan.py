@@ -34,6 +34,7 @@ def plan(
 
     Prints FLOPs and the assumptions too. RECIPE is as in `isheep run`, or a sweep. No weights are loaded.
     """
+    from isheep import api
     from isheep import plan as plans
     from isheep.plan import assumptions, tables
     from isheep.recipe import loading
@@ -41,9 +42,9 @@ def plan(
     choice = choose_recipe(recipe_name, settings, model)
     is_sweep = loading.is_sweep(choice.path)
     if is_sweep:
-        recipes = loading.load_sweep(choice.path, choice.overrides)
+        recipes = api.load_sweep(choice.path, choice.overrides)
     else:
-        recipes = {"": loading.load_recipe(choice.path, choice.overrides)}
+        recipes = {"": api.load_recipe(choice.path, choice.overrides)}
     assumed, past = assumptions.parse_assumptions(assume or []), plans.past_of(from_run)
     device = plans.device_of(next(iter(recipes.values())).machine, gpu, gpus)
     by_name = {name: plans.plan(recipe, device, gpus, assumed, past) for name, recipe in recipes.items()}

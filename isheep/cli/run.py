@@ -37,12 +37,12 @@ def run(
 
     In a run that has begun, only the keys of machine may change, and iterations may grow.
     """
+    from isheep import api
     from isheep.cli.sweep import run_settings
-    from isheep.recipe import loading
 
     choice = choose_recipe(recipe_name, settings, model, out)
     overrides = ["machine.unsafe_code=true", *choice.overrides] if unsafe_code else choice.overrides
-    recipe = loading.load_recipe(choice.path, overrides)
+    recipe = api.load_recipe(choice.path, overrides)
     out = choice.run_dir or out or Path("runs") / (Path(model).resolve().name if model else choice.path.stem)
     if seeds and choice.run_dir:
         raise UserError(f"--seeds needs a folder of runs, and {out} is a single run folder: give another --out")

@@ -29,10 +29,11 @@ def sweep(
     A sweep is a recipe file with `settings` or a `grid`. A file that is identical in two settings is made once and
     copied. KEY=VALUE sets a key of the recipe in all settings, except in those that the sweep itself sets it for.
     """
+    from isheep import api
     from isheep.recipe import loading
 
     path = loading.find_recipe(name)
-    run_settings(loading.load_sweep(path, settings or []), out or Path("runs") / path.stem)
+    run_settings(api.load_sweep(path, settings or []), out or Path("runs") / path.stem)
 
 
 def run_settings(recipes: Mapping[str, Recipe], out: Path) -> None:

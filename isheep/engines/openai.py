@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 from isheep.batching import derive_seed
 from isheep.engines import Engine, ray, server, tokens, transformers
-from isheep.errors import TooLong
+from isheep.errors import Conflicts, TooLong
 from isheep.filters import needs
 from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.models.checkpoint import context_length, find_checkpoint, load_tokenizer, start_token_ids
 from isheep.openai_client import ServerReply, call_concurrently, without_password
+from isheep.prompts.forms import load_answer_form
 from isheep.recipe.schema import Recipe, ServerSettings, score_openings
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
@@ -45,6 +46,37 @@ def check(recipe: Recipe) -> list[str]:
     )
     with closing(engine):
         return engine.check(requirements(recipe))
+
+
+def conflicts(recipe: Recipe) -> Conflicts:
+    """Yield the settings of the recipe that no OpenAI-compatible server can serve."""
+    settings, machine = recipe.machine.server, recipe.machine
+    yield from ray.conflicts(recipe)
+    if ray.uses_ray(machine) and settings.adapters == "server":
+        why = "replicas are engines of ours, and machine.engine is openai: raise machine.server.at_once instead"
+        yield ("machine", "replicas"), why
+    if settings.url and "@" in settings.url:
+        yield ("machine", "server", "url"), "a recipe holds no password: set the address in OPENAI_BASE_URL"
+    for index, entry in enumerate(recipe.filters):
+        if "embeddings" in entry.needs:
+            needed = f"{entry.label} needs hidden states, which machine.engine openai does not have"
+            yield ("filters", index), f"{needed}: take engine transformers"
+    if settings.api == "chat":
+        yield from _chat_conflicts(recipe)
+
+
+def _chat_conflicts(recipe: Recipe) -> Conflicts:
+    """Yield the prompts that are no chat turns, which a server's chat API can't be sent."""
+    prompt = recipe.response.prompt
+    is_plain = {
+        ("synthesis", "chat"): not recipe.synthesis.chat,
+        ("response", "prompt"): prompt == "instances" or not load_answer_form(prompt).chat,
+        ("assessment", "chat"): recipe.assessment is not None and not recipe.assessment.chat,
+    }
+    for path in (path for path, plain in is_plain.items() if plain):
+        yield path, "these prompts are plain, and machine.server.api: chat sends chat turns alone"
+    if recipe.evaluation or recipe.stop:
+        yield ("machine", "server", "api"), "benchmarks ask the base plainly: take completions, or no evaluation"
 
 
 class ServerRequirements(NamedTuple):

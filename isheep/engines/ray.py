@@ -8,7 +8,7 @@ from typing import Any
 
 from isheep.engines import Engine
 from isheep.engines.actors import ReplicaPool, brief, check_ray, pool_of
-from isheep.errors import UserError
+from isheep.errors import Conflicts, UserError
 from isheep.models.checkpoint import LAMB_CHECKPOINT, find_checkpoint
 from isheep.recipe.schema import Machine, Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
@@ -37,6 +37,13 @@ def check(recipe: Recipe) -> None:
     """Raise UserError if the recipe asks for replicas and Ray is not installed, or does not answer."""
     if uses_ray(recipe.machine):
         check_ray(recipe.machine)
+
+
+def conflicts(recipe: Recipe) -> Conflicts:
+    """Yield the settings that exclude each other if the engine has replicas, each of which has a GPU of its own."""
+    machine = recipe.machine
+    if uses_ray(machine) and machine.device and ":" in machine.device:
+        yield ("machine", "device"), f"{machine.device} is one GPU, and each replica has its own: take cuda"
 
 
 def open_engine(open_one: Callable[[Model], Engine], model: Model, machine: Machine) -> "Replicas":

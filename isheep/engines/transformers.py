@@ -1,13 +1,13 @@
 """The transformers engine: any causal language model in safetensors, with a LoRA adapter or none, on CPU or CUDA."""
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isheep.batching import derive_seed
 from isheep.engines import Engine, ray, tokens
-from isheep.errors import KeyPath, TooLong
+from isheep.errors import Conflicts, TooLong
 from isheep.models.checkpoint import check_device, find_checkpoint, load_model, load_tokenizer, start_token_ids
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
@@ -38,9 +38,9 @@ def check(recipe: Recipe) -> list[str]:
     return []
 
 
-def conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
-    """Yield nothing: this engine can serve every recipe."""
-    yield from ()
+def conflicts(recipe: Recipe) -> Conflicts:
+    """Yield the settings that replicas exclude; a single engine serves every recipe."""
+    yield from ray.conflicts(recipe)
 
 
 def open_engine(

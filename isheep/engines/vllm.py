@@ -14,7 +14,7 @@ from typing import Any
 from isheep.batching import chunks, derive_seed
 from isheep.engines import Engine, ray, tokens
 from isheep.engines.vllm_worker import AdapterRequest, Failed, Opening, Worker
-from isheep.errors import TooLong, UserError
+from isheep.errors import Conflicts, TooLong, UserError
 from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.models.checkpoint import (
     check_device,
@@ -25,11 +25,13 @@ from isheep.models.checkpoint import (
     load_tokenizer,
     start_token_ids,
 )
-from isheep.recipe.schema import RANKS, Machine, Recipe
+from isheep.recipe.schema import Machine, Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
 ELSEWHERE = "machine.engine: transformers"
 ASKED = 128  # tokens whose probabilities a request may ask for: vLLM's limit
+# The ranks of adapters that vLLM has kernels for.
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 asleep: dict[Opening, Worker] = {}  # at most one, where machine.vllm.sleep keeps it
 
 
@@ -53,6 +55,22 @@ def check(recipe: Recipe) -> list[str]:
     ray.check(recipe)
     check_installed()
     return []
+
+
+def conflicts(recipe: Recipe) -> Conflicts:
+    """Yield the settings of the recipe that vLLM can't serve."""
+    machine, settings, rank = recipe.machine, recipe.machine.vllm, recipe.training.lora.rank
+    yield from ray.conflicts(recipe)
+    if settings.adapters == "lora" and rank > RANKS[-1]:
+        why = f"vLLM serves ranks up to {RANKS[-1]}, and training.lora.rank is {rank}: set it to merged"
+        yield ("machine", "vllm", "adapters"), why
+    if settings.sleep and settings.adapters == "merged":
+        yield ("machine", "vllm", "sleep"), "a merged checkpoint is another model each time: take adapters: lora"
+    if settings.sleep and machine.device == "cpu":
+        yield ("machine", "vllm", "sleep"), "it is for GPUs, and machine.device is cpu"
+    if settings.tensor_parallel > 1 and machine.device:
+        why = f"{settings.tensor_parallel} GPUs share the weights, and machine.device names one: set it to null"
+        yield ("machine", "vllm", "tensor_parallel"), why
 
 
 def check_installed() -> None:

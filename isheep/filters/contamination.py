@@ -8,7 +8,6 @@ from pydantic import Field
 from isheep.errors import Conflicts
 from isheep.filters.base import FilterContext, FilterSettings, Need, Reasons, RecipeFacts
 from isheep.records import Pair
-from isheep.text.overlap import find_overlap
 
 
 class ContaminationFilter(FilterSettings):
@@ -33,6 +32,9 @@ class ContaminationFilter(FilterSettings):
 
     def reasons(self, pairs: Iterable[Pair], context: FilterContext) -> Reasons:
         """Yield the pairs that overlap with a prompt."""
+        # Imports numpy, which reading a recipe does not need.
+        from isheep.text.overlap import find_overlap
+
         rows = find_overlap(pairs, context.prompts, self.ngram, self.rouge).rows
         for index, pair in enumerate(pairs):
             if index in rows:

@@ -212,9 +212,6 @@ class ServerSettings(Calls):
     timeout: Annotated[float, Field(gt=0)] = 600
 
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, that vLLM knows
-
-
 class VLLMSettings(Settings):
     """vLLM in a process beside this one, where `engine` is vllm (docs/engines.md)."""
 
@@ -236,10 +233,10 @@ class Machine(Settings):
     rows (docs/scale.md).
     """
 
-    engine: Literal["transformers", "vllm", "openai"] = "transformers"
+    engine: str = "transformers"
     vllm: VLLMSettings = VLLMSettings()
     server: ServerSettings = ServerSettings()
-    trainer: Literal["peft", "llamafactory"] = "peft"
+    trainer: str = "peft"
     threads: Count | None = None
     device: str | None = None  # such as cpu or cuda:0; null: CUDA where there is one
     batch: Count = 128  # prompts that the engine reads at once

@@ -1,12 +1,12 @@
 """What single keys of a recipe can't show: settings that are each right by themselves and can't work together."""
 
-from isheep import prompts
+from isheep import extensions, prompts
 from isheep.errors import Conflicts
 from isheep.filters.base import RecipeFacts
+from isheep.filters.custom import CustomFilter
 from isheep.prompts import forms
 from isheep.recipe.schema import (
     JUDGED,
-    RANKS,
     SECTIONS_PER_ITERATION,
     BenchmarkSettings,
     Recipe,
@@ -24,12 +24,9 @@ def conflicts(recipe: Recipe, t: int = 1) -> Conflicts:
     yield from _assessment(recipe)
     yield from _filters(recipe)
     yield from _training(recipe, t)
-    yield from _machine(recipe)
-    yield from _around(recipe)
-    if recipe.machine.engine == "openai":
-        yield from _server(recipe)
-    if recipe.machine.engine == "vllm":
-        yield from _vllm(recipe)
+    yield from _stop(recipe)
+    yield from _evaluation(recipe)
+    yield from _extensions(recipe)
 
 
 def _iterations(recipe: Recipe) -> Conflicts:
@@ -83,8 +80,8 @@ def _assessment(recipe: Recipe) -> Conflicts:
             if name in known and hole not in known[name]:
                 paper = "; {output_data}, as the paper spells it, is not filled" * ("{output_data}" in known[name])
                 yield ("assessment", "prompt"), f"{name!r} in {settings.prompt!r} has no {hole}{paper}"
-    if twice := _twice(settings.criteria):
-        yield ("assessment", "criteria"), f"{twice!r} is listed twice"
+    if duplicate := _first_duplicate(settings.criteria):
+        yield ("assessment", "criteria"), f"{duplicate!r} is listed twice"
     if settings.opening is not None and settings.read == "generate":
         yield ("assessment", "opening"), "it is for read: expected, and this recipe reads what the judge generates"
 
@@ -110,91 +107,29 @@ def _training(recipe: Recipe, t: int) -> Conflicts:
         yield ("training", "keep"), "best is found on held-out rows, and training.held_out is 0: set keep to last"
 
 
-def _machine(recipe: Recipe) -> Conflicts:
-    machine, training = recipe.machine, recipe.training
-    if machine.rows and training.batch % machine.rows:
-        yield ("machine", "rows"), f"{machine.rows} does not divide training.batch {training.batch}"
-    elif training.batch // (machine.rows or 1) < machine.processes:
-        rows = f"of {training.batch} rows, {machine.rows or 1} at once"
-        yield ("machine", "gpus"), f"{machine.processes} processes are more than a training.batch {rows} has work for"
-    if machine.trainer == "llamafactory":
-        yield from _llamafactory(recipe)
-    if machine.processes == 1 and machine.strategy != "ddp":
-        yield ("machine", "strategy"), f"{machine.strategy} is for more than one GPU: set machine.gpus, or take ddp"
-    if machine.processes > 1 and machine.device and ":" in machine.device:
-        yield ("machine", "device"), f"{machine.device} is one GPU, and machine.gpus and nodes make {machine.processes}"
-    if (machine.replicas > 1 or machine.ray) and machine.device and ":" in machine.device:
-        yield ("machine", "device"), f"{machine.device} is one GPU, and each replica has its own: take cuda"
-    if machine.strategy != "ddp" and machine.device == "cpu":
-        yield ("machine", "strategy"), f"{machine.strategy} needs GPUs, and machine.device is cpu: take ddp"
-    if training.quantize and machine.strategy != "ddp":
-        yield ("machine", "strategy"), f"{machine.strategy} can't share out a base in 4 bits: take ddp, or no quantize"
-
-
-def _llamafactory(recipe: Recipe) -> Conflicts:
-    machine, batch = recipe.machine, recipe.training.batch
-    for key, ours in (
-        ("strategy", machine.strategy != "ddp"),
-        ("nodes", machine.nodes > 1),
-        ("packing", machine.packing),
-    ):
-        if ours:
-            yield ("machine", key), "it is for trainer: peft, and trainer is llamafactory"
-    if batch % ((machine.rows or 1) * machine.gpus):
-        wrong = f"{machine.gpus} times machine.rows does not divide training.batch {batch}, as llamafactory needs"
-        yield ("machine", "gpus"), wrong
-
-
-def _around(recipe: Recipe) -> Conflicts:
-    for place, benchmark in enumerate(recipe.evaluation):
-        if wrong := judge_conflict(benchmark):
-            yield ("evaluation", place), wrong
+def _stop(recipe: Recipe) -> Conflicts:
     if recipe.stop and recipe.stop.patience >= recipe.iterations:
-        wrong = (
-            f"{recipe.stop.patience} iterations without a gain are not over before the last one, {recipe.iterations}"
-        )
-        yield ("stop", "patience"), wrong
-    if twice := _twice([one.name for one in recipe.evaluation]):
-        yield ("evaluation",), f"{twice!r} is listed twice"
+        why = f"{recipe.stop.patience} iterations without a gain are not over before the last one, {recipe.iterations}"
+        yield ("stop", "patience"), why
 
 
-def _server(recipe: Recipe) -> Conflicts:
-    """What no OpenAI-compatible server can do, whichever it is."""
-    server, machine = recipe.machine.server, recipe.machine
-    if (machine.replicas > 1 or machine.ray) and server.adapters == "server":
-        why = "replicas are engines of ours, and machine.engine is openai: raise machine.server.at_once instead"
-        yield ("machine", "replicas"), why
-    if server.url and "@" in server.url:
-        yield ("machine", "server", "url"), "a recipe holds no password: set the address in OPENAI_BASE_URL"
-    for place, one in enumerate(recipe.filters):
-        if "embeddings" in one.needs:
-            why = f"{one.kind} needs hidden states, which machine.engine openai does not have: take engine transformers"
-            yield ("filters", place), why
-    if server.api == "chat":
-        asked = recipe.response.prompt
-        plain = {
-            ("synthesis", "chat"): not recipe.synthesis.chat,
-            ("response", "prompt"): asked == "instances" or not forms.load_answer_form(asked).chat,
-            ("assessment", "chat"): recipe.assessment is not None and not recipe.assessment.chat,
-        }
-        for path in (path for path, wrong in plain.items() if wrong):
-            yield path, "these prompts are plain, and machine.server.api: chat sends chat turns alone"
-        if recipe.evaluation or recipe.stop:
-            yield ("machine", "server", "api"), "benchmarks ask the base plainly: take completions, or no evaluation"
+def _evaluation(recipe: Recipe) -> Conflicts:
+    for index, settings in enumerate(recipe.evaluation):
+        if why := judge_conflict(settings):
+            yield ("evaluation", index), why
+    if duplicate := _first_duplicate([settings.name for settings in recipe.evaluation]):
+        yield ("evaluation",), f"{duplicate!r} is listed twice"
 
 
-def _vllm(recipe: Recipe) -> Conflicts:
-    machine, settings, rank = recipe.machine, recipe.machine.vllm, recipe.training.lora.rank
-    if settings.adapters == "lora" and rank > RANKS[-1]:
-        wrong = f"vLLM serves ranks up to {RANKS[-1]}, and training.lora.rank is {rank}: set it to merged"
-        yield ("machine", "vllm", "adapters"), wrong
-    if settings.sleep and settings.adapters == "merged":
-        yield ("machine", "vllm", "sleep"), "a merged checkpoint is another model each time: take adapters: lora"
-    if settings.sleep and machine.device == "cpu":
-        yield ("machine", "vllm", "sleep"), "it is for GPUs, and machine.device is cpu"
-    if settings.tensor_parallel > 1 and machine.device:
-        wrong = f"{settings.tensor_parallel} GPUs share the weights, and machine.device names one: set it to null"
-        yield ("machine", "vllm", "tensor_parallel"), wrong
+def _extensions(recipe: Recipe) -> Conflicts:
+    """Yield the code of the user's own that the recipe names, unless the user has allowed it."""
+    if extensions.is_code_allowed():
+        return
+    for index, settings in enumerate(recipe.filters):
+        if isinstance(settings, CustomFilter):
+            yield ("filters", index, "function"), extensions.refusal(settings.function, "filter")
+    if extensions.parse_reference(recipe.machine.engine):
+        yield ("machine", "engine"), extensions.refusal(recipe.machine.engine, "engine")
 
 
 def judge_conflict(one: BenchmarkSettings) -> str | None:
@@ -210,5 +145,5 @@ def judge_conflict(one: BenchmarkSettings) -> str | None:
     return None
 
 
-def _twice(names: tuple[str, ...] | list[str]) -> str | None:
+def _first_duplicate(names: tuple[str, ...] | list[str]) -> str | None:
     return next((name for name in names if names.count(name) > 1), None)

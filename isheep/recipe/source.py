@@ -1,0 +1,229 @@
+"""Recipes as plain data, where each key knows its location: read from YAML files, with overrides on top."""
+
+import difflib
+import re
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import BaseModel
+
+from isheep import extensions
+from isheep.errors import KeyPath, UserError
+from isheep.recipe.schema import PACKAGED_SEEDS, merge_settings
+
+_PACKAGE = Path(__file__).parents[1]
+# In an installed package, and in a checkout.
+RECIPE_FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")
+
+# A value of these keys may name a file beside the recipe, if it has one of these endings (any, if there is none).
+_FILE_KEYS = {"seed_tasks": (), "chat_template": (".jinja",), "prompt": (".yaml", ".yml"), "file": (".yaml", ".yml")}
+# A value of these keys may name Python code: file.py:name.
+_CODE_KEYS = ("function", "name", "engine", "prompt", "chat_template", "evaluation")
+
+
+class _Loader(yaml.SafeLoader):
+    """A YAML loader that reads 5e-5 as a number (YAML 1.1 reads it as a text) and every key as a text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+class RecipeSource(NamedTuple):
+    """A recipe as plain data, and the location of each key, such as "recipes/lamb.yaml line 3"."""
+
+    data: dict[str, Any]
+    locations: dict[KeyPath, str]
+
+    def location_of(self, path: KeyPath) -> str:
+        """Return the location of a key, or of the nearest key above it that has one."""
+        while path and path not in self.locations:
+            path = path[:-1]
+        return self.locations[path]
+
+
+def parse_yaml(text: str, name: str) -> tuple[Any, dict[KeyPath, str]]:
+    """Return the value of a YAML text and the location of each key. Raises UserError if a key is given twice."""
+    try:
+        # _Loader is a SafeLoader.
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506
+        return value, dict(_locations(yaml.compose(text, Loader=_Loader), name))
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{name}{line}: not YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{name}: not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{name}: nested too deeply, or an alias that contains itself") from None
+
+
+def _locations(node: yaml.Node | None, name: str, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    """Yield each key and list item of a YAML tree with its line."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            location = f"{name} line {key.start_mark.line + 1}"
+            if key.value in seen:
+                raise UserError(f"{location}: key {key.value!r} is given twice")
+            seen.add(key.value)
+            yield (*path, key.value), location
+            yield from _locations(value, name, (*path, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*path, index), f"{name} line {value.start_mark.line + 1}"
+            yield from _locations(value, name, (*path, index))
+
+
+def read_source(path: Path, resolve_files: bool = True, chain: tuple[Path, ...] = ()) -> RecipeSource:
+    """Read a recipe file, laid over the recipe that its `like` names.
+
+    With `resolve_files`, files that exist beside the recipe are replaced by their paths. `chain` holds the files that
+    led here by their `like`. Raises UserError if the file can't be read, or is not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
+    data, locations = parse_yaml(text, str(path))
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys to values, such as model: lamb")
+    locations[()] = str(path)
+    base_name = data.pop("like", None)
+    if resolve_files and not _is_saved_recipe(path):
+        data = _resolve_files(data, path.parent)
+    if base_name is None:
+        return RecipeSource(data, locations)
+    location = locations[("like",)]
+    base_path, chain = find_recipe(str(base_name), path.parent, location), (*chain, path.resolve())
+    if base_path.resolve() in chain:
+        raise UserError(f"{location}: like leads round in a circle: name a recipe that is not like this one")
+    base = read_source(base_path, resolve_files, chain)
+    return RecipeSource(merge_settings(base.data, data), {**base.locations, **locations})
+
+
+def _is_saved_recipe(path: Path) -> bool:
+    """Return whether a file is the recipe of a run folder, whose files are not meant: they are results."""
+    return path.name == "recipe.yaml" and (path.parent / "lock").exists()
+
+
+def _resolve_files(value: Any, folder: Path, key: str = "") -> Any:
+    """Replace relative files that exist in `folder` by their paths; other values stay as they are."""
+    if isinstance(value, dict):
+        return {inner: _resolve_files(entry, folder, inner) for inner, entry in value.items()}
+    if isinstance(value, list):
+        return [_resolve_files(entry, folder, key) for entry in value]
+    if not isinstance(value, str):
+        return value
+    reference = extensions.parse_reference(value) if key in _CODE_KEYS else None
+    if reference and reference.is_file and (folder / reference.module).is_file():
+        return f"{folder / reference.module}:{reference.name}"
+    if key in _FILE_KEYS and value.endswith(_FILE_KEYS[key] or "") and value not in PACKAGED_SEEDS:
+        return str(folder / value) if (folder / value).is_file() else value
+    return value
+
+
+# --- names
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the packaged recipes and sweeps: lamb, paper/qwen1.5-72b, ..."""
+    return sorted(
+        str(path.relative_to(folder).with_suffix("")) for folder in RECIPE_FOLDERS for path in folder.rglob("*.yaml")
+    )
+
+
+def find_recipe(name: str, folder: Path = Path(), location: str = "") -> Path:
+    """Return the file of a recipe: a path, relative to `folder` or the working directory, or a packaged recipe's name.
+
+    Both may omit ".yaml". Raises UserError, which begins with `location`, if there is none.
+    """
+    stem = name.removesuffix(".yaml")
+    packaged = [recipes / f"{stem}.yaml" for recipes in RECIPE_FOLDERS]
+    for path in (folder / name, Path(name), *packaged, folder / f"{stem}.yaml"):
+        if path.is_file():
+            return path
+    nearest = difflib.get_close_matches(stem, recipe_names(), n=1)
+    way_out = f"did you mean {nearest[0]}?" if nearest else "give a file, or a name that isheep recipes lists"
+    prefix = f"{location}: " if location else ""
+    raise UserError(f"{prefix}recipe {name!r} not found: {way_out}")
+
+
+def recipe_title(path: Path) -> str:
+    """Return what a recipe file's first line says about it, without the command that often follows."""
+    first_line = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first_line.lstrip("# ").partition("   ")[0] if first_line.startswith("#") else ""
+
+
+# --- overrides
+
+
+def apply_overrides(source: RecipeSource, overrides: Mapping[str, Any] | Iterable[str]) -> RecipeSource:
+    """Return `source` with overrides: {"training.epochs": 1}, or texts such as "training.epochs=1" (values as YAML)."""
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            source = set_key(source, key, plain_data(value), f"override {key!r}")
+        return source
+    for text in overrides:
+        key, equals, value_text = text.partition("=")
+        location = f"{text!r} on the command line"
+        if not equals or not key:
+            raise UserError(f"{location}: write key=value, such as training.epochs=1")
+        value, _ = parse_yaml(value_text, location)
+        source = set_key(source, key, value, location)
+    return source
+
+
+def plain_data(value: Any) -> Any:
+    """Return a value without pydantic models, paths and tuples, as YAML would hold it."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(key): plain_data(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_data(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def set_key(source: RecipeSource, key: str, value: Any, location: str) -> RecipeSource:
+    """Return `source` with a value at "key.sub"; a number in the key is a list index.
+
+    The locations of keys below it are forgotten, because they describe the old value. Raises UserError if the key lies
+    inside something that is neither a mapping nor a list.
+    """
+    path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+    # The keys of `iteration` are numbers.
+    if path[0] == "iteration":
+        path = (path[0], *map(str, path[1:2]), *path[2:])
+    try:
+        data = _put(source.data, path, value)
+    except KeyError as error:
+        raise UserError(f"{location}: there is nothing at {error.args[0]!r} in this recipe to set it in") from None
+    remaining = {known: text for known, text in source.locations.items() if known[: len(path)] != path}
+    above = {path[:depth]: location for depth in range(1, len(path))}
+    return RecipeSource(data, {**above, **remaining, path: location})
+
+
+def _put(container: Any, path: KeyPath, value: Any) -> Any:
+    """Return `container` with `value` at `path`. Missing mappings on the way are made, lists are not: KeyError."""
+    if not path:
+        return value
+    key, *remaining = path
+    if isinstance(container, list) and isinstance(key, int) and key < len(container):
+        return [*container[:key], _put(container[key], tuple(remaining), value), *container[key + 1 :]]
+    if isinstance(container, dict) and isinstance(key, str):
+        return {**container, key: _put(container.get(key, {}), tuple(remaining), value)}
+    raise KeyError(key)
+
+
+def lay_over(source: RecipeSource, path: KeyPath, changes: dict[str, Any]) -> RecipeSource:
+    """Return `source` with the `changes` that are written at `path` (of two keys) laid over its top level."""
+    locations = {
+        known[2:]: text for known, text in source.locations.items() if (*map(str, known[:2]),) == path and known[2:]
+    }
+    return RecipeSource(merge_settings(source.data, changes), {**source.locations, **locations})
