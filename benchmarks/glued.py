@@ -25,11 +25,10 @@ from rouge_score.rouge_scorer import RougeScorer, _score_lcs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
+from isheep.api import load_recipe
 from isheep.lamb import SEEDS
 from isheep.models.chat_template import load_chat_template
 from isheep.models.checkpoint import find_checkpoint
-from isheep.recipe.loading import find_recipe as find_recipe
-from isheep.api import load_recipe
 from isheep.records import Pair, Task
 from isheep.seeds import load_seed_tasks
 from isheep.stages import assess, synthesize
@@ -124,7 +123,7 @@ def main() -> None:
     folder, (wanted, iterations, batch, pool) = Path(sys.argv[1]), map(int, sys.argv[2:])
     torch.set_num_threads(1)
     random.seed(42), torch.manual_seed(42)
-    recipe = load_recipe(find_recipe("lamb"))
+    recipe = load_recipe("lamb")
 
     base, chat = find_checkpoint("lamb"), load_chat_template(recipe.chat, "lamb")
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
