@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from isheep.batching import derive_seed
+from isheep.engines import decode as decoding
 from isheep.engines.decode import common_prefix, decode, draw, families, noise, paths
 from isheep.engines.function import FunctionEngine, SeededFunctionEngine
 from isheep.engines.tokens import stops, text_of
@@ -29,6 +30,30 @@ MIXED = ["What is 12 plus 30?", "a", LONG, "hot"]
 SHARED = [PREFIX + text for text in MIXED]
 GREEDY = Sampling(temperature=0, max_tokens=12)
 DRAWN = Sampling(temperature=1.0, top_p=0.9, max_tokens=12)
+
+
+# What rounding may change: the logits of the checkpoints by some 1e-5, and the share of a nucleus by less than 1e-6.
+NEAR_LOGITS, NEAR_SHARES = 2e-4, 5e-6
+
+
+@pytest.fixture
+def clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where an engine takes a token by so little that another CPU, or another shape of a batch, may take another.
+
+    Such a test needs another seed or prompt.
+    """
+    choose = decoding.draw
+
+    def clearly(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+        tokens = choose(logits, uniforms, temperature, top_p)
+        first, second = logits.topk(2).values.T
+        assert temperature or (first - second).min() > NEAR_LOGITS, "two logits nearly tie"
+        for change in (-NEAR_SHARES, NEAR_SHARES) if temperature else ():
+            for uniform, share in ((uniforms + change, top_p), (uniforms, top_p + change)):
+                assert torch.equal(choose(logits, uniform, temperature, share), tokens), "a draw lies near a border"
+        return tokens
+
+    monkeypatch.setattr(decoding, "draw", clearly)
 
 
 def opened(path: Path, **settings: Any) -> TransformersEngine:
@@ -54,6 +79,7 @@ def greedy_one_by_one(path: Path, prompts: list[str], length: int, adapter: Path
     return texts
 
 
+@pytest.mark.usefixtures("clear")
 @pytest.mark.parametrize("prompts", [MIXED, SHARED, SHARED[:1], [PREFIX] * 3], ids=["mixed", "shared", "one", "equal"])
 def test_greedy_writes_what_generate_writes(checkpoint: Path, prompts: list[str]) -> None:
     wanted = greedy_one_by_one(checkpoint, prompts, 12)
@@ -62,6 +88,7 @@ def test_greedy_writes_what_generate_writes(checkpoint: Path, prompts: list[str]
     assert all(c.finish == "length" and c.tokens == 12 for c in done)
 
 
+@pytest.mark.usefixtures("clear")
 def test_sliding_windows_keep_their_own_cache(tmp_path: Path) -> None:
     path = make_checkpoint(
         tmp_path, "Qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1, layer_types=None
@@ -71,6 +98,7 @@ def test_sliding_windows_keep_their_own_cache(tmp_path: Path) -> None:
     assert [c.text for c in engine.generate(SHARED, GREEDY, 0)] == greedy_one_by_one(path, SHARED, 12)
 
 
+@pytest.mark.usefixtures("clear")
 def test_a_model_that_drops_our_arguments_shares_nothing(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, "Nemotron")
     engine = opened(path)
@@ -78,6 +106,7 @@ def test_a_model_that_drops_our_arguments_shares_nothing(tmp_path: Path) -> None
     assert [c.text for c in engine.generate(SHARED, GREEDY, 0)] == greedy_one_by_one(path, SHARED, 12)
 
 
+@pytest.mark.usefixtures("clear")
 def test_a_shared_prefix_changes_nothing(checkpoint: Path) -> None:
     engine = opened(checkpoint)
     rows = engine._prompts(SHARED)
@@ -99,6 +128,7 @@ def test_the_same_call_gives_the_same_answers_and_another_seed_others(checkpoint
     assert len({c.text for c in engine.generate([PREFIX] * 6, DRAWN, 7)}) == 6
 
 
+@pytest.mark.usefixtures("clear")
 def test_neighbours_do_not_change_a_draw(checkpoint: Path) -> None:
     engine = opened(checkpoint)
     alone = [engine.generate(SHARED[: i + 1], DRAWN, 5)[i].text for i in range(4)]
@@ -106,12 +136,14 @@ def test_neighbours_do_not_change_a_draw(checkpoint: Path) -> None:
     assert alone == together
 
 
+@pytest.mark.usefixtures("clear")
 def test_batches_are_cut_at_fixed_places_and_answers_come_in_order(checkpoint: Path) -> None:
     prompts = [f"{text} {i}" for i in range(3) for text in MIXED]
-    assert opened(checkpoint, batch=5).generate(prompts, DRAWN, 1) == opened(checkpoint).generate(prompts, DRAWN, 1)
-    assert opened(checkpoint).generate([], DRAWN, 1) == []
+    assert opened(checkpoint, batch=5).generate(prompts, DRAWN, 4) == opened(checkpoint).generate(prompts, DRAWN, 4)
+    assert opened(checkpoint).generate([], DRAWN, 4) == []
 
 
+@pytest.mark.usefixtures("clear")
 def test_waiting_requests_take_the_places_of_those_that_have_ended(checkpoint: Path) -> None:
     prompts = [f"{start}{text} {i}" for i in range(3) for start in ("", PREFIX) for text in MIXED]
     wanted = greedy_one_by_one(checkpoint, prompts, 16)
@@ -122,7 +154,7 @@ def test_waiting_requests_take_the_places_of_those_that_have_ended(checkpoint: P
     assert [c.text for c in done] == [text[:end] for text, end in zip(wanted, cut, strict=True)]
     assert len({c.tokens for c in done}) > 4
     drawn = DRAWN.model_copy(update={"stop": stops, "max_tokens": 16})
-    assert opened(checkpoint, batch=4).generate(prompts, drawn, 3) == opened(checkpoint).generate(prompts, drawn, 3)
+    assert opened(checkpoint, batch=4).generate(prompts, drawn, 4) == opened(checkpoint).generate(prompts, drawn, 4)
 
 
 @pytest.mark.parametrize("prompts", [MIXED, SHARED], ids=["mixed", "shared"])
@@ -170,6 +202,7 @@ def penalised_one_by_one(path: Path, prompts: list[str], sampling: Sampling, see
     return texts
 
 
+@pytest.mark.usefixtures("clear")
 @pytest.mark.parametrize("sampling", [GREEDY, DRAWN], ids=["greedy", "drawn"])
 @pytest.mark.parametrize("penalty", [2.0, -1.5])
 def test_a_presence_penalty_is_what_a_plain_loop_says(checkpoint: Path, sampling: Sampling, penalty: float) -> None:
@@ -177,12 +210,12 @@ def test_a_presence_penalty_is_what_a_plain_loop_says(checkpoint: Path, sampling
     near = "a " * next(n for n in range(99, 999) if len(engine._prompts(["a " * n])[0]) > 240)
     prompts = [near, *SHARED[:2], near, MIXED[0]]  # the context ends the near ones first
     sampling = sampling.model_copy(update={"presence_penalty": penalty, "max_tokens": 24})
-    written = engine.generate(prompts, sampling, 3)
+    written = engine.generate(prompts, sampling, 13)
     assert written[0].tokens == written[3].tokens < 16
-    assert [c.text for c in written] == penalised_one_by_one(checkpoint, prompts, sampling, 3)
-    free = engine.generate(prompts, sampling.model_copy(update={"presence_penalty": 0.0}), 3)
+    assert [c.text for c in written] == penalised_one_by_one(checkpoint, prompts, sampling, 13)
+    free = engine.generate(prompts, sampling.model_copy(update={"presence_penalty": 0.0}), 13)
     assert sum(one.text != other.text for one, other in zip(written, free, strict=True)) > 1
-    assert engine.generate(prompts, sampling, 3) == written  # what one call wrote is no penalty in the next
+    assert engine.generate(prompts, sampling, 13) == written  # what one call wrote is no penalty in the next
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.8), (2.0, 0.95)])
@@ -212,6 +245,7 @@ def test_a_nucleus_wider_than_the_candidates_is_drawn_from_whole() -> None:
     assert (drawn[:, 1] == 3).all()
 
 
+@pytest.mark.usefixtures("clear")
 def test_an_end_token_stops_and_is_left_out(checkpoint: Path, tmp_path: Path) -> None:
     model, tokenizer = reference(checkpoint)
     text, length = greedy_one_by_one(checkpoint, [MIXED[0]], 6)[0], 6
@@ -238,6 +272,7 @@ def test_a_special_token_stops_as_an_id(checkpoint: Path) -> None:
     assert all(c.tokens < 40 for c in done if c.finish == "stop")
 
 
+@pytest.mark.usefixtures("clear")
 def test_a_stop_string_may_span_tokens_and_ends_the_text_before_it(checkpoint: Path) -> None:
     engine = opened(checkpoint)
     free = engine.generate(SHARED, GREEDY, 0)
@@ -260,11 +295,12 @@ def test_the_context_cuts_an_answer_and_refuses_a_long_prompt(checkpoint: Path) 
         engine.generate(["What is" * 300], GREEDY, 0)
 
 
+@pytest.mark.usefixtures("clear")
 def test_a_prompt_without_room_is_answered_with_nothing_and_its_neighbours_as_ever(checkpoint: Path) -> None:
     engine = opened(checkpoint, batch=2)
-    done = engine.generate([MIXED[0], "What is" * 300, *MIXED[1:3]], DRAWN, 3)
+    done = engine.generate([MIXED[0], "What is" * 300, *MIXED[1:3]], DRAWN, 4)
     assert done[1] == ("", 0, "length")
-    alone = engine.generate([MIXED[0], "hot", *MIXED[1:3]], DRAWN, 3)
+    alone = engine.generate([MIXED[0], "hot", *MIXED[1:3]], DRAWN, 4)
     assert [done[i].text for i in (0, 2, 3)] == [alone[i].text for i in (0, 2, 3)]
 
 
@@ -326,6 +362,7 @@ def adapter(checkpoint: Path, tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
+@pytest.mark.usefixtures("clear")
 def test_an_adapter_is_merged_in(checkpoint: Path, adapter: Path) -> None:
     done = open_engine(Model(str(checkpoint), adapter), device="cpu").generate(SHARED, GREEDY, 0)
     wanted = greedy_one_by_one(checkpoint, SHARED, 12, adapter)

@@ -151,7 +151,7 @@ def test_merging_tensor_by_tensor_is_what_peft_merges(
     formats.write_merged_checkpoint(model, load_chat_template("tokenizer", str(whole)), into)
     merged = AutoModelForCausalLM.from_pretrained(into, dtype=getattr(torch, dtype))
     for name, tensor in merged.state_dict().items():
-        torch.testing.assert_close(tensor, expected[name], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(tensor, expected[name])  # a sum may round to the neighbour in the stored format
     names = sorted(path.name for path in base.glob("model*"))
     assert names == sorted(path.name for path in into.glob("model*")) and (len(names) == 1) == (shards == "1GB")
     found: dict[str, Any] = {}
