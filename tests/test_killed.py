@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.numeric
-
 SMALL = [
     *("lamb", "synthesis.tasks=20", "synthesis.size=8", "response.size=8", "assessment.size=8", "iterations=2"),
     *("training.eval_every=1", "training.batch=4", "filters=[{kind: score, at_least: 2}]", "evaluation=[]"),

@@ -25,7 +25,6 @@ from tests.test_cli import isheep
 from tests.test_killed import tree
 
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 'isheep[ray]'")
-pytestmark = pytest.mark.numeric
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 SMALL = [
@@ -188,6 +187,7 @@ def test_a_node_that_dies_takes_nothing_with_it(
     assert first_iteration(tmp_path / "run") == first_iteration(one)
 
 
+@pytest.mark.numeric
 def test_every_method_gives_what_one_engine_gives(cluster: Any, qwen2: Path) -> None:
     engine, model = opened(cluster, Model(str(qwen2))), Model(str(qwen2))
     calls: list[Callable[[Engine], Any]] = [

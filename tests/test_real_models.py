@@ -12,8 +12,6 @@ from isheep.rundir.folder import RunFolder
 from tests.conftest import make_checkpoint
 from tests.test_seeds import PUBLIC
 
-pytestmark = pytest.mark.numeric
-
 # Random weights write noise: the rules that would reject it are off, and what they write is cut short.
 SETTINGS = [
     *("iterations=2", "assessment=null", "filters=[]", "machine.threads=1", "machine.device=cpu"),

@@ -27,8 +27,6 @@ from isheep.trainers.job import Job
 from isheep.trainers.peft import train
 from isheep.trainers.rows import TokenizedRow
 
-pytestmark = pytest.mark.numeric
-
 ROOT = Path(__file__).parents[1]
 TRAINING = Training(
     epochs=2, batch=4, eval_every=3, learning_rate=5e-3, warmup_steps=2, lora=Lora(rank=4, dropout=0), held_out=0.2
@@ -92,6 +90,7 @@ def test_every_step_has_its_rows_with_any_number_of_processes(rows: int, batch: 
     assert len(aside) % batch == 0 and len(aside) - len(held_out) < batch
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("machine", [{"packing": True}, {"gradient_checkpointing": True}, {"gpus": 2}])
 def test_how_changes_nothing_of_what_is_learned(
     machine: dict[str, Any], qwen2: Path, one: Path, tmp_path: Path
@@ -100,6 +99,7 @@ def test_how_changes_nothing_of_what_is_learned(
     assert_same(one, tmp_path / "other", 1e-5)
 
 
+@pytest.mark.numeric
 @pytest.mark.slow
 @pytest.mark.parametrize("machine", [{"gpus": 3}, {"gpus": 2, "rows": 1}])
 def test_processes_that_a_batch_of_four_is_not_even_on(
@@ -113,6 +113,7 @@ def test_processes_that_a_batch_of_four_is_not_even_on(
     assert_same(one, tmp_path / "other", 1e-5)
 
 
+@pytest.mark.numeric
 @pytest.mark.slow
 def test_weights_in_shards(qwen2: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FSDP by its configuration, in two processes on the CPU: it computes in bfloat16, and learns the same."""
@@ -334,6 +335,7 @@ sys.exit(max(process.wait() for process in started))
 """
 
 
+@pytest.mark.numeric
 @pytest.mark.slow
 def test_two_nodes(qwen2: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """srun stands for itself: it starts the command once for each node, both on this machine."""

@@ -528,7 +528,6 @@ def test_every_task_file_names_its_source() -> None:
         assert found.source.startswith("open-compass/opencompass, configs/") and found.licence == "Apache-2.0"
 
 
-@pytest.mark.numeric
 def test_a_run_with_both_protocols(tmp_path: Path) -> None:
     path = write(tmp_path / "data", "piqa")
     words = ["iterations=1", "synthesis.tasks=8", "synthesis.sampling.max_tokens=200", "training.max_steps=1"]
