@@ -595,7 +595,8 @@ def test_shell_completion_offers_recipes() -> None:
 @pytest.mark.parametrize(("words", "code"), [(["run"], 2), (["run", "--help"], 0), (["--version"], 0), (["--help"], 0)])
 def test_other_operating_systems_get_one_line(words: list[str], code: int) -> None:
     """Also where the modules fcntl and resource do not exist, as on Windows."""
-    script = "import sys; sys.platform = 'darwin'; sys.modules['fcntl'] = sys.modules['resource'] = None\n"
+    script = "import sys, typer; from pydantic import Field; sys.platform = 'darwin'\n"
+    script += "sys.modules['fcntl'] = sys.modules['resource'] = None\n"
     script += f"from isheep.cli import main; main({words})"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == code, done.stderr

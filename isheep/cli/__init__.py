@@ -1,61 +1,43 @@
 """The command line: the list of commands, and `main`, which turns errors into one line and an exit code.
 
-Each command is a function in a module of its own, named like the command. A new command is one new module here and one
-line in COMMANDS. The command modules import the rest of the package inside their functions, so that `isheep --help` is
-fast and loads nothing heavy.
+Each command is a function in a module of its own; function and module are named like the command. A new command is one
+new module here and its name in COMMANDS. The command modules import the rest of the package inside their functions, so
+that `isheep --help` is fast and loads nothing heavy.
 """
 
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NoReturn
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, NoReturn
 
 import typer
 
 from isheep import __version__
-from isheep.cli import (
-    annotate,
-    chat,
-    compare,
-    contamination,
-    doctor,
-    error_lines,
-    export,
-    judge_calibration,
-    judge_prompts,
-    lamb,
-    plan,
-    recipes,
-    run,
-    scores,
-    show,
-    status,
-    sweep,
-)
-from isheep.cli import eval as eval_command
+from isheep.cli import error_lines
 from isheep.errors import UserError
 
 # The commands in the order in which `isheep --help` lists them.
-COMMANDS: dict[str, Callable[..., Any] | typer.Typer] = {
-    "run": run.run,
-    "sweep": sweep.sweep,
-    "plan": plan.plan,
-    "recipes": recipes.recipes,
-    "status": status.status,
-    "show": show.show,
-    "chat": chat.chat,
-    "export": export.export,
-    "eval": eval_command.evaluate,
-    "compare": compare.compare,
-    "contamination": contamination.contamination,
-    "judge-calibration": judge_calibration.judge_calibration,
-    "annotate": annotate.annotate,
-    "scores": scores.scores,
-    "judge-prompts": judge_prompts.judge_prompts,
-    "doctor": doctor.doctor,
-    "lamb": lamb.app,
-}
+COMMANDS = (
+    "run",
+    "sweep",
+    "plan",
+    "recipes",
+    "status",
+    "show",
+    "chat",
+    "export",
+    "eval",
+    "compare",
+    "contamination",
+    "judge-calibration",
+    "annotate",
+    "scores",
+    "judge-prompts",
+    "doctor",
+    "lamb",
+)
 INTERRUPTED = 130
 """The exit code of typer after Ctrl-C."""
 HELP_OPTIONS = ("-h", "--help")
@@ -87,7 +69,10 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": list(HELP_OPTIONS)},
     )
     app.callback()(isheep)
-    for name, command in COMMANDS.items():
+    for name in COMMANDS:
+        module_name = name.replace("-", "_")
+        command = getattr(import_module(f"isheep.cli.{module_name}"), module_name)
+        # A command with commands of its own, such as lamb.
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
         else:

@@ -10,7 +10,7 @@ from isheep.cli.output import print_line, print_parts
 from isheep.errors import UserError
 
 
-def evaluate(
+def eval(
     run_dir: Annotated[str | None, typer.Argument(metavar="DIR", help="Run folder.", show_default=False)] = None,
     benchmarks: Benchmarks = None,
     data: Data = None,

@@ -7,10 +7,10 @@ import typer
 
 from isheep.cli.output import print_line
 
-app = typer.Typer(no_args_is_help=True, help="Pretrain or probe lamb, the built-in base model.")
+lamb = typer.Typer(no_args_is_help=True, help="Pretrain or probe lamb, the built-in base model.")
 
 
-@app.command()
+@lamb.command()
 def pretrain(
     out: Annotated[
         Path, typer.Option(help="Output directory; resumes from an existing checkpoint.", show_default=False)
@@ -26,7 +26,7 @@ def pretrain(
     pretrain(out, int(tokens), workers=workers)
 
 
-@app.command()
+@lamb.command()
 def probe(
     checkpoint: Annotated[
         str, typer.Argument(metavar="DIR", help="Checkpoint, or lamb for the built-in one.")

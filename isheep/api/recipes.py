@@ -1,4 +1,4 @@
-"""The Python API: what a notebook or a script calls, and what the command line is made of."""
+"""Loading recipes and sweeps, with all checks of the package."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,6 +29,11 @@ def load_recipe(
     `source` is the name of a packaged recipe (`isheep recipes`), the path of a YAML file, a mapping with the keys of a
     recipe, or a Recipe. `overrides` set keys: {"training.epochs": 1} or ["training.epochs=1"]. `allow_code` allows this
     process to execute Python code that recipes name. Raises UserError with the place of the mistake.
+
+    Example:
+        >>> recipe = isheep.load_recipe("lamb", {"synthesis.tasks": 100})
+        >>> recipe.synthesis.tasks
+        100
     """
     if allow_code:
         extensions.allow_code()
@@ -38,7 +43,11 @@ def load_recipe(
 def load_sweep(
     source: str | Path, overrides: Overrides | None = None, *, allow_code: bool = False
 ) -> dict[str, Recipe]:
-    """Return the recipes of a sweep by the names of their settings, as `load_recipe` does."""
+    """Return the recipes of a sweep by the names of their settings, as `load_recipe` does.
+
+    Example:
+        >>> recipes = isheep.load_sweep("lamb/table2")
+    """
     if allow_code:
         extensions.allow_code()
     return sweeps.load_sweep(loading.find_recipe(str(source)), overrides or (), CHECKS)
