@@ -1,11 +1,11 @@
-"""What do the settings of training cost and save? One table, ratios of one run, on one thread.
+"""What do the settings of training cost and save? One table, ratios within one run, on one thread.
 
-    OMP_NUM_THREADS=1 python benchmarks/training.py [rows, 96] [width, 128]
+    OMP_NUM_THREADS=1 python benchmarks/training.py [ROWS, 96] [WIDTH, 128]
 
-A Qwen2 of random weights is trained with LoRA for one epoch, batch 16, on rows whose lengths are spread as those of
-answers are (log-normal, median 120 tokens, up to 512). "shuffled" is the order that a trainer has that looks at no
-lengths; the others have ours, in which rows of similar length lie side by side. Seconds are of CPU time, weights'
-loading left out; the losses say that only "shuffled" has other rows in its steps.
+A Qwen2 of random weights is trained with LoRA for one epoch, batch 16, on rows whose lengths are distributed like those
+of answers (log-normal, median 120 tokens, up to 512). "shuffled" is the order of a trainer that ignores lengths; the
+others have isheep's order, in which rows of similar length are in one batch. Seconds are CPU time without loading the
+weights.
 """
 
 import sys
@@ -24,64 +24,80 @@ from isheep.batching import chunks
 from isheep.models.checkpoint import load_tokenizer
 from isheep.recipe.schema import Lora, Machine, Training
 from isheep.records import Model
-from isheep.trainers import rows as data
+from isheep.trainers import rows as training_rows
 from isheep.trainers.fit import fit
 from isheep.trainers.job import Job
 
 TRAINING = Training(epochs=1, batch=16, held_out=0, keep="last", lora=Lora(dropout=0))
-WAYS: dict[str, dict[str, Any]] = {
+MACHINES: dict[str, dict[str, Any]] = {
     "shuffled": {},
     "grouped": {},
-    "grouped, 4 rows at once": {"rows": 4},
+    "grouped, device batch of 4 rows": {"rows": 4},
     "grouped, packing": {"packing": True},
-    "grouped, packing, 4 rows at once": {"packing": True, "rows": 4},
+    "grouped, packing, device batch of 4 rows": {"packing": True, "rows": 4},
     "grouped, gradient checkpointing": {"gradient_checkpointing": True},
 }
+ORIGINAL_ORDER = training_rows.epoch_order
 
 
-def shuffled(lengths: list[int], batch: int, epochs: int, seed: int) -> list[int]:
-    places = list(range(len(lengths)))
-    Random(seed).shuffle(places)
-    return places
+def shuffled_order(lengths: list[int], batch_size: int, epochs: int, seed: int) -> list[int]:
+    indices = list(range(len(lengths)))
+    Random(seed).shuffle(indices)
+    return indices
 
 
-def main(count: int = 96, width: int = 128) -> None:
-    draw, grouped, table = (
-        Random(0),
-        data.epoch_order,
-        Table("way", "padded tokens", "CPU s", "against shuffled", box=None),
-    )
-    lengths = [min(512, max(16, round(draw.lognormvariate(4.8, 0.8)))) for _ in range(count)]
-    rows = [
-        data.TokenizedRow(ids, ids) for ids in ([draw.randrange(5, 500) for _ in range(length)] for length in lengths)
-    ]
-    tokenizer = load_tokenizer("lamb")
+def make_rows(num_rows: int) -> list[training_rows.TokenizedRow]:
+    rng = Random(0)
+    lengths = [min(512, max(16, round(rng.lognormvariate(4.8, 0.8)))) for _ in range(num_rows)]
+    sequences = [[rng.randrange(5, 500) for _ in range(length)] for length in lengths]
+    return [training_rows.TokenizedRow(ids, ids) for ids in sequences]
+
+
+def save_base(folder: Path, tokenizer: Any, width: int) -> Model:
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=4 * width, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Model(str(folder))
+
+
+def num_padded_tokens(job: Job) -> int:
+    """Return the number of tokens that the model reads in an epoch, padding included."""
+    lengths = [len(job.train[index].input_ids) for index in job.schedule]
+    if job.machine.packing:
+        return sum(lengths)
+    return sum(len(batch) * max(batch) for batch in chunks(lengths, job.device_batch_size))
+
+
+def cpu_seconds(job: Job, tokenizer: Any) -> float:
+    tokenizer.pad_token = job.pad_token
+    started = time.process_time()
+    fit(job, tokenizer, lambda steps: None)
+    return time.process_time() - started
+
+
+def main(num_rows: int = 96, width: int = 128) -> None:
+    table = Table("settings", "padded tokens", "CPU s", "speed against shuffled", box=None)
+    rows, tokenizer = make_rows(num_rows), load_tokenizer("lamb")
+    num_tokens, shuffled_seconds = sum(len(row.input_ids) for row in rows), 0.0
     with tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(0)
-        config = Qwen2Config(
-            vocab_size=len(tokenizer), hidden_size=width, intermediate_size=4 * width, num_hidden_layers=4,
-            num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
-        )  # fmt: skip
-        Qwen2ForCausalLM(config).save_pretrained(Path(folder) / "base")
-        tokenizer.save_pretrained(Path(folder) / "base")
-        first = 0.0
-        for name in ("warm up", *WAYS):
-            data.epoch_order = shuffled if name == "shuffled" else grouped  # type: ignore[assignment]
+        base = save_base(Path(folder) / "base", tokenizer, width)
+        for name in ("warm-up", *MACHINES):
+            order = shuffled_order if name == "shuffled" else ORIGINAL_ORDER
+            training_rows.epoch_order = order  # type: ignore[assignment]
             job = Job(
-                model=Model(str(Path(folder) / "base")), train=rows, held_out=[], pad=tokenizer.eos_token,
-                training=TRAINING, seed=1, machine=Machine(threads=1, device="cpu", **WAYS.get(name, {})),
-                into=Path(folder) / name,
+                start_model=base, train=rows, held_out=[], pad_token=tokenizer.eos_token, training=TRAINING, seed=1,
+                machine=Machine(threads=1, device="cpu", **MACHINES.get(name, {})), output_dir=Path(folder) / name,
             )  # fmt: skip
-            tokenizer.pad_token = job.pad
-            started = time.process_time()
-            fit(job, tokenizer, lambda steps: None)
-            seconds = time.process_time() - started
-            if name == "warm up":
+            seconds = cpu_seconds(job, tokenizer)
+            if name == "warm-up":
                 continue
-            first = first or seconds
-            batches = [[lengths[place] for place in part] for part in chunks(job.places, job.at_once)]
-            read = sum(sum(part) if job.machine.packing else len(part) * max(part) for part in batches)
-            table.add_row(name, f"{read:,} for {sum(lengths):,}", f"{seconds:.1f}", f"{first / seconds:.2f} times")
+            shuffled_seconds = shuffled_seconds or seconds
+            tokens = f"{num_padded_tokens(job):,} for {num_tokens:,}"
+            table.add_row(name, tokens, f"{seconds:.1f}", f"{shuffled_seconds / seconds:.2f} times")
     Console().print(table)
 
 

@@ -13,10 +13,10 @@ from isheep.judges.base import Judge, LocalJudge
 from isheep.judges.endpoint import EndpointJudge
 from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.recipe import schema as recipes
-from isheep.recipe.schema import BenchmarkSettings, Recipe
+from isheep.recipe.schema import BenchmarkSettings, Machine, Recipe, Training
 from isheep.records import Model, Pair
 from isheep.rundir.folder import open_run
-from isheep.trainers.conflicts import conflicts as trainer_conflicts
+from isheep.rundir.training_file import TRAINING_FILE
 
 ENGINES = {
     "transformers": "isheep.engines.transformers",
@@ -154,29 +154,58 @@ TRAINERS = {
 """The trainers by the name that a recipe gives as machine.trainer: the module of each one (docs/extending.md)."""
 
 
-def check_training(recipe: Recipe) -> None:
-    """Raises UserError where this machine can't train as the recipe's `machine` and `training` say."""
-    from isheep.trainers import launch
+class TrainerModule(Protocol):
+    """What each module of TRAINERS defines."""
 
-    launch.check_training_machine(recipe)
+    def train(
+        self,
+        start_model: Model,
+        training_file: Path,
+        chat_template: ChatTemplate,
+        training: Training,
+        seed: int,
+        output_dir: Path,
+        machine: Machine,
+    ) -> None:
+        """Train a LoRA adapter on the rows of a training file and write it into `output_dir`.
+
+        A call with the same arguments after a killed one resumes from the checkpoints in `output_dir`. Raises UserError
+        if the training file has changed in between.
+        """
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise UserError if this machine can't train as the recipe says."""
+
+    def conflicts(self, recipe: Recipe) -> Conflicts:
+        """Yield the settings of the recipe that exclude each other with this trainer: (path of the key, the reason)."""
+
+
+def trainer_module(name: str) -> TrainerModule:
+    """Import the module of a trainer by its name in TRAINERS."""
+    module: TrainerModule = import_module(TRAINERS[name])
+    return module
+
+
+def check_training(recipe: Recipe) -> None:
+    """Raise UserError if this machine can't train as the recipe's `machine` and `training` say."""
+    trainer_module(recipe.machine.trainer).check(recipe)
 
 
 def train(recipe: Recipe, chat: ChatTemplate, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
-    """SFT(start, data): the adapter of the next model, in the folder `into`."""
-    from isheep.trainers import llamafactory, peft
-
-    trainer = llamafactory if recipe.machine.trainer == "llamafactory" else peft
-    trainer.train(start, data, chat, recipe.training, seed, into, recipe.machine)
+    """Train the adapter of the next model on the training file beside the folder `into`: SFT(start, data)."""
+    training_file = into.parent / TRAINING_FILE
+    trainer = trainer_module(recipe.machine.trainer)
+    trainer.train(start, training_file, chat, recipe.training, seed, into, recipe.machine)
 
 
 def conflicts(recipe: Recipe) -> Conflicts:
     """Yield the settings that the recipe's engine and trainer can't work with, and names of unknown ones."""
-    engine = recipe.machine.engine
+    engine, trainer = recipe.machine.engine, recipe.machine.trainer
     if engine in ENGINES or parse_reference(engine):
         yield from engine_module(engine).conflicts(recipe)
     else:
         yield ("machine", "engine"), unknown_name("engine", engine, ENGINES)
-    if recipe.machine.trainer in TRAINERS:
-        yield from trainer_conflicts(recipe)
+    if trainer in TRAINERS:
+        yield from trainer_module(trainer).conflicts(recipe)
     else:
-        yield ("machine", "trainer"), unknown_name("trainer", recipe.machine.trainer, TRAINERS)
+        yield ("machine", "trainer"), unknown_name("trainer", trainer, TRAINERS)

@@ -9,7 +9,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,8 @@ import isheep.stages.respond
 from isheep.cli import main
 from isheep.engines import transformers
 from isheep.engines.function import SeededFunctionEngine
-from isheep.records import Model, Pair
+from isheep.records import Model
+from isheep.rundir.training_file import read_training_file
 from isheep.trainers import peft
 
 OUT, KILL_AT, NAME = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -102,12 +103,12 @@ def open_engine(model: Model, **machine: Any) -> SeededFunctionEngine:
     return engine
 
 
-def train(model: Model, pairs: Sequence[Pair], chat: Chat, training: Any, seed: int, into: Path, *machine: Any) -> None:
+def train(model: Model, data: Path, chat: Chat, training: Any, seed: int, into: Path, *machine: Any) -> None:
     """Three steps, each of which goes on with what is there."""
     checkpoint = into / "checkpoint"
     for _ in range(len(checkpoint.read_bytes()) if checkpoint.exists() else 0, 3):
         killed(checkpoint.open("a").write)("x")
-    (into / "weights").write_text("".join(pair.id + pair.output for pair in pairs))
+    (into / "weights").write_text("".join(row.instruction + row.output for row in read_training_file(data).rows))
     checkpoint.unlink(missing_ok=True)
 
 

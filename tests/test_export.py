@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import yaml
 from conftest import make_checkpoint
+from helpers.training import train_peft
 
 from isheep.errors import UserError
 from isheep.export import formats
 from isheep.models import merge
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.schema import Lora, Machine, Recipe, Training
+from isheep.recipe.schema import Lora, Recipe, Training
 from isheep.records import AssessedPair, Grade, Model, Pair
-from isheep.trainers.peft import train
+from isheep.rundir.training_file import training_row
 
 pytestmark = pytest.mark.numeric
 
@@ -100,7 +101,7 @@ def test_a_merged_checkpoint_answers_as_the_adapter_and_stops(llama: Path, tmp_p
     chat = load_chat_template("tokenizer", str(llama))
     pairs = [PLAIN.model_copy(update={"id": name, "instruction": name, "output": f"{name} it is."}) for name in "ab"]
     training = Training(epochs=40, batch=2, learning_rate=3e-2, warmup_steps=2, held_out=0, lora=Lora(dropout=0))
-    train(Model(str(llama)), pairs, chat, training, 1, tmp_path / "adapter", Machine(threads=1))
+    train_peft(Model(str(llama)), map(training_row, pairs), chat, training, tmp_path / "adapter")
     formats.write_merged_checkpoint(Model(str(llama), tmp_path / "adapter"), chat, tmp_path / "merged")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")

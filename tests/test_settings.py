@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import pytest
+from helpers.training import save_rows
 from pydantic import BaseModel
 
 import isheep.algorithm
@@ -20,7 +21,8 @@ from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Pair, Sampling, TokenLogprobs
 from isheep.rundir.folder import open_run_for_writing
-from isheep.trainers.rows import select_rows, tokenize_pair
+from isheep.rundir.training_file import TrainingRow
+from isheep.trainers.rows import select_examples
 
 
 def sections(kind: Any) -> list[type[BaseModel]]:
@@ -210,14 +212,17 @@ def weights(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
         into = tmp_path_factory.mktemp("training")
         (into / "mine.yaml").write_text(f"model: {qwen2}\n{TRAINED}")
         recipe = api.load_recipe(into / "mine.yaml", words)
-        chat, fields = load_chat_template("tokenizer", str(qwen2)), {"finish": "stop", "tokens": 3, "seed": 0}
-        pairs = [Pair(id=f"{n}", instruction=f"Say {n}", output="hot " * (1 + n % 4), **fields) for n in range(20)]
-        held_out = select_rows(pairs, chat, chat.tokenizer, recipe.training, 1).held_out
-        for n, pair in enumerate(pairs):  # these say something else, so that the last checkpoint is not the best
-            if tokenize_pair(pair, chat, chat.tokenizer, recipe.training.cutoff) in held_out:
-                pairs[n] = pair.model_copy(update={"output": "Paris."})
-        backends.train(recipe, chat, Model(str(qwen2)), pairs, 1, into)
-        return (into / "adapter_model.safetensors").read_bytes()
+        chat = load_chat_template("tokenizer", str(qwen2))
+        rows = [TrainingRow(instruction=f"Say {n}", output="hot " * (1 + n % 4)) for n in range(20)]
+        examples = select_examples(rows, chat, chat.tokenizer, recipe.training, 1)
+        held_out = [example.row for example in examples.held_out]
+        # The held-out rows have another output, so that the last checkpoint is not the best.
+        for n, row in enumerate(rows):
+            if row in held_out:
+                rows[n] = row.model_copy(update={"output": "Paris."})
+        save_rows(into / "train.json", rows)
+        backends.train(recipe, chat, Model(str(qwen2)), [], 1, into / "adapter")
+        return (into / "adapter" / "adapter_model.safetensors").read_bytes()
 
     return weights
 

@@ -1,6 +1,7 @@
-"""The peft trainer: what it learns from, that its models stop, and that a killed training ends with the same bytes."""
+"""The peft trainer: its rows, that its models stop, and that a killed training ends with the same bytes."""
 
 import filecmp
+import hashlib
 import json
 import os
 import random
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.training import numbered_rows, save_rows, train_peft
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,10 +21,10 @@ from isheep.errors import UserError
 from isheep.models.adapter_files import WEIGHTS
 from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.recipe.schema import Lora, Machine, Training
-from isheep.records import Model, Pair
-from isheep.trainers import peft
-from isheep.trainers.peft import train
-from isheep.trainers.rows import IGNORED, epoch_order, row_schedule, select_pairs, select_rows, tokenize_pair
+from isheep.records import Model
+from isheep.rundir.training_file import TrainingRow
+from isheep.trainers import adapter_dir, peft
+from isheep.trainers.rows import IGNORED, epoch_order, row_schedule, select_examples, tokenize_row
 
 pytestmark = pytest.mark.numeric
 
@@ -36,153 +38,156 @@ QUICK = Training(
 )
 
 
-def pair(instruction: str, output: str, input: str = "") -> Pair:
-    return Pair(id=instruction, instruction=instruction, input=input, output=output, finish="stop", tokens=3, seed=0)
-
-
 def chat_of(checkpoint: Path) -> ChatTemplate:
     return load_chat_template("tokenizer", str(checkpoint))
 
 
-def numbered(count: int) -> list[Pair]:
-    return [pair(f"Say {n}", f"It is {n}." * (1 + n % 3)) for n in range(count)]
+def fact_rows() -> list[TrainingRow]:
+    return [TrainingRow(instruction=question, output=answer) for question, answer in FACTS.items()]
+
+
+def read_record(output_dir: Path) -> Any:
+    return json.loads((output_dir / "training.json").read_text())
 
 
 # --- rows
 
 
-def test_loss_is_on_the_answer_and_its_end_only(checkpoint: Path) -> None:
+def test_loss_is_on_the_answer_and_its_end_token_only(checkpoint: Path) -> None:
     chat = chat_of(checkpoint)
-    row = tokenize_pair(pair("Name a city", "Paris.", "in France"), chat, chat.tokenizer, 100)
-    assert row is not None
-    prompt = [token for token, label in zip(*row, strict=True) if label == IGNORED]
-    answer = [label for label in row.labels if label != IGNORED]
-    assert row.input_ids == prompt + answer
+    row = TrainingRow(instruction="Name a city", input="in France", output="Paris.")
+    tokens = tokenize_row(row, chat, chat.tokenizer, 100)
+    assert tokens is not None
+    prompt = [token for token, label in zip(*tokens, strict=True) if label == IGNORED]
+    answer = [label for label in tokens.labels if label != IGNORED]
+    assert tokens.input_ids == prompt + answer
     assert chat.tokenizer.decode(answer) == f"Paris.{chat.end}"
-    with_bos = chat.tokenizer(chat.prompt("Name a city\nin France")).input_ids  # what an engine puts before it
-    assert prompt == with_bos
+    # An engine puts the beginning-of-sequence token before the prompt.
+    assert prompt == chat.tokenizer(chat.prompt("Name a city\nin France")).input_ids
 
 
-def test_an_answer_that_was_cut_off_has_no_end(checkpoint: Path) -> None:
+def test_only_finish_decides_whether_an_end_token_is_taught(checkpoint: Path) -> None:
     chat = chat_of(checkpoint)
-    whole = pair("Name a city", "Paris and")
-    rows = [
-        tokenize_pair(row, chat, chat.tokenizer, 100) for row in (whole, whole.model_copy(update={"finish": "length"}))
-    ]
-    assert rows[0] and rows[1] and rows[0].input_ids[:-1] == rows[1].input_ids
-    assert rows[0].labels[-1] == chat.tokenizer.convert_tokens_to_ids(chat.end)
+    complete = TrainingRow(instruction="Name a city", output="Paris and")
+    cut_off = complete.model_copy(update={"finish": "length"})
+    tokens = [tokenize_row(row, chat, chat.tokenizer, 100) for row in (complete, cut_off)]
+    assert tokens[0] and tokens[1] and tokens[0].input_ids[:-1] == tokens[1].input_ids
+    assert tokens[0].labels[-1] == chat.tokenizer.convert_tokens_to_ids(chat.end)
 
 
 def test_an_answer_that_spells_special_tokens_is_text(checkpoint: Path) -> None:
     chat = chat_of(checkpoint)
-    row = tokenize_pair(pair("Say", f"one {chat.end} two"), chat, chat.tokenizer, 200)
-    assert row is not None
-    assert row.labels.count(chat.tokenizer.convert_tokens_to_ids(chat.end)) == 1
+    row = TrainingRow(instruction="Say", output=f"one {chat.end} two")
+    tokens = tokenize_row(row, chat, chat.tokenizer, 200)
+    assert tokens is not None
+    assert tokens.labels.count(chat.tokenizer.convert_tokens_to_ids(chat.end)) == 1
 
 
-def test_cutoff_takes_the_end_of_the_answer_and_drops_rows_without_one(qwen2: Path) -> None:
+def test_the_cutoff_shortens_answers_and_drops_rows_without_one(qwen2: Path) -> None:
     chat = chat_of(qwen2)
-    whole = tokenize_pair(pair("Say", "It is 42."), chat, chat.tokenizer, 1000)
-    assert whole is not None
-    assert tokenize_pair(pair("Say", "It is 42."), chat, chat.tokenizer, 40) == (
-        whole.input_ids[:40],
-        whole.labels[:40],
-    )
-    assert tokenize_pair(pair("Say" * 100, "It is 42."), chat, chat.tokenizer, 40) is None
+    row, long_row = (TrainingRow(instruction=text, output="It is 42.") for text in ("Say", "Say" * 100))
+    uncut = tokenize_row(row, chat, chat.tokenizer, 1000)
+    assert uncut is not None
+    assert tokenize_row(row, chat, chat.tokenizer, 40) == (uncut.input_ids[:40], uncut.labels[:40])
+    assert tokenize_row(long_row, chat, chat.tokenizer, 40) is None
 
 
 def test_sampling_and_holding_out_follow_the_seed(qwen2: Path) -> None:
-    chat, pairs = chat_of(qwen2), numbered(50)
-    rows = select_rows(pairs, chat, chat.tokenizer, Training(at_most=20, held_out=0.1), 1)
-    assert (len(rows.train), len(rows.held_out), rows.sampled, rows.too_long) == (18, 2, 20, 0)
-    assert rows == select_rows(pairs, chat, chat.tokenizer, Training(at_most=20, held_out=0.1), 1)
-    assert rows.train != select_rows(pairs, chat, chat.tokenizer, Training(at_most=20, held_out=0.1), 2).train
+    chat, rows, training = chat_of(qwen2), numbered_rows(50), Training(at_most=20, held_out=0.1)
+    examples = select_examples(rows, chat, chat.tokenizer, training, 1)
+    assert (len(examples.train), len(examples.held_out)) == (18, 2)
+    assert (examples.num_sampled, examples.num_too_long) == (20, 0)
+    assert examples == select_examples(rows, chat, chat.tokenizer, training, 1)
+    assert examples.train != select_examples(rows, chat, chat.tokenizer, training, 2).train
 
 
-def test_a_row_is_always_left_to_learn_from(qwen2: Path) -> None:
+def test_a_row_always_remains_to_learn_from(qwen2: Path) -> None:
     chat = chat_of(qwen2)
-    rows = select_rows(numbered(2), chat, chat.tokenizer, Training(held_out=0.9), 1)
-    assert (len(rows.train), len(rows.held_out)) == (1, 1)
+    examples = select_examples(numbered_rows(2), chat, chat.tokenizer, Training(held_out=0.9), 1)
+    assert (len(examples.train), len(examples.held_out)) == (1, 1)
 
 
 def test_no_cap_takes_all_rows(qwen2: Path) -> None:
-    chat, pairs = chat_of(qwen2), numbered(50)
-    assert len(select_rows(pairs, chat, chat.tokenizer, Training(at_most=None, held_out=0), 1).train) == 50
+    chat, rows = chat_of(qwen2), numbered_rows(50)
+    assert len(select_examples(rows, chat, chat.tokenizer, Training(at_most=None, held_out=0), 1).train) == 50
 
 
-def test_a_number_of_rows_is_met_or_refused(qwen2: Path) -> None:
+def test_an_exact_number_of_rows_is_met_or_refused(qwen2: Path) -> None:
     chat = chat_of(qwen2)
-    long = [pair(f"{n} " + "Say " * 200, "no room") for n in range(20)]
+    long_rows = [TrainingRow(instruction=f"{n} " + "Say " * 200, output="no room") for n in range(20)]
     exact = Training(rows=20, held_out=0.1, cutoff=100)
-    for pairs in (numbered(30) + long, numbered(50)):
-        rows = select_rows(pairs, chat, chat.tokenizer, exact, 1)
-        assert (len(rows.train), len(rows.held_out), rows.too_long) == (18, 2, 20 if pairs[-1] in long else 0)
+    for rows, num_too_long in ((numbered_rows(30) + long_rows, 20), (numbered_rows(50), 0)):
+        examples = select_examples(rows, chat, chat.tokenizer, exact, 1)
+        assert (len(examples.train), len(examples.held_out), examples.num_too_long) == (18, 2, num_too_long)
     with pytest.raises(UserError, match=r"training\.rows asks for 20 rows, and this iteration has 19"):
-        select_rows(numbered(19) + long, chat, chat.tokenizer, exact, 1)
+        select_examples(numbered_rows(19) + long_rows, chat, chat.tokenizer, exact, 1)
 
 
 @pytest.mark.parametrize("rows", [3, 20, 100])
-def test_a_number_of_steps_is_met_with_any_number_of_rows(rows: int) -> None:
+def test_an_exact_number_of_steps_is_met_with_any_number_of_rows(rows: int) -> None:
     lengths = list(range(10, 10 + rows))
-    places = row_schedule(lengths, Training(max_steps=12, batch=4), 1)
-    assert len(places) == 48 and places == row_schedule(lengths, Training(max_steps=12, batch=4, epochs=9), 1)
-    assert max(places.count(place) for place in range(rows)) - min(places.count(place) for place in range(rows)) <= 1
+    indices = row_schedule(lengths, Training(max_steps=12, batch=4), 1)
+    assert len(indices) == 48 and indices == row_schedule(lengths, Training(max_steps=12, batch=4, epochs=9), 1)
+    counts = [indices.count(index) for index in range(rows)]
+    assert max(counts) - min(counts) <= 1
 
 
 def test_too_few_rows_are_refused_in_one_line(qwen2: Path, tmp_path: Path) -> None:
     chat = chat_of(qwen2)
-    for pairs, training, said in [
-        ([pair("Say", "yes")], Training(), "kept 1 pairs"),
-        (numbered(5), Training(cutoff=8), "kept 5 pairs, 5 of them with a prompt beyond cutoff 8"),
+    for rows, training, message in [
+        (numbered_rows(1), Training(), "the training file has 1 rows"),
+        (numbered_rows(5), Training(cutoff=8), "has 5 rows, 5 of them with a prompt beyond training.cutoff 8"),
     ]:
-        with pytest.raises(UserError, match=said) as error:
-            train(Model(str(qwen2)), pairs, chat, training, 1, tmp_path)
+        output_dir = tmp_path / str(len(rows))
+        with pytest.raises(UserError, match=message) as error:
+            train_peft(Model(str(qwen2)), rows, chat, training, output_dir)
         assert "\n" not in str(error.value)
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=90), st.integers(1, 8), st.integers(1, 3), st.integers())
 def test_each_epoch_has_every_row_once(lengths: list[int], batch: int, epochs: int, seed: int) -> None:
-    places = epoch_order(lengths, batch, epochs, seed)
+    indices = epoch_order(lengths, batch, epochs, seed)
     for epoch in range(epochs):
-        part = places[epoch * len(lengths) : (epoch + 1) * len(lengths)]
+        part = indices[epoch * len(lengths) : (epoch + 1) * len(lengths)]
         assert sorted(part) == list(range(len(lengths)))
 
 
 def test_batches_hold_rows_of_similar_length() -> None:
     lengths = random.Random(0).choices(range(20, 200), k=400)
-    places = epoch_order(lengths, 16, 1, 0)
+    indices = epoch_order(lengths, 16, 1, 0)
 
     def padded(order: list[int]) -> int:
-        return sum(16 * max(lengths[place] for place in order[start : start + 16]) for start in range(0, 400, 16))
+        return sum(16 * max(lengths[index] for index in order[start : start + 16]) for start in range(0, 400, 16))
 
-    assert padded(places) < 1.15 * sum(lengths) < padded(list(range(400)))
+    assert padded(indices) < 1.15 * sum(lengths) < padded(list(range(400)))
 
 
 # --- models
 
 
 def answers(base: Path, adapter: Path) -> dict[str, str]:
-    """What a reader of the README would write: plain transformers and peft, nothing of ours."""
+    """Generate with plain transformers and peft, nothing of isheep, as a reader of the README would."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(adapter)
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
-    found = {}
+    texts = {}
     for question in FACTS:
         turns = [{"role": "user", "content": question}]
         inputs = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
         output = model.generate(**inputs, max_new_tokens=40, do_sample=False, eos_token_id=tokenizer.eos_token_id)
-        found[question] = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :])
-    return found
+        texts[question] = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :])
+    return texts
 
 
 def test_a_base_model_learns_to_answer_and_to_stop(checkpoint: Path, tmp_path: Path) -> None:
     chat = chat_of(checkpoint)
     adapter = tmp_path / "adapter.part"
     adapter.mkdir()
-    train(Model(str(checkpoint)), [pair(*fact) for fact in FACTS.items()], chat, QUICK, 1, adapter, Machine(threads=1))
-    adapter = adapter.rename(tmp_path / "adapter")  # as the run folder does
+    train_peft(Model(str(checkpoint)), fact_rows(), chat, QUICK, adapter)
+    # The run folder renames the adapter's folder in the same way.
+    adapter = adapter.rename(tmp_path / "adapter")
     assert answers(checkpoint, adapter) == {question: answer + chat.end for question, answer in FACTS.items()}
     assert {path.name for path in adapter.iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "training.json",
@@ -196,125 +201,154 @@ def test_the_saved_chat_template_gives_the_tokens_of_training(checkpoint: Path, 
 
     chat = load_chat_template("llama3", str(checkpoint))
     once = Training(epochs=1, held_out=0)
-    train(Model(str(checkpoint)), numbered(2), chat, once, 1, tmp_path, Machine(threads=1))
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    train_peft(Model(str(checkpoint)), numbered_rows(2), chat, once, tmp_path / "adapter")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")
     turns = [{"role": "user", "content": "Say 0"}]
-    row = tokenize_pair(numbered(1)[0], chat, chat.tokenizer, 100)
-    assert row is not None
+    tokens = tokenize_row(numbered_rows(1)[0], chat, chat.tokenizer, 100)
+    assert tokens is not None
     prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
-    assert prompt == row.input_ids[: row.labels.count(IGNORED)]
+    assert prompt == tokens.input_ids[: tokens.labels.count(IGNORED)]
     assert tokenizer.eos_token == "<|eot_id|>"
 
 
-def test_the_best_checkpoint_is_kept_and_everything_is_told(qwen2: Path, tmp_path: Path) -> None:
-    """The rows that are held out have another answer than those of the training, so that their loss falls while the
-    model learns to stop, and then rises by far more than rounding and dropout could hide."""
+def test_the_best_checkpoint_is_kept_and_everything_is_recorded(qwen2: Path, tmp_path: Path) -> None:
+    """The held-out rows have another answer than the rows that are trained on, so that their loss falls while the model
+    learns to stop, and then rises by far more than rounding and dropout could hide."""
     chat = chat_of(qwen2)
     settings = Training(
         batch=4, eval_every=2, epochs=3, warmup_steps=0, scheduler="constant", learning_rate=0.03, held_out=0.2,
         lora=Lora(dropout=0),
     )  # fmt: skip
-    questions = [pair(f"Say {n}", "Paris.") for n in range(20)]
-    aside = {row.id for row, _ in select_pairs(questions, chat, chat.tokenizer, settings, 1).held_out}
-    other = "Give the opposite of hot; cold."
-    pairs = [row.model_copy(update={"output": other}) if row.id in aside else row for row in questions]
+    rows = [TrainingRow(instruction=f"Say {n}", output="Paris.") for n in range(20)]
+    held_out = [example.row for example in select_examples(rows, chat, chat.tokenizer, settings, 1).held_out]
+    for index, row in enumerate(rows):
+        if row in held_out:
+            rows[index] = row.model_copy(update={"output": "Give the opposite of hot; cold."})
     for keep in ("best", "last"):
-        (tmp_path / keep).mkdir()
-        training = settings.model_copy(update={"keep": keep})
-        train(Model(str(qwen2)), pairs, chat, training, 1, tmp_path / keep, Machine(threads=1))
-    best, last = (json.loads((tmp_path / keep / "training.json").read_text()) for keep in ("best", "last"))
+        train_peft(Model(str(qwen2)), rows, chat, settings.model_copy(update={"keep": keep}), tmp_path / keep)
+    best, last = (read_record(tmp_path / keep) for keep in ("best", "last"))
     assert best["rows"] == {"sampled": 20, "prompt_too_long": 0, "trained": 16, "held_out": 4}
+    assert best["training_file_sha256"] == hashlib.sha256((tmp_path / "best.json").read_bytes()).hexdigest()
     assert [step for step, _ in best["eval_loss"]] == [2, 4, 6, 8, 10, 12]
     lowest, second = sorted(loss for _, loss in best["eval_loss"])[:2]
     assert second > lowest + 0.1 and best["eval_loss"][-1][1] > lowest + 1
     assert best["kept_step"] == min(best["eval_loss"], key=lambda entry: entry[1])[0] < last["kept_step"] == 12
     assert best["loss"] == last["loss"]
-    weights = [(tmp_path / keep / "adapter_model.safetensors").read_bytes() for keep in ("best", "last")]
+    weights = [(tmp_path / keep / WEIGHTS).read_bytes() for keep in ("best", "last")]
     assert weights[0] != weights[1]
 
 
-def test_training_goes_on_from_an_adapter(qwen2: Path, tmp_path: Path) -> None:
-    first, second, again = (tmp_path / name for name in ("first", "second", "again"))
-    chat, pairs = chat_of(qwen2), [pair(*fact) for fact in FACTS.items()]
-    train(Model(str(qwen2)), pairs, chat, QUICK, 1, first, Machine(threads=1))
+def test_training_starts_from_an_adapter(qwen2: Path, tmp_path: Path) -> None:
+    first, second, repeated = (tmp_path / name for name in ("first", "second", "repeated"))
+    chat = chat_of(qwen2)
+    train_peft(Model(str(qwen2)), fact_rows(), chat, QUICK, first)
     weights = (first / WEIGHTS).read_bytes()
-    for into in (second, again):
-        train(
-            Model(str(qwen2), first),
-            pairs,
-            chat,
-            QUICK.model_copy(update={"max_steps": 1}),
-            1,
-            into,
-            Machine(threads=1),
-        )
-    told = [json.loads((folder / "training.json").read_text()) for folder in (first, second)]
-    assert told[1]["loss"][0][1] < 0.1 * told[0]["loss"][0][1]
-    assert [one["goes_on"] for one in told] == [False, True] and [one["steps"] for one in told] == [60, 1]
-    assert all((again / path.name).read_bytes() == path.read_bytes() for path in second.iterdir())
+    for output_dir in (second, repeated):
+        train_peft(Model(str(qwen2), first), fact_rows(), chat, QUICK.model_copy(update={"max_steps": 1}), output_dir)
+    records = [read_record(output_dir) for output_dir in (first, second)]
+    assert records[1]["loss"][0][1] < 0.1 * records[0]["loss"][0][1]
+    assert [record["starts_from_adapter"] for record in records] == [False, True]
+    assert [record["steps"] for record in records] == [60, 1]
+    assert all((repeated / path.name).read_bytes() == path.read_bytes() for path in second.iterdir())
     assert weights == (first / WEIGHTS).read_bytes() != (second / WEIGHTS).read_bytes()
 
 
-def test_fewer_rows_at_once_learn_the_same(qwen2: Path, tmp_path: Path) -> None:
+def test_a_smaller_device_batch_learns_the_same(qwen2: Path, tmp_path: Path) -> None:
     settings = Training(batch=4, epochs=2, warmup_steps=0, held_out=0.2, eval_every=1, lora=Lora(dropout=0.0))
     threads = torch.get_num_threads()
-    for rows in (4, 2):
-        machine = Machine(threads=threads + 1, rows=rows)
-        train(Model(str(qwen2)), numbered(11), chat_of(qwen2), settings, 1, tmp_path / str(rows), machine)
-    assert torch.get_num_threads() == threads  # put back
-    whole, parts = (json.loads((tmp_path / rows / "training.json").read_text()) for rows in ("4", "2"))
-    assert parts["steps"] == whole["steps"] == 5
+    for size in (4, 2):
+        machine = Machine(threads=threads + 1, rows=size)
+        train_peft(Model(str(qwen2)), numbered_rows(11), chat_of(qwen2), settings, tmp_path / str(size), machine)
+    # The number of threads is restored.
+    assert torch.get_num_threads() == threads
+    records = [read_record(tmp_path / size) for size in ("4", "2")]
+    assert [record["steps"] for record in records] == [5, 5]
     for name in ("loss", "eval_loss"):
-        assert [value for _, value in parts[name]] == pytest.approx([value for _, value in whole[name]], rel=1e-3)
+        losses = [[loss for _, loss in record[name]] for record in records]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
-def test_a_loss_that_is_no_number_is_told_in_one_line(qwen2: Path, tmp_path: Path) -> None:
-    wild = Training(learning_rate=1e30, warmup_steps=0, epochs=4, batch=2, held_out=0)
-    with pytest.raises(UserError, match="with a new --out, lower training.learning_rate"):
-        train(Model(str(qwen2)), numbered(6), chat_of(qwen2), wild, 1, tmp_path, Machine(threads=1))
+def test_a_loss_that_is_not_finite_is_reported_in_one_line(qwen2: Path, tmp_path: Path) -> None:
+    training = Training(learning_rate=1e30, warmup_steps=0, epochs=4, batch=2, held_out=0)
+    with pytest.raises(UserError, match="start again with a new --out and a lower training.learning_rate"):
+        train_peft(Model(str(qwen2)), numbered_rows(6), chat_of(qwen2), training, tmp_path / "adapter")
 
 
-# --- killed and made again
+# --- the training file
+
+
+def test_a_changed_training_file_is_refused_in_one_line(
+    qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat, once, output_dir = chat_of(qwen2), Training(epochs=1, held_out=0), tmp_path / "adapter"
+
+    def train(rows: list[TrainingRow]) -> None:
+        train_peft(Model(str(qwen2)), rows, chat, once, output_dir)
+
+    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
+        patched.setattr(peft, "_finish", lambda *arguments: 1 / 0)
+        train(numbered_rows(3))
+    with pytest.raises(UserError, match=r"adapter\.json has changed since training on it began: restore it, or delete"):
+        train(numbered_rows(4))
+    train(numbered_rows(3))
+    adapter_dir.check_training_file(output_dir, tmp_path / "adapter.json")
+    with pytest.raises(UserError, match=r"adapter\.json has changed since .*adapter was trained on it: restore it"):
+        train(numbered_rows(4))
+    with pytest.raises(UserError, match=r"has changed since .* was trained on it"):
+        adapter_dir.check_training_file(output_dir, tmp_path / "adapter.json")
+
+
+def test_an_adapter_without_a_recorded_hash_is_accepted(tmp_path: Path) -> None:
+    training_file = save_rows(tmp_path / "train.json", numbered_rows(2))
+    adapter_dir.check_training_file(tmp_path, training_file)
+    (tmp_path / "training.json").write_text('{"base": "lamb"}')
+    adapter_dir.check_training_file(tmp_path, training_file)
+
+
+# --- killed and resumed
 
 
 def kill_at(base: Path, folder: Path, moments: list[int]) -> Any:
+    """Run killed_training.py and return its report."""
     script = Path(__file__).with_name("killed_training.py")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(script), str(base), str(folder), *map(str, moments)],
         capture_output=True,
         text=True,
         cwd=script.parents[1],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])},
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
 
 
 def test_without_a_pad_token_a_resumed_training_ends_with_the_same_tokenizer(
     qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = shutil.copytree(qwen2, tmp_path / "base")
-    told = json.loads((base / "tokenizer_config.json").read_text())
-    assert told.pop("pad_token")
-    (base / "tokenizer_config.json").write_text(json.dumps(told))
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    assert config.pop("pad_token")
+    (base / "tokenizer_config.json").write_text(json.dumps(config))
     chat, once = chat_of(base), Training(epochs=1, held_out=0)
-    train(Model(str(base)), numbered(3), chat, once, 1, tmp_path / "whole", Machine(threads=1))
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    train_peft(Model(str(base)), numbered_rows(3), chat, once, undisturbed)
     with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
-        patched.setattr(peft, "_finish", lambda *given: 1 / 0)  # killed after the last checkpoint
-        train(Model(str(base)), numbered(3), chat, once, 1, tmp_path / "killed", Machine(threads=1))
-    train(Model(str(base)), numbered(3), chat, once, 1, tmp_path / "killed", Machine(threads=1))
-    names = [path.name for path in (tmp_path / "whole").iterdir()]
-    assert filecmp.cmpfiles(tmp_path / "whole", tmp_path / "killed", names, shallow=False)[1:] == ([], [])
+        # As if killed after the last checkpoint.
+        patched.setattr(peft, "_finish", lambda *arguments: 1 / 0)
+        train_peft(Model(str(base)), numbered_rows(3), chat, once, killed)
+    train_peft(Model(str(base)), numbered_rows(3), chat, once, killed)
+    names = [path.name for path in undisturbed.iterdir()]
+    assert filecmp.cmpfiles(undisturbed, killed, names, shallow=False)[1:] == ([], [])
 
 
 def test_a_killed_training_ends_with_the_same_bytes(qwen2: Path, tmp_path: Path) -> None:
-    found = kill_at(qwen2, tmp_path, [17, 30])
-    assert found.pop("moments") > 50
-    assert found == {"17": [], "30": []}
+    report = kill_at(qwen2, tmp_path, [17, 30])
+    assert report.pop("moments") > 50
+    assert report == {"17": [], "30": []}
 
 
 @pytest.mark.slow
 def test_killed_at_many_moments(llama: Path, tmp_path: Path) -> None:
     moments = list(range(1, 71, 3))
-    found = kill_at(llama, tmp_path, moments)
-    assert found == {"moments": found["moments"], **{str(moment): [] for moment in moments}}
+    report = kill_at(llama, tmp_path, moments)
+    assert report == {"moments": report["moments"], **{str(moment): [] for moment in moments}}

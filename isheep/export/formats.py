@@ -29,14 +29,14 @@ def write_llamafactory_folder(recipe: Recipe, start: Model, pairs: Sequence[Pair
     `start` is the model that is trained. Of more rows than the recipe takes LLaMA-Factory takes the first.
     """
     training = recipe.training
-    said = {
+    settings = trainer.sft_settings(start, recipe.chat, training, recipe.seed) | {
         "max_samples": training.rows or training.at_most,
         "val_size": training.held_out,
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": training.batch,
         "bf16": True,
     }
-    trainer.write(start, recipe.chat, training, recipe.seed, into, {"isheep": pairs}, said)
+    trainer.write_input_files(into, {trainer.TRAIN_DATASET: pairs}, settings)
 
 
 def write_merged_checkpoint(model: Model, chat: ChatTemplate, into: Path) -> None:
@@ -72,7 +72,7 @@ def paper(pair: Pair) -> dict[str, Any]:
     if not isinstance(pair, AssessedPair):
         raise UserError(f"pair {pair.id} has no ratings, which form 'paper' shows: export it as alpaca")
     scores = {f"{name}_score": _whole(grade.score) for name, grade in pair.grades.items()}
-    return trainer.alpaca(pair) | scores
+    return trainer.alpaca_row(pair) | scores
 
 
 def _whole(score: float | None) -> float | None:
@@ -81,7 +81,7 @@ def _whole(score: float | None) -> float | None:
 
 
 FORMATS: dict[str, Callable[[Pair], dict[str, Any]]] = {
-    "alpaca": trainer.alpaca,
+    "alpaca": trainer.alpaca_row,
     "sharegpt": sharegpt,
     "messages": messages,
     "paper": paper,

@@ -1,6 +1,7 @@
-"""Fine-tuning with TRL's SFTTrainer, in one process or in each of many that train together; resumable."""
+"""Resumable fine-tuning with TRL's SFTTrainer, in this process alone or in each of several that train together."""
 
 import contextlib
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,137 +18,165 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
     from trl import SFTConfig
 
-LOG_EVERY = 10  # steps, or a divisor of eval_every below it
+MAX_LOGGING_STEPS = 10
+"""The loss is logged every so many steps, or at the largest divisor of `eval_every` below it."""
+
+WARMUP_SHARE = 10
+"""A training that has no more steps than `warmup_steps` warms up for one in so many of its steps."""
 
 
 def fit(job: Job, tokenizer: Any, advance: Callable[[int], None]) -> None:
-    """Train to the end, from the newest sealed checkpoint where there is one. Leaves sealed checkpoints in `job.into`.
+    """Train to the last step, resuming from the newest sealed checkpoint if there is one.
 
-    Computes in float32 on CPU, in bfloat16 on CUDA. `tokenizer` has a token to pad with; `advance` is told of steps.
+    Leaves sealed checkpoints in `job.output_dir`. Computes in float32 on the CPU, in bfloat16 on CUDA. `tokenizer`
+    must have a padding token; `advance` is called with the number of steps that are done.
     """
-    with _settled(job.machine.threads):
+    with _deterministic_torch(job.machine.threads):
         _fit(job, tokenizer, advance)
-        _free()
+        _free_gpu_memory()
 
 
 def _fit(job: Job, tokenizer: Any, advance: Callable[[int], None]) -> None:
     import torch
-    from huggingface_hub import constants
     from transformers import PrinterCallback
-    from transformers.utils import logging
     from trl import SFTTrainer
 
-    constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL would report each training
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    _silence_libraries()
     device = job.machine.device
-    cuda = torch.cuda.is_available() and device != "cpu"
-    arguments = _arguments(job, cuda)
-    if cuda and job.machine.processes == 1:
-        _use(torch.device("cuda", torch.device(device or "cuda").index or 0), arguments)
+    use_cuda = torch.cuda.is_available() and device != "cpu"
+    arguments = _training_arguments(job, use_cuda)
+    if use_cuda and job.machine.processes == 1:
+        _use_single_gpu(torch.device("cuda", torch.device(device or "cuda").index or 0), arguments)
     torch.manual_seed(arguments.seed)
-    places, aside = _places(job)
+    train_indices, held_out_indices = row_indices(job)
+    eval_dataset = _make_dataset(job.held_out, held_out_indices) if held_out_indices else None
     trainer = SFTTrainer(
-        _with_adapter(job, arguments),
+        _load_trainable_model(job, arguments),
         args=arguments,
-        train_dataset=_dataset(job.train, places),
-        eval_dataset=_dataset(job.held_out, aside) if aside else None,
+        train_dataset=_make_dataset(job.train, train_indices),
+        eval_dataset=eval_dataset,
         processing_class=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_keeper(job, advance))
-    newest = checkpoints.newest_step(job.into)
-    trainer.train(resume_from_checkpoint=str(job.into / f"checkpoint-{newest}") if newest else None)
+    trainer.add_callback(_make_callback(job, advance))
+    newest = checkpoints.newest_step(job.output_dir)
+    resume_from = str(checkpoints.checkpoint_dir(job.output_dir, newest)) if newest else None
+    trainer.train(resume_from_checkpoint=resume_from)
 
 
-def _places(job: Job) -> tuple[list[int], list[int]]:
-    """The places of the rows to train on and of those held out, in order.
+def _silence_libraries() -> None:
+    """Turn off progress bars, warnings, and the telemetry by which TRL would report each training."""
+    from huggingface_hub import constants
+    from transformers.utils import logging
 
-    Processes that train together read rows in turns, `at_once` each. Where a step does not come out even, rows without
-    loss fill it up, so that its loss is the mean over the same tokens with any number of processes. Held-out batches
-    are those of one process, dealt out; the last one is filled up.
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def row_indices(job: Job) -> tuple[list[int], list[int]]:
+    """Return the indices of the rows to train on and of the held-out rows, in order.
+
+    Processes that train together read rows in turns, `device_batch_size` each. If a step does not divide evenly, rows
+    without loss fill it up, so that its loss is the mean over the same tokens with any number of processes. Held-out
+    batches are those of one process, shared out among all; the last one is filled up.
     """
-    aside = list(range(len(job.held_out)))
+    held_out = list(range(len(job.held_out)))
     if job.machine.processes == 1:
-        return job.places, aside
-    size, held_out = job.rounds * job.at_once * job.machine.processes, job.held_out_batch
-    train = fill_batches(job.places, job.training.batch, size, len(job.train))
-    return train, fill_batches(aside, held_out, held_out, len(job.held_out))
+        return job.schedule, held_out
+    step_size = job.accumulation_steps * job.device_batch_size * job.machine.processes
+    train = fill_batches(job.schedule, job.training.batch, step_size, len(job.train))
+    return train, fill_batches(held_out, job.eval_batch_size, job.eval_batch_size, len(job.held_out))
 
 
-def _dataset(rows: Sequence[TokenizedRow], places: list[int]) -> "Dataset":
-    """The rows in the order of `places`; a place beyond them is a row without loss."""
+def _make_dataset(rows: Sequence[TokenizedRow], indices: list[int]) -> "Dataset":
+    """Return the rows in the order of `indices`; the index len(rows) stands for a row without loss."""
     from datasets import Dataset
 
-    known = [*rows, row_without_loss(rows[0])] if max(places) == len(rows) else rows
-    return Dataset.from_list([row._asdict() for row in known]).select(places)
+    if max(indices) == len(rows):
+        rows = [*rows, row_without_loss(rows[0])]
+    return Dataset.from_list([row._asdict() for row in rows]).select(indices)
 
 
-def _arguments(job: Job, cuda: bool) -> "SFTConfig":
-    """Appendix E's settings in TRL's words.
-
-    A training that has no more steps than `warmup_steps` warms up for a tenth of its steps.
-    """
+def _training_arguments(job: Job, use_cuda: bool) -> "SFTConfig":
+    """Return the settings (defaults: Appendix E) as TRL's arguments."""
     from trl import SFTConfig
 
     training, machine, evaluate = job.training, job.machine, bool(job.held_out)
     checkpointing = machine.gradient_checkpointing
     return SFTConfig(
-        output_dir=str(job.into),
+        output_dir=str(job.output_dir),
         seed=derive_seed(job.seed, "training") % 2**32,
-        num_train_epochs=1,  # the rows come in the order of all epochs, so that resuming needs only a place in it
+        # The rows come in the order of all epochs, so that a resumed training only has to skip the first ones.
+        num_train_epochs=1,
         train_sampling_strategy="sequential",
-        per_device_train_batch_size=job.at_once,
-        per_device_eval_batch_size=job.held_out_batch,
-        gradient_accumulation_steps=job.rounds,
+        per_device_train_batch_size=job.device_batch_size,
+        per_device_eval_batch_size=job.eval_batch_size,
+        gradient_accumulation_steps=job.accumulation_steps,
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.scheduler,
-        warmup_steps=training.warmup_steps if job.steps > training.warmup_steps else job.steps // 10,
+        warmup_steps=_warmup_steps(job),
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
         padding_free=machine.packing,
         eval_strategy="steps" if evaluate else "no",
         eval_steps=training.eval_every,
         save_steps=training.eval_every,
-        logging_steps=next(n for n in range(LOG_EVERY, 0, -1) if training.eval_every % n == 0),
+        logging_steps=_logging_steps(training.eval_every),
         logging_nan_inf_filter=False,
         metric_for_best_model="loss" if evaluate else None,
         prediction_loss_only=True,
-        bf16=cuda,
-        use_cpu=not cuda,
-        gradient_checkpointing=cuda if checkpointing is None else checkpointing,
+        bf16=use_cuda,
+        use_cpu=not use_cuda,
+        gradient_checkpointing=use_cuda if checkpointing is None else checkpointing,
         ddp_find_unused_parameters=False,
-        dataloader_pin_memory=cuda,
+        dataloader_pin_memory=use_cuda,
         report_to="none",
         disable_tqdm=True,
         log_level="error",
     )
 
 
-def _use(device: "torch.device", arguments: "SFTConfig") -> None:
-    """Train on this GPU alone: the arguments would take the first one, and count them all, which TRL refuses."""
+def _warmup_steps(job: Job) -> int:
+    if job.num_steps > job.training.warmup_steps:
+        return job.training.warmup_steps
+    return job.num_steps // WARMUP_SHARE
+
+
+def _logging_steps(eval_every: int) -> int:
+    """Return the largest divisor of `eval_every` up to MAX_LOGGING_STEPS, so that both losses are logged together."""
+    return next(steps for steps in range(MAX_LOGGING_STEPS, 0, -1) if eval_every % steps == 0)
+
+
+def _use_single_gpu(device: "torch.device", arguments: "SFTConfig") -> None:
+    """Train on this GPU alone: by default the arguments take the first GPU and count all, which TRL refuses."""
     import torch
 
-    assert arguments.device.type == "cuda"  # looking sets it, and the number of GPUs, for good: so it comes first
+    # Reading `device` makes the arguments set it, and the number of GPUs, once and for all: it must come first.
+    assert arguments.device.type == "cuda"
     vars(arguments)["_setup_devices"] = device
     arguments._n_gpu = 1
     torch.cuda.set_device(device)
 
 
-def _with_adapter(job: Job, arguments: "SFTConfig") -> Any:
-    """The base model with a trainable adapter: the one of `model`, or a new one whose random part torch's seed sets."""
+def _load_trainable_model(job: Job, arguments: "SFTConfig") -> Any:
+    """Return the base model with a trainable adapter: the one of `job.start_model`, or a new one.
+
+    The random part of a new adapter depends on torch's seed.
+    """
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    model, lora = job.model, job.training.lora
+    model, lora = job.start_model, job.training.lora
     settings: dict[str, Any] = {"dtype": torch.bfloat16 if arguments.bf16 else torch.float32}
     if job.training.quantize:
-        settings |= {"quantization_config": _nf4(), "device_map": {"": arguments.device}}
+        settings |= {"quantization_config": _nf4_config(), "device_map": {"": arguments.device}}
     base = load_pretrained(model.base, AutoModelForCausalLM, use_safetensors=True, **settings)
     if model.adapter:
         adapted = PeftModel.from_pretrained(base, str(model.adapter), is_trainable=True)
-        # The recipe's name, such as "lamb", is written there; peft would ask the Hub about it at every checkpoint.
+        # The adapter names its base as the recipe does, such as "lamb"; peft would look that name up on the Hub at
+        # every checkpoint.
         adapted.peft_config["default"].base_model_name_or_path = base.name_or_path
         return adapted
     config = LoraConfig(
@@ -160,8 +189,8 @@ def _with_adapter(job: Job, arguments: "SFTConfig") -> Any:
     return get_peft_model(base, config)
 
 
-def _nf4() -> Any:
-    """QLoRA's storage of the base: NormalFloat in 4 bits, its constants quantized too (Dettmers et al. 2023, 3)."""
+def _nf4_config() -> Any:
+    """Return QLoRA's storage of the base: 4-bit NormalFloat with double quantization (Dettmers et al. 2023, 3)."""
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -173,16 +202,17 @@ def _nf4() -> Any:
     )
 
 
-def _keeper(job: Job, advance: Callable[[int], None]) -> "TrainerCallback":
-    """What SFTTrainer calls: evaluate, log and save the last step too; seal checkpoints and drop those of no use."""
+def _make_callback(job: Job, advance: Callable[[int], None]) -> "TrainerCallback":
+    """Return the callback that evaluates, logs and saves the last step too, seals checkpoints and removes old ones."""
     import torch
     from transformers import TrainerCallback
 
-    into, together = job.into, job.machine.processes > 1
+    output_dir, is_distributed = job.output_dir, job.machine.processes > 1
 
-    class Keeper(TrainerCallback):
+    class CheckpointCallback(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if together:  # dropout of its own for each process; one that is resumed gets its state back later
+            # Each process draws dropout masks of its own. A resumed process gets its random state back after this.
+            if is_distributed:
                 torch.manual_seed(derive_seed(args.seed, "process", args.process_index))
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -192,47 +222,52 @@ def _keeper(job: Job, advance: Callable[[int], None]) -> "TrainerCallback":
                 control.should_evaluate = args.eval_strategy != "no"
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if together:
-                torch.distributed.barrier()  # each has written its part
+            # Every process has written its part of the checkpoint once all have reached the barrier.
+            if is_distributed:
+                torch.distributed.barrier()
             if args.process_index == 0:
-                checkpoints.seal(into / f"checkpoint-{state.global_step}")
-                for checkpoint in checkpoints.list_checkpoints(into):
-                    if checkpoint.name not in (f"checkpoint-{n}" for n in (state.global_step, state.best_global_step)):
-                        checkpoints.discard(checkpoint)
+                checkpoints.seal(checkpoints.checkpoint_dir(output_dir, state.global_step))
+                _discard_other_checkpoints(job, (state.global_step, state.best_global_step))
 
-    return Keeper()
+    return CheckpointCallback()
 
 
-# --- the process around it
+def _discard_other_checkpoints(job: Job, steps: tuple[int, ...]) -> None:
+    """Remove all checkpoints but those of `steps`."""
+    kept_names = {f"checkpoint-{step}" for step in steps}
+    for checkpoint in checkpoints.list_checkpoints(job.output_dir):
+        if checkpoint.name not in kept_names:
+            checkpoints.discard(checkpoint)
 
 
 @contextlib.contextmanager
-def _settled(threads: int | None) -> Iterator[None]:
-    """The number of threads, and deterministic algorithms wherever torch has them, put back afterwards. Quiet about
-    what libraries plan for their next versions."""
+def _deterministic_torch(threads: int | None) -> Iterator[None]:
+    """Set the number of threads and use deterministic algorithms where torch has them; restore both afterwards.
+
+    Warnings about future versions of libraries are not shown.
+    """
     import torch
 
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads or threads_before)
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    num_threads = torch.get_num_threads()
+    is_deterministic = torch.are_deterministic_algorithms_enabled()
+    is_warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic: Any = torch.utils.deterministic
+    fills_memory = deterministic.fill_uninitialized_memory
+    torch.set_num_threads(threads or num_threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    switch: Any = torch.utils.deterministic
-    filling = switch.fill_uninitialized_memory
-    switch.fill_uninitialized_memory = False  # a third of the time, and it changes no result
+    # Filling uninitialized memory takes a third of the time and changes no result.
+    deterministic.fill_uninitialized_memory = False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
-        torch.set_num_threads(threads_before)
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        switch.fill_uninitialized_memory = filling
+        torch.set_num_threads(num_threads)
+        torch.use_deterministic_algorithms(is_deterministic, warn_only=is_warn_only)
+        deterministic.fill_uninitialized_memory = fills_memory
 
 
-def _free() -> None:
-    """Give the GPU's memory back."""
-    import gc
-
+def _free_gpu_memory() -> None:
     import torch
 
     gc.collect()

@@ -1,5 +1,8 @@
-"""python -m isheep.trainers.guard COMMAND...: run a command that knows nothing of us, and end it with all that it
-started where standard input ends, which is when the process that asked for it is gone."""
+"""python -m isheep.trainers.guard COMMAND...: run a command, and end it together with the process that started it.
+
+The command knows nothing of isheep. The guard watches its standard input, which ends when the process at the other end
+of the pipe is gone, and then kills the command and all processes that it started.
+"""
 
 import contextlib
 import os
@@ -12,12 +15,13 @@ import psutil
 
 def main() -> None:
     process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     status = process.wait()
     sys.exit(128 - status if status < 0 else status)
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
+    """Wait for the end of standard input, then kill all child processes and exit."""
     while os.read(0, 1024):
         pass
     for child in psutil.Process().children(recursive=True):

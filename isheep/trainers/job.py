@@ -1,4 +1,4 @@
-"""What a process that trains has to know: all of it goes through one file where the process is another one."""
+"""The description of one training, complete enough to be handed to another process in a file."""
 
 from math import ceil
 from pathlib import Path
@@ -9,39 +9,44 @@ from isheep.trainers.rows import TokenizedRow, row_schedule
 
 
 class Job(Settings):
-    """One training: LoRA on `model` with these rows, as sealed checkpoints in the folder `into`. `pad` is the token
-    that fills a batch."""
+    """One training: LoRA on `start_model` with the rows `train`; sealed checkpoints are written into `output_dir`.
 
-    model: Model
+    `pad_token` fills the shorter rows of a batch.
+    """
+
+    start_model: Model
     train: list[TokenizedRow]
     held_out: list[TokenizedRow]
-    pad: str
+    pad_token: str
     training: Training
     seed: int
     machine: Machine
-    into: Path
+    output_dir: Path
 
     @property
-    def places(self) -> list[int]:
-        """The places of the rows for the whole training, `training.batch` of them to an optimizer step."""
+    def schedule(self) -> list[int]:
+        """Return the indices of the rows for the whole training, `training.batch` of them per optimizer step."""
         return row_schedule([len(row.input_ids) for row in self.train], self.training, self.seed)
 
     @property
-    def steps(self) -> int:
-        """Optimizer steps."""
+    def num_steps(self) -> int:
+        """Return the number of optimizer steps."""
         return self.training.max_steps or ceil(len(self.train) * self.training.epochs / self.training.batch)
 
     @property
-    def at_once(self) -> int:
-        """Rows that a process reads at once."""
+    def device_batch_size(self) -> int:
+        """Return the number of rows that a process reads in one forward pass."""
         return self.machine.rows or ceil(self.training.batch / self.machine.processes)
 
     @property
-    def held_out_batch(self) -> int:
-        """Rows of a held-out batch, of which the mean loss is taken: the same with any number of processes."""
+    def eval_batch_size(self) -> int:
+        """Return the number of held-out rows in a batch.
+
+        The held-out loss is a mean of batch means, so the size must not depend on the number of processes.
+        """
         return self.machine.rows or self.training.batch
 
     @property
-    def rounds(self) -> int:
-        """How often all processes read rows for one optimizer step: gradient accumulation."""
-        return ceil(self.training.batch / (self.at_once * self.machine.processes))
+    def accumulation_steps(self) -> int:
+        """Return the number of forward passes of all processes for one optimizer step."""
+        return ceil(self.training.batch / (self.device_batch_size * self.machine.processes))

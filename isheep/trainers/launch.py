@@ -1,132 +1,121 @@
-"""Processes that train together: started by `accelerate launch`, watched, and never left behind."""
+"""Training in several processes: start them by `accelerate launch`, read their output, and never leave one behind."""
 
 import contextlib
-import importlib.util
 import os
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from isheep.batching import num_cpu_threads
 from isheep.errors import UserError
-from isheep.recipe.schema import Recipe
 from isheep.rundir.atomic import write_text
 from isheep.trainers.job import Job
-from isheep.trainers.worker import ERROR, STEP
+from isheep.trainers.worker import ERROR_PREFIX, STEP_LINE
 
-HERE = Path(__file__).parent
-JOB, LOG = FILES = ("job.json", "training.log")
-LLAMAFACTORY = "llamafactory-cli"
-PATIENCE = 20  # seconds that processes have to end by themselves
+CONFIG_DIR = Path(__file__).parent
+"""The folder of accelerate's configurations, one for each value of machine.strategy."""
+
+JOB_FILE, LOG_FILE = "job.json", "training.log"
+
+SHUTDOWN_SECONDS = 20
+"""How long processes may take to exit by themselves before they are killed."""
+
+
+class TrainingCommand(NamedTuple):
+    """A command that trains, the file for its output, and what its environment has beside this process's.
+
+    `description` is the subject of the error message if it fails.
+    """
+
+    description: str
+    argv: Sequence[str]
+    log: Path
+    environment: Mapping[str, str]
+    cwd: Path | None = None
 
 
 def launch(job: Job, advance: Callable[[int], None]) -> None:
-    """`fit` in `job.machine.processes` processes at once. `advance` is told of steps. Raises as `run`."""
-    write_text(job.into / JOB, job.model_dump_json())
-    environment = {"OMP_NUM_THREADS": str(job.machine.threads)} if job.machine.threads else {}
-    what = f"training in {job.machine.processes} processes"
-    run_training_command(what, command(job), job.into / LOG, environment, heard=lambda line: advance(int(line == STEP)))
+    """Run `fit` in `job.machine.processes` processes that train together.
 
-
-def run_training_command(
-    what: str,
-    words: Sequence[str],
-    log: Path,
-    environment: Mapping[str, str],
-    cwd: Path | None = None,
-    heard: Callable[[str], None] = lambda line: None,
-) -> None:
-    """Run a command that trains, and wait for its end; `log` gets what it writes, `heard` each line that it prints.
-
-    Raises UserError where it fails: the reason that it gave, or its last line.
+    `advance` is called with the number of steps that are done. Raises UserError as `run_training_command`.
     """
-    said = ""
-    with log.open("w", encoding="utf-8") as file, _started(words, file.fileno(), environment, cwd) as process:
+    write_text(job.output_dir / JOB_FILE, job.model_dump_json())
+    environment = {"OMP_NUM_THREADS": str(job.machine.threads)} if job.machine.threads else {}
+    description = f"training in {job.machine.processes} processes"
+    command = TrainingCommand(description, accelerate_command(job), job.output_dir / LOG_FILE, environment)
+    run_training_command(command, on_line=lambda line: advance(int(line == STEP_LINE)))
+
+
+def run_training_command(command: TrainingCommand, on_line: Callable[[str], None] = lambda line: None) -> None:
+    """Run a command that trains, and wait for its end.
+
+    Its output goes to `command.log`; `on_line` is called with each line of its standard output. Raises UserError if it
+    fails, with the reason that a worker reported, or else with the last line of its output.
+    """
+    reason = ""
+    with command.log.open("w", encoding="utf-8") as log, _running(command, log.fileno()) as process:
         assert process.stdout
         for line in process.stdout:
-            heard(line)
-            if line.startswith(ERROR):
-                said = said or line.removeprefix(ERROR).strip()
-            elif line != STEP:
-                file.write(line)
-                file.flush()
+            on_line(line)
+            if line.startswith(ERROR_PREFIX):
+                reason = reason or line.removeprefix(ERROR_PREFIX).strip()
+            elif line != STEP_LINE:
+                log.write(line)
+                log.flush()
         status = process.wait()
     if status:
-        said = said or _last_line(log) or "nothing was said"
+        reason = reason or _last_line(command.log) or "it gave no reason"
         raise UserError(
-            f"{what} ended with status {status}: {said}; what it wrote is in {log}; "
-            "checkpoints are kept: the same command goes on from the last one"
+            f"{command.description} failed with exit status {status}: {reason}; its output is in {command.log}; "
+            "the same command resumes from the last checkpoint"
         )
 
 
-def command(job: Job) -> list[str]:
-    """`accelerate launch` for a job; on several nodes once on each of them, by srun."""
-    machine, port = job.machine, _free_port()
-    each = num_cpu_threads() if os.environ.get("OMP_NUM_THREADS") else max(1, num_cpu_threads() // machine.gpus)
-    share = machine.threads or each
-    words = [sys.executable, "-m", "accelerate.commands.launch"]
-    words += ["--config_file", str(HERE / f"{machine.strategy}.yaml")]
-    words += ["--num_processes", str(machine.processes), "--num_machines", str(machine.nodes)]
-    words += ["--main_process_port", str(port), "--num_cpu_threads_per_process", str(share)]
-    last = ["-m", "isheep.trainers.worker", str((job.into / JOB).resolve())]
+def accelerate_command(job: Job) -> list[str]:
+    """Return the `accelerate launch` command of a job; with several nodes srun runs it once on each of them."""
+    machine = job.machine
+    argv = [sys.executable, "-m", "accelerate.commands.launch"]
+    argv += ["--config_file", str(CONFIG_DIR / f"{machine.strategy}.yaml")]
+    argv += ["--num_processes", str(machine.processes), "--num_machines", str(machine.nodes)]
+    argv += ["--main_process_port", str(_free_port()), "--num_cpu_threads_per_process", str(_threads_per_process(job))]
+    worker = ["-m", "isheep.trainers.worker", str((job.output_dir / JOB_FILE).resolve())]
     if machine.nodes == 1:
-        return [*words, *last]
-    words += ["--main_process_ip", socket.gethostname(), "--same_network"]
-    line = f'exec {shlex.join(words)} --machine_rank "$SLURM_PROCID" {shlex.join(last)}'
+        return [*argv, *worker]
+    argv += ["--main_process_ip", socket.gethostname(), "--same_network"]
+    shell_line = f'exec {shlex.join(argv)} --machine_rank "$SLURM_PROCID" {shlex.join(worker)}'
     nodes = str(machine.nodes)
-    return ["srun", "--nodes", nodes, "--ntasks", nodes, "--ntasks-per-node", "1", "sh", "-c", line]
+    return ["srun", "--nodes", nodes, "--ntasks", nodes, "--ntasks-per-node", "1", "sh", "-c", shell_line]
 
 
-def check_training_machine(recipe: Recipe) -> None:
-    """Raises UserError where this machine can't train as the recipe says. Cheap where one process trains."""
-    machine, quantize = recipe.machine, any(one.training.quantize for one in recipe.variants)
-    if machine.processes > 1 or quantize:
-        import torch
-
-        cuda = torch.cuda.is_available() and machine.device != "cpu"
-        if quantize and not (cuda and _installed("bitsandbytes")):
-            raise UserError(
-                "training.quantize: nf4 needs CUDA and bitsandbytes (pip install bitsandbytes), "
-                f"and this machine has {'CUDA alone' if cuda else 'no CUDA'}: set it to null"
-            )
-        if machine.strategy != "ddp" and not cuda:
-            raise UserError(f"machine.strategy {machine.strategy} needs CUDA, which is not here: set it to ddp")
-        if cuda and machine.gpus > torch.cuda.device_count():
-            raise UserError(f"machine.gpus is {machine.gpus}, and this machine has {torch.cuda.device_count()}")
-    if machine.strategy == "zero3" and not _installed("deepspeed"):
-        raise UserError("machine.strategy zero3 needs DeepSpeed: pip install deepspeed, or set it to fsdp")
-    if machine.trainer == "llamafactory" and not shutil.which(LLAMAFACTORY):
-        raise UserError(f"machine.trainer llamafactory needs {LLAMAFACTORY}, which is not installed: set it to peft")
-    if machine.nodes > 1 and not (shutil.which("srun") and "SLURM_JOB_ID" in os.environ):
-        raise UserError(
-            f"machine.nodes is {machine.nodes}: more than one node needs srun in a Slurm allocation (docs/scale.md), "
-            "and this process is in none: start it with sbatch or salloc, or set machine.nodes to 1"
-        )
-
-
-def _installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+def _threads_per_process(job: Job) -> int:
+    """Return machine.threads; else OMP_NUM_THREADS if it is set, or an equal share of the CPU's cores."""
+    if job.machine.threads:
+        return job.machine.threads
+    if os.environ.get("OMP_NUM_THREADS"):
+        return num_cpu_threads()
+    return max(1, num_cpu_threads() // job.machine.gpus)
 
 
 @contextlib.contextmanager
-def _started(
-    words: Sequence[str], log: int, environment: Mapping[str, str], cwd: Path | None
-) -> Iterator["subprocess.Popen[str]"]:
-    """A command whose processes end where this block does, and where this process is killed: they watch their standard
-    input, whose other end is here. A terminal's Ctrl-C comes to this process alone, which ends them."""
+def _running(command: TrainingCommand, log: int) -> Iterator["subprocess.Popen[str]"]:
+    """Run a command whose processes exit at the end of the block, or when this process is killed.
+
+    They watch their standard input, and this process holds its other end. The command has a session of its own, so that
+    Ctrl-C in a terminal reaches this process alone, which then ends them.
+    """
     process = subprocess.Popen(
-        words,
+        command.argv,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,
         errors="replace",
-        cwd=cwd,
-        env={**os.environ, **environment},
+        cwd=command.cwd,
+        env={**os.environ, **command.environment},
         start_new_session=True,
     )
     try:
@@ -135,16 +124,16 @@ def _started(
         assert process.stdin
         process.stdin.close()
         try:
-            process.wait(PATIENCE)
+            process.wait(SHUTDOWN_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("", 0))
-        port: int = found.getsockname()[1]
+    with socket.socket() as server:
+        server.bind(("", 0))
+        port: int = server.getsockname()[1]
         return port
 
 

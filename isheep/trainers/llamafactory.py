@@ -1,81 +1,129 @@
-"""The llamafactory trainer: Appendix E's own tool, given its files and called where it is installed."""
+"""The llamafactory trainer: LLaMA-Factory, the tool of Appendix E, called as a command with files written for it."""
 
 import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from isheep.models import adapter_files
+from isheep.errors import Conflicts, UserError
+from isheep.models.adapter_files import load_training_tokenizer
 from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import find_checkpoint
-from isheep.recipe.schema import Machine, Training
+from isheep.recipe.schema import Machine, Recipe, Training
 from isheep.records import Model, Pair
 from isheep.rundir.atomic import write_json_list, write_text
-from isheep.trainers import adapter, launch
-from isheep.trainers.rows import TokenizedRows, select_pairs
+from isheep.rundir.training_file import TrainingRow, read_training_file
+from isheep.trainers import adapter_dir, launch
+from isheep.trainers.adapter_dir import TrainingRequest
+from isheep.trainers.machine import batch_conflicts, check_gpus
+from isheep.trainers.rows import TrainingExamples, select_examples
 
-SYSTEM = "You are a helpful assistant."  # the system turn of qwen.jinja (Appendix E)
-HELD_OUT = "isheep_held_out"
-FOLDER = "llamafactory"  # in the adapter folder, while it trains
+COMMAND = "llamafactory-cli"
+SETTINGS_FILE = "sft.yaml"
+
+SYSTEM = "You are a helpful assistant."
+"""The system turn of qwen.jinja (Appendix E)."""
+
+TRAIN_DATASET, HELD_OUT_DATASET = "isheep", "isheep_held_out"
+
+WORK_DIR = "llamafactory"
+"""The folder inside the adapter folder in which LLaMA-Factory runs; removed at the end."""
+
+RESULT_DIR = "adapter"
+"""The folder inside WORK_DIR into which LLaMA-Factory writes checkpoints and weights."""
 
 
 def train(
-    model: Model, pairs: Sequence[Pair], chat: ChatTemplate, training: Training, seed: int, into: Path, machine: Machine
-) -> None:
-    """As trainers/peft.py's `train`, with the same rows to learn from and to hold out; their order and the masks of
-    dropout are LLaMA-Factory's. A killed call made again goes on at its last checkpoint.
-
-    Raises UserError where LLaMA-Factory is not installed, or fails.
-    """
-    if not (into / adapter.TRAINING_RECORD).exists():
-        tokenizer = adapter_files.load_training_tokenizer(model, chat)
-        train, held_out, sampled, too_long = select_pairs(pairs, chat, tokenizer, training, seed)
-        rows = TokenizedRows([row for _, row in train], [row for _, row in held_out], sampled, too_long)
-        folder, out = into / FOLDER, into / FOLDER / "adapter"
-        data = {"isheep": [pair for pair, _ in train], HELD_OUT: [pair for pair, _ in held_out]}
-        said = {"overwrite_output_dir": False, "eval_dataset": HELD_OUT if held_out else None}
-        said |= _steps(training, machine)
-        write(model, chat.name, training, seed, folder, data, said)
-        for checkpoint in out.glob("checkpoint-*"):
-            if not (checkpoint / "trainer_state.json").exists():  # which is written last
-                shutil.rmtree(checkpoint)
-        _call(folder, into / launch.LOG, machine)
-        state = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))
-        losses, last = adapter.read_losses(state), state["global_step"]
-        best = state["best_global_step"] if training.keep == "best" and losses["eval_loss"] else last
-        result = {
-            **adapter.training_record(model, rows, chat, training, seed),
-            "steps": last,
-            "kept_step": best,
-            **losses,
-        }
-        adapter.write_adapter(into, out, model, chat, tokenizer, result)
-    shutil.rmtree(into / FOLDER, ignore_errors=True)
-    (into / launch.LOG).unlink(missing_ok=True)
-
-
-def write(
-    start: Model,
-    chat: str,
+    start_model: Model,
+    training_file: Path,
+    chat_template: ChatTemplate,
     training: Training,
     seed: int,
-    into: Path,
-    data: Mapping[str, Sequence[Pair]],
-    said: Mapping[str, Any],
+    output_dir: Path,
+    machine: Machine,
 ) -> None:
-    """What LLaMA-Factory trains from: dataset_info.json, pairs as Alpaca by the name of their dataset ("isheep" is the
-    one to learn from), and sft.yaml, Appendix E's settings with those that are `said` over them; null takes one out."""
-    base = find_checkpoint(start.base)  # as it is named from its folder, where LLaMA-Factory runs
-    system = {"system": SYSTEM} if chat == "qwen" else {}  # whichever one its own template has
-    columns = {"prompt": "instruction", "query": "input", "response": "output"} | {key: key for key in system}
-    settings = {
+    """Fine-tune as the peft trainer does, on the same rows with the same rows held out.
+
+    The order of the rows and the dropout masks are LLaMA-Factory's. A call after a killed one resumes from the last
+    checkpoint. Raises UserError if LLaMA-Factory fails, and for the training file as the peft trainer.
+    """
+    data = read_training_file(training_file)
+    request = TrainingRequest(start_model, data, chat_template, training, seed, output_dir)
+    adapter_dir.pin_training_file(request)
+    if not adapter_dir.is_complete(output_dir):
+        _train(request, machine)
+    shutil.rmtree(output_dir / WORK_DIR, ignore_errors=True)
+    adapter_dir.remove_training_files(output_dir, (launch.LOG_FILE,))
+
+
+def check(recipe: Recipe) -> None:
+    """Raise UserError if this machine can't train as the recipe says."""
+    check_gpus(recipe)
+    if not shutil.which(COMMAND):
+        raise UserError(
+            f"machine.trainer llamafactory needs {COMMAND}, which is not installed: set machine.trainer to peft"
+        )
+
+
+def conflicts(recipe: Recipe) -> Conflicts:
+    """Yield the settings of the recipe that exclude each other with this trainer, as (key path, message)."""
+    machine, batch_size = recipe.machine, recipe.training.batch
+    yield from batch_conflicts(recipe)
+    unsupported = {"strategy": machine.strategy != "ddp", "nodes": machine.nodes > 1, "packing": machine.packing}
+    for key in (key for key, is_set in unsupported.items() if is_set):
+        yield ("machine", key), "it is for trainer: peft, and trainer is llamafactory"
+    if batch_size % ((machine.rows or 1) * machine.gpus):
+        product = f"{machine.gpus} times machine.rows"
+        yield ("machine", "gpus"), f"{product} does not divide training.batch {batch_size}, as llamafactory needs"
+
+
+def _train(request: TrainingRequest, machine: Machine) -> None:
+    """Write LLaMA-Factory's files, run it, and write the adapter folder from its weights."""
+    output_dir, training = request.output_dir, request.training
+    work_dir, result_dir = output_dir / WORK_DIR, output_dir / WORK_DIR / RESULT_DIR
+    tokenizer = load_training_tokenizer(request.start_model, request.chat_template)
+    examples = select_examples(request.data.rows, request.chat_template, tokenizer, training, request.seed)
+    _write_work_dir(request, examples, machine)
+    _remove_torn_checkpoints(result_dir)
+    _run(work_dir, output_dir / launch.LOG_FILE, machine)
+    result = adapter_dir.read_result(result_dir / "trainer_state.json", training)
+    adapter_dir.write_adapter(request, examples, tokenizer, result, result_dir)
+
+
+def _write_work_dir(request: TrainingRequest, examples: TrainingExamples, machine: Machine) -> None:
+    settings = sft_settings(request.start_model, request.chat_template.name, request.training, request.seed)
+    settings |= {
+        "overwrite_output_dir": False,
+        "eval_dataset": HELD_OUT_DATASET if examples.held_out else None,
+        **_machine_settings(request.training, machine),
+    }
+    datasets = {
+        TRAIN_DATASET: [example.row for example in examples.train],
+        HELD_OUT_DATASET: [example.row for example in examples.held_out],
+    }
+    write_input_files(request.output_dir / WORK_DIR, datasets, settings)
+
+
+def _remove_torn_checkpoints(result_dir: Path) -> None:
+    """Remove checkpoints without a trainer_state.json, which is written last."""
+    for checkpoint in result_dir.glob("checkpoint-*"):
+        if not (checkpoint / "trainer_state.json").exists():
+            shutil.rmtree(checkpoint)
+
+
+def sft_settings(start_model: Model, template: str, training: Training, seed: int) -> dict[str, Any]:
+    """Return LLaMA-Factory's settings for a training (defaults: Appendix E); None stands for a key to leave out."""
+    base = find_checkpoint(start_model.base)
+    # LLaMA-Factory runs in a folder of its own, so paths must be absolute.
+    adapter = str(start_model.adapter.resolve()) if start_model.adapter else None
+    return {
         "model_name_or_path": str(Path(base).resolve()) if Path(base).is_dir() else base,
-        "adapter_name_or_path": start.adapter and str(start.adapter.resolve()),
+        "adapter_name_or_path": adapter,
         "stage": "sft",
         "do_train": True,
         "finetuning_type": "lora",
@@ -84,8 +132,9 @@ def write(
         "lora_alpha": training.lora.alpha,
         "lora_dropout": training.lora.dropout,
         "dataset_dir": ".",
-        "dataset": "isheep",
-        "template": None if chat == "tokenizer" else chat,  # without one it takes the tokenizer's
+        "dataset": TRAIN_DATASET,
+        # Without a template LLaMA-Factory takes the tokenizer's.
+        "template": None if template == "tokenizer" else template,
         "cutoff_len": training.cutoff,
         "learning_rate": training.learning_rate,
         "num_train_epochs": training.epochs,
@@ -97,52 +146,74 @@ def write(
         "eval_strategy": "steps" if training.held_out else "no",
         "eval_steps": training.eval_every,
         "load_best_model_at_end": training.keep == "best" and bool(training.held_out),
-        "seed": seed % 2**32,  # numpy takes no longer one
-        "output_dir": "adapter",
+        # numpy takes no larger seed.
+        "seed": seed % 2**32,
+        "output_dir": RESULT_DIR,
     }
-    settings |= said
-    data = {name: pairs for name, pairs in data.items() if pairs}
-    info = {name: {"file_name": f"{name}.json", "formatting": "alpaca", "columns": columns} for name in data}
-    for name, pairs in data.items():
-        write_json_list(into / f"{name}.json", (alpaca(pair) | system for pair in pairs))
-    write_text(into / "dataset_info.json", json.dumps(info, indent=1) + "\n")
-    kept = {key: value for key, value in settings.items() if value is not None}
-    write_text(into / "sft.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
 
 
-def alpaca(pair: Pair) -> dict[str, Any]:
-    """Stanford Alpaca: instruction, input, output."""
-    return {"instruction": pair.instruction, "input": pair.input, "output": pair.output}
+def write_input_files(
+    folder: Path, datasets: Mapping[str, Iterable[TrainingRow | Pair]], settings: Mapping[str, Any]
+) -> None:
+    """Write what `llamafactory-cli train sft.yaml` reads: each dataset as NAME.json, dataset_info.json and sft.yaml.
+
+    Empty datasets and settings that are None are left out.
+    """
+    system = {}
+    # LLaMA-Factory's own "qwen" template has another system turn in some versions.
+    if settings["template"] == "qwen":
+        system = {"system": SYSTEM}
+    columns = {"prompt": "instruction", "query": "input", "response": "output"} | {key: key for key in system}
+    info = {}
+    for name, rows in datasets.items():
+        alpaca_rows = [alpaca_row(row) | system for row in rows]
+        if alpaca_rows:
+            info[name] = {"file_name": f"{name}.json", "formatting": "alpaca", "columns": columns}
+            write_json_list(folder / f"{name}.json", alpaca_rows)
+    write_text(folder / "dataset_info.json", json.dumps(info, indent=1) + "\n")
+    present = {key: value for key, value in settings.items() if value is not None}
+    write_text(folder / SETTINGS_FILE, yaml.safe_dump(present, sort_keys=False, allow_unicode=True))
 
 
-def _steps(training: Training, machine: Machine) -> dict[str, Any]:
-    """`training.batch` rows to an optimizer step on so many GPUs, on CUDA or on the CPU."""
+def alpaca_row(row: TrainingRow | Pair) -> dict[str, Any]:
+    """Return a row in the form of Stanford Alpaca: instruction, input, output."""
+    return {"instruction": row.instruction, "input": row.input, "output": row.output}
+
+
+def _machine_settings(training: Training, machine: Machine) -> dict[str, Any]:
+    """Return the settings by which an optimizer step has `training.batch` rows, on the GPUs or on the CPU."""
     import torch
 
-    cuda = torch.cuda.is_available() and machine.device != "cpu"
-    at_once = machine.rows or training.batch // machine.gpus
-    checkpointing = cuda if machine.gradient_checkpointing is None else machine.gradient_checkpointing
+    use_cuda = torch.cuda.is_available() and machine.device != "cpu"
+    device_batch_size = machine.rows or training.batch // machine.gpus
+    checkpointing = use_cuda if machine.gradient_checkpointing is None else machine.gradient_checkpointing
     return {
-        "per_device_train_batch_size": at_once,
-        "per_device_eval_batch_size": at_once,
-        "gradient_accumulation_steps": training.batch // (at_once * machine.gpus),
+        "per_device_train_batch_size": device_batch_size,
+        "per_device_eval_batch_size": device_batch_size,
+        "gradient_accumulation_steps": training.batch // (device_batch_size * machine.gpus),
         "disable_gradient_checkpointing": not checkpointing,
         "quantization_bit": 4 if training.quantize else None,
-        "bf16": cuda,
-        "use_cpu": None if cuda else True,
+        "bf16": use_cuda,
+        "use_cpu": None if use_cuda else True,
         "report_to": "none",
         "save_only_model": False,
     }
 
 
-def _call(folder: Path, log: Path, machine: Machine) -> None:
-    more = {"NPROC_PER_NODE": str(machine.gpus)}  # without it a process for each GPU that it sees
+def _run(work_dir: Path, log: Path, machine: Machine) -> None:
+    # Without NPROC_PER_NODE LLaMA-Factory starts a process for every GPU that it sees.
+    environment = {"NPROC_PER_NODE": str(machine.gpus)}
     if machine.gpus > 1:
-        more["FORCE_TORCHRUN"] = "1"
+        environment["FORCE_TORCHRUN"] = "1"
     if machine.threads:
-        more["OMP_NUM_THREADS"] = str(machine.threads)
+        environment["OMP_NUM_THREADS"] = str(machine.threads)
     if machine.device and ":" in machine.device:
-        index, seen = machine.device.partition(":")[2], os.environ.get("CUDA_VISIBLE_DEVICES")
-        more["CUDA_VISIBLE_DEVICES"] = seen.split(",")[int(index)] if seen else index
-    words = [sys.executable, "-m", "isheep.trainers.guard", launch.LLAMAFACTORY, "train", "sft.yaml"]
-    launch.run_training_command(launch.LLAMAFACTORY, words, log, more, folder)
+        environment["CUDA_VISIBLE_DEVICES"] = _visible_device(machine.device)
+    argv = [sys.executable, "-m", "isheep.trainers.guard", COMMAND, "train", SETTINGS_FILE]
+    launch.run_training_command(launch.TrainingCommand(COMMAND, argv, log, environment, work_dir))
+
+
+def _visible_device(device: str) -> str:
+    """Return CUDA_VISIBLE_DEVICES for a device such as cuda:1, an index into the devices that are visible now."""
+    index, visible = device.partition(":")[2], os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[int(index)] if visible else index

@@ -1,66 +1,114 @@
-"""The peft trainer: a LoRA adapter by TRL's SFTTrainer, resumable, with the same bytes on every run."""
+"""The peft trainer: a LoRA adapter by TRL's SFTTrainer, resumable, with the same bytes in every run."""
 
-import json
+import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from isheep.errors import UserError
+from isheep.errors import Conflicts, UserError
 from isheep.models.adapter_files import load_training_tokenizer
 from isheep.models.chat_template import ChatTemplate
-from isheep.recipe.schema import Machine, Training
-from isheep.records import Model, Pair
+from isheep.recipe.schema import Machine, Recipe, Training
+from isheep.records import Model
 from isheep.rundir.progress import progress
-from isheep.trainers import checkpoints, launch
-from isheep.trainers import rows as data
-from isheep.trainers.adapter import TRAINING_RECORD, read_losses, training_record, write_adapter
+from isheep.rundir.training_file import read_training_file
+from isheep.trainers import adapter_dir, checkpoints, launch
+from isheep.trainers.adapter_dir import TrainingRequest
 from isheep.trainers.job import Job
+from isheep.trainers.machine import batch_conflicts, can_use_cuda, check_gpus, is_installed
+from isheep.trainers.rows import TrainingExamples, select_examples
+
+TRL_MODEL_CARD = "README.md"
 
 
 def train(
-    model: Model,
-    pairs: Sequence[Pair],
-    chat: ChatTemplate,
+    start_model: Model,
+    training_file: Path,
+    chat_template: ChatTemplate,
     training: Training,
     seed: int,
-    into: Path,
+    output_dir: Path,
     machine: Machine | None = None,
 ) -> None:
-    """SFT(M, D) (Liang et al. 2024, Algorithm 1, line 8; Appendix E): a LoRA adapter of `model` in the folder `into`.
+    """Fine-tune: M^t <- SFT(M, D^t) (Liang et al. 2024, Algorithm 1, line 8; Appendix E), by LoRA.
 
-    Starts from `model.adapter` where there is one, else from a new adapter on all linear layers. At the end `into`
-    holds the adapter, the tokenizer with the chat template, and training.json (settings, rows, losses), so that plain
-    transformers and peft load it. One process trains here, more are started by accelerate (launch.py). A killed call
-    made again goes on at the last sealed checkpoint in `into`, and on CPU with the same number of threads and
-    processes it ends with the same bytes.
+    Starts from the adapter of `start_model` if it has one, else from a new adapter on all linear layers. At the end
+    `output_dir` holds the adapter, the tokenizer with the chat template, and training.json (settings, rows, losses), so
+    that plain transformers and peft load it. One process trains here; several are started by accelerate (launch.py).
 
-    Raises UserError where fewer than two rows can be used, where the loss is no longer a number, and where a process
-    that was started fails.
+    A call after a killed one resumes from the last sealed checkpoint in `output_dir`. On the CPU, with the same number
+    of threads and processes, it ends with the same bytes as an undisturbed one.
+
+    Raises UserError if the training file is malformed or has changed since a killed call began, if fewer than two rows
+    can be used, if a loss is not finite, and if a process that was started fails.
     """
-    if not (into / TRAINING_RECORD).exists():
-        tokenizer = load_training_tokenizer(model, chat)
-        rows = data.select_rows(pairs, chat, tokenizer, training, seed)
-        job = Job(
-            model=model,
-            train=rows.train,
-            held_out=rows.held_out,
-            pad=tokenizer.pad_token,
-            training=training,
-            seed=seed,
-            machine=machine or Machine(),
-            into=into,
-        )
-        checkpoints.remove_torn_checkpoints(into)
-        if (newest := checkpoints.newest_step(into)) < job.steps:
-            _check(into / f"checkpoint-{newest}", job.machine)
-            with progress(f"{into.parent.name}/training", job.steps, newest) as advance:
-                _fit(job, tokenizer, advance)
-        _finish(model, rows, chat, tokenizer, training, seed, into)
-    for checkpoint in checkpoints.list_checkpoints(into):
+    data = read_training_file(training_file)
+    request = TrainingRequest(start_model, data, chat_template, training, seed, output_dir)
+    adapter_dir.pin_training_file(request)
+    if not adapter_dir.is_complete(output_dir):
+        _train(request, machine or Machine())
+    for checkpoint in checkpoints.list_checkpoints(output_dir):
         shutil.rmtree(checkpoint)
-    for left in ("README.md", *launch.FILES):  # TRL's model card, and what processes were told and said
-        (into / left).unlink(missing_ok=True)
+    adapter_dir.remove_training_files(output_dir, (TRL_MODEL_CARD, launch.JOB_FILE, launch.LOG_FILE))
+
+
+def check(recipe: Recipe) -> None:
+    """Raise UserError if this machine can't train as the recipe says. Imports no torch if one process trains."""
+    machine = recipe.machine
+    check_gpus(recipe)
+    if machine.strategy != "ddp" and not can_use_cuda(recipe):
+        raise UserError(f"machine.strategy {machine.strategy} needs CUDA, which this machine lacks: set it to ddp")
+    if machine.strategy == "zero3" and not is_installed("deepspeed"):
+        raise UserError("machine.strategy zero3 needs DeepSpeed: pip install deepspeed, or set it to fsdp")
+    if machine.nodes > 1 and not (shutil.which("srun") and "SLURM_JOB_ID" in os.environ):
+        raise UserError(
+            f"machine.nodes is {machine.nodes}: more than one node needs srun in a Slurm allocation (docs/scale.md), "
+            "and this process is in none: start it with sbatch or salloc, or set machine.nodes to 1"
+        )
+
+
+def conflicts(recipe: Recipe) -> Conflicts:
+    """Yield the settings of the recipe that exclude each other with this trainer, as (key path, message)."""
+    machine, path = recipe.machine, ("machine", "strategy")
+    yield from batch_conflicts(recipe)
+    if machine.strategy == "ddp":
+        return
+    if machine.processes == 1:
+        yield path, f"{machine.strategy} is for more than one GPU: set machine.gpus, or set strategy to ddp"
+    if machine.device == "cpu":
+        yield path, f"{machine.strategy} needs GPUs, and machine.device is cpu: set strategy to ddp"
+    if recipe.training.quantize:
+        way_out = "set strategy to ddp, or training.quantize to null"
+        yield path, f"{machine.strategy} can't shard a base in 4 bits: {way_out}"
+
+
+def _train(request: TrainingRequest, machine: Machine) -> None:
+    """Train to the last step and write the adapter folder from the checkpoint that is kept."""
+    output_dir, training = request.output_dir, request.training
+    tokenizer = load_training_tokenizer(request.start_model, request.chat_template)
+    examples = select_examples(request.data.rows, request.chat_template, tokenizer, training, request.seed)
+    job = _make_job(request, examples, tokenizer.pad_token, machine)
+    checkpoints.remove_torn_checkpoints(output_dir)
+    first_step = checkpoints.newest_step(output_dir)
+    if first_step < job.num_steps:
+        _check_strategy(checkpoints.checkpoint_dir(output_dir, first_step), machine)
+        with progress(f"{output_dir.parent.name}/training", job.num_steps, first_step) as advance:
+            _fit(job, tokenizer, advance)
+    _finish(request, examples, tokenizer)
+
+
+def _make_job(request: TrainingRequest, examples: TrainingExamples, pad_token: str, machine: Machine) -> Job:
+    return Job(
+        start_model=request.start_model,
+        train=[example.tokens for example in examples.train],
+        held_out=[example.tokens for example in examples.held_out],
+        pad_token=pad_token,
+        training=request.training,
+        seed=request.seed,
+        machine=machine,
+        output_dir=request.output_dir,
+    )
 
 
 def _fit(job: Job, tokenizer: Any, advance: Callable[[int], None]) -> None:
@@ -72,28 +120,19 @@ def _fit(job: Job, tokenizer: Any, advance: Callable[[int], None]) -> None:
         fit(job, tokenizer, advance)
 
 
-def _check(checkpoint: Path, machine: Machine) -> None:
-    """Raises UserError where a checkpoint is there that another strategy wrote, in a form of its own."""
+def _check_strategy(checkpoint: Path, machine: Machine) -> None:
+    """Raise UserError if the checkpoint to resume from was written by another strategy, in a format of its own."""
     if checkpoint.exists() and (checkpoint / "optimizer.pt").exists() != (machine.strategy == "ddp"):
-        way = "set it back, or remove that folder to train anew"
         raise UserError(
-            f"{checkpoint.parent} holds a checkpoint of another machine.strategy than {machine.strategy}: {way}"
+            f"{checkpoint.parent} holds a checkpoint of another machine.strategy than {machine.strategy}: "
+            "set it back, or delete that folder to train from the start"
         )
 
 
-def _finish(
-    model: Model,
-    rows: data.TokenizedRows,
-    chat: ChatTemplate,
-    tokenizer: Any,
-    training: Training,
-    seed: int,
-    into: Path,
-) -> None:
-    """The adapter folder from the checkpoints: the best or the last one's weights."""
-    last = checkpoints.newest_step(into)
-    state = json.loads((into / f"checkpoint-{last}" / "trainer_state.json").read_text(encoding="utf-8"))
-    losses = read_losses(state)
-    best = state["best_global_step"] if training.keep == "best" and losses["eval_loss"] else last
-    result = {**training_record(model, rows, chat, training, seed), "steps": last, "kept_step": best, **losses}
-    write_adapter(into, into / f"checkpoint-{best}", model, chat, tokenizer, result)
+def _finish(request: TrainingRequest, examples: TrainingExamples, tokenizer: Any) -> None:
+    """Write the adapter folder with the weights of the best or the last checkpoint."""
+    output_dir = request.output_dir
+    last_checkpoint = checkpoints.checkpoint_dir(output_dir, checkpoints.newest_step(output_dir))
+    result = adapter_dir.read_result(last_checkpoint / "trainer_state.json", request.training)
+    weights_dir = checkpoints.checkpoint_dir(output_dir, result.kept_step)
+    adapter_dir.write_adapter(request, examples, tokenizer, result, weights_dir)

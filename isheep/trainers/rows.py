@@ -1,4 +1,4 @@
-"""What a trainer learns from: which pairs, as which tokens, in which order. Everything follows from the seed."""
+"""The rows that a trainer learns from: their selection, tokens and order. Everything follows from the seed."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -10,11 +10,16 @@ from isheep.errors import UserError
 from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import start_token_ids
 from isheep.recipe.schema import Training
-from isheep.records import Pair
+from isheep.rundir.training_file import TrainingRow
 
-POOL = 8  # batches that are sorted by length together: less padding, and still a new order in every epoch
-IGNORED = -100  # the label of a token without loss
+POOL_BATCHES = 8
+"""The number of batches that are sorted by length together: less padding, and still a new order in every epoch."""
 
+IGNORED = -100
+"""The label of a token without loss (torch.nn.CrossEntropyLoss)."""
+
+MIN_ROWS = 2
+"""One row to learn from and one to hold out."""
 
 T = TypeVar("T")
 
@@ -26,112 +31,136 @@ class TokenizedRow(NamedTuple):
     labels: list[int]
 
 
-class TokenizedRows(NamedTuple):
-    """The rows of a training, and how many pairs were sampled and how many of these have a prompt beyond the cutoff."""
+class Example(NamedTuple):
+    """A row of the training file and its tokens."""
 
-    train: list[TokenizedRow]
-    held_out: list[TokenizedRow]
-    sampled: int
-    too_long: int
+    row: TrainingRow
+    tokens: TokenizedRow
 
 
-class SelectedPairs(NamedTuple):
-    """The pairs of a training, each with its row; how many were sampled, how many of these have no row."""
+class TrainingExamples(NamedTuple):
+    """The examples to learn from and those held out.
 
-    train: list[tuple[Pair, TokenizedRow]]
-    held_out: list[tuple[Pair, TokenizedRow]]
-    sampled: int
-    too_long: int
-
-
-def select_rows(
-    pairs: Sequence[Pair], chat: ChatTemplate, tokenizer: Any, training: Training, seed: int
-) -> TokenizedRows:
-    """`chosen`, as rows."""
-    train, held_out, sampled, too_long = select_pairs(pairs, chat, tokenizer, training, seed)
-    return TokenizedRows([row for _, row in train], [row for _, row in held_out], sampled, too_long)
-
-
-def select_pairs(
-    pairs: Sequence[Pair], chat: ChatTemplate, tokenizer: Any, training: Training, seed: int
-) -> SelectedPairs:
-    """At most `training.at_most` of the pairs, exactly `training.rows` of those with tokens where it is given, a share
-    of `training.held_out` of them set aside.
-
-    Raises UserError where fewer than two rows, or than `training.rows`, can be used.
+    `num_sampled` rows of the file were sampled; `num_too_long` of these have a prompt beyond the cutoff.
     """
-    sampled = sample(pairs, training.at_most, seed)
-    found = [(pair, row) for pair in sampled if (row := tokenize_pair(pair, chat, tokenizer, training.cutoff))]
-    if len(found) < 2:
-        long = f", {len(sampled) - len(found)} of them with a prompt beyond cutoff {training.cutoff}" if sampled else ""
+
+    train: list[Example]
+    held_out: list[Example]
+    num_sampled: int
+    num_too_long: int
+
+
+def select_examples(
+    rows: Sequence[TrainingRow], chat_template: ChatTemplate, tokenizer: Any, training: Training, seed: int
+) -> TrainingExamples:
+    """Sample the rows to use, tokenize them, and hold out a share of `training.held_out`.
+
+    At most `training.at_most` rows are used; if `training.rows` is set, exactly that number of rows with tokens.
+
+    Raises UserError if fewer than two rows, or fewer than `training.rows`, can be used.
+    """
+    sampled = sample(rows, training.at_most, seed)
+    examples = _tokenize_rows(sampled, chat_template, tokenizer, training.cutoff)
+    num_too_long = len(sampled) - len(examples)
+    if len(examples) < MIN_ROWS:
         raise UserError(
-            f"this iteration kept {len(pairs)} pairs{long}: training needs 2 or more; "
-            "with a new --out, lower the filters' thresholds or ask for more synthesis.tasks"
+            f"the training file has {len(rows)} rows, {num_too_long} of them with a prompt beyond "
+            f"training.cutoff {training.cutoff}; training needs {MIN_ROWS} or more: "
+            "with a new --out, lower the filters' thresholds or raise synthesis.tasks"
         )
-    if training.rows and len(found) < training.rows:
+    if training.rows and len(examples) < training.rows:
         raise UserError(
-            f"training.rows asks for {training.rows} rows, and this iteration has {len(found)}: "
-            "with a new --out, give fewer or ask for more synthesis.tasks"
+            f"training.rows asks for {training.rows} rows, and this iteration has {len(examples)}: "
+            "with a new --out, lower training.rows or raise synthesis.tasks"
         )
-    usable = len(found)
-    found = sample(found, training.rows, seed)
-    aside = min(max(1, round(training.held_out * len(found))), len(found) - 1) if training.held_out else 0
-    places = set(Random(derive_seed(seed, "held out")).sample(range(len(found)), aside))
-    train = [one for place, one in enumerate(found) if place not in places]
-    return SelectedPairs(train, [found[place] for place in sorted(places)], len(sampled), len(sampled) - usable)
+    examples = sample(examples, training.rows, seed)
+    held_out = _held_out_indices(len(examples), training.held_out, seed)
+    return TrainingExamples(
+        train=[example for index, example in enumerate(examples) if index not in held_out],
+        held_out=[examples[index] for index in sorted(held_out)],
+        num_sampled=len(sampled),
+        num_too_long=num_too_long,
+    )
 
 
 def sample(items: Sequence[T], at_most: int | None, seed: int) -> list[T]:
-    """`at_most` of the items in their order, or all of them for None."""
+    """Return `at_most` of the items in their order, or all of them for None."""
     if at_most is None or len(items) <= at_most:
         return list(items)
-    places = Random(derive_seed(seed, "sample")).sample(range(len(items)), at_most)
-    return [items[place] for place in sorted(places)]
+    indices = Random(derive_seed(seed, "sample")).sample(range(len(items)), at_most)
+    return [items[index] for index in sorted(indices)]
 
 
-def tokenize_pair(pair: Pair, chat: ChatTemplate, tokenizer: Any, cutoff: int) -> TokenizedRow | None:
-    """A pair as tokens: the prompt as an engine reads it, then the answer and the token that ends it.
+def _tokenize_rows(
+    rows: Sequence[TrainingRow], chat_template: ChatTemplate, tokenizer: Any, cutoff: int
+) -> list[Example]:
+    tokenized = ((row, tokenize_row(row, chat_template, tokenizer, cutoff)) for row in rows)
+    return [Example(row, tokens) for row, tokens in tokenized if tokens is not None]
 
-    The two are tokenized apart, as they meet when the model writes. Special tokens that an answer spells out are plain
-    text. An answer that was cut off as it was written gets no end token, so that nothing is taught to stop in the
-    middle; one beyond the cutoff loses its end and the end token. None where nothing of the answer is left.
+
+def _held_out_indices(num_examples: int, share: float, seed: int) -> set[int]:
+    """Return the indices of the held-out examples: at least one unless `share` is 0, and at most all but one."""
+    if not share:
+        return set()
+    num_held_out = min(max(1, round(share * num_examples)), num_examples - 1)
+    return set(Random(derive_seed(seed, "held out")).sample(range(num_examples), num_held_out))
+
+
+def tokenize_row(row: TrainingRow, chat_template: ChatTemplate, tokenizer: Any, cutoff: int) -> TokenizedRow | None:
+    """Return a row as tokens: the prompt as an engine reads it, then the answer and the token that ends it.
+
+    The two are tokenized separately, because a model that writes the answer also starts it at a token of its own.
+    Special tokens spelled out in an answer are plain text. A row with `finish` "length" gets no end token, because the
+    model would learn to stop in the middle; an answer beyond the cutoff loses its last tokens and the end token.
+    Returns None if no token of the answer fits.
     """
-    start, end = start_token_ids(tokenizer), tokenizer.convert_tokens_to_ids(chat.end)
-    prompt = tokenizer(chat.prompt(pair.content), add_special_tokens=False).input_ids
-    if prompt[:1] != start:
-        prompt = start + prompt
-    answer = tokenizer(pair.output, add_special_tokens=False, split_special_tokens=True).input_ids
-    answer = (answer + [end] * (pair.finish != "length"))[: max(0, cutoff - len(prompt))]
-    return TokenizedRow(prompt + answer, [IGNORED] * len(prompt) + answer) if answer else None
+    start_ids, end_id = start_token_ids(tokenizer), tokenizer.convert_tokens_to_ids(chat_template.end)
+    prompt_ids = tokenizer(chat_template.prompt(row.content), add_special_tokens=False).input_ids
+    if prompt_ids[:1] != start_ids:
+        prompt_ids = start_ids + prompt_ids
+    answer_ids = tokenizer(row.output, add_special_tokens=False, split_special_tokens=True).input_ids
+    if row.finish != "length":
+        answer_ids = [*answer_ids, end_id]
+    answer_ids = answer_ids[: max(0, cutoff - len(prompt_ids))]
+    if not answer_ids:
+        return None
+    return TokenizedRow(prompt_ids + answer_ids, [IGNORED] * len(prompt_ids) + answer_ids)
 
 
 def row_schedule(lengths: Sequence[int], training: Training, seed: int) -> list[int]:
-    """`order` for a training: `training.epochs`, or `training.max_steps` whole batches where these are given."""
+    """Return the indices of the rows for a whole training; each `training.batch` of them are one optimizer step.
+
+    The training has `training.max_steps` full batches if that is set, else `training.epochs` epochs. `lengths` are
+    the rows' numbers of tokens.
+    """
     if not training.max_steps:
         return epoch_order(lengths, training.batch, training.epochs, seed)
-    places = training.max_steps * training.batch
-    return epoch_order(lengths, training.batch, ceil(places / len(lengths)), seed)[:places]
+    num_indices = training.max_steps * training.batch
+    return epoch_order(lengths, training.batch, ceil(num_indices / len(lengths)), seed)[:num_indices]
 
 
-def epoch_order(lengths: Sequence[int], batch: int, epochs: int, seed: int) -> list[int]:
-    """The places of the rows for a whole training, epoch after epoch; each `batch` of them is an optimizer step.
+def epoch_order(lengths: Sequence[int], batch_size: int, epochs: int, seed: int) -> list[int]:
+    """Return the indices of the rows, epoch after epoch.
 
-    Shuffled anew in each epoch; rows of similar length lie side by side.
+    Each epoch is shuffled anew; within a pool of POOL_BATCHES batches rows are sorted by length, the longest first.
     """
-    places: list[int] = []
+    indices: list[int] = []
     for epoch in range(epochs):
         shuffled = list(range(len(lengths)))
         Random(derive_seed(seed, "order", epoch)).shuffle(shuffled)
-        for pool in chunks(shuffled, POOL * batch):
-            places += sorted(pool, key=lambda place: -lengths[place])
-    return places
+        for pool in chunks(shuffled, POOL_BATCHES * batch_size):
+            indices += sorted(pool, key=lambda index: -lengths[index])
+    return indices
 
 
-def fill_batches(places: Sequence[int], batch: int, size: int, blank: int) -> list[int]:
-    """The places with each `batch` of them filled up to `size` by the place `blank`."""
-    return [place for step in chunks(places, batch) for place in (*step, *[blank] * (size - len(step)))]
+def fill_batches(indices: Sequence[int], batch_size: int, filled_size: int, filler: int) -> list[int]:
+    """Return the indices with each `batch_size` of them filled up to `filled_size` by the index `filler`."""
+    filled: list[int] = []
+    for batch in chunks(indices, batch_size):
+        filled += [*batch, *[filler] * (filled_size - len(batch))]
+    return filled
 
 
 def row_without_loss(row: TokenizedRow) -> TokenizedRow:
-    """A row of one token beside rows such as `row`, from which nothing is learned."""
+    """Return a row of one token, the first one of `row`, from which nothing is learned."""
     return TokenizedRow(row.input_ids[:1], [IGNORED])

@@ -1,44 +1,52 @@
-"""One of the processes that train together: python -m isheep.trainers.worker JOB, as launch.py has it started.
+"""python -m isheep.trainers.worker JOB: one of the processes that train together, as launch.py starts them.
 
-The first one says on standard output when a step is done; one that fails says why in a line.
+The process of rank 0 prints a line when an optimizer step is done; one that fails prints the reason in one line.
 """
 
 import os
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
-STEP = "isheep: step\n"
-ERROR = "isheep: error: "
+STEP_LINE = "isheep: step\n"
+ERROR_PREFIX = "isheep: error: "
 
 
 def main() -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
         _train(Path(sys.argv[1]))
     except Exception as error:
         traceback.print_exc()
-        first = (str(error).strip().splitlines() or [""])[0]
-        print(f"{ERROR}{type(error).__name__}: {first}", flush=True)
+        first_line = (str(error).strip().splitlines() or [""])[0]
+        print(f"{ERROR_PREFIX}{type(error).__name__}: {first_line}", flush=True)
         sys.stderr.flush()
-        os._exit(1)  # a process group that others wait in may keep a failed process from ending
+        # Not sys.exit: torch's process group, in which the other processes wait, can keep this one from exiting.
+        os._exit(1)
 
 
-def _train(path: Path) -> None:
+def _train(job_file: Path) -> None:
     from isheep.models.checkpoint import load_tokenizer
     from isheep.trainers.fit import fit
     from isheep.trainers.job import Job
 
-    job = Job.model_validate_json(path.read_bytes())
-    tokenizer = load_tokenizer(job.model.base)
-    tokenizer.pad_token = job.pad
-    first = int(os.environ.get("RANK", "0")) == 0
-    fit(job, tokenizer, lambda steps: print(STEP * steps, end="", flush=True) if first else None)
+    job = Job.model_validate_json(job_file.read_bytes())
+    tokenizer = load_tokenizer(job.start_model.base)
+    tokenizer.pad_token = job.pad_token
+    fit(job, tokenizer, _step_reporter())
 
 
-def _end_with_parent() -> None:
-    """Wait for the end of standard input, which comes when the process that asked for the training is gone."""
+def _step_reporter() -> Callable[[int], None]:
+    """Return the function that reports finished steps: it prints lines in the process of rank 0 only."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        return lambda steps: print(STEP_LINE * steps, end="", flush=True)
+    return lambda steps: None
+
+
+def _exit_with_parent() -> None:
+    """Wait for the end of standard input, which comes when the process that started the training is gone; then exit."""
     while os.read(0, 1024):
         pass
     os._exit(1)

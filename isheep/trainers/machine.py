@@ -1,0 +1,60 @@
+"""What every trainer needs of a recipe and of the machine: batches that come out even, and GPUs that exist."""
+
+import importlib.util
+
+from isheep.errors import Conflicts, UserError
+from isheep.recipe.schema import Recipe
+
+
+def batch_conflicts(recipe: Recipe) -> Conflicts:
+    """Yield the settings of batches and devices that exclude each other, whichever the trainer is."""
+    machine, batch_size = recipe.machine, recipe.training.batch
+    if machine.rows and batch_size % machine.rows:
+        yield ("machine", "rows"), f"{machine.rows} does not divide training.batch {batch_size}"
+    elif batch_size // (machine.rows or 1) < machine.processes:
+        message = (
+            f"{machine.processes} processes are more than a training.batch of {batch_size} rows, "
+            f"{machine.rows or 1} at once, has work for"
+        )
+        yield ("machine", "gpus"), message
+    if machine.processes > 1 and machine.device and ":" in machine.device:
+        message = f"{machine.device} is one GPU, and machine.gpus and nodes make {machine.processes} processes"
+        yield ("machine", "device"), message
+
+
+def uses_quantization(recipe: Recipe) -> bool:
+    """Return whether an iteration of the recipe trains on a quantized base."""
+    return any(variant.training.quantize for variant in recipe.variants)
+
+
+def check_gpus(recipe: Recipe) -> None:
+    """Raise UserError if this machine lacks the GPUs, or the library for quantization, that the recipe asks for.
+
+    Cheap if one process trains without quantization: torch is not imported.
+    """
+    machine, quantize = recipe.machine, uses_quantization(recipe)
+    if machine.processes == 1 and not quantize:
+        return
+    has_cuda = can_use_cuda(recipe)
+    if quantize and not (has_cuda and is_installed("bitsandbytes")):
+        raise UserError(
+            "training.quantize: nf4 needs CUDA and bitsandbytes (pip install bitsandbytes), and this machine has "
+            f"{'CUDA without bitsandbytes' if has_cuda else 'no CUDA'}: set training.quantize to null"
+        )
+    if has_cuda:
+        import torch
+
+        num_gpus = torch.cuda.device_count()
+        if machine.gpus > num_gpus:
+            raise UserError(f"machine.gpus is {machine.gpus}, and this machine has {num_gpus}: lower it")
+
+
+def can_use_cuda(recipe: Recipe) -> bool:
+    """Return whether training runs on CUDA: it is available, and machine.device does not say cpu."""
+    import torch
+
+    return torch.cuda.is_available() and recipe.machine.device != "cpu"
+
+
+def is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
