@@ -20,7 +20,7 @@ from rich.table import Table
 
 from isheep import api
 from isheep.backends import open_engine
-from isheep.benchmarks.options import ready
+from isheep.benchmarks.support.options import ready
 from isheep.evaluation import evaluate, tables
 from isheep.evaluation.compare import comparison_tables
 from isheep.evaluation.formatting import format_score

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from isheep.benchmarks import alpaca_eval, alpaca_eval_2, alpaca_judge, winrate
-from isheep.benchmarks.alpaca_judge import Evaluator, switched
+from isheep.benchmarks import alpaca_eval, alpaca_eval_2
+from isheep.benchmarks.support import alpaca_evaluators, win_rate
+from isheep.benchmarks.support.alpaca_evaluators import Evaluator, switched
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.judges.base import LocalJudge
@@ -35,7 +36,7 @@ from tests.test_cli import isheep, refused
 def test_published_win_rates_come_out(wins: int, losses: int, draws: int, rate: float, error: float) -> None:
     given = [2.0] * wins + [1.0] * losses + [1.5] * draws
     random.Random(1).shuffle(given)
-    found = winrate.win_rate(given)
+    found = win_rate.win_rate(given)
     assert found.win_rate == pytest.approx(rate, rel=1e-14) and found.discrete_win_rate == found.win_rate
     assert found.standard_error == pytest.approx(error, rel=1e-13)
     assert (found.n_wins, found.n_wins_base, found.n_draws, found.n_total) == (wins, losses, draws, 804 + (wins != 135))
@@ -43,16 +44,16 @@ def test_published_win_rates_come_out(wins: int, losses: int, draws: int, rate: 
 
 def test_what_is_no_verdict_is_left_out_and_counted() -> None:
     given = [2, 1, 0, 1.5, 1.25, None, -1, float("nan"), "2", True, 2.5]
-    values = winrate.preferences([{"preference": value} for value in given] + [{}])
+    values = win_rate.preferences([{"preference": value} for value in given] + [{}])
     assert values == [2, 1, 1.5, 1.5, 1.25, *[None] * 7]
-    found = winrate.win_rate(values)
-    assert found == winrate.win_rate([2, 1, 1.5, 1.5, 1.25])._replace(unread=7)
+    found = win_rate.win_rate(values)
+    assert found == win_rate.win_rate([2, 1, 1.5, 1.5, 1.25])._replace(unread=7)
     assert found.win_rate == pytest.approx(45) and found.discrete_win_rate == pytest.approx(40)
     assert found.standard_error == pytest.approx(
         100 * math.sqrt(0.1375 / 5)
     )  # squares of 55, 45, 5, 5 and 20 %: .55 / 4
     assert (found.n_wins, found.n_wins_base, found.n_draws) == (1, 2, 2)
-    assert winrate.win_rate([None])[:2] == (None, None) and winrate.win_rate([2.0])[:2] == (100, None)
+    assert win_rate.win_rate([None])[:2] == (None, None) and win_rate.win_rate([2.0])[:2] == (100, None)
 
 
 def test_the_verb_prints_all_digits(tmp_path: Path) -> None:
@@ -107,8 +108,8 @@ def gamed(folder: Path, count: int) -> Path:
             longer = shift + (chance.gauss(0, 0.5) if shift else 0)
             share = 1 / (1 + math.exp(longer)) if shift else 0.5
             lines.append(f"{n},{model},{share},{longer},{difficulty[n]},{not shift}")
-    (folder / winrate.GAMED).write_text("\n".join(lines) + "\n")
-    return folder / winrate.GAMED
+    (folder / win_rate.GAMED).write_text("\n".join(lines) + "\n")
+    return folder / win_rate.GAMED
 
 
 def judged(count: int, longer: int, bias: float) -> list[dict[str, Any]]:
@@ -125,21 +126,21 @@ def judged(count: int, longer: int, bias: float) -> list[dict[str, Any]]:
 
 def test_length_is_controlled_for(tmp_path: Path) -> None:
     file, rows = gamed(tmp_path, 60), judged(60, 300, 1.0)
-    raw = winrate.win_rate(winrate.preferences(rows)).win_rate
-    controlled, error = winrate.length_controlled(rows, file)
+    raw = win_rate.win_rate(win_rate.preferences(rows)).win_rate
+    controlled, error = win_rate.length_controlled(rows, file)
     assert raw is not None and raw > 70 and abs(controlled - 50) < 7  # neither is better but for its length
     unread = [row | {"preference": None} if n % 10 == 0 else row for n, row in enumerate(rows)]
-    assert abs(winrate.length_controlled(unread, file)[0] - controlled) < 5
-    assert winrate.length_controlled([row | {"generator_2": "reference"} for row in rows], file) == (50, 0)
+    assert abs(win_rate.length_controlled(unread, file)[0] - controlled) < 5
+    assert win_rate.length_controlled([row | {"generator_2": "reference"} for row in rows], file) == (50, 0)
     alike = [row | {"output_1": "one", "output_2": "two"} for row in rows]
-    assert 50 < winrate.length_controlled(alike, file)[0] < raw  # no difference to control for, and no error
+    assert 50 < win_rate.length_controlled(alike, file)[0] < raw  # no difference to control for, and no error
     with pytest.raises(UserError, match="has 60 instructions, and there are 61 annotations"):
-        winrate.length_controlled([*rows, rows[0]], file)
+        win_rate.length_controlled([*rows, rows[0]], file)
     with pytest.raises(UserError, match="annotation 2 has no output_1 or output_2"):
-        winrate.length_controlled([rows[0], {"preference": 1}], file)
+        win_rate.length_controlled([rows[0], {"preference": 1}], file)
     file.write_text("index,preference\n0,1\n")
     with pytest.raises(UserError, match="is no df_gamed.csv"):
-        winrate.length_controlled(rows, file)
+        win_rate.length_controlled(rows, file)
     path = tmp_path / "annotations.json"
     path.write_text(json.dumps(rows))
     gamed(tmp_path, 60)
@@ -147,7 +148,7 @@ def test_length_is_controlled_for(tmp_path: Path) -> None:
     assert (
         f"length_controlled_winrate  {controlled!r}" in printed and f"lc_standard_error          {error!r}" in printed
     )
-    found = json.loads(isheep("scores", path, "--json", "--data", tmp_path / winrate.GAMED).out)
+    found = json.loads(isheep("scores", path, "--json", "--data", tmp_path / win_rate.GAMED).out)
     assert found["lc_standard_error"] == error
     assert found["avg_length"] == int(sum(len(row["output_2"]) for row in rows) / 60)
     file.unlink()
@@ -186,7 +187,7 @@ def test_length_control_against_a_fit_of_our_own(tmp_path: Path) -> None:
     held = [np.mean([losses(fit(one, train))[test].mean() for train, test in folds]) for one in strengths]
     beta = fit(strengths[int(np.argmin(held))], places)
     chances = 1 / (1 + np.exp(-(x[-60:] @ (beta * [0, 1, 1]))))
-    assert winrate.length_controlled(rows, file) == pytest.approx(
+    assert win_rate.length_controlled(rows, file) == pytest.approx(
         (100 * chances.mean(), 100 * chances.std(ddof=1) / math.sqrt(60)), abs=0.05
     )
 
@@ -359,7 +360,7 @@ def test_a_configuration_that_is_not_for_us_is_refused(tmp_path: Path, change: t
     path = data / "evaluators_configs/alpaca_eval_gpt4/configs.yaml"
     path.write_text(change[1] if change[0] is None else path.read_text().replace(*change))
     with pytest.raises(UserError, match=why):
-        alpaca_judge.load(data, "alpaca_eval_gpt4")
+        alpaca_evaluators.load(data, "alpaca_eval_gpt4")
 
 
 def test_another_configuration_and_a_single_file(tmp_path: Path, qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:

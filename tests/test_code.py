@@ -12,8 +12,8 @@ import pytest
 
 from isheep import sandbox
 from isheep.benchmarks import EvalContext, Score, humaneval, humaneval_plus, load_benchmark, mbpp, mbpp_sanitized
-from isheep.benchmarks.code import body, extract
-from isheep.benchmarks.originals import rows
+from isheep.benchmarks.support.data_files import read_rows
+from isheep.benchmarks.support.programs import body, extract
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.evaluation.results import read_result
@@ -251,7 +251,7 @@ def test_files_of_every_format(tmp_path: Path) -> None:
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(texts["a.csv"].encode()))
-    assert all(rows(tmp_path / name, ("a", "b")) == wanted for name in (*texts, "a.parquet", "a.csv.gz"))
+    assert all(read_rows(tmp_path / name, ("a", "b")) == wanted for name in (*texts, "a.parquet", "a.csv.gz"))
 
 
 def test_without_a_file_it_is_said_which() -> None:
@@ -271,7 +271,7 @@ def test_the_originals_are_read_and_some_of_their_solutions_pass() -> None:
     }
     programs = []
     for one, path in read.items():
-        items = rows(path, humaneval.COLUMNS)
+        items = read_rows(path, humaneval.COLUMNS)
         assert len(items) == len(one.BENCHMARK.prompts(settings(path))) == 164
         for row in items:
             compile(row["prompt"], "prompt", "exec")

@@ -116,8 +116,8 @@ def test_stopped_and_given_again(asked: list[str], run: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "has no benchmark in evaluation: name one of lamb, ifeval"),
-        (("lamp",), "benchmark 'lamp' not found: did you mean lamb?"),
+        ((), "has no benchmark in evaluation: name one of alpaca_eval, alpaca_eval_2"),
+        (("lamp",), "benchmark 'lamp' is not known: did you mean 'lamb'?"),
         (("lamb", "--data", "mine.jsonl"), "benchmark lamb needs no data, and mine.jsonl is given"),
         (("lamb", "ifeval", "--data", "mine.jsonl"), "--data mine.jsonl is for one benchmark"),
         (("lamb", "--iteration", "3"), "has no model of iteration 3: give 0 (the base) to 2"),

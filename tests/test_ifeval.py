@@ -333,7 +333,7 @@ def test_answers_that_are_missing_are_said(mine: Path, tmp_path: Path) -> None:
         ([{"prompt": "Do 1."}], ["ifeval"], "answers.jsonl line 1: an object with the texts prompt and response"),
         ([], ["ifeval"], "none of its 0 prompts"),
         ([], ["lamb"], "benchmark 'lamb' can't score a file of answers"),
-        ([], ["ifevel"], "benchmark 'ifevel' not found: did you mean ifeval?"),
+        ([], ["ifevel"], "benchmark 'ifevel' is not known: did you mean 'ifeval'?"),
         ([], ["runs/lamb", "ifeval"], "with --responses give one benchmark and no run"),
         ([], [], "with --responses give one benchmark and no run"),
     ],

@@ -5,25 +5,52 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from isheep.benchmarks import EvalContext, items, load_benchmark, paper, squad2
-from isheep.benchmarks.options import losses
-from isheep.benchmarks.prepared import PREPARE
+from isheep.benchmarks import EvalContext, load_benchmark
+from isheep.benchmarks.standard import squad2
+from isheep.benchmarks.support.data_files import DataRow
+from isheep.benchmarks.support.opencompass import PaperTask
+from isheep.benchmarks.support.options import mean_losses
+from isheep.benchmarks.support.sources import DataSource, load_items, question_texts
 from isheep.engines.function import SeededFunctionEngine
 from isheep.engines.transformers import open_engine
 from isheep.errors import TooLong, UserError
 from isheep.evaluation.results import read_result
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.schema import TASKS, BenchmarkSettings
+from isheep.recipe.benchmark_names import benchmark_names
+from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Model, TokenLogprobs
 from isheep.rundir.folder import RunFolder
 from tests.test_cli import isheep
 
+TASKS = (
+    "boolq", "piqa", "siqa", "gpqa_diamond", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa_fact",
+    "commonsense_qa", "mmlu", "nq", "triviaqa", "squad2",
+)  # fmt: skip
 DATA = Path(os.environ.get("ISHEEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def paper_task(name: str) -> PaperTask:
+    task: PaperTask = import_module(f"isheep.benchmarks.paper.{name}").TASK
+    return task
+
+
+def source_of(name: str) -> DataSource:
+    return paper_task(name).source
+
+
+def settings_of(name: str, data: Path | None) -> BenchmarkSettings:
+    return BenchmarkSettings(name=f"paper/{name}", data=str(data) if data else None)
+
+
+def load(name: str, data: Path | None) -> list[DataRow]:
+    """The items of a standard benchmark."""
+    return load_items(source_of(name), settings_of(name, data))
 
 
 def nested(stem: str, *texts: str) -> dict[str, Any]:
@@ -173,22 +200,24 @@ def exam(
 @pytest.mark.parametrize("form", ["file", "folder", "parquet", "hub json"])
 def test_items_in_every_form(tmp_path: Path, name: str, form: str) -> None:
     path = write(tmp_path / "authors", name)
-    found = items.load(name, path)
+    found = load(name, path)
     assert len(found) == (3 if name in ("arc_easy", "arc_challenge", "mmlu") else 2)
     if form == "folder":
-        assert items.load(name, tmp_path / "authors") == found
+        assert load(name, tmp_path / "authors") == found
     elif form == "parquet":
         from pyarrow import Table, parquet
 
         parquet.write_table(Table.from_pylist(found), tmp_path / "hub.parquet")
-        again = items.load(name, tmp_path / "hub.parquet")
-        columns = items.SOURCES[name].columns
+        again = load(name, tmp_path / "hub.parquet")
+        columns = source_of(name).columns
         assert [[row[one] for one in columns] for row in again] == [[row[one] for one in columns] for row in found]
     elif form == "hub json":
         (tmp_path / "hub.json").write_text(json.dumps(found))
-        assert items.load(name, tmp_path / "hub.json") == found
-    made = [one for number, row in enumerate(found, 1) if (one := PREPARE[name](row, number))]
-    assert all(one.right < len(one.options) for one in made) and len(items.questions(name, path)) == len(found)
+        assert load(name, tmp_path / "hub.json") == found
+    made = [one for number, row in enumerate(found, 1) if (one := paper_task(name).prepare(row, number))]
+    assert all(one.right < len(one.options) for one in made) and len(
+        question_texts(source_of(name), settings_of(name, path))
+    ) == len(found)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -196,29 +225,29 @@ def test_items_from_the_hub(tmp_path: Path, name: str, monkeypatch: pytest.Monke
     """A data set with the Hub's columns in the library's own form; the Hub itself no test can reach."""
     from datasets import Dataset
 
-    source, found, asked = items.SOURCES[name], items.load(name, write(tmp_path, name)), []
+    source, found, asked = source_of(name), load(name, write(tmp_path, name)), []
 
     def load_dataset(path: str, configuration: str | None, split: str) -> Any:
         asked.append((path, configuration, split))
         return Dataset.from_list(found)
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    again = items.load(name, None)
+    again = load(name, None)
     assert asked == [source.hub]
     assert [[row[one] for one in source.columns] for row in again] == [
         [row[one] for one in source.columns] for row in found
     ]
     found = [{"other": 1}]
     with pytest.raises(UserError, match=f"^{source.hub[0]}.* is missing"):
-        items.load(name, None)
+        load(name, None)
 
 
 def test_tables_of_question_and_list_are_read(tmp_path: Path) -> None:
     """DPR's form, which OpenCompass's NQ and TriviaQA have."""
     path = tmp_path / "nq-test.qa.csv"
     path.write_text("who wrote it\t['Ann Lee', \"A. Lee's\"]\nwhen\t['1972']\n")
-    assert items.load("nq", path)[0] == {"question": "who wrote it", "answer": ["Ann Lee", "A. Lee's"]}
-    assert items.load("triviaqa", path)[1]["answer"] == {"aliases": ["1972"]}
+    assert load("nq", path)[0] == {"question": "who wrote it", "answer": ["Ann Lee", "A. Lee's"]}
+    assert load("triviaqa", path)[1]["answer"] == {"aliases": ["1972"]}
 
 
 @pytest.mark.parametrize(
@@ -241,24 +270,24 @@ def test_tables_of_question_and_list_are_read(tmp_path: Path) -> None:
 def test_files_of_another_form_are_refused(tmp_path: Path, name: str, file: str, content: str, said: str) -> None:
     (tmp_path / file).write_text(content)
     with pytest.raises(UserError) as refused:
-        items.load(name, tmp_path / file)
+        load(name, tmp_path / file)
     assert said in str(refused.value) and "\n" not in str(refused.value) and str(tmp_path) in str(refused.value)
 
 
 def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"has no hellaswag_val\.jsonl"):
-        items.load("hellaswag", tmp_path)
+        load("hellaswag", tmp_path)
     (tmp_path / "dev-labels.lst").write_text("1\n")
     (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, FILES["siqa"][1])))
     with pytest.raises(UserError, match="1 labels for 2 rows"):
-        items.load("siqa", tmp_path)
+        load("siqa", tmp_path)
 
     def offline(*words: Any, **named: Any) -> None:
         raise ConnectionError("no way out\nand more")
 
     monkeypatch.setattr("datasets.load_dataset", offline)
     with pytest.raises(UserError, match=r"can't be had from the Hub \(no way out\); give your own copy.*test_complete"):
-        items.load("openbookqa_fact", None)
+        load("openbookqa_fact", None)
 
 
 # --- the paper's protocol
@@ -285,7 +314,9 @@ def test_options_by_the_loss_of_the_whole_prompt(tmp_path: Path, qwen2: Path, na
     right = found.scores["accuracy"].items
     assert right == [True] * len(right) and found.details["protocol"] == "paper" and found.template == "plain"
     wrong = load_benchmark(f"paper/{name}").run(exam(tmp_path / "2", Liking([]), qwen2, path))
-    assert wrong.scores["accuracy"].items == [one.item.right == 0 for one in paper.prepare(name, path)]
+    assert wrong.scores["accuracy"].items == [
+        one.item.right == 0 for one in paper_task(name).load_shots(settings_of(name, path))
+    ]
     assert bool(found.notes) == (name not in ("piqa", "commonsense_qa"))
 
 
@@ -352,8 +383,8 @@ def test_written_answers(tmp_path: Path, qwen2: Path, name: str, answers: list[s
 
 
 def test_gpqa_turns_its_options_with_the_number(tmp_path: Path) -> None:
-    row = items.load("gpqa_diamond", write(tmp_path, "gpqa_diamond"))[0]
-    turned = [PREPARE["gpqa_diamond"](row, number) for number in (1, 2, 3, 4)]
+    row = load("gpqa_diamond", write(tmp_path, "gpqa_diamond"))[0]
+    turned = [paper_task("gpqa_diamond").prepare(row, number) for number in (1, 2, 3, 4)]
     assert [one and one.right for one in turned] == [3, 2, 1, 0]
     assert all(one and one.fields["ABCD"[one.right]] == "four" for one in turned)
     assert turned[0] and [turned[0].fields[c] for c in "ABC"] == ["1 only", "2 only", "3 only"]
@@ -379,7 +410,7 @@ def test_the_loss_is_that_of_opencompass(checkpoint: Path) -> None:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
     texts = ["The capital of France is Paris.", "What is 12 plus 30? It is 42!", "a"]
     with open_engine_closing(checkpoint) as engine:
-        found = losses(engine, texts, tokenizer)
+        found = mean_losses(engine, texts, tokenizer)
     begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
     for text, loss in zip(texts, found, strict=True):
         ids = tokenizer(text).input_ids
@@ -458,16 +489,18 @@ def test_lm_eval_gets_the_log_probabilities_that_its_own_model_has(tmp_path: Pat
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
     from lm_eval.models.huggingface import HFLM
 
-    from isheep.benchmarks.standard import built, door, evaluated
+    from isheep.benchmarks.standard.siqa import TASK
+    from isheep.benchmarks.support.engine_lm import EngineLM
+    from isheep.benchmarks.support.lm_eval_tasks import run_tasks
 
-    rows = items.load("siqa", write(tmp_path / "data", "siqa"))
+    rows = load("siqa", write(tmp_path / "data", "siqa"))
     with open_engine_closing(checkpoint) as engine:
         one = exam(tmp_path, engine, checkpoint, None, chat="tokenizer")
-        requests = built("siqa", rows)["social_iqa"]
+        requests = TASK.load_tasks(rows)["social_iqa"]
         requests.build_all_requests()
-        ours = door(one, set()).loglikelihood(requests.instances)
+        ours = EngineLM(one).loglikelihood(requests.instances)
         theirs = HFLM(pretrained=str(checkpoint), device="cpu", batch_size=1).loglikelihood(requests.instances)
-        again = evaluated(built("siqa", rows), one, set())
+        again = run_tasks(TASK.load_tasks(rows), EngineLM(one))
     assert [pair[0] for pair in ours] == pytest.approx([pair[0] for pair in theirs], rel=1e-4)
     assert [sample["resps"] for sample in again] == [[[pair] for pair in ours[n : n + 3]] for n in (0, 3)]
 
@@ -516,16 +549,20 @@ def test_the_originals_are_read() -> None:
         "squad2": ("squad2/cs224n_dev-v2.0.json", 6078),
     }  # fmt: skip
     for name, (file, count) in files.items():
-        found = [PREPARE[name](row, number) for number, row in enumerate(items.load(name, DATA / file), 1)]
+        found = [paper_task(name).prepare(row, number) for number, row in enumerate(load(name, DATA / file), 1)]
         assert len(found) == count and all(one and one.right < len(one.options) for one in found)
-        assert not items.notes(name)
+        assert not source_of(name).notes
 
 
-def test_every_task_file_names_its_source() -> None:
-    assert {path.stem for path in paper.FOLDER.glob("*.yaml")} == set(TASKS) == set(PREPARE) == set(items.SOURCES)
+def test_every_task_names_its_source() -> None:
+    assert {name for name in benchmark_names() if "/" in name} == {
+        f"{protocol}/{name}" for protocol in ("paper", "standard") for name in TASKS
+    }
     for name in TASKS:
-        found = paper.spec(name)
+        found = paper_task(name).template
         assert found.source.startswith("open-compass/opencompass, configs/") and found.licence == "Apache-2.0"
+        assert paper_task(name).name == load_benchmark(f"paper/{name}").name == f"paper/{name}"
+        assert load_benchmark(f"standard/{name}").name == f"standard/{name}"
 
 
 def test_a_run_with_both_protocols(tmp_path: Path) -> None:
@@ -540,7 +577,7 @@ def test_a_run_with_both_protocols(tmp_path: Path) -> None:
         assert found.template == template and found.details["protocol"] == "paper"
         assert len(found.scores["accuracy"].items) == 2
     assert "paper/piqa" in done.out and ("standard/piqa" in done.out) == _has_lm_eval()
-    for wrong, said in (("piqa", "take standard/piqa or paper/piqa"), ("paper/pika", "did you mean 'paper/piqa'?")):
+    for wrong, said in (("piqa", "write paper/piqa or standard/piqa"), ("paper/pika", "did you mean 'paper/piqa'?")):
         refused = isheep("run", "lamb", "--out", tmp_path / "other", f"evaluation=[{wrong}]")
         assert refused.code == 2 and said in refused.err
 

@@ -38,9 +38,8 @@ __all__ = [
 
 def load_benchmark(name: str) -> Benchmark:
     """Return the benchmark of that name in a recipe's `evaluation`."""
-    protocol, _, task = name.partition("/")
-    module = import_module(f"isheep.benchmarks.{protocol}")
-    benchmark: Benchmark = module.task(task) if task else module.BENCHMARK
+    module = import_module(f"isheep.benchmarks.{name.replace('/', '.')}")
+    benchmark: Benchmark = module.BENCHMARK
     return benchmark
 
 

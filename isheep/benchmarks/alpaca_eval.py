@@ -11,12 +11,11 @@ from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.benchmarks import alpaca_judge, winrate
-from isheep.benchmarks.alpaca_judge import Evaluator, switched
-from isheep.benchmarks.originals import rows as read_rows
-from isheep.benchmarks.originals import text_of
+from isheep.benchmarks.support import alpaca_evaluators, win_rate
+from isheep.benchmarks.support.alpaca_evaluators import Evaluator, switched
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
 from isheep.benchmarks.support.context import EvalContext, data_path
+from isheep.benchmarks.support.data_files import read_rows, read_text
 from isheep.errors import UserError
 from isheep.judges.base import count_outcomes, judge_notes, merge_parameters
 from isheep.openai_client import ServerReply
@@ -55,10 +54,10 @@ def score_inputs(settings: BenchmarkSettings, version: Version) -> object:
     """Return instructions, reference outputs, the judge's configuration and prompt, how it is asked, df_gamed.csv."""
     data, judge = data_path(settings), settings.judge or JudgeSettings()
     references, folder = reference(data, version), folder_of(data)
-    evaluator = alpaca_judge.load(folder, judge.config or version.config)
-    gamed = folder / winrate.GAMED
+    evaluator = alpaca_evaluators.load(folder, judge.config or version.config)
+    gamed = folder / win_rate.GAMED
     request = [judge.model or evaluator.model, judge.local, merge_parameters(evaluator.parameters, judge.parameters)]
-    return [references, evaluator, request, text_of(gamed) if gamed.is_file() else None]
+    return [references, evaluator, request, read_text(gamed) if gamed.is_file() else None]
 
 
 def run(context: EvalContext, version: Version) -> Result:
@@ -71,14 +70,14 @@ def run(context: EvalContext, version: Version) -> Result:
     references, folder = reference(context.data, version), folder_of(context.data)
     judge, model = context.required_judge, context.model_name
     config = context.settings.judge.config if context.settings.judge else None
-    evaluator = alpaca_judge.load(folder, config or version.config)
+    evaluator = alpaca_evaluators.load(folder, config or version.config)
     outputs = generate_outputs(context, references)
     _write(context.folder.path / "model_outputs.json", outputs)
     rows, replies = annotate(context, evaluator, references, outputs)
     _write(context.folder.path / "annotations.json", rows)
-    verdicts = winrate.preferences(rows)
+    verdicts = win_rate.preferences(rows)
     judged = [verdict for verdict, row in zip(verdicts, rows, strict=True) if row["output_1"] != row["output_2"]]
-    leaderboard = scores(rows, folder / winrate.GAMED)
+    leaderboard = scores(rows, folder / win_rate.GAMED)
     name = judge.named(evaluator.model)
     label = name if name == evaluator.model else f"{name} (published figures: by {evaluator.model})"
     outcomes = count_outcomes(replies, judged)
@@ -98,12 +97,12 @@ def scores(rows: Sequence[dict[str, Any]], gamed: Path | None) -> dict[str, Any]
 
     "avg_length" is the model's, in characters, cut to a whole number as there.
     """
-    found: dict[str, Any] = winrate.win_rate(winrate.preferences(rows))._asdict()
+    found: dict[str, Any] = win_rate.win_rate(win_rate.preferences(rows))._asdict()
     lengths = [len(row["output_2"]) for row in rows if isinstance(row.get("output_2"), str)]
     if lengths:
         found["avg_length"] = int(fsum(lengths) / len(lengths))
     if gamed and gamed.is_file() and found["n_total"] > 1:
-        found |= winrate.length_controlled(rows, gamed)._asdict()
+        found |= win_rate.length_controlled(rows, gamed)._asdict()
     return found
 
 
@@ -186,7 +185,7 @@ def annotate(
                 "output_2": output["output"],
                 "generator_2": output["generator"],
                 "annotator": evaluator.name,
-                "preference": winrate.TIE if reply is None else verdict(evaluator, row["instruction"], reply),
+                "preference": win_rate.TIE if reply is None else verdict(evaluator, row["instruction"], reply),
                 "raw_completion": None if reply is None else evaluator.raw(reply),
             }
         )

@@ -7,10 +7,10 @@ model is asked for the whole function in the template of its SFT.
 from functools import partial
 
 from isheep import sandbox
-from isheep.benchmarks.code import Problem, body, defines, extract, score_programs
-from isheep.benchmarks.originals import DataRow, given, rows
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result
 from isheep.benchmarks.support.context import EvalContext, data_path
+from isheep.benchmarks.support.data_files import DataRow, read_rows, require_file
+from isheep.benchmarks.support.programs import Problem, body, defines, extract, score_programs
 from isheep.prompts import fill_template
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Sampling
@@ -35,7 +35,7 @@ def make_benchmark(name: str, file: str) -> Benchmark:
 
 def load(settings: BenchmarkSettings, file: str) -> list[DataRow]:
     """Return the rows of the user's file."""
-    return rows(given(settings.name, data_path(settings), file), COLUMNS)
+    return read_rows(require_file(settings.name, data_path(settings), file), COLUMNS)
 
 
 def run(context: EvalContext, file: str) -> Result:

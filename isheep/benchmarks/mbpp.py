@@ -9,10 +9,10 @@ import re
 from functools import partial
 
 from isheep import sandbox
-from isheep.benchmarks.code import Problem, extract, score_programs
-from isheep.benchmarks.originals import DataRow, given, rows
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result
 from isheep.benchmarks.support.context import EvalContext, data_path
+from isheep.benchmarks.support.data_files import DataRow, read_rows, require_file
+from isheep.benchmarks.support.programs import Problem, extract, score_programs
 from isheep.errors import UserError
 from isheep.models.chat_template import render_conversation
 from isheep.prompts import fill_template
@@ -58,8 +58,8 @@ def run(context: EvalContext, file: str, task_column: str) -> Result:
 
 def load(settings: BenchmarkSettings, file: str, task_column: str) -> tuple[list[DataRow], list[DataRow]]:
     """Return the examples and the tasks of the test split. Raises UserError if the file lacks either."""
-    path = given(settings.name, data_path(settings), file)
-    by_id = {int(row["task_id"]): row for row in rows(path, ("task_id", task_column, "code", "test_list"))}
+    path = require_file(settings.name, data_path(settings), file)
+    by_id = {int(row["task_id"]): row for row in read_rows(path, ("task_id", task_column, "code", "test_list"))}
     if missing := [number for number in EXAMPLES if number not in by_id]:
         raise UserError(f"{path}: task {missing[0]} is not in it; tasks 2, 3 and 4 are the examples before each task")
     items = [row for number, row in sorted(by_id.items()) if number in TEST]

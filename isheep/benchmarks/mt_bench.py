@@ -13,9 +13,9 @@ from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.benchmarks.originals import rows as read_rows
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
 from isheep.benchmarks.support.context import EvalContext, data_path
+from isheep.benchmarks.support.data_files import read_rows
 from isheep.errors import UserError
 from isheep.judges.base import Messages, count_outcomes, judge_notes, merge_parameters, safe_file_name
 from isheep.openai_client import ServerReply

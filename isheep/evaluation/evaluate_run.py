@@ -1,6 +1,5 @@
 """The verb eval: a run's models on benchmarks, whenever one likes; and scoring a file of another program's answers."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +7,8 @@ from isheep.benchmarks import Result, load_benchmark, prompt_fingerprint
 from isheep.errors import UserError
 from isheep.evaluation.evaluate import check_benchmarks_ready, evaluate
 from isheep.models.checkpoint import check_device
-from isheep.recipe.schema import BENCHMARKS, TASKS, BenchmarkSettings, JudgeSettings, Recipe
+from isheep.recipe.benchmark_names import benchmark_names, unknown_benchmark
+from isheep.recipe.schema import BenchmarkSettings, JudgeSettings, Recipe
 from isheep.recipe.validation import judge_conflict
 from isheep.rundir.atomic import write_json
 from isheep.rundir.folder import RunFolder, lock_run, open_run
@@ -32,7 +32,9 @@ def evaluate_run(
     recipe, run = open_run(path)
     wanted = [chosen(name, recipe, data) for name in names] or list(recipe.evaluation)
     if not wanted:
-        raise UserError(f"the recipe of {path} has no benchmark in evaluation: name one of {', '.join(BENCHMARKS)}")
+        raise UserError(
+            f"the recipe of {path} has no benchmark in evaluation: name one of {', '.join(benchmark_names())}"
+        )
     if data and len(names) != 1:
         raise UserError(f"--data {data} is for one benchmark: name it, and it alone")
     wanted = judged(wanted, judge)
@@ -52,12 +54,8 @@ def evaluate_run(
 
 def chosen(name: str, recipe: Recipe, data: Path | None) -> BenchmarkSettings:
     """The benchmark of that name as the recipe has it, with `data` where they are given."""
-    if name in TASKS:
-        raise UserError(f"benchmark {name!r} is there by two protocols: take standard/{name} or paper/{name}")
-    if name not in BENCHMARKS:
-        near = difflib.get_close_matches(name, BENCHMARKS, n=1)
-        ours = f"did you mean {near[0]}?" if near else f"take one of {', '.join(BENCHMARKS)}"
-        raise UserError(f"benchmark {name!r} not found: {ours}")
+    if name not in benchmark_names():
+        raise UserError(unknown_benchmark(name))
     one = next((one for one in recipe.evaluation if one.name == name), BenchmarkSettings.model_validate({"name": name}))
     return one.model_copy(update={"data": str(data)}) if data else one
 
@@ -67,7 +65,9 @@ def judged(wanted: Sequence[BenchmarkSettings], judge: JudgeSettings | None) -> 
     needs_judge = {settings.name: load_benchmark(settings.name).needs_judge for settings in wanted}
     if judge and not any(needs_judge.values()):
         names = ", ".join(needs_judge)
-        judged_names = ", ".join(name for name in BENCHMARKS if "/" not in name and load_benchmark(name).needs_judge)
+        judged_names = ", ".join(
+            name for name in benchmark_names() if "/" not in name and load_benchmark(name).needs_judge
+        )
         raise UserError(f"--judge is for {judged_names}: {names} asks none")
     found = [one.model_copy(update={"judge": judge}) if judge and needs_judge[one.name] else one for one in wanted]
     for one in found:

@@ -13,8 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from isheep.benchmarks import alpaca_eval, mt_bench, winrate
-from isheep.benchmarks.originals import rows as read_rows
+from isheep.benchmarks import alpaca_eval, mt_bench
+from isheep.benchmarks.support import win_rate
+from isheep.benchmarks.support.data_files import read_rows
 from isheep.errors import UserError
 from isheep.evaluation.formatting import escape_unprintable
 from isheep.evaluation.statistics import estimate
@@ -69,9 +70,9 @@ def judgments(path: Path, models: Sequence[str]) -> tuple[str, list[dict[str, An
 
 def gamed(data: Path | None) -> Path | None:
     """The reference file of the length-controlled win rate. Raises UserError where `data` are given without it."""
-    path = data / winrate.GAMED if data and data.is_dir() else data
+    path = data / win_rate.GAMED if data and data.is_dir() else data
     if path and not path.is_file():
-        raise UserError(f"{path} is not there; the length-controlled win rate needs {winrate.GAMED} of AlpacaEval's")
+        raise UserError(f"{path} is not there; the length-controlled win rate needs {win_rate.GAMED} of AlpacaEval's")
     return path
 
 

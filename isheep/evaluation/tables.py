@@ -17,7 +17,8 @@ from isheep.evaluation import formatting
 from isheep.evaluation.evaluate import same_fingerprints
 from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import compare
-from isheep.recipe.schema import BENCHMARKS, Recipe
+from isheep.recipe.benchmark_names import benchmark_names
+from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Pair, Rejected, TaskKind
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
@@ -99,7 +100,7 @@ def benchmarks(recipe: Recipe, run: RunFolder, models: Sequence[int]) -> list[st
     """The recipe's benchmarks, then others that these models were evaluated on."""
     evaluated = [iteration_dir(run, t).path / "eval" for t in models]
     there = {path.stem for folder in evaluated for path in folder.glob("*.json")}
-    there |= {name for name in BENCHMARKS if any((folder / f"{name}.json").exists() for folder in evaluated)}
+    there |= {name for name in benchmark_names() if any((folder / f"{name}.json").exists() for folder in evaluated)}
     ours = [one.name for one in recipe.evaluation]
     return [*ours, *sorted(there - {*ours})]
 

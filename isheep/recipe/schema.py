@@ -1,6 +1,5 @@
 """The recipe: what a run does, as one typed object. recipe_files.py reads it from YAML."""
 
-import difflib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from isheep import prompts
 from isheep.filters import Filter
 from isheep.filters.score import ScoreFilter
+from isheep.recipe.benchmark_names import benchmark_names, unknown_benchmark
 from isheep.records import Count, Names, Sampling, Settings
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -122,26 +122,13 @@ class Training(Settings):
     quantize: Literal["nf4"] | None = None  # QLoRA (Dettmers et al. 2023): the frozen base in 4 bits; needs CUDA
 
 
-TASKS = (
-    "boolq", "piqa", "siqa", "gpqa_diamond", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa_fact",
-    "commonsense_qa", "mmlu", "nq", "triviaqa", "squad2",
-)  # fmt: skip
 JUDGED = ("mt_bench", "alpaca_eval", "alpaca_eval_2")
-CODE = ("humaneval", "humaneval_plus", "mbpp", "mbpp_sanitized")  # a sandbox runs what the model writes
-BENCHMARKS = (
-    "lamb", "ifeval", *JUDGED, *CODE,
-    *(f"{protocol}/{task}" for protocol in ("standard", "paper") for task in TASKS),
-)  # fmt: skip
 
 
-def _known(name: str) -> str:
-    if name in BENCHMARKS:
-        return name
-    if name in TASKS:
-        raise ValueError(f"benchmark {name!r} is there by two protocols: take standard/{name} or paper/{name}")
-    near = difflib.get_close_matches(name, BENCHMARKS, n=1)
-    ours = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(BENCHMARKS)}"
-    raise ValueError(f"benchmark {name!r} is not known: {ours}")
+def _known_benchmark(name: str) -> str:
+    if name not in benchmark_names():
+        raise ValueError(unknown_benchmark(name))
+    return name
 
 
 class JudgeSettings(Settings):
@@ -164,7 +151,7 @@ class BenchmarkSettings(Settings):
     `judge` is for benchmarks that ask one. `max_tokens` bounds an answer where it is not the original's bound.
     """
 
-    name: Annotated[str, AfterValidator(_known)]
+    name: Annotated[str, AfterValidator(_known_benchmark)]
     data: str | None = None
     judge: JudgeSettings | None = None
     max_tokens: Count | None = None

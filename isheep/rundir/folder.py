@@ -76,18 +76,23 @@ class RunFolder:
         num_rows: int,
         batch_size: int,
         max_in_flight: int = 1,
+        check: Callable[[Sequence[R]], None] = lambda existing: None,
     ) -> JsonlRows[R]:
         """Return the rows of `name`; if the file is not complete, make its missing batches in order first.
 
         `make_batch(start)` returns the rows from index `start` to `start + batch_size` (fewer at the end). Its result
         must depend on `start` alone, because a killed run resumes after the whole batches that exist. Up to
-        `max_in_flight` calls run at a time, in threads. Raises UserError if a finished file has not `num_rows` rows.
+        `max_in_flight` calls run at a time, in threads. `check` gets the rows that exist before any is made, and raises
+        UserError if they do not belong to this call. Raises UserError if a finished file has not `num_rows` rows.
         """
 
         def missing_batches(existing: Sequence[R]) -> Iterator[Sequence[R]]:
+            check(existing)
             return ordered_map(make_batch, range(len(existing), num_rows, batch_size), max_in_flight)
 
-        return self.records(name, row_type, missing_batches, batch_size, num_rows)
+        rows = self.records(name, row_type, missing_batches, batch_size, num_rows)
+        check(rows)
+        return rows
 
     def records(
         self, name: str, kind: type[R], batches: Batches[R], size: int, total: int | None = None, asked: bool = True

@@ -1,11 +1,11 @@
 """The context of an evaluation: a model behind its engine, and how a benchmark prompts it and asks a judge."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isheep.batching import derive_seed, ordered_map
+from isheep.batching import derive_seed
 from isheep.engines import Engine
 from isheep.errors import UserError
 from isheep.judges.base import Judge, Messages
@@ -105,17 +105,12 @@ class EvalContext:
                 for prompt, completion in zip(batch, completions, strict=True)
             ]
 
-        def missing_batches(done: Sequence[Answer]) -> Iterator[list[Answer]]:
-            self._check_prompts(name, done, prompts)
-            return ordered_map(make_batch, range(len(done), len(prompts), BATCH_SIZE), self.engine.at_once)
+        def check(answers: Sequence[Answer]) -> None:
+            if any(answer.prompt != prompt for answer, prompt in zip(answers, prompts, strict=False)):
+                raise UserError(
+                    f"{self.folder.path / name} has answers to other prompts: give the data that it was made from, "
+                    f"or delete {self.folder.path} to have it made again"
+                )
 
-        answers = list(self.folder.records(name, Answer, missing_batches, BATCH_SIZE, len(prompts)))
-        self._check_prompts(name, answers, prompts)
-        return answers
-
-    def _check_prompts(self, name: str, answers: Sequence[Answer], prompts: Sequence[str]) -> None:
-        if any(answer.prompt != prompt for answer, prompt in zip(answers, prompts, strict=False)):
-            raise UserError(
-                f"{self.folder.path / name} has answers to other prompts: give the data that it was made from, "
-                f"or delete {self.folder.path} to have it made again"
-            )
+        max_in_flight = self.engine.at_once
+        return list(self.folder.map_batches(name, Answer, make_batch, len(prompts), BATCH_SIZE, max_in_flight, check))

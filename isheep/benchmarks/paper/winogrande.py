@@ -1,0 +1,24 @@
+"""WinoGrande (Sakaguchi et al. 2019) as OpenCompass scores it."""
+
+from isheep.benchmarks.support.data_files import DataRow
+from isheep.benchmarks.support.opencompass import PaperTask, Prepared, PromptTemplate
+from isheep.benchmarks.support.sources import WINOGRANDE
+
+
+def prepare(row: DataRow, number: int) -> Prepared:
+    sentences = [row["sentence"].replace("_", row[f"option{n}"]) for n in (1, 2)]
+    return Prepared({}, sentences, int(row["answer"]) - 1)
+
+
+TASK = PaperTask(
+    name="paper/winogrande",
+    source=WINOGRANDE,
+    prepare=prepare,
+    template=PromptTemplate(
+        source="open-compass/opencompass, configs/datasets/winogrande/winogrande_ppl_55a66e.py",
+        licence="Apache-2.0",
+        score="loss",
+        user="Good sentence: {option}",
+    ),
+)
+BENCHMARK = TASK.benchmark()

@@ -1,0 +1,93 @@
+"""Reading a benchmark's own files: JSON, JSON lines, CSV, TSV or Parquet, gzipped or not, as a list of rows."""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from isheep.errors import UserError
+
+DataRow = dict[str, Any]
+FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
+
+
+def read_rows(
+    path: Path, columns: Sequence[str] = (), header: Sequence[str] = (), tab_separated: bool = False
+) -> list[DataRow]:
+    """Read the rows of a file, each of which must have a value in `columns`.
+
+    `header` names the columns of a CSV file that has no header line. `tab_separated` reads a file that is called .csv
+    as TSV. Raises UserError if the file can't be read, if a value is missing, or if there is no row.
+    """
+    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    if kind not in FORMATS:
+        raise UserError(f"{path}: no format is known by this name; take one of .{', .'.join(FORMATS)}, also gzipped")
+    try:
+        rows = _read(path, "tsv" if tab_separated else kind, header)
+    except (OSError, EOFError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: can't be read as {kind}: {_reason(error)}") from None
+    if not rows:
+        raise UserError(f"{path}: no rows in it")
+    check_columns(path, rows, columns)
+    return rows
+
+
+def check_columns(path: Path, rows: Sequence[DataRow], columns: Sequence[str]) -> None:
+    """Raises UserError if a row is not an object, or has no value in one of the columns."""
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            problem = f"found {str(row)[:40]!r}"
+        elif missing := [name for name in columns if row.get(name) is None]:
+            problem = f"column {missing[0]!r} is missing"
+        else:
+            continue
+        expected = f"; rows with {', '.join(columns)} are expected" if columns else ""
+        raise UserError(f"{path} row {number}: {problem}{expected}")
+
+
+def require_file(name: str, data: Path | None, description: str) -> Path:
+    """Return the user's copy of a benchmark's file. Raises UserError, with its description, if there is none."""
+    if data is None:
+        raise UserError(f"benchmark {name} needs its file: give it as data ({description})")
+    if not data.exists():
+        raise UserError(f"benchmark {name}: no such file: {data} ({description} is expected)")
+    return data
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text, without a byte order mark. Raises UserError if it can't be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can't be read: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
+
+
+def _read(path: Path, kind: str, header: Sequence[str]) -> list[DataRow]:
+    if kind == "parquet":
+        from pyarrow import parquet
+
+        table: list[DataRow] = parquet.read_table(path).to_pylist()
+        return table
+    content = path.read_bytes()
+    if path.name.endswith(".gz"):
+        content = gzip.decompress(content)
+    text = content.decode("utf-8-sig")
+    if kind in ("csv", "tsv"):
+        lines = io.StringIO(text, newline="")
+        return list(csv.DictReader(lines, fieldnames=header or None, delimiter="\t" if kind == "tsv" else ","))
+    if kind == "json":
+        try:
+            document = json.loads(text)
+            return document if isinstance(document, list) else [document]
+        except ValueError:
+            # Many files called .json are JSON lines.
+            if "\n" not in text.strip():
+                raise
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
