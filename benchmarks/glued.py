@@ -125,7 +125,7 @@ def main() -> None:
     random.seed(42), torch.manual_seed(42)
     recipe = load_recipe("lamb")
 
-    base, chat = find_checkpoint("lamb"), load_chat_template(recipe.chat, "lamb")
+    base, chat = find_checkpoint("lamb"), load_chat_template(recipe.chat_template, "lamb")
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
     ends = sorted({tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(chat.end)})
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()

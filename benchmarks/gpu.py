@@ -108,8 +108,8 @@ def trained(path: str, vocabulary: int, given: argparse.Namespace) -> float:
         job = Job(
             start_model=Model(path), train=[TokenizedRow(ids, ids) for ids in rows], held_out=[],
             pad_token=tokenizer.eos_token, seed=0,
-            training=Training(epochs=1, batch=BATCH, held_out=0, keep="last", lora=Lora(), eval_every=10**6),
-            machine=Machine(device=given.device, rows=given.at_once), output_dir=Path(into),
+            training=Training(epochs=1, batch_size=BATCH, held_out=0, keep="last", lora=Lora(), eval_every=10**6),
+            machine=Machine(device=given.device, rows_per_process=given.at_once), output_dir=Path(into),
         )  # fmt: skip
         fit(job, tokenizer, lambda steps: ends.append(time.perf_counter()))
     return ends[-1] - ends[-1 - given.steps]

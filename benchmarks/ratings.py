@@ -60,7 +60,7 @@ def main() -> None:
     given = parser.parse_args()
     recipe, run = open_run(given.run)
     pairs = run.read(f"iter-{given.iteration}/pairs.jsonl", Pair)[: given.count]
-    chat = load_chat_template(recipe.chat, given.model or recipe.model)
+    chat = load_chat_template(recipe.chat_template, given.model or recipe.model)
     engine = open_engine(recipe, Model(given.model or recipe.model))
     written = (recipe.assessment or Assessment()).model_copy(update={"read": "generate"})
     if given.tokens:

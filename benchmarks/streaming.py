@@ -29,8 +29,8 @@ PROMPTS = [f"Which of the two rivers is the longer one, the first or the second 
 SETTINGS = {
     "model": "fake",
     "filters": [{"kind": "score", "at_least": 8}, {"kind": "perplexity", "at_most": 50}],
-    "response": {"size": 64},
-    "assessment": {"size": 64},
+    "response": {"batch_size": 64},
+    "assessment": {"batch_size": 64},
 }
 
 

@@ -28,13 +28,13 @@ from isheep.trainers import rows as training_rows
 from isheep.trainers.fit import fit
 from isheep.trainers.job import Job
 
-TRAINING = Training(epochs=1, batch=16, held_out=0, keep="last", lora=Lora(dropout=0))
+TRAINING = Training(epochs=1, batch_size=16, held_out=0, keep="last", lora=Lora(dropout=0))
 MACHINES: dict[str, dict[str, Any]] = {
     "shuffled": {},
     "grouped": {},
-    "grouped, device batch of 4 rows": {"rows": 4},
+    "grouped, device batch of 4 rows": {"rows_per_process": 4},
     "grouped, packing": {"packing": True},
-    "grouped, packing, device batch of 4 rows": {"packing": True, "rows": 4},
+    "grouped, packing, device batch of 4 rows": {"packing": True, "rows_per_process": 4},
     "grouped, gradient checkpointing": {"gradient_checkpointing": True},
 }
 ORIGINAL_ORDER = training_rows.epoch_order

@@ -46,7 +46,7 @@ def align(recipe: Recipe, run: RunFolder) -> Iterator[Model]:
     What M^(t-1) writes, what is kept of it and the adapter of M^t lie in iter-t. What is there already is not made
     again, and no weights are loaded for it. Raises UserError where an iteration leaves too little to train on.
     """
-    chat = load_chat_template(recipe.chat, recipe.model)
+    chat = load_chat_template(recipe.chat_template, recipe.model)
     seeds = run.read("seeds.jsonl", SeedTask)
     # line 1: M^0 <- M^base
     base = model = Model(recipe.model)
@@ -85,7 +85,7 @@ def write_tasks(
         return folder.write("tasks.jsonl", Task, (run / f"iter-{settings.tasks_of}").read("tasks.jsonl", Task))
     topics = write_topics(recipe, folder, engine, chat, t)
     owed = generate_replies(engine, seeds, chat, settings, recipe.language, t, recipe.seed, topics)
-    written = folder.records("replies.jsonl", Reply, owed, settings.size)
+    written = folder.records("replies.jsonl", Reply, owed, settings.batch_size)
     if folder.has("tasks.jsonl") and folder.has("rejected.jsonl"):
         return folder.read("tasks.jsonl", Task)
     known = [*seeds, *(topics.guide.tasks if topics else ())]
@@ -126,7 +126,7 @@ def write_answers(
     if recipe.response.prompt == "instances":
         return write_instances(recipe, folder, engine, chat, seeds, tasks, t)
     owed = respond(engine, tasks, chat, recipe.response, t, recipe.seed)
-    return folder.records("pairs.jsonl", Pair, owed, recipe.response.size, len(tasks))
+    return folder.records("pairs.jsonl", Pair, owed, recipe.response.batch_size, len(tasks))
 
 
 def write_instances(
@@ -141,9 +141,11 @@ def write_instances(
     """D_raw^t in Self-Instruct's own way: kinds, then instances, then those that are pairs."""
     settings, seed = recipe.response, recipe.seed
     owed = classify_tasks(engine, seeds, tasks, chat, settings, t, seed)
-    known = list(zip(tasks, folder.records("kinds.jsonl", TaskKind, owed, settings.size, len(tasks)), strict=True))
+    known = list(
+        zip(tasks, folder.records("kinds.jsonl", TaskKind, owed, settings.batch_size, len(tasks)), strict=True)
+    )
     asked = generate_instances(engine, seeds, known, chat, settings, t, seed)
-    written = folder.records("instances.jsonl", Instance, asked, settings.size, len(tasks))
+    written = folder.records("instances.jsonl", Instance, asked, settings.batch_size, len(tasks))
     pairs, lost = pairs_of_instances(known, written, settings, t, seed)
     folder.write("unanswered.jsonl", Rejected, lost)
     return folder.write("pairs.jsonl", Pair, pairs)
@@ -177,7 +179,7 @@ def write_grades(
         engine = open_engine(recipe, Model(recipe.model))
     with closing(engine):
         owed = assess(engine, pairs, chat, settings, t, recipe.seed)
-        return folder.records("assessed.jsonl", AssessedPair, owed, settings.size, len(pairs))
+        return folder.records("assessed.jsonl", AssessedPair, owed, settings.batch_size, len(pairs))
 
 
 def choose(

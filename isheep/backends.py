@@ -61,7 +61,9 @@ def open_local_engine(recipe: Recipe, model: Model, chat: str) -> Engine:
     name = recipe.machine.engine
     if engine_module(name).ONLY_RECIPE_MODEL:
         name = "transformers"
-    return engine_module(name).open_from_recipe(recipe.model_copy(update={"model": model.base, "chat": chat}), model)
+    return engine_module(name).open_from_recipe(
+        recipe.model_copy(update={"model": model.base, "chat_template": chat}), model
+    )
 
 
 def check_engine(recipe: Recipe) -> list[str]:
@@ -144,7 +146,7 @@ def local_model(name: str) -> tuple[Model, str]:
     iteration = newest if given == run else given.name
     if iteration != "base" and iteration not in made:
         raise UserError(f"judge {name!r} is no model of that run: give {', '.join(['base', *sorted(made)])} in it")
-    return Model(recipe.model, made.get(iteration)), recipe.chat
+    return Model(recipe.model, made.get(iteration)), recipe.chat_template
 
 
 TRAINERS = {

@@ -72,7 +72,7 @@ def open_client(url: str, settings: Calls, where: str = "OPENAI_BASE_URL") -> "C
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UserError("OPENAI_API_KEY holds characters that no key has: set it again")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    limits = httpx2.Limits(max_connections=settings.at_once)
+    limits = httpx2.Limits(max_connections=settings.max_in_flight)
     try:
         client = httpx2.Client(base_url=url, headers=headers, timeout=settings.timeout, limits=limits)
     except (httpx2.InvalidURL, ValueError):
@@ -93,7 +93,7 @@ def call_concurrently(
 
     Where a call raises, or on Ctrl-C, no new call is made, and those under way are waited for.
     """
-    pool = ThreadPoolExecutor(settings.at_once)
+    pool = ThreadPoolExecutor(settings.max_in_flight)
     try:
         calls = [pool.submit(call, item) for item in items]
         for done in as_completed(calls):
@@ -123,7 +123,7 @@ def post_with_retries(
     reply = ServerReply(key=key, error="not asked")
     chance = random.Random(key)
     for attempt in range(settings.attempts):
-        wait = settings.wait * 2**attempt * chance.uniform(0.5, 1)
+        wait = settings.retry_wait * 2**attempt * chance.uniform(0.5, 1)
         try:
             response = client.post(path, json=body)
             reply = read_response(response, key)

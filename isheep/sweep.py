@@ -31,7 +31,7 @@ from isheep.stages import assess
 from isheep.stages.filters import kept_pairs
 from isheep.stages.respond import check_prompt_fits
 
-COMMON = {"model", "chat", "seed", "machine"}
+COMMON = {"model", "chat_template", "seed", "machine"}
 # Scores depend on the model and the benchmark, which `ingredients` adds.
 SHARED_SOURCES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {"eval": ((), ()), "validation": ((), ())}
 MODEL = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")  # what makes M^t of the base
@@ -65,7 +65,7 @@ def check_recipe_ready(recipe: Recipe, out: Path) -> None:
     check_run_dir(out, recipe)
     check_device(recipe.machine.device)
     check_training(recipe)
-    chat = load_chat_template(recipe.chat, recipe.model)
+    chat = load_chat_template(recipe.chat_template, recipe.model)
     check_prompt_fits(recipe, chat)
     for one in recipe.variants:
         if one.assessment:

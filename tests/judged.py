@@ -13,7 +13,7 @@ from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import BenchmarkSettings, Judging
 from isheep.rundir.folder import RunFolder
 
-HASTE = Judging(wait=0, timeout=2, attempts=2, at_once=4)
+HASTE = Judging(retry_wait=0, timeout=2, attempts=2, max_in_flight=4)
 CATEGORIES = ("writing", "math", "stem", "coding")
 NAMES = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn")
 

@@ -30,17 +30,17 @@ RECIPES = {
     "isheep": """
 model: fake
 iterations: 2
-synthesis:  {tasks: 20, size: 4, novelty: null}
-response:   {size: 8}
-assessment: {size: 8, judge: base}
+synthesis:  {tasks: 20, batch_size: 4, novelty: null}
+response:   {batch_size: 8}
+assessment: {batch_size: 8, judge: base}
 filters:    [{kind: score, at_least: 8}, {kind: perplexity}, {kind: density, clusters: 19}]
 training:   {epochs: 1}
 """,
     "dromedary": """
 model: fake
 iterations: 2
-synthesis:  {tasks: 20, size: 4, novelty: null, topics: {share: 0.5, rounds: 2}}
-response:   {size: 8, prompt: dromedary/principles}
+synthesis:  {tasks: 20, batch_size: 4, novelty: null, topics: {share: 0.5, rounds: 2}}
+response:   {batch_size: 8, prompt: dromedary/principles}
 assessment: null
 filters:    [{kind: perplexity}]
 training:   {epochs: 1}
@@ -49,8 +49,8 @@ iteration:  {2: {synthesis: {tasks_of: 1}, response: {prompt: dromedary/verbose}
     "self-instruct": """
 model: fake
 iterations: 2
-synthesis:  {tasks: 20, size: 4, novelty: null, generated: 2, inputs: false}
-response:   {size: 8, prompt: instances, examples: 2}
+synthesis:  {tasks: 20, batch_size: 4, novelty: null, generated: 2, inputs: false}
+response:   {batch_size: 8, prompt: instances, examples: 2}
 assessment: null
 filters:    []
 training:   {epochs: 1}

@@ -29,7 +29,13 @@ from isheep.trainers.peft import train
 
 BASE, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
 TRAINING = Training(
-    epochs=2, batch=4, eval_every=3, learning_rate=5e-3, warmup_steps=2, lora=Lora(rank=4, dropout=0.2), held_out=0.2
+    epochs=2,
+    batch_size=4,
+    eval_every=3,
+    learning_rate=5e-3,
+    warmup_steps=2,
+    lora=Lora(rank=4, dropout=0.2),
+    held_out=0.2,
 )
 TRAINING_FILE = save_rows(FOLDER / "train.json", numbered_rows(20))
 

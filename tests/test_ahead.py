@@ -77,14 +77,15 @@ def test_an_error_comes_at_its_place() -> None:
 def test_stages_write_the_same_rows(at_once: int) -> None:
     chat = load_chat_template("tokenizer", "lamb")
     tasks = [Task(id=f"{n}", instruction=f"Say {n}") for n in range(16)]
-    rows = respond(Busy(lambda prompt, seed: f"{seed}", at_once), tasks, chat, Response(size=2), 1, 42)([])
-    alone = respond(SeededFunctionEngine(lambda prompt, seed: f"{seed}"), tasks, chat, Response(size=2), 1, 42)([])
+    rows = respond(Busy(lambda prompt, seed: f"{seed}", at_once), tasks, chat, Response(batch_size=2), 1, 42)([])
+    engine = SeededFunctionEngine(lambda prompt, seed: f"{seed}")
+    alone = respond(engine, tasks, chat, Response(batch_size=2), 1, 42)([])
     assert list(rows) == list(alone)
 
 
 def test_synthesis_throws_away_what_it_asked_for_in_vain() -> None:
     chat, seeds = load_chat_template("tokenizer", "lamb"), load_seed_tasks(PACKAGED_SEEDS["isheep"])
-    settings = Synthesis(tasks=6, size=2, novelty=None, budget=100)
+    settings = Synthesis(tasks=6, batch_size=2, novelty=None, budget=100)
 
     def answer(prompt: str, seed: int) -> str:
         return f" Tell me at length about {seed}\nInput: <noinput>\n###\n7. Instruction:"

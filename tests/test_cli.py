@@ -32,11 +32,12 @@ ROOT = Path(__file__).parents[1]
 RECIPE = """
 model: {model}
 iterations: 1
-synthesis:  {{tasks: 4, examples: 1, rules: false, novelty: null, size: 4, sampling: {{max_tokens: 64, stop: [e]}}}}
-response:   {{size: 2, sampling: {{max_tokens: 8}}}}
-assessment: {{size: 2, sampling: {{max_tokens: 4}}}}
+synthesis:  {{tasks: 4, examples: 1, rules: false, novelty: null, batch_size: 4,
+             sampling: {{max_tokens: 64, stop: [e]}}}}
+response:   {{batch_size: 2, sampling: {{max_tokens: 8}}}}
+assessment: {{batch_size: 2, sampling: {{max_tokens: 4}}}}
 filters:    []
-training:   {{epochs: 1, batch: 2, cutoff: 128, warmup_steps: 0, learning_rate: 0.05}}
+training:   {{epochs: 1, batch_size: 2, cutoff: 128, warmup_steps: 0, learning_rate: 0.05}}
 machine:    {{threads: 1, device: cpu}}
 """
 
@@ -374,7 +375,7 @@ def test_a_folder_that_is_no_run(tmp_path: Path, verb: tuple[str, ...]) -> None:
         (["model=./nowhere"], "model './nowhere' not found"),
         (["machine.device=gpu"], "machine.device 'gpu' is not on this machine: take cpu"),
         (["machine.device=cuda:99"], "machine.device 'cuda:99' is not on this machine: take cpu"),
-        (["machine.rows=3"], "machine.rows: 3 does not divide training.batch 2"),
+        (["machine.rows_per_process=3"], "machine.rows_per_process: 3 does not divide training.batch_size 2"),
         (["model=./untold"], "the tokenizer of './untold' has no chat template: set chat to qwen or llama3"),
     ],
 )
@@ -401,7 +402,11 @@ def test_a_device_without_memory_is_one_line(recipe: Path, tmp_path: Path, monke
     done = isheep("run", recipe, "--out", tmp_path / "out")
     wrong = done.err.splitlines()[-1]
     assert done.code == 2 and wrong.startswith("isheep: out of memory on the device")
-    assert "Tried to allocate 3 GiB" in wrong and "lower machine.batch" in wrong and "machine.rows" in wrong
+    assert (
+        "Tried to allocate 3 GiB" in wrong
+        and "lower machine.engine_batch_size" in wrong
+        and "machine.rows_per_process" in wrong
+    )
 
 
 def test_a_run_folder_of_another_recipe(recipe: Path, aligned: Path) -> None:

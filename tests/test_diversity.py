@@ -126,7 +126,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_warns_once_about_narrowing_and_status_shows_it(
     lab: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    synthesis = {"tasks": 120, "size": 40, "novelty": None, "rules": False}
+    synthesis = {"tasks": 120, "batch_size": 40, "novelty": None, "rules": False}
     settings = {"model": "fake", "iterations": 2, "synthesis": synthesis, "assessment": None, "filters": []}
     recipe, path = Recipe.model_validate(settings), tmp_path / "run" / "iter-2" / "collapse.json"
     with open_run_for_writing(tmp_path / "run", recipe) as folder:

@@ -172,7 +172,7 @@ def test_a_pair_without_an_answer_is_dropped_whatever_the_rules_and_never_rated(
             *((str(n), "answer", "no answer after the thoughts") for n in (2, 3)),
         ]
     judge = Heard("9||good")
-    rated = [row for batch in assess(judge, pairs, Chat(), Assessment(size=3), 1, 42)([]) for row in batch]
+    rated = [row for batch in assess(judge, pairs, Chat(), Assessment(batch_size=3), 1, 42)([]) for row in batch]
     assert [len(row.grades) for row in rated] == [0] * 4 + [2] * 2 and len(judge.prompts) == 4
     assert {drop.by for drop in find_drops(rated, [ScoreFilter(at_least=9)], True, [])} == {"answer"}
 
@@ -233,7 +233,7 @@ def synthesized(
     share: float | None, text: str, **changed: Any
 ) -> tuple[list[str], list[Reply], Synthesis, TopicPrompts | None]:
     """What is asked for 10 prompts, and the replies."""
-    settings = Synthesis.model_validate({"tasks": 50, "size": 4, "budget": 10, "examples": 3, **changed})
+    settings = Synthesis.model_validate({"tasks": 50, "batch_size": 4, "budget": 10, "examples": 3, **changed})
     asked = load_topic_guide("dromedary/topics")
     topics = TopicPrompts(asked, [[f"topic{n}"] for n in range(20)], share, 3) if share else None
     engine = Heard(text)
@@ -271,8 +271,8 @@ def test_a_worked_instruction_of_the_guide_is_not_new() -> None:
 SETTINGS: dict[str, Any] = {
     "model": "fake",
     "iterations": 2,
-    "synthesis": {"tasks": 8, "size": 4, "novelty": None, "budget": 12, "topics": {"share": 0.5, "rounds": 2}},
-    "response": {"size": 4, "prompt": LONG},
+    "synthesis": {"tasks": 8, "batch_size": 4, "novelty": None, "budget": 12, "topics": {"share": 0.5, "rounds": 2}},
+    "response": {"batch_size": 4, "prompt": LONG},
     "assessment": None,
     "filters": [],
     "iteration": {
@@ -480,9 +480,9 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SMALL = [
-    "synthesis={tasks: 12, size: 8, novelty: null, sampling: {max_tokens: 48}, topics: {share: 0.5, rounds: 1}}",
-    "response={size: 12, sampling: {temperature: 3.0, top_p: 1.0, max_tokens: 24}}",
-    "training={epochs: 1, batch: 4, eval_every: 1}",
+    "synthesis={tasks: 12, batch_size: 8, novelty: null, sampling: {max_tokens: 48}, topics: {share: 0.5, rounds: 1}}",
+    "response={batch_size: 12, sampling: {temperature: 3.0, top_p: 1.0, max_tokens: 24}}",
+    "training={epochs: 1, batch_size: 4, eval_every: 1}",
     *("evaluation=[]", "filters=[]", "machine.threads=1", "machine.device=cpu"),
 ]
 

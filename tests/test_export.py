@@ -63,7 +63,7 @@ def test_what_can_not_be_exported_is_told_and_nothing_is_written(tmp_path: Path)
 
 @pytest.mark.parametrize("chat", ["qwen", "llama3", "tokenizer"])
 def test_a_folder_for_llama_factory(chat: Any, qwen2: Path, tmp_path: Path) -> None:
-    recipe = Recipe(model=str(qwen2), chat=chat, training=Training(start="last"))
+    recipe = Recipe(model=str(qwen2), chat_template=chat, training=Training(start="last"))
     formats.write_llamafactory_folder(recipe, Model(recipe.model, tmp_path / "before"), [PLAIN], tmp_path)
     info, rows = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("dataset_info", "isheep"))
     columns = info["isheep"]["columns"]
@@ -100,7 +100,7 @@ def test_a_merged_checkpoint_answers_as_the_adapter_and_stops(llama: Path, tmp_p
 
     chat = load_chat_template("tokenizer", str(llama))
     pairs = [PLAIN.model_copy(update={"id": name, "instruction": name, "output": f"{name} it is."}) for name in "ab"]
-    training = Training(epochs=40, batch=2, learning_rate=3e-2, warmup_steps=2, held_out=0, lora=Lora(dropout=0))
+    training = Training(epochs=40, batch_size=2, learning_rate=3e-2, warmup_steps=2, held_out=0, lora=Lora(dropout=0))
     train_peft(Model(str(llama)), map(training_row, pairs), chat, training, tmp_path / "adapter")
     formats.write_merged_checkpoint(Model(str(llama), tmp_path / "adapter"), chat, tmp_path / "merged")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")

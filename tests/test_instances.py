@@ -37,7 +37,7 @@ SEEDS = [
     for n in range(20)
 ]
 TASKS = [Task(id=f"t1-{n}", instruction=f"Do task number {n}") for n in range(10)]
-SETTINGS = Response(prompt="instances", size=4, examples=4, sampling=Sampling(max_tokens=5, stop=("STOP",)))
+SETTINGS = Response(prompt="instances", batch_size=4, examples=4, sampling=Sampling(max_tokens=5, stop=("STOP",)))
 
 
 class Chat(NamedTuple):
@@ -230,7 +230,13 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 SMALL = [
-    *("synthesis.tasks=6", "synthesis.size=2", "synthesis.budget=24", "response.size=4", "response.examples=2"),
+    *(
+        "synthesis.tasks=6",
+        "synthesis.batch_size=2",
+        "synthesis.budget=24",
+        "response.batch_size=4",
+        "response.examples=2",
+    ),
     *(
         "response.sampling.max_tokens=12",
         "training.epochs=1",
@@ -271,7 +277,7 @@ def test_own_pipeline_on_lamb(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.numeric
 def test_own_pipeline_on_a_random_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = make_checkpoint(tmp_path / "model", "Qwen2", max_position_embeddings=1024)
-    words = ["synthesis.rules=false", "synthesis.novelty=null", "synthesis.sampling.stop=[e]", "training.batch=2"]
+    words = ["synthesis.rules=false", "synthesis.novelty=null", "synthesis.sampling.stop=[e]", "training.batch_size=2"]
     words += ["synthesis.sampling.max_tokens=64", "response.sampling.max_tokens=64", "response.sampling.stop=[e]"]
     words += ["seed_tasks=lamb", "machine.device=cpu", "machine.threads=1", f"model={model}"]
     out = tmp_path / "run"

@@ -250,7 +250,7 @@ def test_people_s_ratings_are_a_truth_and_a_comparison(bench: Bench, tmp_path: P
 
 
 def test_the_run_s_own_files_stay_and_a_stopped_one_goes_on(bench: Bench, tmp_path: Path) -> None:
-    run = made(tmp_path / "run", assessment={"size": 8})
+    run = made(tmp_path / "run", assessment={"batch_size": 8})
     before = files(run)
     first = isheep("judge-calibration", run, "--pairs", "24")
     whole = files(run)
@@ -326,7 +326,7 @@ def test_lamb_judges_its_own_world_better_than_a_coin(tmp_path: Path) -> None:
         from isheep.models.chat_template import load_chat_template
         from isheep.stages.assess import assess
 
-        chat, engine = load_chat_template(recipe.chat, recipe.model), open_engine(recipe, Model("lamb"))
+        chat, engine = load_chat_template(recipe.chat_template, recipe.model), open_engine(recipe, Model("lamb"))
         assert recipe.assessment
         owed = assess(engine, rows, chat, recipe.assessment, 1, recipe.seed)
         (root / "iter-1").records("assessed.jsonl", AssessedPair, owed, 64, len(rows))

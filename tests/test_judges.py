@@ -191,13 +191,14 @@ def test_a_torn_line_is_asked_again_and_nothing_else(
 RECIPE = """
 model: {model}
 iterations: 1
-synthesis:  {{tasks: 4, examples: 1, rules: false, novelty: null, size: 4, sampling: {{max_tokens: 64, stop: [e]}}}}
-response:   {{size: 2, sampling: {{max_tokens: 8}}}}
+synthesis:  {{tasks: 4, examples: 1, rules: false, novelty: null, batch_size: 4,
+             sampling: {{max_tokens: 64, stop: [e]}}}}
+response:   {{batch_size: 2, sampling: {{max_tokens: 8}}}}
 assessment: null
 filters:    []
-training:   {{epochs: 1, batch: 2, cutoff: 128, warmup_steps: 0}}
+training:   {{epochs: 1, batch_size: 2, cutoff: 128, warmup_steps: 0}}
 evaluation: [{{name: mt_bench, data: {data}, max_tokens: 4, judge: {{model: the judge}}}}]
-machine:    {{threads: 1, device: cpu, judging: {{at_once: 4, wait: 0}}}}
+machine:    {{threads: 1, device: cpu, judging: {{max_in_flight: 4, retry_wait: 0}}}}
 """
 
 
@@ -317,7 +318,7 @@ def test_a_real_model_judges_in_its_context(tmp_path: Path) -> None:
     judge = JudgeSettings(model=str(short), local=True, parameters={"max_tokens": 4})
     recipe = Recipe(
         model=str(model),
-        chat="qwen",
+        chat_template="qwen",
         evaluation=(
             BenchmarkSettings(name="mt_bench", data=str(data), max_tokens=4, judge=judge),
             BenchmarkSettings(name="alpaca_eval_2", data=str(alpaca), max_tokens=4, judge=judge),

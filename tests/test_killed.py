@@ -12,8 +12,15 @@ from pathlib import Path
 import pytest
 
 SMALL = [
-    *("lamb", "synthesis.tasks=20", "synthesis.size=8", "response.size=8", "assessment.size=8", "iterations=2"),
-    *("training.eval_every=1", "training.batch=4", "filters=[{kind: score, at_least: 2}]", "evaluation=[]"),
+    *(
+        "lamb",
+        "synthesis.tasks=20",
+        "synthesis.batch_size=8",
+        "response.batch_size=8",
+        "assessment.batch_size=8",
+        "iterations=2",
+    ),
+    *("training.eval_every=1", "training.batch_size=4", "filters=[{kind: score, at_least: 2}]", "evaluation=[]"),
     "machine.threads=1",
 ]
 

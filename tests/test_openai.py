@@ -35,10 +35,10 @@ DRAWN = Sampling(temperature=1.0, top_p=0.9, max_tokens=12, stop=("<|im_end|>",)
 SCORES = [f" {score}" for score in range(1, 11)]
 ALL = ServerRequirements(drawn=True, options=SCORES, perplexity=True, later=True)
 SMALL = [
-    *("lamb", "iterations=1", "evaluation=[]", "synthesis.tasks=8", "synthesis.size=8", "response.size=4"),
+    *("lamb", "iterations=1", "evaluation=[]", "synthesis.tasks=8", "synthesis.batch_size=8", "response.batch_size=4"),
     *(
-        "assessment.size=4",
-        "training.batch=4",
+        "assessment.batch_size=4",
+        "training.batch_size=4",
         "training.max_steps=2",
         "training.eval_every=1",
         "filters=[{kind: score, at_least: 2}]",
@@ -54,7 +54,7 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def engine(url: str, base: str = "lamb", adapter: Path | None = None, **settings: Any) -> OpenAIEngine:
-    server = ServerSettings(**{"url": url, "at_once": 4, "wait": 0.01, **settings})
+    server = ServerSettings(**{"url": url, "max_in_flight": 4, "retry_wait": 0.01, **settings})
     return open_engine(Model(base, adapter), server, lambda: load_chat_template("tokenizer", base))
 
 
@@ -362,7 +362,7 @@ main(sys.argv[2:])
 def test_a_killed_run_goes_on_and_asks_for_nothing_twice(tmp_path: Path) -> None:
     """Answers and ratings come in batches of four: a kill between two of them loses none that is complete."""
     with serving(Fake("lamb", fault=faults)) as served:
-        words = [f"machine.server.url={served.url}", "machine.server.wait=0.01", "assessment.criteria=[quality]"]
+        words = [f"machine.server.url={served.url}", "machine.server.retry_wait=0.01", "assessment.criteria=[quality]"]
         run(*words, "--out", tmp_path / "whole")
         alone = served.answered.copy()
         served.answered.clear()

@@ -23,11 +23,12 @@ from tests.test_cli import isheep, refused
 RECIPE = """
 model: {model}
 iterations: 1
-synthesis:  {{tasks: 6, examples: 1, rules: false, novelty: null, size: 4, sampling: {{max_tokens: 64, stop: [e]}}}}
-response:   {{size: 4, sampling: {{max_tokens: 12}}}}
-assessment: {{size: 4, sampling: {{max_tokens: 6}}}}
+synthesis:  {{tasks: 6, examples: 1, rules: false, novelty: null, batch_size: 4,
+             sampling: {{max_tokens: 64, stop: [e]}}}}
+response:   {{batch_size: 4, sampling: {{max_tokens: 12}}}}
+assessment: {{batch_size: 4, sampling: {{max_tokens: 6}}}}
 filters:    []
-training:   {{epochs: 2, batch: 2, cutoff: 256, warmup_steps: 0, held_out: 0.2}}
+training:   {{epochs: 2, batch_size: 2, cutoff: 256, warmup_steps: 0, held_out: 0.2}}
 machine:    {{threads: 1, device: cpu}}
 """
 SEVENTY = ("paper/qwen1.5-72b", "--gpu", "A100-80")
@@ -154,7 +155,7 @@ def test_tokens_are_those_of_the_run(recipe: Path, run: Path) -> None:
     grades = [grade.reply for pair in rated for grade in pair.grades.values()]
     assert ratings["written"] == pytest.approx(sum(min(count(text) + 1, 6) for text in grades))
     settings = Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text()))
-    chat = load_chat_template(settings.chat, settings.model)
+    chat = load_chat_template(settings.chat_template, settings.model)
     assert answers["read"] == pytest.approx(
         sum(count(render_response_prompt(pair, chat, settings.response)) for pair in pairs), rel=0.05
     )
@@ -201,7 +202,7 @@ def test_what_an_iteration_does_otherwise_is_planned_so() -> None:
         ("measures for filters", ["filters=[{kind: density, clusters: 2}]"], 6),
         ("answers", ["response.prompt=instances", "synthesis.inputs=false", "response.examples=2"], 3 * 6),
         ("training", ["training.max_steps=5"], 10),
-        ("training", ["training.rows=4"], 6),
+        ("training", ["training.num_rows=4"], 6),
     ],
 )
 def test_settings_change_the_calls(recipe: Path, name: str, words: list[str], calls: int) -> None:

@@ -28,7 +28,14 @@ ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 SMALL = [
-    *("lamb", "synthesis.tasks=12", "synthesis.size=4", "response.size=4", "assessment.size=4", "training.batch=4"),
+    *(
+        "lamb",
+        "synthesis.tasks=12",
+        "synthesis.batch_size=4",
+        "response.batch_size=4",
+        "assessment.batch_size=4",
+        "training.batch_size=4",
+    ),
     *("training.eval_every=1", "evaluation=[]", "machine.threads=1", "machine.device=cpu"),
     "filters=[{kind: score, at_least: 2}, {kind: perplexity, at_most: 1000}]",
 ]

@@ -15,14 +15,15 @@ from tests.test_seeds import PUBLIC
 # Random weights write noise: the rules that would reject it are off, and what they write is cut short.
 SETTINGS = [
     *("iterations=2", "assessment=null", "filters=[]", "machine.threads=1", "machine.device=cpu"),
-    "synthesis={tasks: 4, examples: 2, rules: false, novelty: null, size: 4, sampling: {max_tokens: 48, stop: [e]}}",
-    "response={size: 4, sampling: {max_tokens: 8}}",
-    "training={epochs: 1, batch: 2, warmup_steps: 0, learning_rate: 0.01}",
+    "synthesis={tasks: 4, examples: 2, rules: false, novelty: null, batch_size: 4}",
+    "synthesis.sampling={max_tokens: 48, stop: [e]}",
+    "response={batch_size: 4, sampling: {max_tokens: 8}}",
+    "training={epochs: 1, batch_size: 2, warmup_steps: 0, learning_rate: 0.01}",
 ]
 
 
 def run(base: Path, chat: str, out: Path, seeds: str) -> None:
-    words = ["run", "--model", str(base), f"chat={chat}", f"seed_tasks={seeds}", *SETTINGS, "--out", str(out)]
+    words = ["run", "--model", str(base), f"chat_template={chat}", f"seed_tasks={seeds}", *SETTINGS, "--out", str(out)]
     done = subprocess.run(
         [sys.executable, "-c", "from isheep.cli import main; main()", *words], capture_output=True, text=True
     )

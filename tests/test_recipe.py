@@ -47,9 +47,15 @@ def test_yaml_numbers(text: str, tmp_path: Path) -> None:
 
 
 WRONG = {
+    "model: lamb\nchat: qwen": "line 2: unknown key 'chat': did you mean 'chat_template'?",
+    "model: lamb\nresponse: {size: 4}": "line 2: unknown key 'size' in response: did you mean 'batch_size'?",
+    "model: lamb\ntraining: {rows: 4}": "line 2: unknown key 'rows' in training: did you mean 'num_rows'?",
+    "model: lamb\ntraining: {at_most: 4}": "line 2: unknown key 'at_most' in training: did you mean 'max_rows'?",
+    "model: lamb\nmachine: {batch: 4}": "unknown key 'batch' in machine: did you mean 'engine_batch_size'?",
+    "model: lamb\nmachine: {judging: {wait: 4}}": "key 'wait' in machine.judging: did you mean 'retry_wait'?",
     "model: lamb\ntraning: {epochs: 2}": "mine.yaml line 2: unknown key 'traning': did you mean 'training'?",
     "model: lamb\ntraining:\n  epoch: 2": "mine.yaml line 3: unknown key 'epoch' in training: did you mean 'epochs'?",
-    "model: lamb\nzzz: 2": "mine.yaml line 2: unknown key 'zzz': it has model, chat",
+    "model: lamb\nzzz: 2": "mine.yaml line 2: unknown key 'zzz': it has model, chat_template",
     "modle: lamb": "mine.yaml line 1: unknown key 'modle': did you mean 'model'?",
     "seed: 3": "mine.yaml: key 'model' is missing",
     "model: lamb\nsynthesis: {sampling: {top_k: 2}}": "line 2: unknown key 'top_k' in synthesis.sampling: did you mean",
@@ -58,7 +64,9 @@ WRONG = {
     "model: lamb\ntraining: {epochs: 0}": "training.epochs: input should be greater than or equal to 1; found 0",
     "model: lamb\ntraining: {learning_rate: .inf}": "line 2: training.learning_rate: input should be a finite number",
     "model: lamb\ntraining: 3": "line 2: training must be a mapping of start, data, lora",
-    "model: lamb\nchat: qwen2": "line 2: chat: input should be 'qwen', 'llama3' or 'tokenizer'; found 'qwen2'",
+    "model: lamb\nchat_template: qwen2": (
+        "line 2: chat_template: input should be 'qwen', 'llama3' or 'tokenizer'; found 'qwen2'"
+    ),
     "model: lamb\nfilters: [{kind: scor, at_least: 8}]": "filters.0.kind: take one of 'score', 'contamination', ",
     "model: lamb\nfilters:\n- kind: score": "line 3: filters.0: give exactly one of at_least and above",
     "model: lamb\nfilters:\n- {kind: score, at_least: 8, above: 7}": "line 3: filters.0: give exactly one of",
@@ -71,15 +79,17 @@ WRONG = {
         "line 2: stop.patience: 3 iterations without a gain are not over before the last one, 3"
     ),
     "model: lamb\ntraining: {held_out: 0}": "line 2: training.keep: best is found on held-out rows, and training.held_",
-    "model: lamb\ntraining: {rows: 4000}": "line 2: training.rows: 4000 is more than training.at_most, 3000",
-    "model: lamb\nsynthesis: {tasks: 50}\ntraining: {rows: 60}": (
-        "line 3: training.rows: 60 rows are more than iteration 1 can have: 50 tasks"
+    "model: lamb\ntraining: {num_rows: 4000}": "line 2: training.num_rows: 4000 is more than training.max_rows, 3000",
+    "model: lamb\nsynthesis: {tasks: 50}\ntraining: {num_rows: 60}": (
+        "line 3: training.num_rows: 60 rows are more than iteration 1 can have: 50 tasks"
     ),
     "model: lamb\nfilters: [{kind: density, clusters: 1}]": (
-        "training.rows: two rows are more than iteration 1 can have: 10000 tasks, of which the filters keep 1"
+        "training.num_rows: two rows are more than iteration 1 can have: 10000 tasks, of which the filters keep 1"
     ),
-    "model: lamb\nsynthesis: {tasks: 1}": "training.rows: two rows are more than iteration 1 can have: 1 tasks",
-    "model: lamb\ntraining: {batch: 16}\nmachine: {rows: 3}": "line 3: machine.rows: 3 does not divide training.batch",
+    "model: lamb\nsynthesis: {tasks: 1}": "training.num_rows: two rows are more than iteration 1 can have: 1 tasks",
+    "model: lamb\ntraining: {batch_size: 16}\nmachine: {rows_per_process: 3}": (
+        "line 3: machine.rows_per_process: 3 does not divide training.batch_size"
+    ),
     "model: lamb\nmachine: {replicas: 2, device: 'cuda:1'}": (
         "line 2: machine.device: cuda:1 is one GPU, and each replica has its own: take cuda"
     ),
@@ -105,8 +115,8 @@ WRONG = {
     "model: lamb\nresponse: {prompt: instances}\niteration: {1: {synthesis: {inputs: false}}}": (
         "line 2: response.prompt: instances writes the inputs, and synthesis does too"
     ),
-    "model: lamb\nsynthesis: {tasks: 50}\niteration:\n  3: {training: {rows: 60}}": (
-        "line 4: training.rows: 60 rows are more than iteration 3 can have: 50 tasks"
+    "model: lamb\nsynthesis: {tasks: 50}\niteration:\n  3: {training: {num_rows: 60}}": (
+        "line 4: training.num_rows: 60 rows are more than iteration 3 can have: 50 tasks"
     ),
     "model: lamb\nsynthesis: {sampling: {presence_penalty: 3}}": "presence_penalty: input should be less than or equal",
     "model: lamb\nassessment:\n  opening: ' <'": "line 3: assessment.opening: it is for read: expected, and this",
@@ -137,7 +147,7 @@ WRONG = {
     "model: lamb\niteration:\n  2:\n    synthesis: {tasks_of: 2}": (
         "mine.yaml line 4: synthesis.tasks_of: iteration 2 can't have the tasks of iteration 2"
     ),
-    "model: lamb\niteration:\n  2:\n    respnse: {size: 8}": (
+    "model: lamb\niteration:\n  2:\n    respnse: {batch_size: 8}": (
         "mine.yaml line 4: unknown key 'respnse': did you mean 'response'?"
     ),
     "model: lamb\niteration:\n  2:\n    training:\n      epochs: two": (
@@ -189,13 +199,15 @@ def test_any_yaml_is_a_recipe_or_one_line(tmp_path_factory: pytest.TempPathFacto
 
 
 def test_like_takes_what_it_does_not_say(tmp_path: Path) -> None:
-    write(tmp_path, "model: lamb\nseed: 5\ntraining: {epochs: 3, batch: 4}\n", "base.yaml")
+    write(tmp_path, "model: lamb\nseed: 5\ntraining: {epochs: 3, batch_size: 4}\n", "base.yaml")
     recipe = api.load_recipe(write(tmp_path, "like: base.yaml\ntraining: {epochs: 1}\nfilters: []\nassessment: null\n"))
-    assert (recipe.seed, recipe.training.epochs, recipe.training.batch, recipe.filters) == (5, 1, 4, ())
+    assert (recipe.seed, recipe.training.epochs, recipe.training.batch_size, recipe.filters) == (5, 1, 4, ())
 
 
 def test_one_iteration_may_do_something_otherwise(tmp_path: Path) -> None:
-    write(tmp_path, "model: lamb\nresponse: {size: 4}\niteration: {2: {response: {prompt: plain}}}\n", "base.yaml")
+    write(
+        tmp_path, "model: lamb\nresponse: {batch_size: 4}\niteration: {2: {response: {prompt: plain}}}\n", "base.yaml"
+    )
     path = write(tmp_path, "like: base.yaml\niteration: {2: {training: {start: last}}, 3: {filters: []}}\n")
     recipe = api.load_recipe(path, ["iteration.2.training.epochs=7"])
     assert (recipe.response.prompt, recipe.training.start, recipe.training.epochs) == ("chat", "base", 2)

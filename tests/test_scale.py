@@ -30,7 +30,7 @@ from isheep.trainers.rows import TokenizedRow
 
 ROOT = Path(__file__).parents[1]
 TRAINING = Training(
-    epochs=2, batch=4, eval_every=3, learning_rate=5e-3, warmup_steps=2, lora=Lora(rank=4, dropout=0), held_out=0.2
+    epochs=2, batch_size=4, eval_every=3, learning_rate=5e-3, warmup_steps=2, lora=Lora(rank=4, dropout=0), held_out=0.2
 )
 ROWS = numbered_rows(21)
 
@@ -77,7 +77,7 @@ def test_every_step_has_its_rows_with_any_number_of_processes(rows: int, batch: 
     """The rows of a step are those of one process, rows without loss fill it up, and all processes read as many."""
     train_rows = [TokenizedRow([1] * (1 + n % 7), [1]) for n in range(rows)]
     held_out = train_rows[: rows // 3]
-    machine, training = Machine(gpus=gpus), Training(batch=batch, epochs=epochs)
+    machine, training = Machine(gpus=gpus), Training(batch_size=batch, epochs=epochs)
     job = Job(
         start_model=Model("lamb"), train=train_rows, held_out=held_out, pad_token="x", training=training, seed=1,
         machine=machine, output_dir=Path(),
@@ -102,14 +102,14 @@ def test_settings_of_the_machine_do_not_change_what_is_learned(
 
 @pytest.mark.numeric
 @pytest.mark.slow
-@pytest.mark.parametrize("machine", [{"gpus": 3}, {"gpus": 2, "rows": 1}])
+@pytest.mark.parametrize("machine", [{"gpus": 3}, {"gpus": 2, "rows_per_process": 1}])
 def test_processes_among_which_a_batch_of_four_is_uneven(
     machine: dict[str, Any], qwen2: Path, single: Path, tmp_path: Path
 ) -> None:
     """The losses are the same; held-out ones are means over batches of `rows`, with one process too."""
-    if "rows" in machine:
+    if "rows_per_process" in machine:
         single = tmp_path / "single"
-        train(qwen2, single, rows=machine["rows"])
+        train(qwen2, single, rows_per_process=machine["rows_per_process"])
     train(qwen2, tmp_path / "adapter", **machine)
     assert_same(single, tmp_path / "adapter", 1e-5)
 
@@ -279,9 +279,12 @@ def test_llamafactory_reads_our_files_and_its_adapter_is_used(
 @pytest.mark.parametrize(
     ("machine", "message"),
     [
-        ("gpus: 32", "machine.gpus: 32 processes are more than a training.batch of 16 rows, 1 at once"),
-        ("gpus: 5, rows: 4", "machine.gpus: 5 processes are more than a training.batch of 16 rows, 4 at once"),
-        ("rows: 3", "machine.rows: 3 does not divide training.batch 16"),
+        ("gpus: 32", "machine.gpus: 32 processes are more than a training.batch_size of 16 rows, 1 at once"),
+        (
+            "gpus: 5, rows_per_process: 4",
+            "machine.gpus: 5 processes are more than a training.batch_size of 16 rows, 4 at once",
+        ),
+        ("rows_per_process: 3", "machine.rows_per_process: 3 does not divide training.batch_size 16"),
         ("strategy: fsdp", "machine.strategy: fsdp is for more than one GPU"),
         ("gpus: 2, device: 'cuda:1'", "machine.device: cuda:1 is one GPU"),
         ("gpus: 2, strategy: zero3, device: cpu", "machine.strategy: zero3 needs GPUs"),
@@ -315,7 +318,7 @@ def test_what_this_machine_lacks_is_refused(settings: Any, message: str, monkeyp
     ("trainer", "machine", "key"),
     [
         ("peft", {"strategy": "fsdp"}, "strategy"),
-        ("peft", {"rows": 3}, "rows"),
+        ("peft", {"rows_per_process": 3}, "rows_per_process"),
         ("llamafactory", {"gpus": 2, "strategy": "fsdp"}, "strategy"),
         ("llamafactory", {"packing": True}, "packing"),
         ("llamafactory", {"nodes": 2}, "nodes"),

@@ -48,9 +48,9 @@ def keys(section: type[BaseModel] = Recipe, before: str = "") -> Iterator[str]:
 BASE = """
 chat: qwen
 iterations: 2
-synthesis: {tasks: 24, size: 4, budget: 60}
-response: {size: 4}
-assessment: {size: 4}
+synthesis: {tasks: 24, batch_size: 4, budget: 60}
+response: {batch_size: 4}
+assessment: {batch_size: 4}
 filters: [{kind: score, at_least: 4}]
 """
 DENSITY, PERPLEXITY = "kind: density, clusters: 4", "kind: perplexity, at_most: 8"
@@ -60,7 +60,7 @@ SAMPLING = {"temperature": 0.5, "top_p": 0.5, "max_tokens": 999, "stop": "[a]", 
 # The key: the words of the command line that change it, after those that it needs to matter at all.
 ROWS: dict[str, list[str]] = {
     "model": ["model=other"],
-    "chat": ["chat=llama3"],
+    "chat_template": ["chat_template=llama3"],
     "seed_tasks": ["seed_tasks=lamb"],
     "language": ["language=any"],
     "iterations": ["iterations=1"],
@@ -71,19 +71,19 @@ ROWS: dict[str, list[str]] = {
     "synthesis.inputs": ["synthesis.inputs=false"],
     "synthesis.rules": ["synthesis.rules=false"],
     "synthesis.novelty": ["synthesis.novelty=null"],
-    "synthesis.size": ["synthesis.size=5"],
+    "synthesis.batch_size": ["synthesis.batch_size=5"],
     "synthesis.budget": ["synthesis.budget=16"],
     "synthesis.chat": ["synthesis.chat=true"],
     "response.prompt": ["response.prompt=plain"],
     "response.examples": ["synthesis.inputs=false", "response.prompt=instances", "response.examples=4"],
-    "response.size": ["response.size=5"],
+    "response.batch_size": ["response.batch_size=5"],
     "assessment.prompt": ["assessment.prompt=simple"],
     "assessment.criteria": ["assessment.criteria=[quality]"],
     "assessment.judge": ["assessment.judge=base"],
     "assessment.read": ["assessment.read=expected"],
     "assessment.opening": ["assessment.read=expected", "assessment.opening=' <'"],
     "assessment.chat": ["assessment.chat=true"],
-    "assessment.size": ["assessment.size=5"],
+    "assessment.batch_size": ["assessment.batch_size=5"],
     "filters.score.at_least": ["filters.0.at_least=6"],
     "filters.score.above": ["filters=[{kind: score, above: 4}]", "filters.0.above=5"],
     "filters.score.criteria": ["filters.0.criteria=[following]"],
@@ -192,13 +192,13 @@ def test_the_same_settings_keep_the_same_rows(loop: Loop, monkeypatch: pytest.Mo
 
 TRAINED = """
 synthesis: {tasks: 100}
-training: {lora: {rank: 4, dropout: 0.1}, epochs: 2, learning_rate: 0.3, warmup_steps: 1, batch: 4, at_most: 16,
+training: {lora: {rank: 4, dropout: 0.1}, epochs: 2, learning_rate: 0.3, warmup_steps: 1, batch_size: 4, max_rows: 16,
            held_out: 0.25, eval_every: 2}
 machine: {threads: 1, device: cpu}
 """
 WEIGHTS = {
     "lora.rank": 2, "lora.alpha": 4, "lora.dropout": 0.5, "epochs": 1, "learning_rate": 0.05, "scheduler": "constant",
-    "warmup_steps": 2, "batch": 2, "cutoff": 40, "max_steps": 3, "at_most": 12, "rows": 10, "held_out": 0.5,
+    "warmup_steps": 2, "batch_size": 2, "cutoff": 40, "max_steps": 3, "max_rows": 12, "num_rows": 10, "held_out": 0.5,
     "eval_every": 3, "keep": "last",
 }  # fmt: skip
 
@@ -259,7 +259,7 @@ def test_the_machine_reaches_the_doors(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
     monkeypatch.setattr(transformers, "open_engine", lambda *place, **named: given.append(named))
     monkeypatch.setattr(peft, "train", lambda *place: given.append(place[-1]))
-    machine = {"threads": 3, "device": "cuda:1", "batch": 7, "rows": 2}
+    machine = {"threads": 3, "device": "cuda:1", "engine_batch_size": 7, "rows_per_process": 2}
     recipe = Recipe.model_validate({"model": "lamb", "machine": machine})
     backends.open_engine(recipe, Model("lamb"))
     backends.train(recipe, None, Model("lamb"), [], 1, Path())  # type: ignore[arg-type]
@@ -280,7 +280,7 @@ def test_what_vllm_is_opened_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
 
     def opened(adapter: Path | None = None, **settings: Any) -> Any:
-        machine = {"engine": "vllm", "batch": 7, "vllm": settings}
+        machine = {"engine": "vllm", "engine_batch_size": 7, "vllm": settings}
         given = vllm.open_engine(Model("lamb", adapter), Recipe(model="lamb", machine=machine).machine, 9, lambda: None)  # type: ignore[arg-type, return-value]
         return given._opening(pooling=False)._asdict()
 

@@ -67,7 +67,7 @@ class Heard(SeededFunctionEngine):
 
 def test_answers_in_fixed_batches_seeded_by_place() -> None:
     whole, rest = Heard(), Heard()
-    settings = Response(size=3, sampling=Sampling(stop=("STOP",)))
+    settings = Response(batch_size=3, sampling=Sampling(stop=("STOP",)))
     rows = [row for batch in respond(whole, TASKS, Chat(), settings, 1, 42)([]) for row in batch]
     again = [row for batch in respond(rest, TASKS, Chat(), settings, 1, 42)(rows[:3]) for row in batch]
     assert again == rows[3:] and rest.calls == whole.calls[1:]
@@ -127,7 +127,7 @@ def test_the_format_that_was_asked_for_is_read(score: int, why: str) -> None:
 def test_ratings_one_call_for_each_criterion_of_a_batch() -> None:
     pairs = [pair("{instruction} {output}", id=f"t1-{n}") for n in range(5)]
     engine, rest = Heard(), Heard()
-    settings = Assessment(size=2)
+    settings = Assessment(batch_size=2)
     rows = [row for batch in assess(engine, pairs, Chat(), settings, 1, 42)([]) for row in batch]
     assert [len(prompts) for prompts, _, _ in engine.calls] == [2, 2, 2, 2, 1, 1]
     assert len({seed for _, _, seed in engine.calls}) == 6
@@ -174,7 +174,8 @@ def test_expected_ratings_generate_nothing(settings: dict[str, Any], answer: str
     asked: list[str] = []
     engine = Silent(lambda prompt, seed: asked.append(prompt) or answer)  # type: ignore[func-returns-value]
     pairs = [pair(id=f"t1-{n}") for n in range(3)]
-    owed = assess(engine, pairs, Chat(), Assessment.model_validate({"read": "expected", "size": 2, **settings}), 1, 42)
+    assessment = Assessment.model_validate({"read": "expected", "batch_size": 2, **settings})
+    owed = assess(engine, pairs, Chat(), assessment, 1, 42)
     rows = [row for batch in owed([]) for row in batch]
     assert [row.grades["quality"].score for row in rows] == [score] * 3 and len(asked) == 6
     assert [row for batch in owed(rows[:2]) for row in batch] == rows[2:]
@@ -250,7 +251,7 @@ def test_one_drop_a_row_and_the_rest_is_kept() -> None:
 
 
 def recipe(**changed: Any) -> Recipe:
-    small = {"synthesis": {"tasks": 6, "size": 2, "novelty": None, "budget": 8}, "evaluation": ["lamb"]}
+    small = {"synthesis": {"tasks": 6, "batch_size": 2, "novelty": None, "budget": 8}, "evaluation": ["lamb"]}
     return Recipe.model_validate({"model": "fake", "iterations": 2, **small, **changed})
 
 
@@ -372,7 +373,7 @@ def test_nothing_left_to_train_on_is_said(world: World, tmp_path: Path) -> None:
 
 
 def test_a_budget_that_runs_out_is_said(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, folder = run(recipe(synthesis={"tasks": 50, "size": 2, "novelty": None, "budget": 8}), tmp_path / "run")
+    _, folder = run(recipe(synthesis={"tasks": 50, "batch_size": 2, "novelty": None, "budget": 8}), tmp_path / "run")
     assert (
         "all 8 prompts of synthesis.budget are used, going on with 8 of 50 tasks"
         in (folder.path / "run.jsonl").read_text()
@@ -383,7 +384,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("model: fake\niterations: 1\nsynthesis: {tasks: 6, size: 2, novelty: null}\nresponse: {size: 2}\n")
+    sections = "synthesis: {tasks: 6, batch_size: 2, novelty: null}\nresponse: {batch_size: 2}\n"
+    file.write_text(f"model: fake\niterations: 1\n{sections}")
     run_it = ["run", str(file), "--out", str(tmp_path / "run")]
     answered: list[int] = []
 

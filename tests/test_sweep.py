@@ -29,8 +29,9 @@ from isheep.records import Drop, Model, Pair, Sampling, Task
 from isheep.rundir.folder import RunFolder, open_run_for_writing, read_events
 from isheep.sweep import find_reusable_files, run_recipe, run_sweep, source_fingerprint
 
-TASKS = {"tasks": 24, "size": 8, "novelty": None}
-SMALL = {"model": "fake", "iterations": 2, "synthesis": TASKS, "response": {"size": 8}, "assessment": {"size": 8}}
+TASKS = {"tasks": 24, "batch_size": 8, "novelty": None}
+EIGHT = {"batch_size": 8}
+SMALL = {"model": "fake", "iterations": 2, "synthesis": TASKS, "response": EIGHT, "assessment": EIGHT}
 
 
 class Chat(NamedTuple):
@@ -145,7 +146,7 @@ def test_a_shared_run_has_the_files_of_one_alone(lab: Lab, tmp_path: Path) -> No
         "one": recipe(),
         "less": recipe(filters=[{"kind": "score", "at_least": 7}]),
         "unrated": recipe(assessment=None, filters=[]),
-        "simple": recipe(assessment={"size": 8, "prompt": "simple"}),
+        "simple": recipe(assessment={"batch_size": 8, "prompt": "simple"}),
         "one-last": recipe(training={"start": "last"}),
         "total-base": recipe(training={"data": "all"}),
         "long": recipe(training={"epochs": 3}),
@@ -164,7 +165,7 @@ def test_a_shared_run_has_the_files_of_one_alone(lab: Lab, tmp_path: Path) -> No
 
 DROMEDARY = {
     "synthesis": {**TASKS, "topics": {"share": 0.5, "rounds": 1}},
-    "response": {"size": 8, "prompt": "principles"},
+    "response": {"batch_size": 8, "prompt": "principles"},
     "assessment": None,
     "filters": [{"kind": "perplexity"}],
 }
@@ -183,7 +184,7 @@ def test_what_is_shared_where_an_iteration_does_something_otherwise(lab: Lab, tm
         "new": recipe(**DROMEDARY, **then(synthesis={})),
         "base": recipe(**DROMEDARY, **then(training={})),
         "same": recipe(**DROMEDARY),
-        "untold": recipe(**{**DROMEDARY, "response": {"size": 8}}, **then()),
+        "untold": recipe(**{**DROMEDARY, "response": {"batch_size": 8}}, **then()),
         "seeds": recipe(**{**DROMEDARY, "synthesis": TASKS}, **then()),
     }
     runs = run_sweep(recipes, tmp_path / "sweep")
@@ -213,8 +214,8 @@ def test_answers_by_other_prompts_of_the_same_name_are_not_shared(lab: Lab, tmp_
         run_recipe(settings, out / "a")
 
 
-OWN = {"tasks": 24, "size": 8, "novelty": None, "inputs": False, "generated": 2}
-INSTANCES = {"size": 8, "prompt": "instances", "examples": 2}
+OWN = {"tasks": 24, "batch_size": 8, "novelty": None, "inputs": False, "generated": 2}
+INSTANCES = {"batch_size": 8, "prompt": "instances", "examples": 2}
 
 
 def test_self_instructs_own_pipeline_is_shared_as_far_as_it_is_the_same(lab: Lab, tmp_path: Path) -> None:
@@ -224,8 +225,8 @@ def test_self_instructs_own_pipeline_is_shared_as_far_as_it_is_the_same(lab: Lab
         "again": recipe(**own, training={"epochs": 3}),
         "seeds alone": recipe(**own | {"synthesis": {**OWN, "generated": 0}}),
         "more shown": recipe(**own | {"response": {**INSTANCES, "examples": 4}}),
-        "answers": recipe(**own | {"response": {"size": 8}}),
-        "with inputs": recipe(**own | {"response": {"size": 8}, "synthesis": {**OWN, "inputs": True}}),
+        "answers": recipe(**own | {"response": {"batch_size": 8}}),
+        "with inputs": recipe(**own | {"response": {"batch_size": 8}, "synthesis": {**OWN, "inputs": True}}),
     }
     for (name, one), run in zip(recipes.items(), run_sweep(recipes, tmp_path / "sweep"), strict=True):
         run_recipe(one, tmp_path / "alone" / name)
@@ -304,7 +305,7 @@ def test_a_setting_that_fails_leaves_the_others(lab: Lab, tmp_path: Path) -> Non
 
 def test_ratings_by_other_prompts_of_the_same_name_are_not_shared(lab: Lab, tmp_path: Path) -> None:
     mine, out = tmp_path / "mine.yaml", tmp_path / "out"
-    settings = recipe(iterations=1, assessment={"size": 8, "prompt": str(mine), "criteria": ["quality"]})
+    settings = recipe(iterations=1, assessment={"batch_size": 8, "prompt": str(mine), "criteria": ["quality"]})
     for name, words in (("a", "Rate"), ("b", "Rate"), ("c", "Please rate")):
         mine.write_text(f'quality: "{words} {{instruction}} {{output}}"')
         prompts.load_prompts.cache_clear()
@@ -539,7 +540,7 @@ def command(*words: str | Path) -> int:
     return int(end.value.code or 0)
 
 
-BASE = "model: fake\niterations: 1\nsynthesis: {tasks: 24, size: 8, novelty: null}\nresponse: {size: 8}\n"
+BASE = "model: fake\niterations: 1\nsynthesis: {tasks: 24, batch_size: 8, novelty: null}\nresponse: {batch_size: 8}\n"
 
 
 def test_seeds_get_a_folder_each(lab: Lab, tmp_path: Path) -> None:
@@ -561,14 +562,14 @@ def test_a_grid_and_names_make_folders(lab: Lab, tmp_path: Path, capsys: pytest.
         "settings: {base: {}, last: {training: {start: last}}}\ngrid: {filters.0.at_least: [6, 7]}\n"
     )
     out = tmp_path / "out"
-    assert command("sweep", tmp_path / "grid.yaml", "--out", out, "response.size=4") == 0
+    assert command("sweep", tmp_path / "grid.yaml", "--out", out, "response.batch_size=4") == 0
     names = {f"{name},filters.0.at_least={n}" for name in ("base", "last") for n in (6, 7)}
     assert {path.name for path in out.iterdir()} == names
     assert len(lab.trained) == 2
     shown = capsys.readouterr().out
     assert "rows" in shown and "runs     " in shown
     saved = api.load_recipe(out / "last,filters.0.at_least=7" / "recipe.yaml")
-    assert saved.training.start == "last" and saved.response.size == 4 and saved.filters[0].at_least == 7
+    assert saved.training.start == "last" and saved.response.batch_size == 4 and saved.filters[0].at_least == 7
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
@@ -660,7 +661,7 @@ def test_every_recipe_on_lamb_runs(name: str, lab: Lab, tmp_path: Path, monkeypa
     [one] = recipes_of(name).values()
     run, t = run_recipe(one, tmp_path)
     assert t == (1 if one.stop else one.iterations) and run.has(f"iter-{t}/adapter") and run.has("base/eval/lamb.json")
-    assert len(lab.trained[0].pairs) >= (one.training.rows or 2)
+    assert len(lab.trained[0].pairs) >= (one.training.num_rows or 2)
 
 
 def test_recipes_differ_as_far_as_they_say_so() -> None:

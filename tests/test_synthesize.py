@@ -29,7 +29,7 @@ SEEDS = [
     ),
     SeedTask(id="s3", instruction="Rewrite the sentence\n in the past tense:", input="I run.", output="I ran."),
 ]
-SETTINGS = Synthesis(tasks=5, examples=2, size=4, budget=40)
+SETTINGS = Synthesis(tasks=5, examples=2, batch_size=4, budget=40)
 
 
 # --- render and parse
@@ -260,7 +260,7 @@ def ask(settings: Synthesis, done: list[Reply], engine: Scribe, batches: int = 1
 def test_however_it_is_interrupted_it_ends_the_same(
     stops: list[int], tasks: int, size: int, budget: int, length: int, novel: bool, generated: int
 ) -> None:
-    shape = {"tasks": tasks, "size": size, "budget": budget, "examples": 2, "generated": generated}
+    shape = {"tasks": tasks, "batch_size": size, "budget": budget, "examples": 2, "generated": generated}
     settings = Synthesis(**shape, rules=False, novelty=0.5 if novel else None)
     whole = ask(settings, [], Scribe(length))
     rows: list[Reply] = []
@@ -286,7 +286,7 @@ def instructions_in(prompt: str) -> list[str]:
 
 
 def test_up_to_so_many_examples_are_tasks_of_earlier_batches() -> None:
-    settings = Synthesis(tasks=12, size=1, novelty=None, **OWN)
+    settings = Synthesis(tasks=12, batch_size=1, novelty=None, **OWN)
     engine, seeds = Scribe(), {" ".join(seed.instruction.split()) for seed in SEEDS}
     rows = ask(settings, [], engine)
     tasks, _ = read_tasks(rows, SEEDS, settings, "en", 1)

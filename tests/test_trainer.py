@@ -34,7 +34,7 @@ FACTS = {
     "What is 12 plus 30?": "It is 42.",
 }
 QUICK = Training(
-    epochs=60, batch=3, learning_rate=3e-2, warmup_steps=5, held_out=0, keep="last", lora=Lora(dropout=0.0)
+    epochs=60, batch_size=3, learning_rate=3e-2, warmup_steps=5, held_out=0, keep="last", lora=Lora(dropout=0.0)
 )
 
 
@@ -93,7 +93,7 @@ def test_the_cutoff_shortens_answers_and_drops_rows_without_one(qwen2: Path) -> 
 
 
 def test_sampling_and_holding_out_follow_the_seed(qwen2: Path) -> None:
-    chat, rows, training = chat_of(qwen2), numbered_rows(50), Training(at_most=20, held_out=0.1)
+    chat, rows, training = chat_of(qwen2), numbered_rows(50), Training(max_rows=20, held_out=0.1)
     examples = select_examples(rows, chat, chat.tokenizer, training, 1)
     assert (len(examples.train), len(examples.held_out)) == (18, 2)
     assert (examples.num_sampled, examples.num_too_long) == (20, 0)
@@ -109,13 +109,13 @@ def test_a_row_always_remains_to_learn_from(qwen2: Path) -> None:
 
 def test_no_cap_takes_all_rows(qwen2: Path) -> None:
     chat, rows = chat_of(qwen2), numbered_rows(50)
-    assert len(select_examples(rows, chat, chat.tokenizer, Training(at_most=None, held_out=0), 1).train) == 50
+    assert len(select_examples(rows, chat, chat.tokenizer, Training(max_rows=None, held_out=0), 1).train) == 50
 
 
 def test_an_exact_number_of_rows_is_met_or_refused(qwen2: Path) -> None:
     chat = chat_of(qwen2)
     long_rows = [TrainingRow(instruction=f"{n} " + "Say " * 200, output="no room") for n in range(20)]
-    exact = Training(rows=20, held_out=0.1, cutoff=100)
+    exact = Training(num_rows=20, held_out=0.1, cutoff=100)
     for rows, num_too_long in ((numbered_rows(30) + long_rows, 20), (numbered_rows(50), 0)):
         examples = select_examples(rows, chat, chat.tokenizer, exact, 1)
         assert (len(examples.train), len(examples.held_out), examples.num_too_long) == (18, 2, num_too_long)
@@ -126,8 +126,8 @@ def test_an_exact_number_of_rows_is_met_or_refused(qwen2: Path) -> None:
 @pytest.mark.parametrize("rows", [3, 20, 100])
 def test_an_exact_number_of_steps_is_met_with_any_number_of_rows(rows: int) -> None:
     lengths = list(range(10, 10 + rows))
-    indices = row_schedule(lengths, Training(max_steps=12, batch=4), 1)
-    assert len(indices) == 48 and indices == row_schedule(lengths, Training(max_steps=12, batch=4, epochs=9), 1)
+    indices = row_schedule(lengths, Training(max_steps=12, batch_size=4), 1)
+    assert len(indices) == 48 and indices == row_schedule(lengths, Training(max_steps=12, batch_size=4, epochs=9), 1)
     counts = [indices.count(index) for index in range(rows)]
     assert max(counts) - min(counts) <= 1
 
@@ -216,7 +216,7 @@ def test_the_best_checkpoint_is_kept_and_everything_is_recorded(qwen2: Path, tmp
     learns to stop, and then rises by far more than rounding and dropout could hide."""
     chat = chat_of(qwen2)
     settings = Training(
-        batch=4, eval_every=2, epochs=3, warmup_steps=0, scheduler="constant", learning_rate=0.03, held_out=0.2,
+        batch_size=4, eval_every=2, epochs=3, warmup_steps=0, scheduler="constant", learning_rate=0.03, held_out=0.2,
         lora=Lora(dropout=0),
     )  # fmt: skip
     rows = [TrainingRow(instruction=f"Say {n}", output="Paris.") for n in range(20)]
@@ -254,10 +254,10 @@ def test_training_starts_from_an_adapter(qwen2: Path, tmp_path: Path) -> None:
 
 
 def test_a_smaller_device_batch_learns_the_same(qwen2: Path, tmp_path: Path) -> None:
-    settings = Training(batch=4, epochs=2, warmup_steps=0, held_out=0.2, eval_every=1, lora=Lora(dropout=0.0))
+    settings = Training(batch_size=4, epochs=2, warmup_steps=0, held_out=0.2, eval_every=1, lora=Lora(dropout=0.0))
     threads = torch.get_num_threads()
     for size in (4, 2):
-        machine = Machine(threads=threads + 1, rows=size)
+        machine = Machine(threads=threads + 1, rows_per_process=size)
         train_peft(Model(str(qwen2)), numbered_rows(11), chat_of(qwen2), settings, tmp_path / str(size), machine)
     # The number of threads is restored.
     assert torch.get_num_threads() == threads
@@ -269,7 +269,7 @@ def test_a_smaller_device_batch_learns_the_same(qwen2: Path, tmp_path: Path) -> 
 
 
 def test_a_loss_that_is_not_finite_is_reported_in_one_line(qwen2: Path, tmp_path: Path) -> None:
-    training = Training(learning_rate=1e30, warmup_steps=0, epochs=4, batch=2, held_out=0)
+    training = Training(learning_rate=1e30, warmup_steps=0, epochs=4, batch_size=2, held_out=0)
     with pytest.raises(UserError, match="start again with a new --out and a lower training.learning_rate"):
         train_peft(Model(str(qwen2)), numbered_rows(6), chat_of(qwen2), training, tmp_path / "adapter")
 

@@ -51,9 +51,9 @@ TEXTS = [PREFIX + text for text in ("What is 12 plus 30?", "a", "Give the opposi
 SHAPE = {"hidden_size": 128, "max_position_embeddings": 256}  # vLLM's attention on the CPU has heads of 32, 64, ...
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SMALL = [
-    *("lamb", "iterations=2", "evaluation=[]", "synthesis.tasks=8", "synthesis.size=8", "response.size=4"),
-    *("assessment.size=4", "assessment.criteria=[quality]", "filters=[{kind: score, at_least: 1}]"),
-    *("training.batch=4", "training.max_steps=2", "training.eval_every=1", "machine.threads=1"),
+    *("lamb", "iterations=2", "evaluation=[]", "synthesis.tasks=8", "synthesis.batch_size=8", "response.batch_size=4"),
+    *("assessment.batch_size=4", "assessment.criteria=[quality]", "filters=[{kind: score, at_least: 1}]"),
+    *("training.batch_size=4", "training.max_steps=2", "training.eval_every=1", "machine.threads=1"),
 ]
 
 

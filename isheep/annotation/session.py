@@ -147,10 +147,10 @@ def answer_tasks_with(
     if folder.has(name):
         return folder.read(name, Pair)
     model = model_of_iteration(recipe, run, iteration)
-    chat = load_chat_template(recipe.chat, recipe.model)
+    chat = load_chat_template(recipe.chat_template, recipe.model)
     with lock_run(run.path), closing(open_engine(recipe, model)) as engine:
         owed = respond(engine, tasks, chat, recipe.response, iteration, derive_seed(recipe.seed, "annotation"))
-        return folder.records(name, Pair, owed, recipe.response.size, len(tasks))
+        return folder.records(name, Pair, owed, recipe.response.batch_size, len(tasks))
 
 
 def _question(recipe: Recipe, task: Task, outputs: Mapping[int, str]) -> Question:

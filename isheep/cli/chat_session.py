@@ -42,7 +42,7 @@ def answers(recipe: Recipe, model: Model, temperature: float, lines: Iterator[st
 
     Temperature 0 is greedy; above it, the seed of line n is derived from the run's seed and n.
     """
-    chat_template = load_chat_template(recipe.chat, recipe.model)
+    chat_template = load_chat_template(recipe.chat_template, recipe.model)
     settings = recipe.response.sampling
     stop = (chat_template.end, *settings.stop)
     sampling = Sampling(**settings.model_dump() | {"temperature": temperature, "stop": stop})

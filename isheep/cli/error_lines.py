@@ -25,7 +25,8 @@ def error_line(error: Exception) -> str | None:
     if type(error).__name__ == "OutOfMemoryError":
         return (
             f"out of memory on the device ({str(error).splitlines()[0]}); everything finished so far is saved: run the "
-            "same command with a lower machine.batch (prompts per batch) or machine.rows (rows per training step)"
+            "same command with a lower machine.engine_batch_size (prompts in a batch) or machine.rows_per_process "
+            "(rows that train at once)"
         )
     if isinstance(error, OSError) and error.errno in UNWRITABLE and error.filename:
         return f"{error.filename}: {error.strerror}"

@@ -87,7 +87,7 @@ def examined(case: Case, run: RunFolder) -> Found:
     """What health.json holds. An estimate is [value, low, high], null where nothing can be said."""
     current = case.settings.judge == "current"
     judge, other = (model_of_iteration(case.recipe, run, t) for t in (case.t - 1, 0)[:: 1 if current else -1])
-    chat, truths = load_chat_template(case.recipe.chat, case.recipe.model), known_truths(case, run)
+    chat, truths = load_chat_template(case.recipe.chat_template, case.recipe.model), known_truths(case, run)
     sample = drawn(case.graded, case.size, case.recipe.seed)
     people, lost = annotation.read_annotations(run.path / annotation.RATINGS, annotation.Rating)
     with closing(open_engine(case.recipe, judge)) as engine:
@@ -136,7 +136,7 @@ def rated(case: Case, engine: Engine, chat: ChatTemplate, pairs: Sequence[Pair],
     plain = [Pair.model_validate(pair.model_dump(exclude={"grades"})) for pair in pairs]
     owed = assess(engine, plain, chat, settings, case.t, derive_seed(case.recipe.seed, "health", name))
     place = case.folder / "health" / str(case.size)
-    return place.records(f"{name}.jsonl", AssessedPair, owed, settings.size, len(plain))
+    return place.records(f"{name}.jsonl", AssessedPair, owed, settings.batch_size, len(plain))
 
 
 def again(case: Case, engine: Engine, chat: ChatTemplate, sample: Graded) -> Found:

@@ -32,7 +32,7 @@ def open_from_recipe(recipe: Recipe, model: Model) -> Engine:
     server_settings = recipe.machine.server
     if model.adapter and server_settings.adapters == "transformers":
         return transformers.open_from_recipe(recipe, model)
-    return open_engine(model, server_settings, lambda: load_chat_template(recipe.chat, recipe.model))
+    return open_engine(model, server_settings, lambda: load_chat_template(recipe.chat_template, recipe.model))
 
 
 def check(recipe: Recipe) -> list[str]:
@@ -42,7 +42,7 @@ def check(recipe: Recipe) -> list[str]:
     """
     ray.check(recipe)
     engine = open_engine(
-        Model(recipe.model), recipe.machine.server, lambda: load_chat_template(recipe.chat, recipe.model)
+        Model(recipe.model), recipe.machine.server, lambda: load_chat_template(recipe.chat_template, recipe.model)
     )
     with closing(engine):
         return engine.check(requirements(recipe))
@@ -53,7 +53,7 @@ def conflicts(recipe: Recipe) -> Conflicts:
     settings, machine = recipe.machine.server, recipe.machine
     yield from ray.conflicts(recipe)
     if ray.uses_ray(machine) and settings.adapters == "server":
-        why = "replicas are engines of ours, and machine.engine is openai: raise machine.server.at_once instead"
+        why = "replicas are engines of ours, and machine.engine is openai: raise machine.server.max_in_flight instead"
         yield ("machine", "replicas"), why
     if settings.url and "@" in settings.url:
         yield ("machine", "server", "url"), "a recipe holds no password: set the address in OPENAI_BASE_URL"

@@ -128,7 +128,8 @@ class Replicas:
                 self.under_way.discard(actor)
         raise UserError(
             f"{ATTEMPTS} replicas died of one batch ({brief(last)}); nothing that was finished is lost: give the same"
-            " command again, with a lower machine.batch or fewer replicas on a node if their memory was too small"
+            " command again, with a lower machine.engine_batch_size or fewer replicas on a node if their memory was too"
+            " small"
         )
 
     def _take(self, seen: int) -> tuple[ReplicaPool, Any]:

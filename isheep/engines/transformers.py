@@ -29,7 +29,7 @@ def open_from_recipe(recipe: Recipe, model: Model) -> Engine:
 def open_one(recipe: Recipe, model: Model) -> Engine:
     """Return a single engine on a model, with the settings of the recipe's machine."""
     machine = recipe.machine
-    return open_engine(model, threads=machine.threads, device=machine.device, batch=machine.batch)
+    return open_engine(model, threads=machine.threads, device=machine.device, batch=machine.engine_batch_size)
 
 
 def check(recipe: Recipe) -> list[str]:

@@ -47,7 +47,7 @@ def open_from_recipe(recipe: Recipe, model: Model) -> Engine:
 def open_one(recipe: Recipe, model: Model) -> Engine:
     """Return a single engine on a model, which serves adapters up to the highest rank that the recipe trains."""
     rank = max(variant.training.lora.rank for variant in recipe.variants)
-    return open_engine(model, recipe.machine, rank, lambda: load_chat_template(recipe.chat, model.base))
+    return open_engine(model, recipe.machine, rank, lambda: load_chat_template(recipe.chat_template, model.base))
 
 
 def check(recipe: Recipe) -> list[str]:
@@ -282,7 +282,7 @@ class VLLMEngine:
         rank, modules = self._served() if self.lora or settings.sleep else (0, ())
         return Opening(
             self.merged.name if merged else find_checkpoint(self.source.base), pooling, rank, modules, self.room,
-            self.machine.batch, settings.memory, settings.cache, settings.tensor_parallel, settings.eager,
+            self.machine.engine_batch_size, settings.memory, settings.cache, settings.tensor_parallel, settings.eager,
             settings.sleep and not pooling,
         )  # fmt: skip
 

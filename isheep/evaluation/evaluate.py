@@ -52,7 +52,7 @@ def ensure_result(
     benchmark = load_benchmark(settings.name)
 
     def make() -> object:
-        chat = load_chat_template(recipe.chat, recipe.model)
+        chat = load_chat_template(recipe.chat_template, recipe.model)
         context = EvalContext(
             engine=engine,
             chat=chat,
@@ -121,7 +121,7 @@ def check_benchmarks_ready(recipe: Recipe, run: RunFolder, models: Sequence[int]
     Raises UserError if data, a package, a judge or a sandbox are missing, or if an existing result has other
     fingerprints. Data are not read if no result is missing and they are gone or on the Hub.
     """
-    template = cache(lambda: fingerprint(load_chat_template(recipe.chat, recipe.model).template))
+    template = cache(lambda: fingerprint(load_chat_template(recipe.chat_template, recipe.model).template))
     for settings in recipe.evaluation:
         benchmark = load_benchmark(settings.name)
         results = {t: load_result(run, t, settings.name) for t in models}

@@ -29,11 +29,11 @@ def write_llamafactory_folder(recipe: Recipe, start: Model, pairs: Sequence[Pair
     `start` is the model that is trained. Of more rows than the recipe takes LLaMA-Factory takes the first.
     """
     training = recipe.training
-    settings = trainer.sft_settings(start, recipe.chat, training, recipe.seed) | {
-        "max_samples": training.rows or training.at_most,
+    settings = trainer.sft_settings(start, recipe.chat_template, training, recipe.seed) | {
+        "max_samples": training.num_rows or training.max_rows,
         "val_size": training.held_out,
         "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": training.batch,
+        "gradient_accumulation_steps": training.batch_size,
         "bf16": True,
     }
     trainer.write_input_files(into, {trainer.TRAIN_DATASET: pairs}, settings)

@@ -46,7 +46,7 @@ def checkpoint(recipe: Recipe, run: RunFolder, iteration: int | None, out: Path 
     if model.adapter is None:
         raise UserError(f"{run.path}: the base has no adapter to merge: give --iteration 1 or more, once it is trained")
     out = out or run.path / "export" / model.adapter.parent.name
-    formats.write_merged_checkpoint(model, load_chat_template(recipe.chat, recipe.model), out)
+    formats.write_merged_checkpoint(model, load_chat_template(recipe.chat_template, recipe.model), out)
     return out
 
 

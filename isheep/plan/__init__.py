@@ -76,7 +76,7 @@ def plan(
     enough = cost.fewest(list(memory.values()), device, a) if device.gpu else int(_fits(memory, device, a)) or None
     device = device.model_copy(update={"count": count or enough or 1})
     factors = past.factors(told, device, a) if told and device.measured else {}
-    batch = recipe.training.batch
+    batch = recipe.training.batch_size
     costs = [
         Cost(
             **stage.model_dump(),
@@ -113,7 +113,8 @@ def _fits(memory: Mapping[str, Mapping[str, float]], device: Device, a: Assumpti
 
 
 def smaller(recipe: Recipe, stages: list[Stage], shape: Shape, device: Device, a: Assumptions) -> str:
-    """The largest machine.batch and machine.rows that fit, as words for the command line; "" where none do."""
+    """Return the largest machine.engine_batch_size and machine.rows_per_process that fit, as overrides for the command
+    line; "" if none do."""
 
     def held(batch: int, rows: int) -> bool:
         some = [
@@ -125,12 +126,14 @@ def smaller(recipe: Recipe, stages: list[Stage], shape: Shape, device: Device, a
         )
         return all(cost.fits(part, device, a) for part in parts)
 
-    batch, whole = recipe.machine.batch, recipe.training.batch
+    batch, whole = recipe.machine.engine_batch_size, recipe.training.batch_size
     while batch > 1 and not held(batch, 1):
         batch //= 2
-    divisors = [rows for rows in range(whole, 0, -1) if whole % rows == 0 and rows <= (recipe.machine.rows or whole)]
+    divisors = [
+        rows for rows in range(whole, 0, -1) if whole % rows == 0 and rows <= (recipe.machine.rows_per_process or whole)
+    ]
     rows = next((rows for rows in divisors if held(batch, rows)), None)
-    return f"machine.batch={batch} machine.rows={rows}" if rows else ""
+    return f"machine.engine_batch_size={batch} machine.rows_per_process={rows}" if rows else ""
 
 
 def fewer(recipe: Recipe, stages: list[Stage], shape: Shape, device: Device, a: Assumptions) -> tuple[int, str] | None:

@@ -122,7 +122,7 @@ def _counted(recipe: Recipe, characters: float | None) -> tuple[dict[str, float]
     """What prompts and seed tasks tell, with the tokenizer where it is here, else by their characters."""
     count, tokenizer = counter(recipe.model)
     seeds, settings = load_seed_tasks(recipe.seeds, recipe.synthesis.examples), recipe.synthesis
-    chat = load_chat_template(recipe.chat, recipe.model) if tokenizer else None
+    chat = load_chat_template(recipe.chat_template, recipe.model) if tokenizer else None
     texts = [seed.content for seed in seeds]
 
     def mean(some: Sequence[str]) -> float:

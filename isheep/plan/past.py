@@ -60,7 +60,9 @@ def _told(now: Recipe, run: RunFolder, t: int) -> dict[str, float]:
         pairs = folder.read("pairs.jsonl", Pair)
         found["task"] = fmean(count(pair.content) for pair in pairs)
         found["answer"] = fmean(pair.tokens for pair in pairs)
-        found["longest"] = _longest([pair.tokens for pair in pairs], min(now.response.size, now.machine.batch))
+        found["longest"] = _longest(
+            [pair.tokens for pair in pairs], min(now.response.batch_size, now.machine.engine_batch_size)
+        )
         if folder.has("dropped.jsonl"):
             found["kept"] = 1 - len(folder.read("dropped.jsonl", Drop)) / len(pairs)
     if folder.has("assessed.jsonl") and now.assessment and now.assessment.read == "generate":
@@ -118,7 +120,7 @@ def factors(past: Past, device: Device, a: Assumptions) -> dict[str, float]:
     shape, taken = shape_of(past.recipe.model), took(past.run)
     sums: dict[tuple[int, str], float] = defaultdict(float)
     for stage in course(past.recipe, known):
-        sums[stage.t, stage.name] += seconds(stage, shape, device, a, past.recipe.at(stage.t).training.batch)
+        sums[stage.t, stage.name] += seconds(stage, shape, device, a, past.recipe.at(stage.t).training.batch_size)
     both = sums.keys() & taken.keys()
     names = sorted({name for _, name in both if name != "evaluation" or not unknown_exams(past.recipe)})
     return {

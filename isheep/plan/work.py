@@ -16,7 +16,7 @@ from isheep.stages.synthesize import prompt_budget
 
 Assume = Callable[[Recipe, int], Assumptions]  # of what iteration t does
 
-WHOLE = ("model", "chat", "seed", "seed_tasks", "language")  # of the recipe, in everything that it makes
+WHOLE = ("model", "chat_template", "seed", "seed_tasks", "language")  # of the recipe, in everything that it makes
 
 
 class Stage(Record):
@@ -79,7 +79,7 @@ def asked(now: Recipe, a: Assumptions, t: int, model: str) -> Iterator[Stage]:
     if needs(now.filters, "embeddings"):
         yield _stage(t, "measures for filters", tasks, tasks * pair, 64, _digest(made, "vectors"))
     if rating := now.assessment:
-        calls, prompt, at_once = tasks * len(rating.criteria), a.rating + pair, _at_once(now, rating.size)
+        calls, prompt, at_once = tasks * len(rating.criteria), a.rating + pair, _at_once(now, rating.batch_size)
         made = _digest(made, whole["assessment"])
         limit = rating.sampling.max_tokens if rating.read == "generate" else 0
         found = _written(t, "ratings", calls, prompt, a.grade, limit, at_once, made, a)
@@ -90,10 +90,10 @@ def instructions(now: Recipe, a: Assumptions, t: int, made: str) -> Stage:
     """Prompts in whole batches, as many as the tasks need or the budget allows. A batch's prompts are the same text."""
     settings, limit = now.synthesis, now.synthesis.sampling.max_tokens
     budget = prompt_budget(settings)
-    calls = float(min(budget, ceil(round(settings.tasks / a.tasks / settings.size, 6)) * settings.size))
+    calls = float(min(budget, ceil(round(settings.tasks / a.tasks / settings.batch_size, 6)) * settings.batch_size))
     if settings.topics:
         calls += settings.topics.rounds * len(load_topic_guide(settings.topics.file).kinds)
-    at_once = _at_once(now, settings.size)
+    at_once = _at_once(now, settings.batch_size)
     found = _written(t, "instructions", calls, a.prompt, a.reply, limit, at_once, made, a)
     tasks = _tasks(now, a)
     once = {"shared": True, "computed": ceil(calls / at_once) * a.prompt, "room": float(limit)}
@@ -104,7 +104,7 @@ def instructions(now: Recipe, a: Assumptions, t: int, made: str) -> Stage:
 def answers(now: Recipe, a: Assumptions, t: int, tasks: float, made: str) -> Stage:
     """An answer to each task; in Self-Instruct's own way its kind, its input and its output, after examples."""
     settings, limit = now.response, now.response.sampling.max_tokens
-    at_once = _at_once(now, settings.size)
+    at_once = _at_once(now, settings.batch_size)
     text = {"text": tasks * (a.task + a.answer) * (1 + a.kept), "lines": 2 * tasks}
     if not settings.shown:
         found = _written(t, "answers", tasks, a.turn + a.task, a.answer, limit, at_once, made, a)
@@ -117,15 +117,16 @@ def answers(now: Recipe, a: Assumptions, t: int, tasks: float, made: str) -> Sta
 def training(now: Recipe, a: Assumptions, t: int, rows: float, made: str) -> Stage:
     """SFT on `rows` pairs, fewer where the recipe says so, and the loss of those held out now and then."""
     settings = now.training
-    rows = min(rows, settings.at_most or rows, settings.rows or rows)
+    rows = min(rows, settings.max_rows or rows, settings.num_rows or rows)
     aside = max(1, round(rows * settings.held_out)) if settings.held_out else 0
-    steps = settings.max_steps or ceil(max(rows - aside, 1) * settings.epochs / settings.batch)
-    seen = steps * settings.batch if settings.max_steps else max(rows - aside, 1) * settings.epochs
+    steps = settings.max_steps or ceil(max(rows - aside, 1) * settings.epochs / settings.batch_size)
+    seen = steps * settings.batch_size if settings.max_steps else max(rows - aside, 1) * settings.epochs
     length = min(settings.cutoff, a.turn + a.task + a.answer + 1)
     looks = ceil(steps / settings.eval_every) * aside
     return Stage(
         t=t, name="training", calls=seen, read=(seen + looks) * length, computed=looks * length, written=0, most=0,
-        rows=now.machine.rows or settings.batch, room=settings.cutoff, learned=seen * length, every=True, made_of=made,
+        rows=now.machine.rows_per_process or settings.batch_size, room=settings.cutoff, learned=seen * length,
+        every=True, made_of=made,
     )  # fmt: skip
 
 
@@ -156,7 +157,7 @@ def _tasks(now: Recipe, a: Assumptions) -> float:
 
 
 def _at_once(now: Recipe, size: int) -> int:
-    return min(size, now.machine.batch)
+    return min(size, now.machine.engine_batch_size)
 
 
 def _stage(t: int, name: str, calls: float, read: float, rows: int, made: str, **more: Any) -> Stage:

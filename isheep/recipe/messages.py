@@ -11,7 +11,21 @@ from isheep.errors import KeyPath
 from isheep.recipe.schema import Recipe
 
 # Keys of earlier versions: (the section's last key, the old key) to the new key.
-RENAMED_KEYS: dict[tuple[str, str], str] = {}
+RENAMED_KEYS: dict[tuple[str, str], str] = {
+    ("", "chat"): "chat_template",
+    ("synthesis", "size"): "batch_size",
+    ("response", "size"): "batch_size",
+    ("assessment", "size"): "batch_size",
+    ("training", "batch"): "batch_size",
+    ("training", "rows"): "num_rows",
+    ("training", "at_most"): "max_rows",
+    ("machine", "batch"): "engine_batch_size",
+    ("machine", "rows"): "rows_per_process",
+    ("judging", "at_once"): "max_in_flight",
+    ("judging", "wait"): "retry_wait",
+    ("server", "at_once"): "max_in_flight",
+    ("server", "wait"): "retry_wait",
+}
 
 
 def first_error(errors: list[ErrorDetails]) -> ErrorDetails:

@@ -42,7 +42,7 @@ class Synthesis(Settings):
     novelty: Annotated[float, Field(gt=0, le=1)] | None = (
         0.7  # ROUGE-L F at most this against everything known; null: not asked
     )
-    size: Count = 16  # prompts in a batch, all with the same examples
+    batch_size: Count = 16  # prompts in a batch, all with the same examples
     budget: Count | None = None  # prompts at most; null: synthesize.PROMPTS_PER_TASK a task
     chat: bool = False  # the prompt as a chat turn, or as plain text
     topics: TopicSettings | None = None  # null: every prompt shows seed tasks
@@ -61,7 +61,7 @@ class Response(Settings):
 
     prompt: str = "chat"
     examples: Annotated[int, Field(ge=2)] | None = None  # seed tasks in a prompt of `instances`; null: EXAMPLES
-    size: Count = 64
+    batch_size: Count = 64
     sampling: Sampling = Sampling()
 
     @property
@@ -85,7 +85,7 @@ class Assessment(Settings):
     read: Literal["generate", "expected"] = "generate"
     opening: str | None = None
     chat: bool = False
-    size: Count = 64
+    batch_size: Count = 64
     sampling: Sampling = Sampling()
 
 
@@ -111,11 +111,11 @@ class Training(Settings):
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: Annotated[int, Field(ge=0)] = 20
-    batch: Count = 16  # rows in an optimizer step
+    batch_size: Count = 16  # rows in an optimizer step
     cutoff: Annotated[int, Field(ge=8)] = 1024  # tokens
     max_steps: Count | None = None  # exactly so many optimizer steps, in as many epochs as they take; null: epochs
-    at_most: Annotated[int, Field(ge=2)] | None = 3000  # rows, held out ones included; null: all
-    rows: Annotated[int, Field(ge=2)] | None = None  # exactly so many of them, drawn; fewer are refused
+    max_rows: Annotated[int, Field(ge=2)] | None = 3000  # rows, held out ones included; null: all
+    num_rows: Annotated[int, Field(ge=2)] | None = None  # exactly so many of them, drawn; fewer are refused
     held_out: Share = 0.1
     eval_every: Count = 100  # optimizer steps
     keep: Literal["best", "last"] = "best"  # the checkpoint with the lowest held-out loss, or the last
@@ -175,10 +175,10 @@ class Stop(Settings):
 class Calls(Settings):
     """How an OpenAI-compatible server is asked. OPENAI_API_KEY is the key."""
 
-    at_once: Count = 8
+    max_in_flight: Count = 8
     timeout: Annotated[float, Field(gt=0)] = 120  # seconds without a word from the server
     attempts: Count = 6  # at a call that got 429, 5xx or no answer
-    wait: Annotated[float, Field(ge=0)] = 1  # seconds before the second attempt, twice that before the third, ...
+    retry_wait: Annotated[float, Field(ge=0)] = 1  # seconds before the second attempt, twice that before the third, ...
 
 
 class Judging(Calls):
@@ -195,7 +195,7 @@ class ServerSettings(Calls):
     api: Literal["completions", "chat"] = "completions"  # chat: it reads conversations and puts its own template on
     context: Count | None = None  # tokens that it reads, the answer included; null: what it says, or the model's
     adapters: Literal["server", "transformers"] = "server"  # where M^1 and later models generate
-    at_once: Count = 32
+    max_in_flight: Count = 32
     timeout: Annotated[float, Field(gt=0)] = 600
 
 
@@ -216,8 +216,8 @@ class VLLMSettings(Settings):
 class Machine(Settings):
     """How a run computes, not what; the only section that a resumed run may change (iterations may grow).
 
-    More than one process trains where `gpus` or `nodes` says so, and each optimizer step still has `training.batch`
-    rows (docs/scale.md).
+    More than one process trains where `gpus` or `nodes` says so, and each optimizer step still has
+    `training.batch_size` rows (docs/scale.md).
     """
 
     engine: str = "transformers"
@@ -226,10 +226,12 @@ class Machine(Settings):
     trainer: str = "peft"
     threads: Count | None = None
     device: str | None = None  # such as cpu or cuda:0; null: CUDA where there is one
-    batch: Count = 128  # prompts that the engine reads at once
+    engine_batch_size: Count = 128  # prompts that the engine reads at once
     replicas: Count = 1  # engines that share the stages' batches, in Ray's actors; each has `threads`, and a GPU
     ray: str | None = None  # auto, HOST:PORT or ray://HOST:PORT, where they are; null: a Ray of this process's own
-    rows: Count | None = None  # that a training process reads at once, a divisor of training.batch; null: its share
+    rows_per_process: Count | None = (
+        None  # that a training process reads at once, a divisor of training.batch_size; null: its share
+    )
     gpus: Count = 1  # that train on each node, with a process each; with device: cpu, processes on the CPU
     nodes: Count = 1  # that train, of a Slurm allocation
     strategy: Literal["ddp", "fsdp", "zero3"] = "ddp"  # a whole base on each GPU, or its weights in shards
@@ -260,7 +262,7 @@ class Recipe(Settings):
     """
 
     model: str  # M^base: "lamb", a folder, or a name on the Hub
-    chat: Literal["qwen", "llama3", "tokenizer"] = "tokenizer"  # Appendix E's two, or the tokenizer's own
+    chat_template: Literal["qwen", "llama3", "tokenizer"] = "tokenizer"  # Appendix E's two, or the tokenizer's own
     seed_tasks: str = "isheep"  # "isheep", "lamb", or a file
     language: Literal["en", "any"] = "en"
     iterations: Count = 3  # T

@@ -96,13 +96,13 @@ def _filters(recipe: Recipe) -> Conflicts:
 
 def _training(recipe: Recipe, t: int) -> Conflicts:
     training, tasks = recipe.training, recipe.synthesis.tasks
-    if training.rows and training.at_most and training.rows > training.at_most:
-        yield ("training", "rows"), f"{training.rows} is more than training.at_most, {training.at_most}"
+    if training.num_rows and training.max_rows and training.num_rows > training.max_rows:
+        yield ("training", "num_rows"), f"{training.num_rows} is more than training.max_rows, {training.max_rows}"
     kept = min([tasks, *(entry.max_kept for entry in recipe.filters if entry.max_kept is not None)])
     more = t > 1 and (training.data == "all" or recipe.synthesis.tasks_of)  # than this iteration's own tasks
-    if not more and kept < (training.rows or 2):
-        wrong = f"{training.rows or 'two'} rows are more than iteration {t} can have: {tasks} tasks"
-        yield ("training", "rows"), f"{wrong}, of which the filters keep {kept} at most" if kept < tasks else wrong
+    if not more and kept < (training.num_rows or 2):
+        wrong = f"{training.num_rows or 'two'} rows are more than iteration {t} can have: {tasks} tasks"
+        yield ("training", "num_rows"), f"{wrong}, of which the filters keep {kept} at most" if kept < tasks else wrong
     if training.keep == "best" and not training.held_out:
         yield ("training", "keep"), "best is found on held-out rows, and training.held_out is 0: set keep to last"
 

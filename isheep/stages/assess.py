@@ -123,7 +123,7 @@ def assess(
     """
 
     def made(start: int) -> list[AssessedPair]:
-        batch, place = pairs[start : start + settings.size], start // settings.size
+        batch, place = pairs[start : start + settings.batch_size], start // settings.batch_size
         answered = [pair for pair in batch if not pair.unanswered]
         seeds = {one: derive_seed(seed, iteration, "assessment", one, place) for one in settings.criteria}
         found = rate(engine, answered, settings, chat, seeds)
@@ -131,6 +131,6 @@ def assess(
         return [AssessedPair(**pair.model_dump(), grades=grades.get(pair.id, {})) for pair in batch]
 
     def batches(done: Sequence[AssessedPair]) -> Iterator[list[AssessedPair]]:
-        return ordered_map(made, range(len(done), len(pairs), settings.size), engine.at_once)
+        return ordered_map(made, range(len(done), len(pairs), settings.batch_size), engine.at_once)
 
     return batches

@@ -51,12 +51,12 @@ def classify_tasks(
     sampling = ASKED.model_copy(update={"stop": (chat.end, *ASKED.stop)})
 
     def made(start: int) -> list[TaskKind]:
-        place = derive_seed(seed, t, "classification", start // settings.size)
+        place = derive_seed(seed, t, "classification", start // settings.batch_size)
         examples = [
             block_fields(one) | {"answer": "Yes" if one.is_classification else "No"}
             for one in _of_both(seeds, settings.shown, random.Random(place))
         ]
-        batch = tasks[start : start + settings.size]
+        batch = tasks[start : start + settings.batch_size]
         asked = [render_few_shot("self_instruct/classification", examples, block_fields(task)) for task in batch]
         return [
             TaskKind(id=task.id, classification=parse_kind(reply.text), reply=reply.text, tokens=reply.tokens)
@@ -64,7 +64,7 @@ def classify_tasks(
         ]
 
     def batches(done: Sequence[TaskKind]) -> Iterator[list[TaskKind]]:
-        return ordered_map(made, range(len(done), len(tasks), settings.size), engine.at_once)
+        return ordered_map(made, range(len(done), len(tasks), settings.batch_size), engine.at_once)
 
     return batches
 
@@ -132,16 +132,16 @@ def generate_instances(
         return [_joined(task.id, both) for task, both in zip(batch, parts, strict=True)]
 
     def made(start: int) -> list[Instance]:
-        batch = tasks[start : start + settings.size]
+        batch = tasks[start : start + settings.batch_size]
         written = dict[str, Instance]()
         for name in ORDERS:
-            place = derive_seed(seed, t, name, start // settings.size)
+            place = derive_seed(seed, t, name, start // settings.batch_size)
             mine = [task for task, kind in batch if writing_order(kind) == name]
             written |= {one.id: one for one in ask(mine, name, place)}
         return [written[task.id] for task, _ in batch]
 
     def batches(done: Sequence[Instance]) -> Iterator[list[Instance]]:
-        return ordered_map(made, range(len(done), len(tasks), settings.size), engine.at_once)
+        return ordered_map(made, range(len(done), len(tasks), settings.batch_size), engine.at_once)
 
     return batches
 
@@ -174,7 +174,7 @@ def pairs_of_instances(
                 output=one.output,
                 finish="length" if one.cut else "stop",
                 tokens=one.tokens,
-                seed=derive_seed(seed, t, writing_order(kind), place // settings.size),
+                seed=derive_seed(seed, t, writing_order(kind), place // settings.batch_size),
             )
         )
     if not pairs:

@@ -52,8 +52,8 @@ def respond(
     sampling = settings.sampling.model_copy(update={"stop": (chat.end, *asked.stop, *settings.sampling.stop)})
 
     def made(start: int) -> list[Pair]:
-        batch = tasks[start : start + settings.size]
-        place = derive_seed(seed, iteration, "response", start // settings.size)
+        batch = tasks[start : start + settings.batch_size]
+        place = derive_seed(seed, iteration, "response", start // settings.batch_size)
         answers = engine.generate([render_response_prompt(task, chat, settings) for task in batch], sampling, place)
         return [
             Pair(
@@ -69,6 +69,6 @@ def respond(
         ]
 
     def batches(done: Sequence[Pair]) -> Iterator[list[Pair]]:
-        return ordered_map(made, range(len(done), len(tasks), settings.size), engine.at_once)
+        return ordered_map(made, range(len(done), len(tasks), settings.batch_size), engine.at_once)
 
     return batches

@@ -242,9 +242,9 @@ def generate_replies(
         asked, budget = len(done), prompt_budget(settings)
 
         def made(start: int) -> list[Reply]:
-            b = start // settings.size
+            b = start // settings.batch_size
             place = derive_seed(seed, iteration, "synthesis", b)
-            number = min(settings.size, budget - start)
+            number = min(settings.batch_size, budget - start)
             guided = topics.prompts(start, start + number, place) if topics else []
             text = render_synthesis_prompt(draw_examples(seeds, reader.tasks, settings, place), settings.inputs)
             texts = [text] * (number - len(guided)) + guided
@@ -257,7 +257,7 @@ def generate_replies(
 
         # Where prompts show what was generated, a batch has to wait for the one before it.
         at_once = 1 if settings.generated else engine.at_once
-        owed = ordered_map(made, range(asked, budget, settings.size), at_once)
+        owed = ordered_map(made, range(asked, budget, settings.batch_size), at_once)
         while not reader.full and (batch := next(owed, None)):
             yield batch
             reader.read(batch)

@@ -85,7 +85,7 @@ def row_indices(job: Job) -> tuple[list[int], list[int]]:
     if job.machine.processes == 1:
         return job.schedule, held_out
     step_size = job.accumulation_steps * job.device_batch_size * job.machine.processes
-    train = fill_batches(job.schedule, job.training.batch, step_size, len(job.train))
+    train = fill_batches(job.schedule, job.training.batch_size, step_size, len(job.train))
     return train, fill_batches(held_out, job.eval_batch_size, job.eval_batch_size, len(job.held_out))
 
 

@@ -25,18 +25,18 @@ class Job(Settings):
 
     @property
     def schedule(self) -> list[int]:
-        """Return the indices of the rows for the whole training, `training.batch` of them per optimizer step."""
+        """Return the indices of the rows for the whole training, `training.batch_size` of them per optimizer step."""
         return row_schedule([len(row.input_ids) for row in self.train], self.training, self.seed)
 
     @property
     def num_steps(self) -> int:
         """Return the number of optimizer steps."""
-        return self.training.max_steps or ceil(len(self.train) * self.training.epochs / self.training.batch)
+        return self.training.max_steps or ceil(len(self.train) * self.training.epochs / self.training.batch_size)
 
     @property
     def device_batch_size(self) -> int:
         """Return the number of rows that a process reads in one forward pass."""
-        return self.machine.rows or ceil(self.training.batch / self.machine.processes)
+        return self.machine.rows_per_process or ceil(self.training.batch_size / self.machine.processes)
 
     @property
     def eval_batch_size(self) -> int:
@@ -44,9 +44,9 @@ class Job(Settings):
 
         The held-out loss is a mean of batch means, so the size must not depend on the number of processes.
         """
-        return self.machine.rows or self.training.batch
+        return self.machine.rows_per_process or self.training.batch_size
 
     @property
     def accumulation_steps(self) -> int:
         """Return the number of forward passes of all processes for one optimizer step."""
-        return ceil(self.training.batch / (self.device_batch_size * self.machine.processes))
+        return ceil(self.training.batch_size / (self.device_batch_size * self.machine.processes))

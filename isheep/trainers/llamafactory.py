@@ -72,14 +72,14 @@ def check(recipe: Recipe) -> None:
 
 def conflicts(recipe: Recipe) -> Conflicts:
     """Yield the settings of the recipe that exclude each other with this trainer, as (key path, message)."""
-    machine, batch_size = recipe.machine, recipe.training.batch
+    machine, batch_size = recipe.machine, recipe.training.batch_size
     yield from batch_conflicts(recipe)
     unsupported = {"strategy": machine.strategy != "ddp", "nodes": machine.nodes > 1, "packing": machine.packing}
     for key in (key for key, is_set in unsupported.items() if is_set):
         yield ("machine", key), "it is for trainer: peft, and trainer is llamafactory"
-    if batch_size % ((machine.rows or 1) * machine.gpus):
-        product = f"{machine.gpus} times machine.rows"
-        yield ("machine", "gpus"), f"{product} does not divide training.batch {batch_size}, as llamafactory needs"
+    if batch_size % ((machine.rows_per_process or 1) * machine.gpus):
+        product = f"{machine.gpus} times machine.rows_per_process"
+        yield ("machine", "gpus"), f"{product} does not divide training.batch_size {batch_size}, as llamafactory needs"
 
 
 def _train(request: TrainingRequest, machine: Machine) -> None:
@@ -181,16 +181,16 @@ def alpaca_row(row: TrainingRow | Pair) -> dict[str, Any]:
 
 
 def _machine_settings(training: Training, machine: Machine) -> dict[str, Any]:
-    """Return the settings by which an optimizer step has `training.batch` rows, on the GPUs or on the CPU."""
+    """Return the settings by which an optimizer step has `training.batch_size` rows, on the GPUs or on the CPU."""
     import torch
 
     use_cuda = torch.cuda.is_available() and machine.device != "cpu"
-    device_batch_size = machine.rows or training.batch // machine.gpus
+    device_batch_size = machine.rows_per_process or training.batch_size // machine.gpus
     checkpointing = use_cuda if machine.gradient_checkpointing is None else machine.gradient_checkpointing
     return {
         "per_device_train_batch_size": device_batch_size,
         "per_device_eval_batch_size": device_batch_size,
-        "gradient_accumulation_steps": training.batch // (device_batch_size * machine.gpus),
+        "gradient_accumulation_steps": training.batch_size // (device_batch_size * machine.gpus),
         "disable_gradient_checkpointing": not checkpointing,
         "quantization_bit": 4 if training.quantize else None,
         "bf16": use_cuda,

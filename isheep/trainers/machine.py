@@ -8,13 +8,14 @@ from isheep.recipe.schema import Recipe
 
 def batch_conflicts(recipe: Recipe) -> Conflicts:
     """Yield the settings of batches and devices that exclude each other, whichever the trainer is."""
-    machine, batch_size = recipe.machine, recipe.training.batch
-    if machine.rows and batch_size % machine.rows:
-        yield ("machine", "rows"), f"{machine.rows} does not divide training.batch {batch_size}"
-    elif batch_size // (machine.rows or 1) < machine.processes:
+    machine, batch_size = recipe.machine, recipe.training.batch_size
+    if machine.rows_per_process and batch_size % machine.rows_per_process:
+        message = f"{machine.rows_per_process} does not divide training.batch_size {batch_size}"
+        yield ("machine", "rows_per_process"), message
+    elif batch_size // (machine.rows_per_process or 1) < machine.processes:
         message = (
-            f"{machine.processes} processes are more than a training.batch of {batch_size} rows, "
-            f"{machine.rows or 1} at once, has work for"
+            f"{machine.processes} processes are more than a training.batch_size of {batch_size} rows, "
+            f"{machine.rows_per_process or 1} at once, has work for"
         )
         yield ("machine", "gpus"), message
     if machine.processes > 1 and machine.device and ":" in machine.device:

@@ -55,11 +55,11 @@ def select_examples(
 ) -> TrainingExamples:
     """Sample the rows to use, tokenize them, and hold out a share of `training.held_out`.
 
-    At most `training.at_most` rows are used; if `training.rows` is set, exactly that number of rows with tokens.
+    At most `training.max_rows` rows are used; if `training.num_rows` is set, exactly that number of rows with tokens.
 
-    Raises UserError if fewer than two rows, or fewer than `training.rows`, can be used.
+    Raises UserError if fewer than two rows, or fewer than `training.num_rows`, can be used.
     """
-    sampled = sample(rows, training.at_most, seed)
+    sampled = sample(rows, training.max_rows, seed)
     examples = _tokenize_rows(sampled, chat_template, tokenizer, training.cutoff)
     num_too_long = len(sampled) - len(examples)
     if len(examples) < MIN_ROWS:
@@ -68,12 +68,12 @@ def select_examples(
             f"training.cutoff {training.cutoff}; training needs {MIN_ROWS} or more: "
             "with a new --out, lower the filters' thresholds or raise synthesis.tasks"
         )
-    if training.rows and len(examples) < training.rows:
+    if training.num_rows and len(examples) < training.num_rows:
         raise UserError(
-            f"training.rows asks for {training.rows} rows, and this iteration has {len(examples)}: "
-            "with a new --out, lower training.rows or raise synthesis.tasks"
+            f"training.num_rows asks for {training.num_rows} rows, and this iteration has {len(examples)}: "
+            "with a new --out, lower training.num_rows or raise synthesis.tasks"
         )
-    examples = sample(examples, training.rows, seed)
+    examples = sample(examples, training.num_rows, seed)
     held_out = _held_out_indices(len(examples), training.held_out, seed)
     return TrainingExamples(
         train=[example for index, example in enumerate(examples) if index not in held_out],
@@ -128,15 +128,15 @@ def tokenize_row(row: TrainingRow, chat_template: ChatTemplate, tokenizer: Any, 
 
 
 def row_schedule(lengths: Sequence[int], training: Training, seed: int) -> list[int]:
-    """Return the indices of the rows for a whole training; each `training.batch` of them are one optimizer step.
+    """Return the indices of the rows for a whole training; each `training.batch_size` of them are one optimizer step.
 
     The training has `training.max_steps` full batches if that is set, else `training.epochs` epochs. `lengths` are
     the rows' numbers of tokens.
     """
     if not training.max_steps:
-        return epoch_order(lengths, training.batch, training.epochs, seed)
-    num_indices = training.max_steps * training.batch
-    return epoch_order(lengths, training.batch, ceil(num_indices / len(lengths)), seed)[:num_indices]
+        return epoch_order(lengths, training.batch_size, training.epochs, seed)
+    num_indices = training.max_steps * training.batch_size
+    return epoch_order(lengths, training.batch_size, ceil(num_indices / len(lengths)), seed)[:num_indices]
 
 
 def epoch_order(lengths: Sequence[int], batch_size: int, epochs: int, seed: int) -> list[int]:
