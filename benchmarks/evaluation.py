@@ -22,7 +22,7 @@ from isheep import api
 from isheep.backends import open_engine
 from isheep.benchmarks.support.options import ready
 from isheep.evaluation import evaluate, tables
-from isheep.evaluation.compare import comparison_tables
+from isheep.evaluation.compare import compare_models, comparison_table
 from isheep.evaluation.formatting import format_score
 from isheep.evaluation.statistics import compare, holm
 from isheep.models.checkpoint import find_checkpoint
@@ -88,8 +88,8 @@ def suite(folder: Path) -> None:
         with timed("first use of libraries"):
             statistics([True, False], [False, False], None)
         with timed("tables"):
-            printed(tables.run_table(recipe, run))
-            printed(comparison_tables(folder, None, [], []))
+            printed(tables.run_table(recipe, run, full=True))
+            printed(comparison_table(compare_models(folder, None, [])))
 
 
 def printed(*parts: Any) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from scipy.stats import bootstrap, mannwhitneyu
 
+from isheep.evaluation.counts import count_rows
+from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import mcnemar, wilson
-from isheep.evaluation.tables import counts, results
 from isheep.lamb.suite import truly_right
 from isheep.records import AssessedPair, Drop
 from isheep.rundir.folder import RunFolder, open_run, read_events
@@ -55,7 +56,8 @@ def print_scores(runs: list[RunFolder], iterations: int, score: str) -> None:
     )
     print("|---" * (iterations + 3) + "|")
     for run in runs:
-        rights = [results(run, t, "lamb")[score] for t in range(iterations + 1)]
+        results = [load_result(run, t, "lamb") for t in range(iterations + 1)]
+        rights = [list(map(bool, result.scores[score].items)) for result in results if result]
         print(f"| {run.path.name} | " + " | ".join(map(share, rights)) + f" | {gain(rights[0], rights[-1])} |")
 
 
@@ -64,7 +66,7 @@ def print_data(runs: list[RunFolder], iterations: int) -> None:
     print("|---" * 9 + "|")
     for run in runs:
         for t in range(1, iterations + 1):
-            folder, rows = run / f"iter-{t}", counts(run, t)
+            folder, rows = run / f"iter-{t}", count_rows(run, t)
             pairs = folder.read("assessed.jsonl", AssessedPair)
             gone = {drop.row for drop in folder.read("dropped.jsonl", Drop)}
             written, chosen = (

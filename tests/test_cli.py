@@ -114,7 +114,7 @@ def copied(aligned: Path, tmp_path: Path) -> Path:
 
 
 def test_status_of_a_finished_run(aligned: Path) -> None:
-    done = isheep("status", aligned)
+    done = isheep("status", aligned, "--full")
     assert done.code == 0 and "1 of 1 iterations are trained" in done.out
     assert "4 (100%)" in done.out and "instructions" in done.out and "training" in done.out
     assert "in progress" not in done.out and "to continue" not in done.out
@@ -241,7 +241,7 @@ def ids(done: Done) -> list[str]:
 
 def test_status_of_a_run_that_is_not_done(graded: Path) -> None:
     shown = isheep("status", graded).out
-    assert "1 (20%)" in shown and "a rating unreadable" in shown
+    assert "1 (20%)" in shown and "unreadable ratings" in shown
     assert "in progress: iter-1/adapter, saved at step 3, last written" in shown
     assert "in progress: iter-2/pairs.jsonl, 1 of 1 rows, last written" in shown
     assert shown.count("all 5 prompts of synthesis.budget are used") == 1
@@ -254,7 +254,8 @@ def test_status_says_where_time_is_of_the_last_try(graded: Path) -> None:
             counts = {"rows": 5, "made": made} if made else {}
             log.write(json.dumps({"file": file, "seconds": 12.34, **counts}) + "\n")
         log.write('{"file": "torn')
-    shown = isheep("status", graded).out
+    assert "12.3" not in isheep("status", graded).out
+    shown = isheep("status", graded, "--full").out
     assert "> 12.3" in shown and "only its last try is counted" in shown and "evaluation" in shown
 
 
@@ -267,7 +268,8 @@ def test_status_counts_the_seconds_of_an_evaluation_once(graded: Path) -> None:
             (401, "base/eval/paper/piqa.json", 4), (500, "base/eval/ifeval/answers.jsonl", 1),
         ):  # fmt: skip
             log.write(json.dumps({"time": time, "file": file, "seconds": seconds}) + "\n")
-    assert "75.0" in isheep("status", graded).out  # 40, of a try that was stopped; 30; 4; and 1, of one under way
+    # 40 of a try that was stopped; 30; 4; and 1 of one in progress.
+    assert "75.0" in isheep("status", graded, "--full").out
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_a_run_warns_once_about_narrowing_and_status_shows_it(
     assert path.read_bytes() == complete
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
-        main(["status", str(tmp_path / "run")])
+        main(["status", "--full", str(tmp_path / "run")])
     output = capsys.readouterr().out
     assert end.value.code == 0 and "iteration 2 is narrower: answers: tokens, median 12 -> 1" in output
     assert max(map(len, output.split("generated data")[1].splitlines()[:20])) <= 80

@@ -17,7 +17,7 @@ from isheep.algorithm import align
 from isheep.cli import main
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
-from isheep.evaluation.tables import counts
+from isheep.evaluation.counts import count_rows
 from isheep.filters.score import ScoreFilter
 from isheep.models.checkpoint import LAMB_CHECKPOINT
 from isheep.prompts.forms import load_answer_form, load_topic_guide
@@ -395,7 +395,7 @@ def test_the_seeds_are_enough_for_every_iteration(world: World, tmp_path: Path) 
 def test_counted_and_shown(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run(tmp_path / "run", synthesis={**SETTINGS["synthesis"], "tasks": 12}, seed=3)
     number = sum(pair.unanswered for pair in (folder / "iter-1").read("pairs.jsonl", Pair))
-    assert number and counts(folder, 1).unanswered == number and counts(folder, 2).unanswered is None
+    assert number and count_rows(folder, 1).unanswered == number and count_rows(folder, 2).unanswered is None
     for words, expected in (
         (["status", str(folder.path)], rf"no answer readable +- +{number} +-"),
         (["show", str(folder.path), "1", "--dropped"], rf"dropped by answer: {number}"),

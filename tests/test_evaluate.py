@@ -84,9 +84,10 @@ def test_a_benchmark_after_the_fact(asked: list[str], run: Path) -> None:
     assert {f"{name}/eval/lamb.json" for name in ("base", "iter-1", "iter-2")} <= set(before)
     asked.clear()
     assert isheep("eval", run, "lamb").out == done.out and not asked and files(run) == before
-    assert "right sampled" in isheep("status", run).out  # though the recipe does not name it
+    # The recipe names neither of the two benchmarks.
+    assert "right sampled" in isheep("status", run).out
     keep(run, "base", "ifeval", result(HALF))
-    assert "ifeval" in isheep("status", run).out and isheep("eval", run, "lamb").out == done.out  # what was asked for
+    assert "ifeval" in isheep("status", run).out and isheep("eval", run, "lamb").out == done.out
 
 
 def test_only_one_iteration_and_the_recipes_benchmarks(asked: list[str], tmp_path: Path) -> None:
@@ -137,43 +138,10 @@ def test_a_folder_that_is_no_run_or_in_use(asked: list[str], run: Path, tmp_path
         assert "is in use by another process" in refused("eval", run, "lamb")
 
 
-# --- what the table shows
-
-
 def keep(run: Path, name: str, benchmark: str, result: dict[str, Any]) -> None:
     path = run / name / "eval" / f"{benchmark}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result))
-
-
-def test_numbers_unread_items_notes_and_many_iterations(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", iterations=5)
-    for t in range(6):
-        scores = [None if n == t else 5 + (n + t) % 4 for n in range(20)]
-        result = {"template": "[plain]" if t == 0 else "llama3", "scores": {"turn 1": {"items": scores}}}
-        result["notes"] = ["not checked"]
-        keep(run, f"iter-{t}" if t else "base", "mt_bench", result)
-    shown = isheep("status", run).out
-    assert shown.count("[plain]") == 3 and shown.count("llama3") == 5  # the base stands in all tables
-    assert shown.count("unreadable") == 6 and "6.58 [6.0,7.1]" in shown
-    assert shown.count("mt_bench: not checked") == 1
-    table = shown[: shown.index("seconds")] if "seconds" in shown else shown
-    assert narrow("\n".join(line for line in table.splitlines() if str(tmp_path) not in line)) and "iter 5" in shown
-
-
-def test_no_line_of_the_table_is_broken(asked: list[str], tmp_path: Path) -> None:
-    """A p value and what its test finds stand on one line, whatever the benchmark is called."""
-    for name, beside in (("humaneval", 3), ("standard/commonsense_qa", 2)):
-        run = make_run(tmp_path / name.replace("/", "-"), iterations=3)
-        for t in range(4):
-            items = {"stopped": [True] * 199 + [t == 1], "right": [(n + t) % 3 == 0 for n in range(50)]}
-            scores = {score: {"items": values} for score, values in items.items()}
-            keep(run, f"iter-{t}" if t else "base", name, {"template": "qwen", "scores": scores})
-        shown = isheep("status", run).out
-        assert narrow(shown) and "100 [98,100]" in shown
-        rows = [line for line in shown.splitlines() if line.startswith("  p against base")]
-        assert [line.count(" (") for line in rows] == ([3, 3] if beside == 3 else [2, 2, 1, 1])
-        assert not any(line.lstrip().startswith(("(", "[")) for line in shown.splitlines())
 
 
 # --- compare
@@ -206,7 +174,8 @@ def test_two_iterations_of_a_run(run: Path) -> None:
     assert "2 tests" in " ".join(done.out.split())
     assert "plain" in done.out and "t over clusters" in done.out and "100 items" in done.out
     assert narrow("\n".join(line for line in done.out.splitlines() if str(run) not in line))
-    assert f"({plain.p:.4f})" in isheep("compare", run, "--score", "ifeval prompt").out  # a family of one
+    # A family of one test is not corrected.
+    assert f"({plain.p:.4f})" in isheep("compare", run, "--score", "ifeval prompt").out
     assert isheep("compare", run, run, "--iteration", "0", "--iteration", "2").out == done.out
     assert isheep("compare", run, "--iteration", "2").out == done.out
     assert "+0.0" in isheep("compare", run, "--iteration", "1").out
@@ -223,7 +192,7 @@ def test_runs_are_paired_by_seed(tmp_path: Path) -> None:
     found = compare_over_seeds([0.43, 0.46, 0.49], [0.53, 0.66, 0.79])
     assert done.code == 0 and f"{found.p:.4f}" in done.out and "paired t over seeds" in done.out
     assert "sd 3.0" in done.out and "sd 13.0" in done.out and "+20.0" in done.out and "Holm" in done.out
-    assert "one side only: seeds 4" in done.out and "Seeds are the unit" in " ".join(done.out.split())
+    assert "only one side has them: seeds 4" in done.out and "Seeds are the unit" in " ".join(done.out.split())
 
 
 def test_what_cannot_be_compared(run: Path, tmp_path: Path) -> None:
@@ -250,5 +219,5 @@ def test_an_unread_item_is_left_out_and_counted(run: Path) -> None:
     keep(run, "base", "judge", {"scores": {"score": {"items": [1.0, 2.0, None, 4.0, 5.0]}}})
     keep(run, "iter-2", "judge", {"scores": {"score": {"items": [2.0, 4.0, 5.0, 7.0, None]}}})
     shown = isheep("compare", run).out
-    assert "3 items" in shown and "2 unread" in shown and "+2.00" in shown and "sign flips" in shown
+    assert "3 items" in shown and "2 unreadable" in shown and "+2.00" in shown and "sign flips" in shown
     assert f"{estimate([1.0, 2.0, 4.0]).value:.3g} [" in shown

@@ -18,6 +18,7 @@ from isheep.cli import main
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.evaluation import tables
+from isheep.evaluation.counts import count_rows
 from isheep.filters.base import FilterContext
 from isheep.filters.contamination import ContaminationFilter
 from isheep.filters.score import ScoreFilter
@@ -307,7 +308,7 @@ def test_the_loop(world: World, tmp_path: Path) -> None:
     assert models == [Model("fake", adapter) for adapter in adapters]
     assert set(world.generated) == set(models[:2])  # M^T writes nothing
     assert world.trained == [6, 6]
-    assert tables.counts(folder, 2) == (6, 6, 0, 5, None)
+    assert count_rows(folder, 2) == (6, 6, 0, 5, None)
 
 
 def test_a_finished_run_asks_for_nothing(world: World, tmp_path: Path) -> None:
@@ -336,7 +337,7 @@ def test_the_base_may_judge(world: World, tmp_path: Path) -> None:
 
 def test_without_assessment_everything_is_kept(world: World, tmp_path: Path) -> None:
     _, folder = run(recipe(assessment=None, filters=[]), tmp_path / "run")
-    assert tables.counts(folder, 1) == (6, 6, None, 5, None)
+    assert count_rows(folder, 1) == (6, 6, None, 5, None)
     assert not folder.has("iter-1/assessed.jsonl")
 
 
@@ -410,7 +411,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     assert len((tmp_path / "run" / "iter-1" / "pairs.jsonl.part").read_text().splitlines()) == 4
     with pytest.raises(SystemExit) as end:
         main(run_it)
-    assert end.value.code == 0 and "rows trained on" in capsys.readouterr().out
+    assert end.value.code == 0 and "training rows" in capsys.readouterr().out
 
 
 def test_interrupted_is_one_line(
@@ -441,6 +442,6 @@ def test_the_table(world: World, tmp_path: Path) -> None:
             "eval/lamb.json", lambda items=items: {"scores": {"right": {"items": items["right"]}}}
         )
     with (console := Console(width=100)).capture() as shown:
-        console.print(tables.run_table(recipe(), folder))
+        console.print(tables.run_table(recipe(), folder, full=True))
     text = shown.get()
     assert "25 [14,40]" in text and "75 [60,86]" in text and "<0.0001" in text

@@ -22,7 +22,7 @@ from isheep.cli import main
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.evaluation.evaluate import has_no_gain
-from isheep.evaluation.tables import sweep_table
+from isheep.evaluation.sweep_table import sweep_table
 from isheep.recipe import loading
 from isheep.recipe.schema import BenchmarkSettings, Recipe, Stop
 from isheep.records import Drop, Model, Pair, Sampling, Task

@@ -271,6 +271,7 @@ BENCHMARK = Benchmark(
     run=run,
     prompts=prompts,
     score_inputs=score_inputs,
+    headline=("prompt strict", "instruction strict"),
     items_from="hub",
     score_responses=score_responses,
     planned=PlannedAnswers(num_answers=541, max_tokens=MAX_TOKENS, batch_size=64),

@@ -122,6 +122,7 @@ BENCHMARK = Benchmark(
     run=run,
     prompts=prompts,
     score_inputs=score_inputs,
+    headline=("right", "right sampled", "content", "prompt strict"),
     items_from="package",
     validation=ValidationPart(
         prompts=validation_prompts,

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from isheep.cli.output import print_parts
+from isheep.cli.options import Json
+from isheep.cli.output import print_json, print_parts
 
 
 def compare(
@@ -35,11 +36,16 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Compare two models, or two settings over seeds.
 
     Two models are compared on the same items. Two folders of runs are compared over the seeds that both have.
     """
-    from isheep.evaluation.compare import comparison_tables
+    from isheep.evaluation.compare import compare_models, comparison_table
+    from isheep.evaluation.json_views import comparison_json
 
-    print_parts([comparison_tables(a, b, iteration or [], score or [])])
+    comparison = compare_models(a, b, iteration or [], score or [])
+    if as_json:
+        return print_json(comparison_json(comparison))
+    print_parts([comparison_table(comparison)])

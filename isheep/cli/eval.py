@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from isheep.cli.options import AllowCode, Benchmarks, Data, UnsafeCode
-from isheep.cli.output import print_line, print_parts
+from isheep.cli.options import AllowCode, Benchmarks, Data, Json, UnsafeCode
+from isheep.cli.output import print_json, print_line, print_parts
 from isheep.errors import UserError
 
 
@@ -30,6 +30,7 @@ def eval(
     ] = None,
     unsafe_code: UnsafeCode = False,
     allow_code: AllowCode = False,
+    as_json: Json = False,
 ) -> None:
     """Score a run's models on benchmarks.
 
@@ -37,7 +38,7 @@ def eval(
     results are in DIR/iter-1/eval/BENCHMARK.json. Missing prerequisites of a benchmark (data, a judge, a sandbox) are
     reported before anything is generated.
     """
-    from isheep.evaluation import evaluate_run, tables
+    from isheep.evaluation import evaluate_run, json_views, tables
     from isheep.recipe import loading
 
     names = benchmarks or []
@@ -46,21 +47,26 @@ def eval(
             raise UserError("--iteration is for a run, and --responses scores a file: leave one of them out")
         if judge or unsafe_code:
             raise UserError("--responses asks no judge and runs no code: leave out --judge and --unsafe-code")
-        return _score_responses([run_dir, *names] if run_dir else [], responses, data, out)
+        return _score_responses([run_dir, *names] if run_dir else [], responses, data, out, as_json)
     if not run_dir or out:
         raise UserError("give a run folder: isheep eval DIR; --out is for --responses")
     settings = loading.parse_judge(judge) if judge is not None else None
     recipe, run = evaluate_run.evaluate_run(Path(run_dir), names, data, iteration, settings, unsafe_code)
-    print_parts([tables.run_table(recipe, run, names)])
+    if as_json:
+        return print_json(json_views.scores_json(recipe, run, names))
+    print_parts([tables.run_table(recipe, run, names, full=True)])
     if kinds:
         print_parts([tables.breakdowns(recipe, run, names)])
 
 
-def _score_responses(names: list[str], responses: Path, data: Path | None, out: Path | None) -> None:
-    from isheep.evaluation import evaluate_run, tables
+def _score_responses(names: list[str], responses: Path, data: Path | None, out: Path | None, as_json: bool) -> None:
+    from isheep.evaluation import evaluate_run, json_views, tables
 
     if len(names) != 1:
         raise UserError("with --responses give one benchmark and no run: isheep eval --responses FILE ifeval")
     out = out or responses.with_suffix(f".{names[0]}")
-    print_parts([tables.scores(names[0], evaluate_run.score_responses(names[0], responses, data, out))])
+    result = evaluate_run.score_responses(names[0], responses, data, out)
+    if as_json:
+        return print_json(json_views.result_json(result))
+    print_parts([tables.result_table(names[0], result)])
     print_line(f"verdicts {out}")

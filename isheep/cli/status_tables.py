@@ -2,9 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
@@ -14,6 +14,7 @@ from rich.text import Text
 from isheep.batching import chunks
 from isheep.diagnostics.diversity import METRICS, read_diversity
 from isheep.evaluation.evaluate import is_last_iteration
+from isheep.evaluation.json_views import scores_json
 from isheep.evaluation.tables import run_table
 from isheep.recipe.schema import Recipe
 from isheep.rundir.artifacts import OTHER_STAGE, STAGES, artifact_of, stage_of
@@ -24,20 +25,41 @@ ITERATIONS_PER_TABLE = 4
 """The number of iterations that fit side by side on a screen of 80 columns."""
 
 
-def status_tables(run_dir: Path) -> Iterator[RenderableType]:
-    """Yield what `isheep status` prints.
+def status_tables(run_dir: Path, full: bool) -> Iterator[RenderableType]:
+    """Yield what `isheep status` prints; with `full` all scores, the seconds of each stage and the diversity too.
 
     Raises UserError if `run_dir` is not a run folder, or a finished file is corrupt.
     """
     recipe, run = open_run(run_dir)
-    yield run_table(recipe, run)
-    yield from seconds_table(recipe, run)
-    yield from diversity_tables(recipe, run)
+    yield run_table(recipe, run, full=full)
+    diversity = {t: values for t in range(1, recipe.iterations + 1) if (values := read_diversity(run, t))}
+    if full:
+        yield from seconds_table(recipe, run)
+        yield from diversity_tables(diversity)
+    for t, values in diversity.items():
+        yield from (Text(f"iteration {t} is narrower: {line}", style="yellow") for line in values["narrower"])
     yield from map(Text, notes(run))
     yield from map(Text, in_progress(run))
     iteration = newest_iteration(recipe, run)
     to_continue = "" if is_last_iteration(recipe, run, iteration) else f"; to continue: isheep run {run_dir}"
     yield Text(f"{iteration} of {recipe.iterations} iterations are trained{to_continue}")
+
+
+def status_values(run_dir: Path) -> dict[str, Any]:
+    """Return what `isheep status --json` prints: rows and scores, diversity, seconds, notes and work in progress."""
+    recipe, run = open_run(run_dir)
+    iteration = newest_iteration(recipe, run)
+    seconds = stage_seconds(run).seconds
+    return {
+        **scores_json(recipe, run),
+        "num_trained_iterations": iteration,
+        "num_iterations": recipe.iterations,
+        "is_finished": is_last_iteration(recipe, run, iteration),
+        "diversity": {t: values for t in range(1, recipe.iterations + 1) if (values := read_diversity(run, t))},
+        "seconds": [{"folder": folder, "stage": stage, "seconds": value} for (folder, stage), value in seconds.items()],
+        "notes": notes(run),
+        "in_progress": list(in_progress(run)),
+    }
 
 
 def notes(run: RunFolder) -> list[str]:
@@ -101,9 +123,8 @@ def _format_seconds(value: float | None, resumed: bool) -> str:
 # --- diversity
 
 
-def diversity_tables(recipe: Recipe, run: RunFolder) -> Iterator[RenderableType]:
-    """Yield the diversity of each iteration's data, and a line for each iteration that is less diverse than before."""
-    by_iteration = {t: values for t in range(1, recipe.iterations + 1) if (values := read_diversity(run, t))}
+def diversity_tables(by_iteration: Mapping[int, Mapping[str, Any]]) -> Iterator[RenderableType]:
+    """Yield the diversity of each iteration's data."""
     for iterations in chunks(list(by_iteration), ITERATIONS_PER_TABLE):
         columns = (Column(f"iteration {t}", justify="right") for t in iterations)
         table = Table("generated data", *columns, box=SIMPLE_HEAD, pad_edge=False)
@@ -117,8 +138,6 @@ def diversity_tables(recipe: Recipe, run: RunFolder) -> Iterator[RenderableType]
                 f"  {metric.label}", *("-" if value is None else metric.number_format.format(value) for value in row)
             )
         yield table
-    for t, values in by_iteration.items():
-        yield from (Text(f"iteration {t} is narrower: {line}", style="yellow") for line in values["narrower"])
 
 
 def _format_metric(value: float | None, number_format: str) -> str:

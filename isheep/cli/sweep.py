@@ -38,7 +38,7 @@ def sweep(
 
 def run_settings(recipes: Mapping[str, Recipe], out: Path) -> None:
     """Run recipes by name, each in the folder of its name in `out`, and print the table of all, also after an error."""
-    from isheep.evaluation.tables import sweep_table
+    from isheep.evaluation.sweep_table import sweep_table
     from isheep.sweep import run_sweep
 
     try:

@@ -1,4 +1,4 @@
-"""The verb compare: two models on the same items, or two settings over the same seeds, with all that a claim needs."""
+"""Compare two models on the same items, or two settings over the same seeds, with the statistics that a claim needs."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -18,102 +18,117 @@ from isheep.errors import UserError
 from isheep.evaluation import formatting
 from isheep.evaluation.evaluate import same_fingerprints, same_prompts
 from isheep.evaluation.results import load_result
+from isheep.evaluation.score_rows import evaluated_benchmarks, started_iterations
 from isheep.evaluation.statistics import Comparison, Value, compare, compare_over_seeds, estimate, holm
-from isheep.evaluation.tables import begun, benchmarks
 from isheep.rundir.folder import open_run
 
-Scores = dict[str, Result]  # a model's results by benchmark
+# A model's results by benchmark.
+Results = dict[str, Result]
+# Scores that an error lists.
+MAX_LISTED_SCORES = 8
 LEGEND = (
-    "Shares in %. Intervals of 95%; p is two-sided, below it corrected for the {number} tests of this table (Holm); in "
-    "brackets the least difference that this comparison would find at 80% power. "
+    "Shares in % with 95% intervals; p is two-sided, and below it corrected for the {num_tests} tests of this table "
+    "(Holm); in brackets: minimum detectable difference at 80% power. {unit}"
 )
-MOST = 8  # scores that an error names
-OVER_SEEDS = "Seeds are the unit: intervals, p and sd say how runs differ, and not how items do."
-OVER_ITEMS = "Items are the unit: this says nothing about another seed."
+OVER_SEEDS = "Seeds are the unit: intervals, p and sd describe how runs differ, not how items differ."
+OVER_ITEMS = "Items are the unit: the result says nothing about another seed."
 
 
 class Side(NamedTuple):
-    """One of the two: a model's results by the seed of its run, or by None where it is a single run."""
+    """One of the two sides: a model's results by the seed of its run, or by None for a single run."""
 
     label: str
-    by_seed: dict[int | None, Scores]
+    by_seed: dict[int | None, Results]
 
 
-class ComparisonRow(NamedTuple):
-    """A score on both sides, its values telling a share from a mean."""
+class ScoreComparison(NamedTuple):
+    """A score on both sides. `items` tell a share from a mean; `over_seeds` holds the scores of A and B by seed."""
 
     benchmark: str
     score: str
     templates: tuple[str, str]
-    values: Sequence[Value]
-    found: Comparison
-    below: tuple[str, str]  # what stands under the two sides
+    items: Sequence[Value]
+    result: Comparison
+    over_seeds: tuple[list[float], list[float]] | None
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.benchmark} {self.score}"
 
 
-def comparison_tables(a: Path, b: Path | None, iterations: Sequence[int], names: Sequence[str]) -> Group:
-    """What `isheep compare` prints: two runs; one run's base and an iteration of it; or folders of runs, by seed.
+class ModelComparison(NamedTuple):
+    """What `isheep compare` prints: the two sides, the seeds that both have, and each score with its corrected p."""
 
-    `iterations` has none (the newest of each; the base and the newest of one run), one, or one for each side. `names`
-    declares the family of tests that p is corrected for, by score ("right", or "lamb right"); all without it. Raises
-    UserError where the two have nothing in common, or other items under the same name.
+    sides: tuple[Side, Side]
+    seeds: list[int | None]
+    scores: list[ScoreComparison]
+    corrected_p: list[float]
+
+
+def compare_models(a: Path, b: Path | None, iterations: Sequence[int], names: Sequence[str] = ()) -> ModelComparison:
+    """Compare two runs; or, without `b`, the base and an iteration of one run; or two folders of runs, by seed.
+
+    `iterations` has no number (the newest of each; the base and the newest of one run), one, or one for each side.
+    `names` limits the scores ("right", or "lamb right"), and with them the family of tests that p is corrected for.
+    Raises UserError if the two have no score in common, or other items under the same name.
     """
-    first, second = which(iterations, alone=b is None)
-    sides = side(a, first), side(b or a, second)
-    seeds = common(*sides)
-    rows = family(list(matched(*sides, seeds)), names)
-    tests = sum(not isnan(row.found.p) for row in rows)
-    legend = LEGEND.format(number=tests) + (OVER_ITEMS if seeds == [None] else OVER_SEEDS)
-    lines = [f"{letter}  {one.label}" for letter, one in zip("AB", sides, strict=True)]
-    if foreign := sorted(str(seed) for seed in {*sides[0].by_seed, *sides[1].by_seed} - {*seeds}):
-        lines.append(f"left out, for they are on one side only: seeds {', '.join(foreign)}")
-    return Group(*map(Text, lines), table(rows), Text(legend, style="dim"))
+    first, second = _choose_iterations(iterations, is_single=b is None)
+    sides = load_side(a, first), load_side(b or a, second)
+    seeds = _common_seeds(*sides)
+    scores = _choose_scores(list(_compare_scores(*sides, seeds)), names)
+    return ModelComparison(sides, seeds, scores, holm([score.result.p for score in scores]))
 
 
-def which(iterations: Sequence[int], alone: bool) -> tuple[int | None, int | None]:
-    """The iteration of each side; None is its newest."""
+# --- the two sides
+
+
+def load_side(path: Path, iteration: int | None) -> Side:
+    """Return the results of M^iteration of a run, or of each run in a folder; None is the newest that has results."""
+    if (path / "recipe.yaml").is_file():
+        _, name, results = _load_model(path, iteration)
+        return Side(f"{path}, {name}", {None: results})
+    by_seed: dict[int | None, Results] = {}
+    labels = []
+    for file in sorted(path.glob("*/recipe.yaml")):
+        seed, name, results = _load_model(file.parent, iteration)
+        if seed in by_seed:
+            raise UserError(f"{path} holds two runs with seed {seed}: give a folder with one run for each seed")
+        by_seed[seed] = results
+        labels.append(f"seed {seed} {name}")
+    if not by_seed:
+        raise UserError(f"{path} is neither a run folder nor a folder of runs: give the --out of an isheep run")
+    return Side(f"{path}: {', '.join(labels)}", by_seed)
+
+
+def _load_model(run_dir: Path, iteration: int | None) -> tuple[int, str, Results]:
+    """Return a run's seed, and the name and results of one of its models."""
+    recipe, run = open_run(run_dir)
+    started = started_iterations(recipe, run)
+    names = evaluated_benchmarks(recipe, run, started)
+    results = {
+        index: {name: result for name in names if (result := load_result(run, index, name))} for index in started
+    }
+    if iteration is None:
+        iteration = max((index for index in started if results[index]), default=0)
+    label = f"iteration {iteration}" if iteration else "base"
+    if not results.get(iteration):
+        raise UserError(f"{run_dir}, {label}: it has no results to compare; make them with isheep eval {run_dir}")
+    return recipe.seed, label, results[iteration]
+
+
+def _choose_iterations(iterations: Sequence[int], is_single: bool) -> tuple[int | None, int | None]:
+    """Return the iteration of each side, None for the newest."""
     match list(iterations):
         case []:
-            return (0, None) if alone else (None, None)
-        case [t]:
-            return (0, t) if alone else (t, t)
-        case [s, t]:
-            return s, t
+            return (0, None) if is_single else (None, None)
+        case [iteration]:
+            return (0, iteration) if is_single else (iteration, iteration)
+        case [first, second]:
+            return first, second
     raise UserError(f"two models are compared, and --iteration is given {len(iterations)} times")
 
 
-def side(path: Path, t: int | None) -> Side:
-    """The results of M^t of a run, or of each run in a folder."""
-    if (path / "recipe.yaml").is_file():
-        _, name, scores = model(path, t)
-        return Side(f"{path}, {name}", {None: scores})
-    found: dict[int | None, Scores] = {}
-    labels = []
-    for run in sorted(path.glob("*/recipe.yaml")):
-        seed, name, scores = model(run.parent, t)
-        if seed in found:
-            raise UserError(f"{path} holds two runs with seed {seed}: give a folder with one run for each seed")
-        found[seed] = scores
-        labels.append(f"seed {seed} {name}")
-    if not found:
-        raise UserError(f"{path} is neither a run folder nor a folder of runs: give the --out of an isheep run")
-    return Side(f"{path}: {', '.join(labels)}", found)
-
-
-def model(path: Path, t: int | None) -> tuple[int, str, Scores]:
-    """A run's seed, and the name and results of M^t, for None of the newest that has results."""
-    recipe, run = open_run(path)
-    models = begun(recipe, run)
-    names = benchmarks(recipe, run, models)
-    found = {s: {name: one for name in names if (one := load_result(run, s, name))} for s in models}
-    chosen = max((s for s in models if found[s]), default=0) if t is None else t
-    name = f"iteration {chosen}" if chosen else "base"
-    if not found.get(chosen):
-        raise UserError(f"{path}, {name}: it has no results to compare; make them with isheep eval {path}")
-    return recipe.seed, name, found[chosen]
-
-
-def common(a: Side, b: Side) -> list[int | None]:
-    """The seeds that both sides have."""
+def _common_seeds(a: Side, b: Side) -> list[int | None]:
     seeds = [seed for seed in a.by_seed if seed in b.by_seed]
     if (None in a.by_seed) != (None in b.by_seed):
         raise UserError("a run is compared with a run, and a folder of runs with a folder of runs")
@@ -122,59 +137,87 @@ def common(a: Side, b: Side) -> list[int | None]:
     return seeds
 
 
-def matched(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[ComparisonRow]:
-    """Every score that all of these models have. Raises UserError where they were asked other items."""
-    pairs = [(a.by_seed[seed], b.by_seed[seed]) for seed in seeds]
-    flat = [scores for pair in pairs for scores in pair]
-    for name in (name for name in flat[0] if all(name in scores for scores in flat)):
-        results = [scores[name] for scores in flat]
+# --- the scores
+
+
+def _compare_scores(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[ScoreComparison]:
+    """Yield a comparison for every score that all models of both sides have."""
+    models = [side.by_seed[seed] for side in (a, b) for seed in seeds]
+    for benchmark in models[0]:
+        if not all(benchmark in results for results in models):
+            continue
+        results = [model[benchmark] for model in models]
         if not same_fingerprints(*results):
-            what = "scored by other rules" if same_prompts(*results) else "asked other items"
-            raise UserError(f"{name}: the two were {what}, so that they can't be compared: score both anew")
-        templates = results[0].template, results[1].template
-        for score, first in results[0].scores.items():
-            if any(score not in one.scores or len(one.scores[score].items) != len(first.items) for one in results):
-                continue  # not a score of them all
-            values, clusters = first.items, first.clusters
-            if seeds == [None]:
-                found = compare(values, results[1].scores[score].items, clusters)
-                below = f"{found.num_items} items", f"{found.num_unreadable} unread" if found.num_unreadable else ""
-            else:
-                before, after = ([estimate(one.scores[score].items).value for one in results[n::2]] for n in (0, 1))
-                found = compare_over_seeds(before, after)
-                below = (
-                    f"sd {formatting.format_detectable(stdev(before), values)}",
-                    f"sd {formatting.format_detectable(stdev(after), values)}",
-                )
-            yield ComparisonRow(name, score, templates, values, found, below)
+            reason = "scored by other rules" if same_prompts(*results) else "asked other items"
+            raise UserError(f"{benchmark}: the two were {reason}, so that they can't be compared: score both anew")
+        for name, first in results[0].scores.items():
+            if all(name in result.scores and len(result.scores[name].items) == len(first.items) for result in results):
+                yield _compare_score(benchmark, name, results[: len(seeds)], results[len(seeds) :], seeds == [None])
 
 
-def family(rows: Sequence[ComparisonRow], names: Sequence[str]) -> list[ComparisonRow]:
-    """The rows that are named, all where none is. Raises UserError where there is no such score, or none at all."""
-    called = {name: row for row in rows for name in (row.score, f"{row.benchmark} {row.score}")}
-    if not rows or (foreign := [name for name in names if name not in called]):
-        wrong = f"no score {foreign[0]!r} on both sides" if rows else "the two have no score in common"
-        near = [called[name] for name in difflib.get_close_matches(foreign[0], called, n=3)] if rows else []
-        ours = list(dict.fromkeys(f"{row.benchmark} {row.score}" for row in near or rows))
-        more = f", and {len(ours) - MOST} more" * (len(ours) > MOST)
-        raise UserError(f"{wrong}: {', '.join(ours[:MOST]) or 'score both with isheep eval'}{more}")
-    return [row for row in rows if not names or {row.score, f"{row.benchmark} {row.score}"} & {*names}]
+def _compare_score(
+    benchmark: str, name: str, before: Sequence[Result], after: Sequence[Result], is_single: bool
+) -> ScoreComparison:
+    score, templates = before[0].scores[name], (before[0].template, after[0].template)
+    if is_single:
+        result = compare(score.items, after[0].scores[name].items, score.clusters)
+        return ScoreComparison(benchmark, name, templates, score.items, result, None)
+    a, b = ([estimate(result.scores[name].items).value for result in results] for results in (before, after))
+    return ScoreComparison(benchmark, name, templates, score.items, compare_over_seeds(a, b), (a, b))
 
 
-def table(rows: Sequence[ComparisonRow]) -> Table:
-    columns = Column("", no_wrap=True), "A", "B", "B - A (finds)", "p (Holm)"
-    shown = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    above = ""
-    for row, corrected in zip(rows, holm([row.found.p for row in rows]), strict=True):
-        if row.benchmark != above:
-            shown.add_section()
-            shown.add_row(row.benchmark, *map(escape, row.templates), style="bold")
-            above = row.benchmark
-        one, values = row.found, row.values
-        sides = (formatting.format_estimate(side, values) for side in (one.before, one.after))
-        detectable = formatting.format_detectable(one.detectable, values)
-        change = f"{formatting.format_change(one.difference, values)} ({detectable})"
-        shown.add_row(row.score, *sides, change, formatting.format_p_value(one.p))
-        interval = formatting.format_change_interval(one.low, one.high, values)
-        shown.add_row(f"  {one.test}", *row.below, interval, f"({formatting.format_p_value(corrected)})", style="dim")
-    return shown
+def _choose_scores(scores: Sequence[ScoreComparison], names: Sequence[str]) -> list[ScoreComparison]:
+    """Return the scores with one of the names, or all without names."""
+    if not scores:
+        raise UserError("the two have no score in common: score both with isheep eval")
+    by_name = {name: score for score in scores for name in (score.score, score.full_name)}
+    for name in names:
+        if name not in by_name:
+            near = [by_name[match] for match in difflib.get_close_matches(name, by_name, n=3)]
+            listed = list(dict.fromkeys(score.full_name for score in near or scores))
+            more = f", and {len(listed) - MAX_LISTED_SCORES} more" if len(listed) > MAX_LISTED_SCORES else ""
+            raise UserError(f"no score {name!r} on both sides: {', '.join(listed[:MAX_LISTED_SCORES])}{more}")
+    return [score for score in scores if not names or {score.score, score.full_name} & {*names}]
+
+
+# --- as a table
+
+
+def comparison_table(comparison: ModelComparison) -> Group:
+    """Return the sides, a table with a score in each row, and a legend."""
+    lines = [f"{letter}  {side.label}" for letter, side in zip("AB", comparison.sides, strict=True)]
+    first, second = (side.by_seed.keys() for side in comparison.sides)
+    if unpaired := sorted(str(seed) for seed in first ^ second):
+        lines.append(f"left out because only one side has them: seeds {', '.join(unpaired)}")
+    num_tests = sum(not isnan(score.result.p) for score in comparison.scores)
+    unit = OVER_ITEMS if comparison.seeds == [None] else OVER_SEEDS
+    legend = LEGEND.format(num_tests=num_tests, unit=unit)
+    return Group(*map(Text, lines), _table(comparison), Text(legend, style="dim"))
+
+
+def _table(comparison: ModelComparison) -> Table:
+    columns = Column("", no_wrap=True), "A", "B", "B - A", "p (Holm)"
+    table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    benchmark = ""
+    for score, corrected in zip(comparison.scores, comparison.corrected_p, strict=True):
+        if score.benchmark != benchmark:
+            benchmark = score.benchmark
+            table.add_section()
+            table.add_row(benchmark, *map(escape, score.templates), style="bold")
+        result, items = score.result, score.items
+        sides = (formatting.format_estimate(side, items) for side in (result.before, result.after))
+        detectable = formatting.format_detectable(result.detectable, items)
+        change = f"{formatting.format_change(result.difference, items)} ({detectable})"
+        table.add_row(score.score, *sides, change, formatting.format_p_value(result.p))
+        interval = formatting.format_change_interval(result.low, result.high, items)
+        p_value = f"({formatting.format_p_value(corrected)})"
+        table.add_row(f"  {result.test}", *_below_sides(score), interval, p_value, style="dim")
+    return table
+
+
+def _below_sides(score: ScoreComparison) -> list[str]:
+    """Return what stands below the two sides: the numbers of items, or the standard deviations over seeds."""
+    if score.over_seeds:
+        return [f"sd {formatting.format_detectable(stdev(values), score.items)}" for values in score.over_seeds]
+    unreadable = f"{score.result.num_unreadable} unreadable" if score.result.num_unreadable else ""
+    return [f"{score.result.num_items} items", unreadable]

@@ -1,71 +1,108 @@
-"""Figures as they are printed: shares in %, means, p values, each short enough for a table of 80 columns."""
+"""Numbers as they are printed: shares in %, means, p values, each short enough for a table of 80 columns.
+
+`items` tells a share (truth values) from a mean (numbers).
+"""
 
 import math
 import re
 from collections.abc import Sequence
 
-from isheep.evaluation.statistics import Clusters, Estimate, Value, estimate, is_share, wilson
+from isheep.evaluation.statistics import Clusters, Comparison, Estimate, Value, estimate, is_share, wilson
 
-# What could move a cursor, change a colour, reverse a line or break an encoder; tab and newline may stay.
+# Characters that could move a cursor, change a colour, reverse a line or break an encoder; tab and newline may stay.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def format_score(values: Sequence[Value] | None, clusters: Clusters = None) -> str:
-    """The share of true values or the mean of numbers, with its interval; nothing where there are no values."""
-    return "" if not values else format_estimate(estimate(values, clusters), values)
+def format_score(items: Sequence[Value] | None, clusters: Clusters = None) -> str:
+    """Return the share of true values or the mean of numbers, with its interval; "" without items."""
+    return format_estimate(estimate(items, clusters), items) if items else ""
 
 
-def format_count(counts: Sequence[int] | None) -> str:
-    """[right, all] as a share."""
-    if not counts or not counts[1]:
+def format_count(count: Sequence[int] | None) -> str:
+    """Return (right, all) as a share with its interval; "" without items."""
+    if not count or not count[1]:
         return ""
-    right, total = counts
+    right, total = count
     return format_estimate(Estimate(right / total, *wilson(right, total), total), [True])
 
 
-def format_estimate(one: Estimate, like: Sequence[Value]) -> str:
-    """63.2 [59,67] for items that are right or not, 7.25 [6.9,7.6] for numbers."""
-    if math.isnan(one.value):
+def format_estimate(result: Estimate, items: Sequence[Value]) -> str:
+    """Return 63.2 [59,67] for a share, 7.25 [6.9,7.6] for a mean."""
+    if math.isnan(result.value):
         return "-"
-    if is_share(like):
-        return f"{100 * one.value:.3g} [{100 * one.low:.0f},{100 * one.high:.0f}]"
-    return f"{one.value:.3g}" + ("" if math.isnan(one.low) else f" [{_short(one.low)},{_short(one.high)}]")
+    if is_share(items):
+        return f"{100 * result.value:.3g} [{100 * result.low:.0f},{100 * result.high:.0f}]"
+    interval = "" if math.isnan(result.low) else f" [{_short(result.low)},{_short(result.high)}]"
+    return f"{result.value:.3g}{interval}"
 
 
-def format_detectable(value: float, like: Sequence[Value]) -> str:
-    """A difference between two scores of such items: in points where they are shares, which differ by 100 at most."""
+def format_rounded(result: Estimate, items: Sequence[Value]) -> str:
+    """Return 63 [59,67] for a share: without decimals, which say nothing beside such an interval."""
+    if math.isnan(result.value) or not is_share(items):
+        return format_estimate(result, items)
+    return f"{100 * result.value:.0f} [{100 * result.low:.0f},{100 * result.high:.0f}]"
+
+
+def format_rounded_change(result: Comparison, items: Sequence[Value]) -> str:
+    """Return +13 [+11,+16] in points for a share, and tenths if all numbers are below 1."""
+    if math.isnan(result.difference):
+        return "-"
+    if not is_share(items):
+        return f"{format_change(result.difference, items)} {format_change_interval(result.low, result.high, items)}"
+    numbers = [100 * number for number in (result.difference, result.low, result.high) if not math.isnan(number)]
+    digits = 1 if max(map(abs, numbers)) < 1 else 0
+    change, *ends = (f"{number:+.{digits}f}" for number in numbers)
+    return f"{change} [{','.join(ends)}]" if ends else change
+
+
+def format_detectable(value: float, items: Sequence[Value]) -> str:
+    """Return a difference between two scores: in points for shares, which differ by 100 at most."""
     if math.isnan(value):
         return "-"
-    if is_share(like):
+    if is_share(items):
         return f"{100 * value:.1f}" if value <= 1 else ">100"
     return _short(value)
 
 
-def format_change(value: float, like: Sequence[Value]) -> str:
-    """+2.8, in points where items are right or not."""
+def format_change(value: float, items: Sequence[Value]) -> str:
+    """Return +2.8, in points for shares."""
     if math.isnan(value):
         return "-"
-    return f"{100 * value:+.1f}" if is_share(like) else f"{value:+.2f}"
+    return f"{100 * value:+.1f}" if is_share(items) else f"{value:+.2f}"
 
 
-def format_change_interval(low: float, high: float, like: Sequence[Value]) -> str:
-    """[-0.8,+3.1], and [-28,+28] where tenths say nothing; nothing where there is no interval."""
+def format_change_interval(low: float, high: float, items: Sequence[Value]) -> str:
+    """Return [-0.8,+3.1], or [-28,+28] if tenths say nothing; "" without an interval."""
     if math.isnan(low) or math.isnan(high):
         return ""
-    scale, digits = (100, 1) if is_share(like) else (1, 2)
+    scale, digits = (100, 1) if is_share(items) else (1, 2)
     ends = [scale * low, scale * high]
-    digits = 0 if max(map(abs, ends)) >= 10 else digits
+    if max(map(abs, ends)) >= 10:
+        digits = 0
     return f"[{ends[0]:+.{digits}f},{ends[1]:+.{digits}f}]"
 
 
 def format_p_value(value: float) -> str:
-    return "-" if math.isnan(value) else "<0.0001" if value < 1e-4 else f"{value:.4f}"
+    if math.isnan(value):
+        return "-"
+    return "<0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def format_number(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def format_part(part: int | None, total: int | None) -> str:
+    """Return a number and its share of a total: 232 (33%)."""
+    return f"{part} ({part / total:.0%})" if part is not None and total else format_number(part)
 
 
 def _short(value: float) -> str:
-    return f"{value:.{0 if abs(value) >= 10 else 1 if abs(value) >= 1 else 2}f}"
+    if abs(value) >= 10:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2f}"
 
 
 def escape_unprintable(text: str) -> str:
-    """Model text for a terminal: control characters as their escapes, such as \\x1b."""
-    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    """Return text of a model for a terminal: control characters become escapes such as \\x1b."""
+    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

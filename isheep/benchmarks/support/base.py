@@ -100,6 +100,9 @@ class Benchmark:
     score_inputs: Callable[[BenchmarkSettings], Any]
     """Return everything that the score of an answer depends on, such as references, tests and the judge's prompts."""
 
+    headline: tuple[str, ...] = ()
+    """The scores that the short table of a run shows, five at most; empty: the first five."""
+
     items_from: ItemSource = "user"
     needs_judge: bool = False
     needs_sandbox: bool = False

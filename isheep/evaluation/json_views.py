@@ -1,0 +1,111 @@
+"""Scores and comparisons as plain dicts, for the --json option. nan becomes None; shares are from 0 to 1."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from isheep.benchmarks import Result
+from isheep.evaluation.compare import ModelComparison, ScoreComparison
+from isheep.evaluation.counts import count_rows, pair_accuracy
+from isheep.evaluation.score_rows import ModelScore, evaluated_benchmarks, load_scores, started_iterations
+from isheep.evaluation.statistics import Comparison, Estimate, estimate, is_share
+from isheep.recipe.schema import Recipe
+from isheep.rundir.folder import RunFolder
+
+
+def scores_json(recipe: Recipe, run: RunFolder, only: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the rows and scores of a run: {"run", "model", "iterations": [...], "benchmarks": {...}}.
+
+    `only` limits the benchmarks. A benchmark maps each score to a list with an entry for every model that has it.
+    """
+    iterations = started_iterations(recipe, run)
+    names = list(only) or evaluated_benchmarks(recipe, run, iterations)
+    return {
+        "run": str(run.path),
+        "model": recipe.model,
+        "iterations": [_iteration_json(recipe, run, iteration) for iteration in iterations if iteration],
+        "benchmarks": {name: _benchmark_json(run, iterations, name) for name in names},
+    }
+
+
+def result_json(result: Result) -> dict[str, Any]:
+    """Return one result by itself: its scores, breakdowns and notes."""
+    return {
+        "template": result.template,
+        "scores": {
+            name: _estimate_json(estimate(score.items, score.clusters), score.items)
+            for name, score in result.scores.items()
+        },
+        "breakdowns": {title: dict(counts) for title, counts in result.breakdowns.items()},
+        "notes": list(result.notes),
+    }
+
+
+def comparison_json(comparison: ModelComparison) -> dict[str, Any]:
+    """Return a comparison: {"a", "b", "seeds", "scores": [...]}; "seeds" is None for two single runs."""
+    first, second = comparison.sides
+    pairs = zip(comparison.scores, comparison.corrected_p, strict=True)
+    return {
+        "a": first.label,
+        "b": second.label,
+        "seeds": None if comparison.seeds == [None] else comparison.seeds,
+        "scores": [_score_json(score, corrected) for score, corrected in pairs],
+    }
+
+
+def _iteration_json(recipe: Recipe, run: RunFolder, iteration: int) -> dict[str, Any]:
+    values: dict[str, Any] = {"iteration": iteration, **count_rows(run, iteration)._asdict()}
+    if accuracy := pair_accuracy(recipe, run, iteration):
+        values["accuracy_generated"] = _estimate_json(estimate(accuracy.generated), accuracy.generated)
+        values["accuracy_kept"] = _estimate_json(estimate(accuracy.kept), accuracy.kept)
+    return values
+
+
+def _benchmark_json(run: RunFolder, iterations: Sequence[int], name: str) -> dict[str, Any]:
+    scores = load_scores(run, iterations, name)
+    return {
+        "templates": {str(index): text for index, text in zip(iterations, scores.templates, strict=True) if text},
+        "headline": [row.name for row in scores.headline],
+        "scores": {row.name: [_model_json(model) for model in row.models if model] for row in scores.rows},
+        "notes": scores.notes,
+    }
+
+
+def _model_json(model: ModelScore) -> dict[str, Any]:
+    values = {"iteration": model.iteration, **_estimate_json(model.estimate, model.score.items)}
+    values["num_unreadable"] = model.num_unreadable
+    if model.change:
+        values["change"] = _difference_json(model.change)
+    return values
+
+
+def _score_json(score: ScoreComparison, corrected_p: float) -> dict[str, Any]:
+    return {
+        "benchmark": score.benchmark,
+        "score": score.score,
+        "templates": list(score.templates),
+        "a": _estimate_json(score.result.before, score.items),
+        "b": _estimate_json(score.result.after, score.items),
+        "b_minus_a": {**_difference_json(score.result), "p_holm": _number(corrected_p)},
+    }
+
+
+def _estimate_json(result: Estimate, items: Sequence[Any]) -> dict[str, Any]:
+    values = {"value": _number(result.value), "low": _number(result.low), "high": _number(result.high)}
+    return {**values, "num_items": result.num_items, "kind": "share" if is_share(items) else "mean"}
+
+
+def _difference_json(result: Comparison) -> dict[str, Any]:
+    return {
+        "difference": _number(result.difference),
+        "low": _number(result.low),
+        "high": _number(result.high),
+        "p": _number(result.p),
+        "test": result.test,
+        "minimum_detectable_difference": _number(result.detectable),
+        "num_items": result.num_items,
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,59 @@
+"""The table of a sweep: the runs below each other, a row for each model."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Column, Table
+from rich.text import Text
+
+from isheep.benchmarks import Result
+from isheep.evaluation import formatting
+from isheep.evaluation.counts import count_rows
+from isheep.evaluation.results import load_result
+from isheep.recipe.schema import Recipe
+from isheep.rundir.folder import RunFolder
+from isheep.rundir.iterations import iteration_dir
+
+
+def sweep_table(recipes: Mapping[str, Recipe], output_dir: Path) -> Group:
+    """Return a row for each model that exists, with the first score of each benchmark. Keys are names of settings."""
+    names = list(dict.fromkeys(settings.name for recipe in recipes.values() for settings in recipe.evaluation))
+    columns = [Column("setting", overflow="fold", min_width=10), Column("iter", no_wrap=True), Column("kept")]
+    columns += [Column("rows", no_wrap=True), *(Column(name, overflow="fold") for name in names)]
+    table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    templates: dict[str, dict[str, None]] = {name: {} for name in names}
+    for setting, recipe in recipes.items():
+        run = RunFolder(output_dir / setting, output_dir / setting)
+        label = setting
+        for iteration, results in _models(recipe, run, names):
+            for name, result in results.items():
+                if result and result.template:
+                    templates[name][result.template] = None
+            table.add_row(escape(label), *_cells(run, iteration, list(results.values())))
+            label = ""
+    if not names:
+        return Group(Text(str(output_dir), style="bold"), table)
+    listed = "; ".join(f"{name} ({', '.join(templates[name])})" for name in names if templates[name])
+    legend = f"rows: training rows; first score of each benchmark, shares in %; templates: {listed}"
+    return Group(Text(str(output_dir), style="bold"), table, Text(legend, style="dim"))
+
+
+def _models(recipe: Recipe, run: RunFolder, names: Sequence[str]) -> Iterator[tuple[int, dict[str, Result | None]]]:
+    """Yield each model that is trained or evaluated, with its results by benchmark."""
+    for iteration in range(recipe.iterations + 1):
+        results = {name: load_result(run, iteration, name) for name in names}
+        if iteration_dir(run, iteration).has("adapter") or any(results.values()):
+            yield iteration, results
+
+
+def _cells(run: RunFolder, iteration: int, results: Sequence[Result | None]) -> Iterator[str]:
+    counts = count_rows(run, iteration)
+    yield str(iteration) if iteration else "base"
+    yield formatting.format_part(counts.kept, counts.generated)
+    yield formatting.format_number(counts.trained)
+    for result in results:
+        first = next(iter(result.scores.values()), None) if result else None
+        yield formatting.format_score(first.items, first.clusters) if first else ""
