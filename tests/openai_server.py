@@ -101,7 +101,7 @@ class Served:
         if self.fake.strict and (body.keys() - KNOWN or not isinstance(prompt, str)):
             raise Refusal(422, b'{"detail": "unexpected"}')
         tokenizer = engine.loaded.tokenizer
-        ids = engine._prompts([prompt])[0] if isinstance(prompt, str) else prompt
+        ids = engine._prompt_ids([prompt])[0] if isinstance(prompt, str) else prompt
         choice: dict[str, Any] = {"index": 0, "logprobs": None}
         written = self.write(engine, tokenizer.decode(ids), body)
         if self.fake.logprobs and body.get("logprobs") is not None:
@@ -153,7 +153,7 @@ class Served:
         choice: dict[str, Any] = {"index": 0, "finish_reason": written.finish}
         choice["message"] = {"role": "assistant", "content": written.text}
         if self.fake.logprobs and body.get("logprobs"):
-            best = self.first(engine, engine._prompts([text])[0], body["top_logprobs"])
+            best = self.first(engine, engine._prompt_ids([text])[0], body["top_logprobs"])
             entries = [{"token": engine.loaded.tokenizer.decode([token]), "logprob": value} for token, value in best]
             choice["logprobs"] = {"content": [{**entries[0], "top_logprobs": entries}]}
         return {"choices": [choice]}

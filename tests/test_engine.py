@@ -13,9 +13,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from isheep.batching import derive_seed
 from isheep.engines import decode as decoding
-from isheep.engines.decode import common_prefix, decode, draw, families, noise, paths
+from isheep.engines.decode import (
+    Policy,
+    common_prefix_length,
+    decode,
+    draw_tokens,
+    group_by_prefix,
+    option_paths,
+    seeded_uniforms,
+)
 from isheep.engines.function import FunctionEngine, SeededFunctionEngine
-from isheep.engines.tokens import stops, text_of
+from isheep.engines.tokens import decode_tokens, split_stops
 from isheep.engines.transformers import TransformersEngine, open_engine
 from isheep.errors import UserError
 from isheep.models.checkpoint import LAMB_CHECKPOINT, find_checkpoint
@@ -42,7 +50,7 @@ def clear(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Such a test needs another seed or prompt.
     """
-    choose = decoding.draw
+    choose = decoding.draw_tokens
 
     def clearly(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
         tokens = choose(logits, uniforms, temperature, top_p)
@@ -53,7 +61,7 @@ def clear(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert torch.equal(choose(logits, uniform, temperature, share), tokens), "a draw lies near a border"
         return tokens
 
-    monkeypatch.setattr(decoding, "draw", clearly)
+    monkeypatch.setattr(decoding, "draw_tokens", clearly)
 
 
 def opened(path: Path, **settings: Any) -> TransformersEngine:
@@ -109,8 +117,8 @@ def test_a_model_that_drops_our_arguments_shares_nothing(tmp_path: Path) -> None
 @pytest.mark.usefixtures("clear")
 def test_a_shared_prefix_changes_nothing(checkpoint: Path) -> None:
     engine = opened(checkpoint)
-    rows = engine._prompts(SHARED)
-    assert common_prefix(rows, [1] * len(rows)) > 8
+    rows = engine._prompt_ids(SHARED)
+    assert common_prefix_length(rows, [1] * len(rows)) > 8
     alone = opened(checkpoint, batch=1)
     for sampling in (GREEDY, DRAWN.model_copy(update={"max_tokens": 1})):
         assert [c.text for c in alone.generate(SHARED, sampling, 3)] == [
@@ -161,26 +169,26 @@ def test_waiting_requests_take_the_places_of_those_that_have_ended(checkpoint: P
 def test_neighbours_change_logits_by_less_than_a_ten_thousandth(checkpoint: Path, prompts: list[str]) -> None:
     """Of the widest of a model's logits: alone, in a full batch, and in one whose places are refilled."""
     engine = opened(checkpoint)
-    rows = [row for n in range(3) for row in engine._prompts([f"{text} {n}" for text in prompts])]
+    rows = [row for n in range(3) for row in engine._prompt_ids([f"{text} {n}" for text in prompts])]
     limits = [3 + 2 * (n % 5) for n in range(len(rows))]
 
-    def seen(rows: list[list[int]], limits: list[int], most: int) -> list[list[torch.Tensor]]:
-        found: list[list[torch.Tensor]] = [[] for _ in rows]
+    def all_logits(rows: list[list[int]], limits: list[int], batch_size: int) -> list[list[torch.Tensor]]:
+        logits_of: list[list[torch.Tensor]] = [[] for _ in rows]
 
-        def pick(logits: torch.Tensor, places: list[int], written: list[list[int]]) -> torch.Tensor:
-            for place, row in zip(places, logits, strict=True):
-                found[place].append(row)
+        def pick(logits: torch.Tensor, indices: list[int], outputs: list[list[int]]) -> torch.Tensor:
+            for index, row in zip(indices, logits, strict=True):
+                logits_of[index].append(row)
             return logits.argmax(-1)
 
         with torch.inference_mode():
-            decode(engine.loaded.model, rows, limits, most, pick, lambda tokens: False)
-        return [some[:limit] for some, limit in zip(found, limits, strict=True)]
+            decode(engine.loaded.model, rows, Policy(pick, lambda tokens: False, limits, batch_size))
+        return [logits[:limit] for logits, limit in zip(logits_of, limits, strict=True)]
 
-    alone = [seen([row], [limit], 1)[0] for row, limit in zip(rows, limits, strict=True)]
-    for most in (4, 5, len(rows)):
-        for one, other in zip(alone, seen(rows, limits, most), strict=True):
-            together = torch.stack(other)
-            assert (torch.stack(one) - together).abs().max() < 1e-4 * together.abs().max()
+    alone = [all_logits([row], [limit], 1)[0] for row, limit in zip(rows, limits, strict=True)]
+    for batch_size in (4, 5, len(rows)):
+        for expected, batched in zip(alone, all_logits(rows, limits, batch_size), strict=True):
+            together = torch.stack(batched)
+            assert (torch.stack(expected) - together).abs().max() < 1e-4 * together.abs().max()
 
 
 def penalised_one_by_one(path: Path, prompts: list[str], sampling: Sampling, seed: int) -> list[str]:
@@ -189,13 +197,13 @@ def penalised_one_by_one(path: Path, prompts: list[str], sampling: Sampling, see
     texts = []
     for i, prompt in enumerate(prompts):
         ids, written = tokenizer(prompt).input_ids, list[int]()
-        chance = noise([derive_seed(seed, i)], sampling.max_tokens)[0]
+        chance = seeded_uniforms([derive_seed(seed, i)], sampling.max_tokens)[0]
         for step in range(min(sampling.max_tokens, 256 - len(ids))):
             with torch.no_grad():
                 logits = model(torch.tensor([ids + written])).logits[0, -1]
             for token in set(written):
                 logits[token] -= sampling.presence_penalty
-            written += draw(logits[None], chance[step : step + 1], sampling.temperature, sampling.top_p).tolist()
+            written += draw_tokens(logits[None], chance[step : step + 1], sampling.temperature, sampling.top_p).tolist()
             if written[-1] == tokenizer.eos_token_id:
                 break
         texts.append(tokenizer.decode(written, skip_special_tokens=True))
@@ -207,7 +215,7 @@ def penalised_one_by_one(path: Path, prompts: list[str], sampling: Sampling, see
 @pytest.mark.parametrize("penalty", [2.0, -1.5])
 def test_a_presence_penalty_is_what_a_plain_loop_says(checkpoint: Path, sampling: Sampling, penalty: float) -> None:
     engine = opened(checkpoint)
-    near = "a " * next(n for n in range(99, 999) if len(engine._prompts(["a " * n])[0]) > 240)
+    near = "a " * next(n for n in range(99, 999) if len(engine._prompt_ids(["a " * n])[0]) > 240)
     prompts = [near, *SHARED[:2], near, MIXED[0]]  # the context ends the near ones first
     sampling = sampling.model_copy(update={"presence_penalty": penalty, "max_tokens": 24})
     written = engine.generate(prompts, sampling, 13)
@@ -222,8 +230,8 @@ def test_a_presence_penalty_is_what_a_plain_loop_says(checkpoint: Path, sampling
 def test_draws_follow_the_distribution(temperature: float, top_p: float) -> None:
     logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, 1.5, -3.0])
     count = 20_000
-    uniforms = noise([derive_seed("chi", i) for i in range(count // 100)], 100).flatten()
-    drawn = draw(logits.expand(count, -1), uniforms, temperature, top_p)
+    uniforms = seeded_uniforms([derive_seed("chi", i) for i in range(count // 100)], 100).flatten()
+    drawn = draw_tokens(logits.expand(count, -1), uniforms, temperature, top_p)
     probabilities = torch.softmax(logits.double() / temperature, 0)
     order = probabilities.argsort(descending=True)
     kept = probabilities[order].cumsum(0) - probabilities[order] < top_p
@@ -240,7 +248,7 @@ def test_draws_follow_the_distribution(temperature: float, top_p: float) -> None
 def test_a_nucleus_wider_than_the_candidates_is_drawn_from_whole() -> None:
     logits = torch.zeros(2, 1000)
     logits[1, 3] = 50.0  # a narrow row beside a flat one
-    drawn = torch.stack([draw(logits, torch.full((2,), u), 1.0, 0.9) for u in np.linspace(0, 0.999, 400)])
+    drawn = torch.stack([draw_tokens(logits, torch.full((2,), u), 1.0, 0.9) for u in np.linspace(0, 0.999, 400)])
     assert len(drawn[:, 0].unique()) > 350
     assert (drawn[:, 1] == 3).all()
 
@@ -262,7 +270,7 @@ def test_an_end_token_stops_and_is_left_out(checkpoint: Path, tmp_path: Path) ->
 def test_a_special_token_stops_as_an_id(checkpoint: Path) -> None:
     engine = opened(checkpoint)
     token = engine.loaded.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert stops(engine.loaded.tokenizer, ["<|im_end|>", "###"]) == ({token}, ["###"])
+    assert split_stops(engine.loaded.tokenizer, ["<|im_end|>", "###"]) == ({token}, ["###"])
     with torch.no_grad():
         engine.loaded.model.get_output_embeddings().weight[token] *= 40  # random weights, now bent on one token
     stopping = GREEDY.model_copy(update={"stop": ("<|im_end|>",), "temperature": 1.0, "top_p": 1.0, "max_tokens": 40})
@@ -288,7 +296,7 @@ def test_a_stop_string_may_span_tokens_and_ends_the_text_before_it(checkpoint: P
 def test_the_context_cuts_an_answer_and_refuses_a_long_prompt(checkpoint: Path) -> None:
     engine = opened(checkpoint)
     near = "a " * 120
-    used = len(engine._prompts([near])[0])
+    used = len(engine._prompt_ids([near])[0])
     long, short = engine.generate([near, "a"], GREEDY.model_copy(update={"max_tokens": 1000}), 0)
     assert long.tokens == 256 - used and long.finish == "length" and short.tokens > long.tokens
     with pytest.raises(UserError, match=r"a prompt of \d{3,} tokens does not fit"):
@@ -309,23 +317,23 @@ def test_what_is_beyond_the_context_is_left_out_and_its_neighbours_are_as_ever(c
     engine, long = opened(checkpoint, batch=2), "What is" * 300
     texts, outputs = [MIXED[0], long, MIXED[1]], [" Paris.", " hot", " cold and hot " * 200]
     first, nothing, cut = engine.logprobs(texts, outputs)
-    assert nothing == ([], []) and len(cut.tokens) == 256 - len(engine._prompts(texts[2:])[0])
+    assert nothing == ([], []) and len(cut.tokens) == 256 - len(engine._prompt_ids(texts[2:])[0])
     [alone] = engine.logprobs(texts[2:], outputs[2:])
     assert cut.logprobs == pytest.approx(alone.logprobs, rel=1e-4)
     assert first.logprobs == pytest.approx(engine.logprobs(texts[:1], outputs[:1])[0].logprobs, rel=1e-4)
     [one, none, two] = engine.choices([MIXED[0], long, MIXED[1]], [" 1", " 10"])
     assert none == [0, 0] and one + two == pytest.approx(sum(engine.choices(MIXED[:2], [" 1", " 10"]), []), rel=1e-4)
-    ids = engine._prompts([long])[0][:256]
+    ids = engine._prompt_ids([long])[0][:256]
     np.testing.assert_allclose(
-        engine.embed([long, MIXED[0]])[0], engine.embed([text_of(engine.loaded.tokenizer, ids)])[0], atol=1e-4
+        engine.embed([long, MIXED[0]])[0], engine.embed([decode_tokens(engine.loaded.tokenizer, ids)])[0], atol=1e-4
     )
 
 
 def test_the_beginning_of_sequence_is_never_doubled(llama: Path, qwen2: Path) -> None:
     engine = opened(llama)
-    assert engine._prompts(["hot"]) == engine._prompts(["<|begin_of_text|>hot"])
-    assert engine._prompts([""]) == [engine.loaded.start]
-    assert opened(qwen2).loaded.start == [] and len(opened(qwen2)._prompts([""])[0]) == 1
+    assert engine._prompt_ids(["hot"]) == engine._prompt_ids(["<|begin_of_text|>hot"])
+    assert engine._prompt_ids([""]) == [engine.loaded.start]
+    assert opened(qwen2).loaded.start == [] and len(opened(qwen2)._prompt_ids([""])[0]) == 1
 
 
 @pytest.mark.parametrize("prompts", [MIXED, SHARED], ids=["mixed", "shared"])
@@ -433,9 +441,9 @@ def share(model: Any, prompt: list[int], option: list[int]) -> float:
 def test_rows_that_begin_alike_are_a_family() -> None:
     first, second = list(range(20)), list(range(50, 70))
     rows = [[*first, 1], [*second, 2, 3], [9], [*first, 4, 5], [*second, 6], [*first[:9], *range(90, 120)]]
-    found = families(rows, 1, 8)
+    found = group_by_prefix(rows, 1, 8)
     assert {tuple(sorted(places)): shared for shared, places in found} == {(0, 3): 20, (1, 4): 20, (2,): 0, (5,): 38}
-    assert sorted(len(places) for _, places in families([first] * 5, 1, 2)) == [1, 2, 2]
+    assert sorted(len(places) for _, places in group_by_prefix([first] * 5, 1, 2)) == [1, 2, 2]
 
 
 PAIRS = [f"{text}{tail}" for text in (LONG, *SHARED) for tail in (" Is it good? It is", " Say how short it is:", "")]
@@ -452,8 +460,8 @@ def test_choices_are_what_plain_passes_say(
 ) -> None:
     engine, (model, tokenizer) = opened(checkpoint, batch=6), reference(checkpoint)
     ids = [tokenizer(option, add_special_tokens=False).input_ids for option in options]
-    assert max(map(len, ids)) > 1 and len(paths([tuple(row) for row in ids])) == passes
-    for prompt, found in zip(engine._prompts(prompts), engine.choices(prompts, options), strict=True):
+    assert max(map(len, ids)) > 1 and len(option_paths([tuple(row) for row in ids])) == passes
+    for prompt, found in zip(engine._prompt_ids(prompts), engine.choices(prompts, options), strict=True):
         starts = [share(model, prompt, option) for option in ids]
         wanted = starts.copy()
         for i, option in enumerate(ids):  # the longest that begins with it once more takes its share away

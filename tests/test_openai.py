@@ -17,7 +17,7 @@ import pytest
 from isheep.cli import main
 from isheep.engines import transformers
 from isheep.engines.openai import OpenAIEngine, ServerRequirements, open_engine
-from isheep.engines.tokens import exclusive
+from isheep.engines.tokens import exclusive_probabilities
 from isheep.errors import TooLong, UserError
 from isheep.models.chat_template import load_chat_template
 from isheep.models.checkpoint import LAMB_CHECKPOINT
@@ -195,7 +195,7 @@ def test_both_shapes_of_logprobs_give_the_same_shares(own: Served, api: str) -> 
 def test_options_of_several_tokens(qwen2: Path) -> None:
     prompts, options = ["What is 12 plus 30? ", "List three: "], [str(score) for score in range(1, 11)]
     with serving(Fake(str(qwen2))) as served, closing(engine(served.url, str(qwen2))) as there:
-        assert len(there._ids("10")) == 2
+        assert len(there._token_ids("10")) == 2
         found = there.choices(prompts, options)
     known = ours(str(qwen2)).choices(prompts, options)
     for one, other in zip(sum(found, []), sum(known, []), strict=True):
@@ -203,7 +203,7 @@ def test_options_of_several_tokens(qwen2: Path) -> None:
 
 
 def test_options_exclude_each_other() -> None:
-    assert exclusive([(1,), (1, 0), (2,)], [0.5, 0.2, 0.1]) == [pytest.approx(0.3), 0.2, 0.1]
+    assert exclusive_probabilities([(1,), (1, 0), (2,)], [0.5, 0.2, 0.1]) == [pytest.approx(0.3), 0.2, 0.1]
 
 
 def test_the_beginning_of_sequence_is_there_once(llama_checkpoint: Path) -> None:
@@ -211,7 +211,7 @@ def test_the_beginning_of_sequence_is_there_once(llama_checkpoint: Path) -> None
     prompts = ["<|begin_of_text|>Name the capital", "Name the capital"]
     with serving(Fake(base)) as served, closing(engine(served.url, base)) as there:
         there.generate(prompts, GREEDY, 0)
-        assert served.bodies[-1]["prompt"] == served.bodies[-2]["prompt"] == there._rows(prompts)[0]
+        assert served.bodies[-1]["prompt"] == served.bodies[-2]["prompt"] == there._prompt_ids(prompts)[0]
     with serving(Fake(base, strict=True)) as served, closing(engine(served.url, base)) as there:
         there.generate(prompts, GREEDY, 0)
         assert {body["prompt"] for body in served.bodies[-2:]} == {"Name the capital"}

@@ -177,7 +177,7 @@ def test_the_context_cuts_an_answer_and_refuses_a_long_prompt(lamb: vllm.VLLMEng
     [none, one] = lamb.choices([too_long, "hot"], [" 1", " 10"])
     assert none == [0, 0] and one == pytest.approx(ours().choices(["hot"], [" 1", " 10"])[0], rel=1e-3)
     [cut] = lamb.logprobs([long], [" cold and hot" * 900])
-    assert len(cut.tokens) == 1023 - len(ours()._prompts([long])[0])
+    assert len(cut.tokens) == 1023 - len(ours()._prompt_ids([long])[0])
     assert lamb.generate([], GREEDY, 0) == [] and lamb.choices([], [" 1"]) == []
 
 
@@ -222,7 +222,9 @@ def test_an_adapter_of_a_random_checkpoint_is_served(tiny: Path, tmp_path: Path)
         assert near([one.logprobs for one in found], [one.logprobs for one in wanted], abs=1e-4)
         assert not near([one.logprobs for one in found], [one.logprobs for one in without], abs=0.1)
         assert near(there.choices(TEXTS, FORKS), own.choices(TEXTS, FORKS), rel=1e-3, abs=1e-9)
-        assert there._rows(["hot"]) == own._prompts(["<|begin_of_text|>hot" if tiny.name == "Llama" else "hot"])
+        assert there._prompt_ids(["hot"]) == own._prompt_ids(
+            ["<|begin_of_text|>hot" if tiny.name == "Llama" else "hot"]
+        )
         np.testing.assert_allclose(there.embed(TEXTS), own.embed(TEXTS), atol=1e-4)
     for found, sampling in ((texts, greedy), (others, lowered)):
         assert sum(one == other for one, other in zip(found, own.generate(TEXTS, sampling, 0), strict=True)) >= 3

@@ -1,4 +1,4 @@
-"""Attention over a prefix that all rows share, stored once, and the cache of the rows' own keys and values.
+"""Attention to a prefix that all rows share and that is stored once, and the cache of each row's own keys and values.
 
 Imports torch and transformers, so only `isheep.engines.decode` imports it.
 """
@@ -14,22 +14,25 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 
-class InPlace(DynamicLayer):  # type: ignore[no-untyped-call]
-    """A cache layer with room for the whole answer: `torch.cat` at every step costs more than the attention on CPU."""
+class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """A layer of the cache, allocated for the whole answer at the start.
+
+    On CPU the `torch.cat` that transformers' own layer does at every step costs more than the attention.
+    """
 
     keys: Any
     values: Any
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, num_columns: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.room, self.length = room, 0
+        self.num_columns, self.length = num_columns, 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         rows, heads, count, _ = key_states.shape
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.keys = key_states.new_empty(rows, heads, self.room, key_states.shape[3])
-            self.values = value_states.new_empty(rows, heads, self.room, value_states.shape[3])
+            self.keys = key_states.new_empty(rows, heads, self.num_columns, key_states.shape[3])
+            self.values = value_states.new_empty(rows, heads, self.num_columns, value_states.shape[3])
         start, self.length = self.length, self.length + count
         self.keys[:, :, start : self.length] = key_states
         self.values[:, :, start : self.length] = value_states
@@ -38,108 +41,118 @@ class InPlace(DynamicLayer):  # type: ignore[no-untyped-call]
     def get_seq_length(self) -> int:
         return self.length
 
-    def join(self, others: Sequence["InPlace"], width: int, room: int) -> None:
-        """Takes in the rows of other layers. Of all rows the last `width` columns stay, and room for `room` more."""
-        layers = [self, *others]
+    def join(self, more: Sequence["PreallocatedLayer"], width: int, num_free: int) -> None:
+        """Add the rows of more layers. All rows keep their last `width` columns and get `num_free` free ones."""
+        layers = [self, *more]
         self.keys, self.values = (
-            _stacked([(part, layer.length) for part, layer in zip(parts, layers, strict=True)], width, room)
+            _stack([(part, layer.length) for part, layer in zip(parts, layers, strict=True)], width, num_free)
             for parts in ([layer.keys for layer in layers], [layer.values for layer in layers])
         )
-        self.room, self.length = width + room, width
+        self.num_columns, self.length = width + num_free, width
 
 
-def _stacked(parts: Sequence[tuple[Tensor, int]], width: int, room: int) -> Tensor:
-    """Rows of all parts, the last columns of each part's own length side by side at column `width`."""
+def _stack(parts: Sequence[tuple[Tensor, int]], width: int, num_free: int) -> Tensor:
+    """Return the rows of all parts (each with the number of its filled columns), aligned to end at column `width`."""
     first = parts[0][0]
-    out = first.new_zeros(sum(len(part) for part, _ in parts), first.shape[1], width + room, first.shape[3])
+    stacked = first.new_zeros(sum(len(part) for part, _ in parts), first.shape[1], width + num_free, first.shape[3])
     start = 0
     for part, length in parts:
-        used = min(width, length)
-        out[start : start + len(part), :, width - used : width] = part[:, :, length - used : length]
+        count = min(width, length)
+        stacked[start : start + len(part), :, width - count : width] = part[:, :, length - count : length]
         start += len(part)
-    return out
+    return stacked
 
 
 class Prefix(NamedTuple):
-    """What all rows begin with: how many tokens, and each layer's keys and values, (1, heads, tokens, width) each."""
+    """The tokens that all rows begin with: their number, each layer's keys and values (1, heads, tokens, width)."""
 
-    tokens: int
+    num_tokens: int
     layers: list[tuple[Tensor, Tensor]]
 
 
 def attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention over the layer's part of a prefix, if `shared` has one, then the row's own keys.
+    """Compute scaled dot-product attention to the shared prefix, if there is one, and to each row's own keys.
 
-    `shared(layer)` gives the prefix's keys and values: stored once for all rows. All rows' queries meet the prefix in
-    one matrix product: a prefix repeated in every row is read from memory once per row and step, which is most of the
-    time of a small model. Shapes as in transformers' attention functions.
+    `shared(layer)` returns the prefix's keys and values in that layer, stored once for all rows. The queries of all
+    rows are multiplied with the prefix in one matrix product. If the prefix were repeated in every row, it would be
+    read from memory once per row and step, which takes most of the time of a small model. Shapes are those of
+    transformers' attention functions.
     """
     shared = settings.pop("shared", None)
     if shared is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     prefix = shared(module.layer_idx)
-    rows, _, count, width = query.shape
-    if count > 1:  # a pass over many of the rows' own tokens: once or twice per call, so the prefix may be repeated
+    # A pass over many tokens happens once or twice per call, so that repeating the prefix costs little.
+    if query.shape[2] > 1:
         if prefix:
-            before = prefix[0].shape[2]
-            if attention_mask is None:
-                attention_mask = torch.ones(count, count, dtype=torch.bool, device=key.device).tril()[None, None]
-            attention_mask = torch.nn.functional.pad(attention_mask, (before, 0), value=True)
-            both = zip(prefix, (key, value), strict=True)
-            key, value = (torch.cat([p.expand(rows, -1, -1, -1), own], 2) for p, own in both)
+            key, value, attention_mask = _repeat_prefix(prefix, key, value, attention_mask, query.shape[2])
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+    rows, _, _, width = query.shape
     query = query.view(rows, key.shape[1], -1, width) * (settings.get("scaling") or width**-0.5)
-    own = query @ key.transpose(2, 3)
+    scores = query @ key.transpose(2, 3)
     if attention_mask is not None:
-        own = own.masked_fill(~attention_mask, float("-inf"))
+        scores = scores.masked_fill(~attention_mask, float("-inf"))
     if not prefix:
-        out = own.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+        out = scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
     else:
-        before = prefix[0].shape[2]
-        weights = torch.cat([_for_all_rows(query, prefix[0].transpose(2, 3)), own], -1)
+        num_shared = prefix[0].shape[2]
+        weights = torch.cat([_multiply_all_rows(query, prefix[0].transpose(2, 3)), scores], -1)
         weights = weights.softmax(-1, dtype=torch.float32).to(value.dtype)
-        out = _for_all_rows(weights[..., :before], prefix[1]) + weights[..., before:] @ value
+        out = _multiply_all_rows(weights[..., :num_shared], prefix[1]) + weights[..., num_shared:] @ value
     return out.reshape(rows, 1, -1, value.shape[-1]), None
 
 
-def _for_all_rows(rows: Tensor, one: Tensor) -> Tensor:
-    """`rows` (rows, heads, n, k) @ `one` (1, heads, k, m) as a single product per head."""
+def _repeat_prefix(
+    prefix: tuple[Tensor, Tensor], key: Tensor, value: Tensor, attention_mask: Tensor | None, num_queries: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return keys, values and mask with the prefix in front of each row."""
+    num_shared = prefix[0].shape[2]
+    if attention_mask is None:
+        attention_mask = torch.ones(num_queries, num_queries, dtype=torch.bool, device=key.device).tril()[None, None]
+    attention_mask = torch.nn.functional.pad(attention_mask, (num_shared, 0), value=True)
+    expanded = [part.expand(len(key), -1, -1, -1) for part in prefix]
+    return torch.cat([expanded[0], key], 2), torch.cat([expanded[1], value], 2), attention_mask
+
+
+def _multiply_all_rows(rows: Tensor, shared: Tensor) -> Tensor:
+    """Return `rows` (rows, heads, n, k) @ `shared` (1, heads, k, m), computed as a single product per head."""
     count, heads, n, _ = rows.shape
-    product = rows.transpose(0, 1).flatten(1, 2) @ one[0]
+    product = rows.transpose(0, 1).flatten(1, 2) @ shared[0]
     return product.view(heads, count, n, -1).transpose(0, 1)
 
 
-def shares(model: Any) -> bool:
-    """Whether `model` attends with `attend`."""
+def uses_shared_attention(model: Any) -> bool:
+    """Return whether `model` computes its attention with `attend`."""
     return bool(model.config._attn_implementation == "isheep")
 
 
-def share_prefixes(model: Any) -> bool:
-    """Has `model` attend with `attend`, where it can; else it keeps its own attention and cache, and shares no prefix.
+def use_shared_attention(model: Any) -> bool:
+    """Make `model` compute its attention with `attend`, and return whether it can.
 
-    It can where every layer sees the whole past (no sliding window, no recurrent state) and gets our arguments: some
-    models drop them on the way, so one token is read to see it.
+    A model can if every layer sees the whole past (no sliding window, no recurrent state) and gets our arguments. Some
+    models drop these on the way, so one token is read to find out. Any other model keeps its own attention and cache,
+    and no prefix is shared.
     """
     layers = DynamicCache(config=model.config).layers
     if not model._supports_attention_backend or any(type(layer) is not DynamicLayer for layer in layers):
         return False
     AttentionInterface.register("isheep", attend)
     AttentionMaskInterface.register("isheep", sdpa_mask)
-    own = model.config._attn_implementation
+    original = model.config._attn_implementation
     model.set_attn_implementation("isheep")
     reached: set[int] = set()
     with torch.inference_mode():
         model(torch.tensor([[0]], device=model.device), use_cache=False, shared=reached.add)
-    able = reached == set(range(len(layers)))
-    if not able:
-        model.set_attn_implementation(own)
-    return able
+    supported = reached == set(range(len(layers)))
+    if not supported:
+        model.set_attn_implementation(original)
+    return supported
 
 
 def read_prefix(model: Any, tokens: Sequence[int]) -> Prefix:
-    """One pass over `tokens`, which may be none; the model must attend with `attend`."""
+    """Read `tokens`, which may be empty, in one pass. If there are any, the model must use `attend`."""
     cache: Any = DynamicCache(config=model.config)
     if tokens:
         model(torch.tensor([tokens], device=model.device), past_key_values=cache, use_cache=True, logits_to_keep=1)

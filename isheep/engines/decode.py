@@ -1,187 +1,211 @@
-"""Batched decoding on a transformers model: shared beginnings read once, free places refilled, seeded draws.
+"""Batched decoding with a transformers model: shared prefixes are read once, free slots refilled, draws seeded.
 
-Imports torch and transformers, so only `isheep.engines.transformers` imports it, when weights are loaded.
+Imports torch and transformers, so only `isheep.engines.transformers` imports it, after weights are loaded.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from isheep.engines.attention import InPlace, Prefix, read_prefix, shares
+from isheep.engines.attention import PreallocatedLayer, Prefix, read_prefix, uses_shared_attention
 
-SHORTEST_PREFIX = 8  # below this many shared tokens a pass of its own costs more than it saves
-FULL = 0.75  # a batch is put in order, which copies its cache, when fewer of its places than this are in use
-CANDIDATES = 64  # a nucleus is nearly always this small; a row whose nucleus is larger is sorted whole
-
-
-# --- what rows have in common
-
-
-def common(one: Sequence[int], other: Sequence[int], limit: int) -> int:
-    """How many leading tokens two rows share, `limit` at most."""
-    return next((i for i, (a, b) in enumerate(zip(one[:limit], other, strict=False)) if a != b), limit)
+# With fewer shared tokens than this, a separate forward pass over them costs more than it saves.
+MIN_PREFIX_TOKENS = 8
+# Rows that have ended are removed from the batch, which copies its cache, when less than this share of it is in use.
+MIN_USED_SHARE = 0.75
+# The nucleus (top_p) is nearly always smaller than this; only rows with a larger one are sorted as a whole.
+NUCLEUS_CANDIDATES = 64
 
 
-def common_prefix(rows: Sequence[Sequence[int]], own: Sequence[int]) -> int:
-    """How many leading tokens all rows share, with the last `own[i]` tokens of row i left out; 0 if hardly any."""
+# --- prefixes that rows share
+
+
+class PrefixGroup(NamedTuple):
+    """Rows that begin alike: the number of tokens that they share, and their indices."""
+
+    num_shared: int
+    indices: list[int]
+
+
+def common_length(first: Sequence[int], second: Sequence[int], limit: int) -> int:
+    """Return the number of leading tokens that two rows share, at most `limit`."""
+    pairs = enumerate(zip(first[:limit], second, strict=False))
+    return next((index for index, (left, right) in pairs if left != right), limit)
+
+
+def common_prefix_length(rows: Sequence[Sequence[int]], num_own: Sequence[int]) -> int:
+    """Return the number of leading tokens that all rows share, or 0 if these are too few to be worth a pass.
+
+    The last `num_own[i]` tokens of row i are never part of the prefix.
+    """
     if len(rows) < 2:
         return 0
-    limit = min(len(row) - n for row, n in zip(rows, own, strict=True))
-    shared = common(min(map(list, rows)), max(map(list, rows)), limit)  # what the outer two share all rows share
-    return shared if shared >= SHORTEST_PREFIX else 0
+    limit = min(len(row) - own for row, own in zip(rows, num_own, strict=True))
+    # What the first and the last row in lexical order share, all rows share.
+    shared = common_length(min(map(list, rows)), max(map(list, rows)), limit)
+    return shared if shared >= MIN_PREFIX_TOKENS else 0
 
 
-def families(rows: Sequence[Sequence[int]], own: int, most: int) -> list[tuple[int, list[int]]]:
-    """Rows that begin alike, `most` at most in each group: how many tokens they share, their places.
+def group_by_prefix(rows: Sequence[Sequence[int]], num_own: int, max_size: int) -> list[PrefixGroup]:
+    """Group rows that begin alike, at most `max_size` in a group, so that fewer tokens have to be read.
 
-    The last `own` tokens of a row are not shared. A row joins its neighbours in lexical order where they share half of
-    the shorter one, and where that leaves less to read.
+    The last `num_own` tokens of a row are never shared. A row joins its neighbors in lexical order if they share half
+    of the shorter row, and if reading the smaller prefix once saves more than the larger one of the group did.
     """
-    found: list[tuple[int, list[int]]] = []
-    for place in sorted(range(len(rows)), key=lambda i: list(rows[i])):
-        alone = len(rows[place]) - own
-        stem, places = found[-1] if found else (0, [])
-        if places and len(places) < most:
-            shared = common(rows[places[-1]], rows[place], min(stem, alone))
-            half = min(len(rows[places[-1]]), len(rows[place])) / 2
-            if shared >= max(SHORTEST_PREFIX, half) and shared * len(places) > stem * (len(places) - 1):
-                found[-1] = (shared, [*places, place])
+    groups: list[PrefixGroup] = []
+    for index in sorted(range(len(rows)), key=lambda i: list(rows[i])):
+        max_shared = len(rows[index]) - num_own
+        num_shared, indices = groups[-1] if groups else PrefixGroup(0, [])
+        if indices and len(indices) < max_size:
+            shared = common_length(rows[indices[-1]], rows[index], min(num_shared, max_shared))
+            half = min(len(rows[indices[-1]]), len(rows[index])) / 2
+            saves_more = shared * len(indices) > num_shared * (len(indices) - 1)
+            if shared >= max(MIN_PREFIX_TOKENS, half) and saves_more:
+                groups[-1] = PrefixGroup(shared, [*indices, index])
                 continue
-        found.append((alone, [place]))
-    return found
+        groups.append(PrefixGroup(max_shared, [index]))
+    return groups
 
 
-def alike(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Places in groups of `most` at most and of similar lengths, the longest first: little padding."""
+def group_by_length(lengths: Sequence[int], max_size: int) -> Iterator[list[int]]:
+    """Yield indices in groups of similar lengths, at most `max_size` in a group, the longest first: little padding."""
     group: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if group and (len(group) == most or lengths[place] + SHORTEST_PREFIX < 0.75 * lengths[group[0]]):
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if group and (len(group) == max_size or lengths[index] + MIN_PREFIX_TOKENS < 0.75 * lengths[group[0]]):
             yield group
             group = []
-        group.append(place)
+        group.append(index)
     if group:
         yield group
 
 
-def begins(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether the tokens of `one` are the first ones of `other`."""
-    return other[: len(one)] == one
+def is_prefix(prefix: tuple[int, ...], tokens: tuple[int, ...]) -> bool:
+    """Return whether `tokens` start with all tokens of `prefix`."""
+    return tokens[: len(prefix)] == prefix
 
 
-def paths(options: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The fewest token sequences that pass through every place where one of `options` still has a token to come."""
-    places = {option[:k] for option in options for k in range(len(option))}
-    return sorted(place for place in places if not any(begins(place, other) for other in places - {place}))
+def option_paths(options: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Return the fewest token sequences that have every proper prefix of every option as a prefix.
+
+    Reading these after a prompt gives the probability of each token of each option.
+    """
+    prefixes = {option[:length] for option in options for length in range(len(option))}
+    return sorted(path for path in prefixes if not any(is_prefix(path, longer) for longer in prefixes - {path}))
 
 
-# --- rows on their way through a model
+# --- forward passes
 
 
 class Batch:
-    """Rows of token ids behind one prefix: their cache, which of its columns each may see, how far each has been read.
+    """Rows of token ids after one prefix: their cache, which of its columns each row may see, and each row's length.
 
-    New tokens of all rows take the same columns, the shorter rows' padded on the left.
+    New tokens of all rows take the same columns of the cache; shorter rows are padded on the left.
     """
 
-    def __init__(self, model: Any, prefix: Prefix, rows: int, room: int) -> None:
-        """`room` is the number of columns; a model that keeps its own cache makes room as it needs it."""
+    def __init__(self, model: Any, prefix: Prefix, num_rows: int, num_columns: int) -> None:
+        """Make an empty batch. A model that keeps its own cache extends it beyond `num_columns` if needed."""
         self.model, self.prefix, self.length = model, prefix, 0
         self.cache: Any = DynamicCache(config=model.config)
         self.arguments: dict[str, Any] = {}
-        if shares(model):
+        if uses_shared_attention(model):
             self.arguments = {"shared": lambda layer: prefix.layers[layer] if prefix.layers else None}
-            self.cache.layers = [InPlace(room) for _ in self.cache.layers]
-        self.seen = torch.ones(rows, room, dtype=torch.bool, device=model.device)
-        self.counts = torch.zeros(rows, dtype=torch.long, device=model.device)
+            self.cache.layers = [PreallocatedLayer(num_columns) for _ in self.cache.layers]
+        self.visible = torch.ones(num_rows, num_columns, dtype=torch.bool, device=model.device)
+        self.lengths = torch.zeros(num_rows, dtype=torch.long, device=model.device)
 
-    def read(self, rows: Sequence[Sequence[int]], logits: int = 1) -> Tensor:
-        """Reads tokens on for each row, one at least: the logits (rows, `logits`, vocabulary) of the last positions."""
+    def read(self, rows: Sequence[Sequence[int]], num_logits: int = 1) -> Tensor:
+        """Read at least one token for each row. Returns the last logits (rows, `num_logits`, vocabulary)."""
         width = max(map(len, rows))
-        lengths = torch.tensor([len(row) for row in rows], device=self.counts.device)
-        ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=self.counts.device)
-        columns = torch.arange(width, device=self.counts.device) - (width - lengths)[:, None]
-        self.seen[:, self.length : self.length + width] = columns >= 0
-        return self._forward(ids, self.counts[:, None] + columns.clamp(min=0), lengths, logits)
+        added = torch.tensor([len(row) for row in rows], device=self.lengths.device)
+        ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=self.lengths.device)
+        columns = torch.arange(width, device=self.lengths.device) - (width - added)[:, None]
+        self.visible[:, self.length : self.length + width] = columns >= 0
+        return self._forward(ids, self.lengths[:, None] + columns.clamp(min=0), added, num_logits)
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Reads one more token per row: the logits (rows, vocabulary) after it."""
-        return self._forward(tokens[:, None], self.counts[:, None], 1, 1)[:, -1]
+        """Read one more token for each row. Returns the logits (rows, vocabulary) after it."""
+        return self._forward(tokens[:, None], self.lengths[:, None], 1, 1)[:, -1]
 
-    def keep(self, rows: Tensor) -> "Batch":
-        """Makes these rows (positions in the batch, which may come more than once) the batch's."""
+    def select(self, rows: Tensor) -> "Batch":
+        """Replace the batch's rows by the rows at these positions, which may be repeated."""
         self.cache.reorder_cache(rows)
-        self.seen, self.counts = self.seen[rows], self.counts[rows]
+        self.visible, self.lengths = self.visible[rows], self.lengths[rows]
         return self
 
-    def join(self, others: Sequence["Batch"], room: int) -> None:
-        """Takes in the rows of other batches, none read in more than one go, and makes room for `room` more columns."""
-        self.counts = torch.cat([self.counts, *(other.counts for other in others)])
-        self.length = int(self.counts.max())
-        for layer, *more in zip(self.cache.layers, *(other.cache.layers for other in others), strict=True):
-            layer.join(more, self.length, room)
-        columns = torch.arange(self.length + room, device=self.counts.device)
-        self.seen = columns >= self.length - self.counts[:, None]
+    def join(self, batches: Sequence["Batch"], num_columns: int) -> None:
+        """Add the rows of batches that were read in one pass each, and `num_columns` columns for new tokens."""
+        self.lengths = torch.cat([self.lengths, *(batch.lengths for batch in batches)])
+        self.length = int(self.lengths.max())
+        for layer, *more in zip(self.cache.layers, *(batch.cache.layers for batch in batches), strict=True):
+            layer.join(more, self.length, num_columns)
+        columns = torch.arange(self.length + num_columns, device=self.lengths.device)
+        self.visible = columns >= self.length - self.lengths[:, None]
 
-    def _forward(self, ids: Tensor, positions: Tensor, more: Tensor | int, logits: int) -> Tensor:
+    def _forward(self, ids: Tensor, positions: Tensor, added: Tensor | int, num_logits: int) -> Tensor:
         self.length += ids.shape[1]
-        self.counts = self.counts + more
-        result: Tensor = self.model(
-            ids, attention_mask=self.seen[:, : self.length], position_ids=self.prefix.tokens + positions,
-            past_key_values=self.cache, use_cache=True, logits_to_keep=logits, **self.arguments,
+        self.lengths = self.lengths + added
+        logits: Tensor = self.model(
+            ids, attention_mask=self.visible[:, : self.length], position_ids=self.prefix.num_tokens + positions,
+            past_key_values=self.cache, use_cache=True, logits_to_keep=num_logits, **self.arguments,
         ).logits  # fmt: skip
-        return result
+        return logits
 
 
-def read_start(model: Any, rows: Sequence[Sequence[int]], own: Sequence[int]) -> tuple[Prefix, list[Sequence[int]]]:
-    """What all rows begin with, read once, and what is left of each: at least the last `own[i]` tokens of row i."""
-    shared = common_prefix(rows, own) if shares(model) else 0
+def read_shared_prefix(
+    model: Any, rows: Sequence[Sequence[int]], num_own: Sequence[int]
+) -> tuple[Prefix, list[Sequence[int]]]:
+    """Read the prefix of all rows once. Returns it and the remaining tokens of each row, at least `num_own[i]`."""
+    shared = common_prefix_length(rows, num_own) if uses_shared_attention(model) else 0
     return read_prefix(model, rows[0][:shared] if shared else []), [row[shared:] for row in rows]
 
 
-def read_ends(
-    model: Any, prefix: Prefix, rows: Sequence[Sequence[int]], groups: Sequence[tuple[int, list[int]]], own: int
+def read_groups(
+    model: Any, prefix: Prefix, rows: Sequence[Sequence[int]], groups: Sequence[PrefixGroup], num_logits: int
 ) -> tuple[list[int], Tensor]:
-    """The places of the rows in `groups` (of `families`), and the logits (places, `own`, vocabulary) of their ends.
+    """Read the rows of some groups, the tokens that a group shares only once.
 
-    What a group begins with is read once.
+    Returns the rows' indices, and the logits (rows, `num_logits`, vocabulary) of their last tokens.
     """
-    places = [place for _, some in groups for place in some]
+    indices = [index for group in groups for index in group.indices]
     stems, tails = [], []
-    for shared, some in groups:
-        stems.append(rows[some[0]][: max(0, shared)])
-        tails += [rows[place][max(0, shared) :] for place in some]
-    if len(groups) == len(places) or not all(stems):
-        whole = [rows[place] for place in places]
-        return places, Batch(model, prefix, len(whole), max(map(len, whole))).read(whole, own)
+    for group in groups:
+        num_shared = max(0, group.num_shared)
+        stems.append(rows[group.indices[0]][:num_shared])
+        tails += [rows[index][num_shared:] for index in group.indices]
+    if len(groups) == len(indices) or not all(stems):
+        full_rows = [rows[index] for index in indices]
+        batch = Batch(model, prefix, len(full_rows), max(map(len, full_rows)))
+        return indices, batch.read(full_rows, num_logits)
     batch = Batch(model, prefix, len(stems), max(map(len, stems)) + max(map(len, tails)))
     batch.read(stems)
-    batch.keep(torch.tensor([n for n, (_, some) in enumerate(groups) for _ in some], device=model.device))
-    return places, batch.read(tails, own)
+    repeated = [position for position, group in enumerate(groups) for _ in group.indices]
+    batch.select(torch.tensor(repeated, device=model.device))
+    return indices, batch.read(tails, num_logits)
 
 
 # --- draws
 
 
-def noise(seeds: Sequence[int], length: int) -> Tensor:
-    """One row of uniforms per seed, (seeds, length): all the chance that a request sees."""
+def seeded_uniforms(seeds: Sequence[int], length: int) -> Tensor:
+    """Return `length` uniform random numbers per seed, (seeds, length): all the randomness that a request sees."""
     return torch.stack([torch.rand(length, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
-def draw(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> Tensor:
-    """One token per row of `logits` (rows, vocabulary): inverse CDF at `uniforms` (rows,), greedy at temperature 0.
+def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> Tensor:
+    """Draw a token for each row of `logits` (rows, vocabulary): inverse CDF at `uniforms` (rows,), greedy at 0.
 
-    `top_p` < 1 keeps the smallest set of most probable tokens whose mass reaches it (nucleus sampling, Holtzman et
-    al. 2020).
+    `top_p` < 1 draws from the smallest set of most probable tokens whose mass reaches it (nucleus sampling, Holtzman
+    et al. 2020).
     """
     if temperature == 0:
         return logits.argmax(-1)
     probabilities = torch.softmax(logits.float() / temperature, -1)
     if top_p >= 1:
         return _inverse_cdf(probabilities, uniforms, 1.0)
-    values, ids = probabilities.topk(min(CANDIDATES, logits.shape[-1]))
+    values, ids = probabilities.topk(min(NUCLEUS_CANDIDATES, logits.shape[-1]))
     tokens = ids.gather(1, _inverse_cdf(values, uniforms, top_p)[:, None])[:, 0]
     wide = values.sum(-1) < top_p
     if wide.any():
@@ -191,73 +215,89 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> 
 
 
 def _inverse_cdf(values: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
-    """The column in each row of `values` (probabilities) where their mass, up to `top_p`, passes its uniform share."""
+    """Return for each row of probabilities the column at which their mass, up to `top_p`, passes its uniform share."""
     mass = values.cumsum(-1)
-    kept = (mass - values < top_p).sum(-1, keepdim=True) if top_p < 1 else torch.full_like(mass[:, :1], mass.shape[1])
-    total = mass.gather(1, kept.long() - 1)
+    if top_p < 1:
+        nucleus_size = (mass - values < top_p).sum(-1, keepdim=True).long()
+    else:
+        nucleus_size = torch.full((len(mass), 1), mass.shape[1], dtype=torch.long, device=mass.device)
+    total = mass.gather(1, nucleus_size - 1)
     columns = torch.searchsorted(mass, uniforms[:, None] * total, right=True)
-    return torch.minimum(columns, kept.long() - 1)[:, 0]
+    return torch.minimum(columns, nucleus_size - 1)[:, 0]
 
 
 # --- decoding
 
 
-def decode(
-    model: Any,
-    rows: Sequence[Sequence[int]],
-    limits: Sequence[int],
-    most: int,
-    pick: Callable[[Tensor, list[int], list[list[int]]], Tensor],
-    ended: Callable[[list[int]], bool],
-) -> list[tuple[list[int], bool]]:
-    """Continues each row of token ids: its new tokens, and whether `ended` was true of them (else `limits[i]` was met).
+class Policy(NamedTuple):
+    """How a row is continued, and for how long.
 
-    At most `most` rows are in the batch; where some have ended, waiting ones take their places, the longest first.
-    `pick(logits, places, written)` chooses a token for each row in the batch: `places` are their places in `rows`,
-    `written` is what each row of `rows` has so far.
+    `pick(logits, indices, outputs)` returns a token for each row in the batch: `indices` are the rows' positions among
+    all rows, `outputs` the new tokens so far of all rows. `has_ended(output)` says whether an output is complete.
     """
-    prefix, rest = read_start(model, rows, [1] * len(rows))
-    written: list[list[int]] = [[] for _ in rows]
-    ends = [False] * len(rows)
-    open_ = set(range(len(rows)))
-    waiting = sorted(open_, key=lambda place: -len(rest[place]))
-    places: list[int] = []  # of the rows in the batch
+
+    pick: Callable[[Tensor, list[int], list[list[int]]], Tensor]
+    has_ended: Callable[[list[int]], bool]
+    limits: Sequence[int]
+    """The largest number of new tokens of each row."""
+    batch_size: int
+
+
+def decode(model: Any, rows: Sequence[Sequence[int]], policy: Policy) -> list[tuple[list[int], bool]]:
+    """Continue each row of token ids. Returns its new tokens, and whether it has ended rather than met its limit.
+
+    At most `batch_size` rows are in the batch; if some have ended, waiting rows take their slots, the longest first.
+    """
+    prefix, tails = read_shared_prefix(model, rows, [1] * len(rows))
+    outputs: list[list[int]] = [[] for _ in rows]
+    ended = [False] * len(rows)
+    unfinished = set(range(len(rows)))
+    waiting = sorted(unfinished, key=lambda index: -len(tails[index]))
+    # The index in `rows` of each row of the batch.
+    indices: list[int] = []
     batch, logits = None, torch.empty(0)
-    while open_:
-        if waiting and (not places or (shares(model) and len(places) < FULL * most)):
-            new, waiting = waiting[: most - len(places)], waiting[most - len(places) :]
-            room = max(limits[place] - len(written[place]) for place in [*places, *new])
-            batch, added = admit(model, prefix, batch, [rest[place] for place in new], room)
-            logits, places = torch.cat([logits, added]) if places else added, [*places, *new]
+    while unfinished:
+        refill = uses_shared_attention(model) and len(indices) < MIN_USED_SHARE * policy.batch_size
+        if waiting and (not indices or refill):
+            num_free = policy.batch_size - len(indices)
+            new, waiting = waiting[:num_free], waiting[num_free:]
+            num_columns = max(policy.limits[index] - len(outputs[index]) for index in [*indices, *new])
+            batch, new_logits = add_rows(model, prefix, batch, [tails[index] for index in new], num_columns)
+            logits, indices = torch.cat([logits, new_logits]) if indices else new_logits, [*indices, *new]
         assert batch
-        tokens = pick(logits, places, written)
-        for place, token in zip(places, tokens.tolist(), strict=True):
-            if place in open_:
-                written[place].append(token)
-                ends[place] = ended(written[place])
-                if ends[place] or len(written[place]) == limits[place]:
-                    open_.remove(place)
-        alive = [i for i, place in enumerate(places) if place in open_]
-        if len(alive) < FULL * len(places):
-            places, chosen = [places[i] for i in alive], torch.tensor(alive, dtype=torch.long, device=tokens.device)
-            tokens, batch = tokens[chosen], batch.keep(chosen) if alive else None
+        tokens = policy.pick(logits, indices, outputs)
+        for index, token in zip(indices, tokens.tolist(), strict=True):
+            if index in unfinished:
+                outputs[index].append(token)
+                ended[index] = policy.has_ended(outputs[index])
+                if ended[index] or len(outputs[index]) == policy.limits[index]:
+                    unfinished.remove(index)
+        alive = [slot for slot, index in enumerate(indices) if index in unfinished]
+        if len(alive) < MIN_USED_SHARE * len(indices):
+            indices = [indices[slot] for slot in alive]
+            slots = torch.tensor(alive, dtype=torch.long, device=tokens.device)
+            tokens, batch = tokens[slots], batch.select(slots) if alive else None
         if batch:
             logits = batch.step(tokens)
-    return list(zip(written, ends, strict=True))
+    return list(zip(outputs, ended, strict=True))
 
 
-def admit(
-    model: Any, prefix: Prefix, batch: Batch | None, rows: Sequence[Sequence[int]], room: int
+def add_rows(
+    model: Any, prefix: Prefix, batch: Batch | None, rows: Sequence[Sequence[int]], num_columns: int
 ) -> tuple[Batch, Tensor]:
-    """The batch with these rows in it, the longest first, and room for `room` steps; the logits after each of them."""
+    """Add rows, the longest first, to a batch or a new one, with `num_columns` columns for new tokens.
+
+    Returns the batch, and the logits (rows, vocabulary) after each of the rows.
+    """
     lengths = [len(row) for row in rows]
-    groups = list(alike(lengths, len(rows))) if shares(model) else [list(range(len(rows)))]
+    groups = list(group_by_length(lengths, len(rows))) if uses_shared_attention(model) else [list(range(len(rows)))]
     alone = batch is None and len(groups) == 1
-    found, logits = [batch] if batch else [], []
+    batches, logits = [batch] if batch else [], []
     for group in groups:
-        one = Batch(model, prefix, len(group), max(lengths) + room if alone else lengths[group[0]])
-        logits.append(one.read([rows[i] for i in group])[:, -1])
-        found.append(one)
+        group_columns = max(lengths) + num_columns if alone else lengths[group[0]]
+        group_batch = Batch(model, prefix, len(group), group_columns)
+        logits.append(group_batch.read([rows[i] for i in group])[:, -1])
+        batches.append(group_batch)
     if not alone:
-        found[0].join(found[1:], room)
-    return found[0], torch.cat(logits)
+        batches[0].join(batches[1:], num_columns)
+    return batches[0], torch.cat(logits)

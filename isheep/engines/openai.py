@@ -299,7 +299,7 @@ class OpenAIEngine:
         shares = [[0.0] * len(options) for _ in rows]
         for n in fitting:
             after = {place: server.first_logprobs(next(found).choice or {}) for place in places}
-            shares[n] = tokens.exclusive(wanted, [self._chance(option, after) for option in wanted])
+            shares[n] = tokens.exclusive_probabilities(wanted, [self._chance(option, after) for option in wanted])
         return shares
 
     def _chance(self, option: tuple[int, ...], after: dict[tuple[int, ...], dict[int | str, float]]) -> float:
@@ -351,10 +351,10 @@ class OpenAIEngine:
         return prompt[len(before) : len(prompt) - len(after)]
 
     def _ids(self, text: str) -> list[int]:
-        return tokens.ids_of(self.tokenizer, text)
+        return tokens.token_ids(self.tokenizer, text)
 
     def _rows(self, prompts: Sequence[str]) -> list[list[int]]:
-        return tokens.prompts(self.tokenizer, start_token_ids(self.tokenizer), prompts)
+        return tokens.prompt_ids(self.tokenizer, start_token_ids(self.tokenizer), prompts)
 
     def _too_long(self, what: str) -> TooLong:
         return TooLong(

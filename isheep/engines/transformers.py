@@ -1,7 +1,7 @@
-"""The transformers engine: any causal language model in safetensors, with a LoRA adapter or none, on CPU or CUDA."""
+"""The transformers engine: a causal language model in safetensors, with or without a LoRA adapter, on CPU or CUDA."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +15,8 @@ from isheep.records import Completion, Model, Sampling, TokenLogprobs
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOGITS = 2**27  # the most logits that `logprobs` holds at a time: 0.5 GB in fp32
+# The largest number of logits that a forward pass may return: 0.5 GB in float32.
+MAX_LOGITS = 2**27
 
 PACKAGE = None
 ONLY_RECIPE_MODEL = False
@@ -46,30 +47,33 @@ def conflicts(recipe: Recipe) -> Conflicts:
 def open_engine(
     model: Model, threads: int | None = None, device: str | None = None, dtype: str | None = None, batch: int = 128
 ) -> "TransformersEngine":
-    """An engine on `model`. Cheap: weights load at first use, onto `device` ("cpu", "cuda"; None takes CUDA if there).
+    """Return an engine on `model`. Its weights load at first use, onto `device` ("cpu", "cuda"; None: CUDA if any).
 
-    `dtype` None computes in float32 on CPU, whatever the checkpoint is stored in, and in bfloat16 on CUDA. At most
-    `batch` requests are read or written at a time. `threads` is for the whole process. The same calls on the same
-    threads give the same bytes. Raises UserError where `model` is a path without a checkpoint, or `device` is not
-    there.
+    With `dtype` None it computes in float32 on CPU, whatever the checkpoint's own type, and in bfloat16 on CUDA. At
+    most `batch` prompts are processed at a time. `threads` applies to the whole process. The same calls with the same
+    number of threads return the same bytes. Raises UserError if `model` is a path without a checkpoint, or if there is
+    no such device.
     """
     find_checkpoint(model.base)
     check_device(device)
     return TransformersEngine(model, threads, device, dtype, batch)
 
 
-class Loaded(NamedTuple):
-    """What first use brings into memory."""
+class LoadedModel(NamedTuple):
+    """The model, its tokenizer, and what the engine reads from their configuration."""
 
     model: Any
     tokenizer: Any
-    start: list[int]  # what the tokenizer puts before a text: [beginning of sequence] or nothing
-    ends: frozenset[int]  # the tokens that end an answer
-    context: int  # the longest sequence in tokens
+    start: list[int]
+    """The tokens that the tokenizer puts before a text: the beginning of sequence, or none."""
+    end_ids: frozenset[int]
+    """The tokens that end an answer."""
+    context: int
+    """The length in tokens of the longest sequence that the model reads."""
 
 
 class TransformersEngine:
-    """`isheep.engines.Engine` on the transformers library. Open it with `open_engine`."""
+    """An `isheep.engines.Engine` on the transformers library. Open it with `open_engine`."""
 
     at_once = 1
 
@@ -77,10 +81,10 @@ class TransformersEngine:
         self.source, self.threads, self.device, self.dtype, self.batch = model, threads, device, dtype, batch
 
     @cached_property
-    def loaded(self) -> Loaded:
+    def loaded(self) -> LoadedModel:
         import torch
 
-        from isheep.engines.attention import share_prefixes
+        from isheep.engines.attention import use_shared_attention
 
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -88,171 +92,176 @@ class TransformersEngine:
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = self.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
         model = load_model(self.source, dtype).to(device).eval()
-        share_prefixes(model)
-        ends = model.generation_config.eos_token_id
-        known = {tokenizer.eos_token_id} | set(ends if isinstance(ends, list) else [ends])
+        use_shared_attention(model)
+        eos = model.generation_config.eos_token_id
+        end_ids = {tokenizer.eos_token_id} | set(eos if isinstance(eos, list) else [eos])
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        return Loaded(model, tokenizer, start_token_ids(tokenizer), frozenset(known - {None}), context or 2**30)
+        return LoadedModel(model, tokenizer, start_token_ids(tokenizer), frozenset(end_ids - {None}), context or 2**30)
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
-        """One continuation per prompt, in order; nothing that a prompt gets depends on the other prompts' noise.
+        """Return one continuation per prompt, in order. A prompt's random draws do not depend on the other prompts.
 
-        A stop string is one special token or plain text. The tokens of a completion count the one that ended it.
-        A prompt that leaves no room in the context gets an empty one; raises UserError where no prompt leaves any.
+        A stop string is a single special token or plain text. The token that ended a completion is counted too. A
+        prompt that leaves no room in the context gets an empty completion; raises UserError if no prompt leaves any.
         """
         from isheep.engines import decode
 
-        rows = self._prompts(prompts)
-        fitting = [place for place, row in enumerate(rows) if len(row) < self.loaded.context]
+        rows = self._prompt_ids(prompts)
+        fitting = [index for index, row in enumerate(rows) if len(row) < self.loaded.context]
         if rows and not fitting:
             raise self._too_long(f"a prompt of {min(map(len, rows))} tokens")
-        done = [Completion("", 0, "length") for _ in rows]
+        completions = [Completion("", 0, "length") for _ in rows]
         if fitting:
-            chance = decode.noise([derive_seed(seed, place) for place in fitting], sampling.max_tokens)
-            written = self._continue([rows[place] for place in fitting], sampling, chance)
-            for place, completion in zip(fitting, written, strict=True):
-                done[place] = completion
-        return done
+            uniforms = decode.seeded_uniforms([derive_seed(seed, index) for index in fitting], sampling.max_tokens)
+            continued = self._continue([rows[index] for index in fitting], sampling, uniforms)
+            for index, completion in zip(fitting, continued, strict=True):
+                completions[index] = completion
+        return completions
 
-    def _continue(self, rows: list[list[int]], sampling: Sampling, chance: "Tensor") -> list[Completion]:
+    def _continue(self, rows: list[list[int]], sampling: Sampling, uniforms: "Tensor") -> list[Completion]:
         import torch
 
         from isheep.engines import decode
 
-        model, tokenizer, _, ends, context = self.loaded
-        penalty, last = sampling.presence_penalty, sampling.max_tokens - 1
-
-        def pick(logits: "Tensor", places: list[int], written: list[list[int]]) -> "Tensor":
-            steps = [min(len(written[place]), last) for place in places]  # a row that has ended may be asked for more
-            uniforms = chance[places, steps].to(logits.device)
-            if penalty:
-                row = [i for i, place in enumerate(places) for _ in written[place]]
-                column = [token for place in places for token in written[place]]
-                logits = logits.float()
-                logits[row, column] = logits[row, column] - penalty  # once for a token, however often it comes
-            return decode.draw(logits, uniforms, sampling.temperature, sampling.top_p)
-
-        ids, texts = tokens.stops(tokenizer, sampling.stop)
-        ids |= ends
-        piece = cache(partial(tokenizer.decode, clean_up_tokenization_spaces=False))
-        final = {text[-1] for text in texts} | {"\ufffd"}  # a character cut in two may be a stop's last one
-
-        def ended(row: list[int]) -> bool:
-            if row[-1] in ids:
-                return True
-            if not texts or not (" " in final or final & set(piece(row[-1]))):  # a decoded piece may lose its space
-                return False
-            text = tokens.text_of(tokenizer, row)
-            return any(stop in text for stop in texts)
-
-        limits = [min(sampling.max_tokens, context - len(row)) for row in rows]
+        model, tokenizer, _, end_ids, context = self.loaded
+        stop_ids, stop_texts = tokens.split_stops(tokenizer, sampling.stop)
+        stop_ids |= end_ids
+        policy = decode.Policy(
+            pick=partial(_pick_tokens, sampling, uniforms),
+            has_ended=self._end_test(stop_ids, stop_texts),
+            limits=[min(sampling.max_tokens, context - len(row)) for row in rows],
+            batch_size=self.batch,
+        )
         with torch.inference_mode():
-            written = decode.decode(model, rows, limits, self.batch, pick, ended)
-        return [tokens.completion(tokenizer, row, stopped, ids, texts) for row, stopped in written]
+            outputs = decode.decode(model, rows, policy)
+        return [tokens.make_completion(tokenizer, row, stopped, stop_ids, stop_texts) for row, stopped in outputs]
+
+    def _end_test(self, stop_ids: set[int], stop_texts: Sequence[str]) -> Callable[[list[int]], bool]:
+        """Return the test whether an output has ended: its last token is one of `stop_ids`, or it holds a stop text."""
+        tokenizer = self.loaded.tokenizer
+        decode_token = cache(partial(tokenizer.decode, clean_up_tokenization_spaces=False))
+        # A stop string is complete only after a token with its last character, or after half of a character.
+        last_characters = {text[-1] for text in stop_texts} | {"\ufffd"}
+        # The text of a single token may lack the space that it starts or ends with.
+        decode_always = " " in last_characters
+
+        def has_ended(output: list[int]) -> bool:
+            if output[-1] in stop_ids:
+                return True
+            if not stop_texts or not (decode_always or last_characters & set(decode_token(output[-1]))):
+                return False
+            text = tokens.decode_tokens(tokenizer, output)
+            return any(stop in text for stop in stop_texts)
+
+        return has_ended
 
     def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
-        """The log-probability of each output's tokens after its prompt, in nats.
+        """Return the log-probability of each output's tokens after its prompt, in nats.
 
-        Prompt and output are tokenized apart and their ids joined, so that the prompt's tokens are those that
-        `generate` reads. What is beyond the context is left out: of an output its end, or all of it.
+        Prompt and output are tokenized separately and their ids joined, so that the prompt's tokens are those that
+        `generate` reads. Tokens beyond the context are left out: the end of an output, or all of it.
         """
         import torch
 
         from isheep.engines import decode
 
         model, _, *_, context = self.loaded
-        rows = zip(self._prompts(prompts), map(self._ids, outputs), strict=True)
-        both = [(prompt, output[: max(0, context - len(prompt))]) for prompt, output in rows]
-        asked = [place for place, (_, output) in enumerate(both) if output]
-        longest = max((len(output) for _, output in both), default=0) + 1
-        size = self._size(longest)
-        done = [TokenLogprobs([], []) for _ in both]
+        texts = zip(self._prompt_ids(prompts), map(self._token_ids, outputs), strict=True)
+        rows = [(prompt, output[: max(0, context - len(prompt))]) for prompt, output in texts]
+        nonempty = [index for index, (_, output) in enumerate(rows) if output]
+        longest = max((len(output) for _, output in rows), default=0) + 1
+        results = [TokenLogprobs([], []) for _ in rows]
         with torch.inference_mode():
-            own = [len(both[place][1]) + 1 for place in asked]
-            prefix, rest = decode.read_start(model, [sum(both[place], []) for place in asked], own)
-            for some in decode.alike([len(row) for row in rest], size):
-                width = max(own[i] for i in some)
-                batch = decode.Batch(model, prefix, len(some), len(rest[some[0]]))
-                for i, logits in zip(some, batch.read([rest[i] for i in some], width), strict=True):
-                    output = both[asked[i]][1]
-                    wanted = torch.tensor(output, dtype=torch.long, device=logits.device)
-                    chances = logits[-len(output) - 1 : -1].float().log_softmax(-1)
-                    found = chances.gather(1, wanted[:, None])[:, 0].tolist()
-                    done[asked[i]] = TokenLogprobs(output, found)
-        return done
+            num_own = [len(rows[index][1]) + 1 for index in nonempty]
+            joined = [[*rows[index][0], *rows[index][1]] for index in nonempty]
+            prefix, tails = decode.read_shared_prefix(model, joined, num_own)
+            for group in decode.group_by_length([len(tail) for tail in tails], self._batch_size(longest)):
+                batch = decode.Batch(model, prefix, len(group), len(tails[group[0]]))
+                logits = batch.read([tails[i] for i in group], max(num_own[i] for i in group))
+                for i, row_logits in zip(group, logits, strict=True):
+                    output = rows[nonempty[i]][1]
+                    results[nonempty[i]] = TokenLogprobs(output, _output_logprobs(row_logits, output))
+        return results
 
     def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
-        """How probable each option is as the beginning of each prompt's continuation: (prompts, options).
+        """Return the probability of each option as the beginning of each prompt's continuation: (prompts, options).
 
-        One pass over each prompt with the tokens behind it that options share (" 1", where " 10" is three tokens), and
-        over these again for each other such beginning. What all prompts begin with is read once, and so is what some
-        of them do. After a prompt that leaves no room in the context all are 0; raises UserError where no prompt leaves
-        any.
+        Each prompt is read once with the tokens that the options share (" 1", if " 10" is three tokens), and those
+        tokens again for each other beginning of an option. A prefix of all prompts is read once, and so is one of some
+        of them. A prompt that leaves no room in the context gets probabilities of 0; raises UserError if no prompt
+        leaves any.
         """
         import torch
 
         context = self.loaded.context
-        rows, wanted = self._prompts(prompts), [tuple(self._ids(option)) for option in options]
-        longest = max(map(len, wanted), default=1)
-        fitting = [place for place, row in enumerate(rows) if len(row) + longest <= context]
+        rows, option_ids = self._prompt_ids(prompts), [tuple(self._token_ids(option)) for option in options]
+        longest = max(map(len, option_ids), default=1)
+        fitting = [index for index, row in enumerate(rows) if len(row) + longest <= context]
         if rows and not fitting:
             raise self._too_long(f"a prompt of {min(map(len, rows))} tokens with an option of {longest}")
-        shares = [[0.0] * len(options) for _ in rows]
+        results = [[0.0] * len(options) for _ in rows]
         if fitting and options:
             with torch.inference_mode():
-                chances = self._begin([rows[place] for place in fitting], wanted).tolist()
-            for place, row in zip(fitting, chances, strict=True):
-                shares[place] = tokens.exclusive(wanted, row)
-        return shares
+                probabilities = self._option_probabilities([rows[index] for index in fitting], option_ids).tolist()
+            for index, row in zip(fitting, probabilities, strict=True):
+                results[index] = tokens.exclusive_probabilities(option_ids, row)
+        return results
 
-    def _begin(self, rows: Sequence[list[int]], options: Sequence[tuple[int, ...]]) -> "Tensor":
-        """How probable it is that a row's continuation begins with an option's tokens: float64 (rows, options)."""
+    def _option_probabilities(self, rows: Sequence[list[int]], options: Sequence[tuple[int, ...]]) -> "Tensor":
+        """Return the probability that a row's continuation begins with an option's tokens: float64 (rows, options)."""
         import torch
 
         from isheep.engines import attention, decode
 
-        model, paths = self.loaded.model, decode.paths(options)
-        own = max(map(len, paths)) + 1
-        size = self._size(own)
-        asked = [(row, path) for row in range(len(rows)) for path in range(len(paths))]
-        prefix, rest = decode.read_start(model, [[*rows[row], *paths[path]] for row, path in asked], [own] * len(asked))
-        groups = decode.families(rest, own, size if attention.shares(model) else 1)
-        widest = max(len(places) for _, places in groups)
-        chances = torch.ones(len(rows), len(options), dtype=torch.float64, device=model.device)
-        for some in decode.alike([len(rest[places[0]]) for _, places in groups], max(1, size // widest)):
-            places, logits = decode.read_ends(model, prefix, rest, [groups[i] for i in some], own)
-            for n, path in enumerate(paths):
-                here = [i for i, place in enumerate(places) if asked[place][1] == n]
-                after = logits[here, -len(path) - 1 :].float().softmax(-1)  # (rows, places on the path, vocabulary)
-                of = [asked[places[i]][0] for i in here]
+        model, paths = self.loaded.model, decode.option_paths(options)
+        num_own = max(map(len, paths)) + 1
+        batch_size = self._batch_size(num_own)
+        pairs = [(row, path) for row in range(len(rows)) for path in range(len(paths))]
+        prefix, tails = decode.read_shared_prefix(
+            model, [[*rows[row], *paths[path]] for row, path in pairs], [num_own] * len(pairs)
+        )
+        groups = decode.group_by_prefix(tails, num_own, batch_size if attention.uses_shared_attention(model) else 1)
+        largest = max(len(group.indices) for group in groups)
+        result = torch.ones(len(rows), len(options), dtype=torch.float64, device=model.device)
+        lengths = [len(tails[group.indices[0]]) for group in groups]
+        for batch in decode.group_by_length(lengths, max(1, batch_size // largest)):
+            indices, logits = decode.read_groups(model, prefix, tails, [groups[i] for i in batch], num_own)
+            for number, path in enumerate(paths):
+                positions = [position for position, index in enumerate(indices) if pairs[index][1] == number]
+                # (rows, positions along the path, vocabulary)
+                probabilities = logits[positions, -len(path) - 1 :].float().softmax(-1)
+                path_rows = [pairs[indices[position]][0] for position in positions]
                 for option, ids in enumerate(options):
-                    for k, token in enumerate(ids):
-                        if next(other for other in paths if decode.begins(ids[:k], other)) == path:
-                            chances[of, option] *= after[:, k, token]
-        return chances
+                    for step, token in enumerate(ids):
+                        if next(other for other in paths if decode.is_prefix(ids[:step], other)) == path:
+                            result[path_rows, option] *= probabilities[:, step, token]
+        return result
 
     def embed(self, texts: Sequence[str]) -> Any:
-        """The last layer's hidden state, mean over the text's tokens that fit the context: float32 (texts, width)."""
+        """Return the mean of the last layer's hidden states over each text's tokens: float32 (texts, width).
+
+        Tokens beyond the context are left out.
+        """
         import numpy as np
         import torch
 
         from isheep.engines import decode
 
         model = self.loaded.model
-        rows = [row[: self.loaded.context] for row in self._prompts(texts)]
+        rows = [row[: self.loaded.context] for row in self._prompt_ids(texts)]
         means = np.zeros((len(rows), model.config.get_text_config().hidden_size), np.float32)
-        for some in decode.alike([len(row) for row in rows], self.batch):
-            part = [rows[i] for i in some]
-            width = len(part[0])
-            ids = torch.tensor([row + [0] * (width - len(row)) for row in part], device=model.device)
-            mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in part], device=model.device)
+        for group in decode.group_by_length([len(row) for row in rows], self.batch):
+            batch = [rows[i] for i in group]
+            width = len(batch[0])
+            ids = torch.tensor([row + [0] * (width - len(row)) for row in batch], device=model.device)
+            mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch], device=model.device)
             with torch.inference_mode():
                 states = model.base_model(ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
-                means[some] = ((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()
+                means[group] = ((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()
         return means
 
     def close(self) -> None:
-        """Gives the memory back. A later call loads the weights again."""
+        """Free the model's memory. A later call loads the weights again."""
         if self.__dict__.pop("loaded", None) is not None:
             import torch
 
@@ -260,19 +269,46 @@ class TransformersEngine:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _size(self, positions: int) -> int:
-        """How many rows to read at a time where the logits of `positions` of each are asked for."""
+    def _batch_size(self, num_positions: int) -> int:
+        """Return the number of rows to read at a time if the logits of `num_positions` of each are needed."""
         vocabulary: int = self.loaded.model.config.get_text_config().vocab_size
-        return max(1, min(self.batch, LOGITS // (positions * vocabulary)))
+        return max(1, min(self.batch, MAX_LOGITS // (num_positions * vocabulary)))
 
-    def _ids(self, text: str) -> list[int]:
-        return tokens.ids_of(self.loaded.tokenizer, text)
+    def _token_ids(self, text: str) -> list[int]:
+        return tokens.token_ids(self.loaded.tokenizer, text)
 
-    def _prompts(self, prompts: Sequence[str]) -> list[list[int]]:
-        return tokens.prompts(self.loaded.tokenizer, self.loaded.start, prompts)
+    def _prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        return tokens.prompt_ids(self.loaded.tokenizer, self.loaded.start, prompts)
 
-    def _too_long(self, what: str) -> TooLong:
+    def _too_long(self, text: str) -> TooLong:
         return TooLong(
-            f"{what} does not fit {self.source.base!r}, which reads {self.loaded.context} tokens, the answer included:"
+            f"{text} does not fit {self.source.base!r}, which reads {self.loaded.context} tokens, the answer included:"
             " shorten it (fewer or shorter examples) or take a model with a longer context"
         )
+
+
+def _pick_tokens(
+    sampling: Sampling, uniforms: "Tensor", logits: "Tensor", indices: list[int], outputs: list[list[int]]
+) -> "Tensor":
+    """Draw the next token of each row of `logits`, after the presence penalty on tokens that its output has."""
+    from isheep.engines import decode
+
+    # A row that has ended may stay in the batch for some steps beyond its limit.
+    steps = [min(len(outputs[index]), sampling.max_tokens - 1) for index in indices]
+    if sampling.presence_penalty:
+        row = [i for i, index in enumerate(indices) for _ in outputs[index]]
+        column = [token for index in indices for token in outputs[index]]
+        logits = logits.float()
+        # An assignment, so that a token that occurs several times is penalized once.
+        logits[row, column] = logits[row, column] - sampling.presence_penalty
+    return decode.draw_tokens(logits, uniforms[indices, steps].to(logits.device), sampling.temperature, sampling.top_p)
+
+
+def _output_logprobs(logits: "Tensor", output: list[int]) -> list[float]:
+    """Return the log-probabilities of an output's tokens from the logits (positions, vocabulary) that end with them."""
+    import torch
+
+    ids = torch.tensor(output, dtype=torch.long, device=logits.device)
+    logprobs = logits[-len(output) - 1 : -1].float().log_softmax(-1)
+    values: list[float] = logprobs.gather(1, ids[:, None])[:, 0].tolist()
+    return values

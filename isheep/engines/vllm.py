@@ -151,7 +151,7 @@ class VLLMEngine:
         fitting = [place for place, row in enumerate(rows) if len(row) < self.room]
         if rows and not fitting:
             raise self._too_long(f"a prompt of {min(map(len, rows))} tokens")
-        ids, texts = tokens.stops(self.tokenizer, sampling.stop)
+        ids, texts = tokens.split_stops(self.tokenizer, sampling.stop)
         ids |= self.ends
         drawn = {
             **sampling.model_dump(include={"temperature", "top_p", "presence_penalty"}),
@@ -170,7 +170,7 @@ class VLLMEngine:
         done = [Completion("", 0, "length") for _ in rows]
         written = self._ask("generate", [rows[place] for place in fitting], each)
         for place, (row, finish) in zip(fitting, written, strict=True):
-            done[place] = tokens.completion(self.tokenizer, row, finish == "stop", ids, texts)
+            done[place] = tokens.make_completion(self.tokenizer, row, finish == "stop", ids, texts)
         return done
 
     def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
@@ -178,7 +178,7 @@ class VLLMEngine:
 
         One token less fits the context than in the transformers engine: vLLM writes one more.
         """
-        tails = [tokens.ids_of(self.tokenizer, output) for output in outputs]
+        tails = [tokens.token_ids(self.tokenizer, output) for output in outputs]
         both = [
             (row, tail[: max(0, self.room - 1 - len(row))])
             for row, tail in zip(self._rows(prompts), tails, strict=True)
@@ -196,7 +196,7 @@ class VLLMEngine:
 
         A request for each beginning that options share: one where all are single tokens, two where " 10" is two.
         """
-        rows, wanted = self._rows(prompts), [tuple(tokens.ids_of(self.tokenizer, option)) for option in options]
+        rows, wanted = self._rows(prompts), [tuple(tokens.token_ids(self.tokenizer, option)) for option in options]
         longest = max(map(len, wanted), default=1)
         fitting = [place for place, row in enumerate(rows) if len(row) + longest <= self.room]
         if rows and not fitting:
@@ -216,7 +216,7 @@ class VLLMEngine:
                 known = next(found)
                 after |= {(*place, token): known[token] for token in part}
             chances = [math.exp(sum(after[option[: k + 1]] for k in range(len(option)))) for option in wanted]
-            shares[n] = tokens.exclusive(wanted, chances)
+            shares[n] = tokens.exclusive_probabilities(wanted, chances)
         return shares
 
     def embed(self, texts: Sequence[str]) -> Any:
@@ -311,7 +311,7 @@ class VLLMEngine:
         return UserError(f"vLLM on {self.source.base!r}: {said}; {way}; what it wrote is in {failed.log}")
 
     def _rows(self, prompts: Sequence[str]) -> list[list[int]]:
-        return tokens.prompts(self.tokenizer, start_token_ids(self.tokenizer), prompts)
+        return tokens.prompt_ids(self.tokenizer, start_token_ids(self.tokenizer), prompts)
 
     def _too_long(self, what: str) -> TooLong:
         return TooLong(
