@@ -12,8 +12,8 @@ from collections.abc import Callable
 import psutil
 
 from isheep.engines import Engine, transformers, vllm
+from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT
 from isheep.models.chat_template import load_chat_template
-from isheep.models.checkpoint import LAMB_CHECKPOINT
 from isheep.recipe.schema import Machine
 from isheep.records import Completion, Model, Sampling
 from isheep.seeds import load_seed_tasks

@@ -9,7 +9,8 @@ import pytest
 from isheep.batching import ordered_map
 from isheep.engines.function import SeededFunctionEngine
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.schema import PACKAGED_SEEDS, Response, Synthesis
+from isheep.recipe.packaged import PACKAGED_SEEDS
+from isheep.recipe.schema import Response, Synthesis
 from isheep.records import Task
 from isheep.seeds import load_seed_tasks
 from isheep.stages.respond import respond

@@ -19,7 +19,7 @@ from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.evaluation.counts import count_rows
 from isheep.filters.score import ScoreFilter
-from isheep.models.checkpoint import LAMB_CHECKPOINT
+from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT
 from isheep.prompts.forms import load_answer_form, load_topic_guide
 from isheep.recipe.schema import Assessment, Recipe, Response, Synthesis
 from isheep.records import Completion, Drop, Model, Pair, Reply, Sampling, Task

@@ -26,7 +26,8 @@ from isheep.engines.function import FunctionEngine, SeededFunctionEngine
 from isheep.engines.tokens import decode_tokens, split_stops
 from isheep.engines.transformers import TransformersEngine, open_engine
 from isheep.errors import UserError
-from isheep.models.checkpoint import LAMB_CHECKPOINT, find_checkpoint
+from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT
+from isheep.models.checkpoint import find_checkpoint
 from isheep.records import Model, Sampling
 from tests.conftest import make_checkpoint
 

@@ -19,8 +19,8 @@ from isheep.engines import transformers
 from isheep.engines.openai import OpenAIEngine, ServerRequirements, open_engine
 from isheep.engines.tokens import exclusive_probabilities
 from isheep.errors import TooLong, UserError
+from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT
 from isheep.models.chat_template import load_chat_template
-from isheep.models.checkpoint import LAMB_CHECKPOINT
 from isheep.recipe.schema import ServerSettings
 from isheep.records import Model, Sampling
 from isheep.seeds import load_seed_tasks

@@ -28,8 +28,8 @@ from isheep.cli import (
 )
 from isheep.engines import openai, transformers, vllm  # noqa: E402
 from isheep.errors import TooLong, UserError  # noqa: E402
+from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT  # noqa: E402
 from isheep.models.chat_template import load_chat_template  # noqa: E402
-from isheep.models.checkpoint import LAMB_CHECKPOINT  # noqa: E402
 from isheep.recipe.schema import Machine, ServerSettings  # noqa: E402
 from isheep.records import (
     Model,  # noqa: E402

@@ -11,7 +11,7 @@ from typing import Any
 
 from isheep import __version__
 from isheep.backends import ENGINES, engine_module
-from isheep.models import checkpoint
+from isheep.recipe.packaged import PACKAGED_MODELS
 from isheep.rundir.folder import PACKAGES
 
 MISSING = "missing"
@@ -27,7 +27,8 @@ def machine_report() -> Iterator[tuple[str, str]]:
     yield "cores", describe_cores()
     yield "memory", describe_memory()
     yield "disk", f"{_gigabytes(shutil.disk_usage(Path.cwd()).free)} free in the current folder"
-    yield "lamb", "checkpoint found" if (checkpoint.LAMB_CHECKPOINT / "config.json").is_file() else MISSING
+    for name, folder in PACKAGED_MODELS.items():
+        yield name, "checkpoint found" if (folder / "config.json").is_file() else MISSING
     for extra, (package, purpose) in extras().items():
         yield f"[{extra}]", f"{purpose}: {_describe_extra(extra, package)}"
 

@@ -9,7 +9,8 @@ from typing import Any
 from isheep.engines import Engine
 from isheep.engines.actors import ReplicaPool, brief, check_ray, pool_of
 from isheep.errors import Conflicts, UserError
-from isheep.models.checkpoint import LAMB_CHECKPOINT, find_checkpoint
+from isheep.models.checkpoint import find_checkpoint
+from isheep.recipe.packaged import PACKAGED_MODELS
 from isheep.recipe.schema import Machine, Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
@@ -52,10 +53,10 @@ def open_engine(open_one: Callable[[Model], Engine], model: Model, machine: Mach
     `open_one` is looked up by its name on their nodes. Raises UserError where `model` is a path without a checkpoint.
     """
     base = Path(find_checkpoint(model.base))
-    here = (
-        str(base.resolve()) if base.is_dir() and base != LAMB_CHECKPOINT else model.base
-    )  # actors have another working folder
-    return Replicas(open_one, Model(here, model.adapter and model.adapter.resolve()), machine)
+    # Actors have another working folder, and on other nodes the package may lie elsewhere.
+    is_local = base.is_dir() and base not in PACKAGED_MODELS.values()
+    checkpoint = str(base.resolve()) if is_local else model.base
+    return Replicas(open_one, Model(checkpoint, model.adapter and model.adapter.resolve()), machine)
 
 
 class Replicas:

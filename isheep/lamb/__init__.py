@@ -1,6 +1,7 @@
-"""lamb: a tiny base model on a corpus that we generate, a laboratory animal for the whole loop."""
+"""lamb: a tiny base model on a generated corpus, small enough to run the whole loop in minutes on a CPU."""
 
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+CHECKPOINT = FOLDER / "base"
 SEEDS = FOLDER / "seed_tasks.jsonl"

@@ -1,41 +1,51 @@
-"""Where a model's files lie, and its tokenizer: what the engine, the trainer and the chat template share."""
+"""A model's checkpoint: where its files are, its tokenizer, configuration and weights."""
 
 import re
 from pathlib import Path
 from typing import Any
 
 from isheep.errors import UserError
+from isheep.recipe.packaged import PACKAGED_MODELS
 from isheep.records import Model
 
-LAMB_CHECKPOINT = Path(__file__).parents[1] / "lamb" / "base"
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+UNBOUNDED = 2**30
+"""Stands for a size that a model's configuration does not give."""
 
 
 def find_checkpoint(base: str) -> str:
-    """The folder of `base`, or `base` itself where it can only be a name on the Hub. "lamb" is the embedded model.
+    """Return the folder of `base`, or `base` itself if it can only be a name on the Hub.
 
-    Raises UserError where `base` is a path without a checkpoint.
+    A name in PACKAGED_MODELS stands for a model that isheep includes, unless a folder of that name holds a checkpoint.
+    Raises UserError if `base` is a path without a checkpoint.
     """
     folder = Path(base).expanduser()
-    if base == "lamb" and not (folder / "config.json").is_file():
-        folder = LAMB_CHECKPOINT
+    packaged = PACKAGED_MODELS.get(base)
+    if packaged and not (folder / "config.json").is_file():
+        folder = packaged
     if (folder / "config.json").is_file():
         return str(folder)
     if folder.exists():
-        raise UserError(f"model {base!r} is no checkpoint: {folder} has no config.json; give the folder that has one")
-    if folder == LAMB_CHECKPOINT or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", base):
+        raise UserError(
+            f"model {base!r} is no checkpoint: {folder} has no config.json; give the folder that contains it"
+        )
+    if folder == packaged or not HUB_NAME.fullmatch(base):
         raise UserError(f"model {base!r} not found: {folder} does not exist; give a checkpoint's folder or a Hub name")
     return base
 
 
-def load_pretrained(base: str, kind: Any, **settings: Any) -> Any:
-    """`kind.from_pretrained` of `base`: safetensors only, no remote code. Raises UserError where it can't be loaded."""
+def load_pretrained(base: str, auto_class: Any, **settings: Any) -> Any:
+    """Return `auto_class.from_pretrained` of `base`, without remote code. Raises UserError if it can't be loaded."""
     from torch import OutOfMemoryError
 
     try:
-        return kind.from_pretrained(find_checkpoint(base), trust_remote_code=False, **settings)
-    except OutOfMemoryError:  # it says nothing about the files
+        return auto_class.from_pretrained(find_checkpoint(base), trust_remote_code=False, **settings)
+    # It says nothing about the files.
+    except OutOfMemoryError:
         raise
-    except Exception as error:  # a broken config may raise anything at all
+    # A broken configuration may raise any exception.
+    except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"model {base!r} can't be loaded: {reason} Give a folder that holds a safetensors checkpoint"
@@ -44,15 +54,16 @@ def load_pretrained(base: str, kind: Any, **settings: Any) -> Any:
 
 
 def load_tokenizer(base: str) -> Any:
-    """The tokenizer of `base`. Raises UserError where there is none."""
-    find_checkpoint(base)  # a wrong path is told before transformers is imported
+    """Return the tokenizer of `base`. Raises UserError if there is none."""
+    # A wrong path is reported before transformers is imported, which takes seconds.
+    find_checkpoint(base)
     from transformers import AutoTokenizer
 
     return load_pretrained(base, AutoTokenizer)
 
 
 def load_local_tokenizer(base: str) -> Any:
-    """The tokenizer of `base`; None where there is none on this machine. Nothing is downloaded."""
+    """Return the tokenizer of `base`, or None if it is not on this machine. Downloads nothing."""
     from transformers import AutoTokenizer
 
     try:
@@ -62,77 +73,83 @@ def load_local_tokenizer(base: str) -> Any:
 
 
 def load_config(base: str) -> dict[str, Any]:
-    """What the config.json of `base` says, of its language model alone. Raises UserError where there is none."""
+    """Return the config.json of `base`, restricted to its language model. Raises UserError if there is none."""
     from transformers import AutoConfig
 
-    found: dict[str, Any] = load_pretrained(base, AutoConfig).get_text_config().to_dict()
-    return found
+    config: dict[str, Any] = load_pretrained(base, AutoConfig).get_text_config().to_dict()
+    return config
 
 
 def generation_config(base: str) -> Any:
-    """What `base` says of its generation, or what follows from its config.json."""
+    """Return the generation settings of `base`; if it has none, those that follow from its config.json."""
     from transformers import AutoConfig, GenerationConfig
 
     try:
         return GenerationConfig.from_pretrained(find_checkpoint(base))
-    except OSError:  # it has none
+    except OSError:
         return GenerationConfig.from_model_config(load_pretrained(base, AutoConfig))
 
 
 def end_token_ids(base: str, tokenizer: Any) -> frozenset[int]:
-    """The tokens that end an answer of `base`."""
-    known = generation_config(base).eos_token_id
-    return frozenset({tokenizer.eos_token_id} | set(known if isinstance(known, list) else [known])) - {None}
+    """Return the tokens that end an answer of `base`."""
+    eos_token_id = generation_config(base).eos_token_id
+    eos_token_ids = eos_token_id if isinstance(eos_token_id, list) else [eos_token_id]
+    return frozenset({tokenizer.eos_token_id, *eos_token_ids}) - {None}
 
 
 def start_token_ids(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts before every text: [beginning of sequence], or nothing."""
-    first: list[int] = tokenizer("a").input_ids[:1]
-    return first if first == [tokenizer.bos_token_id] else []
+    """Return the token that the tokenizer puts before every text, [beginning of sequence], or an empty list."""
+    first_ids: list[int] = tokenizer("a").input_ids[:1]
+    return first_ids if first_ids == [tokenizer.bos_token_id] else []
 
 
 def num_embeddings(base: str) -> int:
-    """How many tokens `base` has embeddings for; no bound where its config doesn't say."""
-    return _configured(base, "vocab_size")
+    """Return the number of tokens that `base` has embeddings for; UNBOUNDED if its configuration does not say."""
+    return _configured_size(base, "vocab_size")
 
 
 def context_length(base: str) -> int:
-    """The longest sequence in tokens that `base` reads; no bound where its config doesn't say."""
-    return _configured(base, "max_position_embeddings")
+    """Return the longest sequence that `base` reads, in tokens; UNBOUNDED if its configuration does not say."""
+    return _configured_size(base, "max_position_embeddings")
 
 
-def _configured(base: str, key: str) -> int:
+def _configured_size(base: str, key: str) -> int:
     from transformers import AutoConfig
 
-    return getattr(load_pretrained(base, AutoConfig).get_text_config(), key, None) or 2**30  # by any name that it has
+    # The configuration object translates other names of the key, such as n_positions.
+    return getattr(load_pretrained(base, AutoConfig).get_text_config(), key, None) or UNBOUNDED
 
 
 def check_device(device: str | None) -> None:
-    """Raises UserError where this machine has no `device`; None is what torch finds."""
+    """Raise UserError if this machine has no `device`; None stands for the one that torch chooses."""
     if device in (None, "cpu"):
         return
     import torch
 
-    cards = [f"cuda:{n}" for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    known = ["cpu", *(["cuda", *cards] if cards else [])]
-    if device not in known:
-        raise UserError(f"machine.device {device!r} is not on this machine: take {' or '.join(known)}, or null")
+    devices = ["cpu"]
+    if torch.cuda.is_available():
+        devices += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if device not in devices:
+        raise UserError(f"machine.device {device!r} is not on this machine: take {' or '.join(devices)}, or null")
 
 
 def load_model(source: Model, dtype: str) -> Any:
-    """The weights of `source` in `dtype`, with its adapter. Raises UserError where one can't be loaded.
+    """Return the weights of `source` in `dtype`, with its adapter. Raises UserError if they can't be loaded.
 
-    In float32 the adapter is merged into the weights; bfloat16 would round most of it away, so there it stays beside.
+    In float32 the adapter is merged into the weights. In bfloat16 it stays beside them, because rounding the sum would
+    lose most of it.
     """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # it writes even where no terminal is
+    # The progress bar is written even if there is no terminal.
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = load_pretrained(source.base, AutoModelForCausalLM, use_safetensors=True, dtype=getattr(torch, dtype))
     if source.adapter is None:
         return model
-    if not (source.adapter / "adapter_model.safetensors").is_file():  # peft would unpickle an adapter_model.bin
+    # Without this file peft would unpickle an adapter_model.bin, which can execute code.
+    if not (source.adapter / "adapter_model.safetensors").is_file():
         raise UserError(f"adapter {str(source.adapter)!r} has no adapter_model.safetensors: give a LoRA's folder")
     from peft import PeftModel
 

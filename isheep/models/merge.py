@@ -1,4 +1,4 @@
-"""Merging on the CPU: the base's files as they are, with the adapter added in place, one tensor in memory at a time."""
+"""Merge an adapter on the CPU, in copies of the base's files, with one tensor in memory at a time."""
 
 import json
 import shutil
@@ -12,129 +12,146 @@ from isheep.models.checkpoint import find_checkpoint, generation_config, load_pr
 from isheep.records import Model
 
 INDEX = "model.safetensors.index.json"
-TYPES = ("F64", "F32", "F16", "BF16")  # stored as what they are: W can be added to
-PREFIX = "base_model.model."  # of peft's names
-# Keys of an adapter_config.json under which W + alpha/r B A is still all of it; any other that says something is not.
-PLAIN = {
+
+FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
+"""The types of tensors to which a product can be added; quantized ones are not among them."""
+
+PEFT_PREFIX = "base_model.model."
+"""What peft puts before the names of weights."""
+
+LORA_KEYS = {
     "base_model_name_or_path", "bias", "exclude_modules", "inference_mode", "init_lora_weights", "layers_pattern",
     "layers_to_transform", "lora_alpha", "lora_dropout", "megatron_core", "peft_type", "peft_version",
     "qalora_group_size", "r", "revision", "target_modules", "task_type",
 }  # fmt: skip
-SAID: dict[str, list[Any]] = {"bias": ["none"], "init_lora_weights": [True, False, "gaussian"], "peft_type": ["LORA"]}
+"""Keys of adapter_config.json under which the adapter is W + alpha/r B A; any other key that is set changes that."""
+
+LORA_VALUES: dict[str, list[Any]] = {
+    "bias": ["none"],
+    "init_lora_weights": [True, False, "gaussian"],
+    "peft_type": ["LORA"],
+}
+"""The values that these keys must have for the same reason."""
 
 
 class Delta(NamedTuple):
-    """What an adapter adds to a weight: scale B A."""
+    """What an adapter adds to a weight: scale B A, with A and B by their names in the adapter's file."""
 
     a: str
     b: str
     scale: float
 
 
-def merge_adapter(model: Model, chat: ChatTemplate, into: Path) -> None:
-    """A checkpoint with the adapter of `model` in its weights, in the folder `into`: plain transformers loads it,
-    knows the chat template, and stops where an answer ends.
+def merge_adapter(model: Model, chat_template: ChatTemplate, output_dir: Path) -> None:
+    """Write a checkpoint with the adapter of `model` in its weights, which plain transformers loads.
 
-    W + alpha/r B A is computed in float32 and rounded to the type that W is stored in: where that is bfloat16, base and
-    adapter side by side are more exact. The base's safetensors files are copied and the weights changed in the copies,
-    so one tensor is in memory and never the model. Where that can't be (an adapter other than plain LoRA, a checkpoint
-    with other names or types than its model), peft merges the whole model in memory.
+    It has the chat template, and its end token ends an answer. W + alpha/r B A is computed in float32 and rounded to
+    the type in which W is stored; with bfloat16, base and adapter side by side are more exact. The base's safetensors
+    files are copied and the weights changed in the copies, so one tensor is in memory and never the model. If that is
+    not possible (an adapter other than plain LoRA, a checkpoint with other names or types than its model), peft merges
+    the whole model in memory.
     """
     from transformers import AutoConfig
 
-    tokenizer, config = load_training_tokenizer(model, chat), load_pretrained(model.base, AutoConfig)
-    save_tokenizer(tokenizer, chat, into)
-    files, deltas = _weights(model.base), _deltas(model.adapter)
-    if deltas is None or not deltas.keys() <= {name for file in files for name in _places(file)}:
-        return _merge_whole(model, tokenizer.eos_token_id, into)
+    tokenizer, config = load_training_tokenizer(model, chat_template), load_pretrained(model.base, AutoConfig)
+    save_tokenizer(tokenizer, chat_template, output_dir)
+    files, deltas = _weight_files(model.base), _read_deltas(model.adapter)
+    if deltas is None or not deltas.keys() <= {name for file in files for name in _tensor_offsets(file)}:
+        return _merge_whole(model, tokenizer.eos_token_id, output_dir)
     for file in files:
-        shutil.copyfile(file, into / file.name)
+        shutil.copyfile(file, output_dir / file.name)
         if model.adapter:
-            _add(model.adapter / WEIGHTS, deltas, into / file.name)
+            _add_deltas(model.adapter / WEIGHTS, deltas, output_dir / file.name)
     if len(files) > 1:
-        shutil.copyfile(files[0].with_name(INDEX), into / INDEX)
+        shutil.copyfile(files[0].with_name(INDEX), output_dir / INDEX)
     generation = generation_config(model.base)
     config.eos_token_id = generation.eos_token_id = tokenizer.eos_token_id
-    config.save_pretrained(into)
-    generation.save_pretrained(into)
+    config.save_pretrained(output_dir)
+    generation.save_pretrained(output_dir)
 
 
-def _weights(base: str) -> list[Path]:
-    """The safetensors files of a base, on this disk; none where it has other ones."""
-    if whole := _file(base, "model.safetensors"):
-        return [whole]
-    index = _file(base, INDEX)
-    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index else set()
-    return [found for name in sorted(names) if (found := _file(base, name))]
+def _weight_files(base: str) -> list[Path]:
+    """Return the safetensors files of a base on this disk; an empty list if it has other ones."""
+    if single := _find_file(base, "model.safetensors"):
+        return [single]
+    index = _find_file(base, INDEX)
+    if index is None:
+        return []
+    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return [path for name in sorted(names) if (path := _find_file(base, name))]
 
 
-def _file(base: str, name: str) -> Path | None:
+def _find_file(base: str, name: str) -> Path | None:
     from transformers.utils.hub import cached_file
 
-    found = cached_file(find_checkpoint(base), name, _raise_exceptions_for_missing_entries=False)
-    return Path(found) if found else None
+    path = cached_file(find_checkpoint(base), name, _raise_exceptions_for_missing_entries=False)
+    return Path(path) if path else None
 
 
-def _deltas(adapter: Path | None) -> dict[str, Delta] | None:
-    """What is added to which weight, by the weight's name; None where that is not all that the adapter does."""
+def _read_deltas(adapter: Path | None) -> dict[str, Delta] | None:
+    """Return what is added to each weight, by the weight's name; None if the adapter is more than plain LoRA."""
     from safetensors import safe_open
 
     if adapter is None:
         return {}
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    other = {key for key, value in config.items() if value} - PLAIN
-    if other or any(config.get(key) not in values for key, values in SAID.items()):
+    unknown_keys = {key for key, value in config.items() if value} - LORA_KEYS
+    if unknown_keys or any(config.get(key) not in values for key, values in LORA_VALUES.items()):
         return None
-    with safe_open(adapter / WEIGHTS, "pt") as stored:
-        names = list(stored.keys())
-    halves = {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in names}
+    with safe_open(adapter / WEIGHTS, "pt") as tensors:
+        names = set(tensors.keys())
+    modules = {name.removeprefix(PEFT_PREFIX).rpartition(".lora_")[0] for name in names}
     scale = config["lora_alpha"] / config["r"]
-    found = {
-        f"{half}.weight": Delta(f"{PREFIX}{half}.lora_A.weight", f"{PREFIX}{half}.lora_B.weight", scale)
-        for half in halves
+    deltas = {
+        f"{module}.weight": Delta(f"{PEFT_PREFIX}{module}.lora_A.weight", f"{PEFT_PREFIX}{module}.lora_B.weight", scale)
+        for module in modules
     }
-    return found if {name for one in found.values() for name in (one.a, one.b)} == set(names) else None
+    covered_names = {name for delta in deltas.values() for name in (delta.a, delta.b)}
+    return deltas if covered_names == names else None
 
 
-def _places(file: Path) -> dict[str, int]:
-    """Where each tensor of a safetensors file begins in it, by its name; those that can't be added to left out.
+def _tensor_offsets(file: Path) -> dict[str, int]:
+    """Return the byte offset of each tensor of FLOAT_TYPES in a safetensors file, by its name.
 
-    The file begins with the length of a JSON header in 8 bytes; the header has types, shapes and places after it.
+    The file begins with the length of a JSON header in 8 bytes; the header gives types, shapes, and offsets relative to
+    its own end.
     """
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(length))
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
     return {
-        name: 8 + length + told["data_offsets"][0]
-        for name, told in header.items()
-        if name != "__metadata__" and told["dtype"] in TYPES
+        name: 8 + length + tensor["data_offsets"][0]
+        for name, tensor in header.items()
+        if name != "__metadata__" and tensor["dtype"] in FLOAT_TYPES
     }
 
 
-def _add(adapter: Path, deltas: Mapping[str, Delta], file: Path) -> None:
-    """Change the weights in a file in place."""
+def _add_deltas(adapter: Path, deltas: Mapping[str, Delta], file: Path) -> None:
+    """Add the adapter to the weights in a file, in place."""
     import torch
     from safetensors import safe_open
 
-    places = _places(file)
-    for name in sorted(deltas.keys() & places.keys(), key=places.__getitem__):
+    offsets = _tensor_offsets(file)
+    for name in sorted(deltas.keys() & offsets.keys(), key=offsets.__getitem__):
         delta = deltas[name]
-        with safe_open(adapter, "pt") as added, safe_open(file, "pt") as stored:
-            weight = stored.get_tensor(name)
-            product = added.get_tensor(delta.b).float() @ added.get_tensor(delta.a).float() * delta.scale
+        with safe_open(adapter, "pt") as adapter_tensors, safe_open(file, "pt") as base_tensors:
+            weight = base_tensors.get_tensor(name)
+            a, b = adapter_tensors.get_tensor(delta.a).float(), adapter_tensors.get_tensor(delta.b).float()
+            product = b @ a * delta.scale
         merged = (weight.float() + product).to(weight.dtype)
-        with file.open("r+b") as opened:
-            opened.seek(places[name])
-            opened.write(merged.view(torch.uint8).numpy().data)
+        with file.open("r+b") as stream:
+            stream.seek(offsets[name])
+            stream.write(merged.view(torch.uint8).numpy().data)
 
 
-def _merge_whole(model: Model, end: int, into: Path) -> None:
+def _merge_whole(model: Model, end_token_id: int, output_dir: Path) -> None:
+    """Let peft merge the whole model in memory."""
     import torch
     from transformers import AutoConfig
 
     from isheep.models.checkpoint import load_model
 
-    stored = load_pretrained(model.base, AutoConfig).dtype or torch.float32
-    merged: Any = load_model(model, "float32").to(stored)
-    merged.config.eos_token_id = merged.generation_config.eos_token_id = end
-    merged.save_pretrained(into, safe_serialization=True)
+    dtype = load_pretrained(model.base, AutoConfig).dtype or torch.float32
+    merged: Any = load_model(model, "float32").to(dtype)
+    merged.config.eos_token_id = merged.generation_config.eos_token_id = end_token_id
+    merged.save_pretrained(output_dir, safe_serialization=True)

@@ -11,6 +11,7 @@ from isheep import prompts
 from isheep.filters import Filter
 from isheep.filters.score import ScoreFilter
 from isheep.recipe.benchmark_names import benchmark_names, unknown_benchmark
+from isheep.recipe.packaged import PACKAGED_SEEDS
 from isheep.records import Count, Names, Sampling, Settings
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -18,9 +19,6 @@ Price = Annotated[float, Field(ge=0)]
 
 RATING_SCALE = range(1, 11)  # that a rating may have
 EXAMPLES = 6  # seed tasks in a prompt of response.prompt: instances, where a recipe gives no number
-
-HERE = Path(__file__).parents[1]
-PACKAGED_SEEDS = {"isheep": HERE / "seeds" / "seed_tasks.jsonl", "lamb": HERE / "lamb" / "seed_tasks.jsonl"}
 
 
 class TopicSettings(Settings):

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from isheep import extensions
 from isheep.errors import KeyPath, UserError
-from isheep.recipe.schema import PACKAGED_SEEDS, merge_settings
+from isheep.recipe.packaged import PACKAGED_SEEDS
+from isheep.recipe.schema import merge_settings
 
 _PACKAGE = Path(__file__).parents[1]
 # In an installed package, and in a checkout.
