@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -435,3 +436,34 @@ def test_the_command_on_a_recipes_first_line_runs_it(name: str) -> None:
     command = re.search(r"isheep (run|sweep)(?: (\S+))?$", path.read_text(encoding="utf-8").partition("\n")[0])
     verb = "sweep" if loading.is_sweep(path) else "run"
     assert command is None or command.groups() in ((verb, name), (verb, None if name == "lamb" else name))
+
+
+# --- texts of the user's own in the recipe
+
+CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+SYNTHESIS = {"meta": "More.", "block": "{k}. Instruction: {instruction}", "open": "{k}. Instruction:"}
+
+
+def test_prompts_and_a_chat_template_stand_in_the_recipe() -> None:
+    settings = {"synthesis.prompt": SYNTHESIS, "response.prompt": {"chat": "Do this: {instruction}"}}
+    settings |= {"assessment.prompt": {"quality": "{instruction} {output}"}, "assessment.criteria": ["quality"]}
+    recipe = api.load_recipe("lamb", {**settings, "chat_template": CHAT, "filters": []})
+    assert recipe.chat_template == CHAT and recipe.own_prompts() == []
+    assert api.load_recipe(yaml.safe_load(loading.dump_recipe(recipe))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wrong"),
+    [
+        ("chat_template", "mistral", "take one of qwen, llama3, tokenizer, or the Jinja text"),
+        ("synthesis.prompt", {"meta": "x"}, "the prompt in the recipe has no 'block'; it needs meta, block, open"),
+        ("synthesis.prompt", {**SYNTHESIS, "block": "{k}."}, "'block' in the prompt in the recipe has no Instruction:"),
+        ("synthesis.prompt", {**SYNTHESIS, "open": "Instruction: "}, "'open' must end with 'Instruction:'"),
+        ("synthesis.prompt", "mine.yaml", "prompt file 'mine.yaml' not found"),
+        ("response.prompt", {"chat": "Do it."}, "the prompt in the recipe asks for no answer"),
+        ("assessment.prompt", {"quality": "{instruction}{output}"}, "no criterion 'following', only quality"),
+    ],
+)
+def test_texts_that_cannot_be_used(key: str, value: object, wrong: str) -> None:
+    with pytest.raises(UserError, match=re.escape(wrong)):
+        api.load_recipe("lamb", {key: value})

@@ -70,7 +70,8 @@ def calibrate_judge(path: Path, pairs: int, iteration: int | None) -> list[Found
         at = f" of iteration {iteration}" if iteration is not None else ""
         raise UserError(f"{path} has no ratings{at} yet: see isheep status {path}")
     settings = recipe.assessment
-    if own := saved_prompts(path).get(settings.prompt):  # rating prompts of the user's own, as they were
+    # Rating prompts in a file of the user's own are used as they were when the run began.
+    if isinstance(settings.prompt, str) and (own := saved_prompts(path).get(settings.prompt)):
         write_text(path / "health.prompts.yaml", own)
         settings = settings.model_copy(update={"prompt": str(path / "health.prompts.yaml")})
     found = []

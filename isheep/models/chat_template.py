@@ -4,13 +4,16 @@ from typing import Any, NamedTuple
 
 from isheep.errors import UserError
 from isheep.models.checkpoint import load_tokenizer, num_embeddings
-from isheep.prompts import FOLDER
+from isheep.prompts import FOLDER, is_jinja_text
 
 PACKAGED_TEMPLATES = {"qwen": FOLDER / "qwen.jinja", "llama3": FOLDER / "llama3.jinja"}
 """The templates of Liang et al. 2024, Appendix E."""
 
 TOKENIZER = "tokenizer"
 """The name that stands for the template in the tokenizer's own files."""
+
+OWN = "own"
+"""The name of a template whose text the recipe holds."""
 
 MARK = "0answer0"
 """Stands for the answer while the text that follows it is searched; no template changes this word."""
@@ -22,8 +25,8 @@ TODAY = "26 Jul 2024"
 class ChatTemplate(NamedTuple):
     """A chat template together with a model's tokenizer.
 
-    `name` is "qwen", "llama3" or "tokenizer", `template` the Jinja text, `end` the special token that ends an answer,
-    such as "<|im_end|>".
+    `name` is "qwen", "llama3", "tokenizer" or "own", `template` the Jinja text, `end` the special token that ends an
+    answer, such as "<|im_end|>".
     """
 
     name: str
@@ -53,17 +56,22 @@ class ChatTemplate(NamedTuple):
 
 
 def load_chat_template(name: str, model: str) -> ChatTemplate:
-    """Return the template "qwen", "llama3" or "tokenizer" (the tokenizer's own) with the tokenizer of `model`.
+    """Return a chat template with the tokenizer of `model`.
+
+    `name` is "qwen", "llama3", "tokenizer" (the tokenizer's own), or the Jinja text of a template of the user's own.
 
     Raises UserError if the name is unknown, if the tokenizer has no template, if the template can't be rendered, if an
     answer does not end with one special token of the tokenizer, or if the tokenizer has tokens without an embedding in
     the model.
     """
-    if name not in (*PACKAGED_TEMPLATES, TOKENIZER):
+    is_text = is_jinja_text(name)
+    if name not in (*PACKAGED_TEMPLATES, TOKENIZER) and not is_text:
         names = ", ".join(PACKAGED_TEMPLATES)
         raise UserError(f"chat template {name!r} is not known: take one of {names}, {TOKENIZER}")
     tokenizer = load_tokenizer(model)
-    if name in PACKAGED_TEMPLATES:
+    if is_text:
+        template, name = name, OWN
+    elif name in PACKAGED_TEMPLATES:
         template = PACKAGED_TEMPLATES[name].read_text(encoding="utf-8")
     else:
         template = _tokenizer_template(tokenizer, model)

@@ -153,8 +153,8 @@ def _counted(recipe: Recipe, characters: float | None) -> tuple[dict[str, float]
     return values, dict.fromkeys(values, COUNTED if tokenizer else GUESSED)
 
 
-def _rating(criterion: str, name: str) -> str:
-    return prompts.fill_template(prompts.load_prompts(name)[criterion], instruction="", output="")
+def _rating(criterion: str, source: prompts.PromptSource) -> str:
+    return prompts.fill_template(prompts.load_prompts(source)[criterion], instruction="", output="")
 
 
 def _guessed(recipe: Recipe, known: Mapping[str, float]) -> dict[str, float]:

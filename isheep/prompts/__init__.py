@@ -12,6 +12,10 @@ from isheep.errors import UserError
 
 FOLDER = Path(__file__).parent
 
+PromptSource = str | Mapping[str, str]
+"""Where prompts come from: the name of a file in this folder ("simple"), the path of a YAML file, or the texts
+themselves by their names."""
+
 
 def fill_template(template: str, /, **values: str) -> str:
     """`template` with each `{name}` replaced once; braces inside a value or of unknown names stay as they are."""
@@ -19,30 +23,46 @@ def fill_template(template: str, /, **values: str) -> str:
 
 
 def render_few_shot(
-    name: str, examples: Iterable[Mapping[str, str]], opened: Mapping[str, str] | None = None, key: str = "open"
+    source: PromptSource,
+    examples: Iterable[Mapping[str, str]],
+    opened: Mapping[str, str] | None = None,
+    key: str = "open",
 ) -> str:
-    """A few-shot prompt of the file `name`: its `meta`, a `block` for each example, numbered from 1, and then `key`,
-    with the next number and with `opened` in it, which the model goes on with."""
-    text = load_prompts(name)
+    """Return a few-shot prompt that the model continues.
+
+    It consists of the texts of `source`: `meta`, a `block` for each example, numbered from 1, and then `key`, with the
+    next number and with `opened` filled in.
+    """
+    text = load_prompts(source)
     blocks = [fill_template(text["block"], k=str(k), **example) for k, example in enumerate(examples, 1)]
     last = fill_template(text[key], k=str(len(blocks) + 1), **opened or {})
     return f"{text['meta']}\n\n" + "\n".join([*blocks, last])
 
 
 def find_prompt_file(name: str) -> Path:
-    """Where the prompts of `name` are: in this folder ("simple"), or at the path of a YAML file."""
+    """Return the path of a prompt file by its name in this folder ("simple"), or by its path."""
     return Path(name) if is_user_file(name) else FOLDER / f"{name}.yaml"
 
 
-def is_user_file(name: str) -> bool:
-    """Whether `name` is a file of the user's own rather than one of this folder."""
-    return name.endswith((".yaml", ".yml"))
+def is_user_file(source: PromptSource) -> bool:
+    """Return whether `source` is a file of the user's own: neither one of this folder nor the texts themselves."""
+    return isinstance(source, str) and source.endswith((".yaml", ".yml"))
+
+
+def is_jinja_text(text: str) -> bool:
+    """Return whether a text is a Jinja template rather than the name of one."""
+    return "{{" in text or "{%" in text
+
+
+def describe_source(source: PromptSource) -> str:
+    """Return what a message calls the prompts of `source`."""
+    return f"prompt file {find_prompt_file(source)}" if isinstance(source, str) else "the prompt in the recipe"
 
 
 def read_prompt_file(name: str) -> Any:
-    """What a prompt file holds: a name in this folder ("simple", "dromedary/principles") or a path to a YAML file.
+    """Return the content of a prompt file, by its name in this folder ("dromedary/principles") or by its path.
 
-    Raises UserError where there is no such file, or it can't be read.
+    Raises UserError if there is no such file, or it can't be read.
     """
     path = find_prompt_file(name)
     if not path.is_file():
@@ -58,9 +78,13 @@ def read_prompt_file(name: str) -> Any:
         raise UserError(f"prompt file {path} is not YAML: {' '.join(str(error).split())}") from None
 
 
+def load_prompts(source: PromptSource) -> Mapping[str, str]:
+    """Return the prompts of `source` by name. Raises UserError if its file is not a mapping of names to texts."""
+    return _load_prompt_file(source) if isinstance(source, str) else source
+
+
 @cache
-def load_prompts(name: str) -> dict[str, str]:
-    """The prompts of one file, as `read` finds it. Raises UserError where it is not a mapping of names to texts."""
+def _load_prompt_file(name: str) -> Mapping[str, str]:
     prompts = read_prompt_file(name)
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise UserError(

@@ -6,6 +6,7 @@ from pydantic import Field, ValidationError
 
 from isheep import prompts
 from isheep.errors import UserError
+from isheep.prompts import PromptSource
 from isheep.records import Record, Task
 
 
@@ -30,29 +31,27 @@ CHAT = AnswerForm("{instruction}", chat=True)
 BUILTIN_FORMS = ("chat", "plain", "instances")  # what `response.prompt` may be beside a file
 
 
-def load_answer_form(name: str) -> AnswerForm:
+def load_answer_form(source: PromptSource) -> AnswerForm:
     """The form that `response.prompt` names: "chat" (the instruction as it is), "plain", or a file of prompts; what
     "instances" writes counts as answers in the chat.
 
     A file holds either `chat`, a user's turn, or `turn`, plain text that `preamble` and `examples` may precede; in a
     turn the model goes on at {thoughts}, and what follows that marks its answer. Raises UserError where it does not.
     """
-    if name == "plain":
+    if source == "plain":
         return AnswerForm(prompts.load_prompts("response")["plain"], chat=False)
-    if name in BUILTIN_FORMS:
+    if source in BUILTIN_FORMS:
         return CHAT
-    texts = prompts.load_prompts(name)
+    texts = prompts.load_prompts(source)
     kinds = texts.keys() & {"chat", "turn"}
     asked, thoughts, answer = texts[min(kinds)].partition("{thoughts}") if len(kinds) == 1 else ("", "", "")
     if "{instruction}" not in asked or ("chat" in texts and thoughts):
         wrong = "it needs chat with {instruction}, or turn with {instruction} and, where it thinks, {thoughts} after it"
-        raise UserError(f"prompt file {prompts.find_prompt_file(name)} asks for no answer: {wrong}")
+        raise UserError(f"{prompts.describe_source(source)} asks for no answer: {wrong}")
     if "chat" in texts:
         return AnswerForm(texts["chat"], chat=True)
     if thoughts and not answer.strip():
-        raise UserError(
-            f"prompt file {prompts.find_prompt_file(name)}: in turn nothing after {{thoughts}} marks the answer"
-        )
+        raise UserError(f"{prompts.describe_source(source)}: in turn nothing after {{thoughts}} marks the answer")
     before = [texts[key] for key in ("preamble", "examples") if key in texts]
     opening = asked.partition("{instruction}")[0].strip()
     return AnswerForm(

@@ -21,6 +21,15 @@ RATING_SCALE = range(1, 11)  # that a rating may have
 EXAMPLES = 6  # seed tasks in a prompt of response.prompt: instances, where a recipe gives no number
 
 
+CHAT_TEMPLATES = ("qwen", "llama3", "tokenizer")
+
+
+def _check_chat_template(value: str) -> str:
+    if value not in CHAT_TEMPLATES and not prompts.is_jinja_text(value):
+        raise ValueError(f"take one of {', '.join(CHAT_TEMPLATES)}, or the Jinja text of a template; found {value!r}")
+    return value
+
+
 class TopicSettings(Settings):
     """Topic-guided red-teaming beside prompts of seed tasks (Dromedary, Sun et al. 2023; isheep/topics.py)."""
 
@@ -42,6 +51,9 @@ class Synthesis(Settings):
     )
     batch_size: Count = 16  # prompts in a batch, all with the same examples
     budget: Count | None = None  # prompts at most; null: synthesize.PROMPTS_PER_TASK a task
+    prompt: str | dict[str, str] | None = None
+    """The few-shot prompt: a path of a YAML file, or the texts `meta`, `block` and `open` themselves; null: that of
+    isheep for `inputs`."""
     chat: bool = False  # the prompt as a chat turn, or as plain text
     topics: TopicSettings | None = None  # null: every prompt shows seed tasks
     tasks_of: Count | None = None  # an earlier iteration's tasks again; null: new ones
@@ -51,13 +63,14 @@ class Synthesis(Settings):
 class Response(Settings):
     """How instructions are answered (Algorithm 1, line 4).
 
-    `prompt` is the instruction as a chat turn ("chat") or as plain text ("plain"), or a file of prompts/ or a path: an
-    answer under principles, with thoughts before it, or one that is asked for in other words (forms.form). Or it is
-    "instances", Self-Instruct's own way (Wang et al. 2023, Section 2.2; instances.py): the model says of each
-    instruction whether it is classification, and writes an input with the output, the output first where it is.
+    `prompt` is the instruction as a chat turn ("chat") or as plain text ("plain"), or a file of prompts/, a path or
+    the texts themselves: an answer under principles, with thoughts before it, or one that is asked for in other words
+    (prompts/forms.py). Or it is "instances", Self-Instruct's own way (Wang et al. 2023, Section 2.2; instances.py): the
+    model says of each instruction whether it is classification, and writes an input with the output, the output first
+    where it is.
     """
 
-    prompt: str = "chat"
+    prompt: str | dict[str, str] = "chat"
     examples: Annotated[int, Field(ge=2)] | None = None  # seed tasks in a prompt of `instances`; null: EXAMPLES
     batch_size: Count = 64
     sampling: Sampling = Sampling()
@@ -69,7 +82,8 @@ class Response(Settings):
 
 
 class Assessment(Settings):
-    """How a model rates pairs (Algorithm 1, line 6; Appendix A). `prompt` is a file of prompts/ or a path.
+    """How a model rates pairs (Algorithm 1, line 6; Appendix A). `prompt` is a file of prompts/, a path, or the
+    texts themselves by criterion.
 
     `read: generate` reads the score in what the judge writes. `read: expected` writes nothing: the expected value over
     the probabilities of the ten scores (assess.expected), in one pass over the prompt; means are seldom
@@ -77,7 +91,7 @@ class Assessment(Settings):
     as " <" where the prompt's examples write <8>; null: a space, nothing in a chat turn.
     """
 
-    prompt: str = "combined"
+    prompt: str | dict[str, str] = "combined"
     criteria: Names = ("quality", "following")
     judge: Literal["current", "base"] = "current"  # the paper's Algorithm 1; the released code
     read: Literal["generate", "expected"] = "generate"
@@ -260,7 +274,8 @@ class Recipe(Settings):
     """
 
     model: str  # M^base: "lamb", a folder, or a name on the Hub
-    chat_template: Literal["qwen", "llama3", "tokenizer"] = "tokenizer"  # Appendix E's two, or the tokenizer's own
+    chat_template: Annotated[str, AfterValidator(_check_chat_template)] = "tokenizer"
+    """Appendix E's "qwen" or "llama3", "tokenizer" for the tokenizer's own, or the Jinja text of a template."""
     seed_tasks: str = "isheep"  # "isheep", "lamb", or a file
     language: Literal["en", "any"] = "en"
     iterations: Count = 3  # T
@@ -294,12 +309,13 @@ class Recipe(Settings):
 
     def own_prompts(self, sections: Iterable[str] = SECTIONS_PER_ITERATION) -> list[str]:
         """The prompt files of the user's own that some sections name."""
-        named = {
-            "synthesis": self.synthesis.topics and self.synthesis.topics.file,
-            "response": self.response.prompt,
-            "assessment": self.assessment and self.assessment.prompt,
+        by_section: dict[str, list[str | dict[str, str] | None]] = {
+            "synthesis": [self.synthesis.prompt, self.synthesis.topics.file if self.synthesis.topics else None],
+            "response": [self.response.prompt],
+            "assessment": [self.assessment.prompt if self.assessment else None],
         }
-        return [name for section in sections if (name := named.get(section)) and prompts.is_user_file(name)]
+        sources = [source for section in sections for source in by_section.get(section, [])]
+        return [source for source in sources if isinstance(source, str) and prompts.is_user_file(source)]
 
 
 def merge_settings(old: Any, new: Any) -> Any:

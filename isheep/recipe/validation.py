@@ -8,9 +8,13 @@ from isheep.prompts import forms
 from isheep.recipe.schema import (
     JUDGED,
     SECTIONS_PER_ITERATION,
+    Assessment,
     BenchmarkSettings,
     Recipe,
 )
+
+SYNTHESIS_PROMPT = {"meta": [], "block": ["Instruction:", "{instruction}"], "open": ["Instruction:"]}
+"""What each text of a synthesis prompt must contain, because replies are read as its blocks."""
 
 
 def conflicts(recipe: Recipe, t: int = 1) -> Conflicts:
@@ -20,6 +24,7 @@ def conflicts(recipe: Recipe, t: int = 1) -> Conflicts:
     """
     yield from _iterations(recipe)
     yield from _synthesis(recipe, t)
+    yield from _synthesis_prompt(recipe)
     yield from _response(recipe)
     yield from _assessment(recipe)
     yield from _filters(recipe)
@@ -50,9 +55,25 @@ def _synthesis(recipe: Recipe, t: int) -> Conflicts:
         yield ("synthesis", "generated"), f"{synthesis.generated} is more than synthesis.examples, {synthesis.examples}"
 
 
+def _synthesis_prompt(recipe: Recipe) -> Conflicts:
+    """Check a prompt of the user's own: replies are read as its numbered blocks."""
+    source = recipe.synthesis.prompt
+    if source is None:
+        return
+    texts = prompts.load_prompts(source)
+    for name, parts in SYNTHESIS_PROMPT.items():
+        where = prompts.describe_source(source)
+        if name not in texts:
+            yield ("synthesis", "prompt"), f"{where} has no {name!r}; it needs {', '.join(SYNTHESIS_PROMPT)}"
+        elif missing := [part for part in parts if part not in texts[name]]:
+            yield ("synthesis", "prompt"), f"{name!r} in {where} has no {' and no '.join(missing)}"
+    if not texts.get("open", "Instruction:").endswith("Instruction:"):
+        yield ("synthesis", "prompt"), "'open' must end with 'Instruction:', which the model continues"
+
+
 def _response(recipe: Recipe) -> Conflicts:
     response = recipe.response
-    if response.prompt in forms.BUILTIN_FORMS or prompts.find_prompt_file(response.prompt).is_file():
+    if not isinstance(response.prompt, str) or _is_answer_form(response.prompt):
         forms.load_answer_form(response.prompt)  # for what it raises
     else:
         words = ", ".join(forms.BUILTIN_FORMS)
@@ -67,6 +88,10 @@ def _response(recipe: Recipe) -> Conflicts:
         yield ("response", "examples"), f"it is for prompt: instances, and prompt is {response.prompt}"
 
 
+def _is_answer_form(name: str) -> bool:
+    return name in forms.BUILTIN_FORMS or prompts.find_prompt_file(name).is_file()
+
+
 def _assessment(recipe: Recipe) -> Conflicts:
     settings = recipe.assessment
     if not settings:
@@ -74,16 +99,20 @@ def _assessment(recipe: Recipe) -> Conflicts:
     known = prompts.load_prompts(settings.prompt)
     for name in settings.criteria:
         if name not in known:
-            wrong = f"prompt {settings.prompt!r} has no criterion {name!r}, only {', '.join(known)}"
+            wrong = f"{_name_of_prompt(settings)} has no criterion {name!r}, only {', '.join(known)}"
             yield ("assessment", "criteria"), wrong
         for hole in ("{instruction}", "{output}"):
             if name in known and hole not in known[name]:
                 paper = "; {output_data}, as the paper spells it, is not filled" * ("{output_data}" in known[name])
-                yield ("assessment", "prompt"), f"{name!r} in {settings.prompt!r} has no {hole}{paper}"
+                yield ("assessment", "prompt"), f"{name!r} in {_name_of_prompt(settings)} has no {hole}{paper}"
     if duplicate := _first_duplicate(settings.criteria):
         yield ("assessment", "criteria"), f"{duplicate!r} is listed twice"
     if settings.opening is not None and settings.read == "generate":
         yield ("assessment", "opening"), "it is for read: expected, and this recipe reads what the judge generates"
+
+
+def _name_of_prompt(settings: Assessment) -> str:
+    return f"prompt {settings.prompt!r}" if isinstance(settings.prompt, str) else "the prompt in the recipe"
 
 
 def _filters(recipe: Recipe) -> Conflicts:
