@@ -656,7 +656,7 @@ def test_recipes_as_json_name_their_commands() -> None:
 def test_export_writes_what_was_kept(graded: Path, form: str) -> None:
     done = isheep("export", graded, "--as", form)
     file = graded / "export" / f"iter-1.{form}.json"
-    assert done == Done(0, f"{file}: 1 pairs\n", "")
+    assert done == Done(0, f"{file}: 1 kept pairs (not trained on yet)\n", "")
     [row] = json.loads(file.read_text())
     assert "Do t1-00000" in json.dumps(row) and row.get("quality_score") == (9 if form == "paper" else None)
 
@@ -666,6 +666,20 @@ def test_export_to_a_file(aligned: Path, tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "d.json").read_text())
     training_rows = json.loads((aligned / "iter-1" / "train.json").read_text())
     assert [{key: row[key] for key in rows[0]} for row in training_rows] == rows
+
+
+def test_export_of_the_rows_that_were_trained_on(copied: Path) -> None:
+    done = isheep("export", copied, "--as", "alpaca")
+    assert done.out.endswith("iter-1.alpaca.json: 4 kept pairs (3 of them were trained on, 1 held out)\n")
+    done = isheep("export", copied, "--as", "paper", "--rows", "trained")
+    assert done.out.endswith("iter-1.trained.paper.json: 3 rows that were trained on, of 4 kept pairs\n")
+    rows = json.loads((copied / "export" / "iter-1.trained.paper.json").read_text())
+    kept = [row["instruction"] for row in json.loads((copied / "iter-1" / "train.json").read_text())]
+    indices = [kept.index(row["instruction"]) for row in rows]
+    assert len(indices) == 3 and indices == sorted(set(indices)) and "quality_score" in rows[0]
+    assert "leave out --rows trained" in refused("export", copied, "--as", "llamafactory", "--rows", "trained")
+    (copied / "iter-1" / "train.json").write_text("[]")
+    assert "train.json" in refused("export", copied, "--as", "alpaca", "--rows", "trained")
 
 
 def test_export_merged_is_a_checkpoint_of_its_own(aligned: Path, tmp_path: Path) -> None:
@@ -685,6 +699,8 @@ def test_export_merged_is_a_checkpoint_of_its_own(aligned: Path, tmp_path: Path)
         (("--as", "paper", "--iteration", "2"), "has no data of iteration 2 yet"),
         (("--as", "paper", "--iteration", "0"), "has no data of iteration 0 yet"),
         (("--merged",), "the base has no adapter to merge"),
+        (("--merged", "--rows", "kept"), "--rows is for data"),
+        (("--as", "alpaca", "--rows", "trained"), "iteration 1 is not trained yet"),
         (("--as", "alpaca", "--out", "taken/data.json"), "taken: File exists"),
     ],
 )

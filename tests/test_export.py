@@ -1,4 +1,4 @@
-"""Exports: the forms of a dataset, and merged checkpoints in plain transformers."""
+"""Exports: the formats of a dataset, and merged checkpoints in plain transformers."""
 
 import json
 import os
@@ -20,14 +20,14 @@ from isheep.rundir.training_file import training_row
 
 pytestmark = pytest.mark.numeric
 
-GIVEN = {"id": "1", "instruction": "Äußere dich", "input": "zu 42", "output": 'Yes, "so".'}
-PLAIN = Pair(**GIVEN, finish="stop", tokens=3, seed=0)
+FIELDS = {"id": "1", "instruction": "Äußere dich", "input": "zu 42", "output": 'Yes, "so".'}
+PLAIN = Pair(**FIELDS, finish="stop", tokens=3, seed=0)
 RATED = AssessedPair(
     **PLAIN.model_dump(),
     grades={"quality": Grade(score=8.0, reply="8||"), "following": Grade(score=None, reply="good")},
 )
-ALPACA = {key: GIVEN[key] for key in ("instruction", "input", "output")}
-FORMS = {
+ALPACA = {key: FIELDS[key] for key in ("instruction", "input", "output")}
+EXPECTED_ROWS = {
     "alpaca": ALPACA,
     "sharegpt": {
         "conversations": [
@@ -45,15 +45,15 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_form_holds_the_pair(form: str, tmp_path: Path) -> None:
-    formats.write_dataset([RATED], form, tmp_path / "data.json")
+@pytest.mark.parametrize("format_name", EXPECTED_ROWS)
+def test_a_format_holds_the_pair(format_name: str, tmp_path: Path) -> None:
+    formats.write_dataset([RATED], format_name, tmp_path / "data.json")
     text = (tmp_path / "data.json").read_text(encoding="utf-8")
-    assert json.loads(text) == [FORMS[form]]
+    assert json.loads(text) == [EXPECTED_ROWS[format_name]]
     assert "Äußere" in text
 
 
-def test_what_can_not_be_exported_is_told_and_nothing_is_written(tmp_path: Path) -> None:
+def test_an_export_that_fails_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="take one of alpaca, sharegpt, messages, paper"):
         formats.write_dataset([PLAIN], "csv", tmp_path / "data.json")
     with pytest.raises(UserError, match="no ratings"):
@@ -91,8 +91,8 @@ def test_a_merged_checkpoint_is_on_the_disk_before_it_has_its_name(
     monkeypatch.setattr(merge, "merge_adapter", lambda model, chat, into: (into / "weights").write_text("whole"))
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
     formats.write_merged_checkpoint(Model("lamb"), load_chat_template("tokenizer", "lamb"), tmp_path / "merged")
-    wanted = (tmp_path / "merged" / "weights", tmp_path / "merged", tmp_path)
-    assert synced == [path.stat().st_ino for path in wanted]
+    expected = (tmp_path / "merged" / "weights", tmp_path / "merged", tmp_path)
+    assert synced == [path.stat().st_ino for path in expected]
 
 
 def test_a_merged_checkpoint_answers_as_the_adapter_and_stops(llama: Path, tmp_path: Path) -> None:
@@ -140,25 +140,25 @@ def test_merging_tensor_by_tensor_is_what_peft_merges(
 
     from isheep.models.checkpoint import load_model
 
-    whole = make_checkpoint(tmp_path / "whole", architecture, tie_word_embeddings=tied)
-    stored = AutoModelForCausalLM.from_pretrained(whole, dtype=getattr(torch, dtype))
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", architecture, tie_word_embeddings=tied)
+    stored = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype))
     base = tmp_path / "base"
     stored.save_pretrained(base, max_shard_size=shards)
-    load_chat_template("tokenizer", str(whole)).tokenizer.save_pretrained(base)
+    load_chat_template("tokenizer", str(checkpoint)).tokenizer.save_pretrained(base)
     model = adapter_of(base, tmp_path / "adapter")
     expected = load_model(model, "float32").to(getattr(torch, dtype)).state_dict()
-    monkeypatch.setattr(merge, "_merge_whole", None)  # not asked
+    monkeypatch.setattr(merge, "_merge_whole", None)
     into = tmp_path / "merged"
-    formats.write_merged_checkpoint(model, load_chat_template("tokenizer", str(whole)), into)
+    formats.write_merged_checkpoint(model, load_chat_template("tokenizer", str(checkpoint)), into)
     merged = AutoModelForCausalLM.from_pretrained(into, dtype=getattr(torch, dtype))
     for name, tensor in merged.state_dict().items():
         torch.testing.assert_close(tensor, expected[name])  # a sum may round to the neighbour in the stored format
     names = sorted(path.name for path in base.glob("model*"))
     assert names == sorted(path.name for path in into.glob("model*")) and (len(names) == 1) == (shards == "1GB")
-    found: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
     for path in into.glob("*.safetensors"):
-        found |= load_file(path)
-    assert any(not torch.equal(tensor, stored.state_dict()[name]) for name, tensor in found.items())
+        tensors |= load_file(path)
+    assert any(not torch.equal(tensor, stored.state_dict()[name]) for name, tensor in tensors.items())
 
 
 def test_an_adapter_of_another_kind_is_merged_by_peft(qwen2: Path, tmp_path: Path) -> None:

@@ -416,12 +416,13 @@ def test_what_each_iterative_setting_trains_on(lab: Lab, tmp_path: Path) -> None
 
 
 def test_the_data_of_all_iterations_are_written_and_exported(lab: Lab, tmp_path: Path) -> None:
-    from isheep.export.iteration import export_iteration
+    from isheep.export import ExportFormat, ExportRows
+    from isheep.export.iteration import export_dataset
 
     run_recipe(recipe(training={"data": "all"}), tmp_path)
     rows = json.loads((tmp_path / "iter-2/train.json").read_text())
     assert len(rows) == len(lab.trained[1].pairs) > len(lab.trained[0].pairs)
-    export_iteration(tmp_path, "alpaca", None, tmp_path / "data.json")
+    export_dataset(tmp_path, ExportFormat.alpaca, ExportRows.kept, None, tmp_path / "data.json")
     exported = json.loads((tmp_path / "data.json").read_text())
     assert [row | {"finish": "stop"} for row in exported] == rows
 

@@ -8,7 +8,7 @@ import typer
 from isheep.cli.options import RunDir
 from isheep.cli.output import print_line
 from isheep.errors import UserError
-from isheep.export import ExportFormat
+from isheep.export import ExportFormat, ExportRows
 
 
 def export(
@@ -17,6 +17,14 @@ def export(
     merged: Annotated[
         bool, typer.Option("--merged", help="Write the model instead: a checkpoint with the adapter merged in.")
     ] = False,
+    rows: Annotated[
+        ExportRows | None,
+        typer.Option(
+            help="Rows: the pairs that the filters kept, or those of them that training used, without the held-out "
+            "rows (default: kept).",
+            show_default=False,
+        ),
+    ] = None,
     iteration: Annotated[int | None, typer.Option(help="Iteration (default: the newest).")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Output file, or folder with --merged (default: in DIR/export).")
@@ -27,8 +35,12 @@ def export(
     --as paper: the keys of the paper's Appendix B, with the scores. --as llamafactory: a folder that LLaMA-Factory can
     train in, with its YAML.
     """
-    from isheep.export.iteration import export_iteration
+    from isheep.export.iteration import export_checkpoint, export_dataset
 
     if (export_format is None) != merged:
         raise UserError("give one of --as alpaca|sharegpt|messages|paper|llamafactory and --merged")
-    print_line(export_iteration(run_dir, export_format, iteration, out))
+    if export_format is None:
+        if rows:
+            raise UserError("--rows is for data: leave it out with --merged")
+        return print_line(export_checkpoint(run_dir, iteration, out))
+    print_line(export_dataset(run_dir, export_format, rows or ExportRows.kept, iteration, out))

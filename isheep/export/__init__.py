@@ -1,13 +1,20 @@
-"""Exporting an iteration's data or model out of a run."""
+"""Export of an iteration's data or model out of a run."""
 
 from enum import StrEnum
 
 
 class ExportFormat(StrEnum):
-    """The formats of `isheep export --as`: those of formats.FORMS, and a folder for LLaMA-Factory."""
+    """The formats of `isheep export --as`: those of formats.FORMATS, and a folder for LLaMA-Factory."""
 
     alpaca = "alpaca"
     sharegpt = "sharegpt"
     messages = "messages"
     paper = "paper"
     llamafactory = "llamafactory"
+
+
+class ExportRows(StrEnum):
+    """The rows of `isheep export --rows`: the pairs that the filters kept, or those of them that were trained on."""
+
+    kept = "kept"
+    trained = "trained"

@@ -1,4 +1,4 @@
-"""What others take away from a run: D^t in the usual forms, and checkpoints with the adapter merged in."""
+"""Write pairs in the usual formats of datasets, and checkpoints with the adapter merged in."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,79 +10,89 @@ from isheep.models.chat_template import ChatTemplate
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Model, Pair
 from isheep.rundir.atomic import commit_folder, write_json_list
-from isheep.trainers import llamafactory as trainer
+from isheep.rundir.training_file import TrainingRow
+from isheep.trainers import llamafactory
+
+Row = Pair | TrainingRow
 
 
-def write_dataset(pairs: Sequence[Pair], form: str, path: Path) -> None:
-    """The pairs as one JSON list in `path`, each in `form`: a name in FORMS.
+def write_dataset(rows: Sequence[Row], format_name: str, path: Path) -> None:
+    """Write rows as one JSON list, each in a format of FORMATS.
 
-    Raises UserError where `form` is none of these, and where "paper" asks for ratings that the pairs don't have.
+    Raises UserError if there is no such format, and if "paper" is chosen for rows without ratings.
     """
-    if form not in FORMATS:
-        raise UserError(f"export form {form!r} is not known: take one of {', '.join(FORMATS)}")
-    write_json_list(path, (FORMATS[form](pair) for pair in pairs))
+    if format_name not in FORMATS:
+        raise UserError(f"export format {format_name!r} is not known: take one of {', '.join(FORMATS)}")
+    write_json_list(path, (FORMATS[format_name](row) for row in rows))
 
 
-def write_llamafactory_folder(recipe: Recipe, start: Model, pairs: Sequence[Pair], into: Path) -> None:
-    """What LLaMA-Factory trains the next model from, for `cd into && llamafactory-cli train sft.yaml` on one GPU.
+def write_llamafactory_folder(recipe: Recipe, start_model: Model, rows: Sequence[Row], output_dir: Path) -> None:
+    """Write the files from which LLaMA-Factory trains the next model.
 
-    `start` is the model that is trained. Of more rows than the recipe takes LLaMA-Factory takes the first.
+    It does so by `cd output_dir && llamafactory-cli train sft.yaml` on one GPU, beginning with `start_model`. Of more
+    rows than the recipe takes LLaMA-Factory takes the first ones.
     """
     training = recipe.training
-    settings = trainer.sft_settings(start, recipe.chat_template, training, recipe.seed) | {
+    settings = llamafactory.sft_settings(start_model, recipe.chat_template, training, recipe.seed) | {
         "max_samples": training.num_rows or training.max_rows,
         "val_size": training.held_out,
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": training.batch_size,
         "bf16": True,
     }
-    trainer.write_input_files(into, {trainer.TRAIN_DATASET: pairs}, settings)
+    llamafactory.write_input_files(output_dir, {llamafactory.TRAIN_DATASET: rows}, settings)
 
 
-def write_merged_checkpoint(model: Model, chat: ChatTemplate, into: Path) -> None:
-    """The base with the adapter of `model` in its weights, its tokenizer and template: plain transformers loads it.
+def write_merged_checkpoint(model: Model, chat: ChatTemplate, output_dir: Path) -> None:
+    """Write the base with the adapter of `model` merged into its weights, the tokenizer and the chat template.
 
-    Complete or not there at all. Raises UserError where `into` exists.
+    Plain transformers loads the folder. It is written completely or not at all. Raises UserError if it exists.
     """
     from isheep.models.merge import merge_adapter
 
-    if into.exists():
-        raise UserError(f"{into} exists: give another folder for the merged checkpoint, or remove it")
-    part = into.with_name(f"{into.name}.part")
+    if output_dir.exists():
+        raise UserError(f"{output_dir} exists: give another folder for the merged checkpoint, or remove it")
+    part = output_dir.with_name(f"{output_dir.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     merge_adapter(model, chat, part)
     commit_folder(part)
 
 
-def sharegpt(pair: Pair) -> dict[str, Any]:
-    """ShareGPT: a conversation of a human and gpt."""
-    turns = {"human": pair.content, "gpt": pair.output}
-    return {"conversations": [{"from": who, "value": text} for who, text in turns.items()]}
+# --- formats of a row
 
 
-def messages(pair: Pair) -> dict[str, Any]:
-    """Messages of a user and an assistant, as chat templates read them."""
-    turns = {"user": pair.content, "assistant": pair.output}
+def sharegpt_row(row: Row) -> dict[str, Any]:
+    """Return a row in the form of ShareGPT: a conversation of a human and gpt."""
+    turns = {"human": row.content, "gpt": row.output}
+    return {"conversations": [{"from": speaker, "value": text} for speaker, text in turns.items()]}
+
+
+def messages_row(row: Row) -> dict[str, Any]:
+    """Return a row as messages of a user and an assistant, as chat templates read them."""
+    turns = {"user": row.content, "assistant": row.output}
     return {"messages": [{"role": role, "content": text} for role, text in turns.items()]}
 
 
-def paper(pair: Pair) -> dict[str, Any]:
-    """The keys of Appendix B, Table 6: Alpaca's and quality_score, following_score; null where it can't be read."""
-    if not isinstance(pair, AssessedPair):
-        raise UserError(f"pair {pair.id} has no ratings, which form 'paper' shows: export it as alpaca")
-    scores = {f"{name}_score": _whole(grade.score) for name, grade in pair.grades.items()}
-    return trainer.alpaca_row(pair) | scores
+def paper_row(row: Row) -> dict[str, Any]:
+    """Return a row with the keys of Appendix B, Table 6: Alpaca's, and the scores, null if they can't be parsed.
+
+    Raises UserError if the row has no ratings.
+    """
+    if not isinstance(row, AssessedPair):
+        raise UserError("the pairs have no ratings, which the format 'paper' shows: export them as alpaca")
+    scores = {f"{name}_score": _without_fraction(grade.score) for name, grade in row.grades.items()}
+    return llamafactory.alpaca_row(row) | scores
 
 
-def _whole(score: float | None) -> float | None:
-    """8 rather than 8.0, as the paper prints scores."""
+def _without_fraction(score: float | None) -> float | None:
+    """Return 8 rather than 8.0, as the paper prints scores."""
     return int(score) if score is not None and score.is_integer() else score
 
 
-FORMATS: dict[str, Callable[[Pair], dict[str, Any]]] = {
-    "alpaca": trainer.alpaca_row,
-    "sharegpt": sharegpt,
-    "messages": messages,
-    "paper": paper,
+FORMATS: dict[str, Callable[[Row], dict[str, Any]]] = {
+    "alpaca": llamafactory.alpaca_row,
+    "sharegpt": sharegpt_row,
+    "messages": messages_row,
+    "paper": paper_row,
 }

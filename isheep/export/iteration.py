@@ -1,65 +1,143 @@
-"""Taking an iteration out of a run: its data in a usual form, or its model as one checkpoint."""
+"""Export an iteration of a run: its data in a usual format, or its model as one checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from isheep.errors import UserError
-from isheep.export import ExportFormat, formats
+from isheep.export import ExportFormat, ExportRows, formats
+from isheep.models.adapter_files import load_training_tokenizer
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Model, Pair
 from isheep.rundir.folder import RunFolder, open_run
 from isheep.rundir.iterations import iteration_dir, model_of_iteration
+from isheep.rundir.training_file import TRAINING_FILE, read_training_file, training_row
 from isheep.stages.filters import kept_pairs
+from isheep.trainers.adapter_dir import TRAINING_RECORD, check_training_file
+from isheep.trainers.rows import select_examples
 
 
-def export_iteration(path: Path, form: str | None, iteration: int | None, out: Path | None) -> str:
-    """Write what M^t learns from in `form`, or M^t merged for None, and say where.
+def export_dataset(
+    run_dir: Path, export_format: ExportFormat, rows: ExportRows, iteration: int | None, output: Path | None
+) -> str:
+    """Write the data of an iteration (None: the newest) and return a line that says where, and which rows they are.
 
-    `iteration` None is the newest that is there. Raises UserError where the iteration has no data or no model.
+    `rows` are the pairs that the filters kept, with training.data: all also those of the earlier iterations; or the
+    rows that training used, without the held-out ones. Raises UserError if the iteration has no such data.
     """
-    recipe, run = open_run(path)
-    if form is None:
-        return str(checkpoint(recipe, run, iteration, out))
-    t = chosen(recipe, run) if iteration is None else iteration
-    first = t
-    while first > 1 and recipe.at(first).training.data == "all":
-        first -= 1
-    parts = [data(run, s) for s in range(first, t + 1)]
-    rows = parts[0] if len(parts) == 1 else [pair for part in parts for pair in part]
-    if form == ExportFormat.llamafactory:
-        start = Model(recipe.model, iteration_dir(run, t - 1).path / "adapter" if t > 1 else None)
-        out = out or path / "export" / f"iter-{t}.llamafactory"
-        now = recipe.at(t)
-        formats.write_llamafactory_folder(
-            now, start if now.training.start == "last" else Model(recipe.model), rows, out
-        )
+    if rows == ExportRows.trained and export_format == ExportFormat.llamafactory:
+        raise UserError("LLaMA-Factory holds rows out by itself: leave out --rows trained with --as llamafactory")
+    recipe, run = open_run(run_dir)
+    if iteration is None:
+        iteration = newest_filtered_iteration(recipe, run)
+    kept = load_training_pairs(recipe, run, iteration)
+    data: Sequence[formats.Row] = kept
+    if rows == ExportRows.trained:
+        data = load_trained_rows(recipe, run, iteration, kept)
+    suffix = f"{export_format}.json" if export_format != ExportFormat.llamafactory else export_format
+    name = f"iter-{iteration}.trained.{suffix}" if rows == ExportRows.trained else f"iter-{iteration}.{suffix}"
+    output = output or run.path / "export" / name
+    if export_format == ExportFormat.llamafactory:
+        _write_llamafactory_folder(recipe.at(iteration), run, iteration, data, output)
     else:
-        out = out or path / "export" / f"iter-{t}.{form}.json"
-        formats.write_dataset(rows, form, out)
-    return f"{out}: {len(rows)} pairs"
+        formats.write_dataset(data, export_format, output)
+    if rows == ExportRows.trained:
+        return f"{output}: {len(data)} rows that were trained on, of {len(kept)} kept pairs"
+    return f"{output}: {len(kept)} kept pairs ({_describe_training(run, iteration, len(kept))})"
 
 
-def checkpoint(recipe: Recipe, run: RunFolder, iteration: int | None, out: Path | None) -> Path:
-    """M^t with its adapter in its weights."""
+def export_checkpoint(run_dir: Path, iteration: int | None, output_dir: Path | None) -> str:
+    """Write M^iteration (None: the newest) with its adapter merged into the weights, and return the folder.
+
+    Raises UserError if the model has no adapter, or if the folder exists.
+    """
+    recipe, run = open_run(run_dir)
     model = model_of_iteration(recipe, run, iteration)
     if model.adapter is None:
         raise UserError(f"{run.path}: the base has no adapter to merge: give --iteration 1 or more, once it is trained")
-    out = out or run.path / "export" / model.adapter.parent.name
-    formats.write_merged_checkpoint(model, load_chat_template(recipe.chat_template, recipe.model), out)
-    return out
+    output_dir = output_dir or run.path / "export" / model.adapter.parent.name
+    formats.write_merged_checkpoint(model, load_chat_template(recipe.chat_template, recipe.model), output_dir)
+    return str(output_dir)
 
 
-def data(run: RunFolder, t: int) -> Sequence[Pair]:
-    """D^t: the pairs of iteration t that nothing dropped, with their ratings where they have them."""
-    folder = iteration_dir(run, t)
-    if t < 1 or not folder.has("dropped.jsonl"):
-        raise UserError(f"{run.path} has no data of iteration {t} yet: see isheep status {run.path}")
-    rated = folder.has("assessed.jsonl")
-    pairs: Sequence[Pair] = folder.read("assessed.jsonl", AssessedPair) if rated else folder.read("pairs.jsonl", Pair)
+# --- the rows
+
+
+def newest_filtered_iteration(recipe: Recipe, run: RunFolder) -> int:
+    """Return the newest iteration whose pairs are filtered, or 1 if there is none."""
+    iterations = range(1, recipe.iterations + 1)
+    return max((index for index in iterations if iteration_dir(run, index).has("dropped.jsonl")), default=1)
+
+
+def load_training_pairs(recipe: Recipe, run: RunFolder, iteration: int) -> Sequence[Pair]:
+    """Return D^iteration; with training.data: all also the kept pairs of earlier iterations, in the trainer's order."""
+    first = iteration
+    while first > 1 and recipe.at(first).training.data == "all":
+        first -= 1
+    if first == iteration:
+        return load_kept_pairs(run, iteration)
+    return [pair for index in range(first, iteration + 1) for pair in load_kept_pairs(run, index)]
+
+
+def load_kept_pairs(run: RunFolder, iteration: int) -> Sequence[Pair]:
+    """Return D^iteration: the pairs that no filter dropped, with their ratings if they have any."""
+    folder = iteration_dir(run, iteration)
+    if iteration < 1 or not folder.has("dropped.jsonl"):
+        raise UserError(f"{run.path} has no data of iteration {iteration} yet: see isheep status {run.path}")
+    pairs: Sequence[Pair]
+    if folder.has("assessed.jsonl"):
+        pairs = folder.read("assessed.jsonl", AssessedPair)
+    else:
+        pairs = folder.read("pairs.jsonl", Pair)
     return kept_pairs(pairs, folder.read("dropped.jsonl", Drop))
 
 
-def chosen(recipe: Recipe, run: RunFolder) -> int:
-    """The last iteration whose data are chosen, the first one where none are."""
-    return max((t for t in range(1, recipe.iterations + 1) if iteration_dir(run, t).has("dropped.jsonl")), default=1)
+def load_trained_rows(recipe: Recipe, run: RunFolder, iteration: int, kept: Sequence[Pair]) -> Sequence[formats.Row]:
+    """Return the rows that the trainer selected from the training file, without the held-out ones.
+
+    They are kept pairs, with their ratings, unless the training file was edited before the training. Raises UserError
+    if the iteration is not trained, or if the training file has changed since.
+    """
+    record = _training_record(run, iteration)
+    if "rows" not in record:
+        raise UserError(f"{run.path}: iteration {iteration} is not trained yet: leave out --rows trained")
+    training_file = iteration_dir(run, iteration).path / TRAINING_FILE
+    check_training_file(training_file.parent / "adapter", training_file)
+    rows = read_training_file(training_file).rows
+    chat = load_chat_template(recipe.chat_template, recipe.model)
+    tokenizer = load_training_tokenizer(Model(recipe.model), chat)
+    examples = select_examples(rows, chat, tokenizer, recipe.at(iteration).training, record["seed"])
+    if rows != [training_row(pair) for pair in kept]:
+        return [example.row for example in examples.train]
+    # An example holds the very object that was read from the file, so that rows with the same text stay apart.
+    pair_of = {id(row): pair for row, pair in zip(rows, kept, strict=True)}
+    return [pair_of[id(example.row)] for example in examples.train]
+
+
+def _training_record(run: RunFolder, iteration: int) -> dict[str, Any]:
+    folder, name = iteration_dir(run, iteration), f"adapter/{TRAINING_RECORD}"
+    record: dict[str, Any] = folder.json(name, dict) if folder.has(name) else {}
+    return record
+
+
+def _describe_training(run: RunFolder, iteration: int, num_kept: int) -> str:
+    """Return how many of the kept pairs were trained on and held out."""
+    counts = _training_record(run, iteration).get("rows")
+    if not counts:
+        return "not trained on yet"
+    trained, held_out = counts["trained"], counts.get("held_out", 0)
+    parts = [f"{trained} of them were trained on"]
+    if held_out:
+        parts.append(f"{held_out} held out")
+    if num_kept > trained + held_out:
+        parts.append(f"{num_kept - trained - held_out} not used")
+    return ", ".join(parts)
+
+
+def _write_llamafactory_folder(
+    recipe: Recipe, run: RunFolder, iteration: int, rows: Sequence[formats.Row], output_dir: Path
+) -> None:
+    adapter = iteration_dir(run, iteration - 1).path / "adapter" if iteration > 1 else None
+    start_model = Model(recipe.model, adapter if recipe.training.start == "last" else None)
+    formats.write_llamafactory_folder(recipe, start_model, rows, output_dir)
