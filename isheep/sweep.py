@@ -81,7 +81,7 @@ def check_recipe_ready(recipe: Recipe, out: Path) -> None:
 def owed(recipe: Recipe, run: RunFolder, last: int) -> bool:
     """Whether a model, or a score of one, is still to be made up to iteration `last`."""
     homes = [iteration_dir(run, t) for t in range(last + 1)]
-    scores = [f"eval/{one.name}.json" for one in recipe.evaluation]
+    scores = [f"eval/{one.label}.json" for one in recipe.evaluation]
     return not (all(one.has("adapter") for one in homes[1:]) and all(one.has(name) for one in homes for name in scores))
 
 
@@ -134,11 +134,11 @@ def current(recipe: Recipe, path: Path) -> bool:
     """Whether another run's file of a benchmark, if `path` is one, is about what the benchmark asks now."""
     home, _, name = str(path).rpartition("/eval/")
     one = next(
-        (one for one in recipe.evaluation if home and name.startswith((f"{one.name}.json", f"{one.name}/"))), None
+        (one for one in recipe.evaluation if home and name.startswith((f"{one.label}.json", f"{one.label}/"))), None
     )
     if not one:
         return True
-    result = Path(home, "eval", f"{one.name}.json")  # says what was asked; without it nobody knows
+    result = Path(home, "eval", f"{one.label}.json")  # says what was asked; without it nobody knows
     return result.exists() and evaluate.same_fingerprints(
         read_result(result), evaluate.result_fingerprints(recipe, one)
     )
@@ -165,7 +165,7 @@ def source_fingerprint(recipe: Recipe, run: Path, label: str) -> str | None:
             ending for s in range(first, t + 1) for ending in endings(RunFolder(run, run) / f"iter-{s}")
         ]
     if kind == "eval":
-        ours = {one.name: one.model_dump(mode="json") for one in recipe.evaluation}
+        ours = {one.label: one.model_dump(mode="json") for one in recipe.evaluation}
         values["benchmark"] = [
             ours[one] for one in ours if f"{name}/".startswith((f"eval/{one}.json/", f"eval/{one}/"))
         ]

@@ -187,7 +187,7 @@ def answered(run: Path, right: list[bool], scores: Sequence[int]) -> Recipe:
         "eval/paper/checked.json",
         lambda: {"scores": {"mean": {"items": [0.5] * len(right)}, "right": {"items": right}}},
     )
-    entry = type("Entry", (), {"name": "paper/checked", "data": None})()
+    entry = type("Entry", (), {"name": "paper/checked", "label": "paper/checked", "data": None})()
     return Recipe.model_validate(SETTINGS).model_copy(update={"evaluation": (entry,)})
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from isheep import backends, extensions
+from isheep import backends, benchmarks, extensions
 from isheep.errors import Conflicts
 from isheep.recipe import loading, sweeps, validation
 from isheep.recipe.schema import Recipe
@@ -17,7 +17,7 @@ def _backend_conflicts(recipe: Recipe, iteration: int) -> Conflicts:
     return backends.conflicts(recipe)
 
 
-CHECKS: loading.Checks = (validation.conflicts, _backend_conflicts)
+CHECKS: loading.Checks = (validation.conflicts, benchmarks.conflicts, _backend_conflicts)
 """All checks of settings that are each valid and can't work together."""
 
 

@@ -5,7 +5,6 @@ standard benchmarks under two protocols; their names begin with the folder's, as
 """
 
 from collections.abc import Sequence
-from importlib import import_module
 
 from isheep.benchmarks.support.base import (
     Benchmark,
@@ -15,8 +14,10 @@ from isheep.benchmarks.support.base import (
     Score,
     ValidationPart,
 )
+from isheep.benchmarks.support.conflicts import conflicts, settings_conflicts
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.fingerprints import fingerprint
+from isheep.benchmarks.support.loading import load_benchmark, register_benchmark
 from isheep.recipe.schema import BenchmarkSettings, Stop
 
 __all__ = [
@@ -27,20 +28,16 @@ __all__ = [
     "Result",
     "Score",
     "ValidationPart",
+    "conflicts",
     "data_path",
     "evaluation_prompts",
     "fingerprint",
     "load_benchmark",
     "prompt_fingerprint",
+    "register_benchmark",
+    "settings_conflicts",
     "validation_prompts",
 ]
-
-
-def load_benchmark(name: str) -> Benchmark:
-    """Return the benchmark of that name in a recipe's `evaluation`."""
-    module = import_module(f"isheep.benchmarks.{name.replace('/', '.')}")
-    benchmark: Benchmark = module.BENCHMARK
-    return benchmark
 
 
 def evaluation_prompts(benchmarks: Sequence[BenchmarkSettings]) -> list[str]:

@@ -46,6 +46,7 @@ def make_benchmark(name: str, version: Version) -> Benchmark:
         prompts=lambda settings: [row["instruction"] for row in reference(data_path(settings), version)],
         score_inputs=partial(score_inputs, version=version),
         needs_judge=True,
+        reads_judge_config=True,
         planned=PlannedAnswers(num_answers=805, max_tokens=MAX_TOKENS, batch_size=64),
     )
 

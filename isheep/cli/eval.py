@@ -40,6 +40,7 @@ def eval(
     """
     from isheep.evaluation import evaluate_run, json_views, tables
     from isheep.recipe import loading
+    from isheep.recipe.benchmark_names import benchmark_label
 
     names = benchmarks or []
     if responses:
@@ -52,11 +53,12 @@ def eval(
         raise UserError("give a run folder: isheep eval DIR; --out is for --responses")
     settings = loading.parse_judge(judge) if judge is not None else None
     recipe, run = evaluate_run.evaluate_run(Path(run_dir), names, data, iteration, settings, unsafe_code)
+    labels = [benchmark_label(name) for name in names]
     if as_json:
-        return print_json(json_views.scores_json(recipe, run, names))
-    print_parts([tables.run_table(recipe, run, names, full=True)])
+        return print_json(json_views.scores_json(recipe, run, labels))
+    print_parts([tables.run_table(recipe, run, labels, full=True)])
     if kinds:
-        print_parts([tables.breakdowns(recipe, run, names)])
+        print_parts([tables.breakdowns(recipe, run, labels)])
 
 
 def _score_responses(names: list[str], responses: Path, data: Path | None, out: Path | None, as_json: bool) -> None:

@@ -60,12 +60,12 @@ def contamination_report(
     for one in benchmarks(recipe, names, data):
         asked = prompts_of(run, one, [0, *written])
         found = {t: touched(run, t, asked, rule) for t in written}
-        yield counted(one.name, len(asked), rule, found)
+        yield counted(one.label, len(asked), rule, found)
         splits = {t: list(split(recipe, run, one, t, len(asked), found)) for t in written}
-        yield scores(one.name, splits) if any(splits.values()) else Text(f"{one.name}: no score has a touched item\n")
+        yield scores(one.label, splits) if any(splits.values()) else Text(f"{one.label}: no score has a touched item\n")
         yield from unsplit(run, one, written, len(asked))
         if rows:
-            yield from (card(one.name, t, some) for t, some in found.items() if some.overlap.rows)
+            yield from (card(one.label, t, some) for t, some in found.items() if some.overlap.rows)
 
 
 def wanted_rule(recipe: Recipe, ngram: int | None, rouge: float | None) -> ContaminationFilter:
@@ -95,10 +95,10 @@ def prompts_of(run: RunFolder, one: BenchmarkSettings, models: Sequence[int]) ->
     prompts = load_benchmark(one.name).prompts(one)
     expected = Fingerprints(prompt_fingerprint=fingerprint(prompts))
     for t in models:
-        result = load_result(run, t, one.name)
+        result = load_result(run, t, one.label)
         if result and not same_prompts(result, expected):
             raise UserError(
-                f"{iteration_dir(run, t).path / 'eval' / one.name}.json was scored on other prompts than "
+                f"{iteration_dir(run, t).path / 'eval' / one.label}.json was scored on other prompts than "
                 f"{one.data or 'those of the benchmark now'}: give the data that it was made from as --data, with the "
                 "benchmark's name"
             )
@@ -121,7 +121,7 @@ def split(
     where M^t learned from them (`training.data: all` or `start: last`)."""
     all_of_them = recipe.training.data == "all" or recipe.training.start == "last"
     hit: set[int] = set().union(*(found[s].overlap.prompts for s in found if s == t or all_of_them and s < t))
-    base, now = (load_result(run, s, one.name) for s in (0, t))
+    base, now = (load_result(run, s, one.label) for s in (0, t))
     for score, place in places(one, now, prompts).items():
         models = [result.scores[score].items if result and score in result.scores else None for result in (base, now)]
         groups = now.scores[score].clusters if now else None
@@ -203,7 +203,7 @@ def figure(one: Estimate | None, of: Split) -> str:
 
 def unsplit(run: RunFolder, one: BenchmarkSettings, written: Sequence[int], prompts: int) -> Iterator[Text]:
     """A line for the scores whose items can't be told by prompt."""
-    found = [load_result(run, t, one.name) for t in written]
+    found = [load_result(run, t, one.label) for t in written]
     known = {score for some in found for score in places(one, some, prompts)}
     if lost := {score for some in found if some for score in some.scores} - known:
         yield Text(f"not split, the prompts of their items are not known: {', '.join(sorted(lost))}\n")

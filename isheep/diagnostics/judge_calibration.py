@@ -167,7 +167,7 @@ def again(case: Case, engine: Engine, chat: ChatTemplate, sample: Graded) -> Fou
 
 def by_benchmark(case: Case) -> Found:
     """What the benchmarks that know which pairs are right say of the run's own."""
-    judges = {settings.name: load_benchmark(settings.name).is_right for settings in case.recipe.evaluation}
+    judges = {settings.label: load_benchmark(settings.name).is_right for settings in case.recipe.evaluation}
     return {
         name: against_truth(case.recipe, case.graded, [is_right(pair) for pair in case.graded])
         for name, is_right in judges.items()
@@ -184,17 +184,17 @@ def known_truths(case: Case, run: RunFolder) -> dict[str, tuple[list[Pair], list
     found: dict[str, tuple[list[Pair], list[bool]]] = {}
     for one in case.recipe.evaluation:
         folder = iteration_dir(run, case.t - 1) / "eval"
-        result = load_result(run, case.t - 1, one.name)
-        if not (result and folder.has(f"{one.name}/answers.jsonl")):
+        result = load_result(run, case.t - 1, one.label)
+        if not (result and folder.has(f"{one.label}/answers.jsonl")):
             continue
         asked = prompts_of(run, one, [case.t - 1])
-        answers = folder.read(f"{one.name}/answers.jsonl", Answer)
+        answers = folder.read(f"{one.label}/answers.jsonl", Answer)
         items = [score.items for score in result.scores.values()]
         right = next((row for row in items if len(row) == len(asked) and all(isinstance(x, bool) for x in row)), None)
         if right and len(answers) == len(asked):
             places = sorted(range(len(asked)), key=lambda n: derive_seed(case.recipe.seed, "health", n))[: case.size]
-            pairs = [_pair(f"{one.name}-{n}", asked[n], answers[n]) for n in places]
-            found[one.name] = (pairs, [bool(right[n]) for n in places])
+            pairs = [_pair(f"{one.label}-{n}", asked[n], answers[n]) for n in places]
+            found[one.label] = (pairs, [bool(right[n]) for n in places])
     return found
 
 

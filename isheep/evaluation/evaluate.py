@@ -21,6 +21,7 @@ from isheep.engines import Engine
 from isheep.errors import UserError
 from isheep.evaluation.results import load_result
 from isheep.models.chat_template import load_chat_template
+from isheep.recipe.benchmark_names import benchmark_label
 from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.records import Model
 from isheep.rundir.folder import RunFolder
@@ -41,7 +42,7 @@ def evaluate(recipe: Recipe, run: RunFolder, t: int, model: Model) -> dict[str, 
             ensure_result(recipe, run, t, engine, settings, "validation")
         for settings in recipe.evaluation:
             ensure_result(recipe, run, t, engine, settings, "eval")
-    results = {settings.name: load_result(run, t, settings.name) for settings in recipe.evaluation}
+    results = {settings.label: load_result(run, t, settings.label) for settings in recipe.evaluation}
     return {name: result for name, result in results.items() if result}
 
 
@@ -57,7 +58,7 @@ def ensure_result(
             engine=engine,
             chat=chat,
             seed=recipe.seed,
-            folder=iteration_dir(run, t) / part / settings.name,
+            folder=iteration_dir(run, t) / part / settings.label,
             settings=settings,
             is_base=t == 0,
             judge=open_judge(recipe, settings) if benchmark.needs_judge else None,
@@ -73,7 +74,7 @@ def ensure_result(
         update = {**fingerprints.model_dump(), "template_fingerprint": template}
         return result.model_copy(update=update).model_dump(mode="json")
 
-    iteration_dir(run, t).json(f"{part}/{settings.name}.json", make)
+    iteration_dir(run, t).json(f"{part}/{settings.label}.json", make)
 
 
 def validation_part(benchmark: Benchmark) -> ValidationPart:
@@ -124,7 +125,7 @@ def check_benchmarks_ready(recipe: Recipe, run: RunFolder, models: Sequence[int]
     template = cache(lambda: fingerprint(load_chat_template(recipe.chat_template, recipe.model).template))
     for settings in recipe.evaluation:
         benchmark = load_benchmark(settings.name)
-        results = {t: load_result(run, t, settings.name) for t in models}
+        results = {t: load_result(run, t, settings.label) for t in models}
         missing = any(result is None for result in results.values())
         readable = Path(settings.data).exists() if settings.data else benchmark.items_from == "package"
         if missing or readable:
@@ -134,7 +135,7 @@ def check_benchmarks_ready(recipe: Recipe, run: RunFolder, models: Sequence[int]
                     continue
                 same_template = not result.template_fingerprint or result.template_fingerprint == template()
                 if not same_fingerprints(result, expected) or not same_template:
-                    path = iteration_dir(run, t).path / "eval" / f"{settings.name}.json"
+                    path = iteration_dir(run, t).path / "eval" / f"{settings.label}.json"
                     raise UserError(_changed(path, settings, result, expected))
         if missing and benchmark.needs_sandbox:
             sandbox.find_wall(recipe.machine.unsafe_code)
@@ -170,7 +171,8 @@ def is_last_iteration(recipe: Recipe, run: RunFolder, t: int) -> bool:
 def validation_scores(run: RunFolder, benchmark: str, t: int) -> list[float]:
     """Return the validation scores of M^0 to M^t, as far as they are there."""
     name = validation_part(load_benchmark(benchmark)).score
-    results = [load_result(run, iteration, benchmark, "validation") for iteration in range(t + 1)]
+    label = benchmark_label(benchmark)
+    results = [load_result(run, iteration, label, "validation") for iteration in range(t + 1)]
     return [result.scores[name].mean for result in results if result]
 
 

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from isheep.benchmarks import Result, load_benchmark, prompt_fingerprint
+from isheep.benchmarks import Result, load_benchmark, prompt_fingerprint, settings_conflicts
 from isheep.errors import UserError
 from isheep.evaluation.evaluate import check_benchmarks_ready, evaluate
 from isheep.models.checkpoint import check_device
-from isheep.recipe.benchmark_names import benchmark_names, unknown_benchmark
+from isheep.recipe.benchmark_names import benchmark_names, check_benchmark_name
 from isheep.recipe.schema import BenchmarkSettings, JudgeSettings, Recipe
-from isheep.recipe.validation import judge_conflict
 from isheep.rundir.atomic import write_json
 from isheep.rundir.folder import RunFolder, lock_run, open_run
 from isheep.rundir.iterations import model_of_iteration, newest_iteration
@@ -54,8 +53,10 @@ def evaluate_run(
 
 def chosen(name: str, recipe: Recipe, data: Path | None) -> BenchmarkSettings:
     """The benchmark of that name as the recipe has it, with `data` where they are given."""
-    if name not in benchmark_names():
-        raise UserError(unknown_benchmark(name))
+    try:
+        check_benchmark_name(name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     one = next((one for one in recipe.evaluation if one.name == name), BenchmarkSettings.model_validate({"name": name}))
     return one.model_copy(update={"data": str(data)}) if data else one
 
@@ -71,8 +72,8 @@ def judged(wanted: Sequence[BenchmarkSettings], judge: JudgeSettings | None) -> 
         raise UserError(f"--judge is for {judged_names}: {names} asks none")
     found = [one.model_copy(update={"judge": judge}) if judge and needs_judge[one.name] else one for one in wanted]
     for one in found:
-        if wrong := judge_conflict(one):
-            raise UserError(wrong)
+        for message in settings_conflicts(one):
+            raise UserError(message)
     return found
 
 

@@ -119,7 +119,7 @@ def evaluated_benchmarks(recipe: Recipe, run: RunFolder, iterations: Sequence[in
     folders = [iteration_dir(run, iteration).path / "eval" for iteration in iterations]
     names = {path.stem for folder in folders for path in folder.glob("*.json")}
     names |= {name for name in benchmark_names() if any((folder / f"{name}.json").exists() for folder in folders)}
-    in_recipe = [settings.name for settings in recipe.evaluation]
+    in_recipe = [settings.label for settings in recipe.evaluation]
     return [*in_recipe, *sorted(names - {*in_recipe})]
 
 

@@ -20,7 +20,7 @@ from isheep.rundir.iterations import iteration_dir
 
 def sweep_table(recipes: Mapping[str, Recipe], output_dir: Path) -> Group:
     """Return a row for each model that exists, with the first score of each benchmark. Keys are names of settings."""
-    names = list(dict.fromkeys(settings.name for recipe in recipes.values() for settings in recipe.evaluation))
+    names = list(dict.fromkeys(settings.label for recipe in recipes.values() for settings in recipe.evaluation))
     columns = [Column("setting", overflow="fold", min_width=10), Column("iter", no_wrap=True), Column("kept")]
     columns += [Column("rows", no_wrap=True), *(Column(name, overflow="fold") for name in names)]
     table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)

@@ -1,27 +1,47 @@
-"""The names of the benchmarks that come with isheep, from the files of isheep/benchmarks; nothing is imported."""
+"""The names of benchmarks, from the files of isheep/benchmarks; nothing is imported."""
 
 import difflib
 from functools import cache
 from pathlib import Path
 
+from isheep import extensions
+
 BENCHMARKS_DIR = Path(__file__).parents[1] / "benchmarks"
 HELPERS = "support"  # the folder that holds no benchmarks
 
-
-@cache
-def protocols() -> tuple[str, ...]:
-    """Return the names of the folders of benchmarks, which names such as "paper/piqa" begin with."""
-    folders = (path.parent.name for path in BENCHMARKS_DIR.glob("*/__init__.py"))
-    return tuple(sorted(name for name in folders if name != HELPERS))
+_added: list[str] = []
 
 
-@cache
 def benchmark_names() -> tuple[str, ...]:
-    """Return the names of all benchmarks, those of the protocols last."""
-    names = sorted(_module_names(BENCHMARKS_DIR))
-    for protocol in protocols():
-        names += sorted(f"{protocol}/{name}" for name in _module_names(BENCHMARKS_DIR / protocol))
-    return tuple(names)
+    """Return the names of the packaged benchmarks, then those that this process has added."""
+    return (*packaged_names(), *_added)
+
+
+@cache
+def packaged_names() -> tuple[str, ...]:
+    """Return the names of the benchmarks that come with isheep, those of protocols such as "paper/piqa" last."""
+    folders = sorted(path.parent for path in BENCHMARKS_DIR.glob("*/__init__.py") if path.parent.name != HELPERS)
+    names = _module_names(BENCHMARKS_DIR)
+    return (*names, *(f"{folder.name}/{name}" for folder in folders for name in _module_names(folder)))
+
+
+def add_name(name: str) -> None:
+    """Add the name of a benchmark that is an object of this process."""
+    if name not in _added:
+        _added.append(name)
+
+
+def check_benchmark_name(name: str) -> str:
+    """Return the name. Raises ValueError, with the nearest name, if it is neither a benchmark's nor names code."""
+    if name in benchmark_names() or extensions.parse_reference(name):
+        return name
+    raise ValueError(unknown_benchmark(name))
+
+
+def benchmark_label(name: str) -> str:
+    """Return a benchmark's name in tables and file names: the last part of file.py:name and package.module:name."""
+    reference = extensions.parse_reference(name)
+    return reference.name if reference else name
 
 
 def unknown_benchmark(name: str) -> str:
@@ -34,4 +54,4 @@ def unknown_benchmark(name: str) -> str:
 
 
 def _module_names(folder: Path) -> list[str]:
-    return [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from isheep import prompts
 from isheep.filters import Filter
 from isheep.filters.score import ScoreFilter
-from isheep.recipe.benchmark_names import benchmark_names, unknown_benchmark
+from isheep.recipe.benchmark_names import benchmark_label, check_benchmark_name
 from isheep.recipe.packaged import PACKAGED_SEEDS
 from isheep.records import Count, Names, Sampling, Settings
 
@@ -134,15 +134,6 @@ class Training(Settings):
     quantize: Literal["nf4"] | None = None  # QLoRA (Dettmers et al. 2023): the frozen base in 4 bits; needs CUDA
 
 
-JUDGED = ("mt_bench", "alpaca_eval", "alpaca_eval_2")
-
-
-def _known_benchmark(name: str) -> str:
-    if name not in benchmark_names():
-        raise ValueError(unknown_benchmark(name))
-    return name
-
-
 class JudgeSettings(Settings):
     """Who judges answers: a model at an OpenAI-compatible endpoint (machine.judging), or with `local` one of ours.
 
@@ -163,10 +154,15 @@ class BenchmarkSettings(Settings):
     `judge` is for benchmarks that ask one. `max_tokens` bounds an answer where it is not the original's bound.
     """
 
-    name: Annotated[str, AfterValidator(_known_benchmark)]
+    name: Annotated[str, AfterValidator(check_benchmark_name)]
     data: str | None = None
     judge: JudgeSettings | None = None
     max_tokens: Count | None = None
+
+    @property
+    def label(self) -> str:
+        """The benchmark's name in tables and in file names."""
+        return benchmark_label(self.name)
 
 
 def _named(value: Any) -> Any:
@@ -180,7 +176,7 @@ class Stop(Settings):
     Judged on the benchmark's validation part, none of whose items is in the part that is reported.
     """
 
-    benchmark: Literal["lamb"]
+    benchmark: Annotated[str, AfterValidator(check_benchmark_name)]
     patience: Count = 1
 
 

@@ -6,10 +6,8 @@ from isheep.filters.base import RecipeFacts
 from isheep.filters.custom import CustomFilter
 from isheep.prompts import forms
 from isheep.recipe.schema import (
-    JUDGED,
     SECTIONS_PER_ITERATION,
     Assessment,
-    BenchmarkSettings,
     Recipe,
 )
 
@@ -29,8 +27,6 @@ def conflicts(recipe: Recipe, t: int = 1) -> Conflicts:
     yield from _assessment(recipe)
     yield from _filters(recipe)
     yield from _training(recipe, t)
-    yield from _stop(recipe)
-    yield from _evaluation(recipe)
     yield from _extensions(recipe)
 
 
@@ -136,20 +132,6 @@ def _training(recipe: Recipe, t: int) -> Conflicts:
         yield ("training", "keep"), "best is found on held-out rows, and training.held_out is 0: set keep to last"
 
 
-def _stop(recipe: Recipe) -> Conflicts:
-    if recipe.stop and recipe.stop.patience >= recipe.iterations:
-        why = f"{recipe.stop.patience} iterations without a gain are not over before the last one, {recipe.iterations}"
-        yield ("stop", "patience"), why
-
-
-def _evaluation(recipe: Recipe) -> Conflicts:
-    for index, settings in enumerate(recipe.evaluation):
-        if why := judge_conflict(settings):
-            yield ("evaluation", index), why
-    if duplicate := _first_duplicate([settings.name for settings in recipe.evaluation]):
-        yield ("evaluation",), f"{duplicate!r} is listed twice"
-
-
 def _extensions(recipe: Recipe) -> Conflicts:
     """Yield the code of the user's own that the recipe names, unless the user has allowed it."""
     if extensions.is_code_allowed():
@@ -157,21 +139,13 @@ def _extensions(recipe: Recipe) -> Conflicts:
     for index, settings in enumerate(recipe.filters):
         if isinstance(settings, CustomFilter):
             yield ("filters", index, "function"), extensions.refusal(settings.function, "filter")
+    for index, benchmark in enumerate(recipe.evaluation):
+        if extensions.parse_reference(benchmark.name):
+            yield ("evaluation", index), extensions.refusal(benchmark.name, "benchmark")
+    if recipe.stop and extensions.parse_reference(recipe.stop.benchmark):
+        yield ("stop", "benchmark"), extensions.refusal(recipe.stop.benchmark, "benchmark")
     if extensions.parse_reference(recipe.machine.engine):
         yield ("machine", "engine"), extensions.refusal(recipe.machine.engine, "engine")
-
-
-def judge_conflict(one: BenchmarkSettings) -> str | None:
-    """What is wrong with a benchmark's judge and files; None where nothing is."""
-    if one.name not in JUDGED:
-        return f"{one.name} asks no judge" if one.judge else None
-    if not one.data:
-        return f"{one.name} reads the original's files, which don't come with isheep: give your copy as data"
-    if one.judge and one.judge.local and not one.judge.model:
-        return "a local judge is a model of yours: give a run folder or a checkpoint as judge.model"
-    if one.judge and one.judge.config and one.name == "mt_bench":
-        return "judge.config is for AlpacaEval: MT-Bench has its judge prompts in judge_prompts.jsonl"
-    return None
 
 
 def _first_duplicate(names: tuple[str, ...] | list[str]) -> str | None:

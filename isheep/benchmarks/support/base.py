@@ -105,6 +105,8 @@ class Benchmark:
 
     items_from: ItemSource = "user"
     needs_judge: bool = False
+    reads_judge_config: bool = False
+    """Whether the settings may name a judge configuration in AlpacaEval's form (judge.config)."""
     needs_sandbox: bool = False
     needs_logprobs: bool = False
 
