@@ -33,14 +33,14 @@ def counted(name: str, work):
 
 
 def main() -> None:
-    from isheep import algorithm
     from isheep.cli import main as isheep
     from isheep.engines.transformers import TransformersEngine
     from isheep.evaluation import evaluate
+    from isheep.trainers import peft
 
     for name in ("generate", "logprobs", "choices", "embed"):
         setattr(TransformersEngine, name, counted(name, getattr(TransformersEngine, name)))
-    algorithm.train = counted("train", algorithm.train)
+    peft.train = counted("train", peft.train)
     marks, examine = [], evaluate.evaluate
 
     def examined(*args):

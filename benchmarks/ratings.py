@@ -8,6 +8,7 @@ from wrong ones (AUROC of the scores against the micro-world's truth).
 """
 
 import argparse
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,20 +18,23 @@ from isheep.backends import open_engine
 from isheep.engines import Engine
 from isheep.lamb.suite import truly_right
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.schema import Assessment
+from isheep.recipe.schema import Assessment, Recipe
 from isheep.records import AssessedPair, Model, Pair
-from isheep.rundir.folder import open_run
-from isheep.stages.assess import assess
+from isheep.rundir.folder import RunFolder, open_run
+from isheep.stages.assess import grade_pairs
+from isheep.stages.context import StageContext
 
 
 def rated(
-    engine: Engine, pairs: list[Pair], chat, settings: Assessment, repeats: int
+    recipe: Recipe, engine: Engine, pairs: list[Pair], chat, settings: Assessment, repeats: int
 ) -> tuple[float, list[AssessedPair]]:
     """The best of `repeats` in CPU seconds of this process, and the graded pairs."""
     best, rows = float("inf"), []
     for _ in range(repeats):
         start = time.process_time()
-        rows = [row for batch in assess(engine, pairs, chat, settings, 1, 42)([]) for row in batch]
+        with tempfile.TemporaryDirectory() as folder:
+            context = StageContext(recipe, engine, chat, RunFolder(Path(folder), Path(folder)), 1)
+            rows = list(grade_pairs(context, settings, pairs))
         best = min(best, time.process_time() - start)
     return best, rows
 
@@ -67,9 +71,9 @@ def main() -> None:
         shorter = written.sampling.model_copy(update={"max_tokens": given.tokens})
         written = written.model_copy(update={"sampling": shorter})
     measured = written.model_copy(update={"read": "expected"})
-    rated(engine, pairs[:2], chat, written, 1)  # the weights into memory
-    slow, by_text = rated(engine, pairs, chat, written, given.repeats)
-    fast, by_value = rated(engine, pairs, chat, measured, given.repeats)
+    rated(recipe, engine, pairs[:2], chat, written, 1)  # the weights into memory
+    slow, by_text = rated(recipe, engine, pairs, chat, written, given.repeats)
+    fast, by_value = rated(recipe, engine, pairs, chat, measured, given.repeats)
     print(
         f"{len(pairs)} pairs, {len(written.criteria)} criteria: {slow:.2f} s generated, {fast:.2f} s expected, ", end=""
     )

@@ -15,13 +15,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep import algorithm
 from isheep.diagnostics.diversity import record_diversity
 from isheep.engines.function import SeededFunctionEngine
 from isheep.export import formats
 from isheep.recipe.schema import Recipe
-from isheep.records import Task
+from isheep.records import Drop, Task
 from isheep.rundir.folder import RunFolder
+from isheep.stages.assess import assess
+from isheep.stages.context import StageContext
+from isheep.stages.filters import kept_pairs
+from isheep.stages.measure import measure
+from isheep.stages.respond import respond
+from isheep.stages.select import select_training_rows
 from isheep.text.overlap import find_overlap
 
 ANSWER = "It depends on the weather, on the season, and on who asks, so take the following with a grain of salt. " * 8
@@ -66,25 +71,21 @@ def write(prompt: str, seed: int) -> str:
 
 def stages(root: Path, count: int, done: Callable[[str], None], watched: bool = True) -> None:
     """The stages of one iteration on `count` tasks, under `root`; `done` hears when each has ended."""
-    recipe, run, chat, engine = (
-        Recipe.model_validate(SETTINGS),
-        RunFolder(root, root),
-        Chat(),
-        SeededFunctionEngine(write),
-    )
-    folder = run / "iter-1"
-    tasks = folder.write("tasks.jsonl", Task, Tasks(count))
+    recipe, run = Recipe.model_validate(SETTINGS), RunFolder(root, root)
+    context = StageContext(recipe, SeededFunctionEngine(write), Chat(), run, 1)
+    tasks = context.folder.write("tasks.jsonl", Task, Tasks(count))
     done("tasks")
-    pairs = algorithm.write_answers(recipe, folder, engine, chat, [], tasks, 1)
+    pairs = respond(context, tasks)
     done("answers")
     if watched:
         record_diversity(run, 1, pairs, "en")
         done("figures on narrowing")
-    known = algorithm.measure(recipe, folder, engine, chat, pairs)
+    measures = measure(context, pairs)
     done("perplexities")
-    graded = algorithm.write_grades(recipe, folder, engine, chat, pairs, 1)
+    graded = assess(context, pairs)
     done("ratings")
-    data = algorithm.choose(recipe, folder, chat, graded, known, [], 1)
+    select_training_rows(context, graded, measures)
+    data = kept_pairs(graded, context.folder.read("dropped.jsonl", Drop))
     done("filters, train.json")
     for form in formats.FORMATS:
         formats.write_dataset(data, form, root / "export" / f"{form}.json")

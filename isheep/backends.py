@@ -1,7 +1,8 @@
 """Build the engine, trainer and judge that a recipe asks for. Heavy libraries load at their first use."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +15,8 @@ from isheep.judges.endpoint import EndpointJudge
 from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.recipe import schema as recipes
 from isheep.recipe.schema import BenchmarkSettings, Machine, Recipe, Training
-from isheep.records import Model, Pair
+from isheep.records import Model
 from isheep.rundir.folder import open_run
-from isheep.rundir.training_file import TRAINING_FILE
 
 ENGINES = {
     "transformers": "isheep.engines.transformers",
@@ -193,11 +193,10 @@ def check_training(recipe: Recipe) -> None:
     trainer_module(recipe.machine.trainer).check(recipe)
 
 
-def train(recipe: Recipe, chat: ChatTemplate, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
-    """Train the adapter of the next model on the training file beside the folder `into`: SFT(start, data)."""
-    training_file = into.parent / TRAINING_FILE
+def train(recipe: Recipe, chat: ChatTemplate, start: Model, training_file: Path, seed: int, output_dir: Path) -> None:
+    """Train the next model's adapter with the recipe's trainer and write it into `output_dir`: SFT(start, data)."""
     trainer = trainer_module(recipe.machine.trainer)
-    trainer.train(start, training_file, chat, recipe.training, seed, into, recipe.machine)
+    trainer.train(start, training_file, chat, recipe.training, seed, output_dir, recipe.machine)
 
 
 def conflicts(recipe: Recipe) -> Conflicts:
@@ -211,3 +210,21 @@ def conflicts(recipe: Recipe) -> Conflicts:
         yield from trainer_module(trainer).conflicts(recipe)
     else:
         yield ("machine", "trainer"), unknown_name("trainer", trainer, TRAINERS)
+
+
+@dataclass(eq=False)
+class Backend:
+    """The functions that open and train models. Callers replace them, for example by a fake in a test."""
+
+    open_engine: Callable[[Recipe, Model], Engine] = open_engine
+    train: Callable[[Recipe, ChatTemplate, Model, Path, int, Path], None] = train
+    load_chat_template: Callable[[str, str], ChatTemplate] = load_chat_template
+
+    @classmethod
+    def of_engine(cls, engine: Engine) -> "Backend":
+        """Return a backend on which every model generates with `engine`, whatever its weights."""
+        return cls(open_engine=lambda recipe, model: engine)
+
+
+# The real libraries, as the recipe names them.
+DEFAULT_BACKEND = Backend()

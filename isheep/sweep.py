@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from isheep.algorithm import align
-from isheep.backends import check_engine, check_training
+from isheep.backends import DEFAULT_BACKEND, Backend, check_engine, check_training
 from isheep.errors import UserError
 from isheep.evaluation import evaluate
 from isheep.evaluation.evaluate import is_last_iteration, validation_scores
 from isheep.evaluation.results import read_result
-from isheep.models.chat_template import load_chat_template
 from isheep.models.checkpoint import check_device
 from isheep.recipe.schema import Recipe
 from isheep.records import Drop, Pair
@@ -38,34 +37,38 @@ MODEL = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")  # 
 
 
 def run_recipe(
-    recipe: Recipe, out: Path, twin: Callable[[str], Path | None] = lambda label: None
+    recipe: Recipe,
+    out: Path,
+    reuse_from: Callable[[str], Path | None] = lambda label: None,
+    *,
+    backend: Backend = DEFAULT_BACKEND,
 ) -> tuple[RunFolder, int]:
     """Run a recipe in the folder `out`, or go on with it; the folder and the last iteration.
 
-    That is T, or where `stop` ends it. `twin` is as in Folder.
+    That is T, or where `stop` ends it. `reuse_from` is as in RunFolder.
     """
     with open_run_for_writing(out, recipe) as folder:
-        folder = replace(folder, twin=twin)
-        for t, model in enumerate(align(recipe, folder)):
-            evaluate.evaluate(recipe, folder, t, model)
+        folder = replace(folder, reuse_from=reuse_from)
+        for t, model in enumerate(align(recipe, folder, backend=backend)):
+            evaluate.evaluate(recipe, folder, t, model, backend=backend)
             if is_last_iteration(recipe, folder, t):
                 break
         if recipe.stop and t < recipe.iterations:
             scores = validation_scores(folder, recipe.stop.benchmark, t)
             shown = ", ".join(f"{100 * score:.1f}" for score in scores)
-            folder.say(
+            folder.notify(
                 f"stopped after iteration {t} of {recipe.iterations}: no new best on {recipe.stop.benchmark}'s "
                 f"validation part for {recipe.stop.patience} in a row ({shown}; the first is the base)"
             )
     return folder, t
 
 
-def check_recipe_ready(recipe: Recipe, out: Path) -> None:
+def check_recipe_ready(recipe: Recipe, out: Path, *, backend: Backend = DEFAULT_BACKEND) -> None:
     """Raises UserError where a run of this recipe in the folder `out` can't work, before weights are loaded for it."""
     check_run_dir(out, recipe)
     check_device(recipe.machine.device)
     check_training(recipe)
-    chat = load_chat_template(recipe.chat_template, recipe.model)
+    chat = backend.load_chat_template(recipe.chat_template, recipe.model)
     check_prompt_fits(recipe, chat)
     for one in recipe.variants:
         if one.assessment:
@@ -75,7 +78,7 @@ def check_recipe_ready(recipe: Recipe, out: Path) -> None:
     if owed(recipe, run, last):
         for note in check_engine(recipe):
             console.print(note, markup=False, soft_wrap=True)
-    evaluate.check_benchmarks_ready(recipe, run, range(last + 1))
+    evaluate.check_benchmarks_ready(recipe, run, range(last + 1), backend=backend)
 
 
 def owed(recipe: Recipe, run: RunFolder, last: int) -> bool:
@@ -85,7 +88,7 @@ def owed(recipe: Recipe, run: RunFolder, last: int) -> bool:
     return not (all(one.has("adapter") for one in homes[1:]) and all(one.has(name) for one in homes for name in scores))
 
 
-def run_sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:
+def run_sweep(recipes: Mapping[str, Recipe], out: Path, *, backend: Backend = DEFAULT_BACKEND) -> list[Path]:
     """Run recipes by name, each in the folder of its name in `out`, or go on with them; the folders.
 
     Raises UserError before anything runs where one of them can't begin, or `out` is a run folder itself. A setting that
@@ -95,12 +98,12 @@ def run_sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:
     if (out / "recipe.yaml").exists():
         raise UserError(f"{out} is a run folder: a run for each setting needs a folder of its own; give another --out")
     for name, recipe in recipes.items():
-        check_recipe_ready(recipe, out / name)
+        check_recipe_ready(recipe, out / name, backend=backend)
     failed = []
     for name, recipe in recipes.items():
         console.print(f"== {out / name}", markup=False, soft_wrap=True)
         try:
-            run_recipe(recipe, out / name, find_reusable_files(recipe, out / name))
+            run_recipe(recipe, out / name, find_reusable_files(recipe, out / name), backend=backend)
         except UserError as error:
             failed.append(f"{name}: {error}")
     if failed:
@@ -109,11 +112,11 @@ def run_sweep(recipes: Mapping[str, Recipe], out: Path) -> list[Path]:
 
 
 def find_reusable_files(recipe: Recipe, run: Path) -> Callable[[str], Path | None]:
-    """Folder.twin for a run: looks for a file among the runs beside it."""
+    """RunFolder.reuse_from for a run: looks for a file among the runs beside it."""
     others = [path.parent for path in sorted(run.parent.glob("*/recipe.yaml")) if path.parent != run]
     known = [(path, open_run(path)[0]) for path in others]
 
-    def twin(label: str) -> Path | None:
+    def reuse_from(label: str) -> Path | None:
         wanted = source_fingerprint(recipe, run, label)
         return next(
             (
@@ -127,7 +130,7 @@ def find_reusable_files(recipe: Recipe, run: Path) -> Callable[[str], Path | Non
             None,
         )
 
-    return twin
+    return reuse_from
 
 
 def current(recipe: Recipe, path: Path) -> bool:

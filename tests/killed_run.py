@@ -11,18 +11,16 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import isheep.algorithm
-import isheep.evaluation.evaluate
-import isheep.models.chat_template
-import isheep.stages.respond
+import isheep.sweep
+from isheep.backends import DEFAULT_BACKEND
 from isheep.cli import main
-from isheep.engines import transformers
 from isheep.engines.function import SeededFunctionEngine
+from isheep.recipe.schema import Recipe
 from isheep.records import Model
 from isheep.rundir.training_file import read_training_file
-from isheep.trainers import peft
+from tests.helpers.stages import FakeChat
 
 OUT, KILL_AT, NAME = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 moments = itertools.count(1)
@@ -70,14 +68,6 @@ def killed(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-class Chat(NamedTuple):
-    end: str = "<|end|>"
-    special: frozenset[str] = frozenset({"<|end|>"})
-
-    def prompt(self, content: str) -> str:
-        return f"<|user|>{content}<|answer|>"
-
-
 def write(prompt: str, seed: int) -> str:
     if prompt.endswith("Classification:"):
         return (" Yes", " No", " both")[seed % 3]
@@ -94,7 +84,7 @@ def write(prompt: str, seed: int) -> str:
     return f" Tell me at length about {seed}\nInput: <noinput>\n###\n7. Instruction: Draw {seed}\nInput: <noinput>"
 
 
-def open_engine(model: Model, **machine: Any) -> SeededFunctionEngine:
+def open_engine(recipe: Recipe, model: Model) -> SeededFunctionEngine:
     """What this model writes depends on what it was trained on."""
     trained = sum((model.adapter / "weights").read_bytes()) if model.adapter else 0
     engine = SeededFunctionEngine(lambda prompt, seed: write(prompt, seed + trained + len(prompt)))
@@ -103,7 +93,7 @@ def open_engine(model: Model, **machine: Any) -> SeededFunctionEngine:
     return engine
 
 
-def train(model: Model, data: Path, chat: Chat, training: Any, seed: int, into: Path, *machine: Any) -> None:
+def train(recipe: Recipe, chat: Any, start: Model, data: Path, seed: int, into: Path) -> None:
     """Three steps, each of which goes on with what is there."""
     checkpoint = into / "checkpoint"
     for _ in range(len(checkpoint.read_bytes()) if checkpoint.exists() else 0, 3):
@@ -112,16 +102,10 @@ def train(model: Model, data: Path, chat: Chat, training: Any, seed: int, into: 
     checkpoint.unlink(missing_ok=True)
 
 
-def load_chat(name: str, model: str) -> Chat:
-    return Chat()
-
-
-isheep.models.chat_template.load_chat_template = isheep.algorithm.load_chat = isheep.evaluation.evaluate.load_chat = (
-    load_chat  # type: ignore[assignment]
-)
-transformers.open_engine = open_engine  # type: ignore[assignment]
-peft.train = train  # type: ignore[assignment]
-isheep.stages.respond.check_prompt_fits = lambda recipe, chat: None  # type: ignore[assignment]
+DEFAULT_BACKEND.load_chat_template = lambda name, model: FakeChat()  # type: ignore[assignment, return-value]
+DEFAULT_BACKEND.open_engine = open_engine
+DEFAULT_BACKEND.train = train
+isheep.sweep.check_prompt_fits = lambda recipe, chat: None
 os.fsync, Path.rename = killed(os.fsync), killed(Path.rename)  # type: ignore[method-assign]
 OUT.with_suffix(".yaml").write_text(RECIPES[NAME])
 try:

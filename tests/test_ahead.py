@@ -2,19 +2,19 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from isheep.batching import ordered_map
 from isheep.engines.function import SeededFunctionEngine
-from isheep.models.chat_template import load_chat_template
 from isheep.recipe.packaged import PACKAGED_SEEDS
-from isheep.recipe.schema import Response, Synthesis
 from isheep.records import Task
 from isheep.seeds import load_seed_tasks
 from isheep.stages.respond import respond
 from isheep.stages.synthesize import generate_replies
+from tests.helpers.stages import stage_context
 
 
 class Busy(SeededFunctionEngine):
@@ -75,26 +75,30 @@ def test_an_error_comes_at_its_place() -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
-def test_stages_write_the_same_rows(at_once: int) -> None:
-    chat = load_chat_template("tokenizer", "lamb")
+def test_stages_write_the_same_rows_however_many_calls_are_in_flight(at_once: int, tmp_path: Path) -> None:
     tasks = [Task(id=f"{n}", instruction=f"Say {n}") for n in range(16)]
-    rows = respond(Busy(lambda prompt, seed: f"{seed}", at_once), tasks, chat, Response(batch_size=2), 1, 42)([])
-    engine = SeededFunctionEngine(lambda prompt, seed: f"{seed}")
-    alone = respond(engine, tasks, chat, Response(batch_size=2), 1, 42)([])
-    assert list(rows) == list(alone)
+    busy, alone = (
+        respond(stage_context(tmp_path / name, engine, response={"batch_size": 2}), tasks)
+        for name, engine in (
+            ("busy", Busy(lambda prompt, seed: f"{seed}", at_once)),
+            ("alone", SeededFunctionEngine(lambda prompt, seed: f"{seed}")),
+        )
+    )
+    assert busy == alone
 
 
-def test_synthesis_throws_away_what_it_asked_for_in_vain() -> None:
-    chat, seeds = load_chat_template("tokenizer", "lamb"), load_seed_tasks(PACKAGED_SEEDS["isheep"])
-    settings = Synthesis(tasks=6, batch_size=2, novelty=None, budget=100)
+def test_synthesis_discards_the_batches_that_it_does_not_need() -> None:
+    seed_tasks = load_seed_tasks(PACKAGED_SEEDS["isheep"])
+    synthesis = {"tasks": 6, "batch_size": 2, "novelty": None, "budget": 100}
 
     def answer(prompt: str, seed: int) -> str:
         return f" Tell me at length about {seed}\nInput: <noinput>\n###\n7. Instruction:"
 
-    def written(engine: SeededFunctionEngine) -> list[Any]:
-        return list(generate_replies(engine, seeds, chat, settings, "en", 1, 42)([]))
+    def replies(engine: SeededFunctionEngine) -> list[Any]:
+        context = stage_context(Path(), engine, seed_tasks=seed_tasks, synthesis=synthesis)
+        return list(generate_replies(context, None, []))
 
-    assert len(written(SeededFunctionEngine(answer))) == 3
+    assert len(replies(SeededFunctionEngine(answer))) == 3
     several = SeededFunctionEngine(answer)
-    several.at_once = 4  # type: ignore[misc]
-    assert written(several) == written(SeededFunctionEngine(answer))
+    several.at_once = 4
+    assert replies(several) == replies(SeededFunctionEngine(answer))

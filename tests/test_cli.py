@@ -227,7 +227,7 @@ def graded(tmp_path: Path) -> Path:
         first.write("pairs.jsonl", Pair, [Pair(**row.model_dump(exclude={"grades"})) for row in rows])
         first.write("assessed.jsonl", AssessedPair, rows)
         first.write("dropped.jsonl", Drop, find_drops(rows, recipe.filters, True, ["<|end|>"]))
-        root.say("iteration 1: all 5 prompts of synthesis.budget are used")
+        root.notify("iteration 1: all 5 prompts of synthesis.budget are used")
         (first.path / "adapter.part" / "checkpoint-3").mkdir(parents=True)
         second.write("tasks.jsonl", Task, [Task(id="t2-00000", instruction="Go on")])
         (second.path / "pairs.jsonl.part").write_bytes(b'{"whole": 1}\n{"to')
@@ -400,7 +400,7 @@ def test_a_device_without_memory_is_one_line(recipe: Path, tmp_path: Path, monke
     def full(*given: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB.\nAnd much more.")
 
-    monkeypatch.setattr("isheep.algorithm.train", full)
+    monkeypatch.setattr("isheep.backends.DEFAULT_BACKEND.train", full)
     done = isheep("run", recipe, "--out", tmp_path / "out")
     wrong = done.err.splitlines()[-1]
     assert done.code == 2 and wrong.startswith("isheep: out of memory on the device")

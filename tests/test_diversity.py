@@ -2,20 +2,20 @@
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-import isheep.algorithm
 from isheep.algorithm import align
+from isheep.backends import Backend
 from isheep.cli import main
 from isheep.diagnostics.diversity import find_narrowing, measure_diversity
 from isheep.engines.function import SeededFunctionEngine
 from isheep.recipe.schema import Recipe
 from isheep.records import Model, Pair, Rejected
 from isheep.rundir.folder import open_run_for_writing
+from tests.helpers.stages import FakeChat
 
 
 def pair(n: int, instruction: str, output: str, tokens: int = 4, finish: str = "stop") -> Pair:
@@ -95,16 +95,8 @@ def test_slow_narrowing_is_detected_against_the_first_iteration() -> None:
 # --- a run whose second model repeats itself
 
 
-class Chat(NamedTuple):
-    end: str = "<|end|>"
-    special: frozenset[str] = frozenset({"<|end|>"})
-
-    def prompt(self, content: str) -> str:
-        return f"<|user|>{content}<|answer|>"
-
-
 @pytest.fixture
-def lab(monkeypatch: pytest.MonkeyPatch) -> None:
+def backend() -> Backend:
     def open_engine(recipe: Recipe, model: Model) -> SeededFunctionEngine:
         def write(prompt: str, seed: int) -> str:
             if prompt.endswith("<|answer|>"):
@@ -115,22 +107,20 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return SeededFunctionEngine(write)
 
-    def train(recipe: Recipe, chat: Chat, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
+    def train(recipe: Recipe, chat: Any, start: Model, training_file: Path, seed: int, into: Path) -> None:
         (into / "training.json").write_text("{}")
 
-    monkeypatch.setattr(isheep.algorithm, "load_chat_template", lambda name, model: Chat())
-    monkeypatch.setattr(isheep.algorithm, "open_engine", open_engine)
-    monkeypatch.setattr(isheep.algorithm, "train", train)
+    return Backend(open_engine, train, lambda name, model: FakeChat())  # type: ignore[arg-type, return-value]
 
 
 def test_a_run_warns_once_about_narrowing_and_status_shows_it(
-    lab: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    backend: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     synthesis = {"tasks": 120, "batch_size": 40, "novelty": None, "rules": False}
     settings = {"model": "fake", "iterations": 2, "synthesis": synthesis, "assessment": None, "filters": []}
     recipe, path = Recipe.model_validate(settings), tmp_path / "run" / "iter-2" / "collapse.json"
     with open_run_for_writing(tmp_path / "run", recipe) as folder:
-        list(align(recipe, folder))
+        list(align(recipe, folder, backend=backend))
     log = capsys.readouterr().err
     metrics = json.loads(path.read_text())
     assert metrics["near_duplicates"] == 1 and metrics["stopped"] == 1 and metrics["tokens_median"] == 1
@@ -139,11 +129,11 @@ def test_a_run_warns_once_about_narrowing_and_status_shows_it(
         assert f"iteration 2 is narrower: {line}" in " ".join(log.split())
     complete = path.read_bytes()
     with open_run_for_writing(tmp_path / "run", recipe) as folder:
-        list(align(recipe, folder))
+        list(align(recipe, folder, backend=backend))
     assert "narrower" not in capsys.readouterr().err
     path.unlink()
     with open_run_for_writing(tmp_path / "run", recipe) as folder:
-        list(align(recipe, folder))
+        list(align(recipe, folder, backend=backend))
     assert path.read_bytes() == complete
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:

@@ -4,16 +4,17 @@ import json
 import re
 import shutil
 import signal
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import yaml
 
-import isheep.algorithm
 from isheep import prompts
 from isheep.algorithm import align
+from isheep.backends import Backend
 from isheep.cli import main
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
@@ -21,27 +22,21 @@ from isheep.evaluation.counts import count_rows
 from isheep.filters.score import ScoreFilter
 from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT
 from isheep.prompts.forms import load_answer_form, load_topic_guide
-from isheep.recipe.schema import Assessment, Recipe, Response, Synthesis
+from isheep.recipe.schema import Assessment, Recipe, Synthesis
 from isheep.records import Completion, Drop, Model, Pair, Reply, Sampling, Task
 from isheep.rundir.folder import RunFolder, open_run_for_writing
-from isheep.stages.assess import assess
+from isheep.rundir.training_file import read_training_file
+from isheep.stages.assess import grade_pairs
 from isheep.stages.filters import find_drops
 from isheep.stages.measure import measure_perplexities
 from isheep.stages.respond import respond
 from isheep.stages.synthesize import broken_rule, generate_replies, read_tasks
-from isheep.stages.topics import MOST_WORDS, TopicPrompts, generate_topics, parse_topics
+from isheep.stages.topics import MAX_TOPIC_WORDS, TopicPrompts, generate_topics, parse_topics
+from tests.helpers.stages import FakeChat, stage_context, write_killed_stage
 from tests.test_run import moments_of, start, tree
 
 TASKS = [Task(id="t1-0", instruction="Name a river.", input=""), Task(id="t1-1", instruction="Sort.", input="b, a")]
 LONG, SHORT = "dromedary/principles", "principles"
-
-
-class Chat(NamedTuple):
-    end: str = "<|end|>"
-    special: frozenset[str] = frozenset({"<|end|>"})
-
-    def prompt(self, content: str) -> str:
-        return f"<|user|>{content}<|answer|>"
 
 
 class Heard(SeededFunctionEngine):
@@ -62,8 +57,9 @@ class Heard(SeededFunctionEngine):
 
 
 def answered(engine: SeededFunctionEngine, prompt: str, **settings: Any) -> list[Pair]:
-    asked = Response.model_validate({"prompt": prompt, **settings})
-    return [pair for batch in respond(engine, TASKS, Chat(), asked, 1, 42)([]) for pair in batch]
+    with tempfile.TemporaryDirectory() as folder:
+        context = stage_context(Path(folder), engine, response={"prompt": prompt, **settings})
+        return list(respond(context, TASKS))
 
 
 # --- the prompts
@@ -91,7 +87,7 @@ def test_a_guide_s_worked_instructions_pass_the_rules_and_are_of_twenty_kinds() 
     assert len({kind.kind for kind in kinds}) == 20
     for kind in kinds:
         assert broken_rule(kind.instruction) is None and len(set(kind.topics)) == len(kind.topics) >= 3
-        assert all(len(topic.split()) <= MOST_WORDS for topic in kind.topics)
+        assert all(len(topic.split()) <= MAX_TOPIC_WORDS for topic in kind.topics)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +158,7 @@ def test_what_is_thought_and_what_is_answered(reply: str, thoughts: str, output:
     assert (pair.thoughts, pair.output, pair.unanswered) == (thoughts, output, not output)
 
 
-def test_a_pair_without_an_answer_is_dropped_whatever_the_rules_and_never_rated() -> None:
+def test_a_pair_without_an_answer_is_dropped_whatever_the_rules_and_never_rated(tmp_path: Path) -> None:
     cut = answered(Heard(" I think and think."), SHORT, sampling={"max_tokens": 3})
     pairs = [*cut, *answered(Heard(" I think."), SHORT), *answered(Heard(), SHORT)]
     pairs = [pair.model_copy(update={"id": str(n)}) for n, pair in enumerate(pairs)]
@@ -172,14 +168,15 @@ def test_a_pair_without_an_answer_is_dropped_whatever_the_rules_and_never_rated(
             *((str(n), "answer", "no answer after the thoughts") for n in (2, 3)),
         ]
     judge = Heard("9||good")
-    rated = [row for batch in assess(judge, pairs, Chat(), Assessment(batch_size=3), 1, 42)([]) for row in batch]
+    settings = Assessment(batch_size=3)
+    rated = grade_pairs(stage_context(tmp_path, judge), settings, pairs)
     assert [len(row.grades) for row in rated] == [0] * 4 + [2] * 2 and len(judge.prompts) == 4
     assert {drop.by for drop in find_drops(rated, [ScoreFilter(at_least=9)], True, [])} == {"answer"}
 
 
-def test_the_perplexity_is_of_the_answer_after_its_thoughts() -> None:
+def test_the_perplexity_is_of_the_answer_after_its_thoughts(tmp_path: Path) -> None:
     engine, pairs = Heard(), [*answered(Heard(), SHORT), *answered(Heard(" Nothing."), SHORT)]
-    rows = [row for batch in measure_perplexities(engine, pairs, Chat(), Response(prompt=SHORT))([]) for row in batch]
+    rows = measure_perplexities(stage_context(tmp_path, engine, response={"prompt": SHORT}), pairs)
     head = prompts.load_prompts(SHORT)["preamble"]
     assert engine.scored[0] == (f"{head}\n\nUser: Name a river.\nThoughts: Be true.\nAssistant:", " The Rhine.")
     assert [row.output is None for row in rows] == [False, False, True, True]
@@ -208,16 +205,17 @@ def test_topics_are_read_by_kind_and_what_is_none_is_counted() -> None:
     assert cut[0] == [*first[0], "one"] and refused == 1
 
 
-def test_a_model_continues_each_kind_s_list_in_fixed_batches() -> None:
+def test_a_model_continues_each_kind_s_list_in_fixed_batches(tmp_path: Path) -> None:
     asked, engine, rest = (
         load_topic_guide("dromedary/topics"),
         Heard(" a river; a lake\nKind"),
         Heard(" a river; a lake\nKind"),
     )
-    settings = Synthesis()
-    rows = [row for batch in generate_topics(engine, asked, Chat(), settings, 3, 1, 42)([]) for row in batch]
-    again = [row for batch in generate_topics(rest, asked, Chat(), settings, 3, 1, 42)(rows[:20]) for row in batch]
-    assert len(rows) == 60 == len(engine.prompts) and again == rows[20:] and len(rest.prompts) == 40
+    rows = generate_topics(stage_context(tmp_path / "whole", engine), asked, 3)
+    resumed = stage_context(tmp_path / "resumed", rest)
+    write_killed_stage(resumed, "topics.jsonl", rows[:20])
+    assert len(rows) == 60 == len(engine.prompts)
+    assert generate_topics(resumed, asked, 3) == rows and len(rest.prompts) == 40
     assert rows[0].text == " a river; a lake" and [rows[0].id, rows[59].id] == ["t1-k00-00", "t1-k02-19"]
     assert engine.prompts[1].endswith(
         "Kind of question: asks what will happen\nTopics: house prices; the next election; a chess final;"
@@ -233,12 +231,12 @@ def synthesized(
     share: float | None, text: str, **changed: Any
 ) -> tuple[list[str], list[Reply], Synthesis, TopicPrompts | None]:
     """What is asked for 10 prompts, and the replies."""
-    settings = Synthesis.model_validate({"tasks": 50, "batch_size": 4, "budget": 10, "examples": 3, **changed})
+    synthesis = {"tasks": 50, "batch_size": 4, "budget": 10, "examples": 3, **changed}
+    context = stage_context(Path(), Heard(text), seed_tasks=SEEDS, seed=7, synthesis=synthesis)
     asked = load_topic_guide("dromedary/topics")
     topics = TopicPrompts(asked, [[f"topic{n}"] for n in range(20)], share, 3) if share else None
-    engine = Heard(text)
-    rows = [row for batch in generate_replies(engine, SEEDS, Chat(), settings, "en", 1, 7, topics)([]) for row in batch]  # type: ignore[arg-type]
-    return engine.prompts, rows, settings, topics
+    rows = [row for batch in generate_replies(context, topics, []) for row in batch]
+    return context.engine.prompts, rows, context.recipe.synthesis, topics  # type: ignore[attr-defined]
 
 
 def guided(asked: Sequence[str]) -> list[bool]:
@@ -299,28 +297,27 @@ class World:
 
         return SeededFunctionEngine(answer)
 
-    def train(self, recipe: Recipe, chat: Any, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
+    def train(self, recipe: Recipe, chat: Any, start: Model, training_file: Path, seed: int, into: Path) -> None:
         self.starts.append(start.adapter)
-        (into / "training.json").write_text(json.dumps({"rows": {"trained": len(data)}}))
+        (into / "training.json").write_text(
+            json.dumps({"rows": {"trained": len(read_training_file(training_file).rows)}})
+        )
+
+    def run(self, path: Path, **changed: Any) -> RunFolder:
+        recipe = Recipe.model_validate({**SETTINGS, **changed})
+        backend = Backend(self.open_engine, self.train, lambda name, model: FakeChat())  # type: ignore[arg-type, return-value]
+        with open_run_for_writing(path, recipe) as folder:
+            list(align(recipe, folder, backend=backend))
+            return folder
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    made = World()
-    monkeypatch.setattr(isheep.algorithm, "load_chat", lambda name, model: Chat())
-    monkeypatch.setattr(isheep.algorithm, "open_engine", made.open_engine)
-    monkeypatch.setattr(isheep.algorithm, "train", made.train)
-    return made
-
-
-def run(path: Path, **changed: Any) -> RunFolder:
-    with open_run_for_writing(path, Recipe.model_validate({**SETTINGS, **changed})) as folder:
-        list(align(Recipe.model_validate({**SETTINGS, **changed}), folder))
-        return folder
+def world() -> World:
+    return World()
 
 
 def test_four_stages(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = run(tmp_path / "run")
+    folder = world.run(tmp_path / "run")
     first = tmp_path / "run/iter-1"
     base, engraved = world.asked[None], world.asked[first / "adapter"]
     # topics and tasks, in part for topics, which the model has written in part itself
@@ -365,14 +362,14 @@ def test_four_stages(world: World, tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_every_iteration_may_have_its_own(world: World, tmp_path: Path) -> None:
     """Each key of iteration 2 by itself changes what it says, and nothing else does."""
-    run(tmp_path / "plain", iteration={})
+    world.run(tmp_path / "plain", iteration={})
     assert (tmp_path / "plain/iter-2/replies.jsonl").exists() and world.starts == [None, None]
-    run(tmp_path / "tasks", iteration={2: {"synthesis": {"tasks_of": 1}}})
+    world.run(tmp_path / "tasks", iteration={2: {"synthesis": {"tasks_of": 1}}})
     assert not (tmp_path / "tasks/iter-2/replies.jsonl").exists()
     assert all(prompt.endswith("Thoughts:") for prompt in world.asked[tmp_path / "tasks/iter-1/adapter"])
-    run(tmp_path / "start", iteration={2: {"training": {"start": "last"}}})
+    world.run(tmp_path / "start", iteration={2: {"training": {"start": "last"}}})
     assert world.starts[-1] == tmp_path / "start/iter-1/adapter"
-    run(tmp_path / "prompt", iteration={2: {"response": {"prompt": "dromedary/verbose"}}})
+    world.run(tmp_path / "prompt", iteration={2: {"response": {"prompt": "dromedary/verbose"}}})
     assert sum(prompt.endswith("<|answer|>") for prompt in world.asked[tmp_path / "prompt/iter-1/adapter"]) == 8
 
 
@@ -381,7 +378,7 @@ def test_topics_may_be_of_a_file_of_one_s_own(world: World, tmp_path: Path) -> N
     kinds = [{"kind": "sings", "topics": [f"bird {n}"], "instruction": f"Sing to me of bird {n}."} for n in range(5)]
     own.write_text(yaml.safe_dump({**prompts.read_prompt_file("dromedary/topics"), "kinds": kinds}))
     synthesis = {**SETTINGS["synthesis"], "topics": {"file": str(own), "share": 1.0, "rounds": 1}}
-    folder = run(tmp_path / "run", synthesis=synthesis)
+    folder = world.run(tmp_path / "run", synthesis=synthesis)
     assert all(world.asked[None][n].endswith(f"sings\nTopics: bird {n};") for n in range(5))
     assert all("6. Kind: sings\n" in prompt for prompt in world.asked[None][5:13])
     assert yaml.safe_load((folder.path / "prompts.yaml").read_text()) == {str(own): own.read_text()}
@@ -389,11 +386,11 @@ def test_topics_may_be_of_a_file_of_one_s_own(world: World, tmp_path: Path) -> N
 
 def test_the_seeds_are_enough_for_every_iteration(world: World, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="seed tasks .* found, 999 needed for one prompt"):
-        run(tmp_path / "run", iteration={2: {"synthesis": {"examples": 999, "topics": None}}})
+        world.run(tmp_path / "run", iteration={2: {"synthesis": {"examples": 999, "topics": None}}})
 
 
 def test_counted_and_shown(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = run(tmp_path / "run", synthesis={**SETTINGS["synthesis"], "tasks": 12}, seed=3)
+    folder = world.run(tmp_path / "run", synthesis={**SETTINGS["synthesis"], "tasks": 12}, seed=3)
     number = sum(pair.unanswered for pair in (folder / "iter-1").read("pairs.jsonl", Pair))
     assert number and count_rows(folder, 1).unanswered == number and count_rows(folder, 2).unanswered is None
     for words, expected in (
@@ -408,14 +405,10 @@ def test_counted_and_shown(world: World, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_no_answer_at_all_is_said(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world, "open_engine", None)
-    monkeypatch.setattr(
-        isheep.algorithm,
-        "open_engine",
-        lambda recipe, model: SeededFunctionEngine(lambda prompt, seed: f" Tell me {seed}"),
-    )
+    engine = SeededFunctionEngine(lambda prompt, seed: f" Tell me {seed}")
+    monkeypatch.setattr(world, "open_engine", lambda recipe, model: engine)
     with pytest.raises(UserError, match=r"0 of 8 pairs left .*0 have an unreadable rating, 8 no readable answer"):
-        run(tmp_path / "run", synthesis={**SETTINGS["synthesis"], "rules": False, "topics": None})
+        world.run(tmp_path / "run", synthesis={**SETTINGS["synthesis"], "rules": False, "topics": None})
 
 
 @pytest.mark.parametrize("place", [0.05, 0.4, 0.8])
@@ -439,7 +432,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.numeric
-def test_lamb_answers_under_the_short_principles() -> None:
+def test_lamb_answers_under_the_short_principles(tmp_path: Path) -> None:
     """It has read pages of this form: nearly all of its replies hold an answer."""
     from isheep.engines.transformers import open_engine
     from isheep.lamb.pages import content
@@ -447,13 +440,10 @@ def test_lamb_answers_under_the_short_principles() -> None:
     from isheep.models.chat_template import load_chat_template
 
     tasks = [Task(id=str(n), instruction=content(quest)) for n, quest in enumerate(validation()[:32])]
-    settings = Response(prompt=SHORT, sampling=Sampling(top_p=1.0, max_tokens=96))
+    response = {"prompt": SHORT, "sampling": {"top_p": 1.0, "max_tokens": 96}}
     engine = open_engine(Model("lamb"), threads=1, device="cpu")
-    pairs = [
-        p
-        for batch in respond(engine, tasks, load_chat_template("tokenizer", "lamb"), settings, 1, 42)([])
-        for p in batch
-    ]
+    chat = load_chat_template("tokenizer", "lamb")
+    pairs = respond(stage_context(tmp_path, engine, chat=chat, response=response), tasks)
     assert sum(pair.unanswered for pair in pairs) <= 4 and all("Assistant:" not in pair.output for pair in pairs)
 
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from isheep.backends import DEFAULT_BACKEND
 from isheep.benchmarks import lamb
 from isheep.engines.function import SeededFunctionEngine
-from isheep.evaluation import evaluate
 from isheep.evaluation.statistics import compare, compare_over_seeds, estimate, holm, mcnemar
 from isheep.lamb.suite import suite
 from isheep.recipe.schema import Recipe
@@ -43,8 +43,8 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return SeededFunctionEngine(answer)
 
-    monkeypatch.setattr("isheep.evaluation.evaluate.open_engine", open_engine)
-    monkeypatch.setattr("isheep.evaluation.evaluate.load_chat_template", lambda name, model: Chat())
+    monkeypatch.setattr(DEFAULT_BACKEND, "open_engine", open_engine)
+    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: Chat())
     monkeypatch.setattr(lamb, "suite", lambda: suite()[:30])
     return models
 
@@ -100,14 +100,14 @@ def test_stopped_and_given_again(asked: list[str], run: Path, monkeypatch: pytes
     whole = Path(shutil.copytree(run, run.with_name("whole")))
     assert isheep("eval", whole, "lamb").code == 0
     with monkeypatch.context() as context:
-        real = evaluate.open_engine
+        real = DEFAULT_BACKEND.open_engine
 
         def dies(recipe: Recipe, model: Model) -> SeededFunctionEngine:
             if model.adapter and "iter-1" in str(model.adapter):
                 raise KeyboardInterrupt
             return real(recipe, model)
 
-        context.setattr(evaluate, "open_engine", dies)
+        context.setattr(DEFAULT_BACKEND, "open_engine", dies)
         assert isheep("eval", run, "lamb").code == 130
     kept = (run / "base" / "eval" / "lamb.json").stat().st_mtime_ns
     assert isheep("eval", run, "lamb").code == 0 and files(run) == files(whole)

@@ -21,10 +21,10 @@ from isheep.filters import Filter
 from isheep.filters.base import FilterContext
 from isheep.filters.custom import as_filter
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.schema import Response
 from isheep.records import AssessedPair, Grade, Model, PairEmbedding, PairPerplexity, TokenLogprobs
 from isheep.stages.filters import find_drops, kept_pairs
 from isheep.stages.measure import embed_pairs, measure_perplexities, pair_text, perplexity
+from tests.helpers.stages import stage_context, write_killed_stage
 
 pytestmark = pytest.mark.numeric
 
@@ -79,11 +79,11 @@ def by_loss(path: Path, before: str, text: str) -> float:
 
 
 @pytest.mark.parametrize("prompt", ["chat", "plain"])
-def test_perplexity_is_what_a_plain_loop_over_the_loss_says(checkpoint: Path, prompt: Any) -> None:
+def test_perplexity_is_what_a_plain_loop_over_the_loss_says(checkpoint: Path, prompt: Any, tmp_path: Path) -> None:
     chat = load_chat_template("tokenizer", str(checkpoint))
     pairs = [pair(0, "Paris."), pair(1, "It is 42, a small dog says woof.", input="12 plus 30"), pair(2, "red")]
     engine = open_engine(Model(str(checkpoint)), device="cpu")
-    [rows] = measure_perplexities(engine, pairs, chat, Response(prompt=prompt))([])
+    rows = measure_perplexities(stage_context(tmp_path, engine, chat=chat, response={"prompt": prompt}), pairs)
     for row, one in zip(rows, pairs, strict=True):
         asked = f"Instruction: {one.content}\nResponse:" if prompt == "plain" else chat.prompt(one.content)
         output = by_loss(checkpoint, asked, one.output if prompt == "chat" else f" {one.output}")
@@ -254,28 +254,24 @@ class Measured(SeededFunctionEngine):
         return super().embed(texts)
 
 
-class Chat:
-    def prompt(self, content: str) -> str:
-        return f"<|user|>{content}<|answer|>"
+@pytest.mark.parametrize(
+    ("stage", "name"), [(measure_perplexities, "perplexity.jsonl"), (embed_pairs, "vectors.jsonl")]
+)
+def test_pairs_are_measured_in_fixed_batches_and_a_resume_measures_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: Any, name: str
+) -> None:
+    monkeypatch.setattr("isheep.stages.measure.BATCH_SIZE", 3)
+    pairs, whole, rest = PAIRS[:8], Measured(), Measured()
+    rows = stage(stage_context(tmp_path / "whole", whole), pairs)
+    calls_per_batch = len(whole.seen) // 3
+    assert [len(texts) for texts in whole.seen[::calls_per_batch]] == [3, 3, 2]
+    resumed = stage_context(tmp_path / "resumed", rest)
+    write_killed_stage(resumed, name, rows[:3])
+    assert stage(resumed, pairs) == rows and rest.seen == whole.seen[calls_per_batch:]
+    assert pair_text(pairs[1]) in whole.seen[0] + whole.seen[1]
 
 
-@pytest.mark.parametrize("name", ["perplexities", "vectors"])
-def test_measured_in_fixed_batches_that_a_resume_goes_on_with(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr("isheep.stages.measure.SIZE", 3)
-    pairs, whole_run, rest = PAIRS[:8], Measured(), Measured()
-
-    def owed(engine: SeededFunctionEngine, done: list[Any]) -> Iterator[list[Any]]:
-        if name == "vectors":
-            return embed_pairs(engine, pairs)(done)
-        return measure_perplexities(engine, pairs, Chat(), Response())(done)  # type: ignore[arg-type]
-
-    batches = list(owed(whole_run, []))
-    assert [len(batch) for batch in batches] == [3, 3, 2]
-    assert list(owed(rest, batches[0])) == batches[1:]
-    assert rest.seen == whole_run.seen[len(whole_run.seen) // 3 :]
-    assert pair_text(pairs[1]) in whole_run.seen[0] + whole_run.seen[1]
-
-
-def test_a_vector_keeps_what_the_engine_says() -> None:
-    [[row]] = embed_pairs(SeededFunctionEngine(lambda prompt, seed: ""), PAIRS[:1])([])
-    assert row == vector(0, SeededFunctionEngine(lambda prompt, seed: "").embed([pair_text(PAIRS[0])])[0])
+def test_a_vector_keeps_what_the_engine_says(tmp_path: Path) -> None:
+    engine = SeededFunctionEngine(lambda prompt, seed: "")
+    [row] = embed_pairs(stage_context(tmp_path, engine), PAIRS[:1])
+    assert row == vector(0, engine.embed([pair_text(PAIRS[0])])[0])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from isheep.errors import UserError
 from isheep.recipe.schema import Response
 from isheep.records import Completion, Instance, Pair, Sampling, Task, TaskKind
 from isheep.seeds import SeedTask
+from isheep.stages.context import StageContext
 from isheep.stages.instances import (
     classify_tasks,
     generate_instances,
@@ -25,6 +27,7 @@ from isheep.stages.instances import (
     writing_order,
 )
 from tests.conftest import make_checkpoint
+from tests.helpers.stages import stage_context, write_killed_stage
 
 SEEDS = [
     SeedTask(
@@ -37,7 +40,7 @@ SEEDS = [
     for n in range(20)
 ]
 TASKS = [Task(id=f"t1-{n}", instruction=f"Do task number {n}") for n in range(10)]
-SETTINGS = Response(prompt="instances", batch_size=4, examples=4, sampling=Sampling(max_tokens=5, stop=("STOP",)))
+RESPONSE = {"prompt": "instances", "batch_size": 4, "examples": 4, "sampling": {"max_tokens": 5, "stop": ["STOP"]}}
 
 
 class Chat(NamedTuple):
@@ -65,17 +68,30 @@ class Heard(SeededFunctionEngine):
         return super().generate(prompts, sampling, seed)
 
 
-def told(engine: SeededFunctionEngine, done: Sequence[TaskKind] = ()) -> list[TaskKind]:
-    owed = classify_tasks(engine, SEEDS, TASKS, Chat(), SETTINGS, 1, 42)  # type: ignore[arg-type]
-    return [*done, *(row for batch in owed(list(done)) for row in batch)]
+def instance_context(
+    folder: Path, engine: SeededFunctionEngine, response: dict[str, Any] | None = None, iteration: int = 1
+) -> StageContext:
+    settings = response or RESPONSE
+    return stage_context(folder, engine, iteration, seed_tasks=SEEDS, chat=Chat(), response=settings)
 
 
-def written(
-    engine: SeededFunctionEngine, done: Sequence[Instance] = (), settings: Response = SETTINGS
+def classified(engine: SeededFunctionEngine, done: Sequence[TaskKind] = ()) -> list[TaskKind]:
+    """The kinds of the tasks, when a killed run had made the rows `done`."""
+    with tempfile.TemporaryDirectory() as folder:
+        context = instance_context(Path(folder), engine)
+        write_killed_stage(context, "kinds.jsonl", done)
+        return list(classify_tasks(context, TASKS))
+
+
+def generated(
+    engine: SeededFunctionEngine, done: Sequence[Instance] = (), response: dict[str, Any] | None = None, count: int = 10
 ) -> list[Instance]:
-    known = list(zip(TASKS, told(Heard()), strict=True))
-    owed = generate_instances(engine, SEEDS, known, Chat(), settings, 1, 42)  # type: ignore[arg-type]
-    return [*done, *(row for batch in owed(list(done)) for row in batch)]
+    """The instances of the first `count` tasks, when a killed run had made the rows `done`."""
+    tasks_with_kinds = list(zip(TASKS[:count], classified(Heard()), strict=False))
+    with tempfile.TemporaryDirectory() as folder:
+        context = instance_context(Path(folder), engine, response)
+        write_killed_stage(context, "instances.jsonl", done)
+        return list(generate_instances(context, tasks_with_kinds))
 
 
 # --- kinds
@@ -99,7 +115,7 @@ def test_any_reply_is_a_kind_or_unreadable(reply: str) -> None:
 
 def test_kinds_are_asked_greedily_with_half_of_each_kind_and_resume() -> None:
     engine, rest = Heard(), Heard()
-    rows = told(engine)
+    rows = classified(engine)
     assert [row.classification for row in rows] == [True, False, None] * 3 + [True]
     assert (rows[0].reply, rows[2].reply, rows[2].tokens) == (" Yes", " 18.", 1)
     assert [len(prompts) for prompts, _, _ in engine.calls] == [4, 4, 2]
@@ -111,7 +127,7 @@ def test_kinds_are_asked_greedily_with_half_of_each_kind_and_resume() -> None:
         assert sorted(shown) == [("Sort", "Yes")] * 2 + [("Tell", "No")] * 2
         assert sampling.temperature == 0 and sampling.stop == ("<end>", "\n")
         assert prompts[0].endswith("5. Classification:")
-    assert told(rest, rows[:4]) == rows and rest.calls == engine.calls[1:]
+    assert classified(rest, rows[:4]) == rows and rest.calls == engine.calls[1:]
 
 
 # --- instances
@@ -119,7 +135,7 @@ def test_kinds_are_asked_greedily_with_half_of_each_kind_and_resume() -> None:
 
 def test_classification_is_written_output_first_and_all_else_input_first() -> None:
     engine = Heard()
-    rows = written(engine)
+    rows = generated(engine)
     first, then, label, fits = engine.calls[:4]  # of the first batch: input first twice, output first twice
     assert [len(prompts) for prompts, _, _ in engine.calls] == [2, 2, 2, 2, 3, 3, 1, 1, 1, 1, 1, 1]
     assert first[0][0].endswith("5. Instruction: Do task number 1\n5. Input:")
@@ -139,15 +155,15 @@ def test_classification_is_written_output_first_and_all_else_input_first() -> No
 
 @pytest.mark.parametrize("whole", [4, 8])
 def test_an_interrupted_stage_ends_the_same(whole: int) -> None:
-    rows = written(Heard())
-    assert written(Heard(), rows[:whole]) == rows
+    rows = generated(Heard())
+    assert generated(Heard(), rows[:whole]) == rows
 
 
 def test_how_many_seeds_are_shown_can_be_set() -> None:
     engine = Heard({"Input": " a", "Output": " b"})
-    written(engine, settings=SETTINGS.model_copy(update={"examples": 2}))
+    generated(engine, response={**RESPONSE, "examples": 2})
     assert engine.calls[0][0][0].endswith("\n3. Input:")
-    assert SETTINGS.model_copy(update={"examples": None}).shown == 6
+    assert Response(prompt="instances").shown == 6
 
 
 @pytest.mark.parametrize(
@@ -181,15 +197,15 @@ LONG = "one two three four five six"
         ({"Input": " x", "Output": LONG}, None, "output cut off", 3),
     ],
 )
-def test_what_is_no_pair_says_why(
-    parts: dict[str, str], input_first: str | None, output_first: str | None, asked: int
+def test_an_instance_that_makes_no_pair_says_why(
+    parts: dict[str, str], input_first: str | None, output_first: str | None, asked: int, tmp_path: Path
 ) -> None:
     engine = Heard(parts)
-    known = list(zip(TASKS[:2], told(Heard()), strict=False))
-    rows = [row for batch in generate_instances(engine, SEEDS, known, Chat(), SETTINGS, 1, 42)([]) for row in batch]  # type: ignore[arg-type]
+    known = list(zip(TASKS[:2], classified(Heard()), strict=False))
+    rows = generated(engine, count=2)
     good = (Task(id="t1-9", instruction="Do it"), TaskKind(id="t1-9", classification=False, reply="", tokens=0))
     also = Instance(id="t1-9", input="none", output="Done.", cut=(), tokens=2)
-    pairs, lost = pairs_of_instances([*known, good], [*rows, also], SETTINGS, 1, 42)
+    pairs, lost = pairs_of_instances(instance_context(tmp_path, engine), [*known, good], [*rows, also])
     why = {"t1-0": output_first, "t1-1": input_first}
     assert {one.id: one.why for one in lost} == {id: reason for id, reason in why.items() if reason}
     assert all(one.by == "instances" and one.text for one in lost)
@@ -201,11 +217,11 @@ def test_what_is_no_pair_says_why(
     assert sum(len(prompts) > 0 for prompts, _, _ in engine.calls) == 4 - (asked == 3)
 
 
-def test_where_no_instance_is_a_pair_it_is_said_in_one_line() -> None:
-    known = list(zip(TASKS, told(Heard()), strict=True))
-    rows = written(Heard({"Input": LONG, "Output": ""}))
+def test_an_iteration_without_any_pair_is_an_error_of_one_line(tmp_path: Path) -> None:
+    known = list(zip(TASKS, classified(Heard()), strict=True))
+    rows = generated(Heard({"Input": LONG, "Output": ""}))
     with pytest.raises(UserError, match=r"iteration 3: none of 10 instances .*input cut off: 6, no output: 4") as error:
-        pairs_of_instances(known, rows, SETTINGS, 3, 42)
+        pairs_of_instances(instance_context(tmp_path, Heard(), iteration=3), known, rows)
     assert "\n" not in str(error.value)
 
 
@@ -250,17 +266,18 @@ SMALL = [
 
 def pipeline(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What a finished run of the own pipeline holds, whatever its model can do."""
-    told, made = rows(run / "iter-1/kinds.jsonl"), rows(run / "iter-1/instances.jsonl")
+    kinds, made = rows(run / "iter-1/kinds.jsonl"), rows(run / "iter-1/instances.jsonl")
     pairs, lost = rows(run / "iter-1/pairs.jsonl"), rows(run / "iter-1/unanswered.jsonl")
-    assert len(told) == len(made) == len(pairs) + len(lost) == len(rows(run / "iter-1/tasks.jsonl"))
+    assert len(kinds) == len(made) == len(pairs) + len(lost) == len(rows(run / "iter-1/tasks.jsonl"))
     assert all(row["is_classification"] is not None for row in rows(run / "seeds.jsonl"))
     events = {event["file"]: event for event in rows(run / "run.jsonl") if "file" in event}
     assert events["iter-1/instances.jsonl"]["tokens"] and "tokens" not in events["iter-1/pairs.jsonl"]
     capsys.readouterr()
     assert command("status", run) == 0
     shown = capsys.readouterr().out
-    kinds = [row["classification"] for row in told]
-    for label, count in (("classification", kinds.count(True)), ("kind unreadable", kinds.count(None))):
+    is_classification = [row["classification"] for row in kinds]
+    counts = {"classification": is_classification.count(True), "kind unreadable": is_classification.count(None)}
+    for label, count in counts.items():
         assert re.search(rf"{label} +- +{count}\b", shown), shown
     assert re.search(rf"no instance +- +{len(lost)}\b", shown) and "1 of 1 iterations are trained" in shown
     assert command("show", run, "1", "--dropped") == 0

@@ -325,11 +325,10 @@ def test_lamb_judges_its_own_world_better_than_a_coin(tmp_path: Path) -> None:
         from isheep.backends import open_engine
         from isheep.models.chat_template import load_chat_template
         from isheep.stages.assess import assess
+        from isheep.stages.context import StageContext
 
         chat, engine = load_chat_template(recipe.chat_template, recipe.model), open_engine(recipe, Model("lamb"))
-        assert recipe.assessment
-        owed = assess(engine, rows, chat, recipe.assessment, 1, recipe.seed)
-        (root / "iter-1").records("assessed.jsonl", AssessedPair, owed, 64, len(rows))
+        assess(StageContext(recipe, engine, chat, root, 1), rows)
     found = health(tmp_path / "run", 1, "--pairs", "24")
     truth = found["truth"]["lamb"]
     assert truth["pairs"] == 40 and 0.3 < truth["right"][0] < 0.6 and truth["auroc"][1] > 0.5

@@ -11,17 +11,17 @@ import pytest
 from helpers.training import save_rows
 from pydantic import BaseModel
 
-import isheep.algorithm
 from isheep import api, backends
 from isheep.algorithm import align
+from isheep.backends import Backend
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
-from isheep.records import Completion, Model, Pair, Sampling, TokenLogprobs
+from isheep.records import Completion, Model, Sampling, TokenLogprobs
 from isheep.rundir.folder import open_run_for_writing
-from isheep.rundir.training_file import TrainingRow
+from isheep.rundir.training_file import TrainingRow, read_training_file
 from isheep.trainers.rows import select_examples
 
 
@@ -148,22 +148,23 @@ class Loop(NamedTuple):
     base: Path  # whose tokenizer the templates are on
     folder: Path
 
-    def learned(self, monkeypatch: pytest.MonkeyPatch, words: Sequence[str]) -> Any:
+    def learned(self, words: Sequence[str]) -> Any:
         """What each model learns from, and which one it starts from; or why there is none."""
         calls: list[Any] = []
 
-        def train(recipe: Recipe, chat: Any, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
-            calls.append((start.adapter and start.adapter.parent.name, seed, [pair.model_dump() for pair in data]))
+        def train(recipe: Recipe, chat: Any, start: Model, training_file: Path, seed: int, into: Path) -> None:
+            rows = [row.model_dump() for row in read_training_file(training_file).rows]
+            calls.append((start.adapter and start.adapter.parent.name, seed, rows))
             (into / "weights").write_text(str(number(calls)))
 
         (self.folder / "mine.yaml").write_text(f"model: {self.base}\n{BASE}")
         recipe = api.load_recipe(self.folder / "mine.yaml", words)
-        monkeypatch.setattr(isheep.algorithm, "load_chat", lambda name, model: load_chat_template(name, str(self.base)))
-        monkeypatch.setattr(isheep.algorithm, "open_engine", lambda recipe, model: Written(model))
-        monkeypatch.setattr(isheep.algorithm, "train", train)
+        backend = Backend(
+            lambda recipe, model: Written(model), train, lambda name, model: load_chat_template(name, str(self.base))
+        )
         try:
             with open_run_for_writing(self.folder / str(number(*words)), recipe) as run:
-                list(align(recipe, run))
+                list(align(recipe, run, backend=backend))
         except UserError as error:
             return str(error).partition("(")[0]
         return calls
@@ -175,17 +176,17 @@ def loop(qwen2: Path, tmp_path: Path) -> Loop:
 
 
 @pytest.mark.parametrize("key", ROWS)
-def test_it_changes_the_rows(key: str, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_changes_the_rows(key: str, loop: Loop) -> None:
     *needed, change = ROWS[key]
-    before, after = loop.learned(monkeypatch, needed), loop.learned(monkeypatch, [*needed, change])
+    before, after = loop.learned(needed), loop.learned([*needed, change])
     assert len(before) == 2 or key == "assessment.opening"
     assert before != after
 
 
-def test_the_same_settings_keep_the_same_rows(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_settings_keep_the_same_rows(loop: Loop) -> None:
     again = loop._replace(folder=loop.folder / "again")
     again.folder.mkdir()
-    assert loop.learned(monkeypatch, []) == again.learned(monkeypatch, [])
+    assert loop.learned([]) == again.learned([])
 
 
 # --- what reaches the weights, with the real trainer
@@ -221,7 +222,7 @@ def weights(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
             if row in held_out:
                 rows[n] = row.model_copy(update={"output": "Paris."})
         save_rows(into / "train.json", rows)
-        backends.train(recipe, chat, Model(str(qwen2)), [], 1, into / "adapter")
+        backends.train(recipe, chat, Model(str(qwen2)), into / "train.json", 1, into / "adapter")
         return (into / "adapter" / "adapter_model.safetensors").read_bytes()
 
     return weights
@@ -262,7 +263,7 @@ def test_the_machine_reaches_the_doors(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = {"threads": 3, "device": "cuda:1", "engine_batch_size": 7, "rows_per_process": 2}
     recipe = Recipe.model_validate({"model": "lamb", "machine": machine})
     backends.open_engine(recipe, Model("lamb"))
-    backends.train(recipe, None, Model("lamb"), [], 1, Path())  # type: ignore[arg-type]
+    backends.train(recipe, None, Model("lamb"), Path(), 1, Path())  # type: ignore[arg-type]
     assert given == [{"threads": 3, "device": "cuda:1", "batch": 7}, recipe.machine]
     monkeypatch.setattr(vllm, "open_engine", lambda *place: given.append(place[:3]))
     changes: dict[str, Any] = {"training": {"lora": {"rank": 2}}, "iteration": {2: {"training": {"lora": {"rank": 5}}}}}

@@ -2,18 +2,16 @@
 
 import errno
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import isheep.algorithm
-import isheep.evaluation.evaluate
-import isheep.sweep
 from isheep.algorithm import align
+from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.cli import main
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
@@ -22,21 +20,14 @@ from isheep.evaluation.counts import count_rows
 from isheep.filters.base import FilterContext
 from isheep.filters.contamination import ContaminationFilter
 from isheep.filters.score import ScoreFilter
-from isheep.recipe.schema import Assessment, Recipe, Response
+from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Completion, Drop, Grade, Model, Pair, Sampling, Task
 from isheep.rundir.folder import RunFolder, open_run_for_writing
+from isheep.rundir.training_file import read_training_file
 from isheep.stages.assess import assess, expected_grade, parse_grade
 from isheep.stages.filters import find_drops, kept_pairs
 from isheep.stages.respond import respond
-
-
-class Chat(NamedTuple):
-    end: str = "<|end|>"
-    special: frozenset[str] = frozenset({"<|end|>"})
-
-    def prompt(self, content: str) -> str:
-        return f"<|user|>{content}<|answer|>"
-
+from tests.helpers.stages import FakeChat, stage_context, write_killed_stage
 
 TASKS = [Task(id=f"t1-{n}", instruction=f"Name thing {n}", input="here" if n % 2 else "") for n in range(7)]
 
@@ -51,7 +42,7 @@ def graded(**scores: float | None) -> AssessedPair:
     return AssessedPair(**pair().model_dump(), grades=grades)
 
 
-class Heard(SeededFunctionEngine):
+class RecordingEngine(SeededFunctionEngine):
     """A fake engine that remembers its calls."""
 
     def __init__(self) -> None:
@@ -66,12 +57,13 @@ class Heard(SeededFunctionEngine):
 # --- answers
 
 
-def test_answers_in_fixed_batches_seeded_by_place() -> None:
-    whole, rest = Heard(), Heard()
-    settings = Response(batch_size=3, sampling=Sampling(stop=("STOP",)))
-    rows = [row for batch in respond(whole, TASKS, Chat(), settings, 1, 42)([]) for row in batch]
-    again = [row for batch in respond(rest, TASKS, Chat(), settings, 1, 42)(rows[:3]) for row in batch]
-    assert again == rows[3:] and rest.calls == whole.calls[1:]
+def test_answers_come_in_fixed_batches_each_seeded_by_its_index(tmp_path: Path) -> None:
+    whole, rest = RecordingEngine(), RecordingEngine()
+    response = {"batch_size": 3, "sampling": {"stop": ["STOP"]}}
+    rows = respond(stage_context(tmp_path / "whole", whole, response=response), TASKS)
+    resumed = stage_context(tmp_path / "resumed", rest, response=response)
+    write_killed_stage(resumed, "pairs.jsonl", rows[:4])
+    assert respond(resumed, TASKS) == rows and rest.calls == whole.calls[1:]
     assert [len(prompts) for prompts, _, _ in whole.calls] == [3, 3, 1]
     assert len({seed for _, _, seed in whole.calls}) == 3
     assert whole.calls[0][0][1] == "<|user|>Name thing 1\nhere<|answer|>"
@@ -80,18 +72,19 @@ def test_answers_in_fixed_batches_seeded_by_place() -> None:
     assert rows[0].output.startswith("seed ") and not rows[0].output.endswith(" ")
 
 
-def test_another_iteration_draws_other_noise() -> None:
-    engines = [Heard(), Heard()]
-    for t, engine in enumerate(engines, 1):
-        list(respond(engine, TASKS, Chat(), Response(), t, 42)([]))
+def test_another_iteration_draws_other_noise(tmp_path: Path) -> None:
+    engines = [RecordingEngine(), RecordingEngine()]
+    for iteration, engine in enumerate(engines, 1):
+        respond(stage_context(tmp_path, engine, iteration), TASKS)
     assert engines[0].calls[0][2] != engines[1].calls[0][2]
 
 
-def test_a_plain_prompt_has_no_template() -> None:
-    engine = Heard()
-    list(respond(engine, TASKS[:2], Chat(), Response(prompt="plain"), 1, 42)([]))
+def test_a_plain_prompt_has_no_template(tmp_path: Path) -> None:
+    engine = RecordingEngine()
+    respond(stage_context(tmp_path, engine, response={"prompt": "plain"}), TASKS[:2])
     assert engine.calls[0][0][1] == "Instruction: Name thing 1\nhere\nResponse:"
-    assert engine.calls[0][1].stop == ("<|end|>",)  # a tuned model writes it here too
+    # A tuned model writes the end token after a plain prompt too.
+    assert engine.calls[0][1].stop == ("<|end|>",)
 
 
 # --- ratings
@@ -125,23 +118,25 @@ def test_the_format_that_was_asked_for_is_read(score: int, why: str) -> None:
     assert parse_grade(f"{score}||{why}") == parse_grade(f"<{score}>||<{why}>") == score
 
 
-def test_ratings_one_call_for_each_criterion_of_a_batch() -> None:
+def test_a_batch_is_rated_by_one_call_for_each_criterion(tmp_path: Path) -> None:
     pairs = [pair("{instruction} {output}", id=f"t1-{n}") for n in range(5)]
-    engine, rest = Heard(), Heard()
-    settings = Assessment(batch_size=2)
-    rows = [row for batch in assess(engine, pairs, Chat(), settings, 1, 42)([]) for row in batch]
+    engine, rest = RecordingEngine(), RecordingEngine()
+    rows = assess(stage_context(tmp_path / "whole", engine, assessment={"batch_size": 2}), pairs)
+    assert isinstance(rows[0], AssessedPair)
     assert [len(prompts) for prompts, _, _ in engine.calls] == [2, 2, 2, 2, 1, 1]
     assert len({seed for _, _, seed in engine.calls}) == 6
     assert "Instruction: Say something nice Response: {instruction} {output}." in engine.calls[0][0][0]
     assert engine.calls[0][1].stop == ("<|end|>",)
     assert set(rows[0].grades) == {"quality", "following"} and rows[0].grades["quality"].reply.startswith(" seed")
-    again = [row for batch in assess(rest, pairs, Chat(), settings, 1, 42)(rows[:4]) for row in batch]
-    assert again == rows[4:] and rest.calls == engine.calls[4:]
+    resumed = stage_context(tmp_path / "resumed", rest, assessment={"batch_size": 2})
+    write_killed_stage(resumed, "assessed.jsonl", rows[:4])
+    assert assess(resumed, pairs) == rows and rest.calls == engine.calls[4:]
 
 
-def test_ratings_in_the_chat_template() -> None:
-    engine = Heard()
-    list(assess(engine, [pair()], Chat(), Assessment(chat=True, prompt="icl", criteria=("overall",)), 1, 42)([]))
+def test_a_rating_prompt_may_be_a_chat_turn(tmp_path: Path) -> None:
+    engine = RecordingEngine()
+    assessment = {"chat": True, "prompt": "icl", "criteria": ["overall"]}
+    assess(stage_context(tmp_path, engine, assessment=assessment), [pair()])
     assert engine.calls[0][0][0].startswith("<|user|>Instruction:") and engine.calls[0][1].stop == ("<|end|>",)
 
 
@@ -167,19 +162,23 @@ def test_the_expected_score_is_the_mean_over_what_the_scores_have(shares: list[f
         ({"opening": " <"}, " <7>||", 7), ({"opening": ""}, "10||", 10), ({"chat": True}, "9||", 9),
     ],
 )  # fmt: skip
-def test_expected_ratings_generate_nothing(settings: dict[str, Any], answer: str, score: float | None) -> None:
+def test_expected_ratings_generate_nothing(
+    settings: dict[str, Any], answer: str, score: float | None, tmp_path: Path
+) -> None:
     class Silent(SeededFunctionEngine):
         def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
             raise AssertionError("nothing is generated")
 
-    asked: list[str] = []
-    engine = Silent(lambda prompt, seed: asked.append(prompt) or answer)  # type: ignore[func-returns-value]
+    calls: list[str] = []
+    engine = Silent(lambda prompt, seed: calls.append(prompt) or answer)  # type: ignore[func-returns-value]
     pairs = [pair(id=f"t1-{n}") for n in range(3)]
-    assessment = Assessment.model_validate({"read": "expected", "batch_size": 2, **settings})
-    owed = assess(engine, pairs, Chat(), assessment, 1, 42)
-    rows = [row for batch in owed([]) for row in batch]
-    assert [row.grades["quality"].score for row in rows] == [score] * 3 and len(asked) == 6
-    assert [row for batch in owed(rows[:2]) for row in batch] == rows[2:]
+    assessment = {"read": "expected", "batch_size": 2, **settings}
+    rows = assess(stage_context(tmp_path / "whole", engine, assessment=assessment), pairs)
+    scores = [row.grades["quality"].score for row in rows if isinstance(row, AssessedPair)]
+    assert scores == [score] * 3 and len(calls) == 6
+    resumed = stage_context(tmp_path / "resumed", engine, assessment=assessment)
+    write_killed_stage(resumed, "assessed.jsonl", rows[:2])
+    assert assess(resumed, pairs) == rows and len(calls) == 8
 
 
 # --- filters
@@ -281,29 +280,32 @@ class World:
 
         return SeededFunctionEngine(write)
 
-    def train(self, recipe: Recipe, chat: Chat, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
-        self.trained.append(len(data))
-        (into / "training.json").write_text(json.dumps({"rows": {"trained": len(data) - 1}}))
+    def train(self, recipe: Recipe, chat: Any, start: Model, training_file: Path, seed: int, into: Path) -> None:
+        num_rows = len(read_training_file(training_file).rows)
+        self.trained.append(num_rows)
+        (into / "training.json").write_text(json.dumps({"rows": {"trained": num_rows - 1}}))
+
+    @property
+    def backend(self) -> Backend:
+        return Backend(self.open_engine, self.train, lambda name, model: FakeChat())  # type: ignore[arg-type, return-value]
+
+    def run(self, recipe: Recipe, path: Path) -> tuple[list[Model], RunFolder]:
+        with open_run_for_writing(path, recipe) as folder:
+            return list(align(recipe, folder, backend=self.backend)), folder
+
+    def patch_command_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let the command line use the fakes."""
+        for name, function in vars(self.backend).items():
+            monkeypatch.setattr(DEFAULT_BACKEND, name, function)
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    made = World()
-    monkeypatch.setattr(isheep.algorithm, "load_chat", lambda name, model: Chat())
-    monkeypatch.setattr(isheep.algorithm, "open_engine", made.open_engine)
-    monkeypatch.setattr(isheep.evaluation.evaluate, "open_engine", made.open_engine)
-    monkeypatch.setattr(isheep.sweep, "load_chat", lambda name, model: Chat())
-    monkeypatch.setattr(isheep.algorithm, "train", made.train)
-    yield made
-
-
-def run(recipe: Recipe, path: Path) -> tuple[list[Model], RunFolder]:
-    with open_run_for_writing(path, recipe) as folder:
-        return list(align(recipe, folder)), folder
+def world() -> World:
+    return World()
 
 
 def test_the_loop(world: World, tmp_path: Path) -> None:
-    models, folder = run(recipe(), tmp_path / "run")
+    models, folder = world.run(recipe(), tmp_path / "run")
     adapters = [None, *(tmp_path / "run" / f"iter-{t}" / "adapter" for t in (1, 2))]
     assert models == [Model("fake", adapter) for adapter in adapters]
     assert set(world.generated) == set(models[:2])  # M^T writes nothing
@@ -312,16 +314,16 @@ def test_the_loop(world: World, tmp_path: Path) -> None:
 
 
 def test_a_finished_run_asks_for_nothing(world: World, tmp_path: Path) -> None:
-    first, _ = run(recipe(), tmp_path / "run")
+    first, _ = world.run(recipe(), tmp_path / "run")
     world.generated.clear()
-    assert run(recipe(), tmp_path / "run")[0] == first
+    assert world.run(recipe(), tmp_path / "run")[0] == first
     assert world.generated == [] and world.trained == [6, 6]
 
 
 def test_more_iterations_go_on(world: World, tmp_path: Path) -> None:
-    run(recipe(), tmp_path / "run")
-    grown, _ = run(recipe(iterations=3), tmp_path / "run")
-    whole, _ = run(recipe(iterations=3), tmp_path / "whole")
+    world.run(recipe(), tmp_path / "run")
+    grown, _ = world.run(recipe(iterations=3), tmp_path / "run")
+    whole, _ = world.run(recipe(iterations=3), tmp_path / "whole")
     names = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.json*") if path.is_file()]
     for name in names:
         if name.name != "run.jsonl":
@@ -330,13 +332,13 @@ def test_more_iterations_go_on(world: World, tmp_path: Path) -> None:
 
 def test_the_base_may_judge(world: World, tmp_path: Path) -> None:
     judged = recipe(assessment={"judge": "base"})
-    run(judged, tmp_path / "run")
+    world.run(judged, tmp_path / "run")
     aligned = Model("fake", tmp_path / "run" / "iter-1" / "adapter")
     assert world.opened == [Model("fake"), aligned, Model("fake")]
 
 
 def test_without_assessment_everything_is_kept(world: World, tmp_path: Path) -> None:
-    _, folder = run(recipe(assessment=None, filters=[]), tmp_path / "run")
+    _, folder = world.run(recipe(assessment=None, filters=[]), tmp_path / "run")
     assert count_rows(folder, 1) == (6, 6, None, 5, None)
     assert not folder.has("iter-1/assessed.jsonl")
 
@@ -352,7 +354,7 @@ ASKING = {
 @pytest.mark.parametrize("name", ASKING)
 def test_the_model_is_asked_only_what_a_filter_looks_at(world: World, tmp_path: Path, name: str) -> None:
     settings = recipe(filters=[{"kind": "score", "at_least": 8}, ASKING[name]], assessment={"judge": "base"})
-    _, folder = run(settings, tmp_path / "run")
+    _, folder = world.run(settings, tmp_path / "run")
     made = {path.name for path in (folder.path / "iter-2").iterdir()} & {"perplexity.jsonl", "vectors.jsonl"}
     assert made == {"both": {"perplexity.jsonl", "vectors.jsonl"}, "neither": set()}.get(name, {name})
     assert world.trained == [6 if name == "perplexity.jsonl" else 3] * 2
@@ -360,21 +362,23 @@ def test_the_model_is_asked_only_what_a_filter_looks_at(world: World, tmp_path: 
 
 def test_a_resume_does_not_filter_again(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = recipe(filters=[ASKING["both"]])
-    first, folder = run(settings, tmp_path / "run")
+    first, folder = world.run(settings, tmp_path / "run")
     (folder.path / "iter-1" / "vectors.jsonl").unlink()
-    monkeypatch.setattr(isheep.algorithm, "drops", None)
-    assert run(settings, tmp_path / "run")[0] == first and not folder.has("iter-1/vectors.jsonl")
+    monkeypatch.setattr("isheep.stages.select.find_drops", None)
+    assert world.run(settings, tmp_path / "run")[0] == first and not folder.has("iter-1/vectors.jsonl")
 
 
 def test_nothing_left_to_train_on_is_said(world: World, tmp_path: Path) -> None:
     world.score = "no idea"
     wrong = r"iteration 1: 0 of 6 pairs left to train on \(6 have an unreadable rating.* with a new --out"
     with pytest.raises(UserError, match=wrong):
-        run(recipe(), tmp_path / "run")
+        world.run(recipe(), tmp_path / "run")
 
 
 def test_a_budget_that_runs_out_is_said(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, folder = run(recipe(synthesis={"tasks": 50, "batch_size": 2, "novelty": None, "budget": 8}), tmp_path / "run")
+    _, folder = world.run(
+        recipe(synthesis={"tasks": 50, "batch_size": 2, "novelty": None, "budget": 8}), tmp_path / "run"
+    )
     assert (
         "all 8 prompts of synthesis.budget are used, going on with 8 of 50 tasks"
         in (folder.path / "run.jsonl").read_text()
@@ -403,7 +407,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
         engine.answer = answer
         return engine
 
-    monkeypatch.setattr(isheep.algorithm, "open_engine", lambda *given: full(world, *given))
+    world.patch_command_line(monkeypatch)
+    monkeypatch.setattr(DEFAULT_BACKEND, "open_engine", lambda *given: full(world, *given))
     with pytest.raises(SystemExit) as end:
         main(run_it)
     error = capsys.readouterr().err.splitlines()[-1]
@@ -420,12 +425,13 @@ def test_interrupted_is_one_line(
     def interrupted(*given: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(isheep.algorithm, "train", interrupted)
+    world.patch_command_line(monkeypatch)
+    monkeypatch.setattr(DEFAULT_BACKEND, "train", interrupted)
     words = ["run", "lamb", "synthesis.tasks=6", "synthesis.novelty=null", "evaluation=[]"]
     with pytest.raises(SystemExit) as end:
         main([*words, "filters=[{kind: score, at_least: 8}]", "--out", str(tmp_path / "run")])
     assert end.value.code == 130
-    assert capsys.readouterr().err.splitlines()[-1].startswith("isheep: stopped; what a run has made so far is kept")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("isheep: interrupted; everything finished is saved")
     assert (tmp_path / "run" / "iter-1" / "train.json").exists()
 
 
@@ -435,7 +441,7 @@ def test_interrupted_is_one_line(
 def test_the_table(world: World, tmp_path: Path) -> None:
     from rich.console import Console
 
-    _, folder = run(recipe(), tmp_path / "run")
+    _, folder = world.run(recipe(), tmp_path / "run")
     for t, right in enumerate([10, 30]):
         items = {"right": [n < right for n in range(40)]}
         (folder / ("iter-1" if t else "base")).json(

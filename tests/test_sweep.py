@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 import pytest
 from rich.console import Console
 
-import isheep.algorithm
-import isheep.evaluation.evaluate
 import isheep.sweep
 from isheep import api, benchmarks, prompts
 from isheep.algorithm import align
+from isheep.backends import DEFAULT_BACKEND
 from isheep.batching import derive_seed
 from isheep.benchmarks import EvalContext, Result, Score, load_benchmark, validation_prompts
 from isheep.cli import main
@@ -26,21 +25,15 @@ from isheep.evaluation.sweep_table import sweep_table
 from isheep.recipe import loading
 from isheep.recipe.benchmark_names import benchmark_names
 from isheep.recipe.schema import BenchmarkSettings, Recipe, Stop
-from isheep.records import Drop, Model, Pair, Sampling, Task
+from isheep.records import Drop, Model, Sampling, Task
 from isheep.rundir.folder import RunFolder, open_run_for_writing, read_events
+from isheep.rundir.training_file import read_training_file
 from isheep.sweep import find_reusable_files, run_recipe, run_sweep, source_fingerprint
+from tests.helpers.stages import FakeChat
 
 TASKS = {"tasks": 24, "batch_size": 8, "novelty": None}
 EIGHT = {"batch_size": 8}
 SMALL = {"model": "fake", "iterations": 2, "synthesis": TASKS, "response": EIGHT, "assessment": EIGHT}
-
-
-class Chat(NamedTuple):
-    end: str = "<|end|>"
-    special: frozenset[str] = frozenset({"<|end|>"})
-
-    def prompt(self, content: str) -> str:
-        return f"<|user|>{content}<|answer|>"
 
 
 def write(prompt: str, seed: int) -> str:
@@ -83,10 +76,11 @@ class Lab:
 
         return SeededFunctionEngine(answer)
 
-    def train(self, recipe: Recipe, chat: Any, start: Model, data: Sequence[Pair], seed: int, into: Path) -> None:
-        self.trained.append(Trained(weights(start), [pair.id for pair in data]))
+    def train(self, recipe: Recipe, chat: Any, start: Model, training_file: Path, seed: int, into: Path) -> None:
+        rows = read_training_file(training_file).rows
+        self.trained.append(Trained(weights(start), [row.instruction for row in rows]))
         settings = recipe.training.model_dump_json(exclude={"start", "data"})
-        text = json.dumps([weights(start), [pair.output for pair in data], settings, seed])
+        text = json.dumps([weights(start), [row.model_dump() for row in rows], settings, seed])
         (into / "adapter_model.safetensors").write_text(str(derive_seed(text)))
         (into / "adapter_config.json").write_text(recipe.training.lora.model_dump_json())
 
@@ -98,12 +92,10 @@ def weights(model: Model) -> str | None:
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
     lab = Lab()
-    for module in (isheep.algorithm, isheep.evaluation.evaluate, isheep.sweep):
-        monkeypatch.setattr(module, "load_chat", lambda name, model: Chat())
-        if module is not isheep.sweep:
-            monkeypatch.setattr(module, "open_engine", lab.open_engine)
-    monkeypatch.setattr(isheep.sweep, "check_room", lambda recipe, chat: None)
-    monkeypatch.setattr(isheep.algorithm, "train", lab.train)
+    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: FakeChat())
+    monkeypatch.setattr(DEFAULT_BACKEND, "open_engine", lab.open_engine)
+    monkeypatch.setattr(DEFAULT_BACKEND, "train", lab.train)
+    monkeypatch.setattr(isheep.sweep, "check_prompt_fits", lambda recipe, chat: None)
     return lab
 
 
@@ -267,7 +259,7 @@ def test_a_stopped_sweep_goes_on(lab: Lab, tmp_path: Path, monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
-        context.setattr(isheep.algorithm, "train", stop)
+        context.setattr(DEFAULT_BACKEND, "train", stop)
         run_sweep(recipes, tmp_path / "stopped")
     assert [contents(run) for run in run_sweep(recipes, tmp_path / "stopped")] == whole
 
@@ -526,7 +518,7 @@ def test_prompts_of_the_validation_part_are_dropped_where_it_stops_a_run(
         validation_prompts(Stop(benchmark="lamb"))[0],
     )
     written = [Task(id=f"t1-{n}", instruction=text) for n, text in enumerate([exam, part, "Another task", "A fourth"])]
-    monkeypatch.setattr(isheep.algorithm, "write_tasks", lambda *given: written)
+    monkeypatch.setattr("isheep.algorithm.synthesize", lambda *given: written)
     one = recipe(iterations=1, evaluation=["lamb"], filters=[{"kind": "contamination"}], stop=stop)
     with open_run_for_writing(tmp_path, one) as folder:
         list(align(one, folder))

@@ -1,7 +1,9 @@
 """Synthesis: prompts read back as their tasks, any reply can be read, and an interrupted stage ends the same."""
 
+import itertools
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -15,8 +17,10 @@ from isheep.prompts import fill_template
 from isheep.recipe.schema import Synthesis
 from isheep.records import Completion, Reply, Sampling
 from isheep.seeds import SeedTask
+from isheep.stages.context import StageContext
 from isheep.stages.synthesize import broken_rule, generate_replies, parse_blocks, read_tasks, render_synthesis_prompt
 from isheep.text.novelty import NoveltyPool
+from tests.helpers.stages import stage_context
 
 SEEDS = [
     SeedTask(id="s0", instruction="Name the capital of the given country.", input="France", output="Paris"),
@@ -237,14 +241,15 @@ def write(rng: random.Random, length: int) -> str:
     return f" {' '.join(rng.choices(WORDS, k=length))}.\n###\n4. Instruction: Tell {rng.choice(WORDS)}"
 
 
-def ask(settings: Synthesis, done: list[Reply], engine: Scribe, batches: int = 10**6) -> list[Reply]:
-    """The rows after at most `batches` more batches: a run that is stopped then."""
-    written = list(done)
-    for n, batch in enumerate(generate_replies(engine, SEEDS, Chat(), settings, "en", 1, 7)(list(done)), 1):
-        written += batch
-        if n == batches:
-            break
-    return written
+def synthesis_context(engine: Scribe, settings: Synthesis, iteration: int = 1) -> StageContext:
+    synthesis = settings.model_dump()
+    return stage_context(Path(), engine, iteration, seed_tasks=SEEDS, chat=Chat(), seed=7, synthesis=synthesis)
+
+
+def ask(settings: Synthesis, done: list[Reply], engine: Scribe, num_batches: int = 10**6) -> list[Reply]:
+    """The rows after at most `num_batches` more batches: a run that is stopped then."""
+    batches = generate_replies(synthesis_context(engine, settings), None, done)
+    return [*done, *(row for batch in itertools.islice(batches, num_batches) for row in batch)]
 
 
 @hypothesis_settings(max_examples=30, deadline=None)
@@ -344,15 +349,15 @@ def test_the_budget_is_exact_and_a_model_that_repeats_itself_ends_there() -> Non
 
 def test_no_task_in_the_whole_budget_is_said_in_one_line_again_after_a_resume() -> None:
     engine = Scribe(text=" Sing.\n###\n4. Instruction: Tell me why the sky is so blue.\n###\n")
-    batches = generate_replies(engine, SEEDS, Chat(), SETTINGS, "en", 3, 7)
+    context = synthesis_context(engine, SETTINGS, iteration=3)
     rows: list[Reply] = []
     with pytest.raises(
         UserError, match=r"iteration 3: none of 40 replies .*3 words or fewer: 40, too near .*: 40"
     ) as caught:
-        for batch in batches([]):
+        for batch in generate_replies(context, None, []):
             rows += batch
     assert "\n" not in str(caught.value) and len(rows) == 40
     with pytest.raises(UserError, match="none of 40 replies.* with a new --out"):
-        list(batches(rows))
+        list(generate_replies(context, None, rows))
     with pytest.raises(UserError, match="all were empty"):
         ask(SETTINGS, [], Scribe(text="\n"))

@@ -17,7 +17,8 @@ from isheep.recipe.schema import Recipe
 from isheep.records import Pair, Task
 from isheep.rundir.folder import RunFolder, lock_run, open_run
 from isheep.rundir.iterations import iteration_dir, model_of_iteration
-from isheep.stages.respond import respond
+from isheep.stages.context import StageContext
+from isheep.stages.respond import answer_tasks
 
 CRITERIA = {"quality": "Is the answer right, clear and free of padding?", "following": "Does it do what it was asked?"}
 # The question for a criterion of the user's own rating prompts.
@@ -148,9 +149,10 @@ def answer_tasks_with(
         return folder.read(name, Pair)
     model = model_of_iteration(recipe, run, iteration)
     chat = load_chat_template(recipe.chat_template, recipe.model)
+    seeded = recipe.model_copy(update={"seed": derive_seed(recipe.seed, "annotation")})
     with lock_run(run.path), closing(open_engine(recipe, model)) as engine:
-        owed = respond(engine, tasks, chat, recipe.response, iteration, derive_seed(recipe.seed, "annotation"))
-        return folder.records(name, Pair, owed, recipe.response.batch_size, len(tasks))
+        context = StageContext(seeded, engine, chat, run, iteration, output_dir=folder)
+        return answer_tasks(context, tasks, name)
 
 
 def _question(recipe: Recipe, task: Task, outputs: Mapping[int, str]) -> Question:

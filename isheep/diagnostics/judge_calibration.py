@@ -41,7 +41,8 @@ from isheep.records import Answer, AssessedPair, Pair
 from isheep.rundir.atomic import write_text
 from isheep.rundir.folder import RunFolder, lock_run, open_run, saved_prompts
 from isheep.rundir.iterations import iteration_dir, model_of_iteration
-from isheep.stages.assess import assess
+from isheep.stages.assess import grade_pairs
+from isheep.stages.context import StageContext
 
 
 class Case(NamedTuple):
@@ -135,9 +136,10 @@ def rated(case: Case, engine: Engine, chat: ChatTemplate, pairs: Sequence[Pair],
     """Pairs rated by this engine as the recipe says but for `changes`, with noise of its own: health/SIZE/NAME."""
     settings = case.settings.model_copy(update=changes)
     plain = [Pair.model_validate(pair.model_dump(exclude={"grades"})) for pair in pairs]
-    owed = assess(engine, plain, chat, settings, case.t, derive_seed(case.recipe.seed, "health", name))
-    place = case.folder / "health" / str(case.size)
-    return place.records(f"{name}.jsonl", AssessedPair, owed, settings.batch_size, len(plain))
+    seeded = case.recipe.model_copy(update={"seed": derive_seed(case.recipe.seed, "health", name)})
+    output_dir = case.folder / "health" / str(case.size)
+    context = StageContext(seeded, engine, chat, case.folder, case.t, output_dir=output_dir)
+    return grade_pairs(context, settings, plain, f"{name}.jsonl")
 
 
 def again(case: Case, engine: Engine, chat: ChatTemplate, sample: Graded) -> Found:

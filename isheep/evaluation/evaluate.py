@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from isheep import sandbox
-from isheep.backends import open_engine, open_judge
+from isheep.backends import DEFAULT_BACKEND, Backend, open_judge
 from isheep.benchmarks import (
     Benchmark,
     EvalContext,
@@ -20,7 +21,6 @@ from isheep.benchmarks import (
 from isheep.engines import Engine
 from isheep.errors import UserError
 from isheep.evaluation.results import load_result
-from isheep.models.chat_template import load_chat_template
 from isheep.recipe.benchmark_names import benchmark_label
 from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.records import Model
@@ -30,37 +30,48 @@ from isheep.rundir.iterations import iteration_dir
 PLAIN = "plain"  # Result.template of a model that was prompted in no chat template
 
 
-def evaluate(recipe: Recipe, run: RunFolder, t: int, model: Model) -> dict[str, Result]:
+def evaluate(
+    recipe: Recipe, run: RunFolder, t: int, model: Model, *, backend: Backend = DEFAULT_BACKEND
+) -> dict[str, Result]:
     """Return the results of M^t by benchmark, computed if they are not in the run folder yet.
 
     Results are written as JSON, with the fingerprints of what they depend on. The result on the items of the stop rule
     is kept apart, in validation/.
     """
-    with closing(open_engine(recipe, model)) as engine:
+    with closing(backend.open_engine(recipe, model)) as engine:
+        model_context = ModelContext(recipe, iteration_dir(run, t), engine, backend, is_base=t == 0)
         if recipe.stop:
-            settings = stop_settings(recipe)
-            ensure_result(recipe, run, t, engine, settings, "validation")
+            ensure_result(model_context, stop_settings(recipe), "validation")
         for settings in recipe.evaluation:
-            ensure_result(recipe, run, t, engine, settings, "eval")
+            ensure_result(model_context, settings, "eval")
     results = {settings.label: load_result(run, t, settings.label) for settings in recipe.evaluation}
     return {name: result for name, result in results.items() if result}
 
 
-def ensure_result(
-    recipe: Recipe, run: RunFolder, t: int, engine: Engine, settings: BenchmarkSettings, part: str
-) -> None:
-    """Write the result of M^t on a benchmark if it is not there: PART/NAME.json, where PART is eval or validation."""
+class ModelContext(NamedTuple):
+    """A model to evaluate: its engine, the backend that has its chat template, and the folder of its results."""
+
+    recipe: Recipe
+    folder: RunFolder
+    engine: Engine
+    backend: Backend
+    is_base: bool
+
+
+def ensure_result(model_context: ModelContext, settings: BenchmarkSettings, part: str) -> None:
+    """Write the result of a model on a benchmark if it is not there: PART/NAME.json, PART is eval or validation."""
+    recipe, folder, engine, backend, is_base = model_context
     benchmark = load_benchmark(settings.name)
 
     def make() -> object:
-        chat = load_chat_template(recipe.chat_template, recipe.model)
+        chat = backend.load_chat_template(recipe.chat_template, recipe.model)
         context = EvalContext(
             engine=engine,
             chat=chat,
             seed=recipe.seed,
-            folder=iteration_dir(run, t) / part / settings.label,
+            folder=folder / part / settings.label,
             settings=settings,
-            is_base=t == 0,
+            is_base=is_base,
             judge=open_judge(recipe, settings) if benchmark.needs_judge else None,
             unsafe_code=recipe.machine.unsafe_code,
         )
@@ -74,7 +85,7 @@ def ensure_result(
         update = {**fingerprints.model_dump(), "template_fingerprint": template}
         return result.model_copy(update=update).model_dump(mode="json")
 
-    iteration_dir(run, t).json(f"{part}/{settings.label}.json", make)
+    folder.json(f"{part}/{settings.label}.json", make)
 
 
 def validation_part(benchmark: Benchmark) -> ValidationPart:
@@ -116,13 +127,15 @@ def same_fingerprints(*results: Fingerprints) -> bool:
     return same_prompts(*results) and len({one.score_fingerprint for one in results if one.score_fingerprint}) < 2
 
 
-def check_benchmarks_ready(recipe: Recipe, run: RunFolder, models: Sequence[int]) -> None:
+def check_benchmarks_ready(
+    recipe: Recipe, run: RunFolder, models: Sequence[int], *, backend: Backend = DEFAULT_BACKEND
+) -> None:
     """Check before anything is generated that the benchmarks which these models lack can be run.
 
     Raises UserError if data, a package, a judge or a sandbox are missing, or if an existing result has other
     fingerprints. Data are not read if no result is missing and they are gone or on the Hub.
     """
-    template = cache(lambda: fingerprint(load_chat_template(recipe.chat_template, recipe.model).template))
+    template = cache(lambda: fingerprint(backend.load_chat_template(recipe.chat_template, recipe.model).template))
     for settings in recipe.evaluation:
         benchmark = load_benchmark(settings.name)
         results = {t: load_result(run, t, settings.label) for t in models}

@@ -80,14 +80,14 @@ class EndpointJudge(NamedTuple):
         bodies = {request_key(model, one, parameters): {**parameters, "model": model, "messages": one} for one in asked}
         kept = Kept(folder.root / JUDGE_LOG)
         owed = {key: body for key, body in bodies.items() if key not in kept.replies}
-        folder.say(before(model, len(bodies), owed.values(), self.settings.price))
+        folder.notify(before(model, len(bodies), owed.values(), self.settings.price))
         failed = self.make(owed, kept) if owed else {}
         replies = [
             kept.replies.get(key) or failed[key] for key in (request_key(model, one, parameters) for one in asked)
         ]
         if replies and all(reply.error for reply in replies):
             raise UserError(f"none of {len(bodies)} calls to the judge {model!r} was answered ({replies[0].error})")
-        folder.say(after(model, replies, self.settings.price))
+        folder.notify(after(model, replies, self.settings.price))
         return replies
 
     def make(self, owed: Mapping[str, dict[str, Any]], kept: "Kept") -> dict[str, ServerReply]:

@@ -133,7 +133,9 @@ def _counted(recipe: Recipe, characters: float | None) -> tuple[dict[str, float]
     def prompt(batch: int) -> str:
         place = derive_seed(recipe.seed, 1, "synthesis", batch)
         own = settings.model_copy(update={"generated": 0})  # what the iteration will write is not known
-        text = synthesize.render_synthesis_prompt(synthesize.draw_examples(seeds, [], own, place), settings.inputs)
+        text = synthesize.render_synthesis_prompt(
+            synthesize.draw_examples(seeds, [], own, place), settings.inputs, settings.prompt
+        )
         return chat.prompt(text) if settings.chat and chat else text
 
     asked = load_answer_form(recipe.response.prompt)

@@ -21,8 +21,8 @@ from isheep.errors import UserError
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.records import Record
-from isheep.rundir import jsonl
-from isheep.rundir.atomic import commit_file, commit_folder, copy_atomically, write_json, write_json_list, write_text
+from isheep.rundir import atomic, jsonl
+from isheep.rundir.atomic import commit_file, commit_folder, copy_atomically, write_json, write_text
 from isheep.rundir.jsonl import JsonlRows
 from isheep.rundir.progress import console, progress
 from isheep.seeds import load_seed_tasks
@@ -39,13 +39,13 @@ PACKAGES = ("isheep", "torch", "transformers", "peft", "trl", "datasets", "numpy
 class RunFolder:
     """A folder of a run, such as iter-1. `root` is the run folder, where the events go.
 
-    `twin` is a sweep's: where another of its runs has a file ("iter-1/pairs.jsonl") that this run would only make
+    `reuse_from` is a sweep's: where another of its runs has a file ("iter-1/pairs.jsonl") that this run would only make
     again, None where none has.
     """
 
     path: Path
     root: Path
-    twin: Callable[[str], Path | None] = lambda label: None
+    reuse_from: Callable[[str], Path | None] = lambda label: None
 
     def __truediv__(self, name: str) -> "RunFolder":
         return replace(self, path=self.path / name)
@@ -54,14 +54,15 @@ class RunFolder:
         """Whether a file or folder is there, complete."""
         return (self.path / name).exists()
 
-    def made(self, name: str) -> bool:
+    def ensure(self, name: str) -> bool:
         """Whether a file or folder need not be made: it is there, or it is copied from another run of a sweep."""
-        if not self.has(name) and (found := self.twin(self._label(name))):
+        if not self.has(name) and (found := self.reuse_from(self._relative_path(name))):
             if (kept := found.with_suffix("")) != found and kept.is_dir():  # eval/NAME, beside eval/NAME.json
                 copy_atomically(kept, (self.path / name).with_suffix(""))
             copy_atomically(found, self.path / name)
-            self.event(file=self._label(name), shared_from=os.path.relpath(found, self.root))
-            console.print(f"{self._label(name)}: shared from {os.path.relpath(found, self.root.parent)}", markup=False)
+            self.event(file=self._relative_path(name), shared_from=os.path.relpath(found, self.root))
+            source = os.path.relpath(found, self.root.parent)
+            console.print(f"{self._relative_path(name)}: shared from {source}", markup=False)
         return self.has(name)
 
     def read(self, name: str, kind: type[R]) -> JsonlRows[R]:
@@ -104,7 +105,7 @@ class RunFolder:
         a finished file with another number raises UserError. `asked` says that a model wrote the rows, so that their
         tokens count among the events.
         """
-        if self.made(name):
+        if self.ensure(name):
             rows = self.read(name, kind)
             if total is not None and len(rows) != total:
                 raise UserError(
@@ -117,7 +118,7 @@ class RunFolder:
         done, length = jsonl.whole_batches(part, kind, size)
         started, before, tokens = time.monotonic(), len(done), 0
         rows = JsonlRows(self.path / name, kind, done.starts[:])
-        with part.open("ab") as file, progress(self._label(name), total, before) as advance:
+        with part.open("ab") as file, progress(self._relative_path(name), total, before) as advance:
             file.truncate(length)
             for batch in batches(done):
                 for row in batch:
@@ -132,27 +133,27 @@ class RunFolder:
             os.fsync(file.fileno())
         commit_file(part)
         cost = {"tokens": tokens} if asked and "tokens" in kind.__annotations__ else {}
-        self._done(name, started, rows=len(rows), made=len(rows) - before, **cost)
+        self._report_file(name, started, rows=len(rows), made=len(rows) - before, **cost)
         return rows
 
     def write(self, name: str, kind: type[R], rows: Sequence[R]) -> JsonlRows[R]:
         """`records` for rows that are computed at once and without a model."""
         return self.records(name, kind, lambda done: chunks(rows, AT_ONCE, len(done)), size=1, asked=False)
 
-    def listed(self, name: str, rows: Iterable[Any]) -> None:
+    def write_json_list(self, name: str, rows: Iterable[Any]) -> None:
         """Values as a JSON list, one after the other, written where the file is not there."""
-        if not self.made(name):
+        if not self.ensure(name):
             started = time.monotonic()
-            write_json_list(self.path / name, rows)
-            self._done(name, started)
+            atomic.write_json_list(self.path / name, rows)
+            self._report_file(name, started)
 
     def json(self, name: str, make: Callable[[], Any]) -> Any:
         """The content of a JSON file (`name` may hold a folder: eval/lamb.json), made first where it is not there."""
         path = self.path / name
-        if not self.made(name):
+        if not self.ensure(name):
             started = time.monotonic()
             write_json(path, make())
-            self._done(name, started)
+            self._report_file(name, started)
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -161,13 +162,13 @@ class RunFolder:
     def artifact(self, name: str, make: Callable[[Path], None]) -> Path:
         """A folder of files, made first where it is not complete. `make` writes into NAME.part, a folder that may
         hold the checkpoints of a try that was killed; it is synced and renamed when `make` returns."""
-        if not self.made(name):
+        if not self.ensure(name):
             started = time.monotonic()
             part = self.path / f"{name}.part"
             part.mkdir(parents=True, exist_ok=True)
             make(part)
             commit_folder(part)
-            self._done(name, started)
+            self._report_file(name, started)
         return self.path / name
 
     def event(self, **fields: Any) -> None:
@@ -175,20 +176,20 @@ class RunFolder:
         with (self.root / "run.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"time": round(time.time(), 3), **fields}) + "\n")
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """A line that people should see, kept among the events too."""
         self.event(note=text)
         console.print(text, markup=False, soft_wrap=True)
 
-    def _label(self, name: str) -> str:
+    def _relative_path(self, name: str) -> str:
         return str((self.path / name).relative_to(self.root))
 
-    def _done(self, name: str, started: float, **fields: Any) -> None:
+    def _report_file(self, name: str, started: float, **fields: Any) -> None:
         seconds = round(time.monotonic() - started, 3)
-        self.event(file=self._label(name), seconds=seconds, **fields, peak_memory=_peak_memory())
+        self.event(file=self._relative_path(name), seconds=seconds, **fields, peak_memory=_peak_memory())
         made = f"{fields['rows']} rows, " if "rows" in fields else ""
         rate = f", {fields['made'] / seconds:.1f} rows/s" if fields.get("made") and seconds > 1 else ""
-        console.print(f"{self._label(name)}: {made}{seconds:.1f} s{rate}", markup=False)
+        console.print(f"{self._relative_path(name)}: {made}{seconds:.1f} s{rate}", markup=False)
 
 
 # --- the run as a whole

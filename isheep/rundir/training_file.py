@@ -53,7 +53,7 @@ def training_row(pair: Pair) -> TrainingRow:
 
 def write_training_file(folder: RunFolder, rows: Iterable[TrainingRow]) -> Path:
     """Write train.json in an iteration's folder, row by row, if it does not exist yet. Return its path."""
-    folder.listed(TRAINING_FILE, (row.model_dump() for row in rows))
+    folder.write_json_list(TRAINING_FILE, (row.model_dump() for row in rows))
     return folder.path / TRAINING_FILE
 
 

@@ -1,16 +1,16 @@
 """Self-assessment (Algorithm 1, line 6; Section 3.2, Appendix A): pairs -> graded pairs."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 
 from isheep import prompts
-from isheep.batching import derive_seed, ordered_map
-from isheep.engines import Engine
 from isheep.errors import UserError
 from isheep.models.chat_template import ChatTemplate
 from isheep.recipe.schema import RATING_SCALE, Assessment, score_openings
-from isheep.records import AssessedPair, Grade, Pair
-from isheep.rundir.folder import Batches
+from isheep.records import AssessedPair, Grade, Model, Pair
+from isheep.stages.context import StageContext
 
 # A number by itself, or out of 10; never part of a word, a date, a range, a percentage or another fraction.
 RATING = re.compile(
@@ -19,12 +19,16 @@ RATING = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 LABEL = re.compile(r"(?:(?:the|my|your|final|overall)\s+)*(?:score|rating|grade)?\s*(?:is\b)?[\s:=]*", re.IGNORECASE)
-LEAST = 0.01  # of the next tokens' probability
+
+# The least probability that the scores 1 to 10 must have together as the next tokens.
+MIN_SCORE_PROBABILITY = 0.01
+
+# The marks that may stand before a rating.
 MARKS = " \t\r<[(\"'*#_`"
 
 
 def render_rating_prompt(pair: Pair, criterion: str, settings: Assessment, chat: ChatTemplate) -> str:
-    """The rating prompt of one criterion: plain text, or as a chat turn."""
+    """Return the rating prompt of one criterion, as plain text or as a chat turn."""
     text = prompts.fill_template(
         prompts.load_prompts(settings.prompt)[criterion], instruction=pair.content, output=pair.output
     )
@@ -32,105 +36,130 @@ def render_rating_prompt(pair: Pair, criterion: str, settings: Assessment, chat:
 
 
 def parse_grade(reply: str) -> float | None:
-    """The score in a judge's reply, 1 to 10, or None where it can't be read. The prompt asks for `<score>||<why>`.
+    """Return the score in a judge's reply, 1 to 10, or None if it can't be read. The prompt asks for `<score>||<why>`.
 
-    Only the first line that holds anything counts. Where it has a `||`, exactly one number must stand before it, among
-    whatever words: "8||", "<8>||", "I give it 8/10 || ...". Where it has none, the number must open the line, after
-    marks and a label at most: "8", "8.5 because", "Score: 8", "8 out of 10". A fraction keeps its value (8.5). A number
-    outside 1 to 10, of another scale ("80/100"), of a range ("7-8"), or in words, is not read.
+    Reads only the first line that is not blank. If it has a `||`, exactly one number must stand before it, among
+    any words: "8||", "<8>||", "I give it 8/10 || ...". If it has none, the number must open the line, after marks and
+    a label at most: "8", "8.5 because", "Score: 8", "8 out of 10". A fraction keeps its value (8.5). A number outside
+    1 to 10, of another scale ("80/100"), of a range ("7-8"), or in words is not read.
     """
     line = next((line for line in reply.splitlines() if line.strip()), "")
-    head, bars, _ = line.partition("||")
-    if bars:
-        found = RATING.search(head)
-        alone = found and not re.search(r"\d", head[: found.start()] + head[found.end() :])
+    head, separator, _ = line.partition("||")
+    if separator:
+        number = RATING.search(head)
+        is_only_number = number is not None and not re.search(r"\d", head[: number.start()] + head[number.end() :])
     else:
-        opening = head.lstrip(MARKS)
-        found = RATING.match(LABEL.sub("", opening, count=1).lstrip(MARKS))
-        alone = found is not None
-    score = float(found[1]) if found and alone else 0.0
+        number = RATING.match(LABEL.sub("", head.lstrip(MARKS), count=1).lstrip(MARKS))
+        is_only_number = number is not None
+    if number is None or not is_only_number:
+        return None
+    score = float(number[1])
     return score if 1 <= score <= 10 else None
 
 
-def expected_grade(shares: Sequence[float]) -> Grade:
-    """The expected score over the probabilities of the scores 1 to 10, as shares of what they have together.
+def expected_grade(probabilities: Sequence[float]) -> Grade:
+    """Return the expected score under the probabilities of the scores 1 to 10, normalized to sum to 1.
 
-    Rounded to two decimals, so that a judge sure of 8 reaches 8. The probabilities are kept as the reply. Where the
-    scores have less than `LEAST` together, the judge would write something else, and the rating is unreadable.
+    The score is rounded to two decimals, so that a judge sure of 8 reaches 8. The probabilities are kept as the reply.
+    If they sum to less than `MIN_SCORE_PROBABILITY`, the judge would write something else, and the rating is
+    unreadable.
     """
-    total = sum(shares)
-    mean = (
-        sum(score * share for score, share in zip(RATING_SCALE, shares, strict=True)) / total
-        if total >= LEAST
-        else None
+    total = sum(probabilities)
+    reply = ", ".join(
+        f"{score}: {probability:.4f}" for score, probability in zip(RATING_SCALE, probabilities, strict=True)
     )
-    reply = ", ".join(f"{score}: {share:.4f}" for score, share in zip(RATING_SCALE, shares, strict=True))
-    return Grade(score=None if mean is None else round(mean, 2), reply=reply)
+    if total < MIN_SCORE_PROBABILITY:
+        return Grade(score=None, reply=reply)
+    weighted = sum(score * probability for score, probability in zip(RATING_SCALE, probabilities, strict=True))
+    return Grade(score=round(weighted / total, 2), reply=reply)
 
 
 def check_expected_scores(settings: Assessment, chat: ChatTemplate) -> None:
-    """Raises UserError where `read: expected` can't work: where the tokenizer reads a score behind the prompt in
-    another way than alone, or two scores as the same tokens."""
+    """Raise UserError if `read: expected` can't work with the tokenizer.
+
+    That is the case if the tokenizer splits a score behind the prompt in another way than the score alone, or two
+    scores into the same tokens.
+    """
     if settings.read != "expected":
         return
 
-    def ids(text: str) -> list[int]:
-        found: list[int] = chat.tokenizer(text, add_special_tokens=False).input_ids
-        return found
+    def token_ids(text: str) -> list[int]:
+        ids: list[int] = chat.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
 
-    asked = render_rating_prompt(
-        Pair(id="", instruction="", output="", finish="stop", tokens=0, seed=0), settings.criteria[0], settings, chat
-    )
-    scores = {tuple(ids(score)) for score in score_openings(settings)}
-    joined = all(ids(asked + score) == ids(asked) + ids(score) for score in score_openings(settings))
-    if len(scores) < len(RATING_SCALE) or not joined:
-        example = score_openings(settings)[0]
+    empty_pair = Pair(id="", instruction="", output="", finish="stop", tokens=0, seed=0)
+    prompt = render_rating_prompt(empty_pair, settings.criteria[0], settings, chat)
+    options = score_openings(settings)
+    num_distinct = len({tuple(token_ids(option)) for option in options})
+    splits_alike = all(token_ids(prompt + option) == token_ids(prompt) + token_ids(option) for option in options)
+    if num_distinct < len(RATING_SCALE) or not splits_alike:
         raise UserError(
-            f"assessment.read: expected can't read scores such as {example!r} behind the prompt with the "
+            f"assessment.read: expected can't read scores such as {options[0]!r} behind the prompt with the "
             "tokenizer of this model: set assessment.opening to what stands before one, or take read: generate"
         )
 
 
-def rate(
-    engine: Engine, pairs: Sequence[Pair], settings: Assessment, chat: ChatTemplate, seeds: dict[str, int]
-) -> dict[str, list[Grade]]:
-    """By criterion one grade for each pair, read as the settings say; a criterion's replies are drawn from its seed.
+def assess(context: StageContext, pairs: Sequence[Pair]) -> Sequence[Pair]:
+    """Return D_raw^t with its grades S^t (assessed.jsonl), or the pairs as they are if the recipe has no assessment.
 
-    Where nothing is written, all criteria are asked in one call: a pair's prompts begin alike, and the engine reads
-    what they share once.
+    The judge is the model that wrote the pairs, or the base model for `assessment.judge: base`.
     """
-    asked = {
-        criterion: [render_rating_prompt(pair, criterion, settings, chat) for pair in pairs] for criterion in seeds
-    }
-    if settings.read == "generate":
-        sampling = settings.sampling.model_copy(update={"stop": (chat.end, *settings.sampling.stop)})
-        replies = {criterion: engine.generate(asked[criterion], sampling, seed) for criterion, seed in seeds.items()}
-        return {
-            criterion: [Grade(score=parse_grade(reply.text), reply=reply.text) for reply in some]
-            for criterion, some in replies.items()
-        }
-    shares = iter(engine.choices([prompt for some in asked.values() for prompt in some], score_openings(settings)))
-    return {criterion: [expected_grade(next(shares)) for _ in pairs] for criterion in asked}
+    settings = context.recipe.assessment
+    if settings is None:
+        return pairs
+    if settings.judge == "current" or context.iteration == 1:
+        return grade_pairs(context, settings, pairs)
+    # Frees the memory of the model that wrote the pairs before the base model loads.
+    context.engine.close()
+    with closing(context.backend.open_engine(context.recipe, Model(context.recipe.model))) as base_engine:
+        return grade_pairs(replace(context, engine=base_engine), settings, pairs)
 
 
-def assess(
-    engine: Engine, pairs: Sequence[Pair], chat: ChatTemplate, settings: Assessment, iteration: int, seed: int
-) -> Batches[AssessedPair]:
-    """The graded pairs that are still owed, in batches of `settings.size`, each seeded by its place.
+def grade_pairs(
+    context: StageContext, settings: Assessment, pairs: Sequence[Pair], name: str = "assessed.jsonl"
+) -> Sequence[AssessedPair]:
+    """Return the pairs with a grade of each criterion, rated by the context's engine; `name` is the file of the grades.
 
-    The judge's raw reply, or what was measured in its place, is kept beside each score; a reply ends at the template's
-    end token, as answers do. A pair in which no answer could be read is not rated.
+    A grade keeps the judge's raw reply, or the probabilities of the scores for `read: expected`. A reply ends at the
+    chat template's end token, as answers do. A pair in which no answer could be read is not rated: it has no grades.
     """
 
-    def made(start: int) -> list[AssessedPair]:
-        batch, place = pairs[start : start + settings.batch_size], start // settings.batch_size
+    def grade_batch(start: int) -> list[AssessedPair]:
+        batch, index = pairs[start : start + settings.batch_size], start // settings.batch_size
         answered = [pair for pair in batch if not pair.unanswered]
-        seeds = {one: derive_seed(seed, iteration, "assessment", one, place) for one in settings.criteria}
-        found = rate(engine, answered, settings, chat, seeds)
-        grades = {pair.id: {one: found[one][n] for one in found} for n, pair in enumerate(answered)}
+        seeds = {criterion: context.seed("assessment", criterion, index) for criterion in settings.criteria}
+        ratings = rate(context, settings, answered, seeds)
+        grades = {
+            pair.id: {criterion: ratings[criterion][row] for criterion in ratings} for row, pair in enumerate(answered)
+        }
         return [AssessedPair(**pair.model_dump(), grades=grades.get(pair.id, {})) for pair in batch]
 
-    def batches(done: Sequence[AssessedPair]) -> Iterator[list[AssessedPair]]:
-        return ordered_map(made, range(len(done), len(pairs), settings.batch_size), engine.at_once)
+    return context.folder.map_batches(
+        name, AssessedPair, grade_batch, len(pairs), settings.batch_size, max_in_flight=context.engine.at_once
+    )
 
-    return batches
+
+def rate(
+    context: StageContext, settings: Assessment, pairs: Sequence[Pair], seeds: dict[str, int]
+) -> dict[str, list[Grade]]:
+    """Return by criterion one grade for each pair; `seeds` has the random seed of each criterion's replies.
+
+    For `read: expected` nothing is generated, and one call rates all criteria: a pair's prompts share their beginning,
+    which the engine then reads once.
+    """
+    texts = {
+        criterion: [render_rating_prompt(pair, criterion, settings, context.chat) for pair in pairs]
+        for criterion in seeds
+    }
+    if settings.read == "generate":
+        sampling = context.sampling(settings.sampling)
+        replies = {
+            criterion: context.engine.generate(texts[criterion], sampling, seed) for criterion, seed in seeds.items()
+        }
+        return {
+            criterion: [Grade(score=parse_grade(reply.text), reply=reply.text) for reply in completions]
+            for criterion, completions in replies.items()
+        }
+    prompts_of_all = [text for criterion_texts in texts.values() for text in criterion_texts]
+    shares = iter(context.engine.choices(prompts_of_all, score_openings(settings)))
+    return {criterion: [expected_grade(next(shares)) for _ in pairs] for criterion in texts}

@@ -1,8 +1,9 @@
 """What the stages of one iteration share: its settings, the model that generates, and where the files go."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
+from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.batching import derive_seed
 from isheep.engines import Engine
 from isheep.models.chat_template import ChatTemplate
@@ -18,7 +19,8 @@ class StageContext:
     """The first argument of every stage: a stage is `stage(context, input_rows) -> output_rows`.
 
     `recipe` is the recipe as this iteration has it (Recipe.at), `engine` runs the model M^(iteration - 1), and `run` is
-    the run folder's root. A stage reads and writes its files in `folder`, through RunFolder.map_batches.
+    the run folder's root. A stage reads and writes its files in `folder`, through RunFolder.map_batches. `backend`
+    opens another model, such as the base model as a judge.
     """
 
     recipe: Recipe
@@ -26,16 +28,14 @@ class StageContext:
     chat: ChatTemplate
     run: RunFolder
     iteration: int
+    seed_tasks: Sequence[SeedTask] = ()
+    backend: Backend = DEFAULT_BACKEND
+    output_dir: RunFolder | None = None
 
     @property
     def folder(self) -> RunFolder:
-        """The folder of the iteration."""
-        return iteration_dir(self.run, self.iteration)
-
-    @cached_property
-    def seed_tasks(self) -> list[SeedTask]:
-        """The run's seed tasks."""
-        return list(self.run.read("seeds.jsonl", SeedTask))
+        """The folder of the stages' files: `output_dir`, or the iteration's folder if it is None."""
+        return self.output_dir or iteration_dir(self.run, self.iteration)
 
     def seed(self, *path: int | str) -> int:
         """Return the random seed of a place in this iteration, such as `seed("response", batch)`."""

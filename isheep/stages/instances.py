@@ -1,82 +1,89 @@
-"""Self-Instruct's own way to pairs (Wang et al. 2023, Section 2.2): instructions -> their kinds -> instances.
+"""Self-Instruct's own pipeline from tasks to pairs (Wang et al. 2023, Section 2.2): tasks -> kinds -> instances.
 
-The model says of each instruction whether it is classification. Then it writes an instance, an input with its output:
-the input first, or for classification the output first, since inputs that are written first keep to one label.
+The model first says of each instruction whether it is a classification task. Then it writes an instance, an input with
+its output: the input first, or for classification the output first, since inputs that are written first keep to one
+label.
 """
 
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from isheep.batching import derive_seed, ordered_map
-from isheep.engines import Engine
+from isheep.batching import derive_seed
 from isheep.errors import UserError
-from isheep.models.chat_template import ChatTemplate
 from isheep.prompts import render_few_shot
-from isheep.recipe.schema import Response
 from isheep.records import Completion, Instance, Pair, Rejected, Sampling, Task, TaskKind
-from isheep.rundir.folder import Batches
 from isheep.seeds import SeedTask, of_kind
+from isheep.stages.context import StageContext
 from isheep.stages.synthesize import LABEL, NO_INPUT, block_fields, normalize_newlines
 
+TaskWithKind = tuple[Task, TaskKind]
+
 ANSWER = re.compile(r"[\W_]*(yes|no)\b", re.IGNORECASE)
-ASKED = Sampling(temperature=0, top_p=1, max_tokens=8, stop=("\n",))  # greedy, a word or two
-ORDERS = {"input_first": ("input", "output"), "output_first": ("output", "input")}  # prompts, and what they ask for
+
+# Greedy, and a few tokens of one line: the reply is a word or two.
+CLASSIFICATION_SAMPLING = Sampling(temperature=0, top_p=1, max_tokens=8, stop=("\n",))
+
+# The prompt files of the two orders, each with the fields in the order in which the model writes them.
+ORDERS = {"input_first": ("input", "output"), "output_first": ("output", "input")}
 
 
-# --- which kind
+def write_instances(context: StageContext, tasks: Sequence[Task]) -> Sequence[Pair]:
+    """Return D_raw^t: the instances of the tasks that make a pair. The others go to unanswered.jsonl, with reasons."""
+    kinds = classify_tasks(context, tasks)
+    tasks_with_kinds = list(zip(tasks, kinds, strict=True))
+    instances = generate_instances(context, tasks_with_kinds)
+    pairs, rejected = pairs_of_instances(context, tasks_with_kinds, instances)
+    context.folder.write("unanswered.jsonl", Rejected, rejected)
+    return context.folder.write("pairs.jsonl", Pair, pairs)
+
+
+# --- the kind of a task
+
+
+def classify_tasks(context: StageContext, tasks: Sequence[Task]) -> Sequence[TaskKind]:
+    """Return whether the model takes each task for classification, from a greedy reply of a few tokens (kinds.jsonl).
+
+    The prompts of a batch show the same seed tasks, half of each kind, drawn by the batch's seed.
+    """
+    settings = context.recipe.response
+    sampling = context.sampling(CLASSIFICATION_SAMPLING)
+
+    def classify_batch(start: int) -> list[TaskKind]:
+        seed = context.seed("classification", start // settings.batch_size)
+        examples = [
+            block_fields(task) | {"answer": "Yes" if task.is_classification else "No"}
+            for task in _draw_both_kinds(context.seed_tasks, settings.shown, random.Random(seed))
+        ]
+        batch = tasks[start : start + settings.batch_size]
+        texts = [render_few_shot("self_instruct/classification", examples, block_fields(task)) for task in batch]
+        return [
+            TaskKind(id=task.id, classification=parse_kind(reply.text), reply=reply.text, tokens=reply.tokens)
+            for task, reply in zip(batch, context.engine.generate(texts, sampling, seed), strict=True)
+        ]
+
+    return context.folder.map_batches(
+        "kinds.jsonl", TaskKind, classify_batch, len(tasks), settings.batch_size, max_in_flight=context.engine.at_once
+    )
 
 
 def parse_kind(reply: str) -> bool | None:
-    """Yes or no where the reply's first word is one of the two, in any case and after any marks; else None."""
-    found = ANSWER.match(reply)
-    return found[1].lower() == "yes" if found else None
+    """Return whether the reply's first word is yes or no, in any case and after any marks; None if it is neither."""
+    match = ANSWER.match(reply)
+    return match[1].lower() == "yes" if match else None
 
 
-def classify_tasks(
-    engine: Engine,
-    seeds: Sequence[SeedTask],
-    tasks: Sequence[Task],
-    chat: ChatTemplate,
-    settings: Response,
-    t: int,
-    seed: int,
-) -> Batches[TaskKind]:
-    """What the model says of each task, still owed, in batches of `settings.size`: a greedy reply of a few tokens.
-
-    A batch's prompts show the same `settings.shown` seeds, half of each kind, drawn at its place.
-    """
-    sampling = ASKED.model_copy(update={"stop": (chat.end, *ASKED.stop)})
-
-    def made(start: int) -> list[TaskKind]:
-        place = derive_seed(seed, t, "classification", start // settings.batch_size)
-        examples = [
-            block_fields(one) | {"answer": "Yes" if one.is_classification else "No"}
-            for one in _of_both(seeds, settings.shown, random.Random(place))
-        ]
-        batch = tasks[start : start + settings.batch_size]
-        asked = [render_few_shot("self_instruct/classification", examples, block_fields(task)) for task in batch]
-        return [
-            TaskKind(id=task.id, classification=parse_kind(reply.text), reply=reply.text, tokens=reply.tokens)
-            for task, reply in zip(batch, engine.generate(asked, sampling, place), strict=True)
-        ]
-
-    def batches(done: Sequence[TaskKind]) -> Iterator[list[TaskKind]]:
-        return ordered_map(made, range(len(done), len(tasks), settings.batch_size), engine.at_once)
-
-    return batches
-
-
-def _of_both(seeds: Sequence[SeedTask], count: int, rng: random.Random) -> list[SeedTask]:
-    drawn = rng.sample(of_kind(seeds, True), count // 2) + rng.sample(of_kind(seeds, False), count - count // 2)
-    return rng.sample(drawn, count)
+def _draw_both_kinds(seed_tasks: Sequence[SeedTask], count: int, rng: random.Random) -> list[SeedTask]:
+    sample = rng.sample(of_kind(seed_tasks, True), count // 2)
+    sample += rng.sample(of_kind(seed_tasks, False), count - count // 2)
+    return rng.sample(sample, count)
 
 
 def writing_order(kind: TaskKind) -> str:
-    """What is written first. Where the model's word on the kind can't be read, the task counts as not classification,
-    as in Self-Instruct."""
+    """Return the key of ORDERS for a task. If the model's reply on the kind can't be read, the task counts as not
+    classification, as in Self-Instruct."""
     return "output_first" if kind.classification else "input_first"
 
 
@@ -84,110 +91,125 @@ def writing_order(kind: TaskKind) -> str:
 
 
 class InstancePart(NamedTuple):
-    """An input or an output as written; `cut` where it was cut off at max_tokens."""
+    """An input or an output as the model wrote it; `cut` says that it was cut off at max_tokens."""
 
     text: str = ""
     cut: bool = False
     tokens: int = 0
 
 
-def parse_part(reply: Completion) -> InstancePart:
-    """A reply up to where the next part or task begins, without white space around it."""
-    whole = normalize_newlines(reply.text)
-    text = LABEL.split(re.split(r"#{3,}", whole)[0])[0]
-    return InstancePart(text.strip(), reply.finish == "length" and text == whole, reply.tokens)
+def generate_instances(context: StageContext, tasks_with_kinds: Sequence[TaskWithKind]) -> Sequence[Instance]:
+    """Return one instance for each task, in the tasks' order (instances.jsonl)."""
+    settings = context.recipe.response
+
+    def instance_batch(start: int) -> list[Instance]:
+        batch = tasks_with_kinds[start : start + settings.batch_size]
+        instances: dict[str, Instance] = {}
+        for order in ORDERS:
+            tasks = [task for task, kind in batch if writing_order(kind) == order]
+            seed = context.seed(order, start // settings.batch_size)
+            instances |= {instance.id: instance for instance in _generate_in_order(context, tasks, order, seed)}
+        return [instances[task.id] for task, _ in batch]
+
+    return context.folder.map_batches(
+        "instances.jsonl",
+        Instance,
+        instance_batch,
+        len(tasks_with_kinds),
+        settings.batch_size,
+        max_in_flight=context.engine.at_once,
+    )
 
 
-def generate_instances(
-    engine: Engine,
-    seeds: Sequence[SeedTask],
-    tasks: Sequence[tuple[Task, TaskKind]],
-    chat: ChatTemplate,
-    settings: Response,
-    t: int,
-    seed: int,
-) -> Batches[Instance]:
-    """One instance for each task, still owed, in batches of `settings.size`, with two calls for each order.
+def _generate_in_order(context: StageContext, tasks: Sequence[Task], order: str, seed: int) -> list[Instance]:
+    """Return the instances of a batch's tasks that are written in one order, with two calls of the engine.
 
-    The first call asks for what comes first, the second for the rest after it, so that a model need not write the label
-    between them; where the first was cut off, or is an output and empty, nothing more is asked. The prompts show the
-    same `settings.shown` seeds of the kind, drawn at the batch's place.
+    The first call asks for the first field, the second for the other field after it, so that a model need not write the
+    label between them. If the first field was cut off, or is an empty output, there is no second call for the task.
+    The prompts show the same seed tasks of the kind, drawn by `seed`.
     """
+    settings = context.recipe.response
+    first, second = ORDERS[order]
+    sample = random.Random(seed).sample(of_kind(context.seed_tasks, order == "output_first"), settings.shown)
+    examples = [block_fields(task) | {"output": normalize_newlines(task.output)} for task in sample]
+    sampling = context.sampling(settings.sampling, "###", f"\n{settings.shown + 1}. {second.capitalize()}:")
+    prompt_file = f"self_instruct/{order}"
 
-    def ask(batch: Sequence[Task], name: str, place: int) -> list[Instance]:
-        drawn = random.Random(place).sample(of_kind(seeds, name == "output_first"), settings.shown)
-        examples = [block_fields(one) | {"output": normalize_newlines(one.output)} for one in drawn]
-        first, second = ORDERS[name]
-        label = f"\n{settings.shown + 1}. {second.capitalize()}:"
-        sampling = settings.sampling.model_copy(update={"stop": (chat.end, "###", label, *settings.sampling.stop)})
-        file = f"self_instruct/{name}"
-        asked = [render_few_shot(file, examples, block_fields(task)) for task in batch]
-        heads = [parse_part(reply) for reply in engine.generate(asked, sampling, place)]
-        whole = [i for i, head in enumerate(heads) if not head.cut and (head.text or first == "input")]
-        begun = [block_fields(batch[i]) | {first: heads[i].text or "<noinput>"} for i in whole]
-        asked = [render_few_shot(file, examples, row, "then") for row in begun]
-        replies = engine.generate(asked, sampling, derive_seed(place, "then"))
-        rests = dict(zip(whole, map(parse_part, replies), strict=True))
-        parts = [{first: head, second: rests.get(i, InstancePart())} for i, head in enumerate(heads)]
-        return [_joined(task.id, both) for task, both in zip(batch, parts, strict=True)]
+    texts = [render_few_shot(prompt_file, examples, block_fields(task)) for task in tasks]
+    first_parts = [parse_part(reply) for reply in context.engine.generate(texts, sampling, seed)]
 
-    def made(start: int) -> list[Instance]:
-        batch = tasks[start : start + settings.batch_size]
-        written = dict[str, Instance]()
-        for name in ORDERS:
-            place = derive_seed(seed, t, name, start // settings.batch_size)
-            mine = [task for task, kind in batch if writing_order(kind) == name]
-            written |= {one.id: one for one in ask(mine, name, place)}
-        return [written[task.id] for task, _ in batch]
+    complete = [index for index, part in enumerate(first_parts) if not part.cut and (part.text or first == "input")]
+    fields = [block_fields(tasks[index]) | {first: first_parts[index].text or "<noinput>"} for index in complete]
+    texts = [render_few_shot(prompt_file, examples, row, "then") for row in fields]
+    replies = context.engine.generate(texts, sampling, derive_seed(seed, "then"))
+    second_parts = dict(zip(complete, map(parse_part, replies), strict=True))
 
-    def batches(done: Sequence[Instance]) -> Iterator[list[Instance]]:
-        return ordered_map(made, range(len(done), len(tasks), settings.batch_size), engine.at_once)
-
-    return batches
+    return [
+        _join_parts(task.id, {first: first_parts[index], second: second_parts.get(index, InstancePart())})
+        for index, task in enumerate(tasks)
+    ]
 
 
-def _joined(id: str, parts: dict[str, InstancePart]) -> Instance:
-    cut = tuple(name for name, one in parts.items() if one.cut)
-    tokens = sum(one.tokens for one in parts.values())
+def parse_part(reply: Completion) -> InstancePart:
+    """Return a reply up to where the next part or task begins, without white space around it."""
+    reply_text = normalize_newlines(reply.text)
+    text = LABEL.split(re.split(r"#{3,}", reply_text)[0])[0]
+    return InstancePart(text.strip(), reply.finish == "length" and text == reply_text, reply.tokens)
+
+
+def _join_parts(id: str, parts: dict[str, InstancePart]) -> Instance:
+    cut = tuple(name for name, part in parts.items() if part.cut)
+    tokens = sum(part.tokens for part in parts.values())
     return Instance(id=id, input=parts["input"].text, output=parts["output"].text, cut=cut, tokens=tokens)
 
 
+# --- from instances to pairs
+
+
 def pairs_of_instances(
-    tasks: Sequence[tuple[Task, TaskKind]], written: Sequence[Instance], settings: Response, t: int, seed: int
+    context: StageContext, tasks_with_kinds: Sequence[TaskWithKind], instances: Sequence[Instance]
 ) -> tuple[list[Pair], list[Rejected]]:
-    """The pairs in the instances, under their tasks' ids, and the instances that are none. Pure.
+    """Return the instances that make a pair, under their tasks' ids, and the others with the reason.
 
-    A pair has an output, and neither its input nor a label written first was cut off; an output that comes last may be,
-    and is "length" then, as an answer is. Raises UserError where no instance is a pair.
+    A pair has an output, and neither its input nor a label written first was cut off. An output that is written last
+    may be cut off; the pair's finish is "length" then, as for an answer. Raises UserError if no instance makes a pair.
     """
-    pairs, lost = list[Pair](), list[Rejected]()
-    for place, ((task, kind), one) in enumerate(zip(tasks, written, strict=True)):
-        if why := _broken(one, kind):
-            text = "\n".join(f"{name}: {one.model_dump()[name]}" for name in ORDERS[writing_order(kind)])
-            lost.append(Rejected(id=task.id, text=text, by="instances", why=why))
-            continue
-        pairs.append(
-            Pair(
-                id=task.id,
-                instruction=task.instruction,
-                input="" if NO_INPUT.fullmatch(one.input) else one.input,
-                output=one.output,
-                finish="length" if one.cut else "stop",
-                tokens=one.tokens,
-                seed=derive_seed(seed, t, writing_order(kind), place // settings.batch_size),
-            )
-        )
+    pairs: list[Pair] = []
+    rejected: list[Rejected] = []
+    batch_size = context.recipe.response.batch_size
+    for index, ((task, kind), instance) in enumerate(zip(tasks_with_kinds, instances, strict=True)):
+        order = writing_order(kind)
+        if reason := _reason_for_no_pair(instance, order):
+            text = "\n".join(f"{field}: {instance.model_dump()[field]}" for field in ORDERS[order])
+            rejected.append(Rejected(id=task.id, text=text, by="instances", why=reason))
+        else:
+            pairs.append(_pair(task, instance, context.seed(order, index // batch_size)))
     if not pairs:
-        reasons = ", ".join(f"{why}: {count}" for why, count in Counter(one.why for one in lost).most_common())
-        way = "with a new --out, try a larger model or more response.sampling.max_tokens"
-        raise UserError(f"iteration {t}: none of {len(lost)} instances is an input with an output ({reasons}); {way}")
-    return pairs, lost
+        counts = Counter(row.why for row in rejected).most_common()
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in counts)
+        raise UserError(
+            f"iteration {context.iteration}: none of {len(rejected)} instances is an input with an output ({reasons}); "
+            "with a new --out, try a larger model or more response.sampling.max_tokens"
+        )
+    return pairs, rejected
 
 
-def _broken(one: Instance, kind: TaskKind) -> str | None:
-    """Why an instance is no pair, None where it is one."""
-    if "input" in one.cut:
+def _pair(task: Task, instance: Instance, seed: int) -> Pair:
+    return Pair(
+        id=task.id,
+        instruction=task.instruction,
+        input="" if NO_INPUT.fullmatch(instance.input) else instance.input,
+        output=instance.output,
+        finish="length" if instance.cut else "stop",
+        tokens=instance.tokens,
+        seed=seed,
+    )
+
+
+def _reason_for_no_pair(instance: Instance, order: str) -> str | None:
+    """Return why an instance makes no pair, None if it makes one."""
+    if "input" in instance.cut:
         return "input cut off"
-    if "output" in one.cut and writing_order(kind) == "output_first":
+    if "output" in instance.cut and order == "output_first":
         return "output cut off"
-    return None if one.output else "no output"
+    return None if instance.output else "no output"

@@ -1,70 +1,89 @@
-"""What filters ask of the model M^(t-1) about its own pairs (Section 4.3): perplexities and representations."""
+"""The perplexities and embeddings that filters need (Section 4.3), computed by the model M^(t-1) on its own pairs."""
 
 import math
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from isheep.batching import chunks, ordered_map
-from isheep.engines import Engine
-from isheep.models.chat_template import ChatTemplate
+from isheep.benchmarks import evaluation_prompts, validation_prompts
+from isheep.filters import needs
+from isheep.filters.base import FilterContext
 from isheep.prompts.forms import load_answer_form
-from isheep.recipe.schema import Response
 from isheep.records import Pair, PairEmbedding, PairPerplexity, TokenLogprobs
-from isheep.rundir.folder import Batches
+from isheep.stages.context import StageContext
 from isheep.stages.respond import text_before_output
 
-SIZE = 64  # pairs in a batch
-LARGEST = 700.0  # nats a token; more than that is no float any more
+# The number of pairs in a batch.
+BATCH_SIZE = 64
+
+# The largest mean negative log-probability whose exp is still a finite float, rounded down.
+MAX_NATS = 700.0
 
 
-def pair_text(pair: Pair) -> str:
-    """Instruction, input and output as one plain text, without a template: what "the pair" means in this module."""
-    return f"{pair.content}\n{pair.output}"
+def measure(context: StageContext, pairs: Sequence[Pair]) -> FilterContext:
+    """Return the perplexities, embeddings and benchmark prompts that the recipe's filters need.
 
-
-def measure_perplexities(
-    engine: Engine, pairs: Sequence[Pair], chat: ChatTemplate, settings: Response
-) -> Batches[PairPerplexity]:
-    """The perplexities that are still owed, in batches of `SIZE`: exp of the mean negative log-probability of a token.
-
-    Of the output: its tokens after the prompt that it answered (the chat turn, or the plain prompt and a space; the
-    chat turn for an instance too, whose output answered no prompt) and the model's own thoughts, without the token
-    that ended it. Of the pair: all tokens of `whole`, the first one after the tokenizer's beginning of sequence, or its
-    end of text where it has none. None where there is no token.
+    Computes nothing if filtering is already done (dropped.jsonl exists).
     """
+    recipe = context.recipe
+    if context.folder.has("dropped.jsonl"):
+        return FilterContext()
+    perplexities: Sequence[PairPerplexity] = []
+    embeddings: Sequence[PairEmbedding] = []
+    if needs(recipe.filters, "perplexities"):
+        perplexities = measure_perplexities(context, pairs)
+    if needs(recipe.filters, "embeddings"):
+        embeddings = embed_pairs(context, pairs)
+    prompts = [*evaluation_prompts(recipe.evaluation), *validation_prompts(recipe.stop)]
+    return FilterContext(prompts, perplexities, embeddings)
 
-    def made(batch: Sequence[Pair]) -> list[PairPerplexity]:
-        asked = [text_before_output(pair, chat, settings) for pair in batch]
-        space = "" if load_answer_form(settings.prompt).chat else " "
-        outputs = engine.logprobs(asked, [space + pair.output if pair.output else "" for pair in batch])
+
+def measure_perplexities(context: StageContext, pairs: Sequence[Pair]) -> Sequence[PairPerplexity]:
+    """Return two perplexities for each pair: exp of the mean negative log-probability of a token.
+
+    "output" is over the output's tokens after the prompt that it answers (the chat turn, or the plain prompt and a
+    space; for an instance the chat turn too, since its output answers no prompt) and after the model's own thoughts,
+    without the token that ended it. "pair" is over all tokens of `pair_text`; the first token follows the tokenizer's
+    beginning of sequence, or its end of text if it has none. A perplexity is None if there is no token.
+    """
+    engine, settings = context.engine, context.recipe.response
+    space = "" if load_answer_form(settings.prompt).chat else " "
+
+    def measure_batch(start: int) -> list[PairPerplexity]:
+        batch = pairs[start : start + BATCH_SIZE]
+        texts_before = [text_before_output(pair, context.chat, settings) for pair in batch]
+        outputs = engine.logprobs(texts_before, [space + pair.output if pair.output else "" for pair in batch])
         texts = engine.logprobs([""] * len(batch), [pair_text(pair) for pair in batch])
         return [
             PairPerplexity(id=pair.id, output=perplexity(output), pair=perplexity(text))
             for pair, output, text in zip(batch, outputs, texts, strict=True)
         ]
 
-    def batches(done: Sequence[PairPerplexity]) -> Iterator[list[PairPerplexity]]:
-        return ordered_map(made, chunks(pairs, SIZE, len(done)), engine.at_once)
+    return context.folder.map_batches(
+        "perplexity.jsonl", PairPerplexity, measure_batch, len(pairs), BATCH_SIZE, max_in_flight=engine.at_once
+    )
 
-    return batches
+
+def embed_pairs(context: StageContext, pairs: Sequence[Pair]) -> Sequence[PairEmbedding]:
+    """Return the embedding (Engine.embed) of each pair's `pair_text`."""
+
+    def embed_batch(start: int) -> list[PairEmbedding]:
+        batch = pairs[start : start + BATCH_SIZE]
+        vectors = context.engine.embed([pair_text(pair) for pair in batch])
+        texts = (b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors)
+        return [PairEmbedding(id=pair.id, values=text) for pair, text in zip(batch, texts, strict=True)]
+
+    return context.folder.map_batches(
+        "vectors.jsonl", PairEmbedding, embed_batch, len(pairs), BATCH_SIZE, max_in_flight=context.engine.at_once
+    )
 
 
-def embed_pairs(engine: Engine, pairs: Sequence[Pair]) -> Batches[PairEmbedding]:
-    """The representations that are still owed, in batches of `SIZE`: Engine.embed of `whole`."""
-
-    def made(batch: Sequence[Pair]) -> list[PairEmbedding]:
-        rows = engine.embed([pair_text(pair) for pair in batch])
-        values = (b64encode(row.astype("<f4").tobytes()).decode() for row in rows)
-        return [PairEmbedding(id=pair.id, values=text) for pair, text in zip(batch, values, strict=True)]
-
-    def batches(done: Sequence[PairEmbedding]) -> Iterator[list[PairEmbedding]]:
-        return ordered_map(made, chunks(pairs, SIZE, len(done)), engine.at_once)
-
-    return batches
+def pair_text(pair: Pair) -> str:
+    """Return instruction, input and output as one plain text, without a chat template."""
+    return f"{pair.content}\n{pair.output}"
 
 
 def perplexity(tokens: TokenLogprobs) -> float | None:
-    """exp of the mean negative log-probability, None of no tokens."""
+    """Return exp of the mean negative log-probability of the tokens, or None if there is no token."""
     if not tokens.logprobs:
         return None
-    return math.exp(min(-sum(tokens.logprobs) / len(tokens.logprobs), LARGEST))
+    return math.exp(min(-sum(tokens.logprobs) / len(tokens.logprobs), MAX_NATS))

@@ -99,7 +99,7 @@ def report_too_long(context: EvalContext, rows: Sequence[OptionScores]) -> None:
     if rows and missing == len(rows):
         raise UserError(f"{folder.path}: nothing fits the model's context; take a model with a longer one")
     if missing:
-        folder.say(
+        folder.notify(
             f"{folder.path.name}: {missing} of {len(rows)} rows do not fit the model's context; their items count as "
             "wrong"
         )

@@ -100,7 +100,7 @@ def score_programs(
     if wall == "none":
         notes.append("model-written code ran without a wall around files")
     for note in notes:
-        context.folder.say(f"{name}: {note}")
+        context.folder.notify(f"{name}: {note}")
     return Result(
         template=context.template,
         notes=tuple(notes),

@@ -1,0 +1,55 @@
+"""Filtering (Algorithm 1, line 7): the pairs that M^t learns from, and why the others are dropped."""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+from isheep.errors import UserError
+from isheep.filters.base import FilterContext
+from isheep.records import AssessedPair, Drop, Pair
+from isheep.rundir.iterations import iteration_dir
+from isheep.rundir.training_file import (
+    TRAINING_FILE,
+    TrainingRow,
+    read_training_file,
+    training_row,
+    write_training_file,
+)
+from isheep.stages.context import StageContext
+from isheep.stages.filters import find_drops, has_unreadable_rating, kept_pairs
+
+
+def select_training_rows(context: StageContext, pairs: Sequence[Pair], measures: FilterContext) -> Path:
+    """Write the rows that M^t is trained on and return the path of the training file.
+
+    The rows are D^t, after those of the previous iteration's training file for `training.data: all`. The dropped pairs
+    go to dropped.jsonl, with reasons. Raises UserError if fewer than two pairs of D^t remain.
+    """
+    folder, recipe = context.folder, context.recipe
+    if folder.has("dropped.jsonl"):
+        drops: Sequence[Drop] = folder.read("dropped.jsonl", Drop)
+    else:
+        seeded = measures._replace(seed=context.seed())
+        drops = find_drops(pairs, recipe.filters, recipe.synthesis.rules, context.chat.special, seeded)
+        drops = folder.write("dropped.jsonl", Drop, drops)
+    data = kept_pairs(pairs, drops)
+    if len(data) < 2:
+        raise UserError(_too_few_message(context, pairs, len(data)))
+    return write_training_file(folder, chain(_earlier_rows(context), map(training_row, data)))
+
+
+def _earlier_rows(context: StageContext) -> Iterator[TrainingRow]:
+    """Yield the rows of the previous iteration's training file for `training.data: all`."""
+    if context.recipe.training.data == "all" and context.iteration > 1:
+        previous = iteration_dir(context.run, context.iteration - 1)
+        yield from read_training_file(previous.path / TRAINING_FILE).rows
+
+
+def _too_few_message(context: StageContext, pairs: Sequence[Pair], num_kept: int) -> str:
+    num_unreadable = sum(isinstance(pair, AssessedPair) and has_unreadable_rating(pair) for pair in pairs)
+    num_unanswered = sum(pair.unanswered for pair in pairs)
+    return (
+        f"iteration {context.iteration}: {num_kept} of {len(pairs)} pairs left to train on ({num_unreadable} have an "
+        f"unreadable rating, {num_unanswered} no readable answer; see {context.folder.path / 'dropped.jsonl'}); with a "
+        "new --out, lower the threshold in filters or ask for more synthesis.tasks"
+    )
