@@ -147,20 +147,20 @@ class Model(NamedTuple):
     adapter: Path | None = None
 
 
-class Sampling(Record):
-    """How to draw tokens. Temperature 0 is greedy. `stop` ends an answer and is not part of it.
-
-    `presence_penalty` is subtracted from the logit of every token that the answer already has, however often and
-    before the temperature (OpenAI's definition); tokens of the prompt don't count.
-    """
-
-    model_config = ConfigDict(allow_inf_nan=False)
+class Sampling(Settings):
+    """How tokens are drawn."""
 
     temperature: Annotated[float, Field(ge=0)] = 1.0
+    """The temperature; 0 always takes the most probable token (the released code: 1.0)."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """The probability mass of the most probable tokens that are drawn from (the released code: 0.95)."""
     max_tokens: Annotated[int, Field(ge=1)] = 1000
+    """The largest number of tokens of an answer (the released code: 1000)."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    """Subtracted from the logit of every token that the answer already contains, before the temperature (OpenAI's
+    definition). Tokens of the prompt don't count."""
     stop: tuple[str, ...] = ()
+    """Texts that end an answer and are not part of it."""
 
 
 class Completion(NamedTuple):

@@ -66,7 +66,7 @@ WRONG = {
     "model: lamb\ntraining: {learning_rate: .inf}": "line 2: training.learning_rate: input should be a finite number",
     "model: lamb\ntraining: 3": "line 2: training must be a mapping of start, data, lora",
     "model: lamb\nchat_template: qwen2": (
-        "line 2: chat_template: input should be 'qwen', 'llama3' or 'tokenizer'; found 'qwen2'"
+        "line 2: chat_template: take one of qwen, llama3, tokenizer, a .jinja file, or the Jinja text"
     ),
     "model: lamb\nfilters: [{kind: scor, at_least: 8}]": "filters.0.kind: take one of 'score', 'contamination', ",
     "model: lamb\nfilters:\n- kind: score": "line 3: filters.0: give exactly one of at_least and above",
@@ -109,9 +109,9 @@ WRONG = {
     "model: lamb\nresponse: {prompt: instances}": (
         "line 2: response.prompt: instances writes the inputs, and synthesis does too: set synthesis.inputs: false"
     ),
-    "model: lamb\nresponse: {examples: 4}": "response.examples: it is for prompt: instances, and prompt is chat",
+    "model: lamb\nresponse: {examples: 4}": "response.examples: it is for prompt: instances",
     "model: lamb\nresponse: {prompt: instance}": (
-        "mine.yaml line 2: response.prompt: 'instance' is none of chat, plain, instances, a prompt file of isheep"
+        "mine.yaml line 2: response.prompt: 'instance' is none of chat, plain, instances, a packaged prompt (such as"
     ),
     "model: lamb\nresponse: {prompt: instances}\niteration: {1: {synthesis: {inputs: false}}}": (
         "line 2: response.prompt: instances writes the inputs, and synthesis does too"
@@ -276,8 +276,8 @@ def test_wrong_words(word: str, wrong: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "wrong"),
     [
-        (b"quality: 'Rate {instruction}'\n", "assessment.prompt: 'quality' in '{path}' has no {output}"),
-        (b"quality: 'Rate {output}'\n", "'quality' in '{path}' has no {instruction}"),
+        (b"quality: 'Rate {instruction}'\n", "assessment.prompt: 'quality' in prompt '{path}' has no {output}"),
+        (b"quality: 'Rate {output}'\n", "'quality' in prompt '{path}' has no {instruction}"),
         (
             b"quality: '{instruction} {output_data}'\n",
             "no {output}; {output_data}, as the paper spells it, is not filled",
@@ -452,10 +452,32 @@ def test_prompts_and_a_chat_template_stand_in_the_recipe() -> None:
     assert api.load_recipe(yaml.safe_load(loading.dump_recipe(recipe))) == recipe
 
 
+def test_texts_are_read_from_files_and_code_beside_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine.jinja").write_text(CHAT)
+    (tmp_path / "texts.py").write_text(f"RATING = {{'quality': '{{instruction}} {{output}}'}}\nCHAT = {CHAT!r}\n")
+    head = "model: lamb\nassessment: {criteria: [quality], prompt: 'texts.py:RATING'}\nchat_template: "
+    path = write(tmp_path, f"{head}mine.jinja\n")
+    with pytest.raises(UserError, match=r"mine\.yaml line 2: assessment\.prompt: prompt .*texts\.py:RATING is Python"):
+        api.load_recipe(path)
+    try:
+        recipe = api.load_recipe(path, allow_code=True)
+        assert api.load_recipe(write(tmp_path, f"{head}texts.py:CHAT\n")) == recipe
+        with pytest.raises(UserError, match=r"assessment\.prompt: .*texts\.py:CHAT is a str: make it a mapping"):
+            api.load_recipe(path, [f"assessment.prompt={tmp_path}/texts.py:CHAT"])
+    finally:
+        extensions.allow_code(False)
+    assert recipe.chat_template == CHAT
+    assert recipe.assessment and recipe.assessment.prompt == {"quality": "{instruction} {output}"}
+    with pytest.raises(UserError, match=r"line 3: chat_template: nowhere\.jinja can't be read: No such file"):
+        api.load_recipe(write(tmp_path, "model: lamb\n\nchat_template: nowhere.jinja\n"))
+
+
 @pytest.mark.parametrize(
     ("key", "value", "wrong"),
     [
-        ("chat_template", "mistral", "take one of qwen, llama3, tokenizer, or the Jinja text"),
+        ("response.prompt", 3, "response.prompt must be a name, a .yaml file, or a mapping of names to texts; found 3"),
+        ("response.prompt", {"chat": 3}, "response.prompt must be a name, a .yaml file, or a mapping"),
+        ("chat_template", "mistral", "take one of qwen, llama3, tokenizer, a .jinja file, or the Jinja text"),
         ("synthesis.prompt", {"meta": "x"}, "the prompt in the recipe has no 'block'; it needs meta, block, open"),
         ("synthesis.prompt", {**SYNTHESIS, "block": "{k}."}, "'block' in the prompt in the recipe has no Instruction:"),
         ("synthesis.prompt", {**SYNTHESIS, "open": "Instruction: "}, "'open' must end with 'Instruction:'"),

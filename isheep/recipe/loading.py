@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from isheep.errors import Conflicts, UserError
+from isheep import extensions
+from isheep.errors import Conflicts, KeyPath, UserError
 from isheep.recipe.messages import describe_error, error_path, first_error
 from isheep.recipe.schema import JudgeSettings, Recipe
 from isheep.recipe.source import (
@@ -19,6 +20,7 @@ from isheep.recipe.source import (
     lay_over,
     parse_yaml,
     plain_data,
+    put,
     read_source,
     recipe_names,
     recipe_title,
@@ -102,6 +104,7 @@ def validate(source: RecipeSource) -> Recipe:
 
 def check(source: RecipeSource, checks: Checks) -> Recipe:
     """Return the recipe of plain data after all checks, also of iterations that differ. Raises RecipeError."""
+    source = inline_texts(source)
     recipe = validate(source)
     ordinary = next(number for number in itertools.count(1) if number not in recipe.iteration)
     sources = {ordinary: source} | {number: _iteration_source(source, number) for number in recipe.iteration}
@@ -111,6 +114,53 @@ def check(source: RecipeSource, checks: Checks) -> Recipe:
             for path, why in find_conflicts(variant, number):
                 raise RecipeError(sources[number].location_of(path), f"{'.'.join(map(str, path))}: {why}")
     return recipe
+
+
+def inline_texts(source: RecipeSource) -> RecipeSource:
+    """Replace a .jinja file, and prompts or a chat template named as module:name, by their texts.
+
+    So a run folder holds them. Raises RecipeError with the location if code is not allowed, or a text can't be read.
+    """
+    data = source.data
+    for path, value in _text_keys(source.data):
+        try:
+            data = put(data, path, _read_text(value, str(path[-1])))
+        except UserError as error:
+            raise RecipeError(source.location_of(path), f"{'.'.join(map(str, path))}: {error}") from error
+    return RecipeSource(data, source.locations)
+
+
+def _text_keys(data: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the keys of prompts and of the chat template whose value is a reference to code, or a .jinja file."""
+    sections: list[tuple[KeyPath, Any]] = [((), data)]
+    iterations = data.get("iteration")
+    if isinstance(iterations, dict):
+        sections += [(("iteration", number), changes) for number, changes in iterations.items()]
+    for path, section in sections:
+        for name in ("synthesis", "response", "assessment"):
+            inner = section.get(name) if isinstance(section, dict) else None
+            prompt = inner.get("prompt") if isinstance(inner, dict) else None
+            if isinstance(prompt, str) and extensions.parse_reference(prompt):
+                yield (*path, name, "prompt"), prompt
+    template = data.get("chat_template")
+    if isinstance(template, str) and (template.endswith(".jinja") or extensions.parse_reference(template)):
+        yield ("chat_template",), template
+
+
+def _read_text(value: str, key: str) -> Any:
+    """Return the text of a .jinja file, or what code gives: a text for chat_template, texts by name for prompt."""
+    if value.endswith(".jinja"):
+        try:
+            return Path(value).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{value} can't be read: {getattr(error, 'strerror', None) or error}") from None
+    loaded = extensions.load_object(value, key.replace("_", " "))
+    if key == "chat_template" and isinstance(loaded, str):
+        return loaded
+    if key == "prompt" and isinstance(loaded, Mapping) and all(isinstance(text, str) for text in loaded.values()):
+        return dict(loaded)
+    needed = "a text" if key == "chat_template" else "a mapping of names to texts"
+    raise UserError(f"{value} is a {type(loaded).__name__}: make it {needed}")
 
 
 def _iteration_source(source: RecipeSource, number: int) -> RecipeSource:

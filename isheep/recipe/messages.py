@@ -34,10 +34,12 @@ def first_error(errors: list[ErrorDetails]) -> ErrorDetails:
 
 
 def error_path(error: ErrorDetails) -> KeyPath:
-    """Return the path of an error's key, without what pydantic inserts: the kind of a filter, a union's branch."""
+    """Return the path of an error's key, without what pydantic inserts: the kind of a filter, the branch of a union."""
     path = error["loc"]
     if path[:1] == ("filters",) and len(path) > 2:
         return (*path[:2], *path[3:])
+    if "prompt" in path[:-1]:
+        return path[: path.index("prompt") + 1]
     return path
 
 
@@ -46,6 +48,8 @@ def describe_error(error: ErrorDetails) -> str:
     path = error_path(error)
     *section, key = path or ("recipe",)
     name = ".".join(map(str, path))
+    if "prompt" in error["loc"][:-1]:
+        return f"{name} must be a name, a .yaml file, or a mapping of names to texts; found {error['input']!r}"
     if error["type"] == "extra_forbidden":
         return _unknown_key(section, str(key))
     if error["type"] == "missing":

@@ -1,4 +1,4 @@
-"""The recipe: what a run does, as one typed object. recipe_files.py reads it from YAML."""
+"""The recipe: what a run does, as one typed object. A field's docstring is its description in docs/recipe.md."""
 
 import json
 from collections.abc import Iterable
@@ -17,147 +17,188 @@ from isheep.records import Count, Names, Sampling, Settings
 Share = Annotated[float, Field(ge=0, lt=1)]
 Price = Annotated[float, Field(ge=0)]
 
-RATING_SCALE = range(1, 11)  # that a rating may have
-EXAMPLES = 6  # seed tasks in a prompt of response.prompt: instances, where a recipe gives no number
-
+# The scores that a rating may have.
+RATING_SCALE = range(1, 11)
+# The seed tasks in a prompt of response.prompt: instances, unless the recipe gives a number.
+DEFAULT_INSTANCE_EXAMPLES = 6
 
 CHAT_TEMPLATES = ("qwen", "llama3", "tokenizer")
+"""The chat templates that a recipe can name: Appendix E's two, and the tokenizer's own."""
 
 
 def _check_chat_template(value: str) -> str:
     if value not in CHAT_TEMPLATES and not prompts.is_jinja_text(value):
-        raise ValueError(f"take one of {', '.join(CHAT_TEMPLATES)}, or the Jinja text of a template; found {value!r}")
+        names = ", ".join(CHAT_TEMPLATES)
+        raise ValueError(f"take one of {names}, a .jinja file, or the Jinja text of a template; found {value!r}")
     return value
 
 
 class TopicSettings(Settings):
-    """Topic-guided red-teaming beside prompts of seed tasks (Dromedary, Sun et al. 2023; isheep/topics.py)."""
+    """Topic-guided red-teaming: some synthesis prompts ask for a task about a topic (Dromedary, Sun et al. 2023)."""
 
-    file: str = "dromedary/topics"  # kinds of questions, their first topics and worked instructions
-    share: Annotated[float, Field(gt=0, le=1)] = 0.25  # of the prompts
-    rounds: Count = 4  # prompts for new topics, for each kind
+    file: str = "dromedary/topics"
+    """The guide: kinds of questions, topics, and a worked instruction for each. A packaged name or a .yaml file."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """The share of synthesis prompts that are about a topic."""
+    rounds: Count = 4
+    """The number of prompts for new topics, for each kind of question."""
 
 
 class Synthesis(Settings):
     """How new instructions are written (Algorithm 1, line 3)."""
 
-    tasks: Count = 10_000  # |P^t|
-    examples: Count = 5  # tasks in the prompt, from the seeds
-    generated: Annotated[int, Field(ge=0)] = 0  # up to so many of them from what this iteration has written so far
-    inputs: bool = True  # each with its input; false: instructions alone, as Self-Instruct's own pipeline has them
-    rules: bool = True  # Self-Instruct's rules, on instructions and on pairs
-    novelty: Annotated[float, Field(gt=0, le=1)] | None = (
-        0.7  # ROUGE-L F at most this against everything known; null: not asked
-    )
-    batch_size: Count = 16  # prompts in a batch, all with the same examples
-    budget: Count | None = None  # prompts at most; null: synthesize.PROMPTS_PER_TASK a task
+    tasks: Count = 10_000
+    """The number of tasks to write in an iteration, |P^t|."""
     prompt: str | dict[str, str] | None = None
-    """The few-shot prompt: a path of a YAML file, or the texts `meta`, `block` and `open` themselves; null: that of
-    isheep for `inputs`."""
-    chat: bool = False  # the prompt as a chat turn, or as plain text
-    topics: TopicSettings | None = None  # null: every prompt shows seed tasks
-    tasks_of: Count | None = None  # an earlier iteration's tasks again; null: new ones
+    """The in-context prompt: a packaged name, a .yaml file of yours, or a mapping with `meta`, `block` and `open`
+    (docs/prompts.md); null: the packaged prompt that fits `inputs`."""
+    examples: Count = 5
+    """The number of example tasks in the prompt, drawn from the seed tasks (Section 3.1; 5 in the released code)."""
+    generated: Annotated[int, Field(ge=0)] = 0
+    """How many of the examples may be tasks that this iteration has already written (Self-Instruct: 2 of 8)."""
+    inputs: bool = True
+    """Whether the examples are shown with their inputs; false: instructions alone, as in Self-Instruct."""
+    rules: bool = True
+    """Whether Self-Instruct's rules drop instructions and pairs (Wang et al. 2023, Section 2.2)."""
+    novelty: Annotated[float, Field(gt=0, le=1)] | None = 0.7
+    """The highest ROUGE-L F that a new instruction may have with any known one; null: not checked."""
+    batch_size: Count = 16
+    """The number of prompts in a batch. All prompts of a batch show the same examples."""
+    budget: Count | None = None
+    """The largest number of prompts in an iteration; null: a multiple of `tasks` (stages/synthesize.py)."""
+    chat: bool = False
+    """Whether the prompt is a turn in the chat template rather than plain text."""
+    topics: TopicSettings | None = None
+    """Prompts about topics; null: every prompt shows seed tasks."""
+    tasks_of: Count | None = None
+    """The earlier iteration whose tasks are used again; null: new tasks are written."""
     sampling: Sampling = Sampling()
+    """How the tokens of new instructions are drawn."""
 
 
 class Response(Settings):
-    """How instructions are answered (Algorithm 1, line 4).
-
-    `prompt` is the instruction as a chat turn ("chat") or as plain text ("plain"), or a file of prompts/, a path or
-    the texts themselves: an answer under principles, with thoughts before it, or one that is asked for in other words
-    (prompts/forms.py). Or it is "instances", Self-Instruct's own way (Wang et al. 2023, Section 2.2; instances.py): the
-    model says of each instruction whether it is classification, and writes an input with the output, the output first
-    where it is.
-    """
+    """How instructions are answered (Algorithm 1, line 4)."""
 
     prompt: str | dict[str, str] = "chat"
-    examples: Annotated[int, Field(ge=2)] | None = None  # seed tasks in a prompt of `instances`; null: EXAMPLES
+    """How an answer is asked for. "chat": the instruction as a chat turn. "plain": as plain text. "instances":
+    Self-Instruct's own way (Wang et al. 2023, Section 2.2), in which the model first says whether an instruction is
+    classification, and then writes an input and an output for it. Or a packaged name such as "principles", a .yaml
+    file of yours, or a mapping (docs/prompts.md)."""
+    examples: Annotated[int, Field(ge=2)] | None = None
+    """The number of seed tasks in a prompt of `prompt: instances`; null: 6."""
     batch_size: Count = 64
+    """The number of instructions that are answered in a batch."""
     sampling: Sampling = Sampling()
+    """How the tokens of answers are drawn."""
 
     @property
     def shown(self) -> int:
-        """The seed tasks in a prompt of `instances`, 0 where there are no such prompts."""
-        return (self.examples or EXAMPLES) if self.prompt == "instances" else 0
+        """The number of seed tasks in a prompt of `instances`; 0 for other prompts."""
+        return (self.examples or DEFAULT_INSTANCE_EXAMPLES) if self.prompt == "instances" else 0
 
 
 class Assessment(Settings):
-    """How a model rates pairs (Algorithm 1, line 6; Appendix A). `prompt` is a file of prompts/, a path, or the
-    texts themselves by criterion.
-
-    `read: generate` reads the score in what the judge writes. `read: expected` writes nothing: the expected value over
-    the probabilities of the ten scores (assess.expected), in one pass over the prompt; means are seldom
-    near 1 or 10, so it wants thresholds of its own. `opening` is for it: what stands before the score in a reply, such
-    as " <" where the prompt's examples write <8>; null: a space, nothing in a chat turn.
-    """
+    """How a model rates the pairs (Algorithm 1, line 6; Appendix A)."""
 
     prompt: str | dict[str, str] = "combined"
+    """The rating prompts by criterion: a packaged name ("simple", "icl" or "combined", Table 3), a .yaml file of yours,
+    or a mapping (docs/prompts.md)."""
     criteria: Names = ("quality", "following")
-    judge: Literal["current", "base"] = "current"  # the paper's Algorithm 1; the released code
+    """The criteria that are rated (Section 3.2), which are keys of the prompt."""
+    judge: Literal["current", "base"] = "current"
+    """The model that rates: M^(t-1) (Algorithm 1), or the base in every iteration (the released code)."""
     read: Literal["generate", "expected"] = "generate"
+    """How a score is read. "generate": from the text that the judge writes. "expected": as the expected value over the
+    probabilities of the ten scores, in one pass without generation. Expected values are seldom near 1 or 10, so they
+    need thresholds of their own."""
     opening: str | None = None
+    """The text before the score in a reply, for `read: expected`, such as " <" if the prompt's examples write <8>;
+    null: a space, or nothing in a chat turn."""
     chat: bool = False
+    """Whether the rating prompt is a turn in the chat template rather than plain text."""
     batch_size: Count = 64
+    """The number of pairs that are rated in a batch."""
     sampling: Sampling = Sampling()
+    """How the tokens of ratings are drawn."""
 
 
 class Lora(Settings):
-    """Adapters on all linear layers (Appendix E)."""
+    """LoRA adapters on all linear layers (Appendix E)."""
 
     rank: Count = 8
+    """The rank of the adapters (Appendix E)."""
     alpha: Count = 16
+    """The scaling numerator alpha; the adapter's output is multiplied by alpha / rank."""
     dropout: Share = 0.05
+    """The dropout before the adapters, in training."""
 
 
 class Training(Settings):
-    """SFT(M^base, D^t) (Algorithm 1, line 8). The defaults are Appendix E's.
-
-    `start` and `data` are Section 4.5's settings: base and last (One_base), last and last (One_last: the adapter of
-    M^(t-1) is trained further, its own weights, with a new optimizer), base and all (Total_base: D^1, ..., D^t).
-    """
+    """Supervised fine-tuning, SFT(M^base, D^t) (Algorithm 1, line 8). The defaults are Appendix E's."""
 
     start: Literal["base", "last"] = "base"
+    """The model that is trained: the base, or M^(t-1) (Section 4.5). "last" goes on training the weights of its
+    adapter, with a new optimizer."""
     data: Literal["last", "all"] = "last"
+    """The data: D^t, or D^1 to D^t (Section 4.5's Total_base)."""
     lora: Lora = Lora()
+    """The adapters."""
     epochs: Count = 2
+    """The number of passes over the data (Appendix E)."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    """The highest learning rate (Appendix E)."""
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate changes after the warmup (Appendix E: cosine)."""
     warmup_steps: Annotated[int, Field(ge=0)] = 20
-    batch_size: Count = 16  # rows in an optimizer step
-    cutoff: Annotated[int, Field(ge=8)] = 1024  # tokens
-    max_steps: Count | None = None  # exactly so many optimizer steps, in as many epochs as they take; null: epochs
-    max_rows: Annotated[int, Field(ge=2)] | None = 3000  # rows, held out ones included; null: all
-    num_rows: Annotated[int, Field(ge=2)] | None = None  # exactly so many of them, drawn; fewer are refused
+    """The number of optimizer steps in which the learning rate rises to its highest value (Appendix E)."""
+    batch_size: Count = 16
+    """The number of rows in an optimizer step, over all processes (Appendix E)."""
+    cutoff: Annotated[int, Field(ge=8)] = 1024
+    """The number of tokens after which a row is cut off (Appendix E)."""
+    max_steps: Count | None = None
+    """The exact number of optimizer steps, in as many epochs as they need; null: `epochs` decides."""
+    max_rows: Annotated[int, Field(ge=2)] | None = 3000
+    """The largest number of rows, held-out ones included (Appendix E); null: all."""
+    num_rows: Annotated[int, Field(ge=2)] | None = None
+    """The exact number of rows, drawn at random; it is an error if there are fewer. null: not fixed."""
     held_out: Share = 0.1
-    eval_every: Count = 100  # optimizer steps
-    keep: Literal["best", "last"] = "best"  # the checkpoint with the lowest held-out loss, or the last
-    quantize: Literal["nf4"] | None = None  # QLoRA (Dettmers et al. 2023): the frozen base in 4 bits; needs CUDA
+    """The share of rows that are held out to measure the loss (Appendix E)."""
+    eval_every: Count = 100
+    """The number of optimizer steps between two measurements of the held-out loss (Appendix E)."""
+    keep: Literal["best", "last"] = "best"
+    """The checkpoint that is kept: the one with the lowest held-out loss (Appendix E), or the last one."""
+    quantize: Literal["nf4"] | None = None
+    """Hold the frozen base in 4 bits (QLoRA, Dettmers et al. 2023); needs CUDA and bitsandbytes. null: no."""
+
+
+BenchmarkName = Annotated[str, AfterValidator(check_benchmark_name)]
 
 
 class JudgeSettings(Settings):
-    """Who judges answers: a model at an OpenAI-compatible endpoint (machine.judging), or with `local` one of ours.
-
-    `model` is its name at the endpoint (null: the benchmark's own judge), or a run folder, an iteration's folder in
-    one, a checkpoint. `parameters` go over those of the original's requests; null takes one out. `config` names a
-    folder of AlpacaEval's evaluators_configs, where it is not the one that the benchmark's version uses.
-    """
+    """The judge of a benchmark's answers: a model at an OpenAI-compatible endpoint, or one on this machine."""
 
     model: str | None = None
+    """The model's name at the endpoint; with `local`, a run folder, an iteration's folder in one, or a checkpoint.
+    null: the benchmark's own judge."""
     local: bool = False
+    """Whether the judge is a model on this machine."""
     parameters: dict[str, bool | int | float | str | None] = {}
+    """Parameters of the requests, which replace the original's; null removes one."""
     config: str | None = None
+    """A folder of AlpacaEval's evaluators_configs; null: the one that the benchmark's version uses."""
 
 
 class BenchmarkSettings(Settings):
-    """What every model is scored on. `data` is the user's own copy of its file or folder, where it needs one.
+    """A benchmark that every model is evaluated on. A name alone may stand for the whole entry."""
 
-    `judge` is for benchmarks that ask one. `max_tokens` bounds an answer where it is not the original's bound.
-    """
-
-    name: Annotated[str, AfterValidator(check_benchmark_name)]
+    name: BenchmarkName
+    """The benchmark's name (docs/evaluation-benchmarks.md), or your own as file.py:name or package.module:name."""
     data: str | None = None
+    """Your copy of the benchmark's file or folder, if it needs one."""
     judge: JudgeSettings | None = None
+    """The judge, for benchmarks that need one."""
     max_tokens: Count | None = None
+    """The largest number of tokens of an answer; null: the original's number."""
 
     @property
     def label(self) -> str:
@@ -165,146 +206,187 @@ class BenchmarkSettings(Settings):
         return benchmark_label(self.name)
 
 
-def _named(value: Any) -> Any:
-    """A benchmark's name alone stands for the benchmark."""
+def _entry_of(value: Any) -> Any:
+    """Return the entry that a benchmark's name alone stands for."""
     return {"name": value} if isinstance(value, str) else value
 
 
 class Stop(Settings):
-    """End before T where `patience` iterations in a row bring no new best (Table 1's "stagnates or diminishes").
+    """End the run early if iterations bring no improvement (Table 1: performance "stagnates or diminishes").
 
-    Judged on the benchmark's validation part, none of whose items is in the part that is reported.
+    The decision is made on the benchmark's validation part, whose items are never reported.
     """
 
-    benchmark: Annotated[str, AfterValidator(check_benchmark_name)]
+    benchmark: BenchmarkName
+    """The benchmark, which must have a validation part."""
     patience: Count = 1
+    """The number of consecutive iterations without a new best after which the run ends."""
 
 
 class Calls(Settings):
-    """How an OpenAI-compatible server is asked. OPENAI_API_KEY is the key."""
+    """How an OpenAI-compatible server is called. The key is OPENAI_API_KEY."""
 
     max_in_flight: Count = 8
-    timeout: Annotated[float, Field(gt=0)] = 120  # seconds without a word from the server
-    attempts: Count = 6  # at a call that got 429, 5xx or no answer
-    retry_wait: Annotated[float, Field(ge=0)] = 1  # seconds before the second attempt, twice that before the third, ...
+    """The number of concurrent calls."""
+    timeout: Annotated[float, Field(gt=0)] = 120
+    """The seconds without data from the server after which a call has failed."""
+    attempts: Count = 6
+    """The number of attempts at a call that gets status 429 or 5xx, or no answer."""
+    retry_wait: Annotated[float, Field(ge=0)] = 1
+    """The seconds before the second attempt, doubled before each further one."""
 
 
 class Judging(Calls):
-    """How a judge at an endpoint is asked. OPENAI_BASE_URL says where."""
+    """How a judge at an endpoint is called. OPENAI_BASE_URL is the address."""
 
-    price: tuple[Price, Price] | None = None  # of a million tokens read and of a million written; null: unknown
+    price: tuple[Price, Price] | None = None
+    """The price of a million tokens read, and of a million tokens written; null: unknown."""
 
 
 class ServerSettings(Calls):
-    """The server that generates where `engine` is openai, with the recipe's model on it (docs/engines.md)."""
+    """The server that generates with `engine: openai` (docs/engines.md). It must serve the recipe's model."""
 
-    url: str | None = None  # such as http://127.0.0.1:8000/v1; null: OPENAI_BASE_URL
-    model: str | None = None  # what the server calls the recipe's model; null: the only one that it lists
-    api: Literal["completions", "chat"] = "completions"  # chat: it reads conversations and puts its own template on
-    context: Count | None = None  # tokens that it reads, the answer included; null: what it says, or the model's
-    adapters: Literal["server", "transformers"] = "server"  # where M^1 and later models generate
+    url: str | None = None
+    """The address, such as http://127.0.0.1:8000/v1; null: OPENAI_BASE_URL."""
+    model: str | None = None
+    """The server's name of the recipe's model; null: the only one that it lists."""
+    api: Literal["completions", "chat"] = "completions"
+    """The interface. With "chat" the server receives conversations and applies its own chat template."""
+    context: Count | None = None
+    """The number of tokens that the server can read, the answer included; null: what it reports, or the model's."""
+    adapters: Literal["server", "transformers"] = "server"
+    """Where M^1 and later models generate: on the server, or in this process."""
     max_in_flight: Count = 32
+    """The number of concurrent calls."""
     timeout: Annotated[float, Field(gt=0)] = 600
+    """The seconds without data from the server after which a call has failed."""
 
 
 class VLLMSettings(Settings):
-    """vLLM in a process beside this one, where `engine` is vllm (docs/engines.md)."""
+    """vLLM in a separate process, with `engine: vllm` (docs/engines.md)."""
 
-    memory: Annotated[float, Field(gt=0, le=1)] = 0.9  # the share of a GPU's that it takes
-    cache: Annotated[float, Field(gt=0)] | None = None  # GiB of keys and values; null: what is left of it; on CPU 2
-    context: Count | None = None  # tokens that it reads, the answer included; null: the model's
-    tensor_parallel: Count = 1  # GPUs that share the weights
-    eager: bool = False  # no compiled graphs: starts sooner, writes more slowly; on CPU always
-    adapters: Literal["lora", "merged"] = (
-        "lora"  # merged: a whole checkpoint for each model, where LoRA can't be served
-    )
-    sleep: bool = False  # its weights wait in main memory while others compute, and it need not start again; CUDA only
+    memory: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """The share of a GPU's memory that vLLM takes."""
+    cache: Annotated[float, Field(gt=0)] | None = None
+    """The GiB for keys and values; null: what remains of `memory`, and 2 on a CPU."""
+    context: Count | None = None
+    """The number of tokens that vLLM can read, the answer included; null: the model's."""
+    tensor_parallel: Count = 1
+    """The number of GPUs that share the weights."""
+    eager: bool = False
+    """Whether to run without compiled graphs, which starts sooner and generates more slowly. Always on a CPU."""
+    adapters: Literal["lora", "merged"] = "lora"
+    """How M^1 and later models are served: as LoRA adapters, or each as a merged checkpoint if LoRA can't be served."""
+    sleep: bool = False
+    """Whether vLLM keeps its weights in main memory while other stages compute, instead of restarting. CUDA only."""
 
 
 class Machine(Settings):
-    """How a run computes, not what; the only section that a resumed run may change (iterations may grow).
-
-    More than one process trains where `gpus` or `nodes` says so, and each optimizer step still has
-    `training.batch_size` rows (docs/scale.md).
-    """
+    """How a run computes, not what. A resumed run may change this section (docs/scale.md)."""
 
     engine: str = "transformers"
+    """The engine that generates: transformers, vllm or openai (docs/engines.md); or your own as file.py:name or
+    package.module:name."""
+    engine_options: dict[str, Any] = {}
+    """Options of an engine of your own, which reads them from the recipe."""
     vllm: VLLMSettings = VLLMSettings()
+    """Settings of `engine: vllm`."""
     server: ServerSettings = ServerSettings()
+    """Settings of `engine: openai`."""
     trainer: str = "peft"
+    """The trainer: peft, or llamafactory (docs/scale.md)."""
     threads: Count | None = None
-    device: str | None = None  # such as cpu or cuda:0; null: CUDA where there is one
-    engine_batch_size: Count = 128  # prompts that the engine reads at once
-    replicas: Count = 1  # engines that share the stages' batches, in Ray's actors; each has `threads`, and a GPU
-    ray: str | None = None  # auto, HOST:PORT or ray://HOST:PORT, where they are; null: a Ray of this process's own
-    rows_per_process: Count | None = (
-        None  # that a training process reads at once, a divisor of training.batch_size; null: its share
-    )
-    gpus: Count = 1  # that train on each node, with a process each; with device: cpu, processes on the CPU
-    nodes: Count = 1  # that train, of a Slurm allocation
-    strategy: Literal["ddp", "fsdp", "zero3"] = "ddp"  # a whole base on each GPU, or its weights in shards
-    gradient_checkpointing: bool | None = None  # activations computed again, for memory; null: on CUDA
-    packing: bool = False  # rows that are read at once as one sequence: no padding, but attention over all of it
-    unsafe_code: bool = False  # run code that a model wrote where no sandbox holds too (--unsafe-code)
+    """The number of CPU threads; null: what torch takes."""
+    device: str | None = None
+    """The device, such as cpu or cuda:0; null: CUDA if it is available."""
+    engine_batch_size: Count = 128
+    """The number of prompts that the engine computes at once."""
+    replicas: Count = 1
+    """The number of engines in Ray actors that share the batches of a stage. Each has `threads`, and a GPU."""
+    ray: str | None = None
+    """The Ray cluster of the replicas: auto, HOST:PORT or ray://HOST:PORT; null: a local one."""
+    rows_per_process: Count | None = None
+    """The number of rows that a training process computes at once, a divisor of training.batch_size; null: its whole
+    share of a batch."""
+    gpus: Count = 1
+    """The number of GPUs that train on each node, with one process each. With `device: cpu`, processes on the CPU."""
+    nodes: Count = 1
+    """The number of nodes of a Slurm allocation that train."""
+    strategy: Literal["ddp", "fsdp", "zero3"] = "ddp"
+    """How training processes share the model: the whole base on each GPU (ddp), or its weights in shards."""
+    gradient_checkpointing: bool | None = None
+    """Whether activations are computed again to save memory; null: on CUDA."""
+    packing: bool = False
+    """Whether rows that are computed at once form one sequence: no padding, but attention over all of it."""
+    unsafe_code: bool = False
+    """Whether model-written code may run without a sandbox if this machine has none (--unsafe-code)."""
     judging: Judging = Judging()
+    """How judges at an endpoint are called."""
 
     @property
     def processes(self) -> int:
-        """That train together."""
+        """The number of processes that train together."""
         return self.gpus * self.nodes
 
 
-SECTIONS_PER_ITERATION = (
-    "synthesis",
-    "response",
-    "assessment",
-    "filters",
-    "training",
-)  # what one iteration may do otherwise
+SECTIONS_PER_ITERATION = ("synthesis", "response", "assessment", "filters", "training")
+"""The sections that may differ between iterations."""
 
 
 class Recipe(Settings):
-    """One experiment: Algorithm 1 and its settings.
+    """One experiment: Algorithm 1 and its settings."""
 
-    `iteration` maps t to what iteration t alone does otherwise: the keys of WITHIN, as in a file that is `like` this.
-    """
-
-    model: str  # M^base: "lamb", a folder, or a name on the Hub
+    model: str
+    """The base model M^base: "lamb", a folder, or a name on the Hugging Face Hub."""
     chat_template: Annotated[str, AfterValidator(_check_chat_template)] = "tokenizer"
-    """Appendix E's "qwen" or "llama3", "tokenizer" for the tokenizer's own, or the Jinja text of a template."""
-    seed_tasks: str = "isheep"  # "isheep", "lamb", or a file
+    """The chat template: qwen or llama3 (Appendix E), tokenizer (the tokenizer's own), a .jinja file of yours, or the
+    Jinja text itself (docs/prompts.md)."""
+    seed_tasks: str = "isheep"
+    """The seed tasks P^seed: "isheep" (175 tasks, as many as the paper has), "lamb", or a file (docs/seeds.md)."""
     language: Literal["en", "any"] = "en"
-    iterations: Count = 3  # T
+    """The language of the tasks. It decides what counts as a word, and which characters may begin an instruction."""
+    iterations: Count = 3
+    """The number of iterations, T."""
     seed: int = 42
+    """The random seed."""
     synthesis: Synthesis = Synthesis()
+    """How new instructions are written (Algorithm 1, line 3)."""
     response: Response = Response()
+    """How they are answered (line 4)."""
     assessment: Assessment | None = Assessment()
+    """How a model rates the pairs (line 6); null: not at all."""
     filters: tuple[Filter, ...] = (ScoreFilter(kind="score", at_least=8),)
+    """The filters (line 7), applied in this order; each sees only the pairs that the filters before it kept."""
     training: Training = Training()
+    """How the next model is trained (line 8)."""
     iteration: dict[Count, dict[str, Any]] = {}
+    """What single iterations do differently: the number of an iteration to sections, which are laid over the recipe."""
     stop: Stop | None = None
-    evaluation: tuple[Annotated[BenchmarkSettings, BeforeValidator(_named)], ...] = ()
+    """When to end before T iterations; null: never."""
+    evaluation: tuple[Annotated[BenchmarkSettings, BeforeValidator(_entry_of)], ...] = ()
+    """The benchmarks that every model is evaluated on: names, or entries."""
     machine: Machine = Machine()
+    """How the run computes."""
 
     @property
     def seeds(self) -> Path:
         """The file of seed tasks."""
         return PACKAGED_SEEDS.get(self.seed_tasks, Path(self.seed_tasks))
 
-    def at(self, t: int) -> "Recipe":
-        """The recipe as iteration t has it."""
-        if t not in self.iteration:
+    def at(self, iteration: int) -> "Recipe":
+        """Return the recipe as an iteration has it."""
+        if iteration not in self.iteration:
             return self
-        data = merge_settings(self.model_dump(mode="json", exclude={"iteration"}), self.iteration[t])
+        data = merge_settings(self.model_dump(mode="json", exclude={"iteration"}), self.iteration[iteration])
         return Recipe.model_validate_json(json.dumps(data), strict=True)
 
     @property
     def variants(self) -> list["Recipe"]:
-        """The recipe, and what it is in each iteration that does something otherwise."""
-        return [self, *(self.at(t) for t in self.iteration)]
+        """The recipe, and the recipe as each iteration has it that differs."""
+        return [self, *(self.at(number) for number in self.iteration)]
 
     def own_prompts(self, sections: Iterable[str] = SECTIONS_PER_ITERATION) -> list[str]:
-        """The prompt files of the user's own that some sections name."""
+        """Return the prompt files of the user's own that some sections name."""
         by_section: dict[str, list[str | dict[str, str] | None]] = {
             "synthesis": [self.synthesis.prompt, self.synthesis.topics.file if self.synthesis.topics else None],
             "response": [self.response.prompt],
@@ -315,14 +397,14 @@ class Recipe(Settings):
 
 
 def merge_settings(old: Any, new: Any) -> Any:
-    """`new` over `old`: mappings key by key, everything else whole."""
+    """Return `new` laid over `old`: mappings key by key, everything else as a whole."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
     return {**old, **{key: merge_settings(old.get(key), value) for key, value in new.items()}}
 
 
 def score_openings(settings: Assessment) -> list[str]:
-    """What stands behind a rating prompt for each of the scores, where they are not generated."""
+    """Return the text after a rating prompt for each of the scores, for `read: expected`."""
     opening = settings.opening
     if opening is None:
         opening = "" if settings.chat else " "

@@ -202,7 +202,7 @@ def set_key(source: RecipeSource, key: str, value: Any, location: str) -> Recipe
     if path[0] == "iteration":
         path = (path[0], *map(str, path[1:2]), *path[2:])
     try:
-        data = _put(source.data, path, value)
+        data = put(source.data, path, value)
     except KeyError as error:
         raise UserError(f"{location}: there is nothing at {error.args[0]!r} in this recipe to set it in") from None
     remaining = {known: text for known, text in source.locations.items() if known[: len(path)] != path}
@@ -210,15 +210,15 @@ def set_key(source: RecipeSource, key: str, value: Any, location: str) -> Recipe
     return RecipeSource(data, {**above, **remaining, path: location})
 
 
-def _put(container: Any, path: KeyPath, value: Any) -> Any:
+def put(container: Any, path: KeyPath, value: Any) -> Any:
     """Return `container` with `value` at `path`. Missing mappings on the way are made, lists are not: KeyError."""
     if not path:
         return value
     key, *remaining = path
     if isinstance(container, list) and isinstance(key, int) and key < len(container):
-        return [*container[:key], _put(container[key], tuple(remaining), value), *container[key + 1 :]]
+        return [*container[:key], put(container[key], tuple(remaining), value), *container[key + 1 :]]
     if isinstance(container, dict) and isinstance(key, str):
-        return {**container, key: _put(container.get(key, {}), tuple(remaining), value)}
+        return {**container, key: put(container.get(key, {}), tuple(remaining), value)}
     raise KeyError(key)
 
 
