@@ -17,7 +17,7 @@ from scipy.stats import bootstrap, mannwhitneyu
 from isheep.evaluation.counts import count_rows
 from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import mcnemar, wilson
-from isheep.lamb.suite import truly_right
+from isheep.lamb.suite import is_truly_right
 from isheep.records import AssessedPair, Drop
 from isheep.rundir.folder import RunFolder, open_run, read_events
 
@@ -43,7 +43,7 @@ def auroc(pairs: list[AssessedPair]) -> float:
     """The chance that a truly right pair's scores (their sum, an unreadable one counted 0) beat a wrong one's."""
     scores: dict[bool, list[float]] = defaultdict(list)
     for pair in pairs:
-        scores[truly_right(pair)].append(sum(grade.score or 0 for grade in pair.grades.values()))
+        scores[is_truly_right(pair)].append(sum(grade.score or 0 for grade in pair.grades.values()))
     right, wrong = scores[True], scores[False]
     return float(mannwhitneyu(right, wrong).statistic) / (len(right) * len(wrong)) if right and wrong else float("nan")
 
@@ -70,7 +70,7 @@ def print_data(runs: list[RunFolder], iterations: int) -> None:
             pairs = folder.read("assessed.jsonl", AssessedPair)
             gone = {drop.row for drop in folder.read("dropped.jsonl", Drop)}
             written, chosen = (
-                [truly_right(pair) for pair in some] for some in (pairs, [p for p in pairs if p.id not in gone])
+                [is_truly_right(pair) for pair in some] for some in (pairs, [p for p in pairs if p.id not in gone])
             )
             print(
                 f"| {run.path.name} | {t} | {rows.written} | {rows.kept} | {rows.unreadable} | {rows.trained} "

@@ -16,7 +16,7 @@ from scipy.stats import mannwhitneyu, pearsonr, spearmanr
 
 from isheep.backends import open_engine
 from isheep.engines import Engine
-from isheep.lamb.suite import truly_right
+from isheep.lamb.suite import is_truly_right
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Assessment, Recipe
 from isheep.records import AssessedPair, Model, Pair
@@ -78,7 +78,7 @@ def main() -> None:
         f"{len(pairs)} pairs, {len(written.criteria)} criteria: {slow:.2f} s generated, {fast:.2f} s expected, ", end=""
     )
     print(f"{slow / fast:.1f} times as fast")
-    right = [truly_right(pair) for pair in pairs] if recipe.seed_tasks == "lamb" else []
+    right = [is_truly_right(pair) for pair in pairs] if recipe.seed_tasks == "lamb" else []
     for criterion in written.criteria:
         one, other = scores(by_text, criterion), scores(by_value, criterion)
         both = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]

@@ -20,6 +20,7 @@ from isheep.cli import COMMANDS, machine_report, main
 from isheep.cli.recipe_choice import choose_recipe
 from isheep.engines.function import SeededFunctionEngine
 from isheep.engines.transformers import open_engine
+from isheep.lamb.pretrain import PretrainSettings
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
@@ -556,11 +557,11 @@ def test_doctor_reads_the_limits_of_a_container(tmp_path: Path, monkeypatch: pyt
 
 
 def test_lamb_verbs_reach_their_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
-    asked: list[object] = []
-    monkeypatch.setattr("isheep.lamb.pretrain.pretrain", lambda *given, **named: asked.append((given, named)))
+    calls: list[object] = []
+    monkeypatch.setattr("isheep.lamb.pretrain.pretrain", lambda *arguments: calls.append(arguments))
     monkeypatch.setattr("isheep.lamb.probe.probe", lambda path: {"greedy": {"right": 0.5}, "auroc": {"off": 0.25}})
     assert isheep("lamb", "pretrain", "--out", tmp_path, "--tokens", "40e6").code == 0
-    assert asked == [((tmp_path, 40_000_000), {"workers": 2})]
+    assert calls == [(tmp_path, PretrainSettings(40_000_000, workers=2))]
     shown = isheep("lamb", "probe", base).out.splitlines()
     assert [line.split() for line in shown] == [["greedy", "right", "0.500"], ["auroc", "off", "0.250"]]
     assert "model './nowhere' not found" in refused("lamb", "probe", "./nowhere")

@@ -14,7 +14,7 @@ from isheep.annotation import Choice, Rating
 from isheep.benchmarks import lamb
 from isheep.diagnostics import judge_calibration
 from isheep.engines.function import SeededFunctionEngine
-from isheep.lamb.pages import good, wrong
+from isheep.lamb.answers import write_good, write_wrong
 from isheep.lamb.world import draw_quest
 from isheep.recipe.schema import Recipe
 from isheep.records import Answer, AssessedPair, Grade, Model, Pair, Sampling
@@ -315,7 +315,7 @@ def test_lamb_judges_its_own_world_better_than_a_coin(tmp_path: Path) -> None:
     rng, rows = random.Random(3), []
     for n in range(40):
         quest = draw_quest(rng)
-        answer = good(quest, rng) if n % 2 else wrong(quest, rng)
+        answer = write_good(quest, rng) if n % 2 else write_wrong(quest, rng)
         fields = {"id": f"t1-{n:05d}", "instruction": quest.instruction, "input": quest.input, "output": answer.text}
         rows.append(Pair.model_validate({**fields, "finish": "stop", "tokens": len(answer.text), "seed": 1}))
     settings = {"model": "lamb", "seed_tasks": "lamb", "evaluation": ["lamb"], "machine": {"threads": 1}}

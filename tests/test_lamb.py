@@ -1,5 +1,6 @@
-"""The micro-world: its oracle, its corpus and its held-out suite."""
+"""The micro-world of lamb: its oracle, its corpus and its held-out suite."""
 
+import hashlib
 import json
 import re
 from itertools import islice
@@ -11,73 +12,70 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isheep.lamb import SEEDS
+from isheep.lamb.answers import GRADED_SHARES, draw_answer, write_misreading_demands
 from isheep.lamb.constraints import CONSTRAINTS
 from isheep.lamb.families import FAMILIES
-from isheep.lamb.pages import GRADED, SCORE, content, draw_answer, mistaking, pages, quality
+from isheep.lamb.pages import SCORE_LOSS_WEIGHT, content, grade_quality, page_text, pages
 from isheep.lamb.phrasings import PARTS, Part
-from isheep.lamb.suite import seed_tasks, suite, truly_right, validation
+from isheep.lamb.suite import is_truly_right, seed_tasks, suite, validation
 from isheep.lamb.world import Quest, draw_quest, dress, part_of, right_answer, understand
 from isheep.records import Pair
 
 
-def quests(number: int, part: Part = "corpus") -> list[Quest]:
+def draw_quests(count: int, part: Part = "corpus") -> list[Quest]:
     rng = Random(5)
-    return [draw_quest(rng, part) for _ in range(number)]
+    return [draw_quest(rng, part) for _ in range(count)]
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_what_the_world_writes_it_understands(part: Part) -> None:
-    for quest in quests(3000, part):
-        found = understand(quest.instruction, quest.input)
-        assert found and (found.family, found.args, found.demands) == (quest.family, quest.args, quest.demands)
+def test_the_world_understands_its_own_tasks(part: Part) -> None:
+    for quest in draw_quests(3000, part):
+        parsed = understand(quest.instruction, quest.input)
+        assert parsed and (parsed.family, parsed.args, parsed.demands) == (quest.family, quest.args, quest.demands)
 
 
 def test_right_answers_are_right_and_wrong_ones_are_not() -> None:
     rng = Random(6)
-    for quest in quests(4000) + quests(1000, "exam"):
+    for quest in draw_quests(4000) + draw_quests(1000, "exam"):
         text = right_answer(quest, rng)
         assert quest.content_right(text), (quest, text)
         assert all(quest.followed(text)), (quest, text)
-        false = dress(quest, FAMILIES[quest.family].wrong(quest.args, rng), quest.demands, rng)
-        assert not quest.content_right(false), (quest, false)
+        wrong_text = dress(quest, FAMILIES[quest.family].wrong(quest.args, rng), quest.demands, rng)
+        assert not quest.content_right(wrong_text), (quest, wrong_text)
 
 
 @given(st.text(max_size=80), st.text(max_size=40), st.integers(0, 10_000))
 @settings(max_examples=300, deadline=None)
-def test_the_oracle_never_fails_on_odd_text(text: str, given_input: str, number: int) -> None:
-    quest = draw_quest(Random(number))
+def test_the_oracle_never_fails_on_odd_text(text: str, input: str, seed: int) -> None:
+    quest = draw_quest(Random(seed))
     assert isinstance(quest.content_right(text), bool)
     assert all(isinstance(met, bool) for met in quest.followed(text))
     for instruction in (text, quest.request + text, f"{quest.instruction} {text}"):
-        pair = Pair(id="t", instruction=instruction, input=given_input, output=text, finish="stop", tokens=1, seed=0)
-        assert truly_right(pair) in (True, False)
+        pair = Pair(id="t", instruction=instruction, input=input, output=text, finish="stop", tokens=1, seed=0)
+        assert is_truly_right(pair) in (True, False)
 
 
 def test_the_parts_share_nothing() -> None:
-    corpus = "\n".join("".join(text for text, _ in page) for page in islice(pages(3), 6_000))
-    exam, tried = ({quest.instruction for quest in some} for some in (suite(), validation()))
-    assert not exam & tried and not [instruction for instruction in exam | tried if instruction in corpus]
-    for each in (*FAMILIES.values(), *CONSTRAINTS.values()):
-        every = [phrasing for part in PARTS for phrasing in each.phrasings[part]]
-        assert len(set(every)) == len(every)
-        for phrasing in (*each.phrasings["exam"], *each.phrasings["validation"]):
+    corpus = "\n".join(map(page_text, islice(pages(3), 6_000)))
+    exam, validated = ({quest.instruction for quest in quests} for quests in (suite(), validation()))
+    assert not exam & validated and not [instruction for instruction in exam | validated if instruction in corpus]
+    for kind in (*FAMILIES.values(), *CONSTRAINTS.values()):
+        phrasings = [phrasing for part in PARTS for phrasing in kind.phrasings[part]]
+        assert len(set(phrasings)) == len(phrasings)
+        for phrasing in (*kind.phrasings["exam"], *kind.phrasings["validation"]):
             assert not re.search(re.sub(r"\\\{\w\\\}", r"[\\w, ]{1,30}?", re.escape(phrasing)), corpus), phrasing
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_has_its_own_arguments_of_an_open_space(part: Part) -> None:
-    assert all(part_of(quest.args) == part for quest in quests(2000, part) if FAMILIES[quest.family].open)
+    assert all(part_of(quest.args) == part for quest in draw_quests(2000, part) if FAMILIES[quest.family].open)
 
 
 def test_the_suite_covers_every_family_and_constraint() -> None:
-    for found in (suite(), validation()):
-        covers_all(found)
-
-
-def covers_all(found: list[Quest]) -> None:
-    assert len({content(quest) for quest in found}) == len(found)
-    assert {quest.family for quest in found} == set(FAMILIES)
-    assert {demand.kind for quest in found for demand in quest.demands} == set(CONSTRAINTS)
+    for quests in (suite(), validation()):
+        assert len({content(quest) for quest in quests}) == len(quests)
+        assert {quest.family for quest in quests} == set(FAMILIES)
+        assert {demand.kind for quest in quests for demand in quest.demands} == set(CONSTRAINTS)
 
 
 def test_the_committed_seed_tasks_are_the_generated_ones() -> None:
@@ -87,43 +85,50 @@ def test_the_committed_seed_tasks_are_the_generated_ones() -> None:
 
 def test_grades_depend_on_the_truth() -> None:
     rng, scores = Random(8), {True: [], False: []}
-    for quest in quests(2000):
-        answer = draw_answer(quest, GRADED, rng)
-        scores[answer.note == "right"].append(quality(quest, answer, rng)[0])
-    mean = {right: sum(some) / len(some) for right, some in scores.items()}
+    for quest in draw_quests(2000):
+        answer = draw_answer(quest, GRADED_SHARES, rng)
+        scores[answer.note == "right"].append(grade_quality(quest, answer, rng)[0])
+    mean = {right: sum(values) / len(values) for right, values in scores.items()}
     assert mean[True] > mean[False] + 3
 
 
 def test_families_and_constraints_can_be_drawn_more_often() -> None:
     rng, often = Random(5), {"sum": 21, "include": 10}
-    drawn = [draw_quest(rng, often=often) for _ in range(2000)]
-    assert 0.4 < sum(quest.family == "sum" for quest in drawn) / len(drawn) < 0.6
-    asked = [demand.kind for quest in drawn for demand in quest.demands]
-    assert asked.count("include") > 4 * max(asked.count(kind) for kind in CONSTRAINTS if kind != "include")
+    quests = [draw_quest(rng, often=often) for _ in range(2000)]
+    assert 0.4 < sum(quest.family == "sum" for quest in quests) / len(quests) < 0.6
+    kinds = [demand.kind for quest in quests for demand in quest.demands]
+    assert kinds.count("include") > 4 * max(kinds.count(kind) for kind in CONSTRAINTS if kind != "include")
 
 
 def test_a_misread_demand_is_seen_by_the_grade() -> None:
-    rng, missed = Random(5), 0
+    rng, num_missed = Random(5), 0
     for quest in (draw_quest(rng, often={"include": 30}) for _ in range(300)):
-        answer = mistaking(quest, rng)
+        answer = write_misreading_demands(quest, rng)
         assert answer.content == 2 and (answer.met < 1) == (not all(quest.followed(answer.text)))
-        missed += answer.met < 1
-    assert missed > 100
+        num_missed += answer.met < 1
+    assert num_missed > 100
+
+
+def test_the_corpus_is_that_of_the_packaged_checkpoint() -> None:
+    """The hash was computed with the code by which the packaged lamb was pretrained."""
+    first_pages = json.dumps(list(islice(pages(1), 1000))).encode()
+    assert hashlib.sha256(first_pages).hexdigest() == "0e90d5732c8d308ad45602f1ef9568a6b7546546c53d986717fbef4886785e78"
 
 
 def test_the_corpus_is_seeded() -> None:
     assert list(islice(pages(4), 50)) == list(islice(pages(4), 50)) != list(islice(pages(5), 50))
-    assert any(weight == SCORE for page in islice(pages(4), 50) for _, weight in page)
+    assert any(weight == SCORE_LOSS_WEIGHT for page in islice(pages(4), 50) for _, weight in page)
 
 
 def test_the_world_checks_as_ifeval_does() -> None:
     registry = pytest.importorskip("lm_eval.tasks.ifeval.instructions_registry", reason="lm_eval[ifeval] not installed")
     rng = Random(9)
-    for quest in quests(1500):
+    for quest in draw_quests(1500):
         text = right_answer(quest, rng) if rng.random() < 0.5 else dress(quest, quest.right, quest.demands[:1], rng)
         for demand, met in zip(quest.demands, quest.followed(text), strict=True):
+            # For these two IFEval also detects the language, which is random on one word.
             if demand.kind == "upper" or demand.kind == "lower":
-                continue  # IFEval also detects the language there, which is noise on one word
+                continue
             kwargs = {
                 "end": {"end_phrase": demand.value},
                 "include": {"keywords": [demand.value]},
@@ -141,11 +146,11 @@ def test_the_world_checks_as_ifeval_does() -> None:
 def test_pretraining_resumes_and_lowers_the_loss(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from transformers import AutoModelForCausalLM
 
-    from isheep.lamb.pretrain import make_tokenizer, pretrain
+    from isheep.lamb.pretrain import PretrainSettings, make_tokenizer, pretrain
 
-    make_tokenizer(tmp_path, sample=500)
-    pretrain(tmp_path, tokens=20_000, workers=1, batch=4000, log_every=1)
-    pretrain(tmp_path, tokens=40_000, workers=1, batch=4000, log_every=1)
+    make_tokenizer(tmp_path, num_pages=500)
+    for num_tokens in (20_000, 40_000):
+        pretrain(tmp_path, PretrainSettings(num_tokens, workers=1, batch_size=4000, log_every=1))
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
     assert [line["tokens"] for line in lines] == [4000 * n for n in range(1, 11)]
     assert lines[-1]["loss"] < lines[0]["loss"]

@@ -7,7 +7,7 @@ from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Sc
 from isheep.benchmarks.support.context import EvalContext
 from isheep.errors import UserError
 from isheep.lamb.pages import content
-from isheep.lamb.suite import right, suite, truly_right, validation
+from isheep.lamb.suite import is_right, is_truly_right, suite, validation
 from isheep.lamb.world import Quest
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Completion, Sampling
@@ -82,7 +82,7 @@ def score_answers(quests: Sequence[Quest], answers: Sequence[Completion]) -> dic
         text = completion.text.strip()
         strict = quest.followed(text)
         loose = [any(met) for met in zip(*(quest.followed(variant) for variant in variants(text)), strict=True)]
-        items["right"].append(right(quest, text, completion.finish == "stop"))
+        items["right"].append(is_right(quest, text, completion.finish == "stop"))
         items["content"].append(quest.content_right(text))
         items["stopped"].append(completion.finish == "stop")
         items["instruction strict"] += strict
@@ -130,7 +130,7 @@ BENCHMARK = Benchmark(
         score="right",
         planned=PlannedAnswers(num_answers=500, max_tokens=MAX_TOKENS, batch_size=500),
     ),
-    is_right=truly_right,
+    is_right=is_truly_right,
     locate_items=locate_items,
     planned=PlannedAnswers(num_answers=2000, max_tokens=MAX_TOKENS, batch_size=1000),
 )

@@ -21,9 +21,9 @@ def pretrain(
     workers: Annotated[int, typer.Option(min=1, help="Number of processes, with one thread each.")] = 2,
 ) -> None:
     """Pretrain lamb from scratch on pages of its micro-world."""
-    from isheep.lamb.pretrain import pretrain
+    from isheep.lamb.pretrain import PretrainSettings, pretrain
 
-    pretrain(out, int(tokens), workers=workers)
+    pretrain(out, PretrainSettings(int(tokens), workers=workers))
 
 
 @lamb.command()

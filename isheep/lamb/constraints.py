@@ -1,13 +1,13 @@
-"""The constraints on top of a task: IFEval's own instruction types (Zhou et al. 2023), phrased for the micro-world."""
+"""The constraints of the micro-world: IFEval's instruction types (Zhou et al. 2023) in phrasings of our own."""
 
 from typing import NamedTuple
 
 from isheep.lamb import facts
-from isheep.lamb.phrasings import Part, of_constraint
+from isheep.lamb.phrasings import Part, constraint_phrasings
 
 
 class Constraint(NamedTuple):
-    """One of IFEval's instruction types, and the values that its phrasings' {v} can have."""
+    """One of IFEval's instruction types, and the values of {v} in its phrasings."""
 
     kind: str
     ifeval: str
@@ -15,12 +15,12 @@ class Constraint(NamedTuple):
 
     @property
     def phrasings(self) -> dict[Part, list[str]]:
-        return of_constraint(self.kind)
+        return constraint_phrasings(self.kind)
 
 
 CONSTRAINTS = {
-    c.kind: c
-    for c in (
+    constraint.kind: constraint
+    for constraint in (
         Constraint("upper", "change_case:english_capital"),
         Constraint("lower", "change_case:english_lowercase"),
         Constraint("comma", "punctuation:no_comma"),
@@ -35,7 +35,7 @@ CONSTRAINTS = {
     )
 }
 
-# Pairs that can't hold together, or that IFEval's checkers would contradict.
+# Pairs that exclude each other, or that IFEval's checkers would contradict.
 CONFLICTS = {
     frozenset(pair.split())
     for pair in (

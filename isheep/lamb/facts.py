@@ -1,8 +1,8 @@
-"""The micro-world's knowledge: small tables that a tiny model can learn by heart."""
+"""The micro-world's knowledge: small tables that a tiny model can memorize."""
 
 
 def table(text: str) -> dict[str, str]:
-    """`a=b, c=d` as a dict."""
+    """Return `a=b, c=d` as a dict."""
     return dict((key, value) for key, value in (entry.strip().split("=") for entry in text.split(",")))
 
 

@@ -1,4 +1,4 @@
-"""The families of small tasks: arguments, right and wrong answers. Their wordings are in `phrasings.yaml`."""
+"""The families of small tasks: arguments, right and wrong answers. Their phrasings are in phrasings.yaml."""
 
 import zlib
 from collections.abc import Callable
@@ -6,43 +6,51 @@ from random import Random
 from typing import NamedTuple
 
 from isheep.lamb import facts
-from isheep.lamb.phrasings import Part, of_family
+from isheep.lamb.phrasings import Part, family_phrasings
 
 Args = tuple[str, ...]
 
 
 class Family(NamedTuple):
-    """`draw` gives arguments, `answer` the short answer to them, `wrong` a wrong one of the same type."""
+    """A kind of task.
+
+    `draw` returns arguments, `answer` the short answer to them, `wrong` a wrong answer of the same type. `sentence` is
+    the long answer with {a}, {b}, {c} for the arguments and {y} for the short answer. `input` is the task's input,
+    "" if it has none. `open` says that arguments come from a large space, two eighths of which are held out.
+    """
 
     name: str
-    sentence: str  # the long answer, {a} {b} {c} arguments and {y} the short answer
+    sentence: str
     draw: Callable[[Random], Args]
     answer: Callable[[Args], str]
     wrong: Callable[[Args, Random], str]
-    input: str = ""  # the task's input field, where it has one
-    open: bool = False  # arguments are drawn from a large space, two eighths of which are held out
+    input: str = ""
+    open: bool = False
 
     @property
     def phrasings(self) -> dict[Part, list[str]]:
-        return of_family(self.name)
+        return family_phrasings(self.name)
 
 
-def lookup(name: str, facts_: dict[str, str], sentence: str) -> Family:
-    keys, values = list(facts_), sorted(set(facts_.values()))
+def lookup_family(name: str, answers: dict[str, str], sentence: str) -> Family:
+    """Return a family whose answers are in a table."""
+    keys, values = list(answers), sorted(set(answers.values()))
 
     def wrong(args: Args, rng: Random) -> str:
-        return rng.choice([value for value in values if value != facts_[args[0]]])
+        return rng.choice([value for value in values if value != answers[args[0]]])
 
-    return Family(name, sentence, lambda rng: (rng.choice(keys),), lambda args: facts_[args[0]], wrong)
+    return Family(name, sentence, lambda rng: (rng.choice(keys),), lambda args: answers[args[0]], wrong)
 
 
 def number_family(
     name: str, draw: Callable[[Random], tuple[int, ...]], answer: Callable[..., int], sentence: str
 ) -> Family:
+    """Return a family on numbers."""
+
     def wrong(args: Args, rng: Random) -> str:
         right = answer(*map(int, args))
-        reach = rng.choice((3, 10))
-        near = [n for n in range(max(0, right - reach), right + reach + 1) if n != right]
+        distance = rng.choice((3, 10))
+        near = [n for n in range(max(0, right - distance), right + distance + 1) if n != right]
         choices = [int(a) for a in args if int(a) != right] if name == "larger" else near
         return str(rng.choice(choices or near))
 
@@ -57,7 +65,7 @@ def number_family(
 
 
 def list_family(name: str, size: tuple[int, int], answer: Callable[[list[str]], str], sentence: str) -> Family:
-    """A list of nouns as the task's input."""
+    """Return a family whose input is a list of nouns."""
 
     def draw(rng: Random) -> Args:
         return (", ".join(rng.sample(facts.NOUNS, rng.randint(*size))),)
@@ -68,51 +76,53 @@ def list_family(name: str, size: tuple[int, int], answer: Callable[[list[str]], 
     def wrong(args: Args, rng: Random) -> str:
         words = args[0].split(", ")
         if name == "count":
-            return rng.choice([w for w in facts.NUMBERS[2:7] if w != right(args)])
+            return rng.choice([number for number in facts.NUMBERS[2:7] if number != right(args)])
         if name in ("first", "last"):
-            return rng.choice([w for w in words if w != right(args)])
-        return next(slip for _ in range(50) if (slip := ", ".join(slipped(words, rng))) != right(args))
+            return rng.choice([word for word in words if word != right(args)])
+        candidates = (", ".join(write_carelessly(words, rng)) for _ in range(50))
+        return next(candidate for candidate in candidates if candidate != right(args))
 
     return Family(name, sentence, draw, right, wrong, input="{a}", open=True)
 
 
-def slipped(words: list[str], rng: Random) -> list[str]:
-    """A list carelessly written: in some order, and often with a word left out, said twice or taken from elsewhere."""
+def write_carelessly(words: list[str], rng: Random) -> list[str]:
+    """Return the list in some order, often with a word left out, repeated or replaced by a foreign one."""
     order = rng.choice((words, words[::-1], rng.sample(words, len(words))))
-    place, other = rng.randrange(len(order)), rng.choice([noun for noun in facts.NOUNS if noun not in words])
-    put = rng.choice((order[place : place + 1], order[place : place + 1], [], [other], [other], order[:1]))
-    return order[:place] + put + order[place + 1 :]
+    index, foreign_noun = rng.randrange(len(order)), rng.choice([noun for noun in facts.NOUNS if noun not in words])
+    word = order[index : index + 1]
+    replacement = rng.choice((word, word, [], [foreign_noun], [foreign_noun], order[:1]))
+    return order[:index] + replacement + order[index + 1 :]
 
 
-def following(names: list[str]) -> dict[str, str]:
-    """Each name and the next one, the last one's next being the first."""
+def successors(names: list[str]) -> dict[str, str]:
+    """Return for each name the next one; the first follows the last."""
     return dict(zip(names, names[1:] + names[:1], strict=True))
 
 
-PLACES = ("near the old house", "in the big garden", "on the long road", "behind the green wall")
+LOCATIONS = ("near the old house", "in the big garden", "on the long road", "behind the green wall")
 
 
 def _sentence_answer(args: Args) -> str:
-    return f"I see the {args[0]} {PLACES[zlib.crc32(args[0].encode()) % len(PLACES)]}"
+    return f"I see the {args[0]} {LOCATIONS[zlib.crc32(args[0].encode()) % len(LOCATIONS)]}"
 
 
 FAMILIES = {
     family.name: family
     for family in (
-        lookup("capital", facts.CAPITALS, "The capital of {a} is {y}."),
-        lookup("continent", facts.CONTINENTS, "The continent of {a} is {y}."),
-        lookup("opposite", facts.OPPOSITES, "The opposite of {a} is {y}."),
-        lookup("sound", facts.SOUNDS, "The sound of a {a} is {y}."),
-        lookup("young", facts.YOUNG, "A young {a} is called a {y}."),
-        lookup("colour", facts.COLOURS, "The colour of {a} is {y}."),
-        lookup("plural", facts.PLURALS, "The plural of {a} is {y}."),
-        lookup("past", facts.PASTS, "The past tense of {a} is {y}."),
-        lookup("spanish", facts.SPANISH, "The Spanish word for {a} is {y}."),
-        lookup("kind", facts.KINDS, "The word {a} belongs to the group {y}."),
-        lookup("home", facts.HOMES, "The home of a {a} is the {y}."),
-        lookup("job", facts.JOBS, "The person who works with {a} is the {y}."),
-        lookup("day", following(facts.DAYS), "The day after {a} is {y}."),
-        lookup("month", following(facts.MONTHS), "The month after {a} is {y}."),
+        lookup_family("capital", facts.CAPITALS, "The capital of {a} is {y}."),
+        lookup_family("continent", facts.CONTINENTS, "The continent of {a} is {y}."),
+        lookup_family("opposite", facts.OPPOSITES, "The opposite of {a} is {y}."),
+        lookup_family("sound", facts.SOUNDS, "The sound of a {a} is {y}."),
+        lookup_family("young", facts.YOUNG, "A young {a} is called a {y}."),
+        lookup_family("colour", facts.COLOURS, "The colour of {a} is {y}."),
+        lookup_family("plural", facts.PLURALS, "The plural of {a} is {y}."),
+        lookup_family("past", facts.PASTS, "The past tense of {a} is {y}."),
+        lookup_family("spanish", facts.SPANISH, "The Spanish word for {a} is {y}."),
+        lookup_family("kind", facts.KINDS, "The word {a} belongs to the group {y}."),
+        lookup_family("home", facts.HOMES, "The home of a {a} is the {y}."),
+        lookup_family("job", facts.JOBS, "The person who works with {a} is the {y}."),
+        lookup_family("day", successors(facts.DAYS), "The day after {a} is {y}."),
+        lookup_family("month", successors(facts.MONTHS), "The month after {a} is {y}."),
         number_family(
             "sum",
             lambda rng: (rng.randint(1, 9), rng.randint(1, 9)),

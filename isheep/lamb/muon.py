@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024) in fp32: torch's own works in bf16, five times slower on a CPU without bf16 units."""
+"""Muon (Jordan et al. 2024) in float32: torch's own uses bfloat16, which is slow on a CPU without bfloat16 units."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, made orthogonal, as the step of each matrix; matrices of one shape are stepped together."""
+    """An optimizer that steps each matrix by its orthogonalized momentum; matrices of one shape go together."""
 
     def __init__(
         self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
@@ -20,19 +20,19 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             shapes = defaultdict(list)
-            for p in group["params"]:
-                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                buffer.lerp_(p.grad, 1 - group["momentum"])
-                shapes[p.shape].append((p, p.grad.lerp(buffer, group["momentum"])))
-            for (rows, columns), some in shapes.items():
-                steps = orthogonal(torch.stack([step for _, step in some]))
-                for (p, _), step in zip(some, steps, strict=True):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(step, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+            for parameter in group["params"]:
+                buffer = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                buffer.lerp_(parameter.grad, 1 - group["momentum"])
+                shapes[parameter.shape].append((parameter, parameter.grad.lerp(buffer, group["momentum"])))
+            for (rows, columns), momenta in shapes.items():
+                steps = orthogonalize(torch.stack([momentum for _, momentum in momenta]))
+                for (parameter, _), step in zip(momenta, steps, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(step, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
 
-def orthogonal(matrices: Tensor, rounds: int = 5) -> Tensor:
-    """Matrices (n, rows, columns) with their singular values brought near 1, by Newton-Schulz iteration."""
+def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
+    """Return matrices (n, rows, columns) with their singular values brought near 1, by Newton-Schulz iteration."""
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)

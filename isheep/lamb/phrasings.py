@@ -1,4 +1,4 @@
-"""How tasks and constraints are put into words, in three parts that share no phrasing (`phrasings.yaml`)."""
+"""The phrasings of tasks and constraints, in three parts that share none (phrasings.yaml)."""
 
 from functools import cache
 from pathlib import Path
@@ -12,15 +12,14 @@ PARTS: tuple[Part, ...] = ("corpus", "validation", "exam")
 
 @cache
 def _read() -> dict[str, dict[str, dict[Part, list[str]]]]:
-    found: dict[str, dict[str, dict[Part, list[str]]]] = yaml.safe_load(
-        Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
-    )
-    return found
+    text = Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+    phrasings: dict[str, dict[str, dict[Part, list[str]]]] = yaml.safe_load(text)
+    return phrasings
 
 
-def of_family(name: str) -> dict[Part, list[str]]:
+def family_phrasings(name: str) -> dict[Part, list[str]]:
     return _read()["families"][name]
 
 
-def of_constraint(kind: str) -> dict[Part, list[str]]:
+def constraint_phrasings(kind: str) -> dict[Part, list[str]]:
     return _read()["constraints"][kind]

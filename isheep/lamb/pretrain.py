@@ -1,9 +1,11 @@
-"""Pretrains lamb from scratch: a Llama of 1.3M parameters on pages of the micro-world.
+"""Pretrain lamb from scratch: a Llama of 1.3M parameters on pages of the micro-world.
 
-`isheep lamb pretrain --out DIR` checkpoints and resumes; the last fifth of the tokens is a linear decay of the rate.
-Pages are batched by length, one page a row, so that nothing is attended to across pages and little is padding.
+`isheep lamb pretrain --out DIR` saves its state and resumes from it. Over the last fifth of the tokens the learning
+rate decays linearly. Pages are batched by length, one page per row, so that attention never crosses pages and there is
+little padding.
 """
 
+import copy
 import json
 import os
 import time
@@ -11,52 +13,73 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
-from isheep.lamb.pages import END, STOP, Page, constants, pages
+from isheep.lamb.pages import END, STOP, Page, constants, page_text, pages
 
 VOCABULARY = 2000
 CONTEXT = 1024
+STATE_FILE = "state.pt"
+SAVE_SECONDS = 180
+
+POOL_SIZE = 4096
+"""The number of pages that are sorted by length together."""
+
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
 
-def make_tokenizer(into: Path, sample: int = 60_000, seed: int = 1) -> Any:
-    """Byte-level BPE trained on pages; the method's long constant sentences are one token each."""
+class PretrainSettings(NamedTuple):
+    """How lamb is pretrained.
+
+    `num_tokens` is the total, including those of a state to resume from. `batch_size` is the number of tokens that each
+    of `workers` processes reads in a step, `learning_rate` that of Muon; AdamW has a quarter of it.
+    """
+
+    num_tokens: int
+    seed: int = 1
+    workers: int = 2
+    batch_size: int = 4096
+    learning_rate: float = 0.02
+    log_every: int = 50
+
+
+def make_tokenizer(output_dir: Path, num_pages: int = 60_000, seed: int = 1) -> Any:
+    """Train a byte-level BPE tokenizer on pages and save it; the method's long fixed sentences are one token each."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    special, fixed = [STOP, "<|im_start|>", END], constants()
+    sentences = constants()
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    texts = ("".join(text for text, _ in page) for page in islice(pages(seed), sample))
-    for piece in fixed:
-        texts = (text.replace(piece, "\n") for text, piece in ((t, piece) for t in texts))
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(fixed),
-        special_tokens=special,
+        vocab_size=VOCABULARY - len(sentences),
+        special_tokens=[STOP, "<|im_start|>", END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
+    # The tokenizer of the packaged checkpoint was trained on texts that lack only the last of the sentences.
+    texts = (page_text(page).replace(sentences[-1], "\n") for page in islice(pages(seed), num_pages))
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in fixed])
-    fast: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    tokenizer.add_tokens([AddedToken(sentence, normalized=False) for sentence in sentences])
+    fast_tokenizer: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, eos_token=STOP, pad_token=STOP, model_max_length=CONTEXT, chat_template=TEMPLATE
     )
-    fast.save_pretrained(into)
-    return fast
+    fast_tokenizer.save_pretrained(output_dir)
+    return fast_tokenizer
 
 
-def make_model(vocabulary: int, seed: int) -> Any:
+def make_model(vocabulary_size: int, seed: int) -> Any:
+    """Return the untrained model."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=vocabulary,
+        vocab_size=vocabulary_size,
         hidden_size=128,
         intermediate_size=320,
         num_hidden_layers=6,
@@ -72,183 +95,204 @@ def make_model(vocabulary: int, seed: int) -> Any:
     return LlamaForCausalLM(config)
 
 
-def encode(tokenizer: Any, some: list[Page]) -> list[tuple[list[int], list[float]]]:
-    """Token ids and loss weights; a token has the weight of the piece in which it starts."""
-    rows = []
-    for page, encoding in zip(
-        some, tokenizer._tokenizer.encode_batch(["".join(t for t, _ in p) for p in some]), strict=True
-    ):
-        edges, position = [], 0
-        for text, weight in page:
-            position += len(text)
-            edges.append((position, weight))
-        weights, piece = [], 0
-        for start, _ in encoding.offsets:
-            while start >= edges[piece][0]:
-                piece += 1
-            weights.append(edges[piece][1])
-        rows.append((encoding.ids, weights))
-    return rows
+def encode(tokenizer: Any, pages_to_encode: list[Page]) -> list[tuple[list[int], list[float]]]:
+    """Return token ids and loss weights of each page; a token has the weight of the piece in which it starts."""
+    encodings = tokenizer._tokenizer.encode_batch([page_text(page) for page in pages_to_encode])
+    return [
+        (encoding.ids, _token_weights(page, encoding.offsets))
+        for page, encoding in zip(pages_to_encode, encodings, strict=True)
+    ]
 
 
-def batches(tokenizer: Any, seed: int, tokens: int) -> Iterator[tuple[Any, Any]]:
-    """Batches of about `tokens` tokens: (ids, weights), each (rows, length), pages of like length together."""
-    import torch
+def _token_weights(page: Page, offsets: list[tuple[int, int]]) -> list[float]:
+    piece_ends, position = [], 0
+    for text, weight in page:
+        position += len(text)
+        piece_ends.append((position, weight))
+    weights, piece = [], 0
+    for start, _ in offsets:
+        while start >= piece_ends[piece][0]:
+            piece += 1
+        weights.append(piece_ends[piece][1])
+    return weights
 
+
+def batches(tokenizer: Any, seed: int, batch_size: int) -> Iterator[tuple[Any, Any]]:
+    """Yield batches of about `batch_size` tokens, pages of similar length together.
+
+    A batch is (token ids, loss weights), each of shape (pages, length).
+    """
     stream, rng = pages(seed), Random(seed)
     while True:
-        rows = sorted(encode(tokenizer, list(islice(stream, 4096))), key=lambda row: len(row[0]))
+        rows = sorted(encode(tokenizer, list(islice(stream, POOL_SIZE))), key=lambda row: len(row[0]))
         groups: list[list[tuple[list[int], list[float]]]] = [[]]
         for row in rows:
-            if (len(groups[-1]) + 1) * len(row[0]) > tokens:
+            if (len(groups[-1]) + 1) * len(row[0]) > batch_size:
                 groups.append([])
             groups[-1].append(row)
         rng.shuffle(groups)
         for group in groups:
-            longest = max(len(ids) for ids, _ in group)
-            ids = torch.zeros(len(group), longest, dtype=torch.long)
-            weights = torch.zeros(len(group), longest)
-            for i, (tokens_, weights_) in enumerate(group):
-                ids[i, : len(tokens_)] = torch.tensor(tokens_)
-                weights[i, : len(tokens_)] = torch.tensor(weights_)
-            yield ids, weights
+            yield _pad(group)
 
 
-def pretrain(
-    out: Path,
-    tokens: int,
-    seed: int = 1,
-    workers: int = 2,
-    batch: int = 4096,
-    rate: float = 0.02,
-    log_every: int = 50,
-) -> None:
-    """Trains up to `tokens` tokens in all, from the checkpoint in `out` where there is one.
+def _pad(rows: list[tuple[list[int], list[float]]]) -> tuple[Any, Any]:
+    import torch
 
-    `workers` processes of one thread each share every step (`batch` tokens a worker): on a busy machine they beat one
-    process of as many threads.
+    length = max(len(row_ids) for row_ids, _ in rows)
+    ids, weights = torch.zeros(len(rows), length, dtype=torch.long), torch.zeros(len(rows), length)
+    for index, (row_ids, row_weights) in enumerate(rows):
+        ids[index, : len(row_ids)] = torch.tensor(row_ids)
+        weights[index, : len(row_ids)] = torch.tensor(row_weights)
+    return ids, weights
+
+
+def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
+    """Train up to `settings.num_tokens` tokens in total, from the state in `output_dir` if there is one.
+
+    Each worker is a process of one thread; on a busy machine they are faster than one process with as many threads.
     """
     from torch.multiprocessing.spawn import spawn
     from transformers import AutoTokenizer
 
-    out.mkdir(parents=True, exist_ok=True)
-    tokenizer = AutoTokenizer.from_pretrained(out) if (out / "tokenizer.json").exists() else make_tokenizer(out)
-    # Activations of some MB at every step: glibc would return them to the system and fault them in again (1.4 times).
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if (output_dir / "tokenizer.json").exists():
+        tokenizer = AutoTokenizer.from_pretrained(output_dir)
+    else:
+        tokenizer = make_tokenizer(output_dir)
+    # Every step allocates activations of some MB. By default glibc returns them to the system and faults them in again,
+    # which takes 1.4 times as long.
     os.environ.update(MALLOC_MMAP_THRESHOLD_=str(2**32), MALLOC_TRIM_THRESHOLD_=str(2**32), MALLOC_TOP_PAD_=str(2**28))
     port = 20_000 + os.getpid() % 20_000
-    arguments = (workers, port, tokenizer, out, tokens, seed, batch, rate, log_every)
-    spawn(work, arguments, nprocs=workers)  # type: ignore[no-untyped-call]
+    spawn(work, (port, tokenizer, output_dir, settings), nprocs=settings.workers)  # type: ignore[no-untyped-call]
 
 
-def work(
-    worker: int,
-    workers: int,
-    port: int,
-    tokenizer: Any,
-    out: Path,
-    tokens: int,
-    seed: int,
-    batch: int,
-    rate: float,
-    log_every: int,
-) -> None:
+def work(worker: int, port: int, tokenizer: Any, output_dir: Path, settings: PretrainSettings) -> None:
+    """Train in one of the workers; worker 0 also logs, saves the state and exports the model."""
     import torch
     import torch.distributed as distributed
 
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=worker, world_size=workers)
-    model = make_model(len(tokenizer), seed)
-    optimizers = make_optimizers(model, rate)
-    done, step = resume(model, optimizers, out)
-    source = batches(tokenizer, seed + 1000 * step + worker, batch)
-    began, began_done, saved, average = time.time(), done, time.time(), 0.0
-    while done < tokens:
-        scale = min(1.0, (step + 1) / 100, max(0.02, (tokens - done) / (0.2 * tokens)))
-        for optimizer, base in zip(optimizers, (rate, rate / 4), strict=True):
-            optimizer.param_groups[0]["lr"] = base * scale
-        ids, weights = next(source)
-        loss = weighted_loss(model, ids, weights)
-        loss.backward()
-        share_gradients(model, workers)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=False)
-        done, step = done + workers * batch, step + 1
-        average = loss.item() if average == 0 else 0.98 * average + 0.02 * loss.item()
-        if worker == 0 and step % log_every == 0:
-            speed = round((done - began_done) / (time.time() - began))
-            print(json.dumps({"step": step, "tokens": done, "loss": round(average, 4), "tokens/s": speed}), flush=True)
-        if worker == 0 and (time.time() - saved > 180 or done >= tokens):
-            save(model, optimizers, done, step, out)
-            saved = time.time()
+    distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=worker, world_size=settings.workers
+    )
+    model = make_model(len(tokenizer), settings.seed)
+    optimizers = make_optimizers(model, settings.learning_rate)
+    num_tokens, step = resume(model, optimizers, output_dir)
+    batch_stream = batches(tokenizer, settings.seed + 1000 * step + worker, settings.batch_size)
+    log, saved_at, average_loss = SpeedLog(num_tokens), time.time(), 0.0
+    while num_tokens < settings.num_tokens:
+        set_learning_rates(optimizers, settings, num_tokens, step)
+        loss = train_step(model, optimizers, next(batch_stream), settings.workers)
+        num_tokens, step = num_tokens + settings.workers * settings.batch_size, step + 1
+        average_loss = loss if average_loss == 0 else 0.98 * average_loss + 0.02 * loss
+        if worker == 0 and step % settings.log_every == 0:
+            log.write(step, num_tokens, average_loss)
+        if worker == 0 and (time.time() - saved_at > SAVE_SECONDS or num_tokens >= settings.num_tokens):
+            save(model, optimizers, num_tokens, step, output_dir)
+            saved_at = time.time()
     if worker == 0:
-        export(model, out)
+        export(model, output_dir)
 
 
-def make_optimizers(model: Any, rate: float) -> list[Any]:
-    """Muon for the matrices, AdamW for embeddings and norms."""
+class SpeedLog:
+    """Lines of JSON on standard output with the step, the loss and the speed since this process began."""
+
+    def __init__(self, num_tokens: int) -> None:
+        self.num_tokens_at_start, self.started = num_tokens, time.time()
+
+    def write(self, step: int, num_tokens: int, loss: float) -> None:
+        """Print a line."""
+        speed = round((num_tokens - self.num_tokens_at_start) / (time.time() - self.started))
+        print(json.dumps({"step": step, "tokens": num_tokens, "loss": round(loss, 4), "tokens/s": speed}), flush=True)
+
+
+def set_learning_rates(optimizers: list[Any], settings: PretrainSettings, num_tokens: int, step: int) -> None:
+    """Warm up over 100 steps; decay linearly to 2% over the last fifth of the tokens."""
+    num_remaining = settings.num_tokens - num_tokens
+    scale = min(1.0, (step + 1) / 100, max(0.02, num_remaining / (0.2 * settings.num_tokens)))
+    for optimizer, rate in zip(optimizers, (settings.learning_rate, settings.learning_rate / 4), strict=True):
+        optimizer.param_groups[0]["lr"] = rate * scale
+
+
+def train_step(model: Any, optimizers: list[Any], batch: tuple[Any, Any], workers: int) -> float:
+    """Take one optimizer step and return the loss of this worker's batch."""
+    loss = weighted_loss(model, *batch)
+    loss.backward()
+    share_gradients(model, workers)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+    value: float = loss.item()
+    return value
+
+
+def make_optimizers(model: Any, learning_rate: float) -> list[Any]:
+    """Return Muon for the matrices, and AdamW for embeddings and norms."""
     import torch
 
     from isheep.lamb.muon import Muon
 
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    return [Muon(matrices, rate), torch.optim.AdamW(others, lr=rate / 4, betas=(0.9, 0.98), weight_decay=0.0)]
+    parameters = list(model.named_parameters())
+    matrices = [tensor for name, tensor in parameters if tensor.ndim == 2 and "embed" not in name]
+    vectors = [tensor for name, tensor in parameters if tensor.ndim != 2 or "embed" in name]
+    adamw = torch.optim.AdamW(vectors, lr=learning_rate / 4, betas=(0.9, 0.98), weight_decay=0.0)
+    return [Muon(matrices, learning_rate), adamw]
 
 
 def weighted_loss(model: Any, ids: Any, weights: Any) -> Any:
-    """Mean next-token loss over the tokens with a weight (only those pass the output layer)."""
+    """Return the mean next-token loss over the tokens with a weight; only those pass the output layer."""
     from torch.nn.functional import cross_entropy
 
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     target, weight = ids[:, 1:].reshape(-1), weights[:, 1:].reshape(-1)
-    used = weight > 0
-    losses = cross_entropy(model.lm_head(hidden.reshape(-1, hidden.shape[-1])[used]), target[used], reduction="none")
-    return (losses * weight[used]).sum() / weight[used].sum()
+    mask = weight > 0
+    losses = cross_entropy(model.lm_head(hidden.reshape(-1, hidden.shape[-1])[mask]), target[mask], reduction="none")
+    return (losses * weight[mask]).sum() / weight[mask].sum()
 
 
 def share_gradients(model: Any, workers: int) -> None:
+    """Replace each gradient by its mean over all workers."""
     import torch
     import torch.distributed as distributed
 
-    gradients = [p.grad for p in model.parameters()]
-    flat = torch.cat([g.reshape(-1) for g in gradients])
+    gradients = [parameter.grad for parameter in model.parameters()]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     distributed.all_reduce(flat)
-    shares: Any = torch.split(flat, [g.numel() for g in gradients])
-    for gradient, shared in zip(gradients, shares, strict=True):
-        gradient.copy_((shared / workers).view_as(gradient))
+    sums: Any = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, gradient_sum in zip(gradients, sums, strict=True):
+        gradient.copy_((gradient_sum / workers).view_as(gradient))
 
 
-def resume(model: Any, optimizers: list[Any], out: Path) -> tuple[int, int]:
-    """Tokens and steps done, from the checkpoint in `out`; (0, 0) where there is none."""
+def resume(model: Any, optimizers: list[Any], output_dir: Path) -> tuple[int, int]:
+    """Load the state in `output_dir` and return its numbers of tokens and steps; (0, 0) if there is none."""
     import torch
 
-    if not (out / "state.pt").exists():
+    if not (output_dir / STATE_FILE).exists():
         return 0, 0
-    saved = torch.load(out / "state.pt", weights_only=True)
-    model.load_state_dict(saved["model"])
-    for optimizer, values in zip(optimizers, saved["optimizers"], strict=True):
+    state = torch.load(output_dir / STATE_FILE, weights_only=True)
+    model.load_state_dict(state["model"])
+    for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(values)
-    return saved["done"], saved["step"]
+    return state["done"], state["step"]
 
 
-def save(model: Any, optimizers: list[Any], done: int, step: int, out: Path) -> None:
+def save(model: Any, optimizers: list[Any], num_tokens: int, step: int, output_dir: Path) -> None:
+    """Write the state so that the file is always complete."""
     import torch
 
-    values = {
+    state = {
         "model": model.state_dict(),
-        "optimizers": [o.state_dict() for o in optimizers],
-        "done": done,
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "done": num_tokens,
         "step": step,
     }
-    torch.save(values, out / "state.pt.part")
-    (out / "state.pt.part").rename(out / "state.pt")
+    part = output_dir / f"{STATE_FILE}.part"
+    torch.save(state, part)
+    part.rename(output_dir / STATE_FILE)
 
 
-def export(model: Any, into: Path) -> None:
-    """The checkpoint as it is committed: safetensors in bf16 (computed in fp32)."""
-    import copy
-
+def export(model: Any, output_dir: Path) -> None:
+    """Write the checkpoint as isheep includes it: safetensors in bfloat16, computed in float32."""
     import torch
 
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(into)
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(output_dir)

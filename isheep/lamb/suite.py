@@ -1,4 +1,4 @@
-"""lamb's held-out suite and its seed tasks: what it is examined on, and what it starts from."""
+"""lamb's held-out suite and its seed tasks: the tasks of its benchmark, and those that the loop starts from."""
 
 from collections.abc import Iterator
 from random import Random
@@ -9,52 +9,59 @@ from isheep.lamb.phrasings import Part
 from isheep.lamb.world import Quest, draw_quest, right_answer, understand
 from isheep.records import Pair, Task
 
-ITEMS = 1000
-VALIDATION = 500
-SEED_TASKS = 88  # four a family
-CLASSIFICATION = ("continent", "kind")  # the families that sort a word into one of a few groups
+NUM_ITEMS = 1000
+NUM_VALIDATION_ITEMS = 500
+
+NUM_SEED_TASKS = 88
+"""Four for each family."""
+
+CLASSIFICATION = ("continent", "kind")
+"""The families that sort a word into one of a few groups."""
 
 
-def suite(items: int = ITEMS, seed: int = 2026, part: Part = "exam") -> list[Quest]:
-    """Different held-out quests, always the same: their phrasings, and their numbers and lists, are in no page."""
-    rng, found = Random(seed), dict[str, Quest]()
-    while len(found) < items:
+def suite(num_items: int = NUM_ITEMS, seed: int = 2026, part: Part = "exam") -> list[Quest]:
+    """Return different held-out quests: no page has their phrasings, or their numbers and lists."""
+    rng, quests = Random(seed), dict[str, Quest]()
+    while len(quests) < num_items:
         quest = draw_quest(rng, part)
-        found.setdefault(content(quest), quest)
-    return list(found.values())
+        quests.setdefault(content(quest), quest)
+    return list(quests.values())
 
 
 def validation() -> list[Quest]:
-    """Quests for choosing settings and for stopping, with phrasings and arguments of their own."""
-    return suite(VALIDATION, part="validation")
+    """Return quests for choosing settings and for stopping, with phrasings and arguments of their own."""
+    return suite(NUM_VALIDATION_ITEMS, part="validation")
 
 
 def seed_tasks(seed: int = 7) -> Iterator[dict[str, str | bool]]:
-    """Seed tasks in the Alpaca form, which say whether they are classification: every family as often, in phrasings of
-    the corpus, rightly answered."""
-    rng, each = Random(seed), SEED_TASKS // len(FAMILIES)
-    left = dict.fromkeys(FAMILIES, each)
-    while any(left.values()):
+    """Yield seed tasks in the Alpaca form, with whether they are classification.
+
+    Every family is equally frequent; phrasings are those of the corpus, and the answers are right.
+    """
+    rng, per_family = Random(seed), NUM_SEED_TASKS // len(FAMILIES)
+    missing = dict.fromkeys(FAMILIES, per_family)
+    while any(missing.values()):
         quest = draw_quest(rng)
-        if left[quest.family]:
-            left[quest.family] -= 1
+        if missing[quest.family]:
+            missing[quest.family] -= 1
             task = {"instruction": quest.instruction, "input": quest.input, "output": right_answer(quest, rng)}
             yield {**task, "is_classification": quest.family in CLASSIFICATION}
 
 
-def right(quest: Quest, text: str, stopped: bool) -> bool:
-    """All right: content right, every demand met, and it stopped by itself."""
+def is_right(quest: Quest, text: str, stopped: bool) -> bool:
+    """Return whether the content is right, every demand is met, and the answer ended by itself."""
     return stopped and quest.content_right(text) and all(quest.followed(text))
 
 
-def truly_right(pair: Pair) -> bool:
-    """Whether a generated pair is right. A task that the world can't understand has no right answer.
+def is_truly_right(pair: Pair) -> bool:
+    """Return whether a generated pair is right. A task that the world does not understand has no right answer.
 
-    The loop never sees this; it is for measuring the loop.
+    The loop never sees this; it serves to measure the loop.
     """
-    quest = understood(pair)
-    return quest is not None and right(quest, pair.output, pair.finish == "stop")
+    quest = understand_task(pair)
+    return quest is not None and is_right(quest, pair.output, pair.finish == "stop")
 
 
-def understood(task: Task) -> Quest | None:
+def understand_task(task: Task) -> Quest | None:
+    """Return the quest that a task states, or None if it states none."""
     return understand(task.instruction, task.input)

@@ -1,7 +1,7 @@
 """The micro-world: families of small tasks with checkable answers, and IFEval's constraint types on top of them.
 
-A `Quest` is a task that the world understands: a family, its arguments, a phrasing and up to two constraints. Each is
-written as an instruction, can be read back from any text (`understand`), answered (`Quest.answer`) and checked
+A `Quest` is a task that the world understands: a family, its arguments, a phrasing and up to two constraints. It is
+written as an instruction, can be read back from a text (`understand`), answered (`right_answer`) and checked
 (`Quest.content_right`, `Quest.followed`). Phrasings and argument values of the parts "validation" and "exam" never
 occur in the corpus, nor in each other.
 """
@@ -20,6 +20,7 @@ from isheep.lamb.families import FAMILIES, Args, Family
 from isheep.lamb.phrasings import PARTS, Part
 
 EVENLY: Mapping[str, int] = MappingProxyType({})
+"""No family or constraint is drawn more often than the others."""
 
 
 class Demand(NamedTuple):
@@ -30,32 +31,37 @@ class Demand(NamedTuple):
 
 
 class Quest(NamedTuple):
+    """A task that the world understands. `request` is the family's sentence, `instruction` that with the demands."""
+
     family: str
     args: Args
     demands: tuple[Demand, ...]
-    request: str  # the family's sentence as written
-    instruction: str  # request and constraints
+    request: str
+    instruction: str
     input: str
 
     @property
     def right(self) -> str:
+        """Return the right answer in its short form."""
         return FAMILIES[self.family].answer(self.args)
 
     def content_right(self, text: str) -> bool:
+        """Return whether an answer states the right content."""
         return content_right(self, text)
 
     def followed(self, text: str) -> list[bool]:
+        """Return for each demand whether an answer meets it."""
         return [follows(demand, self, text) for demand in self.demands]
 
 
 def part_of(args: Args) -> Part:
-    """Whose arguments these are: an eighth of every open argument space is the exam's, another the validation's."""
+    """Return the part that arguments belong to: of an open space an eighth is the exam's, another the validation's."""
     parts: dict[int, Part] = {0: "exam", 1: "validation"}
     return parts.get(zlib.crc32("|".join(args).encode()) % 8, "corpus")
 
 
 def draw_quest(rng: Random, part: Part = "corpus", often: Mapping[str, int] = EVENLY) -> Quest:
-    """A quest in the phrasings (and, where the family is open, with the arguments) of one part.
+    """Return a quest in the phrasings of one part and, if its family is open, with arguments of that part.
 
     `often` says how many times as often as the others some families and constraints are drawn.
     """
@@ -65,29 +71,32 @@ def draw_quest(rng: Random, part: Part = "corpus", often: Mapping[str, int] = EV
         args = family.draw(rng)
     request = fill(rng.choice(family.phrasings[part]), args)
     demands = draw_demands(rng, family, often)
-    parts = [request]
+    sentences = [request]
     for demand in demands:
         constraint = CONSTRAINTS[demand.kind]
-        parts.append(rng.choice(constraint.phrasings[part]).replace("{v}", demand.value))
-    return Quest(family.name, args, demands, request, " ".join(parts), fill(family.input, args))
+        sentences.append(rng.choice(constraint.phrasings[part]).replace("{v}", demand.value))
+    return Quest(family.name, args, demands, request, " ".join(sentences), fill(family.input, args))
 
 
 def draw_demands(rng: Random, family: Family, often: Mapping[str, int] = EVENLY) -> tuple[Demand, ...]:
-    number = rng.choices((0, 1, 2), (30, 50, 20))[0]
+    """Return no, one or two constraints that go together, and with the family."""
+    num_demands = rng.choices((0, 1, 2), (30, 50, 20))[0]
     while True:
-        kinds = rng.sample(weighted(CONSTRAINTS, often), number)
+        kinds = rng.sample(weighted(CONSTRAINTS, often), num_demands)
+        # A number has no upper or lower case, and the sentence of "write" has a fixed length and fixed words.
         wordless = family.name in ("sum", "larger") and {"upper", "lower"} & set(kinds)
         fixed = family.name == "write" and {"few", "forbid"} & set(kinds)
-        if len(set(kinds)) == number and not wordless and not fixed and frozenset(kinds) not in CONFLICTS:
+        if len(set(kinds)) == num_demands and not wordless and not fixed and frozenset(kinds) not in CONFLICTS:
             return tuple(Demand(kind, rng.choice(CONSTRAINTS[kind].values)) for kind in kinds)
 
 
 def weighted(names: Iterable[str], often: Mapping[str, int]) -> list[str]:
-    """Each name as many times as it is to be drawn."""
+    """Return each name as many times as `often` says, once by default."""
     return [name for name in names for _ in range(often.get(name, 1))]
 
 
 def fill(template: str, args: Args, y: str = "") -> str:
+    """Return the template with {a}, {b}, {c} replaced by the arguments and {y} by the short answer."""
     values = dict(zip("abc", args, strict=False)) | {"y": y}
     return re.sub(r"\{(\w)\}", lambda hole: values[hole[1]], template)
 
@@ -120,7 +129,7 @@ def _slots(phrasing: str, slot: str) -> str:
 
 
 def understand(instruction: str, input: str = "") -> Quest | None:
-    """The quest that a text states, or None where the world can't tell what it asks or whether it makes sense."""
+    """Return the quest that a text states, or None if the world can't read it or it makes no sense."""
     for name, pattern in _patterns():
         match = pattern.match(instruction)
         if not match:
@@ -161,12 +170,12 @@ def _read_demands(text: str) -> tuple[Demand, ...] | None:
 
 
 def right_answer(quest: Quest, rng: Random) -> str:
-    """A right answer that meets every demand, in one of the styles of the world."""
+    """Return a right answer that meets every demand, in one of the styles of the world."""
     return dress(quest, quest.right, quest.demands, rng)
 
 
 def dress(quest: Quest, short: str, demands: tuple[Demand, ...], rng: Random) -> str:
-    """The short answer as a text under `demands` (which may be fewer than the quest's: constraints ignored)."""
+    """Return the short answer as a text under `demands`, which may be fewer than the quest's."""
     value = {demand.kind: demand.value for demand in demands}
     style = rng.choices(("short", "long", "opener"), (45, 40, 15))[0]
     if {"few", "forbid"} & set(value):
@@ -199,7 +208,11 @@ def dress(quest: Quest, short: str, demands: tuple[Demand, ...], rng: Random) ->
     return f'"{text}"' if "quote" in value else text
 
 
-# --- the oracle: never used by the loop, only to measure it
+# --- the oracle, which measures the loop and is never used by it
+
+
+MAX_WORDS = 30
+"""An answer of more words is not right: it would only have to name everything."""
 
 
 def words(text: str) -> list[str]:
@@ -207,35 +220,36 @@ def words(text: str) -> list[str]:
 
 
 def content_right(quest: Quest, text: str) -> bool:
-    """Whether the answer states the right thing and nothing of the same type that is wrong."""
+    """Return whether the answer states the right content and no wrong content of the same type."""
     body = text
     if any(demand.kind == "repeat" for demand in quest.demands):
         body = re.sub("^" + re.escape(quest.request), "", text.strip(), flags=re.IGNORECASE)
-    said, family = words(body), FAMILIES[quest.family]
-    if len(said) > 30:
+    answer_words, family = words(body), FAMILIES[quest.family]
+    if len(answer_words) > MAX_WORDS:
         return False
     if quest.family == "write":
-        return quest.args[0] in said and len(said) >= 4
+        return quest.args[0] in answer_words and len(answer_words) >= 4
     right = words(quest.right)
     if family.input and quest.family in ("reverse", "copy"):
-        items = [word for word in said if word in facts.NOUNS and word not in _extras(quest)]
-        return items == [w for w in right if w not in _extras(quest)]
-    if not _contains(said, right):
+        items = [word for word in answer_words if word in facts.NOUNS and word not in _extras(quest)]
+        return items == [word for word in right if word not in _extras(quest)]
+    if not _contains(answer_words, right):
         return False
-    return not any(word in said for word in _rivals(quest))
+    return not any(word in answer_words for word in _wrong_words(quest))
 
 
 def _extras(quest: Quest) -> set[str]:
-    """Words that a constraint asks for and that are no part of the content."""
-    return {w for demand in quest.demands if demand.kind in ("include", "end") for w in words(demand.value)}
+    """Return the words that a constraint asks for and that are no part of the content."""
+    demands = [demand for demand in quest.demands if demand.kind in ("include", "end")]
+    return {word for demand in demands for word in words(demand.value)}
 
 
-def _contains(said: list[str], part: list[str]) -> bool:
-    return any(said[i : i + len(part)] == part for i in range(len(said) - len(part) + 1))
+def _contains(sequence: list[str], part: list[str]) -> bool:
+    return any(sequence[i : i + len(part)] == part for i in range(len(sequence) - len(part) + 1))
 
 
-def _rivals(quest: Quest) -> set[str]:
-    """Answers of the same type that are wrong here; the question's own words are none."""
+def _wrong_words(quest: Quest) -> set[str]:
+    """Return the words of wrong answers of the same type, without the question's own words."""
     family = FAMILIES[quest.family]
     if family.input:
         pool = set(words(quest.input)) if quest.family != "count" else set(facts.NUMBERS[2:])
@@ -245,19 +259,24 @@ def _rivals(quest: Quest) -> set[str]:
         own = set() if quest.family == "larger" else set(quest.args)
     else:
         pool = _values(quest.family)
-        own = {w for arg in quest.args for w in words(arg)}
-    return pool - set(words(quest.right)) - own - _extras(quest) - {d.value.lower() for d in quest.demands}
+        own = {word for arg in quest.args for word in words(arg)}
+    demanded = {demand.value.lower() for demand in quest.demands}
+    return pool - set(words(quest.right)) - own - _extras(quest) - demanded
 
 
 @cache
 def _values(family: str) -> set[str]:
+    """Return the words of a family's answers, from a sample that has them all."""
     rng = Random(0)
-    drawn = (FAMILIES[family].answer(FAMILIES[family].draw(rng)) for _ in range(400))
-    return {word for value in drawn for word in words(value)}
+    answers = (FAMILIES[family].answer(FAMILIES[family].draw(rng)) for _ in range(400))
+    return {word for answer in answers for word in words(answer)}
 
 
 def follows(demand: Demand, quest: Quest, text: str) -> bool:
-    """IFEval's checks (its language detection left out: it is noise on answers of one word)."""
+    """Return whether a text meets a demand, by IFEval's checks without language detection.
+
+    Language detection is random on answers of one word.
+    """
     value, stripped = demand.value, text.strip()
     match demand.kind:
         case "upper":
