@@ -16,6 +16,7 @@ from isheep.stages.measure import measure
 from isheep.stages.respond import respond
 from isheep.stages.select import select_training_rows
 from isheep.stages.synthesize import synthesize
+from isheep.trainers.adapter_dir import check_training_file
 
 
 def align(recipe: Recipe, run: RunFolder, *, backend: Backend = DEFAULT_BACKEND) -> Iterator[Model]:
@@ -23,7 +24,7 @@ def align(recipe: Recipe, run: RunFolder, *, backend: Backend = DEFAULT_BACKEND)
 
     The data that M^(t-1) generates, the selected part of it and the adapter of M^t are files in iter-t. Existing files
     are not made again, and no weights are loaded for them. Raises UserError if an iteration keeps too few pairs to
-    train on.
+    train on, or if its training file has changed since its model was trained.
     """
     chat = backend.load_chat_template(recipe.chat_template, recipe.model)
     seeds = run.read("seeds.jsonl", SeedTask)
@@ -52,6 +53,7 @@ def align(recipe: Recipe, run: RunFolder, *, backend: Backend = DEFAULT_BACKEND)
         adapter = context.folder.artifact(
             "adapter", partial(backend.train, settings, chat, start, training_file, context.seed())
         )
+        check_training_file(adapter, training_file)
         model = Model(recipe.model, adapter)
         # line 10, after the last iteration: return M^T, D^T
         yield model

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -281,9 +282,10 @@ class World:
         return SeededFunctionEngine(write)
 
     def train(self, recipe: Recipe, chat: Any, start: Model, training_file: Path, seed: int, into: Path) -> None:
-        num_rows = len(read_training_file(training_file).rows)
-        self.trained.append(num_rows)
-        (into / "training.json").write_text(json.dumps({"rows": {"trained": num_rows - 1}}))
+        data = read_training_file(training_file)
+        self.trained.append(len(data.rows))
+        record = {"rows": {"trained": len(data.rows) - 1}, "training_file_sha256": data.sha256}
+        (into / "training.json").write_text(json.dumps(record))
 
     @property
     def backend(self) -> Backend:
@@ -433,6 +435,18 @@ def test_interrupted_is_one_line(
     assert end.value.code == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("isheep: interrupted; everything finished is saved")
     assert (tmp_path / "run" / "iter-1" / "train.json").exists()
+
+
+def test_an_edited_training_file_is_learned_from_or_refused(world: World, tmp_path: Path) -> None:
+    world.run(recipe(iterations=1), tmp_path)
+    assert world.trained == [6]
+    training_file, adapter = tmp_path / "iter-1" / "train.json", tmp_path / "iter-1" / "adapter"
+    training_file.write_text(json.dumps(json.loads(training_file.read_text())[:-2]))
+    with pytest.raises(UserError, match=r"train\.json has changed since .*adapter was trained on it: restore it, or"):
+        world.run(recipe(iterations=1), tmp_path)
+    shutil.rmtree(adapter)
+    world.run(recipe(iterations=1), tmp_path)
+    assert world.trained == [6, 4]
 
 
 # --- the table
