@@ -20,6 +20,7 @@ from isheep import annotation
 from isheep.annotation import Choice, Rating, append_annotation, mean_ratings, points_of_later, read_annotations
 from isheep.annotation.server import AnnotationServer
 from isheep.annotation.session import AnnotationSession, answer_tasks_with, comparison_session, rating_session
+from isheep.backends import DEFAULT_BACKEND
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
@@ -233,8 +234,8 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
             lambda prompt, seed: "Yes." if int(prompt.split()[1]) % 3 == 0 else f"As {source} says."
         )
 
-    monkeypatch.setattr("isheep.annotation.session.load_chat_template", lambda name, model: Chat())
-    monkeypatch.setattr("isheep.annotation.session.open_engine", open_engine)
+    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: Chat())
+    monkeypatch.setattr(DEFAULT_BACKEND, "open_engine", open_engine)
     return opened
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from isheep.benchmarks import Result, Score, lamb
-from isheep.diagnostics.contamination import places
+from isheep.diagnostics.contamination import locate_items
 from isheep.filters.base import FilterContext
 from isheep.filters.contamination import ContaminationFilter
 from isheep.lamb.pages import content
@@ -28,9 +28,9 @@ def pair(name: str, instruction: str, input: str = "", output: str = "fine") -> 
     return Pair.model_validate({**fields, "finish": "stop", "tokens": 1, "seed": 1})
 
 
-def written(t: int) -> list[Pair]:
-    places = TOUCHED if t == 1 else [20, 21, 22]
-    rows = [pair(f"t{t}-{n}", EXAM[n].instruction, EXAM[n].input) for n in places]
+def generated_pairs(t: int) -> list[Pair]:
+    indices = TOUCHED if t == 1 else [20, 21, 22]
+    rows = [pair(f"t{t}-{n}", EXAM[n].instruction, EXAM[n].input) for n in indices]
     answer = pair(f"t{t}-answer", "Say it", output=f"So: {content(EXAM[30])} Right, and nothing else at all.")
     return [*rows, answer, pair(f"t{t}-clean", "Tell me about [bold]nothing[/bold] \x1b[2J")]
 
@@ -45,50 +45,51 @@ def result(right: Sequence[int]) -> dict[str, Any]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return made(tmp_path / "run", {})
+    return make_run(tmp_path / "run", {})
 
 
-def made(path: Path, changes: dict[str, Any]) -> Path:
+def make_run(path: Path, changes: dict[str, Any]) -> Path:
     rule = {"kind": "contamination", "ngram": None, "rouge": None}
     settings = {"model": "lamb", "iterations": 3, "assessment": None, "filters": [rule], "evaluation": ["lamb"]}
     with open_run_for_writing(path, Recipe.model_validate({**settings, **changes})) as root:
         for t, right in ((0, [5]), (1, [5, 8, 0, 1]), (2, [20, 21, 22])):
             folder = root / (f"iter-{t}" if t else "base")
             if t:
-                folder.write("pairs.jsonl", Pair, written(t))
+                folder.write("pairs.jsonl", Pair, generated_pairs(t))
                 folder.write("dropped.jsonl", Drop, [Drop(row="t1-8", by="contamination", why="")] if t == 1 else [])
             folder.json("eval/lamb.json", lambda right=right: result(right))
     return path
 
 
 def cells(text: str, *start: str) -> list[str]:
-    """The words of the line that starts with these."""
+    """Return the words after `start` in the line that starts with it."""
     [line] = [line.split() for line in text.splitlines() if line.split()[: len(start)] == list(start)]
     return line[len(start) :]
 
 
-def test_what_is_counted_and_the_scores_of_both_parts(run: Path) -> None:
+def test_counts_and_scores_of_both_parts(run: Path) -> None:
     before, done = files(run), isheep("contamination", run)
     assert done.code == 0 and files(run) == before
     counts, scores = done.out.split("scores on the clean")
-    assert "touch one of its 1000 prompts" in counts
-    assert cells(counts, "1") == ["5", "3", "3", "2", "3"]  # rows, touched, exact, kept, prompts
+    assert "overlap with one of its 1000 prompts" in counts
+    # Pairs, touched, exact, kept, prompts.
+    assert cells(counts, "1") == ["5", "3", "3", "2", "3"]
     assert cells(counts, "2") == ["5", "3", "3", "3", "3"]
     assert cells(scores, "right", "1") == ["997", "0", "0.201", "[0,1]", "3", "33.3", "66.7", "[21,94]"]
     assert cells(scores, "right", "2") == ["997", "0.1", "0", "[0,0]", "3", "0", "100", "[44,100]"]
     demands = sum(len(EXAM[n].demands) for n in TOUCHED)
     assert cells(scores, "instruction", "strict", "1")[4:5] == [str(demands)]
-    assert "not split, the prompts of their items are not known: odd" in done.out
+    assert "not split because the prompts of their items are not known: odd" in done.out
     assert max(map(len, done.out.splitlines())) <= 80
 
 
-def test_who_learned_from_all_data_was_touched_by_all_of_them(tmp_path: Path) -> None:
-    done = isheep("contamination", made(tmp_path / "run", {"training": {"data": "all"}}))
+def test_a_model_that_learned_from_all_data_is_touched_by_all_of_them(tmp_path: Path) -> None:
+    done = isheep("contamination", make_run(tmp_path / "run", {"training": {"data": "all"}}))
     assert cells(done.out.split("scores on the clean")[1], "right", "2")[3:4] == ["[0,0]"]
     assert cells(done.out.split("scores on the clean")[1], "right", "2")[4:] == ["6", "16.7", "50", "[19,81]"]
 
 
-def test_options_go_over_the_recipe_s_rule_and_rows_are_shown(run: Path) -> None:
+def test_options_override_the_rule_of_the_recipe_and_rows_are_shown(run: Path) -> None:
     done = isheep("contamination", run, "--ngram", "8", "--rows")
     assert cells(done.out.split("scores on the clean")[0], "1")[:4] == ["5", "4", "3", "1"]
     assert "t1-8 (dropped)  a benchmark's prompt" in done.out and "t1-5  a benchmark's prompt" in done.out
@@ -98,12 +99,12 @@ def test_options_go_over_the_recipe_s_rule_and_rows_are_shown(run: Path) -> None
     assert "ROUGE-L>0.7" in loose.out and "words" not in loose.out.split("scores on")[0]
 
 
-def test_the_default_rule_where_the_recipe_has_none(tmp_path: Path) -> None:
-    done = isheep("contamination", made(tmp_path / "run", {"filters": []}), "lamb")
+def test_the_default_rule_if_the_recipe_has_none(tmp_path: Path) -> None:
+    done = isheep("contamination", make_run(tmp_path / "run", {"filters": []}), "lamb")
     assert "13 words" in done.out and "ROUGE-L>0.7" in done.out
 
 
-def test_what_is_not_there_is_said(run: Path, tmp_path: Path) -> None:
+def test_errors_are_one_line(run: Path, tmp_path: Path) -> None:
     assert "found 'lamp'" in refused("contamination", run, "lamp")
     assert "--data x is for one benchmark" in refused("contamination", run, "--data", "x")
     assert "not a run folder" in refused("contamination", tmp_path)
@@ -112,38 +113,38 @@ def test_what_is_not_there_is_said(run: Path, tmp_path: Path) -> None:
     assert "has no pairs yet" in refused("contamination", tmp_path / "new")
 
 
-def test_lamb_says_which_prompt_each_item_belongs_to() -> None:
-    """The places have as many entries as the items that an examination gives."""
+def test_lamb_locates_its_items() -> None:
+    """The indices have as many entries as the items that an examination gives."""
     from isheep.records import Completion
 
-    found = lamb.score_answers(EXAM, [Completion("It is.", 3, "stop") for _ in EXAM])
+    items = lamb.score_answers(EXAM, [Completion("It is.", 3, "stop") for _ in EXAM])
     settings = BenchmarkSettings(name="lamb")
-    places, prompts = lamb.locate_items(settings), lamb.prompts(settings)
-    assert {score: len(row) for score, row in found.items()} == {s: len(places[s]) for s in places if s in found}
-    assert set(places) - set(found) == {"right sampled"}
-    strict = [EXAM[place].followed("It is.") for place in dict.fromkeys(places["instruction strict"])]
-    assert [met for row in strict for met in row] == found["instruction strict"]
-    assert all(prompts[n] == content(EXAM[n]) for n in places["prompt strict"])
+    indices, prompts = lamb.locate_items(settings), lamb.prompts(settings)
+    assert {score: len(row) for score, row in items.items()} == {s: len(indices[s]) for s in indices if s in items}
+    assert set(indices) - set(items) == {"right sampled"}
+    strict = [EXAM[index].followed("It is.") for index in dict.fromkeys(indices["instruction strict"])]
+    assert [met for row in strict for met in row] == items["instruction strict"]
+    assert all(prompts[n] == content(EXAM[n]) for n in indices["prompt strict"])
 
 
 def test_items_by_order_and_by_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """A benchmark that says nothing itself: an item for each prompt, or a cluster for each."""
-    silent = replace(lamb.BENCHMARK, locate_items=None)
-    monkeypatch.setattr("isheep.diagnostics.contamination.load_benchmark", lambda name: silent)
+    benchmark = replace(lamb.BENCHMARK, locate_items=None)
+    monkeypatch.setattr("isheep.diagnostics.contamination.load_benchmark", lambda name: benchmark)
     scores = {
         "each": Score(items=[True, False, True]),
         "some": Score(items=[1.0, 0.0, 1.0, 1.0], clusters=["x", "x", "q7", "b"]),
         "unknown": Score(items=[1.0] * 5, clusters=["x", "x", "b", "b", "b"]),
     }
-    found = Result(scores=scores)
-    assert places(BenchmarkSettings(name="lamb"), found, 3) == {"each": [0, 1, 2], "some": [0, 0, 1, 2]}
+    located = locate_items(BenchmarkSettings(name="lamb"), Result(scores=scores), 3)
+    assert located == {"each": [0, 1, 2], "some": [0, 0, 1, 2]}
 
 
-def test_the_filter_leaves_nothing_to_count_as_kept(run: Path) -> None:
+def test_after_the_filter_no_kept_pair_is_touched(run: Path) -> None:
     rule = ContaminationFilter(kind="contamination")
     pairs = RunFolder(run / "iter-1", run).read("pairs.jsonl", Pair)
     dropped = find_drops(pairs, [rule], False, [], FilterContext(lamb.prompts(BenchmarkSettings(name="lamb"))))
     (run / "iter-1" / "dropped.jsonl").write_text("".join(drop.model_dump_json() + "\n" for drop in dropped))
-    shown = isheep("contamination", run, "--ngram", "13", "--rouge", "0.7").out
-    counted = cells(shown.split("scores on")[0], "1")
-    assert int(counted[1]) == len(dropped) >= 4 and counted[-2] == "0"
+    text = isheep("contamination", run, "--ngram", "13", "--rouge", "0.7").out
+    counts = cells(text.split("scores on")[0], "1")
+    assert int(counts[1]) == len(dropped) >= 4 and counts[-2] == "0"

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from isheep.annotation import CHOICES, NOBODY, RATINGS, Choice, Rating, append_annotation, read_annotations
-from isheep.backends import open_engine
+from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.batching import derive_seed
 from isheep.errors import UserError
-from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Recipe
 from isheep.records import Pair, Task
 from isheep.rundir.folder import RunFolder, lock_run, open_run
@@ -141,16 +140,21 @@ def comparison_session(
 
 
 def answer_tasks_with(
-    recipe: Recipe, run: RunFolder, iteration: int, tasks: Sequence[Task], fingerprint: str
+    recipe: Recipe,
+    run: RunFolder,
+    iteration: int,
+    tasks: Sequence[Task],
+    fingerprint: str,
+    backend: Backend = DEFAULT_BACKEND,
 ) -> Sequence[Pair]:
     """Return the answers of M^iteration to tasks, from annotations/answers/ or newly made."""
     name, folder = f"{fingerprint}-{iteration}.jsonl", run / "annotations" / "answers"
     if folder.has(name):
         return folder.read(name, Pair)
     model = model_of_iteration(recipe, run, iteration)
-    chat = load_chat_template(recipe.chat_template, recipe.model)
+    chat = backend.load_chat_template(recipe.chat_template, recipe.model)
     seeded = recipe.model_copy(update={"seed": derive_seed(recipe.seed, "annotation")})
-    with lock_run(run.path), closing(open_engine(recipe, model)) as engine:
+    with lock_run(run.path), closing(backend.open_engine(recipe, model)) as engine:
         context = StageContext(seeded, engine, chat, run, iteration, output_dir=folder)
         return answer_tasks(context, tasks, name)
 

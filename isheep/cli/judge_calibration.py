@@ -20,6 +20,6 @@ def judge_calibration(
     with the truth if it is known, and with ratings by people. The figures are saved in the folder of each iteration.
     """
     from isheep.diagnostics.judge_calibration import calibrate_judge
-    from isheep.diagnostics.judge_tables import tables
+    from isheep.diagnostics.judge_tables import calibration_tables
 
-    print_parts(tables(calibrate_judge(run_dir, pairs, iteration)))
+    print_parts(calibration_tables(calibrate_judge(run_dir, pairs, iteration)))

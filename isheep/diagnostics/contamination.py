@@ -1,7 +1,7 @@
-"""The verb contamination: rows that touch a benchmark's prompts, and scores on its clean and its touched part."""
+"""Contamination: generated pairs that overlap with a benchmark's prompts, and scores with and without those prompts."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +12,12 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from isheep.benchmarks import Fingerprints, Result, fingerprint, load_benchmark
+from isheep.benchmarks import Fingerprints, Result, Score, fingerprint, load_benchmark
 from isheep.errors import UserError
 from isheep.evaluation.evaluate import same_prompts
 from isheep.evaluation.formatting import escape_unprintable
 from isheep.evaluation.results import load_result
-from isheep.evaluation.statistics import Clusters, Estimate, Value, estimate, is_share
+from isheep.evaluation.statistics import Estimate, estimate, is_share
 from isheep.filters.contamination import ContaminationFilter
 from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.records import Drop, Pair
@@ -27,195 +27,252 @@ from isheep.stages.filters import kept_pairs
 from isheep.text.overlap import Overlap, find_overlap
 
 
-class Touched(NamedTuple):
-    """What an iteration wrote that touches a benchmark's prompts."""
+class IterationOverlap(NamedTuple):
+    """The pairs of an iteration, D_raw^t, and their overlap with a benchmark's prompts.
 
-    pairs: Sequence[Pair]  # D_raw^t
-    kept: set[str] | None  # ids of D^t; None where nothing is chosen yet
+    `kept_ids` are those of D^t; None before the filters ran.
+    """
+
+    pairs: Sequence[Pair]
+    kept_ids: set[str] | None
     overlap: Overlap
 
 
-class Split(NamedTuple):
-    """A score of the base and of M^t on the items whose prompts nothing touched, and on the others."""
+class Part(NamedTuple):
+    """A score of the base and of M^t on some of a benchmark's items; None for a model without this score."""
 
-    score: str
-    items: tuple[int, int]  # clean, touched
-    base: tuple[Estimate | None, Estimate | None]
-    model: tuple[Estimate | None, Estimate | None]
-    share: bool  # of truth values; else a mean
+    num_items: int
+    base: Estimate | None
+    model: Estimate | None
+
+
+class SplitScore(NamedTuple):
+    """A score on the items whose prompts no generated pair overlaps with ("clean"), and on the others ("touched")."""
+
+    name: str
+    is_share: bool
+    clean: Part
+    touched: Part
 
 
 def contamination_report(
-    path: Path, names: Sequence[str], data: Path | None, ngram: int | None, rouge: float | None, rows: bool
+    run_dir: Path,
+    names: Sequence[str],
+    data: Path | None,
+    ngram: int | None,
+    rouge: float | None,
+    show_rows: bool,
 ) -> Iterator[RenderableType]:
-    """What `isheep contamination` prints. `ngram` and `rouge` None are the recipe's (0: not looked at), or 13 and 0.7.
+    """Yield what `isheep contamination` prints.
 
-    Raises UserError where `path` is no run folder, has no pairs yet, or where a benchmark or its data are not there.
+    `ngram` and `rouge` of None are the recipe's, or 13 and 0.7; 0 turns a rule off. Raises UserError if `run_dir` is no
+    run folder or has no pairs yet, or if a benchmark or its data do not exist.
     """
-    recipe, run = open_run(path)
-    rule = wanted_rule(recipe, ngram, rouge)
-    written = [t for t in range(1, recipe.iterations + 1) if iteration_dir(run, t).has("pairs.jsonl")]
-    if not written:
-        raise UserError(f"{path} has no pairs yet: see isheep status {path}")
-    for one in benchmarks(recipe, names, data):
-        asked = prompts_of(run, one, [0, *written])
-        found = {t: touched(run, t, asked, rule) for t in written}
-        yield counted(one.label, len(asked), rule, found)
-        splits = {t: list(split(recipe, run, one, t, len(asked), found)) for t in written}
-        yield scores(one.label, splits) if any(splits.values()) else Text(f"{one.label}: no score has a touched item\n")
-        yield from unsplit(run, one, written, len(asked))
-        if rows:
-            yield from (card(one.label, t, some) for t, some in found.items() if some.overlap.rows)
+    recipe, run = open_run(run_dir)
+    rule = choose_rule(recipe, ngram, rouge)
+    iterations = [index for index in range(1, recipe.iterations + 1) if iteration_dir(run, index).has("pairs.jsonl")]
+    if not iterations:
+        raise UserError(f"{run_dir} has no pairs yet: see isheep status {run_dir}")
+    for settings in choose_benchmarks(recipe, names, data):
+        prompts = load_prompts(run, settings, [0, *iterations])
+        overlaps = {index: load_overlap(run, index, prompts, rule) for index in iterations}
+        yield count_table(settings.label, len(prompts), rule, overlaps)
+        splits = {
+            index: list(split_scores(run, settings, index, touched_prompts(recipe, index, overlaps), len(prompts)))
+            for index in iterations
+        }
+        if any(splits.values()):
+            yield split_table(settings.label, splits)
+        else:
+            yield Text(f"{settings.label}: no score has a touched item\n")
+        yield from unsplit_scores(run, settings, iterations, len(prompts))
+        if show_rows:
+            yield from (row_card(settings.label, index, item) for index, item in overlaps.items() if item.overlap.rows)
 
 
-def wanted_rule(recipe: Recipe, ngram: int | None, rouge: float | None) -> ContaminationFilter:
-    """What touching means: the options, over the recipe's contamination filter, over that filter's defaults."""
-    filters = [one for one in recipe.filters if isinstance(one, ContaminationFilter)]
+# --- what is compared
+
+
+def choose_rule(recipe: Recipe, ngram: int | None, rouge: float | None) -> ContaminationFilter:
+    """Return the definition of overlap: the options, else the recipe's contamination filter, else its defaults."""
+    filters = [rule for rule in recipe.filters if isinstance(rule, ContaminationFilter)]
     rule = filters[0] if filters else ContaminationFilter(kind="contamination")
     changes = {"ngram": ngram, "rouge": rouge}
     return rule.model_copy(update={name: value or None for name, value in changes.items() if value is not None})
 
 
-def benchmarks(recipe: Recipe, names: Sequence[str], data: Path | None) -> list[BenchmarkSettings]:
-    """The recipe's, or those named; `data` is for a single one, in place of what the recipe names."""
+def choose_benchmarks(recipe: Recipe, names: Sequence[str], data: Path | None) -> list[BenchmarkSettings]:
+    """Return the named benchmarks, or the recipe's. `data` replaces the data of a single one."""
     if data and len(names) != 1:
         raise UserError(f"--data {data} is for one benchmark: name it, and it alone")
+    in_recipe: dict[str, BenchmarkSettings] = {settings.name: settings for settings in recipe.evaluation}
     try:
-        known: dict[str, BenchmarkSettings] = {one.name: one for one in recipe.evaluation}
-        chosen = [known.get(name) or BenchmarkSettings.model_validate({"name": name}) for name in names]
+        selected = [in_recipe.get(name) or BenchmarkSettings.model_validate({"name": name}) for name in names]
     except ValidationError as error:
         raise UserError(f"benchmark: {error.errors()[0]['msg']}; found {error.errors()[0]['input']!r}") from None
-    if not chosen and not recipe.evaluation:
+    if not selected and not recipe.evaluation:
         raise UserError("the recipe has no benchmark in evaluation: name one")
-    return [one.model_copy(update={"data": str(data)}) if data else one for one in chosen or recipe.evaluation]
+    if data:
+        return [settings.model_copy(update={"data": str(data)}) for settings in selected]
+    return selected or list(recipe.evaluation)
 
 
-def prompts_of(run: RunFolder, one: BenchmarkSettings, models: Sequence[int]) -> list[str]:
-    """What a benchmark asks. Raises UserError where one of the models was scored on something else."""
-    prompts = load_benchmark(one.name).prompts(one)
+def load_prompts(run: RunFolder, settings: BenchmarkSettings, iterations: Sequence[int]) -> list[str]:
+    """Return a benchmark's prompts. Raises UserError if one of the models was scored on other prompts."""
+    prompts = load_benchmark(settings.name).prompts(settings)
     expected = Fingerprints(prompt_fingerprint=fingerprint(prompts))
-    for t in models:
-        result = load_result(run, t, one.label)
+    for iteration in iterations:
+        result = load_result(run, iteration, settings.label)
         if result and not same_prompts(result, expected):
             raise UserError(
-                f"{iteration_dir(run, t).path / 'eval' / one.label}.json was scored on other prompts than "
-                f"{one.data or 'those of the benchmark now'}: give the data that it was made from as --data, with the "
-                "benchmark's name"
+                f"{iteration_dir(run, iteration).path / 'eval' / settings.label}.json was scored on other prompts than "
+                f"{settings.data or 'those of the benchmark now'}: give the data that it was made from as --data, with "
+                "the benchmark's name"
             )
     return prompts
 
 
-def touched(run: RunFolder, t: int, asked: Sequence[str], rule: ContaminationFilter) -> Touched:
-    """What M^(t-1) wrote in iteration `t`, against the prompts `asked`."""
-    pairs = iteration_dir(run, t).read("pairs.jsonl", Pair)
-    chosen = None
-    if iteration_dir(run, t).has("dropped.jsonl"):
-        chosen = {pair.id for pair in kept_pairs(pairs, iteration_dir(run, t).read("dropped.jsonl", Drop))}
-    return Touched(pairs, chosen, find_overlap(pairs, asked, rule.ngram, rule.rouge))
+def load_overlap(run: RunFolder, iteration: int, prompts: Sequence[str], rule: ContaminationFilter) -> IterationOverlap:
+    """Compare what M^(t-1) wrote in an iteration with the prompts."""
+    folder = iteration_dir(run, iteration)
+    pairs, kept_ids = folder.read("pairs.jsonl", Pair), None
+    if folder.has("dropped.jsonl"):
+        kept_ids = {pair.id for pair in kept_pairs(pairs, folder.read("dropped.jsonl", Drop))}
+    return IterationOverlap(pairs, kept_ids, find_overlap(pairs, prompts, rule.ngram, rule.rouge))
 
 
-def split(
-    recipe: Recipe, run: RunFolder, one: BenchmarkSettings, t: int, prompts: int, found: dict[int, Touched]
-) -> Iterator[Split]:
-    """The scores of M^t with touched items. Touched by what was written for M^t: in iteration t, or in all up to it
-    where M^t learned from them (`training.data: all` or `start: last`)."""
-    all_of_them = recipe.training.data == "all" or recipe.training.start == "last"
-    hit: set[int] = set().union(*(found[s].overlap.prompts for s in found if s == t or all_of_them and s < t))
-    base, now = (load_result(run, s, one.label) for s in (0, t))
-    for score, place in places(one, now, prompts).items():
-        models = [result.scores[score].items if result and score in result.scores else None for result in (base, now)]
-        groups = now.scores[score].clusters if now else None
-        parts = [[n for n, p in enumerate(place) if (p in hit) == side] for side in (False, True)]
-        if parts[1]:
-            of_base, of_model = ((part(items, parts[0], groups), part(items, parts[1], groups)) for items in models)
-            is_proportion = is_share(models[1] or ())
-            yield Split(score, (len(parts[0]), len(parts[1])), of_base, of_model, is_proportion)
+def touched_prompts(recipe: Recipe, iteration: int, overlaps: Mapping[int, IterationOverlap]) -> set[int]:
+    """Return the prompts that overlap with the pairs generated for M^iteration.
+
+    These are the pairs of this iteration; if M^iteration also learned from those of earlier ones (`training.data: all`
+    or `start: last`), the pairs of all iterations up to this one.
+    """
+    learns_from_all = recipe.training.data == "all" or recipe.training.start == "last"
+    indices = [index for index in overlaps if index == iteration or (learns_from_all and index < iteration)]
+    return set().union(*(overlaps[index].overlap.prompts for index in indices))
 
 
-def places(settings: BenchmarkSettings, result: Result | None, prompts: int) -> dict[str, list[int]]:
-    """For each score the place of each item's prompt, where that is known.
+# --- scores on clean and touched items
 
-    The benchmark says so itself (`locate_items`); or there is an item for each prompt, or a cluster, in their order.
+
+def split_scores(
+    run: RunFolder, settings: BenchmarkSettings, iteration: int, touched: set[int], num_prompts: int
+) -> Iterator[SplitScore]:
+    """Yield the scores of M^iteration that have touched items, on both parts."""
+    base, result = (load_result(run, index, settings.label) for index in (0, iteration))
+    if result is None:
+        return
+    for name, prompt_of_item in locate_items(settings, result, num_prompts).items():
+        score, base_score = result.scores[name], base.scores.get(name) if base else None
+        hit = [index for index, prompt in enumerate(prompt_of_item) if prompt in touched]
+        clean = [index for index, prompt in enumerate(prompt_of_item) if prompt not in touched]
+        if hit:
+            parts = [
+                Part(len(indices), _estimate_part(base_score, indices), _estimate_part(score, indices))
+                for indices in (clean, hit)
+            ]
+            yield SplitScore(name, is_share(score.items), *parts)
+
+
+def locate_items(settings: BenchmarkSettings, result: Result | None, num_prompts: int) -> dict[str, list[int]]:
+    """Return, for each score whose items can be located, the index of each item's prompt.
+
+    Either the benchmark locates its items; or the score has one item, or one cluster, for each prompt in their order.
     """
     locate = load_benchmark(settings.name).locate_items
-    known = locate(settings) if locate else {}
+    located = dict(locate(settings)) if locate else {}
     scores = result.scores if result else {}
     for name, score in scores.items():
-        order = {group: place for place, group in enumerate(dict.fromkeys(score.clusters or ()))}
-        if name not in known and len(order) == prompts:
-            known[name] = [order[group] for group in score.clusters or ()]
-        elif name not in known and len(score.items) == prompts:
-            known[name] = list(range(prompts))
-    return {name: known[name] for name, score in scores.items() if len(known.get(name, ())) == len(score.items)}
+        clusters = score.clusters or ()
+        index_of = {cluster: index for index, cluster in enumerate(dict.fromkeys(clusters))}
+        if name not in located and len(index_of) == num_prompts:
+            located[name] = [index_of[cluster] for cluster in clusters]
+        elif name not in located and len(score.items) == num_prompts:
+            located[name] = list(range(num_prompts))
+    return {name: located[name] for name, score in scores.items() if len(located.get(name, ())) == len(score.items)}
 
 
-def part(items: Sequence[Value] | None, indices: Sequence[int], clusters: Clusters) -> Estimate | None:
-    """Return a score on some of its items, None without a result."""
-    if not items:
+def unsplit_scores(
+    run: RunFolder, settings: BenchmarkSettings, iterations: Sequence[int], num_prompts: int
+) -> Iterator[Text]:
+    """Yield a line for the scores whose items can't be located."""
+    results = [result for index in iterations if (result := load_result(run, index, settings.label))]
+    located = {name for result in results for name in locate_items(settings, result, num_prompts)}
+    if names := {name for result in results for name in result.scores} - located:
+        yield Text(f"not split because the prompts of their items are not known: {', '.join(sorted(names))}\n")
+
+
+def _estimate_part(score: Score | None, indices: Sequence[int]) -> Estimate | None:
+    """Return a score on some of its items, with the interval that the whole score would have on as many items."""
+    if score is None:
         return None
-    return estimate([items[n] for n in indices], clusters and [clusters[n] for n in indices])
+    clusters = [score.clusters[index] for index in indices] if score.clusters else None
+    return estimate([score.items[index] for index in indices], clusters)
 
 
 # --- as text
 
 
-def counted(name: str, prompts: int, rule: ContaminationFilter, found: dict[int, Touched]) -> Group:
-    ways = {"exact": "exact", "ngram": f"{rule.ngram} words", "rouge": f"ROUGE-L>{rule.rouge}"}
-    asked = [kind for kind in ways if kind == "exact" or getattr(rule, kind)]
-    columns = ("iteration", "rows", "touched", *(ways[kind] for kind in asked), "kept", "prompts")
-    shown = Table(*(Column(name, justify="right") for name in columns), box=SIMPLE_HEAD, pad_edge=False)
-    for t, (pairs, chosen, hits) in found.items():
-        trained = "-" if chosen is None else str(sum(pairs[row].id in chosen for row in hits.rows))
-        ways_found = (str(hits.kinds.get(kind, 0)) for kind in asked)
-        shown.add_row(str(t), str(len(pairs)), str(len(hits.rows)), *ways_found, trained, str(len(hits.prompts)))
-    title = Text(f"{name}: rows that touch one of its {prompts} prompts", style="bold")
-    return Group(
-        title, shown, Text("a row is counted by its surest way; kept: touched rows that were trained on\n", "dim")
-    )
+def count_table(
+    benchmark: str, num_prompts: int, rule: ContaminationFilter, overlaps: Mapping[int, IterationOverlap]
+) -> Group:
+    """Return the numbers of overlapping pairs by iteration and kind of overlap."""
+    labels = {"exact": "exact", "ngram": f"{rule.ngram} words", "rouge": f"ROUGE-L>{rule.rouge}"}
+    kinds = [kind for kind in labels if kind == "exact" or getattr(rule, kind)]
+    columns = ("iteration", "pairs", "touched", *(labels[kind] for kind in kinds), "kept", "prompts")
+    table = Table(*(Column(name, justify="right") for name in columns), box=SIMPLE_HEAD, pad_edge=False)
+    for iteration, (pairs, kept_ids, overlap) in overlaps.items():
+        num_kept = "-" if kept_ids is None else str(sum(pairs[row].id in kept_ids for row in overlap.rows))
+        by_kind = (str(overlap.kinds.get(kind, 0)) for kind in kinds)
+        numbers = str(len(pairs)), str(len(overlap.rows)), *by_kind, num_kept, str(len(overlap.prompts))
+        table.add_row(str(iteration), *numbers)
+    title = Text(f"{benchmark}: pairs that overlap with one of its {num_prompts} prompts (touched)", style="bold")
+    legend = "each pair is counted once, by its closest overlap; kept: touched pairs that no filter dropped\n"
+    return Group(title, table, Text(legend, "dim"))
 
 
-def scores(name: str, splits: dict[int, list[Split]]) -> Group:
-    columns = ("t", "clean", "base", "now", "touched", "base", "now")
-    heads = (Column("score", no_wrap=True), *(Column(name, justify="right") for name in columns))
-    shown = Table(*heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for score in dict.fromkeys(one.score for some in splits.values() for one in some):
-        for t, one in ((t, one) for t, some in splits.items() for one in some if one.score == score):
-            cells = (
-                (str(n), value(b, one), figure(m, one)) for n, b, m in zip(one.items, one.base, one.model, strict=True)
-            )
-            shown.add_row(escape(score), str(t), *(cell for side in cells for cell in side))
-    title = Text(f"{name}: scores on the clean and on the touched items", style="bold")
-    legend = "now: the model of iteration t; shares in %; 95% intervals as in isheep status\n"
-    return Group(title, shown, Text(legend, "dim"))
+def split_table(benchmark: str, splits: Mapping[int, Sequence[SplitScore]]) -> Group:
+    """Return a row for each score and iteration, with the clean and the touched items side by side."""
+    columns = ("t", "clean", "base", "M^t", "touched", "base", "M^t")
+    headings = (Column("score", no_wrap=True), *(Column(name, justify="right") for name in columns))
+    table = Table(*headings, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in dict.fromkeys(split.name for scores in splits.values() for split in scores):
+        for iteration, scores in splits.items():
+            for split in scores:
+                if split.name == name:
+                    cells = [cell for part in (split.clean, split.touched) for cell in _part_cells(part, split)]
+                    table.add_row(escape(name), str(iteration), *cells)
+    title = Text(f"{benchmark}: scores on the clean and on the touched items", style="bold")
+    legend = "M^t: the model of iteration t; shares in %; 95% intervals as in isheep status\n"
+    return Group(title, table, Text(legend, "dim"))
 
 
-def value(one: Estimate | None, of: Split) -> str:
-    return "-" if one is None or math.isnan(one.value) else f"{100 * one.value if of.share else one.value:.3g}"
+def _part_cells(part: Part, split: SplitScore) -> list[str]:
+    return [str(part.num_items), format_value(part.base, split), format_interval(part.model, split)]
 
 
-def figure(one: Estimate | None, of: Split) -> str:
-    """A share in % or a mean, with its interval."""
-    if one is None or math.isnan(one.low):
-        return value(one, of)
-    low, high = (f"{100 * bound:.0f}" if of.share else f"{bound:.2g}" for bound in (one.low, one.high))
-    return f"{value(one, of)} \\[{low},{high}]"
+def format_value(result: Estimate | None, split: SplitScore) -> str:
+    """Return a share in % or a mean."""
+    if result is None or math.isnan(result.value):
+        return "-"
+    return f"{100 * result.value if split.is_share else result.value:.3g}"
 
 
-def unsplit(run: RunFolder, one: BenchmarkSettings, written: Sequence[int], prompts: int) -> Iterator[Text]:
-    """A line for the scores whose items can't be told by prompt."""
-    found = [load_result(run, t, one.label) for t in written]
-    known = {score for some in found for score in places(one, some, prompts)}
-    if lost := {score for some in found if some for score in some.scores} - known:
-        yield Text(f"not split, the prompts of their items are not known: {', '.join(sorted(lost))}\n")
+def format_interval(result: Estimate | None, split: SplitScore) -> str:
+    """Return a share in % or a mean, with its interval."""
+    value = format_value(result, split)
+    if result is None or math.isnan(result.low):
+        return value
+    low, high = (f"{100 * end:.0f}" if split.is_share else f"{end:.2g}" for end in (result.low, result.high))
+    return f"{value} \\[{low},{high}]"
 
 
-def card(name: str, t: int, some: Touched) -> Text:
-    """The touched rows of an iteration, each with how."""
-    text = Text(f"iteration {t}, {name}\n", "bold")
-    for row, (_, why) in sorted(some.overlap.rows.items()):
-        pair = some.pairs[row]
-        gone = " (dropped)" if some.kept is not None and pair.id not in some.kept else ""
-        text.append(f"{pair.id}{gone}  ", "cyan").append(
-            f"{escape_unprintable(why)}\n    {escape_unprintable(pair.content)}\n"
-        )
+def row_card(benchmark: str, iteration: int, item: IterationOverlap) -> Text:
+    """Return the touched pairs of an iteration, each with its overlap."""
+    text = Text(f"iteration {iteration}, {benchmark}\n", "bold")
+    for row, (_, reason) in sorted(item.overlap.rows.items()):
+        pair = item.pairs[row]
+        dropped = " (dropped)" if item.kept_ids is not None and pair.id not in item.kept_ids else ""
+        text.append(f"{pair.id}{dropped}  ", "cyan")
+        text.append(f"{escape_unprintable(reason)}\n    {escape_unprintable(pair.content)}\n")
     return text

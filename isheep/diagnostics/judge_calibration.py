@@ -1,42 +1,32 @@
-"""The verb judge-health: is the judge that chooses the training data any good? iter-t/health.json, and new ratings.
+"""Judge calibration: measure how reliable the judge is whose ratings select the training data.
 
-The loop trusts the scores that a model gives to its own answers (Section 3.2). Here they are held against themselves,
-another judge, another way to read them, the answers' length, and the truth where there is one: lamb's world, programs
-that check an answer, people. What the run made is only read; new ratings of a sample are rows in iter-t/health/.
+The loop trusts the scores that a model gives to its own answers (Section 3.2). Here they are compared with a second
+rating by the same judge, another judge, another way to read a score, the answers' length, and the truth if it is known:
+from a benchmark, from programs that check an answer, from people. The metrics are in iter-t/health.json. New ratings of
+a sample are rows in iter-t/health/; the other files of the run are only read.
 """
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from isheep import annotation
-from isheep.backends import open_engine
+from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.batching import derive_seed
 from isheep.benchmarks import load_benchmark
-from isheep.diagnostics.contamination import prompts_of
-from isheep.diagnostics.judge_metrics import (
-    Found,
-    Graded,
-    against_truth,
-    agreement,
-    by_criterion,
-    compared,
-    distribution,
-    of_people,
-    passed,
-    scores_of_both,
-    with_length,
-    with_people,
-)
+from isheep.diagnostics import judge_metrics as metrics
+from isheep.diagnostics.contamination import load_prompts
+from isheep.diagnostics.judge_metrics import Agreement, RankComparison, ScoreDistribution, TruthMetrics
 from isheep.engines import Engine
 from isheep.errors import UserError
 from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import Estimate, estimate, win_rate
-from isheep.models.chat_template import ChatTemplate, load_chat_template
-from isheep.recipe.schema import Assessment, Recipe
+from isheep.models.chat_template import ChatTemplate
+from isheep.recipe.schema import Assessment, BenchmarkSettings, Recipe
 from isheep.records import Answer, AssessedPair, Pair
 from isheep.rundir.atomic import write_text
 from isheep.rundir.folder import RunFolder, lock_run, open_run, saved_prompts
@@ -44,184 +34,317 @@ from isheep.rundir.iterations import iteration_dir, model_of_iteration
 from isheep.stages.assess import grade_pairs
 from isheep.stages.context import StageContext
 
+CALIBRATION_FILE = "health.json"
+RATINGS_FOLDER = "health"
+PROMPTS_FILE = "health.prompts.yaml"
 
-class Case(NamedTuple):
-    """An iteration's judge under examination."""
+
+@dataclass(frozen=True)
+class Repeatability:
+    """How well a judge agrees with itself: by criterion, and on whether a pair passes the recipe's score filters.
+
+    `method` says which ratings are compared. Without a score filter `same_decision` is None.
+    """
+
+    method: str
+    criteria: dict[str, Agreement]
+    same_decision: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """The share of tasks on which people prefer the iteration's answer to that of the model `against` (0: the base)."""
+
+    against: int
+    num_tasks: int
+    win_rate: Estimate
+
+
+@dataclass(frozen=True)
+class JudgeCalibration:
+    """The metrics of an iteration's judge.
+
+    `comparisons` maps what the scores are compared with to a comparison by criterion, or to None if it is missing;
+    `truth` maps the source of the truth to its metrics.
+    """
+
+    iteration: int
+    judge: str
+    sample_size: int
+    scores: dict[str, ScoreDistribution]
+    repeated: Repeatability
+    comparisons: dict[str, dict[str, RankComparison] | None]
+    truth: dict[str, TruthMetrics]
+    wins: list[WinRate]
+    num_unreadable_annotations: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the file. An estimate is [value, low, high], or None if it is nan."""
+        values: dict[str, Any] = _to_json(self)
+        return values
+
+
+class JudgedIteration(NamedTuple):
+    """An iteration whose judge is measured: its rated pairs, D_raw^t with S^t, and the size of the sample."""
 
     recipe: Recipe
     settings: Assessment
-    folder: RunFolder  # iter-t
-    t: int
-    graded: Graded  # D_raw^t with S^t
-    size: int  # pairs that are rated anew
+    run: RunFolder
+    iteration: int
+    pairs: Sequence[AssessedPair]
+    sample_size: int
+    backend: Backend = DEFAULT_BACKEND
+
+    @property
+    def folder(self) -> RunFolder:
+        return iteration_dir(self.run, self.iteration)
+
+    @property
+    def is_judged_by_current(self) -> bool:
+        """Whether M^(t-1) is the judge, and not the base."""
+        return self.settings.judge == "current"
+
+    @property
+    def other_reading(self) -> Literal["expected", "generate"]:
+        """The way to read a score that the recipe does not use."""
+        return "generate" if self.settings.read == "expected" else "expected"
+
+    @property
+    def sample(self) -> Sequence[AssessedPair]:
+        """The pairs that are rated again; a larger sample contains a smaller one."""
+        pairs = sorted(self.pairs, key=lambda pair: derive_seed(self.recipe.seed, "health", pair.id))
+        return pairs[: self.sample_size]
 
 
-def calibrate_judge(path: Path, pairs: int, iteration: int | None) -> list[Found]:
-    """iter-t/health.json of every iteration that has ratings, or of one, made anew.
+class OpenJudge(NamedTuple):
+    """A model that rates, behind its engine."""
 
-    For it `pairs` are rated again, drawn by the run's seed; those ratings are kept. Raises UserError where there are no
-    ratings to look at, and where another process writes the run.
+    engine: Engine
+    chat: ChatTemplate
+
+
+class CheckedAnswers(NamedTuple):
+    """Answers to a benchmark's prompts as pairs, and which of them a program found right."""
+
+    pairs: list[Pair]
+    right: list[bool]
+
+
+def calibrate_judge(
+    run_dir: Path, sample_size: int, iteration: int | None, *, backend: Backend = DEFAULT_BACKEND
+) -> list[JudgeCalibration]:
+    """Measure the judge of every iteration that has ratings, or of one iteration, and write health.json in its folder.
+
+    `sample_size` pairs, drawn by the run's seed, are rated again; these ratings are kept for the next call. Raises
+    UserError if there are no ratings, or if another process writes the run.
     """
-    recipe, run = open_run(path)
-    there = [t for t in range(1, recipe.iterations + 1) if iteration_dir(run, t).has("assessed.jsonl")]
-    wanted = there if iteration is None else [t for t in there if t == iteration]
+    recipe, run = open_run(run_dir)
     if recipe.assessment is None:
-        raise UserError(f"{path}: its recipe has no assessment, so there is no judge to look at")
-    if not wanted:
-        at = f" of iteration {iteration}" if iteration is not None else ""
-        raise UserError(f"{path} has no ratings{at} yet: see isheep status {path}")
-    settings = recipe.assessment
-    # Rating prompts in a file of the user's own are used as they were when the run began.
-    if isinstance(settings.prompt, str) and (own := saved_prompts(path).get(settings.prompt)):
-        write_text(path / "health.prompts.yaml", own)
-        settings = settings.model_copy(update={"prompt": str(path / "health.prompts.yaml")})
-    found = []
-    with lock_run(path) as run:
-        for t in wanted:
-            graded = iteration_dir(run, t).read("assessed.jsonl", AssessedPair)
-            case = Case(recipe, settings, iteration_dir(run, t), t, graded, min(pairs, len(graded)))
-            found.append(examined(case, run))
-            write_text(case.folder.path / "health.json", json.dumps(found[-1], ensure_ascii=False, indent=1) + "\n")
-    return found
+        raise UserError(f"{run_dir}: its recipe has no assessment, so there is no judge to measure")
+    rated = [index for index in range(1, recipe.iterations + 1) if iteration_dir(run, index).has("assessed.jsonl")]
+    selected = rated if iteration is None else [index for index in rated if index == iteration]
+    if not selected:
+        of_iteration = f" of iteration {iteration}" if iteration is not None else ""
+        raise UserError(f"{run_dir} has no ratings{of_iteration} yet: see isheep status {run_dir}")
+    settings = _saved_settings(run_dir, recipe.assessment)
+    calibrations = []
+    with lock_run(run_dir) as run:
+        for index in selected:
+            pairs = iteration_dir(run, index).read("assessed.jsonl", AssessedPair)
+            case = JudgedIteration(recipe, settings, run, index, pairs, min(sample_size, len(pairs)), backend)
+            calibrations.append(measure_judge(case))
+            text = json.dumps(calibrations[-1].to_json(), ensure_ascii=False, indent=1)
+            write_text(case.folder.path / CALIBRATION_FILE, f"{text}\n")
+    return calibrations
 
 
-def examined(case: Case, run: RunFolder) -> Found:
-    """What health.json holds. An estimate is [value, low, high], null where nothing can be said."""
-    current = case.settings.judge == "current"
-    judge, other = (model_of_iteration(case.recipe, run, t) for t in (case.t - 1, 0)[:: 1 if current else -1])
-    chat, truths = load_chat_template(case.recipe.chat_template, case.recipe.model), known_truths(case, run)
-    sample = drawn(case.graded, case.size, case.recipe.seed)
-    people, lost = annotation.read_annotations(run.path / annotation.RATINGS, annotation.Rating)
-    with closing(open_engine(case.recipe, judge)) as engine:
-        repeated = again(case, engine, chat, sample)
-        read = "expected" if case.settings.read == "generate" else "generate"
-        otherwise = rated(case, engine, chat, sample, read, read=read)
-        checked = {name: rated(case, engine, chat, some, name) for name, (some, _) in truths.items()}
-    with closing(open_engine(case.recipe, other)) as engine:
-        rival = rated(case, engine, chat, sample, "other-judge") if case.t > 1 else None
-    by_people = annotation.mean_ratings(people)
-    found = {
-        "iteration": case.t,
-        "judge": "base" if judge.adapter is None else f"M^{case.t - 1}",
-        "sample": case.size,
-        "scores": {name: distribution(grades) for name, grades in by_criterion(case.graded).items()},
-        "again": repeated,
-        "against": {
-            ("base judge" if current else "current judge"): rival and compared(rival, sample),
-            ("expected score" if read == "expected" else "written score"): compared(otherwise, sample),
-            "length": with_length(case.graded),
-            "people": with_people(case.graded, by_people),
-        },
-        "truth": {
-            **by_benchmark(case),
-            **{name: against_truth(case.recipe, rows, truths[name][1]) for name, rows in checked.items()},
-            **of_people(case.recipe, case.graded, by_people),
-        },
-        "wins": wins(case.t, run),
-        "annotations that can't be read": lost,
-    }
-    rounded: Found = _rounded(found)
-    return rounded
+def measure_judge(case: JudgedIteration) -> JudgeCalibration:
+    """Rate the sample again, and compare the run's ratings with everything that is known about its pairs."""
+    checked = load_checked_answers(case)
+    ratings = make_ratings(case, checked)
+    by_people, num_unreadable = annotation.read_annotations(case.run.path / annotation.RATINGS, annotation.Rating)
+    people = annotation.mean_ratings(by_people)
+    grades = metrics.grades_by_criterion(case.pairs)
+    return JudgeCalibration(
+        iteration=case.iteration,
+        judge=f"M^{case.iteration - 1}" if case.is_judged_by_current and case.iteration > 1 else "base",
+        sample_size=case.sample_size,
+        scores={name: metrics.score_distribution(rows) for name, rows in grades.items()},
+        repeated=ratings.repeated,
+        comparisons=compare_scores(case, ratings, people),
+        truth=compare_with_truth(case, ratings, checked, people),
+        wins=win_rates(case),
+        num_unreadable_annotations=num_unreadable,
+    )
 
 
 # --- new ratings
 
 
-def drawn(pairs: Graded, size: int, seed: int) -> Graded:
-    """`size` of them; a larger sample holds a smaller one."""
-    return sorted(pairs, key=lambda pair: derive_seed(seed, "health", pair.id))[:size]
+class NewRatings(NamedTuple):
+    """What is rated for the calibration.
+
+    The sample: a second time, read in the other way (expected or written score), and by the other judge (base or
+    current; None in the first iteration, where both are the base). And benchmark answers that a program has checked.
+    """
+
+    repeated: Repeatability
+    read_otherwise: Sequence[AssessedPair]
+    by_other_judge: Sequence[AssessedPair] | None
+    checked: dict[str, Sequence[AssessedPair]]
 
 
-def rated(case: Case, engine: Engine, chat: ChatTemplate, pairs: Sequence[Pair], name: str, **changes: Any) -> Graded:
-    """Pairs rated by this engine as the recipe says but for `changes`, with noise of its own: health/SIZE/NAME."""
+def make_ratings(case: JudgedIteration, checked: Mapping[str, CheckedAnswers]) -> NewRatings:
+    """Rate what is not rated yet, with each model loaded once."""
+    chat = case.backend.load_chat_template(case.recipe.chat_template, case.recipe.model)
+    base, current = (model_of_iteration(case.recipe, case.run, index) for index in (0, case.iteration - 1))
+    judge, other_judge = (current, base) if case.is_judged_by_current else (base, current)
+    with closing(case.backend.open_engine(case.recipe, judge)) as engine:
+        own = OpenJudge(engine, chat)
+        repeated = rate_twice(case, own)
+        read_otherwise = rate(case, own, case.sample, case.other_reading, read=case.other_reading)
+        by_benchmark = {name: rate(case, own, answers.pairs, name) for name, answers in checked.items()}
+    by_other_judge = None
+    if case.iteration > 1:
+        with closing(case.backend.open_engine(case.recipe, other_judge)) as engine:
+            by_other_judge = rate(case, OpenJudge(engine, chat), case.sample, "other-judge")
+    return NewRatings(repeated, read_otherwise, by_other_judge, by_benchmark)
+
+
+def rate(
+    case: JudgedIteration, judge: OpenJudge, pairs: Sequence[Pair], name: str, **changes: Any
+) -> Sequence[AssessedPair]:
+    """Return pairs rated as the recipe says except for `changes`, with random seeds of their own: health/SIZE/NAME."""
     settings = case.settings.model_copy(update=changes)
     plain = [Pair.model_validate(pair.model_dump(exclude={"grades"})) for pair in pairs]
     seeded = case.recipe.model_copy(update={"seed": derive_seed(case.recipe.seed, "health", name)})
-    output_dir = case.folder / "health" / str(case.size)
-    context = StageContext(seeded, engine, chat, case.folder, case.t, output_dir=output_dir)
+    output_dir = case.folder / RATINGS_FOLDER / str(case.sample_size)
+    context = StageContext(seeded, judge.engine, judge.chat, case.run, case.iteration, output_dir=output_dir)
     return grade_pairs(context, settings, plain, f"{name}.jsonl")
 
 
-def again(case: Case, engine: Engine, chat: ChatTemplate, sample: Graded) -> Found:
-    """The same pairs rated twice by the same judge.
+def rate_twice(case: JudgedIteration, judge: OpenJudge) -> Repeatability:
+    """Compare two ratings of the sample by the same judge.
 
-    Where ratings are drawn: the run's, and others with another seed. Greedy ones would only repeat themselves, so two
-    are drawn at temperature 1. An expected score is not drawn at all.
+    If ratings are sampled, these are the run's and new ones with another seed. Greedy ratings would only repeat
+    themselves, so two are sampled at temperature 1. An expected score is not sampled at all.
     """
-    sampling = case.settings.sampling
     if case.settings.read == "expected":
-        return {"how": "not asked: expected scores are not drawn, they would be the same"}
+        return Repeatability("not measured: expected scores are not sampled, they would be the same", {})
+    sampling, first = case.settings.sampling, case.sample
     if sampling.temperature:
-        how, first = f"the run's ratings and others drawn at its temperature, {sampling.temperature:g}", sample
+        method = f"the run's ratings and new ones at its temperature, {sampling.temperature:g}"
     else:
+        method = "two ratings at temperature 1, because the run's are greedy"
         sampling = sampling.model_copy(update={"temperature": 1.0})
-        how = "two ratings drawn at temperature 1, since the run's are greedy"
-        first = rated(case, engine, chat, sample, "again-1", sampling=sampling)
-    second = rated(case, engine, chat, sample, "again-2", sampling=sampling)
-    passes = [[passed(case.recipe, row.grades) for row in rows] for rows in (first, second)]
-    decision = None if None in passes[0] else estimate([a == b for a, b in zip(*passes, strict=True)])
-    criteria = {name: agreement(*some) for name, some in scores_of_both(first, second).items()}
-    return {"how": how, "criteria": criteria, "the same decision": decision}
+        first = rate(case, judge, case.sample, "again-1", sampling=sampling)
+    second = rate(case, judge, case.sample, "again-2", sampling=sampling)
+    criteria = {name: metrics.agreement(*scores) for name, scores in metrics.common_scores(first, second).items()}
+    passes = [[metrics.passes_filters(case.recipe, pair.grades) for pair in pairs] for pairs in (first, second)]
+    if None in passes[0]:
+        return Repeatability(method, criteria)
+    return Repeatability(method, criteria, estimate([a == b for a, b in zip(*passes, strict=True)]))
 
 
-# --- the truth, where there is one
+# --- comparisons
 
 
-def by_benchmark(case: Case) -> Found:
-    """What the benchmarks that know which pairs are right say of the run's own."""
-    judges = {settings.label: load_benchmark(settings.name).is_right for settings in case.recipe.evaluation}
+def compare_scores(
+    case: JudgedIteration, ratings: NewRatings, people: metrics.HumanScores
+) -> dict[str, dict[str, RankComparison] | None]:
+    """Compare the run's scores with other scores of the same pairs, with the answers' length, and with people."""
+    other_judge = "base judge" if case.is_judged_by_current else "current judge"
+    other_reading = "expected score" if case.other_reading == "expected" else "written score"
+    by_other_judge = ratings.by_other_judge
     return {
-        name: against_truth(case.recipe, case.graded, [is_right(pair) for pair in case.graded])
-        for name, is_right in judges.items()
-        if is_right
+        other_judge: metrics.compare_ratings(by_other_judge, case.sample) if by_other_judge is not None else None,
+        other_reading: metrics.compare_ratings(ratings.read_otherwise, case.sample),
+        "length": metrics.compare_with_length(case.pairs),
+        "people": metrics.compare_with_people(case.pairs, people),
     }
 
 
-def known_truths(case: Case, run: RunFolder) -> dict[str, tuple[list[Pair], list[bool]]]:
-    """By benchmark: M^(t-1)'s own answers to a sample of its prompts, and which of them a program found right.
+def compare_with_truth(
+    case: JudgedIteration, ratings: NewRatings, checked: Mapping[str, CheckedAnswers], people: metrics.HumanScores
+) -> dict[str, TruthMetrics]:
+    """Compare the scores with every source of the truth: benchmarks that know it, checked answers, people."""
+    truth = {}
+    for settings in case.recipe.evaluation:
+        if is_right := load_benchmark(settings.name).is_right:
+            right = [is_right(pair) for pair in case.pairs]
+            truth[settings.label] = metrics.truth_metrics(case.recipe, case.pairs, right)
+    for name, pairs in ratings.checked.items():
+        truth[name] = metrics.truth_metrics(case.recipe, pairs, checked[name].right)
+    if by_people := metrics.truth_by_people(case.recipe, case.pairs, people):
+        truth["people"] = by_people
+    return truth
 
-    Of benchmarks that kept their answers (eval/NAME/answers.jsonl, one for each prompt) and have a score that is a
-    truth value for each prompt; the first such score counts.
+
+def load_checked_answers(case: JudgedIteration) -> dict[str, CheckedAnswers]:
+    """Return, by benchmark, the answers of M^(t-1) to a sample of its prompts, and which of them a program found right.
+
+    These are benchmarks that kept their answers (eval/NAME/answers.jsonl, one for each prompt) and have a score with a
+    truth value for each prompt; the first such score is used.
     """
-    found: dict[str, tuple[list[Pair], list[bool]]] = {}
-    for one in case.recipe.evaluation:
-        folder = iteration_dir(run, case.t - 1) / "eval"
-        result = load_result(run, case.t - 1, one.label)
-        if not (result and folder.has(f"{one.label}/answers.jsonl")):
-            continue
-        asked = prompts_of(run, one, [case.t - 1])
-        answers = folder.read(f"{one.label}/answers.jsonl", Answer)
-        items = [score.items for score in result.scores.values()]
-        right = next((row for row in items if len(row) == len(asked) and all(isinstance(x, bool) for x in row)), None)
-        if right and len(answers) == len(asked):
-            places = sorted(range(len(asked)), key=lambda n: derive_seed(case.recipe.seed, "health", n))[: case.size]
-            pairs = [_pair(f"{one.label}-{n}", asked[n], answers[n]) for n in places]
-            found[one.label] = (pairs, [bool(right[n]) for n in places])
-    return found
+    checked = {}
+    for settings in case.recipe.evaluation:
+        if answers := _checked_answers(case, settings):
+            checked[settings.label] = answers
+    return checked
 
 
-def _pair(id: str, prompt: str, answer: Answer) -> Pair:
-    fields = answer.model_dump(include={"finish", "tokens"})
-    return Pair(id=id, instruction=prompt, output=answer.output.strip(), seed=0, **fields)
+def _checked_answers(case: JudgedIteration, settings: BenchmarkSettings) -> CheckedAnswers | None:
+    iteration, name = case.iteration - 1, settings.label
+    result, folder = load_result(case.run, iteration, name), iteration_dir(case.run, iteration) / "eval"
+    if not result or not folder.has(f"{name}/answers.jsonl"):
+        return None
+    prompts = load_prompts(case.run, settings, [iteration])
+    answers = folder.read(f"{name}/answers.jsonl", Answer)
+    columns = [score.items for score in result.scores.values() if len(score.items) == len(prompts)]
+    right = next((items for items in columns if all(isinstance(item, bool) for item in items)), None)
+    if not right or len(answers) != len(prompts):
+        return None
+    order = sorted(range(len(prompts)), key=lambda index: derive_seed(case.recipe.seed, "health", index))
+    indices = order[: case.sample_size]
+    pairs = [_as_pair(f"{name}-{index}", prompts[index], answers[index]) for index in indices]
+    return CheckedAnswers(pairs, [bool(right[index]) for index in indices])
 
 
-def wins(t: int, run: RunFolder) -> list[Found]:
-    """How often people find iteration `t`'s answer better than an earlier model's (0: the base)."""
-    choices, _ = annotation.read_annotations(run.path / annotation.CHOICES, annotation.Choice)
-    by_pair = annotation.points_of_later(choices)
+def _as_pair(pair_id: str, prompt: str, answer: Answer) -> Pair:
+    output, values = answer.output.strip(), answer.model_dump(include={"finish", "tokens"})
+    return Pair(id=pair_id, instruction=prompt, output=output, seed=0, **values)
+
+
+def win_rates(case: JudgedIteration) -> list[WinRate]:
+    """Return how often people prefer the iteration's answer to that of an earlier model."""
+    choices, _ = annotation.read_annotations(case.run.path / annotation.CHOICES, annotation.Choice)
     return [
-        {"against": earlier, "tasks": len(points), "win rate": win_rate(points)}
-        for (earlier, later), points in sorted(by_pair.items())
-        if later == t
+        WinRate(earlier, len(points), win_rate(points))
+        for (earlier, later), points in sorted(annotation.points_of_later(choices).items())
+        if later == case.iteration
     ]
 
 
-def _rounded(value: Any) -> Any:
-    """Return numbers with four decimals, and estimates as [value, low, high]; None for an estimate that is nan."""
+# --- helpers
+
+
+def _saved_settings(run_dir: Path, settings: Assessment) -> Assessment:
+    """Return the settings; rating prompts in a file of the user's own are used as they were when the run began."""
+    text = saved_prompts(run_dir).get(settings.prompt) if isinstance(settings.prompt, str) else None
+    if not text:
+        return settings
+    write_text(run_dir / PROMPTS_FILE, text)
+    return settings.model_copy(update={"prompt": str(run_dir / PROMPTS_FILE)})
+
+
+def _to_json(value: Any) -> Any:
+    """Return records as dicts, numbers with four decimals, and estimates as [value, low, high] or None."""
     if isinstance(value, Estimate):
-        return None if math.isnan(value.low) else _rounded(value[:3])
+        return None if math.isnan(value.low) else _to_json([value.value, value.low, value.high])
+    if is_dataclass(value):
+        return {field.name: _to_json(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(inner) for inner in value]
+        return {key: _to_json(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_to_json(entry) for entry in value]
     return round(value, 4) if isinstance(value, float) else value

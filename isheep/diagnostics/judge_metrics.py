@@ -1,126 +1,187 @@
-"""The figures of judge-health: a judge's scores held against something. Estimates are [value, low, high], 95%."""
+"""The metrics of judge calibration: scores of a judge beside other scores of the same pairs, and beside the truth."""
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from isheep.evaluation.statistics import auroc, concordance, estimate, rank_correlation
+from isheep.evaluation.statistics import Estimate, auroc, concordance, estimate, rank_correlation
 from isheep.filters.score import ScoreFilter
 from isheep.recipe.schema import RATING_SCALE, Recipe
 from isheep.records import AssessedPair, Grade
 
-Graded = Sequence[AssessedPair]
-Found = dict[str, Any]  # a part of health.json
+# Mean scores by people: by the pair's id and criterion.
+HumanScores = Mapping[str, Mapping[str, float]]
 
 
-def by_criterion(rows: Graded) -> dict[str, list[Grade]]:
-    return {name: [row.grades[name] for row in rows] for name in (rows[0].grades if rows else ())}
+@dataclass(frozen=True)
+class ScoreDistribution:
+    """How often a judge gave each score (rounded, halves up). `unreadable` is the share of ratings without a score."""
+
+    num_rated: int
+    unreadable: Estimate
+    mean: float | None
+    standard_deviation: float | None
+    histogram: dict[str, int]
 
 
-def distribution(grades: Sequence[Grade]) -> Found:
-    """How often each score is given, halves rounded up; what can't be read is counted apart."""
+@dataclass(frozen=True)
+class RankComparison:
+    """A judge's scores beside other numbers about the same pairs.
+
+    `difference` is the mean of the judge's scores minus the other ones; None if those are not scores.
+    """
+
+    num_pairs: int
+    rank_correlation: Estimate
+    difference: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well two ratings of the same pairs agree: shares of equal scores and of scores at most 1 apart."""
+
+    num_pairs: int
+    equal: Estimate
+    within_1: Estimate
+    concordance: Estimate
+
+
+@dataclass(frozen=True)
+class TruthMetrics:
+    """How well scores tell right pairs from wrong ones, and which of them pass the recipe's score filters.
+
+    Without a score filter `num_passing`, `precision` (right pairs of the passing ones) and `recall` (passing pairs of
+    the right ones) are None.
+    """
+
+    num_pairs: int
+    num_unreadable: int
+    right: Estimate
+    auroc: Estimate
+    num_passing: int | None
+    precision: Estimate | None
+    recall: Estimate | None
+
+
+# --- scores
+
+
+def grades_by_criterion(pairs: Sequence[AssessedPair]) -> dict[str, list[Grade]]:
+    return {name: [pair.grades[name] for pair in pairs] for name in (pairs[0].grades if pairs else ())}
+
+
+def score_distribution(grades: Sequence[Grade]) -> ScoreDistribution:
     import numpy as np
 
     scores = [grade.score for grade in grades if grade.score is not None]
     counts = Counter(math.floor(score + 0.5) for score in scores)
-    return {
-        "rated": len(grades),
-        "unreadable": estimate([grade.score is None for grade in grades]),
-        "mean": float(np.mean(scores)) if scores else None,
-        "deviation": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
-        "histogram": {str(score): counts[score] for score in RATING_SCALE},
-    }
+    return ScoreDistribution(
+        num_rated=len(grades),
+        unreadable=estimate([grade.score is None for grade in grades]),
+        mean=float(np.mean(scores)) if scores else None,
+        standard_deviation=float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
+        histogram={str(score): counts[score] for score in RATING_SCALE},
+    )
 
 
-def scores_of_both(one: Graded, other: Graded) -> dict[str, tuple[list[float], list[float]]]:
-    """By criterion the scores of two ratings of the same rows, where both can be read."""
-    there = {row.id: row.grades for row in other}
-    found = {}
-    for name in by_criterion(one):
-        grades = [(row.grades[name].score, there[row.id][name].score) for row in one]
-        known = [(a, b) for a, b in grades if a is not None and b is not None]
-        found[name] = ([a for a, _ in known], [b for _, b in known])
-    return found
+def common_scores(
+    first: Sequence[AssessedPair], second: Sequence[AssessedPair]
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Return, by criterion, the scores of two ratings of the same pairs, for pairs that have both."""
+    grades_of = {pair.id: pair.grades for pair in second}
+    scores = {}
+    for name in grades_by_criterion(first):
+        scores[name] = _both([(pair.grades[name].score, grades_of[pair.id][name].score) for pair in first])
+    return scores
 
 
-def compared(one: Graded, ours: Graded) -> dict[str, Found]:
-    """By criterion: how the run's scores rank beside others of the same pairs, and how much higher they are."""
-    return {name: _beside(*some) for name, some in scores_of_both(one, ours).items()}
+# --- comparisons with other numbers
 
 
-def _beside(one: Sequence[float], ours: Sequence[float]) -> Found:
-    ranks, higher = rank_correlation(one, ours), estimate([b - a for a, b in zip(one, ours, strict=True)])
-    return {"pairs": len(one), "rank correlation": ranks, "difference": higher}
+def compare_ratings(others: Sequence[AssessedPair], own: Sequence[AssessedPair]) -> dict[str, RankComparison]:
+    """Compare, by criterion, the run's own scores with other scores of the same pairs."""
+    return {name: _compare(*scores) for name, scores in common_scores(others, own).items()}
 
 
-def with_length(graded: Graded) -> dict[str, Found]:
-    """By criterion: how scores rank with the answers' tokens. A judge that likes long answers has a positive one."""
-    found = {}
-    for name, grades in by_criterion(graded).items():
-        both = [(row.tokens, grade.score) for row, grade in zip(graded, grades, strict=True)]
-        known = [(tokens, score) for tokens, score in both if score is not None]
-        ranks = rank_correlation([tokens for tokens, _ in known], [score for _, score in known])
-        found[name] = {"pairs": len(known), "rank correlation": ranks}
-    return found
+def compare_with_length(pairs: Sequence[AssessedPair]) -> dict[str, RankComparison]:
+    """Correlate, by criterion, scores with the answers' tokens. Positive if a judge prefers long answers."""
+    comparisons = {}
+    for name, grades in grades_by_criterion(pairs).items():
+        tokens, scores = _both([(pair.tokens, grade.score) for pair, grade in zip(pairs, grades, strict=True)])
+        comparisons[name] = RankComparison(len(tokens), rank_correlation(tokens, scores))
+    return comparisons
 
 
-def with_people(graded: Graded, people: Mapping[str, Mapping[str, float]]) -> dict[str, Found] | None:
-    """By criterion: the judge beside the mean of the people; None where nobody rated a pair of these."""
-    asked = [row for row in graded if row.id in people]
-    found = {}
-    for name, grades in by_criterion(asked).items():
-        both = [(people[row.id].get(name), grade.score) for row, grade in zip(asked, grades, strict=True)]
-        known = [(a, b) for a, b in both if a is not None and b is not None]
-        found[name] = _beside([a for a, _ in known], [b for _, b in known])
-    return found or None
+def compare_with_people(pairs: Sequence[AssessedPair], people: HumanScores) -> dict[str, RankComparison] | None:
+    """Compare, by criterion, the judge with the mean of the people; None if people rated none of these pairs."""
+    rated = [pair for pair in pairs if pair.id in people]
+    comparisons = {}
+    for name, grades in grades_by_criterion(rated).items():
+        scores = [(people[pair.id].get(name), grade.score) for pair, grade in zip(rated, grades, strict=True)]
+        comparisons[name] = _compare(*_both(scores))
+    return comparisons or None
 
 
-def agreement(one: Sequence[float], other: Sequence[float]) -> Found:
-    apart = [abs(a - b) for a, b in zip(one, other, strict=True)]
-    equal, near = estimate([gap == 0 for gap in apart]), estimate([gap <= 1 for gap in apart])
-    return {"pairs": len(one), "equal": equal, "within 1": near, "concordance": concordance(one, other)}
+def agreement(first: Sequence[float], second: Sequence[float]) -> Agreement:
+    gaps = [abs(a - b) for a, b in zip(first, second, strict=True)]
+    equal, near = estimate([gap == 0 for gap in gaps]), estimate([gap <= 1 for gap in gaps])
+    return Agreement(len(gaps), equal, near, concordance(first, second))
 
 
-# --- scores held against the truth
+def _compare(others: Sequence[float], own: Sequence[float]) -> RankComparison:
+    difference = estimate([b - a for a, b in zip(others, own, strict=True)])
+    return RankComparison(len(own), rank_correlation(others, own), difference)
 
 
-def passed(recipe: Recipe, grades: Mapping[str, Grade]) -> bool | None:
-    """Whether ratings pass every score filter of the recipe; None where it has none."""
-    filters = [one for one in recipe.filters if isinstance(one, ScoreFilter)]
-    return all(one.reason_against(grades) is None for one in filters) if filters else None
+def _both(pairs: Sequence[tuple[float | None, float | None]]) -> tuple[list[float], list[float]]:
+    """Return the two sides of the pairs that have both."""
+    complete = [(a, b) for a, b in pairs if a is not None and b is not None]
+    return [a for a, _ in complete], [b for _, b in complete]
 
 
-def against_truth(recipe: Recipe, rows: Graded, right: Sequence[bool]) -> Found:
-    """How well the mean of the criteria tells right rows from wrong ones, and what the threshold keeps of each.
+# --- comparison with the truth
 
-    Rows with an unreadable rating have no score: they are left out of the AUROC, and pass no threshold.
+
+def passes_filters(recipe: Recipe, grades: Mapping[str, Grade]) -> bool | None:
+    """Return whether ratings pass every score filter of the recipe, None if it has no score filter."""
+    filters = [rule for rule in recipe.filters if isinstance(rule, ScoreFilter)]
+    return all(rule.reason_against(grades) is None for rule in filters) if filters else None
+
+
+def truth_metrics(recipe: Recipe, pairs: Sequence[AssessedPair], right: Sequence[bool]) -> TruthMetrics:
+    """Measure how well the mean of the criteria tells right pairs from wrong ones, and what passes the filters.
+
+    Pairs with an unreadable rating have no score: they are left out of the AUROC, and pass no threshold.
     """
-    known = [(mean, truth) for row, truth in zip(rows, right, strict=True) if (mean := _mean(row)) is not None]
-    passes = [passed(recipe, row.grades) for row in rows]
-    chosen = [truth for truth, passing in zip(right, passes, strict=True) if passing]
-    found = [bool(passing) for truth, passing in zip(right, passes, strict=True) if truth]
-    threshold = None not in passes
-    return {
-        "pairs": len(rows),
-        "unreadable": len(rows) - len(known),
-        "right": estimate(right),
-        "auroc": auroc([mean for mean, _ in known], [truth for _, truth in known]),
-        "passing": len(chosen) if threshold else None,
-        "precision": estimate(chosen) if threshold else None,
-        "recall": estimate(found) if threshold else None,
-    }
+    scores = [_mean_score(pair) for pair in pairs]
+    scored = [(score, truth) for score, truth in zip(scores, right, strict=True) if score is not None]
+    passes = [passes_filters(recipe, pair.grades) for pair in pairs]
+    truth_of_passing = [truth for truth, passing in zip(right, passes, strict=True) if passing]
+    passing_of_right = [bool(passing) for truth, passing in zip(right, passes, strict=True) if truth]
+    has_threshold = None not in passes
+    return TruthMetrics(
+        num_pairs=len(pairs),
+        num_unreadable=len(pairs) - len(scored),
+        right=estimate(right),
+        auroc=auroc([score for score, _ in scored], [truth for _, truth in scored]),
+        num_passing=len(truth_of_passing) if has_threshold else None,
+        precision=estimate(truth_of_passing) if has_threshold else None,
+        recall=estimate(passing_of_right) if has_threshold else None,
+    )
 
 
-def _mean(row: AssessedPair) -> float | None:
-    scores = [grade.score for grade in row.grades.values()]
-    known = [score for score in scores if score is not None]
-    return sum(known) / len(known) if known and len(known) == len(scores) else None
+def truth_by_people(recipe: Recipe, pairs: Sequence[AssessedPair], people: HumanScores) -> TruthMetrics | None:
+    """Take the pairs whose ratings by people pass the recipe's score filters as right; None without either."""
+    rated = [pair for pair in pairs if pair.grades.keys() <= people.get(pair.id, {}).keys()]
+    grades = [{name: Grade(score=score, reply="") for name, score in people[pair.id].items()} for pair in rated]
+    right = [passes_filters(recipe, row) for row in grades]
+    if not rated or None in right:
+        return None
+    return truth_metrics(recipe, rated, [bool(passing) for passing in right])
 
 
-def of_people(recipe: Recipe, graded: Graded, people: Mapping[str, Mapping[str, float]]) -> Found:
-    """What people would keep at the recipe's threshold, as the truth."""
-    rows = [row for row in graded if row.grades.keys() <= people.get(row.id, {}).keys()]
-    would = [{name: Grade(score=score, reply="") for name, score in people[row.id].items()} for row in rows]
-    right = [passed(recipe, grades) for grades in would]
-    return {"people": against_truth(recipe, rows, [bool(one) for one in right])} if rows and None not in right else {}
+def _mean_score(pair: AssessedPair) -> float | None:
+    """Return the mean score over the criteria, None if a rating is unreadable."""
+    scores = [grade.score for grade in pair.grades.values() if grade.score is not None]
+    return sum(scores) / len(scores) if scores and len(scores) == len(pair.grades) else None

@@ -1,111 +1,130 @@
-"""health.json as tables of 80 columns, one line for each iteration and criterion."""
+"""Judge calibration as tables of 80 columns, with a row for each iteration and criterion."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from isheep.diagnostics.judge_metrics import Found
+from isheep.diagnostics.judge_calibration import JudgeCalibration
+from isheep.evaluation.statistics import Estimate
 
 BARS = " ▁▂▃▄▅▆▇█"
+LEFT_ALIGNED = ("judge", "criterion", "compared with", "truth", "against", "1 to 10")
 
 
-def tables(found: Sequence[Found]) -> Iterator[Table | Text]:
-    """What `isheep judge-health` prints of health.json of some iterations."""
-    yield scores(found)
-    yield from again(found)
-    yield against(found)
-    yield from truth(found)
-    yield from wins(found)
-    lost = found[-1]["annotations that can't be read"] if found else 0
-    if lost:
-        yield Text(f"lines of annotations that can't be read and are left out: {lost}", style="yellow")
+def calibration_tables(calibrations: Sequence[JudgeCalibration]) -> Iterator[Table | Text]:
+    """Yield what `isheep judge-calibration` prints."""
+    yield score_table(calibrations)
+    yield repeatability_table(calibrations)
+    yield rank_table(calibrations)
+    yield truth_table(calibrations)
+    if any(calibration.wins for calibration in calibrations):
+        yield win_table(calibrations)
+    if num_unreadable := calibrations[-1].num_unreadable_annotations:
+        yield Text(f"unreadable lines of annotations, which are ignored: {num_unreadable}", style="yellow")
 
 
-def scores(found: Sequence[Found]) -> Table:
-    shown = _table("scores", "judge", "criterion", "rated", "unreadable, %", "mean", "sd", "1 to 10")
-    for one in found:
-        for name, some in one["scores"].items():
-            numbers = (_number(some["mean"], 2), _number(some["deviation"], 2), bars(some["histogram"]))
-            shown.add_row(
-                *_head(one), one["judge"], escape(name), str(some["rated"]), share(some["unreadable"]), *numbers
+def score_table(calibrations: Sequence[JudgeCalibration]) -> Table:
+    table = _table("scores", "judge", "criterion", "rated", "unreadable, %", "mean", "sd", "1 to 10")
+    for calibration in calibrations:
+        for criterion, scores in calibration.scores.items():
+            table.add_row(
+                str(calibration.iteration),
+                calibration.judge,
+                escape(criterion),
+                str(scores.num_rated),
+                format_share(scores.unreadable),
+                _number(scores.mean),
+                _number(scores.standard_deviation),
+                format_bars(scores.histogram),
             )
-    return shown
+    return table
 
 
-def again(found: Sequence[Found]) -> Iterator[Table | Text]:
-    asked = [one for one in found if "criteria" in one["again"]]
-    shown = _table("the same pairs rated again", "criterion", "pairs", "equal, %", "within 1, %", "concordance")
-    for one in asked:
-        for name, some in one["again"]["criteria"].items():
-            shares = (share(some["equal"]), share(some["within 1"]))
-            shown.add_row(*_head(one), escape(name), str(some["pairs"]), *shares, figure(some["concordance"]))
-        if same := one["again"]["the same decision"]:
-            shown.add_row(*_head(one), "kept or not", str(one["sample"]), share(same))
-    shown.caption = found[-1]["again"]["how"]
-    yield shown if asked else Text(f"the same pairs rated again: {shown.caption}\n")
+def repeatability_table(calibrations: Sequence[JudgeCalibration]) -> Table | Text:
+    table = _table("the same pairs rated again", "criterion", "pairs", "equal, %", "within 1, %", "concordance")
+    for calibration in calibrations:
+        iteration, repeated = str(calibration.iteration), calibration.repeated
+        for criterion, agreement in repeated.criteria.items():
+            shares = format_share(agreement.equal), format_share(agreement.within_1)
+            coefficient = format_coefficient(agreement.concordance)
+            table.add_row(iteration, escape(criterion), str(agreement.num_pairs), *shares, coefficient)
+        if repeated.same_decision:
+            table.add_row(iteration, "kept or not", str(calibration.sample_size), format_share(repeated.same_decision))
+    method = calibrations[-1].repeated.method
+    table.caption = method
+    return table if table.row_count else Text(f"the same pairs rated again: {method}\n")
 
 
-def against(found: Sequence[Found]) -> Table:
-    shown = _table("scores beside", "what", "criterion", "pairs", "rank correlation", "higher by")
-    for what in found[0]["against"]:
-        for one in found:
-            for name, some in (one["against"][what] or {}).items():
-                numbers = (figure(some["rank correlation"]), figure(some.get("difference")))
-                shown.add_row(*_head(one), what, escape(name), str(some["pairs"]), *numbers)
-    shown.caption = "higher by: the run's scores than those beside them; length: the answers' tokens"
-    return shown
+def rank_table(calibrations: Sequence[JudgeCalibration]) -> Table:
+    table = _table("scores compared with", "compared with", "criterion", "pairs", "rank correlation", "higher by")
+    for name in calibrations[0].comparisons:
+        for calibration in calibrations:
+            for criterion, comparison in (calibration.comparisons[name] or {}).items():
+                numbers = format_coefficient(comparison.rank_correlation), format_coefficient(comparison.difference)
+                pairs = str(comparison.num_pairs)
+                table.add_row(str(calibration.iteration), name, escape(criterion), pairs, *numbers)
+    table.caption = "higher by: the run's scores minus the others; length: the answers' tokens"
+    return table
 
 
-def truth(found: Sequence[Found]) -> Iterator[Table | Text]:
-    shown = _table("scores and the truth", "truth", "pairs", "right, %", "AUROC", "kept", "precision, %", "recall, %")
-    for what in dict.fromkeys(name for one in found for name in one["truth"]):
-        for one in (one for one in found if what in one["truth"]):
-            some = one["truth"][what]
-            passing = "-" if some["passing"] is None else str(some["passing"])
-            numbers = (str(some["pairs"]), share(some["right"]), figure(some["auroc"]), passing)
-            shown.add_row(*_head(one), escape(what), *numbers, share(some["precision"]), share(some["recall"]))
-    shown.caption = "kept: by the recipe's score filters; precision: right of kept; recall: kept of right"
-    yield shown if shown.row_count else Text("no truth is known: no benchmark with kept answers, and nobody rated\n")
+def truth_table(calibrations: Sequence[JudgeCalibration]) -> Table | Text:
+    table = _table("scores and the truth", "truth", "pairs", "right, %", "AUROC", "kept", "precision, %", "recall, %")
+    for name in dict.fromkeys(name for calibration in calibrations for name in calibration.truth):
+        for calibration in calibrations:
+            if name in calibration.truth:
+                truth = calibration.truth[name]
+                kept = "-" if truth.num_passing is None else str(truth.num_passing)
+                shares = format_share(truth.precision), format_share(truth.recall)
+                numbers = str(truth.num_pairs), format_share(truth.right), format_coefficient(truth.auroc), kept
+                table.add_row(str(calibration.iteration), escape(name), *numbers, *shares)
+    table.caption = "kept: by the recipe's score filters; precision: right of kept; recall: kept of right"
+    if table.row_count:
+        return table
+    return Text("the truth is not known: no benchmark has checked answers, and no person rated\n")
 
 
-def wins(found: Sequence[Found]) -> Iterator[Table]:
-    shown = _table("people choose between answers", "against", "tasks", "win rate, %")
-    for one in found:
-        for some in one["wins"]:
-            earlier = f"iteration {some['against']}" if some["against"] else "base"
-            shown.add_row(*_head(one), earlier, str(some["tasks"]), share(some["win rate"]))
-    shown.caption = "a tie counts half"
-    if shown.row_count:
-        yield shown
+def win_table(calibrations: Sequence[JudgeCalibration]) -> Table:
+    table = _table("people choose between answers", "against", "tasks", "win rate, %")
+    for calibration in calibrations:
+        for win in calibration.wins:
+            against = f"iteration {win.against}" if win.against else "base"
+            table.add_row(str(calibration.iteration), against, str(win.num_tasks), format_share(win.win_rate))
+    table.caption = "a tie counts half"
+    return table
 
 
-def bars(histogram: dict[str, int]) -> str:
-    """How often each score was given, as ten bars; a score that was given at all has one."""
-    most = max(histogram.values(), default=0)
-    return "".join(BARS[-(-8 * count // most) if most else 0] for count in histogram.values())
+# --- formats
 
 
-def figure(one: Sequence[float] | None) -> str:
-    return "-" if one is None else f"{one[0]:.2f} \\[{one[1]:.2f},{one[2]:.2f}]"
+def format_bars(histogram: Mapping[str, int]) -> str:
+    """Return how often each score was given, as ten bars; a score that was given at all has a visible bar."""
+    largest = max(histogram.values(), default=0)
+    return "".join(BARS[math.ceil(8 * count / largest) if largest else 0] for count in histogram.values())
 
 
-def share(one: Sequence[float] | None) -> str:
-    return "-" if one is None else f"{100 * one[0]:.3g} \\[{100 * one[1]:.0f},{100 * one[2]:.0f}]"
+def format_coefficient(result: Estimate | None) -> str:
+    if result is None or math.isnan(result.low):
+        return "-"
+    return f"{result.value:.2f} \\[{result.low:.2f},{result.high:.2f}]"
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def format_share(result: Estimate | None) -> str:
+    if result is None or math.isnan(result.low):
+        return "-"
+    return f"{100 * result.value:.3g} \\[{100 * result.low:.0f},{100 * result.high:.0f}]"
 
 
-def _head(one: dict[str, Any]) -> list[str]:
-    return [str(one["iteration"])]
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _table(title: str, *columns: str) -> Table:
-    words = ("judge", "criterion", "what", "truth", "against", "1 to 10")
-    heads = (Column(name, justify="left" if name in words else "right", no_wrap=name in words) for name in columns)
-    return Table("t", *heads, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    headings = [
+        Column(name, justify="left" if name in LEFT_ALIGNED else "right", no_wrap=name in LEFT_ALIGNED)
+        for name in columns
+    ]
+    return Table("t", *headings, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)

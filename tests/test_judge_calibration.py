@@ -11,6 +11,7 @@ import pytest
 
 from isheep import annotation
 from isheep.annotation import Choice, Rating
+from isheep.backends import DEFAULT_BACKEND
 from isheep.benchmarks import lamb
 from isheep.diagnostics import judge_calibration
 from isheep.engines.function import SeededFunctionEngine
@@ -31,8 +32,10 @@ class Chat(NamedTuple):
 
 
 class Call(NamedTuple):
+    """`temperature` is None if scores are read from the probabilities."""
+
     model: Model
-    temperature: float | None  # None: read over the probabilities
+    temperature: float | None
     rows: int
 
 
@@ -44,31 +47,31 @@ class Bench:
         self.say: Callable[[Model, str, int], str] = lambda model, prompt, seed: f"{truth_in(prompt)}||so"
 
     def open_engine(self, recipe: Recipe, model: Model) -> SeededFunctionEngine:
-        bench = self
+        fixture = self
 
         class Judge(SeededFunctionEngine):
             def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> Any:
-                bench.calls.append(Call(model, sampling.temperature, len(prompts)))
+                fixture.calls.append(Call(model, sampling.temperature, len(prompts)))
                 return super().generate(prompts, sampling, seed)
 
             def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
-                bench.calls.append(Call(model, None, len(prompts)))
+                fixture.calls.append(Call(model, None, len(prompts)))
                 return [[0.2 * (truth_in(prompt) == n) + 0.1 for n in range(1, 11)] for prompt in prompts]
 
-        return Judge(lambda prompt, seed: bench.say(model, prompt, seed))
+        return Judge(lambda prompt, seed: fixture.say(model, prompt, seed))
 
 
 def truth_in(prompt: str) -> int:
-    """The score that an answer asks for: "worth 7"."""
+    """Return the score that an answer deserves, 7 for "worth 7"."""
     return int(prompt.split("worth ")[1].split(".")[0])
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    made = Bench()
-    monkeypatch.setattr(judge_calibration, "load_chat_template", lambda name, model: Chat())
-    monkeypatch.setattr(judge_calibration, "open_engine", made.open_engine)
-    yield made
+    judges = Bench()
+    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: Chat())
+    monkeypatch.setattr(DEFAULT_BACKEND, "open_engine", judges.open_engine)
+    yield judges
 
 
 def worth(t: int, n: int) -> int:
@@ -84,7 +87,7 @@ def assessed(t: int, n: int) -> AssessedPair:
     return AssessedPair.model_validate({**fields, "tokens": score, "seed": 1, "grades": grades})
 
 
-def made(path: Path, **changes: Any) -> Path:
+def make_run(path: Path, **changes: Any) -> Path:
     with open_run_for_writing(path, Recipe.model_validate({**SETTINGS, **changes})) as root:
         for t in (1, 2):
             folder = root / f"iter-{t}"
@@ -95,44 +98,44 @@ def made(path: Path, **changes: Any) -> Path:
     return path
 
 
-def health(run: Path, t: int = 1, *words: str) -> dict[str, Any]:
+def calibrate(run: Path, t: int = 1, *words: str) -> dict[str, Any]:
     done = isheep("judge-calibration", run, *words)
     assert done.code == 0, done.err
-    found: dict[str, Any] = json.loads((run / f"iter-{t}" / "health.json").read_text())
-    return found
+    result: dict[str, Any] = json.loads((run / f"iter-{t}" / "health.json").read_text())
+    return result
 
 
-def test_scores_their_spread_and_what_cannot_be_read(bench: Bench, tmp_path: Path) -> None:
-    found = health(made(tmp_path / "run"))["scores"]
-    assert found["quality"]["histogram"] == {str(n): 6 for n in range(1, 11)} and found["quality"]["mean"] == 5.5
-    assert found["quality"]["unreadable"][0] == 0
-    assert found["following"]["unreadable"] == pytest.approx([1 / 60, 0.003, 0.0886], abs=1e-3)
-    assert found["following"]["rated"] == 60 and sum(found["following"]["histogram"].values()) == 59
+def test_scores_their_spread_and_unreadable_ratings(bench: Bench, tmp_path: Path) -> None:
+    result = calibrate(make_run(tmp_path / "run"))["scores"]
+    assert result["quality"]["histogram"] == {str(n): 6 for n in range(1, 11)} and result["quality"]["mean"] == 5.5
+    assert result["quality"]["unreadable"][0] == 0
+    assert result["following"]["unreadable"] == pytest.approx([1 / 60, 0.003, 0.0886], abs=1e-3)
+    assert result["following"]["num_rated"] == 60 and sum(result["following"]["histogram"].values()) == 59
 
 
-def test_length_is_seen_to_raise_one_score_and_lower_the_other(bench: Bench, tmp_path: Path) -> None:
-    found = health(made(tmp_path / "run"))["against"]["length"]
-    assert found["quality"]["rank correlation"][0] == 1 and found["following"]["rank correlation"][0] == -1
-    assert (found["quality"]["pairs"], found["following"]["pairs"]) == (60, 59)
+def test_length_raises_one_score_and_lowers_the_other(bench: Bench, tmp_path: Path) -> None:
+    result = calibrate(make_run(tmp_path / "run"))["comparisons"]["length"]
+    assert result["quality"]["rank_correlation"][0] == 1 and result["following"]["rank_correlation"][0] == -1
+    assert (result["quality"]["num_pairs"], result["following"]["num_pairs"]) == (60, 59)
 
 
 @pytest.mark.parametrize(
-    ("assessment", "temperatures", "how"),
+    ("assessment", "temperatures", "method"),
     [
-        ({}, [1.0], "the run's ratings and others drawn at its temperature, 1"),
-        ({"sampling": {"temperature": 0.6}}, [0.6], "the run's ratings and others drawn at its temperature, 0.6"),
-        (GREEDY, [1.0, 1.0], "two ratings drawn at temperature 1, since the run's are greedy"),
-        ({"read": "expected"}, [], "not asked: expected scores are not drawn, they would be the same"),
+        ({}, [1.0], "the run's ratings and new ones at its temperature, 1"),
+        ({"sampling": {"temperature": 0.6}}, [0.6], "the run's ratings and new ones at its temperature, 0.6"),
+        (GREEDY, [1.0, 1.0], "two ratings at temperature 1, because the run's are greedy"),
+        ({"read": "expected"}, [], "not measured: expected scores are not sampled, they would be the same"),
     ],
 )
 def test_how_ratings_are_repeated(
-    bench: Bench, tmp_path: Path, assessment: dict[str, Any], temperatures: list[float], how: str
+    bench: Bench, tmp_path: Path, assessment: dict[str, Any], temperatures: list[float], method: str
 ) -> None:
-    run = made(tmp_path / "run", assessment=assessment)
-    found = health(run, 1, "--iteration", "1", "--pairs", "20")
-    assert found["again"]["how"] == how and found["sample"] == 20
-    asked = [call for call in bench.calls if call.temperature == (temperatures or [0.0])[0]]
-    assert sum(call.rows for call in asked) == 2 * 20 * len(temperatures)  # two criteria
+    run = make_run(tmp_path / "run", assessment=assessment)
+    result = calibrate(run, 1, "--iteration", "1", "--pairs", "20")
+    assert result["repeated"]["method"] == method and result["sample_size"] == 20
+    sampled = [call for call in bench.calls if call.temperature == (temperatures or [0.0])[0]]
+    assert sum(call.rows for call in sampled) == 2 * 20 * len(temperatures)
     names = {path.stem for path in (run / "iter-1" / "health" / "20").iterdir()}
     first = {"again-1"} if assessment == GREEDY else set()
     other = {"generate"} if "read" in assessment else {"expected", "again-2", *first}
@@ -140,46 +143,46 @@ def test_how_ratings_are_repeated(
 
 
 def test_a_judge_that_repeats_itself_and_one_that_does_not(bench: Bench, tmp_path: Path) -> None:
-    run = made(tmp_path / "run", assessment=GREEDY)
-    found = health(run)["again"]
-    assert found["criteria"]["quality"]["equal"][0] == 1 and found["criteria"]["quality"]["concordance"] == [1, 1, 1]
-    assert found["the same decision"][0] == 1
+    run = make_run(tmp_path / "run", assessment=GREEDY)
+    result = calibrate(run)["repeated"]
+    assert result["criteria"]["quality"]["equal"][0] == 1 and result["criteria"]["quality"]["concordance"] == [1, 1, 1]
+    assert result["same_decision"][0] == 1
     bench.say = lambda model, prompt, seed: f"{seed % 10 + 1}||so" if seed % 5 else "who knows"
-    fickle = health(made(tmp_path / "fickle", assessment=GREEDY))["again"]["criteria"]["quality"]
+    fickle = calibrate(make_run(tmp_path / "fickle", assessment=GREEDY))["repeated"]["criteria"]["quality"]
     assert fickle["equal"][0] < 0.3 and fickle["concordance"][1] < 0 < fickle["concordance"][2]
-    assert fickle["pairs"] < 60  # both must be readable
+    assert fickle["num_pairs"] < 60
 
 
-@pytest.mark.parametrize(("judge", "beside"), [("current", "base judge"), ("base", "current judge")])
-def test_the_other_judge_rates_the_same_pairs(bench: Bench, tmp_path: Path, judge: str, beside: str) -> None:
-    run = made(tmp_path / "run", assessment={"judge": judge})
+@pytest.mark.parametrize(("judge", "name"), [("current", "base judge"), ("base", "current judge")])
+def test_the_other_judge_rates_the_same_pairs(bench: Bench, tmp_path: Path, judge: str, name: str) -> None:
+    run = make_run(tmp_path / "run", assessment={"judge": judge})
     aligned = Model("fake", run / "iter-1" / "adapter")
     bench.say = lambda model, prompt, seed: f"{max(1, truth_in(prompt) - (model.adapter is None))}||"
-    found = health(run, 2, "--pairs", "40")
-    rated, other = (aligned, Model("fake")) if judge == "current" else (Model("fake"), aligned)
-    assert found["judge"] == ("M^1" if judge == "current" else "base")
-    assert [call.model for call in bench.calls][-2:] == [other, other]
-    assert rated in {call.model for call in bench.calls}
-    row = found["against"][beside]["quality"]
-    assert row["pairs"] == 40 and row["rank correlation"][0] > 0.98
+    result = calibrate(run, 2, "--pairs", "40")
+    rating_judge, other_judge = (aligned, Model("fake")) if judge == "current" else (Model("fake"), aligned)
+    assert result["judge"] == ("M^1" if judge == "current" else "base")
+    assert [call.model for call in bench.calls][-2:] == [other_judge, other_judge]
+    assert rating_judge in {call.model for call in bench.calls}
+    row = result["comparisons"][name]["quality"]
+    assert row["num_pairs"] == 40 and row["rank_correlation"][0] > 0.98
     assert row["difference"][0] == pytest.approx(0.9 if judge == "current" else 0, abs=0.11)
     first = json.loads((run / "iter-1" / "health.json").read_text())
-    assert first["against"][beside] is None  # both are the base
+    assert first["comparisons"][name] is None
 
 
-def test_the_score_as_written_beside_the_expected_one(bench: Bench, tmp_path: Path) -> None:
-    found = health(made(tmp_path / "run"))["against"]["expected score"]["quality"]
-    assert found["pairs"] == 60 and found["rank correlation"][0] == pytest.approx(1)
-    assert found["difference"][0] == pytest.approx(0, abs=0.01)  # expected ones lie nearer to the middle, on both sides
+def test_the_written_score_compared_with_the_expected_one(bench: Bench, tmp_path: Path) -> None:
+    result = calibrate(make_run(tmp_path / "run"))["comparisons"]["expected score"]["quality"]
+    assert result["num_pairs"] == 60 and result["rank_correlation"][0] == pytest.approx(1)
+    assert result["difference"][0] == pytest.approx(0, abs=0.01)
     [rows] = {call.rows for call in bench.calls if call.temperature is None}
-    assert rows == 120  # both criteria in one call
+    assert rows == 120
 
 
 # --- the truth
 
 
 def answered(run: Path, right: list[bool], scores: Sequence[int]) -> Recipe:
-    """A benchmark that kept the base's answers, worth so much, and which of them were right."""
+    """Return a recipe with a benchmark that kept the base's answers with these scores, and which of them were right."""
     base = RunFolder(run / "base", run)
     rows = [Answer(output=f"worth {score}.", finish="stop", tokens=score) for score in scores]
     (base / "eval" / "paper/checked").write("answers.jsonl", Answer, rows)
@@ -191,37 +194,38 @@ def answered(run: Path, right: list[bool], scores: Sequence[int]) -> Recipe:
     return Recipe.model_validate(SETTINGS).model_copy(update={"evaluation": (entry,)})
 
 
-def test_answers_that_a_program_checked_are_rated_and_held_against_it(
+def test_checked_answers_are_rated_and_compared_with_the_verdicts(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = made(tmp_path / "run")
+    run = make_run(tmp_path / "run")
     right = [n % 3 == 0 for n in range(30)]
     recipe = answered(run, right, [9 if hit else 8 - n % 4 for n, hit in enumerate(right)])
     kind = replace(lamb.BENCHMARK, prompts=lambda settings: [f"Task {n}" for n in range(30)], is_right=None)
     for module in ("contamination", "judge_calibration"):
         monkeypatch.setattr(f"isheep.diagnostics.{module}.load_benchmark", lambda name: kind)
     monkeypatch.setattr(judge_calibration, "open_run", lambda path: (recipe, RunFolder(path, path)))
-    found = health(run, 1, "--iteration", "1")["truth"]["paper/checked"]
-    assert found["pairs"] == 30 and found["right"][0] == pytest.approx(1 / 3, abs=1e-3)
-    assert found["auroc"][0] == 1 and found["recall"][0] == 1
+    result = calibrate(run, 1, "--iteration", "1")["truth"]["paper/checked"]
+    assert result["num_pairs"] == 30 and result["right"][0] == pytest.approx(1 / 3, abs=1e-3)
+    assert result["auroc"][0] == 1 and result["recall"][0] == 1
     kept = sum(hit or 8 - n % 4 >= 8 for n, hit in enumerate(right))
-    assert found["passing"] == kept and found["precision"][0] == pytest.approx(10 / kept, abs=1e-3)
+    assert result["num_passing"] == kept and result["precision"][0] == pytest.approx(10 / kept, abs=1e-3)
     [rows] = [call.rows for call in bench.calls if call.rows == 30][:1]
     assert rows == 30 and (run / "iter-1" / "health" / "60" / "paper" / "checked.jsonl").exists()
 
 
 def test_benchmarks_without_answers_for_each_prompt_have_no_truth(tmp_path: Path, monkeypatch: Any) -> None:
-    run = made(tmp_path / "run")
+    run = make_run(tmp_path / "run")
     recipe = answered(run, [True, False], [1, 2, 3])
     kind = type("Module", (), {"prompts": staticmethod(lambda data: ["a", "b"])})
     monkeypatch.setattr("isheep.diagnostics.contamination.load_benchmark", lambda name: kind)
     folder = RunFolder(run, run)
-    case = judge_calibration.Case(recipe, recipe.assessment or judge_calibration.Assessment(), folder, 1, [], 9)
-    assert judge_calibration.known_truths(case, folder) == {}
+    settings = recipe.assessment or judge_calibration.Assessment()
+    case = judge_calibration.JudgedIteration(recipe, settings, folder, 1, [], 9)
+    assert judge_calibration.load_checked_answers(case) == {}
 
 
-def test_people_s_ratings_are_a_truth_and_a_comparison(bench: Bench, tmp_path: Path) -> None:
-    run = made(tmp_path / "run", filters=[{"kind": "score", "at_least": 8, "criteria": ["quality"]}])
+def test_ratings_by_people_are_a_truth_and_a_comparison(bench: Bench, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", filters=[{"kind": "score", "at_least": 8, "criteria": ["quality"]}])
     for n in range(1, 40):
         human = min(10, worth(1, n) + 1)
         row = {"quality": human, "following": max(1, 11 - human)}
@@ -233,67 +237,70 @@ def test_people_s_ratings_are_a_truth_and_a_comparison(bench: Bench, tmp_path: P
         fields = {"task": f"s{n}", "of": "x", "by": "me", "left": 2, "right": 0, "chosen": chosen}
         annotation.append_annotation(run / annotation.CHOICES, Choice.model_validate(fields))
     done = isheep("judge-calibration", run)
-    found = [json.loads((run / f"iter-{t}" / "health.json").read_text()) for t in (1, 2)]
-    beside = found[0]["against"]["people"]["quality"]
-    assert beside["pairs"] == 39 and beside["rank correlation"][0] > 0.95 and -1 < beside["difference"][0] < -0.8
-    truth = found[0]["truth"]["people"]
-    assert truth["pairs"] == 39 and truth["precision"][0] == 1 and truth["recall"][0] < 1
-    assert found[1]["against"]["people"] is None and "people" not in found[1]["truth"]
-    assert found[0]["wins"] == [] and [(w["against"], w["tasks"], w["win rate"][0]) for w in found[1]["wins"]] == [
-        (0, 4, 0.625)
-    ]
-    assert "people choose between answers" in done.out and "can't be read and are left out: 1" in done.out
+    result = [json.loads((run / f"iter-{t}" / "health.json").read_text()) for t in (1, 2)]
+    by_people = result[0]["comparisons"]["people"]["quality"]
+    assert by_people["num_pairs"] == 39 and by_people["rank_correlation"][0] > 0.95
+    assert -1 < by_people["difference"][0] < -0.8
+    truth = result[0]["truth"]["people"]
+    assert truth["num_pairs"] == 39 and truth["precision"][0] == 1 and truth["recall"][0] < 1
+    assert result[1]["comparisons"]["people"] is None and "people" not in result[1]["truth"]
+    [win] = result[1]["wins"]
+    assert (win["against"], win["num_tasks"], win["win_rate"][0]) == (0, 4, 0.625) and result[0]["wins"] == []
+    assert (
+        "people choose between answers" in done.out
+        and "unreadable lines of annotations, which are ignored: 1" in done.out
+    )
     assert max(map(len, done.out.splitlines())) <= 80
 
 
-# --- what is kept
+# --- files
 
 
-def test_the_run_s_own_files_stay_and_a_stopped_one_goes_on(bench: Bench, tmp_path: Path) -> None:
-    run = made(tmp_path / "run", assessment={"batch_size": 8})
+def test_the_files_of_the_run_stay_and_a_stopped_calibration_resumes(bench: Bench, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", assessment={"batch_size": 8})
     before = files(run)
     first = isheep("judge-calibration", run, "--pairs", "24")
-    whole = files(run)
-    assert {name: whole[name] for name in before} == before
-    assert all("health" in name for name in whole if name not in before)
-    asked = len(bench.calls)
+    complete = files(run)
+    assert {name: complete[name] for name in before} == before
+    assert all("health" in name for name in complete if name not in before)
+    num_calls = len(bench.calls)
     again = isheep("judge-calibration", run, "--pairs", "24")
-    assert files(run) == whole and again.out == first.out and len(bench.calls) == asked
+    assert files(run) == complete and again.out == first.out and len(bench.calls) == num_calls
     rows = run / "iter-1" / "health" / "24" / "expected.jsonl"
     lines = rows.read_bytes().splitlines(keepends=True)
     rows.unlink()
     rows.with_name("expected.jsonl.part").write_bytes(b"".join(lines[:11]) + b'{"torn')
     (run / "iter-1" / "health.json").unlink()
     isheep("judge-calibration", run, "--pairs", "24")
-    assert files(run) == whole and sum(call.rows for call in bench.calls[asked:]) == 2 * 16
-    isheep("judge-calibration", run, "--pairs", "12")  # another sample, beside it
+    assert files(run) == complete and sum(call.rows for call in bench.calls[num_calls:]) == 2 * 16
+    isheep("judge-calibration", run, "--pairs", "12")
     assert rows.exists() and rows.parent.with_name("12").is_dir()
 
 
 def test_tables_are_80_columns_wide_and_nothing_is_cut(bench: Bench, tmp_path: Path) -> None:
-    done: Done = isheep("judge-calibration", made(tmp_path / "run", assessment=GREEDY))
+    done: Done = isheep("judge-calibration", make_run(tmp_path / "run", assessment=GREEDY))
     assert done.code == 0 and max(map(len, done.out.splitlines())) <= 80 and "…" not in done.out
-    for title in ("scores", "the same pairs rated again", "scores beside"):
+    for title in ("scores", "the same pairs rated again", "scores compared with"):
         assert title in done.out
-    assert "no truth is known" in done.out and "█" in done.out
+    assert "the truth is not known" in done.out and "█" in done.out
 
 
-def test_what_cannot_be_examined_is_said(bench: Bench, tmp_path: Path) -> None:
-    unrated = made(tmp_path / "unrated", assessment=None, filters=[])
+def test_errors_are_one_line(bench: Bench, tmp_path: Path) -> None:
+    unrated = make_run(tmp_path / "unrated", assessment=None, filters=[])
     assert "its recipe has no assessment" in refused("judge-calibration", unrated)
-    run = made(tmp_path / "run")
+    run = make_run(tmp_path / "run")
     assert "has no ratings of iteration 3 yet" in refused("judge-calibration", run, "--iteration", "3")
     with open_run_for_writing(run, Recipe.model_validate(SETTINGS)):
         assert "is in use by another process" in refused("judge-calibration", run)
 
 
-def test_prompts_of_the_user_s_own_are_those_of_the_run(bench: Bench, tmp_path: Path) -> None:
+def test_prompts_of_the_user_are_those_that_the_run_began_with(bench: Bench, tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("taste: 'Taste of {instruction}: {output} 1 to 10?'\n")
-    asked: list[str] = []
+    prompts: list[str] = []
 
     def say(model: Model, prompt: str, seed: int) -> str:
-        asked.append(prompt)
+        prompts.append(prompt)
         return "7||"
 
     bench.say = say
@@ -303,11 +310,11 @@ def test_prompts_of_the_user_s_own_are_those_of_the_run(bench: Bench, tmp_path: 
         row = assessed(1, 3).model_copy(update={"grades": {"taste": Grade(score=4, reply="4||")}})
         (root / "iter-1").write("assessed.jsonl", AssessedPair, [row])
     own.unlink()
-    assert health(run)["scores"]["taste"]["mean"] == 4
-    assert asked == ["Taste of Do 3: It is worth 4. 1 to 10?"]
+    assert calibrate(run)["scores"]["taste"]["mean"] == 4
+    assert prompts == ["Taste of Do 3: It is worth 4. 1 to 10?"]
 
 
-# --- the real lamb, which its world knows the truth about
+# --- the real lamb
 
 
 @pytest.mark.numeric
@@ -329,9 +336,9 @@ def test_lamb_judges_its_own_world_better_than_a_coin(tmp_path: Path) -> None:
 
         chat, engine = load_chat_template(recipe.chat_template, recipe.model), open_engine(recipe, Model("lamb"))
         assess(StageContext(recipe, engine, chat, root, 1), rows)
-    found = health(tmp_path / "run", 1, "--pairs", "24")
-    truth = found["truth"]["lamb"]
-    assert truth["pairs"] == 40 and 0.3 < truth["right"][0] < 0.6 and truth["auroc"][1] > 0.5
+    result = calibrate(tmp_path / "run", 1, "--pairs", "24")
+    truth = result["truth"]["lamb"]
+    assert truth["num_pairs"] == 40 and 0.3 < truth["right"][0] < 0.6 and truth["auroc"][1] > 0.5
     assert truth["precision"][0] > truth["right"][0]
-    assert found["against"]["expected score"]["quality"]["rank correlation"][0] > 0.5
-    assert found["again"]["criteria"]["quality"]["concordance"][0] > 0
+    assert result["comparisons"]["expected score"]["quality"]["rank_correlation"][0] > 0.5
+    assert result["repeated"]["criteria"]["quality"]["concordance"][0] > 0
