@@ -53,7 +53,7 @@ class Synthesis(Settings):
     """The in-context prompt: a packaged name, a .yaml file of yours, or a mapping with `meta`, `block` and `open`
     (docs/prompts.md); null: the packaged prompt that fits `inputs`."""
     examples: Count = 5
-    """The number of example tasks in the prompt, drawn from the seed tasks (Section 3.1; 5 in the released code)."""
+    """The number of example tasks in the prompt, drawn from the seed tasks (5 in the released code)."""
     generated: Annotated[int, Field(ge=0)] = 0
     """How many of the examples may be tasks that this iteration has already written (Self-Instruct: 2 of 8)."""
     inputs: bool = True
@@ -337,7 +337,7 @@ class Recipe(Settings):
     """One experiment: Algorithm 1 and its settings."""
 
     model: str
-    """The base model M^base: "lamb", a folder, or a name on the Hugging Face Hub."""
+    """The base model M^base (Algorithm 1, line 1): "lamb", a folder, or a name on the Hugging Face Hub."""
     chat_template: Annotated[str, AfterValidator(_check_chat_template)] = "tokenizer"
     """The chat template: qwen or llama3 (Appendix E), tokenizer (the tokenizer's own), a .jinja file of yours, or the
     Jinja text itself (docs/prompts.md)."""
@@ -346,19 +346,19 @@ class Recipe(Settings):
     language: Literal["en", "any"] = "en"
     """The language of the tasks. It decides what counts as a word, and which characters may begin an instruction."""
     iterations: Count = 3
-    """The number of iterations, T."""
+    """The number of iterations, T (Algorithm 1, line 2)."""
     seed: int = 42
     """The random seed."""
     synthesis: Synthesis = Synthesis()
-    """How new instructions are written (Algorithm 1, line 3)."""
+    """The settings for writing new instructions (Algorithm 1, line 3)."""
     response: Response = Response()
-    """How they are answered (line 4)."""
+    """The settings for answering them (Algorithm 1, line 4)."""
     assessment: Assessment | None = Assessment()
-    """How a model rates the pairs (line 6); null: not at all."""
+    """The settings for rating the pairs (Algorithm 1, line 6); null: pairs are not rated."""
     filters: tuple[Filter, ...] = (ScoreFilter(kind="score", at_least=8),)
-    """The filters (line 7), applied in this order; each sees only the pairs that the filters before it kept."""
+    """The filters (Algorithm 1, line 7), applied in this order; each sees only the pairs that the filters before it kept."""
     training: Training = Training()
-    """How the next model is trained (line 8)."""
+    """The settings for training the next model (Algorithm 1, line 8)."""
     iteration: dict[Count, dict[str, Any]] = {}
     """What single iterations do differently: the number of an iteration to sections, which are laid over the recipe."""
     stop: Stop | None = None
@@ -366,7 +366,7 @@ class Recipe(Settings):
     evaluation: tuple[Annotated[BenchmarkSettings, BeforeValidator(_entry_of)], ...] = ()
     """The benchmarks that every model is evaluated on: names, or entries."""
     machine: Machine = Machine()
-    """How the run computes."""
+    """The settings that say how the run computes, not what."""
 
     @property
     def seeds(self) -> Path:
