@@ -13,8 +13,10 @@ from isheep import api, extensions, prompts
 from isheep.cli import main
 from isheep.errors import UserError
 from isheep.recipe import loading
+from isheep.recipe.reference import render_reference
 from isheep.recipe.schema import Recipe
 from isheep.records import Sampling
+from isheep.seeds import load_seed_tasks
 
 
 def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
@@ -489,3 +491,40 @@ def test_texts_are_read_from_files_and_code_beside_the_recipe(tmp_path: Path) ->
 def test_texts_that_cannot_be_used(key: str, value: object, wrong: str) -> None:
     with pytest.raises(UserError, match=re.escape(wrong)):
         api.load_recipe("lamb", {key: value})
+
+
+# --- the documents
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_the_reference_of_keys_is_up_to_date() -> None:
+    text = (DOCS / "recipe.md").read_text(encoding="utf-8")
+    assert text == render_reference(), "python -m isheep.recipe.reference > docs/recipe.md"
+
+
+def test_every_key_has_a_description() -> None:
+    rows = [line for line in render_reference().splitlines() if line.startswith("| `")]
+    assert len(rows) > 100 and not [row for row in rows if "|  |  |" in row]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+def test_the_examples_of_prompts_and_seeds_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = [text for page in ("prompts.md", "seeds.md") for text in blocks(page, "yaml")]
+    for text in texts:
+        name = "rating.yaml" if text.startswith("# rating.yaml") else "recipe.yaml"
+        path = write(tmp_path, text, name)
+        assert name == "rating.yaml" or api.load_recipe(path)
+    assert len(texts) == 7
+    write(tmp_path, "".join(blocks("seeds.md", "json")), "seeds.jsonl")
+    assert [len(seed.output) > 0 for seed in load_seed_tasks(tmp_path / "seeds.jsonl")] == [True] * 4
+    names: dict[str, Any] = {}
+    for text in blocks("prompts.md", "python"):
+        exec(text.replace("import isheep", "from isheep import api as isheep"), names)
+    assert names["recipe"].assessment.prompt == names["rating"]

@@ -74,6 +74,9 @@ ROWS: dict[str, list[str]] = {
     "synthesis.batch_size": ["synthesis.batch_size=5"],
     "synthesis.budget": ["synthesis.budget=16"],
     "synthesis.chat": ["synthesis.chat=true"],
+    "synthesis.prompt": [
+        "synthesis.prompt={meta: More, block: '{k}. Instruction: {instruction}', open: 'Instruction:'}"
+    ],
     "response.prompt": ["response.prompt=plain"],
     "response.examples": ["synthesis.inputs=false", "response.prompt=instances", "response.examples=4"],
     "response.batch_size": ["response.batch_size=5"],

@@ -113,7 +113,7 @@ def _type(field: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 def _items(field: dict[str, Any], schema: dict[str, Any]) -> str:
-    items = field.get("items") or next(iter(field.get("prefixItems", [])), {})
+    items: dict[str, Any] = field.get("items") or next(iter(field.get("prefixItems", [])), {})
     return _type(items, schema)
 
 

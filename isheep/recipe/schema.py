@@ -356,7 +356,7 @@ class Recipe(Settings):
     assessment: Assessment | None = Assessment()
     """The settings for rating the pairs (Algorithm 1, line 6); null: pairs are not rated."""
     filters: tuple[Filter, ...] = (ScoreFilter(kind="score", at_least=8),)
-    """The filters (Algorithm 1, line 7), applied in this order; each sees only the pairs that the filters before it kept."""
+    """The filters (Algorithm 1, line 7), in this order: each sees only the pairs that the filters before it kept."""
     training: Training = Training()
     """The settings for training the next model (Algorithm 1, line 8)."""
     iteration: dict[Count, dict[str, Any]] = {}

@@ -14,6 +14,7 @@ from isheep.errors import Conflicts, UserError
 from isheep.models.adapter_files import load_training_tokenizer
 from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import find_checkpoint
+from isheep.prompts import is_jinja_text
 from isheep.recipe.schema import Machine, Recipe, Training
 from isheep.records import Model, Pair
 from isheep.rundir.atomic import write_json_list, write_text
@@ -74,6 +75,11 @@ def conflicts(recipe: Recipe) -> Conflicts:
     """Yield the settings of the recipe that exclude each other with this trainer, as (key path, message)."""
     machine, batch_size = recipe.machine, recipe.training.batch_size
     yield from batch_conflicts(recipe)
+    if is_jinja_text(recipe.chat_template):
+        yield (
+            ("chat_template",),
+            "llamafactory knows templates by name: take trainer peft, or tokenizer",
+        )
     unsupported = {"strategy": machine.strategy != "ddp", "nodes": machine.nodes > 1, "packing": machine.packing}
     for key in (key for key, is_set in unsupported.items() if is_set):
         yield ("machine", key), "it is for trainer: peft, and trainer is llamafactory"
