@@ -51,22 +51,23 @@ BATCH = 16  # rows of an optimizer step
 def generation(given: argparse.Namespace) -> Stage:
     computed = given.shared + given.rows * (given.read - given.shared)
     return Stage(
-        t=1, name="generation", calls=given.rows, read=given.rows * given.read, computed=computed,
-        written=given.rows * given.write, most=0, rows=given.rows, steps=given.write,
+        iteration=1, name="generation", calls=given.rows, prompt_tokens=given.rows * given.read,
+        computed_tokens=computed, output_tokens=given.rows * given.write, max_output_tokens=0, batch_size=given.rows,
+        decoding_steps=given.write,
     )  # fmt: skip
 
 
 def training(given: argparse.Namespace, steps: int) -> Stage:
     tokens = steps * BATCH * given.cutoff
     return Stage(
-        t=1, name="training", calls=steps * BATCH, read=tokens, computed=0, written=0, most=0, rows=given.at_once,
-        learned=tokens,
+        iteration=1, name="training", calls=steps * BATCH, prompt_tokens=tokens, computed_tokens=0, output_tokens=0,
+        max_output_tokens=0, batch_size=given.at_once, trained_tokens=tokens,
     )  # fmt: skip
 
 
 def made(name: str, folder: Path, cuda: bool) -> str:
     """A checkpoint of that shape with random weights and lamb's tokenizer, in the folder."""
-    config = Qwen2Config(**(TINY if name == "tiny" else shapes.known()[name]))
+    config = Qwen2Config(**(TINY if name == "tiny" else shapes.known_configs()[name]))
     with torch.device("cuda" if cuda else "cpu"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if cuda else torch.float32)
     model.generation_config.eos_token_id = None  # every answer is as long as it may be
@@ -117,34 +118,34 @@ def trained(path: str, vocabulary: int, given: argparse.Namespace) -> float:
 
 def measured(name: str, device: Device, given: argparse.Namespace) -> Iterator[tuple[str, float, float, float, float]]:
     """What was done, tokens a second, and the shares: of the limit, of FLOPs, of bandwidth (0: not told)."""
-    shape = shapes.from_config(TINY if name == "tiny" else shapes.known()[name], name)
+    shape = shapes.from_config(TINY if name == "tiny" else shapes.known_configs()[name], name)
     with tempfile.TemporaryDirectory() as folder:
         path = made(name, Path(folder), device.gpu)
         seconds, written = generated(path, given)
-        asked = generation(given).model_copy(update={"written": written})
+        asked = generation(given).model_copy(update={"output_tokens": written})
         least = cost.seconds(asked, shape, device, LIMITS, BATCH)
-        products = cost.reading_flops(asked, shape) + cost.writing_flops(asked, shape)
-        bare = asked.model_copy(update={"computed": 0})
+        products = cost.reading_flops(asked, shape) + cost.generation_flops(asked, shape)
+        bare = asked.model_copy(update={"computed_tokens": 0})
         slow = device.model_copy(update={"flops": 1e30})
         moved = cost.seconds(bare, shape, slow, LIMITS, BATCH)
         yield "generation", written / seconds, least / seconds, products / seconds / device.flops, moved / seconds
         seconds, learned = trained(path, shape.vocabulary, given), training(given, given.steps)
-        products = cost.training_flops(learned, shape, again=False)
-        least = cost.training_flops(learned, shape, again=device.gpu) / device.flops
-        yield "training", learned.learned / seconds, least / seconds, products / seconds / device.flops, 0
+        products = cost.training_flops(learned, shape, recompute=False)
+        least = cost.training_flops(learned, shape, recompute=device.gpu) / device.flops
+        yield "training", learned.trained_tokens / seconds, least / seconds, products / seconds / device.flops, 0
 
 
 def main(given: argparse.Namespace) -> None:
     console = Console(width=100)
     if not given.shapes and not torch.cuda.is_available():
-        device = devices.named("H100")
+        device = devices.gpu_by_name("H100")
         console.print("No CUDA here, so nothing is measured. Tokens a second that the limits of an H100 leave:")
         table = Table("shape", "generation", "training", box=None)
         for name in SHAPES:
             shape, asked, learned = shapes.shape_of(name), generation(given), training(given, given.steps)
-            least = cost.training_flops(learned, shape, again=True) / device.flops
+            least = cost.training_flops(learned, shape, recompute=True) / device.flops
             written = asked.written / cost.seconds(asked, shape, device, LIMITS, BATCH)
-            table.add_row(name, f"{written:,.0f}", f"{learned.learned / least:,.0f}")
+            table.add_row(name, f"{written:,.0f}", f"{learned.trained_tokens / least:,.0f}")
         return console.print(table)
     device = devices.this_machine(None, given.device)
     console.print(f"{device.name}: {device.flops / 1e12:.2f} TFLOPS, {device.bandwidth / 1e9:.0f} GB/s, both measured")
@@ -158,7 +159,7 @@ def main(given: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Generation and LoRA training against a device's limits.")
-    parser.add_argument("shapes", nargs="*", choices=[[], "tiny", *shapes.known()], metavar="SHAPE")
+    parser.add_argument("shapes", nargs="*", choices=[[], "tiny", *shapes.known_configs()], metavar="SHAPE")
     parser.add_argument("--device", help="such as cuda:1 or cpu; CUDA where it is not given")
     parser.add_argument("--rows", type=int, default=128, help="answers that are written at once")
     parser.add_argument("--read", type=int, default=600, help="tokens of a prompt")

@@ -11,7 +11,7 @@ import yaml
 
 from isheep.models.chat_template import load_chat_template
 from isheep.plan import cost, shapes
-from isheep.plan.assumptions import counter
+from isheep.plan.assumptions import token_counter
 from isheep.plan.work import Stage
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Pair, Reply
@@ -57,9 +57,9 @@ def planned(*words: str | Path) -> dict[str, Any]:
     return found
 
 
-def stage(plan: dict[str, Any], name: str, t: int = 1) -> dict[str, Any]:
-    (found,) = (one for one in plan["stages"] if (one["t"], one["name"]) == (t, name))
-    return dict(found)
+def stage(plan: dict[str, Any], name: str, iteration: int = 1) -> dict[str, Any]:
+    (match,) = (entry for entry in plan["stages"] if (entry["iteration"], entry["name"]) == (iteration, name))
+    return dict(match)
 
 
 # --- shapes
@@ -90,7 +90,7 @@ def test_parameters_are_those_of_a_real_model(architecture: str) -> None:
 
 
 def test_parameters_agree_with_the_names() -> None:
-    for name, config in shapes.known().items():
+    for name, config in shapes.known_configs().items():
         (billions,) = re.findall(r"-([\d.]+)B$", name)
         assert shapes.from_config(config, name).parameters == pytest.approx(float(billions) * 1e9, rel=0.12), (
             name
@@ -100,14 +100,16 @@ def test_parameters_agree_with_the_names() -> None:
 def test_the_recipes_models_are_known() -> None:
     root = Path(__file__).parents[1] / "recipes"
     models = {yaml.safe_load(path.read_text()).get("model") for path in root.rglob("*.yaml")} - {None, "lamb"}
-    assert models and models <= set(shapes.known())
+    assert models and models <= set(shapes.known_configs())
 
 
-def of(read: float, **more: Any) -> Stage:
-    """One row of `read` tokens."""
-    return Stage(
-        **{"t": 1, "name": "", "calls": 1, "read": read, "computed": read, "written": 0, "most": 0, "rows": 1} | more
-    )
+def row_stage(tokens: float, **changes: Any) -> Stage:
+    """Return a stage that reads one row of some tokens."""
+    stage = Stage(
+        iteration=1, name="", calls=1, prompt_tokens=tokens, computed_tokens=tokens, output_tokens=0,
+        max_output_tokens=0, batch_size=1,
+    )  # fmt: skip
+    return stage.model_copy(update=changes)
 
 
 def test_flops_and_cache_are_those_of_a_real_model(qwen2: Path) -> None:
@@ -123,7 +125,7 @@ def test_flops_and_cache_are_those_of_a_real_model(qwen2: Path) -> None:
         out = model(ids, use_cache=True)
     looked = 4 * shape.layers * shape.heads * shape.width * tokens * tokens
     assert counted.get_total_flops() == pytest.approx(
-        cost.reading_flops(of(tokens, every=True), shape) + looked / 2, rel=0.01
+        cost.reading_flops(row_stage(tokens, all_logits=True), shape) + looked / 2, rel=0.01
     )
     kept = sum(layer.keys.numel() + layer.values.numel() for layer in out.past_key_values.layers)
     assert kept == tokens * shape.cache
@@ -134,7 +136,7 @@ def test_flops_and_cache_are_those_of_a_real_model(qwen2: Path) -> None:
     model.enable_input_require_grads()  # as an adapter in the first layer does
     with FlopCounterMode(display=False) as counted:
         model(ids, labels=ids, use_cache=False).loss.backward()
-    trained = cost.training_flops(of(0, learned=tokens), shape, again=False)
+    trained = cost.training_flops(row_stage(0, trained_tokens=tokens), shape, recompute=False)
     assert counted.get_total_flops() == pytest.approx(trained + 3 * looked / 2, rel=0.02)
 
 
@@ -143,31 +145,32 @@ def test_flops_and_cache_are_those_of_a_real_model(qwen2: Path) -> None:
 
 def test_tokens_are_those_of_the_run(recipe: Path, run: Path) -> None:
     plan, folder = planned(recipe, "--from", run), RunFolder(run / "iter-1", run)
-    count, _ = counter(yaml.safe_load(recipe.read_text())["model"])
+    count, _ = token_counter(yaml.safe_load(recipe.read_text())["model"])
     replies, pairs = folder.read("replies.jsonl", Reply), folder.read("pairs.jsonl", Pair)
     rated = folder.read("assessed.jsonl", AssessedPair)
     instructions, answers, ratings = (stage(plan, name) for name in ("instructions", "answers", "ratings"))
     assert answers["calls"] == len(pairs) == 6 and 0 <= len(replies) - instructions["calls"] <= 4  # whole batches
     assert ratings["calls"] == 2 * len(pairs)
     mean = sum(reply.tokens for reply in replies) / len(replies)
-    assert instructions["written"] == pytest.approx(instructions["calls"] * mean)
-    assert answers["written"] == pytest.approx(sum(pair.tokens for pair in pairs))
+    assert instructions["output_tokens"] == pytest.approx(instructions["calls"] * mean)
+    assert answers["output_tokens"] == pytest.approx(sum(pair.tokens for pair in pairs))
     grades = [grade.reply for pair in rated for grade in pair.grades.values()]
-    assert ratings["written"] == pytest.approx(sum(min(count(text) + 1, 6) for text in grades))
+    assert ratings["output_tokens"] == pytest.approx(sum(min(count(text) + 1, 6) for text in grades))
     settings = Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text()))
     chat = load_chat_template(settings.chat_template, settings.model)
-    assert answers["read"] == pytest.approx(
+    assert answers["prompt_tokens"] == pytest.approx(
         sum(count(render_response_prompt(pair, chat, settings.response)) for pair in pairs), rel=0.05
     )
-    assert answers["most"] == 12 * 6 and instructions["most"] == 5 * 6 * 64 >= instructions["written"]
+    assert answers["max_output_tokens"] == 12 * 6
+    assert instructions["max_output_tokens"] == 5 * 6 * 64 >= instructions["output_tokens"]
 
 
 def test_rows_of_a_training_are_those_of_the_run(recipe: Path, run: Path) -> None:
     plan = planned(recipe, "--from", run)
     rows = json.loads((run / "iter-1" / "adapter" / "training.json").read_text())["rows"]
     assert stage(plan, "training")["calls"] == 2 * rows["trained"]
-    assert set(plan["factors"]) == {"instructions", "answers", "ratings", "training"}
-    assert all(math.isfinite(value) and value > 0 for value in plan["factors"].values())
+    assert set(plan["time_factors"]) == {"instructions", "answers", "ratings", "training"}
+    assert all(math.isfinite(value) and value > 0 for value in plan["time_factors"].values())
     sources = plan["assumptions"]["1"]["sources"]
     assert sources["answer"] == "measured" and sources["prompt"] == "counted" and sources["reading"] == "assumed"
 
@@ -182,14 +185,14 @@ def test_the_seconds_of_the_same_run_come_back(recipe: Path, run: Path) -> None:
 
 def test_given_numbers_win(recipe: Path, run: Path) -> None:
     plan = planned(recipe, "--from", run, "--assume", "answer=5", "--assume", "tasks=0.5", "--gpu", "T4")
-    assert stage(plan, "answers")["written"] == 30 and stage(plan, "instructions")["calls"] == 12
-    assert plan["assumptions"]["1"]["sources"]["answer"] == "given" and not plan["factors"]  # measured elsewhere
+    assert stage(plan, "answers")["output_tokens"] == 30 and stage(plan, "instructions")["calls"] == 12
+    assert plan["assumptions"]["1"]["sources"]["answer"] == "given" and not plan["time_factors"]  # measured elsewhere
 
 
 def test_what_an_iteration_does_otherwise_is_planned_so() -> None:
     words = ("lamb/dromedary", "--gpu", "L4")
     plan = planned(*words)
-    names = [[one["name"] for one in plan["stages"] if one["t"] == t] for t in (1, 2)]
+    names = [[entry["name"] for entry in plan["stages"] if entry["iteration"] == t] for t in (1, 2)]
     assert names[0][:2] == ["instructions", "answers"] and names[1][0] == "answers"  # its tasks are iteration 1's
     assert plan["assumptions"]["1"]["turn"] != plan["assumptions"]["2"]["turn"]
     assert "iteration 2" in isheep("plan", *words).out
@@ -230,25 +233,25 @@ def test_tables_are_80_columns_wide(words: tuple[str, ...], run: Path) -> None:
 
 def test_what_does_not_fit_is_said_and_a_way_out_works() -> None:
     plan = planned(*SEVENTY)
-    assert plan["enough"] == plan["device"]["count"] == 8
+    assert plan["devices_needed"] == plan["device"]["count"] == 8
     done = " ".join(isheep("plan", *SEVENTY, "--gpus", "4").out.split())
     words = re.search(
         r"It does not fit 4 x A100-80 .* needs 8 x A100-80; it fits with (machine\S+) (machine\S+)\.", done
     )
     assert words
     assert "It fits: 4 x A100-80" in isheep("plan", SEVENTY[0], *words.groups(), *SEVENTY[1:]).out
-    count, settings = plan["fewer"]
-    assert count < 8 and planned(SEVENTY[0], *settings.split(), *SEVENTY[1:])["enough"] == count
+    count, settings = plan["smaller_setup"]
+    assert count < 8 and planned(SEVENTY[0], *settings.split(), *SEVENTY[1:])["devices_needed"] == count
     none = isheep("plan", *SEVENTY, "--gpus", "1").out
     assert "It does not fit 1 x A100-80" in none and "it fits with" not in none
 
 
 def test_a_sweep_counts_once_what_settings_share() -> None:
     plans = planned("lamb/table4", "--gpu", "L4")
-    made = {name: {one["made_of"] for one in plan["stages"]} for name, plan in plans.items()}
-    first = {name: stage(plan, "instructions")["made_of"] for name, plan in plans.items()}
+    made = {name: {one["fingerprint"] for one in plan["stages"]} for name, plan in plans.items()}
+    first = {name: stage(plan, "instructions")["fingerprint"] for name, plan in plans.items()}
     assert len(set(first.values())) == 1  # the first iteration's instructions, which all have from the base
-    assert len({stage(plan, "instructions", 2)["made_of"] for plan in plans.values()}) == len(plans) == 4
+    assert len({stage(plan, "instructions", 2)["fingerprint"] for plan in plans.values()}) == len(plans) == 4
     out = isheep("plan", "lamb/table4", "--gpu", "L4").out
     assert "it adds" in out and all(name in out for name in made)
 

@@ -1,4 +1,4 @@
-"""What a run tells about the next one: means of what its models wrote, and the seconds that its stages took."""
+"""What a finished or partial run tells about the next one: mean lengths and shares, and the seconds of its stages."""
 
 import sys
 from collections import defaultdict
@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from isheep.batching import chunks
 from isheep.errors import UserError
-from isheep.plan.assumptions import Assumptions, assume, counter
+from isheep.plan.assumptions import Assumptions, assume, token_counter
 from isheep.plan.cost import seconds
 from isheep.plan.devices import Device
 from isheep.plan.shapes import shape_of
-from isheep.plan.work import course, unknown_exams
+from isheep.plan.work import run_stages, uncounted_benchmarks
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Pair, Reply
 from isheep.rundir.artifacts import artifact_of
@@ -23,85 +23,103 @@ from isheep.rundir.iterations import iteration_dir
 from isheep.seeds import SeedTask
 from isheep.stages.synthesize import read_tasks
 
+StageKey = tuple[int, str]
+"""An iteration (0: the base model) and the name of a stage."""
 
-class Past(NamedTuple):
-    """A run: its recipe, and for each iteration that wrote anything what it tells (keys of Assumptions)."""
+
+class PastRun(NamedTuple):
+    """A run: its recipe, and the values of Assumptions that each iteration measured."""
 
     recipe: Recipe
     run: RunFolder
-    told: dict[int, dict[str, float]]
+    measured: dict[int, dict[str, float]]
 
     @property
     def means(self) -> dict[str, float]:
-        """Over the iterations that tell a thing."""
-        keys = dict.fromkeys(key for one in self.told.values() for key in one)
-        return {key: fmean(one[key] for one in self.told.values() if key in one) for key in keys}
+        """The mean of each value over the iterations that measured it."""
+        keys = dict.fromkeys(key for values in self.measured.values() for key in values)
+        return {key: fmean(values[key] for values in self.measured.values() if key in values) for key in keys}
 
 
-def look(path: Path) -> Past:
-    """A run's past. Raises UserError where `path` is no run folder, or no model has written in it yet."""
+def read_past_run(path: Path) -> PastRun:
+    """Return what a run measured. Raises UserError if `path` is no run folder, or if no stage is complete in it yet."""
     recipe, run = open_run(path)
-    told = {t: one for t in range(1, recipe.iterations + 1) if (one := _told(recipe.at(t), run, t))}
-    if not told:
+    measured = {}
+    for iteration in range(1, recipe.iterations + 1):
+        if values := _measure_iteration(recipe.at(iteration), run, iteration):
+            measured[iteration] = values
+    if not measured:
         raise UserError(f"{path} tells nothing yet: none of its stages is complete; see isheep status {path}")
-    return Past(recipe, run, told)
+    return PastRun(recipe, run, measured)
 
 
-def _told(now: Recipe, run: RunFolder, t: int) -> dict[str, float]:
-    (count, _), folder, found = counter(now.model), iteration_dir(run, t), dict[str, float]()
+def _measure_iteration(recipe: Recipe, run: RunFolder, iteration: int) -> dict[str, float]:
+    """Return the values of Assumptions that the files of an iteration show."""
+    folder = iteration_dir(run, iteration)
+    count, _ = token_counter(recipe.model)
+    values: dict[str, float] = {}
     if folder.has("replies.jsonl"):
-        asked = folder.read("replies.jsonl", Reply)
-        found["reply"] = fmean(reply.tokens for reply in asked)
-        endless = now.synthesis.model_copy(update={"tasks": sys.maxsize})  # the last batch had more than were needed
-        found["tasks"] = len(read_tasks(asked, run.read("seeds.jsonl", SeedTask), endless, now.language, t)[0]) / len(
-            asked
-        )
+        values |= _measure_replies(recipe, run, iteration)
     if folder.has("pairs.jsonl"):
         pairs = folder.read("pairs.jsonl", Pair)
-        found["task"] = fmean(count(pair.content) for pair in pairs)
-        found["answer"] = fmean(pair.tokens for pair in pairs)
-        found["longest"] = _longest(
-            [pair.tokens for pair in pairs], min(now.response.batch_size, now.machine.engine_batch_size)
-        )
+        batch_size = min(recipe.response.batch_size, recipe.machine.engine_batch_size)
+        values["task"] = fmean(count(pair.content) for pair in pairs)
+        values["answer"] = fmean(pair.tokens for pair in pairs)
+        values["longest"] = _longest_in_means([pair.tokens for pair in pairs], batch_size)
         if folder.has("dropped.jsonl"):
-            found["kept"] = 1 - len(folder.read("dropped.jsonl", Drop)) / len(pairs)
-    if folder.has("assessed.jsonl") and now.assessment and now.assessment.read == "generate":
-        rated = folder.read("assessed.jsonl", AssessedPair)
-        replies, most = [g.reply for pair in rated for g in pair.grades.values()], now.assessment.sampling.max_tokens
-        found["grade"] = fmean(min(count(text) + 1, most) for text in replies) if replies else 0.0
-    return {key: value for key, value in found.items() if value}
+            values["kept"] = 1 - len(folder.read("dropped.jsonl", Drop)) / len(pairs)
+    if folder.has("assessed.jsonl") and recipe.assessment and recipe.assessment.read == "generate":
+        max_tokens = recipe.assessment.sampling.max_tokens
+        assessed = folder.read("assessed.jsonl", AssessedPair)
+        replies = [grade.reply for pair in assessed for grade in pair.grades.values()]
+        # The end token is not part of the text.
+        values["grade"] = fmean(min(count(text) + 1, max_tokens) for text in replies) if replies else 0.0
+    return {key: value for key, value in values.items() if value}
 
 
-def _longest(tokens: Sequence[int], size: int) -> float:
-    """The longest of a batch of answers, in means."""
-    return fmean(max(batch) for batch in chunks(tokens, size)) / fmean(tokens)
+def _measure_replies(recipe: Recipe, run: RunFolder, iteration: int) -> dict[str, float]:
+    replies = iteration_dir(run, iteration).read("replies.jsonl", Reply)
+    # Without a limit, because the last batch may have brought more tasks than were needed.
+    unlimited = recipe.synthesis.model_copy(update={"tasks": sys.maxsize})
+    tasks, *_ = read_tasks(replies, run.read("seeds.jsonl", SeedTask), unlimited, recipe.language, iteration)
+    return {"reply": fmean(reply.tokens for reply in replies), "tasks": len(tasks) / len(replies)}
 
 
-def took(run: RunFolder) -> dict[tuple[int, str], float]:
-    """Seconds by iteration and stage, of stages that were done in one go.
+def _longest_in_means(tokens: Sequence[int], batch_size: int) -> float:
+    """Return the length of the longest answer of a batch, divided by the mean length."""
+    return fmean(max(batch) for batch in chunks(tokens, batch_size)) / fmean(tokens)
 
-    The first time of a stage after a start is left out where others tell of it: it took the loading of libraries too.
+
+def stage_seconds(run: RunFolder) -> dict[StageKey, float]:
+    """Return the seconds of each stage that was done without interruption.
+
+    The first execution of a stage after a start includes the loading of libraries. It is left out if the run has
+    another one of the same stage.
     """
-    files: dict[str, tuple[float, bool]] = {}  # seconds, and whether they tell of the stage alone; later events win
-    seen: dict[str, int] = {}
+    # The seconds of each file, and whether it was the first of its stage after a start. Later events win.
+    files: dict[str, tuple[float, bool]] = {}
+    first_iteration: dict[str, int] = {}
     for event in read_events(run.root):
         if "started" in event:
-            seen.clear()
-        if place := _place(str(event.get("file", ""))) if "seconds" in event else None:
-            whole = event.get("made", 0) == event.get("rows", 0)
-            first = seen.setdefault(place[1], place[0]) == place[0]
-            files[event["file"]] = (float(event["seconds"]) if whole else nan, first)
-    found: dict[bool, dict[tuple[int, str], float]] = {True: {}, False: {}}
-    for name, (value, first) in files.items():
-        if place := _place(name):
-            found[first][place] = found[first].get(place, 0.0) + value
-    told = {name for _, name in found[False]}
-    both = found[False] | {place: value for place, value in found[True].items() if place[1] not in told}
-    return {place: value for place, value in both.items() if isfinite(value)}
+            first_iteration.clear()
+        key = _stage_key(str(event.get("file", ""))) if "seconds" in event else None
+        if key:
+            iteration, name = key
+            uninterrupted = event.get("made", 0) == event.get("rows", 0)
+            is_first = first_iteration.setdefault(name, iteration) == iteration
+            files[event["file"]] = (float(event["seconds"]) if uninterrupted else nan, is_first)
+    first, later = dict[StageKey, float](), dict[StageKey, float]()
+    for file, (value, is_first) in files.items():
+        if key := _stage_key(file):
+            sums = first if is_first else later
+            sums[key] = sums.get(key, 0.0) + value
+    names = {name for _, name in later}
+    totals = later | {key: value for key, value in first.items() if key[1] not in names}
+    return {key: value for key, value in totals.items() if isfinite(value)}
 
 
-def _place(file: str) -> tuple[int, str] | None:
-    """The iteration and stage of a run's file ("iter-1/pairs.jsonl"); None where it is of no stage."""
+def _stage_key(file: str) -> StageKey | None:
+    """Return the iteration and stage of a run's file ("iter-1/pairs.jsonl"), or None if a model makes no part of it."""
     folder, _, name = file.partition("/")
     artifact = artifact_of(name)
     if artifact is None or not artifact.shared:
@@ -109,21 +127,23 @@ def _place(file: str) -> tuple[int, str] | None:
     return (0 if folder == "base" else int(folder.removeprefix("iter-")), artifact.stage)
 
 
-def factors(past: Past, device: Device, a: Assumptions) -> dict[str, float]:
-    """What each stage of the run took, over what `cost.seconds` says of it on `device`, which it ran on."""
+def time_factors(past: PastRun, device: Device, assumed: Assumptions) -> dict[str, float]:
+    """Return for each stage its measured seconds divided by those of `cost.seconds` on `device`, which it ran on."""
+    speeds = {key: getattr(assumed, key) for key in ("reading", "writing", "training", "layer_ms")}
 
-    speeds = {key: getattr(a, key) for key in ("reading", "writing", "training", "layer_ms")}
+    def assume_iteration(recipe: Recipe, iteration: int) -> Assumptions:
+        return assume(recipe, {**past.means, **past.measured.get(iteration, {})}, speeds)
 
-    def known(now: Recipe, t: int) -> Assumptions:
-        return assume(now, {**past.means, **past.told.get(t, {})}, speeds)
-
-    shape, taken = shape_of(past.recipe.model), took(past.run)
-    sums: dict[tuple[int, str], float] = defaultdict(float)
-    for stage in course(past.recipe, known):
-        sums[stage.t, stage.name] += seconds(stage, shape, device, a, past.recipe.at(stage.t).training.batch_size)
-    both = sums.keys() & taken.keys()
-    names = sorted({name for _, name in both if name != "evaluation" or not unknown_exams(past.recipe)})
-    return {
-        name: sum(taken[place] for place in both if place[1] == name) / sum(sums[p] for p in both if p[1] == name)
-        for name in names
-    }
+    shape, measured = shape_of(past.recipe.model), stage_seconds(past.run)
+    computed: dict[StageKey, float] = defaultdict(float)
+    for stage in run_stages(past.recipe, assume_iteration):
+        train_batch = past.recipe.at(stage.iteration).training.batch_size
+        computed[stage.iteration, stage.name] += seconds(stage, shape, device, assumed, train_batch)
+    shared_keys = computed.keys() & measured.keys()
+    factors = {}
+    for name in sorted({name for _, name in shared_keys}):
+        if name == "evaluation" and uncounted_benchmarks(past.recipe):
+            continue
+        keys = [key for key in shared_keys if key[1] == name]
+        factors[name] = sum(measured[key] for key in keys) / sum(computed[key] for key in keys)
+    return factors

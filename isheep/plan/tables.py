@@ -1,172 +1,195 @@
-"""A plan as tables of 80 columns: what is assumed, what is asked, what it takes. Two significant digits."""
+"""A plan as tables of 80 columns: assumptions, work, memory and disk. Numbers have two significant digits."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
-from isheep.plan import Cost, Plan, shared
+from isheep.plan import Cost, Plan, added_seconds
 from isheep.plan.assumptions import MEANINGS, MEASURED
+from isheep.plan.cost import DEVICE_COUNTS
 from isheep.plan.work import Stage
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
-CLOCK = ((90, 1, "s"), (90 * 60, 60, "min"), (72 * 3600, 3600, "h"), (float("inf"), 86400, "days"))
+# (largest number of seconds, seconds of the unit, name of the unit)
+TIME_UNITS = ((90, 1, "s"), (90 * 60, 60, "min"), (72 * 3600, 3600, "h"), (float("inf"), 86400, "days"))
 LEGEND = (
-    "Expected numbers; 'at most' where every prompt of the budget is used and every answer goes on to max_tokens. "
-    "Downloading and loading weights, novelty and filters are not in it."
+    "Expected numbers. 'at most': every prompt of the budget is used and every answer has max_tokens. "
+    "Not included: downloading and loading weights, the novelty check, the filters."
 )
 
 
-def tables(one: Plan) -> Iterator[Table | Text]:
-    """What `isheep plan` prints of a recipe."""
-    yield Text(_head(one))
-    yield assumptions(one)
-    yield work(one)
-    yield Text(LEGEND, style="dim")
-    if one.replicas > 1:
-        yield Text(f"{one.replicas} replicas generate, each on what the first line names; batches shared out evenly.")
-    if one.unknown:
-        yield Text(f"not counted, their items are not known here: {', '.join(one.unknown)}", style="yellow")
-    yield memory(one)
-    yield Text(verdict(one), style="" if one.enough and not one.smaller else "yellow")
-    yield disk(one)
+def tables(plan: Plan) -> Iterator[Table | Group]:
+    """Yield what `isheep plan` prints for a recipe."""
+    yield _paragraph(_headline(plan))
+    yield assumption_table(plan)
+    yield work_table(plan)
+    yield _paragraph(LEGEND, style="dim")
+    if plan.replicas > 1:
+        yield _paragraph(
+            f"{plan.replicas} replicas generate, each on the device of the first line, and share the batches."
+        )
+    if plan.uncounted_benchmarks:
+        names = ", ".join(plan.uncounted_benchmarks)
+        yield _paragraph(f"not counted, because the number of items is not known: {names}", style="yellow")
+    yield memory_table(plan)
+    yield _paragraph(memory_verdict(plan), style="" if plan.devices_needed and not plan.fitting_settings else "yellow")
+    yield disk_table(plan)
 
 
-def assumptions(one: Plan) -> Table:
-    """Each with its key for --assume; what an iteration has of its own, below."""
-    shown = _table("assumed", "", "value", "how", title="what is taken for granted (--assume KEY=NUMBER)")
-    shown.columns[2].justify = "right"
-    before: Mapping[str, float] = {}
-    for t, some in one.assumptions.items():
-        values = some.model_dump(exclude={"sources"})
+def assumption_table(plan: Plan) -> Table:
+    """Return the assumptions with their keys for --assume; an iteration's own values are at the end."""
+    columns = ("assumed", "", "value", "source")
+    table = _table(*columns, title="assumptions (change one with --assume KEY=NUMBER)", left=(0, 1, 3))
+    previous: Mapping[str, float] = {}
+    for iteration, assumed in plan.assumptions.items():
+        values = assumed.model_dump(exclude={"sources"})
         for key, value in values.items():
-            if value != before.get(key) and (key != "together" or one.device.count > 1):
-                words = MEANINGS[key] + (f", iteration {t}" if before else "")
-                shown.add_row(key, words, digits(value), some.sources[key])
-        before = values
-    for name, value in one.factors.items():
-        shown.add_row("", f"time of {name}, to what the rest gives", digits(value), MEASURED)
-    return shown
+            if value != previous.get(key) and (key != "together" or plan.device.count > 1):
+                meaning = f"{MEANINGS[key]}, iteration {iteration}" if previous else MEANINGS[key]
+                table.add_row(key, meaning, digits(value), assumed.sources[key])
+        previous = values
+    for name, factor in plan.time_factors.items():
+        table.add_row("", f"measured / computed time, {name}", digits(factor), MEASURED)
+    return table
 
 
-def work(one: Plan) -> Table:
-    """A block for iterations that ask for the same, one after another."""
-    shown = _table("", "calls", "read", "written", "at most", "FLOP", "time", title="tokens, FLOPs and time")
-    by_t = {t: list(some) for t, some in groupby(one.stages, key=lambda stage: stage.t)}
-    for block in _alike(by_t):
-        first, last = block[0], block[-1]
-        each = f"iterations {first} to {last}, each" if last > first else f"iteration {first}" if first else "the base"
-        shown.add_row(each, style="bold")
-        for name, some in groupby(by_t[first], key=lambda stage: stage.name):
-            shown.add_row(f"  {name}", *_sums(list(some)))
-    shown.add_section()
-    shown.add_row("all", *_sums(one.stages), style="bold")
-    if one.device.count > 1:
-        shown.add_row("of one GPU", *[""] * 5, clock(one.seconds * one.device.count))
-    return shown
+def work_table(plan: Plan) -> Table:
+    """Return the calls, tokens, FLOPs and time of each stage. Consecutive equal iterations are one block."""
+    table = _table("", "calls", "read", "written", "at most", "FLOP", "time", title="tokens, FLOPs and time")
+    by_iteration = {number: list(stages) for number, stages in groupby(plan.stages, key=lambda stage: stage.iteration)}
+    for block in _equal_iterations(by_iteration):
+        table.add_row(_block_name(block), style="bold")
+        for name, stages in groupby(by_iteration[block[0]], key=lambda stage: stage.name):
+            table.add_row(f"  {name}", *_sums(list(stages)))
+    table.add_section()
+    table.add_row("all", *_sums(plan.stages), style="bold")
+    if plan.device.count > 1:
+        table.add_row("on one GPU", *[""] * 5, clock(plan.seconds * plan.device.count))
+    return table
 
 
-def _alike(by_t: Mapping[int, list[Cost]]) -> Iterator[list[int]]:
-    """Iterations one after another that take the same."""
+def _block_name(block: Sequence[int]) -> str:
+    first, last = block[0], block[-1]
+    if last > first:
+        return f"iterations {first} to {last}, each"
+    return f"iteration {first}" if first else "the base"
+
+
+def _equal_iterations(by_iteration: Mapping[int, list[Cost]]) -> Iterator[list[int]]:
+    """Yield consecutive iterations with equal stages, in blocks."""
     block: list[int] = []
-    for t in by_t:
-        if block and t and _bare(by_t[t]) != _bare(by_t[block[0]]):
+    for number in by_iteration:
+        if block and number and _comparable(by_iteration[number]) != _comparable(by_iteration[block[0]]):
             yield block
             block = []
-        block.append(t)
+        block.append(number)
     yield block
 
 
-def _bare(stages: list[Cost]) -> list[Stage]:
-    return [stage.model_copy(update={"t": 0, "made_of": ""}) for stage in stages]
+def _comparable(stages: list[Cost]) -> list[Stage]:
+    return [stage.model_copy(update={"iteration": 0, "fingerprint": ""}) for stage in stages]
 
 
 def _sums(stages: list[Cost]) -> list[str]:
-    keys = ("calls", "read", "written", "most", "flops")
+    keys = ("calls", "prompt_tokens", "output_tokens", "max_output_tokens", "flops")
     sums = [sum(getattr(stage, key) for stage in stages) for key in keys]
     return [*map(si, sums), clock(sum(stage.seconds for stage in stages))]
 
 
-def memory(one: Plan) -> Table:
-    count = one.device.count
-    shown = _table("", *one.memory, title="memory at most" + (f", on all {count} GPUs together" if count > 1 else ""))
-    for name in dict.fromkeys(name for part in one.memory.values() for name in part):
-        shown.add_row(name, *(size(part[name]) if name in part else "-" for part in one.memory.values()))
-    shown.add_section()
-    shown.add_row("all", *(size(sum(part.values())) for part in one.memory.values()), style="bold")
+def memory_table(plan: Plan) -> Table:
+    """Return the largest memory of generation and of training, by content."""
+    count, parts = plan.device.count, list(plan.memory.values())
+    title = f"memory at most, on all {count} GPUs together" if count > 1 else "memory at most"
+    table = _table("", *plan.memory, title=title)
+    for name in dict.fromkeys(name for part in parts for name in part):
+        table.add_row(name, *(size(part[name]) if name in part else "-" for part in parts))
+    table.add_section()
+    table.add_row("all", *(size(sum(part.values())) for part in parts), style="bold")
     if count > 1:
-        shown.add_row("of each GPU", *(size(sum(part.values()) / count) for part in one.memory.values()), style="bold")
-    return shown
+        table.add_row("of each GPU", *(size(sum(part.values()) / count) for part in parts), style="bold")
+    return table
 
 
-def verdict(one: Plan) -> str:
-    """Whether it fits, and what would."""
-    device, usable = one.device, one.assumptions[min(one.assumptions)].usable
-    each = f"{size(device.memory)}, of which {digits(100 * usable)}% can be used"
-    if one.enough and one.enough <= device.count:
-        less = f" With {one.fewer[1]}, {one.fewer[0]} would hold it." if one.fewer else ""
-        return f"It fits: {_several(device.name, one.enough, device.gpu)} of {each}.{less}"
-    needs = f"needs {_several(device.name, one.enough, device.gpu)}" if one.enough else "does not fit"
-    most = "" if one.enough or not device.gpu else " 64 of them either"
-    with_less = f"; it fits with {one.smaller}" if one.smaller else ""
-    return f"It does not fit {_several(device.name, device.count, device.gpu)} of {each}: {needs}{most}{with_less}."
+def memory_verdict(plan: Plan) -> str:
+    """Return a sentence that says whether the devices hold it, and otherwise which devices or settings would."""
+    device, usable = plan.device, plan.assumptions[min(plan.assumptions)].usable
+    needed = plan.devices_needed
+    capacity = f"{size(device.memory)}, of which {digits(100 * usable)}% can be used"
+    if needed and needed <= device.count:
+        smaller = plan.smaller_setup
+        hint = f" With {smaller.settings}, {smaller.num_devices} would hold it." if smaller else ""
+        return f"It fits: {_devices(device.name, needed, device.gpu)} of {capacity}.{hint}"
+    if needed:
+        needs = f"needs {_devices(device.name, needed, device.gpu)}"
+    else:
+        needs = f"does not fit {DEVICE_COUNTS[-1]} of them either" if device.gpu else "does not fit"
+    hint = f"; it fits with {plan.fitting_settings}" if plan.fitting_settings else ""
+    return f"It does not fit {_devices(device.name, device.count, device.gpu)} of {capacity}: {needs}{hint}."
 
 
-def disk(one: Plan) -> Table:
-    shown = _table("", "size", title="disk")
-    for name, value in one.disk.items():
-        shown.add_row(name, size(value) if value else "none: it is here")
-    shown.add_section()
-    shown.add_row("all", size(sum(one.disk.values())), style="bold")
-    return shown
+def disk_table(plan: Plan) -> Table:
+    """Return the bytes on disk, by content."""
+    table = _table("", "size", title="disk")
+    for name, value in plan.disk.items():
+        table.add_row(name, size(value) if value else "none, it is on this machine")
+    table.add_section()
+    table.add_row("all", size(sum(plan.disk.values())), style="bold")
+    return table
 
 
-def sweep(plans: Mapping[str, Plan]) -> Iterator[Table | Text]:
-    """What `isheep plan` prints of a sweep: each setting alone, and what it adds to those before it."""
+def sweep(plans: Mapping[str, Plan]) -> Iterator[Table | Group]:
+    """Yield what `isheep plan` prints for a sweep: each setting alone, and what it adds to those before it."""
     columns = ("read", "written", "FLOP", "time", "it adds")
-    shown = _table("", *columns, title="a sweep: what two settings share is made once")
-    left = shared(plans)
-    for name, one in plans.items():
-        sums = _sums(one.stages)
-        shown.add_row(Text(name), *sums[1:3], *sums[4:], clock(left[name]))
-    shown.add_section()
-    shown.add_row("all", *[""] * 3, clock(sum(p.seconds for p in plans.values())), clock(sum(left.values())))
-    first = next(iter(plans.values()))
-    yield Text(_head(first))
-    yield shown
-    yield Text("What is assumed: isheep plan with one of the recipes. " + LEGEND, style="dim")
+    table = _table("", *columns, title="sweep: results that two settings share are computed once")
+    added = added_seconds(plans)
+    for name, plan in plans.items():
+        sums = _sums(plan.stages)
+        table.add_row(Text(name), *sums[1:3], *sums[4:], clock(added[name]))
+    table.add_section()
+    total = sum(plan.seconds for plan in plans.values())
+    table.add_row("all", *[""] * 3, clock(total), clock(sum(added.values())))
+    yield _paragraph(_headline(next(iter(plans.values()))))
+    yield table
+    yield _paragraph("For the assumptions, run isheep plan with one of the recipes. " + LEGEND, style="dim")
 
 
 # --- words and numbers
 
 
-def _head(one: Plan) -> str:
-    d, made = one.device, "measured just now" if one.device.measured else "as its maker states it"
-    speed = f"{si(d.flops)}FLOPS, {size(d.bandwidth)}/s, {size(d.memory)}, {made}"
-    return f"{one.model}: {si(one.shape.parameters)} parameters on {_several(d.name, d.count, d.gpu)} ({speed})"
+def _paragraph(text: str, style: str = "") -> Group:
+    """Return text that is wrapped to the width of the terminal; isheep.cli.output does not wrap a Text."""
+    return Group(Text(text, style=style))
 
 
-def _several(name: str, count: int | None, gpu: bool) -> str:
+def _headline(plan: Plan) -> str:
+    device = plan.device
+    source = "measured just now" if device.measured else "as its maker states it"
+    speed = f"{si(device.flops)}FLOPS, {size(device.bandwidth)}/s, {size(device.memory)}, {source}"
+    devices = _devices(device.name, device.count, device.gpu)
+    return f"{plan.model}: {si(plan.shape.parameters)} parameters on {devices} ({speed})"
+
+
+def _devices(name: str, count: int | None, gpu: bool) -> str:
     return f"{count} x {name}" if gpu else name
 
 
-def _table(*columns: str, title: str) -> Table:
-    shown = (Column(name, justify="right" if n else "left") for n, name in enumerate(columns))
-    found = Table(*shown, title=title, box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    if columns[0] == "assumed":
-        found.columns[1].justify = found.columns[3].justify = "left"
-    return found
+def _table(*columns: str, title: str, left: Sequence[int] = (0,)) -> Table:
+    """Return an empty table. The columns at the positions `left` are aligned to the left, all others to the right."""
+    aligned = [Column(name, justify="left" if index in left else "right") for index, name in enumerate(columns)]
+    return Table(*aligned, title=title, box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
 
 
 def digits(value: float) -> str:
-    """Two significant digits, without an exponent."""
+    """Return two significant digits, without an exponent."""
     return f"{float(f'{value:.2g}'):,.15g}" if value else "0"
 
 
 def si(value: float) -> str:
-    """Two significant digits and a prefix: 12 k, 3.4 E."""
+    """Return two significant digits and a prefix: 12 k, 3.4 E."""
     rounded, power = float(f"{value:.2g}"), 0
     while rounded >= 1000 and power < len(PREFIXES) - 1:
         rounded, power = rounded / 1000, power + 1
@@ -174,11 +197,11 @@ def si(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes: 12 GB, where G is 10^9."""
+    """Return a number of bytes: 12 GB, where G is 10^9."""
     return f"{si(value)}B" if value >= 1000 else f"{si(value)} B"
 
 
 def clock(seconds: float) -> str:
-    """Two significant digits of the unit that people would use."""
-    unit, name = next((unit, name) for limit, unit, name in CLOCK if seconds < limit)
+    """Return two significant digits of the unit that suits the duration."""
+    unit, name = next((unit, name) for limit, unit, name in TIME_UNITS if seconds < limit)
     return f"{digits(seconds / unit)} {name}"

@@ -1,176 +1,268 @@
-"""What a recipe asks of its models, stage by stage, in calls and tokens; nothing here depends on a machine's speed."""
+"""The calls and tokens that each stage of a recipe takes. Nothing here depends on the speed of a machine."""
 
 import json
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 from isheep.benchmarks import load_benchmark
 from isheep.filters import needs
-from isheep.plan.assumptions import LABELS, Assumptions
+from isheep.plan.assumptions import LABEL_TOKENS, Assumptions
 from isheep.prompts.forms import load_topic_guide
 from isheep.recipe.schema import Recipe
 from isheep.records import Record
 from isheep.stages.synthesize import prompt_budget
 
-Assume = Callable[[Recipe, int], Assumptions]  # of what iteration t does
+Assume = Callable[[Recipe, int], Assumptions]
+"""A function of the recipe as an iteration has it, and of the iteration, that returns what is assumed for it."""
 
-WHOLE = ("model", "chat_template", "seed", "seed_tasks", "language")  # of the recipe, in everything that it makes
+# The recipe's keys that everything in a run depends on.
+GLOBAL_KEYS = ("model", "chat_template", "seed", "seed_tasks", "language")
+# Pairs at a time for which the perplexities and embeddings of a filter are computed (isheep.stages.measure).
+MEASURE_BATCH = 64
 
 
 class Stage(Record):
-    """A stage of iteration `t`, in expected numbers. A training's calls are its rows, epochs times."""
+    """A stage of an iteration, in expected numbers of calls and tokens. The calls of a training are rows x epochs."""
 
-    t: int
+    iteration: int
     name: str
     calls: float
-    read: float  # tokens of all prompts, or of rows
-    computed: float  # of these, those that go through the model: what all prompts of a batch share goes once
-    written: float
-    most: float  # tokens written at most
-    rows: int  # calls at once
-    steps: float = 0  # tokens of the longest answer in a batch: passes of the model
-    room: float = 0  # tokens of a row in the cache at most, with what it may write; the shared prompt aside
-    shared: bool = False  # the prompts of a batch are one text
-    every: bool = False  # logits of every token, not of the last one only
-    learned: float = 0  # tokens that a training goes through forwards and backwards; the rest of `computed` forwards
-    text: float = 0  # tokens in the files that it leaves, and their rows
-    lines: float = 0
-    made_of: str = ""  # the same only where another recipe's stage gives the same files
+    prompt_tokens: float
+    """Tokens of all prompts, or of the rows of a training."""
+    computed_tokens: float
+    """Prompt tokens that pass through the model: a prompt that all rows of a batch share passes once."""
+    output_tokens: float
+    max_output_tokens: float
+    batch_size: int
+    decoding_steps: float = 0
+    """Forward passes to generate a batch: the tokens of its longest answer."""
+    max_row_tokens: float = 0
+    """Largest number of tokens of a row in the cache, answer included, without a shared prompt."""
+    shares_prompt: bool = False
+    """Whether all prompts of a batch are the same text."""
+    all_logits: bool = False
+    """Whether the logits of every token are computed, not those of the last one only."""
+    trained_tokens: float = 0
+    """Tokens that a training passes through forwards and backwards. `computed_tokens` pass forwards only."""
+    file_tokens: float = 0
+    """Tokens of text in the files that the stage writes."""
+    file_rows: float = 0
+    fingerprint: str = ""
+    """A hash of what the result depends on: two recipes' stages with the same hash make the same files."""
 
     @property
     def length(self) -> float:
-        """Tokens of a prompt, or of a training's row."""
-        return (self.learned or self.read) / self.calls
+        """The number of tokens of a prompt, or of a row of a training."""
+        return (self.trained_tokens or self.prompt_tokens) / self.calls
 
 
-def course(recipe: Recipe, assume: Assume) -> Iterator[Stage]:
-    """Every stage of a run, the base's evaluation first."""
-    model = _digest(recipe.model_dump(mode="json", include={*WHOLE}))
-    rows = 0.0
-    yield from exams(recipe, assume(recipe.at(1), 1), 0, model)
-    for t in range(1, recipe.iterations + 1):
-        now = recipe.at(t)
-        a = assume(now, t)
-        stages = list(asked(now, a, t, model))
-        kept = _tasks(now, a) * a.kept
-        rows = rows + kept if now.training.data == "all" else kept
-        data = _digest(stages[-1].made_of, now.model_dump(mode="json", include={"filters", "training"}), a.kept)
+class Iteration(NamedTuple):
+    """The number of an iteration, the recipe as it has it, and what is assumed for it."""
+
+    number: int
+    recipe: Recipe
+    assumed: Assumptions
+
+    @property
+    def num_tasks(self) -> float:
+        """The number of tasks, limited by the budget of synthesis prompts."""
+        settings = self.recipe.synthesis
+        return min(float(settings.tasks), prompt_budget(settings) * self.assumed.tasks)
+
+    def batch_size(self, stage_size: int) -> int:
+        """Return the number of prompts that an engine processes at a time."""
+        return min(stage_size, self.recipe.machine.engine_batch_size)
+
+
+class Requests(NamedTuple):
+    """Prompts to generate from: their number, the expected tokens of a prompt and of an output, and max_tokens."""
+
+    calls: float
+    prompt: float
+    output: float
+    max_tokens: int
+    batch_size: int
+
+
+def run_stages(recipe: Recipe, assume: Assume) -> Iterator[Stage]:
+    """Yield every stage of a run in order, starting with the evaluation of the base model."""
+    model = _digest(recipe.model_dump(mode="json", include={*GLOBAL_KEYS}))
+    num_rows = 0.0
+    yield from evaluation_stages(Iteration(0, recipe, assume(recipe.at(1), 1)), model)
+    for number in range(1, recipe.iterations + 1):
+        recipe_now = recipe.at(number)
+        iteration = Iteration(number, recipe_now, assume(recipe_now, number))
+        stages = list(generation_stages(iteration, model))
+        kept_share = iteration.assumed.kept
+        kept_rows = iteration.num_tasks * kept_share
+        num_rows = num_rows + kept_rows if recipe_now.training.data == "all" else kept_rows
+        settings = recipe_now.model_dump(mode="json", include={"filters", "training"})
+        model = _digest(stages[-1].fingerprint, settings, kept_share)
         yield from stages
-        yield training(now, a, t, rows, data)
-        model = data
-        yield from exams(now, a, t, model)
+        yield training_stage(iteration, num_rows, model)
+        yield from evaluation_stages(iteration, model)
 
 
-def asked(now: Recipe, a: Assumptions, t: int, model: str) -> Iterator[Stage]:
-    """What M^(t-1) is asked: for instructions, answers, measures for filters, ratings."""
-    tasks, whole = _tasks(now, a), now.model_dump(mode="json")
-    model = _digest(model, t)
-    made = _digest(model, whole["synthesis"])
-    if not now.synthesis.tasks_of:
-        yield instructions(now, a, t, made)
-    made = _digest(made, whole["response"])
-    yield answers(now, a, t, tasks, made)
-    pair = a.task + a.answer
-    if needs(now.filters, "perplexities"):  # the answer after its prompt, then the pair as plain text
-        read = tasks * (a.turn + 2 * pair)
-        yield _stage(t, "measures for filters", 2 * tasks, read, 64, _digest(made, "perplexity"), every=True)
-    if needs(now.filters, "embeddings"):
-        yield _stage(t, "measures for filters", tasks, tasks * pair, 64, _digest(made, "vectors"))
-    if rating := now.assessment:
-        calls, prompt, at_once = tasks * len(rating.criteria), a.rating + pair, _at_once(now, rating.batch_size)
-        made = _digest(made, whole["assessment"])
-        limit = rating.sampling.max_tokens if rating.read == "generate" else 0
-        found = _written(t, "ratings", calls, prompt, a.grade, limit, at_once, made, a)
-        yield found.model_copy(update={"text": tasks * pair + found.written, "lines": tasks})
+def generation_stages(iteration: Iteration, model: str) -> Iterator[Stage]:
+    """Yield the stages that M^(t-1) runs: instructions, answers, perplexities and embeddings for filters, ratings."""
+    number, recipe, assumed = iteration
+    settings, num_tasks = recipe.model_dump(mode="json"), iteration.num_tasks
+    fingerprint = _digest(_digest(model, number), settings["synthesis"])
+    if not recipe.synthesis.tasks_of:
+        yield instruction_stage(iteration, fingerprint)
+    fingerprint = _digest(fingerprint, settings["response"])
+    yield answer_stage(iteration, fingerprint)
+    pair = assumed.task + assumed.answer
+    if needs(recipe.filters, "perplexities"):
+        # The answer after its prompt is read, then the pair as plain text.
+        tokens = num_tasks * (assumed.turn + 2 * pair)
+        measured = _reading_stage(iteration, 2 * num_tasks, tokens, _digest(fingerprint, "perplexity"))
+        yield measured.model_copy(update={"all_logits": True})
+    if needs(recipe.filters, "embeddings"):
+        yield _reading_stage(iteration, num_tasks, num_tasks * pair, _digest(fingerprint, "vectors"))
+    if rating := recipe.assessment:
+        fingerprint = _digest(fingerprint, settings["assessment"])
+        max_tokens = rating.sampling.max_tokens if rating.read == "generate" else 0
+        calls, batch_size = num_tasks * len(rating.criteria), iteration.batch_size(rating.batch_size)
+        requests = Requests(calls, assumed.rating + pair, assumed.grade, max_tokens, batch_size)
+        stage = _generation_stage(iteration, "ratings", requests, fingerprint)
+        files = {"file_tokens": num_tasks * pair + stage.output_tokens, "file_rows": num_tasks}
+        yield stage.model_copy(update=files)
 
 
-def instructions(now: Recipe, a: Assumptions, t: int, made: str) -> Stage:
-    """Prompts in whole batches, as many as the tasks need or the budget allows. A batch's prompts are the same text."""
-    settings, limit = now.synthesis, now.synthesis.sampling.max_tokens
+def instruction_stage(iteration: Iteration, fingerprint: str) -> Stage:
+    """Return the synthesis: whole batches of prompts, as many as the tasks need or the budget allows.
+
+    The prompts of a batch are the same text.
+    """
+    _, recipe, assumed = iteration
+    settings, max_tokens = recipe.synthesis, recipe.synthesis.sampling.max_tokens
     budget = prompt_budget(settings)
-    calls = float(min(budget, ceil(round(settings.tasks / a.tasks / settings.batch_size, 6)) * settings.batch_size))
+    batches = ceil(round(settings.tasks / assumed.tasks / settings.batch_size, 6))
+    calls = float(min(budget, batches * settings.batch_size))
     if settings.topics:
         calls += settings.topics.rounds * len(load_topic_guide(settings.topics.file).kinds)
-    at_once = _at_once(now, settings.batch_size)
-    found = _written(t, "instructions", calls, a.prompt, a.reply, limit, at_once, made, a)
-    tasks = _tasks(now, a)
-    once = {"shared": True, "computed": ceil(calls / at_once) * a.prompt, "room": float(limit)}
-    text = {"text": 2 * found.written + tasks * a.task, "lines": 2 * calls + tasks}  # replies; tasks and what is none
-    return found.model_copy(update={**once, **text, "most": float(budget * limit)})
+    batch_size = iteration.batch_size(settings.batch_size)
+    requests = Requests(calls, assumed.prompt, assumed.reply, max_tokens, batch_size)
+    stage = _generation_stage(iteration, "instructions", requests, fingerprint)
+    changes = {
+        "shares_prompt": True,
+        "computed_tokens": ceil(calls / batch_size) * assumed.prompt,
+        "max_row_tokens": float(max_tokens),
+        "max_output_tokens": float(budget * max_tokens),
+        # The replies are written as they are, and once more as tasks and rejected candidates.
+        "file_tokens": 2 * stage.output_tokens + iteration.num_tasks * assumed.task,
+        "file_rows": 2 * calls + iteration.num_tasks,
+    }
+    return stage.model_copy(update=changes)
 
 
-def answers(now: Recipe, a: Assumptions, t: int, tasks: float, made: str) -> Stage:
-    """An answer to each task; in Self-Instruct's own way its kind, its input and its output, after examples."""
-    settings, limit = now.response, now.response.sampling.max_tokens
-    at_once = _at_once(now, settings.batch_size)
-    text = {"text": tasks * (a.task + a.answer) * (1 + a.kept), "lines": 2 * tasks}
-    if not settings.shown:
-        found = _written(t, "answers", tasks, a.turn + a.task, a.answer, limit, at_once, made, a)
-        return found.model_copy(update=text)
-    prompt = settings.shown * (a.task + a.answer + LABELS) + a.task
-    found = _written(t, "answers", 3 * tasks, prompt, (a.answer + a.task + 2) / 3, limit, at_once, made, a)
-    return found.model_copy(update={**text, "most": tasks * (2.0 * limit + 8)})
+def answer_stage(iteration: Iteration, fingerprint: str) -> Stage:
+    """Return the answers to all tasks.
+
+    Self-Instruct's form has three prompts per task, for its kind, its input and its output, with examples.
+    """
+    _, recipe, assumed = iteration
+    settings, max_tokens, num_tasks = recipe.response, recipe.response.sampling.max_tokens, iteration.num_tasks
+    batch_size = iteration.batch_size(settings.batch_size)
+    changes: dict[str, float] = {
+        "file_tokens": num_tasks * (assumed.task + assumed.answer) * (1 + assumed.kept),
+        "file_rows": 2 * num_tasks,
+    }
+    if settings.shown:
+        prompt = settings.shown * (assumed.task + assumed.answer + LABEL_TOKENS) + assumed.task
+        output = (assumed.answer + assumed.task + 2) / 3
+        requests = Requests(3 * num_tasks, prompt, output, max_tokens, batch_size)
+        changes["max_output_tokens"] = num_tasks * (2.0 * max_tokens + 8)
+    else:
+        requests = Requests(num_tasks, assumed.turn + assumed.task, assumed.answer, max_tokens, batch_size)
+    return _generation_stage(iteration, "answers", requests, fingerprint).model_copy(update=changes)
 
 
-def training(now: Recipe, a: Assumptions, t: int, rows: float, made: str) -> Stage:
-    """SFT on `rows` pairs, fewer where the recipe says so, and the loss of those held out now and then."""
-    settings = now.training
-    rows = min(rows, settings.max_rows or rows, settings.num_rows or rows)
-    aside = max(1, round(rows * settings.held_out)) if settings.held_out else 0
-    steps = settings.max_steps or ceil(max(rows - aside, 1) * settings.epochs / settings.batch_size)
-    seen = steps * settings.batch_size if settings.max_steps else max(rows - aside, 1) * settings.epochs
-    length = min(settings.cutoff, a.turn + a.task + a.answer + 1)
-    looks = ceil(steps / settings.eval_every) * aside
+def training_stage(iteration: Iteration, num_rows: float, fingerprint: str) -> Stage:
+    """Return the training on the pairs, limited as the recipe says, with the evaluations on held-out rows."""
+    number, recipe, assumed = iteration
+    settings = recipe.training
+    num_rows = min(num_rows, settings.max_rows or num_rows, settings.num_rows or num_rows)
+    held_out = max(1, round(num_rows * settings.held_out)) if settings.held_out else 0
+    train_rows = max(num_rows - held_out, 1)
+    steps = settings.max_steps or ceil(train_rows * settings.epochs / settings.batch_size)
+    rows_seen = steps * settings.batch_size if settings.max_steps else train_rows * settings.epochs
+    length = min(settings.cutoff, assumed.turn + assumed.task + assumed.answer + 1)
+    rows_evaluated = ceil(steps / settings.eval_every) * held_out
     return Stage(
-        t=t, name="training", calls=seen, read=(seen + looks) * length, computed=looks * length, written=0, most=0,
-        rows=now.machine.rows_per_process or settings.batch_size, room=settings.cutoff, learned=seen * length,
-        every=True, made_of=made,
-    )  # fmt: skip
+        iteration=number,
+        name="training",
+        calls=rows_seen,
+        prompt_tokens=(rows_seen + rows_evaluated) * length,
+        computed_tokens=rows_evaluated * length,
+        output_tokens=0,
+        max_output_tokens=0,
+        batch_size=recipe.machine.rows_per_process or settings.batch_size,
+        max_row_tokens=settings.cutoff,
+        trained_tokens=rows_seen * length,
+        all_logits=True,
+        fingerprint=fingerprint,
+    )
 
 
-def exams(now: Recipe, a: Assumptions, t: int, model: str) -> Iterator[Stage]:
-    """Answers of M^t to the benchmarks whose number of items is known, and to what a stop rule judges by."""
-    planned = {settings.model_dump_json(): load_benchmark(settings.name).planned for settings in now.evaluation}
-    if now.stop:
-        part = load_benchmark(now.stop.benchmark).validation
-        planned["validation"] = part.planned if part else None
-    for name, size in planned.items():
+def evaluation_stages(iteration: Iteration, model: str) -> Iterator[Stage]:
+    """Yield the model's answers to each benchmark whose number of items is known, and to a stopping rule's."""
+    number, recipe, assumed = iteration
+    sizes = {settings.model_dump_json(): load_benchmark(settings.name).planned for settings in recipe.evaluation}
+    if recipe.stop:
+        validation = load_benchmark(recipe.stop.benchmark).validation
+        sizes["validation"] = validation.planned if validation else None
+    for name, size in sizes.items():
         if size is None:
             continue
-        at_once, made = _at_once(now, size.batch_size), _digest(model, t, name)
-        found = _written(
-            t, "evaluation", size.num_answers, a.turn + a.task, a.answer, size.max_tokens, at_once, made, a
-        )
-        yield found.model_copy(update={"text": found.written, "lines": float(size.num_answers)})
+        batch_size, prompt = iteration.batch_size(size.batch_size), assumed.turn + assumed.task
+        requests = Requests(size.num_answers, prompt, assumed.answer, size.max_tokens, batch_size)
+        stage = _generation_stage(iteration, "evaluation", requests, _digest(model, number, name))
+        yield stage.model_copy(update={"file_tokens": stage.output_tokens, "file_rows": float(size.num_answers)})
 
 
-def unknown_exams(recipe: Recipe) -> list[str]:
-    """The recipe's benchmarks that a plan can't count."""
+def uncounted_benchmarks(recipe: Recipe) -> list[str]:
+    """Return the names of the recipe's benchmarks that a plan can't count, because their size is not known."""
     return [settings.name for settings in recipe.evaluation if load_benchmark(settings.name).planned is None]
 
 
-def _tasks(now: Recipe, a: Assumptions) -> float:
-    settings = now.synthesis
-    return min(float(settings.tasks), prompt_budget(settings) * a.tasks)
+def _reading_stage(iteration: Iteration, calls: float, tokens: float, fingerprint: str) -> Stage:
+    """Return a stage that reads texts for the filters and generates nothing."""
+    return Stage(
+        iteration=iteration.number,
+        name="measures for filters",
+        calls=calls,
+        prompt_tokens=tokens,
+        computed_tokens=tokens,
+        output_tokens=0.0,
+        max_output_tokens=0.0,
+        batch_size=MEASURE_BATCH,
+        max_row_tokens=tokens / calls,
+        fingerprint=fingerprint,
+    )
 
 
-def _at_once(now: Recipe, size: int) -> int:
-    return min(size, now.machine.engine_batch_size)
-
-
-def _stage(t: int, name: str, calls: float, read: float, rows: int, made: str, **more: Any) -> Stage:
-    shown = {"room": read / calls, "written": 0.0, "most": 0.0, **more}
-    return Stage(t=t, name=name, calls=calls, read=read, rows=rows, made_of=made, **{"computed": read, **shown})
-
-
-def _written(
-    t: int, name: str, calls: float, prompt: float, answer: float, limit: int, at_once: int, made: str, a: Assumptions
-) -> Stage:
-    answer, calls = min(answer, limit), float(calls)
-    more = {"written": calls * answer, "most": calls * limit, "steps": min(limit, answer * a.longest)}
-    return _stage(t, name, calls, calls * prompt, at_once, made, room=prompt + limit, **more)
+def _generation_stage(iteration: Iteration, name: str, requests: Requests, fingerprint: str) -> Stage:
+    """Return a stage that generates an output for each prompt."""
+    calls, max_tokens = float(requests.calls), requests.max_tokens
+    output = min(requests.output, max_tokens)
+    prompt_tokens = calls * requests.prompt
+    return Stage(
+        iteration=iteration.number,
+        name=name,
+        calls=calls,
+        prompt_tokens=prompt_tokens,
+        computed_tokens=prompt_tokens,
+        output_tokens=calls * output,
+        max_output_tokens=calls * max_tokens,
+        batch_size=requests.batch_size,
+        decoding_steps=min(max_tokens, output * iteration.assumed.longest),
+        max_row_tokens=requests.prompt + max_tokens,
+        fingerprint=fingerprint,
+    )
 
 
 def _digest(*parts: Any) -> str:
