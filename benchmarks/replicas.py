@@ -33,7 +33,7 @@ def write(engine: Engine, prompts: list[str], sampling: Sampling) -> list[Comple
     def made(numbered: tuple[int, list[str]]) -> list[Completion]:
         return engine.generate(numbered[1], sampling, derive_seed("benchmark", numbered[0]))
 
-    parts = ordered_map(made, list(enumerate(chunks(prompts, SIZE))), engine.at_once)
+    parts = ordered_map(made, list(enumerate(chunks(prompts, SIZE))), engine.max_in_flight)
     return [one for part in parts for one in part]
 
 

@@ -20,10 +20,10 @@ from tests.helpers.stages import stage_context
 class Busy(SeededFunctionEngine):
     """A fake that is kept busy by several calls; they wait for each other, so that they must come at the same time."""
 
-    def __init__(self, answer: Any, at_once: int) -> None:
+    def __init__(self, answer: Any, max_in_flight: int) -> None:
         super().__init__(answer)
-        self.at_once = at_once  # type: ignore[misc]
-        self.together = threading.Barrier(at_once)
+        self.max_in_flight = max_in_flight  # type: ignore[misc]
+        self.together = threading.Barrier(max_in_flight)
 
     def generate(self, *given: Any) -> Any:
         self.together.wait(timeout=60)
@@ -74,13 +74,13 @@ def test_an_error_comes_at_its_place() -> None:
         next(some)
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_stages_write_the_same_rows_however_many_calls_are_in_flight(at_once: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("max_in_flight", [1, 2])
+def test_stages_write_the_same_rows_however_many_calls_are_in_flight(max_in_flight: int, tmp_path: Path) -> None:
     tasks = [Task(id=f"{n}", instruction=f"Say {n}") for n in range(16)]
     busy, alone = (
         respond(stage_context(tmp_path / name, engine, response={"batch_size": 2}), tasks)
         for name, engine in (
-            ("busy", Busy(lambda prompt, seed: f"{seed}", at_once)),
+            ("busy", Busy(lambda prompt, seed: f"{seed}", max_in_flight)),
             ("alone", SeededFunctionEngine(lambda prompt, seed: f"{seed}")),
         )
     )
@@ -100,5 +100,5 @@ def test_synthesis_discards_the_batches_that_it_does_not_need() -> None:
 
     assert len(replies(SeededFunctionEngine(answer))) == 3
     several = SeededFunctionEngine(answer)
-    several.at_once = 4
+    several.max_in_flight = 4
     assert replies(several) == replies(SeededFunctionEngine(answer))

@@ -203,8 +203,8 @@ def test_every_method_gives_what_one_engine_gives(cluster: Any, qwen2: Path) -> 
         lambda engine: engine.choices(PROMPTS, [" 1", " 10"]),
         lambda engine: engine.embed(PROMPTS).tolist(),
     ]
-    assert engine.at_once == 2
-    found = list(ordered_map(lambda call: call(engine), calls, engine.at_once))
+    assert engine.max_in_flight == 2
+    found = list(ordered_map(lambda call: call(engine), calls, engine.max_in_flight))
     assert found == [call(alone(model)) for call in calls]
     engine.close()
 

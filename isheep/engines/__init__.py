@@ -1,4 +1,4 @@
-"""The door to a language model: what the stages ask of it, whichever library answers."""
+"""The interface to a language model: what the stages ask of it, whichever library runs it."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -7,33 +7,43 @@ from isheep.records import Completion, Sampling, TokenLogprobs
 
 
 class Engine(Protocol):
-    """One result per request, in the order of the requests.
+    """A language model. Every method returns one result per request, in the order of the requests.
 
-    A prompt is text as the model reads it, special tokens included; the engine adds the tokenizer's beginning of
-    sequence where there is one and the prompt does not start with it. A prompt that leaves no room for an answer gets
-    an empty one of 0 tokens, cut off. `seed` belongs to the call: request i draws its noise from (seed, i) alone, so
-    neighbours in the batch never change it.
-
-    `at_once` calls keep it busy. Where that is more than 1, it may be called from as many threads (batching.ahead).
+    A prompt is text as the model reads it, special tokens included. The engine adds the tokenizer's beginning of
+    sequence if there is one and the prompt does not start with it. Weights load at the first call.
     """
 
     @property
-    def at_once(self) -> int: ...
+    def max_in_flight(self) -> int:
+        """The number of concurrent calls that keep the engine busy.
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]: ...
+        If it is more than 1, the engine may be called from as many threads (isheep.batching.ordered_map).
+        """
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
+        """Return a continuation of each prompt.
+
+        `seed` belongs to the call: request i draws its random numbers from (seed, i) alone, so that the other prompts
+        of the call never change it. A prompt that leaves no room for an answer gets an empty completion of 0 tokens
+        with finish "length".
+        """
 
     def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
-        """Of each output's tokens after its prompt, as far as the two fit the context."""
+        """Return the log-probabilities of each output's tokens after its prompt, as far as both fit the context."""
 
     def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
-        """How probable each option is as the beginning of a prompt's continuation: (prompts, options), in [0, 1].
+        """Return the probability of each option as the beginning of a prompt's continuation: (prompts, options).
 
-        An option is what its tokens are. Where they begin a longer option's ("1" and "10" in a tokenizer of single
-        digits), the longer one's share is not the shorter one's: the options exclude each other. Nothing is generated.
-        After a prompt that leaves no room for them all are 0.
+        Options exclude each other: if the tokens of one begin a longer one ("1" and "10" in a tokenizer of single
+        digits), the longer one's probability is not part of the shorter one's. Nothing is generated. A prompt that
+        leaves no room for the options gets probabilities of 0.
         """
 
     def embed(self, texts: Sequence[str]) -> Any:
-        """Last layer's hidden state, mean over the text's tokens that fit: a float32 array (texts, width)."""
+        """Return the mean of the last layer's hidden states over each text's tokens: a float32 array (texts, width).
 
-    def close(self) -> None: ...
+        Tokens beyond the context are left out.
+        """
+
+    def close(self) -> None:
+        """Free the model's memory. A later call loads it again."""

@@ -20,7 +20,7 @@ class FunctionEngine:
     of the text, and `choices` gives probability 1 to the longest option that the function's text starts with.
     """
 
-    at_once = 1
+    max_in_flight = 1
 
     def __init__(self, function: Callable[[list[str]], Sequence[str]]) -> None:
         self.function = function

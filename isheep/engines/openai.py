@@ -114,13 +114,15 @@ def open_engine(model: Model, settings: ServerSettings, chat: Callable[[], ChatT
 
 
 class OpenAIEngine:
-    """`isheep.engines.Engine` on a server. Open it with `open_engine`.
+    """An `isheep.engines.Engine` on a server. Open it with `open_engine`.
 
-    One prompt a call, because each has a seed of its own; `at_once` calls are under way. Prompts are sent as token ids
-    where the server takes them: then both read the same. Raises UserError where a call fails in all its attempts.
+    Each prompt is a request of its own, because each has its own seed; `settings.max_in_flight` requests run at a time.
+    Prompts are sent as token ids if the server accepts them, so that it reads the same tokens as the other engines.
+    Raises UserError if a request fails in all its attempts.
     """
 
-    at_once = 1  # its calls to the server are `settings.at_once` at a time already
+    # One call keeps the server busy: it sends `settings.max_in_flight` requests at a time.
+    max_in_flight = 1
 
     def __init__(self, model: Model, settings: ServerSettings, chat: Callable[[], ChatTemplate]) -> None:
         self.source, self.settings, self.open_chat = model, settings, chat

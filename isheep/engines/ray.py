@@ -63,7 +63,7 @@ class Replicas:
     """`isheep.engines.Engine` of several engines. Open it with `open_engine`.
 
     A call goes as it is, whole, to an actor that is free: who computes it changes nothing, and calls are answered at
-    the same time where threads make them (`at_once`). A call whose actor dies is made again, on another one.
+    the same time where threads make them (`max_in_flight`). A call whose actor dies is made again, on another one.
     """
 
     def __init__(self, open_one: Callable[[Model], Engine], model: Model, machine: Machine) -> None:
@@ -73,7 +73,7 @@ class Replicas:
         self.closings, self.seen = 0, threading.local()  # how often it was closed, and what each thread saw of that
 
     @property
-    def at_once(self) -> int:
+    def max_in_flight(self) -> int:
         """The replicas. Joins Ray, or starts it: its processes end with the thread that did, so no stage's may."""
         pool_of(self.machine)
         return self.machine.replicas

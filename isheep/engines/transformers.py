@@ -75,7 +75,7 @@ class LoadedModel(NamedTuple):
 class TransformersEngine:
     """An `isheep.engines.Engine` on the transformers library. Open it with `open_engine`."""
 
-    at_once = 1
+    max_in_flight = 1
 
     def __init__(self, model: Model, threads: int | None, device: str | None, dtype: str | None, batch: int) -> None:
         self.source, self.threads, self.device, self.dtype, self.batch = model, threads, device, dtype, batch

@@ -103,7 +103,7 @@ class VLLMEngine:
     calls on the same threads give the same answers. Raises UserError where vLLM can't open the model, or ends.
     """
 
-    at_once = 1
+    max_in_flight = 1
 
     def __init__(self, model: Model, machine: Machine, rank: int, chat: Callable[[], ChatTemplate]) -> None:
         self.source, self.machine, self.rank, self.open_chat = model, machine, rank, chat

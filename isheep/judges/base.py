@@ -148,7 +148,7 @@ class LocalJudge(NamedTuple):
             return [one.model_copy(update={"key": keys[start + n]}) for n, one in enumerate(found)]
 
         def owed(done: Sequence[ServerReply]) -> Iterator[list[ServerReply]]:
-            return ordered_map(made, range(len(done), len(asked), SIZE), engine.at_once)
+            return ordered_map(made, range(len(done), len(asked), SIZE), engine.max_in_flight)
 
         try:
             replies = list(folder.records(name, ServerReply, owed, SIZE, len(asked)))

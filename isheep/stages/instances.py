@@ -65,7 +65,12 @@ def classify_tasks(context: StageContext, tasks: Sequence[Task]) -> Sequence[Tas
         ]
 
     return context.folder.map_batches(
-        "kinds.jsonl", TaskKind, classify_batch, len(tasks), settings.batch_size, max_in_flight=context.engine.at_once
+        "kinds.jsonl",
+        TaskKind,
+        classify_batch,
+        len(tasks),
+        settings.batch_size,
+        max_in_flight=context.engine.max_in_flight,
     )
 
 
@@ -117,7 +122,7 @@ def generate_instances(context: StageContext, tasks_with_kinds: Sequence[TaskWit
         instance_batch,
         len(tasks_with_kinds),
         settings.batch_size,
-        max_in_flight=context.engine.at_once,
+        max_in_flight=context.engine.max_in_flight,
     )
 
 

@@ -59,7 +59,7 @@ def measure_perplexities(context: StageContext, pairs: Sequence[Pair]) -> Sequen
         ]
 
     return context.folder.map_batches(
-        "perplexity.jsonl", PairPerplexity, measure_batch, len(pairs), BATCH_SIZE, max_in_flight=engine.at_once
+        "perplexity.jsonl", PairPerplexity, measure_batch, len(pairs), BATCH_SIZE, max_in_flight=engine.max_in_flight
     )
 
 
@@ -73,7 +73,7 @@ def embed_pairs(context: StageContext, pairs: Sequence[Pair]) -> Sequence[PairEm
         return [PairEmbedding(id=pair.id, values=text) for pair, text in zip(batch, texts, strict=True)]
 
     return context.folder.map_batches(
-        "vectors.jsonl", PairEmbedding, embed_batch, len(pairs), BATCH_SIZE, max_in_flight=context.engine.at_once
+        "vectors.jsonl", PairEmbedding, embed_batch, len(pairs), BATCH_SIZE, max_in_flight=context.engine.max_in_flight
     )
 
 

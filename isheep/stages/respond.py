@@ -39,7 +39,7 @@ def answer_tasks(context: StageContext, tasks: Sequence[Task], name: str = "pair
         return [_pair(task, completion, form, seed) for task, completion in zip(batch, completions, strict=True)]
 
     return context.folder.map_batches(
-        name, Pair, answer_batch, len(tasks), settings.batch_size, max_in_flight=context.engine.at_once
+        name, Pair, answer_batch, len(tasks), settings.batch_size, max_in_flight=context.engine.max_in_flight
     )
 
 

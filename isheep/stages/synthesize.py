@@ -82,7 +82,7 @@ def generate_replies(
         reader.read(batch)
     num_replies, budget = len(existing), prompt_budget(settings)
     # If prompts show generated tasks, a batch has to wait for the one before it.
-    max_in_flight = 1 if settings.generated else context.engine.at_once
+    max_in_flight = 1 if settings.generated else context.engine.max_in_flight
     make_batch = partial(_reply_batch, context, topics, reader)
     batches = ordered_map(make_batch, range(num_replies, budget, settings.batch_size), max_in_flight)
     while not reader.is_full:

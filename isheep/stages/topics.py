@@ -95,7 +95,7 @@ def generate_topics(context: StageContext, guide: TopicGuide, rounds: int) -> Se
         ]
 
     return context.folder.map_batches(
-        "topics.jsonl", Reply, topic_batch, rounds * len(texts), len(texts), max_in_flight=context.engine.at_once
+        "topics.jsonl", Reply, topic_batch, rounds * len(texts), len(texts), max_in_flight=context.engine.max_in_flight
     )
 
 

@@ -112,5 +112,5 @@ class EvalContext:
                     f"or delete {self.folder.path} to have it made again"
                 )
 
-        max_in_flight = self.engine.at_once
+        max_in_flight = self.engine.max_in_flight
         return list(self.folder.map_batches(name, Answer, make_batch, len(prompts), BATCH_SIZE, max_in_flight, check))

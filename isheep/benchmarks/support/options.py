@@ -52,7 +52,7 @@ def score_items(
 
     check_model_loads(context.engine)
     rows = context.folder.map_batches(
-        LOSSES_FILE, OptionScores, make_batch, len(items), batch_size, context.engine.at_once, check
+        LOSSES_FILE, OptionScores, make_batch, len(items), batch_size, context.engine.max_in_flight, check
     )
     report_too_long(context, rows)
     return rows
