@@ -10,7 +10,7 @@ import pytest
 
 from isheep.benchmarks import alpaca_eval, alpaca_eval_2
 from isheep.benchmarks.support import alpaca_evaluators, win_rate
-from isheep.benchmarks.support.alpaca_evaluators import Evaluator, switched
+from isheep.benchmarks.support.alpaca_evaluators import Evaluator, is_switched
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.judges.base import LocalJudge
@@ -222,7 +222,7 @@ def weighs(message: str, before: int) -> Answer:
 
 def test_the_order_of_the_outputs_changes_nothing(tmp_path: Path, qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = alpaca_files(tmp_path / "data", 12)
-    orders = {switched(f"Do {n} {{output_1}}") for n in range(12)}
+    orders = {is_switched(f"Do {n} {{output_1}}") for n in range(12)}
     assert orders == {True, False}
     with serving(ranks) as server:
         known(server, monkeypatch)
@@ -360,7 +360,7 @@ def test_a_configuration_that_is_not_for_us_is_refused(tmp_path: Path, change: t
     path = data / "evaluators_configs/alpaca_eval_gpt4/configs.yaml"
     path.write_text(change[1] if change[0] is None else path.read_text().replace(*change))
     with pytest.raises(UserError, match=why):
-        alpaca_evaluators.load(data, "alpaca_eval_gpt4")
+        alpaca_evaluators.load_evaluator(data, "alpaca_eval_gpt4")
 
 
 def test_another_configuration_and_a_single_file(tmp_path: Path, qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:

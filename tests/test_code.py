@@ -120,7 +120,7 @@ REPLIES = {
 def test_humaneval_of_an_aligned_model(
     tmp_path: Path, qwen2: Path, problems: Path, kind: str, right: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox.run_all, "__defaults__", (sandbox.USUAL._replace(cpu=1),))
+    monkeypatch.setattr(sandbox.run_all, "__defaults__", (sandbox.DEFAULT_LIMITS._replace(cpu=1),))
     asked: list[str] = []
 
     def answer(prompt: str) -> str:
@@ -164,14 +164,14 @@ def test_where_no_sandbox_holds_nothing_is_asked(
     def never(prompt: str) -> str:
         raise AssertionError("nothing is generated")
 
-    monkeypatch.setattr(sandbox, "breach", lambda wall: "it leaks")
-    monkeypatch.setattr(sandbox, "find_wall", sandbox.find_wall.__wrapped__)
+    monkeypatch.setattr(sandbox, "find_breach", lambda wall: "it leaks")
+    monkeypatch.setattr(sandbox, "find_isolation", sandbox.find_isolation.__wrapped__)
     with pytest.raises(UserError, match="--unsafe-code"):
         humaneval.BENCHMARK.run(exam(tmp_path, qwen2, problems, never))
     found = humaneval.BENCHMARK.run(
         replace(exam(tmp_path / "2", qwen2, problems, lambda p: "return 2 * n"), unsafe_code=True)
     )
-    assert found.details["sandbox"] == "none" and "without a wall" in found.notes[-1]
+    assert found.details["sandbox"] == "none" and "without isolation" in found.notes[-1]
     assert found.scores["pass@1"].items == [True, False]
 
 
@@ -284,7 +284,7 @@ def test_the_originals_are_read_and_some_of_their_solutions_pass() -> None:
         assert len(items) == count and all(mbpp.problem(row).name for row in items)
         made = [mbpp.problem(row) for row in items if row["task_id"] in (11, 367, 510)]
         programs += [problem.program(problem.solution) for problem in made]
-    found = sandbox.run_all(programs, sandbox.find_wall(unsafe=True))
+    found = sandbox.run_all(programs, sandbox.find_isolation(unsafe=True))
     assert [one.why for one in found].count("passed") == len(found) - 2
     assert [n for n, one in enumerate(found) if not one.passed] == [3, 7]
 

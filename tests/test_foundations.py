@@ -48,8 +48,8 @@ def problems(tmp_path: Path) -> Path:
 @pytest.fixture
 def leaking(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which no sandbox holds."""
-    monkeypatch.setattr(sandbox, "breach", lambda wall: "it leaks")
-    monkeypatch.setattr(sandbox, "find_wall", sandbox.find_wall.__wrapped__)
+    monkeypatch.setattr(sandbox, "find_breach", lambda wall: "it leaks")
+    monkeypatch.setattr(sandbox, "find_isolation", sandbox.find_isolation.__wrapped__)
 
 
 # --- what is lacking is said before anything is generated
@@ -88,7 +88,7 @@ def test_no_sandbox(asked: list[str], leaking: None, problems: Path, tmp_path: P
     assert "with --unsafe-code" in refused("run", "lamb", evaluation, "--out", tmp_path / "new")
     assert not (tmp_path / "new").exists()
     done = isheep("eval", run, "--iteration", "0", "--unsafe-code")
-    assert done.code == 0 and "model-written code ran without a wall around files" in " ".join(done.out.split())
+    assert done.code == 0 and "model-written code ran without isolation of files" in " ".join(done.out.split())
     assert json.loads((run / "base/eval/humaneval.json").read_text())["details"]["sandbox"] == "none"
     assert "unsafe_code: false" in (run / "recipe.yaml").read_text()  # it was for this command
 
@@ -114,8 +114,8 @@ def test_the_judge_of_this_command(
         assert done.code == 0 and "judged by mine" in done.out, done.err
         assert {(body["model"], body["seed"], body.get("max_tokens")) for body in server.bodies} == {("mine", 3, None)}
         before = files(run)
-        assert "its judge, or what the judge is told, has changed" in refused(*words)
-        assert "its judge, or what the judge is told, has changed" in refused(*words, "--judge", "mine")
+        assert "the judge, its prompts or its parameters have changed" in refused(*words)
+        assert "the judge, its prompts or its parameters have changed" in refused(*words, "--judge", "mine")
         assert files(run) == before and len(server.bodies) == 6
     assert isheep(*words, "--judge", "{model: mine, parameters: {max_tokens: null, seed: 3}}").out == done.out
 
@@ -143,7 +143,7 @@ def test_a_local_judge_of_other_weights_is_another_judge(asked: list[str], quest
     run = scored(tmp_path / "run", entry)
     assert isheep("eval", run).code == 0
     weights.write_bytes(b"two")
-    assert "its judge, or what the judge is told, has changed" in refused("eval", run)
+    assert "the judge, its prompts or its parameters have changed" in refused("eval", run)
 
 
 # --- what changed is not passed over

@@ -17,7 +17,7 @@ os.environ.setdefault("NLTK_DATA", str(DATA / "nltk_data"))  # before nltk is im
 pytest.importorskip("lm_eval", reason="lm_eval[ifeval] is not installed: pip install 'isheep[eval]'")
 
 from isheep.benchmarks import EvalContext, ifeval  # noqa: E402
-from isheep.benchmarks.ifeval import Item, judged, load, score_answers, variants  # noqa: E402
+from isheep.benchmarks.ifeval import Item, check_answer, load, score_answers, variants  # noqa: E402
 from isheep.engines.function import SeededFunctionEngine  # noqa: E402
 from isheep.engines.transformers import open_engine  # noqa: E402
 from isheep.errors import UserError  # noqa: E402
@@ -98,9 +98,9 @@ def test_there_is_a_case_for_every_kind() -> None:
 def test_every_checker_says_yes_and_no(kind: str) -> None:
     settings, followed, not_followed = KINDS[kind]
     one = item(kind, **settings)
-    assert judged(one, followed, registry()) == ([True], [True])
-    assert judged(one, not_followed, registry()).strict == [False]
-    assert judged(one, " \n", registry()) == ([False], [False])  # an empty answer follows nothing
+    assert check_answer(one, followed, registry()) == ([True], [True])
+    assert check_answer(one, not_followed, registry()).strict == [False]
+    assert check_answer(one, " \n", registry()) == ([False], [False])  # an empty answer follows nothing
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_every_checker_says_yes_and_no(kind: str) -> None:
     ],
 )
 def test_the_loose_reading_forgives(kind: str, answer: str) -> None:
-    assert judged(item(kind), answer, registry()) == ([False], [True])
+    assert check_answer(item(kind), answer, registry()) == ([False], [True])
 
 
 def test_variants() -> None:
@@ -123,7 +123,7 @@ def test_variants() -> None:
 
 def test_brackets_without_end_are_no_json_and_no_error() -> None:
     for text in ("[" * 5000, '{"a":' * 5000):
-        assert judged(item("detectable_format:json_format"), text, registry()) == ([False], [False])
+        assert check_answer(item("detectable_format:json_format"), text, registry()) == ([False], [False])
 
 
 @pytest.mark.parametrize("sign", ["#", "!"])
@@ -132,14 +132,14 @@ def test_a_sign_is_counted_and_no_letter_in_its_place(sign: str) -> None:
     for text, number in ((f"{sign} Baa {sign}", 2), (f"Baa {sign}", 1)):
         for relation, met in (("at least", number >= 2), ("less than", number < 2)):
             one = item("keywords:letter_frequency", let_relation=relation, **some)
-            assert judged(one, text, registry()).strict == [met]
+            assert check_answer(one, text, registry()).strict == [met]
 
 
 def test_a_guess_of_the_language_is_the_same_each_time() -> None:
     """Texts of one word, of which langdetect says now this, now that."""
     texts = ["banana alpha", "no mi", "sim sala", "Alter Hut", "la le lu", "tango mango"]
     one = item("language:response_language", language="it")
-    assert len({tuple(judged(one, text, registry()).strict[0] for text in texts) for _ in range(8)}) == 1
+    assert len({tuple(check_answer(one, text, registry()).strict[0] for text in texts) for _ in range(8)}) == 1
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_the_hubs_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     found = load(None)
     assert [one.prompt for one in found] == ["Do 1.", "Do 2."]
     assert found[0].kwargs == [{"num_words": None, "relation": None}]
-    assert judged(found[1], "one two three", registry()) == ([True], [True])
+    assert check_answer(found[1], "one two three", registry()) == ([True], [True])
 
 
 def alone(tmp_path: Path, *words: str, **environment: str) -> str:
@@ -241,7 +241,7 @@ def test_verdicts_are_lm_evals_and_nothing_is_drawn(
             with monkeypatch.context() as context:
                 for name in ("choice", "randint", "sample", "random"):
                     context.setattr(random, name, None)
-                ours = judged(one, answer, registry())
+                ours = check_answer(one, answer, registry())
             if one.key not in DRAWN:
                 assert ours == (theirs["inst_level_strict_acc"], theirs["inst_level_loose_acc"]), (one.key, answer)
             found.update(zip(*ours, strict=True))

@@ -17,6 +17,7 @@ import pytest
 from isheep.api import load_recipe
 from isheep.backends import local_model
 from isheep.benchmarks import mt_bench
+from isheep.benchmarks.support import fastchat
 from isheep.cli import main
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
@@ -100,8 +101,8 @@ def test_a_third_of_the_calls_fails_and_the_rest_is_scored_right(
         assert times == {"500": 2, "stall": 2, "429": 2}.get(kind, 1)
         assert server.asked[message] - times == (2 if kind in ("500", "stall") else 0)
     assert len(first) == 2 * COUNT and set(server.answered.values()) == {1}
-    rows = mt_bench.read_judgments(tmp_path / "run/iter-1/eval/exam/model_judgment/gpt-4_single.jsonl")
-    assert [mt_bench.score_of(row) for row in rows] == expected
+    rows = fastchat.read_judgments(tmp_path / "run/iter-1/eval/exam/model_judgment/gpt-4_single.jsonl")
+    assert [fastchat.score_of(row) for row in rows] == expected
     assert Counter(row["judgment"] for row in rows)["$ERROR$"] == 4
     printed = capfd.readouterr()
     assert server.keys == {f"Bearer {KEY}"}
@@ -272,7 +273,7 @@ def test_a_run_that_is_told_to_end_keeps_the_calls_under_way(
         run.send_signal(signal.SIGTERM)
         told.set()
         printed = run.communicate()[0]
-        assert run.returncode == 130 and "stopped; what a run has made so far is kept" in printed, printed
+        assert run.returncode == 130 and "interrupted; everything finished is saved" in printed, printed
         known(server, monkeypatch)
         with pytest.raises(SystemExit) as end:
             main(["run", str(recipe), "--out", str(out)])
@@ -344,7 +345,7 @@ def test_a_judge_is_found_by_its_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     for iteration in ("iter-2", "iter-10", "base"):
         (run / iteration / ("adapter" if iteration != "base" else "eval")).mkdir(parents=True)
-    (run / "recipe.yaml").write_text("model: lamb\nchat: llama3\n")
+    (run / "recipe.yaml").write_text("model: lamb\nchat_template: llama3\n")
     assert local_model(str(run)) == (Model("lamb", run / "iter-10/adapter"), "llama3")
     assert local_model(str(run / "iter-2")) == (Model("lamb", run / "iter-2/adapter"), "llama3")
     assert local_model(str(run / "base")) == (Model("lamb", None), "llama3")
@@ -360,7 +361,7 @@ def test_a_judge_is_found_by_its_run(tmp_path: Path) -> None:
         ("[lamb, {name: alpaca_eval}]", "evaluation.1: alpaca_eval reads the original's files"),
         ("[{name: lamb, judge: {model: gpt-4}}]", "evaluation.0: lamb asks no judge"),
         ("[{name: mt_bench, data: d, judge: {local: true}}]", "a local judge is a model of yours"),
-        ("[{name: mt_bench, data: d, judge: {config: c}}]", "judge.config is for AlpacaEval"),
+        ("[{name: mt_bench, data: d, judge: {config: c}}]", "judge.config names a judge configuration of AlpacaEval"),
         ("[{name: mt_bench, data: d, judge: {modle: gpt-4}}]", "did you mean 'model'?"),
     ],
 )

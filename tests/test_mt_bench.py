@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from isheep.benchmarks import mt_bench
+from isheep.benchmarks.support import fastchat
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.evaluation.statistics import estimate
@@ -43,9 +44,9 @@ def by_hand(template: str, holes: dict[str, str]) -> str:
 
 @original
 def test_judge_prompts_are_those_of_the_original_files() -> None:
-    files = mt_bench.load(DATA, "gpt-4")
+    files = fastchat.load_files(DATA, "gpt-4")
     answers = {q["question_id"]: [ODD[n % 7] + str(n), ODD[n % 5]] for n, q in enumerate(files.questions)}
-    asked = {(one.question_id, one.turn): one for one in mt_bench.asks(files, answers)}
+    asked = {(one.question_id, one.turn): one for one in fastchat.judge_requests(files, answers)}
     prompts = {row["name"]: row for row in raw("judge_prompts.jsonl")}
     references = {row["question_id"]: row["choices"][0]["turns"] for row in raw("reference_answer/gpt-4.jsonl")}
     assert len(asked) == 160
@@ -109,7 +110,7 @@ def test_the_verb_writes_them_without_asking(tmp_path: Path) -> None:
     ],
 )
 def test_ratings_are_read_as_fastchat_does(text: str, rating: float | None) -> None:
-    assert mt_bench.rating(text) == rating
+    assert fastchat.read_rating(text) == rating
 
 
 def row(question: int, turn: int, score: float, model: str = "m", judgment: str = "well") -> dict[str, Any]:
@@ -125,7 +126,7 @@ FILE = [
 
 
 def test_averages_are_show_results() -> None:
-    found = mt_bench.averages(FILE)
+    found = fastchat.averages(FILE)
     assert found["m"] == {
         **{"first_turn": 8.75, "second_turn": 3, "average": 23.5 / 4},
         **{"ok": 4, "unreadable": 1, "error": 1, "repeated": 0},
@@ -145,7 +146,7 @@ def test_the_verb_prints_them(tmp_path: Path) -> None:
     assert ["writing", "10.00", "4.00", "7.00"] in lines  # one dialogue bounds nothing
     assert max(map(len, done.out.splitlines())) <= 80
     found = json.loads(isheep("scores", tmp_path / "gpt-4_single.jsonl", "--json").out)
-    assert found == mt_bench.averages(FILE)
+    assert found == fastchat.averages(FILE)
     write_lines(tmp_path / "pair.jsonl", [{"question_id": 81, "model_1": "a", "g1_winner": "tie"}])
     assert "row 1: column 'model' is missing" in refused("scores", tmp_path / "pair.jsonl")
     write_lines(tmp_path / "text.jsonl", [row(81, 1, 3) | {"score": "3"}])
@@ -205,7 +206,7 @@ def test_two_turns_at_the_temperature_of_the_category(
     assert rows[0]["choices"] == [{"index": 0, "turns": ["answer to 1 0", "answer to 1 1"]}]
     assert len({one["answer_id"] for one in rows}) == 4 and {one["model_id"] for one in rows} == {"iter-1"}
     assert (
-        mt_bench.read_answers(aligned.folder.path / "model_answer/iter-1.jsonl")[84] == rows[3]["choices"][0]["turns"]
+        fastchat.read_answers(aligned.folder.path / "model_answer/iter-1.jsonl")[84] == rows[3]["choices"][0]["turns"]
     )
     assert result.scores["MT-Bench"].clusters == [81, 81, 82, 82, 83, 83, 84, 84]
     assert result.details["ratings_by_category"]["second turn"] == {
@@ -231,28 +232,28 @@ def test_a_number_that_is_no_rating_is_unreadable(tmp_path: Path, qwen2: Path, m
     assert result.details["judge"]["outcomes"] == {"ok": 4, "unreadable": 2, "error": 0}
     assert result.details["averages"]["average"] == 8
     assert "max_tokens" not in server.bodies[0] and server.bodies[0]["model"] == "j/1"
-    rows = mt_bench.read_judgments(tmp_path / "run/iter-1/eval/exam/model_judgment/j-1_single.jsonl")
+    rows = fastchat.read_judgments(tmp_path / "run/iter-1/eval/exam/model_judgment/j-1_single.jsonl")
     assert [one["score"] for one in rows] == [-1, -1, 8, 8, 8, 8] and rows[0]["judge"] == ["j/1", "single-v1"]
 
 
 def test_what_is_missing_is_told(tmp_path: Path) -> None:
     data = mt_bench_files(tmp_path / "data", 2)
-    files = mt_bench.load(data, "some/judge")  # which has no references of its own
+    files = fastchat.load_files(data, "some/judge")  # which has no references of its own
     said = {81: ["a", "b"], 82: ["a", "b"]}
-    assert len(mt_bench.asks(files, said)) == 4
+    assert len(fastchat.judge_requests(files, said)) == 4
     with pytest.raises(UserError, match="question 82 has no answer to its second turn"):
-        mt_bench.asks(files, said | {82: ["a"]})
+        fastchat.judge_requests(files, said | {82: ["a"]})
     with pytest.raises(UserError, match=r"question 82 \(math\) has no reference answer"):
-        mt_bench.asks(files._replace(references={}), said)
+        fastchat.judge_requests(files._replace(references={}), said)
     with pytest.raises(UserError, match="has no prompt 'single-v1-multi-turn', only single-v1"):
-        mt_bench.asks(files._replace(prompts={"single-v1": files.prompts["single-v1"]}), said)
+        fastchat.judge_requests(files._replace(prompts={"single-v1": files.prompts["single-v1"]}), said)
     with pytest.raises(UserError, match="judge prompt 'single-v1' can't be filled for question 81: 'nobody'"):
         wrong = files.prompts | {"single-v1": {"prompt_template": "{nobody}", "system_prompt": ""}}
-        mt_bench.asks(files._replace(prompts=wrong), said)
+        fastchat.judge_requests(files._replace(prompts=wrong), said)
     with pytest.raises(UserError, match="give FastChat's data/mt_bench"):
-        mt_bench.load(tmp_path / "nowhere", "gpt-4")
+        fastchat.load_files(tmp_path / "nowhere", "gpt-4")
     (data / "question.jsonl").write_text('{"question_id": 81}\n')
     with pytest.raises(UserError, match="question.jsonl row 1: column 'category' is missing"):
-        mt_bench.load(data, "gpt-4")
+        fastchat.load_files(data, "gpt-4")
     more = BenchmarkSettings(name="mt_bench", data=str(mt_bench_files(tmp_path / "more", 2)))
     assert mt_bench.prompts(more)[:2] == ["Ask 0?", "And 0 {again}?"]

@@ -15,13 +15,13 @@ from isheep import sandbox
 from isheep.errors import UserError
 from isheep.sandbox import Limits, Outcome, child
 
-QUICK = Limits(wall=60, cpu=1, memory=2**29, file=2**20, folder=2**22, entries=500)
+QUICK = Limits(clock=60, cpu=1, memory=2**29, file=2**20, folder=2**22, entries=500)
 
 
-@pytest.fixture(scope="session", params=list(child.WALLS))
+@pytest.fixture(scope="session", params=list(child.ISOLATIONS))
 def wall(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
-    if wrong := sandbox.breach(name):
+    if wrong := sandbox.find_breach(name):
         pytest.skip(f"{name} does not hold here: {wrong}")
     return name
 
@@ -69,7 +69,7 @@ assert __name__ != "__main__" and input is not None
     ],
 )
 def test_what_does_not_pass_says_why(program: str, why: str) -> None:
-    assert sandbox.run(program, sandbox.find_wall(unsafe=True), QUICK).why == why
+    assert sandbox.run(program, sandbox.find_isolation(unsafe=True), QUICK).why == why
 
 
 def test_a_batch_keeps_its_order(wall: str) -> None:
@@ -210,7 +210,7 @@ def test_no_reaching_the_parent(wall: str) -> None:
         ("import signal; signal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass", QUICK, "time"),
         ("try:\n while True: pass\nexcept BaseException: pass", QUICK, "time"),
         ("10**10**9", QUICK, "time"),
-        ("import time; time.sleep(10**6)", QUICK._replace(wall=1), "time"),
+        ("import time; time.sleep(10**6)", QUICK._replace(clock=1), "time"),
         ("bytearray(10**10)", QUICK, "memory"),
         ("found = []\nwhile True: found.append(bytearray(10**6))", QUICK, "memory"),
         ("import mmap; mmap.mmap(-1, 10**10)", QUICK, "OSError"),
@@ -227,13 +227,13 @@ def test_no_reaching_the_parent(wall: str) -> None:
 )
 def test_limits(program: str, limits: Limits, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    found = sandbox.run(program, sandbox.find_wall(unsafe=True), limits)
+    found = sandbox.run(program, sandbox.find_isolation(unsafe=True), limits)
     assert found.why == why and len(found.message) <= 1000
     assert not list(tmp_path.iterdir())
 
 
 def test_a_program_ends_with_who_started_it(tmp_path: Path) -> None:
-    wall = sandbox.find_wall(unsafe=True)
+    wall = sandbox.find_isolation(unsafe=True)
     program = "import time; open('begun', 'w').close(); time.sleep(10**6)"
     starter = f"from isheep import sandbox; sandbox.run({program!r}, {wall!r})"
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -250,18 +250,18 @@ def test_a_program_ends_with_who_started_it(tmp_path: Path) -> None:
 
 
 def test_a_leaking_wall_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = sandbox.breach("none")
+    wrong = sandbox.find_breach("none")
     assert wrong.startswith("it lets through: ") and {"write", "create", "delete"} <= set(wrong[17:].split(", "))
-    monkeypatch.setattr(sandbox.walls, "WALLS", {"none": None})
+    monkeypatch.setattr(sandbox.child, "ISOLATIONS", {"none": None})
     with pytest.raises(UserError) as refused:
-        sandbox.find_wall.__wrapped__()
+        sandbox.find_isolation.__wrapped__()
     assert "--unsafe-code" in str(refused.value) and "\n" not in str(refused.value)
-    assert sandbox.find_wall.__wrapped__(unsafe=True) == "none"
+    assert sandbox.find_isolation.__wrapped__(unsafe=True) == "none"
 
 
 def test_a_wall_that_can_not_be_put_up_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "_libraries", lambda: ("/nowhere/at/all",))
-    assert "/nowhere/at/all" in sandbox.breach("landlock")
+    monkeypatch.setattr(sandbox, "_library_paths", lambda: ("/nowhere/at/all",))
+    assert "/nowhere/at/all" in sandbox.find_breach("landlock")
     with pytest.raises(UserError, match="--unsafe-code"):
         sandbox.run("1", "landlock")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from isheep.benchmarks.support import alpaca_evaluators, win_rate
-from isheep.benchmarks.support.alpaca_evaluators import Evaluator, switched
+from isheep.benchmarks.support.alpaca_evaluators import Evaluator, is_switched
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import read_rows, read_text
@@ -23,15 +23,23 @@ from isheep.recipe.schema import BenchmarkSettings, JudgeSettings
 from isheep.records import Sampling
 from isheep.rundir.atomic import write_text
 
-MAX_TOKENS = 2048  # of an answer, in most of AlpacaEval's model configurations
-TEMPERATURE = 0.7  # the same
-COPIED_KEYS = ("dataset", "datasplit")  # of an instruction, into every file
+# Of an answer, as in most of AlpacaEval's model configurations.
+MAX_TOKENS = 2048
+TEMPERATURE = 0.7
+# Keys of an instruction that go into every file.
+COPIED_KEYS = ("dataset", "datasplit")
 Rows = list[dict[str, Any]]
 
 
 class Version(NamedTuple):
-    reference: str  # the file of instructions and reference outputs, as AlpacaEval's dataset names it
-    config: str  # the evaluator configuration
+    """A version of AlpacaEval.
+
+    `reference` is the file of instructions and reference outputs, by its name in AlpacaEval's dataset; `config` is the
+    evaluator configuration.
+    """
+
+    reference: str
+    config: str
 
 
 ONE = Version("alpaca_eval.json", "alpaca_eval_gpt4")
@@ -55,7 +63,7 @@ def score_inputs(settings: BenchmarkSettings, version: Version) -> object:
     """Return instructions, reference outputs, the judge's configuration and prompt, how it is asked, df_gamed.csv."""
     data, judge = data_path(settings), settings.judge or JudgeSettings()
     references, folder = reference(data, version), folder_of(data)
-    evaluator = alpaca_evaluators.load(folder, judge.config or version.config)
+    evaluator = alpaca_evaluators.load_evaluator(folder, judge.config or version.config)
     gamed = folder / win_rate.GAMED
     request = [judge.model or evaluator.model, judge.local, merge_parameters(evaluator.parameters, judge.parameters)]
     return [references, evaluator, request, read_text(gamed) if gamed.is_file() else None]
@@ -71,7 +79,7 @@ def run(context: EvalContext, version: Version) -> Result:
     references, folder = reference(context.data, version), folder_of(context.data)
     judge, model = context.required_judge, context.model_name
     config = context.settings.judge.config if context.settings.judge else None
-    evaluator = alpaca_evaluators.load(folder, config or version.config)
+    evaluator = alpaca_evaluators.load_evaluator(folder, config or version.config)
     outputs = generate_outputs(context, references)
     _write(context.folder.path / "model_outputs.json", outputs)
     rows, replies = annotate(context, evaluator, references, outputs)
@@ -79,7 +87,7 @@ def run(context: EvalContext, version: Version) -> Result:
     verdicts = win_rate.preferences(rows)
     judged = [verdict for verdict, row in zip(verdicts, rows, strict=True) if row["output_1"] != row["output_2"]]
     leaderboard = scores(rows, folder / win_rate.GAMED)
-    name = judge.named(evaluator.model)
+    name = judge.name_or(evaluator.model)
     label = name if name == evaluator.model else f"{name} (published figures: by {evaluator.model})"
     outcomes = count_outcomes(replies, judged)
     return Result(
@@ -94,17 +102,17 @@ def run(context: EvalContext, version: Version) -> Result:
 
 
 def scores(rows: Sequence[dict[str, Any]], gamed: Path | None) -> dict[str, Any]:
-    """AlpacaEval's figures of annotations: the raw win rate, and the length-controlled one where its file is there.
+    """Return AlpacaEval's figures of annotations: the raw win rate, and the length-controlled one if `gamed` is a file.
 
-    "avg_length" is the model's, in characters, cut to a whole number as there.
+    "avg_length" is the model's, in characters, rounded down to a whole number as there.
     """
-    found: dict[str, Any] = win_rate.win_rate(win_rate.preferences(rows))._asdict()
+    figures: dict[str, Any] = win_rate.win_rate(win_rate.preferences(rows))._asdict()
     lengths = [len(row["output_2"]) for row in rows if isinstance(row.get("output_2"), str)]
     if lengths:
-        found["avg_length"] = int(fsum(lengths) / len(lengths))
-    if gamed and gamed.is_file() and found["n_total"] > 1:
-        found |= win_rate.length_controlled(rows, gamed)._asdict()
-    return found
+        figures["avg_length"] = int(fsum(lengths) / len(lengths))
+    if gamed and gamed.is_file() and figures["n_total"] > 1:
+        figures |= win_rate.length_controlled(rows, gamed)._asdict()
+    return figures
 
 
 def length_controlled_notes(model: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
@@ -119,17 +127,17 @@ def length_controlled_notes(model: str, figures: Mapping[str, Any]) -> tuple[str
 
 
 def folder_of(data: Path | None) -> Path:
-    """`data`, or the folder that it is in where it is the reference outputs' file itself."""
+    """Return `data`, or its folder if it is the file of reference outputs. Raises UserError if it does not exist."""
     if data is None or not data.exists():
-        wrong = f"{data} is not there" if data else "its files are needed"
-        raise UserError(f"alpaca_eval: {wrong}; give a folder with AlpacaEval's files as data")
+        problem = f"{data} is not there" if data else "its files are needed"
+        raise UserError(f"alpaca_eval: {problem}; give a folder with AlpacaEval's files as data")
     return data.parent if data.is_file() else data
 
 
 def reference(data: Path | None, version: Version) -> Rows:
-    """Instructions and reference outputs: {"instruction", "output", "generator", "dataset"}."""
-    home = folder_of(data)
-    path = data if data and data.is_file() else home / version.reference
+    """Read instructions and reference outputs: {"instruction", "output", "generator", "dataset"}."""
+    folder = folder_of(data)
+    path = data if data and data.is_file() else folder / version.reference
     rows = read_rows(path, ("instruction", "output"))
     for row in rows:
         if not isinstance(row["instruction"], str) or not isinstance(row["output"], str):
@@ -195,13 +203,15 @@ def annotate(
 
 def shown_order(instruction: str, first: str, second: str) -> tuple[str, str]:
     """Return two outputs in the order in which the judge reads them."""
-    return (second, first) if switched(instruction) else (first, second)
+    return (second, first) if is_switched(instruction) else (first, second)
 
 
 def verdict(evaluator: Evaluator, instruction: str, reply: ServerReply) -> float | None:
-    """The preference, in the order of the outputs and not in that in which they were shown."""
-    found = evaluator.preference(reply)
-    return None if found is None else 3 - found if switched(instruction) else found
+    """Return the preference for (output_1, output_2), whichever was shown first."""
+    preference = evaluator.preference(reply)
+    if preference is None:
+        return None
+    return 3 - preference if is_switched(instruction) else preference
 
 
 BENCHMARK = make_benchmark("alpaca_eval", ONE)

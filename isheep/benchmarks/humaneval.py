@@ -1,6 +1,6 @@
 """HumanEval (Chen et al. 2021), and with HumanEval+'s file (Liu et al. 2023) its harder tests: pass@1, greedy.
 
-The base continues the function's head up to where a new block starts at the margin (the paper's stop words); an aligned
+The base continues the head of the function until a new block starts at the margin (the paper's stop words). An aligned
 model is asked for the whole function in the template of its SFT.
 """
 
@@ -16,7 +16,8 @@ from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Sampling
 
 COLUMNS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
-STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # Chen et al. 2021, Section 2.3
+# Chen et al. 2021, Section 2.3.
+STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 MAX_TOKENS = 512
 REQUEST = "Complete this Python function. Reply with the whole function in one code block.\n\n```python\n{prompt}\n```"
 
@@ -40,7 +41,8 @@ def load(settings: BenchmarkSettings, file: str) -> list[DataRow]:
 
 def run(context: EvalContext, file: str) -> Result:
     """Compute the share of problems whose tests the answer passes, as "pass@1" (code.score_programs)."""
-    sandbox.find_wall(context.unsafe_code)  # raises before anything is generated
+    # Raises an error before anything is generated.
+    sandbox.find_isolation(context.unsafe_code)
     items = load(context.settings, file)
     problems = [problem(row) for row in items]
     ends = STOPS if context.is_base else (context.chat.end,)
@@ -56,16 +58,16 @@ def make_prompt(row: DataRow, context: EvalContext) -> str:
 
 
 def problem(row: DataRow) -> Problem:
-    """An item. Every prompt ends with the function's docstring, so that it is a program by itself."""
+    """Return an item. Every prompt ends with the function's docstring, so that it is a program by itself."""
     tests = f"{row['test']}\n\ncheck({row['entry_point']})"
     return Problem(str(row["task_id"]), str(row["entry_point"]), str(row["prompt"]), row["canonical_solution"], tests)
 
 
 def read(answer: str, row: DataRow, base: bool) -> str:
-    """What follows the prompt in the program: the base's answer as it is; of another's, the code (code.extract).
+    """Return the code that follows the prompt in the program: the base's answer as it is, else its code.
 
-    Code that defines the function stands after the prompt's, whose imports and helpers it may need; other code is the
-    function's body.
+    Code that defines the function follows the code of the prompt, whose imports and helpers it may need; other code is
+    the function's body.
     """
     if base:
         return answer

@@ -1,8 +1,8 @@
 """IFEval (Zhou et al. 2023): prompts with instructions that a program can check, by lm-eval's checkers.
 
-Two things are not left to chance, as they are there. The guess of a text's language is seeded. A "letter" that is none
-("#" and "!", prompts 1122 and 1129) is counted as it stands, as the original does since 2025; lm-eval counts a letter
-that it draws.
+Two checks are random in lm-eval and deterministic here. The guess of a text's language is seeded. A "letter" that is
+none ("#" and "!", prompts 1122 and 1129) is counted as it is, as the original does since 2025; lm-eval replaces it by a
+random letter.
 """
 
 import io
@@ -24,9 +24,14 @@ from isheep.records import Sampling
 from isheep.rundir.atomic import read_json_lines, write_text
 
 HUB, FILE = "google/IFEval", "input_data.jsonl"
-MAX_TOKENS = 1280  # tokens of an answer, as in lm-eval's task
+# Of an answer, as in lm-eval's task.
+MAX_TOKENS = 1280
+
 Check = Callable[[str], bool]
-Registry = dict[str, Any]  # lm-eval's checkers by kind of instruction
+"""Returns whether a text follows one instruction."""
+
+Registry = dict[str, Any]
+"""lm-eval's checkers by kind of instruction."""
 
 
 class Item(BaseModel):
@@ -103,7 +108,7 @@ def score_answers(items: Sequence[Item], answers: Sequence[str], output_dir: Pat
     Writes the verdicts into `output_dir` as the original does: eval_results_strict.jsonl and eval_results_loose.jsonl.
     """
     registry = checkers()
-    verdicts = [judged(item, answer, registry) for item, answer in zip(items, answers, strict=True)]
+    verdicts = [check_answer(item, answer, registry) for item, answer in zip(items, answers, strict=True)]
     by_instruction = [item.key for item in items for _ in item.instruction_id_list]
     scores: dict[str, Score] = {}
     breakdowns = {}
@@ -119,7 +124,7 @@ def score_answers(items: Sequence[Item], answers: Sequence[str], output_dir: Pat
 
 
 def lines(items: Sequence[Item], answers: Sequence[str], followed: Sequence[list[bool]]) -> Iterator[str]:
-    """Verdicts in the original's output format."""
+    """Yield verdicts in the original's output format."""
     for item, answer, row in zip(items, answers, followed, strict=True):
         verdict = {
             "follow_all_instructions": all(row),
@@ -144,59 +149,61 @@ def count_kinds(items: Sequence[Item], followed: Sequence[list[bool]]) -> dict[s
 # --- verdicts
 
 
-def judged(item: Item, answer: str, registry: Registry) -> Verdicts:
-    """An answer by the strict reading, and by the loose one: whether any of its variants follows the instruction."""
-    rules = list(checks(item, registry))
-    strict = [follows(check, answer) for check in rules]
-    loose = [any(follows(check, text) for text in variants(answer)) for check in rules]
+def check_answer(item: Item, answer: str, registry: Registry) -> Verdicts:
+    """Check an answer by the strict reading, and by the loose one: whether any variant follows the instruction."""
+    checks = list(make_checks(item, registry))
+    strict = [follows(check, answer) for check in checks]
+    loose = [any(follows(check, text) for text in variants(answer)) for check in checks]
     return Verdicts(strict, loose)
 
 
 def follows(check: Check, text: str) -> bool:
-    """Whether a text follows an instruction; an empty one follows none.
-
-    A text of a thousand brackets is no JSON. lm-eval's checker would end the evaluation with a RecursionError.
-    """
+    """Return whether a text follows an instruction; an empty text follows none."""
     try:
         return bool(text.strip()) and bool(check(text))
     except RecursionError:
+        # lm-eval's JSON check fails so on a text of a thousand brackets, which is no JSON.
         return False
 
 
 def variants(answer: str) -> list[str]:
-    """The answer without its first line, its last, both or none, and each of these without asterisks."""
+    """Return the answer without its first line, its last, both or none, and each of these without asterisks."""
     rows = answer.split("\n")
-    cut = [answer, *("\n".join(some).strip() for some in (rows[1:], rows[:-1], rows[1:-1]))]
-    return [text for some in cut for text in (some, some.replace("*", ""))]
+    texts = [answer, *("\n".join(part).strip() for part in (rows[1:], rows[:-1], rows[1:-1]))]
+    return [variant for text in texts for variant in (text, text.replace("*", ""))]
 
 
-def checks(item: Item, registry: Registry) -> Iterator[Check]:
-    """A check for each instruction. Raises ValueError where the settings leave one to chance, or what lm-eval does."""
-    for kind, given in zip(item.instruction_id_list, item.kwargs, strict=True):
+def make_checks(item: Item, registry: Registry) -> Iterator[Check]:
+    """Yield a check for each instruction.
+
+    Raises ValueError if the settings leave something to chance, and whatever lm-eval raises for wrong settings.
+    """
+    for kind, row in zip(item.instruction_id_list, item.kwargs, strict=True):
         if kind not in registry:
             raise ValueError(f"{kind!r} is no instruction of IFEval")
-        settings = {name: value for name, value in given.items() if value is not None}  # the hub's rows have all names
+        # The Hub's rows have the names of all settings.
+        settings = {name: value for name, value in row.items() if value is not None}
         letter = settings.get("letter", "")
         if len(letter) == 1 and not "a" <= letter.lower() <= "z":
-            yield counted(**settings)
+            yield count_character(**settings)
             continue
-        checker, before = registry[kind](kind), random.getstate()
+        checker, state = registry[kind](kind), random.getstate()
         checker.build_description(**settings)
-        if random.getstate() != before:
+        if random.getstate() != state:
             raise ValueError(f"{kind} with {settings} leaves something out, and the checker would draw it")
         yield checker.check_following
 
 
-def counted(letter: str, let_frequency: int, let_relation: str) -> Check:
-    """lm-eval's letter_frequency, for a character that is no letter."""
-    few = {"less than": True, "at least": False}[let_relation]
-    return lambda text: (text.lower().count(letter.lower()) < let_frequency) == few
+def count_character(letter: str, let_frequency: int, let_relation: str) -> Check:
+    """Return lm-eval's letter_frequency for a character that is no letter."""
+    fewer = {"less than": True, "at least": False}[let_relation]
+    return lambda text: (text.lower().count(letter.lower()) < let_frequency) == fewer
 
 
 def checkers() -> Registry:
-    """lm-eval's checkers by kind, made deterministic. Raises UserError where they, or the data they need, are missing.
+    """Return lm-eval's checkers by kind, made deterministic. Raises UserError if they or their data are missing.
 
-    lm-eval says that it has downloaded punkt_tab where it has not, so it is looked for here.
+    Looks for punkt_tab itself, because lm-eval claims to have downloaded it even if the download failed.
     """
     try:
         import nltk
@@ -215,52 +222,56 @@ def checkers() -> Registry:
         from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_DICT
     except ImportError as error:
         raise UserError(f"IFEval needs {error.name}: pip install 'isheep[eval]'") from None
-    logging.getLogger("lm_eval.tasks.ifeval.instructions").setLevel(logging.CRITICAL)  # it logs whole answers
+    # It logs whole answers.
+    logging.getLogger("lm_eval.tasks.ifeval.instructions").setLevel(logging.CRITICAL)
     DetectorFactory.seed = 0
-    found: Registry = INSTRUCTION_DICT
-    return found
+    registry: Registry = INSTRUCTION_DICT
+    return registry
 
 
 # --- data
 
 
 def load(data: Path | None) -> list[Item]:
-    """The prompts of a file (or of input_data.jsonl in a folder), of the hub's dataset for None.
+    """Return the prompts of a file (or of input_data.jsonl in a folder), of the Hub's data set for None.
 
-    Raises UserError, naming the line, where one is malformed or names an instruction that can't be checked.
+    Raises UserError, naming the line, if one is malformed or names an instruction that can't be checked.
     """
     registry = checkers()
-    rows = fetched() if data is None else read_json_lines(data / FILE if data.is_dir() else data)
-    items = [checked(place, row, registry) for place, row in rows]
+    rows = download() if data is None else read_json_lines(data / FILE if data.is_dir() else data)
+    items = [read_item(location, row, registry) for location, row in rows]
     if not items:
         raise UserError(f"{data or HUB}: it holds no prompts")
     return items
 
 
-def checked(place: str, row: Any, registry: Registry) -> Item:
-    """A row as an Item, all of whose instructions can be checked."""
+def read_item(location: str, row: Any, registry: Registry) -> Item:
+    """Return a row as an Item. Raises UserError if one of its instructions can't be checked."""
     try:
         item = Item.model_validate(row)
-        for check in checks(item, registry):
+        for check in make_checks(item, registry):
             check("word")
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the line"
-        raise UserError(f"{place}: {key}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
-    except Exception as error:  # settings of the wrong kind or number, a keyword that is no regular expression
+        raise UserError(f"{location}: {key}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+    except Exception as error:
+        # Settings of the wrong kind or number, or a keyword that is no regular expression.
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{place}: its instructions can't be checked: {reason}") from None
+        raise UserError(f"{location}: its instructions can't be checked: {reason}") from None
     return item
 
 
-def fetched() -> Iterator[tuple[str, Any]]:
-    """The rows of the hub's dataset, each with its place."""
+def download() -> Iterator[tuple[str, Any]]:
+    """Return the rows of the Hub's data set, each with its location. Raises UserError if it can't be downloaded."""
     from datasets import load_dataset
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each try
+    # It reports each attempt.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         rows = load_dataset(HUB, split="train")
-    except Exception as error:  # no network, no cache, a library that is too old
+    except Exception as error:
+        # No network, no cache, or a library that is too old: they have no common class.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{HUB} can't be fetched ({reason}): give --data {FILE}, or data in the recipe") from None
     return ((f"{HUB} row {number}", row) for number, row in enumerate(rows, 1))

@@ -1,7 +1,7 @@
 """MBPP (Austin et al. 2021), full or sanitized: the test tasks, pass@1, greedy.
 
-Three examples stand before a task, tasks 2, 3 and 4 of the user's own file, as in the paper and in OpenCompass; an
-aligned model reads them as earlier turns in the template of its SFT, the base as one text. The request's wording is the
+Three examples precede a task, tasks 2, 3 and 4 of the user's own file, as in the paper and in OpenCompass. An aligned
+model reads them as earlier turns in the template of its SFT, the base as one text. The wording of the request is the
 paper's (the dataset's README, Apache-2.0).
 """
 
@@ -24,7 +24,8 @@ REQUEST = (
 )
 BEGIN, DONE = "[BEGIN]", "[DONE]"
 EXAMPLES = (2, 3, 4)
-TEST = range(11, 511)  # task_id of the test split: 500 tasks, 257 of the sanitized ones
+# task_id of the test split: 500 tasks, 257 of the sanitized ones.
+TEST = range(11, 511)
 MAX_TOKENS = 512
 
 
@@ -45,7 +46,8 @@ def make_benchmark(name: str, file: str, task_column: str, planned: PlannedAnswe
 
 def run(context: EvalContext, file: str, task_column: str) -> Result:
     """Compute the share of tasks whose tests the answer passes, as "pass@1" (code.score_programs)."""
-    sandbox.find_wall(context.unsafe_code)  # raises before anything is generated
+    # Raises an error before anything is generated.
+    sandbox.find_isolation(context.unsafe_code)
     examples, items = load(context.settings, file, task_column)
     problems = [problem(row) for row in items]
     ends = (DONE,) if context.is_base else (DONE, context.chat.end)
@@ -81,13 +83,13 @@ def make_prompt(row: DataRow, examples: list[DataRow], context: EvalContext, tas
 
 
 def problem(row: DataRow) -> Problem:
-    """An item. The set-up of the two tasks that have one uses the solution's class, so it stands after it."""
+    """Return an item. Two tasks have a set-up that uses the solution's class, so the set-up follows the solution."""
     tests = "\n".join(row["test_list"])
-    names = re.findall(r"^[ \t]*def[ \t]+(\w+)", row["code"], re.MULTILINE)
-    name = next((name for name in re.findall(r"(\w+)\s*\(", tests) if name in names), "")
-    before = "".join(f"{line}\n" for line in row.get("test_imports") or ())
+    functions = re.findall(r"^[ \t]*def[ \t]+(\w+)", row["code"], re.MULTILINE)
+    name = next((name for name in re.findall(r"(\w+)\s*\(", tests) if name in functions), "")
+    imports = "".join(f"{line}\n" for line in row.get("test_imports") or ())
     setup = str(row.get("test_setup_code") or "").replace("\r\n", "\n")
-    return Problem(f"MBPP/{row['task_id']}", name, before, _code(row), f"{setup}\n{tests}")
+    return Problem(f"MBPP/{row['task_id']}", name, imports, _code(row), f"{setup}\n{tests}")
 
 
 def _code(row: DataRow) -> str:

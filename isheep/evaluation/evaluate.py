@@ -1,4 +1,4 @@
-"""Every iteration's model on every benchmark of the recipe: one JSON file each, beside the model's adapter."""
+"""Evaluate every model of a run on the recipe's benchmarks: a JSON file for each, beside the model's adapter."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -27,7 +27,8 @@ from isheep.records import Model
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
 
-PLAIN = "plain"  # Result.template of a model that was prompted in no chat template
+# Result.template of a model that was prompted in no chat template.
+PLAIN = "plain"
 
 
 def evaluate(
@@ -124,7 +125,9 @@ def same_prompts(*results: Fingerprints) -> bool:
 
 def same_fingerprints(*results: Fingerprints) -> bool:
     """Return whether results are scores of the same items by the same judge, as far as they say so."""
-    return same_prompts(*results) and len({one.score_fingerprint for one in results if one.score_fingerprint}) < 2
+    return (
+        same_prompts(*results) and len({result.score_fingerprint for result in results if result.score_fingerprint}) < 2
+    )
 
 
 def check_benchmarks_ready(
@@ -151,30 +154,33 @@ def check_benchmarks_ready(
                     path = iteration_dir(run, t).path / "eval" / f"{settings.label}.json"
                     raise UserError(_changed(path, settings, result, expected))
         if missing and benchmark.needs_sandbox:
-            sandbox.find_wall(recipe.machine.unsafe_code)
+            sandbox.find_isolation(recipe.machine.unsafe_code)
         if missing and benchmark.needs_judge:
-            open_judge(recipe, settings).ready()
+            open_judge(recipe, settings).check()
 
 
 def _changed(path: Path, settings: BenchmarkSettings, result: Result, expected: Fingerprints) -> str:
     """Return a message that says on which changed input an existing result depends, and the way out."""
     if not same_prompts(result, expected):
         data = settings.data or "those of the benchmark now"
-        what = f"is about other items than {data}: give the data that it was made from"
+        change = f"is about other items than {data}: give the data that it was made from"
     elif not same_fingerprints(result, expected):
-        judged = load_benchmark(settings.name).needs_judge
-        rule = "its judge, or what the judge is told," if judged else "what is right"
-        what = f"was scored by another rule: {rule} has changed since; put it back"
+        is_judged = load_benchmark(settings.name).needs_judge
+        rule = "the judge, its prompts or its parameters" if is_judged else "the items' references or tests"
+        change = f"was scored by another rule: {rule} have changed since; restore them"
     else:
-        what = "was made with another chat template: put it back"
-    return f"{path} {what}, or delete it and {path.with_suffix('')} in every iteration to score anew"
+        change = "was made with another chat template: restore it"
+    return f"{path} {change}, or delete it and {path.with_suffix('')} in every iteration to score anew"
 
 
 # --- when a run ends
 
 
 def is_last_iteration(recipe: Recipe, run: RunFolder, t: int) -> bool:
-    """Whether M^t is a run's last model: all T iterations are made, or `stop` ends it. Reads what `evaluate` wrote."""
+    """Return whether M^t is a run's last model, because it is M^T or because the stop rule ends the run.
+
+    Reads the validation results that `evaluate` wrote.
+    """
     if not recipe.stop or t == recipe.iterations:
         return t == recipe.iterations
     scores = validation_scores(run, recipe.stop.benchmark, t)
@@ -190,5 +196,5 @@ def validation_scores(run: RunFolder, benchmark: str, t: int) -> list[float]:
 
 
 def has_no_gain(scores: Sequence[float], patience: int) -> bool:
-    """Whether the last `patience` scores hold no new best."""
+    """Return whether none of the last `patience` scores is a new best."""
     return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])

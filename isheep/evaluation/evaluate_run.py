@@ -1,4 +1,4 @@
-"""The verb eval: a run's models on benchmarks, whenever one likes; and scoring a file of another program's answers."""
+"""isheep eval: score the models of a run at any time, or a file of answers that another program wrote."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,65 +24,78 @@ def evaluate_run(
 ) -> tuple[Recipe, RunFolder]:
     """Score the base and every iteration of a run (or one of them) on the recipe's benchmarks, or on those named.
 
-    What is there is kept. `data` is for one benchmark, in place of what the recipe names; so is `judge`, for those that
-    ask one. `unsafe_code` lets code run where no sandbox holds, as machine.unsafe_code does. Raises UserError before a
-    model loads where a benchmark can't be run, or where results on other items are there.
+    Existing results are kept. `data` replaces the recipe's for a single benchmark, `judge` for all that need a judge.
+    `unsafe_code` allows model-written code to run without a sandbox, as machine.unsafe_code does. Raises UserError
+    before a model loads if a benchmark can't be run, or if existing results are about other items.
     """
     recipe, run = open_run(path)
-    wanted = [chosen(name, recipe, data) for name in names] or list(recipe.evaluation)
-    if not wanted:
+    benchmarks = [settings_for(name, recipe, data) for name in names] or list(recipe.evaluation)
+    if not benchmarks:
         raise UserError(
             f"the recipe of {path} has no benchmark in evaluation: name one of {', '.join(benchmark_names())}"
         )
     if data and len(names) != 1:
         raise UserError(f"--data {data} is for one benchmark: name it, and it alone")
-    wanted = judged(wanted, judge)
+    benchmarks = with_judge(benchmarks, judge)
     models = range(newest_iteration(recipe, run) + 1) if iteration is None else [iteration]
-    model_of_iteration(recipe, run, iteration)  # told before a benchmark is read
+    # Raises an error for a wrong iteration before the benchmarks are read.
+    model_of_iteration(recipe, run, iteration)
     check_device(recipe.machine.device)
     machine = recipe.machine.model_copy(update={"unsafe_code": unsafe_code or recipe.machine.unsafe_code})
-    now = recipe.model_copy(update={"evaluation": tuple(wanted), "stop": None, "machine": machine})
-    check_benchmarks_ready(now, run, models)
-    if data and not data.exists():  # all is scored, so that nobody has looked at it
+    changed = recipe.model_copy(update={"evaluation": tuple(benchmarks), "stop": None, "machine": machine})
+    check_benchmarks_ready(changed, run, models)
+    # If all results exist, the data have not been read.
+    if data and not data.exists():
         raise UserError(f"--data {data}: there is no such file or folder")
     with lock_run(path) as run:
         for t in models:
-            evaluate(now, run, t, model_of_iteration(recipe, run, t))
+            evaluate(changed, run, t, model_of_iteration(recipe, run, t))
     return recipe, run
 
 
-def chosen(name: str, recipe: Recipe, data: Path | None) -> BenchmarkSettings:
-    """The benchmark of that name as the recipe has it, with `data` where they are given."""
+def settings_for(name: str, recipe: Recipe, data: Path | None) -> BenchmarkSettings:
+    """Return the recipe's settings of a benchmark, or the defaults, with `data` if it is given.
+
+    Raises UserError if there is no such benchmark.
+    """
     try:
         check_benchmark_name(name)
     except ValueError as error:
         raise UserError(str(error)) from None
-    one = next((one for one in recipe.evaluation if one.name == name), BenchmarkSettings.model_validate({"name": name}))
-    return one.model_copy(update={"data": str(data)}) if data else one
+    entries = {settings.name: settings for settings in recipe.evaluation}
+    settings = entries.get(name) or BenchmarkSettings(name=name)
+    return settings.model_copy(update={"data": str(data)}) if data else settings
 
 
-def judged(wanted: Sequence[BenchmarkSettings], judge: JudgeSettings | None) -> list[BenchmarkSettings]:
-    """The benchmarks, those that ask a judge with this one, if one is given."""
-    needs_judge = {settings.name: load_benchmark(settings.name).needs_judge for settings in wanted}
+def with_judge(benchmarks: Sequence[BenchmarkSettings], judge: JudgeSettings | None) -> list[BenchmarkSettings]:
+    """Return the benchmarks with `judge`, if it is given, for those that need one.
+
+    Raises UserError if none of them does, or if settings can't work.
+    """
+    needs_judge = {settings.name: load_benchmark(settings.name).needs_judge for settings in benchmarks}
     if judge and not any(needs_judge.values()):
-        names = ", ".join(needs_judge)
-        judged_names = ", ".join(
-            name for name in benchmark_names() if "/" not in name and load_benchmark(name).needs_judge
-        )
-        raise UserError(f"--judge is for {judged_names}: {names} asks none")
-    found = [one.model_copy(update={"judge": judge}) if judge and needs_judge[one.name] else one for one in wanted]
-    for one in found:
-        for message in settings_conflicts(one):
+        judged = ", ".join(name for name in benchmark_names() if load_benchmark(name).needs_judge)
+        raise UserError(f"--judge is for {judged}: {', '.join(needs_judge)} asks none")
+    changed = [
+        settings.model_copy(update={"judge": judge}) if judge and needs_judge[settings.name] else settings
+        for settings in benchmarks
+    ]
+    for settings in changed:
+        for message in settings_conflicts(settings):
             raise UserError(message)
-    return found
+    return changed
 
 
-def score_responses(name: str, answers: Path, data: Path | None, into: Path) -> Result:
-    """A benchmark's result on a file of answers, written with what else belongs to it in the folder `into`."""
-    settings = chosen(name, Recipe(model="none"), data)
+def score_responses(name: str, responses: Path, data: Path | None, output_dir: Path) -> Result:
+    """Score a file of answers, and write the result and its verdicts into `output_dir`.
+
+    Raises UserError if the benchmark can't score files.
+    """
+    settings = settings_for(name, Recipe(model="none"), data)
     score = load_benchmark(name).score_responses
     if score is None:
         raise UserError(f"benchmark {name!r} can't score a file of answers: leave --responses out, and give a run")
-    result = score(data, answers, into).model_copy(update={"prompt_fingerprint": prompt_fingerprint(settings)})
-    write_json(into / f"{name}.json", result.model_dump(mode="json"))
+    result = score(data, responses, output_dir)
+    result = result.model_copy(update={"prompt_fingerprint": prompt_fingerprint(settings)})
+    write_json(output_dir / f"{settings.label}.json", result.model_dump(mode="json"))
     return result

@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from isheep.benchmarks import alpaca_eval, mt_bench
-from isheep.benchmarks.support import win_rate
+from isheep.benchmarks import alpaca_eval
+from isheep.benchmarks.support import fastchat, win_rate
 from isheep.benchmarks.support.data_files import read_rows
 from isheep.errors import UserError
 from isheep.evaluation.formatting import escape_unprintable
@@ -35,11 +35,11 @@ def scores(path: Path, data: Path | None = None, models: Sequence[str] = ()) -> 
         yield Text("AlpacaEval: rates in percent, raw unless the name says otherwise")
         yield annotations(rows, gamed(data))
         return
-    yield Text("MT-Bench, single-answer grading; ratings not read and calls that failed are left out")
+    yield Text("MT-Bench, single-answer grading, without unreadable ratings and failed calls")
     yield leaderboard(rows)
     if data:
-        questions = mt_bench.questions_of(data)
-        yield from (table_12(rows, questions, model) for model in mt_bench.averages(rows))
+        questions = fastchat.load_questions(data)
+        yield from (table_12(rows, questions, model) for model in fastchat.averages(rows))
 
 
 def figures(path: Path, data: Path | None = None, models: Sequence[str] = ()) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def figures(path: Path, data: Path | None = None, models: Sequence[str] = ()) ->
     kind, rows = judgments(path, models)
     if kind == "alpaca_eval":
         return alpaca_eval.scores(rows, gamed(data))
-    return mt_bench.averages(rows)
+    return fastchat.averages(rows)
 
 
 def judgments(path: Path, models: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
@@ -58,7 +58,7 @@ def judgments(path: Path, models: Sequence[str]) -> tuple[str, list[dict[str, An
     rows = read_rows(path)
     kind, key = "alpaca_eval", "generator_2"
     if not any("preference" in row for row in rows):
-        kind, key, rows = "mt_bench", "model", mt_bench.read_judgments(path)
+        kind, key, rows = "mt_bench", "model", fastchat.read_judgments(path)
     there = list(dict.fromkeys(str(row.get(key)) for row in rows))
     if foreign := [name for name in models if name not in there]:
         raise UserError(f"{path} has no model {foreign[0]!r}, only {', '.join(there)}")
@@ -86,8 +86,8 @@ def annotations(rows: Sequence[dict[str, Any]], file: Path | None) -> Table:
 
 def leaderboard(rows: Sequence[Mapping[str, Any]]) -> Table:
     """FastChat's show_result for every model, the best first, and what it leaves out."""
-    shown = _table("model", *mt_bench.TURNS, "average", "read", "unreadable", "failed")
-    found = mt_bench.averages(rows)
+    shown = _table("model", *fastchat.TURN_NAMES, "average", "read", "unreadable", "failed")
+    found = fastchat.averages(rows)
     for model in sorted(found, key=lambda model: -(found[model]["average"] or 0)):
         one = found[model]
         means = ["-" if one[name] is None else f"{one[name]:.6f}" for name in ("first_turn", "second_turn", "average")]
@@ -100,13 +100,13 @@ def leaderboard(rows: Sequence[Mapping[str, Any]]) -> Table:
 def table_12(rows: Sequence[Mapping[str, Any]], questions: Sequence[Mapping[str, Any]], model: str) -> Table:
     """Table 12 (Appendix D) on its side: a model's mean rating by category and turn, with 95% intervals."""
     own = [row for row in rows if str(row["model"]) == model]
-    by, both = mt_bench.by_category(own, questions), [mt_bench.score_of(row) for row in own]
-    shown = _table(_name(model), *mt_bench.TURNS, "both turns", "unread")
+    by, both = fastchat.by_category(own, questions), [fastchat.score_of(row) for row in own]
+    shown = _table(_name(model), *fastchat.TURN_NAMES, "both turns", "unread")
     for category in dict.fromkeys(chain(*by.values())):
-        turns = [by[turn].get(category, []) for turn in mt_bench.TURNS]
+        turns = [by[turn].get(category, []) for turn in fastchat.TURN_NAMES]
         shown.add_row(category, *map(interval, turns), _both(own, questions, category), _unread([*chain(*turns)]))
     shown.add_section()
-    all_turns = [[*chain(*by[turn].values())] for turn in mt_bench.TURNS]
+    all_turns = [[*chain(*by[turn].values())] for turn in fastchat.TURN_NAMES]
     shown.add_row("all", *map(interval, all_turns), _both(own, questions, None), _unread(both))
     shown.caption = "means with 95% t intervals; for both turns, the two of a dialogue are one cluster"
     return shown
@@ -116,7 +116,7 @@ def _both(rows: Sequence[Mapping[str, Any]], questions: Sequence[Mapping[str, An
     """The mean of both turns in a category (None: in all)."""
     known = {question["question_id"]: question["category"] for question in questions}
     some = [row for row in rows if category is None or known.get(row["question_id"], "other") == category]
-    return interval([mt_bench.score_of(row) for row in some], [row["question_id"] for row in some])
+    return interval([fastchat.score_of(row) for row in some], [row["question_id"] for row in some])
 
 
 def interval(values: Scores, clusters: Sequence[Any] | None = None) -> str:
@@ -144,8 +144,8 @@ def _name(model: str) -> str:
 
 def judge_prompts(answers: Path, data: Path, judge: str, out: Path | None) -> str | None:
     """MT-Bench's judge prompts for a model_answer file: JSON lines, to print, or written to `out`."""
-    said = mt_bench.read_answers(answers)
-    asked = mt_bench.asks(mt_bench.load(data, judge), said)
+    said = fastchat.read_answers(answers)
+    asked = fastchat.judge_requests(fastchat.load_files(data, judge), said)
     lines = "".join(json.dumps(_line(one, answers.stem, judge)) + "\n" for one in asked)
     if out is None:
         return lines.removesuffix("\n")
@@ -155,7 +155,7 @@ def judge_prompts(answers: Path, data: Path, judge: str, out: Path | None) -> st
     return None
 
 
-def _line(one: mt_bench.Ask, model: str, judge: str) -> dict[str, Any]:
+def _line(one: fastchat.JudgeRequest, model: str, judge: str) -> dict[str, Any]:
     """Keys as in a judgment, and the system prompt, which judgments leave out."""
     return {
         "question_id": one.question_id,

@@ -1,8 +1,8 @@
-"""Judges: what a language model says of answers, asked at an OpenAI-compatible endpoint or of an engine of ours.
+"""Judges: language models that rate answers, at an OpenAI-compatible endpoint or as an engine on this machine.
 
 A judge is asked many conversations and gives as many replies, in the same order. A call that fails is a reply with an
-`error`; whether the text of a reply is a verdict, who asked must see. What an endpoint answered is kept on disk as soon
-as it is there, by the content of what was asked, and never paid again.
+`error`; whether the text of a reply is a verdict is for the caller to see. What an endpoint answered is stored as soon
+as it arrives, by the content of the request, and never paid again.
 """
 
 import hashlib
@@ -10,11 +10,11 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from isheep.batching import derive_seed, ordered_map
+from isheep.batching import derive_seed
 from isheep.engines import Engine
 from isheep.errors import TooLong, UserError
 from isheep.models.chat_template import ChatTemplate, render_conversation
@@ -22,64 +22,67 @@ from isheep.openai_client import ServerReply
 from isheep.records import Completion, Sampling
 from isheep.rundir.folder import RunFolder
 
-Messages = list[dict[str, str]]  # of a conversation: role, content
-LONG = "the prompt does not fit its context"
-SIZE = 32  # conversations that an engine is asked at once
+Messages = list[dict[str, str]]
+"""A conversation: messages with a role and a content."""
+
+DOES_NOT_FIT = "the prompt does not fit its context"
+BATCH_SIZE = 32  # conversations in one call of an engine
 
 
 class Judge(Protocol):
-    """Who is asked."""
+    """A model that rates answers."""
 
     @property
     def kind(self) -> str:
-        """ "endpoint", or "local" for a model of ours."""
+        """Return "endpoint", or "local" for an engine on this machine."""
 
     @property
     def identity(self) -> str:
-        """What tells it from another judge of the same name; "" where a name and parameters say it all."""
+        """Return what tells this judge from another of the same name; "" if name and parameters are enough."""
 
-    def named(self, default: str) -> str:
-        """Its name in results, where the benchmark's own judge is `default`."""
+    def name_or(self, default: str) -> str:
+        """Return the judge's name in results; `default` is the benchmark's own judge."""
 
-    def ready(self) -> None:
-        """Raises UserError where it can't be asked. Costs nothing."""
+    def check(self) -> None:
+        """Raise UserError if the judge can't be asked. Costs nothing."""
 
     def ask(
         self,
-        asked: Sequence[Messages],
+        conversations: Sequence[Messages],
         parameters: Mapping[str, Any],
         folder: RunFolder,
-        default: str,
+        default_model: str,
         options: Sequence[str],
     ) -> list[ServerReply]:
-        """A reply to each conversation, in order. `parameters` are the request's, such as temperature and max_tokens.
+        """Return a reply to each conversation, in order.
 
-        `options`: what the reply must be one of, where its probabilities are wanted (`logprobs` in `parameters`).
+        `parameters` are the request's, such as temperature and max_tokens. If they ask for `logprobs`, `options` are
+        the texts whose probabilities count.
         """
 
 
 def request_key(model: str, messages: Messages, parameters: Mapping[str, Any]) -> str:
-    """The same for the same content. Where it is asked does not count."""
+    """Return a hash of what a judge is asked; the endpoint's address is no part of it."""
     text = json.dumps({**parameters, "model": model, "messages": messages}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def merge_parameters(parameters: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """A request's parameters with a recipe's own over them; None takes one out."""
+    """Return a request's parameters with those of the recipe over them; None removes a parameter."""
     return {name: value for name, value in {**parameters, **own}.items() if value is not None}
 
 
 def safe_file_name(name: str) -> str:
-    """A judge's name as a part of a file's name."""
+    """Return a judge's name in a form that a file name may contain."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "judge"
 
 
 def count_outcomes(replies: Sequence[ServerReply], verdicts: Sequence[float | None]) -> dict[str, Any]:
-    """How many calls gave a verdict, a text without one, and nothing; why these did not; the tokens they cost."""
+    """Count the calls with a verdict, with a text that is none, and without a text, with reasons and tokens."""
     errors = Counter(reply.error.partition(":")[0] for reply in replies if reply.error)
-    read = sum(verdict is not None for verdict in verdicts)
+    readable = sum(verdict is not None for verdict in verdicts)
     failed = sum(errors.values())
-    counts = {"ok": read, "unreadable": len(replies) - read - failed, "error": failed}
+    counts = {"ok": readable, "unreadable": len(replies) - readable - failed, "error": failed}
     return {"outcomes": counts, "errors": dict(sorted(errors.items())), "tokens": count_tokens(replies)}
 
 
@@ -98,7 +101,7 @@ def judge_notes(
 
 
 def count_tokens(replies: Sequence[ServerReply]) -> dict[str, int]:
-    """Tokens read and written, each call counted once; "unknown": calls whose endpoint did not say."""
+    """Count tokens read and written, each call once; "unknown" is the number of calls without a count."""
     answered = {reply.key: reply for reply in replies if not reply.error}.values()
     return {
         "read": sum(reply.read or 0 for reply in answered),
@@ -108,103 +111,117 @@ def count_tokens(replies: Sequence[ServerReply]) -> dict[str, int]:
 
 
 class LocalJudge(NamedTuple):
-    """A model of ours as a judge. Its replies are kept in the benchmark's folder, in fixed batches as other rows."""
+    """A model of ours as a judge. Its replies are stored in the benchmark's folder, in fixed batches.
 
-    name: str  # a run folder, a checkpoint, a name on the Hub: as the recipe has it
-    open: Callable[[], tuple[Engine, ChatTemplate]]  # nothing heavy is loaded before it is asked
+    `name` is a run folder, a checkpoint or a name on the Hub, as in the recipe. `open` loads nothing before a call.
+    `parameters` replace those of a request, and None removes one. `identity` is of the weights, if the name may mean
+    other weights later.
+    """
+
+    name: str
+    open: Callable[[], tuple[Engine, ChatTemplate]]
     seed: int
-    parameters: Mapping[str, Any] = {}  # over those of a question; None takes one out
+    parameters: Mapping[str, Any] = {}
     kind: str = "local"
-    identity: str = ""  # of its weights, where `name` may mean others later
+    identity: str = ""
 
-    def named(self, default: str) -> str:
+    def name_or(self, default: str) -> str:
+        """Return the judge's name in results."""
         return self.name
 
-    def ready(self) -> None:
+    def check(self) -> None:
+        """Raise UserError if there is no such model."""
         self.open()[0].close()
 
     def ask(
         self,
-        asked: Sequence[Messages],
+        conversations: Sequence[Messages],
         parameters: Mapping[str, Any],
         folder: RunFolder,
-        default: str,
+        default_model: str,
         options: Sequence[str],
     ) -> list[ServerReply]:
-        """Raises UserError where the kept replies are to other questions."""
+        """Return a reply to each conversation. Raises UserError if the stored replies are to other conversations."""
         parameters = merge_parameters(parameters, self.parameters)
-        keys = [request_key(self.name + self.identity, messages, parameters) for messages in asked]
+        keys = [request_key(self.name + self.identity, messages, parameters) for messages in conversations]
         name = f"replies-{safe_file_name(self.name)}.jsonl"
         engine, chat = self.open()
 
-        def reply(prompts: Sequence[str], seed: int) -> list[ServerReply]:
+        def reply_to(prompts: Sequence[str], seed: int) -> list[ServerReply]:
             if parameters.get("logprobs"):
-                return [_weighed(chances, options) for chances in engine.choices(prompts, options)]
-            return [_written(one) for one in engine.generate(prompts, sampling(parameters, chat), seed)]
+                return [_choice_reply(probabilities, options) for probabilities in engine.choices(prompts, options)]
+            completions = engine.generate(prompts, engine_sampling(parameters, chat), seed)
+            return [_text_reply(completion) for completion in completions]
 
-        def made(start: int) -> list[ServerReply]:
-            some = [as_prompt(chat, messages) for messages in asked[start : start + SIZE]]
-            found = fitting(some, partial(reply, seed=derive_seed(self.seed, name, start)))
-            return [one.model_copy(update={"key": keys[start + n]}) for n, one in enumerate(found)]
-
-        def owed(done: Sequence[ServerReply]) -> Iterator[list[ServerReply]]:
-            return ordered_map(made, range(len(done), len(asked), SIZE), engine.max_in_flight)
+        def make_batch(start: int) -> list[ServerReply]:
+            batch = [render_prompt(chat, messages) for messages in conversations[start : start + BATCH_SIZE]]
+            replies = reply_if_fitting(batch, partial(reply_to, seed=derive_seed(self.seed, name, start)))
+            return [reply.model_copy(update={"key": keys[start + index]}) for index, reply in enumerate(replies)]
 
         try:
-            replies = list(folder.records(name, ServerReply, owed, SIZE, len(asked)))
+            rows = folder.map_batches(name, ServerReply, make_batch, len(keys), BATCH_SIZE, engine.max_in_flight)
+            replies = list(rows)
         finally:
             engine.close()
         if [reply.key for reply in replies] != keys:
             raise UserError(
                 f"{folder.path / name} has replies to other questions: delete it to have the judge asked again"
             )
-        if replies and all(one.error for one in replies):
+        if replies and all(reply.error for reply in replies):
             raise UserError(f"judge {self.name!r}: {replies[0].error}, and so for all {len(replies)} prompts")
         return replies
 
 
-def fitting(prompts: Sequence[str], reply: Callable[[Sequence[str]], list[ServerReply]]) -> list[ServerReply]:
-    """The replies to prompts, where one that is too long for the judge is a call that failed, not the end."""
+def reply_if_fitting(
+    prompts: Sequence[str], reply_to: Callable[[Sequence[str]], list[ServerReply]]
+) -> list[ServerReply]:
+    """Return the replies to prompts; a prompt over the judge's context becomes a failed call instead of an error."""
     try:
-        return reply(prompts)
+        return reply_to(prompts)
     except TooLong:
         if len(prompts) == 1:
-            return [ServerReply(key="", error=LONG)]
-        return [one for prompt in prompts for one in fitting([prompt], reply)]
+            return [ServerReply(key="", error=DOES_NOT_FIT)]
+        return [reply for prompt in prompts for reply in reply_if_fitting([prompt], reply_to)]
 
 
-def as_prompt(chat: ChatTemplate, messages: Messages) -> str:
-    """A conversation as a model of ours reads it; with a template that has no system turn, it joins the user's."""
+def render_prompt(chat: ChatTemplate, messages: Messages) -> str:
+    """Return a conversation as a model of ours reads it.
+
+    If its chat template refuses a system turn, the system message begins the user's turn.
+    """
     turns = [(message["role"], chat.plain(message["content"])) for message in messages]
     try:
         return render_conversation(chat.tokenizer, chat.template, turns, open_answer=True)
-    except Exception:  # a template says so by raising what it likes
+    except Exception:
+        # Templates refuse a role by raising an exception of any class.
         if turns[0][0] != "system" or len(turns) == 1:
             raise
-        (_, system), (role, first), *others = turns
-        return render_conversation(
-            chat.tokenizer, chat.template, [(role, f"{system}\n\n{first}"), *others], open_answer=True
-        )
+        (_, system), (role, first), *remaining = turns
+        turns = [(role, f"{system}\n\n{first}"), *remaining]
+        return render_conversation(chat.tokenizer, chat.template, turns, open_answer=True)
 
 
-def sampling(parameters: Mapping[str, Any], chat: ChatTemplate) -> Sampling:
-    """A request's parameters as an engine knows them."""
-    known = {name: parameters[name] for name in ("temperature", "top_p", "max_tokens") if name in parameters}
-    return Sampling(**{"top_p": 1.0, **known}, stop=(chat.end,))
+def engine_sampling(parameters: Mapping[str, Any], chat: ChatTemplate) -> Sampling:
+    """Return a request's parameters as an engine takes them."""
+    names = ("temperature", "top_p", "max_tokens")
+    supported = {name: parameters[name] for name in names if name in parameters}
+    return Sampling(**{"top_p": 1.0, **supported}, stop=(chat.end,))
 
 
-def _written(one: Completion) -> ServerReply:
-    """What an engine wrote, in the form of a completion's choice. No token at all: there was no room for one."""
-    if not one.tokens and one.finish == "length":
-        return ServerReply(key="", error=LONG)
-    message = {"role": "assistant", "content": one.text.strip()}
-    return ServerReply(key="", choice={"index": 0, "finish_reason": one.finish, "message": message}, written=one.tokens)
+def _text_reply(completion: Completion) -> ServerReply:
+    """Return a completion in the form of an endpoint's reply."""
+    if not completion.tokens and completion.finish == "length":
+        # There was no room for a single token.
+        return ServerReply(key="", error=DOES_NOT_FIT)
+    message = {"role": "assistant", "content": completion.text.strip()}
+    choice = {"index": 0, "finish_reason": completion.finish, "message": message}
+    return ServerReply(key="", choice=choice, written=completion.tokens)
 
 
-def _weighed(chances: Sequence[float], options: Sequence[str]) -> ServerReply:
-    """The options by their probabilities, in the form of a choice with the log-probabilities of its one token."""
-    by_chance = sorted(zip(chances, options, strict=True), reverse=True)
-    top = [{"token": option, "logprob": math.log(chance)} for chance, option in by_chance if chance]
+def _choice_reply(probabilities: Sequence[float], options: Sequence[str]) -> ServerReply:
+    """Return the options by their probabilities, as a choice with the log-probabilities of its only token."""
+    ranking = sorted(zip(probabilities, options, strict=True), reverse=True)
+    top = [{"token": option, "logprob": math.log(probability)} for probability, option in ranking if probability]
     message = {"role": "assistant", "content": top[0]["token"] if top else ""}
     content = [{**top[0], "top_logprobs": top}] if top else []
     choice = {"index": 0, "finish_reason": "length", "message": message, "logprobs": {"content": content}}

@@ -1,4 +1,4 @@
-"""A judge at an OpenAI-compatible endpoint: what is asked, kept, paid. client.py has the calls."""
+"""A judge at an OpenAI-compatible endpoint: its calls, their stored replies, and their cost."""
 
 import contextlib
 import os
@@ -27,108 +27,120 @@ from isheep.recipe.schema import Judging
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.progress import progress
 
-JUDGE_LOG = "judge.jsonl"  # in a run folder: every answer of an endpoint, in the order in which they came
-REFUSED = (401, 403)  # the key
-PATIENCE = 10.0  # seconds for the question whether anybody is there
-CHARACTERS = 4  # in a token, for the estimate
+JUDGE_LOG = "judge.jsonl"
+"""The file in a run folder that has every answer of an endpoint, in the order of their arrival."""
+
+# HTTP statuses that mean that the key is refused.
+REFUSED = (401, 403)
+# Seconds to wait for the list of models.
+CHECK_TIMEOUT = 10.0
+# Characters in a token, for the estimate of the cost.
+CHARACTERS_PER_TOKEN = 4
+WAY_OUT = "set OPENAI_BASE_URL and OPENAI_API_KEY for a judge that answers, and give its model's name"
+UNKNOWN_COST = "unknown (machine.judging.price)"
+
+Prices = tuple[float, float]
+"""Of a million tokens read, and of a million written."""
 
 
 class EndpointJudge(NamedTuple):
-    """A judge by its name at the endpoint; None: the benchmark's own."""
+    """A judge by its name at the endpoint; None is the benchmark's own judge.
+
+    `parameters` replace those of a request, and None removes one.
+    """
 
     model: str | None
     settings: Judging
-    parameters: Mapping[str, Any] = {}  # over those of a question; None takes one out
+    parameters: Mapping[str, Any] = {}
     kind: str = "endpoint"
     identity: str = ""
 
-    def named(self, default: str) -> str:
+    def name_or(self, default: str) -> str:
+        """Return the judge's name, or the benchmark's own judge if it has none."""
         return self.model or default
 
-    def ready(self) -> None:
-        """The environment names an endpoint, something is there, and it does not refuse the key.
+    def check(self) -> None:
+        """Raise UserError if the environment names no endpoint, nothing answers there, or it refuses the key.
 
-        It is asked for its list of models, which is free; one that has none, or is slow to say so, may still judge.
+        Asks for the list of models, which is free. An endpoint that has no such list, or is slow, may still judge.
         """
         import httpx2
 
-        url = where()
+        url = judge_url()
         with open_client(url, self.settings) as client, contextlib.suppress(httpx2.HTTPError):
             try:
-                status = client.get("models", timeout=min(PATIENCE, self.settings.timeout)).status_code
-                wrong = f"HTTP {status}" if status in REFUSED else ""
+                status = client.get("models", timeout=min(CHECK_TIMEOUT, self.settings.timeout)).status_code
+                problem = f"HTTP {status}" if status in REFUSED else ""
             except httpx2.ConnectError as error:
-                wrong = redact_key(f"no connection: {error}")
-            if wrong:
-                who = f"judge {self.model!r}" if self.model else "the judge"
-                raise UserError(f"{who} at {without_password(url)}: {wrong}; {WAY_OUT}")
+                problem = redact_key(f"no connection: {error}")
+            if problem:
+                judge = f"judge {self.model!r}" if self.model else "the judge"
+                raise UserError(f"{judge} at {without_password(url)}: {problem}; {WAY_OUT}")
 
     def ask(
         self,
-        asked: Sequence[Messages],
+        conversations: Sequence[Messages],
         parameters: Mapping[str, Any],
         folder: RunFolder,
-        default: str,
+        default_model: str,
         options: Sequence[str],
     ) -> list[ServerReply]:
-        """Concurrent, with attempts as the settings say. Tokens and cost are said before and after.
+        """Return a reply to each conversation; calls are concurrent, and repeated as the settings say.
 
-        The first call is made by itself, so that a wrong key, address or name ends it before the others are made.
-        Raises UserError then, and where no call at all is answered.
+        Prints tokens and cost before and after. The first call is made alone, so that a wrong key, address or name
+        ends it before the others are made. Raises UserError then, and if no call at all is answered.
         """
-        model, parameters = self.named(default), merge_parameters(parameters, self.parameters)
-        bodies = {request_key(model, one, parameters): {**parameters, "model": model, "messages": one} for one in asked}
-        kept = Kept(folder.root / JUDGE_LOG)
-        owed = {key: body for key, body in bodies.items() if key not in kept.replies}
-        folder.notify(before(model, len(bodies), owed.values(), self.settings.price))
-        failed = self.make(owed, kept) if owed else {}
-        replies = [
-            kept.replies.get(key) or failed[key] for key in (request_key(model, one, parameters) for one in asked)
-        ]
+        model, parameters = self.name_or(default_model), merge_parameters(parameters, self.parameters)
+        keys = [request_key(model, messages, parameters) for messages in conversations]
+        bodies = {
+            key: {**parameters, "model": model, "messages": messages}
+            for key, messages in zip(keys, conversations, strict=True)
+        }
+        log = ReplyLog(folder.root / JUDGE_LOG)
+        missing = {key: body for key, body in bodies.items() if key not in log.replies}
+        folder.notify(estimate_line(model, len(bodies), list(missing.values()), self.settings.price))
+        failed = self._call(missing, log) if missing else {}
+        replies = [log.replies.get(key) or failed[key] for key in keys]
         if replies and all(reply.error for reply in replies):
             raise UserError(f"none of {len(bodies)} calls to the judge {model!r} was answered ({replies[0].error})")
-        folder.notify(after(model, replies, self.settings.price))
+        folder.notify(cost_line(model, replies, self.settings.price))
         return replies
 
-    def make(self, owed: Mapping[str, dict[str, Any]], kept: "Kept") -> dict[str, ServerReply]:
-        """Makes the calls; what is answered goes to `kept` at once. Returns those that were not."""
-        url = where()
-        with open_client(url, self.settings) as client, progress("judge", len(owed), 0) as advance:
+    def _call(self, bodies: Mapping[str, dict[str, Any]], log: "ReplyLog") -> dict[str, ServerReply]:
+        """Make the calls, and store each answer in the log at once. Return the replies of those that failed, by key."""
+        url = judge_url()
+        with open_client(url, self.settings) as client, progress("judge", len(bodies), 0) as advance:
 
-            def calls(keys: Sequence[str]) -> list[ServerReply]:
+            def call_all(keys: Sequence[str]) -> list[ServerReply]:
                 stop = threading.Event()
 
                 def call(key: str) -> ServerReply:
-                    reply = post_with_retries(client, "chat/completions", owed[key], key, self.settings, stop)
+                    reply = post_with_retries(client, "chat/completions", bodies[key], key, self.settings, stop)
                     if not reply.error:
-                        kept.keep(reply)
+                        log.append(reply)
                     return reply
 
                 return call_concurrently(call, keys, self.settings, stop, advance)
 
-            first, *others = owed
-            replies = calls([first])
+            first, *remaining = bodies
+            replies = call_all([first])
             if replies[0].error.startswith(FATAL):
-                raise UserError(
-                    f"judge {owed[first]['model']!r} at {without_password(url)}: {replies[0].error}; {WAY_OUT}"
-                )
-            replies += calls(others)
-        return {one.key: one for one in replies if one.error}
+                model = bodies[first]["model"]
+                raise UserError(f"judge {model!r} at {without_password(url)}: {replies[0].error}; {WAY_OUT}")
+            replies += call_all(remaining)
+        return {reply.key: reply for reply in replies if reply.error}
 
 
-WAY_OUT = "set OPENAI_BASE_URL and OPENAI_API_KEY for a judge that answers, and give its model's name"
-
-
-def where() -> str:
-    """The judge's address. Raises UserError where the environment names none and there is no key for OpenAI's."""
+def judge_url() -> str:
+    """Return the judge's address. Raises UserError if the environment has neither an address nor a key of OpenAI's."""
     url = base_url_from_environment() or OPENAI
     if not api_key() and url == OPENAI:
         raise UserError(f"no judge to ask: {WAY_OUT}, or take a local judge (local: true)")
     return url
 
 
-class Kept:
-    """The answers in a run's judge.jsonl, by key. Safe to add to from several threads; a torn line is asked again."""
+class ReplyLog:
+    """The answers in a run's judge.jsonl, by key. Several threads may append; a torn line is asked again."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.lock, self.replies = path, threading.Lock(), dict[str, ServerReply]()
@@ -139,44 +151,49 @@ class Kept:
             except ValidationError:
                 continue
             self.replies[reply.key] = reply
-        self.torn = bool(content) and not content.endswith(b"\n")
+        self.ends_torn = bool(content) and not content.endswith(b"\n")
 
-    def keep(self, reply: ServerReply) -> None:
+    def append(self, reply: ServerReply) -> None:
+        """Write a reply to disk."""
         with self.lock, self.path.open("ab") as file:
-            file.write(b"\n" * self.torn + reply.model_dump_json().encode() + b"\n")
+            if self.ends_torn:
+                file.write(b"\n")
+            file.write(reply.model_dump_json().encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-            self.torn = False
+            self.ends_torn = False
             self.replies[reply.key] = reply
 
 
 # --- what people see
 
 
-def before(model: str, calls: int, owed: Any, price: tuple[float, float] | None) -> str:
-    """What is about to be asked and may cost, from the characters of the prompts and the limit of the answers."""
-    owed = list(owed)
-    read = sum(len(one["content"]) for body in owed for one in body["messages"]) // CHARACTERS
-    written = sum(body.get("max_tokens") or body.get("max_completion_tokens") or 0 for body in owed)
-    kept = f", {calls - len(owed)} of them kept from before" * (len(owed) < calls)
-    text = f"judge {model}: {calls} calls{kept}"
-    if not owed:
+def estimate_line(model: str, num_calls: int, missing: Sequence[Mapping[str, Any]], price: Prices | None) -> str:
+    """Return how many calls are to be made, and their cost by the prompts' characters and the limit of the answers."""
+    text = f"judge {model}: {num_calls} calls"
+    if len(missing) < num_calls:
+        text += f", {num_calls - len(missing)} of them kept from before"
+    if not missing:
         return f"{text}: nothing to pay"
-    costs = f"{cost(price, read, 0)} to {cost(price, read, written)}" if price else "unknown (machine.judging.price)"
-    return f"{text}; about {read:,} tokens to read, at most {written:,} to write; cost {costs}"
+    num_read = sum(len(turn["content"]) for body in missing for turn in body["messages"]) // CHARACTERS_PER_TOKEN
+    max_written = sum(body.get("max_tokens") or body.get("max_completion_tokens") or 0 for body in missing)
+    costs = f"{cost(price, num_read, 0)} to {cost(price, num_read, max_written)}" if price else UNKNOWN_COST
+    return f"{text}; about {num_read:,} tokens to read, at most {max_written:,} to write; cost {costs}"
 
 
-def after(model: str, replies: Sequence[ServerReply], price: tuple[float, float] | None) -> str:
-    """What all these replies cost, those kept from before included."""
-    used, failed = count_tokens(replies), sum(bool(reply.error) for reply in replies)
-    costs = cost(price, used["read"], used["written"]) if price else "unknown (machine.judging.price)"
-    silent = f", {used['unknown']} answers without a count" * bool(used["unknown"])
-    errors = f", {failed} failed ({next(reply.error for reply in replies if reply.error)})" if failed else ""
-    return (
-        f"judge {model}: {len(replies) - failed} answered{errors}; {used['read']:,} tokens read, "
-        f"{used['written']:,} written{silent}; cost in all {costs}"
-    )
+def cost_line(model: str, replies: Sequence[ServerReply], price: Prices | None) -> str:
+    """Return what all replies cost, including those that were stored before."""
+    tokens, errors = count_tokens(replies), [reply.error for reply in replies if reply.error]
+    text = f"judge {model}: {len(replies) - len(errors)} answered"
+    if errors:
+        text += f", {len(errors)} failed ({errors[0]})"
+    text += f"; {tokens['read']:,} tokens read, {tokens['written']:,} written"
+    if tokens["unknown"]:
+        text += f", {tokens['unknown']} answers without a count"
+    total = cost(price, tokens["read"], tokens["written"]) if price else UNKNOWN_COST
+    return f"{text}; cost in all {total}"
 
 
-def cost(price: tuple[float, float], read: int, written: int) -> str:
-    return f"{(price[0] * read + price[1] * written) / 1e6:.2f}"
+def cost(price: Prices, num_read: int, num_written: int) -> str:
+    """Return the price of some tokens."""
+    return f"{(price[0] * num_read + price[1] * num_written) / 1e6:.2f}"

@@ -1,9 +1,9 @@
-"""Code that a model wrote, run where it can do no harm: a process of its own, limited, walled in, and always ended.
+"""Run code that a model wrote where it can do no harm: in an isolated, limited process that is always ended.
 
-The program runs in one process with one thread: it can make no other, so none outlives it. It has no network, an empty
-environment, and one folder to write in; it reads Python's libraries and the system's, nothing else. child.py has how.
-The walls guard the machine, not the score: tests run beside the code that they test, and code that wants to can fake
-"passed". "The usual guard", Python functions replaced by None, is no wall.
+The program runs in one process with one thread. It can start no other, so none outlives it. It has no network, an empty
+environment, and one folder to write in; it reads Python's libraries and the system's, nothing else (child.py). This
+protects the machine, not the score: tests run beside the code that they test, and code that wants to can fake "passed".
+Replacing Python functions by None, as other benchmarks do, is no protection.
 """
 
 import contextlib
@@ -27,57 +27,68 @@ from typing import IO, NamedTuple
 from isheep.errors import UserError
 from isheep.sandbox import child
 
-NO_WALL = "no wall"
-TICK = 0.05  # seconds between two looks at the folder
-SYSTEM = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/dev/urandom")
+NOT_ISOLATED = "not isolated"
+# Seconds between two checks of the folder's size.
+CHECK_INTERVAL = 0.05
+SYSTEM_PATHS = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/dev/urandom")
 
 
 class Limits(NamedTuple):
-    """Seconds and bytes."""
+    """Limits of a program.
 
-    wall: float = 120.0  # by the clock; generous, since a busy machine must make nobody's answer wrong
-    cpu: int = 15  # of computing: what ends an endless loop
-    memory: int = 2**31  # of addresses
-    file: int = 2**23  # in one file
-    open: int = 64  # files at a time
-    folder: int = 2**26  # in all files, looked at every `TICK`
-    entries: int = 2000  # files and folders, likewise
+    Seconds: `clock` of waiting, generous because a busy machine must make no answer wrong, and `cpu` of computing,
+    which ends an endless loop. Bytes: `memory` of address space, `file` in one file, `folder` in all files. Numbers:
+    `open` of open files, `entries` of files and folders.
+    """
+
+    clock: float = 120.0
+    cpu: int = 15
+    memory: int = 2**31
+    file: int = 2**23
+    open: int = 64
+    folder: int = 2**26
+    entries: int = 2000
 
 
-USUAL = Limits()
+DEFAULT_LIMITS = Limits()
 
 
 class Outcome(NamedTuple):
-    """How a program ended: "passed", or why it did not; for one that raised an exception `message` is its text."""
+    """How a program ended.
 
-    why: str  # "passed", the exception's name, "time", "memory", "disk", "ended early", "killed by SIGSEGV"
+    `why` is "passed", the name of the exception that it raised (with its text as `message`), "time", "memory", "disk",
+    "ended early", or "killed by SIGSEGV".
+    """
+
+    why: str
     message: str = ""
 
     @property
     def passed(self) -> bool:
+        """Whether the program ran to its end."""
         return self.why == "passed"
 
 
-def run_all(programs: Sequence[str], wall: str, limits: Limits = USUAL) -> list[Outcome]:
-    """How each program ended, in order; as many run at a time as there are cores."""
+def run_all(programs: Sequence[str], isolation: str, limits: Limits = DEFAULT_LIMITS) -> list[Outcome]:
+    """Run programs, as many at a time as there are cores, and return their outcomes in order."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(cores) as pool:
-        return list(pool.map(lambda program: run(program, wall, limits), programs))
+        return list(pool.map(lambda program: run(program, isolation, limits), programs))
 
 
-def run(program: str, wall: str, limits: Limits = USUAL) -> Outcome:
-    """Run one program behind a wall of `find_wall`. Raises UserError where the wall can't be put up after all."""
-    outcome = _run(program, wall, limits)
-    if outcome.why == NO_WALL:
+def run(program: str, isolation: str, limits: Limits = DEFAULT_LIMITS) -> Outcome:
+    """Run one program with an isolation from `find_isolation`. Raises UserError if the isolation fails after all."""
+    outcome = _run(program, isolation, limits)
+    if outcome.why == NOT_ISOLATED:
         raise UserError(f"no sandbox for code that a model wrote: {outcome.message}; --unsafe-code runs it without one")
     return outcome
 
 
-def _run(program: str, wall: str, limits: Limits = USUAL, readable: Sequence[str] = ()) -> Outcome:
-    with _folder() as box, tempfile.TemporaryFile("w+") as job:
+def _run(program: str, isolation: str, limits: Limits = DEFAULT_LIMITS, readable: Sequence[str] = ()) -> Outcome:
+    with _temporary_folder() as box, tempfile.TemporaryFile("w+") as job:
         folder = box / "work"
-        what = {"program": program, "wall": wall, "folder": str(folder), "limits": limits._asdict()}
-        json.dump({**what, "readable": [*_libraries(), *readable]}, job)
+        settings = {"program": program, "isolation": isolation, "folder": str(folder), "limits": limits._asdict()}
+        json.dump({**settings, "readable": [*_library_paths(), *readable]}, job)
         job.seek(0)
         process = subprocess.Popen(
             [sys.executable, "-s", "-P", str(Path(__file__).with_name("child.py"))],
@@ -86,42 +97,49 @@ def _run(program: str, wall: str, limits: Limits = USUAL, readable: Sequence[str
         )  # fmt: skip
         assert process.stdout
         try:
-            ended, said = _wait(process.stdout, folder, limits)
-        finally:  # not waited for yet, so that nobody else has its number
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a dead one
+            stopped, output = _wait(process.stdout, folder, limits)
+        finally:
+            # The process is killed before it is waited for, so that no other process has its number yet. macOS raises
+            # PermissionError for a process that has ended.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.stdout.close()
             code = process.wait()
-    return Outcome(ended) if ended else _outcome(said, code)
+    return Outcome(stopped) if stopped else _outcome(output, code)
 
 
 def _wait(pipe: IO[bytes], folder: Path, limits: Limits) -> tuple[str, bytes]:
-    """Why we stop waiting ("time" or "disk", "" where it is done), and what was said until then."""
-    end, said = time.monotonic() + limits.wall, b""
-    while not said.endswith(b"\n") and len(said) < 2**16:
+    """Return why the program must be stopped ("time" or "disk"; "" if it ended), and its output until then."""
+    end, output = time.monotonic() + limits.clock, b""
+    while not output.endswith(b"\n") and len(output) < 2**16:
         if time.monotonic() > end:
             return "time", b""
-        if _too_much(folder, limits):
+        if _exceeds_limits(folder, limits):
             return "disk", b""
-        if select.select([pipe], [], [], TICK)[0]:
-            more = os.read(pipe.fileno(), 2**16)
-            if not more:
+        if select.select([pipe], [], [], CHECK_INTERVAL)[0]:
+            chunk = os.read(pipe.fileno(), 2**16)
+            if not chunk:
                 break
-            said += more
-    return "", said
+            output += chunk
+    return "", output
 
 
-def _outcome(said: bytes, code: int) -> Outcome:
-    """What child.py says at the end, or how it ended without a word. Its first byte is there once the walls are up."""
-    if not said.startswith(child.UP):
-        return Outcome(NO_WALL, said.decode(errors="replace").strip() or f"walls.py ended with {code}")
+def _outcome(output: bytes, code: int) -> Outcome:
+    """Return the outcome that child.py reports, or that its exit code means if it reports none.
+
+    Its output begins with child.READY as soon as the isolation is complete.
+    """
+    if not output.startswith(child.READY):
+        return Outcome(NOT_ISOLATED, output.decode(errors="replace").strip() or f"child.py ended with {code}")
     try:
-        why, message = json.loads(said[len(child.UP) :])
+        why, message = json.loads(output[len(child.READY) :])
         return Outcome(str(why), str(message))
-    except (ValueError, TypeError):  # nothing was said, or it was the program that spoke
-        if said.endswith(b"\n"):
+    except (ValueError, TypeError):
+        # There is no report, or the program wrote one of its own.
+        if output.endswith(b"\n"):
             return Outcome("ended early")
-        if code in (-signal.SIGXCPU, -signal.SIGKILL):  # the kernel's two ways to end who computes for too long
+        # The kernel ends a process that computes for too long by either signal.
+        if code in (-signal.SIGXCPU, -signal.SIGKILL):
             return Outcome("time")
         return Outcome(f"killed by {signal.Signals(-code).name}" if code < 0 else "ended early")
 
@@ -130,11 +148,12 @@ def _outcome(said: bytes, code: int) -> Outcome:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Nothing of ours: no keys, no paths. The same hashes in every run, and no threads, which it could not make."""
+    """Return an environment without keys or paths of the user's; hashes are the same in every run.
+
+    Libraries must use one thread, because the program can start no other. Python itself may need LD_LIBRARY_PATH.
+    """
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    libraries = {
-        name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ
-    }  # Python's own, at times
+    libraries = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     return {
         "HOME": str(folder),
         "TMPDIR": str(folder),
@@ -146,16 +165,17 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 @cache
-def _libraries() -> tuple[str, ...]:
-    """What can be read: the libraries of this Python and of the system."""
-    ours = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    base = [str(Path(prefix) / name) for prefix in (sys.base_prefix, sys.prefix) for name in ("lib", "lib64")]
-    return tuple(path for path in dict.fromkeys([*SYSTEM, *base, *ours]) if os.path.exists(path))
+def _library_paths() -> tuple[str, ...]:
+    """Return the paths that a program may read: the libraries of this Python and of the system."""
+    python = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    prefixes = [str(Path(prefix) / name) for prefix in (sys.base_prefix, sys.prefix) for name in ("lib", "lib64")]
+    paths = dict.fromkeys([*SYSTEM_PATHS, *prefixes, *python])
+    return tuple(path for path in paths if os.path.exists(path))
 
 
 @contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """A temporary folder with "work" and "root" in it. It goes in the end, whatever was done to it."""
+def _temporary_folder() -> Iterator[Path]:
+    """Yield a temporary folder with "work" and "root" in it, and delete it whatever the program did to it."""
     box = Path(tempfile.mkdtemp(prefix="isheep-")).resolve()
     try:
         for name in ("work", "root"):
@@ -164,25 +184,27 @@ def _folder() -> Iterator[Path]:
     finally:
         try:
             shutil.rmtree(box)
-        except (OSError, RecursionError):  # folders that can't be read, or thousands of them in each other
+        except (OSError, RecursionError):
+            # Folders that can't be read, or thousands of them inside each other.
             for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
                 subprocess.run([*command, "--", str(box)], stderr=subprocess.DEVNULL, check=False)
 
 
-def _too_much(folder: Path, limits: Limits) -> bool:
-    """Whether a folder holds more than it may. One that hides what it holds does."""
-    left, size, entries = [str(folder)], 0, 0
-    while left:
+def _exceeds_limits(folder: Path, limits: Limits) -> bool:
+    """Return whether a folder holds more than the limits allow, or can't be read."""
+    pending, size, entries = [str(folder)], 0, 0
+    while pending:
         try:
-            with os.scandir(left.pop()) as inside:
+            with os.scandir(pending.pop()) as inside:
                 for entry in inside:
                     entries += 1
                     size += entry.stat(follow_symlinks=False).st_blocks * 512
                     if size > limits.folder or entries > limits.entries:
                         return True
                     if entry.is_dir(follow_symlinks=False):
-                        left.append(entry.path)
-        except FileNotFoundError:  # deleted while we looked
+                        pending.append(entry.path)
+        except FileNotFoundError:
+            # Deleted since it was listed.
             continue
         except OSError:
             return True
@@ -193,16 +215,17 @@ def _too_much(folder: Path, limits: Limits) -> bool:
 
 
 @cache
-def find_wall(unsafe: bool = False) -> str:
-    """The wall around files that holds on this machine, "none" where none does and `unsafe` allows it.
+def find_isolation(unsafe: bool = False) -> str:
+    """Return the isolation of files that works on this machine; "none" if none does and `unsafe` allows that.
 
-    Each is tried by a program that tries to break out. Raises UserError where none holds.
+    Each kind is tested with a program that tries to break out. Raises UserError if none works.
     """
     reasons = []
-    for wall in child.WALLS:
-        if not (wrong := breach(wall)):
-            return wall
-        reasons.append(f"{wall}: {wrong}")
+    for isolation in child.ISOLATIONS:
+        breach = find_breach(isolation)
+        if not breach:
+            return isolation
+        reasons.append(f"{isolation}: {breach}")
     if unsafe:
         return "none"
     raise UserError(
@@ -211,7 +234,7 @@ def find_wall(unsafe: bool = False) -> str:
     )
 
 
-# Each line that does not raise is a hole. Formatted with what lies outside, for the program to reach at.
+# Each attempt that does not raise is a hole. `secret` and `port` lie outside the sandbox.
 ATTEMPTS = """
 import ctypes, os, socket
 secret, parent, port, libc = {secret!r}, os.getppid(), {port}, ctypes.CDLL(None)
@@ -237,21 +260,21 @@ if holes: raise RuntimeError('it lets through: ' + ', '.join(holes))
 """
 
 
-def breach(wall: str) -> str:
-    """What is wrong with a wall in one line, "" where it holds: a program really tries to break out."""
+def find_breach(isolation: str) -> str:
+    """Return what is wrong with an isolation in one line, "" if it holds: a program really tries to break out."""
     with tempfile.TemporaryDirectory(prefix="isheep-") as outside, socket.create_server(("127.0.0.1", 0)) as server:
-        # One file that nobody may read, and one that may be read: a library's, in our user's own folder.
+        port = server.getsockname()[1]
+        # One file that the program may not read, and one that it may read, such as a library in the user's own folder.
         for name in ("hidden", "readable"):
-            place = Path(outside).resolve() / name
-            place.mkdir()
-            secret = place / "secret"
+            folder = Path(outside).resolve() / name
+            folder.mkdir()
+            secret = folder / "secret"
             secret.write_text("as it was")
-            port = server.getsockname()[1]
             attempts = ATTEMPTS.format(secret=str(secret), port=port, hidden=name == "hidden")
-            found = _run(attempts, wall, readable=[str(place)] if name == "readable" else ())
-            if not found.passed:
-                return found.message or found.why
-            if [file.name for file in place.iterdir()] != ["secret"] or secret.read_text() != "as it was":
+            outcome = _run(attempts, isolation, readable=[str(folder)] if name == "readable" else ())
+            if not outcome.passed:
+                return outcome.message or outcome.why
+            if [file.name for file in folder.iterdir()] != ["secret"] or secret.read_text() != "as it was":
                 return "a file outside was changed"
         if select.select([server], [], [], 0)[0]:
             return "a connection came through"

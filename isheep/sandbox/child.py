@@ -1,7 +1,7 @@
-"""Runs one program behind the kernel's walls, in this process: a script that sandbox.py starts.
+"""Isolate this process by means of the kernel, then run one program in it: a script that isheep.sandbox starts.
 
-The job comes as JSON on standard input, the outcome goes as one line of JSON to standard output. Limits first, then the
-wall around files, then the filter of system calls, and the program last: nothing of this can be undone from inside.
+The job is JSON on standard input, the outcome one line of JSON on standard output. The limits come first, then the
+isolation of files, then the filter of system calls, and the program last: it can undo none of them.
 """
 
 import contextlib
@@ -16,14 +16,15 @@ from types import ModuleType
 from typing import Any
 
 libc = ctypes.CDLL(None, use_errno=True)
-UP = b"walls up:"  # said before the program runs
+# Written before the program runs.
+READY = b"isolated:"
 
 # --- system calls
 
-# What Python, numpy and plain file work need, and nothing that makes a process or a thread, a socket or a signal for
-# another process, changes the mode, owner or times of a file (Landlock lets those through), mounts, traces or sets
-# limits. Whatever is not here is answered "not implemented", as is all that kernels will invent.
-# The call's name: (its number on x86_64, on aarch64); None where it has none.
+# The calls that Python, numpy and plain file work need. None of them starts a process or a thread, opens a socket,
+# signals another process, changes the mode, owner or times of a file (which Landlock allows), mounts, traces or sets
+# limits. All other calls, also those of future kernels, fail with "not implemented".
+# The call's name: (its number on x86_64, on aarch64); None if the machine has no such call.
 CALLS: dict[str, tuple[int | None, int | None]] = {
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67), "pwrite64": (18, 68),
     "lseek": (8, 62), "open": (2, None), "openat": (257, 56), "creat": (85, None), "close": (3, 57), "stat": (4, None),
@@ -45,18 +46,22 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
     "sched_getaffinity": (204, 123), "getrandom": (318, 278), "rseq": (334, 293), "exit": (60, 93),
     "exit_group": (231, 94),
 }  # fmt: skip
-# Calls with one of these as the second argument: fcntl could have a signal sent (F_SETOWN), ioctl do anything at all.
+# Calls that are allowed with these second arguments alone: fcntl could send signals (F_SETOWN), ioctl do anything.
 WITH_COMMAND = {
-    ("fcntl", (72, 25)): (0, 1, 2, 3, 4, 1030),  # duplicate; flags of the descriptor and of the file
-    ("ioctl", (16, 29)): (0x5401, 0x5413, 0x5450, 0x5451),  # is it a terminal, how wide; close on exec
+    # Duplicate a descriptor; the flags of a descriptor and of a file.
+    ("fcntl", (72, 25)): (0, 1, 2, 3, 4, 1030),
+    # Whether it is a terminal, and how wide; close on exec.
+    ("ioctl", (16, 29)): (0x5401, 0x5413, 0x5450, 0x5451),
 }
-MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, the kernel's name for it
+# (column of CALLS, the kernel's number of the machine)
+MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06
-ALLOW, MISSING, KILL = 0x7FFF0000, 0x00050000 | 38, 0x80000000  # 38 is ENOSYS
+# 38 is ENOSYS.
+ALLOW, MISSING, KILL = 0x7FFF0000, 0x00050000 | 38, 0x80000000
 
 
 def filter_calls() -> None:
-    """Only `CALLS` from here on, for good. Raises OSError where the kernel or the machine can't."""
+    """Allow this process only `CALLS` from here on, with seccomp. Raises OSError if the kernel or the machine can't."""
     if platform.machine() not in MACHINES:
         raise OSError(f"no table of system calls for {platform.machine()}")
     column, machine = MACHINES[platform.machine()]
@@ -66,32 +71,37 @@ def filter_calls() -> None:
         steps.append((LOAD, 0, 0, 24))
         steps += [step for command in commands for step in ((EQUAL, 0, 1, command), (RETURN, 0, 0, ALLOW))]
         steps.append((RETURN, 0, 0, MISSING))
-    known = [numbers[column] for numbers in CALLS.values()]
-    steps += [step for n in known if n is not None for step in ((EQUAL, 0, 1, n), (RETURN, 0, 0, ALLOW))]
+    allowed = [numbers[column] for numbers in CALLS.values()]
+    steps += [step for n in allowed if n is not None for step in ((EQUAL, 0, 1, n), (RETURN, 0, 0, ALLOW))]
     steps.append((RETURN, 0, 0, MISSING))
     program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
     pointer = struct.pack("@HP", len(steps), ctypes.addressof(program))
-    checked("seccomp", libc.prctl(22, 2, pointer, 0, 0))  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+    # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+    checked("seccomp", libc.prctl(22, 2, pointer, 0, 0))
 
 
 # --- files
 
 
 def landlock(folder: str, readable: list[str]) -> None:
-    """Landlock: `folder` can be written, `readable` can be read. Raises OSError where the kernel has none."""
+    """Restrict this process with Landlock: it can write `folder` and read `readable`.
+
+    Raises OSError if the kernel has no Landlock.
+    """
     version = checked("landlock", syscall(444, None, 0, 1))
-    files = (1 << 13) - 1 | (version >= 2) << 13 | (version >= 3) << 14 | (version >= 5) << 15  # all there are
+    all_rights = (1 << 13) - 1 | (version >= 2) << 13 | (version >= 3) << 14 | (version >= 5) << 15
     read, write, of_files = 1 << 2 | 1 << 3, 1 << 1 | 1 << 14, 1 << 1 | 1 << 2 | 1 << 14
-    special = 1 << 0 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 15  # to execute; devices, sockets, fifos
-    # From version 4 on also TCP, from 6 on signals and abstract sockets.
-    rules = struct.pack("=QQQ", files, 3, 3)[: 8 if version < 4 else 16 if version < 6 else 24]
+    # To execute a file; to make devices, sockets and fifos; device control.
+    special = 1 << 0 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 15
+    # Version 4 added rules for TCP, version 6 those for signals and abstract sockets.
+    rules = struct.pack("=QQQ", all_rights, 3, 3)[: 8 if version < 4 else 16 if version < 6 else 24]
     handle = checked("landlock", syscall(444, rules, len(rules), 0))
 
     def allow(path: str, access: int) -> None:
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        access &= files if os.path.isdir(path) else files & of_files
-        checked("landlock", syscall(445, handle, 1, struct.pack("=Qi", access, place), 0))
-        os.close(place)
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        access &= all_rights if os.path.isdir(path) else all_rights & of_files
+        checked("landlock", syscall(445, handle, 1, struct.pack("=Qi", access, descriptor), 0))
+        os.close(descriptor)
 
     for path in readable:
         allow(path, read)
@@ -101,19 +111,22 @@ def landlock(folder: str, readable: list[str]) -> None:
     os.close(handle)
 
 
-PRIVATE, BIND = 1 << 14 | 1 << 18, 1 << 14 | 1 << 12  # mount(2), recursively
-READ_ONLY = 1 << 5 | 1 << 12 | 1  # of what is mounted already
-KEPT = {"nosuid": 1, "nodev": 2, "noexec": 3, "noatime": 10, "nodiratime": 11, "relatime": 21}  # bits of such flags
+# Flags of mount(2): private or bind mounts, recursively; read-only for a mount that exists already.
+PRIVATE, BIND = 1 << 14 | 1 << 18, 1 << 14 | 1 << 12
+READ_ONLY = 1 << 5 | 1 << 12 | 1
+# The bits of mount options that a remount must repeat.
+MOUNT_OPTIONS = {"nosuid": 1, "nodev": 2, "noexec": 3, "noatime": 10, "nodiratime": 11, "relatime": 21}
 
 
 def namespaces(folder: str, readable: list[str]) -> None:
-    """A root of our own in a mount namespace: `readable` read-only, `folder`, and nothing else at all.
+    """Give this process a root of its own in a mount namespace: `readable`, read-only, and `folder`, nothing else.
 
-    For kernels without Landlock. The folder "root" beside `folder` is the place for it. Raises OSError where an
+    For kernels without Landlock. The root is mounted on the folder "root" beside `folder`. Raises OSError if an
     unprivileged process may not have namespaces.
     """
     user, group = os.getuid(), os.getgid()
-    checked("user namespace", libc.unshare(0x10000000 | 0x00020000 | 0x40000000 | 0x08000000))  # user, mount, net, ipc
+    # New user, mount, network and IPC namespaces.
+    checked("user namespace", libc.unshare(0x10000000 | 0x00020000 | 0x40000000 | 0x08000000))
     for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
@@ -121,22 +134,33 @@ def namespaces(folder: str, readable: list[str]) -> None:
     mount(None, "/", PRIVATE)
     mount("tmpfs", root, 0, kind="tmpfs")
     for path in [*readable, "/dev/null", folder]:
-        target = root + path
-        if not os.path.exists(target):  # a folder in one that is there already comes with it
-            os.makedirs(target if os.path.isdir(path) else os.path.dirname(target), exist_ok=True)
-            if not os.path.isdir(path):
-                open(target, "x").close()
-            mount(path, target, BIND)
+        bind(path, root + path)
+    make_read_only(root, except_for=root + folder)
+    os.chdir(root)
+    checked("pivot_root", syscall(41 if platform.machine() == "aarch64" else 155, b".", b"."))
+    # MNT_DETACH: the old root.
+    checked("umount", libc.umount2(b".", 2))
+
+
+def bind(path: str, target: str) -> None:
+    """Mount a file or folder at `target`, unless it is there already because a folder around it is mounted."""
+    if os.path.exists(target):
+        return
+    os.makedirs(target if os.path.isdir(path) else os.path.dirname(target), exist_ok=True)
+    if not os.path.isdir(path):
+        open(target, "x").close()
+    mount(path, target, BIND)
+
+
+def make_read_only(root: str, except_for: str) -> None:
+    """Remount everything below `root` read-only, but for one folder."""
     with open("/proc/self/mountinfo") as file:
         mounts = [line.split()[4:6] for line in file]
     for escaped, options in mounts:
         target = escaped.encode().decode("unicode_escape").encode("latin-1").decode()
-        if (target + "/").startswith(root + "/") and target != root + folder:
-            kept = sum(1 << bit for name, bit in KEPT.items() if name in options.split(","))
-            mount(None, target, READ_ONLY | kept)
-    os.chdir(root)
-    checked("pivot_root", syscall(41 if platform.machine() == "aarch64" else 155, b".", b"."))
-    checked("umount", libc.umount2(b".", 2))  # MNT_DETACH: the old root
+        if (target + "/").startswith(root + "/") and target != except_for:
+            repeated = sum(1 << bit for name, bit in MOUNT_OPTIONS.items() if name in options.split(","))
+            mount(None, target, READ_ONLY | repeated)
 
 
 def mount(source: str | None, target: str, flags: int, kind: str | None = None) -> None:
@@ -144,44 +168,54 @@ def mount(source: str | None, target: str, flags: int, kind: str | None = None) 
     checked(f"mount {target}", libc.mount(*words, ctypes.c_ulong(flags), None))
 
 
-WALLS = {"landlock": landlock, "namespaces": namespaces}
+ISOLATIONS = {"landlock": landlock, "namespaces": namespaces}
 
 
 # --- the rest
 
 
-def limit(limits: dict[str, int]) -> None:
-    """Hard limits of this process; without capabilities none can be raised again."""
-    resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu"], limits["cpu"] + 1))  # a signal, a second later the end
+def set_limits(limits: dict[str, int]) -> None:
+    """Set hard limits of this process, which it can't raise again without capabilities."""
+    # The first limit sends a signal, the second ends the process a second later.
+    resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu"], limits["cpu"] + 1))
     none = dict.fromkeys(("NPROC", "CORE", "MEMLOCK", "MSGQUEUE"), 0)
-    for name, most in {"AS": limits["memory"], "FSIZE": limits["file"], "NOFILE": limits["open"], **none}.items():
-        if hasattr(resource, f"RLIMIT_{name}"):  # not every system knows all
-            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
+    for name, value in {"AS": limits["memory"], "FSIZE": limits["file"], "NOFILE": limits["open"], **none}.items():
+        # Not every system has all limits.
+        if hasattr(resource, f"RLIMIT_{name}"):
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
 
 
-def give_up_rights() -> None:
-    """What root may, and what the owner of a user namespace may in it; and we end with who started us."""
+def drop_privileges() -> None:
+    """Give up all capabilities, end together with the parent process, and write no core dumps."""
     checked("capset", libc.capset(struct.pack("=Ii", 0x20080522, 0), bytes(24)))
-    checked("prctl", libc.prctl(1, 9, 0, 0, 0))  # PR_SET_PDEATHSIG, SIGKILL
-    checked("prctl", libc.prctl(4, 0, 0, 0, 0))  # PR_SET_DUMPABLE: no core dumps, not even those that go into a pipe
+    # PR_SET_PDEATHSIG, SIGKILL
+    checked("prctl", libc.prctl(1, 9, 0, 0, 0))
+    # PR_SET_DUMPABLE: no core dumps, not even those that go into a pipe.
+    checked("prctl", libc.prctl(4, 0, 0, 0, 0))
 
 
-def shut(job: dict[str, Any]) -> None:
-    """All walls up. Raises OSError where one can't be. For "none", the limits and what else can be."""
-    if job["wall"] in WALLS:
-        checked("prctl", libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS, which Landlock and seccomp ask for
-        WALLS[job["wall"]](job["folder"], job["readable"])
+def isolate(job: dict[str, Any]) -> None:
+    """Isolate this process as the job says. Raises OSError if a part fails.
+
+    For "none" it sets the limits, and whatever else works.
+    """
+    is_isolated = job["isolation"] in ISOLATIONS
+    if is_isolated:
+        # PR_SET_NO_NEW_PRIVS, which Landlock and seccomp require.
+        checked("prctl", libc.prctl(38, 1, 0, 0, 0))
+        ISOLATIONS[job["isolation"]](job["folder"], job["readable"])
     os.chdir(job["folder"])
-    limit(job["limits"])
-    with contextlib.nullcontext() if job["wall"] in WALLS else contextlib.suppress(OSError, AttributeError):
-        give_up_rights()
+    set_limits(job["limits"])
+    with contextlib.nullcontext() if is_isolated else contextlib.suppress(OSError, AttributeError):
+        drop_privileges()
         checked("prctl", libc.prctl(38, 1, 0, 0, 0))
         filter_calls()
 
 
 def run(program: str) -> tuple[str, str]:
-    """How a program ended: "passed", or the name and text of what it raised. It is a module with the name "program"."""
-    module = sys.modules["program"] = ModuleType("program")  # dataclasses look theirs up
+    """Run a program as the module "program". Return "passed", or the name and text of the exception that it raised."""
+    # Dataclasses look up the module of their class.
+    module = sys.modules["program"] = ModuleType("program")
     try:
         exec(compile(program, "program", "exec"), module.__dict__)
     except MemoryError:
@@ -197,25 +231,26 @@ def main() -> None:
     for stream in (0, 1, 2):
         os.dup2(empty, stream)
     try:
-        shut(job)
+        isolate(job)
     except OSError as error:
         os.write(out, str(error).encode())
         return
-    write, leave, text = os.write, os._exit, json.dumps  # a program may put others in their place
-    write(out, UP)
-    write(out, text(run(job["program"])).encode() + b"\n")
+    # A program may replace these functions in their modules.
+    write, leave, to_json = os.write, os._exit, json.dumps
+    write(out, READY)
+    write(out, to_json(run(job["program"])).encode() + b"\n")
     leave(0)
 
 
 def syscall(number: int, *arguments: Any) -> int:
-    given = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
-    return int(libc.syscall(ctypes.c_long(number), *given))
+    values = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
+    return int(libc.syscall(ctypes.c_long(number), *values))
 
 
-def checked(what: str, result: int) -> int:
-    """The result of a C function. Raises OSError where it is an error."""
+def checked(call: str, result: int) -> int:
+    """Return the result of a C function. Raises OSError if it is an error."""
     if result < 0:
-        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+        raise OSError(ctypes.get_errno(), f"{call}: {os.strerror(ctypes.get_errno())}")
     return result
 
 

@@ -1,7 +1,7 @@
-"""AlpacaEval's judges: what an evaluator configuration of theirs asks, in which order, and how its reply is read.
+"""AlpacaEval's judges: what an evaluator configuration asks, in which order, and how its reply is read.
 
-Configurations and prompts are read from the user's copy of alpaca_eval's evaluators_configs; the rules are its own
-(0.6): the order of the two outputs is drawn from the instruction, and each parser is known by its name there.
+Configurations and prompts come from the user's copy of alpaca_eval's evaluators_configs. The rules are those of version
+0.6: the order of the two outputs is drawn from the instruction, and each parser has the name that it has there.
 """
 
 import ast
@@ -21,150 +21,157 @@ from isheep.errors import UserError
 from isheep.judges.base import Messages
 from isheep.openai_client import ServerReply
 
-SEED = 0  # AlpacaEval's, of the order in which outputs are shown
-DEFAULTS = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 2048}  # of its requests
-HOW = ("requires_chatml", "is_chat", "num_procs", "batch_size", "price_per_token", "client_kwargs", "is_strip")
+# AlpacaEval's seed for the order in which the outputs are shown.
+SEED = 0
+# Its defaults for the parameters of a request.
+DEFAULT_PARAMETERS = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 2048}
+# Keys of completions_kwargs that are not parameters of a request.
+CLIENT_KEYS = ("requires_chatml", "is_chat", "num_procs", "batch_size", "price_per_token", "client_kwargs", "is_strip")
 TURN = re.compile(r"<\|im_start\|>(.*?)\n(.*?)<\|im_end\|>", re.DOTALL)
 
 
 class Evaluator(NamedTuple):
-    """An evaluator configuration."""
+    """An evaluator configuration.
+
+    `model` is the judge that it names, `parser_settings` are the arguments of its parser. `keeps_choice` says that the
+    parser reads the whole completion, with probabilities, and not its text alone.
+    """
 
     name: str
-    model: str  # the judge that it names
+    model: str
     template: Messages
     parameters: dict[str, Any]
     parser: str
-    how: dict[str, Any]  # the parser's settings
-    whole: bool  # whether it keeps the whole completion, or its text
+    parser_settings: dict[str, Any]
+    keeps_choice: bool
 
     @property
     def options(self) -> list[str]:
-        """The tokens whose probabilities count, where they do."""
-        return list(dict.fromkeys([self.how["numerator_token"], *self.how["denominator_tokens"]])) if self.whole else []
+        """The tokens whose probabilities count; none if the parser reads text."""
+        if not self.keeps_choice:
+            return []
+        tokens = [self.parser_settings["numerator_token"], *self.parser_settings["denominator_tokens"]]
+        return list(dict.fromkeys(tokens))
 
     def ask(self, instruction: str, first: str, second: str) -> Messages:
-        """The judge prompt; each text stands where its name is in the template, whatever braces it holds."""
+        """Return the judge prompt; the texts may hold braces."""
         values = {"instruction": instruction, "output_1": first, "output_2": second}
         return [{**turn, "content": prompts.fill_template(turn["content"], **values).strip()} for turn in self.template]
 
     def preference(self, reply: ServerReply) -> float | None:
-        """1 to 2, from the first output to the second; None where it can't be read."""
+        """Return a number from 1, the first output, to 2, the second; None if it can't be read."""
         if reply.error:
             return None
+        content = (reply.choice or {}) if self.keeps_choice else reply.text
         try:
-            found = PARSERS[self.parser]((reply.choice or {}) if self.whole else reply.text, **self.how)
+            values = PARSERS[self.parser](content, **self.parser_settings)
         except (ValueError, LookupError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError):
             return None
-        value = found[0] if len(found) == 1 else None
-        known = isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= 2
-        return float(value) if known and value is not None else None
+        value = values[0] if len(values) == 1 else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 2:
+            return None
+        return float(value)
 
     def raw(self, reply: ServerReply) -> Any:
-        """What an annotation keeps as raw_completion."""
-        if reply.error or not self.whole:
-            return None if reply.error else reply.text
-        return {
-            **(reply.choice or {}),
-            "text": reply.text,
-            "total_tokens": (reply.read or 0) + (reply.written or 0),
-        }
+        """Return what an annotation stores as raw_completion."""
+        if reply.error:
+            return None
+        if not self.keeps_choice:
+            return reply.text
+        num_tokens = (reply.read or 0) + (reply.written or 0)
+        return {**(reply.choice or {}), "text": reply.text, "total_tokens": num_tokens}
 
 
-def switched(instruction: str) -> bool:
-    """Whether the second output is shown first: AlpacaEval's draw."""
+def is_switched(instruction: str) -> bool:
+    """Return whether the second output is shown first, by AlpacaEval's random draw."""
     return random.Random(f"is_switched_outputs{instruction}{SEED}").choices([False, True], k=1)[0]
 
 
-def load(data: Path, name: str) -> Evaluator:
-    """The configuration `name` of the folder evaluators_configs in `data`, or of `data` where it is that folder.
+def load_evaluator(data: Path, name: str) -> Evaluator:
+    """Load the configuration `name` of the folder evaluators_configs in `data`, or of `data` if it is that folder.
 
-    Raises UserError where it can't be read, or asks for what only alpaca_eval itself can do.
+    Raises UserError if it can't be read, or asks for something that only alpaca_eval itself can do.
     """
-    home = data / "evaluators_configs" if (data / "evaluators_configs").is_dir() else data
-    path = home / name / "configs.yaml"
+    folder = data / "evaluators_configs" if (data / "evaluators_configs").is_dir() else data
+    path = folder / name / "configs.yaml"
     try:
         content = yaml.safe_load(read_text(path))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or len(content) != 1 or not isinstance(next(iter(content.values())), dict):
         raise UserError(f"{path}: one annotator is wanted, with its settings")
-    ((name, given),) = content.items()
-    asked = dict(given.get("completions_kwargs") or {})
-    how = dict(given.get("completion_parser_kwargs") or {})
-    parser = given.get("fn_completion_parser", "regex_parser")
-    _possible(path, given, asked, parser)
+    ((name, settings),) = content.items()
+    parameters = dict(settings.get("completions_kwargs") or {})
+    parser = settings.get("fn_completion_parser", "regex_parser")
+    _check_supported(path, settings, parameters, parser)
     return Evaluator(
         name=str(name),
-        model=str(asked.pop("model_name", "gpt-4")),
-        template=conversation(read_text(home / str(given.get("prompt_template")))),
-        parameters={**DEFAULTS, **{key: value for key, value in asked.items() if key not in HOW}},
+        model=str(parameters.pop("model_name", "gpt-4")),
+        template=parse_conversation(read_text(folder / str(settings.get("prompt_template")))),
+        parameters={**DEFAULT_PARAMETERS, **{key: parameters[key] for key in parameters if key not in CLIENT_KEYS}},
         parser=parser,
-        how=how,
-        whole=given.get("completion_key") == "completions_all",
+        parser_settings=dict(settings.get("completion_parser_kwargs") or {}),
+        keeps_choice=settings.get("completion_key") == "completions_all",
     )
 
 
-def _possible(path: Path, given: Mapping[str, Any], asked: Mapping[str, Any], parser: Any) -> None:
+def _check_supported(path: Path, settings: Mapping[str, Any], parameters: Mapping[str, Any], parser: Any) -> None:
     if parser not in PARSERS:
         raise UserError(f"{path}: parser {parser!r} is not known here: take a configuration with {', '.join(PARSERS)}")
-    if given.get("fn_completions", "openai_completions") != "openai_completions" or given.get("batch_size", 1) != 1:
+    is_single_call = settings.get("batch_size", 1) == 1
+    if settings.get("fn_completions", "openai_completions") != "openai_completions" or not is_single_call:
         raise UserError(f"{path}: only openai_completions with batch_size 1 is asked here: take such a configuration")
-    if {"tokens_to_favor", "tokens_to_avoid"} & asked.keys():
+    if {"tokens_to_favor", "tokens_to_avoid"} & parameters.keys():
         raise UserError(f"{path}: tokens_to_favor and tokens_to_avoid need the judge's tokenizer: take another one")
-    if (parser == "logprob_parser") != (given.get("completion_key") == "completions_all"):
+    if (parser == "logprob_parser") != (settings.get("completion_key") == "completions_all"):
         raise UserError(f"{path}: logprob_parser and completion_key: completions_all belong together")
 
 
-def conversation(template: str) -> Messages:
-    """A prompt file's turns: ChatML, or a single turn of the user."""
+def parse_conversation(template: str) -> Messages:
+    """Return a prompt file's turns: ChatML, or a single turn of the user."""
     turns = TURN.findall(template)
     if not turns:
         return [{"role": "user", "content": template.strip()}]
     return [{"role": role.strip(), "content": content.strip()} for role, content in turns]
 
 
-# --- parsers: each gives all the preferences that it finds, and there must be one
+# --- parsers: each returns all preferences that it reads; a reply must have exactly one
 
 
 def regex_parser(text: str, outputs_to_match: Mapping[float, str]) -> list[Any]:
-    """The keys of the patterns in the order in which they match, none of them twice in one place."""
-    found = []
+    """Return the keys of the patterns in the order of their matches, which do not overlap."""
+    keys = []
     while text:
-        matches = [(match, key) for key, one in outputs_to_match.items() if (match := re.search(one, text))]
+        matches = [(match, key) for key, regex in outputs_to_match.items() if (match := re.search(regex, text))]
         if not matches:
             break
         match, key = min(matches, key=lambda pair: pair[0].start())
-        found.append(key)
+        keys.append(key)
         text = text[max(match.end(), 1) :]
-    return found
+    return keys
 
 
 def ranking_parser(text: Any, model_1_name: str = "model_1") -> list[Any]:
-    """The rank of the first model in a list of {"model", "rank"}."""
+    """Return the rank of the first model in a list of {"model", "rank"}."""
     ranks = ast.literal_eval(text) if isinstance(text, str) else text
-    return [
-        next(one["rank"] for one in [*ranks, {"model": model_1_name, "rank": None}] if one["model"] == model_1_name)
-    ]
+    entries = [*ranks, {"model": model_1_name, "rank": None}]
+    return [next(entry["rank"] for entry in entries if entry["model"] == model_1_name)]
 
 
 def json_parser(text: str, annotation_key: str | None = None) -> list[Any]:
-    """What stands under a key in a JSON object, or in each of a list of them; a fenced block counts alone."""
+    """Return the value of a key in a JSON object, or in each of a list of them; a fenced block counts alone."""
     fenced = re.search(r"```json(.*?)```", text, re.DOTALL)
     content = json.loads(fenced[1] if fenced else text)
-    return [one if annotation_key is None else one[annotation_key] for one in _listed(content)]
-
-
-def _listed(content: Any) -> list[Any]:
-    return content if isinstance(content, list) else [content]
+    entries = content if isinstance(content, list) else [content]
+    return [entry if annotation_key is None else entry[annotation_key] for entry in entries]
 
 
 def pipeline_meta_parser(text: Any, parsers_to_kwargs: Mapping[str, Mapping[str, Any] | None]) -> list[Any]:
-    """Parsers one after the other."""
-    found = [text]
-    for name, how in parsers_to_kwargs.items():
-        found = [value for one in found for value in PARSERS[name](one, **(how or {}))]
-    return found
+    """Apply parsers one after the other."""
+    values = [text]
+    for name, settings in parsers_to_kwargs.items():
+        values = [result for value in values for result in PARSERS[name](value, **(settings or {}))]
+    return values
 
 
 def logprob_parser(
@@ -174,24 +181,32 @@ def logprob_parser(
     is_binarize: bool = True,
     log_prob_index: int | str = "batch",
 ) -> list[float]:
-    """2 - p(numerator) / p(denominators), from a token's log-probabilities; binarized, whether it is the likeliest."""
+    """Return 2 - p(numerator) / p(denominators) from a token's log-probabilities.
+
+    With `is_binarize` it is 1 if the numerator is the likeliest token, else 2.
+    """
     tokens = choice["logprobs"]["content"]
     tokens = tokens if log_prob_index == "batch" else [tokens[int(log_prob_index)]]
-    return [_weigh(one["top_logprobs"], numerator_token, denominator_tokens, is_binarize) for one in tokens]
+    return [_weigh(token["top_logprobs"], numerator_token, denominator_tokens, is_binarize) for token in tokens]
 
 
 def _weigh(top: Sequence[Mapping[str, Any]], numerator: str, denominators: Sequence[str], binarize: bool) -> float:
-    """Raises ValueError where none of the tokens is there. One that is not has the probability 0."""
-    chances = {one["token"]: math.exp(one["logprob"]) for one in top if one["token"] in (*denominators, numerator)}
-    total = sum(chances.get(token, 0.0) for token in denominators)
-    chosen = chances.get(numerator, 0.0)
+    """Return the preference of one token. An option that is not among its top tokens has the probability 0.
+
+    Raises ValueError if none of the options is.
+    """
+    options = (*denominators, numerator)
+    probabilities = {entry["token"]: math.exp(entry["logprob"]) for entry in top if entry["token"] in options}
+    total = sum(probabilities.get(token, 0.0) for token in denominators)
+    share = probabilities.get(numerator, 0.0)
     if not total:
         raise ValueError(f"none of {denominators}")
     if binarize:
-        return 1 if all(chosen > chances.get(token, 0.0) for token in denominators if token != numerator) else 2
-    return 2 - chosen / total
+        return 1 if all(share > probabilities.get(token, 0.0) for token in denominators if token != numerator) else 2
+    return 2 - share / total
 
 
 PARSERS: dict[str, Any] = {
-    one.__name__: one for one in (regex_parser, ranking_parser, json_parser, pipeline_meta_parser, logprob_parser)
+    parser.__name__: parser
+    for parser in (regex_parser, ranking_parser, json_parser, pipeline_meta_parser, logprob_parser)
 }

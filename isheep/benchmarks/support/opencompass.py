@@ -23,7 +23,8 @@ from isheep.prompts import fill_template
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Record, Sampling
 
-BATCH_SIZE = 16  # items whose losses are computed in one call
+# Items whose losses are computed in one call.
+BATCH_SIZE = 16
 LETTERS = "ABCDE"
 
 Turn = tuple[str, str]
@@ -68,7 +69,7 @@ class Shot(NamedTuple):
     """An item and the few-shot examples before it."""
 
     item: Prepared
-    before: list[Prepared]
+    examples: list[Prepared]
 
 
 Prepare = Callable[[DataRow, int], Prepared | None]
@@ -102,8 +103,8 @@ class PaperTask:
     def score_inputs(self, settings: BenchmarkSettings) -> object:
         """Return the template, the items, and the examples of each subject."""
         shots = self.load_shots(settings)
-        before = {shot.item.fields.get("subject", ""): shot.before for shot in shots}
-        return [self.template.model_dump(), [shot.item for shot in shots], before]
+        examples = {shot.item.fields.get("subject", ""): shot.examples for shot in shots}
+        return [self.template.model_dump(), [shot.item for shot in shots], examples]
 
     def run(self, context: EvalContext) -> Result:
         """Score truth values as "accuracy", or "score" if OpenCompass calls it so; average MMLU over subjects too."""
@@ -201,7 +202,7 @@ def score_options(
 
 def full_text(template: PromptTemplate, shot: Shot, option: str, context: EvalContext) -> str:
     """Return the text whose loss is computed: the examples with their right options, the item with this one."""
-    examples = [fill_turns(template, example, example.options[example.right]) for example in shot.before]
+    examples = [fill_turns(template, example, example.options[example.right]) for example in shot.examples]
     hint = fill_template(template.hint, **shot.item.fields)
     dialogues = [*examples, fill_turns(template, shot.item, option)]
     return join_turns(template, dialogues, hint, context, open_answer=False)

@@ -14,7 +14,8 @@ from isheep.benchmarks.support.fingerprints import check_unchanged, item_fingerp
 from isheep.records import Answer, Record
 from isheep.rundir.folder import RunFolder
 
-BATCH_SIZE = 64  # programs
+# Programs that are run before their verdicts are stored.
+BATCH_SIZE = 64
 FENCE = re.compile(r"^([ \t]*)```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 PROGRAM_BEGINS = re.compile(r"(?:async )?def \w+\s*\(|class \w+\s*[(:]|import \w|from [\w.]+ import\b|@\w")
 PROGRAM_CONTINUES = re.compile(
@@ -34,18 +35,18 @@ class Verdict(Record):
 class Problem(NamedTuple):
     """An item, as the program that a solution becomes.
 
-    `name` is the function's, `solution` the canonical one; `before` and `tests` are the code around a solution.
+    `name` is the function's, `solution` the canonical one; `prefix` and `tests` are the code around a solution.
     """
 
     id: str
     name: str
-    before: str
+    prefix: str
     solution: str
     tests: str
 
     def program(self, solution: str) -> str:
         """Return the program that runs the tests on a solution."""
-        return f"{self.before}{solution}\n{self.tests}\n"
+        return f"{self.prefix}{solution}\n{self.tests}\n"
 
 
 def extract(answer: str, name: str) -> str:
@@ -84,21 +85,21 @@ def score_programs(
 
     The canonical solutions are run first, once for all models of a run (in control/ of the run folder).
     """
-    wall = sandbox.find_wall(context.unsafe_code)
+    isolation = sandbox.find_isolation(context.unsafe_code)
     ids = [problem.id for problem in problems]
     canonical = [problem.program(problem.solution) for problem in problems]
     controls = RunFolder(context.folder.root, context.folder.root) / "control"
     control = run_programs(
-        controls, f"{name}-{sha256(repr(canonical).encode()).hexdigest()[:12]}.jsonl", ids, canonical, wall
+        controls, f"{name}-{sha256(repr(canonical).encode()).hexdigest()[:12]}.jsonl", ids, canonical, isolation
     )
     failed = {verdict.id: verdict.why for verdict in control if verdict.why != "passed"}
     programs = [problem.program(text) for problem, text in zip(problems, code, strict=True)]
-    verdicts = run_programs(context.folder, "verdicts.jsonl", ids, programs, wall)
+    verdicts = run_programs(context.folder, "verdicts.jsonl", ids, programs, isolation)
     notes = []
     if failed:
         notes.append(f"control: {len(failed)} of {len(ids)} canonical solutions do not pass here")
-    if wall == "none":
-        notes.append("model-written code ran without a wall around files")
+    if isolation == "none":
+        notes.append("model-written code ran without isolation of files")
     for note in notes:
         context.folder.notify(f"{name}: {note}")
     return Result(
@@ -106,7 +107,7 @@ def score_programs(
         notes=tuple(notes),
         scores={"pass@1": Score(items=[verdict.why == "passed" for verdict in verdicts])},
         details={
-            "sandbox": wall,
+            "sandbox": isolation,
             "control": {"passed": len(ids) - len(failed), "of": len(ids), "failed": failed},
             "outcomes": dict(Counter(verdict.why for verdict in verdicts).most_common()),
             "cut_off": sum(answer.finish == "length" for answer in answers),
@@ -115,7 +116,7 @@ def score_programs(
 
 
 def run_programs(
-    folder: RunFolder, name: str, ids: Sequence[str], programs: Sequence[str], wall: str
+    folder: RunFolder, name: str, ids: Sequence[str], programs: Sequence[str], isolation: str
 ) -> Sequence[Verdict]:
     """Return a verdict on each program, stored in the file `name`.
 
@@ -125,7 +126,7 @@ def run_programs(
 
     def make_batch(start: int) -> list[Verdict]:
         batch = slice(start, start + BATCH_SIZE)
-        outcomes = zip(ids[batch], sandbox.run_all(programs[batch], wall), fingerprints[batch], strict=True)
+        outcomes = zip(ids[batch], sandbox.run_all(programs[batch], isolation), fingerprints[batch], strict=True)
         return [Verdict(id=id, why=outcome.why, of=program) for id, outcome, program in outcomes]
 
     def check(rows: Sequence[Verdict]) -> None:

@@ -1,0 +1,253 @@
+"""FastChat's files and rules of MT-Bench: questions, reference answers, judge prompts, judgments and averages.
+
+The rules and formats are those of fastchat/llm_judge: its tools read our answers and judgments, and we read theirs.
+"""
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from math import fsum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from isheep.benchmarks.support.data_files import read_rows
+from isheep.errors import UserError
+from isheep.judges.base import Messages, safe_file_name
+from isheep.openai_client import ServerReply
+from isheep.rundir.atomic import write_text
+
+DEFAULT_JUDGE = "gpt-4"
+# The categories whose judge prompt shows a reference answer: FastChat's NEED_REF_CATS.
+CATEGORIES_WITH_REFERENCE = ("math", "reasoning", "coding", "arena-hard-200")
+# The second form counts if the first does not occur.
+RATING_PATTERNS = (re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]"))
+# The score of a judgment in which no rating can be read.
+UNREADABLE = -1
+# The text of a judgment whose call failed.
+FAILED_CALL = "$ERROR$"
+TURN_NAMES = ("first turn", "second turn")
+
+Row = Mapping[str, Any]
+Turns = Mapping[Any, Sequence[str]]
+"""The answers to the turns of each question, by question_id."""
+
+
+class QuestionFiles(NamedTuple):
+    """What FastChat keeps in data/mt_bench.
+
+    Questions have question_id, category and turns; prompts, by name, have system_prompt and prompt_template.
+    """
+
+    questions: list[dict[str, Any]]
+    references: Turns
+    prompts: dict[str, dict[str, str]]
+
+
+class JudgeRequest(NamedTuple):
+    """One judge prompt. `prompt` is the name of its template, such as single-v1."""
+
+    question_id: Any
+    turn: int
+    prompt: str
+    system: str
+    user: str
+
+    @property
+    def messages(self) -> Messages:
+        """The conversation that the judge reads."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": self.user}]
+
+
+# --- files
+
+
+def load_files(data: Path | None, judge: str) -> QuestionFiles:
+    """Read FastChat's data/mt_bench: question.jsonl, reference_answer/, and judge_prompts.jsonl in it or beside it.
+
+    The references are those in the file that is named after the judge, as in FastChat, or else gpt-4's.
+    """
+    questions = load_questions(data)
+    data = data or Path()
+    folders = [folder for folder in (data, data.parent) if (folder / "judge_prompts.jsonl").is_file()]
+    prompts = read_rows((folders or [data])[0] / "judge_prompts.jsonl", ("name", "system_prompt", "prompt_template"))
+    reference_files = [data / "reference_answer" / f"{name}.jsonl" for name in (safe_file_name(judge), DEFAULT_JUDGE)]
+    references = read_answers(next((path for path in reference_files if path.is_file()), reference_files[-1]))
+    return QuestionFiles(questions, references, {row["name"]: row for row in prompts})
+
+
+def load_questions(data: Path | None) -> list[dict[str, Any]]:
+    """Read the questions, each with its id, category and turns. Raises UserError if `data` is not their folder."""
+    if data is None or not data.is_dir():
+        problem = f"{data} is no folder" if data else "its files are needed"
+        raise UserError(f"mt_bench: {problem}; give FastChat's data/mt_bench as data")
+    rows = read_rows(data / "question.jsonl", ("question_id", "category", "turns"))
+    for row in rows:
+        if not row["turns"] or not all(isinstance(turn, str) for turn in row["turns"]):
+            raise UserError(f"{data / 'question.jsonl'}: question {row['question_id']}: turns must be texts")
+    return rows
+
+
+def read_answers(path: Path) -> dict[Any, list[str]]:
+    """Read a model_answer file: the turns of the first choice by question_id. The last row of a question counts."""
+    answers = {}
+    for row in read_rows(path, ("question_id", "choices")):
+        try:
+            answers[row["question_id"]] = [str(turn) for turn in row["choices"][0]["turns"]]
+        except (LookupError, TypeError):
+            raise UserError(f"{path}: question {row['question_id']} has no choices[0].turns") from None
+    return answers
+
+
+def answer_rows(answers: Turns, model: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a model_answer file. Results hold no clock times, so tstamp is 0."""
+    for question, turns in answers.items():
+        answer_id = hashlib.sha256(json.dumps([model, question, turns]).encode()).hexdigest()[:22]
+        choices = [{"index": 0, "turns": list(turns)}]
+        yield {"question_id": question, "answer_id": answer_id, "model_id": model, "choices": choices, "tstamp": 0}
+
+
+def write_json_lines(path: Path, rows: Iterator[Row] | Sequence[Row]) -> None:
+    """Write rows as JSON lines, in FastChat's form."""
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_judgments(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a model_judgment file of single-answer grading. Raises UserError if a score is no number."""
+    rows = read_rows(path, ("question_id", "model", "turn"))
+    for number, row in enumerate(rows, 1):
+        score = row.setdefault("score", None)
+        if isinstance(score, bool) or not isinstance(score, int | float | None):
+            raise UserError(f"{path} row {number}: score must be a number, found {score!r}")
+    return rows
+
+
+# --- judge prompts
+
+
+def judge_requests(files: QuestionFiles, answers: Turns) -> list[JudgeRequest]:
+    """Return the judge prompts of all turns that a judge rates, byte for byte FastChat's: by question, then by turn.
+
+    The second turn is rated if a question has exactly two. Raises UserError if an answer, a reference or a prompt is
+    missing.
+    """
+    return [
+        request
+        for question in files.questions
+        for request in _question_requests(files, question, answers.get(question["question_id"]))
+    ]
+
+
+def _question_requests(files: QuestionFiles, question: Row, answers: Sequence[str] | None) -> Iterator[JudgeRequest]:
+    question_id, turns = question["question_id"], question["turns"]
+    needs_reference = question["category"] in CATEGORIES_WITH_REFERENCE
+    references = files.references.get(question_id) if needs_reference else ()
+    if answers is None or len(answers) < min(2, len(turns)):
+        raise UserError(f"question {question_id} has no answer to {'its second turn' if answers else 'it'}")
+    if references is None:
+        raise UserError(
+            f"question {question_id} ({question['category']}) has no reference answer, and its judge prompt needs it"
+        )
+    math = "-math" if needs_reference else ""
+    values = {f"ref_answer_{n}": text for n, text in enumerate(references, 1)}
+    first_turn = {"question": turns[0], "answer": answers[0]}
+    yield _fill_request(files, question_id, 1, f"single{math}-v1", values | first_turn)
+    if len(turns) == 2:
+        values |= {f"question_{n}": text for n, text in enumerate(turns, 1)}
+        values |= {f"answer_{n}": text for n, text in enumerate(answers, 1)}
+        yield _fill_request(files, question_id, 2, f"single{math}-v1-multi-turn", values)
+
+
+def _fill_request(
+    files: QuestionFiles, question_id: Any, turn: int, name: str, values: Mapping[str, str]
+) -> JudgeRequest:
+    """FastChat's templates are format strings: a doubled brace is one brace. Values are put in as they are."""
+    if name not in files.prompts:
+        raise UserError(f"judge_prompts.jsonl has no prompt {name!r}, only {', '.join(files.prompts)}")
+    prompt = files.prompts[name]
+    try:
+        text = prompt["prompt_template"].format(**values)
+    except (LookupError, ValueError, AttributeError) as error:
+        raise UserError(f"judge prompt {name!r} can't be filled for question {question_id}: {error}") from None
+    return JudgeRequest(question_id, turn, name, prompt["system_prompt"], text)
+
+
+# --- ratings
+
+
+def read_rating(text: str) -> float | None:
+    """Return the number that FastChat reads in a judgment: the first [[x]], else the first [x]; None without either."""
+    match = next((match for pattern in RATING_PATTERNS if (match := pattern.search(text))), None)
+    try:
+        return None if match is None else _number(match[1])
+    except ValueError:
+        return None
+
+
+def _number(text: str) -> float:
+    """Return a number that FastChat reads as a Python literal, for which 08 is an error. Raises ValueError."""
+    if not text.isascii() or re.match(r"0\d", text):
+        raise ValueError(text)
+    return float(text) if "." in text else int(text)
+
+
+def judgment_row(request: JudgeRequest, reply: ServerReply, model: str, judge: str) -> dict[str, Any]:
+    """Return a row of a model_judgment file. Its score is -1 if there is no rating, or one outside 1 to 10."""
+    rating = None if reply.error else read_rating(reply.text)
+    return {
+        "question_id": request.question_id,
+        "model": model,
+        "judge": [judge, request.prompt],
+        "user_prompt": request.user,
+        "judgment": FAILED_CALL if reply.error else reply.text,
+        "score": rating if rating is not None and 1 <= rating <= 10 else UNREADABLE,
+        "turn": request.turn,
+        "tstamp": 0,
+    }
+
+
+def score_of(row: Row) -> float | None:
+    """Return a judgment's rating, None for -1."""
+    score: float | None = row["score"]
+    return None if score == UNREADABLE else score
+
+
+def averages(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Return by model what FastChat's show_result prints: the means of the first turn, the second, and all rows.
+
+    Scores of -1 are left out and counted as "unreadable", or as "error" for calls that failed. The mean of nothing is
+    None. A turn that is rated more than once counts as often, as there; "repeated" is the number of such extra rows.
+    """
+    result: dict[str, dict[str, Any]] = {}
+    for model in dict.fromkeys(str(row["model"]) for row in rows):
+        own = [row for row in rows if str(row["model"]) == model]
+        unreadable = [row for row in own if score_of(row) is None]
+        failed = sum(row.get("judgment") == FAILED_CALL for row in unreadable)
+        result[model] = {
+            "first_turn": mean([score_of(row) for row in own if row["turn"] == 1]),
+            "second_turn": mean([score_of(row) for row in own if row["turn"] == 2]),
+            "average": mean([score_of(row) for row in own]),
+            "ok": len(own) - len(unreadable),
+            "unreadable": len(unreadable) - failed,
+            "error": failed,
+            "repeated": len(own) - len({(row["question_id"], row["turn"]) for row in own}),
+        }
+    return result
+
+
+def mean(scores: Sequence[float | None]) -> float | None:
+    """Return the mean of the scores that could be read, None if there is none."""
+    readable = [score for score in scores if score is not None]
+    return fsum(readable) / len(readable) if readable else None
+
+
+def by_category(rows: Sequence[Row], questions: Sequence[Row]) -> dict[str, dict[str, list[float | None]]]:
+    """Return the ratings by turn and category, in the order of the questions (Table 12, Appendix D)."""
+    categories = {question["question_id"]: str(question["category"]) for question in questions}
+    result: dict[str, dict[str, list[float | None]]] = {turn: defaultdict(list) for turn in TURN_NAMES}
+    for row in rows:
+        turn = TURN_NAMES[0] if row["turn"] == 1 else TURN_NAMES[1]
+        result[turn][categories.get(row["question_id"], "other")].append(score_of(row))
+    return result
