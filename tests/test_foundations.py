@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from isheep import sandbox
+from isheep.backends import DEFAULT_BACKEND
 from isheep.benchmarks import Result, Score
 from isheep.evaluation.evaluate import result_fingerprints
 from isheep.recipe.schema import BenchmarkSettings, Recipe
@@ -225,9 +226,8 @@ def test_what_is_scored_is_shown_though_its_data_are_gone(asked: list[str], prob
 def test_another_chat_template(asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run", 1)
     assert isheep("eval", run, "lamb").code == 0
-    monkeypatch.setattr(
-        "isheep.evaluation.evaluate.load_chat_template", lambda name, model: type("Chat", (), {"template": "another"})
-    )
+    other = type("Chat", (), {"template": "another"})
+    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: other)
     assert "base/eval/lamb.json was made with another chat template" in refused("eval", run, "lamb")
 
 
