@@ -29,7 +29,8 @@ from isheep.models.checkpoint import find_checkpoint
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.records import Model
-from isheep.rundir.folder import RunFolder, open_run_for_writing
+from isheep.rundir.folder import RunFolder
+from isheep.rundir.run import open_run_for_writing
 
 MODELS = 4
 PROMPTS, INSTRUCTIONS = 541, 834  # IFEval's

@@ -19,7 +19,8 @@ from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import mcnemar, wilson
 from isheep.lamb.suite import is_truly_right
 from isheep.records import AssessedPair, Drop
-from isheep.rundir.folder import RunFolder, open_run, read_events
+from isheep.rundir.folder import RunFolder
+from isheep.rundir.run import open_run, read_events
 
 
 def share(items: list[bool]) -> str:

@@ -20,7 +20,8 @@ from isheep.lamb.suite import is_truly_right
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Assessment, Recipe
 from isheep.records import AssessedPair, Model, Pair
-from isheep.rundir.folder import RunFolder, open_run
+from isheep.rundir.folder import RunFolder
+from isheep.rundir.run import open_run
 from isheep.stages.assess import grade_pairs
 from isheep.stages.context import StageContext
 

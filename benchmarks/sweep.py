@@ -17,7 +17,7 @@ from pathlib import Path
 
 from isheep import api
 from isheep.recipe import loading
-from isheep.rundir.folder import read_events
+from isheep.rundir.run import read_events
 
 STAGES = ("replies.jsonl", "pairs.jsonl", "assessed.jsonl", "adapter", "eval/lamb.json")
 

@@ -1,11 +1,12 @@
 """Algorithm 1 of Liang et al. 2024: a base model aligns itself in iterations."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 
 from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.diagnostics.diversity import record_diversity
+from isheep.filters.custom import PairFunction, as_filter
 from isheep.recipe.schema import Recipe
 from isheep.records import Model
 from isheep.rundir.folder import RunFolder
@@ -19,15 +20,24 @@ from isheep.stages.synthesize import synthesize
 from isheep.trainers.adapter_dir import check_training_file
 
 
-def align(recipe: Recipe, run: RunFolder, *, backend: Backend = DEFAULT_BACKEND) -> Iterator[Model]:
+def align(
+    recipe: Recipe,
+    run: RunFolder,
+    *,
+    backend: Backend = DEFAULT_BACKEND,
+    filters: Sequence[PairFunction] = (),
+) -> Iterator[Model]:
     """Yield M^0 (the base model), M^1, ..., M^T, each when it is ready, so that a caller can evaluate it, or stop.
 
     The data that M^(t-1) generates, the selected part of it and the adapter of M^t are files in iter-t. Existing files
-    are not made again, and no weights are loaded for them. Raises UserError if an iteration keeps too few pairs to
-    train on, or if its training file has changed since its model was trained.
+    are not made again, and no weights are loaded for them. `backend` opens and trains the models. `filters` are
+    functions from a pair to the reason to drop it, or None; they are applied after the recipe's filters. Raises
+    UserError if an iteration keeps too few pairs to train on, or if its training file has changed since its model was
+    trained.
     """
     chat = backend.load_chat_template(recipe.chat_template, recipe.model)
     seeds = run.read("seeds.jsonl", SeedTask)
+    extra_filters = [as_filter(function) for function in filters]
     # line 1: M^0 <- M^base
     base = model = Model(recipe.model)
     yield model
@@ -35,7 +45,7 @@ def align(recipe: Recipe, run: RunFolder, *, backend: Backend = DEFAULT_BACKEND)
     for t in range(1, recipe.iterations + 1):
         settings = recipe.at(t)
         with closing(backend.open_engine(settings, model)) as engine:
-            context = StageContext(settings, engine, chat, run, t, seeds, backend)
+            context = StageContext(settings, engine, chat, run, t, seeds, backend, extra_filters)
             # line 3: P^t <- generate(M^(t-1), P^seed, p^meta)
             tasks = synthesize(context, seeds)
             # lines 4 and 5: R^t <- generate(M^(t-1), P^t); D_raw^t <- {P^t, R^t}

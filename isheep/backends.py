@@ -1,22 +1,26 @@
 """Build the engine, trainer and judge that a recipe asks for. Heavy libraries load at their first use."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 from isheep.engines import Engine
+from isheep.engines.function import FunctionEngine
 from isheep.errors import Conflicts, UserError, unknown_name
 from isheep.extensions import load_object, parse_reference
 from isheep.judges.base import Judge, LocalJudge
 from isheep.judges.endpoint import EndpointJudge
 from isheep.models.chat_template import ChatTemplate, load_chat_template
-from isheep.recipe import schema as recipes
-from isheep.recipe.schema import BenchmarkSettings, Machine, Recipe, Training
+from isheep.recipe.schema import BenchmarkSettings, JudgeSettings, Machine, Recipe, Training
 from isheep.records import Model
-from isheep.rundir.folder import open_run
+from isheep.rundir.iterations import BASE_DIR, adapters_by_folder
+from isheep.rundir.run import open_run
+
+PromptsToTexts = Callable[[list[str]], Sequence[str]]
+"""A function that takes a list of prompts and returns one text for each, in their order."""
 
 ENGINES = {
     "transformers": "isheep.engines.transformers",
@@ -106,47 +110,51 @@ class CustomEngine:
 
 
 def open_judge(recipe: Recipe, benchmark: BenchmarkSettings) -> Judge:
-    """Who judges a benchmark's answers. Cheap: a local judge's weights load when it is asked.
+    """Return the judge of a benchmark's answers. The weights of a local judge load at their first use.
 
-    Raises UserError where a local judge is a model that its run does not have.
+    Raises UserError if a local judge is a model that its run does not have.
     """
-    given = benchmark.judge or recipes.JudgeSettings()
-    if not given.local:
-        return EndpointJudge(given.model, recipe.machine.judging, given.parameters)
+    settings = benchmark.judge or JudgeSettings()
+    if not settings.local:
+        return EndpointJudge(settings.model, recipe.machine.judging, settings.parameters)
 
-    model, chat = local_model(given.model or "")
+    name = settings.model or ""
+    model, chat = local_model(name)
 
     def open_local() -> tuple[Engine, ChatTemplate]:
         return open_local_engine(recipe, model, chat), load_chat_template(chat, model.base)
 
-    return LocalJudge(given.model or "", open_local, recipe.seed, given.parameters, identity=_weights(model))
+    return LocalJudge(name, open_local, recipe.seed, settings.parameters, identity=_weights_identity(model))
 
 
-def _weights(model: Model) -> str:
-    """What tells an adapter from another one in the same place; "" for a base, which its name stands for."""
-    weights = model.adapter / "adapter_model.safetensors" if model.adapter else None
-    if not (model.adapter and weights and weights.exists()):
+def _weights_identity(model: Model) -> str:
+    """Return a text that differs between adapters in the same place; "" for a base model, which its name identifies."""
+    if model.adapter is None:
+        return ""
+    weights = model.adapter / "adapter_model.safetensors"
+    if not weights.exists():
         return ""
     with weights.open("rb") as file:
         return f" {model.adapter.parent.name} {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def local_model(name: str) -> tuple[Model, str]:
-    """A model by a run folder (its newest one), a folder of an iteration in one, or a checkpoint; its chat template.
+    """Return a model and the name of its chat template.
 
-    Raises UserError where a run folder has no such model.
+    `name` is a run folder (its newest model), the folder of an iteration in one, or a checkpoint. Raises UserError if
+    a run folder has no such model.
     """
-    given = Path(name)
-    run = next((path for path in (given, given.parent) if (path / "recipe.yaml").is_file()), None)
-    if run is None:
+    path = Path(name)
+    run_dir = next((folder for folder in (path, path.parent) if (folder / "recipe.yaml").is_file()), None)
+    if run_dir is None:
         return Model(name), "tokenizer"
-    recipe, _ = open_run(run)
-    made = {path.parent.name: path for path in run.glob("iter-*/adapter")}
-    newest = max(made, key=lambda iteration: int(iteration.removeprefix("iter-")), default="base")
-    iteration = newest if given == run else given.name
-    if iteration != "base" and iteration not in made:
-        raise UserError(f"judge {name!r} is no model of that run: give {', '.join(['base', *sorted(made)])} in it")
-    return Model(recipe.model, made.get(iteration)), recipe.chat_template
+    recipe, _ = open_run(run_dir)
+    adapters = adapters_by_folder(run_dir)
+    iteration = next(reversed(adapters), BASE_DIR) if path == run_dir else path.name
+    if iteration != BASE_DIR and iteration not in adapters:
+        models = ", ".join([BASE_DIR, *sorted(adapters)])
+        raise UserError(f"judge {name!r} is no model of that run: give {models} in it")
+    return Model(recipe.model, adapters.get(iteration)), recipe.chat_template
 
 
 TRAINERS = {
@@ -214,16 +222,29 @@ def conflicts(recipe: Recipe) -> Conflicts:
 
 @dataclass(eq=False)
 class Backend:
-    """The functions that open and train models. Callers replace them, for example by a fake in a test."""
+    """The functions that open and train models. Callers replace them, for example by a fake in a test.
+
+    `check_engine` and `check_training` are called before a run, as the functions of these names in this module.
+    """
 
     open_engine: Callable[[Recipe, Model], Engine] = open_engine
     train: Callable[[Recipe, ChatTemplate, Model, Path, int, Path], None] = train
     load_chat_template: Callable[[str, str], ChatTemplate] = load_chat_template
+    check_engine: Callable[[Recipe], list[str]] = check_engine
+    check_training: Callable[[Recipe], None] = check_training
 
     @classmethod
-    def of_engine(cls, engine: Engine) -> "Backend":
-        """Return a backend on which every model generates with `engine`, whatever its weights."""
-        return cls(open_engine=lambda recipe, model: engine)
+    def of_engine(cls, engine: Engine | PromptsToTexts) -> "Backend":
+        """Return a backend on which every model generates with `engine`, whatever its weights.
+
+        `engine` is an Engine, or a function that takes a list of prompts and returns a text for each.
+        """
+        opened: Any = engine if hasattr(engine, "generate") else FunctionEngine(engine)
+
+        def open_given(recipe: Recipe, model: Model) -> Engine:
+            return cast(Engine, opened)
+
+        return cls(open_engine=open_given, check_engine=lambda recipe: [])
 
 
 # The real libraries, as the recipe names them.

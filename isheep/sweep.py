@@ -1,196 +1,227 @@
-"""Runs: one recipe from the base to its last model, and many settings or seeds that share what comes out the same.
+"""Runs: one recipe from the base model to its last model, and sweeps of many recipes that share equal files.
 
-A file of a run is copied from another run of the sweep where it would be made from the same: the same bytes of the
-files before it, and the same values of the recipe's keys that it depends on (rundir/artifacts.py). What a change leaves
-as it was is found too: two thresholds that keep the same pairs train one model.
+In a sweep, a file of a run is copied from another run if it would be made from the same: from files with the same
+bytes, and from the same values of the recipe's keys that it depends on (rundir/artifacts.py). So two thresholds that
+keep the same pairs train one model.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from isheep.algorithm import align
-from isheep.backends import DEFAULT_BACKEND, Backend, check_engine, check_training
+from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.errors import UserError
 from isheep.evaluation import evaluate
 from isheep.evaluation.evaluate import is_last_iteration, validation_scores
 from isheep.evaluation.results import read_result
 from isheep.models.checkpoint import check_device
-from isheep.recipe.schema import Recipe
-from isheep.records import Drop, Pair
-from isheep.rundir.artifacts import artifact_of
-from isheep.rundir.folder import RunFolder, check_run_dir, open_run, open_run_for_writing, saved_prompts
-from isheep.rundir.iterations import iteration_dir
+from isheep.recipe.schema import BenchmarkSettings, Recipe
+from isheep.rundir.artifacts import Artifact, artifact_of
+from isheep.rundir.folder import RunFolder
+from isheep.rundir.iterations import iteration_dir, iteration_name, parse_run_file
 from isheep.rundir.progress import console
+from isheep.rundir.run import check_run_dir, has_current_format, open_run, open_run_for_writing, saved_prompts
 from isheep.stages import assess
-from isheep.stages.filters import kept_pairs
 from isheep.stages.respond import check_prompt_fits
 
-COMMON = {"model", "chat_template", "seed", "machine"}
-# Scores depend on the model and the benchmark, which `ingredients` adds.
-SHARED_SOURCES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {"eval": ((), ()), "validation": ((), ())}
-MODEL = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")  # what makes M^t of the base
+# The keys of a recipe that every shared file depends on.
+COMMON_KEYS = {"model", "chat_template", "seed", "machine"}
+
+# The files of a model's adapter that decide what the model generates.
+MODEL_FILES = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
+
+
+# --- one run
 
 
 def run_recipe(
     recipe: Recipe,
     out: Path,
-    reuse_from: Callable[[str], Path | None] = lambda label: None,
+    reuse_from: Callable[[str], Path | None] = lambda file: None,
     *,
     backend: Backend = DEFAULT_BACKEND,
 ) -> tuple[RunFolder, int]:
-    """Run a recipe in the folder `out`, or go on with it; the folder and the last iteration.
+    """Run a recipe in the folder `out`, or continue its run; return the folder and the last iteration.
 
-    That is T, or where `stop` ends it. `reuse_from` is as in RunFolder.
+    The last iteration is T, or the one at which the recipe's `stop` ends the run. `reuse_from` is RunFolder.reuse_from.
     """
     with open_run_for_writing(out, recipe) as folder:
         folder = replace(folder, reuse_from=reuse_from)
-        for t, model in enumerate(align(recipe, folder, backend=backend)):
-            evaluate.evaluate(recipe, folder, t, model, backend=backend)
-            if is_last_iteration(recipe, folder, t):
+        for iteration, model in enumerate(align(recipe, folder, backend=backend)):
+            evaluate.evaluate(recipe, folder, iteration, model, backend=backend)
+            if is_last_iteration(recipe, folder, iteration):
                 break
-        if recipe.stop and t < recipe.iterations:
-            scores = validation_scores(folder, recipe.stop.benchmark, t)
-            shown = ", ".join(f"{100 * score:.1f}" for score in scores)
+        if recipe.stop and iteration < recipe.iterations:
+            scores = validation_scores(folder, recipe.stop.benchmark, iteration)
+            percentages = ", ".join(f"{100 * score:.1f}" for score in scores)
             folder.notify(
-                f"stopped after iteration {t} of {recipe.iterations}: no new best on {recipe.stop.benchmark}'s "
-                f"validation part for {recipe.stop.patience} in a row ({shown}; the first is the base)"
+                f"stopped after iteration {iteration} of {recipe.iterations}: no new best on {recipe.stop.benchmark}'s "
+                f"validation part for {recipe.stop.patience} in a row ({percentages}; the first is the base)"
             )
-    return folder, t
+    return folder, iteration
 
 
 def check_recipe_ready(recipe: Recipe, out: Path, *, backend: Backend = DEFAULT_BACKEND) -> None:
-    """Raises UserError where a run of this recipe in the folder `out` can't work, before weights are loaded for it."""
+    """Raise UserError if a run of this recipe in the folder `out` can't work, before any weights are loaded."""
     check_run_dir(out, recipe)
     check_device(recipe.machine.device)
-    check_training(recipe)
+    backend.check_training(recipe)
     chat = backend.load_chat_template(recipe.chat_template, recipe.model)
     check_prompt_fits(recipe, chat)
-    for one in recipe.variants:
-        if one.assessment:
-            assess.check_expected_scores(one.assessment, chat)
+    for variant in recipe.variants:
+        if variant.assessment:
+            assess.check_expected_scores(variant.assessment, chat)
     run = RunFolder(out, out)
-    last = next(t for t in range(recipe.iterations + 1) if is_last_iteration(recipe, run, t))
-    if owed(recipe, run, last):
-        for note in check_engine(recipe):
+    last = next(iteration for iteration in range(recipe.iterations + 1) if is_last_iteration(recipe, run, iteration))
+    if is_unfinished(recipe, run, last):
+        for note in backend.check_engine(recipe):
             console.print(note, markup=False, soft_wrap=True)
     evaluate.check_benchmarks_ready(recipe, run, range(last + 1), backend=backend)
 
 
-def owed(recipe: Recipe, run: RunFolder, last: int) -> bool:
-    """Whether a model, or a score of one, is still to be made up to iteration `last`."""
-    homes = [iteration_dir(run, t) for t in range(last + 1)]
-    scores = [f"eval/{one.label}.json" for one in recipe.evaluation]
-    return not (all(one.has("adapter") for one in homes[1:]) and all(one.has(name) for one in homes for name in scores))
+def is_unfinished(recipe: Recipe, run: RunFolder, last: int) -> bool:
+    """Return whether a model up to iteration `last`, or a score of one, is still missing."""
+    folders = [iteration_dir(run, iteration) for iteration in range(last + 1)]
+    results = [f"eval/{benchmark.label}.json" for benchmark in recipe.evaluation]
+    has_models = all(folder.has("adapter") for folder in folders[1:])
+    return not (has_models and all(folder.has(result) for folder in folders for result in results))
+
+
+# --- many runs
 
 
 def run_sweep(recipes: Mapping[str, Recipe], out: Path, *, backend: Backend = DEFAULT_BACKEND) -> list[Path]:
-    """Run recipes by name, each in the folder of its name in `out`, or go on with them; the folders.
+    """Run recipes by name, each in the folder of its name in `out`, or continue their runs; return the folders.
 
-    Raises UserError before anything runs where one of them can't begin, or `out` is a run folder itself. A setting that
-    can't be finished (a threshold may leave nothing to train on) does not keep the others from running: what failed is
-    raised at the end.
+    Raises UserError before anything runs if one of them can't begin, or if `out` is a run folder itself. A recipe that
+    can't be finished (a threshold may keep nothing to train on) does not stop the others: the error is raised at the
+    end.
     """
     if (out / "recipe.yaml").exists():
         raise UserError(f"{out} is a run folder: a run for each setting needs a folder of its own; give another --out")
     for name, recipe in recipes.items():
         check_recipe_ready(recipe, out / name, backend=backend)
-    failed = []
+    errors = []
     for name, recipe in recipes.items():
         console.print(f"== {out / name}", markup=False, soft_wrap=True)
         try:
             run_recipe(recipe, out / name, find_reusable_files(recipe, out / name), backend=backend)
         except UserError as error:
-            failed.append(f"{name}: {error}")
-    if failed:
-        raise UserError(f"{len(failed)} of {len(recipes)} settings could not be finished: {'; '.join(failed)}")
+            errors.append(f"{name}: {error}")
+    if errors:
+        raise UserError(f"{len(errors)} of {len(recipes)} settings could not be finished: {'; '.join(errors)}")
     return [out / name for name in recipes]
 
 
-def find_reusable_files(recipe: Recipe, run: Path) -> Callable[[str], Path | None]:
-    """RunFolder.reuse_from for a run: looks for a file among the runs beside it."""
-    others = [path.parent for path in sorted(run.parent.glob("*/recipe.yaml")) if path.parent != run]
-    known = [(path, open_run(path)[0]) for path in others]
+def find_reusable_files(recipe: Recipe, run_dir: Path) -> Callable[[str], Path | None]:
+    """Return RunFolder.reuse_from for a run: a function that looks for a file in the runs beside it."""
+    folders = [path.parent for path in sorted(run_dir.parent.glob("*/recipe.yaml")) if path.parent != run_dir]
+    other_runs = [(folder, open_run(folder)[0]) for folder in folders if has_current_format(folder)]
 
-    def reuse_from(label: str) -> Path | None:
-        wanted = source_fingerprint(recipe, run, label)
-        return next(
-            (
-                path / label
-                for path, other in known
-                if wanted
-                and (path / label).exists()
-                and source_fingerprint(other, path, label) == wanted
-                and current(recipe, path / label)
-            ),
-            None,
-        )
+    def reuse_from(file: str) -> Path | None:
+        fingerprint = source_fingerprint(recipe, run_dir, file)
+        if fingerprint is None:
+            return None
+        for folder, other_recipe in other_runs:
+            path = folder / file
+            if (
+                path.exists()
+                and source_fingerprint(other_recipe, folder, file) == fingerprint
+                and is_current_result(recipe, path)
+            ):
+                return path
+        return None
 
     return reuse_from
 
 
-def current(recipe: Recipe, path: Path) -> bool:
-    """Whether another run's file of a benchmark, if `path` is one, is about what the benchmark asks now."""
-    home, _, name = str(path).rpartition("/eval/")
-    one = next(
-        (one for one in recipe.evaluation if home and name.startswith((f"{one.label}.json", f"{one.label}/"))), None
-    )
-    if not one:
+def is_current_result(recipe: Recipe, path: Path) -> bool:
+    """Return whether a file of another run's eval/ is about the items and the judge that its benchmark has now.
+
+    True for every file outside eval/. The file NAME.json says what the files of eval/NAME/ are about.
+    """
+    folder, _, name = str(path).rpartition("/eval/")
+    benchmark = benchmark_of_file(recipe, name) if folder else None
+    if benchmark is None:
         return True
-    result = Path(home, "eval", f"{one.label}.json")  # says what was asked; without it nobody knows
+    result = Path(folder, "eval", f"{benchmark.label}.json")
     return result.exists() and evaluate.same_fingerprints(
-        read_result(result), evaluate.result_fingerprints(recipe, one)
+        read_result(result), evaluate.result_fingerprints(recipe, benchmark)
     )
 
 
-def source_fingerprint(recipe: Recipe, run: Path, label: str) -> str | None:
-    """A digest of all that a file of a run ("iter-1/pairs.jsonl") is made from; None where it is not to be shared."""
-    home, _, name = label.partition("/")
+def benchmark_of_file(recipe: Recipe, name: str) -> BenchmarkSettings | None:
+    """Return the benchmark of `evaluation` that a file in eval/ belongs to: NAME.json, NAME, or a file in NAME/."""
+    for benchmark in recipe.evaluation:
+        if name in (benchmark.label, f"{benchmark.label}.json") or name.startswith(f"{benchmark.label}/"):
+            return benchmark
+    return None
+
+
+# --- what a file is made from
+
+
+def source_fingerprint(recipe: Recipe, run_dir: Path, file: str) -> str | None:
+    """Return a hash of everything that a file of a run ("iter-1/pairs.jsonl") is made from.
+
+    None if the file is not to be shared, or if one of its sources does not exist.
+    """
+    iteration, name = parse_run_file(file)
     artifact = artifact_of(name)
     if artifact is None or not artifact.shared:
         return None
-    kind = artifact.name
-    files, keys = SHARED_SOURCES.get(kind, (artifact.sources, artifact.recipe_keys))
-    t = 0 if home == "base" else int(home.removeprefix("iter-"))
-    recipe, prompts = recipe.at(t), saved_prompts(run)
-    values: dict[str, Any] = recipe.model_dump(mode="json", include={*COMMON, *keys})
-    values["prompts"] = [prompts.get(name) for name in recipe.own_prompts(keys)]
-    sources = [run / "seeds.jsonl", *(run / home / file for file in files)]
-    model = t if kind in ("eval", "validation") else t - 1
-    if kind == "adapter":
-        model = model if values["training"].pop("start") == "last" else 0
-        first = 1 if values["training"].pop("data") == "all" else t
-        values["endings"] = [
-            ending for s in range(first, t + 1) for ending in endings(RunFolder(run, run) / f"iter-{s}")
-        ]
-    if kind == "eval":
-        ours = {one.label: one.model_dump(mode="json") for one in recipe.evaluation}
-        values["benchmark"] = [
-            ours[one] for one in ours if f"{name}/".startswith((f"eval/{one}.json/", f"eval/{one}/"))
-        ]
-    if model:
-        sources += [run / f"iter-{model}" / file for file in MODEL]
-    if not all(path.exists() for path in sources):
+    recipe = recipe.at(iteration)
+    paths = [run_dir / "seeds.jsonl", *_source_files(artifact, recipe, run_dir, iteration)]
+    if not all(path.exists() for path in paths):
         return None
-    digests = [_digest(path, path.stat().st_mtime_ns) for path in sources]
-    return hashlib.sha256(json.dumps([label, values, digests]).encode()).hexdigest()
+    settings = _settings_of_file(artifact, recipe, name)
+    prompts = saved_prompts(run_dir)
+    settings["prompts"] = [prompts.get(name) for name in recipe.own_prompts(artifact.recipe_keys)]
+    return hashlib.sha256(json.dumps([file, settings, _digests(paths)]).encode()).hexdigest()
 
 
-def endings(iteration: RunFolder) -> list[str]:
-    """How the answers of D^t ended: training looks at it (rows.encode), and train.json does not hold it."""
-    if not (iteration.has("pairs.jsonl") and iteration.has("dropped.jsonl")):
-        return []
-    return [
-        pair.finish for pair in kept_pairs(iteration.read("pairs.jsonl", Pair), iteration.read("dropped.jsonl", Drop))
-    ]
+def _source_files(artifact: Artifact, recipe: Recipe, run_dir: Path, iteration: int) -> list[Path]:
+    """Return the files that an artifact is made from, those of the model that makes it included."""
+    folder = run_dir / iteration_name(iteration)
+    # The current model's adapter is among the model's files below.
+    files = [folder / source for source in artifact.sources if source != "adapter"]
+    if artifact.model == "current":
+        model_iteration = iteration
+    elif artifact.model == "start" and recipe.training.start == "base":
+        model_iteration = 0
+    else:
+        model_iteration = iteration - 1
+    if model_iteration > 0:
+        files += [run_dir / iteration_name(model_iteration) / name for name in MODEL_FILES]
+    return files
+
+
+def _settings_of_file(artifact: Artifact, recipe: Recipe, name: str) -> dict[str, Any]:
+    """Return the settings that the file `name` of an artifact depends on."""
+    settings = recipe.model_dump(mode="json", include={*COMMON_KEYS, *artifact.recipe_keys})
+    if artifact.name == "adapter":
+        # These two choose the model and the rows to start from, whose files are among the sources.
+        del settings["training"]["start"], settings["training"]["data"]
+    elif artifact.name == "eval":
+        benchmark = benchmark_of_file(recipe, name.removeprefix("eval/"))
+        settings["evaluation"] = benchmark.model_dump(mode="json") if benchmark else None
+    elif artifact.name == "validation":
+        # The benchmark is in the file's name, and the rule's patience does not change a score.
+        del settings["stop"]
+    return settings
+
+
+def _digests(paths: Iterable[Path]) -> list[str]:
+    return [_digest(path, path.stat().st_mtime_ns) for path in paths]
 
 
 @cache
-def _digest(path: Path, changed: int) -> str:
-    """Of a file's bytes; `changed` is when, so that a new content is read anew."""
+def _digest(path: Path, modified: int) -> str:
+    """Return the SHA-256 of a file. `modified` is its modification time, so that a new content is read anew."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -25,7 +25,7 @@ from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
 from isheep.records import Model, Pair, Task
-from isheep.rundir.folder import open_run, open_run_for_writing
+from isheep.rundir.run import open_run, open_run_for_writing
 from tests.test_cli import ROOT, refused
 
 ATTACK = "</div><script>document.title = 'taken'</script><img src=x onerror=alert(1)> & \"q\" {{ 7 * 7 }} \u202e مرحبا"

@@ -11,7 +11,7 @@ from isheep.errors import UserError
 from isheep.evaluation.results import load_result
 from isheep.recipe.benchmark_names import benchmark_names
 from isheep.recipe.schema import BenchmarkSettings, Recipe
-from isheep.rundir.folder import open_run
+from isheep.rundir.run import open_run
 from tests.test_cli import isheep, refused
 from tests.test_evaluate import fake_models, make_run
 

@@ -17,7 +17,7 @@ from isheep.annotation.server import AnnotationServer
 from isheep.annotation.session import AnnotationSession, Question, rating_session
 from isheep.recipe.schema import Recipe
 from isheep.records import Pair
-from isheep.rundir.folder import open_run_for_writing
+from isheep.rundir.run import open_run_for_writing
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install isheep[browser]")
 CHROMIUM = next(

@@ -25,7 +25,7 @@ from isheep.models.chat_template import load_chat_template
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Grade, Model, Pair, Rejected, Sampling, Task
-from isheep.rundir.folder import open_run_for_writing
+from isheep.rundir.run import open_run_for_writing
 from isheep.stages.filters import find_drops
 from tests.conftest import make_checkpoint
 

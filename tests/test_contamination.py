@@ -15,7 +15,8 @@ from isheep.lamb.pages import content
 from isheep.lamb.suite import suite
 from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.records import Drop, Pair
-from isheep.rundir.folder import RunFolder, open_run_for_writing
+from isheep.rundir.folder import RunFolder
+from isheep.rundir.run import open_run_for_writing
 from isheep.stages.filters import find_drops
 from tests.test_cli import files, isheep, refused
 

@@ -14,7 +14,7 @@ from isheep.diagnostics.diversity import find_narrowing, measure_diversity
 from isheep.engines.function import SeededFunctionEngine
 from isheep.recipe.schema import Recipe
 from isheep.records import Model, Pair, Rejected
-from isheep.rundir.folder import open_run_for_writing
+from isheep.rundir.run import open_run_for_writing
 from tests.helpers.stages import FakeChat
 
 
@@ -118,7 +118,7 @@ def test_a_run_warns_once_about_narrowing_and_status_shows_it(
 ) -> None:
     synthesis = {"tasks": 120, "batch_size": 40, "novelty": None, "rules": False}
     settings = {"model": "fake", "iterations": 2, "synthesis": synthesis, "assessment": None, "filters": []}
-    recipe, path = Recipe.model_validate(settings), tmp_path / "run" / "iter-2" / "collapse.json"
+    recipe, path = Recipe.model_validate(settings), tmp_path / "run" / "iter-2" / "diversity.json"
     with open_run_for_writing(tmp_path / "run", recipe) as folder:
         list(align(recipe, folder, backend=backend))
     log = capsys.readouterr().err

@@ -13,7 +13,7 @@ from typer.main import get_command
 from isheep.annotation import CHOICES, RATINGS
 from isheep.cli import app
 from isheep.judges.endpoint import JUDGE_LOG
-from isheep.rundir.artifacts import ARTIFACTS
+from isheep.rundir.artifacts import ARTIFACTS, markdown_table
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,6 +71,10 @@ def test_every_verb_is_in_the_readme() -> None:
     assert {verb for verb in verbs if f"`isheep {verb}" not in text} == set()
 
 
+def test_the_page_of_the_run_folder_has_the_table_of_artifacts() -> None:
+    assert markdown_table() in (ROOT / "docs" / "run-folder.md").read_text(encoding="utf-8")
+
+
 def test_every_file_of_a_run_is_in_its_page() -> None:
     """Those that stages make, and those that the code names as rows or JSON."""
     page = (ROOT / "docs" / "run-folder.md").read_text(encoding="utf-8")
@@ -80,7 +84,7 @@ def test_every_file_of_a_run_is_in_its_page() -> None:
     }
     assert len(named) > 12
     wanted = {*(artifact.name for artifact in ARTIFACTS), RATINGS, CHOICES, JUDGE_LOG, *named}
-    assert {name for name in wanted if f" {name.rpartition('/')[2]}" not in page} == set()
+    assert {name for name in wanted if not re.search(rf"[ `]{re.escape(name.rpartition('/')[2])}", page)} == set()
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -24,7 +24,8 @@ from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT
 from isheep.prompts.forms import load_answer_form, load_topic_guide
 from isheep.recipe.schema import Assessment, Recipe, Synthesis
 from isheep.records import Completion, Drop, Model, Pair, Reply, Sampling, Task
-from isheep.rundir.folder import RunFolder, open_run_for_writing
+from isheep.rundir.folder import RunFolder
+from isheep.rundir.run import open_run_for_writing
 from isheep.rundir.training_file import read_training_file
 from isheep.stages.assess import grade_pairs
 from isheep.stages.filters import find_drops

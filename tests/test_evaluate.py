@@ -16,7 +16,7 @@ from isheep.evaluation.statistics import compare, compare_over_seeds, estimate, 
 from isheep.lamb.suite import suite
 from isheep.recipe.schema import Recipe
 from isheep.records import Model
-from isheep.rundir.folder import open_run_for_writing
+from isheep.rundir.run import open_run_for_writing
 from tests.test_cli import files, isheep, refused
 
 

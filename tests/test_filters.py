@@ -255,7 +255,7 @@ class Measured(SeededFunctionEngine):
 
 
 @pytest.mark.parametrize(
-    ("stage", "name"), [(measure_perplexities, "perplexity.jsonl"), (embed_pairs, "vectors.jsonl")]
+    ("stage", "name"), [(measure_perplexities, "perplexity.jsonl"), (embed_pairs, "embeddings.jsonl")]
 )
 def test_pairs_are_measured_in_fixed_batches_and_a_resume_measures_the_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: Any, name: str

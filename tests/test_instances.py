@@ -79,7 +79,7 @@ def classified(engine: SeededFunctionEngine, done: Sequence[TaskKind] = ()) -> l
     """The kinds of the tasks, when a killed run had made the rows `done`."""
     with tempfile.TemporaryDirectory() as folder:
         context = instance_context(Path(folder), engine)
-        write_killed_stage(context, "kinds.jsonl", done)
+        write_killed_stage(context, "task_kinds.jsonl", done)
         return list(classify_tasks(context, TASKS))
 
 
@@ -266,7 +266,7 @@ SMALL = [
 
 def pipeline(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What a finished run of the own pipeline holds, whatever its model can do."""
-    kinds, made = rows(run / "iter-1/kinds.jsonl"), rows(run / "iter-1/instances.jsonl")
+    kinds, made = rows(run / "iter-1/task_kinds.jsonl"), rows(run / "iter-1/instances.jsonl")
     pairs, lost = rows(run / "iter-1/pairs.jsonl"), rows(run / "iter-1/unanswered.jsonl")
     assert len(kinds) == len(made) == len(pairs) + len(lost) == len(rows(run / "iter-1/tasks.jsonl"))
     assert all(row["is_classification"] is not None for row in rows(run / "seeds.jsonl"))

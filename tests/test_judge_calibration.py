@@ -19,7 +19,8 @@ from isheep.lamb.answers import write_good, write_wrong
 from isheep.lamb.world import draw_quest
 from isheep.recipe.schema import Recipe
 from isheep.records import Answer, AssessedPair, Grade, Model, Pair, Sampling
-from isheep.rundir.folder import RunFolder, open_run_for_writing
+from isheep.rundir.folder import RunFolder
+from isheep.rundir.run import open_run_for_writing
 from tests.test_cli import Done, files, isheep, refused
 
 PAIRS = 60
@@ -101,7 +102,7 @@ def make_run(path: Path, **changes: Any) -> Path:
 def calibrate(run: Path, t: int = 1, *words: str) -> dict[str, Any]:
     done = isheep("judge-calibration", run, *words)
     assert done.code == 0, done.err
-    result: dict[str, Any] = json.loads((run / f"iter-{t}" / "health.json").read_text())
+    result: dict[str, Any] = json.loads((run / f"iter-{t}" / "judge_calibration.json").read_text())
     return result
 
 
@@ -136,10 +137,10 @@ def test_how_ratings_are_repeated(
     assert result["repeated"]["method"] == method and result["sample_size"] == 20
     sampled = [call for call in bench.calls if call.temperature == (temperatures or [0.0])[0]]
     assert sum(call.rows for call in sampled) == 2 * 20 * len(temperatures)
-    names = {path.stem for path in (run / "iter-1" / "health" / "20").iterdir()}
+    names = {path.stem for path in (run / "iter-1" / "judge_calibration" / "20").iterdir()}
     first = {"again-1"} if assessment == GREEDY else set()
     other = {"generate"} if "read" in assessment else {"expected", "again-2", *first}
-    assert names == other and not (run / "iter-2" / "health.json").exists()
+    assert names == other and not (run / "iter-2" / "judge_calibration.json").exists()
 
 
 def test_a_judge_that_repeats_itself_and_one_that_does_not(bench: Bench, tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_the_other_judge_rates_the_same_pairs(bench: Bench, tmp_path: Path, judg
     row = result["comparisons"][name]["quality"]
     assert row["num_pairs"] == 40 and row["rank_correlation"][0] > 0.98
     assert row["difference"][0] == pytest.approx(0.9 if judge == "current" else 0, abs=0.11)
-    first = json.loads((run / "iter-1" / "health.json").read_text())
+    first = json.loads((run / "iter-1" / "judge_calibration.json").read_text())
     assert first["comparisons"][name] is None
 
 
@@ -210,7 +211,7 @@ def test_checked_answers_are_rated_and_compared_with_the_verdicts(
     kept = sum(hit or 8 - n % 4 >= 8 for n, hit in enumerate(right))
     assert result["num_passing"] == kept and result["precision"][0] == pytest.approx(10 / kept, abs=1e-3)
     [rows] = [call.rows for call in bench.calls if call.rows == 30][:1]
-    assert rows == 30 and (run / "iter-1" / "health" / "60" / "paper" / "checked.jsonl").exists()
+    assert rows == 30 and (run / "iter-1" / "judge_calibration" / "60" / "paper" / "checked.jsonl").exists()
 
 
 def test_benchmarks_without_answers_for_each_prompt_have_no_truth(tmp_path: Path, monkeypatch: Any) -> None:
@@ -237,7 +238,7 @@ def test_ratings_by_people_are_a_truth_and_a_comparison(bench: Bench, tmp_path: 
         fields = {"task": f"s{n}", "of": "x", "by": "me", "left": 2, "right": 0, "chosen": chosen}
         annotation.append_annotation(run / annotation.CHOICES, Choice.model_validate(fields))
     done = isheep("judge-calibration", run)
-    result = [json.loads((run / f"iter-{t}" / "health.json").read_text()) for t in (1, 2)]
+    result = [json.loads((run / f"iter-{t}" / "judge_calibration.json").read_text()) for t in (1, 2)]
     by_people = result[0]["comparisons"]["people"]["quality"]
     assert by_people["num_pairs"] == 39 and by_people["rank_correlation"][0] > 0.95
     assert -1 < by_people["difference"][0] < -0.8
@@ -262,15 +263,15 @@ def test_the_files_of_the_run_stay_and_a_stopped_calibration_resumes(bench: Benc
     first = isheep("judge-calibration", run, "--pairs", "24")
     complete = files(run)
     assert {name: complete[name] for name in before} == before
-    assert all("health" in name for name in complete if name not in before)
+    assert all("judge_calibration" in name for name in complete if name not in before)
     num_calls = len(bench.calls)
     again = isheep("judge-calibration", run, "--pairs", "24")
     assert files(run) == complete and again.out == first.out and len(bench.calls) == num_calls
-    rows = run / "iter-1" / "health" / "24" / "expected.jsonl"
+    rows = run / "iter-1" / "judge_calibration" / "24" / "expected.jsonl"
     lines = rows.read_bytes().splitlines(keepends=True)
     rows.unlink()
     rows.with_name("expected.jsonl.part").write_bytes(b"".join(lines[:11]) + b'{"torn')
-    (run / "iter-1" / "health.json").unlink()
+    (run / "iter-1" / "judge_calibration.json").unlink()
     isheep("judge-calibration", run, "--pairs", "24")
     assert files(run) == complete and sum(call.rows for call in bench.calls[num_calls:]) == 2 * 16
     isheep("judge-calibration", run, "--pairs", "12")

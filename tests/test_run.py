@@ -15,7 +15,8 @@ import yaml
 from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
 from isheep.records import Drop
-from isheep.rundir.folder import RunFolder, open_run, open_run_for_writing, read_events
+from isheep.rundir.folder import RunFolder
+from isheep.rundir.run import lock_run, open_run, open_run_for_writing, read_events
 
 RECIPE = Recipe.model_validate({"model": "lamb", "synthesis": {"tasks": 4}})
 
@@ -88,10 +89,10 @@ def test_a_corrupt_line_in_a_finished_file_is_named(folder: RunFolder) -> None:
 
 
 def test_a_finished_file_with_another_number_of_rows_is_named(folder: RunFolder) -> None:
-    folder.records("pairs.jsonl", Drop, in_threes, 3, total=8)
-    assert len(folder.records("pairs.jsonl", Drop, in_threes, 3, total=8)) == 8
+    folder.records("pairs.jsonl", Drop, in_threes, 3, num_rows=8)
+    assert len(folder.records("pairs.jsonl", Drop, in_threes, 3, num_rows=8)) == 8
     with pytest.raises(UserError, match=r"pairs\.jsonl: 8 rows found, 9 expected; .*delete the file"):
-        folder.records("pairs.jsonl", Drop, in_threes, 3, total=9)
+        folder.records("pairs.jsonl", Drop, in_threes, 3, num_rows=9)
 
 
 def test_an_artifact_is_there_whole_or_not(folder: RunFolder) -> None:
@@ -119,16 +120,60 @@ def test_json_is_made_once(folder: RunFolder) -> None:
 # --- the run as a whole
 
 
-def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+OTHER_WRITER = """
+import sys
+from pathlib import Path
+from isheep.errors import UserError
+from isheep.rundir.run import lock_run
+try:
+    with lock_run(Path(sys.argv[1])):
+        print("locked")
+except UserError as error:
+    print(error)
+"""
+
+
+def lock_in_another_process(run_dir: Path) -> str:
+    """Return "locked" if another process can lock the run folder, else the message of its error."""
+    command = [sys.executable, "-c", OTHER_WRITER, str(run_dir)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def test_a_second_process_can_read_a_run_and_not_write_it(tmp_path: Path) -> None:
     with open_run_for_writing(tmp_path / "run", RECIPE):
-        with (
-            pytest.raises(UserError, match="in use by another process"),
-            open_run_for_writing(tmp_path / "run", RECIPE),
-        ):
+        assert "in use by another process" in lock_in_another_process(tmp_path / "run")
+        assert open_run(tmp_path / "run")[0] == RECIPE
+    assert lock_in_another_process(tmp_path / "run") == "locked\n"
+
+
+def test_a_process_can_take_its_lock_again_and_holds_it_until_all_have_released_it(tmp_path: Path) -> None:
+    with open_run_for_writing(tmp_path / "run", RECIPE):
+        with lock_run(tmp_path / "run"):
             pass
-        assert open_run(tmp_path / "run")[0] == RECIPE  # who only reads needs no lock
-    with open_run_for_writing(tmp_path / "run", RECIPE):
+        assert "in use by another process" in lock_in_another_process(tmp_path / "run")
+    assert lock_in_another_process(tmp_path / "run") == "locked\n"
+
+
+def test_a_run_folder_of_another_format_is_refused_in_one_line(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with open_run_for_writing(run_dir, RECIPE):
         pass
+    version = run_dir / "version.json"
+    assert json.loads(version.read_text()) == {"format": 2}
+    version.write_text('{"format": 3}')
+    with pytest.raises(UserError, match="has format 3, and this version of isheep reads 2"):
+        open_run(run_dir)
+    version.write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        open_run(run_dir)
+    version.unlink()
+    with pytest.raises(UserError, match=r"was made by isheep 0\.1.*another --out") as error:
+        open_run(run_dir)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"was made by isheep 0\.1"), open_run_for_writing(run_dir, RECIPE):
+        pass
+    assert not version.exists()
 
 
 def test_another_recipe_is_refused_and_named(tmp_path: Path) -> None:
@@ -237,7 +282,7 @@ def test_killed_and_started_again_gives_the_same_files(undisturbed: Path, tmp_pa
 def test_self_instructs_own_pipeline_killed_and_started_again(tmp_path: Path) -> None:
     run, whole = tmp_path / "killed", tmp_path / "whole"
     assert start(whole, 0, "self-instruct") == 0
-    rows = [json.loads(line) for line in (whole / "iter-2/kinds.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (whole / "iter-2/task_kinds.jsonl").read_text().splitlines()]
     assert {row["classification"] for row in rows} == {True, False, None}
     assert {"instances.jsonl", "unanswered.jsonl", "pairs.jsonl"} <= {
         path.name for path in (whole / "iter-2").iterdir()
@@ -263,7 +308,9 @@ def test_killed_at_every_moment(recipe: str, tmp_path: Path) -> None:
 def test_what_the_undisturbed_run_holds(undisturbed: Path) -> None:
     names = set(tree(undisturbed))
     inside = {"replies.jsonl", "tasks.jsonl", "rejected.jsonl", "pairs.jsonl", "assessed.jsonl", "dropped.jsonl"}
-    inside |= {"collapse.json", "perplexity.jsonl", "vectors.jsonl", "train.json", "adapter/weights"}
-    assert names == {"recipe.yaml", "seeds.jsonl"} | {f"iter-{t}/{name}" for t in (1, 2) for name in inside}
+    inside |= {"diversity.json", "perplexity.jsonl", "embeddings.jsonl", "train.json", "adapter/weights"}
+    assert names == {"recipe.yaml", "seeds.jsonl", "version.json"} | {
+        f"iter-{t}/{name}" for t in (1, 2) for name in inside
+    }
     kept = json.loads((undisturbed / "iter-2" / "train.json").read_text())
     assert 0 < len(kept) < 20 and set(kept[0]) == {"instruction", "input", "output", "finish"}

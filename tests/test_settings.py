@@ -20,7 +20,7 @@ from isheep.models.chat_template import load_chat_template
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
-from isheep.rundir.folder import open_run_for_writing
+from isheep.rundir.run import open_run_for_writing
 from isheep.rundir.training_file import TrainingRow, read_training_file
 from isheep.trainers.rows import select_examples
 

@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from isheep.filters.contamination import ContaminationFilter
 from isheep.filters.score import ScoreFilter
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Completion, Drop, Grade, Model, Pair, Sampling, Task
-from isheep.rundir.folder import RunFolder, open_run_for_writing
+from isheep.rundir.folder import RunFolder
+from isheep.rundir.run import open_run_for_writing
 from isheep.rundir.training_file import read_training_file
 from isheep.stages.assess import assess, expected_grade, parse_grade
 from isheep.stages.filters import find_drops, kept_pairs
@@ -347,7 +349,7 @@ def test_without_assessment_everything_is_kept(world: World, tmp_path: Path) -> 
 
 ASKING = {
     "perplexity.jsonl": {"kind": "perplexity", "at_most": 50},
-    "vectors.jsonl": {"kind": "density", "clusters": 3},
+    "embeddings.jsonl": {"kind": "density", "clusters": 3},
     "both": {"kind": "density", "clusters": 3, "choose": "lowest_perplexity"},
     "neither": {"kind": "random", "keep": 3},
 }
@@ -357,17 +359,17 @@ ASKING = {
 def test_the_model_is_asked_only_what_a_filter_looks_at(world: World, tmp_path: Path, name: str) -> None:
     settings = recipe(filters=[{"kind": "score", "at_least": 8}, ASKING[name]], assessment={"judge": "base"})
     _, folder = world.run(settings, tmp_path / "run")
-    made = {path.name for path in (folder.path / "iter-2").iterdir()} & {"perplexity.jsonl", "vectors.jsonl"}
-    assert made == {"both": {"perplexity.jsonl", "vectors.jsonl"}, "neither": set()}.get(name, {name})
+    made = {path.name for path in (folder.path / "iter-2").iterdir()} & {"perplexity.jsonl", "embeddings.jsonl"}
+    assert made == {"both": {"perplexity.jsonl", "embeddings.jsonl"}, "neither": set()}.get(name, {name})
     assert world.trained == [6 if name == "perplexity.jsonl" else 3] * 2
 
 
 def test_a_resume_does_not_filter_again(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = recipe(filters=[ASKING["both"]])
     first, folder = world.run(settings, tmp_path / "run")
-    (folder.path / "iter-1" / "vectors.jsonl").unlink()
+    (folder.path / "iter-1" / "embeddings.jsonl").unlink()
     monkeypatch.setattr("isheep.stages.select.find_drops", None)
-    assert world.run(settings, tmp_path / "run")[0] == first and not folder.has("iter-1/vectors.jsonl")
+    assert world.run(settings, tmp_path / "run")[0] == first and not folder.has("iter-1/embeddings.jsonl")
 
 
 def test_nothing_left_to_train_on_is_said(world: World, tmp_path: Path) -> None:
@@ -447,6 +449,56 @@ def test_an_edited_training_file_is_learned_from_or_refused(world: World, tmp_pa
     shutil.rmtree(adapter)
     world.run(recipe(iterations=1), tmp_path)
     assert world.trained == [6, 4]
+
+
+# --- functions of the user's own
+
+
+def test_a_function_from_prompts_to_texts_is_an_engine(tmp_path: Path) -> None:
+    world, prompts_of_calls = World(), []
+
+    def generate(prompts: list[str]) -> list[str]:
+        prompts_of_calls.append(prompts)
+        engine = world.open_engine(recipe(), Model("fake"))
+        return [engine.answer(prompt, len(prompts_of_calls) * 100 + row) for row, prompt in enumerate(prompts)]
+
+    backend = replace(world.backend, open_engine=Backend.of_engine(generate).open_engine)
+    with open_run_for_writing(tmp_path, recipe()) as folder:
+        assert len(list(align(recipe(), folder, backend=backend))) == 3
+    assert world.trained == [6, 6] and len(prompts_of_calls) > 10
+
+
+def test_an_engine_that_is_passed_in_generates_for_every_model() -> None:
+    engine = RecordingEngine()
+    backend = Backend.of_engine(engine)
+    assert backend.open_engine(recipe(), Model("fake")) is engine and backend.check_engine(recipe()) == []
+
+
+def test_a_function_from_a_pair_to_a_reason_is_a_filter(world: World, tmp_path: Path) -> None:
+    def first_of_all(pair: Pair) -> str | None:
+        return "it is the first" if pair.id.endswith("0") else None
+
+    with open_run_for_writing(tmp_path, recipe()) as folder:
+        list(align(recipe(), folder, backend=world.backend, filters=[first_of_all]))
+        drops = folder.read("iter-1/dropped.jsonl", Drop)
+    assert drops == [Drop(row="t1-00000", by="first_of_all", why="it is the first")] and world.trained == [5, 5]
+
+
+# --- the training file
+
+
+def test_an_edit_of_the_training_file_before_training_changes_what_is_learned(world: World, tmp_path: Path) -> None:
+    def fail(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    training_file = tmp_path / "iter-1" / "train.json"
+    with open_run_for_writing(tmp_path, recipe()) as folder:
+        with pytest.raises(KeyboardInterrupt):
+            list(align(recipe(), folder, backend=replace(world.backend, train=fail)))
+        rows = json.loads(training_file.read_text())
+        training_file.write_text(json.dumps(rows[:4]))
+        list(align(recipe(), folder, backend=world.backend))
+    assert world.trained == [4, 6]
 
 
 # --- the table

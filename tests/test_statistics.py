@@ -101,7 +101,7 @@ def clustered_run(path: Path) -> Path:
     from isheep.benchmarks import load_benchmark
     from isheep.recipe.schema import Recipe
     from isheep.records import Drop, Pair
-    from isheep.rundir.folder import open_run_for_writing
+    from isheep.rundir.run import open_run_for_writing
 
     prompts = load_benchmark("lamb").prompts(None)
     rng = np.random.default_rng(5)

@@ -38,7 +38,7 @@ def peak(streaming: Any, root: Path, count: int) -> int:
 
 def test_memory_does_not_grow_with_the_rows(streaming: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isheep.text.overlap.AT_ONCE", 100)
-    monkeypatch.setattr("isheep.rundir.folder.AT_ONCE", 100)
+    monkeypatch.setattr("isheep.rundir.folder.ROWS_PER_SYNC", 100)
     peak(streaming, tmp_path / "first", 100)  # what is loaded once
     few, many = (peak(streaming, tmp_path / str(count), count) for count in (300, 1200))
     written = (tmp_path / "1200" / "iter-1" / "pairs.jsonl").stat().st_size

@@ -26,7 +26,8 @@ from isheep.recipe import loading
 from isheep.recipe.benchmark_names import benchmark_names
 from isheep.recipe.schema import BenchmarkSettings, Recipe, Stop
 from isheep.records import Drop, Model, Sampling, Task
-from isheep.rundir.folder import RunFolder, open_run_for_writing, read_events
+from isheep.rundir.folder import RunFolder
+from isheep.rundir.run import open_run_for_writing, read_events
 from isheep.rundir.training_file import read_training_file
 from isheep.sweep import find_reusable_files, run_recipe, run_sweep, source_fingerprint
 from tests.helpers.stages import FakeChat
@@ -228,7 +229,7 @@ def test_self_instructs_own_pipeline_is_shared_as_far_as_it_is_the_same(lab: Lab
     expected = {"again": first, "more shown": {"iter-1/replies.jsonl"}, "answers": {"iter-1/replies.jsonl"}}
     for name in recipes:
         assert shared(tmp_path / "sweep" / name).keys() == expected.get(name, set()), name
-    kinds = [json.loads(line) for line in contents(tmp_path / "sweep/own")["iter-1/kinds.jsonl"].splitlines()]
+    kinds = [json.loads(line) for line in contents(tmp_path / "sweep/own")["iter-1/task_kinds.jsonl"].splitlines()]
     assert {row["classification"] for row in kinds} == {True, False, None}
     assert contents(tmp_path / "sweep/own")["iter-1/unanswered.jsonl"]
 
@@ -239,7 +240,7 @@ def test_one_iteration_may_write_instances_for_the_tasks_of_another(lab: Lab, tm
     run_recipe(recipe(**start, iteration=then), tmp_path)
     files = contents(tmp_path)
     assert files["iter-1/tasks.jsonl"] == files["iter-2/tasks.jsonl"]
-    assert "iter-1/kinds.jsonl" not in files and files["iter-2/instances.jsonl"]
+    assert "iter-1/task_kinds.jsonl" not in files and files["iter-2/instances.jsonl"]
     assert '"input":""' in files["iter-1/pairs.jsonl"].decode() and b'"input":"text' in files["iter-2/pairs.jsonl"]
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from isheep.evaluation.score_rows import load_scores
 from isheep.evaluation.statistics import compare, estimate
 from isheep.evaluation.tables import short_score_rows
-from isheep.rundir.folder import open_run
+from isheep.rundir.run import open_run
 from tests.test_cli import isheep
 from tests.test_evaluate import keep, make_run, narrow
 

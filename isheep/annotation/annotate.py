@@ -8,7 +8,7 @@ from rich.console import Console
 from isheep.annotation.server import AnnotationServer
 from isheep.annotation.session import AnnotationSession, comparison_session, rating_session
 from isheep.records import Task
-from isheep.rundir.folder import open_run
+from isheep.rundir.run import open_run
 from isheep.seeds import SeedTask, load_seed_tasks
 
 

@@ -14,8 +14,9 @@ from isheep.batching import derive_seed
 from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
 from isheep.records import Pair, Task
-from isheep.rundir.folder import RunFolder, lock_run, open_run
+from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir, model_of_iteration
+from isheep.rundir.run import lock_run, open_run
 from isheep.stages.context import StageContext
 from isheep.stages.respond import answer_tasks
 

@@ -15,8 +15,8 @@ from isheep.evaluation.formatting import escape_unprintable
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling
-from isheep.rundir.folder import open_run
 from isheep.rundir.iterations import model_of_iteration
+from isheep.rundir.run import open_run
 
 
 def chat_with_run(run_dir: Path, iteration: int | None, temperature: float) -> None:

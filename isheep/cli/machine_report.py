@@ -12,7 +12,7 @@ from typing import Any
 from isheep import __version__
 from isheep.backends import ENGINES, engine_module
 from isheep.recipe.packaged import PACKAGED_MODELS
-from isheep.rundir.folder import PACKAGES
+from isheep.rundir.run import PACKAGES
 
 MISSING = "missing"
 CGROUP = Path("/sys/fs/cgroup")

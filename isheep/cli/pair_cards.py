@@ -14,9 +14,10 @@ from isheep.evaluation.formatting import escape_unprintable
 from isheep.filters.score import ScoreFilter
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Pair, Record, Rejected
-from isheep.rundir.folder import RunFolder, open_run
+from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.jsonl import filter_rows
+from isheep.rundir.run import open_run
 
 R = TypeVar("R", bound=Record)
 

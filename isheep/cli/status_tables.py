@@ -18,8 +18,9 @@ from isheep.evaluation.json_views import scores_json
 from isheep.evaluation.tables import run_table
 from isheep.recipe.schema import Recipe
 from isheep.rundir.artifacts import OTHER_STAGE, STAGES, artifact_of, stage_of
-from isheep.rundir.folder import RunFolder, open_run, read_events
+from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir, newest_iteration
+from isheep.rundir.run import open_run, read_events
 
 ITERATIONS_PER_TABLE = 4
 """The number of iterations that fit side by side on a screen of 80 columns."""

@@ -21,8 +21,9 @@ from isheep.evaluation.statistics import Estimate, estimate, is_share
 from isheep.filters.contamination import ContaminationFilter
 from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.records import Drop, Pair
-from isheep.rundir.folder import RunFolder, open_run
+from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
+from isheep.rundir.run import open_run
 from isheep.stages.filters import kept_pairs
 from isheep.text.overlap import Overlap, find_overlap
 

@@ -1,4 +1,4 @@
-"""Diversity of the pairs of an iteration, measured in every run: iter-t/collapse.json.
+"""Diversity of the pairs of an iteration, measured in every run: iter-t/diversity.json.
 
 A model that learns from its own text may write ever fewer kinds of it (the released code's later iterations hold 36 to
 45% near duplicates, and their answers shrink to a median of 13 words). These metrics need no model and no ground truth.
@@ -29,7 +29,7 @@ MAX_SIZE_DIFFERENCE = 0.1
 
 
 class DiversityMetric(NamedTuple):
-    """A metric of collapse.json: whose text it measures, how it is printed, and which change is worth a warning.
+    """A metric of diversity.json: whose text it measures, how it is printed, and which change is worth a warning.
 
     `number_format` is for str.format. `change` is a rise, or below 0 a fall; it is absolute, or for `relative` a share
     of the earlier value. Without it there is no warning. `depends_on_size` marks metrics that grow or shrink with the
@@ -66,9 +66,9 @@ METRICS = {
 
 
 def record_diversity(run: RunFolder, iteration: int, pairs: Sequence[Pair], language: Language) -> None:
-    """Write iter-t/collapse.json unless it exists, and print a warning for each metric that has become narrower."""
+    """Write iter-t/diversity.json unless it exists, and print a warning for each metric that has become narrower."""
     folder = run / f"iter-{iteration}"
-    if folder.has("collapse.json"):
+    if folder.has("diversity.json"):
         return
     earlier = {}
     for index in dict.fromkeys((iteration - 1, 1)):
@@ -81,14 +81,14 @@ def record_diversity(run: RunFolder, iteration: int, pairs: Sequence[Pair], lang
         metrics = measure_diversity(pairs, rejected, language)
         return {**metrics, "narrower": list(find_narrowing(metrics, earlier))}
 
-    for line in folder.json("collapse.json", make)["narrower"]:
+    for line in folder.json("diversity.json", make)["narrower"]:
         console.print(f"iteration {iteration} is narrower: {line}", markup=False, soft_wrap=True, style="yellow")
 
 
 def read_diversity(run: RunFolder, iteration: int) -> dict[str, Any] | None:
     """Return the metrics of an iteration, or None if they are not measured yet."""
     folder = run / f"iter-{iteration}"
-    return folder.json("collapse.json", dict) if folder.has("collapse.json") else None
+    return folder.json("diversity.json", dict) if folder.has("diversity.json") else None
 
 
 def measure_diversity(pairs: Sequence[Pair], rejected: Iterable[Rejected], language: Language) -> dict[str, Any]:

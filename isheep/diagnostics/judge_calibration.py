@@ -2,8 +2,8 @@
 
 The loop trusts the scores that a model gives to its own answers (Section 3.2). Here they are compared with a second
 rating by the same judge, another judge, another way to read a score, the answers' length, and the truth if it is known:
-from a benchmark, from programs that check an answer, from people. The metrics are in iter-t/health.json. New ratings of
-a sample are rows in iter-t/health/; the other files of the run are only read.
+from a benchmark, from programs that check an answer, from people. The metrics are in iter-t/judge_calibration.json. New
+ratings of a sample are rows in iter-t/judge_calibration/; the other files of the run are only read.
 """
 
 import json
@@ -29,14 +29,15 @@ from isheep.models.chat_template import ChatTemplate
 from isheep.recipe.schema import Assessment, BenchmarkSettings, Recipe
 from isheep.records import Answer, AssessedPair, Pair
 from isheep.rundir.atomic import write_text
-from isheep.rundir.folder import RunFolder, lock_run, open_run, saved_prompts
+from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir, model_of_iteration
+from isheep.rundir.run import lock_run, open_run, saved_prompts
 from isheep.stages.assess import grade_pairs
 from isheep.stages.context import StageContext
 
-CALIBRATION_FILE = "health.json"
-RATINGS_FOLDER = "health"
-PROMPTS_FILE = "health.prompts.yaml"
+CALIBRATION_FILE = "judge_calibration.json"
+RATINGS_FOLDER = "judge_calibration"
+PROMPTS_FILE = "judge_calibration.prompts.yaml"
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class CheckedAnswers(NamedTuple):
 def calibrate_judge(
     run_dir: Path, sample_size: int, iteration: int | None, *, backend: Backend = DEFAULT_BACKEND
 ) -> list[JudgeCalibration]:
-    """Measure the judge of every iteration that has ratings, or of one iteration, and write health.json in its folder.
+    """Measure the judge of every iteration that has ratings, or of one iteration, and write judge_calibration.json.
 
     `sample_size` pairs, drawn by the run's seed, are rated again; these ratings are kept for the next call. Raises
     UserError if there are no ratings, or if another process writes the run.
@@ -214,7 +215,10 @@ def make_ratings(case: JudgedIteration, checked: Mapping[str, CheckedAnswers]) -
 def rate(
     case: JudgedIteration, judge: OpenJudge, pairs: Sequence[Pair], name: str, **changes: Any
 ) -> Sequence[AssessedPair]:
-    """Return pairs rated as the recipe says except for `changes`, with random seeds of their own: health/SIZE/NAME."""
+    """Return pairs rated as the recipe says except for `changes`, with random seeds of their own.
+
+    The file is judge_calibration/SIZE/NAME.jsonl.
+    """
     settings = case.settings.model_copy(update=changes)
     plain = [Pair.model_validate(pair.model_dump(exclude={"grades"})) for pair in pairs]
     seeded = case.recipe.model_copy(update={"seed": derive_seed(case.recipe.seed, "health", name)})

@@ -20,7 +20,7 @@ from isheep.evaluation.evaluate import same_fingerprints, same_prompts
 from isheep.evaluation.results import load_result
 from isheep.evaluation.score_rows import evaluated_benchmarks, started_iterations
 from isheep.evaluation.statistics import Comparison, Value, compare, compare_over_seeds, estimate, holm
-from isheep.rundir.folder import open_run
+from isheep.rundir.run import open_run
 
 # A model's results by benchmark.
 Results = dict[str, Result]

@@ -59,7 +59,11 @@ class InstanceCounts(NamedTuple):
 def count_instances(run: RunFolder, iteration: int) -> InstanceCounts:
     """Count the kinds and instances of an iteration in its finished files."""
     folder = iteration_dir(run, iteration)
-    kinds = [row.classification for row in folder.read("kinds.jsonl", TaskKind)] if folder.has("kinds.jsonl") else None
+    kinds = (
+        [row.classification for row in folder.read("task_kinds.jsonl", TaskKind)]
+        if folder.has("task_kinds.jsonl")
+        else None
+    )
     failed = folder.read("unanswered.jsonl", Rejected) if folder.has("unanswered.jsonl") else None
     return InstanceCounts(
         classification=None if kinds is None else kinds.count(True),

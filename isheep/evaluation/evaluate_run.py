@@ -10,8 +10,9 @@ from isheep.models.checkpoint import check_device
 from isheep.recipe.benchmark_names import benchmark_names, check_benchmark_name
 from isheep.recipe.schema import BenchmarkSettings, JudgeSettings, Recipe
 from isheep.rundir.atomic import write_json
-from isheep.rundir.folder import RunFolder, lock_run, open_run
+from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import model_of_iteration, newest_iteration
+from isheep.rundir.run import lock_run, open_run
 
 
 def evaluate_run(

@@ -10,8 +10,9 @@ from isheep.models.adapter_files import load_training_tokenizer
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Model, Pair
-from isheep.rundir.folder import RunFolder, open_run
+from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir, model_of_iteration
+from isheep.rundir.run import open_run
 from isheep.rundir.training_file import TRAINING_FILE, read_training_file, training_row
 from isheep.stages.filters import kept_pairs
 from isheep.trainers.adapter_dir import TRAINING_RECORD, check_training_file

@@ -18,8 +18,9 @@ from isheep.plan.work import run_stages, uncounted_benchmarks
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Pair, Reply
 from isheep.rundir.artifacts import artifact_of
-from isheep.rundir.folder import RunFolder, open_run, read_events
+from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
+from isheep.rundir.run import open_run, read_events
 from isheep.seeds import SeedTask
 from isheep.stages.synthesize import read_tasks
 

@@ -3,7 +3,7 @@
 `isheep status`, sharing between the runs of a sweep, `isheep plan` and docs/run-folder.md read this table.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Artifact(NamedTuple):
@@ -11,7 +11,9 @@ class Artifact(NamedTuple):
 
     `sources` are the files of the same iteration that it is made from, `recipe_keys` the recipe's keys that it depends
     on beside the model, the seed tasks, the random seed and `machine`. `rows_of` names the file that has as many rows.
-    Where `shared` is true, the runs of a sweep may copy it from each other: it costs a model's time to make.
+    `model` says which model it depends on: "previous" is M^(t-1), which generates; "current" is M^t, which is
+    evaluated; "start" is the one that training starts from. If `shared` is true, the runs of a sweep may copy it from
+    each other: it takes a model's time to make.
     """
 
     name: str
@@ -20,6 +22,7 @@ class Artifact(NamedTuple):
     sources: tuple[str, ...] = ()
     recipe_keys: tuple[str, ...] = ()
     rows_of: str | None = None
+    model: Literal["previous", "current", "start"] = "previous"
     shared: bool = False
 
 
@@ -31,9 +34,9 @@ ARTIFACTS = (
     Artifact("tasks.jsonl", "instructions", "the tasks read from the replies", ("replies.jsonl",), ("synthesis",)),
     Artifact("rejected.jsonl", "instructions", "rejected candidates for tasks, with the reason", ("replies.jsonl",),
              ("synthesis",)),
-    Artifact("kinds.jsonl", "answers", "whether the model takes each task for classification", ("tasks.jsonl",),
+    Artifact("task_kinds.jsonl", "answers", "whether the model takes each task for classification", ("tasks.jsonl",),
              ("response",), "tasks.jsonl", shared=True),
-    Artifact("instances.jsonl", "answers", "an input and an output for each task", ("tasks.jsonl", "kinds.jsonl"),
+    Artifact("instances.jsonl", "answers", "an input and an output for each task", ("tasks.jsonl", "task_kinds.jsonl"),
              ("response",), "tasks.jsonl", shared=True),
     Artifact("unanswered.jsonl", "answers", "instances that make no pair, with the reason", ("instances.jsonl",),
              ("response",)),
@@ -41,21 +44,25 @@ ARTIFACTS = (
              shared=True),
     Artifact("perplexity.jsonl", "measures for filters", "the perplexity of each pair", ("pairs.jsonl",),
              ("response",), "pairs.jsonl", shared=True),
-    Artifact("vectors.jsonl", "measures for filters", "the embedding of each pair", ("pairs.jsonl",), (),
+    Artifact("embeddings.jsonl", "measures for filters", "the embedding of each pair", ("pairs.jsonl",), (),
              "pairs.jsonl", shared=True),
     Artifact("assessed.jsonl", "ratings", "the pairs with their ratings", ("pairs.jsonl",), ("assessment",),
              "pairs.jsonl", shared=True),
     Artifact("dropped.jsonl", "filtering", "pairs that are not trained on, with the reason",
              ("pairs.jsonl", "assessed.jsonl"), ("filters",)),
-    Artifact("train.json", "filtering", "the training data in Alpaca form", ("dropped.jsonl",), ("filters",)),
-    Artifact("adapter", "training", "the LoRA adapter of the next model", ("train.json",), ("training",), shared=True),
-    Artifact("eval", "evaluation", "scores of the iteration's model", ("adapter",), ("evaluation",), shared=True),
+    Artifact("train.json", "filtering", "the training file: rows in the Alpaca form, with finish",
+             ("dropped.jsonl",), ("filters", "training")),
+    Artifact("adapter", "training", "the LoRA adapter of the next model", ("train.json",),
+             ("training",), model="start", shared=True),
+    Artifact("eval", "evaluation", "scores of the iteration's model", ("adapter",), ("evaluation",),
+             model="current", shared=True),
     Artifact("validation", "evaluation", "the scores that a stopping rule reads", ("adapter",), ("stop",),
-             shared=True),
-    Artifact("collapse.json", "diversity", "how varied the instructions and answers are", ("pairs.jsonl",)),
-    Artifact("health", "judge calibration", "new ratings of a sample of the pairs", ("pairs.jsonl",), ("assessment",)),
-    Artifact("health.json", "judge calibration", "figures on whether the ratings can be trusted", ("assessed.jsonl",),
+             model="current", shared=True),
+    Artifact("diversity.json", "diversity", "how varied the instructions and answers are", ("pairs.jsonl",)),
+    Artifact("judge_calibration", "judge calibration", "new ratings of a sample of the pairs", ("pairs.jsonl",),
              ("assessment",)),
+    Artifact("judge_calibration.json", "judge calibration", "figures on whether the ratings can be trusted",
+             ("assessed.jsonl",), ("assessment",)),
 )  # fmt: skip
 
 OTHER_STAGE = "the rest"
@@ -75,3 +82,12 @@ def stage_of(name: str) -> str:
     """Return the stage that makes a file of an iteration's folder."""
     artifact = artifact_of(name)
     return artifact.stage if artifact else OTHER_STAGE
+
+
+def markdown_table() -> str:
+    """Return the table of docs/run-folder.md: a row for each artifact."""
+    lines = ["| file | content | stage | made from | recipe keys |", "|---|---|---|---|---|"]
+    for artifact in ARTIFACTS:
+        sources, keys = (", ".join(f"`{name}`" for name in names) for names in (artifact.sources, artifact.recipe_keys))
+        lines.append(f"| `{artifact.name}` | {artifact.description} | {artifact.stage} | {sources} | {keys} |")
+    return "\n".join(lines) + "\n"

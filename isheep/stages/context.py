@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.batching import derive_seed
 from isheep.engines import Engine
+from isheep.filters.base import PairFilter
 from isheep.models.chat_template import ChatTemplate
 from isheep.recipe.schema import Recipe
 from isheep.records import Sampling
@@ -20,7 +21,7 @@ class StageContext:
 
     `recipe` is the recipe as this iteration has it (Recipe.at), `engine` runs the model M^(iteration - 1), and `run` is
     the run folder's root. A stage reads and writes its files in `folder`, through RunFolder.map_batches. `backend`
-    opens another model, such as the base model as a judge.
+    opens another model, such as the base model as a judge. `filters` are applied after those of the recipe.
     """
 
     recipe: Recipe
@@ -30,6 +31,7 @@ class StageContext:
     iteration: int
     seed_tasks: Sequence[SeedTask] = ()
     backend: Backend = DEFAULT_BACKEND
+    filters: Sequence[PairFilter] = ()
     output_dir: RunFolder | None = None
 
     @property

@@ -44,9 +44,9 @@ def write_instances(context: StageContext, tasks: Sequence[Task]) -> Sequence[Pa
 
 
 def classify_tasks(context: StageContext, tasks: Sequence[Task]) -> Sequence[TaskKind]:
-    """Return whether the model takes each task for classification, from a greedy reply of a few tokens (kinds.jsonl).
+    """Return whether the model takes each task for classification, from a greedy reply of a few tokens.
 
-    The prompts of a batch show the same seed tasks, half of each kind, drawn by the batch's seed.
+    The prompts of a batch show the same seed tasks, half of each kind, drawn by the batch's seed (task_kinds.jsonl).
     """
     settings = context.recipe.response
     sampling = context.sampling(CLASSIFICATION_SAMPLING)
@@ -65,7 +65,7 @@ def classify_tasks(context: StageContext, tasks: Sequence[Task]) -> Sequence[Tas
         ]
 
     return context.folder.map_batches(
-        "kinds.jsonl",
+        "task_kinds.jsonl",
         TaskKind,
         classify_batch,
         len(tasks),

@@ -73,7 +73,12 @@ def embed_pairs(context: StageContext, pairs: Sequence[Pair]) -> Sequence[PairEm
         return [PairEmbedding(id=pair.id, values=text) for pair, text in zip(batch, texts, strict=True)]
 
     return context.folder.map_batches(
-        "vectors.jsonl", PairEmbedding, embed_batch, len(pairs), BATCH_SIZE, max_in_flight=context.engine.max_in_flight
+        "embeddings.jsonl",
+        PairEmbedding,
+        embed_batch,
+        len(pairs),
+        BATCH_SIZE,
+        max_in_flight=context.engine.max_in_flight,
     )
 
 

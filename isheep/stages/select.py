@@ -30,7 +30,8 @@ def select_training_rows(context: StageContext, pairs: Sequence[Pair], measures:
         drops: Sequence[Drop] = folder.read("dropped.jsonl", Drop)
     else:
         seeded = measures._replace(seed=context.seed())
-        drops = find_drops(pairs, recipe.filters, recipe.synthesis.rules, context.chat.special, seeded)
+        filters = [*recipe.filters, *context.filters]
+        drops = find_drops(pairs, filters, recipe.synthesis.rules, context.chat.special, seeded)
         drops = folder.write("dropped.jsonl", Drop, drops)
     data = kept_pairs(pairs, drops)
     if len(data) < 2:

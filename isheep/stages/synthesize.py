@@ -19,6 +19,7 @@ from isheep.errors import UserError
 from isheep.prompts import PromptSource
 from isheep.recipe.schema import Synthesis
 from isheep.records import Rejected, Reply, Task
+from isheep.rundir.iterations import iteration_dir
 from isheep.stages.context import StageContext
 from isheep.stages.topics import TopicPrompts, collect_topics
 from isheep.text.novelty import Language, NoveltyPool, split_words
@@ -48,7 +49,7 @@ def synthesize(context: StageContext, seed_tasks: Sequence[Task]) -> Sequence[Ta
     """
     settings, folder = context.recipe.synthesis, context.folder
     if settings.tasks_of:
-        tasks_of_earlier = (context.run / f"iter-{settings.tasks_of}").read("tasks.jsonl", Task)
+        tasks_of_earlier = iteration_dir(context.run, settings.tasks_of).read("tasks.jsonl", Task)
         return folder.write("tasks.jsonl", Task, tasks_of_earlier)
     topics = collect_topics(context)
     replies = folder.records("replies.jsonl", Reply, partial(generate_replies, context, topics), settings.batch_size)

@@ -1,0 +1,246 @@
+"""A run folder as a whole: begin or continue a run, open it for reading, lock it, and check what is in it."""
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from isheep import prompts
+from isheep.errors import UserError
+from isheep.recipe import loading
+from isheep.recipe.schema import Recipe
+from isheep.rundir.atomic import write_json, write_text
+from isheep.rundir.folder import RunFolder
+from isheep.seeds import load_seed_tasks
+
+# The packages whose versions are recorded when a run begins or continues.
+PACKAGES = ("isheep", "torch", "transformers", "peft", "trl", "datasets", "numpy", "rapidfuzz")
+
+# The format of the run folder, in version.json. Run folders of isheep 0.1 have no such file.
+FORMAT = 2
+VERSION_FILE = "version.json"
+
+
+# --- opening
+
+
+@contextlib.contextmanager
+def open_run_for_writing(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
+    """Begin the run of a recipe in the folder `path`, or continue it, and hold its lock.
+
+    Raises UserError if another process writes the folder, and as `check_run_dir` does.
+    """
+    check_run_dir(path, recipe)
+    path.mkdir(parents=True, exist_ok=True)
+    with lock_run(path) as folder:
+        # Another process may have begun a run since the first check.
+        check_run_dir(path, recipe)
+        # The version is written before the recipe: a folder with a recipe and without a version is one of isheep 0.1.
+        if not (path / VERSION_FILE).exists():
+            write_json(path / VERSION_FILE, {"format": FORMAT})
+        _write_if_changed(path / "recipe.yaml", loading.dump_recipe(recipe))
+        if own_prompts := _own_prompts(recipe):
+            _write_if_changed(path / "prompts.yaml", yaml.safe_dump(own_prompts, allow_unicode=True))
+        if not folder.has("seeds.jsonl"):
+            seed_tasks = load_seed_tasks(recipe.seeds)
+            write_text(path / "seeds.jsonl", "".join(task.model_dump_json() + "\n" for task in seed_tasks))
+        _complete_last_line(path / "run.jsonl")
+        folder.event(started=_versions(), machine=recipe.machine.model_dump())
+        yield folder
+
+
+def open_run(path: Path) -> tuple[Recipe, RunFolder]:
+    """Return the recipe and the folder of a run, to be read only: takes no lock and writes nothing.
+
+    Raises UserError if the folder is not a run folder, or one of another version of isheep.
+    """
+    if not (path / "recipe.yaml").is_file():
+        raise UserError(f"{path} is not a run folder: it has no recipe.yaml; give the --out of an isheep run")
+    check_format(path)
+    return loading.load_saved_recipe(path / "recipe.yaml"), RunFolder(path, path)
+
+
+def read_events(root: Path) -> list[dict[str, Any]]:
+    """Return the events of a run (the lines of run.jsonl), without lines that a kill has torn."""
+    events: list[dict[str, Any]] = []
+    if (root / "run.jsonl").exists():
+        for line in (root / "run.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                events.append(json.loads(line))
+    return events
+
+
+def saved_prompts(run_dir: Path) -> dict[str, str]:
+    """Return the texts of the user's own prompt files that a run began with, by their names in the recipe."""
+    path = run_dir / "prompts.yaml"
+    texts: dict[str, str] = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return texts
+
+
+# --- locking
+
+
+@dataclass
+class _Lock:
+    """A lock that this process holds on a run folder, and the number of callers that hold it."""
+
+    file: IO[str]
+    num_holders: int = 0
+
+
+# The locks of this process by the device and inode of the lock file.
+_locks: dict[tuple[int, int], _Lock] = {}
+
+
+@contextlib.contextmanager
+def lock_run(path: Path) -> Iterator[RunFolder]:
+    """Return a run folder that only this process writes. Raises UserError if another process writes it.
+
+    Within a process, the lock can be taken more than once: a caller may evaluate a model of a run while the generator
+    of isheep.align, which made the model, still holds the lock.
+    """
+    lock = _take_lock(path)
+    lock.num_holders += 1
+    try:
+        yield RunFolder(path, path)
+    finally:
+        lock.num_holders -= 1
+        if lock.num_holders == 0:
+            _locks.pop(_inode(lock.file))
+            lock.file.close()
+
+
+def _take_lock(path: Path) -> _Lock:
+    file = (path / "lock").open("a+", encoding="utf-8")
+    if lock := _locks.get(_inode(file)):
+        file.close()
+        return lock
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(f"run folder {path} is in use by another process; wait for it or give another --out") from None
+    return _locks.setdefault(_inode(file), _Lock(file))
+
+
+def _inode(file: IO[str]) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino
+
+
+# --- checks
+
+
+def check_run_dir(path: Path, recipe: Recipe) -> None:
+    """Raise UserError if a run of this recipe can't begin, or continue, in the folder `path`. Writes nothing.
+
+    It can't if the folder holds the run of another recipe (the message names the keys that differ; `machine` may
+    differ and `iterations` may grow), other prompts, a run of another version of isheep, or anything else; or if the
+    seed tasks can't be read or are too few.
+    """
+    _check_is_run_dir(path)
+    if not (path / "seeds.jsonl").exists():
+        num_examples = max(variant.synthesis.examples for variant in recipe.variants)
+        load_seed_tasks(recipe.seeds, num_examples, max(variant.response.shown for variant in recipe.variants))
+    if (path / "recipe.yaml").exists():
+        check_format(path)
+        _check_same_recipe(path / "recipe.yaml", recipe)
+    if (path / "prompts.yaml").exists():
+        _check_same_prompts(path, recipe)
+
+
+def has_current_format(path: Path) -> bool:
+    """Return whether a run folder has the format of this version of isheep."""
+    try:
+        check_format(path)
+    except UserError:
+        return False
+    return True
+
+
+def check_format(path: Path) -> None:
+    """Raise UserError if a run folder was written by a version of isheep that had another format."""
+    version = path / VERSION_FILE
+    if not version.exists():
+        raise UserError(
+            f"run folder {path} was made by isheep 0.1, whose files this version can't read: begin a new run with "
+            "another --out, or install isheep 0.1"
+        )
+    try:
+        number = json.loads(version.read_text(encoding="utf-8"))["format"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f'{version} is damaged: it must hold {{"format": {FORMAT}}}') from None
+    if number != FORMAT:
+        raise UserError(f"run folder {path} has format {number}, and this version of isheep reads {FORMAT}")
+
+
+def _check_is_run_dir(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file; give a folder as --out")
+    # The files that a run writes before its recipe.
+    first_files = {"lock", "recipe.yaml.part", VERSION_FILE, f"{VERSION_FILE}.part"}
+    if path.is_dir() and not (path / "recipe.yaml").exists() and {file.name for file in path.iterdir()} - first_files:
+        raise UserError(f"{path} holds files and no recipe.yaml: it is not a run folder; give another --out")
+
+
+def _check_same_recipe(path: Path, recipe: Recipe) -> None:
+    """Raise UserError if the recipe that the run began with, at `path`, has other settings."""
+    saved = loading.load_saved_recipe(path)
+    iterations = max(recipe.iterations, saved.iterations)
+    expected = recipe.model_copy(update={"machine": saved.machine, "iterations": iterations})
+    grown = saved.model_copy(update={"iterations": iterations})
+    differences = loading.differences(grown, expected) or loading.differences(expected, recipe)
+    differences = [line for line in differences if not line.startswith("machine.")]
+    if differences:
+        raise UserError(
+            f"run folder {path.parent} was made with another recipe ({'; '.join(differences)}); "
+            "give another --out, or the same settings (only machine may change, and iterations grow)"
+        )
+
+
+def _check_same_prompts(path: Path, recipe: Recipe) -> None:
+    """Raise UserError if a prompt file of the user's own has another text than when the run began."""
+    saved = saved_prompts(path)
+    for name, text in _own_prompts(recipe).items():
+        if saved.get(name) != text:
+            raise UserError(
+                f"prompt file {name} is not what run folder {path} was made with (prompts.yaml in it); "
+                "put it back, or give another --out"
+            )
+
+
+def _own_prompts(recipe: Recipe) -> dict[str, str]:
+    """Return the texts of the user's own prompt files by their names in the recipe; the run folder keeps them."""
+    names = [name for variant in recipe.variants for name in variant.own_prompts()]
+    return {name: prompts.find_prompt_file(name).read_text(encoding="utf-8") for name in names}
+
+
+# --- files of the run
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _complete_last_line(path: Path) -> None:
+    """Write the missing end of a line that a kill has torn, so that the next line is complete."""
+    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")
