@@ -80,7 +80,9 @@ def test_every_file_of_a_run_is_in_its_page() -> None:
     page = (ROOT / "docs" / "run-folder.md").read_text(encoding="utf-8")
     code = [path.read_text(encoding="utf-8") for path in (ROOT / "isheep").rglob("*.py")]
     named = {
-        name for text in code for name in re.findall(r'(?:records|map_batches|write|read|json|has)\(\s*"([a-z./-]+\.jsonl?)"', text)
+        name
+        for text in code
+        for name in re.findall(r'(?:records|map_batches|write|read|json|has)\(\s*"([a-z./-]+\.jsonl?)"', text)
     }
     assert len(named) > 12
     wanted = {*(artifact.name for artifact in ARTIFACTS), RATINGS, CHOICES, JUDGE_LOG, *named}
