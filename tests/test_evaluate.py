@@ -1,4 +1,4 @@
-"""The verbs eval and compare on run folders with fakes at the engine's door: what is made, kept, shown and refused."""
+"""`isheep eval` and `isheep compare` on run folders with fake engines: what is made, kept, printed and refused."""
 
 import fcntl
 import json
@@ -30,7 +30,7 @@ class Chat(NamedTuple):
 
 
 def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The models that were asked anything, in order; each answers with its own name."""
+    """Replace engines and templates; return the names of the models that have answered, in order."""
     models: list[str] = []
 
     def open_engine(recipe: Recipe, model: Model) -> SeededFunctionEngine:
@@ -50,7 +50,7 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return fake_models(monkeypatch)
 
 
@@ -76,29 +76,29 @@ def narrow(text: str) -> bool:
 # --- eval
 
 
-def test_a_benchmark_after_the_fact(asked: list[str], run: Path) -> None:
+def test_a_benchmark_that_the_recipe_does_not_name(engines: list[str], run: Path) -> None:
     done = isheep("eval", run, "lamb")
-    assert done.code == 0 and asked == ["base", "iter-1", "iter-2"] and narrow(done.out)
+    assert done.code == 0 and engines == ["base", "iter-1", "iter-2"] and narrow(done.out)
     assert "p against base" in done.out and done.out.count("qwen") == 3
     before = files(run)
     assert {f"{name}/eval/lamb.json" for name in ("base", "iter-1", "iter-2")} <= set(before)
-    asked.clear()
-    assert isheep("eval", run, "lamb").out == done.out and not asked and files(run) == before
+    engines.clear()
+    assert isheep("eval", run, "lamb").out == done.out and not engines and files(run) == before
     # The recipe names neither of the two benchmarks.
     assert "right sampled" in isheep("status", run).out
     keep(run, "base", "ifeval", result(HALF))
     assert "ifeval" in isheep("status", run).out and isheep("eval", run, "lamb").out == done.out
 
 
-def test_only_one_iteration_and_the_recipes_benchmarks(asked: list[str], tmp_path: Path) -> None:
+def test_only_one_iteration_and_the_recipes_benchmarks(engines: list[str], tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", evaluation=["lamb"])
-    assert isheep("eval", run, "--iteration", "1").code == 0 and asked == ["iter-1"]
-    assert isheep("eval", run).code == 0 and asked == ["iter-1", "base", "iter-2"]
+    assert isheep("eval", run, "--iteration", "1").code == 0 and engines == ["iter-1"]
+    assert isheep("eval", run).code == 0 and engines == ["iter-1", "base", "iter-2"]
 
 
-def test_stopped_and_given_again(asked: list[str], run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Path(shutil.copytree(run, run.with_name("whole")))
-    assert isheep("eval", whole, "lamb").code == 0
+def test_an_interrupted_evaluation_resumes(engines: list[str], run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    complete = Path(shutil.copytree(run, run.with_name("complete")))
+    assert isheep("eval", complete, "lamb").code == 0
     with monkeypatch.context() as context:
         real = DEFAULT_BACKEND.open_engine
 
@@ -110,12 +110,12 @@ def test_stopped_and_given_again(asked: list[str], run: Path, monkeypatch: pytes
         context.setattr(DEFAULT_BACKEND, "open_engine", dies)
         assert isheep("eval", run, "lamb").code == 130
     kept = (run / "base" / "eval" / "lamb.json").stat().st_mtime_ns
-    assert isheep("eval", run, "lamb").code == 0 and files(run) == files(whole)
+    assert isheep("eval", run, "lamb").code == 0 and files(run) == files(complete)
     assert (run / "base" / "eval" / "lamb.json").stat().st_mtime_ns == kept
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ((), "has no benchmark in evaluation: name one of alpaca_eval, alpaca_eval_2"),
         (("lamp",), "benchmark 'lamp' is not known: did you mean 'lamb'?"),
@@ -125,12 +125,12 @@ def test_stopped_and_given_again(asked: list[str], run: Path, monkeypatch: pytes
         (("lamb", "--out", "there"), "--out is for --responses"),
     ],
 )
-def test_what_cannot_be_evaluated(asked: list[str], run: Path, words: tuple[str, ...], said: str) -> None:
+def test_invalid_evaluations_are_refused(engines: list[str], run: Path, words: tuple[str, ...], message: str) -> None:
     before = files(run)
-    assert said in refused("eval", run, *words) and not asked and files(run) == before
+    assert message in refused("eval", run, *words) and not engines and files(run) == before
 
 
-def test_a_folder_that_is_no_run_or_in_use(asked: list[str], run: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_or_is_in_use(engines: list[str], run: Path, tmp_path: Path) -> None:
     assert "is not a run folder" in refused("eval", tmp_path, "lamb")
     assert "give a run folder: isheep eval DIR" in refused("eval")
     with (run / "lock").open("a+") as lock:
@@ -155,9 +155,9 @@ HALF, MORE = items(100, lambda n: n % 2 == 0), items(100, lambda n: n % 2 == 0 o
 BY_PROMPT = [n // 2 for n in range(100)]
 
 
-def result(values: list[Any], asked: str = "a", template: str = "qwen") -> dict[str, Any]:
+def result(values: list[Any], prompts: str = "a", template: str = "qwen") -> dict[str, Any]:
     scores = {"prompt": {"items": values}, "instruction": {"items": values, "clusters": BY_PROMPT}}
-    return {"prompt_fingerprint": asked, "template": template, "scores": scores}
+    return {"prompt_fingerprint": prompts, "template": template, "scores": scores}
 
 
 def test_two_iterations_of_a_run(run: Path) -> None:
@@ -185,39 +185,39 @@ def test_runs_are_paired_by_seed(tmp_path: Path) -> None:
     for name, more in (("a", 0), ("b", 10)):
         for seed in (1, 2, 3):
             run = make_run(tmp_path / name / f"seed-{seed}", 1, seed=seed)
-            keep(run, "iter-1", "ifeval", result(items(100, lambda n, most=40 + 3 * seed + more * seed: n < most)))
+            keep(run, "iter-1", "ifeval", result(items(100, lambda n, limit=40 + 3 * seed + more * seed: n < limit)))
     make_run(tmp_path / "b" / "seed-4", 1, seed=4)
     keep(tmp_path / "b" / "seed-4", "iter-1", "ifeval", result(HALF))
     done = isheep("compare", tmp_path / "a", tmp_path / "b")
-    found = compare_over_seeds([0.43, 0.46, 0.49], [0.53, 0.66, 0.79])
-    assert done.code == 0 and f"{found.p:.4f}" in done.out and "paired t over seeds" in done.out
+    result_over_seeds = compare_over_seeds([0.43, 0.46, 0.49], [0.53, 0.66, 0.79])
+    assert done.code == 0 and f"{result_over_seeds.p:.4f}" in done.out and "paired t over seeds" in done.out
     assert "sd 3.0" in done.out and "sd 13.0" in done.out and "+20.0" in done.out and "Holm" in done.out
     assert "only one side has them: seeds 4" in done.out and "Seeds are the unit" in " ".join(done.out.split())
 
 
-def test_what_cannot_be_compared(run: Path, tmp_path: Path) -> None:
-    other = make_run(tmp_path / "other")
-    assert "has no results to compare; make them with isheep eval" in refused("compare", run, other)
+def test_invalid_comparisons_are_refused(run: Path, tmp_path: Path) -> None:
+    second = make_run(tmp_path / "second")
+    assert "has no results to compare; make them with isheep eval" in refused("compare", run, second)
     keep(run, "iter-2", "ifeval", result(HALF))
-    keep(other, "iter-2", "lamb", result(HALF))
-    assert "the two have no score in common" in refused("compare", run, other)
-    keep(other, "iter-2", "ifeval", result(HALF, asked="b"))
-    assert "ifeval: the two were asked other items" in refused("compare", run, other)
+    keep(second, "iter-2", "lamb", result(HALF))
+    assert "the two have no score in common" in refused("compare", run, second)
+    keep(second, "iter-2", "ifeval", result(HALF, prompts="b"))
+    assert "ifeval: the two were asked other items" in refused("compare", run, second)
     assert "no score 'promt' on both sides: ifeval prompt" in refused("compare", run, run, "--score", "promt")
     assert "is neither a run folder nor a folder of runs" in refused("compare", run, tmp_path / "nowhere")
     assert "--iteration is given 3 times" in refused("compare", run, *["--iteration", "1"] * 3)
-    both = tmp_path / "both"
+    folder = tmp_path / "folder"
     for name in ("x", "y"):
-        shutil.copytree(run, both / name)
-    assert "holds two runs with seed 42" in refused("compare", both, both)
-    shutil.rmtree(both / "y")
-    assert "1 seeds in common" in refused("compare", both, both)
-    assert "a run is compared with a run" in refused("compare", run, both)
+        shutil.copytree(run, folder / name)
+    assert "holds two runs with seed 42" in refused("compare", folder, folder)
+    shutil.rmtree(folder / "y")
+    assert "1 seeds in common" in refused("compare", folder, folder)
+    assert "a run is compared with a run" in refused("compare", run, folder)
 
 
-def test_an_unread_item_is_left_out_and_counted(run: Path) -> None:
+def test_an_unreadable_item_is_left_out_and_counted(run: Path) -> None:
     keep(run, "base", "judge", {"scores": {"score": {"items": [1.0, 2.0, None, 4.0, 5.0]}}})
     keep(run, "iter-2", "judge", {"scores": {"score": {"items": [2.0, 4.0, 5.0, 7.0, None]}}})
-    shown = isheep("compare", run).out
-    assert "3 items" in shown and "2 unreadable" in shown and "+2.00" in shown and "sign flips" in shown
-    assert f"{estimate([1.0, 2.0, 4.0]).value:.3g} [" in shown
+    text = isheep("compare", run).out
+    assert "3 items" in text and "2 unreadable" in text and "+2.00" in text and "sign flips" in text
+    assert f"{estimate([1.0, 2.0, 4.0]).value:.3g} [" in text

@@ -142,7 +142,7 @@ def test_the_verb_prints_them(tmp_path: Path) -> None:
     lines = [line.split() for line in done.out.splitlines()]
     assert ["m", "8.750000", "3.000000", "5.875000", "4", "1", "1"] in lines
     assert ["other", "[x]", "2.000000", "-", "2.000000", "2", "0", "0"] in lines
-    assert "1 turns are rated more than once" in done.out
+    assert "1 turns have more than one rating" in done.out
     assert ["writing", "10.00", "4.00", "7.00"] in lines  # one dialogue bounds nothing
     assert max(map(len, done.out.splitlines())) <= 80
     found = json.loads(isheep("scores", tmp_path / "gpt-4_single.jsonl", "--json").out)

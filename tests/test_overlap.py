@@ -28,9 +28,9 @@ def pair(n: int, instruction: str, output: str = "fine", input: str = "") -> Pai
 def runs_by_loops(rows: Sequence[Pair], prompts: Sequence[str], ngram: int) -> tuple[set[int], set[int]]:
     hit, touched = set(), set()
     for p, prompt in enumerate(prompts):
-        asked = split_words(prompt, "any")
-        width = min(ngram, len(asked))
-        grams = {tuple(asked[k : k + width]) for k in range(len(asked) - width + 1)}
+        words = split_words(prompt, "any")
+        width = min(ngram, len(words))
+        grams = {tuple(words[k : k + width]) for k in range(len(words) - width + 1)}
         for r, row in enumerate(rows):
             for text in (split_words(row.content, "any"), split_words(row.output, "any")):
                 if width >= min(LEAST, ngram) and any(tuple(text[k : k + width]) in grams for k in range(len(text))):
@@ -48,10 +48,10 @@ TEXT = st.lists(st.sampled_from("abc"), max_size=24).map(" ".join)
 )  # two letters and few words: many runs in common
 def test_runs_of_words_are_those_of_plain_loops(prompts: list[str], texts: list[tuple[str, str]], ngram: int) -> None:
     rows = [pair(n, task, output) for n, (task, output) in enumerate(texts)]
-    found, (hit, touched) = find_overlap(rows, prompts, ngram, None), runs_by_loops(rows, prompts, ngram)
-    same = {p for p, prompt in enumerate(prompts) if prompt in {row.content for row in rows}}
-    assert set(found.rows) == hit | {r for r, row in enumerate(rows) if row.content in prompts}
-    assert found.prompts == touched | same
+    overlap, (hit, touched) = find_overlap(rows, prompts, ngram, None), runs_by_loops(rows, prompts, ngram)
+    exact = {p for p, prompt in enumerate(prompts) if prompt in {row.content for row in rows}}
+    assert set(overlap.rows) == hit | {r for r, row in enumerate(rows) if row.content in prompts}
+    assert overlap.prompts == touched | exact
 
 
 @settings(max_examples=50, deadline=None)
@@ -60,19 +60,19 @@ def test_near_and_repeated_are_rouge_score_s(texts: list[str], limit: float) -> 
     rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="rouge_score is not installed")
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
 
-    def above(one: str, other: str) -> bool:
-        return bool(scorer.score(one, other)["rougeL"].fmeasure > limit)
+    def above(reference: str, candidate: str) -> bool:
+        return bool(scorer.score(reference, candidate)["rougeL"].fmeasure > limit)
 
-    expected = [[k for k, other in enumerate(texts) if above(text, other)] for text in texts]
+    expected = [[k for k, candidate in enumerate(texts) if above(text, candidate)] for text in texts]
     assert list(find_near(texts, texts, limit)) == expected
     assert repeated(texts, limit) == [bool(set(row) - {n}) for n, row in enumerate(expected)]
 
 
 def test_repeated_among_more_texts_than_those_asked_about() -> None:
     texts = [f"alpha{i % 70} beta{i % 70} gamma{i % 70}" for i in range(100)] + [""] * 3
-    whole = repeated(texts, 0.7)
-    assert repeated(texts[20:50], 0.7, among=texts) == whole[20:50] and len(set(whole[20:50])) == 2
-    assert repeated(texts[25:], 0.7, among=iter(texts)) == whole[25:]
+    complete = repeated(texts, 0.7)
+    assert repeated(texts[20:50], 0.7, among=texts) == complete[20:50] and len(set(complete[20:50])) == 2
+    assert repeated(texts[25:], 0.7, among=iter(texts)) == complete[25:]
 
 
 def test_repeated_texts_in_many_blocks() -> None:
@@ -98,13 +98,13 @@ WAYS = {
     [(13, 0.7, "exact ngram answer short rouge"), (13, None, "exact ngram answer short"), (None, 0.7, "exact rouge"),
      (None, None, "exact"), (12, None, "exact ngram answer short twelve"), (None, 0.9, "exact")],
 )  # fmt: skip
-def test_each_way_to_touch_a_prompt_and_the_filter_that_drops_it(
+def test_each_kind_of_overlap_and_the_filter_that_drops_it(
     ngram: int | None, rouge: float | None, touched: str
 ) -> None:
     rows, prompts = list(WAYS.values()), [SHORT, PROMPT, "Who is it?"]
-    found = find_overlap(rows, prompts, ngram, rouge)
-    names = [name for n, name in enumerate(WAYS) if n in found.rows]
-    assert names == touched.split() and 1 in found.prompts and 2 not in found.prompts
+    overlap = find_overlap(rows, prompts, ngram, rouge)
+    names = [name for n, name in enumerate(WAYS) if n in overlap.rows]
+    assert names == touched.split() and 1 in overlap.prompts and 2 not in overlap.prompts
     rule = ContaminationFilter(kind="contamination", ngram=ngram, rouge=rouge)
     dropped = find_drops(rows, [rule], False, [], FilterContext(prompts))
     assert [drop.row for drop in dropped] == [WAYS[name].id for name in names]
@@ -112,14 +112,14 @@ def test_each_way_to_touch_a_prompt_and_the_filter_that_drops_it(
 
 
 def test_reasons_name_the_words() -> None:
-    found = find_overlap(list(WAYS.values()), [SHORT, PROMPT], 13, 0.7)
-    assert found.rows[0] == ("exact", "a benchmark's prompt")
-    assert found.rows[1][1].startswith(
+    overlap = find_overlap(list(WAYS.values()), [SHORT, PROMPT], 13, 0.7)
+    assert overlap.rows[0] == ("exact", "a benchmark's prompt")
+    assert overlap.rows[1][1].startswith(
         "13 words of a benchmark's prompt: write a short story about a lighthouse keeper"
     )
-    assert found.rows[3] == ("ngram", f"8 words of a benchmark's prompt: {SHORT}")
-    assert found.rows[4] == ("rouge", "ROUGE-L above 0.7 to a benchmark's prompt")
-    assert found.kinds == {"exact": 1, "ngram": 3, "rouge": 1}
+    assert overlap.rows[3] == ("ngram", f"8 words of a benchmark's prompt: {SHORT}")
+    assert overlap.rows[4] == ("rouge", "ROUGE-L above 0.7 to a benchmark's prompt")
+    assert overlap.kinds == {"exact": 1, "ngram": 3, "rouge": 1}
 
 
 def test_words_of_every_script_count() -> None:
@@ -131,7 +131,7 @@ def test_every_recipe_for_lamb_drops_its_prompts_word_for_word_only() -> None:
     """Its tasks share most of their words: anything looser would drop half of them."""
     names = [name for name in loading.recipe_names() if name == "lamb" or name.startswith("lamb/")]
     recipes = [r for name in names for r in every(name)]
-    rules = [one for recipe in recipes for one in recipe.filters if isinstance(one, ContaminationFilter)]
+    rules = [rule for recipe in recipes for rule in recipe.filters if isinstance(rule, ContaminationFilter)]
     assert len(recipes) > 30 and len(rules) > 30
     assert {(rule.ngram, rule.rouge) for rule in rules} == {(None, None)}
 
@@ -141,7 +141,7 @@ def every(name: str) -> list[loading.Recipe]:
     return list(api.load_sweep(path).values()) if loading.is_sweep(path) else [api.load_recipe(path)]
 
 
-def test_what_lamb_s_rule_keeps_is_what_exact_words_kept() -> None:
+def test_the_rule_of_lamb_compares_exact_words() -> None:
     """On tasks of its own world: the rule's verdicts are those of a comparison of case-folded words."""
     from isheep.lamb.pages import content
     from isheep.lamb.suite import suite
@@ -151,7 +151,7 @@ def test_what_lamb_s_rule_keeps_is_what_exact_words_kept() -> None:
     exam = [content(quest) for quest in suite(200)]
     quests = [draw_quest(rng) for _ in range(200)] + suite(200)[:9]
     rows = [pair(n, quest.instruction, input=quest.input) for n, quest in enumerate(quests)]
-    known = {" ".join(prompt.casefold().split()) for prompt in exam}
-    expected = [row.id for row in rows if " ".join(row.content.casefold().split()) in known]
+    prompts = {" ".join(prompt.casefold().split()) for prompt in exam}
+    expected = [row.id for row in rows if " ".join(row.content.casefold().split()) in prompts]
     rule = ContaminationFilter(kind="contamination", ngram=None, rouge=None)
     assert [drop.row for drop in find_drops(rows, [rule], False, [], FilterContext(exam))] == expected != []

@@ -99,16 +99,16 @@ def test_a_tie_is_half_a_win() -> None:
 def clustered_run(path: Path) -> Path:
     """A run whose only benchmark has 3000 instructions in 1000 prompts, and generated pairs that touch every prompt."""
     from isheep.benchmarks import load_benchmark
-    from isheep.recipe.schema import Recipe
+    from isheep.recipe.schema import BenchmarkSettings, Recipe
     from isheep.records import Drop, Pair
     from isheep.rundir.run import open_run_for_writing
 
-    prompts = load_benchmark("lamb").prompts(None)
+    prompts = load_benchmark("lamb").prompts(BenchmarkSettings(name="lamb"))
     rng = np.random.default_rng(5)
     clusters = [*range(len(prompts)), *rng.integers(0, len(prompts), 2000).tolist()]
     right_prompts = (rng.random(len(prompts)) < 0.64).tolist()
     items = [bool(right_prompts[prompt] ^ (rng.random() < 0.2)) for prompt in clusters]
-    result = {"template": "qwen", "items": {"constraints": items}, "clusters": {"constraints": clusters}}
+    result = {"template": "qwen", "scores": {"constraints": {"items": items, "clusters": clusters}}}
     fields = {"input": "", "output": "fine", "finish": "stop", "tokens": 1, "seed": 1}
     pairs = [Pair.model_validate({"id": f"t1-{n}", "instruction": text, **fields}) for n, text in enumerate(prompts)]
     settings = {"model": "lamb", "iterations": 1, "assessment": None, "filters": [], "evaluation": ["lamb"]}
@@ -126,10 +126,10 @@ def test_every_command_prints_the_same_interval(tmp_path: Path) -> None:
     from tests.test_cli import isheep
 
     run = clustered_run(tmp_path / "run")
-    result = json.loads((run / "base" / "eval" / "lamb.json").read_text())
-    score = estimate(result["items"]["constraints"], result["clusters"]["constraints"])
+    result = json.loads((run / "base" / "eval" / "lamb.json").read_text())["scores"]["constraints"]
+    score = estimate(result["items"], result["clusters"])
     interval = f"[{100 * score.low:.0f},{100 * score.high:.0f}]"
-    independent = estimate(result["items"]["constraints"])
+    independent = estimate(result["items"])
     assert interval != f"[{100 * independent.low:.0f},{100 * independent.high:.0f}]"
     for command in ("status", "compare", "contamination"):
         done = isheep(command, run, *(["--iteration", "1"] if command == "compare" else []))
@@ -223,8 +223,8 @@ def test_ifeval_detects_six_points() -> None:
     assert least == pytest.approx(0.06, abs=0.002)
     rng, detected = np.random.default_rng(0), 0
     for draw in rng.random((400, 541)):
-        gained, lost = draw < (0.25 + least) / 2, draw > 1 - (0.25 - least) / 2
-        detected += mcnemar(lost.tolist(), gained.tolist()) < 0.05
+        gains, losses = draw < (0.25 + least) / 2, draw > 1 - (0.25 - least) / 2
+        detected += mcnemar(losses.tolist(), gains.tolist()) < 0.05
     assert 0.72 < detected / 400 < 0.86
 
 
@@ -241,9 +241,9 @@ def test_minimum_detectable_difference_of_means() -> None:
 def test_concordance_of_whole_scores_is_the_weighted_kappa() -> None:
     rng = np.random.default_rng(0)
     scores = rng.integers(1, 11, 150)
-    others = np.clip(scores + rng.integers(-3, 4, 150), 1, 10)
-    result = concordance(scores.tolist(), others.tolist())
-    assert result.value == pytest.approx(cohen_kappa_score(scores, others, weights="quadratic"))
+    rival = np.clip(scores + rng.integers(-3, 4, 150), 1, 10)
+    result = concordance(scores.tolist(), rival.tolist())
+    assert result.value == pytest.approx(cohen_kappa_score(scores, rival, weights="quadratic"))
     assert result.low < result.value < result.high
     # A stricter rater with the same ranks.
     assert concordance(scores.tolist(), (scores - 3).tolist()).value < 0.7

@@ -29,5 +29,5 @@ def scores(
     from isheep.evaluation import judgment_files
 
     if as_json:
-        return print_json(judgment_files.figures(file, data, model or []))
-    print_parts(judgment_files.scores(file, data, model or []))
+        return print_json(judgment_files.scores_json(file, data, model or []))
+    print_parts(judgment_files.score_tables(file, data, model or []))

@@ -142,8 +142,10 @@ def calibrate_judge(
     recipe, run = open_run(run_dir)
     if recipe.assessment is None:
         raise UserError(f"{run_dir}: its recipe has no assessment, so there is no judge to measure")
-    rated = [index for index in range(1, recipe.iterations + 1) if iteration_dir(run, index).has("assessed.jsonl")]
-    selected = rated if iteration is None else [index for index in rated if index == iteration]
+    with_ratings = [
+        index for index in range(1, recipe.iterations + 1) if iteration_dir(run, index).has("assessed.jsonl")
+    ]
+    selected = with_ratings if iteration is None else [index for index in with_ratings if index == iteration]
     if not selected:
         of_iteration = f" of iteration {iteration}" if iteration is not None else ""
         raise UserError(f"{run_dir} has no ratings{of_iteration} yet: see isheep status {run_dir}")

@@ -99,9 +99,9 @@ def common_scores(
 # --- comparisons with other numbers
 
 
-def compare_ratings(others: Sequence[AssessedPair], own: Sequence[AssessedPair]) -> dict[str, RankComparison]:
+def compare_ratings(reference: Sequence[AssessedPair], own: Sequence[AssessedPair]) -> dict[str, RankComparison]:
     """Compare, by criterion, the run's own scores with other scores of the same pairs."""
-    return {name: _compare(*scores) for name, scores in common_scores(others, own).items()}
+    return {name: _compare(*scores) for name, scores in common_scores(reference, own).items()}
 
 
 def compare_with_length(pairs: Sequence[AssessedPair]) -> dict[str, RankComparison]:
@@ -115,10 +115,10 @@ def compare_with_length(pairs: Sequence[AssessedPair]) -> dict[str, RankComparis
 
 def compare_with_people(pairs: Sequence[AssessedPair], people: HumanScores) -> dict[str, RankComparison] | None:
     """Compare, by criterion, the judge with the mean of the people; None if people rated none of these pairs."""
-    rated = [pair for pair in pairs if pair.id in people]
+    with_people = [pair for pair in pairs if pair.id in people]
     comparisons = {}
-    for name, grades in grades_by_criterion(rated).items():
-        scores = [(people[pair.id].get(name), grade.score) for pair, grade in zip(rated, grades, strict=True)]
+    for name, grades in grades_by_criterion(with_people).items():
+        scores = [(people[pair.id].get(name), grade.score) for pair, grade in zip(with_people, grades, strict=True)]
         comparisons[name] = _compare(*_both(scores))
     return comparisons or None
 
@@ -129,9 +129,9 @@ def agreement(first: Sequence[float], second: Sequence[float]) -> Agreement:
     return Agreement(len(gaps), equal, near, concordance(first, second))
 
 
-def _compare(others: Sequence[float], own: Sequence[float]) -> RankComparison:
-    difference = estimate([b - a for a, b in zip(others, own, strict=True)])
-    return RankComparison(len(own), rank_correlation(others, own), difference)
+def _compare(reference: Sequence[float], own: Sequence[float]) -> RankComparison:
+    difference = estimate([b - a for a, b in zip(reference, own, strict=True)])
+    return RankComparison(len(own), rank_correlation(reference, own), difference)
 
 
 def _both(pairs: Sequence[tuple[float | None, float | None]]) -> tuple[list[float], list[float]]:
@@ -173,12 +173,12 @@ def truth_metrics(recipe: Recipe, pairs: Sequence[AssessedPair], right: Sequence
 
 def truth_by_people(recipe: Recipe, pairs: Sequence[AssessedPair], people: HumanScores) -> TruthMetrics | None:
     """Take the pairs whose ratings by people pass the recipe's score filters as right; None without either."""
-    rated = [pair for pair in pairs if pair.grades.keys() <= people.get(pair.id, {}).keys()]
-    grades = [{name: Grade(score=score, reply="") for name, score in people[pair.id].items()} for pair in rated]
+    with_people = [pair for pair in pairs if pair.grades.keys() <= people.get(pair.id, {}).keys()]
+    grades = [{name: Grade(score=score, reply="") for name, score in people[pair.id].items()} for pair in with_people]
     right = [passes_filters(recipe, row) for row in grades]
-    if not rated or None in right:
+    if not with_people or None in right:
         return None
-    return truth_metrics(recipe, rated, [bool(passing) for passing in right])
+    return truth_metrics(recipe, with_people, [bool(passing) for passing in right])
 
 
 def _mean_score(pair: AssessedPair) -> float | None:

@@ -126,7 +126,7 @@ def evaluated_benchmarks(recipe: Recipe, run: RunFolder, iterations: Sequence[in
 def _merge_copies(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
     merged: list[ScoreRow] = []
     for row in rows:
-        index = next((index for index, other in enumerate(merged) if _is_copy(row, other)), None)
+        index = next((index for index, earlier in enumerate(merged) if _is_copy(row, earlier)), None)
         if index is None:
             merged.append(row)
         else:
@@ -134,19 +134,19 @@ def _merge_copies(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
     return merged
 
 
-def _is_copy(row: ScoreRow, other: ScoreRow) -> bool:
+def _is_copy(row: ScoreRow, earlier: ScoreRow) -> bool:
     """Return whether two readings of a score ("prompt strict", "prompt loose") have the same items in every model."""
-    words, others = row.name.split(), other.name.split()
-    if min(len(words), len(others)) < 2 or words[0] != others[0]:
+    words, earlier_words = row.name.split(), earlier.name.split()
+    if min(len(words), len(earlier_words)) < 2 or words[0] != earlier_words[0]:
         return False
-    pairs = zip(row.models, other.models, strict=True)
+    pairs = zip(row.models, earlier.models, strict=True)
     return all((a and (a.score.items, a.score.clusters)) == (b and (b.score.items, b.score.clusters)) for a, b in pairs)
 
 
-def _without_common_start(name: str, other: str) -> str:
-    """Return a name without the words that it begins with like another one."""
-    words, others = name.split(), other.split()
+def _without_common_start(name: str, reference: str) -> str:
+    """Return a name without the words that it begins with like `reference`."""
+    words, reference_words = name.split(), reference.split()
     common = 0
-    while common < min(len(words), len(others)) - 1 and words[common] == others[common]:
+    while common < min(len(words), len(reference_words)) - 1 and words[common] == reference_words[common]:
         common += 1
     return " ".join(words[common:])

@@ -182,9 +182,9 @@ def lay_out(rows: Sequence[TableRow], columns: Sequence[str], num_fixed: int = 0
     The first `num_fixed` columns (the base) are repeated in every table; the column "change" is in the last one.
     """
     fixed, last = list(range(num_fixed)), [index for index, name in enumerate(columns) if name == CHANGE]
-    others = [index for index in range(len(columns)) if index not in (*fixed, *last)]
+    middle = [index for index in range(len(columns)) if index not in (*fixed, *last)]
     for size, padding in product(range(MAX_ITERATIONS, 0, -1), (1, 0)):
-        groups = [others[start : start + size] for start in range(0, max(1, len(others)), size)]
+        groups = [middle[start : start + size] for start in range(0, max(1, len(middle)), size)]
         groups[-1] += last
         tables = [_table(rows, columns, [*fixed, *group], padding) for group in groups]
         if max(map(_width, tables)) <= WIDTH:
