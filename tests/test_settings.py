@@ -46,7 +46,7 @@ def keys(section: type[BaseModel] = Recipe, before: str = "") -> Iterator[str]:
 # --- what reaches the rows, on a fake engine and trainer
 
 BASE = """
-chat: qwen
+chat_template: qwen
 iterations: 2
 synthesis: {tasks: 24, batch_size: 4, budget: 60}
 response: {batch_size: 4}
