@@ -163,7 +163,7 @@ def test_how_many_seeds_are_shown_can_be_set() -> None:
     engine = Heard({"Input": " a", "Output": " b"})
     generated(engine, response={**RESPONSE, "examples": 2})
     assert engine.calls[0][0][0].endswith("\n3. Input:")
-    assert Response(prompt="instances").shown == 6
+    assert Response(prompt="instances").num_instance_examples == 6
 
 
 @pytest.mark.parametrize(

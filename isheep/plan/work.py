@@ -171,8 +171,8 @@ def answer_stage(iteration: Iteration, fingerprint: str) -> Stage:
         "file_tokens": num_tasks * (assumed.task + assumed.answer) * (1 + assumed.kept),
         "file_rows": 2 * num_tasks,
     }
-    if settings.shown:
-        prompt = settings.shown * (assumed.task + assumed.answer + LABEL_TOKENS) + assumed.task
+    if settings.num_instance_examples:
+        prompt = settings.num_instance_examples * (assumed.task + assumed.answer + LABEL_TOKENS) + assumed.task
         output = (assumed.answer + assumed.task + 2) / 3
         requests = Requests(3 * num_tasks, prompt, output, max_tokens, batch_size)
         changes["max_output_tokens"] = num_tasks * (2.0 * max_tokens + 8)

@@ -1,4 +1,4 @@
-"""Prompt text as data: YAML files beside this one, each with its source; filled in one pass."""
+"""Prompt texts as data: YAML files beside this one, each with its source. Templates are filled in one pass."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ themselves by their names."""
 
 
 def fill_template(template: str, /, **values: str) -> str:
-    """`template` with each `{name}` replaced once; braces inside a value or of unknown names stay as they are."""
+    """Return `template` with each `{name}` replaced. Braces in values, and unknown names, stay as they are."""
     return re.sub(r"\{(\w+)\}", lambda hole: values.get(hole[1], hole[0]), template)
 
 

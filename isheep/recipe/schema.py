@@ -92,7 +92,7 @@ class Response(Settings):
     """How the tokens of answers are drawn."""
 
     @property
-    def shown(self) -> int:
+    def num_instance_examples(self) -> int:
         """The number of seed tasks in a prompt of `instances`; 0 for other prompts."""
         return (self.examples or DEFAULT_INSTANCE_EXAMPLES) if self.prompt == "instances" else 0
 

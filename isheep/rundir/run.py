@@ -149,7 +149,8 @@ def check_run_dir(path: Path, recipe: Recipe) -> None:
     _check_is_run_dir(path)
     if not (path / "seeds.jsonl").exists():
         num_examples = max(variant.synthesis.examples for variant in recipe.variants)
-        load_seed_tasks(recipe.seeds, num_examples, max(variant.response.shown for variant in recipe.variants))
+        of_each = max(variant.response.num_instance_examples for variant in recipe.variants)
+        load_seed_tasks(recipe.seeds, num_examples, of_each)
     if (path / "recipe.yaml").exists():
         check_format(path)
         _check_same_recipe(path / "recipe.yaml", recipe)

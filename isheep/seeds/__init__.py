@@ -1,4 +1,4 @@
-"""Seed tasks: the examples that the in-context prompts of synthesis are drawn from."""
+"""Seed tasks: the examples in the prompts for new instructions. docs/seeds.md describes the accepted files."""
 
 import json
 import re
@@ -11,41 +11,43 @@ from isheep.records import Task
 
 
 class SeedTask(Task):
-    """A task written by people, with its answer. Whether it is classification may not be known."""
+    """A task written by people, with its answer. `is_classification` is None if the file does not say."""
 
     output: str = ""
     is_classification: bool | None = None
 
 
 def load_seed_tasks(path: str | Path, at_least: int = 1, of_each: int = 0) -> list[SeedTask]:
-    """The seed tasks of a file, in its order; the form is found from the content.
+    """Return the seed tasks of a file, in its order. The form of each entry is recognized by its keys.
 
     Forms, as JSON lines or as one JSON list: Self-Instruct's (instruction, instances: the first one counts), Alpaca's
-    (instruction, input, output), ShareGPT's and messages (the first question of each and its answer). A seed's id is
-    the file's, else "seed-N" from its place. Raises UserError (one line) where the file can't be read, an entry is
-    malformed (which, and why), fewer than `at_least` seeds are there, or fewer than `of_each` with an answer that are
+    (instruction, input, output), ShareGPT's and messages (the first question and its answer). A task's id is that of
+    the entry, or "seed-N" by its position. Raises UserError if the file can't be read, if an entry is malformed (which,
+    and why), if it has fewer than `at_least` tasks, or fewer than `of_each` tasks with an answer that are
     classification, or that are not.
     """
     path = Path(path)
-    seeds = [_seed(entry, n, f"{path}, {where}") for n, (where, entry) in enumerate(_entries(path, _text(path)))]
+    entries = _entries(path, _read_text(path))
+    seeds = [_seed_task(entry, index, f"{path}, {location}") for index, (location, entry) in enumerate(entries)]
     if not seeds:
         raise UserError(f"seed tasks {path}: the file is empty; give one JSON object with an instruction per line")
     if len(seeds) < at_least:
         need = f"{len(seeds)} found, {at_least} needed for one prompt; add seeds or lower synthesis.examples"
         raise UserError(f"seed tasks {path}: {need}")
-    for kind in (True, False):
-        if (found := len(of_kind(seeds, kind))) < of_each:
-            need = f"{found} found with is_classification {json.dumps(kind)} and an output, {of_each} needed"
+    for classification in (True, False):
+        count = len(of_kind(seeds, classification))
+        if count < of_each:
+            need = f"{count} found with is_classification {json.dumps(classification)} and an output, {of_each} needed"
             raise UserError(f"seed tasks {path}: {need} for one prompt; add such seeds or lower response.examples")
     return seeds
 
 
 def of_kind(seeds: Sequence[SeedTask], classification: bool) -> list[SeedTask]:
-    """The seeds with an answer that are classification, or those that are not; none whose kind is not known."""
+    """Return the tasks with an answer that are classification, or those that are not. Unknown ones are in neither."""
     return [seed for seed in seeds if seed.is_classification is classification and seed.output]
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"seed tasks {path}: no such file; set seed_tasks to a file of Self-Instruct or Alpaca form")
     try:
@@ -57,72 +59,76 @@ def _text(path: Path) -> str:
 
 
 def _entries(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    """Each entry with its place in words. Lines are cut at newlines only: JSON may hold other line separators."""
+    """Yield each entry with its location in words. Only newlines end a line: JSON texts may hold other separators."""
     if text.lstrip().startswith("["):
-        for n, entry in enumerate(_json(text, str(path)), 1):
-            yield f"entry {n}", entry
+        for number, entry in enumerate(_parse_json(text, str(path)), 1):
+            yield f"entry {number}", entry
         return
-    for n, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield f"line {n}", _json(line, f"{path}, line {n}")
+            yield f"line {number}", _parse_json(line, f"{path}, line {number}")
 
 
-def _json(text: str, where: str) -> Any:
+def _parse_json(text: str, location: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         line = f" (line {error.lineno})" if error.lineno > 1 else ""
-        raise UserError(f"seed tasks {where}: not JSON{line}: {error.msg}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets in brackets
-        raise UserError(f"seed tasks {where}: not JSON that can be read: {error}") from None
+        raise UserError(f"seed tasks {location}: not JSON{line}: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        # A number of thousands of digits, or brackets nested too deeply.
+        raise UserError(f"seed tasks {location}: not JSON that can be read: {error}") from None
 
 
-def _seed(entry: Any, n: int, where: str) -> SeedTask:
-    """One entry as a Seed. Keys that we don't use (name, text) are passed over."""
+def _seed_task(entry: Any, index: int, location: str) -> SeedTask:
+    """Return one entry as a SeedTask. Other keys (name, text) are ignored."""
     if not isinstance(entry, dict):
-        raise UserError(f"seed tasks {where}: an object with an instruction is needed, found {_short(entry)}")
-    entry = _of_turns(entry)
-    instruction = _field(entry, "instruction", where)
+        raise UserError(f"seed tasks {location}: an object with an instruction is needed, found {_shorten(entry)}")
+    entry = _from_conversation(entry)
+    instruction = _text_of(entry, "instruction", location)
     if not instruction:
-        raise UserError(f"seed tasks {where}: the instruction is missing or empty")
+        raise UserError(f"seed tasks {location}: the instruction is missing or empty")
     instances = entry.get("instances", [entry])
     if not isinstance(instances, list) or not instances or not isinstance(instances[0], dict):
-        raise UserError(f"seed tasks {where}: instances must be a list of objects, found {_short(instances)}")
-    given = _field(instances[0], "input", where)
-    kind = entry.get("is_classification")
-    if kind is not None and not isinstance(kind, bool):
-        raise UserError(f"seed tasks {where}: is_classification must be true or false, found {_short(kind)}")
+        raise UserError(f"seed tasks {location}: instances must be a list of objects, found {_shorten(instances)}")
+    input = _text_of(instances[0], "input", location)
+    is_classification = entry.get("is_classification")
+    if is_classification is not None and not isinstance(is_classification, bool):
+        value = _shorten(is_classification)
+        raise UserError(f"seed tasks {location}: is_classification must be true or false, found {value}")
     return SeedTask(
-        id=str(entry.get("id") or f"seed-{n}"),
+        id=str(entry.get("id") or f"seed-{index}"),
         instruction=instruction,
-        input="" if given == "<noinput>" else given,
-        output=_field(instances[0], "output", where),
-        is_classification=kind,
+        input="" if input == "<noinput>" else input,
+        output=_text_of(instances[0], "output", location),
+        is_classification=is_classification,
     )
 
 
-def _of_turns(entry: dict[str, Any]) -> dict[str, Any]:
-    """ShareGPT's `conversations` or `messages` as instruction and output; an entry of another form as it is."""
+def _from_conversation(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the first question and answer of `conversations` (ShareGPT) or `messages`; other entries unchanged."""
     turns = entry.get("conversations", entry.get("messages"))
     if not isinstance(turns, list):
         return entry
-    said: dict[str, Any] = {}
+    first_texts: dict[str, Any] = {}
     for turn in turns:
         if isinstance(turn, dict):
-            said.setdefault(str(turn.get("from", turn.get("role"))), turn.get("value", turn.get("content")))
-    asked, answer = (said.get(one, said.get(other)) for one, other in (("human", "user"), ("gpt", "assistant")))
-    return {"id": entry.get("id"), "instruction": asked, "output": answer}
+            role = str(turn.get("from", turn.get("role")))
+            first_texts.setdefault(role, turn.get("value", turn.get("content")))
+    question = first_texts.get("human", first_texts.get("user"))
+    answer = first_texts.get("gpt", first_texts.get("assistant"))
+    return {"id": entry.get("id"), "instruction": question, "output": answer}
 
 
-def _field(entry: dict[str, Any], name: str, where: str) -> str:
-    value = entry.get(name)
+def _text_of(entry: dict[str, Any], key: str, location: str) -> str:
+    value = entry.get(key)
     if value is not None and not isinstance(value, str):
-        raise UserError(f"seed tasks {where}: {name} must be text, found {_short(value)}")
+        raise UserError(f"seed tasks {location}: {key} must be text, found {_shorten(value)}")
     if value and re.search("[\ud800-\udfff]", value):
-        raise UserError(f"seed tasks {where}: {name} holds half a surrogate pair, which is no character")
+        raise UserError(f"seed tasks {location}: {key} holds half a surrogate pair, which is no character")
     return (value or "").strip()
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:37]}..."

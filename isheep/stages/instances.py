@@ -55,7 +55,7 @@ def classify_tasks(context: StageContext, tasks: Sequence[Task]) -> Sequence[Tas
         seed = context.seed("classification", start // settings.batch_size)
         examples = [
             block_fields(task) | {"answer": "Yes" if task.is_classification else "No"}
-            for task in _draw_both_kinds(context.seed_tasks, settings.shown, random.Random(seed))
+            for task in _draw_both_kinds(context.seed_tasks, settings.num_instance_examples, random.Random(seed))
         ]
         batch = tasks[start : start + settings.batch_size]
         texts = [render_few_shot("self_instruct/classification", examples, block_fields(task)) for task in batch]
@@ -135,9 +135,10 @@ def _generate_in_order(context: StageContext, tasks: Sequence[Task], order: str,
     """
     settings = context.recipe.response
     first, second = ORDERS[order]
-    sample = random.Random(seed).sample(of_kind(context.seed_tasks, order == "output_first"), settings.shown)
+    num_examples = settings.num_instance_examples
+    sample = random.Random(seed).sample(of_kind(context.seed_tasks, order == "output_first"), num_examples)
     examples = [block_fields(task) | {"output": normalize_newlines(task.output)} for task in sample]
-    sampling = context.sampling(settings.sampling, "###", f"\n{settings.shown + 1}. {second.capitalize()}:")
+    sampling = context.sampling(settings.sampling, "###", f"\n{num_examples + 1}. {second.capitalize()}:")
     prompt_file = f"self_instruct/{order}"
 
     texts = [render_few_shot(prompt_file, examples, block_fields(task)) for task in tasks]
