@@ -1,5 +1,6 @@
 """The annotation page over HTTP: what it shows and hides, which requests it accepts, and how answers are stored."""
 
+import fcntl
 import http.client
 import json
 import os
@@ -293,7 +294,8 @@ def test_errors_are_one_line(run: Path, models: list[Model], open_page: Any) -> 
     port = open_page(rating_session(run, "me", 1, 4)).server.server_port
     assert f"port {port} can't be used" in refused("annotate", run, "--port", str(port))
     recipe, folder = open_run(run)
-    with open_run_for_writing(run, recipe), pytest.raises(UserError, match="in use by another process"):
+    with (run / "lock").open("a+") as lock, pytest.raises(UserError, match="in use by another process"):
+        fcntl.flock(lock, fcntl.LOCK_EX)
         answer_tasks_with(recipe, folder, 0, TASKS, "new")
 
 

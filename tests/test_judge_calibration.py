@@ -1,5 +1,6 @@
 """judge-calibration: a judge with known habits behind the fake engine, the real lamb; resuming and refusals."""
 
+import fcntl
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -291,7 +292,8 @@ def test_errors_are_one_line(bench: Bench, tmp_path: Path) -> None:
     assert "its recipe has no assessment" in refused("judge-calibration", unrated)
     run = make_run(tmp_path / "run")
     assert "has no ratings of iteration 3 yet" in refused("judge-calibration", run, "--iteration", "3")
-    with open_run_for_writing(run, Recipe.model_validate(SETTINGS)):
+    with (run / "lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         assert "is in use by another process" in refused("judge-calibration", run)
 
 
