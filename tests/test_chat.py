@@ -1,4 +1,4 @@
-"""Chat templates: the paper's two and the tokenizer's own, and how they refuse a tokenizer that lacks their tokens."""
+"""Chat templates: the paper's two and the tokenizer's own, and how a tokenizer that lacks their tokens is refused."""
 
 import json
 from pathlib import Path
@@ -27,14 +27,14 @@ def with_template(checkpoint: Path, folder: Path, template: str | None) -> str:
 
 
 @pytest.mark.parametrize("name", ["qwen", "llama3"])
-def test_the_papers_templates(checkpoint: Path, name: str) -> None:
+def test_the_templates_of_the_paper(checkpoint: Path, name: str) -> None:
     chat = load_chat_template(name, str(checkpoint))
     assert (chat.name, chat.end) == (name, ENDS[name])
     assert chat.prompt("Say {this} {{ twice }}.") == PROMPTS[name].format("Say {this} {{ twice }}.")
     assert "messages" in chat.template
 
 
-def test_the_tokenizers_own(qwen2: Path, llama: Path, tmp_path: Path) -> None:
+def test_the_template_of_the_tokenizer(qwen2: Path, llama: Path, tmp_path: Path) -> None:
     assert load_chat_template("tokenizer", str(qwen2)).prompt("a") == PROMPTS["qwen"].format("a")
     assert load_chat_template("tokenizer", str(llama)).end == "<|eot_id|>"
     plain = "{% for m in messages %}{{ m.content }}{{ eos_token if m.role == 'assistant' }}\n{% endfor %}"
@@ -58,7 +58,7 @@ def test_special_tokens_without_a_role_are_special_too(qwen2: Path, tmp_path: Pa
     assert chat.plain("a<reserved_1>b") == "ab"
 
 
-def test_a_template_that_asks_for_the_day_says_the_same_every_day(qwen2: Path, tmp_path: Path) -> None:
+def test_a_template_with_a_date_has_the_same_date_every_day(qwen2: Path, tmp_path: Path) -> None:
     today = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
     dated = today + "{{ date_string }}{% for m in messages %}, {{ m.content }}<|im_end|>{% endfor %}"
     chat = load_chat_template("tokenizer", with_template(qwen2, tmp_path, dated))
@@ -83,7 +83,9 @@ def test_a_tokenizer_of_another_model_is_refused(qwen2: Path, tmp_path: Path) ->
         ("{{ raise_exception('no\nroles') }}", "can't be rendered"),
     ],
 )
-def test_what_cannot_end_an_answer_is_refused(qwen2: Path, tmp_path: Path, template: str | None, message: str) -> None:
+def test_templates_that_end_an_answer_with_no_special_token_are_refused(
+    qwen2: Path, tmp_path: Path, template: str | None, message: str
+) -> None:
     model = with_template(qwen2, tmp_path, template)
     with pytest.raises(UserError, match=message) as error:
         load_chat_template("tokenizer", model)

@@ -1,4 +1,4 @@
-"""The same command on checkpoints of real architectures, with their chat templates, and on the public seed tasks."""
+"""`isheep run` on checkpoints of real architectures, with their chat templates, and on the public seed tasks."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from isheep.rundir.folder import RunFolder
 from tests.conftest import make_checkpoint
 from tests.test_seeds import PUBLIC
 
-# Random weights write noise: the rules that would reject it are off, and what they write is cut short.
+# Random weights generate noise: the rules that would reject it are off, and completions are short.
 SETTINGS = [
     *("iterations=2", "assessment=null", "filters=[]", "machine.threads=1", "machine.device=cpu"),
     "synthesis={tasks: 4, examples: 2, rules: false, novelty: null, batch_size: 4}",
@@ -23,11 +23,20 @@ SETTINGS = [
 
 
 def run(base: Path, chat: str, out: Path, seeds: str) -> None:
-    words = ["run", "--model", str(base), f"chat_template={chat}", f"seed_tasks={seeds}", *SETTINGS, "--out", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-c", "from isheep.cli import main; main()", *words], capture_output=True, text=True
+    command = [
+        "run",
+        "--model",
+        str(base),
+        f"chat_template={chat}",
+        f"seed_tasks={seeds}",
+        *SETTINGS,
+        "--out",
+        str(out),
+    ]
+    process = subprocess.run(
+        [sys.executable, "-c", "from isheep.cli import main; main()", *command], capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.parametrize(("architecture", "chat"), [("Qwen2", "qwen"), ("Llama", "llama3"), ("Llama", "tokenizer")])

@@ -50,8 +50,9 @@ def train(
 ) -> None:
     """Fine-tune as the peft trainer does, on the same rows with the same rows held out.
 
-    The order of the rows and the dropout masks are LLaMA-Factory's. A call after a killed one resumes from the last
-    checkpoint. Raises UserError if LLaMA-Factory fails, and for the training file as the peft trainer.
+    The order of the rows and the dropout masks are LLaMA-Factory's, and so are the end tokens: it teaches one after
+    every answer, also after one with `finish` "length". A call after a killed one resumes from the last checkpoint.
+    Raises UserError if LLaMA-Factory fails, and for the training file as the peft trainer.
     """
     data = read_training_file(training_file)
     request = TrainingRequest(start_model, data, chat_template, training, seed, output_dir)
