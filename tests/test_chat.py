@@ -83,7 +83,7 @@ def test_a_tokenizer_of_another_model_is_refused(qwen2: Path, tmp_path: Path) ->
         ("{{ raise_exception('no\nroles') }}", "can't be rendered"),
     ],
 )
-def test_templates_that_end_an_answer_with_no_special_token_are_refused(
+def test_a_template_without_an_end_token_is_refused(
     qwen2: Path, tmp_path: Path, template: str | None, message: str
 ) -> None:
     model = with_template(qwen2, tmp_path, template)

@@ -23,19 +23,10 @@ SETTINGS = [
 
 
 def run(base: Path, chat: str, out: Path, seeds: str) -> None:
-    command = [
-        "run",
-        "--model",
-        str(base),
-        f"chat_template={chat}",
-        f"seed_tasks={seeds}",
-        *SETTINGS,
-        "--out",
-        str(out),
-    ]
-    process = subprocess.run(
-        [sys.executable, "-c", "from isheep.cli import main; main()", *command], capture_output=True, text=True
-    )
+    settings = [f"chat_template={chat}", f"seed_tasks={seeds}", *SETTINGS]
+    script = "from isheep.cli import main; main()"
+    command = [sys.executable, "-c", script, "run", "--model", str(base), *settings, "--out", str(out)]
+    process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
 
 

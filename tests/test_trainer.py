@@ -119,7 +119,7 @@ def test_an_exact_number_of_rows_is_met_or_refused(qwen2: Path) -> None:
     for rows, num_too_long in ((numbered_rows(30) + long_rows, 20), (numbered_rows(50), 0)):
         examples = select_examples(rows, chat, chat.tokenizer, exact, 1)
         assert (len(examples.train), len(examples.held_out), examples.num_too_long) == (18, 2, num_too_long)
-    with pytest.raises(UserError, match=r"training\.rows asks for 20 rows, and this iteration has 19"):
+    with pytest.raises(UserError, match=r"training\.num_rows asks for 20 rows, and this iteration has 19"):
         select_examples(numbered_rows(19) + long_rows, chat, chat.tokenizer, exact, 1)
 
 
