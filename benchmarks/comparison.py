@@ -21,13 +21,13 @@ def main() -> None:
 
     def shares() -> None:
         """The four accuracies: intervals of every model, each iteration against the base, Holm over all."""
-        found = []
+        p_values = []
         for _ in ("strict", "loose"):
-            for row, other in zip(prompts, instructions, strict=True):
-                estimate(row), estimate(other, clusters)
-            found += [compare(prompts[0], row).p for row in prompts[1:]]
-            found += [compare(instructions[0], row, clusters).p for row in instructions[1:]]
-        holm(found)
+            for row, values in zip(prompts, instructions, strict=True):
+                estimate(row), estimate(values, clusters)
+            p_values += [compare(prompts[0], row).p for row in prompts[1:]]
+            p_values += [compare(instructions[0], row, clusters).p for row in instructions[1:]]
+        holm(p_values)
 
     def means() -> None:
         """A judge's scores of as many items: bootstrap and sign flips."""

@@ -53,8 +53,8 @@ def prompts(tokenizer, prefix: int, count: int) -> list[str]:
         start, *own = ("".join(rng.choices(words, k=k)) for k in [prefix, *rng.choices(range(20, 41), k=count)])
         return [start + text for text in own]
     seeds = load_seed_tasks(SEEDS)
-    shown = rng.sample(seeds, len(seeds))
-    texts = (render_synthesis_prompt(shown[:n], True) for n in range(1, len(seeds)))
+    examples = rng.sample(seeds, len(seeds))
+    texts = (render_synthesis_prompt(examples[:n], True) for n in range(1, len(seeds)))
     start = next(text for text in texts if len(tokenizer(text).input_ids) >= prefix)
     tasks = [rng.choice(seeds).content.split()[:80] for _ in range(count)]
     return [f"{start} {' '.join(task[: (len(task) + 1) // 2])}" for task in tasks]
@@ -89,15 +89,17 @@ def compare(name: str, engine, model, tokenizer, texts: list[str], prefix: int, 
     sampling = Sampling(temperature=0, max_tokens=args.length)
     usual = (model, tokenizer, texts[: args.batch])
     padded(*usual, 2, args.batch, do_sample=False), engine.generate(texts[:2], sampling, 0)
-    slow, theirs = timed(
+    slow, padded_rows = timed(
         lambda: padded(model, tokenizer, texts, args.length, args.batch, do_sample=False), args.repeats
     )
-    fast, ours = timed(lambda: engine.generate(texts, sampling, seed=0), args.repeats)
-    written = [(tokenizer.decode(row, skip_special_tokens=True), len(row)) for row in theirs]
-    same = sum((one.text, one.tokens) == other for one, other in zip(ours, written, strict=True))
-    mean = sum(one.tokens for one in ours) / len(ours)
+    fast, completions = timed(lambda: engine.generate(texts, sampling, seed=0), args.repeats)
+    written = [(tokenizer.decode(row, skip_special_tokens=True), len(row)) for row in padded_rows]
+    num_equal = sum(
+        (completion.text, completion.tokens) == row for completion, row in zip(completions, written, strict=True)
+    )
+    mean = sum(completion.tokens for completion in completions) / len(completions)
     seconds = f"{slow:.2f} | {fast:.2f} | {slow / fast:.2f}"
-    print(f"| {name} | {prefix} | {mean:.1f} | {seconds} | {same}/{len(texts)} |", flush=True)
+    print(f"| {name} | {prefix} | {mean:.1f} | {seconds} | {num_equal}/{len(texts)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -51,13 +51,13 @@ class Timed:
     def __init__(self, engine: Any) -> None:
         self.engine, self.loaded = engine, False
 
-    def generate(self, *given: Any) -> Any:
+    def generate(self, *arguments: Any) -> Any:
         if not self.loaded:
             with timed("loading"):
                 ready(self.engine)
             self.loaded = True
         with timed("generation"):
-            return self.engine.generate(*given)
+            return self.engine.generate(*arguments)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
@@ -128,21 +128,21 @@ def main() -> None:
     prompts()
     rest = spent["whole"] - spent["loading"] - spent["generation"]
     total = spent["whole"] + spent["tables"]
-    shown = Table("what", "CPU seconds", "share")
+    table = Table("what", "CPU seconds", "share")
     for name, seconds in (
         ("weights", spent["loading"]), ("generation", spent["generation"]), ("scores and files", rest),
         ("intervals, tests, tables", spent["tables"]),
     ):  # fmt: skip
-        shown.add_row(f"lamb's suite, {MODELS} models: {name}", f"{seconds:.2f}", f"{seconds / total:.0%}")
-    shown.add_section()
-    some = {name: seconds for name, seconds in spent.items() if name[0].isdigit()}
-    for name, seconds in some.items():
-        shown.add_row(f"statistics of {name}", f"{seconds:.3f}", "")
-    four = sum(seconds for name, seconds in some.items() if "ratings" not in name)
-    shown.add_row("IFEval's four accuracies together", f"{four:.3f}", "")
-    shown.add_section()
-    shown.add_row("first use of libraries, not counted above", f"{spent['first use of libraries']:.2f}", "")
-    Console(width=80).print(shown)
+        table.add_row(f"lamb's suite, {MODELS} models: {name}", f"{seconds:.2f}", f"{seconds / total:.0%}")
+    table.add_section()
+    statistics = {name: seconds for name, seconds in spent.items() if name[0].isdigit()}
+    for name, seconds in statistics.items():
+        table.add_row(f"statistics of {name}", f"{seconds:.3f}", "")
+    four = sum(seconds for name, seconds in statistics.items() if "ratings" not in name)
+    table.add_row("IFEval's four accuracies together", f"{four:.3f}", "")
+    table.add_section()
+    table.add_row("first use of libraries, not counted above", f"{spent['first use of libraries']:.2f}", "")
+    Console(width=80).print(table)
 
 
 if __name__ == "__main__":

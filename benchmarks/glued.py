@@ -36,23 +36,25 @@ from isheep.stages import assess, synthesize
 
 def generate(model, tokenizer, prompts, batch, length, ends, **sampling):
     """Each prompt's continuation as text, and whether it was cut off."""
-    found = []
+    completions = []
     for start in range(0, len(prompts), batch):
         inputs = tokenizer(prompts[start : start + batch], return_tensors="pt", padding=True)
         settings = {"max_new_tokens": length, "eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}
         with torch.no_grad():
             ids = model.generate(**inputs, **settings, **sampling)[:, inputs.input_ids.shape[1] :]
         whole = [any(token in ends for token in row) for row in ids.tolist()]
-        found += zip(tokenizer.batch_decode(ids, skip_special_tokens=True), [not end for end in whole], strict=True)
-    return found
+        completions += zip(
+            tokenizer.batch_decode(ids, skip_special_tokens=True), [not end for end in whole], strict=True
+        )
+    return completions
 
 
-def closest(words, known, pool):
+def closest(words, known_words, pool):
     """The highest ROUGE-L F of an instruction's words with those of known ones."""
     if not pool:
-        return max(_score_lcs(words, other).fmeasure for other in known)
+        return max(_score_lcs(words, known_row).fmeasure for known_row in known_words)
     with Pool(pool) as workers:
-        return max(score.fmeasure for score in workers.map(partial(_score_lcs, words), known))
+        return max(score.fmeasure for score in workers.map(partial(_score_lcs, words), known_words))
 
 
 def write_tasks(model, tokenizer, recipe, ends, wanted, batch, pool):
@@ -60,19 +62,19 @@ def write_tasks(model, tokenizer, recipe, ends, wanted, batch, pool):
     drawn = {"do_sample": True, "temperature": settings.sampling.temperature, "top_p": 1.0, "top_k": 0}
     scorer = RougeScorer(["rougeL"], use_stemmer=False)
     seeds = load_seed_tasks(SEEDS)
-    known = [scorer._tokenizer.tokenize(seed.instruction) for seed in seeds]
-    tasks, asked = [], 0
-    while len(tasks) < wanted and asked < settings.budget:
+    known_words = [scorer._tokenizer.tokenize(seed.instruction) for seed in seeds]
+    tasks, num_prompts = [], 0
+    while len(tasks) < wanted and num_prompts < settings.budget:
         prompts = [synthesize.render_synthesis_prompt(random.sample(seeds, settings.examples)) for _ in range(batch)]
-        asked += batch
+        num_prompts += batch
         for text, cut in generate(model, tokenizer, prompts, batch, settings.sampling.max_tokens, ends, **drawn):
             for block in synthesize.parse_blocks(text, settings.examples + 1, cut):
                 if block.cut or not block.instruction or synthesize.broken_rule(block.instruction):
                     continue
                 words = scorer._tokenizer.tokenize(block.instruction)
-                if closest(words, known, pool) > settings.novelty:
+                if closest(words, known_words, pool) > settings.novelty:
                     continue
-                known.append(words)
+                known_words.append(words)
                 tasks.append(Task(id=f"t-{len(tasks)}", instruction=block.instruction, input=block.input))
     return tasks[:wanted]
 
@@ -140,8 +142,8 @@ def main() -> None:
         train(base, recipe, chat, chosen, folder / f"adapter-{t}")
         ends_at.append(time.process_time())
         parts = zip(("tasks", "answers", "ratings", "training"), pairwise(ends_at), strict=True)
-        said = ", ".join(f"{name} {end - start:.1f} s" for name, (start, end) in parts)
-        print(f"iteration {t}: {len(tasks)} tasks, {len(chosen)} pairs kept; {said} of CPU", flush=True)
+        seconds_text = ", ".join(f"{name} {end - start:.1f} s" for name, (start, end) in parts)
+        print(f"iteration {t}: {len(tasks)} tasks, {len(chosen)} pairs kept; {seconds_text} of CPU", flush=True)
         model = (
             AutoPeftModelForCausalLM.from_pretrained(folder / f"adapter-{t}", dtype=torch.float32)
             .merge_and_unload()

@@ -48,20 +48,20 @@ LIMITS = Assumptions(**UNUSED, grade=0, kept=1, reading=1, writing=1, training=1
 BATCH = 16  # rows of an optimizer step
 
 
-def generation(given: argparse.Namespace) -> Stage:
-    computed = given.shared + given.rows * (given.read - given.shared)
+def generation(args: argparse.Namespace) -> Stage:
+    computed = args.shared + args.rows * (args.read - args.shared)
     return Stage(
-        iteration=1, name="generation", calls=given.rows, prompt_tokens=given.rows * given.read,
-        computed_tokens=computed, output_tokens=given.rows * given.write, max_output_tokens=0, batch_size=given.rows,
-        decoding_steps=given.write,
+        iteration=1, name="generation", calls=args.rows, prompt_tokens=args.rows * args.read,
+        computed_tokens=computed, output_tokens=args.rows * args.write, max_output_tokens=0, batch_size=args.rows,
+        decoding_steps=args.write,
     )  # fmt: skip
 
 
-def training(given: argparse.Namespace, steps: int) -> Stage:
-    tokens = steps * BATCH * given.cutoff
+def training(args: argparse.Namespace, steps: int) -> Stage:
+    tokens = steps * BATCH * args.cutoff
     return Stage(
         iteration=1, name="training", calls=steps * BATCH, prompt_tokens=tokens, computed_tokens=0, output_tokens=0,
-        max_output_tokens=0, batch_size=given.at_once, trained_tokens=tokens,
+        max_output_tokens=0, batch_size=args.at_once, trained_tokens=tokens,
     )  # fmt: skip
 
 
@@ -76,21 +76,21 @@ def made(name: str, folder: Path, cuda: bool) -> str:
     return str(folder)
 
 
-def texts(tokenizer, given: argparse.Namespace) -> list[str]:
+def texts(tokenizer, args: argparse.Namespace) -> list[str]:
     """Prompts of `read` tokens, nearly, of which all share the first ones."""
 
     def words(rng: Random, count: int) -> str:
         ids = [rng.randrange(300, 1500) for _ in range(count)]
         return tokenizer.decode(tokenizer(tokenizer.decode(ids)).input_ids[:count])
 
-    head = words(Random(0), given.shared)
-    return [head + words(Random(n), given.read - given.shared) for n in range(1, given.rows + 1)]
+    head = words(Random(0), args.shared)
+    return [head + words(Random(n), args.read - args.shared) for n in range(1, args.rows + 1)]
 
 
-def generated(path: str, given: argparse.Namespace) -> tuple[float, float]:
+def generated(path: str, args: argparse.Namespace) -> tuple[float, float]:
     """Seconds for all answers, and tokens written."""
-    engine = open_engine(Model(path), device=given.device, batch=given.rows)
-    prompts, sampling = texts(engine.loaded.tokenizer, given), Sampling(temperature=0, max_tokens=given.write)
+    engine = open_engine(Model(path), device=args.device, batch=args.rows)
+    prompts, sampling = texts(engine.loaded.tokenizer, args), Sampling(temperature=0, max_tokens=args.write)
     engine.generate(prompts[:2], sampling.model_copy(update={"max_tokens": 4}), 0)  # what first use loads and compiles
     begun = time.perf_counter()
     answers = engine.generate(prompts, sampling, 0)
@@ -99,10 +99,10 @@ def generated(path: str, given: argparse.Namespace) -> tuple[float, float]:
     return seconds, sum(answer.tokens for answer in answers)
 
 
-def trained(path: str, vocabulary: int, given: argparse.Namespace) -> float:
+def trained(path: str, vocabulary: int, args: argparse.Namespace) -> float:
     """Seconds for `steps` optimizer steps, the first one not counted."""
     rng, ends = Random(0), list[float]()
-    rows = [[rng.randrange(vocabulary) for _ in range(given.cutoff)] for _ in range(BATCH * (given.steps + 1))]
+    rows = [[rng.randrange(vocabulary) for _ in range(args.cutoff)] for _ in range(BATCH * (args.steps + 1))]
     tokenizer = load_tokenizer("lamb")
     tokenizer.pad_token = tokenizer.eos_token
     with tempfile.TemporaryDirectory() as into:
@@ -110,50 +110,50 @@ def trained(path: str, vocabulary: int, given: argparse.Namespace) -> float:
             start_model=Model(path), train=[TokenizedRow(ids, ids) for ids in rows], held_out=[],
             pad_token=tokenizer.eos_token, seed=0,
             training=Training(epochs=1, batch_size=BATCH, held_out=0, keep="last", lora=Lora(), eval_every=10**6),
-            machine=Machine(device=given.device, rows_per_process=given.at_once), output_dir=Path(into),
+            machine=Machine(device=args.device, rows_per_process=args.at_once), output_dir=Path(into),
         )  # fmt: skip
         fit(job, tokenizer, lambda steps: ends.append(time.perf_counter()))
-    return ends[-1] - ends[-1 - given.steps]
+    return ends[-1] - ends[-1 - args.steps]
 
 
-def measured(name: str, device: Device, given: argparse.Namespace) -> Iterator[tuple[str, float, float, float, float]]:
+def measured(name: str, device: Device, args: argparse.Namespace) -> Iterator[tuple[str, float, float, float, float]]:
     """What was done, tokens a second, and the shares: of the limit, of FLOPs, of bandwidth (0: not told)."""
     shape = shapes.from_config(TINY if name == "tiny" else shapes.known_configs()[name], name)
     with tempfile.TemporaryDirectory() as folder:
         path = made(name, Path(folder), device.gpu)
-        seconds, written = generated(path, given)
-        asked = generation(given).model_copy(update={"output_tokens": written})
-        least = cost.seconds(asked, shape, device, LIMITS, BATCH)
-        products = cost.reading_flops(asked, shape) + cost.generation_flops(asked, shape)
-        bare = asked.model_copy(update={"computed_tokens": 0})
+        seconds, written = generated(path, args)
+        generation_stage = generation(args).model_copy(update={"output_tokens": written})
+        least = cost.seconds(generation_stage, shape, device, LIMITS, BATCH)
+        products = cost.reading_flops(generation_stage, shape) + cost.generation_flops(generation_stage, shape)
+        bare = generation_stage.model_copy(update={"computed_tokens": 0})
         slow = device.model_copy(update={"flops": 1e30})
         moved = cost.seconds(bare, shape, slow, LIMITS, BATCH)
         yield "generation", written / seconds, least / seconds, products / seconds / device.flops, moved / seconds
-        seconds, learned = trained(path, shape.vocabulary, given), training(given, given.steps)
+        seconds, learned = trained(path, shape.vocabulary, args), training(args, args.steps)
         products = cost.training_flops(learned, shape, recompute=False)
         least = cost.training_flops(learned, shape, recompute=device.gpu) / device.flops
         yield "training", learned.trained_tokens / seconds, least / seconds, products / seconds / device.flops, 0
 
 
-def main(given: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> None:
     console = Console(width=100)
-    if not given.shapes and not torch.cuda.is_available():
+    if not args.shapes and not torch.cuda.is_available():
         device = devices.gpu_by_name("H100")
         console.print("No CUDA here, so nothing is measured. Tokens a second that the limits of an H100 leave:")
         table = Table("shape", "generation", "training", box=None)
         for name in SHAPES:
-            shape, asked, learned = shapes.shape_of(name), generation(given), training(given, given.steps)
+            shape, generation_stage, learned = shapes.shape_of(name), generation(args), training(args, args.steps)
             least = cost.training_flops(learned, shape, recompute=True) / device.flops
-            written = asked.written / cost.seconds(asked, shape, device, LIMITS, BATCH)
+            written = generation_stage.written / cost.seconds(generation_stage, shape, device, LIMITS, BATCH)
             table.add_row(name, f"{written:,.0f}", f"{learned.trained_tokens / least:,.0f}")
         return console.print(table)
-    device = devices.this_machine(None, given.device)
+    device = devices.this_machine(None, args.device)
     console.print(f"{device.name}: {device.flops / 1e12:.2f} TFLOPS, {device.bandwidth / 1e9:.0f} GB/s, both measured")
     table = Table("shape", "what", "tokens/s", "of the limit", "MFU", "of the bandwidth", box=None)
-    for name in given.shapes or SHAPES:
-        for what, speed, limit, share, moved in measured(name, device, given):
+    for name in args.shapes or SHAPES:
+        for label, speed, limit, share, moved in measured(name, device, args):
             shares = (f"{100 * limit:.0f}%", f"{100 * share:.1f}%", f"{100 * moved:.0f}%" if moved else "")
-            table.add_row(name, what, f"{speed:,.0f}", *shares)
+            table.add_row(name, label, f"{speed:,.0f}", *shares)
     console.print(table)
 
 

@@ -71,7 +71,7 @@ def print_data(runs: list[RunFolder], iterations: int) -> None:
             pairs = folder.read("assessed.jsonl", AssessedPair)
             gone = {drop.row for drop in folder.read("dropped.jsonl", Drop)}
             written, chosen = (
-                [is_truly_right(pair) for pair in some] for some in (pairs, [p for p in pairs if p.id not in gone])
+                [is_truly_right(pair) for pair in group] for group in (pairs, [p for p in pairs if p.id not in gone])
             )
             print(
                 f"| {run.path.name} | {t} | {rows.written} | {rows.kept} | {rows.unreadable} | {rows.trained} "
@@ -85,13 +85,13 @@ def print_breakdown(runs: list[RunFolder], iterations: int) -> None:
         print(f"\n| {kind} | items | base | iteration {iterations} |\n|---|---|---|---|")
         totals: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
         for run in runs:
-            for place, where in enumerate(("base", f"iter-{iterations}")):
+            for column, where in enumerate(("base", f"iter-{iterations}")):
                 by = json.loads((run.path / where / "eval" / "lamb.json").read_text(encoding="utf-8"))["breakdowns"][
                     kind
                 ]
                 for name, (met, number) in by.items():
-                    totals[name][place] += met
-                    totals[name][2] += number if place == 0 else 0
+                    totals[name][column] += met
+                    totals[name][2] += number if column == 0 else 0
         for name, (before, after, number) in totals.items():
             print(f"| {name} | {number // len(runs)} | {before / number:.2f} | {after / number:.2f} |")
 
@@ -101,11 +101,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[4, 5, 6])
     parser.add_argument("--out", type=Path, default=Path("runs/lamb-seeds"))
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
-    given = parser.parse_intermixed_args()
-    for seed in given.seeds:
-        words = ["run", "lamb", f"seed={seed}", *given.settings, "--out", str(given.out / str(seed))]
+    args = parser.parse_intermixed_args()
+    for seed in args.seeds:
+        words = ["run", "lamb", f"seed={seed}", *args.settings, "--out", str(args.out / str(seed))]
         subprocess.run([sys.executable, "-c", "from isheep.cli import main; main()", *words], check=True)
-    runs = [open_run(given.out / str(seed)) for seed in given.seeds]
+    runs = [open_run(args.out / str(seed)) for seed in args.seeds]
     iterations = runs[0][0].iterations
     folders = [folder for _, folder in runs]
     for score in ("right", "right sampled", "content", "prompt strict", "instruction strict"):

@@ -36,14 +36,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = [sys.executable, "-c", "from isheep.cli import main; main()", "run", "lamb", "evaluation=[]", SCORE]
         sizes = [f"synthesis.tasks={args.tasks}", f"iterations={args.iterations}"]
-        ours, said = seconds([*run, *sizes, *args.settings, "--out", f"{folder}/run"])
-        print(said)
+        our_seconds, output = seconds([*run, *sizes, *args.settings, "--out", f"{folder}/run"])
+        print(output)
         glued = [sys.executable, str(Path(__file__).with_name("glued.py")), folder]
-        theirs, said = seconds([*glued, str(args.tasks), str(args.iterations), str(args.batch), str(args.pool)])
-        print("\n".join(line for line in said.splitlines() if line.startswith(("iteration", "{'train_runtime"))))
+        glued_seconds, output = seconds(
+            [*glued, str(args.tasks), str(args.iterations), str(args.batch), str(args.pool)]
+        )
+        print("\n".join(line for line in output.splitlines() if line.startswith(("iteration", "{'train_runtime"))))
     print(f"\n{args.iterations} iterations of {args.tasks} tasks\n")
     print("| glued, CPU s | isheep, CPU s | ratio |\n|---:|---:|---:|")
-    print(f"| {theirs:.0f} | {ours:.0f} | {theirs / ours:.1f} |")
+    print(f"| {glued_seconds:.0f} | {our_seconds:.0f} | {glued_seconds / our_seconds:.1f} |")
 
 
 if __name__ == "__main__":

@@ -63,20 +63,20 @@ def name(rng: random.Random) -> str:
 def instruction(rng: random.Random) -> str:
     """A command of 5 to 40 words: a form, one to three topics, and perhaps a place, readers and a demand."""
     topic = " and ".join(f"{rng.choice(KINDS)} {rng.choice(TOPICS)}" for _ in range(rng.randint(1, 3)))
-    place = f"in {name(rng)} around {rng.randint(1800, 2030)}" if rng.random() < 0.7 else ""
+    setting = f"in {name(rng)} around {rng.randint(1800, 2030)}" if rng.random() < 0.7 else ""
     about = f"for {name(rng)} and {name(rng)}" if rng.random() < 0.5 else ""
     return " ".join(
-        f"{rng.choice(VERBS)} {rng.choice(FORMS)} {topic} {about} {place} {rng.choice(PEOPLE)} "
+        f"{rng.choice(VERBS)} {rng.choice(FORMS)} {topic} {about} {setting} {rng.choice(PEOPLE)} "
         f"{rng.choice(ENDS)}".split()
     )
 
 
-def by_rouge_score(known: list[str], texts: list[str]) -> tuple[list[bool], int]:
+def by_rouge_score(known_count: list[str], texts: list[str]) -> tuple[list[bool], int]:
     """Alpaca's way: (whether each text is kept, how many pairs were scored)."""
-    tokens, kept, pairs = [split_words(text) for text in known], [], 0
+    tokens, kept, pairs = [split_words(text) for text in known_count], [], 0
     for text in texts:
         new = split_words(text)
-        scores = [rouge_scorer._score_lcs(new, other).fmeasure for other in tokens]
+        scores = [rouge_scorer._score_lcs(new, tokens_of_kept).fmeasure for tokens_of_kept in tokens]
         pairs += len(scores)
         kept.append(max(scores) <= LIMIT)
         if kept[-1]:
@@ -84,33 +84,34 @@ def by_rouge_score(known: list[str], texts: list[str]) -> tuple[list[bool], int]
     return kept, pairs
 
 
-def main(most: int, few: int) -> None:
+def main(max_count: int, few: int) -> None:
     rng = random.Random(0)
-    seeds, texts = [instruction(rng) for _ in range(175)], [instruction(rng) for _ in range(most)]
+    seeds, texts = [instruction(rng) for _ in range(175)], [instruction(rng) for _ in range(max_count)]
 
     start = time.process_time()
     theirs_kept, theirs_pairs = by_rouge_score(seeds, texts[:few])
-    each = (time.process_time() - start) / theirs_pairs
+    seconds_per_pair = (time.process_time() - start) / theirs_pairs
 
     mean = sum(len(split_words(text)) for text in texts[:1000]) / len(texts[:1000])
     print(
-        f"instructions of {mean:.1f} words; rouge_score takes {1e6 * each:.0f} us a pair; {num_cpu_threads()} threads"
+        f"instructions of {mean:.1f} words; rouge_score takes {1e6 * seconds_per_pair:.0f} us per pair; "
+        f"{num_cpu_threads()} threads"
     )
     print(f"{'texts':>8}{'kept':>8}{'pairs':>9}{'CPU s':>8}{'wall s':>8}{'rouge_score, h':>16}{'ratio':>8}{'MB':>6}")
     pool, kept, pairs, cpu, wall = NoveltyPool(seeds, LIMIT), list[bool](), 0, 0.0, 0.0
-    for size in sorted({size for size in SIZES if size < most} | {most}):
+    for size in sorted({size for size in SIZES if size < max_count} | {max_count}):
         before = (time.process_time(), time.perf_counter())
         verdicts = pool.novel(texts[len(kept) : size])
         cpu, wall = cpu + time.process_time() - before[0], wall + time.perf_counter() - before[1]
-        known = len(pool) - sum(verdict is None for verdict in verdicts)
+        known_count = len(pool) - sum(verdict is None for verdict in verdicts)
         for verdict in verdicts:
-            pairs += known
-            known += verdict is None
+            pairs += known_count
+            known_count += verdict is None
             kept.append(verdict is None)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         print(
-            f"{size:>8}{sum(kept):>8}{pairs:>9.1e}{cpu:>8.1f}{wall:>8.1f}{each * pairs / 3600:>16.1f}"
-            f"{each * pairs / cpu:>8.0f}{peak:>6}",
+            f"{size:>8}{sum(kept):>8}{pairs:>9.1e}{cpu:>8.1f}{wall:>8.1f}{seconds_per_pair * pairs / 3600:>16.1f}"
+            f"{seconds_per_pair * pairs / cpu:>8.0f}{peak:>6}",
             flush=True,
         )
     print(f"verdicts on the first {few}: {'the same' if theirs_kept == kept[:few] else 'DIFFERENT'}")
@@ -120,5 +121,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="How fast is exact novelty?")
     parser.add_argument("--most", type=int, default=50_000, help="instructions in all")
     parser.add_argument("--alpaca", type=int, default=300, help="instructions that rouge_score is run on")
-    given = parser.parse_args()
-    main(given.most, given.alpaca)
+    args = parser.parse_args()
+    main(args.most, args.alpaca)

@@ -27,22 +27,22 @@ def theirs(job: dict) -> dict:
     bare = "{{ messages[0]['content'] }}"  # the prompt as it is, on both sides
     model = TransformersLLM(model=job["model"], torch_dtype="float32", device="cpu", chat_template=bare)
     model.load()
-    asked = [[{"role": "user", "content": text}] for text in job["texts"]]
+    conversations = [[{"role": "user", "content": text}] for text in job["texts"]]
     settings = {"max_new_tokens": job["length"], "do_sample": False, "repetition_penalty": 1.0}
-    model.generate_outputs(inputs=asked[:2], **settings)
+    model.generate_outputs(inputs=conversations[:2], **settings)
     start = time.process_time()
-    found = model.generate_outputs(inputs=asked, **settings)
+    generations = model.generate_outputs(inputs=conversations, **settings)
     seconds = time.process_time() - start
-    return {"seconds": seconds, "texts": [one["generations"][0] for one in found]}
+    return {"seconds": seconds, "texts": [generation["generations"][0] for generation in generations]}
 
 
 def asked_of(python: str, job: dict) -> dict:
     """`theirs` under another Python."""
     with tempfile.TemporaryDirectory() as folder:
-        given, made = Path(folder) / "job.json", Path(folder) / "made.json"
-        given.write_text(json.dumps(job), encoding="utf-8")
-        subprocess.run([python, __file__, "--job", str(given), str(made)], check=True)
-        return json.loads(made.read_text(encoding="utf-8"))
+        job_file, results = Path(folder) / "job.json", Path(folder) / "made.json"
+        job_file.write_text(json.dumps(job), encoding="utf-8")
+        subprocess.run([python, __file__, "--job", str(job_file), str(results)], check=True)
+        return json.loads(results.read_text(encoding="utf-8"))
 
 
 def main() -> None:
@@ -56,8 +56,8 @@ def main() -> None:
     parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
-        made = theirs(json.loads(Path(args.job[0]).read_text(encoding="utf-8")))
-        Path(args.job[1]).write_text(json.dumps(made), encoding="utf-8")
+        results = theirs(json.loads(Path(args.job[0]).read_text(encoding="utf-8")))
+        Path(args.job[1]).write_text(json.dumps(results), encoding="utf-8")
         return
     if not args.python or subprocess.run([args.python, "-c", "import distilabel"], capture_output=True).returncode:
         sys.exit(f"--python must be one that has distilabel\n\n{__doc__}")
@@ -85,10 +85,10 @@ def compare(name: str, count: int, folder: Path, args: argparse.Namespace) -> No
     engine = open_engine(Model(path), threads=args.threads, dtype="float32", device="cpu")
     sampling = Sampling(temperature=0, max_tokens=args.length)
     engine.generate(texts[:2], sampling, 0)
-    fast, ours = timed(lambda: engine.generate(texts, sampling, 0))
-    same = sum(one.text == text for one, text in zip(ours, slow["texts"], strict=True))
-    mean = sum(one.tokens for one in ours) / count
-    figures = f"{mean:.1f} | {slow['seconds']:.1f} | {fast:.2f} | {slow['seconds'] / fast:.1f} | {same}/{count}"
+    fast, completions = timed(lambda: engine.generate(texts, sampling, 0))
+    num_equal = sum(generation.text == text for generation, text in zip(completions, slow["texts"], strict=True))
+    mean = sum(generation.tokens for generation in completions) / count
+    figures = f"{mean:.1f} | {slow['seconds']:.1f} | {fast:.2f} | {slow['seconds'] / fast:.1f} | {num_equal}/{count}"
     size = engine.loaded.model.num_parameters() / 1e6
     print(f"| {name}, {size:.0f}M | {count} | {args.prefix} | {figures} |", flush=True)
 

@@ -62,40 +62,44 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, help="the longest reply (default: the recipe's)")
     parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=2)
-    given = parser.parse_args()
-    recipe, run = open_run(given.run)
-    pairs = run.read(f"iter-{given.iteration}/pairs.jsonl", Pair)[: given.count]
-    chat = load_chat_template(recipe.chat_template, given.model or recipe.model)
-    engine = open_engine(recipe, Model(given.model or recipe.model))
+    args = parser.parse_args()
+    recipe, run = open_run(args.run)
+    pairs = run.read(f"iter-{args.iteration}/pairs.jsonl", Pair)[: args.count]
+    chat = load_chat_template(recipe.chat_template, args.model or recipe.model)
+    engine = open_engine(recipe, Model(args.model or recipe.model))
     written = (recipe.assessment or Assessment()).model_copy(update={"read": "generate"})
-    if given.tokens:
-        shorter = written.sampling.model_copy(update={"max_tokens": given.tokens})
+    if args.tokens:
+        shorter = written.sampling.model_copy(update={"max_tokens": args.tokens})
         written = written.model_copy(update={"sampling": shorter})
     measured = written.model_copy(update={"read": "expected"})
     rated(recipe, engine, pairs[:2], chat, written, 1)  # the weights into memory
-    slow, by_text = rated(recipe, engine, pairs, chat, written, given.repeats)
-    fast, by_value = rated(recipe, engine, pairs, chat, measured, given.repeats)
+    slow, by_text = rated(recipe, engine, pairs, chat, written, args.repeats)
+    fast, by_value = rated(recipe, engine, pairs, chat, measured, args.repeats)
     print(
         f"{len(pairs)} pairs, {len(written.criteria)} criteria: {slow:.2f} s generated, {fast:.2f} s expected, ", end=""
     )
     print(f"{slow / fast:.1f} times as fast")
     right = [is_truly_right(pair) for pair in pairs] if recipe.seed_tasks == "lamb" else []
     for criterion in written.criteria:
-        one, other = scores(by_text, criterion), scores(by_value, criterion)
-        both = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
-        if len(both) < 2:
-            print(f"{criterion}: {len(both)} ratings readable both ways")
+        generated_scores, expected_scores = scores(by_text, criterion), scores(by_value, criterion)
+        readable = [
+            (a, b) for a, b in zip(generated_scores, expected_scores, strict=True) if a is not None and b is not None
+        ]
+        if len(readable) < 2:
+            print(f"{criterion}: {len(readable)} ratings readable both ways")
             continue
-        first, second = zip(*both, strict=True)
-        near = sum(abs(a - b) <= 1 for a, b in both) / len(both)
-        side = sum((a >= 8) == (b >= 8) for a, b in both) / len(both)
-        print(f"{criterion}: unreadable {one.count(None)} generated, {other.count(None)} expected; of the rest:")
+        first, second = zip(*readable, strict=True)
+        near = sum(abs(a - b) <= 1 for a, b in readable) / len(readable)
+        side = sum((a >= 8) == (b >= 8) for a, b in readable) / len(readable)
+        unreadable = [values.count(None) for values in (generated_scores, expected_scores)]
+        print(f"{criterion}: unreadable {unreadable[0]} generated, {unreadable[1]} expected; of the rest:")
         print(f"  Pearson {pearsonr(first, second).statistic:.2f}", end=", ")
         print(f"Spearman {spearmanr(first, second).statistic:.2f}", end=", ")
         print(f"within one point {near:.2f}, the same side of 8 {side:.2f}")
         print(f"  at least 8: {sum(a >= 8 for a in first)} generated, {sum(b >= 8 for b in second)} expected")
         if right:
-            print(f"  AUROC against the truth: {auroc(one, right):.2f} generated, {auroc(other, right):.2f} expected")
+            areas = [auroc(values, right) for values in (generated_scores, expected_scores)]
+            print(f"  AUROC against the truth: {areas[0]:.2f} generated, {areas[1]:.2f} expected")
 
 
 if __name__ == "__main__":

@@ -45,11 +45,11 @@ def main() -> None:
         engine.generate(texts[:2], sampling, 0)
 
         def write(size: int, texts=texts, sampling=sampling) -> list[Completion]:
-            return [one for some in chunks(texts, size) for one in engine.generate(some, sampling, 0)]
+            return [completion for batch in chunks(texts, size) for completion in engine.generate(batch, sampling, 0)]
 
         turns = [(timed(lambda: write(args.batch))[0], *timed(lambda: write(args.count))) for _ in range(args.repeats)]
         slow, fast = min(turn[0] for turn in turns), min(turn[1] for turn in turns)
-        tokens = [one.tokens for one in turns[0][2]]
+        tokens = [completion.tokens for completion in turns[0][2]]
         mean = f"{sum(tokens) / len(tokens):.0f}, {max(tokens)}"
         print(f"| {len(texts)} {name} | {mean} | {slow:.2f} | {fast:.2f} | {slow / fast:.2f} |", flush=True)
 

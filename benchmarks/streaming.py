@@ -56,10 +56,10 @@ class Tasks(Sequence[Task]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(self.count))]
-        return Task(id=f"t1-{place:05d}", instruction=f"Tell me what you know about thing number {place} of the list")
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(self.count))]
+        return Task(id=f"t1-{index:05d}", instruction=f"Tell me what you know about thing number {index} of the list")
 
 
 def write(prompt: str, seed: int) -> str:

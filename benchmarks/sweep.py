@@ -33,13 +33,13 @@ def seconds(*words: str) -> float:
 
 def made(folder: Path) -> Counter[str]:
     """How many files of each stage the runs in a folder made themselves, and ("... shared") took from one another."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for run in (path.parent for path in folder.glob("*/recipe.yaml")):
         for event in read_events(run):
-            stage = next((one for one in STAGES if str(event.get("file", "")).endswith(one)), None)
+            stage = next((stage_name for stage_name in STAGES if str(event.get("file", "")).endswith(stage_name)), None)
             if stage:
-                found[f"{stage} shared" if "shared_from" in event else stage] += 1
-    return found
+                counts[f"{stage} shared" if "shared_from" in event else stage] += 1
+    return counts
 
 
 def main() -> None:
@@ -47,16 +47,16 @@ def main() -> None:
     parser.add_argument("--sweep", default="lamb/thresholds")
     parser.add_argument("--out", type=Path)
     parser.add_argument("words", nargs="*")
-    given = parser.parse_args()
-    out = given.out or Path(tempfile.mkdtemp())
-    path = loading.find_recipe(given.sweep)
-    together = seconds("sweep", str(path), *given.words, "--out", str(out / "sweep"))
-    recipes, alone = api.load_sweep(path, given.words), 0.0
+    args = parser.parse_args()
+    out = args.out or Path(tempfile.mkdtemp())
+    path = loading.find_recipe(args.sweep)
+    together = seconds("sweep", str(path), *args.words, "--out", str(out / "sweep"))
+    recipes, alone = api.load_sweep(path, args.words), 0.0
     for name, recipe in recipes.items():
         file = out / f"{name}.json"
         file.write_text(json.dumps(recipe.model_dump(mode="json")), encoding="utf-8")  # JSON is YAML
         alone += seconds("run", str(file), "--out", str(out / "alone" / name))
-    print(f"| {len(recipes)} settings of {given.sweep} | CPU seconds | made: {', '.join(STAGES)} |\n|---|---|---|")
+    print(f"| {len(recipes)} settings of {args.sweep} | CPU seconds | made: {', '.join(STAGES)} |\n|---|---|---|")
     for label, cost, folder in (("one by one", alone, out / "alone"), ("as a sweep", together, out / "sweep")):
         counts = made(folder)
         print(f"| {label} | {cost:.0f} | {', '.join(str(counts[stage]) for stage in STAGES)} |")

@@ -27,6 +27,6 @@ def timed(work: Callable[[], T], repeats: int = 1) -> tuple[float, T]:
     seconds = []
     for _ in range(repeats):
         start = time.process_time()
-        made = work()
+        result = work()
         seconds.append(time.process_time() - start)
-    return min(seconds), made
+    return min(seconds), result

@@ -29,7 +29,7 @@ def prompts(count: int, examples: int) -> list[str]:
 def cpu() -> float:
     """Seconds that this process and its children have computed: on a busy machine a steadier measure than the clock."""
     me = psutil.Process()
-    return sum(sum(one.cpu_times()[:2]) for one in (me, *me.children(recursive=True)))
+    return sum(sum(entry.cpu_times()[:2]) for entry in (me, *me.children(recursive=True)))
 
 
 def timed(run: Callable[[], list[Completion]], repeats: int) -> tuple[float, list[Completion]]:
@@ -60,11 +60,17 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for examples in args.examples:
         texts, sampling = prompts(args.count, examples), Sampling(temperature=0, max_tokens=args.length)
-        found = [timed(lambda e=e, t=texts, s=sampling: e.generate(t, s, 0), args.repeats) for e in engines]
-        (slow, theirs), (fast, ours) = found
-        same = sum(one.text == other.text for one, other in zip(ours, theirs, strict=True))
-        rates = [sum(one.tokens for one in written) / seconds for seconds, written in found]
-        print(f"| {examples} | {rates[0]:.0f} | {rates[1]:.0f} | {slow / fast:.2f} | {same}/{len(texts)} |", flush=True)
+        timings = [timed(lambda e=e, t=texts, s=sampling: e.generate(t, s, 0), args.repeats) for e in engines]
+        (slow, vllm_completions), (fast, completions) = timings
+        num_equal = sum(
+            entry.text == vllm_completion.text
+            for entry, vllm_completion in zip(completions, vllm_completions, strict=True)
+        )
+        rates = [sum(entry.tokens for entry in written) / seconds for seconds, written in timings]
+        print(
+            f"| {examples} | {rates[0]:.0f} | {rates[1]:.0f} | {slow / fast:.2f} | {num_equal}/{len(texts)} |",
+            flush=True,
+        )
     for engine in engines:
         engine.close()
 
