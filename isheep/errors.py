@@ -18,9 +18,9 @@ class TooLong(UserError):
     """A text that does not fit into a model's context."""
 
 
-def unknown_name(thing: str, name: str, known_names: Iterable[str]) -> str:
+def unknown_name(kind: str, name: str, known_names: Iterable[str]) -> str:
     """Return the sentence that a name is not known, with the nearest known one."""
     known_names = list(known_names)
     nearest = difflib.get_close_matches(name, known_names, n=1)
     way_out = f"did you mean {nearest[0]!r}?" if nearest else f"take one of {', '.join(known_names)}"
-    return f"{thing} {name!r} is not known: {way_out}"
+    return f"{kind} {name!r} is not known: {way_out}"

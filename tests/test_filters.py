@@ -38,7 +38,7 @@ def pair(n: int, output: str = "fine", score: float = 5, **changed: Any) -> Asse
 
 def filters(*settings: dict[str, Any]) -> list[Filter]:
     kind: TypeAdapter[Filter] = TypeAdapter(Filter)
-    return [kind.validate_python(one) for one in settings]
+    return [kind.validate_python(entry) for entry in settings]
 
 
 def vector(n: int, values: Any) -> PairEmbedding:
@@ -54,11 +54,11 @@ KNOWN = FilterContext(
 )
 
 
-def left(*settings: dict[str, Any], seed: int = 0, known: FilterContext = KNOWN) -> list[int]:
+def left(*settings: dict[str, Any], seed: int = 0, context: FilterContext = KNOWN) -> list[int]:
     """The numbers of the pairs that filters keep."""
-    found = find_drops(PAIRS, filters(*settings), True, ["<|end|>"], known._replace(seed=seed))
-    assert len({drop.row for drop in found}) == len(found) and all(drop.why for drop in found)
-    return [int(row.id[3:]) for row in kept_pairs(PAIRS, found)]
+    drops = find_drops(PAIRS, filters(*settings), True, ["<|end|>"], context._replace(seed=seed))
+    assert len({drop.row for drop in drops}) == len(drops) and all(drop.why for drop in drops)
+    return [int(row.id[3:]) for row in kept_pairs(PAIRS, drops)]
 
 
 # --- perplexity
@@ -84,11 +84,11 @@ def test_perplexity_is_what_a_plain_loop_over_the_loss_says(checkpoint: Path, pr
     pairs = [pair(0, "Paris."), pair(1, "It is 42, a small dog says woof.", input="12 plus 30"), pair(2, "red")]
     engine = open_engine(Model(str(checkpoint)), device="cpu")
     rows = measure_perplexities(stage_context(tmp_path, engine, chat=chat, response={"prompt": prompt}), pairs)
-    for row, one in zip(rows, pairs, strict=True):
-        asked = f"Instruction: {one.content}\nResponse:" if prompt == "plain" else chat.prompt(one.content)
-        output = by_loss(checkpoint, asked, one.output if prompt == "chat" else f" {one.output}")
+    for row, item in zip(rows, pairs, strict=True):
+        prefix = f"Instruction: {item.content}\nResponse:" if prompt == "plain" else chat.prompt(item.content)
+        output = by_loss(checkpoint, prefix, item.output if prompt == "chat" else f" {item.output}")
         assert row.output == pytest.approx(output, rel=1e-4)
-        assert row.pair == pytest.approx(by_loss(checkpoint, "", f"{one.content}\n{one.output}"), rel=1e-4)
+        assert row.pair == pytest.approx(by_loss(checkpoint, "", f"{item.content}\n{item.output}"), rel=1e-4)
 
 
 def test_perplexity_of_no_text_and_of_an_impossible_one() -> None:
@@ -96,8 +96,8 @@ def test_perplexity_of_no_text_and_of_an_impossible_one() -> None:
     assert perplexity(TokenLogprobs([1, 2], [math.log(0.5), math.log(0.125)])) == pytest.approx(4)
     assert math.isfinite(perplexity(TokenLogprobs([1], [-float("inf")])) or math.inf)
     nothing = FilterContext(perplexities=[PairPerplexity(id="t1-0", output=None, pair=2)])
-    [found] = find_drops([pair(0, "")], filters({"kind": "perplexity"}), False, [], nothing)
-    assert found.why == "perplexity of output inf > 50"
+    [drop] = find_drops([pair(0, "")], filters({"kind": "perplexity"}), False, [], nothing)
+    assert drop.why == "perplexity of output inf > 50"
 
 
 def test_the_perplexity_filter() -> None:
@@ -105,8 +105,8 @@ def test_the_perplexity_filter() -> None:
     assert left({"kind": "perplexity", "at_most": 10, "of": ["pair"]}) == list(range(31, 40))
     assert left({"kind": "perplexity", "at_most": 30}) == list(range(11, 30))
     assert left({"kind": "perplexity"}) == list(range(40))
-    found = find_drops(PAIRS, filters({"kind": "perplexity", "at_most": 39.5}), True, [], KNOWN)
-    assert [drop.why for drop in found] == ["perplexity of pair 41 > 39.5", "perplexity of pair 40 > 39.5",
+    drops = find_drops(PAIRS, filters({"kind": "perplexity", "at_most": 39.5}), True, [], KNOWN)
+    assert [drop.why for drop in drops] == ["perplexity of pair 41 > 39.5", "perplexity of pair 40 > 39.5",
                                             "perplexity of output 40 > 39.5"]  # fmt: skip
 
 
@@ -128,17 +128,17 @@ def test_density_keeps_some_of_each_cluster(monkeypatch: pytest.MonkeyPatch, kee
 
 def test_density_says_what_it_saw() -> None:
     lowest = {"kind": "density", "clusters": 4, "keep": 9, "choose": "lowest_perplexity"}
-    found = find_drops(PAIRS, filters(lowest), True, [], KNOWN)
-    assert [drop.row for drop in found] == ["t1-36", "t1-37", "t1-38", "t1-39"]
-    assert found[0].why.endswith("has 10 pairs, 9 kept up to perplexity 33 of output: 37")
+    drops = find_drops(PAIRS, filters(lowest), True, [], KNOWN)
+    assert [drop.row for drop in drops] == ["t1-36", "t1-37", "t1-38", "t1-39"]
+    assert drops[0].why.endswith("has 10 pairs, 9 kept up to perplexity 33 of output: 37")
     [why] = {drop.why[11:] for drop in find_drops(PAIRS, filters({"kind": "density", "clusters": 39}), True, [], KNOWN)}
     assert why.endswith("2 pairs, 1 kept at random")
 
 
 def test_fewer_pairs_than_clusters_or_points_are_all_kept_once() -> None:
     assert left({"kind": "density"}) == list(range(40))
-    same = KNOWN._replace(embeddings=[vector(n, [1.0, 2.0]) for n in range(40)])
-    assert len(left({"kind": "density", "clusters": 4}, known=same)) == 1
+    context = KNOWN._replace(embeddings=[vector(n, [1.0, 2.0]) for n in range(40)])
+    assert len(left({"kind": "density", "clusters": 4}, context=context)) == 1
 
 
 def test_a_draw_does_not_depend_on_who_else_is_there() -> None:
@@ -163,8 +163,8 @@ def test_each_filter_sees_what_those_before_it_left() -> None:
     assert left(score, density) == [20, 21, 22, 23]
     assert left(density, score) == []
     assert len(left(score, {"kind": "random", "as_many_as": {"above": 9}})) == 4
-    found = find_drops([*PAIRS, pair(40, "")], filters(density, score), True, [], KNOWN)
-    assert [drop.by for drop in found] == ["score"] * 4 + ["density"] * 36 + ["rules"]
+    drops = find_drops([*PAIRS, pair(40, "")], filters(density, score), True, [], KNOWN)
+    assert [drop.by for drop in drops] == ["score"] * 4 + ["density"] * 36 + ["rules"]
 
 
 EFFECTS = [
@@ -179,9 +179,9 @@ EFFECTS = [
 ]
 
 
-@pytest.mark.parametrize(("one", "change"), EFFECTS)
-def test_every_setting_changes_the_rows_kept(one: dict[str, Any], change: dict[str, Any]) -> None:
-    assert left(one) != left({**one, **change})
+@pytest.mark.parametrize(("settings", "change"), EFFECTS)
+def test_every_setting_changes_the_rows_kept(settings: dict[str, Any], change: dict[str, Any]) -> None:
+    assert left(settings) != left({**settings, **change})
 
 
 # --- filters of the user's own

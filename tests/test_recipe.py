@@ -28,8 +28,8 @@ def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
 @pytest.mark.parametrize("name", loading.recipe_names())
 def test_every_packaged_recipe_loads_and_survives_a_round(name: str, tmp_path: Path) -> None:
     path = loading.find_recipe(name)
-    found = api.load_sweep(path).values() if loading.is_sweep(path) else [api.load_recipe(path)]
-    for recipe in found:
+    recipes = api.load_sweep(path).values() if loading.is_sweep(path) else [api.load_recipe(path)]
+    for recipe in recipes:
         assert api.load_recipe(write(tmp_path, loading.dump_recipe(recipe))) == recipe
     assert loading.recipe_title(path)
 
@@ -395,13 +395,13 @@ def test_code_is_found_beside_the_recipe(tmp_path: Path) -> None:
 
 
 def test_differences_name_each_key() -> None:
-    one = Recipe(model="lamb")
-    other = Recipe.model_validate({"model": "lamb", "assessment": None, "filters": [], "training": {"epochs": 3}})
-    found = loading.differences(one, other)
-    assert "training.epochs: 2 -> 3" in found
-    assert any(line.startswith("filters: [{") for line in found)
-    assert 'assessment.prompt: "combined" -> null' in found
-    assert loading.differences(one, one) == []
+    recipe = Recipe(model="lamb")
+    changed = Recipe.model_validate({"model": "lamb", "assessment": None, "filters": [], "training": {"epochs": 3}})
+    lines = loading.differences(recipe, changed)
+    assert "training.epochs: 2 -> 3" in lines
+    assert any(line.startswith("filters: [{") for line in lines)
+    assert 'assessment.prompt: "combined" -> null' in lines
+    assert loading.differences(recipe, recipe) == []
 
 
 def test_names() -> None:
@@ -427,8 +427,8 @@ def test_errors_are_one_line(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
         main(words)
-    shown = capsys.readouterr().err
-    assert end.value.code == 2 and shown.startswith(wrong) and shown.count("\n") == 1
+    message = capsys.readouterr().err
+    assert end.value.code == 2 and message.startswith(wrong) and message.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

@@ -84,7 +84,7 @@ GOOD = json.dumps(ALPACA)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "parts"),
     [
         ("", ["the file is empty"]),
         ("\n \n", ["the file is empty"]),
@@ -108,13 +108,13 @@ GOOD = json.dumps(ALPACA)
         (b'{"instruction": "\xff"}', ["not UTF-8", "byte 17"]),
     ],
 )
-def test_what_is_wrong_is_one_line(tmp_path: Path, text: str | bytes, said: list[str]) -> None:
+def test_what_is_wrong_is_one_line(tmp_path: Path, text: str | bytes, parts: list[str]) -> None:
     path = write(tmp_path, text)
     with pytest.raises(UserError) as caught:
         load_seed_tasks(path)
     message = str(caught.value)
     assert "\n" not in message and len(message) < 300 + len(str(path))
-    assert all(part in message for part in [str(path), *said]), message
+    assert all(part in message for part in [str(path), *parts]), message
 
 
 def test_no_file_and_too_few(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_seeds_of_a_kind_have_an_answer_and_enough_of_each_can_be_asked_for(tmp_
     rows = [{**ALPACA, "is_classification": kind, "output": out} for kind in (True, False, None) for out in ("x", "")]
     path = write(tmp_path, "\n".join(json.dumps(row) for row in [*rows, *rows[2:]]))
     seeds = load_seed_tasks(path, of_each=1)
-    assert [[one.id for one in of_kind(seeds, kind)] for kind in (True, False)] == [["seed-0"], ["seed-2", "seed-6"]]
+    assert [[seed.id for seed in of_kind(seeds, kind)] for kind in (True, False)] == [["seed-0"], ["seed-2", "seed-6"]]
     with pytest.raises(UserError, match="1 found with is_classification true and an output, 2 needed"):
         load_seed_tasks(path, of_each=2)
     with pytest.raises(UserError, match="0 found with is_classification true .* lower response.examples"):

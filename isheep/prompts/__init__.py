@@ -66,8 +66,8 @@ def read_prompt_file(name: str) -> Any:
     """
     path = find_prompt_file(name)
     if not path.is_file():
-        known = ", ".join(sorted(str(p.relative_to(FOLDER).with_suffix("")) for p in FOLDER.rglob("*.yaml")))
-        raise UserError(f"prompt file {name!r} not found: give one of {known}, or the path of a .yaml file")
+        names = ", ".join(sorted(str(p.relative_to(FOLDER).with_suffix("")) for p in FOLDER.rglob("*.yaml")))
+        raise UserError(f"prompt file {name!r} not found: give one of {names}, or the path of a .yaml file")
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

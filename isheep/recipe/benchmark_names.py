@@ -46,7 +46,7 @@ def benchmark_label(name: str) -> str:
 
 def unknown_benchmark(name: str) -> str:
     """Return a message that says that there is no benchmark of this name, with the nearest one."""
-    if tasks := [known for known in benchmark_names() if known.endswith(f"/{name}")]:
+    if tasks := [task for task in benchmark_names() if task.endswith(f"/{name}")]:
         return f"benchmark {name!r} needs the name of a protocol before it: write {' or '.join(tasks)}"
     if near := difflib.get_close_matches(name, benchmark_names(), n=1):
         return f"benchmark {name!r} is not known: did you mean {near[0]!r}?"

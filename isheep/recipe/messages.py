@@ -67,10 +67,10 @@ def describe_error(error: ErrorDetails) -> str:
 
 def _unknown_key(section: list[str | int], key: str) -> str:
     inside = f" in {'.'.join(map(str, section))}" if section else ""
-    known = _keys_of(section)
+    keys = _keys_of(section)
     new_key = RENAMED_KEYS.get((str(section[-1]) if section else "", key))
-    nearest = [new_key] if new_key else difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    way_out = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(known)}"
+    nearest = [new_key] if new_key else difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+    way_out = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(keys)}"
     return f"unknown key {key!r}{inside}: {way_out}"
 
 

@@ -205,7 +205,7 @@ def set_key(source: RecipeSource, key: str, value: Any, location: str) -> Recipe
         data = put(source.data, path, value)
     except KeyError as error:
         raise UserError(f"{location}: there is nothing at {error.args[0]!r} in this recipe to set it in") from None
-    remaining = {known: text for known, text in source.locations.items() if known[: len(path)] != path}
+    remaining = {key: text for key, text in source.locations.items() if key[: len(path)] != path}
     above = {path[:depth]: location for depth in range(1, len(path))}
     return RecipeSource(data, {**above, **remaining, path: location})
 
@@ -224,7 +224,5 @@ def put(container: Any, path: KeyPath, value: Any) -> Any:
 
 def lay_over(source: RecipeSource, path: KeyPath, changes: dict[str, Any]) -> RecipeSource:
     """Return `source` with the `changes` that are written at `path` (of two keys) laid over its top level."""
-    locations = {
-        known[2:]: text for known, text in source.locations.items() if (*map(str, known[:2]),) == path and known[2:]
-    }
+    locations = {key[2:]: text for key, text in source.locations.items() if (*map(str, key[:2]),) == path and key[2:]}
     return RecipeSource(merge_settings(source.data, changes), {**source.locations, **locations})
