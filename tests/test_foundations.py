@@ -15,8 +15,8 @@ from isheep.evaluation.evaluate import result_fingerprints
 from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.records import Pair
 from isheep.rundir.folder import RunFolder
-from tests.judge_server import Answer, known, said, serving
-from tests.judged import alpaca_files, mt_bench_files
+from tests.helpers.judge_server import Answer, known, said, serving
+from tests.helpers.judged import alpaca_files, mt_bench_files
 from tests.test_cli import files, isheep, refused
 from tests.test_code import DOUBLE, task
 from tests.test_evaluate import fake_models, make_run

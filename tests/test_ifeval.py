@@ -25,7 +25,7 @@ from isheep.models.chat_template import load_chat_template  # noqa: E402
 from isheep.recipe.schema import BenchmarkSettings  # noqa: E402
 from isheep.records import Model  # noqa: E402
 from isheep.rundir.folder import RunFolder  # noqa: E402
-from tests.ifeval_answers import answers  # noqa: E402
+from tests.helpers.ifeval_answers import answers  # noqa: E402
 from tests.test_cli import files, isheep, refused  # noqa: E402
 from tests.test_evaluate import fake_models, make_run  # noqa: E402
 

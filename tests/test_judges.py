@@ -30,8 +30,8 @@ from isheep.recipe.schema import BenchmarkSettings, JudgeSettings, Machine, Reci
 from isheep.records import Model
 from isheep.rundir.folder import RunFolder
 from tests.conftest import make_checkpoint
-from tests.judge_server import KEY, Answer, Server, known, said, serving
-from tests.judged import HASTE, alpaca_files, exam, mt_bench_files
+from tests.helpers.judge_server import KEY, Answer, Server, known, said, serving
+from tests.helpers.judged import HASTE, alpaca_files, exam, mt_bench_files
 
 COUNT = 18
 TROUBLE = ("500", "stall", "babble", "not json", "429", "no choices")

@@ -21,8 +21,8 @@ from isheep.evaluation.statistics import estimate
 from isheep.judges.endpoint import EndpointJudge
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Completion, Sampling
-from tests.judge_server import known, said, serving
-from tests.judged import HASTE, exam, mt_bench_files, write_lines
+from tests.helpers.judge_server import known, said, serving
+from tests.helpers.judged import HASTE, exam, mt_bench_files, write_lines
 from tests.test_cli import isheep, refused
 
 DATA = Path(os.environ.get("ISHEEP_DATA", Path(__file__).parents[2] / "shared" / "data")) / "mt_bench"

@@ -24,8 +24,8 @@ from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import ServerSettings
 from isheep.records import Model, Sampling
 from isheep.seeds import load_seed_tasks
-from tests.gguf_file import write_gguf
-from tests.openai_server import Fake, Refusal, Served, digest, llama_cpp, serving
+from tests.helpers.gguf_file import write_gguf
+from tests.helpers.openai_server import Fake, Refusal, Served, digest, llama_cpp, serving
 
 pytestmark = pytest.mark.numeric
 

@@ -247,7 +247,7 @@ def test_events_survive_a_torn_line(tmp_path: Path) -> None:
 
 def start(out: Path, kill_at: int, recipe: str = "isheep") -> int:
     """The exit status of one try of a recipe of killed_run.py, killed at its moment `kill_at` (0: never)."""
-    script = Path(__file__).parent / "killed_run.py"
+    script = Path(__file__).parent / "helpers" / "killed_run.py"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, str(script), str(out), str(kill_at), recipe]
     return subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode

@@ -123,7 +123,7 @@ def test_sharded_weights(qwen2: Path, single: Path, tmp_path: Path, monkeypatch:
     def fsdp_command(job: Job) -> list[str]:
         *words, module, name, path = original_command(job)
         assert (module, name) == ("-m", "isheep.trainers.worker") and any("fsdp.yaml" in word for word in words)
-        return [*words, str(ROOT / "tests/fsdp_worker.py"), path]
+        return [*words, str(ROOT / "tests/helpers/fsdp_worker.py"), path]
 
     monkeypatch.setattr(launch, "accelerate_command", fsdp_command)
     train(qwen2, tmp_path / "sharded", gpus=2, strategy="fsdp")

@@ -310,13 +310,13 @@ def test_an_adapter_without_a_recorded_hash_is_accepted(tmp_path: Path) -> None:
 
 def kill_at(base: Path, folder: Path, moments: list[int]) -> Any:
     """Run killed_training.py and return its report."""
-    script = Path(__file__).with_name("killed_training.py")
+    script = Path(__file__).parent / "helpers" / "killed_training.py"
     process = subprocess.run(
         [sys.executable, str(script), str(base), str(folder), *map(str, moments)],
         capture_output=True,
         text=True,
-        cwd=script.parents[1],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])},
+        cwd=script.parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])},
     )
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout)

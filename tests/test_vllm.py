@@ -37,7 +37,7 @@ from isheep.records import (
 )
 from isheep.seeds import load_seed_tasks  # noqa: E402
 from tests.conftest import make_checkpoint  # noqa: E402
-from tests.openai_server import digest  # noqa: E402
+from tests.helpers.openai_server import digest  # noqa: E402
 
 pytestmark = pytest.mark.numeric
 
