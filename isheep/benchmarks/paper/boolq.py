@@ -1,7 +1,7 @@
 """BoolQ (Clark et al. 2019) as OpenCompass scores it."""
 
 from isheep.benchmarks.support.data_files import DataRow
-from isheep.benchmarks.support.opencompass import PaperTask, Prepared, PromptTemplate, upper_first
+from isheep.benchmarks.support.opencompass import PaperTask, Prepared, load_template, upper_first
 from isheep.benchmarks.support.sources import BOOLQ
 
 
@@ -15,12 +15,6 @@ TASK = PaperTask(
     name="paper/boolq",
     source=BOOLQ,
     prepare=prepare,
-    template=PromptTemplate(
-        source="open-compass/opencompass, configs/datasets/SuperGLUE_BoolQ/SuperGLUE_BoolQ_ppl_314797.py",
-        licence="Apache-2.0",
-        score="loss",
-        user="Passage: {passage}\nQuestion: {question}?",
-        assistant="Answer: {option}",
-    ),
+    template=load_template("boolq"),
 )
 BENCHMARK = TASK.benchmark()

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from isheep.benchmarks.support.data_files import DataRow
-from isheep.benchmarks.support.opencompass import PaperTask, Prepared, PromptTemplate
+from isheep.benchmarks.support.opencompass import PaperTask, Prepared, load_template
 from isheep.benchmarks.support.sources import COMMONSENSE_QA
 
 
@@ -17,15 +17,6 @@ TASK = PaperTask(
     source=COMMONSENSE_QA,
     prepare=prepare,
     examples=replace(COMMONSENSE_QA, hub=("tau/commonsense_qa", None, "train"), files=("train_rand_split.jsonl",)),
-    template=PromptTemplate(
-        source="open-compass/opencompass, configs/datasets/commonsenseqa/commonsenseqa_ppl_e51e32.py",
-        licence="Apache-2.0",
-        score="loss",
-        examples=8,
-        between="\n\n\n",
-        after="\n\n\n\n\n",
-        user="Question: {question}\nAnswer: ",
-        assistant="{option}",
-    ),
+    template=load_template("commonsense_qa"),
 )
 BENCHMARK = TASK.benchmark()

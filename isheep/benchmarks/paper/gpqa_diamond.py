@@ -1,7 +1,7 @@
 """GPQA diamond (Rein et al. 2023) as OpenCompass asks it; opencompass.read_letter reads the letter."""
 
 from isheep.benchmarks.support.data_files import DataRow
-from isheep.benchmarks.support.opencompass import PaperTask, Prepared, PromptTemplate
+from isheep.benchmarks.support.opencompass import PaperTask, Prepared, load_template
 from isheep.benchmarks.support.sources import GPQA_DIAMOND
 
 
@@ -17,15 +17,6 @@ TASK = PaperTask(
     name="paper/gpqa_diamond",
     source=GPQA_DIAMOND,
     prepare=prepare,
-    template=PromptTemplate(
-        source="open-compass/opencompass, configs/datasets/gpqa/gpqa_gen_015262.py",
-        licence="Apache-2.0",
-        score="letter",
-        user=(
-            "What is the correct answer to this question: {question}\nChoices:\n(A){A}\n(B){B}\n(C){C}\n"
-            '(D){D}\nFormat your response as follows: "The correct answer is (insert answer here)"'
-        ),
-        tokens=512,
-    ),
+    template=load_template("gpqa_diamond"),
 )
 BENCHMARK = TASK.benchmark()

@@ -3,7 +3,7 @@
 import re
 
 from isheep.benchmarks.support.data_files import DataRow
-from isheep.benchmarks.support.opencompass import PaperTask, Prepared, PromptTemplate
+from isheep.benchmarks.support.opencompass import PaperTask, Prepared, load_template
 from isheep.benchmarks.support.sources import HELLASWAG
 
 
@@ -23,11 +23,6 @@ TASK = PaperTask(
     name="paper/hellaswag",
     source=HELLASWAG,
     prepare=prepare,
-    template=PromptTemplate(
-        source="open-compass/opencompass, configs/datasets/hellaswag/hellaswag_ppl_a6e128.py",
-        licence="Apache-2.0",
-        score="loss",
-        user="{query} {option}",
-    ),
+    template=load_template("hellaswag"),
 )
 BENCHMARK = TASK.benchmark()

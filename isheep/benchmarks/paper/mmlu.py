@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from isheep.benchmarks.support.data_files import DataRow
-from isheep.benchmarks.support.opencompass import PaperTask, Prepared, PromptTemplate, subject_of
+from isheep.benchmarks.support.opencompass import PaperTask, Prepared, load_template, subject_of
 from isheep.benchmarks.support.sources import MMLU
 
 
@@ -18,16 +18,6 @@ TASK = PaperTask(
     source=MMLU,
     prepare=prepare,
     examples=replace(MMLU, hub=("cais/mmlu", "all", "dev"), files=("*_dev.csv",)),
-    template=PromptTemplate(
-        source="open-compass/opencompass, configs/datasets/mmlu/mmlu_ppl_ac766d.py",
-        licence="Apache-2.0",
-        score="loss",
-        examples=5,
-        hint="The following are multiple choice questions (with answers) about  {subject}.\n\n",
-        between="\n\n",
-        after="\n\n",
-        user="{question}\nA. {A}\nB. {B}\nC. {C}\nD. {D}",
-        assistant="Answer: {option}",
-    ),
+    template=load_template("mmlu"),
 )
 BENCHMARK = TASK.benchmark()

@@ -1,7 +1,7 @@
 """OpenBookQA with its fact (Mihaylov et al. 2018) as OpenCompass scores it."""
 
 from isheep.benchmarks.support.data_files import DataRow
-from isheep.benchmarks.support.opencompass import PaperTask, Prepared, PromptTemplate, prepare_choices
+from isheep.benchmarks.support.opencompass import PaperTask, Prepared, load_template, prepare_choices
 from isheep.benchmarks.support.sources import OPENBOOKQA_FACT
 
 
@@ -13,12 +13,6 @@ TASK = PaperTask(
     name="paper/openbookqa_fact",
     source=OPENBOOKQA_FACT,
     prepare=prepare,
-    template=PromptTemplate(
-        source="open-compass/opencompass, configs/datasets/obqa/obqa_ppl_6aac9e.py",
-        licence="Apache-2.0",
-        score="loss",
-        user="We know the fact that {fact}.\nQuestion: {question}\nA. {A}\nB. {B}\nC. {C}\nD. {D}\n",
-        assistant="Answer: {option}",
-    ),
+    template=load_template("openbookqa_fact"),
 )
 BENCHMARK = TASK.benchmark()

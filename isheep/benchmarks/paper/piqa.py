@@ -1,7 +1,7 @@
 """PIQA (Bisk et al. 2019) as OpenCompass scores it."""
 
 from isheep.benchmarks.support.data_files import DataRow
-from isheep.benchmarks.support.opencompass import PaperTask, Prepared, PromptTemplate, lower_first, upper_first
+from isheep.benchmarks.support.opencompass import PaperTask, Prepared, load_template, lower_first, upper_first
 from isheep.benchmarks.support.sources import PIQA
 
 
@@ -16,11 +16,6 @@ TASK = PaperTask(
     name="paper/piqa",
     source=PIQA,
     prepare=prepare,
-    template=PromptTemplate(
-        source="open-compass/opencompass, configs/datasets/piqa/piqa_ppl_0cfff2.py",
-        licence="Apache-2.0",
-        score="loss",
-        user="{goal} {option}",
-    ),
+    template=load_template("piqa"),
 )
 BENCHMARK = TASK.benchmark()

@@ -1,7 +1,7 @@
 """SIQA (Sap et al. 2019) as OpenCompass scores it."""
 
 from isheep.benchmarks.support.data_files import DataRow
-from isheep.benchmarks.support.opencompass import PaperTask, Prepared, PromptTemplate
+from isheep.benchmarks.support.opencompass import PaperTask, Prepared, load_template
 from isheep.benchmarks.support.sources import SIQA
 
 
@@ -15,12 +15,6 @@ TASK = PaperTask(
     name="paper/siqa",
     source=SIQA,
     prepare=prepare,
-    template=PromptTemplate(
-        source="open-compass/opencompass, configs/datasets/siqa/siqa_ppl_e8d8c5.py",
-        licence="Apache-2.0",
-        score="loss",
-        user="{context}\nQuestion: {question}\nA. {A}\nB. {B}\nC. {C}",
-        assistant="Answer: {option}",
-    ),
+    template=load_template("siqa"),
 )
 BENCHMARK = TASK.benchmark()

@@ -1,7 +1,7 @@
 """SQuAD 2.0 (Rajpurkar et al. 2018) as OpenCompass scores it."""
 
 from isheep.benchmarks.support.data_files import DataRow
-from isheep.benchmarks.support.opencompass import PaperTask, Prepared, PromptTemplate
+from isheep.benchmarks.support.opencompass import PaperTask, Prepared, load_template
 from isheep.benchmarks.support.sources import SQUAD2
 
 
@@ -16,18 +16,6 @@ TASK = PaperTask(
     name="paper/squad2",
     source=SQUAD2,
     prepare=prepare,
-    template=PromptTemplate(
-        source="open-compass/opencompass, configs/datasets/squad20/squad20_gen_1710bc.py",
-        licence="Apache-2.0",
-        score="equals",
-        user=(
-            "{context}\nAccording to the above passage, "
-            "answer the following question. If it is impossible to answer according to the passage, "
-            "answer `impossible to answer`:\nQuestion: {question}"
-        ),
-        assistant="Answer:",
-        cut=("answer is",),
-        strip=False,
-    ),
+    template=load_template("squad2"),
 )
 BENCHMARK = TASK.benchmark()

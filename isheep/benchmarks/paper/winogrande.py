@@ -1,7 +1,7 @@
 """WinoGrande (Sakaguchi et al. 2019) as OpenCompass scores it."""
 
 from isheep.benchmarks.support.data_files import DataRow
-from isheep.benchmarks.support.opencompass import PaperTask, Prepared, PromptTemplate
+from isheep.benchmarks.support.opencompass import PaperTask, Prepared, load_template
 from isheep.benchmarks.support.sources import WINOGRANDE
 
 
@@ -14,11 +14,6 @@ TASK = PaperTask(
     name="paper/winogrande",
     source=WINOGRANDE,
     prepare=prepare,
-    template=PromptTemplate(
-        source="open-compass/opencompass, configs/datasets/winogrande/winogrande_ppl_55a66e.py",
-        licence="Apache-2.0",
-        score="loss",
-        user="Good sentence: {option}",
-    ),
+    template=load_template("winogrande"),
 )
 BENCHMARK = TASK.benchmark()

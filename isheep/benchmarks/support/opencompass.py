@@ -10,7 +10,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+import yaml
 
 from isheep.benchmarks.support.base import Benchmark, Result, Score
 from isheep.benchmarks.support.context import EvalContext
@@ -23,6 +26,7 @@ from isheep.prompts import fill_template
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Record, Sampling
 
+PAPER_FOLDER = Path(__file__).parents[1] / "paper"
 # Items whose losses are computed in one call.
 BATCH_SIZE = 16
 LETTERS = "ABCDE"
@@ -52,6 +56,12 @@ class PromptTemplate(Record):
     cut: tuple[str, ...] = ()
     strip: bool = True
     tokens: int = 50
+
+
+def load_template(name: str) -> PromptTemplate:
+    """Return the template of a task: OpenCompass's own text, as data in paper/NAME.yaml with its source and licence."""
+    path = PAPER_FOLDER / f"{name}.yaml"
+    return PromptTemplate.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 class Prepared(NamedTuple):
