@@ -16,7 +16,8 @@ import pytest
 
 from isheep.cli import main
 from isheep.engines import transformers
-from isheep.engines.openai import OpenAIEngine, ServerRequirements, open_engine
+from isheep.engines.openai import OpenAIEngine, open_engine
+from isheep.engines.server import ServerRequirements
 from isheep.engines.tokens import exclusive_probabilities
 from isheep.errors import TooLong, UserError
 from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT
@@ -33,7 +34,7 @@ KEY = "sk-secret-0123456789"
 GREEDY = Sampling(temperature=0, top_p=1, max_tokens=24, stop=("<|im_end|>",))
 DRAWN = Sampling(temperature=1.0, top_p=0.9, max_tokens=12, stop=("<|im_end|>",))
 SCORES = [f" {score}" for score in range(1, 11)]
-ALL = ServerRequirements(drawn=True, options=SCORES, perplexity=True, later=True)
+ALL = ServerRequirements(sampling=True, options=SCORES, perplexity=True, adapters=True)
 SMALL = [
     *("lamb", "iterations=1", "evaluation=[]", "synthesis.tasks=8", "synthesis.batch_size=8", "response.batch_size=4"),
     *(
@@ -89,7 +90,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_llama_cpp_writes_what_transformers_writes(llama: str) -> None:
     prompts = questions(40)
     with closing(engine(llama)) as there:
-        assert there.able.ids and there.able.extras and there.room == 1024
+        assert there.abilities.token_ids and there.abilities.extras and there.context == 1024
         found = there.generate(prompts, GREEDY, 0)
     wanted = ours().generate(prompts, GREEDY, 0)
     assert sum(one == other for one, other in zip(found, wanted, strict=True)) >= 38
@@ -337,7 +338,7 @@ def test_a_call_that_always_fails_ends_in_one_line() -> None:
     with serving(Fake("lamb", fault=lambda n: Refusal(500) if n > 4 else None)) as served:
         with (
             closing(engine(served.url, attempts=3)) as there,
-            pytest.raises(UserError, match="HTTP 500.*goes on") as said,
+            pytest.raises(UserError, match="HTTP 500.*run the same command to continue") as said,
         ):
             there.generate(questions(8), GREEDY, 0)
         assert "\n" not in str(said.value)
@@ -347,14 +348,14 @@ DIES = """
 import os, signal, sys
 from isheep.engines import openai
 from isheep.cli import main
-done, real = 0, openai.OpenAI.generate
+done, real = 0, openai.OpenAIEngine.generate
 def generate(*given):
     global done
     done += 1
     if done > int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*given)
-openai.OpenAI.generate = generate
+openai.OpenAIEngine.generate = generate
 main(sys.argv[2:])
 """
 
@@ -417,7 +418,7 @@ def served_by_transformers() -> Iterator[str]:
 def test_transformers_serve(served_by_transformers: str) -> None:
     prompts = questions(8)
     with closing(engine(served_by_transformers, model=str(LAMB_CHECKPOINT))) as there:
-        assert not there.able.ids and not there.able.extras
+        assert not there.abilities.token_ids and not there.abilities.extras
         found = there.generate(prompts, GREEDY, 0)
         for needs, said in (
             (ServerRequirements(True, [], False, False), "ignores the temperature"),

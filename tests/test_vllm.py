@@ -415,7 +415,7 @@ def test_its_server_does_what_the_openai_engine_asks(served: str, tmp_path: Path
     prompts, outputs = questions(20), [" The sun.", "", "red, green, blue", " 12"] * 5
     stopping = GREEDY.model_copy(update={"stop": ("<|im_end|>", "is")})
     with closing(asking(served)) as there:
-        assert there.able.ids and there.able.extras and there.room == 1024
+        assert there.abilities.token_ids and there.abilities.extras and there.context == 1024
         assert there.check(openai.ServerRequirements(drawn=True, options=SCORES, perplexity=True, later=True)) == []
         for sampling in (GREEDY, stopping):
             found, wanted = there.generate(prompts, sampling, 0), ours().generate(prompts, sampling, 0)
@@ -442,4 +442,6 @@ def test_two_iterations_on_its_server(served: str, tmp_path: Path) -> None:
     run(*words)
     assert digest(tmp_path / "run") == whole
     with closing(asking(served)) as there:
-        assert [one["id"] for one in openai.server.listed(there.line)] == ["lamb"]  # adapters are taken out again
+        assert [one["id"] for one in openai.server.list_models(there.connection)] == [
+            "lamb"
+        ]  # adapters are taken out again

@@ -1,4 +1,4 @@
-"""The openai engine: a recipe's base model on an OpenAI-compatible server, and its adapters where it loads them."""
+"""The openai engine: the recipe's base model on an OpenAI-compatible server, with adapters if the server loads them."""
 
 import hashlib
 import math
@@ -6,22 +6,25 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from isheep.batching import derive_seed
 from isheep.engines import Engine, ray, server, tokens, transformers
 from isheep.errors import Conflicts, TooLong
-from isheep.filters import needs
 from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.models.checkpoint import context_length, find_checkpoint, load_tokenizer, start_token_ids
 from isheep.openai_client import ServerReply, call_concurrently, without_password
 from isheep.prompts.forms import load_answer_form
-from isheep.recipe.schema import Recipe, ServerSettings, score_openings
+from isheep.recipe.schema import Recipe, ServerSettings
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
-SEEDS = 2**31  # a seed that every server takes; llama.cpp draws one of its own for 2**32 - 1
-ELSEWHERE = "machine.engine: transformers"
-
+# Seeds below this number are accepted by every server. llama.cpp replaces 2**32 - 1 by a random one.
+SEED_LIMIT = 2**31
+OTHER_ENGINE = "machine.engine: transformers"
+ADAPTER_HINT = (
+    "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=true, or take"
+    " machine.server.adapters: transformers, or one iteration without evaluation"
+)
 
 PACKAGE = None
 ONLY_RECIPE_MODEL = True
@@ -45,7 +48,7 @@ def check(recipe: Recipe) -> list[str]:
         Model(recipe.model), recipe.machine.server, lambda: load_chat_template(recipe.chat_template, recipe.model)
     )
     with closing(engine):
-        return engine.check(requirements(recipe))
+        return engine.check(server.requirements(recipe))
 
 
 def conflicts(recipe: Recipe) -> Conflicts:
@@ -79,35 +82,10 @@ def _chat_conflicts(recipe: Recipe) -> Conflicts:
         yield ("machine", "server", "api"), "benchmarks ask the base plainly: take completions, or no evaluation"
 
 
-class ServerRequirements(NamedTuple):
-    """What a recipe asks of its server."""
-
-    drawn: bool  # a temperature above 0
-    options: Sequence[str]  # whose probabilities it asks for (assessment.read: expected)
-    perplexity: bool  # those of a prompt's own tokens
-    later: bool  # M^1 and later models
-
-
-def requirements(recipe: Recipe) -> ServerRequirements:
-    """Return what the recipe asks of its server, over all of its iterations and benchmarks."""
-    variants, evaluated = recipe.variants, bool(recipe.evaluation or recipe.stop)
-    assessments = [variant.assessment for variant in variants if variant.assessment]
-    samplings = [section.sampling for variant in variants for section in (variant.synthesis, variant.response)]
-    samplings += [assessment.sampling for assessment in assessments]
-    expected = [assessment for assessment in assessments if assessment.read == "expected"]
-    scored = any(benchmark.name.startswith(("standard/", "paper/")) for benchmark in recipe.evaluation)
-    return ServerRequirements(
-        drawn=any(sampling.temperature > 0 for sampling in samplings),
-        options=list(dict.fromkeys(text for assessment in expected for text in score_openings(assessment))),
-        perplexity=scored or any(needs(variant.filters, "perplexities") for variant in variants),
-        later=recipe.machine.server.adapters == "server" and (recipe.iterations > 1 or evaluated),
-    )
-
-
 def open_engine(model: Model, settings: ServerSettings, chat: Callable[[], ChatTemplate]) -> "OpenAIEngine":
-    """An engine on `model`, which the server of `settings` has. Cheap: the server is asked at first use.
+    """Return an engine on `model`, which the server of `settings` has. The server is contacted at first use.
 
-    `chat` is what the recipe's prompts are written with: machine.server.api: chat takes its template off again.
+    `chat` returns the template that the recipe's prompts are rendered with: machine.server.api: chat removes it again.
     """
     find_checkpoint(model.base)
     return OpenAIEngine(model, settings, chat)
@@ -132,109 +110,121 @@ class OpenAIEngine:
         return load_tokenizer(self.source.base)
 
     @cached_property
-    def line(self) -> server.TokenLine:
-        return server.dial(self.settings, threading.Event())
+    def connection(self) -> server.ServerConnection:
+        return server.connect(self.settings, threading.Event())
 
     @cached_property
-    def able(self) -> server.Able:
-        """Raises UserError where the server's model reads a text in another way than the recipe's."""
-        ids = self._rows([server.TEXT])[0]
-        able = server.look(self.line, ids)
-        fewest = len(ids) - len(start_token_ids(self.tokenizer)) * able.ids  # beginning of sequence: ids bring it along
-        if self.settings.api == "completions" and able.read and not fewest <= able.read <= len(ids):
-            raise self.line.failed(
-                f"{self.line.name!r} reads {able.read} tokens where {self.source.base!r} reads {len(ids)}: serve the"
+    def abilities(self) -> server.ServerAbilities:
+        """What the server can do. Raises UserError if its model tokenizes a text differently than the recipe's."""
+        ids = self._prompt_ids([server.PROBE_TEXT])[0]
+        abilities = server.probe(self.connection, ids)
+        # We send token ids, which include the beginning of sequence, if the server accepts them: then it need not add
+        # one to a text. Otherwise it must.
+        fewest = len(ids)
+        if abilities.token_ids:
+            fewest -= len(start_token_ids(self.tokenizer))
+        count = abilities.probe_tokens
+        if self.settings.api == "completions" and count and not fewest <= count <= len(ids):
+            raise self.connection.error(
+                f"{self.connection.name!r} reads {count} tokens where {self.source.base!r} reads {len(ids)}: serve the"
                 " recipe's model, and prompts as they are (Ollama: TEMPLATE {{ .Prompt }} in the Modelfile)"
             )
-        return able
+        return abilities
 
     @cached_property
-    def room(self) -> int:
-        """The longest sequence in tokens."""
-        return self.settings.context or min(self.able.context or 2**30, context_length(self.source.base))
+    def context(self) -> int:
+        """The length in tokens of the longest sequence."""
+        return self.settings.context or min(self.abilities.context or 2**30, context_length(self.source.base))
 
     @cached_property
-    def top(self) -> int:
-        """Of how many tokens at a place the log-probabilities are to be had. Raises UserError where of none."""
-        if not (count := server.top(self.line)):
-            raise self.line.failed(f"it gives no log-probabilities: take assessment.read: generate, or {ELSEWHERE}")
+    def num_top_logprobs(self) -> int:
+        """The number of tokens at a position whose log-probabilities the server gives. Raises UserError if it is 0."""
+        count = server.num_top_logprobs(self.connection)
+        if not count:
+            raise self.connection.error(
+                f"it gives no log-probabilities: take assessment.read: generate, or {OTHER_ENGINE}"
+            )
         return count
 
     @cached_property
-    def ends(self) -> tuple[str, ...]:
-        """Special tokens, which are never part of an answer."""
+    def special_tokens(self) -> tuple[str, ...]:
+        """The special tokens, which are never part of an answer."""
         added = self.tokenizer.added_tokens_decoder.values()
         return tuple({token.content for token in added if token.special} | {*self.tokenizer.all_special_tokens} - {""})
 
     @cached_property
     def adapter(self) -> str:
-        """What the server calls this engine's model, its adapter loaded. Raises UserError where it can't be."""
+        """The server's name for this engine's model, after loading its adapter. Raises UserError if that fails."""
         if not self.source.adapter:
-            return self.line.name
+            return self.connection.name
         file = self.source.adapter / "adapter_model.safetensors"
         name = f"isheep-{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
-        if name not in [one.get("id") for one in server.listed(self.line)]:
+        if name not in [entry.get("id") for entry in server.list_models(self.connection)]:
             body = {"lora_name": name, "lora_path": str(self.source.adapter.resolve())}
-            status, said = self.line.send("load_lora_adapter", body)
+            status, text = self.connection.post("load_lora_adapter", body)
             if status >= 400:
-                raise self.line.failed(f"it does not load the adapter {self.source.adapter} ({said}); {LATER}")
+                raise self.connection.error(
+                    f"it does not load the adapter {self.source.adapter} ({text}); {ADAPTER_HINT}"
+                )
         return name
 
-    def check(self, needs: ServerRequirements) -> list[str]:
-        """Raises UserError where the server can't do what a recipe needs; returns what a user should know all the same.
+    def check(self, requirements: server.ServerRequirements) -> list[str]:
+        """Check with at most a dozen small requests that the server can do what a recipe needs; return notes.
 
-        Tiny requests, a dozen at most.
+        Raises UserError if it can't.
         """
-        line, able, notes = self.line, self.able, list[str]()
-        if needs.options:
-            self.choices([self.open_chat().prompt(server.TEXT)], needs.options)
-        if needs.perplexity and not (able.ids and server.echoes(line, self._rows([server.TEXT])[0])):
-            raise line.failed(
-                f"it does not echo the log-probabilities of prompts, which perplexities need: take {ELSEWHERE}"
-            )
-        if needs.later and not server.loads(line):
-            raise line.failed(f"it can't load adapters, and the recipe asks M^1 and later models; {LATER}")
-        if needs.drawn:
-            drawn, seeded = server.draws(line)
-            if not drawn:
-                raise line.failed(
-                    f"it ignores the temperature ({server.DRAWS} seeds at {server.HOT:g} gave one text), and the recipe"
-                    " draws: serve a checkpoint whose generation_config has do_sample: true, or take another server"
+        connection, abilities, notes = self.connection, self.abilities, list[str]()
+        if requirements.options:
+            self.choices([self.open_chat().prompt(server.PROBE_TEXT)], requirements.options)
+        if requirements.perplexity:
+            ids = self._prompt_ids([server.PROBE_TEXT])[0]
+            if not (abilities.token_ids and server.echoes_prompts(connection, ids)):
+                raise connection.error(
+                    f"it does not echo the log-probabilities of prompts, which perplexities need: take {OTHER_ENGINE}"
+                )
+        if requirements.adapters and not server.loads_adapters(connection):
+            raise connection.error(f"it can't load adapters, and the recipe needs M^1 and later models; {ADAPTER_HINT}")
+        if requirements.sampling:
+            draws, seeded = server.probe_sampling(connection)
+            if not draws:
+                raise connection.error(
+                    f"it ignores the temperature ({server.NUM_DRAWS} seeds at {server.DRAW_TEMPERATURE:g} gave one"
+                    " text), and the recipe draws: serve a checkpoint whose generation_config has do_sample: true, or"
+                    " take another server"
                 )
             if not seeded:
-                notes.append(
-                    f"server {without_password(line.url)} ignores seeds: the same run twice will not be the same"
-                )
+                url = without_password(connection.url)
+                notes.append(f"server {url} ignores seeds: running the same recipe twice will not give the same files")
         return notes
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
-        """One continuation per prompt, in order, each drawn by a seed of its own."""
-        rows = self._rows(prompts)
-        fitting = [place for place, row in enumerate(rows) if len(row) < self.room]
+        """Return one continuation per prompt, in order, each drawn with its own seed."""
+        rows = self._prompt_ids(prompts)
+        fitting = [index for index, row in enumerate(rows) if len(row) < self.context]
         if rows and not fitting:
             raise self._too_long(f"a prompt of {min(map(len, rows))} tokens")
         bodies = [
             {
-                **self._asked(prompts[place], rows[place]),
-                **self._sampled(sampling, min(sampling.max_tokens, self.room - len(rows[place]))),
-                "seed": derive_seed(seed, place) % SEEDS,
+                **self._prompt_parameters(prompts[index], rows[index]),
+                **self._sampling_parameters(sampling, min(sampling.max_tokens, self.context - len(rows[index]))),
+                "seed": derive_seed(seed, index) % SEED_LIMIT,
             }
-            for place in fitting
+            for index in fitting
         ]
-        done = [Completion("", 0, "length") for _ in rows]
-        for place, reply in zip(fitting, self._replies(bodies), strict=True):
-            done[place] = self._completion(reply, sampling.stop)
-        return done
+        completions = [Completion("", 0, "length") for _ in rows]
+        for index, reply in zip(fitting, self._replies(bodies), strict=True):
+            completions[index] = self._completion(reply, sampling.stop)
+        return completions
 
-    def _sampled(self, sampling: Sampling, limit: int) -> dict[str, Any]:
-        """The request's parameters. Some servers only see a special token as a stop where they are told its id."""
-        body: dict[str, Any] = {"max_tokens": limit, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    def _sampling_parameters(self, sampling: Sampling, max_tokens: int) -> dict[str, Any]:
+        """Return a request's parameters. Some servers stop at a special token only if they are given its id."""
+        body: dict[str, Any] = {"max_tokens": max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p}
         stops = [stop for stop in sampling.stop if stop]
         if stops:
             body["stop"] = stops
         if sampling.presence_penalty:
             body["presence_penalty"] = sampling.presence_penalty
-        if self.able.extras:
+        if self.abilities.extras:
             added = self.tokenizer.get_added_vocab()
             special = [stop for stop in stops if stop in added]
             body |= server.PLAIN | {"stop_token_ids": [added[stop] for stop in special], "preserved_tokens": special}
@@ -242,130 +232,134 @@ class OpenAIEngine:
 
     def _completion(self, reply: ServerReply, stops: Sequence[str]) -> Completion:
         choice = reply.choice or {}
-        text = server.text_of(choice) or ""
-        count = (
-            len(self.tokenizer(text, add_special_tokens=False).input_ids) if reply.written is None else reply.written
-        )
-        cut = min((text.index(stop) for stop in stops if stop and stop in text), default=None)
-        text = text[:cut]
-        for token in self.ends:
+        text = server.completion_text(choice) or ""
+        num_tokens = len(self._token_ids(text)) if reply.written is None else reply.written
+        end = min((text.index(stop) for stop in stops if stop and stop in text), default=None)
+        text = text[:end]
+        for token in self.special_tokens:
             text = text.replace(token, "")
-        return Completion(text, count, "stop" if cut is not None else choice["finish_reason"])
+        return Completion(text, num_tokens, "stop" if end is not None else choice["finish_reason"])
 
     def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
-        """The log-probability of each output's tokens after its prompt, in nats: what the server echoes of both.
+        """Return the log-probability of each output's tokens after its prompt, in nats, as the server echoes them.
 
-        One token less fits the context than in generation by the transformers engine: the server writes one more.
+        One token less fits the context than with the transformers engine, because the server generates a token.
         """
-        if not self.able.ids:
-            raise self.line.failed(
-                f"it reads no token ids, which log-probabilities of a given text need: take {ELSEWHERE}"
+        if not self.abilities.token_ids:
+            raise self.connection.error(
+                f"it reads no token ids, which log-probabilities of a given text need: take {OTHER_ENGINE}"
             )
-        tails = [self.tokenizer(output, add_special_tokens=False).input_ids for output in outputs]
-        both = [
-            (row, tail[: max(0, self.room - 1 - len(row))])
-            for row, tail in zip(self._rows(prompts), tails, strict=True)
+        rows = []
+        for prompt, output in zip(self._prompt_ids(prompts), map(self._token_ids, outputs), strict=True):
+            rows.append((prompt, output[: max(0, self.context - 1 - len(prompt))]))
+        nonempty = [index for index, (_, output) in enumerate(rows) if output]
+        bodies = [
+            server.greedy_request(self.connection, [*rows[index][0], *rows[index][1]], 1, logprobs=1, echo=True)
+            for index in nonempty
         ]
-        asked = [place for place, (_, tail) in enumerate(both) if tail]
-        bodies = [server.asked(self.line, sum(both[place], []), 1, logprobs=1, echo=True) for place in asked]
-        done = [TokenLogprobs([], []) for _ in both]
-        for place, reply in zip(asked, self._replies(bodies), strict=True):
-            row, tail = both[place]
-            values = server.token_logprobs(reply.choice or {})[len(row) : len(row) + len(tail)]
-            if len(values) < len(tail) or None in values:
-                raise self.line.failed(f"it does not echo the log-probabilities of prompts: take {ELSEWHERE}")
-            done[place] = TokenLogprobs(tail, [value for value in values if value is not None])
-        return done
+        results = [TokenLogprobs([], []) for _ in rows]
+        for index, reply in zip(nonempty, self._replies(bodies), strict=True):
+            prompt, output = rows[index]
+            values = server.token_logprobs(reply.choice or {})[len(prompt) : len(prompt) + len(output)]
+            if len(values) < len(output) or None in values:
+                raise self.connection.error(f"it does not echo the log-probabilities of prompts: take {OTHER_ENGINE}")
+            results[index] = TokenLogprobs(output, [value for value in values if value is not None])
+        return results
 
     def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
-        """How probable each option is as the beginning of each prompt's continuation: (prompts, options).
+        """Return the probability of each option as the beginning of each prompt's continuation: (prompts, options).
 
-        A request for each beginning that options share: one where all are single tokens, two where " 10" is two. Only
-        the `top` most probable tokens at a place are known, 20 or 5 by the server; what is not among them counts as 0.
+        Sends a request for each beginning that options share: one if all are single tokens, two if " 10" is two
+        tokens. The server gives only the most probable tokens at a position, 20 or 5. Any other token counts as 0.
         """
-        rows, wanted = self._rows(prompts), [tuple(self._ids(option)) for option in options]
-        places = sorted({option[:k] for option in wanted for k in range(len(option))})
-        longest = max(map(len, wanted), default=1)
+        rows, option_ids = self._prompt_ids(prompts), [tuple(self._token_ids(option)) for option in options]
+        beginnings = sorted({option[:length] for option in option_ids for length in range(len(option))})
+        longest = max(map(len, option_ids), default=1)
         if self.settings.api == "chat" and longest > 1:
-            raise self.line.failed("a chat shows no option of several tokens: take machine.server.api: completions")
-        fitting = [place for place, row in enumerate(rows) if len(row) + longest <= self.room]
+            raise self.connection.error(
+                "a chat gives no probabilities of options with several tokens: take machine.server.api: completions"
+            )
+        fitting = [index for index, row in enumerate(rows) if len(row) + longest <= self.context]
         if rows and not fitting:
             raise self._too_long(f"a prompt of {min(map(len, rows))} tokens with an option of {longest}")
-        more = {"max_tokens": 1, "temperature": 0, **server.wanted(self.line, self.top)}
-        bodies = [
-            {**self._asked(prompts[n] + self.tokenizer.decode(place), [*rows[n], *place]), **more}
-            for n in fitting
-            for place in places
-        ]
-        found = iter(self._replies(bodies))
-        shares = [[0.0] * len(options) for _ in rows]
-        for n in fitting:
-            after = {place: server.first_logprobs(next(found).choice or {}) for place in places}
-            shares[n] = tokens.exclusive_probabilities(wanted, [self._chance(option, after) for option in wanted])
-        return shares
+        parameters = {
+            "max_tokens": 1,
+            "temperature": 0,
+            **server.logprob_parameters(self.connection, self.num_top_logprobs),
+        }
+        bodies = []
+        for index in fitting:
+            for tokens_before in beginnings:
+                text = prompts[index] + self.tokenizer.decode(tokens_before)
+                bodies.append({**self._prompt_parameters(text, [*rows[index], *tokens_before]), **parameters})
+        replies = iter(self._replies(bodies))
+        results = [[0.0] * len(options) for _ in rows]
+        for index in fitting:
+            logprobs = {beginning: server.first_logprobs(next(replies).choice or {}) for beginning in beginnings}
+            probabilities = [self._option_probability(option, logprobs) for option in option_ids]
+            results[index] = tokens.exclusive_probabilities(option_ids, probabilities)
+        return results
 
-    def _chance(self, option: tuple[int, ...], after: dict[tuple[int, ...], dict[int | str, float]]) -> float:
-        """An option's probability, from the most probable tokens after each of its beginnings."""
-        logprobs = 0.0
-        for k, token in enumerate(option):
-            found = after[option[:k]]
-            logprobs += found.get(token, found.get(self.tokenizer.decode([token]), -math.inf))
-        return math.exp(logprobs)
+    def _option_probability(
+        self, option: tuple[int, ...], logprobs: dict[tuple[int, ...], dict[int | str, float]]
+    ) -> float:
+        """Return an option's probability, from the most probable tokens after each of its beginnings."""
+        total = 0.0
+        for step, token in enumerate(option):
+            candidates = logprobs[option[:step]]
+            total += candidates.get(token, candidates.get(self.tokenizer.decode([token]), -math.inf))
+        return math.exp(total)
 
     def embed(self, texts: Sequence[str]) -> Any:
-        raise self.line.failed(f"no hidden states come from it, which representations need: take {ELSEWHERE}")
+        """Raise UserError: a server gives no hidden states."""
+        raise self.connection.error(f"it gives no hidden states, which embeddings need: take {OTHER_ENGINE}")
 
     def close(self) -> None:
-        """Takes the adapter out of the server again. A later call connects anew."""
+        """Unload the adapter from the server and close the connection. A later call connects again."""
         name = self.__dict__.pop("adapter", None)
-        if line := self.__dict__.pop("line", None):
+        if connection := self.__dict__.pop("connection", None):
             if self.source.adapter and name:
-                line.send("unload_lora_adapter", {"lora_name": name})
-            line.client.close()
-        for known in ("able", "room", "top"):
-            self.__dict__.pop(known, None)
+                connection.post("unload_lora_adapter", {"lora_name": name})
+            connection.client.close()
+        for cached in ("abilities", "context", "num_top_logprobs"):
+            self.__dict__.pop(cached, None)
 
     def _replies(self, bodies: Sequence[dict[str, Any]]) -> list[ServerReply]:
-        line = self.line._replace(name=self.adapter, stop=threading.Event())
+        connection = self.connection._replace(name=self.adapter, stop=threading.Event())
 
         def call(numbered: tuple[int, dict[str, Any]]) -> ServerReply:
-            reply = line.ask(numbered[1], key=str(numbered[0]))
+            number, body = numbered
+            reply = connection.complete(body, key=str(number))
             if reply.error:
-                raise line.failed(
-                    f"a call failed ({reply.error}); what is complete is kept, the same command goes on from there"
+                raise connection.error(
+                    f"a call failed ({reply.error}); completed batches are saved, run the same command to continue"
                 )
             return reply
 
-        return call_concurrently(call, list(enumerate(bodies)), self.settings, line.stop)
+        return call_concurrently(call, list(enumerate(bodies)), self.settings, connection.stop)
 
-    def _asked(self, prompt: str, row: list[int]) -> dict[str, Any]:
-        """A prompt as the server takes it: token ids, text to which it adds its own beginning of sequence, a chat."""
+    def _prompt_parameters(self, prompt: str, row: list[int]) -> dict[str, Any]:
+        """Return a prompt as the server reads it: a chat, token ids, or text without the beginning of sequence."""
         if self.settings.api == "chat":
-            return {"messages": [{"role": "user", "content": self._content(prompt)}]}
+            return {"messages": [{"role": "user", "content": self._turn_content(prompt)}]}
         begin = self.tokenizer.bos_token if start_token_ids(self.tokenizer) else ""
-        return {"prompt": row if self.able.ids else prompt.removeprefix(begin)}
+        return {"prompt": row if self.abilities.token_ids else prompt.removeprefix(begin)}
 
-    def _content(self, prompt: str) -> str:
-        """What a prompt in the chat template asks. Raises UserError where it is no single turn of it."""
-        before, _, after = self.open_chat().prompt("0").rpartition("0")
-        if not (prompt.startswith(before) and prompt.endswith(after)):
-            raise self.line.failed("a plain prompt can't be sent as a chat: take machine.server.api: completions")
-        return prompt[len(before) : len(prompt) - len(after)]
+    def _turn_content(self, prompt: str) -> str:
+        """Return the user's turn in a prompt of the chat template. Raises UserError if it is no single turn."""
+        head, _, tail = self.open_chat().prompt("0").rpartition("0")
+        if not (prompt.startswith(head) and prompt.endswith(tail)):
+            raise self.connection.error("a plain prompt can't be sent as a chat: take machine.server.api: completions")
+        return prompt[len(head) : len(prompt) - len(tail)]
 
-    def _ids(self, text: str) -> list[int]:
+    def _token_ids(self, text: str) -> list[int]:
         return tokens.token_ids(self.tokenizer, text)
 
-    def _rows(self, prompts: Sequence[str]) -> list[list[int]]:
+    def _prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         return tokens.prompt_ids(self.tokenizer, start_token_ids(self.tokenizer), prompts)
 
-    def _too_long(self, what: str) -> TooLong:
+    def _too_long(self, text: str) -> TooLong:
         return TooLong(
-            f"{what} does not fit the server's {self.room} tokens, the answer included: shorten it (fewer or shorter"
+            f"{text} does not fit the server's {self.context} tokens, the answer included: shorten it (fewer or shorter"
             " examples), or serve the model with a longer context"
         )
-
-
-LATER = (
-    "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=true, or take"
-    " machine.server.adapters: transformers, or one iteration without evaluation"
-)
