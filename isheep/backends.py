@@ -225,6 +225,7 @@ class Backend:
     """The functions that open and train models. Callers replace them, for example by a fake in a test.
 
     `check_engine` and `check_training` are called before a run, as the functions of these names in this module.
+    `engine_name` is the name of an engine of the user's own: a run is continued only with an engine of the same name.
     """
 
     open_engine: Callable[[Recipe, Model], Engine] = open_engine
@@ -232,6 +233,7 @@ class Backend:
     load_chat_template: Callable[[str, str], ChatTemplate] = load_chat_template
     check_engine: Callable[[Recipe], list[str]] = check_engine
     check_training: Callable[[Recipe], None] = check_training
+    engine_name: str | None = None
 
     @classmethod
     def of_engine(cls, engine: Engine | PromptsToTexts) -> "Backend":

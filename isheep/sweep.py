@@ -7,7 +7,7 @@ keep the same pairs train one model.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,12 +19,15 @@ from isheep.errors import UserError
 from isheep.evaluation import evaluate
 from isheep.evaluation.evaluate import is_last_iteration, validation_scores
 from isheep.evaluation.results import read_result
+from isheep.filters.custom import PairFunction, as_filter
 from isheep.models.checkpoint import check_device
 from isheep.recipe.schema import BenchmarkSettings, Recipe
+from isheep.records import Model
 from isheep.rundir.artifacts import Artifact, artifact_of
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir, iteration_name, parse_run_file
 from isheep.rundir.progress import console
+from isheep.rundir.python_objects import Names, check_python_objects, save_python_objects
 from isheep.rundir.run import check_run_dir, has_current_format, open_run, open_run_for_writing, saved_prompts
 from isheep.stages import assess
 from isheep.stages.respond import check_prompt_fits
@@ -50,25 +53,62 @@ def run_recipe(
 
     The last iteration is T, or the one at which the recipe's `stop` ends the run. `reuse_from` is RunFolder.reuse_from.
     """
+    *_, (last_iteration, _) = iterate_recipe(recipe, out, reuse_from, backend=backend)
+    return RunFolder(out, out), last_iteration
+
+
+def iterate_recipe(
+    recipe: Recipe,
+    out: Path,
+    reuse_from: Callable[[str], Path | None] = lambda file: None,
+    *,
+    backend: Backend = DEFAULT_BACKEND,
+    filters: Sequence[PairFunction] = (),
+) -> Iterator[tuple[int, Model]]:
+    """Run a recipe as `run_recipe` does; yield each iteration with its model once the model is trained and evaluated.
+
+    `filters` are those of algorithm.align. The run folder is locked until the iterator is exhausted or closed.
+    """
     with open_run_for_writing(out, recipe) as folder:
+        save_python_objects(out, _object_names(backend, filters))
         folder = replace(folder, reuse_from=reuse_from)
-        for iteration, model in enumerate(align(recipe, folder, backend=backend)):
+        for iteration, model in enumerate(align(recipe, folder, backend=backend, filters=filters)):
             evaluate.evaluate(recipe, folder, iteration, model, backend=backend)
-            if is_last_iteration(recipe, folder, iteration):
+            is_last = is_last_iteration(recipe, folder, iteration)
+            if is_last and iteration < recipe.iterations:
+                _report_stop(recipe, folder, iteration)
+            yield iteration, model
+            if is_last:
                 break
-        if recipe.stop and iteration < recipe.iterations:
-            scores = validation_scores(folder, recipe.stop.benchmark, iteration)
-            percentages = ", ".join(f"{100 * score:.1f}" for score in scores)
-            folder.notify(
-                f"stopped after iteration {iteration} of {recipe.iterations}: no new best on {recipe.stop.benchmark}'s "
-                f"validation part for {recipe.stop.patience} in a row ({percentages}; the first is the base)"
-            )
-    return folder, iteration
 
 
-def check_recipe_ready(recipe: Recipe, out: Path, *, backend: Backend = DEFAULT_BACKEND) -> None:
+def _object_names(backend: Backend, filters: Sequence[PairFunction]) -> Names:
+    """Return the names of the Python objects that a run is made with, beside its recipe."""
+    names: dict[str, list[str]] = {}
+    if backend.engine_name:
+        names["engine"] = [backend.engine_name]
+    if filters:
+        names["filters"] = [as_filter(function).label for function in filters]
+    return names
+
+
+def _report_stop(recipe: Recipe, folder: RunFolder, iteration: int) -> None:
+    """Say after which iteration the stop rule ended the run, and why."""
+    assert recipe.stop
+    scores = validation_scores(folder, recipe.stop.benchmark, iteration)
+    percentages = ", ".join(f"{100 * score:.1f}" for score in scores)
+    folder.notify(
+        f"stopped after iteration {iteration} of {recipe.iterations}: no new best on {recipe.stop.benchmark}'s "
+        f"validation part for {recipe.stop.patience} in a row ({percentages}; the first is the base)"
+    )
+
+
+def check_recipe_ready(
+    recipe: Recipe, out: Path, *, backend: Backend = DEFAULT_BACKEND, filters: Sequence[PairFunction] = ()
+) -> None:
     """Raise UserError if a run of this recipe in the folder `out` can't work, before any weights are loaded."""
     check_run_dir(out, recipe)
+    check_python_objects(out, _object_names(backend, filters))
     check_device(recipe.machine.device)
     backend.check_training(recipe)
     chat = backend.load_chat_template(recipe.chat_template, recipe.model)

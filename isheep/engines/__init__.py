@@ -1,11 +1,12 @@
 """The interface to a language model: what the stages ask of it, whichever library runs it."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from isheep.records import Completion, Sampling, TokenLogprobs
 
 
+@runtime_checkable
 class Engine(Protocol):
     """A language model. Every method returns one result per request, in the order of the requests.
 

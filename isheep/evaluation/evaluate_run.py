@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.benchmarks import Result, load_benchmark, prompt_fingerprint, settings_conflicts
 from isheep.errors import UserError
 from isheep.evaluation.evaluate import check_benchmarks_ready, evaluate
@@ -22,6 +23,8 @@ def evaluate_run(
     iteration: int | None,
     judge: JudgeSettings | None = None,
     unsafe_code: bool = False,
+    *,
+    backend: Backend = DEFAULT_BACKEND,
 ) -> tuple[Recipe, RunFolder]:
     """Score the base and every iteration of a run (or one of them) on the recipe's benchmarks, or on those named.
 
@@ -44,13 +47,13 @@ def evaluate_run(
     check_device(recipe.machine.device)
     machine = recipe.machine.model_copy(update={"unsafe_code": unsafe_code or recipe.machine.unsafe_code})
     changed = recipe.model_copy(update={"evaluation": tuple(benchmarks), "stop": None, "machine": machine})
-    check_benchmarks_ready(changed, run, models)
+    check_benchmarks_ready(changed, run, models, backend=backend)
     # If all results exist, the data have not been read.
     if data and not data.exists():
         raise UserError(f"--data {data}: there is no such file or folder")
     with lock_run(path) as run:
         for t in models:
-            evaluate(changed, run, t, model_of_iteration(recipe, run, t))
+            evaluate(changed, run, t, model_of_iteration(recipe, run, t), backend=backend)
     return recipe, run
 
 

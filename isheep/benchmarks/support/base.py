@@ -30,6 +30,10 @@ class Score(Record):
         values = [value for value in self.items if value is not None]
         return sum(values) / len(values)
 
+    def format_mean(self) -> str:
+        """Return the mean with three decimals, or "-" if no value is there."""
+        return "-" if all(value is None for value in self.items) else f"{self.mean:.3f}"
+
 
 class Fingerprints(Record):
     """Hashes of what a result depends on. "" stands for a hash that is not known or that does not apply.
@@ -57,6 +61,14 @@ class Result(Fingerprints):
     breakdowns: dict[str, dict[str, tuple[int, int]]] = {}
     notes: tuple[str, ...] = ()
     details: dict[str, Any] = {}
+
+    def __str__(self) -> str:
+        """The mean of each score: "right 0.662, content 0.927"."""
+        return ", ".join(f"{name} {score.format_mean()}" for name, score in self.scores.items())
+
+    def __repr__(self) -> str:
+        """Without the items, of which there may be thousands."""
+        return f"<Result: {self}>"
 
 
 class PlannedAnswers(NamedTuple):

@@ -1,0 +1,39 @@
+"""The names of the Python objects that a run was begun with (python.json), such as an engine that is a function.
+
+A recipe does not hold such objects. A run is continued only with objects of the same names, so that no part of it is
+made without a filter that another part was made with.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from isheep.errors import UserError
+from isheep.rundir.atomic import write_json
+
+FILE = "python.json"
+
+Names = Mapping[str, Sequence[str]]
+"""The names of the objects by their role: {"engine": ["my_engine"], "filters": ["too_short"]}."""
+
+
+def check_python_objects(run_dir: Path, names: Names) -> None:
+    """Raise UserError if a run in `run_dir` was begun with other objects than those of these names."""
+    if not (run_dir / "recipe.yaml").exists():
+        return
+    saved: Names = json.loads((run_dir / FILE).read_bytes()) if (run_dir / FILE).exists() else {}
+    if {role: list(saved[role]) for role in saved} != {role: list(names[role]) for role in names}:
+        raise UserError(
+            f"run folder {run_dir} was begun with {_describe(saved)}, not with {_describe(names)}: "
+            "pass the same objects to isheep.align, or give another run folder"
+        )
+
+
+def save_python_objects(run_dir: Path, names: Names) -> None:
+    """Write the names of a run's objects; nothing if there are none."""
+    if names:
+        write_json(run_dir / FILE, {role: list(values) for role, values in names.items()})
+
+
+def _describe(names: Names) -> str:
+    return ", ".join(f"{role} {' '.join(values)}" for role, values in names.items()) or "no objects from Python"
