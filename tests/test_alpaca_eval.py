@@ -34,25 +34,30 @@ from tests.test_cli import isheep, refused
     ],
 )
 def test_published_win_rates_come_out(wins: int, losses: int, draws: int, rate: float, error: float) -> None:
-    given = [2.0] * wins + [1.0] * losses + [1.5] * draws
-    random.Random(1).shuffle(given)
-    found = win_rate.win_rate(given)
-    assert found.win_rate == pytest.approx(rate, rel=1e-14) and found.discrete_win_rate == found.win_rate
-    assert found.standard_error == pytest.approx(error, rel=1e-13)
-    assert (found.n_wins, found.n_wins_base, found.n_draws, found.n_total) == (wins, losses, draws, 804 + (wins != 135))
+    arguments = [2.0] * wins + [1.0] * losses + [1.5] * draws
+    random.Random(1).shuffle(arguments)
+    outcome = win_rate.win_rate(arguments)
+    assert outcome.win_rate == pytest.approx(rate, rel=1e-14) and outcome.discrete_win_rate == outcome.win_rate
+    assert outcome.standard_error == pytest.approx(error, rel=1e-13)
+    assert (outcome.n_wins, outcome.n_wins_base, outcome.n_draws, outcome.n_total) == (
+        wins,
+        losses,
+        draws,
+        804 + (wins != 135),
+    )
 
 
 def test_what_is_no_verdict_is_left_out_and_counted() -> None:
-    given = [2, 1, 0, 1.5, 1.25, None, -1, float("nan"), "2", True, 2.5]
-    values = win_rate.preferences([{"preference": value} for value in given] + [{}])
+    arguments = [2, 1, 0, 1.5, 1.25, None, -1, float("nan"), "2", True, 2.5]
+    values = win_rate.preferences([{"preference": value} for value in arguments] + [{}])
     assert values == [2, 1, 1.5, 1.5, 1.25, *[None] * 7]
-    found = win_rate.win_rate(values)
-    assert found == win_rate.win_rate([2, 1, 1.5, 1.5, 1.25])._replace(unread=7)
-    assert found.win_rate == pytest.approx(45) and found.discrete_win_rate == pytest.approx(40)
-    assert found.standard_error == pytest.approx(
+    outcome = win_rate.win_rate(values)
+    assert outcome == win_rate.win_rate([2, 1, 1.5, 1.5, 1.25])._replace(unread=7)
+    assert outcome.win_rate == pytest.approx(45) and outcome.discrete_win_rate == pytest.approx(40)
+    assert outcome.standard_error == pytest.approx(
         100 * math.sqrt(0.1375 / 5)
     )  # squares of 55, 45, 5, 5 and 20 %: .55 / 4
-    assert (found.n_wins, found.n_wins_base, found.n_draws) == (1, 2, 2)
+    assert (outcome.n_wins, outcome.n_wins_base, outcome.n_draws) == (1, 2, 2)
     assert win_rate.win_rate([None])[:2] == (None, None) and win_rate.win_rate([2.0])[:2] == (100, None)
 
 
@@ -73,28 +78,28 @@ def test_the_verb_prints_all_digits(tmp_path: Path) -> None:
 
 def test_a_file_as_it_is_published(tmp_path: Path) -> None:
     """Rows of all keys; verdicts of old and new evaluators, and what else stands there."""
-    given = [1, 2, 2.0, 1.0, 0, 0.0, 1.5, 1.0000143, 1.99987, 1.5000001, None, math.nan, -1, 0.5, "2"]
+    arguments = [1, 2, 2.0, 1.0, 0, 0.0, 1.5, 1.0000143, 1.99987, 1.5000001, None, math.nan, -1, 0.5, "2"]
     rows = [
         {"instruction": f"Do {n}", "output_1": "a" * n, "generator_1": "gpt4_1106_preview", "dataset": "helpful_base",
          "datasplit": "eval", "output_2": "b" * (2 * n), "generator_2": "mine", "annotator": "weighted",
          "preference": value, "raw_completion": {"finish_reason": "length", "logprobs": {"content": []}, "text": "M"},
          "time_per_example": 0.1, "price_per_example": 0.01, "date": "2024-06-01"}
-        for n, value in enumerate(given)
+        for n, value in enumerate(arguments)
     ]  # fmt: skip
     path = tmp_path / "annotations.json"
     path.write_text(json.dumps(rows))
-    found = json.loads(isheep("scores", path, "--json").out)
+    outcome = json.loads(isheep("scores", path, "--json").out)
     read = [1, 2, 2, 1, 1.5, 1.5, 1.5, 1.0000143, 1.99987, 1.5000001]
     mean = math.fsum(read) / 10
-    spread = math.sqrt(math.fsum((one - mean) ** 2 for one in read) / 9)
-    assert found["win_rate"] == pytest.approx(100 * (mean - 1), rel=1e-14)
-    assert found["standard_error"] == pytest.approx(100 * spread / math.sqrt(10), rel=1e-13)
+    spread = math.sqrt(math.fsum((entry - mean) ** 2 for entry in read) / 9)
+    assert outcome["win_rate"] == pytest.approx(100 * (mean - 1), rel=1e-14)
+    assert outcome["standard_error"] == pytest.approx(100 * spread / math.sqrt(10), rel=1e-13)
     counts = {"n_wins": 4, "n_wins_base": 3, "n_draws": 3, "n_total": 10, "unread": 5, "avg_length": 14}
-    assert {name: found[name] for name in counts} == counts
-    assert found["discrete_win_rate"] == pytest.approx(100 * (4 + 1.5) / 10)
+    assert {name: outcome[name] for name in counts} == counts
+    assert outcome["discrete_win_rate"] == pytest.approx(100 * (4 + 1.5) / 10)
     path.write_text(json.dumps([*rows, rows[0] | {"generator_2": "other"}]))
     assert "annotations of 2 models: choose one with --model: mine, other" in refused("scores", path)
-    assert json.loads(isheep("scores", path, "--json", "--model", "mine").out) == found
+    assert json.loads(isheep("scores", path, "--json", "--model", "mine").out) == outcome
     assert "has no model 'nobody', only mine, other" in refused("scores", path, "--model", "nobody")
 
 
@@ -117,9 +122,9 @@ def judged(count: int, longer: int, bias: float) -> list[dict[str, Any]]:
     chance = random.Random(5)
     rows = []
     for n in range(count):
-        one, two = 500 + chance.randrange(300), 500 + chance.randrange(300) + longer
-        share = 1 / (1 + math.exp(-bias * (two - one) / 300 - chance.gauss(0, 0.3)))
-        rows.append({"instruction": str(n), "output_1": "x" * one, "output_2": "y" * two, "preference": 1 + share,
+        entry, two = 500 + chance.randrange(300), 500 + chance.randrange(300) + longer
+        share = 1 / (1 + math.exp(-bias * (two - entry) / 300 - chance.gauss(0, 0.3)))
+        rows.append({"instruction": str(n), "output_1": "x" * entry, "output_2": "y" * two, "preference": 1 + share,
                      "generator_1": "reference", "generator_2": "mine"})  # fmt: skip
     return rows
 
@@ -148,9 +153,9 @@ def test_length_is_controlled_for(tmp_path: Path) -> None:
     assert (
         f"length_controlled_winrate  {controlled!r}" in printed and f"lc_standard_error          {error!r}" in printed
     )
-    found = json.loads(isheep("scores", path, "--json", "--data", tmp_path / win_rate.GAMED).out)
-    assert found["lc_standard_error"] == error
-    assert found["avg_length"] == int(sum(len(row["output_2"]) for row in rows) / 60)
+    outcome = json.loads(isheep("scores", path, "--json", "--data", tmp_path / win_rate.GAMED).out)
+    assert outcome["lc_standard_error"] == error
+    assert outcome["avg_length"] == int(sum(len(row["output_2"]) for row in rows) / 60)
     file.unlink()
     assert "df_gamed.csv is not there" in refused("scores", path, "--data", tmp_path)
 
@@ -161,31 +166,31 @@ def test_length_control_against_a_fit_of_our_own(tmp_path: Path) -> None:
     from scipy.optimize import minimize
 
     file, rows = gamed(tmp_path, 60), judged(60, 200, 1.0)
-    theirs = [line.split(",") for line in file.read_text().splitlines()[1:]]
+    reference = [line.split(",") for line in file.read_text().splitlines()[1:]]
     longer = np.array([len(row["output_1"]) - len(row["output_2"]) for row in rows])
-    hard = [float(row[4]) for row in theirs[:60]]
-    x = [[math.tanh(float(row[3])), float(row[4]), row[5] == "True"] for row in theirs]
+    hard = [float(row[4]) for row in reference[:60]]
+    x = [[math.tanh(float(row[3])), float(row[4]), row[5] == "True"] for row in reference]
     x = np.array(x + [[math.tanh(value), hard[n], 1] for n, value in enumerate(longer / longer.std(ddof=1))])
-    share = np.array([float(row[2]) for row in theirs] + [row["preference"] - 1 for row in rows])
-    weight = np.array([1 if row[5] == "True" else 0.1 for row in theirs] + [1] * 60)
+    share = np.array([float(row[2]) for row in reference] + [row["preference"] - 1 for row in rows])
+    weight = np.array([1 if row[5] == "True" else 0.1 for row in reference] + [1] * 60)
 
     def losses(beta: Any) -> Any:
         return weight * (np.logaddexp(0, x @ beta) - share * (x @ beta))
 
-    def fit(strength: float, some: Any) -> Any:
+    def fit(strength: float, subset: Any) -> Any:
         """L1 as the sum of positive and negative parts."""
-        whole = minimize(
-            lambda parts: parts.sum() + strength * losses(parts[:3] - parts[3:])[some].sum(),
+        complete = minimize(
+            lambda parts: parts.sum() + strength * losses(parts[:3] - parts[3:])[subset].sum(),
             np.full(6, 0.1), bounds=[(0, None)] * 6, method="L-BFGS-B", options={"ftol": 1e-12},
         )  # fmt: skip
-        return whole.x[:3] - whole.x[3:]
+        return complete.x[:3] - complete.x[3:]
 
-    places, strengths = np.arange(len(x)), np.logspace(-4, 4, 10)
+    indices, strengths = np.arange(len(x)), np.logspace(-4, 4, 10)
     from sklearn.model_selection import GroupKFold
 
-    folds = list(GroupKFold(5).split(x, groups=places))
-    held = [np.mean([losses(fit(one, train))[test].mean() for train, test in folds]) for one in strengths]
-    beta = fit(strengths[int(np.argmin(held))], places)
+    folds = list(GroupKFold(5).split(x, groups=indices))
+    waiting = [np.mean([losses(fit(entry, train))[test].mean() for train, test in folds]) for entry in strengths]
+    beta = fit(strengths[int(np.argmin(waiting))], indices)
     chances = 1 / (1 + np.exp(-(x[-60:] @ (beta * [0, 1, 1]))))
     assert win_rate.length_controlled(rows, file) == pytest.approx(
         (100 * chances.mean(), 100 * chances.std(ddof=1) / math.sqrt(60)), abs=0.05
@@ -201,7 +206,7 @@ def lengths(message: str) -> tuple[int, int]:
     return len(first), len(second.rstrip("#\n"))
 
 
-def ranks(message: str, before: int) -> Answer:
+def ranks(message: str, earlier: int) -> Answer:
     """Prefers the longer output, wherever it stands; can't say where the second is three longer than the first."""
     first, second = lengths(message)
     if abs(first - second) == 3:
@@ -210,7 +215,7 @@ def ranks(message: str, before: int) -> Answer:
     return said(f"[{{'model': 'model_1', 'rank': {order[0]}}}, {{'model': 'model_2', 'rank': {order[1]}}}]")
 
 
-def weighs(message: str, before: int) -> Answer:
+def weighs(message: str, earlier: int) -> Answer:
     """m with 3 to 1 where the first is longer, M with 3 to 1 where it is not; at 3 longer it says something else."""
     first, second = lengths(message)
     if abs(first - second) == 3:
@@ -275,30 +280,30 @@ def test_version_2_weighs_by_the_judges_probabilities(
     settings = BenchmarkSettings(name="alpaca_eval_2", data=str(data), max_tokens=9)
     with serving(weighs) as server:
         known(server, monkeypatch)
-        given = exam(tmp_path / "run", data, qwen2, answer=lambda prompt, seed: "w" * 6, settings=settings)
-        result = alpaca_eval_2.BENCHMARK.run(given)
+        arguments = exam(tmp_path / "run", data, qwen2, answer=lambda prompt, seed: "w" * 6, settings=settings)
+        result = alpaca_eval_2.BENCHMARK.run(arguments)
     expected = [75, 75, None, 75, 75, 50, 25, 25, None, 25, 25, 25]
     assert result.scores["win rate, %"].items == [None if value is None else pytest.approx(value) for value in expected]
     assert result.details["leaderboard"]["win_rate"] == pytest.approx(100 * 4.75 / 10)
     assert result.details["leaderboard"]["discrete_win_rate"] == pytest.approx(45)
     assert 0 < result.details["leaderboard"]["length_controlled_winrate"] < 100
     assert server.bodies[0]["logprobs"] is True and server.bodies[0]["top_logprobs"] == 5
-    row = json.loads((given.folder.path / "annotations.json").read_text())[0]
+    row = json.loads((arguments.folder.path / "annotations.json").read_text())[0]
     assert row["raw_completion"]["logprobs"]["content"][0]["token"] in "mM"
     assert row["raw_completion"]["total_tokens"] == 107
 
 
 def test_a_model_of_ours_weighs_too(tmp_path: Path, qwen2: Path) -> None:
     data = alpaca_files(tmp_path / "data", 6)
-    chosen = "<|im_start|>assistant\n"
+    selected = "<|im_start|>assistant\n"
 
     def judge(prompt: str, seed: int) -> str:
-        assert prompt.endswith(chosen)
-        first, second = lengths(prompt.removesuffix(f"<|im_end|>\n{chosen}"))
+        assert prompt.endswith(selected)
+        first, second = lengths(prompt.removesuffix(f"<|im_end|>\n{selected}"))
         return "m" if first > second else "neither" if first < second - 3 else "M"
 
-    ours = LocalJudge("mine", lambda: (SeededFunctionEngine(judge), load_chat_template("qwen", str(qwen2))), 1)
-    result = alpaca_eval_2.BENCHMARK.run(exam(tmp_path / "run", data, qwen2, ours, lambda prompt, seed: "w" * 6))
+    actual = LocalJudge("mine", lambda: (SeededFunctionEngine(judge), load_chat_template("qwen", str(qwen2))), 1)
+    result = alpaca_eval_2.BENCHMARK.run(exam(tmp_path / "run", data, qwen2, actual, lambda prompt, seed: "w" * 6))
     assert "a model of ours" in result.notes[0] and result.details["judge"]["kind"] == "local"
     read = [value for value in result.scores["win rate, %"].items if value is not None]
     assert set(read) <= {50, 100} and result.details["judge"]["outcomes"]["unreadable"] == 6 - len(read)
@@ -309,9 +314,9 @@ def test_a_model_of_ours_weighs_too(tmp_path: Path, qwen2: Path) -> None:
 
 def read(parser: str, text: Any, **how: Any) -> float | None:
     """The preference that a parser reads in what a judge wrote, or in a whole choice."""
-    whole = parser == "logprob_parser"
-    choice = text if whole else {"message": {"content": text}}
-    return Evaluator("name", "model", [], {}, parser, how, whole).preference(ServerReply(key="", choice=choice))
+    complete = parser == "logprob_parser"
+    choice = text if complete else {"message": {"content": text}}
+    return Evaluator("name", "model", [], {}, parser, how, complete).preference(ServerReply(key="", choice=choice))
 
 
 def test_parsers_read_one_preference_or_none() -> None:
@@ -369,8 +374,8 @@ def test_another_configuration_and_a_single_file(tmp_path: Path, qwen2: Path, mo
     settings = BenchmarkSettings(name="alpaca_eval", judge=JudgeSettings(config=alpaca_eval.TWO.config))
     with serving(weighs) as server:
         known(server, monkeypatch)
-        given = exam(tmp_path / "run", data / "mine.json", qwen2, answer=lambda p, seed: "w" * 6, settings=settings)
-        result = alpaca_eval.BENCHMARK.run(given)
+        arguments = exam(tmp_path / "run", data / "mine.json", qwen2, answer=lambda p, seed: "w" * 6, settings=settings)
+        result = alpaca_eval.BENCHMARK.run(arguments)
     assert result.scores["win rate, %"].items == [pytest.approx(75)] * 2
     assert result.details["judge"]["config"] == "weighted_alpaca_eval_gpt4_turbo"
     settings = BenchmarkSettings(name="alpaca_eval", data=str(data))

@@ -60,8 +60,8 @@ def test_every_file_is_a_benchmark_of_its_name(name: str) -> None:
 def test_settings_that_cannot_work(keys: dict[str, object], path: tuple[str | int, ...], why: str) -> None:
     entries = keys.get("evaluation", [])
     assert isinstance(entries, list)
-    named = [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
-    recipe = Recipe.model_validate({"model": "fake", **keys, "evaluation": named})
+    options = [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
+    recipe = Recipe.model_validate({"model": "fake", **keys, "evaluation": options})
     first_path, message = next(iter(benchmarks.conflicts(recipe)))
     assert first_path == path and message.startswith(why)
 

@@ -66,10 +66,10 @@ def exam(
     base: bool = False,
     name: str = "humaneval",
 ) -> EvalContext:
-    place = RunFolder(tmp_path / "run" / "iter-1" / "eval" / "own", tmp_path / "run")
-    place.path.mkdir(parents=True)
+    folder = RunFolder(tmp_path / "run" / "iter-1" / "eval" / "own", tmp_path / "run")
+    folder.path.mkdir(parents=True)
     engine, chat = SeededFunctionEngine(lambda prompt, seed: answer(prompt)), load_chat_template("qwen", str(model))
-    return EvalContext(engine, chat, 42, place, settings(data, name), base)
+    return EvalContext(engine, chat, 42, folder, settings(data, name), base)
 
 
 # --- answers
@@ -121,41 +121,43 @@ def test_humaneval_of_an_aligned_model(
     tmp_path: Path, qwen2: Path, problems: Path, kind: str, right: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sandbox.run_all, "__defaults__", (sandbox.DEFAULT_LIMITS._replace(cpu=1),))
-    asked: list[str] = []
+    prompts_seen: list[str] = []
 
     def answer(prompt: str) -> str:
-        asked.append(prompt)
+        prompts_seen.append(prompt)
         return REPLIES[kind]["def second" in prompt]
 
-    found = humaneval.BENCHMARK.run(exam(tmp_path, qwen2, problems, answer))
-    assert found.scores == {"pass@1": Score(items=right)} and found.template == "qwen"
-    assert found.details["control"] == {"passed": 2, "of": 2, "failed": {}} and not found.notes
-    assert sum(found.details["outcomes"].values()) == 2 and found.details["cut_off"] == 0
-    assert asked[0].startswith("<|im_start|>system") and "```python\ndef double" in asked[0]
-    assert {"passed": "passed", "wrong": "time", "none": "SyntaxError"}.get(kind, "passed") in found.details["outcomes"]
+    result = humaneval.BENCHMARK.run(exam(tmp_path, qwen2, problems, answer))
+    assert result.scores == {"pass@1": Score(items=right)} and result.template == "qwen"
+    assert result.details["control"] == {"passed": 2, "of": 2, "failed": {}} and not result.notes
+    assert sum(result.details["outcomes"].values()) == 2 and result.details["cut_off"] == 0
+    assert prompts_seen[0].startswith("<|im_start|>system") and "```python\ndef double" in prompts_seen[0]
+    assert {"passed": "passed", "wrong": "time", "none": "SyntaxError"}.get(kind, "passed") in result.details[
+        "outcomes"
+    ]
 
 
 def test_humaneval_of_the_base_is_a_continuation(tmp_path: Path, qwen2: Path, problems: Path) -> None:
-    solutions = {one["prompt"]: one["canonical_solution"] + "\ndef more(): fail" for one in (DOUBLE, SECOND)}
-    found = humaneval.BENCHMARK.run(exam(tmp_path, qwen2, problems, solutions.__getitem__, base=True))
-    assert found.scores["pass@1"].items == [True, True] and found.template == "plain"
+    solutions = {entry["prompt"]: entry["canonical_solution"] + "\ndef more(): fail" for entry in (DOUBLE, SECOND)}
+    result = humaneval.BENCHMARK.run(exam(tmp_path, qwen2, problems, solutions.__getitem__, base=True))
+    assert result.scores["pass@1"].items == [True, True] and result.template == "plain"
     assert humaneval.BENCHMARK.prompts(settings(problems)) == list(solutions)
 
 
 def test_a_control_that_fails_is_said(tmp_path: Path, qwen2: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "own.jsonl"
     path.write_text("\n".join(map(json.dumps, (DOUBLE, WRONG))))
-    one = exam(tmp_path, qwen2, path, lambda prompt: "return n * 2")
-    found = humaneval.BENCHMARK.run(one)
-    assert found.details["control"] == {"passed": 1, "of": 2, "failed": {"Own/2": "AssertionError"}}
-    assert found.scores["pass@1"].items == [True, True]
-    assert "1 of 2 canonical solutions do not pass" in found.notes[-1]
+    entry = exam(tmp_path, qwen2, path, lambda prompt: "return n * 2")
+    result = humaneval.BENCHMARK.run(entry)
+    assert result.details["control"] == {"passed": 1, "of": 2, "failed": {"Own/2": "AssertionError"}}
+    assert result.scores["pass@1"].items == [True, True]
+    assert "1 of 2 canonical solutions do not pass" in result.notes[-1]
     assert "1 of 2 canonical solutions do not pass" in capsys.readouterr().err
-    again = replace(one, folder=RunFolder(tmp_path / "run" / "iter-2" / "eval" / "own", tmp_path / "run"))
+    again = replace(entry, folder=RunFolder(tmp_path / "run" / "iter-2" / "eval" / "own", tmp_path / "run"))
     again.folder.path.mkdir(parents=True)
     humaneval.BENCHMARK.run(again)
-    made = [line for line in (tmp_path / "run" / "run.jsonl").read_text().splitlines() if '"control/' in line]
-    assert len(made) == 1  # once for all models of a run
+    created = [line for line in (tmp_path / "run" / "run.jsonl").read_text().splitlines() if '"control/' in line]
+    assert len(created) == 1  # once for all models of a run
 
 
 def test_where_no_sandbox_holds_nothing_is_asked(
@@ -168,11 +170,11 @@ def test_where_no_sandbox_holds_nothing_is_asked(
     monkeypatch.setattr(sandbox, "find_isolation", sandbox.find_isolation.__wrapped__)
     with pytest.raises(UserError, match="--unsafe-code"):
         humaneval.BENCHMARK.run(exam(tmp_path, qwen2, problems, never))
-    found = humaneval.BENCHMARK.run(
+    result = humaneval.BENCHMARK.run(
         replace(exam(tmp_path / "2", qwen2, problems, lambda p: "return 2 * n"), unsafe_code=True)
     )
-    assert found.details["sandbox"] == "none" and "without isolation" in found.notes[-1]
-    assert found.scores["pass@1"].items == [True, False]
+    assert result.details["sandbox"] == "none" and "without isolation" in result.notes[-1]
+    assert result.scores["pass@1"].items == [True, False]
 
 
 # --- MBPP
@@ -187,33 +189,35 @@ def test_mbpp(tmp_path: Path, qwen2: Path, base: bool) -> None:
     tasks = [*map(task, (13, 2, 3, 4, 7, 11, 12, 511)), task(510, **setup)]
     path = tmp_path / "mbpp.jsonl"
     path.write_text("\n".join(map(json.dumps, tasks)))
-    asked: list[str] = []
+    prompts_seen: list[str] = []
 
     def answer(prompt: str) -> str:
-        asked.append(prompt)
+        prompts_seen.append(prompt)
         if "adds 510" in prompt:
             return "[BEGIN]\nclass Box:\n    n = 1\ndef add(box): return box.n + 13\n[DONE] never read"
         number = 11 if "adds 11." in prompt else 12
         return f"def add(n):\n    return n + {number}\n[DONE]\nfail"
 
-    found = mbpp.BENCHMARK.run(exam(tmp_path, qwen2, path, answer, base, "mbpp"))
-    assert found.scores["pass@1"].items == [True, True, False, True] and found.details["control"]["passed"] == 4
-    assert all(text in asked[0] for text in ("that adds 2.", "that adds 4.", "return n + 3\n[DONE]", "that adds 11."))
-    assert "return n + 11" not in asked[0] and "adds 7" not in asked[0] and "\r" not in asked[0]
-    assert asked[0].count("<|im_start|>") == (0 if base else 9)
-    assert asked[0].endswith("\n[BEGIN]\n") == base
+    result = mbpp.BENCHMARK.run(exam(tmp_path, qwen2, path, answer, base, "mbpp"))
+    assert result.scores["pass@1"].items == [True, True, False, True] and result.details["control"]["passed"] == 4
+    assert all(
+        text in prompts_seen[0] for text in ("that adds 2.", "that adds 4.", "return n + 3\n[DONE]", "that adds 11.")
+    )
+    assert "return n + 11" not in prompts_seen[0] and "adds 7" not in prompts_seen[0] and "\r" not in prompts_seen[0]
+    assert prompts_seen[0].count("<|im_start|>") == (0 if base else 9)
+    assert prompts_seen[0].endswith("\n[BEGIN]\n") == base
     assert mbpp.BENCHMARK.prompts(settings(path, "mbpp"))[-1] == "Write a function that adds 510."
 
 
 def test_mbpp_sanitized(tmp_path: Path, qwen2: Path) -> None:
     tasks = [{**task(n), "prompt": task(n)["text"], "test_imports": ["import math"]} for n in (2, 3, 4, 100)]
-    tasks = [{key: value for key, value in one.items() if key != "text"} for one in tasks]
+    tasks = [{key: value for key, value in entry.items() if key != "text"} for entry in tasks]
     path = tmp_path / "sanitized.json"
     path.write_text(json.dumps(tasks))
-    found = mbpp_sanitized.BENCHMARK.run(
+    result = mbpp_sanitized.BENCHMARK.run(
         exam(tmp_path, qwen2, path, lambda p: "def add(n):\n return n + math.floor(100)", False, "mbpp_sanitized")
     )
-    assert found.scores["pass@1"].items == [True]
+    assert result.scores["pass@1"].items == [True]
     with pytest.raises(UserError, match="'text' is missing"):
         mbpp.BENCHMARK.prompts(settings(path, "mbpp"))
 
@@ -222,7 +226,7 @@ def test_mbpp_sanitized(tmp_path: Path, qwen2: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("a.txt", "x", "no format is known"), ("a.jsonl", "", "no rows"), ("a.jsonl", "{", "can't be read as jsonl"),
         ("a.json", "{", "can't be read as json"), ("a.jsonl.gz", "plain", "can't be read as jsonl"),
@@ -230,28 +234,28 @@ def test_mbpp_sanitized(tmp_path: Path, qwen2: Path) -> None:
         ("a.jsonl", '{"task_id": 1}', "row 1: column 'prompt' is missing"), ("b", "", "no such file"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, name: str, text: str, message: str) -> None:
     if text or name != "b":
         (tmp_path / name).write_text(text)
     with pytest.raises(UserError) as caught:
         humaneval.BENCHMARK.prompts(settings(tmp_path / name))
-    assert said in str(caught.value) and str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_files_of_every_format(tmp_path: Path) -> None:
     from pyarrow import Table, parquet
 
-    wanted = [{"a": "1", "b": "x\ny"}, {"a": "2", "b": "z, w"}]
-    parquet.write_table(Table.from_pylist(wanted), tmp_path / "a.parquet")
+    expected = [{"a": "1", "b": "x\ny"}, {"a": "2", "b": "z, w"}]
+    parquet.write_table(Table.from_pylist(expected), tmp_path / "a.parquet")
     texts = {
-        "a.jsonl": "\n".join(map(json.dumps, wanted)), "a.json": json.dumps(wanted, indent=1),
-        "lines.json": "\n".join(map(json.dumps, wanted)), "a.csv": 'a,b\n1,"x\ny"\n2,"z, w"\n',
+        "a.jsonl": "\n".join(map(json.dumps, expected)), "a.json": json.dumps(expected, indent=1),
+        "lines.json": "\n".join(map(json.dumps, expected)), "a.csv": 'a,b\n1,"x\ny"\n2,"z, w"\n',
         "a.tsv": 'a\tb\n1\t"x\ny"\n2\tz, w\n',
     }  # fmt: skip
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(texts["a.csv"].encode()))
-    assert all(read_rows(tmp_path / name, ("a", "b")) == wanted for name in (*texts, "a.parquet", "a.csv.gz"))
+    assert all(read_rows(tmp_path / name, ("a", "b")) == expected for name in (*texts, "a.parquet", "a.csv.gz"))
 
 
 def test_without_a_file_it_is_said_which() -> None:
@@ -270,23 +274,23 @@ def test_the_originals_are_read_and_some_of_their_solutions_pass() -> None:
         humaneval_plus: DATA / "humaneval_plus" / "HumanEvalPlus.jsonl.gz",
     }
     programs = []
-    for one, path in read.items():
+    for entry, path in read.items():
         items = read_rows(path, humaneval.COLUMNS)
-        assert len(items) == len(one.BENCHMARK.prompts(settings(path))) == 164
+        assert len(items) == len(entry.BENCHMARK.prompts(settings(path))) == 164
         for row in items:
             compile(row["prompt"], "prompt", "exec")
-        made = [humaneval.problem(row) for row in items[32:164:44]]
-        programs += [problem.program(problem.solution) for problem in made]
-        programs += [problem.program(humaneval.read("I don't know.", items[0], False)) for problem in made[:1]]
+        created = [humaneval.problem(row) for row in items[32:164:44]]
+        programs += [problem.program(problem.solution) for problem in created]
+        programs += [problem.program(humaneval.read("I don't know.", items[0], False)) for problem in created[:1]]
     for name, file, count in (("mbpp", "mbpp.jsonl", 500), ("mbpp_sanitized", "sanitized-mbpp.json", 257)):
         column = {"mbpp": "text", "mbpp_sanitized": "prompt"}[name]
         _, items = mbpp.load(settings(DATA / "mbpp" / file, name), file, column)
         assert len(items) == count and all(mbpp.problem(row).name for row in items)
-        made = [mbpp.problem(row) for row in items if row["task_id"] in (11, 367, 510)]
-        programs += [problem.program(problem.solution) for problem in made]
-    found = sandbox.run_all(programs, sandbox.find_isolation(unsafe=True))
-    assert [one.why for one in found].count("passed") == len(found) - 2
-    assert [n for n, one in enumerate(found) if not one.passed] == [3, 7]
+        created = [mbpp.problem(row) for row in items if row["task_id"] in (11, 367, 510)]
+        programs += [problem.program(problem.solution) for problem in created]
+    result = sandbox.run_all(programs, sandbox.find_isolation(unsafe=True))
+    assert [entry.why for entry in result].count("passed") == len(result) - 2
+    assert [n for n, entry in enumerate(result) if not entry.passed] == [3, 7]
 
 
 def test_a_run_with_humaneval(tmp_path: Path, problems: Path) -> None:
@@ -297,9 +301,9 @@ def test_a_run_with_humaneval(tmp_path: Path, problems: Path) -> None:
     assert done.code == 0, done.err
     assert "unsafe_code: true" in (tmp_path / "run" / "recipe.yaml").read_text()
     for name, template in (("base", "plain"), ("iter-1", "tokenizer")):
-        found = read_result(tmp_path / "run" / name / "eval" / "humaneval.json")
-        assert found.template == template and len(found.scores["pass@1"].items) == 2
-        assert found.details["control"]["passed"] == 2
+        result = read_result(tmp_path / "run" / name / "eval" / "humaneval.json")
+        assert result.template == template and len(result.scores["pass@1"].items) == 2
+        assert result.details["control"]["passed"] == 2
         kept = tmp_path / "run" / name / "eval" / "humaneval"
         assert sorted(path.name for path in kept.iterdir()) == ["answers.jsonl", "verdicts.jsonl"]
     assert "pass@1" in done.out

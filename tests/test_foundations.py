@@ -27,7 +27,7 @@ NOBODY = "no judge to ask: set OPENAI_BASE_URL and OPENAI_API_KEY"
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def prompted_models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The models that were asked anything."""
     for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
@@ -56,35 +56,35 @@ def leaking(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- what is lacking is said before anything is generated
 
 
-def test_no_judge(asked: list[str], questions: Path, tmp_path: Path) -> None:
+def test_no_judge(prompted_models: list[str], questions: Path, tmp_path: Path) -> None:
     entry = {"name": "mt_bench", "data": str(questions)}
     run = make_run(tmp_path / "run", evaluation=["lamb", entry])
-    before = files(run)
-    assert NOBODY in refused("eval", run) and not asked and files(run) == before
+    earlier = files(run)
+    assert NOBODY in refused("eval", run) and not prompted_models and files(run) == earlier
     evaluation = f"evaluation=[lamb, {json.dumps(entry)}]"
     assert NOBODY in refused("run", "lamb", evaluation, "--out", tmp_path / "new")
     plan = tmp_path / "plan.yaml"
     plan.write_text(f"model: lamb\nsettings:\n  a: {{seed: 1}}\n  b: {{evaluation: [{json.dumps(entry)}]}}\n")
     assert NOBODY in refused("sweep", plan, "--out", tmp_path / "sweep")
     assert not (tmp_path / "new").exists() and not (tmp_path / "sweep").exists()
-    assert isheep("eval", run, "lamb").code == 0 and asked  # which asks none
+    assert isheep("eval", run, "lamb").code == 0 and prompted_models  # which asks none
 
 
 def test_a_judge_that_is_not_there_or_refuses_the_key(
-    asked: list[str], questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prompted_models: list[str], questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("eval", make_run(tmp_path / "run"), "mt_bench", "--data", questions)
-    with serving(lambda message, before: said("[[7]]"), models=401) as server:
+    with serving(lambda message, earlier: said("[[7]]"), models=401) as server:
         known(server, monkeypatch)
         assert f"judge 'mine' at {server.url}: HTTP 401; set OPENAI_BASE_URL" in refused(*words, "--judge", "mine")
-    assert f"at {server.url}: no connection" in refused(*words) and not asked
+    assert f"at {server.url}: no connection" in refused(*words) and not prompted_models
     nowhere = "{model: nowhere/at/all, local: true}"
-    assert "model 'nowhere/at/all' not found" in refused(*words, "--judge", nowhere) and not asked
+    assert "model 'nowhere/at/all' not found" in refused(*words, "--judge", nowhere) and not prompted_models
 
 
-def test_no_sandbox(asked: list[str], leaking: None, problems: Path, tmp_path: Path) -> None:
+def test_no_sandbox(prompted_models: list[str], leaking: None, problems: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", evaluation=["lamb", {"name": "humaneval", "data": str(problems)}])
-    assert "run the code unguarded with --unsafe-code" in refused("eval", run) and not asked
+    assert "run the code unguarded with --unsafe-code" in refused("eval", run) and not prompted_models
     evaluation = f"evaluation=[{{name: humaneval, data: {problems}}}]"
     assert "with --unsafe-code" in refused("run", "lamb", evaluation, "--out", tmp_path / "new")
     assert not (tmp_path / "new").exists()
@@ -94,35 +94,35 @@ def test_no_sandbox(asked: list[str], leaking: None, problems: Path, tmp_path: P
     assert "unsafe_code: false" in (run / "recipe.yaml").read_text()  # it was for this command
 
 
-def test_data_that_are_gone_before_a_run_goes_on(asked: list[str], problems: Path, tmp_path: Path) -> None:
+def test_data_that_are_gone_before_a_run_goes_on(prompted_models: list[str], problems: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", model="lamb", evaluation=[{"name": "humaneval", "data": str(problems)}])
     problems.unlink()
     assert f"no such file: {problems}" in refused("run", run / "recipe.yaml", "--out", run)
-    assert f"no such file: {problems}" in refused("eval", run) and not asked
+    assert f"no such file: {problems}" in refused("eval", run) and not prompted_models
 
 
 # --- the judge that is given
 
 
 def test_the_judge_of_this_command(
-    asked: list[str], questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prompted_models: list[str], questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path / "run")
     words = ("eval", run, "mt_bench", "--data", questions, "--iteration", "0")
-    with serving(lambda message, before: said("[[7]]")) as server:
+    with serving(lambda message, earlier: said("[[7]]")) as server:
         known(server, monkeypatch)
         done = isheep(*words, "--judge", "{model: mine, parameters: {max_tokens: null, seed: 3}}")
         assert done.code == 0 and "judged by mine" in done.out, done.err
         assert {(body["model"], body["seed"], body.get("max_tokens")) for body in server.bodies} == {("mine", 3, None)}
-        before = files(run)
+        earlier = files(run)
         assert "the judge, its prompts or its parameters have changed" in refused(*words)
         assert "the judge, its prompts or its parameters have changed" in refused(*words, "--judge", "mine")
-        assert files(run) == before and len(server.bodies) == 6
+        assert files(run) == earlier and len(server.bodies) == 6
     assert isheep(*words, "--judge", "{model: mine, parameters: {max_tokens: null, seed: 3}}").out == done.out
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("mt_bench", "--judge", "mine"), "mt_bench reads the original's files"),
         (("lamb", "--judge", "mine"), "--judge is for alpaca_eval, alpaca_eval_2, mt_bench: lamb asks none"),
@@ -131,16 +131,20 @@ def test_the_judge_of_this_command(
         (("mt_bench", "--judge", "{local: true}"), "a local judge is a model of yours"),
     ],
 )
-def test_a_judge_that_can_not_be(asked: list[str], tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+def test_a_judge_that_can_not_be(
+    prompted_models: list[str], tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
     data = () if words[2] in ("mine",) else ("--data", tmp_path)
-    assert said in refused("eval", make_run(tmp_path / "run"), *words, *data) and not asked
+    assert message in refused("eval", make_run(tmp_path / "run"), *words, *data) and not prompted_models
 
 
-def test_a_local_judge_of_other_weights_is_another_judge(asked: list[str], questions: Path, tmp_path: Path) -> None:
-    other = make_run(tmp_path / "other", 1, model="lamb")
-    weights = other / "iter-1" / "adapter" / "adapter_model.safetensors"
+def test_a_local_judge_of_other_weights_is_another_judge(
+    prompted_models: list[str], questions: Path, tmp_path: Path
+) -> None:
+    second = make_run(tmp_path / "other", 1, model="lamb")
+    weights = second / "iter-1" / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(b"one")
-    entry = {"name": "mt_bench", "data": str(questions), "judge": {"model": str(other), "local": True}}
+    entry = {"name": "mt_bench", "data": str(questions), "judge": {"model": str(second), "local": True}}
     run = scored(tmp_path / "run", entry)
     assert isheep("eval", run).code == 0
     weights.write_bytes(b"two")
@@ -205,7 +209,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_answers_and_judge_prompts_that_changed(asked: list[str], tmp_path: Path, name: str) -> None:
+def test_answers_and_judge_prompts_that_changed(prompted_models: list[str], tmp_path: Path, name: str) -> None:
     """The prompts are the same. Without a judge in the environment: nothing is owed."""
     make, file, old, new = CASES[name]
     run = scored(tmp_path / "run", {"name": name, "data": str(make(tmp_path))})
@@ -213,25 +217,27 @@ def test_answers_and_judge_prompts_that_changed(asked: list[str], tmp_path: Path
     change(tmp_path / file, old, new)
     wrong = refused("eval", run)
     assert f"base/eval/{name}.json was scored by another rule" in wrong and "or delete it and" in wrong
-    assert wrong == refused("run", run / "recipe.yaml", "--out", run) and not asked
+    assert wrong == refused("run", run / "recipe.yaml", "--out", run) and not prompted_models
 
 
-def test_what_is_scored_is_shown_though_its_data_are_gone(asked: list[str], problems: Path, tmp_path: Path) -> None:
+def test_what_is_scored_is_shown_though_its_data_are_gone(
+    prompted_models: list[str], problems: Path, tmp_path: Path
+) -> None:
     run = scored(tmp_path / "run", {"name": "humaneval", "data": str(problems)})
     problems.unlink()
     assert isheep("eval", run).code == 0
     assert "there is no such file" in refused("eval", run, "humaneval", "--data", problems)
 
 
-def test_another_chat_template(asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_chat_template(prompted_models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run", 1)
     assert isheep("eval", run, "lamb").code == 0
-    other = type("Chat", (), {"template": "another"})
-    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: other)
+    second = type("Chat", (), {"template": "another"})
+    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: second)
     assert "base/eval/lamb.json was made with another chat template" in refused("eval", run, "lamb")
 
 
-def test_kept_verdicts_are_about_these_programs(asked: list[str], problems: Path, tmp_path: Path) -> None:
+def test_kept_verdicts_are_about_these_programs(prompted_models: list[str], problems: Path, tmp_path: Path) -> None:
     """Only the result was deleted, and other tests came: the verdicts that are left are not used."""
     run = make_run(tmp_path / "run")
     words = ("eval", run, "humaneval", "--data", problems, "--iteration", "0", "--unsafe-code")
@@ -243,7 +249,9 @@ def test_kept_verdicts_are_about_these_programs(asked: list[str], problems: Path
     assert not (run / "base/eval/humaneval.json").exists()
 
 
-def test_compare_and_the_table_keep_other_rules_apart(asked: list[str], problems: Path, tmp_path: Path) -> None:
+def test_compare_and_the_table_keep_other_rules_apart(
+    prompted_models: list[str], problems: Path, tmp_path: Path
+) -> None:
     run = scored(tmp_path / "run", {"name": "humaneval", "data": str(problems)})
     assert "p against base" in isheep("status", run, "--full").out and isheep("compare", run).code == 0
     base = run / "base/eval/humaneval.json"
@@ -254,23 +262,23 @@ def test_compare_and_the_table_keep_other_rules_apart(asked: list[str], problems
     assert "humaneval: the two were scored by other rules" in refused("compare", run)
 
 
-def test_contamination_is_looked_for_in_what_was_asked(asked: list[str], tmp_path: Path) -> None:
-    first, other = lines(tmp_path / "first.jsonl", [DOUBLE]), tmp_path / "other.jsonl.gz"
+def test_contamination_is_looked_for_in_what_was_asked(prompted_models: list[str], tmp_path: Path) -> None:
+    first, second = lines(tmp_path / "first.jsonl", [DOUBLE]), tmp_path / "other.jsonl.gz"
     run = scored(tmp_path / "run", {"name": "humaneval", "data": str(first)})
     fields = {"id": "t1-0", "instruction": DOUBLE["prompt"], "input": "", "output": "fine"}
     pair = Pair.model_validate({**fields, "finish": "stop", "tokens": 1, "seed": 1})
     RunFolder(run / "iter-1", run).write("pairs.jsonl", Pair, [pair])
-    assert "touch one of its 1 prompts" in " ".join(isheep("contamination", run).out.split())
-    other.write_bytes(gzip.compress(json.dumps({**DOUBLE, "prompt": "def three():\n"}).encode()))
-    wrong = refused("contamination", run, "humaneval", "--data", other)
+    assert "overlap with one of its 1 prompts" in " ".join(isheep("contamination", run).out.split())
+    second.write_bytes(gzip.compress(json.dumps({**DOUBLE, "prompt": "def three():\n"}).encode()))
+    wrong = refused("contamination", run, "humaneval", "--data", second)
     assert "base/eval/humaneval.json was scored on other prompts than" in wrong and "as --data" in wrong
 
 
 def test_a_server_without_a_list_of_models_may_judge(
-    asked: list[str], questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prompted_models: list[str], questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path / "run")
-    with serving(lambda message, before: Answer(200, {"choices": []}), models=404) as server:
+    with serving(lambda message, earlier: Answer(200, {"choices": []}), models=404) as server:
         known(server, monkeypatch)
         done = isheep("eval", run, "mt_bench", "--data", questions, "--iteration", "0")
     assert done.code == 0 and "6 verdicts can't be read" in " ".join(done.out.split())

@@ -97,10 +97,10 @@ def test_there_is_a_case_for_every_kind() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_checker_says_yes_and_no(kind: str) -> None:
     settings, followed, not_followed = KINDS[kind]
-    one = item(kind, **settings)
-    assert check_answer(one, followed, registry()) == ([True], [True])
-    assert check_answer(one, not_followed, registry()).strict == [False]
-    assert check_answer(one, " \n", registry()) == ([False], [False])  # an empty answer follows nothing
+    entry = item(kind, **settings)
+    assert check_answer(entry, followed, registry()) == ([True], [True])
+    assert check_answer(entry, not_followed, registry()).strict == [False]
+    assert check_answer(entry, " \n", registry()) == ([False], [False])  # an empty answer follows nothing
 
 
 @pytest.mark.parametrize(
@@ -128,22 +128,22 @@ def test_brackets_without_end_are_no_json_and_no_error() -> None:
 
 @pytest.mark.parametrize("sign", ["#", "!"])
 def test_a_sign_is_counted_and_no_letter_in_its_place(sign: str) -> None:
-    some = {"letter": sign, "let_frequency": 2}
+    subset = {"letter": sign, "let_frequency": 2}
     for text, number in ((f"{sign} Baa {sign}", 2), (f"Baa {sign}", 1)):
         for relation, met in (("at least", number >= 2), ("less than", number < 2)):
-            one = item("keywords:letter_frequency", let_relation=relation, **some)
-            assert check_answer(one, text, registry()).strict == [met]
+            entry = item("keywords:letter_frequency", let_relation=relation, **subset)
+            assert check_answer(entry, text, registry()).strict == [met]
 
 
 def test_a_guess_of_the_language_is_the_same_each_time() -> None:
     """Texts of one word, of which langdetect says now this, now that."""
     texts = ["banana alpha", "no mi", "sim sala", "Alter Hut", "la le lu", "tango mango"]
-    one = item("language:response_language", language="it")
-    assert len({tuple(check_answer(one, text, registry()).strict[0] for text in texts) for _ in range(8)}) == 1
+    entry = item("language:response_language", language="it")
+    assert len({tuple(check_answer(entry, text, registry()).strict[0] for text in texts) for _ in range(8)}) == 1
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "snippet"),
     [
         ({"kwargs": [{"num_words": 3}]}, "leaves something out"),
         ({"kwargs": [{"num_words": None, "relation": "at least"}]}, "leaves something out"),
@@ -156,7 +156,7 @@ def test_a_guess_of_the_language_is_the_same_each_time() -> None:
         ({"kwargs": {}}, "kwargs: input should be a valid list"),
     ],
 )
-def test_a_malformed_line_is_named(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+def test_a_malformed_line_is_named(tmp_path: Path, row: dict[str, Any], snippet: str) -> None:
     good = {
         "key": 1, "prompt": "Say baa.", "instruction_id_list": ["length_constraints:number_words"],
         "kwargs": [{"num_words": 3, "relation": "at least", "keyword": None}],
@@ -166,15 +166,19 @@ def test_a_malformed_line_is_named(tmp_path: Path, row: dict[str, Any], said: st
     with pytest.raises(UserError) as caught:
         load(path)
     message = str(caught.value)
-    assert message.startswith(f"{path} line 3: ") and said in message and "\n" not in message
+    assert message.startswith(f"{path} line 3: ") and snippet in message and "\n" not in message
     path.write_text(json.dumps(good) + "\n")
-    assert [one.prompt for one in load(path)] == ["Say baa."]  # null settings, as on the hub, are none
+    assert [entry.prompt for entry in load(path)] == ["Say baa."]  # null settings, as on the hub, are none
 
 
 def test_a_file_that_is_no_data(tmp_path: Path) -> None:
-    for content, said in (("", "holds no prompts"), ("[]\n", "line 1: the line: "), ("{'a'", "line 1: not JSON")):
+    for content, snippet in (
+        ("", "holds no prompts"),
+        ("[]\n", "line 1: the line: "),
+        ("{'a'", "line 1: not JSON"),
+    ):
         (tmp_path / "input_data.jsonl").write_text(content)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=snippet):
             load(tmp_path)  # a folder stands for its input_data.jsonl
     with pytest.raises(UserError, match="No such file"):
         load(tmp_path / "nowhere.jsonl")
@@ -186,10 +190,10 @@ def test_the_hubs_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
     rows = [row(1), row(2, "length_constraints:number_words", num_words=3, relation="at least")]
     monkeypatch.setattr("datasets.load_dataset", lambda path, split: Dataset.from_list(rows))
-    found = load(None)
-    assert [one.prompt for one in found] == ["Do 1.", "Do 2."]
-    assert found[0].kwargs == [{"num_words": None, "relation": None}]
-    assert check_answer(found[1], "one two three", registry()) == ([True], [True])
+    outcome = load(None)
+    assert [entry.prompt for entry in outcome] == ["Do 1.", "Do 2."]
+    assert outcome[0].kwargs == [{"num_words": None, "relation": None}]
+    assert check_answer(outcome[1], "one two three", registry()) == ([True], [True])
 
 
 def alone(tmp_path: Path, *words: str, **environment: str) -> str:
@@ -208,12 +212,12 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     write(tmp_path / "answers.jsonl", [{"prompt": row(1)["prompt"], "response": "Baa"}])
     words = ("eval", "--responses", "answers.jsonl", "ifeval")
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    assert "google/IFEval can't be fetched" in (said := alone(tmp_path, *words, **offline))
-    assert "give --data input_data.jsonl" in said
+    assert "google/IFEval can't be fetched" in (snippet := alone(tmp_path, *words, **offline))
+    assert "give --data input_data.jsonl" in snippet
     empty = {"NLTK_DATA": str(tmp_path), "HOME": str(tmp_path), "http_proxy": "http://127.0.0.1:9"}
     empty["https_proxy"] = empty["http_proxy"]
-    said = alone(tmp_path, *words, "--data", "mine.jsonl", **empty)
-    assert "punkt_tab" in said and "python -m nltk.downloader" in said and "NLTK_DATA" in said
+    snippet = alone(tmp_path, *words, "--data", "mine.jsonl", **empty)
+    assert "punkt_tab" in snippet and "python -m nltk.downloader" in snippet and "NLTK_DATA" in snippet
 
 
 # --- the real prompts
@@ -233,25 +237,28 @@ def test_verdicts_are_lm_evals_and_nothing_is_drawn(
 ) -> None:
     from lm_eval.tasks.ifeval.utils import process_results
 
-    found: Counter[tuple[bool, bool]] = Counter()
+    outcome: Counter[tuple[bool, bool]] = Counter()
     assert len(public) == 541
-    for one in public:
-        for answer in answers(one, count):
-            theirs = process_results(one.model_dump(), [answer])
+    for entry in public:
+        for answer in answers(entry, count):
+            reference = process_results(entry.model_dump(), [answer])
             with monkeypatch.context() as context:
                 for name in ("choice", "randint", "sample", "random"):
                     context.setattr(random, name, None)
-                ours = check_answer(one, answer, registry())
-            if one.key not in DRAWN:
-                assert ours == (theirs["inst_level_strict_acc"], theirs["inst_level_loose_acc"]), (one.key, answer)
-            found.update(zip(*ours, strict=True))
-    assert found.total() == 834 * count and found[True, False] == 0
-    assert min(found[True, True], found[False, False]) > 200 * count and found[False, True] > 10 * count
+                actual = check_answer(entry, answer, registry())
+            if entry.key not in DRAWN:
+                assert actual == (reference["inst_level_strict_acc"], reference["inst_level_loose_acc"]), (
+                    entry.key,
+                    answer,
+                )
+            outcome.update(zip(*actual, strict=True))
+    assert outcome.total() == 834 * count and outcome[True, False] == 0
+    assert min(outcome[True, True], outcome[False, False]) > 200 * count and outcome[False, True] > 10 * count
 
 
 def test_a_file_is_scored_twice_the_same(public: list[Item], tmp_path: Path) -> None:
-    said = [answer for one in public[::20] for answer in answers(one, 1)]
-    first, again = (score_answers(public[::20], said, tmp_path / name) for name in "ab")
+    snippet = [answer for entry in public[::20] for answer in answers(entry, 1)]
+    first, again = (score_answers(public[::20], snippet, tmp_path / name) for name in "ab")
     assert first == again
     for name in ("eval_results_strict.jsonl", "eval_results_loose.jsonl"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -270,16 +277,16 @@ def write(path: Path, rows: list[Any]) -> Path:
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Path:
+def own_data(tmp_path: Path) -> Path:
     """Three prompts, the last with two instructions."""
-    both = row(3) | {"instruction_id_list": ["punctuation:no_comma", "startend:quotation"], "kwargs": [{}, {}]}
-    return write(tmp_path / "input_data.jsonl", [row(1), row(2, "startend:quotation"), both])
+    pair = row(3) | {"instruction_id_list": ["punctuation:no_comma", "startend:quotation"], "kwargs": [{}, {}]}
+    return write(tmp_path / "input_data.jsonl", [row(1), row(2, "startend:quotation"), pair])
 
 
-def test_a_file_of_answers(mine: Path, tmp_path: Path) -> None:
-    given = [("Do 2.", '"Baé"'), ("Do 1.", "old, answer"), ("Do 1.", "Here, now:\nBaa"), ("Do 3.", "One, two\nthree")]
-    said = write(tmp_path / "gpt.jsonl", [{"prompt": prompt, "response": text} for prompt, text in given])
-    done = isheep("eval", "--responses", said, "ifeval", "--data", tmp_path)
+def test_a_file_of_answers(own_data: Path, tmp_path: Path) -> None:
+    values = [("Do 2.", '"Baé"'), ("Do 1.", "old, answer"), ("Do 1.", "Here, now:\nBaa"), ("Do 3.", "One, two\nthree")]
+    snippet = write(tmp_path / "gpt.jsonl", [{"prompt": prompt, "response": text} for prompt, text in values])
+    done = isheep("eval", "--responses", snippet, "ifeval", "--data", tmp_path)
     assert done.code == 0 and "1 lines repeat a prompt, whose last response counts" in " ".join(done.out.split())
     into = tmp_path / "gpt.ifeval"
     strict = (into / "eval_results_strict.jsonl").read_text().splitlines()
@@ -292,7 +299,7 @@ def test_a_file_of_answers(mine: Path, tmp_path: Path) -> None:
     assert [verdict["follow_instruction_list"] for verdict in loose] == [[True], [True], [True, False]]
     assert [verdict["follow_all_instructions"] for verdict in loose] == [True, True, False]
     result = json.loads((into / "ifeval.json").read_text())
-    assert {name: (sum(one["items"]), len(one["items"])) for name, one in result["scores"].items()} == {
+    assert {name: (sum(entry["items"]), len(entry["items"])) for name, entry in result["scores"].items()} == {
         "prompt strict": (1, 3), "instruction strict": (1, 4), "prompt loose": (2, 3), "instruction loose": (3, 4),
     }  # fmt: skip
     assert result["details"]["accuracies"] == {
@@ -305,7 +312,7 @@ def test_a_file_of_answers(mine: Path, tmp_path: Path) -> None:
     assert all(len(line) <= 80 for line in done.out.splitlines() if "verdicts" not in line)
 
 
-def test_samples_of_lm_eval_are_answers(mine: Path, tmp_path: Path) -> None:
+def test_samples_of_lm_eval_are_answers(own_data: Path, tmp_path: Path) -> None:
     """A line as --log_samples writes it; what was drawn out of the answer by a filter counts, as there."""
     samples = [
         {"doc_id": n, "doc": row(n), "arguments": {"gen_args_0": {"arg_0": "<|user|>"}}, "resps": [["raw, "]],
@@ -313,21 +320,23 @@ def test_samples_of_lm_eval_are_answers(mine: Path, tmp_path: Path) -> None:
         for n, text in ((1, "Baa"), (2, "Baa"))
     ]  # fmt: skip
     path = write(tmp_path / "samples_ifeval.jsonl", samples)
-    assert isheep("eval", "--responses", path, "ifeval", "--data", mine, "--out", tmp_path / "out").code == 0
+    assert isheep("eval", "--responses", path, "ifeval", "--data", own_data, "--out", tmp_path / "out").code == 0
     result = json.loads((tmp_path / "out" / "ifeval.json").read_text())
     assert result["scores"]["instruction strict"]["items"] == [True, False]
 
 
-def test_answers_that_are_missing_are_said(mine: Path, tmp_path: Path) -> None:
-    some = write(tmp_path / "some.jsonl", [{"prompt": f"Do {n}.", "response": "Baa"} for n in (1, 7, 8)])
-    done = isheep("eval", "--responses", some, "ifeval", "--data", mine, "--out", tmp_path / "out")
-    said = " ".join(done.out.split())
-    assert "2 of 3 prompts have no response and are left out" in said and "2 responses are to other prompts" in said
+def test_answers_that_are_missing_are_said(own_data: Path, tmp_path: Path) -> None:
+    subset = write(tmp_path / "some.jsonl", [{"prompt": f"Do {n}.", "response": "Baa"} for n in (1, 7, 8)])
+    done = isheep("eval", "--responses", subset, "ifeval", "--data", own_data, "--out", tmp_path / "out")
+    snippet = " ".join(done.out.split())
+    assert (
+        "2 of 3 prompts have no response and are left out" in snippet and "2 responses are to other prompts" in snippet
+    )
     assert len((tmp_path / "out" / "eval_results_strict.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("answers", "words", "said"),
+    ("answers", "words", "snippet"),
     [
         ([{"prompt": "Else", "response": "Baa"}], ["ifeval"], "none of its 1 prompts is one of the 3"),
         ([{"prompt": "Do 1."}], ["ifeval"], "answers.jsonl line 1: an object with the texts prompt and response"),
@@ -339,19 +348,19 @@ def test_answers_that_are_missing_are_said(mine: Path, tmp_path: Path) -> None:
     ],
 )
 def test_answers_that_cannot_be_scored(
-    mine: Path, tmp_path: Path, answers: list[Any], words: list[str], said: str
+    own_data: Path, tmp_path: Path, answers: list[Any], words: list[str], snippet: str
 ) -> None:
     path = write(tmp_path / "answers.jsonl", answers)
-    assert said in refused("eval", "--responses", path, *words, "--data", mine)
+    assert snippet in refused("eval", "--responses", path, *words, "--data", own_data)
     assert not (tmp_path / "answers.ifeval").exists()
 
 
 # --- a model
 
 
-def test_a_real_model_is_asked_plainly_or_in_its_template(qwen2: Path, mine: Path, tmp_path: Path) -> None:
+def test_a_real_model_is_asked_plainly_or_in_its_template(qwen2: Path, own_data: Path, tmp_path: Path) -> None:
     chat, engine = load_chat_template("tokenizer", str(qwen2)), open_engine(Model(str(qwen2)), threads=1, device="cpu")
-    settings = BenchmarkSettings(name="ifeval", data=str(mine))
+    settings = BenchmarkSettings(name="ifeval", data=str(own_data))
     for base, name, text in ((True, "plain", "Do 1."), (False, "tokenizer", chat.prompt("Do 1."))):
         folder = RunFolder(tmp_path / name, tmp_path)
         result = ifeval.run(EvalContext(engine, chat, 1, folder, settings, base))
@@ -372,42 +381,44 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return make_run(tmp_path / "run", iterations=1)
 
 
-def test_other_data_are_refused_where_results_are_there(run: Path, mine: Path, tmp_path: Path) -> None:
-    done = isheep("eval", run, "ifeval", "--data", mine, "--kinds")
+def test_other_data_are_refused_where_results_are_there(run: Path, own_data: Path, tmp_path: Path) -> None:
+    done = isheep("eval", run, "ifeval", "--data", own_data, "--kinds")
     assert done.code == 0 and "plain" in done.out and "qwen" in done.out and "no_comma" in done.out
     result = json.loads((run / "iter-1" / "eval" / "ifeval.json").read_text())
     assert result["template"] == "qwen" and len(result["scores"]["instruction strict"]["items"]) == 4
-    before = files(run)
-    other = write(tmp_path / "other.jsonl", [row(1), row(4)])
-    assert "is about other items than" in refused("eval", run, "ifeval", "--data", other)
-    assert isheep("eval", run, "ifeval", "--data", tmp_path).code == 0 and files(run) == before
+    earlier = files(run)
+    second = write(tmp_path / "other.jsonl", [row(1), row(4)])
+    assert "is about other items than" in refused("eval", run, "ifeval", "--data", second)
+    assert isheep("eval", run, "ifeval", "--data", tmp_path).code == 0 and files(run) == earlier
     (run / "iter-1" / "eval" / "ifeval.json").unlink()
     (run / "base" / "eval" / "ifeval.json").unlink()
-    write(other, [row(4), row(2), row(1)])
-    assert "answers.jsonl has answers to other prompts" in refused("eval", run, "ifeval", "--data", other)
-    assert isheep("eval", run, "ifeval", "--data", mine).code == 0 and files(run) == before
+    write(second, [row(4), row(2), row(1)])
+    assert "answers.jsonl has answers to other prompts" in refused("eval", run, "ifeval", "--data", second)
+    assert isheep("eval", run, "ifeval", "--data", own_data).code == 0 and files(run) == earlier
 
 
 def test_killed_among_its_answers_it_goes_on(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    many = write(tmp_path / "many.jsonl", [row(n) for n in range(150)])
-    whole = make_run(tmp_path / "whole", iterations=1)
-    assert isheep("eval", whole, "ifeval", "--data", many).code == 0
+    many_prompts = write(tmp_path / "many.jsonl", [row(n) for n in range(150)])
+    complete = make_run(tmp_path / "whole", iterations=1)
+    assert isheep("eval", complete, "ifeval", "--data", many_prompts).code == 0
     generate, calls = SeededFunctionEngine.generate, iter(range(9))
 
-    def dies(self: SeededFunctionEngine, *given: Any) -> Any:
+    def dies(self: SeededFunctionEngine, *values: Any) -> Any:
         if next(calls) == 2:
             raise KeyboardInterrupt
-        return generate(self, *given)
+        return generate(self, *values)
 
     with monkeypatch.context() as context:
         context.setattr(SeededFunctionEngine, "generate", dies)
-        assert isheep("eval", run, "ifeval", "--data", many).code == 130
+        assert isheep("eval", run, "ifeval", "--data", many_prompts).code == 130
     assert len((run / "base/eval/ifeval/answers.jsonl.part").read_text().splitlines()) == 128
     assert "in progress: base/eval/ifeval/answers.jsonl, 128 rows" in isheep("status", run).out
-    monkeypatch.setattr(SeededFunctionEngine, "generate", lambda self, *given: next(calls) and generate(self, *given))
-    assert isheep("eval", run, "ifeval", "--data", many).code == 0 and next(calls) == 7  # 1 batch owed, and 3 of iter-1
+    monkeypatch.setattr(SeededFunctionEngine, "generate", lambda self, *values: next(calls) and generate(self, *values))
+    assert (
+        isheep("eval", run, "ifeval", "--data", many_prompts).code == 0 and next(calls) == 7
+    )  # 1 batch owed, and 3 of iter-1
     assert {name: text for name, text in files(run).items() if "eval" in name} == {
-        name: text for name, text in files(whole).items() if "eval" in name
+        name: text for name, text in files(complete).items() if "eval" in name
     }
 
 

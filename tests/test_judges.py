@@ -40,11 +40,11 @@ TROUBLE = ("500", "stall", "babble", "not json", "429", "no choices")
 def plan(message: str) -> tuple[str, int]:
     """What the server does with a judge prompt, and the rating that it would give: a third of the calls go wrong."""
     question, turn = int(re.findall(r"Ask (\d+)", message)[0]), "multi-turn" in message
-    place = 2 * question + turn
-    return (TROUBLE[place // 3 % 6] if place % 3 == 0 else "ok"), 1 + place % 10
+    location = 2 * question + turn
+    return (TROUBLE[location // 3 % 6] if location % 3 == 0 else "ok"), 1 + location % 10
 
 
-def troubled(message: str, before: int) -> Answer:
+def troubled(message: str, earlier: int) -> Answer:
     kind, score = plan(message)
     if kind == "500":
         return Answer(500, {"error": {"message": f"broken, {KEY} was the key"}})
@@ -56,7 +56,7 @@ def troubled(message: str, before: int) -> Answer:
         return Answer(200, f"<html>{KEY}</html>".encode())
     if kind == "no choices":
         return Answer(200, {"choices": [], "usage": None})
-    if kind == "429" and before == 0:
+    if kind == "429" and earlier == 0:
         return Answer(429, {"error": "slow down"}, {"retry-after": "0"})
     return said(f"Good. Rating: [[{score}]]")
 
@@ -66,8 +66,8 @@ stalled = threading.Event()
 
 def read_scores() -> list[int | None]:
     """What can be read of all calls, by question and turn."""
-    places = [plan(f"Ask {place // 2} {'multi-turn' if place % 2 else ''}") for place in range(2 * COUNT)]
-    return [score if kind in ("ok", "429") else None for kind, score in places]
+    indices = [plan(f"Ask {location // 2} {'multi-turn' if location % 2 else ''}") for location in range(2 * COUNT)]
+    return [score if kind in ("ok", "429") else None for kind, score in indices]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_what_it_costs_is_said_before_and_after(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = mt_bench_files(tmp_path / "data", 2)
-    with serving(lambda message, before: said("[[7]]")) as server:
+    with serving(lambda message, earlier: said("[[7]]")) as server:
         known(server, monkeypatch)
         for price in (None, (30.0, 60.0)):
             judge = EndpointJudge("judge-1", HASTE.model_copy(update={"price": price}))
@@ -137,7 +137,7 @@ def test_a_wrong_key_or_name_is_told_after_one_call(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     data = mt_bench_files(tmp_path / "data", 4)
-    with serving(lambda message, before: Answer(status, {"error": {"message": f"no: {KEY}"}})) as server:
+    with serving(lambda message, earlier: Answer(status, {"error": {"message": f"no: {KEY}"}})) as server:
         known(server, monkeypatch)
         with pytest.raises(UserError, match=rf"judge 'gpt-4' at http://127.*HTTP {status}: no: \[key\]; set OPENAI_"):
             mt_bench.run(exam(tmp_path / "run", data, checkpoint))
@@ -159,7 +159,7 @@ def test_no_endpoint_a_wrong_one_and_one_that_never_answers(
         with pytest.raises(UserError, match=re.escape(why)) as caught:
             mt_bench.run(exam(tmp_path / "run", data, checkpoint))
         assert KEY not in str(caught.value) and "hidden" not in str(caught.value)
-    with serving(lambda message, before: Answer(503, {})) as server:
+    with serving(lambda message, earlier: Answer(503, {})) as server:
         known(server, monkeypatch)
         with pytest.raises(UserError, match=r"none of 4 calls to the judge 'gpt-4' was answered \(HTTP 503\)"):
             mt_bench.run(exam(tmp_path / "run", data, checkpoint))
@@ -177,7 +177,7 @@ def test_a_torn_line_is_asked_again_and_nothing_else(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = mt_bench_files(tmp_path / "data", 4)
-    with serving(lambda message, before: said("[[7]]")) as server:
+    with serving(lambda message, earlier: said("[[7]]")) as server:
         known(server, monkeypatch)
         mt_bench.run(exam(tmp_path / "run", data, checkpoint))
         kept = tmp_path / "run/judge.jsonl"
@@ -221,18 +221,18 @@ def test_a_killed_run_pays_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     recipe, out = written(tmp_path)
-    held, enough = threading.Semaphore(0), threading.Event()
+    waiting, enough = threading.Semaphore(0), threading.Event()
 
-    def answer(message: str, before: int) -> Answer:
+    def answer(message: str, earlier: int) -> Answer:
         if len(server.answered) < 5 or enough.is_set():
             return said("[[8]]")
-        held.release()
+        waiting.release()
         return Answer(200, {}, hold=enough)
 
     with serving(answer) as server:
         run = start(recipe, out, server)
         for _ in range(4):  # every thread waits for an answer: what was answered before is on disk
-            assert held.acquire(timeout=120)
+            assert waiting.acquire(timeout=120)
         run.send_signal(signal.SIGKILL)
         run.communicate()
         answered = Counter(server.answered)
@@ -243,35 +243,35 @@ def test_a_killed_run_pays_nothing_twice(
     printed = "".join(capfd.readouterr())
     assert not end.value.code, printed
     assert len(answered) >= 5 and not {message for message in answered if server.answered[message] > 1}
-    for place in ("base", "iter-1"):
-        result = json.loads((out / place / "eval/mt_bench.json").read_text())
+    for location in ("base", "iter-1"):
+        result = json.loads((out / location / "eval/mt_bench.json").read_text())
         assert result["details"]["averages"] == {"average": 8, "first_turn": 8, "second_turn": 8}
         assert result["details"]["judge"]["outcomes"] == {"ok": 12, "unreadable": 0, "error": 0}
         assert result["details"]["judge"]["model"] == "the judge"
-        assert (out / place / f"eval/mt_bench/model_answer/{place}.jsonl").is_file()
+        assert (out / location / f"eval/mt_bench/model_answer/{location}.jsonl").is_file()
     assert KEY not in files_of(out) + printed
     assert json.loads((out / "base/eval/mt_bench.json").read_text())["template"] == "plain"
 
 
-@pytest.mark.parametrize("before", [0, 5])
+@pytest.mark.parametrize("earlier", [0, 5])
 def test_a_run_that_is_told_to_end_keeps_the_calls_under_way(
-    before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    earlier: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     recipe, out = written(tmp_path)
-    held, told = threading.Semaphore(0), threading.Event()
+    waiting, notified = threading.Semaphore(0), threading.Event()
 
-    def answer(message: str, asked: int) -> Answer:
-        if sum(server.asked.values()) < before:
+    def answer(message: str, prompts_seen: int) -> Answer:
+        if sum(server.asked.values()) < earlier:
             return said("[[8]]")
-        held.release()
-        return said("[[8]]")._replace(hold=told)
+        waiting.release()
+        return said("[[8]]")._replace(hold=notified)
 
     with serving(answer) as server:
         run = start(recipe, out, server)
-        for _ in range(4 if before else 1):  # the first call is made by itself
-            assert held.acquire(timeout=120)
+        for _ in range(4 if earlier else 1):  # the first call is made by itself
+            assert waiting.acquire(timeout=120)
         run.send_signal(signal.SIGTERM)
-        told.set()
+        notified.set()
         printed = run.communicate()[0]
         assert run.returncode == 130 and "interrupted; everything finished is saved" in printed, printed
         known(server, monkeypatch)
@@ -291,21 +291,21 @@ def test_a_model_of_ours_judges_and_is_labelled(tmp_path: Path, checkpoint: Path
         seen.append(prompt)
         return "no rating" if "Ask 2" in prompt else " Fine: [[6]]<|im_end|>more"
 
-    ours = LocalJudge(
+    actual = LocalJudge(
         "runs/mine", lambda: (SeededFunctionEngine(judge), load_chat_template("qwen", str(checkpoint))), 1
     )
-    result = mt_bench.run(exam(tmp_path / "run", data, checkpoint, ours))
+    result = mt_bench.run(exam(tmp_path / "run", data, checkpoint, actual))
     assert result.details["judge"]["model"] == "runs/mine" and result.details["judge"]["kind"] == "local"
     assert "a model of ours" in result.notes[0]
     assert result.scores["MT-Bench"].items == [6, 6, 6, 6, None, None]
     assert result.details["judge"]["outcomes"] == {"ok": 4, "unreadable": 2, "error": 0}
     assert seen[1].startswith("<|im_start|>system\nJudge.<|im_end|>\n<|im_start|>user\nsingle-v1-multi-turn")
     assert seen[1].endswith("<|im_end|>\n<|im_start|>assistant\n")
-    assert mt_bench.run(exam(tmp_path / "run", data, checkpoint, ours)) == result and len(seen) == 6
+    assert mt_bench.run(exam(tmp_path / "run", data, checkpoint, actual)) == result and len(seen) == 6
     replies = tmp_path / "run/iter-1/eval/exam/replies-runs-mine.jsonl"
     replies.write_text(replies.read_text().replace('"key":"', '"key":"0'))
     with pytest.raises(UserError, match="replies to other questions: delete it to have the judge asked again"):
-        mt_bench.run(exam(tmp_path / "run", data, checkpoint, ours))
+        mt_bench.run(exam(tmp_path / "run", data, checkpoint, actual))
 
 
 def test_a_real_model_judges_in_its_context(tmp_path: Path) -> None:

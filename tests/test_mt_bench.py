@@ -46,13 +46,13 @@ def by_hand(template: str, holes: dict[str, str]) -> str:
 def test_judge_prompts_are_those_of_the_original_files() -> None:
     files = fastchat.load_files(DATA, "gpt-4")
     answers = {q["question_id"]: [ODD[n % 7] + str(n), ODD[n % 5]] for n, q in enumerate(files.questions)}
-    asked = {(one.question_id, one.turn): one for one in fastchat.judge_requests(files, answers)}
+    prompts_seen = {(entry.question_id, entry.turn): entry for entry in fastchat.judge_requests(files, answers)}
     prompts = {row["name"]: row for row in raw("judge_prompts.jsonl")}
     references = {row["question_id"]: row["choices"][0]["turns"] for row in raw("reference_answer/gpt-4.jsonl")}
-    assert len(asked) == 160
-    everything = json.dumps([asked[place].messages for place in sorted(asked)])
+    assert len(prompts_seen) == 160
+    everything = json.dumps([prompts_seen[folder].messages for folder in sorted(prompts_seen)])
     assert hashlib.sha256(everything.encode()).hexdigest() == FASTCHAT
-    assert Counter(one.prompt for one in asked.values()) == {
+    assert Counter(entry.prompt for entry in prompts_seen.values()) == {
         **{"single-v1": 50, "single-v1-multi-turn": 50},
         **{"single-math-v1": 30, "single-math-v1-multi-turn": 30},
     }
@@ -60,11 +60,11 @@ def test_judge_prompts_are_those_of_the_original_files() -> None:
         name, (first, second) = question["question_id"], answers[question["question_id"]]
         math = question["category"] in ("math", "reasoning", "coding")
         extra = {f"ref_answer_{n}": text for n, text in enumerate(references[name], 1)} if math else {}
-        one, two = asked[name, 1], asked[name, 2]
+        entry, two = prompts_seen[name, 1], prompts_seen[name, 2]
         single = prompts["single-math-v1" if math else "single-v1"]
         holes = {"question": question["turns"][0], "answer": first}
         holes |= {"ref_answer_1": extra["ref_answer_1"]} if math else {}
-        assert one.user == by_hand(single["prompt_template"], holes) and one.system == single["system_prompt"]
+        assert entry.user == by_hand(single["prompt_template"], holes) and entry.system == single["system_prompt"]
         multi = prompts["single-math-v1-multi-turn" if math else "single-v1-multi-turn"]
         holes = {"question_1": question["turns"][0], "question_2": question["turns"][1]}
         assert two.user == by_hand(multi["prompt_template"], holes | {"answer_1": first, "answer_2": second} | extra)
@@ -126,13 +126,13 @@ FILE = [
 
 
 def test_averages_are_show_results() -> None:
-    found = fastchat.averages(FILE)
-    assert found["m"] == {
+    outcome = fastchat.averages(FILE)
+    assert outcome["m"] == {
         **{"first_turn": 8.75, "second_turn": 3, "average": 23.5 / 4},
         **{"ok": 4, "unreadable": 1, "error": 1, "repeated": 0},
     }
-    assert found["other [x]"]["average"] == 2 and found["other [x]"]["repeated"] == 1
-    assert found["other [x]"]["second_turn"] is None
+    assert outcome["other [x]"]["average"] == 2 and outcome["other [x]"]["repeated"] == 1
+    assert outcome["other [x]"]["second_turn"] is None
 
 
 def test_the_verb_prints_them(tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_the_verb_prints_them(tmp_path: Path) -> None:
     assert "1 turns have more than one rating" in done.out
     assert ["writing", "10.00", "4.00", "7.00"] in lines  # one dialogue bounds nothing
     assert max(map(len, done.out.splitlines())) <= 80
-    found = json.loads(isheep("scores", tmp_path / "gpt-4_single.jsonl", "--json").out)
-    assert found == fastchat.averages(FILE)
+    outcome = json.loads(isheep("scores", tmp_path / "gpt-4_single.jsonl", "--json").out)
+    assert outcome == fastchat.averages(FILE)
     write_lines(tmp_path / "pair.jsonl", [{"question_id": 81, "model_1": "a", "g1_winner": "tie"}])
     assert "row 1: column 'model' is missing" in refused("scores", tmp_path / "pair.jsonl")
     write_lines(tmp_path / "text.jsonl", [row(81, 1, 3) | {"score": "3"}])
@@ -159,11 +159,11 @@ def test_the_turns_of_a_dialogue_are_one_cluster() -> None:
     import statsmodels.api as sm
 
     values = [float(value) for value in np.random.default_rng(1).integers(1, 11, 40)]
-    clusters = [place // 2 for place in range(40)]
+    clusters = [folder // 2 for folder in range(40)]
     fit = sm.OLS(values, np.ones(40)).fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
-    ours = estimate(values, clusters)[:3]
+    actual = estimate(values, clusters)[:3]
     half = fit.bse[0] * 2.093024  # t with 19 degrees of freedom
-    assert ours == pytest.approx((np.mean(values), np.mean(values) - half, np.mean(values) + half), abs=1e-5)
+    assert actual == pytest.approx((np.mean(values), np.mean(values) - half, np.mean(values) + half), abs=1e-5)
     alone = estimate([None, *values])[:3]
     assert alone[2] - alone[0] == pytest.approx(2.022691 * np.std(values, ddof=1) / np.sqrt(40), abs=1e-5)
     assert math.isnan(estimate([3.0]).low) and estimate([3.0]).value == 3
@@ -185,7 +185,7 @@ def test_two_turns_at_the_temperature_of_the_category(
     tmp_path: Path, qwen2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, model = mt_bench_files(tmp_path / "data", 4), Listening()
-    with serving(lambda message, before: said("[[9]]")) as server:
+    with serving(lambda message, earlier: said("[[9]]")) as server:
         known(server, monkeypatch)
         aligned = exam(tmp_path / "run", data, qwen2, settings=BenchmarkSettings(name="mt_bench", max_tokens=9))
         result = mt_bench.run(replace(aligned, engine=model))
@@ -202,9 +202,9 @@ def test_two_turns_at_the_temperature_of_the_category(
         "<|im_start|>user\nAnd 0 {again}?<|im_end|>\n<|im_start|>assistant\n"
     ) in next(prompt for prompt in second if "Ask 0" in prompt)
     rows = [json.loads(line) for line in (aligned.folder.path / "model_answer/iter-1.jsonl").read_text().splitlines()]
-    assert [one["question_id"] for one in rows] == [81, 82, 83, 84]
+    assert [entry["question_id"] for entry in rows] == [81, 82, 83, 84]
     assert rows[0]["choices"] == [{"index": 0, "turns": ["answer to 1 0", "answer to 1 1"]}]
-    assert len({one["answer_id"] for one in rows}) == 4 and {one["model_id"] for one in rows} == {"iter-1"}
+    assert len({entry["answer_id"] for entry in rows}) == 4 and {entry["model_id"] for entry in rows} == {"iter-1"}
     assert (
         fastchat.read_answers(aligned.folder.path / "model_answer/iter-1.jsonl")[84] == rows[3]["choices"][0]["turns"]
     )
@@ -224,7 +224,7 @@ def test_two_turns_at_the_temperature_of_the_category(
 
 def test_a_number_that_is_no_rating_is_unreadable(tmp_path: Path, qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = mt_bench_files(tmp_path / "data", 3)
-    with serving(lambda message, before: said("[[85]]" if "Ask 0" in message else "[[8]]")) as server:
+    with serving(lambda message, earlier: said("[[85]]" if "Ask 0" in message else "[[8]]")) as server:
         known(server, monkeypatch)
         result = mt_bench.run(
             exam(tmp_path / "run", data, qwen2, EndpointJudge("j/1", HASTE, {"max_tokens": None, "n": 1}))
@@ -233,23 +233,23 @@ def test_a_number_that_is_no_rating_is_unreadable(tmp_path: Path, qwen2: Path, m
     assert result.details["averages"]["average"] == 8
     assert "max_tokens" not in server.bodies[0] and server.bodies[0]["model"] == "j/1"
     rows = fastchat.read_judgments(tmp_path / "run/iter-1/eval/exam/model_judgment/j-1_single.jsonl")
-    assert [one["score"] for one in rows] == [-1, -1, 8, 8, 8, 8] and rows[0]["judge"] == ["j/1", "single-v1"]
+    assert [entry["score"] for entry in rows] == [-1, -1, 8, 8, 8, 8] and rows[0]["judge"] == ["j/1", "single-v1"]
 
 
 def test_what_is_missing_is_told(tmp_path: Path) -> None:
     data = mt_bench_files(tmp_path / "data", 2)
     files = fastchat.load_files(data, "some/judge")  # which has no references of its own
-    said = {81: ["a", "b"], 82: ["a", "b"]}
-    assert len(fastchat.judge_requests(files, said)) == 4
+    answers = {81: ["a", "b"], 82: ["a", "b"]}
+    assert len(fastchat.judge_requests(files, answers)) == 4
     with pytest.raises(UserError, match="question 82 has no answer to its second turn"):
-        fastchat.judge_requests(files, said | {82: ["a"]})
+        fastchat.judge_requests(files, answers | {82: ["a"]})
     with pytest.raises(UserError, match=r"question 82 \(math\) has no reference answer"):
-        fastchat.judge_requests(files._replace(references={}), said)
+        fastchat.judge_requests(files._replace(references={}), answers)
     with pytest.raises(UserError, match="has no prompt 'single-v1-multi-turn', only single-v1"):
-        fastchat.judge_requests(files._replace(prompts={"single-v1": files.prompts["single-v1"]}), said)
+        fastchat.judge_requests(files._replace(prompts={"single-v1": files.prompts["single-v1"]}), answers)
     with pytest.raises(UserError, match="judge prompt 'single-v1' can't be filled for question 81: 'nobody'"):
         wrong = files.prompts | {"single-v1": {"prompt_template": "{nobody}", "system_prompt": ""}}
-        fastchat.judge_requests(files._replace(prompts=wrong), said)
+        fastchat.judge_requests(files._replace(prompts=wrong), answers)
     with pytest.raises(UserError, match="give FastChat's data/mt_bench"):
         fastchat.load_files(tmp_path / "nowhere", "gpt-4")
     (data / "question.jsonl").write_text('{"question_id": 81}\n')

@@ -73,8 +73,8 @@ def test_what_does_not_pass_says_why(program: str, why: str) -> None:
 
 
 def test_a_batch_keeps_its_order(wall: str) -> None:
-    found = sandbox.run_all([f"assert {n} % 3" for n in range(7)], wall, QUICK)
-    assert [one.passed for one in found] == [False, True, True, False, True, True, False]
+    result = sandbox.run_all([f"assert {n} % 3" for n in range(7)], wall, QUICK)
+    assert [entry.passed for entry in result] == [False, True, True, False, True, True, False]
 
 
 # --- what must be stopped
@@ -92,9 +92,9 @@ for attempt in {list(attempts)!r}:
     through.append(attempt)
 if through: raise ValueError("\\n".join(through))
 """
-    found = sandbox.run(program, wall, QUICK)
-    assert found.why in ("passed", "ValueError"), found
-    return found.message.split("\n") if found.message else []
+    result = sandbox.run(program, wall, QUICK)
+    assert result.why in ("passed", "ValueError"), result
+    return result.message.split("\n") if result.message else []
 
 
 OUTSIDE = [
@@ -143,8 +143,8 @@ assert ctypes.CDLL(None).syscall(425, 8, ctypes.create_string_buffer(120)) < 0, 
     with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
         unix.bind(str(tmp_path / "socket"))
         unix.listen()
-        found = sandbox.run(program.format(tcp=tcp.getsockname(), unix=str(tmp_path / "socket")), wall, QUICK)
-        assert found.passed, found
+        result = sandbox.run(program.format(tcp=tcp.getsockname(), unix=str(tmp_path / "socket")), wall, QUICK)
+        assert result.passed, result
         for server in (tcp, unix):
             server.setblocking(False)
             with pytest.raises(BlockingIOError):
@@ -162,10 +162,10 @@ PROCESSES = [
 
 
 def test_no_other_process(wall: str) -> None:
-    before = set(psutil.Process().children(recursive=True))
+    earlier = set(psutil.Process().children(recursive=True))
     assert succeed(PROCESSES, wall) == []
-    assert set(psutil.Process().children(recursive=True)) <= before
-    assert ["sleep", "98765"] not in [one.info["cmdline"] for one in psutil.process_iter(["cmdline"])]
+    assert set(psutil.Process().children(recursive=True)) <= earlier
+    assert ["sleep", "98765"] not in [entry.info["cmdline"] for entry in psutil.process_iter(["cmdline"])]
 
 
 def test_no_thread(wall: str) -> None:
@@ -227,8 +227,8 @@ def test_no_reaching_the_parent(wall: str) -> None:
 )
 def test_limits(program: str, limits: Limits, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    found = sandbox.run(program, sandbox.find_isolation(unsafe=True), limits)
-    assert found.why == why and len(found.message) <= 1000
+    result = sandbox.run(program, sandbox.find_isolation(unsafe=True), limits)
+    assert result.why == why and len(result.message) <= 1000
     assert not list(tmp_path.iterdir())
 
 

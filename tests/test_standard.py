@@ -148,9 +148,9 @@ def write(folder: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if name == "mmlu":
         for part, rows in {**content, "anatomy_dev.csv": DEV, "college_physics_dev.csv": DEV}.items():
-            place = folder / part.rpartition("_")[2].removesuffix(".csv") / part
-            place.parent.mkdir(exist_ok=True)
-            with place.open("w", newline="") as opened:
+            location = folder / part.rpartition("_")[2].removesuffix(".csv") / part
+            location.parent.mkdir(exist_ok=True)
+            with location.open("w", newline="") as opened:
                 csv.writer(opened).writerows(rows)
         return folder / file
     if file.endswith(".csv"):
@@ -180,17 +180,17 @@ class Liking(SeededFunctionEngine):
         self.read += texts
         if any("too long" in text for text in texts):
             raise TooLong("a prompt of 9 tokens does not fit")
-        chances = [-0.5 if any(one in text for one in self.liked) else -1.0 for text in texts]
+        chances = [-0.5 if any(entry in text for entry in self.liked) else -1.0 for text in texts]
         return [TokenLogprobs([0] * 4, [chance] * 4) for chance in chances]
 
 
 def exam(
     tmp_path: Path, engine: Any, model: Path, data: Path | None, base: bool = True, chat: str = "qwen"
 ) -> EvalContext:
-    place = RunFolder(tmp_path / "run" / "base" / "eval" / "own", tmp_path / "run")
-    place.path.mkdir(parents=True)
+    location = RunFolder(tmp_path / "run" / "base" / "eval" / "own", tmp_path / "run")
+    location.path.mkdir(parents=True)
     settings = BenchmarkSettings(name="paper/piqa", data=str(data) if data else None)
-    return EvalContext(engine, load_chat_template(chat, str(model)), 42, place, settings, base)
+    return EvalContext(engine, load_chat_template(chat, str(model)), 42, location, settings, base)
 
 
 # --- items
@@ -200,24 +200,26 @@ def exam(
 @pytest.mark.parametrize("form", ["file", "folder", "parquet", "hub json"])
 def test_items_in_every_form(tmp_path: Path, name: str, form: str) -> None:
     path = write(tmp_path / "authors", name)
-    found = load(name, path)
-    assert len(found) == (3 if name in ("arc_easy", "arc_challenge", "mmlu") else 2)
+    result = load(name, path)
+    assert len(result) == (3 if name in ("arc_easy", "arc_challenge", "mmlu") else 2)
     if form == "folder":
-        assert load(name, tmp_path / "authors") == found
+        assert load(name, tmp_path / "authors") == result
     elif form == "parquet":
         from pyarrow import Table, parquet
 
-        parquet.write_table(Table.from_pylist(found), tmp_path / "hub.parquet")
+        parquet.write_table(Table.from_pylist(result), tmp_path / "hub.parquet")
         again = load(name, tmp_path / "hub.parquet")
         columns = source_of(name).columns
-        assert [[row[one] for one in columns] for row in again] == [[row[one] for one in columns] for row in found]
+        assert [[row[entry] for entry in columns] for row in again] == [
+            [row[entry] for entry in columns] for row in result
+        ]
     elif form == "hub json":
-        (tmp_path / "hub.json").write_text(json.dumps(found))
-        assert load(name, tmp_path / "hub.json") == found
-    made = [one for number, row in enumerate(found, 1) if (one := paper_task(name).prepare(row, number))]
-    assert all(one.right < len(one.options) for one in made) and len(
+        (tmp_path / "hub.json").write_text(json.dumps(result))
+        assert load(name, tmp_path / "hub.json") == result
+    created = [entry for number, row in enumerate(result, 1) if (entry := paper_task(name).prepare(row, number))]
+    assert all(entry.right < len(entry.options) for entry in created) and len(
         question_texts(source_of(name), settings_of(name, path))
-    ) == len(found)
+    ) == len(result)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -225,19 +227,19 @@ def test_items_from_the_hub(tmp_path: Path, name: str, monkeypatch: pytest.Monke
     """A data set with the Hub's columns in the library's own form; the Hub itself no test can reach."""
     from datasets import Dataset
 
-    source, found, asked = source_of(name), load(name, write(tmp_path, name)), []
+    source, result, prompts_seen = source_of(name), load(name, write(tmp_path, name)), []
 
     def load_dataset(path: str, configuration: str | None, split: str) -> Any:
-        asked.append((path, configuration, split))
-        return Dataset.from_list(found)
+        prompts_seen.append((path, configuration, split))
+        return Dataset.from_list(result)
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     again = load(name, None)
-    assert asked == [source.hub]
-    assert [[row[one] for one in source.columns] for row in again] == [
-        [row[one] for one in source.columns] for row in found
+    assert prompts_seen == [source.hub]
+    assert [[row[entry] for entry in source.columns] for row in again] == [
+        [row[entry] for entry in source.columns] for row in result
     ]
-    found = [{"other": 1}]
+    result = [{"other": 1}]
     with pytest.raises(UserError, match=f"^{source.hub[0]}.* is missing"):
         load(name, None)
 
@@ -251,7 +253,7 @@ def test_tables_of_question_and_list_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "content", "said"),
+    ("name", "file", "content", "message"),
     [
         (
             "boolq",
@@ -267,11 +269,11 @@ def test_tables_of_question_and_list_are_read(tmp_path: Path) -> None:
         ("squad2", "a.json", '{"data": [{"paragraphs": []}, {}]}', "'paragraphs' is missing"),
     ],
 )
-def test_files_of_another_form_are_refused(tmp_path: Path, name: str, file: str, content: str, said: str) -> None:
+def test_files_of_another_form_are_refused(tmp_path: Path, name: str, file: str, content: str, message: str) -> None:
     (tmp_path / file).write_text(content)
     with pytest.raises(UserError) as refused:
         load(name, tmp_path / file)
-    assert said in str(refused.value) and "\n" not in str(refused.value) and str(tmp_path) in str(refused.value)
+    assert message in str(refused.value) and "\n" not in str(refused.value) and str(tmp_path) in str(refused.value)
 
 
 def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +284,7 @@ def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError, match="1 labels for 2 rows"):
         load("siqa", tmp_path)
 
-    def offline(*words: Any, **named: Any) -> None:
+    def offline(*words: Any, **options: Any) -> None:
         raise ConnectionError("no way out\nand more")
 
     monkeypatch.setattr("datasets.load_dataset", offline)
@@ -310,14 +312,14 @@ RIGHT = {  # what only the right option's text holds
 def test_options_by_the_loss_of_the_whole_prompt(tmp_path: Path, qwen2: Path, name: str) -> None:
     path = write(tmp_path / "data", name)
     engine = Liking(RIGHT[name])
-    found = load_benchmark(f"paper/{name}").run(exam(tmp_path, engine, qwen2, path))
-    right = found.scores["accuracy"].items
-    assert right == [True] * len(right) and found.details["protocol"] == "paper" and found.template == "plain"
+    result = load_benchmark(f"paper/{name}").run(exam(tmp_path, engine, qwen2, path))
+    right = result.scores["accuracy"].items
+    assert right == [True] * len(right) and result.details["protocol"] == "paper" and result.template == "plain"
     wrong = load_benchmark(f"paper/{name}").run(exam(tmp_path / "2", Liking([]), qwen2, path))
     assert wrong.scores["accuracy"].items == [
-        one.item.right == 0 for one in paper_task(name).load_shots(settings_of(name, path))
+        entry.item.right == 0 for entry in paper_task(name).load_shots(settings_of(name, path))
     ]
-    assert bool(found.notes) == (name not in ("piqa", "commonsense_qa"))
+    assert bool(result.notes) == (name not in ("piqa", "commonsense_qa"))
 
 
 def test_examples_stand_before_an_item_as_opencompass_joins_them(tmp_path: Path, qwen2: Path) -> None:
@@ -341,21 +343,21 @@ def test_examples_stand_before_an_item_as_opencompass_joins_them(tmp_path: Path,
 
 def test_an_aligned_model_reads_its_template(tmp_path: Path, qwen2: Path, llama: Path) -> None:
     engine = Liking([])
-    found = load_benchmark("paper/siqa").run(exam(tmp_path, engine, qwen2, write(tmp_path / "s", "siqa"), base=False))
-    assert found.template == "qwen" and engine.read[1] == (
+    result = load_benchmark("paper/siqa").run(exam(tmp_path, engine, qwen2, write(tmp_path / "s", "siqa"), base=False))
+    assert result.template == "qwen" and engine.read[1] == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nAnn fell.\n"
         "Question: How is Ann?\nA. glad\nB. hurt\nC. tall<|im_end|>\n<|im_start|>assistant\nAnswer: A<|im_end|>\n"
     )
     engine = Liking([])
-    one = exam(tmp_path / "2", engine, llama, write(tmp_path / "m", "mmlu"), base=False, chat="llama3")
-    load_benchmark("paper/mmlu").run(one)
+    entry = exam(tmp_path / "2", engine, llama, write(tmp_path / "m", "mmlu"), base=False, chat="llama3")
+    load_benchmark("paper/mmlu").run(entry)
     assert engine.read[1].count("<|start_header_id|>") == 12 and "about  anatomy.\n\nExample 0" in engine.read[1]
     assert engine.read[1].endswith("\n\nAnswer: A<|eot_id|>")
     read: list[str] = []
-    asked = exam(
+    prompts_seen = exam(
         tmp_path / "3", Liking([], lambda p: read.append(p) or ""), qwen2, write(tmp_path / "n", "nq"), base=False
     )  # type: ignore[func-returns-value]
-    load_benchmark("paper/nq").run(asked)
+    load_benchmark("paper/nq").run(prompts_seen)
     assert read[0].endswith("Q: who wrote it?<|im_end|>\n<|im_start|>assistant\n")
 
 
@@ -374,19 +376,19 @@ def test_an_aligned_model_reads_its_template(tmp_path: Path, qwen2: Path, llama:
     ],
 )
 def test_written_answers(tmp_path: Path, qwen2: Path, name: str, answers: list[str], right: list[bool]) -> None:
-    said = iter(answers)
-    one = exam(tmp_path, Liking([], lambda prompt: next(said)), qwen2, write(tmp_path / "data", name))
-    found = load_benchmark(f"paper/{name}").run(one)
-    assert next(iter(found.scores.values())).items == right
+    message = iter(answers)
+    entry = exam(tmp_path, Liking([], lambda prompt: next(message)), qwen2, write(tmp_path / "data", name))
+    result = load_benchmark(f"paper/{name}").run(entry)
+    assert next(iter(result.scores.values())).items == right
     if name == "gpqa_diamond":
-        assert found.details["unreadable"] == ("I can't tell" in answers)
+        assert result.details["unreadable"] == ("I can't tell" in answers)
 
 
 def test_gpqa_turns_its_options_with_the_number(tmp_path: Path) -> None:
     row = load("gpqa_diamond", write(tmp_path, "gpqa_diamond"))[0]
     turned = [paper_task("gpqa_diamond").prepare(row, number) for number in (1, 2, 3, 4)]
-    assert [one and one.right for one in turned] == [3, 2, 1, 0]
-    assert all(one and one.fields["ABCD"[one.right]] == "four" for one in turned)
+    assert [entry and entry.right for entry in turned] == [3, 2, 1, 0]
+    assert all(entry and entry.fields["ABCD"[entry.right]] == "four" for entry in turned)
     assert turned[0] and [turned[0].fields[c] for c in "ABC"] == ["1 only", "2 only", "3 only"]
 
 
@@ -394,8 +396,8 @@ def test_what_does_not_fit_is_counted(tmp_path: Path, qwen2: Path) -> None:
     rows = [{"goal": "A too long one.", "sol1": "a", "sol2": "b", "label": 0}]
     rows += [{"goal": f"Do {n}", "sol1": "a", "sol2": "b", "label": 0} for n in range(20)]
     (tmp_path / "p.json").write_text(json.dumps(rows))
-    found = load_benchmark("paper/piqa").run(exam(tmp_path, Liking([]), qwen2, tmp_path / "p.json"))
-    assert found.scores["accuracy"].items == [False] + [True] * 20 and found.details["too_long"] == 1
+    result = load_benchmark("paper/piqa").run(exam(tmp_path, Liking([]), qwen2, tmp_path / "p.json"))
+    assert result.scores["accuracy"].items == [False] + [True] * 20 and result.details["too_long"] == 1
     (tmp_path / "p.json").write_text(json.dumps(rows[:1]))
     with pytest.raises(UserError, match="nothing fits"):
         load_benchmark("paper/piqa").run(exam(tmp_path / "2", Liking([]), qwen2, tmp_path / "p.json"))
@@ -410,15 +412,15 @@ def test_the_loss_is_that_of_opencompass(checkpoint: Path) -> None:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
     texts = ["The capital of France is Paris.", "What is 12 plus 30? It is 42!", "a"]
     with open_engine_closing(checkpoint) as engine:
-        found = mean_losses(engine, texts, tokenizer)
+        result = mean_losses(engine, texts, tokenizer)
     begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
-    for text, loss in zip(texts, found, strict=True):
+    for text, loss in zip(texts, result, strict=True):
         ids = tokenizer(text).input_ids
         read = ids if begins else [tokenizer.eos_token_id, *ids]  # what the engine starts from where there is no BOS
         with torch.no_grad():
             chances = model(torch.tensor([read])).logits[0, :-1].log_softmax(-1)
-        each = -chances.gather(1, torch.tensor(read[1:])[:, None])[:, 0]
-        total = float((each if begins else each[1:]).sum()) / len(ids)
+        token_losses = -chances.gather(1, torch.tensor(read[1:])[:, None])[:, 0]
+        total = float((token_losses if begins else token_losses[1:]).sum()) / len(ids)
         assert loss is not None and math.isclose(loss, total, rel_tol=1e-4, abs_tol=1e-5)
 
 
@@ -449,11 +451,11 @@ LIKED = {  # the continuations that lm-eval's tasks have for the right options
 def test_lm_evals_tasks_on_local_files(tmp_path: Path, qwen2: Path, name: str) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
     engine = Liking(LIKED[name])
-    found = load_benchmark(f"standard/{name}").run(exam(tmp_path, engine, qwen2, write(tmp_path / "data", name)))
-    assert found.details["protocol"] == "standard" and found.template == "plain" and found.details["too_long"] == 0
-    assert found.scores["acc"].items == [True] * (3 if "arc" in name or name == "mmlu" else 2), engine.read
+    result = load_benchmark(f"standard/{name}").run(exam(tmp_path, engine, qwen2, write(tmp_path / "data", name)))
+    assert result.details["protocol"] == "standard" and result.template == "plain" and result.details["too_long"] == 0
+    assert result.scores["acc"].items == [True] * (3 if "arc" in name or name == "mmlu" else 2), engine.read
     if name == "mmlu":
-        assert found.breakdowns == {"subject": {"anatomy": (1, 1), "college_physics": (2, 2)}}
+        assert result.breakdowns == {"subject": {"anatomy": (1, 1), "college_physics": (2, 2)}}
 
 
 def test_lm_evals_gpqa_is_shuffled_once_and_the_same_way_again(tmp_path: Path, qwen2: Path) -> None:
@@ -465,23 +467,23 @@ def test_lm_evals_gpqa_is_shuffled_once_and_the_same_way_again(tmp_path: Path, q
     assert engine.read == again.read and engine.read[1].endswith("\nAnswer: (A)")
     right = [f"({letter})" for text in engine.read[1::4] for letter in "ABCD" if f"({letter}) four" in text]
     liked = [text for text, letter in zip(engine.read[1::4], right, strict=True) for text in [text[:-3] + letter]]
-    found = load_benchmark("standard/gpqa_diamond").run(exam(tmp_path / "3", Liking(liked), qwen2, path))
-    assert found.scores["acc"].items == [True, True]
+    result = load_benchmark("standard/gpqa_diamond").run(exam(tmp_path / "3", Liking(liked), qwen2, path))
+    assert result.scores["acc"].items == [True, True]
 
 
 @pytest.mark.parametrize("name", ["nq", "triviaqa"])
 def test_lm_evals_written_answers(tmp_path: Path, qwen2: Path, name: str) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
     answers = iter([" Ann Lee\nmore", " 1973"])
-    asked: list[str] = []
+    prompts_seen: list[str] = []
 
     def answer(prompt: str) -> str:
-        asked.append(prompt)
+        prompts_seen.append(prompt)
         return next(answers)
 
-    one = exam(tmp_path, Liking([], answer), qwen2, write(tmp_path / "data", name), base=False)
-    assert load_benchmark(f"standard/{name}").run(one).scores["exact_match"].items == [True, False]
-    assert asked[0].startswith("<|im_start|>system") and asked[0].endswith("assistant\n")
+    entry = exam(tmp_path, Liking([], answer), qwen2, write(tmp_path / "data", name), base=False)
+    assert load_benchmark(f"standard/{name}").run(entry).scores["exact_match"].items == [True, False]
+    assert prompts_seen[0].startswith("<|im_start|>system") and prompts_seen[0].endswith("assistant\n")
 
 
 @pytest.mark.numeric
@@ -495,22 +497,22 @@ def test_lm_eval_gets_the_log_probabilities_that_its_own_model_has(tmp_path: Pat
 
     rows = load("siqa", write(tmp_path / "data", "siqa"))
     with open_engine_closing(checkpoint) as engine:
-        one = exam(tmp_path, engine, checkpoint, None, chat="tokenizer")
+        entry = exam(tmp_path, engine, checkpoint, None, chat="tokenizer")
         requests = TASK.load_tasks(rows)["social_iqa"]
         requests.build_all_requests()
-        ours = EngineLM(one).loglikelihood(requests.instances)
-        theirs = HFLM(pretrained=str(checkpoint), device="cpu", batch_size=1).loglikelihood(requests.instances)
-        again = run_tasks(TASK.load_tasks(rows), EngineLM(one))
-    assert [pair[0] for pair in ours] == pytest.approx([pair[0] for pair in theirs], rel=1e-4)
-    assert [sample["resps"] for sample in again] == [[[pair] for pair in ours[n : n + 3]] for n in (0, 3)]
+        actual = EngineLM(entry).loglikelihood(requests.instances)
+        reference = HFLM(pretrained=str(checkpoint), device="cpu", batch_size=1).loglikelihood(requests.instances)
+        again = run_tasks(TASK.load_tasks(rows), EngineLM(entry))
+    assert [pair[0] for pair in actual] == pytest.approx([pair[0] for pair in reference], rel=1e-4)
+    assert [sample["resps"] for sample in again] == [[[pair] for pair in actual[n : n + 3]] for n in (0, 3)]
 
 
 def test_too_long_for_lm_eval_is_wrong(tmp_path: Path, qwen2: Path) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
-    rows = [{"goal": f"{what} one.", "sol1": "a", "sol2": "b", "label": 0} for what in ("A too long", "Some")]
+    rows = [{"goal": f"{subject} one.", "sol1": "a", "sol2": "b", "label": 0} for subject in ("A too long", "Some")]
     (tmp_path / "p.json").write_text(json.dumps(rows))
-    found = load_benchmark("standard/piqa").run(exam(tmp_path, Liking([]), qwen2, tmp_path / "p.json"))
-    assert found.scores["acc"].items == [False, True] and found.details["too_long"] == 1
+    result = load_benchmark("standard/piqa").run(exam(tmp_path, Liking([]), qwen2, tmp_path / "p.json"))
+    assert result.scores["acc"].items == [False, True] and result.details["too_long"] == 1
 
 
 def test_without_lm_eval_it_is_said(tmp_path: Path, qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -523,18 +525,20 @@ def test_without_lm_eval_it_is_said(tmp_path: Path, qwen2: Path, monkeypatch: py
 
 def test_squad_by_the_official_rules(tmp_path: Path, qwen2: Path) -> None:
     answers = iter([" the Ann!\nmore", " "])
-    asked: list[str] = []
+    prompts_seen: list[str] = []
 
     def answer(prompt: str) -> str:
-        asked.append(prompt)
+        prompts_seen.append(prompt)
         return next(answers)
 
-    found = load_benchmark("standard/squad2").run(
+    result = load_benchmark("standard/squad2").run(
         exam(tmp_path, Liking([], answer), qwen2, write(tmp_path / "d", "squad2"))
     )
-    assert {name: score.items for name, score in found.scores.items()} == {"exact": [True, True], "f1": [1.0, 1.0]}
-    assert found.breakdowns["kind"] == {"answer in the passage": (1, 1), "no answer in the passage": (1, 1)}
-    assert asked[0] == "Title: Sheep\n\nBackground: The sheep, Ann, is white.\n\nQuestion: Who is white?\n\nAnswer:"
+    assert {name: score.items for name, score in result.scores.items()} == {"exact": [True, True], "f1": [1.0, 1.0]}
+    assert result.breakdowns["kind"] == {"answer in the passage": (1, 1), "no answer in the passage": (1, 1)}
+    assert (
+        prompts_seen[0] == "Title: Sheep\n\nBackground: The sheep, Ann, is white.\n\nQuestion: Who is white?\n\nAnswer:"
+    )
     assert squad2.f1("a white sheep", ["The sheep, Ann"]) == 0.5 and not squad2.exact("unanswerable", [])
     assert squad2.f1("", ["Ann"]) == 0.0 and squad2.f1("Ann", []) == 0.0 and squad2.exact("The", ["!"])
 
@@ -549,8 +553,8 @@ def test_the_originals_are_read() -> None:
         "squad2": ("squad2/cs224n_dev-v2.0.json", 6078),
     }  # fmt: skip
     for name, (file, count) in files.items():
-        found = [paper_task(name).prepare(row, number) for number, row in enumerate(load(name, DATA / file), 1)]
-        assert len(found) == count and all(one and one.right < len(one.options) for one in found)
+        result = [paper_task(name).prepare(row, number) for number, row in enumerate(load(name, DATA / file), 1)]
+        assert len(result) == count and all(entry and entry.right < len(entry.options) for entry in result)
         assert not source_of(name).notes
 
 
@@ -559,8 +563,8 @@ def test_every_task_names_its_source() -> None:
         f"{protocol}/{name}" for protocol in ("paper", "standard") for name in TASKS
     }
     for name in TASKS:
-        found = paper_task(name).template
-        assert found.source.startswith("open-compass/opencompass, configs/") and found.licence == "Apache-2.0"
+        result = paper_task(name).template
+        assert result.source.startswith("open-compass/opencompass, configs/") and result.licence == "Apache-2.0"
         assert paper_task(name).name == load_benchmark(f"paper/{name}").name == f"paper/{name}"
         assert load_benchmark(f"standard/{name}").name == f"standard/{name}"
 
@@ -568,18 +572,18 @@ def test_every_task_names_its_source() -> None:
 def test_a_run_with_both_protocols(tmp_path: Path) -> None:
     path = write(tmp_path / "data", "piqa")
     words = ["iterations=1", "synthesis.tasks=8", "synthesis.sampling.max_tokens=200", "training.max_steps=1"]
-    wanted = [{"name": f"{protocol}/piqa", "data": str(path)} for protocol in ("paper", "standard")]
-    words += ["assessment=null", "filters=[]", f"evaluation={json.dumps(wanted[: 1 + _has_lm_eval()])}"]
+    expected = [{"name": f"{protocol}/piqa", "data": str(path)} for protocol in ("paper", "standard")]
+    words += ["assessment=null", "filters=[]", f"evaluation={json.dumps(expected[: 1 + _has_lm_eval()])}"]
     done = isheep("run", "lamb", "--out", tmp_path / "run", *words)
     assert done.code == 0, done.err
     for name, template in (("base", "plain"), ("iter-1", "tokenizer")):
-        found = read_result(tmp_path / "run" / name / "eval" / "paper" / "piqa.json")
-        assert found.template == template and found.details["protocol"] == "paper"
-        assert len(found.scores["accuracy"].items) == 2
+        result = read_result(tmp_path / "run" / name / "eval" / "paper" / "piqa.json")
+        assert result.template == template and result.details["protocol"] == "paper"
+        assert len(result.scores["accuracy"].items) == 2
     assert "paper/piqa" in done.out and ("standard/piqa" in done.out) == _has_lm_eval()
-    for wrong, said in (("piqa", "write paper/piqa or standard/piqa"), ("paper/pika", "did you mean 'paper/piqa'?")):
+    for wrong, message in (("piqa", "write paper/piqa or standard/piqa"), ("paper/pika", "did you mean 'paper/piqa'?")):
         refused = isheep("run", "lamb", "--out", tmp_path / "other", f"evaluation=[{wrong}]")
-        assert refused.code == 2 and said in refused.err
+        assert refused.code == 2 and message in refused.err
 
 
 def _has_lm_eval() -> bool:

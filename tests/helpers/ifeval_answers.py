@@ -91,35 +91,37 @@ def answers(item: Item, count: int) -> Iterator[str]:
 
 def followed(item: Item, rng: random.Random, off: int) -> str:
     """A text that mostly does what is asked, where numbers count with `off` more than that."""
-    given = zip(item.instruction_id_list, item.kwargs, strict=True)
-    asked = {kind: {name: value for name, value in some.items() if value is not None} for kind, some in given}
-    text = _words(asked, rng, off)
+    values = zip(item.instruction_id_list, item.kwargs, strict=True)
+    prompts_seen = {
+        kind: {name: value for name, value in subset.items() if value is not None} for kind, subset in values
+    }
+    text = _words(prompts_seen, rng, off)
     for kind, how in FORMS.items():
-        if kind in asked:
-            text = how(text, asked[kind], rng, off)
+        if kind in prompts_seen:
+            text = how(text, prompts_seen[kind], rng, off)
     return text
 
 
-def _words(asked: dict[str, dict[str, Any]], rng: random.Random, off: int) -> str:
+def _words(prompts_seen: dict[str, dict[str, Any]], rng: random.Random, off: int) -> str:
     """What the answer says, and how long it is."""
-    of = asked.get("length_constraints:number_sentences")
+    of = prompts_seen.get("length_constraints:number_sentences")
     count = _target(of["num_sentences"], of["relation"], off) if of else 4
     text = " ".join(rng.choice(SAID) + rng.choice([".", ".", "!", "?", "..."]) for _ in range(count))
-    if of := asked.get("language:response_language"):
+    if of := prompts_seen.get("language:response_language"):
         text = SPOKEN.get(of["language"], text)
-    if of := asked.get("length_constraints:number_words"):
-        wanted = _target(of["num_words"], of["relation"], off)
-        words = text.split()[:wanted]
-        while (missing := wanted - len(re.findall(r"\w+", " ".join(words)))) > 0:
+    if of := prompts_seen.get("length_constraints:number_words"):
+        expected = _target(of["num_words"], of["relation"], off)
+        words = text.split()[:expected]
+        while (missing := expected - len(re.findall(r"\w+", " ".join(words)))) > 0:
             words += [rng.choice(["baa", "wool", "don't", "e-mail"]) for _ in range((missing + 1) // 2)]
         text = " ".join(words)
-    if of := asked.get("keywords:letter_frequency"):
-        wanted, letter = _target(of["let_frequency"], of["let_relation"], off), of["letter"].lower()
-        there = text.lower().count(letter)
+    if of := prompts_seen.get("keywords:letter_frequency"):
+        expected, letter = _target(of["let_frequency"], of["let_relation"], off), of["letter"].lower()
+        present = text.lower().count(letter)
         text = (
-            text + " " + letter * (wanted - there)
-            if wanted > there
-            else text.lower().replace(letter, "", there - wanted)
+            text + " " + letter * (expected - present)
+            if expected > present
+            else text.lower().replace(letter, "", present - expected)
         )
     return text
 
@@ -130,17 +132,17 @@ def _target(number: int, relation: str, off: int) -> int:
 
 def _paragraphs(text: str, of: dict[str, Any], rng: random.Random, off: int) -> str:
     divider = rng.choice(["\n***\n", "\n***\n", " *** ", "***", "\n* * *\n", "\n****\n"])
-    whole = divider.join([text, *rng.choices(SAID, k=max(0, of["num_paragraphs"] - 1 + off))])
-    return rng.choice(["", "", divider]) + whole + rng.choice(["", "", divider])
+    complete = divider.join([text, *rng.choices(SAID, k=max(0, of["num_paragraphs"] - 1 + off))])
+    return rng.choice(["", "", divider]) + complete + rng.choice(["", "", divider])
 
 
 def _first_word(text: str, of: dict[str, Any], rng: random.Random, off: int) -> str:
-    said = rng.choices(SAID, k=max(1, of["num_paragraphs"] + off))
-    if of["nth_paragraph"] <= len(said):
+    message = rng.choices(SAID, k=max(1, of["num_paragraphs"] + off))
+    if of["nth_paragraph"] <= len(message):
         word = rng.choice([str.lower, str.title, str.upper])(of["first_word"])
         opened = rng.choice(["", "", "'", '"', "''\"", "*", "“"]) + word
-        said[of["nth_paragraph"] - 1] = opened + rng.choice([" ", ", ", ". ", "\n", "-"]) + "more."
-    return rng.choice(["\n\n", "\n\n", "\n\n\n", "\n\n\n\n"]).join(said)
+        message[of["nth_paragraph"] - 1] = opened + rng.choice([" ", ", ", ". ", "\n", "-"]) + "more."
+    return rng.choice(["\n\n", "\n\n", "\n\n\n", "\n\n\n\n"]).join(message)
 
 
 def _sections(text: str, of: dict[str, Any], rng: random.Random, off: int) -> str:

@@ -68,11 +68,11 @@ def serving(answer: Callable[[str, int], Answer], models: int = 200) -> Iterator
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            found = server.take(body, self.headers["authorization"])
-            content = found.body if isinstance(found.body, bytes) else json.dumps(found.body).encode()
+            result = server.take(body, self.headers["authorization"])
+            content = result.body if isinstance(result.body, bytes) else json.dumps(result.body).encode()
             with contextlib.suppress(OSError):  # who asked may be gone
-                self.send_response(found.status)
-                for name, value in found.headers.items():
+                self.send_response(result.status)
+                for name, value in result.headers.items():
                     self.send_header(name, value)
                 self.send_header("content-length", str(len(content)))
                 self.end_headers()

@@ -36,9 +36,9 @@ def mt_bench_files(folder: Path, count: int) -> Path:
     ]
     prompts = []
     for name in NAMES:
-        both = "{question_1}|{answer_1}|{question_2}|{answer_2}" if "turn" in name else "{question}|{answer}"
+        pair = "{question_1}|{answer_1}|{question_2}|{answer_2}" if "turn" in name else "{question}|{answer}"
         holes = ["{ref_answer_1}"] * ("math" in name) + ["{ref_answer_2}"] * ("math" in name and "turn" in name)
-        text = f"{name} {{{{x}}}} {'|'.join(holes)} Q: {both}"
+        text = f"{name} {{{{x}}}} {'|'.join(holes)} Q: {pair}"
         prompts.append({"name": name, "system_prompt": "Judge." if "turn" in name else "", "prompt_template": text})
     write_lines(folder / "question.jsonl", questions)
     write_lines(folder / "reference_answer" / "gpt-4.jsonl", references)
