@@ -28,7 +28,9 @@ from isheep.models.chat_template import load_chat_template
 from isheep.openai_client import retry_after
 from isheep.recipe.schema import BenchmarkSettings, JudgeSettings, Machine, Recipe
 from isheep.records import Model
+from isheep.rundir.atomic import write_json
 from isheep.rundir.folder import RunFolder
+from isheep.rundir.run import FORMAT, VERSION_FILE
 from tests.conftest import make_checkpoint
 from tests.helpers.judge_server import KEY, Answer, Server, known, said, serving
 from tests.helpers.judged import HASTE, alpaca_files, exam, mt_bench_files
@@ -346,6 +348,7 @@ def test_a_judge_is_found_by_its_run(tmp_path: Path) -> None:
     for iteration in ("iter-2", "iter-10", "base"):
         (run / iteration / ("adapter" if iteration != "base" else "eval")).mkdir(parents=True)
     (run / "recipe.yaml").write_text("model: lamb\nchat_template: llama3\n")
+    write_json(run / VERSION_FILE, {"format": FORMAT})
     assert local_model(str(run)) == (Model("lamb", run / "iter-10/adapter"), "llama3")
     assert local_model(str(run / "iter-2")) == (Model("lamb", run / "iter-2/adapter"), "llama3")
     assert local_model(str(run / "base")) == (Model("lamb", None), "llama3")
