@@ -94,7 +94,8 @@ def read_response(label: str, row: Any) -> tuple[str, str]:
     """Return the prompt and the response in a line of a file of responses."""
     row = row if isinstance(row, dict) else {}
     doc, kept = row.get("doc"), row.get("filtered_resps")
-    if isinstance(doc, dict) and isinstance(kept, list) and kept:  # lm-eval's --log_samples
+    # Lm-eval's --log_samples.
+    if isinstance(doc, dict) and isinstance(kept, list) and kept:
         row = {"prompt": doc.get("prompt"), "response": kept[0]}
     prompt, response = row.get("prompt"), row.get("response")
     if not isinstance(prompt, str) or not isinstance(response, str):

@@ -12,7 +12,8 @@ from isheep.lamb.world import Quest
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Completion, Sampling
 
-MAX_TOKENS = 64  # of an answer
+# Of an answer.
+MAX_TOKENS = 64
 READINGS = ("strict", "loose")
 
 

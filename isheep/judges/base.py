@@ -26,7 +26,8 @@ Messages = list[dict[str, str]]
 """A conversation: messages with a role and a content."""
 
 DOES_NOT_FIT = "the prompt does not fit its context"
-BATCH_SIZE = 32  # conversations in one call of an engine
+# Conversations in one call of an engine.
+BATCH_SIZE = 32
 
 
 class Judge(Protocol):

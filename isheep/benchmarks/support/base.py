@@ -75,8 +75,10 @@ class PlannedAnswers(NamedTuple):
     """The size of a benchmark, for the estimates of `isheep plan`."""
 
     num_answers: int
-    max_tokens: int  # of one answer
-    batch_size: int  # answers that the engine is asked for in one call
+    # Of one answer.
+    max_tokens: int
+    # Answers that the engine is asked for in one call.
+    batch_size: int
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Answer, Sampling
 from isheep.rundir.folder import RunFolder
 
-BATCH_SIZE = 64  # answers
+# Answers.
+BATCH_SIZE = 64
 
 
 def data_path(settings: BenchmarkSettings) -> Path | None:

@@ -10,9 +10,12 @@ from isheep.benchmarks.support.options import logprobs, score_items
 from isheep.models.chat_template import render_conversation
 from isheep.records import Sampling
 
-BATCH_SIZE = 64  # requests whose losses are computed in one call
-MAX_TOKENS = 256  # of an answer, lm-eval's own limit
-DOES_NOT_FIT = -1e9  # log-probability of a continuation that does not fit; its item counts as wrong whatever happens
+# Requests whose losses are computed in one call.
+BATCH_SIZE = 64
+# Of an answer, lm-eval's own limit.
+MAX_TOKENS = 256
+# Log-probability of a continuation that does not fit; its item counts as wrong whatever happens.
+DOES_NOT_FIT = -1e9
 
 
 class EngineLM(LM):  # type: ignore[misc]
