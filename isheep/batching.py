@@ -1,4 +1,4 @@
-"""Fixed batches, and seeds that come from a place rather than from a global generator."""
+"""Fixed batches, and random seeds that are derived from a path rather than drawn from a global generator."""
 
 import os
 from collections import deque
@@ -9,51 +9,53 @@ from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
-Made = TypeVar("Made")
+Output = TypeVar("Output")
 
 
 def chunks(items: Sequence[T], size: int, first: int = 0) -> Iterator[Sequence[T]]:
-    """Cut `items`, from place `first` on, into pieces of `size`, in order; the last one may be shorter."""
+    """Yield the items from index `first` on in slices of `size`, in order; the last slice may be shorter."""
     for start in range(first, len(items), size):
         yield items[start : start + size]
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """`chunks` of what need not be in memory as a whole."""
-    rest = iter(items)
-    while some := list(islice(rest, size)):
-        yield some
+    """Yield the items in lists of `size`, in order; unlike for `chunks`, they need not be a sequence in memory."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
-def ordered_map(make: Callable[[T], Made], places: Iterable[T], at_once: int) -> Iterator[Made]:
-    """`make` of each place, in order. `at_once` are under way at a time, in threads, and finished ones wait their turn.
+def ordered_map(make: Callable[[T], Output], items: Iterable[T], max_in_flight: int) -> Iterator[Output]:
+    """Yield `make(item)` of each item, in order.
 
-    With 1 each is made when it is asked for. So what is made must hang on its place alone, never on when.
+    With a `max_in_flight` above 1, that many calls run at a time, in threads, and finished results wait for their turn.
+    With 1, each result is made when it is needed. `make` must depend only on its item, not on timing.
     """
-    if at_once == 1:
-        yield from map(make, places)
+    if max_in_flight == 1:
+        yield from map(make, items)
         return
-    rest, pool = iter(places), ThreadPoolExecutor(at_once)
+    iterator, pool = iter(items), ThreadPoolExecutor(max_in_flight)
     try:
-        # Twice as many: nobody idles where the first one takes longest, or while its rows are written.
-        owed = deque(pool.submit(make, place) for place in islice(rest, 2 * at_once))
-        while owed:
-            yield owed.popleft().result()
-            owed.extend(pool.submit(make, place) for place in islice(rest, 1))
-    finally:  # what is under way when nobody wants more is not waited for
+        # Twice as many are submitted, so that no thread is idle while the first call takes longest or rows are written.
+        futures = deque(pool.submit(make, item) for item in islice(iterator, 2 * max_in_flight))
+        while futures:
+            yield futures.popleft().result()
+            futures.extend(pool.submit(make, item) for item in islice(iterator, 1))
+    finally:
+        # If the caller stops early, the calls in flight are not waited for.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def derive_seed(*place: int | str) -> int:
-    """A 63-bit seed for a place, such as `seed_of(run_seed, iteration, "response", batch)`.
+def derive_seed(*path: int | str) -> int:
+    """Return a 63-bit random seed for a path, such as `derive_seed(recipe.seed, iteration, "response", batch)`.
 
-    The same place gives the same seed on every machine; `1` and `"1"` are different places.
+    The same path gives the same seed on every machine. The elements `1` and `"1"` give different seeds.
     """
-    return int.from_bytes(sha256(repr(place).encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(sha256(repr(path).encode()).digest()[:8], "big") >> 1
 
 
 def num_cpu_threads() -> int:
-    """OMP_NUM_THREADS, the usual word on how many threads a process may use, or the cores that this one may use."""
-    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(said) if said.isdigit() and int(said) else usable
+    """Return the number of threads that a process may use: OMP_NUM_THREADS, or the number of its usable cores."""
+    setting = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(setting) if setting.isdigit() and int(setting) else num_cores

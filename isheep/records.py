@@ -1,4 +1,4 @@
-"""The typed rows that the stages hand to each other, and the model that writes them."""
+"""The typed rows that the stages pass to each other, and the records of models and of generation."""
 
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -27,7 +27,7 @@ def user_turn(instruction: str, input: str) -> str:
 
 
 class Task(Record):
-    """An instruction, with an input or without. `id` comes from its place in the run, it is never drawn."""
+    """An instruction, with an input or without. `id` is derived from the position in the run; it is not random."""
 
     id: str
     instruction: str
@@ -40,7 +40,7 @@ class Task(Record):
 
 
 class Reply(Record):
-    """One raw continuation of a synthesis prompt; tasks are read out of it."""
+    """One raw continuation of a synthesis prompt, from which tasks are read."""
 
     id: str
     text: str
@@ -49,7 +49,7 @@ class Reply(Record):
 
 
 class Answer(Record):
-    """What a model answered to an item of a benchmark, after `prompt` as it read it; `finish` as in Pair."""
+    """A model's answer to an item of a benchmark. `prompt` is the text that the model read; `finish` is as in Pair."""
 
     prompt: str = ""
     output: str
@@ -60,8 +60,8 @@ class Answer(Record):
 class Pair(Task):
     """A task and the model's answer. `finish` is "stop" (it ended by itself) or "length" (it was cut off).
 
-    `thoughts` is what it wrote before its answer where it was asked to, else None. Where no answer can be read after
-    them, an outcome of its own, they are all that it wrote and the output is empty.
+    `thoughts` is the text before the answer if the prompt asks for thoughts, else None. If no answer can be read after
+    them, which is not the same as an empty answer, `thoughts` is the whole text and the output is empty.
     """
 
     output: str
@@ -72,12 +72,12 @@ class Pair(Task):
 
     @property
     def unanswered(self) -> bool:
-        """Whether no answer could be read in what the model wrote."""
+        """Whether no answer could be read in the model's text."""
         return self.thoughts is not None and not self.output
 
 
 class Grade(Record):
-    """One rating. `score` is None where the judge's reply can't be read: an outcome of its own, not a low score."""
+    """One rating. `score` is None if the judge's reply can't be read, which is not the same as a low score."""
 
     score: float | None
     reply: str
@@ -90,7 +90,7 @@ class AssessedPair(Pair):
 
 
 class TaskKind(Record):
-    """Whether a task is classification, by the model's word; None where that can't be read: an outcome of its own."""
+    """Whether a task is classification according to the model's reply; None if the reply can't be read."""
 
     id: str
     classification: bool | None
@@ -99,7 +99,7 @@ class TaskKind(Record):
 
 
 class Instance(Record):
-    """An input and an output for the task of the same id, as written; `cut` names those that were cut off."""
+    """An input and an output for the task of the same id, as the model wrote them. `cut` names those cut off."""
 
     id: str
     input: str
@@ -109,7 +109,7 @@ class Instance(Record):
 
 
 class PairPerplexity(Record):
-    """The perplexities of a pair under the model that wrote it (measure.perplexities), None where there is no text."""
+    """The perplexities of a pair under the model that wrote it (stages/measure.py); None if there is no text."""
 
     id: str
     output: float | None
@@ -117,14 +117,14 @@ class PairPerplexity(Record):
 
 
 class PairEmbedding(Record):
-    """The representation of a pair under the model that wrote it: float32, little-endian, in base64."""
+    """The embedding of a pair by the model that wrote it: float32, little-endian, in base64."""
 
     id: str
     values: str
 
 
 class Drop(Record):
-    """Why a row is not used: the row's id, the filter, and the filter's reason in words."""
+    """The reason why a pair is not trained on: the pair's id, the filter, and the filter's reason in words."""
 
     row: str
     by: str
@@ -132,7 +132,7 @@ class Drop(Record):
 
 
 class Rejected(Record):
-    """What a model wrote and what did not become a task, or a pair, and why."""
+    """A model's text that became no task, or no pair; the part of isheep that rejected it, and the reason."""
 
     id: str
     text: str
@@ -141,7 +141,7 @@ class Rejected(Record):
 
 
 class Model(NamedTuple):
-    """A checkpoint (a path or a name on the Hub, as in the recipe) and the LoRA adapter on it, None for the base."""
+    """A base checkpoint (a path or a name on the Hub, as in the recipe) and a LoRA adapter; None for the base alone."""
 
     base: str
     adapter: Path | None = None
@@ -172,7 +172,7 @@ class Completion(NamedTuple):
 
 
 class TokenLogprobs(NamedTuple):
-    """Natural-log probability of each token of an output, given its prompt and the tokens before it."""
+    """The natural-log probability of each token of an output, given its prompt and the tokens before it."""
 
     tokens: list[int]
     logprobs: list[float]

@@ -1,4 +1,4 @@
-"""Files that are there complete or not at all: write, fsync, rename, fsync the folder. And reading what users bring."""
+"""Write files atomically (write, fsync, rename, fsync the folder), and read JSON lines that users provide."""
 
 import json
 import os
@@ -11,12 +11,12 @@ from isheep.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file so that it is there complete or not at all."""
+    """Write a file so that it exists completely or not at all."""
     write_pieces(path, (text,))
 
 
 def write_pieces(path: Path, pieces: Iterable[str]) -> None:
-    """`write_text` of pieces that need not be in memory together."""
+    """Write a file like `write_text`, from pieces that need not be in memory together."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     try:
@@ -24,24 +24,26 @@ def write_pieces(path: Path, pieces: Iterable[str]) -> None:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:  # a piece that can't be made leaves nothing behind
+    except BaseException:
+        # No incomplete file is left if a piece can't be made.
         part.unlink(missing_ok=True)
         raise
     commit_file(part)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_text` of a value as JSON."""
+    """Write a value as JSON, like `write_text`."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
 def write_json_list(path: Path, values: Iterable[Any]) -> None:
-    """`write_json` of a list, value by value: the same bytes."""
+    """Write a JSON list value by value, with the same bytes as `write_json` of the whole list."""
 
     def pieces() -> Iterator[str]:
         opening = "["
         for value in values:
-            lines = json.dumps(value, ensure_ascii=False, indent=1).replace("\n", "\n ")  # strings hold no line ends
+            # JSON escapes the line ends inside strings, so every line end is one of the indentation.
+            lines = json.dumps(value, ensure_ascii=False, indent=1).replace("\n", "\n ")
             yield f"{opening}\n {lines}"
             opening = ","
         yield "[]\n" if opening == "[" else "\n]\n"
@@ -49,13 +51,13 @@ def write_json_list(path: Path, values: Iterable[Any]) -> None:
     write_pieces(path, pieces())
 
 
-def copy_atomically(source: Path, to: Path) -> None:
-    """Copy a file or a folder so that it is there complete or not at all; what was begun of `to` is removed.
+def copy_atomically(source: Path, target: Path) -> None:
+    """Copy a file or a folder so that it exists completely or not at all. Removes an incomplete `target`.
 
-    Under a name of its own till then: a stage would go on with a `to.part`, and half a copy is nothing to go on with.
+    The copy has a name of its own until it is complete, because a stage would resume from a `target.part`.
     """
-    part = to.with_name(f"{to.name}.copy.part")
-    for old in (part, to, to.with_name(f"{to.name}.part")):
+    part = target.with_name(f"{target.name}.copy.part")
+    for old in (part, target, target.with_name(f"{target.name}.part")):
         if old.is_dir():
             shutil.rmtree(old)
         else:
@@ -65,23 +67,24 @@ def copy_atomically(source: Path, to: Path) -> None:
         shutil.copytree(source, part)
     else:
         shutil.copyfile(source, part)
-    commit_folder(part, to)
+    commit_folder(part, target)
 
 
-def commit_file(part: Path, to: Path | None = None) -> None:
-    """NAME.part becomes NAME, or `to`, for good."""
-    part.rename(to or part.with_suffix(""))
+def commit_file(part: Path, target: Path | None = None) -> None:
+    """Rename NAME.part to NAME, or to `target`, and sync its folder."""
+    part.rename(target or part.with_suffix(""))
     fsync_path(part.parent)
 
 
-def commit_folder(part: Path, to: Path | None = None) -> None:
-    """`finish` for a folder: all that is in it is synced first."""
+def commit_folder(part: Path, target: Path | None = None) -> None:
+    """Sync everything in the folder NAME.part, then rename it like `commit_file`."""
     for path in (*part.rglob("*"), part):
         fsync_path(path)
-    commit_file(part, to)
+    commit_file(part, target)
 
 
 def fsync_path(path: Path) -> None:
+    """Sync a file or a folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -90,15 +93,16 @@ def fsync_path(path: Path) -> None:
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """The values of a file of JSON lines, each with its place ("FILE line 3"); empty lines are passed over.
+    """Yield the values of a file of JSON lines, each with its position ("FILE line 3"). Empty lines are skipped.
 
-    Raises UserError where the file can't be read or a line is not JSON.
+    Raises UserError if the file can't be read or a line is not JSON.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
-    for number, line in enumerate(text.split("\n"), 1):  # JSON may hold other line separators
+    # Not splitlines: JSON strings may hold other line separators.
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 yield f"{path} line {number}", json.loads(line)

@@ -1,4 +1,4 @@
-"""The rows of a file as a sequence that holds none of them: each is read when it is asked for."""
+"""The rows of a file of JSON lines as a sequence that reads each row from the disk when it is needed."""
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,23 +15,23 @@ T = TypeVar("T")
 
 
 class JsonlRows(Sequence[R], Generic[R]):
-    """Rows of JSON lines in `path`. In memory is where each one starts, 8 bytes a row; a slice is a list of rows."""
+    """The rows of a file. The memory holds only the offset of each row, 8 bytes a row. A slice is a list of rows."""
 
-    def __init__(self, path: Path, kind: type[R], starts: "array[int] | None" = None) -> None:
-        self.path, self.kind = path, kind
+    def __init__(self, path: Path, row_type: type[R], starts: "array[int] | None" = None) -> None:
+        self.path, self.row_type = path, row_type
         self.starts = array("Q") if starts is None else starts
 
     def __len__(self) -> int:
         return len(self.starts)
 
     @overload
-    def __getitem__(self, place: int) -> R: ...
+    def __getitem__(self, index: int) -> R: ...
     @overload
-    def __getitem__(self, place: slice) -> list[R]: ...
-    def __getitem__(self, place: int | slice) -> R | list[R]:
-        if isinstance(place, slice):
-            return list(self._rows(self.starts[place]))
-        return next(self._rows((self.starts[place],)))
+    def __getitem__(self, index: slice) -> list[R]: ...
+    def __getitem__(self, index: int | slice) -> R | list[R]:
+        if isinstance(index, slice):
+            return list(self._rows(self.starts[index]))
+        return next(self._rows((self.starts[index],)))
 
     def __iter__(self) -> Iterator[R]:
         return self._rows(self.starts)
@@ -39,59 +39,59 @@ class JsonlRows(Sequence[R], Generic[R]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or len(self) != len(other):
             return False
-        return all(one == two for one, two in zip(self, other, strict=True))
+        return all(row == other_row for row, other_row in zip(self, other, strict=True))
 
     def _rows(self, starts: Iterable[int]) -> Iterator[R]:
-        here = 0
+        position = 0
         with self.path.open("rb") as file:
             for start in starts:
-                if start != here:
+                if start != position:
                     file.seek(start)
                 line = file.readline()
-                here = start + len(line)
-                yield self.kind.model_validate_json(line)
+                position = start + len(line)
+                yield self.row_type.model_validate_json(line)
 
 
 def filter_rows(rows: Sequence[T], keep: Callable[[T], bool]) -> Sequence[T]:
-    """The rows that are kept, in their order: of stored ones, stored ones."""
+    """Return the rows for which `keep` is true, in their order; as JsonlRows if `rows` are JsonlRows."""
     if not isinstance(rows, JsonlRows):
         return [row for row in rows if keep(row)]
     starts = (start for start, row in zip(rows.starts, rows, strict=True) if keep(row))
-    return JsonlRows(rows.path, rows.kind, array("Q", starts))
+    return JsonlRows(rows.path, rows.row_type, array("Q", starts))
 
 
-def read_rows(path: Path, kind: type[R]) -> JsonlRows[R]:
-    """The rows of a finished file. Raises UserError, naming the line, where one is not a row of this kind."""
+def read_rows(path: Path, row_type: type[R]) -> JsonlRows[R]:
+    """Return the rows of a complete file. Raises UserError, naming the line, if one is not a row of this type."""
     starts, end = array("Q"), 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                kind.model_validate_json(line)
+                row_type.model_validate_json(line)
             except ValidationError:
                 raise UserError(
-                    f"{path} line {number}: not a {kind.__name__} row; "
-                    "mend the line, or delete the file to have it made again"
+                    f"{path} line {number}: not a {row_type.__name__} row; "
+                    "correct the line, or delete the file to have it made again"
                 ) from None
             starts.append(end)
             end += len(line)
-    return JsonlRows(path, kind, starts)
+    return JsonlRows(path, row_type, starts)
 
 
-def whole_batches(part: Path, kind: type[R], size: int) -> tuple[JsonlRows[R], int]:
-    """The rows of a NAME.part up to its last whole batch, and the length of the file up to there, in bytes.
+def whole_batches(part: Path, row_type: type[R], batch_size: int) -> tuple[JsonlRows[R], int]:
+    """Return the rows of a NAME.part up to its last whole batch, and the length in bytes of the file up to there.
 
-    A torn line, or one that can't be read after a power cut, ends it: what follows is made again.
+    The first line that is torn, or unreadable after a power cut, ends the rows: the following ones are made again.
     """
     ends = array("Q", [0])
     if part.exists():
         with part.open("rb") as file:
             for line in file:
                 try:
-                    kind.model_validate_json(line)
+                    row_type.model_validate_json(line)
                 except ValidationError:
                     break
                 if not line.endswith(b"\n"):
                     break
                 ends.append(ends[-1] + len(line))
-    whole = (len(ends) - 1) // size * size
-    return JsonlRows(part, kind, ends[:whole]), ends[whole]
+    num_rows = (len(ends) - 1) // batch_size * batch_size
+    return JsonlRows(part, row_type, ends[:num_rows]), ends[num_rows]

@@ -1,4 +1,4 @@
-"""What people see of long work: plain lines, and a bar on a terminal."""
+"""The progress of long work for the user: plain lines, and a bar on a terminal."""
 
 import contextlib
 import time
@@ -11,8 +11,11 @@ console = Console(stderr=True, highlight=False)
 
 
 @contextlib.contextmanager
-def progress(label: str, total: int | None, done: int) -> Iterator[Callable[[int], None]]:
-    """A bar with rate and time left on a terminal; nothing elsewhere."""
+def progress(label: str, total: int | None, num_done: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar with rate and remaining time on a terminal, and nothing elsewhere.
+
+    Yields the function that advances it by a number of rows. `total` is None if the number of rows is not known.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -21,13 +24,13 @@ def progress(label: str, total: int | None, done: int) -> Iterator[Callable[[int
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    started, made = time.monotonic(), 0
+    start_time, num_new = time.monotonic(), 0
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task(label, total=total, completed=done, rate="")
+        bar = bars.add_task(label, total=total, completed=num_done, rate="")
 
         def advance(rows: int) -> None:
-            nonlocal made
-            made += rows
-            bars.update(bar, advance=rows, rate=f"{made / max(time.monotonic() - started, 1e-9):.1f}/s")
+            nonlocal num_new
+            num_new += rows
+            bars.update(bar, advance=rows, rate=f"{num_new / max(time.monotonic() - start_time, 1e-9):.1f}/s")
 
         yield advance
