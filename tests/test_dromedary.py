@@ -72,12 +72,12 @@ def test_there_are_sixteen_principles(name: str) -> None:
 
 
 def test_worked_examples_are_turns_that_read_back_and_name_their_principles() -> None:
-    texts, asked = prompts.load_prompts(LONG), load_answer_form(LONG)
+    texts, form = prompts.load_prompts(LONG), load_answer_form(LONG)
     names = dict(re.findall(r"(\d+) \(([a-z ]+)\)", texts["preamble"]))
     turns = re.split(r"(?:^|\n\n)User: ", texts["examples"])[1:]
     assert len(turns) == 5
     for turn in turns:
-        thoughts, answer = asked.read(turn.partition("\nThoughts:")[2])
+        thoughts, answer = form.read(turn.partition("\nThoughts:")[2])
         assert thoughts and answer
         cited = re.findall(r"(\d+) \(([a-z ]+)\)", thoughts)
         assert cited and all(names[number] == name for number, name in cited)
@@ -123,14 +123,15 @@ def test_under_principles_the_answer_follows_the_thoughts() -> None:
         f"{head}User: Sort.\nb, a\nThoughts:",
     ]
     assert {(pair.thoughts, pair.output, pair.finish) for pair in pairs} == {("Be true.", "The Rhine.", "stop")}
-    assert answered(Heard(), "chat")[0].output.startswith("Be true.\nAssistant:")  # the option has an effect
+    # Without the form, the reply is not split.
+    assert answered(Heard(), "chat")[0].output.startswith("Be true.\nAssistant:")
 
 
 def test_a_verbose_prompt_is_the_user_s_turn() -> None:
     engine = Heard("At length.")
     assert answered(engine, "dromedary/verbose")[0].thoughts is None
-    asked = prompts.load_prompts("dromedary/verbose")["chat"].replace("{instruction}", "Sort.\nb, a")
-    assert engine.prompts[1] == f"<|user|>{asked}<|answer|>"
+    prompt = prompts.load_prompts("dromedary/verbose")["chat"].replace("{instruction}", "Sort.\nb, a")
+    assert engine.prompts[1] == f"<|user|>{prompt}<|answer|>"
 
 
 def test_a_file_of_one_s_own_may_ask_without_thoughts(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_a_file_of_one_s_own_may_ask_without_thoughts(tmp_path: Path) -> None:
         ("", "", ""),
     ],
 )
-def test_what_is_thought_and_what_is_answered(reply: str, thoughts: str, output: str) -> None:
+def test_a_reply_is_split_into_thoughts_and_answer(reply: str, thoughts: str, output: str) -> None:
     [pair, _] = answered(SeededFunctionEngine(lambda prompt, seed: reply), SHORT)
     assert (pair.thoughts, pair.output, pair.unanswered) == (thoughts, output, not output)
 
@@ -170,9 +171,9 @@ def test_a_pair_without_an_answer_is_dropped_whatever_the_rules_and_never_rated(
         ]
     judge = Heard("9||good")
     settings = Assessment(batch_size=3)
-    rated = grade_pairs(stage_context(tmp_path, judge), settings, pairs)
-    assert [len(row.grades) for row in rated] == [0] * 4 + [2] * 2 and len(judge.prompts) == 4
-    assert {drop.by for drop in find_drops(rated, [ScoreFilter(at_least=9)], True, [])} == {"answer"}
+    graded = grade_pairs(stage_context(tmp_path, judge), settings, pairs)
+    assert [len(row.grades) for row in graded] == [0] * 4 + [2] * 2 and len(judge.prompts) == 4
+    assert {drop.by for drop in find_drops(graded, [ScoreFilter(at_least=9)], True, [])} == {"answer"}
 
 
 def test_the_perplexity_is_of_the_answer_after_its_thoughts(tmp_path: Path) -> None:
@@ -186,43 +187,43 @@ def test_the_perplexity_is_of_the_answer_after_its_thoughts(tmp_path: Path) -> N
 # --- topics
 
 
-def said(*texts: str, finish: str = "stop") -> list[Reply]:
+def replies_of(*texts: str, finish: str = "stop") -> list[Reply]:
     return [Reply(id=f"t1-k00-{n:02d}", text=text, finish=finish, tokens=1) for n, text in enumerate(texts)]
 
 
-def test_topics_are_read_by_kind_and_what_is_none_is_counted() -> None:
-    asked = load_topic_guide("dromedary/topics")
+def test_topics_are_read_by_kind_and_refused_ones_are_counted() -> None:
+    guide = load_topic_guide("dromedary/topics")
     texts = [
         " a new stadium; THE stock  MARKET; the Moon\u2019s orbit (new).",
         " ; ###; {k}; <|end|>; 12; " + "very " * 7,
     ]
     texts += ["one; one; two words;"] + [""] * 17 + ["a new stadium; a newer one"]
-    found, refused = parse_topics(said(*texts), asked)
-    first = [list(kind.topics) for kind in asked.kinds]
-    assert found[0] == [*first[0], "a new stadium", "the Moon\u2019s orbit (new)", "a newer one"]
-    assert found[1:3] == [first[1], [*first[2], "one", "two words"]] and found[3:] == first[3:]
+    topics, refused = parse_topics(replies_of(*texts), guide)
+    first = [list(kind.topics) for kind in guide.kinds]
+    assert topics[0] == [*first[0], "a new stadium", "the Moon\u2019s orbit (new)", "a newer one"]
+    assert topics[1:3] == [first[1], [*first[2], "one", "two words"]] and topics[3:] == first[3:]
     assert refused == 8
-    cut, refused = parse_topics(said("one; two wor", finish="length"), asked)
+    cut, refused = parse_topics(replies_of("one; two wor", finish="length"), guide)
     assert cut[0] == [*first[0], "one"] and refused == 1
 
 
 def test_a_model_continues_each_kind_s_list_in_fixed_batches(tmp_path: Path) -> None:
-    asked, engine, rest = (
+    guide, engine, resumed_engine = (
         load_topic_guide("dromedary/topics"),
         Heard(" a river; a lake\nKind"),
         Heard(" a river; a lake\nKind"),
     )
-    rows = generate_topics(stage_context(tmp_path / "whole", engine), asked, 3)
-    resumed = stage_context(tmp_path / "resumed", rest)
+    rows = generate_topics(stage_context(tmp_path / "whole", engine), guide, 3)
+    resumed = stage_context(tmp_path / "resumed", resumed_engine)
     write_killed_stage(resumed, "topics.jsonl", rows[:20])
     assert len(rows) == 60 == len(engine.prompts)
-    assert generate_topics(resumed, asked, 3) == rows and len(rest.prompts) == 40
+    assert generate_topics(resumed, guide, 3) == rows and len(resumed_engine.prompts) == 40
     assert rows[0].text == " a river; a lake" and [rows[0].id, rows[59].id] == ["t1-k00-00", "t1-k02-19"]
     assert engine.prompts[1].endswith(
         "Kind of question: asks what will happen\nTopics: house prices; the next election; a chess final;"
     )
-    known = parse_topics(rows, asked)[0]
-    assert all(topics[-2:] == ["a river", "a lake"] for topics in known)
+    topics_by_kind = parse_topics(rows, guide)[0]
+    assert all(topics[-2:] == ["a river", "a lake"] for topics in topics_by_kind)
 
 
 SEEDS = [Task(id=f"s{n}", instruction=f"Tell me about word{n} and more.") for n in range(6)]
@@ -234,27 +235,29 @@ def synthesized(
     """What is asked for 10 prompts, and the replies."""
     synthesis = {"tasks": 50, "batch_size": 4, "budget": 10, "examples": 3, **changed}
     context = stage_context(Path(), Heard(text), seed_tasks=SEEDS, seed=7, synthesis=synthesis)
-    asked = load_topic_guide("dromedary/topics")
-    topics = TopicPrompts(asked, [[f"topic{n}"] for n in range(20)], share, 3) if share else None
+    guide = load_topic_guide("dromedary/topics")
+    topics = TopicPrompts(guide, [[f"topic{n}"] for n in range(20)], share, 3) if share else None
     rows = [row for batch in generate_replies(context, topics, []) for row in batch]
     return context.engine.prompts, rows, context.recipe.synthesis, topics  # type: ignore[attr-defined]
 
 
-def guided(asked: Sequence[str]) -> list[bool]:
-    return ["Topic: topic" in prompt for prompt in asked]
+def guided(guide: Sequence[str]) -> list[bool]:
+    return ["Topic: topic" in prompt for prompt in guide]
 
 
 def test_a_share_of_the_prompts_is_guided_by_a_kind_and_a_topic() -> None:
     text = " Tell me all about the weather there.\n###\n"
-    asked, rows, *_ = synthesized(0.5, text)
-    assert guided(asked) == [False, False, True, True] * 2 + [False, True]
+    texts, rows, *_ = synthesized(0.5, text)
+    assert guided(texts) == [False, False, True, True] * 2 + [False, True]
     assert sum(guided(synthesized(0.3, text)[0])) == 3 and all(guided(synthesized(1.0, text)[0]))
     assert not any(guided(synthesized(None, text)[0]))
-    head, _, opened = asked[2].rpartition("###\n")
-    found = re.fullmatch(r"4\. Kind: (.*)\n4\. Topic: topic(\d+)\n4\. Instruction:", opened)
-    assert found and load_topic_guide("dromedary/topics").kinds[int(found[2])].kind == found[1]
-    assert asked[3].startswith(head) and head.count("Input: <noinput>") == 3  # a batch shares its examples
-    assert asked[0] == synthesized(None, text)[0][0]  # and the seeds' prompts are as they were
+    head, _, opened = texts[2].rpartition("###\n")
+    match = re.fullmatch(r"4\. Kind: (.*)\n4\. Topic: topic(\d+)\n4\. Instruction:", opened)
+    assert match and load_topic_guide("dromedary/topics").kinds[int(match[2])].kind == match[1]
+    # A batch shares its examples.
+    assert texts[3].startswith(head) and head.count("Input: <noinput>") == 3
+    # The prompts of seed tasks do not depend on the topics.
+    assert texts[0] == synthesized(None, text)[0][0]
 
 
 def test_a_worked_instruction_of_the_guide_is_not_new() -> None:
@@ -317,7 +320,7 @@ def world() -> World:
     return World()
 
 
-def test_four_stages(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_has_dromedary_s_four_stages(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = world.run(tmp_path / "run")
     first = tmp_path / "run/iter-1"
     base, engraved = world.asked[None], world.asked[first / "adapter"]
@@ -361,7 +364,7 @@ def test_four_stages(world: World, tmp_path: Path, capsys: pytest.CaptureFixture
     assert world.starts == [None, first / "adapter"]
 
 
-def test_every_iteration_may_have_its_own(world: World, tmp_path: Path) -> None:
+def test_every_iteration_may_have_settings_of_its_own(world: World, tmp_path: Path) -> None:
     """Each key of iteration 2 by itself changes what it says, and nothing else does."""
     world.run(tmp_path / "plain", iteration={})
     assert (tmp_path / "plain/iter-2/replies.jsonl").exists() and world.starts == [None, None]
@@ -390,7 +393,9 @@ def test_the_seeds_are_enough_for_every_iteration(world: World, tmp_path: Path) 
         world.run(tmp_path / "run", iteration={2: {"synthesis": {"examples": 999, "topics": None}}})
 
 
-def test_counted_and_shown(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pairs_without_an_answer_are_counted_and_shown(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = world.run(tmp_path / "run", synthesis={**SETTINGS["synthesis"], "tasks": 12}, seed=3)
     number = sum(pair.unanswered for pair in (folder / "iter-1").read("pairs.jsonl", Pair))
     assert number and count_rows(folder, 1).unanswered == number and count_rows(folder, 2).unanswered is None
@@ -405,17 +410,21 @@ def test_counted_and_shown(world: World, tmp_path: Path, capsys: pytest.CaptureF
         assert re.search(expected, capsys.readouterr().out), expected
 
 
-def test_no_answer_at_all_is_said(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_any_answer_ends_with_an_error(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = SeededFunctionEngine(lambda prompt, seed: f" Tell me {seed}")
     monkeypatch.setattr(world, "open_engine", lambda recipe, model: engine)
     with pytest.raises(UserError, match=r"0 of 8 pairs left .*0 have an unreadable rating, 8 no readable answer"):
         world.run(tmp_path / "run", synthesis={**SETTINGS["synthesis"], "rules": False, "topics": None})
 
 
-@pytest.mark.parametrize("place", [0.05, 0.4, 0.8])
-def test_killed_and_started_again_gives_the_same_files(undisturbed: Path, tmp_path: Path, place: float) -> None:
+@pytest.mark.parametrize("share", [0.05, 0.4, 0.8])
+def test_a_run_that_is_killed_and_started_again_has_the_same_files(
+    undisturbed: Path, tmp_path: Path, share: float
+) -> None:
     out = tmp_path / "killed"
-    assert start(out, 1 + int(place * moments_of(undisturbed)), "dromedary") == -signal.SIGKILL
+    assert start(out, 1 + int(share * moments_of(undisturbed)), "dromedary") == -signal.SIGKILL
     assert start(out, 3, "dromedary") == -signal.SIGKILL
     assert start(out, 0, "dromedary") == 0
     assert tree(out) == tree(undisturbed)
@@ -448,7 +457,7 @@ def test_lamb_answers_under_the_short_principles(tmp_path: Path) -> None:
     assert sum(pair.unanswered for pair in pairs) <= 4 and all("Assistant:" not in pair.output for pair in pairs)
 
 
-def test_the_long_principles_do_not_fit_lamb_and_that_is_said_first(
+def test_a_prompt_that_does_not_fit_lamb_is_refused_before_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for verb, name in (("run", "lamb/dromedary"), ("sweep", str(tmp_path / "sweep.yaml"))):
@@ -479,14 +488,16 @@ SMALL = [
 
 
 @pytest.mark.numeric
-def test_the_long_principles_end_to_end_on_noise(far: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_long_principles_run_end_to_end_on_noise(
+    far: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """All four stages through the command line; a letter marks the answer, which noise writes now and then."""
-    mine = tmp_path / "mine.yaml"
+    prompt_file = tmp_path / "mine.yaml"
     turn = {"turn": "User: {instruction}\nThoughts: {thoughts}e"}
-    mine.write_text(yaml.safe_dump(prompts.load_prompts(LONG) | turn))
+    prompt_file.write_text(yaml.safe_dump(prompts.load_prompts(LONG) | turn))
     out = tmp_path / "run"
     with pytest.raises(SystemExit) as end:
-        main(["run", "lamb/dromedary", f"model={far}", *SMALL, f"response.prompt={mine}", "--out", str(out)])
+        main(["run", "lamb/dromedary", f"model={far}", *SMALL, f"response.prompt={prompt_file}", "--out", str(out)])
     assert end.value.code in (0, None), capsys.readouterr().err
     folder = RunFolder(out, out)
     pairs = (folder / "iter-1").read("pairs.jsonl", Pair)
@@ -496,10 +507,10 @@ def test_the_long_principles_end_to_end_on_noise(far: Path, tmp_path: Path, caps
     assert [p.id for p in (folder / "iter-2").read("pairs.jsonl", Pair)] == [p.id for p in pairs]
     adapters = [out / f"iter-{t}/adapter/adapter_model.safetensors" for t in (1, 2)]
     assert adapters[0].read_bytes() != adapters[1].read_bytes()
-    assert yaml.safe_load((out / "prompts.yaml").read_text()) == {str(mine): mine.read_text()}
+    assert yaml.safe_load((out / "prompts.yaml").read_text()) == {str(prompt_file): prompt_file.read_text()}
 
 
-def test_a_model_that_never_answers_under_principles_is_told_so(
+def test_a_model_that_never_answers_under_principles_ends_the_run_with_an_error(
     far: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:

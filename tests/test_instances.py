@@ -104,7 +104,7 @@ def generated(
         (" no\nYes", False), ("", None), (" Yesterday", None), (" None", None), (" It is: yes", None), (" 18.", None),
     ],
 )  # fmt: skip
-def test_kinds(reply: str, kind: bool | None) -> None:
+def test_a_reply_is_read_as_a_kind(reply: str, kind: bool | None) -> None:
     assert parse_kind(reply) is kind
 
 
@@ -113,8 +113,8 @@ def test_any_reply_is_a_kind_or_unreadable(reply: str) -> None:
     assert parse_kind(reply) in (True, False, None)
 
 
-def test_kinds_are_asked_greedily_with_half_of_each_kind_and_resume() -> None:
-    engine, rest = Heard(), Heard()
+def test_kinds_are_generated_greedily_with_examples_of_both_kinds_and_resume() -> None:
+    engine, resumed_engine = Heard(), Heard()
     rows = classified(engine)
     assert [row.classification for row in rows] == [True, False, None] * 3 + [True]
     assert (rows[0].reply, rows[2].reply, rows[2].tokens) == (" Yes", " 18.", 1)
@@ -123,25 +123,27 @@ def test_kinds_are_asked_greedily_with_half_of_each_kind_and_resume() -> None:
     assert len(heads) == 1 and len({prompts[0].partition("Do task")[0] for prompts, _, _ in engine.calls}) == 3
     assert re.findall(r"\d+\. Instruction: (\w+)", heads.pop()).count("Sort") == 2
     for prompts, sampling, _ in engine.calls:
-        shown = re.findall(r"Instruction: (\w+) .*\n\d\. Classification: (\w+)", prompts[0])
-        assert sorted(shown) == [("Sort", "Yes")] * 2 + [("Tell", "No")] * 2
+        examples = re.findall(r"Instruction: (\w+) .*\n\d\. Classification: (\w+)", prompts[0])
+        assert sorted(examples) == [("Sort", "Yes")] * 2 + [("Tell", "No")] * 2
         assert sampling.temperature == 0 and sampling.stop == ("<end>", "\n")
         assert prompts[0].endswith("5. Classification:")
-    assert classified(rest, rows[:4]) == rows and rest.calls == engine.calls[1:]
+    assert classified(resumed_engine, rows[:4]) == rows and resumed_engine.calls == engine.calls[1:]
 
 
 # --- instances
 
 
-def test_classification_is_written_output_first_and_all_else_input_first() -> None:
+def test_the_output_is_written_first_only_for_classification() -> None:
     engine = Heard()
     rows = generated(engine)
-    first, then, label, fits = engine.calls[:4]  # of the first batch: input first twice, output first twice
+    # The calls of the first batch: input first (two calls), then output first (two calls).
+    first, then, label, fits = engine.calls[:4]
     assert [len(prompts) for prompts, _, _ in engine.calls] == [2, 2, 2, 2, 3, 3, 1, 1, 1, 1, 1, 1]
     assert first[0][0].endswith("5. Instruction: Do task number 1\n5. Input:")
     assert then[0][1].endswith(
         "5. Instruction: Do task number 2\n5. Input: thing 2\n5. Output:"
-    )  # unreadable: the same
+        # A task whose kind is unreadable is written input first, too.
+    )
     assert label[0][0].endswith("5. Instruction: Do task number 0\n5. Output:")
     assert fits[0][1].endswith(f"5. Output: {rows[3].output}\n5. Input:")
     assert all("Sort" not in prompt for prompt in first[0] + then[0])
@@ -153,13 +155,13 @@ def test_classification_is_written_output_first_and_all_else_input_first() -> No
     assert len({seed for _, _, seed in engine.calls}) == 12
 
 
-@pytest.mark.parametrize("whole", [4, 8])
-def test_an_interrupted_stage_ends_the_same(whole: int) -> None:
+@pytest.mark.parametrize("num_rows", [4, 8])
+def test_an_interrupted_stage_ends_the_same(num_rows: int) -> None:
     rows = generated(Heard())
-    assert generated(Heard(), rows[:whole]) == rows
+    assert generated(Heard(), rows[:num_rows]) == rows
 
 
-def test_how_many_seeds_are_shown_can_be_set() -> None:
+def test_the_number_of_seed_tasks_in_the_prompt_can_be_set() -> None:
     engine = Heard({"Input": " a", "Output": " b"})
     generated(engine, response={**RESPONSE, "examples": 2})
     assert engine.calls[0][0][0].endswith("\n3. Input:")
@@ -167,7 +169,7 @@ def test_how_many_seeds_are_shown_can_be_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "finish", "found", "cut"),
+    ("text", "finish", "expected", "cut"),
     [
         (" red \n", "stop", "red", False),
         ("a\r\nb", "stop", "a\nb", False),
@@ -179,15 +181,15 @@ def test_how_many_seeds_are_shown_can_be_set() -> None:
         (" 7. Output: x", "stop", "", False),
     ],
 )
-def test_a_part_ends_where_the_next_one_begins(text: str, finish: str, found: str, cut: bool) -> None:
-    assert parse_part(Completion(text, 3, finish)) == (found, cut, 3)
+def test_a_part_ends_where_the_next_one_begins(text: str, finish: str, expected: str, cut: bool) -> None:
+    assert parse_part(Completion(text, 3, finish)) == (expected, cut, 3)
 
 
 LONG = "one two three four five six"
 
 
 @pytest.mark.parametrize(
-    ("parts", "input_first", "output_first", "asked"),
+    ("parts", "input_first", "output_first", "num_calls"),
     [
         ({"Input": " x", "Output": " y"}, None, None, 2),
         ({"Input": " <noinput>", "Output": " y"}, None, None, 2),
@@ -198,30 +200,30 @@ LONG = "one two three four five six"
     ],
 )
 def test_an_instance_that_makes_no_pair_says_why(
-    parts: dict[str, str], input_first: str | None, output_first: str | None, asked: int, tmp_path: Path
+    parts: dict[str, str], input_first: str | None, output_first: str | None, num_calls: int, tmp_path: Path
 ) -> None:
     engine = Heard(parts)
-    known = list(zip(TASKS[:2], classified(Heard()), strict=False))
+    tasks_with_kinds = list(zip(TASKS[:2], classified(Heard()), strict=False))
     rows = generated(engine, count=2)
     good = (Task(id="t1-9", instruction="Do it"), TaskKind(id="t1-9", classification=False, reply="", tokens=0))
     also = Instance(id="t1-9", input="none", output="Done.", cut=(), tokens=2)
-    pairs, lost = pairs_of_instances(instance_context(tmp_path, engine), [*known, good], [*rows, also])
+    pairs, rejected = pairs_of_instances(instance_context(tmp_path, engine), [*tasks_with_kinds, good], [*rows, also])
     why = {"t1-0": output_first, "t1-1": input_first}
-    assert {one.id: one.why for one in lost} == {id: reason for id, reason in why.items() if reason}
-    assert all(one.by == "instances" and one.text for one in lost)
+    assert {row.id: row.why for row in rejected} == {id: reason for id, reason in why.items() if reason}
+    assert all(row.by == "instances" and row.text for row in rejected)
     assert {pair.id for pair in pairs} == {"t1-9"} | {id for id, reason in why.items() if not reason}
     assert pairs[-1] == Pair(**pairs[-1].model_dump() | {"input": "", "output": "Done.", "finish": "stop", "tokens": 2})
     for pair in pairs[:-1]:
         assert pair.input == ("x" if parts["Input"] == " x" else "")
         assert pair.finish == ("length" if parts["Output"] == LONG else "stop")
-    assert sum(len(prompts) > 0 for prompts, _, _ in engine.calls) == 4 - (asked == 3)
+    assert sum(len(prompts) > 0 for prompts, _, _ in engine.calls) == 4 - (num_calls == 3)
 
 
 def test_an_iteration_without_any_pair_is_an_error_of_one_line(tmp_path: Path) -> None:
-    known = list(zip(TASKS, classified(Heard()), strict=True))
+    tasks_with_kinds = list(zip(TASKS, classified(Heard()), strict=True))
     rows = generated(Heard({"Input": LONG, "Output": ""}))
     with pytest.raises(UserError, match=r"iteration 3: none of 10 instances .*input cut off: 6, no output: 4") as error:
-        pairs_of_instances(instance_context(tmp_path, Heard(), iteration=3), known, rows)
+        pairs_of_instances(instance_context(tmp_path, Heard(), iteration=3), tasks_with_kinds, rows)
     assert "\n" not in str(error.value)
 
 
@@ -266,33 +268,33 @@ SMALL = [
 
 def pipeline(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What a finished run of the own pipeline holds, whatever its model can do."""
-    kinds, made = rows(run / "iter-1/task_kinds.jsonl"), rows(run / "iter-1/instances.jsonl")
-    pairs, lost = rows(run / "iter-1/pairs.jsonl"), rows(run / "iter-1/unanswered.jsonl")
-    assert len(kinds) == len(made) == len(pairs) + len(lost) == len(rows(run / "iter-1/tasks.jsonl"))
+    kinds, instances = rows(run / "iter-1/task_kinds.jsonl"), rows(run / "iter-1/instances.jsonl")
+    pairs, rejected = rows(run / "iter-1/pairs.jsonl"), rows(run / "iter-1/unanswered.jsonl")
+    assert len(kinds) == len(instances) == len(pairs) + len(rejected) == len(rows(run / "iter-1/tasks.jsonl"))
     assert all(row["is_classification"] is not None for row in rows(run / "seeds.jsonl"))
     events = {event["file"]: event for event in rows(run / "run.jsonl") if "file" in event}
     assert events["iter-1/instances.jsonl"]["tokens"] and "tokens" not in events["iter-1/pairs.jsonl"]
     capsys.readouterr()
     assert command("status", run) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     is_classification = [row["classification"] for row in kinds]
     counts = {"classification": is_classification.count(True), "kind unreadable": is_classification.count(None)}
     for label, count in counts.items():
-        assert re.search(rf"{label} +- +{count}\b", shown), shown
-    assert re.search(rf"no instance +- +{len(lost)}\b", shown) and "1 of 1 iterations are trained" in shown
+        assert re.search(rf"{label} +- +{count}\b", output), output
+    assert re.search(rf"no instance +- +{len(rejected)}\b", output) and "1 of 1 iterations are trained" in output
     assert command("show", run, "1", "--dropped") == 0
-    shown = capsys.readouterr().out
-    assert f"rejected by instances: {len(lost)}" in shown if lost else "rejected by instances" not in shown
+    output = capsys.readouterr().out
+    assert f"rejected by instances: {len(rejected)}" in output if rejected else "rejected by instances" not in output
 
 
 @pytest.mark.numeric
-def test_own_pipeline_on_lamb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_pipeline_runs_on_lamb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("run", "lamb/self-instruct-own", "--out", tmp_path / "run", *SMALL) == 0
     pipeline(tmp_path / "run", capsys)
 
 
 @pytest.mark.numeric
-def test_own_pipeline_on_a_random_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_pipeline_runs_on_a_random_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = make_checkpoint(tmp_path / "model", "Qwen2", max_position_embeddings=1024)
     words = ["synthesis.rules=false", "synthesis.novelty=null", "synthesis.sampling.stop=[e]", "training.batch_size=2"]
     words += ["synthesis.sampling.max_tokens=64", "response.sampling.max_tokens=64", "response.sampling.stop=[e]"]

@@ -81,7 +81,7 @@ def test_a_killed_run_ends_with_the_same_files(undisturbed: tuple[float, dict[st
 
 
 @pytest.mark.slow
-def test_forty_kills(
+def test_a_run_that_is_killed_forty_times_ends_with_the_same_files(
     undisturbed: tuple[float, dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     struck = kill_until(40, *undisturbed, tmp_path, random.Random(2))

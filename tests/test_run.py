@@ -49,29 +49,29 @@ def test_records_are_written_then_only_read(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40, 120, 121, 150, 200, 399, 400])
-def test_any_torn_part_gives_the_same_file(folder: RunFolder, cut: int) -> None:
+def test_a_part_that_is_torn_anywhere_is_completed_to_the_same_file(folder: RunFolder, cut: int) -> None:
     folder.records("whole.jsonl", Drop, in_threes, 3)
-    whole = (folder.path / "whole.jsonl").read_bytes()
-    (folder.path / "again.jsonl.part").write_bytes(whole[:cut])
+    content = (folder.path / "whole.jsonl").read_bytes()
+    (folder.path / "again.jsonl.part").write_bytes(content[:cut])
     folder.records("again.jsonl", Drop, in_threes, 3)
-    assert (folder.path / "again.jsonl").read_bytes() == whole
+    assert (folder.path / "again.jsonl").read_bytes() == content
 
 
-def test_a_part_with_zeros_in_it_is_made_again_from_there(folder: RunFolder) -> None:
+def test_a_part_with_zeros_is_made_again_from_the_first_zero(folder: RunFolder) -> None:
     """What a power cut leaves: the length is there, the content is not."""
     folder.records("whole.jsonl", Drop, in_threes, 3)
-    whole = (folder.path / "whole.jsonl").read_bytes()
-    (folder.path / "again.jsonl.part").write_bytes(whole[:170] + bytes(len(whole) - 170))
+    content = (folder.path / "whole.jsonl").read_bytes()
+    (folder.path / "again.jsonl.part").write_bytes(content[:170] + bytes(len(content) - 170))
     folder.records("again.jsonl", Drop, in_threes, 3)
-    assert (folder.path / "again.jsonl").read_bytes() == whole
+    assert (folder.path / "again.jsonl").read_bytes() == content
 
 
-def test_rows_keep_odd_text(folder: RunFolder) -> None:
+def test_rows_keep_unusual_characters(folder: RunFolder) -> None:
     odd = Drop(row="\u2028 \x85 \r\n \x00 \U0001f411", by="{}", why='"\\')
     assert folder.write("odd.jsonl", Drop, [odd]) == folder.read("odd.jsonl", Drop) == [odd]
 
 
-def test_no_rows_is_a_finished_file(folder: RunFolder) -> None:
+def test_a_file_without_rows_is_complete(folder: RunFolder) -> None:
     assert folder.write("none.jsonl", Drop, []) == []
     assert folder.has("none.jsonl")
 
@@ -95,7 +95,7 @@ def test_a_finished_file_with_another_number_of_rows_is_named(folder: RunFolder)
         folder.records("pairs.jsonl", Drop, in_threes, 3, num_rows=9)
 
 
-def test_an_artifact_is_there_whole_or_not(folder: RunFolder) -> None:
+def test_an_artifact_exists_completely_or_not_at_all(folder: RunFolder) -> None:
     def fails(into: Path) -> None:
         (into / "checkpoint").write_text("half")
         raise KeyboardInterrupt
@@ -176,19 +176,19 @@ def test_a_run_folder_of_another_format_is_refused_in_one_line(tmp_path: Path) -
     assert not version.exists()
 
 
-def test_another_recipe_is_refused_and_named(tmp_path: Path) -> None:
+def test_a_run_of_another_recipe_is_refused_with_the_differences(tmp_path: Path) -> None:
     with open_run_for_writing(tmp_path / "run", RECIPE):
         pass
     training = RECIPE.training.model_copy(update={"epochs": 5})
-    other = RECIPE.model_copy(update={"training": training, "seed": 7})
+    other_recipe = RECIPE.model_copy(update={"training": training, "seed": 7})
     with (
         pytest.raises(UserError, match=r"seed: 42 -> 7; training\.epochs: 2 -> 5"),
-        open_run_for_writing(tmp_path / "run", other),
+        open_run_for_writing(tmp_path / "run", other_recipe),
     ):
         pass
 
 
-def test_machine_may_change_and_iterations_grow(tmp_path: Path) -> None:
+def test_a_resumed_run_may_change_machine_and_increase_iterations(tmp_path: Path) -> None:
     grown = Recipe.model_validate({**RECIPE.model_dump(), "iterations": 5, "machine": {"threads": 2}})
     for recipe in (RECIPE, grown):
         with open_run_for_writing(tmp_path / "run", recipe):
@@ -198,7 +198,7 @@ def test_machine_may_change_and_iterations_grow(tmp_path: Path) -> None:
         pass
 
 
-def test_a_recipe_that_cannot_run_leaves_the_name_free(tmp_path: Path) -> None:
+def test_a_recipe_that_cannot_run_leaves_no_run_folder(tmp_path: Path) -> None:
     missing = RECIPE.model_copy(update={"seed_tasks": "nowhere.jsonl"})
     with pytest.raises(UserError, match=r"nowhere\.jsonl"), open_run_for_writing(tmp_path / "run", missing):
         pass
@@ -208,20 +208,23 @@ def test_a_recipe_that_cannot_run_leaves_the_name_free(tmp_path: Path) -> None:
 
 def test_rating_prompts_of_the_user_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    mine = Path("mine.yaml")
-    mine.write_text("quality: Rate {instruction} {output}\n")
-    recipe = Recipe.model_validate({"model": "lamb", "assessment": {"prompt": str(mine), "criteria": ["quality"]}})
+    prompt_file = Path("mine.yaml")
+    prompt_file.write_text("quality: Rate {instruction} {output}\n")
+    recipe = Recipe.model_validate(
+        {"model": "lamb", "assessment": {"prompt": str(prompt_file), "criteria": ["quality"]}}
+    )
     for _ in range(2):
         with open_run_for_writing(tmp_path / "run", recipe) as run:
-            assert yaml.safe_load((run.path / "prompts.yaml").read_text()) == {"mine.yaml": mine.read_text()}
-    mine.write_text("quality: Praise {instruction} {output}\n")
+            assert yaml.safe_load((run.path / "prompts.yaml").read_text()) == {"mine.yaml": prompt_file.read_text()}
+    prompt_file.write_text("quality: Praise {instruction} {output}\n")
     with (
         pytest.raises(UserError, match=r"prompt file mine\.yaml is not what run folder"),
         open_run_for_writing(run.path, recipe),
     ):
         pass
-    mine.unlink()
-    assert open_run(tmp_path / "run")[0] == recipe  # from anywhere
+    prompt_file.unlink()
+    # The run does not need the file any more.
+    assert open_run(tmp_path / "run")[0] == recipe
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -237,9 +240,9 @@ def test_events_survive_a_torn_line(tmp_path: Path) -> None:
         file.write('{"torn": ')
     with open_run_for_writing(tmp_path / "run", RECIPE) as run:
         run.write("dropped.jsonl", Drop, [drop(1)])
-    found = read_events(tmp_path / "run")
-    assert [set(event) & {"started", "file"} for event in found] == [{"started"}, {"started"}, {"file"}]
-    assert found[-1]["rows"] == 1
+    events = read_events(tmp_path / "run")
+    assert [set(event) & {"started", "file"} for event in events] == [{"started"}, {"started"}, {"file"}]
+    assert events[-1]["rows"] == 1
 
 
 # --- killed for real: a whole run on a fake engine and a fake trainer (killed_run.py), at the n-th thing that it does
@@ -270,32 +273,35 @@ def moments_of(run: Path) -> int:
     return int(run.with_suffix(".moments").read_text())
 
 
-@pytest.mark.parametrize("place", [0.02, 0.3, 0.6, 0.95])
-def test_killed_and_started_again_gives_the_same_files(undisturbed: Path, tmp_path: Path, place: float) -> None:
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.95])
+def test_a_run_that_is_killed_and_started_again_has_the_same_files(
+    undisturbed: Path, tmp_path: Path, share: float
+) -> None:
     run = tmp_path / "killed"
-    assert start(run, kill_at=1 + int(place * moments_of(undisturbed))) == -signal.SIGKILL
+    assert start(run, kill_at=1 + int(share * moments_of(undisturbed))) == -signal.SIGKILL
     assert start(run, kill_at=3) == -signal.SIGKILL
     assert start(run, kill_at=0) == 0
     assert tree(run) == tree(undisturbed)
 
 
-def test_self_instructs_own_pipeline_killed_and_started_again(tmp_path: Path) -> None:
-    run, whole = tmp_path / "killed", tmp_path / "whole"
-    assert start(whole, 0, "self-instruct") == 0
-    rows = [json.loads(line) for line in (whole / "iter-2/task_kinds.jsonl").read_text().splitlines()]
+def test_self_instructs_own_pipeline_has_the_same_files_after_kills(tmp_path: Path) -> None:
+    run, undisturbed = tmp_path / "killed", tmp_path / "whole"
+    assert start(undisturbed, 0, "self-instruct") == 0
+    rows = [json.loads(line) for line in (undisturbed / "iter-2/task_kinds.jsonl").read_text().splitlines()]
     assert {row["classification"] for row in rows} == {True, False, None}
     assert {"instances.jsonl", "unanswered.jsonl", "pairs.jsonl"} <= {
-        path.name for path in (whole / "iter-2").iterdir()
+        path.name for path in (undisturbed / "iter-2").iterdir()
     }
-    for place in (0.1, 0.25):  # of what is left: among the replies, among the instances
-        assert start(run, 1 + int(place * moments_of(whole)), "self-instruct") == -signal.SIGKILL
+    # The shares of the remaining moments: the kills strike among the replies and among the instances.
+    for share in (0.1, 0.25):
+        assert start(run, 1 + int(share * moments_of(undisturbed)), "self-instruct") == -signal.SIGKILL
     assert start(run, 0, "self-instruct") == 0
-    assert tree(run) == tree(whole)
+    assert tree(run) == tree(undisturbed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["isheep", "self-instruct", "dromedary"])
-def test_killed_at_every_moment(recipe: str, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_at_any_moment_has_the_same_files(recipe: str, tmp_path: Path) -> None:
     run, undisturbed = tmp_path / "killed", tmp_path / "whole"
     assert start(undisturbed, 0, recipe) == 0
     for moment in range(1, moments_of(undisturbed) + 1):
@@ -305,12 +311,12 @@ def test_killed_at_every_moment(recipe: str, tmp_path: Path) -> None:
         shutil.rmtree(run)
 
 
-def test_what_the_undisturbed_run_holds(undisturbed: Path) -> None:
+def test_a_run_has_exactly_these_files(undisturbed: Path) -> None:
     names = set(tree(undisturbed))
     inside = {"replies.jsonl", "tasks.jsonl", "rejected.jsonl", "pairs.jsonl", "assessed.jsonl", "dropped.jsonl"}
     inside |= {"diversity.json", "perplexity.jsonl", "embeddings.jsonl", "train.json", "adapter/weights"}
     assert names == {"recipe.yaml", "seeds.jsonl", "version.json"} | {
         f"iter-{t}/{name}" for t in (1, 2) for name in inside
     }
-    kept = json.loads((undisturbed / "iter-2" / "train.json").read_text())
-    assert 0 < len(kept) < 20 and set(kept[0]) == {"instruction", "input", "output", "finish"}
+    rows = json.loads((undisturbed / "iter-2" / "train.json").read_text())
+    assert 0 < len(rows) < 20 and set(rows[0]) == {"instruction", "input", "output", "finish"}

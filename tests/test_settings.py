@@ -29,18 +29,22 @@ def sections(kind: Any) -> list[type[BaseModel]]:
     """The sections inside a field's type: one, several for a filter, none for a plain value."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return [kind]
-    return [found for inner in get_args(kind) for found in sections(inner)]
+    return [section for inner in get_args(kind) for section in sections(inner)]
 
 
-def keys(section: type[BaseModel] = Recipe, before: str = "") -> Iterator[str]:
+def keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
     """Every key of a recipe that holds a value: "training.lora.rank", "filters.density.clusters"."""
     for name, field in section.model_fields.items():
         inner = sections(field.annotation) if name != "as_many_as" else []
-        for one in inner:
-            kind = f".{one.model_fields['kind'].annotation.__args__[0]}" if "kind" in one.model_fields else ""
-            yield from keys(one, f"{before}{name}{kind}.")
+        for section_type in inner:
+            kind = (
+                f".{section_type.model_fields['kind'].annotation.__args__[0]}"
+                if "kind" in section_type.model_fields
+                else ""
+            )
+            yield from keys(section_type, f"{prefix}{name}{kind}.")
         if not inner and name != "kind":
-            yield before + name
+            yield prefix + name
 
 
 # --- what reaches the rows, on a fake engine and trainer
@@ -111,8 +115,8 @@ ROWS: dict[str, list[str]] = {
 }
 
 
-def number(*place: Any) -> int:
-    return int(sha256(repr(place).encode()).hexdigest(), 16)
+def number(*path: Any) -> int:
+    return int(sha256(repr(path).encode()).hexdigest(), 16)
 
 
 def write(prompt: str, n: int) -> str:
@@ -121,8 +125,8 @@ def write(prompt: str, n: int) -> str:
     if prompt.endswith(("Classification:", "Input:", "Output:")):
         return " No" if prompt.endswith("Classification:") else " ".join(words)
     if "##" in prompt:
-        first, other = " ".join(words[:4]), " ".join(words[4:])
-        tasks = [f"Say {first}", f"Say {first} again", f"Draw {other}", f"Übersetze {other}"]
+        first, second = " ".join(words[:4]), " ".join(words[4:])
+        tasks = [f"Say {first}", f"Say {first} again", f"Draw {second}", f"Übersetze {second}"]
         blocks = [f"{k}. Instruction: {task}\n{k}. Input: <noinput>" for k, task in enumerate(tasks, 6)]
         return "\n###\n".join(blocks).removeprefix("6. Instruction:")
     return f" {1 + n % 10}||because" if "score" in prompt else " ".join(words) + ":" * (n % 5 == 0)
@@ -141,14 +145,15 @@ class Written(SeededFunctionEngine):
         return [Completion(text, 8, "stop") for text in texts]
 
     def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
-        both = zip(prompts, outputs, strict=True)
-        return [TokenLogprobs([0], [-math.log(1 + number(self.model, *row) % 10)]) for row in both]
+        rows = zip(prompts, outputs, strict=True)
+        return [TokenLogprobs([0], [-math.log(1 + number(self.model, *row) % 10)]) for row in rows]
 
 
 class Loop(NamedTuple):
     """Runs recipes on the fakes."""
 
-    base: Path  # whose tokenizer the templates are on
+    # The checkpoint whose tokenizer the chat templates use.
+    base: Path
     folder: Path
 
     def learned(self, words: Sequence[str]) -> Any:
@@ -179,14 +184,14 @@ def loop(qwen2: Path, tmp_path: Path) -> Loop:
 
 
 @pytest.mark.parametrize("key", ROWS)
-def test_it_changes_the_rows(key: str, loop: Loop) -> None:
+def test_each_setting_changes_the_training_rows(key: str, loop: Loop) -> None:
     *needed, change = ROWS[key]
-    before, after = loop.learned(needed), loop.learned([*needed, change])
-    assert len(before) == 2 or key == "assessment.opening"
-    assert before != after
+    usual, changed = loop.learned(needed), loop.learned([*needed, change])
+    assert len(usual) == 2 or key == "assessment.opening"
+    assert usual != changed
 
 
-def test_the_same_settings_keep_the_same_rows(loop: Loop) -> None:
+def test_the_same_settings_give_the_same_rows(loop: Loop) -> None:
     again = loop._replace(folder=loop.folder / "again")
     again.folder.mkdir()
     assert loop.learned([]) == again.learned([])
@@ -233,7 +238,7 @@ def weights(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
 
 @pytest.mark.numeric
 @pytest.mark.parametrize("key", WEIGHTS)
-def test_it_changes_the_weights(key: str, weights: Callable[..., bytes]) -> None:
+def test_each_training_setting_changes_the_weights(key: str, weights: Callable[..., bytes]) -> None:
     assert weights(f"training.{key}={WEIGHTS[key]}") != weights()
 
 
@@ -256,26 +261,26 @@ ELSEWHERE = {
 }
 
 
-def test_the_machine_reaches_the_doors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_machine_settings_reach_the_engine_and_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
     from isheep.engines import transformers, vllm
     from isheep.trainers import peft
 
-    given: list[Any] = []
-    monkeypatch.setattr(transformers, "open_engine", lambda *place, **named: given.append(named))
-    monkeypatch.setattr(peft, "train", lambda *place: given.append(place[-1]))
+    calls: list[Any] = []
+    monkeypatch.setattr(transformers, "open_engine", lambda *arguments, **keywords: calls.append(keywords))
+    monkeypatch.setattr(peft, "train", lambda *arguments: calls.append(arguments[-1]))
     machine = {"threads": 3, "device": "cuda:1", "engine_batch_size": 7, "rows_per_process": 2}
     recipe = Recipe.model_validate({"model": "lamb", "machine": machine})
     backends.open_engine(recipe, Model("lamb"))
     backends.train(recipe, None, Model("lamb"), Path(), 1, Path())  # type: ignore[arg-type]
-    assert given == [{"threads": 3, "device": "cuda:1", "batch": 7}, recipe.machine]
-    monkeypatch.setattr(vllm, "open_engine", lambda *place: given.append(place[:3]))
+    assert calls == [{"threads": 3, "device": "cuda:1", "batch": 7}, recipe.machine]
+    monkeypatch.setattr(vllm, "open_engine", lambda *arguments: calls.append(arguments[:3]))
     changes: dict[str, Any] = {"training": {"lora": {"rank": 2}}, "iteration": {2: {"training": {"lora": {"rank": 5}}}}}
     recipe = Recipe.model_validate({"model": "lamb", "machine": {**machine, "engine": "vllm"}, **changes})
     backends.open_engine(recipe, Model("lamb"))
-    assert given[-1] == (Model("lamb"), recipe.machine, 5)
+    assert calls[-1] == (Model("lamb"), recipe.machine, 5)
 
 
-def test_what_vllm_is_opened_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_vllm_settings_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each key of machine.vllm reaches it, and the device and threads its process."""
     from isheep.engines import vllm
 
@@ -285,16 +290,18 @@ def test_what_vllm_is_opened_with(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def opened(adapter: Path | None = None, **settings: Any) -> Any:
         machine = {"engine": "vllm", "engine_batch_size": 7, "vllm": settings}
-        given = vllm.open_engine(Model("lamb", adapter), Recipe(model="lamb", machine=machine).machine, 9, lambda: None)  # type: ignore[arg-type, return-value]
-        return given._opening(pooling=False)._asdict()
+        engine = vllm.open_engine(
+            Model("lamb", adapter), Recipe(model="lamb", machine=machine).machine, 9, lambda: None
+        )  # type: ignore[arg-type, return-value]
+        return engine._opening(pooling=False)._asdict()
 
     usual = opened()
     assert usual["batch"] == 7 and usual["context"] == 1024 and usual["rank"] == 0
     changes = {"memory": 0.5, "cache": 3.0, "context": 512, "tensor_parallel": 2, "eager": True}
     assert opened(**changes) == usual | changes
     assert opened(sleep=True) == usual | {"sleep": True, "rank": 16}
-    found = vllm.environment(Recipe(model="lamb", machine={"threads": 3, "device": "cuda:1"}).machine)  # type: ignore[arg-type]
-    assert found == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "6"}
+    environment = vllm.environment(Recipe(model="lamb", machine={"threads": 3, "device": "cuda:1"}).machine)  # type: ignore[arg-type]
+    assert environment == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "6"}
 
 
 CLASHES = [
@@ -305,9 +312,9 @@ CLASHES = [
 ]
 
 
-@pytest.mark.parametrize(("change", "said"), CLASHES)
-def test_what_vllm_can_not_do_is_refused(change: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+@pytest.mark.parametrize(("change", "reason"), CLASHES)
+def test_settings_that_vllm_does_not_support_are_refused(change: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
         api.load_recipe(loading.find_recipe("lamb"), ["machine.engine=vllm", change])
 
 
@@ -317,7 +324,7 @@ def test_without_vllm_a_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         backends.check_engine(api.load_recipe(loading.find_recipe("lamb"), ["machine.engine=vllm"]))
 
 
-def test_every_setting_is_here() -> None:
+def test_every_setting_of_a_recipe_is_tested() -> None:
     machine = {key for key in keys() if key.startswith("machine.")}
     judges = {key for key in keys() if key.startswith("evaluation.judge.")}
     tested = {*ROWS, *(f"training.{key}" for key in WEIGHTS), *ELSEWHERE}

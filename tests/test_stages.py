@@ -61,16 +61,16 @@ class RecordingEngine(SeededFunctionEngine):
 
 
 def test_answers_come_in_fixed_batches_each_seeded_by_its_index(tmp_path: Path) -> None:
-    whole, rest = RecordingEngine(), RecordingEngine()
+    first, resumed_engine = RecordingEngine(), RecordingEngine()
     response = {"batch_size": 3, "sampling": {"stop": ["STOP"]}}
-    rows = respond(stage_context(tmp_path / "whole", whole, response=response), TASKS)
-    resumed = stage_context(tmp_path / "resumed", rest, response=response)
+    rows = respond(stage_context(tmp_path / "whole", first, response=response), TASKS)
+    resumed = stage_context(tmp_path / "resumed", resumed_engine, response=response)
     write_killed_stage(resumed, "pairs.jsonl", rows[:4])
-    assert respond(resumed, TASKS) == rows and rest.calls == whole.calls[1:]
-    assert [len(prompts) for prompts, _, _ in whole.calls] == [3, 3, 1]
-    assert len({seed for _, _, seed in whole.calls}) == 3
-    assert whole.calls[0][0][1] == "<|user|>Name thing 1\nhere<|answer|>"
-    assert whole.calls[0][1].stop == ("<|end|>", "STOP")
+    assert respond(resumed, TASKS) == rows and resumed_engine.calls == first.calls[1:]
+    assert [len(prompts) for prompts, _, _ in first.calls] == [3, 3, 1]
+    assert len({seed for _, _, seed in first.calls}) == 3
+    assert first.calls[0][0][1] == "<|user|>Name thing 1\nhere<|answer|>"
+    assert first.calls[0][1].stop == ("<|end|>", "STOP")
     assert [row.id for row in rows] == [task.id for task in TASKS]
     assert rows[0].output.startswith("seed ") and not rows[0].output.endswith(" ")
 
@@ -106,7 +106,7 @@ def test_a_plain_prompt_has_no_template(tmp_path: Path) -> None:
         ("It is 8", None), ("\u0668||", None), ("9" * 400, None), ("9/10/2024||", None),
     ],
 )  # fmt: skip
-def test_grades(reply: str, score: float | None) -> None:
+def test_a_reply_is_read_as_a_grade_or_as_unreadable(reply: str, score: float | None) -> None:
     assert parse_grade(reply) == score
 
 
@@ -117,13 +117,13 @@ def test_any_reply_is_a_grade_or_unreadable(reply: str) -> None:
 
 
 @given(st.integers(1, 10), st.text())
-def test_the_format_that_was_asked_for_is_read(score: int, why: str) -> None:
+def test_a_grade_in_the_format_of_the_prompt_is_read(score: int, why: str) -> None:
     assert parse_grade(f"{score}||{why}") == parse_grade(f"<{score}>||<{why}>") == score
 
 
 def test_a_batch_is_rated_by_one_call_for_each_criterion(tmp_path: Path) -> None:
     pairs = [pair("{instruction} {output}", id=f"t1-{n}") for n in range(5)]
-    engine, rest = RecordingEngine(), RecordingEngine()
+    engine, resumed_engine = RecordingEngine(), RecordingEngine()
     rows = assess(stage_context(tmp_path / "whole", engine, assessment={"batch_size": 2}), pairs)
     assert isinstance(rows[0], AssessedPair)
     assert [len(prompts) for prompts, _, _ in engine.calls] == [2, 2, 2, 2, 1, 1]
@@ -131,9 +131,9 @@ def test_a_batch_is_rated_by_one_call_for_each_criterion(tmp_path: Path) -> None
     assert "Instruction: Say something nice Response: {instruction} {output}." in engine.calls[0][0][0]
     assert engine.calls[0][1].stop == ("<|end|>",)
     assert set(rows[0].grades) == {"quality", "following"} and rows[0].grades["quality"].reply.startswith(" seed")
-    resumed = stage_context(tmp_path / "resumed", rest, assessment={"batch_size": 2})
+    resumed = stage_context(tmp_path / "resumed", resumed_engine, assessment={"batch_size": 2})
     write_killed_stage(resumed, "assessed.jsonl", rows[:4])
-    assert assess(resumed, pairs) == rows and rest.calls == engine.calls[4:]
+    assert assess(resumed, pairs) == rows and resumed_engine.calls == engine.calls[4:]
 
 
 def test_a_rating_prompt_may_be_a_chat_turn(tmp_path: Path) -> None:
@@ -153,7 +153,9 @@ def test_a_rating_prompt_may_be_a_chat_turn(tmp_path: Path) -> None:
         ([0.001] * 9 + [0], None),
     ],
 )
-def test_the_expected_score_is_the_mean_over_what_the_scores_have(shares: list[float], score: float | None) -> None:
+def test_the_expected_score_is_the_mean_under_the_probabilities_of_the_scores(
+    shares: list[float], score: float | None
+) -> None:
     grade = expected_grade(shares)
     assert grade.score == score and grade.reply.count(", ") == 9 and grade.reply.startswith(f"1: {shares[0]:.4f}, ")
 
@@ -197,15 +199,15 @@ def test_expected_ratings_generate_nothing(
         (pair(), "rating missing"),
     ],
 )
-def test_at_least(row: Pair, why: str | None) -> None:
-    found = find_drops([row], [ScoreFilter(kind="score", at_least=8)], True, ["<|end|>"])
-    assert found == ([Drop(row="t1-0", by="score", why=why)] if why else [])
+def test_a_pair_below_the_threshold_is_dropped_with_the_reason(row: Pair, why: str | None) -> None:
+    drops = find_drops([row], [ScoreFilter(kind="score", at_least=8)], True, ["<|end|>"])
+    assert drops == ([Drop(row="t1-0", by="score", why=why)] if why else [])
 
 
-def test_above_and_criteria() -> None:
+def test_a_threshold_may_be_exclusive_and_for_some_criteria() -> None:
     rows = [graded(quality=8, following=1), graded(quality=8.5, following=1)]
-    found = [find_drops([row], [ScoreFilter(kind="score", above=8, criteria=("quality",))], True, []) for row in rows]
-    assert found == [[Drop(row="t1-0", by="score", why="quality 8 <= 8")], []]
+    drops = [find_drops([row], [ScoreFilter(kind="score", above=8, criteria=("quality",))], True, []) for row in rows]
+    assert drops == [[Drop(row="t1-0", by="score", why="quality 8 <= 8")], []]
 
 
 @pytest.mark.parametrize(
@@ -218,17 +220,17 @@ def test_above_and_criteria() -> None:
         (pair("Paris."), None),
     ],
 )
-def test_rules_on_pairs(row: Pair, why: str | None) -> None:
-    found = find_drops([row], [], True, ["</s>"])
-    assert found == ([Drop(row="t1-0", by="rules", why=why)] if why else [])
+def test_a_pair_that_breaks_a_rule_is_dropped(row: Pair, why: str | None) -> None:
+    drops = find_drops([row], [], True, ["</s>"])
+    assert drops == ([Drop(row="t1-0", by="rules", why=why)] if why else [])
     assert find_drops([row], [], False, ["</s>"]) == []
 
 
 @pytest.mark.parametrize("field", ["instruction", "input", "output"])
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|reserved_special_token_2|>", "</s>", "<pad>"])
 def test_text_of_a_special_token_is_never_trained_on(field: str, token: str) -> None:
-    [found] = find_drops([pair(**{field: f"so {token} it ends"})], [], False, ["</s>", "<pad>"])
-    assert (found.by, found.why) == ("rules", f"{field} holds {token}")
+    [drop] = find_drops([pair(**{field: f"so {token} it ends"})], [], False, ["</s>", "<pad>"])
+    assert (drop.by, drop.why) == ("rules", f"{field} holds {token}")
 
 
 def test_a_benchmark_prompt_is_dropped_whatever_its_case_and_spacing() -> None:
@@ -240,14 +242,14 @@ def test_a_benchmark_prompt_is_dropped_whatever_its_case_and_spacing() -> None:
     assert find_drops(rows, [], False, [], FilterContext(exam)) == []
 
 
-def test_one_drop_a_row_and_the_rest_is_kept() -> None:
+def test_a_pair_is_dropped_once_and_the_remaining_pairs_are_kept() -> None:
     rows = [
         graded(quality=n, following=n).model_copy(update={"id": str(n), "output": "" if n < 3 else "x"})
         for n in range(1, 10)
     ]
-    found = find_drops(rows, [ScoreFilter(kind="score", at_least=8), ScoreFilter(kind="score", at_least=9)], True, [])
-    assert [drop.by for drop in found] == ["rules"] * 2 + ["score"] * 6
-    assert [row.id for row in kept_pairs(rows, found)] == ["9"]
+    drops = find_drops(rows, [ScoreFilter(kind="score", at_least=8), ScoreFilter(kind="score", at_least=9)], True, [])
+    assert [drop.by for drop in drops] == ["rules"] * 2 + ["score"] * 6
+    assert [row.id for row in kept_pairs(rows, drops)] == ["9"]
 
 
 # --- the loop
@@ -308,26 +310,27 @@ def world() -> World:
     return World()
 
 
-def test_the_loop(world: World, tmp_path: Path) -> None:
+def test_the_loop_yields_the_base_and_a_model_for_each_iteration(world: World, tmp_path: Path) -> None:
     models, folder = world.run(recipe(), tmp_path / "run")
     adapters = [None, *(tmp_path / "run" / f"iter-{t}" / "adapter" for t in (1, 2))]
     assert models == [Model("fake", adapter) for adapter in adapters]
-    assert set(world.generated) == set(models[:2])  # M^T writes nothing
+    # The last model generates nothing.
+    assert set(world.generated) == set(models[:2])
     assert world.trained == [6, 6]
     assert count_rows(folder, 2) == (6, 6, 0, 5, None)
 
 
-def test_a_finished_run_asks_for_nothing(world: World, tmp_path: Path) -> None:
+def test_a_finished_run_generates_nothing(world: World, tmp_path: Path) -> None:
     first, _ = world.run(recipe(), tmp_path / "run")
     world.generated.clear()
     assert world.run(recipe(), tmp_path / "run")[0] == first
     assert world.generated == [] and world.trained == [6, 6]
 
 
-def test_more_iterations_go_on(world: World, tmp_path: Path) -> None:
+def test_a_run_continues_with_more_iterations(world: World, tmp_path: Path) -> None:
     world.run(recipe(), tmp_path / "run")
     grown, _ = world.run(recipe(iterations=3), tmp_path / "run")
-    whole, _ = world.run(recipe(iterations=3), tmp_path / "whole")
+    models, _ = world.run(recipe(iterations=3), tmp_path / "whole")
     names = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.json*") if path.is_file()]
     for name in names:
         if name.name != "run.jsonl":
@@ -341,7 +344,7 @@ def test_the_base_may_judge(world: World, tmp_path: Path) -> None:
     assert world.opened == [Model("fake"), aligned, Model("fake")]
 
 
-def test_without_assessment_everything_is_kept(world: World, tmp_path: Path) -> None:
+def test_without_assessment_and_filters_every_pair_is_kept(world: World, tmp_path: Path) -> None:
     _, folder = world.run(recipe(assessment=None, filters=[]), tmp_path / "run")
     assert count_rows(folder, 1) == (6, 6, None, 5, None)
     assert not folder.has("iter-1/assessed.jsonl")
@@ -356,11 +359,11 @@ ASKING = {
 
 
 @pytest.mark.parametrize("name", ASKING)
-def test_the_model_is_asked_only_what_a_filter_looks_at(world: World, tmp_path: Path, name: str) -> None:
+def test_the_model_computes_only_the_measures_that_a_filter_needs(world: World, tmp_path: Path, name: str) -> None:
     settings = recipe(filters=[{"kind": "score", "at_least": 8}, ASKING[name]], assessment={"judge": "base"})
     _, folder = world.run(settings, tmp_path / "run")
-    made = {path.name for path in (folder.path / "iter-2").iterdir()} & {"perplexity.jsonl", "embeddings.jsonl"}
-    assert made == {"both": {"perplexity.jsonl", "embeddings.jsonl"}, "neither": set()}.get(name, {name})
+    files = {path.name for path in (folder.path / "iter-2").iterdir()} & {"perplexity.jsonl", "embeddings.jsonl"}
+    assert files == {"both": {"perplexity.jsonl", "embeddings.jsonl"}, "neither": set()}.get(name, {name})
     assert world.trained == [6 if name == "perplexity.jsonl" else 3] * 2
 
 
@@ -372,14 +375,16 @@ def test_a_resume_does_not_filter_again(world: World, tmp_path: Path, monkeypatc
     assert world.run(settings, tmp_path / "run")[0] == first and not folder.has("iter-1/embeddings.jsonl")
 
 
-def test_nothing_left_to_train_on_is_said(world: World, tmp_path: Path) -> None:
+def test_a_run_that_keeps_no_pair_ends_with_an_error(world: World, tmp_path: Path) -> None:
     world.score = "no idea"
     wrong = r"iteration 1: 0 of 6 pairs left to train on \(6 have an unreadable rating.* with a new --out"
     with pytest.raises(UserError, match=wrong):
         world.run(recipe(), tmp_path / "run")
 
 
-def test_a_budget_that_runs_out_is_said(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_says_that_its_budget_is_used_up(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, folder = world.run(
         recipe(synthesis={"tasks": 50, "batch_size": 2, "novelty": None, "budget": 8}), tmp_path / "run"
     )
@@ -389,7 +394,7 @@ def test_a_budget_that_runs_out_is_said(world: World, tmp_path: Path, capsys: py
     )
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(
+def test_a_full_disk_is_an_error_of_one_line_and_no_rows_are_lost(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "mine.yaml"
@@ -398,8 +403,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     run_it = ["run", str(file), "--out", str(tmp_path / "run")]
     answered: list[int] = []
 
-    def full(self: World, *given: Any) -> Any:
-        engine = World.open_engine(self, *given)
+    def full(self: World, *arguments: Any) -> Any:
+        engine = World.open_engine(self, *arguments)
         write = engine.answer
 
         def answer(prompt: str, seed: int) -> str:
@@ -412,7 +417,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
         return engine
 
     world.patch_command_line(monkeypatch)
-    monkeypatch.setattr(DEFAULT_BACKEND, "open_engine", lambda *given: full(world, *given))
+    monkeypatch.setattr(DEFAULT_BACKEND, "open_engine", lambda *arguments: full(world, *arguments))
     with pytest.raises(SystemExit) as end:
         main(run_it)
     error = capsys.readouterr().err.splitlines()[-1]
@@ -423,10 +428,10 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     assert end.value.code == 0 and "training rows" in capsys.readouterr().out
 
 
-def test_interrupted_is_one_line(
+def test_an_interrupted_command_prints_one_line(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*given: Any) -> Any:
+    def interrupted(*arguments: Any) -> Any:
         raise KeyboardInterrupt
 
     world.patch_command_line(monkeypatch)
@@ -504,7 +509,7 @@ def test_an_edit_of_the_training_file_before_training_changes_what_is_learned(wo
 # --- the table
 
 
-def test_the_table(world: World, tmp_path: Path) -> None:
+def test_the_table_of_a_run_has_percentages_with_intervals(world: World, tmp_path: Path) -> None:
     from rich.console import Console
 
     _, folder = world.run(recipe(), tmp_path / "run")
@@ -513,7 +518,7 @@ def test_the_table(world: World, tmp_path: Path) -> None:
         (folder / ("iter-1" if t else "base")).json(
             "eval/lamb.json", lambda items=items: {"scores": {"right": {"items": items["right"]}}}
         )
-    with (console := Console(width=100)).capture() as shown:
+    with (console := Console(width=100)).capture() as capture:
         console.print(tables.run_table(recipe(), folder, full=True))
-    text = shown.get()
+    text = capture.get()
     assert "25 [14,40]" in text and "75 [60,86]" in text and "<0.0001" in text

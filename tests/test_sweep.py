@@ -104,7 +104,7 @@ def recipe(**changed: Any) -> Recipe:
     return Recipe.model_validate({**SMALL, **changed})
 
 
-def made(run: Path) -> list[str]:
+def own_files(run: Path) -> list[str]:
     """The files that a run made by itself, over all tries."""
     return [event["file"] for event in read_events(run) if "seconds" in event]
 
@@ -127,7 +127,7 @@ def test_eight_thresholds_write_and_rate_iteration_1_once(lab: Lab, tmp_path: Pa
     recipes = {str(n): recipe(iterations=1, filters=[{"kind": "score", "at_least": n}]) for n in range(2, 10)}
     runs = run_sweep(recipes, tmp_path)
     for stage in STAGES:
-        assert sum(made(run).count(stage) for run in runs) == 1
+        assert sum(own_files(run).count(stage) for run in runs) == 1
         assert [shared(run).get(stage) for run in runs[1:]] == [f"../2/{stage}"] * 7
     assert lab.asked == 24 * 4
     # Scores are 6 to 9: thresholds up to 6 keep the same pairs, and train the same model once.
@@ -147,12 +147,12 @@ def test_a_shared_run_has_the_files_of_one_alone(lab: Lab, tmp_path: Path) -> No
         "more": recipe(synthesis={**TASKS, "tasks": 30}),
         "seed": recipe(seed=7),
     }
-    for (name, one), run in zip(recipes.items(), run_sweep(recipes, tmp_path / "sweep"), strict=True):
-        run_recipe(one, tmp_path / "alone" / name)
+    for (name, settings), run in zip(recipes.items(), run_sweep(recipes, tmp_path / "sweep"), strict=True):
+        run_recipe(settings, tmp_path / "alone" / name)
         assert contents(run) == contents(tmp_path / "alone" / name), name
-    written = {"iter-1/replies.jsonl", "iter-1/pairs.jsonl"}
+    first_stages = {"iter-1/replies.jsonl", "iter-1/pairs.jsonl"}
     two = STAGES | {stage.replace("1", "2") for stage in STAGES} | {"iter-1/adapter"}
-    expected = {"less": STAGES, "unrated": written, "simple": written, "one-last": two, "total-base": two}
+    expected = {"less": STAGES, "unrated": first_stages, "simple": first_stages, "one-last": two, "total-base": two}
     for name in recipes:
         assert shared(tmp_path / "sweep" / name).keys() == {**expected, "long": STAGES}.get(name, set()), name
 
@@ -171,7 +171,7 @@ def then(**changed: Any) -> dict[str, Any]:
     return {"iteration": {2: {**section, **changed}}}
 
 
-def test_what_is_shared_where_an_iteration_does_something_otherwise(lab: Lab, tmp_path: Path) -> None:
+def test_an_iteration_with_other_settings_shares_only_equal_files(lab: Lab, tmp_path: Path) -> None:
     recipes = {
         "one": recipe(**DROMEDARY, **then()),
         "brief": recipe(**DROMEDARY, **then(response={"prompt": "chat"})),
@@ -182,28 +182,34 @@ def test_what_is_shared_where_an_iteration_does_something_otherwise(lab: Lab, tm
         "seeds": recipe(**{**DROMEDARY, "synthesis": TASKS}, **then()),
     }
     runs = run_sweep(recipes, tmp_path / "sweep")
-    for (name, one), run in zip(recipes.items(), runs, strict=True):
-        run_recipe(one, tmp_path / "alone" / name)
+    for (name, settings), run in zip(recipes.items(), runs, strict=True):
+        run_recipe(settings, tmp_path / "alone" / name)
         assert contents(run) == contents(tmp_path / "alone" / name), name
-    written = {"iter-1/topics.jsonl", "iter-1/replies.jsonl"}
-    first = written | {f"iter-1/{name}" for name in ("pairs.jsonl", "perplexity.jsonl", "adapter")}
+    first_stages = {"iter-1/topics.jsonl", "iter-1/replies.jsonl"}
+    first = first_stages | {f"iter-1/{name}" for name in ("pairs.jsonl", "perplexity.jsonl", "adapter")}
     second = {"iter-2/topics.jsonl", "iter-2/replies.jsonl"}
-    asked = {"iter-2/pairs.jsonl", "iter-2/perplexity.jsonl"}
-    expected = {"brief": first, "new": first, "base": first | asked, "same": first | second, "untold": written}
+    second_stages = {"iter-2/pairs.jsonl", "iter-2/perplexity.jsonl"}
+    expected = {
+        "brief": first,
+        "new": first,
+        "base": first | second_stages,
+        "same": first | second,
+        "untold": first_stages,
+    }
     for run in runs:
         assert shared(run).keys() == expected.get(run.name, set()), run.name
 
 
 def test_answers_by_other_prompts_of_the_same_name_are_not_shared(lab: Lab, tmp_path: Path) -> None:
-    mine, out = tmp_path / "mine.yaml", tmp_path / "out"
-    settings = recipe(**DROMEDARY, **then(response={"prompt": str(mine)}))
+    prompt_file, out = tmp_path / "mine.yaml", tmp_path / "out"
+    settings = recipe(**DROMEDARY, **then(response={"prompt": str(prompt_file)}))
     for name, words in (("a", "At length:"), ("b", "At length:"), ("c", "In full:")):
-        mine.write_text(f'chat: "{words} {{instruction}}"')
+        prompt_file.write_text(f'chat: "{words} {{instruction}}"')
         prompts.load_prompts.cache_clear()
         run_sweep({name: settings}, out)
     pairs = "iter-2/pairs.jsonl"
     assert shared(out / "b")[pairs] == f"../a/{pairs}" and "iter-1/adapter" in shared(out / "c")
-    assert pairs in made(out / "c") and contents(out / "c")[pairs] != contents(out / "a")[pairs]
+    assert pairs in own_files(out / "c") and contents(out / "c")[pairs] != contents(out / "a")[pairs]
     with pytest.raises(UserError, match=r"prompt file .*mine\.yaml is not what run folder .*/a was made with"):
         run_recipe(settings, out / "a")
 
@@ -222,8 +228,8 @@ def test_self_instructs_own_pipeline_is_shared_as_far_as_it_is_the_same(lab: Lab
         "answers": recipe(**own | {"response": {"batch_size": 8}}),
         "with inputs": recipe(**own | {"response": {"batch_size": 8}, "synthesis": {**OWN, "inputs": True}}),
     }
-    for (name, one), run in zip(recipes.items(), run_sweep(recipes, tmp_path / "sweep"), strict=True):
-        run_recipe(one, tmp_path / "alone" / name)
+    for (name, settings), run in zip(recipes.items(), run_sweep(recipes, tmp_path / "sweep"), strict=True):
+        run_recipe(settings, tmp_path / "alone" / name)
         assert contents(run) == contents(tmp_path / "alone" / name), name
     first = {f"iter-1/{name}.jsonl" for name in ("replies", "kinds", "instances", "pairs")}
     expected = {"again": first, "more shown": {"iter-1/replies.jsonl"}, "answers": {"iter-1/replies.jsonl"}}
@@ -244,33 +250,33 @@ def test_one_iteration_may_write_instances_for_the_tasks_of_another(lab: Lab, tm
     assert '"input":""' in files["iter-1/pairs.jsonl"].decode() and b'"input":"text' in files["iter-2/pairs.jsonl"]
 
 
-def test_a_sweep_made_again_makes_nothing(lab: Lab, tmp_path: Path) -> None:
+def test_a_finished_sweep_generates_nothing(lab: Lab, tmp_path: Path) -> None:
     recipes = {"a": recipe(), "b": recipe(training={"epochs": 1})}
-    before = [contents(run) for run in run_sweep(recipes, tmp_path)]
-    asked, trained = lab.asked, len(lab.trained)
-    assert [contents(run) for run in run_sweep(recipes, tmp_path)] == before
-    assert (lab.asked, len(lab.trained)) == (asked, trained)
+    contents_before = [contents(run) for run in run_sweep(recipes, tmp_path)]
+    num_calls, trained = lab.asked, len(lab.trained)
+    assert [contents(run) for run in run_sweep(recipes, tmp_path)] == contents_before
+    assert (lab.asked, len(lab.trained)) == (num_calls, trained)
 
 
-def test_a_stopped_sweep_goes_on(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_sweep_continues(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipes = {"a": recipe(), "b": recipe(training={"epochs": 1})}
-    whole = [contents(run) for run in run_sweep(recipes, tmp_path / "whole")]
+    expected = [contents(run) for run in run_sweep(recipes, tmp_path / "whole")]
 
-    def stop(*given: Any) -> None:
+    def stop(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
         context.setattr(DEFAULT_BACKEND, "train", stop)
         run_sweep(recipes, tmp_path / "stopped")
-    assert [contents(run) for run in run_sweep(recipes, tmp_path / "stopped")] == whole
+    assert [contents(run) for run in run_sweep(recipes, tmp_path / "stopped")] == expected
 
 
-def test_half_a_copy_is_nothing_that_a_run_goes_on_with(
+def test_a_run_does_not_resume_from_an_incomplete_copy(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped as an adapter is copied, and gone on with alone."""
-    one = recipe(iterations=1)
-    [whole] = run_sweep({"a": one}, tmp_path)
+    settings = recipe(iterations=1)
+    [complete] = run_sweep({"a": settings}, tmp_path)
 
     def stop(source: Path, to: Path) -> None:
         to.mkdir()
@@ -279,18 +285,18 @@ def test_half_a_copy_is_nothing_that_a_run_goes_on_with(
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
         context.setattr(shutil, "copytree", stop)
-        run_sweep({"a": one, "b": one}, tmp_path)
+        run_sweep({"a": settings, "b": settings}, tmp_path)
     assert not (tmp_path / "b/iter-1/adapter.part").exists()
-    run_recipe(one, tmp_path / "b")
-    made = {name: text for name, text in contents(tmp_path / "b").items() if ".copy.part" not in name}
-    assert made == contents(whole)
+    run_recipe(settings, tmp_path / "b")
+    files = {name: text for name, text in contents(tmp_path / "b").items() if ".copy.part" not in name}
+    assert files == contents(complete)
     (tmp_path / "b/iter-1/pairs.jsonl.part").write_text("begun")
     (tmp_path / "b/iter-1/pairs.jsonl").unlink()
-    run_sweep({"a": one, "b": one}, tmp_path)
+    run_sweep({"a": settings, "b": settings}, tmp_path)
     assert not (tmp_path / "b/iter-1/pairs.jsonl.part").exists()
 
 
-def test_a_setting_that_fails_leaves_the_others(lab: Lab, tmp_path: Path) -> None:
+def test_a_setting_that_fails_does_not_stop_the_others(lab: Lab, tmp_path: Path) -> None:
     recipes = {"none": recipe(filters=[{"kind": "score", "above": 9}]), "some": recipe()}
     with pytest.raises(UserError, match="1 of 2 settings could not be finished: none: iteration 1: 0 of 24 pairs left"):
         run_sweep(recipes, tmp_path)
@@ -298,61 +304,61 @@ def test_a_setting_that_fails_leaves_the_others(lab: Lab, tmp_path: Path) -> Non
 
 
 def test_ratings_by_other_prompts_of_the_same_name_are_not_shared(lab: Lab, tmp_path: Path) -> None:
-    mine, out = tmp_path / "mine.yaml", tmp_path / "out"
-    settings = recipe(iterations=1, assessment={"batch_size": 8, "prompt": str(mine), "criteria": ["quality"]})
+    prompt_file, out = tmp_path / "mine.yaml", tmp_path / "out"
+    settings = recipe(iterations=1, assessment={"batch_size": 8, "prompt": str(prompt_file), "criteria": ["quality"]})
     for name, words in (("a", "Rate"), ("b", "Rate"), ("c", "Please rate")):
-        mine.write_text(f'quality: "{words} {{instruction}} {{output}}"')
+        prompt_file.write_text(f'quality: "{words} {{instruction}} {{output}}"')
         prompts.load_prompts.cache_clear()
         run_sweep({name: settings}, out)
     assert shared(out / "b")["iter-1/assessed.jsonl"] == "../a/iter-1/assessed.jsonl"
-    assert "iter-1/pairs.jsonl" in shared(out / "c") and "iter-1/assessed.jsonl" in made(out / "c")
+    assert "iter-1/pairs.jsonl" in shared(out / "c") and "iter-1/assessed.jsonl" in own_files(out / "c")
 
 
-def test_what_is_made_from_something_else_is_not_shared(lab: Lab, tmp_path: Path) -> None:
-    """Each change of what a file is made from, one at a time, in a run that is otherwise the same."""
+def test_a_file_with_another_source_is_not_shared(lab: Lab, tmp_path: Path) -> None:
+    """Change one source of a file at a time, in a run that is otherwise the same."""
     run_sweep(dict.fromkeys("ab", recipe(training={"data": "all"})), tmp_path)
-    one = recipe(training={"data": "all"}, evaluation=["lamb"])
-    same = (
+    settings = recipe(training={"data": "all"}, evaluation=["lamb"])
+    files = (
         "iter-1/replies.jsonl",
         "iter-2/pairs.jsonl",
         "iter-2/adapter",
         "base/eval/lamb.json",
         "iter-2/eval/lamb.json",
     )
-    made_of = {name: source_fingerprint(one, tmp_path / "a", name) for name in same}
+    made_of = {name: source_fingerprint(settings, tmp_path / "a", name) for name in files}
     assert None not in made_of.values()
-    assert made_of == {name: source_fingerprint(one, tmp_path / "b", name) for name in same}
+    assert made_of == {name: source_fingerprint(settings, tmp_path / "b", name) for name in files}
 
     def differ(file: str, old: str, new: str) -> set[str]:
         path = tmp_path / "b" / file
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new, 1))
-        os.utime(path, ns=(0, 0))  # a new time, though it was written within the clock's grain
-        changed = {name for name in same if source_fingerprint(one, tmp_path / "b", name) != made_of[name]}
+        # The modification time must differ, although the clock may not have advanced.
+        os.utime(path, ns=(0, 0))
+        changed = {name for name in files if source_fingerprint(settings, tmp_path / "b", name) != made_of[name]}
         path.write_text(text)
         return changed
 
-    for s in (1, 2):  # an answer that was cut off is not taught to end there
-        row = differ(f"iter-{s}/pairs.jsonl", '"finish":"stop"', '"finish":"length"')
-        assert row == {"iter-2/adapter"}
+    # `finish` is a part of the training file: it decides whether an end token is learned.
+    assert differ("iter-2/train.json", '"finish": "stop"', '"finish": "length"') == {"iter-2/adapter"}
     assert differ("iter-1/adapter/adapter_config.json", '"alpha":16', '"alpha":32') == {"iter-2/pairs.jsonl"}
     assert differ("iter-2/adapter/adapter_config.json", '"rank":8', '"rank":9') == {"iter-2/eval/lamb.json"}
     assert differ("iter-2/tasks.jsonl", "Tell", "Say") == {"iter-2/pairs.jsonl"}
-    assert differ("seeds.jsonl", "a", "b") == set(same)
+    assert differ("seeds.jsonl", "a", "b") == set(files)
     for name in ("lamb", "standard/piqa"):
-        ours, other = (
-            one.model_copy(update={"evaluation": (BenchmarkSettings(name=name, data=data),)})
+        first, second = (
+            settings.model_copy(update={"evaluation": (BenchmarkSettings(name=name, data=data),)})
             for data in ("here", "elsewhere")
         )
         for file in (f"iter-2/eval/{name}.json", f"iter-2/eval/{name}/answers.jsonl"):
-            assert source_fingerprint(ours, tmp_path / "a", file) not in (
+            assert source_fingerprint(first, tmp_path / "a", file) not in (
                 None,
-                source_fingerprint(other, tmp_path / "a", file),
+                source_fingerprint(second, tmp_path / "a", file),
             )
 
 
-def test_what_a_benchmark_keeps_is_shared_with_its_result(
+def test_a_benchmark_s_files_are_shared_with_its_result(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from isheep.benchmarks import lamb
@@ -363,23 +369,26 @@ def test_what_a_benchmark_keeps_is_shared_with_its_result(
 
     monkeypatch.setattr(lamb, "BENCHMARK", replace(lamb.BENCHMARK, run=run))
     recipes = {n: recipe(iterations=1, evaluation=["lamb"], training={"epochs": len(n)}) for n in ("a", "bb", "a ")}
-    first, other, killed = (tmp_path / name for name in recipes)
+    first, second, killed = (tmp_path / name for name in recipes)
     run_sweep({"a": recipes["a"]}, tmp_path)
-    (killed / "base/eval/lamb").mkdir(parents=True)  # begun before, and not come to its end
+    # The evaluation of this run was killed.
+    (killed / "base/eval/lamb").mkdir(parents=True)
     (killed / "base/eval/lamb/answers.jsonl.part").write_text('{"out')
     (killed / "recipe.yaml").write_text(loading.dump_recipe(recipes["a "]))
     run_sweep(recipes, tmp_path)
-    assert shared(other)["base/eval/lamb.json"] == "../a/base/eval/lamb.json"
-    for run in (other, killed):
+    assert shared(second)["base/eval/lamb.json"] == "../a/base/eval/lamb.json"
+    for run in (second, killed):
         assert {n for n in contents(run) if "base" in n} == {n for n in contents(first) if "base" in n}
-    assert "iter-1/eval/lamb/answers.jsonl" in made(other)
+    assert "iter-1/eval/lamb/answers.jsonl" in own_files(second)
 
-    result = first / "base/eval/lamb.json"  # about other items than the benchmark's now: neither it nor its answers
+    # A result about other items than the benchmark has now is not shared, and its answers are not.
+    result = first / "base/eval/lamb.json"
     result.write_text(result.read_text().replace('"prompt_fingerprint": "', '"prompt_fingerprint": "0'))
-    find = find_reusable_files(recipes["bb"], other)
+    find = find_reusable_files(recipes["bb"], second)
     for name in ("base/eval/lamb.json", "base/eval/lamb/answers.jsonl"):
         assert find(name) == killed / name
-    (killed / "base/eval/lamb.json").unlink()  # nobody knows what its answers are about
+    # Without the result, it is not known what the answers are about.
+    (killed / "base/eval/lamb.json").unlink()
     assert not find("base/eval/lamb.json") and not find("base/eval/lamb/answers.jsonl")
 
 
@@ -392,11 +401,11 @@ def test_a_sweep_over_a_run_is_refused(lab: Lab, tmp_path: Path) -> None:
 # --- the iterative settings of Section 4.5
 
 
-def test_what_each_iterative_setting_trains_on(lab: Lab, tmp_path: Path) -> None:
+def test_each_iterative_setting_trains_on_its_rows(lab: Lab, tmp_path: Path) -> None:
     def run(**training: Any) -> list[Trained]:
-        before = len(lab.trained)
+        num_trained = len(lab.trained)
         run_recipe(recipe(iterations=3, training=training), tmp_path / repr(training))
-        return lab.trained[before:]
+        return lab.trained[num_trained:]
 
     def iterations(call: Trained) -> set[str]:
         return {row[:2] for row in call.pairs}
@@ -429,7 +438,7 @@ def test_the_data_of_all_iterations_are_written_and_exported(lab: Lab, tmp_path:
     [([0.5], 1, False), ([0.5, 0.6], 1, False), ([0.5, 0.6, 0.6], 1, True), ([0.5, 0.4], 1, True),
      ([0.5, 0.4], 2, False), ([0.5, 0.4, 0.45], 2, True), ([0.5, 0.4, 0.51], 2, False)],
 )  # fmt: skip
-def test_no_gain(scores: list[float], patience: int, stops: bool) -> None:
+def test_a_stopping_rule_counts_iterations_without_a_new_best(scores: list[float], patience: int, stops: bool) -> None:
     assert has_no_gain(scores, patience) is stops
 
 
@@ -443,23 +452,24 @@ def examined(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[fl
     from isheep.benchmarks import lamb
 
     def examined(*scores: float) -> list[float]:
-        left = list(scores)
-        part = replace(lamb.BENCHMARK.validation, run=lambda context: right(left.pop(0)))  # type: ignore[type-var]
+        remaining = list(scores)
+        part = replace(lamb.BENCHMARK.validation, run=lambda context: right(remaining.pop(0)))  # type: ignore[type-var]
         monkeypatch.setattr(lamb, "BENCHMARK", replace(lamb.BENCHMARK, validation=part))
-        return left
+        return remaining
 
     return examined
 
 
-def test_a_run_stops_where_it_no_longer_gains(
+def test_a_run_stops_when_it_has_no_new_best(
     examined: Callable[..., list[float]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one = recipe(iterations=5, stop={"benchmark": "lamb", "patience": 1})
-    left = examined(0.3, 0.4, 0.4, 0.5, 0.6, 0.7)
-    assert run_recipe(one, tmp_path)[1] == 2 and len(left) == 3
+    settings = recipe(iterations=5, stop={"benchmark": "lamb", "patience": 1})
+    remaining = examined(0.3, 0.4, 0.4, 0.5, 0.6, 0.7)
+    assert run_recipe(settings, tmp_path)[1] == 2 and len(remaining) == 3
     assert (
-        run_recipe(one, tmp_path)[1] == 2 and len(left) == 3
-    )  # a resumed one ends there too, without being asked again
+        run_recipe(settings, tmp_path)[1] == 2 and len(remaining) == 3
+        # A resumed run ends at the same iteration without another evaluation.
+    )
     assert "stopped after iteration 2 of 5" in capsys.readouterr().err
     assert not (tmp_path / "iter-3").exists() and not list(tmp_path.rglob("eval"))
     with pytest.raises(SystemExit) as end:
@@ -472,28 +482,31 @@ def test_a_run_stops_where_it_no_longer_gains(
 def test_patience_is_how_long_a_run_waits(
     examined: Callable[..., list[float]], tmp_path: Path, patience: int, last: int
 ) -> None:
-    examined(0.3, 0.5, 0.4, 0.5, 0.4, 0.6)  # the best comes first: 2 in a row without a new one end at iteration 3
+    # Iteration 1 is the best; two iterations in a row without a new best end the run at iteration 3.
+    examined(0.3, 0.5, 0.4, 0.5, 0.4, 0.6)
     assert run_recipe(recipe(iterations=5, stop={"benchmark": "lamb", "patience": patience}), tmp_path)[1] == last
 
 
-def test_what_a_benchmark_is_given(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_benchmark_gets_its_settings_and_its_folder(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from isheep.benchmarks import lamb
 
-    given: list[EvalContext] = []
+    contexts: list[EvalContext] = []
 
     def run(context: EvalContext) -> Result:
-        given.append(context)
+        contexts.append(context)
         return Result(scores={})
 
     # lamb itself needs no data and refuses them
     stub = replace(lamb.BENCHMARK, run=run, prompts=lambda settings: [], score_inputs=lambda settings: [])
     monkeypatch.setattr(lamb, "BENCHMARK", stub)
     run_recipe(recipe(iterations=1, evaluation=[{"name": "lamb", "data": "my/copy"}], seed=5), tmp_path)
-    assert [(exam.data, exam.is_base, exam.seed) for exam in given] == [
+    assert [(exam.data, exam.is_base, exam.seed) for exam in contexts] == [
         (Path("my/copy"), True, 5),
         (Path("my/copy"), False, 5),
     ]
-    assert [exam.folder.path for exam in given] == [tmp_path / t / "eval" / "lamb" for t in ("base", "iter-1")]
+    assert [exam.folder.path for exam in contexts] == [tmp_path / t / "eval" / "lamb" for t in ("base", "iter-1")]
 
 
 def test_a_run_that_gains_goes_on_to_the_end(examined: Callable[..., list[float]], tmp_path: Path) -> None:
@@ -502,7 +515,7 @@ def test_a_run_that_gains_goes_on_to_the_end(examined: Callable[..., list[float]
 
 
 @pytest.mark.parametrize("name", [name for name in benchmark_names() if load_benchmark(name).validation])
-def test_what_stops_a_run_is_never_reported(name: str) -> None:
+def test_the_items_of_a_stopping_rule_are_not_reported(name: str) -> None:
     reported, part = (
         benchmarks.evaluation_prompts([BenchmarkSettings(name=name)]),
         validation_prompts(Stop(benchmark=name)),
@@ -511,18 +524,18 @@ def test_what_stops_a_run_is_never_reported(name: str) -> None:
 
 
 @pytest.mark.parametrize("stop", [None, Stop(benchmark="lamb")])
-def test_prompts_of_the_validation_part_are_dropped_where_it_stops_a_run(
+def test_prompts_of_the_validation_part_are_dropped_if_it_stops_the_run(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: Stop | None
 ) -> None:
     exam, part = (
         benchmarks.evaluation_prompts([BenchmarkSettings(name="lamb")])[0],
         validation_prompts(Stop(benchmark="lamb"))[0],
     )
-    written = [Task(id=f"t1-{n}", instruction=text) for n, text in enumerate([exam, part, "Another task", "A fourth"])]
-    monkeypatch.setattr("isheep.algorithm.synthesize", lambda *given: written)
-    one = recipe(iterations=1, evaluation=["lamb"], filters=[{"kind": "contamination"}], stop=stop)
-    with open_run_for_writing(tmp_path, one) as folder:
-        list(align(one, folder))
+    tasks = [Task(id=f"t1-{n}", instruction=text) for n, text in enumerate([exam, part, "Another task", "A fourth"])]
+    monkeypatch.setattr("isheep.algorithm.synthesize", lambda *arguments: tasks)
+    settings = recipe(iterations=1, evaluation=["lamb"], filters=[{"kind": "contamination"}], stop=stop)
+    with open_run_for_writing(tmp_path, settings) as folder:
+        list(align(settings, folder))
         assert [drop.row for drop in folder.read("iter-1/dropped.jsonl", Drop)] == ["t1-0", "t1-1"][: 1 + bool(stop)]
 
 
@@ -544,10 +557,10 @@ def test_seeds_get_a_folder_each(lab: Lab, tmp_path: Path) -> None:
     runs = sorted(path for path in (tmp_path / "out").iterdir())
     assert [run.name for run in runs] == ["seed-5", "seed-6", "seed-7"]
     assert len({contents(run)["iter-1/pairs.jsonl"] for run in runs}) == 3
-    asked, before = lab.asked, [contents(run) for run in runs]
+    num_calls, contents_before = lab.asked, [contents(run) for run in runs]
     assert command("run", tmp_path / "mine.yaml", "--seeds", "4", "--out", tmp_path / "out", "seed=5") == 0
-    assert [contents(run) for run in runs] == before and (tmp_path / "out/seed-8/iter-1/adapter").exists()
-    assert lab.asked == asked + asked // 3 and len(lab.trained) == 4
+    assert [contents(run) for run in runs] == contents_before and (tmp_path / "out/seed-8/iter-1/adapter").exists()
+    assert lab.asked == num_calls + num_calls // 3 and len(lab.trained) == 4
 
 
 def test_a_grid_and_names_make_folders(lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -561,8 +574,8 @@ def test_a_grid_and_names_make_folders(lab: Lab, tmp_path: Path, capsys: pytest.
     names = {f"{name},filters.0.at_least={n}" for name in ("base", "last") for n in (6, 7)}
     assert {path.name for path in out.iterdir()} == names
     assert len(lab.trained) == 2
-    shown = capsys.readouterr().out
-    assert "rows" in shown and "runs     " in shown
+    output = capsys.readouterr().out
+    assert "rows" in output and "runs     " in output
     saved = api.load_recipe(out / "last,filters.0.at_least=7" / "recipe.yaml")
     assert saved.training.start == "last" and saved.response.batch_size == 4 and saved.filters[0].at_least == 7
 
@@ -570,10 +583,10 @@ def test_a_grid_and_names_make_folders(lab: Lab, tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_runs_side_by_side_fit_80_columns(tmp_path: Path, count: int) -> None:
     names = ["lamb", "ifeval", "alpaca_eval", "mt_bench", "harness"][:count]
-    one = recipe(iterations=1).model_copy(
+    settings = recipe(iterations=1).model_copy(
         update={"evaluation": tuple(map(BenchmarkSettings.model_construct, [None] * count))}
     )
-    for benchmark, name in zip(one.evaluation, names, strict=True):
+    for benchmark, name in zip(settings.evaluation, names, strict=True):
         vars(benchmark)["name"] = name
     long = "one-last-uncapped,filters.0.at_least=7,training.epochs=3"
     for setting in (long, "[b]b"):
@@ -585,20 +598,24 @@ def test_runs_side_by_side_fit_80_columns(tmp_path: Path, count: int) -> None:
                     f"eval/{name}.json",
                     lambda right=right: {"scores": {"a": {"items": [n < right for n in range(1000)]}}},
                 )
-    with (console := Console(width=80)).capture() as shown:
-        console.print(sweep_table({long: one, "[b]b": one}, tmp_path))
-    lines = shown.get().splitlines()
-    assert max(map(len, lines)) <= 80 and "…" not in shown.get()
-    assert shown.get().count("[b]b") == 1 and shown.get().count("23.5") == shown.get().count("[77,82]") == 2 * count
+    with (console := Console(width=80)).capture() as capture:
+        console.print(sweep_table({long: settings, "[b]b": settings}, tmp_path))
+    lines = capture.get().splitlines()
+    assert max(map(len, lines)) <= 80 and "…" not in capture.get()
+    assert (
+        capture.get().count("[b]b") == 1 and capture.get().count("23.5") == capture.get().count("[77,82]") == 2 * count
+    )
 
 
 def test_a_sweep_may_list_recipe_files(tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text("model: lamb\nseed: 1\n")
     (tmp_path / "two.yaml").write_text("like: one.yaml\niterations: 7\n")
     (tmp_path / "both.yaml").write_text("seed: 3\nsettings: [one.yaml, two.yaml]\n")
-    found = api.load_sweep(tmp_path / "both.yaml", ["training.epochs=1"])
-    shown = {name: (one.iterations, one.seed, one.training.epochs) for name, one in found.items()}
-    assert shown == {"one": (3, 3, 1), "two": (7, 3, 1)}
+    recipes = api.load_sweep(tmp_path / "both.yaml", ["training.epochs=1"])
+    values = {
+        name: (settings.iterations, settings.seed, settings.training.epochs) for name, settings in recipes.items()
+    }
+    assert values == {"one": (3, 3, 1), "two": (7, 3, 1)}
 
 
 WRONG = {
@@ -623,7 +640,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_wrong_sweeps(text: str, tmp_path: Path) -> None:
+def test_a_wrong_sweep_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(text)
     (tmp_path / "one.yaml").write_text("model: lamb")
     with pytest.raises(UserError) as error:
@@ -653,21 +670,27 @@ def test_every_recipe_on_lamb_runs(name: str, lab: Lab, tmp_path: Path, monkeypa
     part = replace(lamb.BENCHMARK.validation, run=lambda context: right(0.5))  # type: ignore[type-var]
     stub = replace(lamb.BENCHMARK, run=lambda context: right(True), validation=part)
     monkeypatch.setattr(lamb, "BENCHMARK", stub)
-    [one] = recipes_of(name).values()
-    run, t = run_recipe(one, tmp_path)
-    assert t == (1 if one.stop else one.iterations) and run.has(f"iter-{t}/adapter") and run.has("base/eval/lamb.json")
-    assert len(lab.trained[0].pairs) >= (one.training.num_rows or 2)
+    [settings] = recipes_of(name).values()
+    run, t = run_recipe(settings, tmp_path)
+    assert (
+        t == (1 if settings.stop else settings.iterations)
+        and run.has(f"iter-{t}/adapter")
+        and run.has("base/eval/lamb.json")
+    )
+    assert len(lab.trained[0].pairs) >= (settings.training.num_rows or 2)
 
 
 def test_recipes_differ_as_far_as_they_say_so() -> None:
     """No recipe is another one's copy, but for Table 2 to 4's rows that are one setting under two names."""
     for folder in ("paper", "lamb"):
         names = [name for name in loading.recipe_names() if name.startswith(f"{folder}/")]
-        found: dict[str, list[str]] = {}
+        names_by_recipe: dict[str, list[str]] = {}
         for name in (name for name in names if not loading.is_sweep(loading.find_recipe(name))):
-            found.setdefault(loading.dump_recipe(recipes_of(name)[""]), []).append(name.removeprefix(f"{folder}/"))
-        same = {tuple(names) for names in found.values() if len(names) > 1}
-        assert same == {("one-base", "prompt-combined"), ("assess-both", "prompt-simple")}
+            names_by_recipe.setdefault(loading.dump_recipe(recipes_of(name)[""]), []).append(
+                name.removeprefix(f"{folder}/")
+            )
+        equal = {tuple(names) for names in names_by_recipe.values() if len(names) > 1}
+        assert equal == {("one-base", "prompt-combined"), ("assess-both", "prompt-simple")}
 
 
 @pytest.fixture
@@ -682,15 +705,20 @@ def short_exam(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def finished(recipes: dict[str, Recipe], out: Path) -> None:
     """Run them on lamb itself: each ends with a model and its scores, and iteration 1 was written once."""
-    for run, one in zip(run_sweep(recipes, out), recipes.values(), strict=True):
-        last = one.iterations if not one.stop else max(int(p.parent.name[5:]) for p in run.glob("iter-*/adapter"))
+    for run, settings in zip(run_sweep(recipes, out), recipes.values(), strict=True):
+        last = (
+            settings.iterations
+            if not settings.stop
+            else max(int(p.parent.name[5:]) for p in run.glob("iter-*/adapter"))
+        )
         rows = json.loads((run / f"iter-{last}/adapter/training.json").read_text())["rows"]
         assert 0 < rows["trained"] <= len(json.loads((run / f"iter-{last}/train.json").read_text()))
         assert len(json.loads((run / f"iter-{last}/eval/lamb.json").read_text())["scores"]["right"]["items"]) == 20
 
 
 BRIEF = ["synthesis.tasks=36", "synthesis.budget=80", "training.epochs=1"]
-FEW = {  # a recipe for each way to filter, to read a score, to start
+# A recipe for each way to filter, to read a score, to start.
+FEW = {
     "lamb/one-last": [],
     "lamb/density-perplexity": ["filters.1.clusters=12", "iterations=1"],
     "lamb/read-expected": ["filters.1.at_least=4", "iterations=1"],
@@ -702,7 +730,7 @@ def test_recipes_on_lamb_run_for_real(short_exam: None, tmp_path: Path) -> None:
     recipes = {name[5:]: api.load_recipe(loading.find_recipe(name), [*BRIEF, *words]) for name, words in FEW.items()}
     finished(recipes, tmp_path)
     for stage in ("iter-1/replies.jsonl", "iter-1/pairs.jsonl", "base/eval/lamb.json"):
-        assert [name for name in recipes if stage in made(tmp_path / name)] == ["one-last"]
+        assert [name for name in recipes if stage in own_files(tmp_path / name)] == ["one-last"]
 
 
 @pytest.fixture(scope="module")
@@ -714,4 +742,4 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ON_LAMB)
 def test_every_recipe_on_lamb_runs_for_real(name: str, short_exam: None, field: Path) -> None:
-    finished({label or name[5:]: one for label, one in recipes_of(name).items()}, field)
+    finished({label or name[5:]: settings for label, settings in recipes_of(name).items()}, field)

@@ -51,7 +51,8 @@ def test_a_prompt_ends_with_the_open_number_and_reads_back_as_its_tasks() -> Non
 
 A, B = ("Name three kinds of cheese.", ""), ("Translate the word into French.", "house")
 
-READS = {  # with {A} and {B} for the instructions
+# {A} and {B} stand for the instructions.
+READS = {
     "as asked": " {A}\n6. Input: <noinput>\n###\n7. Instruction: {B}\n7. Input: house\n###\n",
     "numbers without separators": "{A}\n6. Input: none\n7. Instruction: {B}\n7. Input: house",
     "no input line": " {A}\n###\n7. Instruction: {B}\n7. Input: house",
@@ -78,11 +79,12 @@ def test_endless_repeats_are_blocks_for_novelty_to_judge() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "whole"),
+    ("text", "expected"),
     [
         (" Name three kinds of che", []),
         (" Name three kinds of cheese.\n6. Inp", []),
-        (" Name three kinds of cheese.\n6. Input: <noinput>", []),  # more input might have followed
+        # The input may have been cut off.
+        (" Name three kinds of cheese.\n6. Input: <noinput>", []),
         (" Name three kinds of cheese.\n6. Input: <noinput>\n###", [A]),
         (" Name three kinds of cheese.\n6. Input: <noinput>\n###\n7", [A]),
         (" Name three kinds of cheese.\n6. Input: <noinput>\n###\n7. Instruction: Trans", [A]),
@@ -90,8 +92,8 @@ def test_endless_repeats_are_blocks_for_novelty_to_judge() -> None:
         ("", []),
     ],
 )
-def test_only_the_last_block_of_a_reply_that_was_cut_off_is_lost(text: str, whole: list[tuple[str, str]]) -> None:
-    assert [(b.instruction, b.input) for b in parse_blocks(text, 6, cut=True) if not b.cut] == whole
+def test_only_the_last_block_of_a_reply_that_was_cut_off_is_lost(text: str, expected: list[tuple[str, str]]) -> None:
+    assert [(b.instruction, b.input) for b in parse_blocks(text, 6, cut=True) if not b.cut] == expected
 
 
 MARKS = [
@@ -132,7 +134,8 @@ def test_any_text_can_be_read(text: str, cut: bool) -> None:
         ("word " * 151, "more than 150 words"),
         ("Describe the Image in words.", "holds the word 'image'"),
         ("Plan how to go to Rome.", "holds the word 'go to'"),
-        ("Describe the graphics in this imagery.", None),  # whole words only
+        # The rule is about whole words.
+        ("Describe the graphics in this imagery.", None),
         ("Mapping and drawing are videogame skills.", None),
         ("Write a program that sorts numbers.", "starts with 'Write a program'"),
         ("How would I write a program?", None),
@@ -144,7 +147,7 @@ def test_any_text_can_be_read(text: str, cut: bool) -> None:
         ("", "3 words or fewer"),
     ],
 )
-def test_rules(instruction: str, why: str | None) -> None:
+def test_an_instruction_that_breaks_a_rule_is_rejected(instruction: str, why: str | None) -> None:
     assert broken_rule(instruction.strip()) == why
 
 
@@ -153,14 +156,15 @@ def test_rules(instruction: str, why: str | None) -> None:
     [
         ("Écris trois mots en français.", None),
         ("¿Qué hora es en Madrid?", None),
-        ("日本の首都を教えて", None),  # nine words, no spaces
+        # The text has nine words without spaces.
+        ("日本の首都を教えて", None),
         ("日本語", "3 words or fewer"),
         ("तीन रंगों के नाम बताओ", None),
         ("。日本の首都を教えて", "starts with punctuation"),
         ("«Назови» три цвета неба", "starts with punctuation"),
     ],
 )
-def test_rules_for_any_language(instruction: str, why: str | None) -> None:
+def test_the_rules_apply_to_any_language(instruction: str, why: str | None) -> None:
     assert broken_rule(instruction, "any") == why
 
 
@@ -194,8 +198,8 @@ def test_every_block_becomes_a_task_or_says_why_not() -> None:
 
 def test_rules_and_novelty_can_be_left_out_but_special_tokens_never_pass() -> None:
     free = SETTINGS.model_copy(update={"rules": False, "novelty": None})
-    written = [reply(t, n) for n, t in enumerate([" Sing.", " Sing.", " Draw a map.", " Say <|im_end|> now please."])]
-    tasks, rejected = read_tasks(written, SEEDS, free, "en", 2)
+    replies = [reply(t, n) for n, t in enumerate([" Sing.", " Sing.", " Draw a map.", " Say <|im_end|> now please."])]
+    tasks, rejected = read_tasks(replies, SEEDS, free, "en", 2)
     assert [(t.id, t.instruction) for t in tasks] == [
         ("t2-00000", "Sing."),
         ("t2-00001", "Sing."),
@@ -204,11 +208,11 @@ def test_rules_and_novelty_can_be_left_out_but_special_tokens_never_pass() -> No
     assert [r.why for r in rejected] == ["holds '<|im_end|>'"]
 
 
-def test_nothing_after_the_last_task_that_is_needed_is_read() -> None:
-    written = [
+def test_replies_after_the_last_needed_task_are_not_read() -> None:
+    replies = [
         reply(f" Explain topic{n} with example{n} and proof{n}.\n###\n4. Instruction: Sing.", n) for n in range(9)
     ]
-    tasks, rejected = read_tasks(written, SEEDS, SETTINGS, "en", 1)
+    tasks, rejected = read_tasks(replies, SEEDS, SETTINGS, "en", 1)
     assert [t.id for t in tasks] == [f"t1-{n:05d}" for n in range(5)]
     assert [r.id for r in rejected] == [f"t1-b0000-{n:02d}.2" for n in range(4)]
 
@@ -262,24 +266,25 @@ def ask(settings: Synthesis, done: list[Reply], engine: Scribe, num_batches: int
     st.booleans(),
     st.integers(0, 2),
 )
-def test_however_it_is_interrupted_it_ends_the_same(
+def test_an_interrupted_stage_ends_with_the_same_replies(
     stops: list[int], tasks: int, size: int, budget: int, length: int, novel: bool, generated: int
 ) -> None:
     shape = {"tasks": tasks, "batch_size": size, "budget": budget, "examples": 2, "generated": generated}
     settings = Synthesis(**shape, rules=False, novelty=0.5 if novel else None)
-    whole = ask(settings, [], Scribe(length))
+    replies = ask(settings, [], Scribe(length))
     rows: list[Reply] = []
     for batches in stops:
-        rows = ask(settings, rows[: len(rows) // size * size], Scribe(length), batches)  # as Folder.records does
-    assert ask(settings, rows[: len(rows) // size * size], Scribe(length)) == whole
-    found, rejected = read_tasks(whole, SEEDS, settings, "en", 1)
+        # RunFolder.records keeps the whole batches.
+        rows = ask(settings, rows[: len(rows) // size * size], Scribe(length), batches)
+    assert ask(settings, rows[: len(rows) // size * size], Scribe(length)) == replies
+    read, rejected = read_tasks(replies, SEEDS, settings, "en", 1)
     # the stage stops at the first batch that holds enough, or at the budget
-    assert len(found) == tasks or len(whole) == budget
-    last = (len(whole) - 1) // size * size
-    assert len(read_tasks(whole[:last], SEEDS, settings, "en", 1)[0]) < tasks
+    assert len(read) == tasks or len(replies) == budget
+    last = (len(replies) - 1) // size * size
+    assert len(read_tasks(replies[:last], SEEDS, settings, "en", 1)[0]) < tasks
     if novel:
-        assert NoveltyPool([s.instruction for s in SEEDS], 0.5).novel([t.instruction for t in found]) == [None] * len(
-            found
+        assert NoveltyPool([s.instruction for s in SEEDS], 0.5).novel([t.instruction for t in read]) == [None] * len(
+            read
         )
 
 
@@ -290,19 +295,25 @@ def instructions_in(prompt: str) -> list[str]:
     return [block.instruction for block in parse_blocks(prompt.partition("1. Instruction:")[2], 1)]
 
 
-def test_up_to_so_many_examples_are_tasks_of_earlier_batches() -> None:
+def test_examples_include_generated_tasks_up_to_the_setting() -> None:
     settings = Synthesis(tasks=12, batch_size=1, novelty=None, **OWN)
     engine, seeds = Scribe(), {" ".join(seed.instruction.split()) for seed in SEEDS}
     rows = ask(settings, [], engine)
     tasks, _ = read_tasks(rows, SEEDS, settings, "en", 1)
-    found = [instructions_in(prompts[0]) for prompts, _ in engine.asked]
-    assert [sum(text in seeds for text in examples) for examples in found] == [3, 2] + [1] * 10
-    for b, examples in enumerate(found):  # a reply of this engine holds one task
+    examples_by_batch = [instructions_in(prompts[0]) for prompts, _ in engine.asked]
+    assert [sum(text in seeds for text in examples) for examples in examples_by_batch] == [3, 2] + [1] * 10
+    # Each reply of this engine has one task.
+    for b, examples in enumerate(examples_by_batch):
         assert len(set(examples)) == 3 and {*examples} <= seeds | {task.instruction for task in tasks[:b]}
-    assert {examples.index(next(text for text in examples if text in seeds)) for examples in found[2:]} == {0, 1, 2}
+    assert {examples.index(next(text for text in examples if text in seeds)) for examples in examples_by_batch[2:]} == {
+        0,
+        1,
+        2,
+    }
     free = Scribe()
     ask(settings.model_copy(update={"generated": 0}), [], free)
-    assert free.asked[0] == engine.asked[0]  # nothing was there to show yet
+    # In the first batch there are no generated tasks yet.
+    assert free.asked[0] == engine.asked[0]
     assert all({*instructions_in(prompts[0])} <= seeds for prompts, _ in free.asked)
 
 
@@ -317,10 +328,10 @@ def test_without_inputs_prompts_show_and_tasks_have_instructions_alone() -> None
     assert (task.instruction, task.input) == ("Name three kinds of cheese.", "")
 
 
-def test_finished_replies_ask_nothing() -> None:
-    whole = ask(SETTINGS, [], Scribe())
+def test_a_finished_stage_generates_nothing() -> None:
+    replies = ask(SETTINGS, [], Scribe())
     engine = Scribe()
-    assert ask(SETTINGS, whole, engine) == whole and engine.asked == []
+    assert ask(SETTINGS, replies, engine) == replies and engine.asked == []
 
 
 def test_a_batch_shares_its_examples_and_batches_differ() -> None:
@@ -347,7 +358,7 @@ def test_the_budget_is_exact_and_a_model_that_repeats_itself_ends_there() -> Non
     assert len(tasks) == 1 and [r.why for r in rejected] == ["ROUGE-L 1.00 to t1-00000"] * 9
 
 
-def test_no_task_in_the_whole_budget_is_said_in_one_line_again_after_a_resume() -> None:
+def test_a_budget_without_any_task_is_an_error_also_after_a_resume() -> None:
     engine = Scribe(text=" Sing.\n###\n4. Instruction: Tell me why the sky is so blue.\n###\n")
     context = synthesis_context(engine, SETTINGS, iteration=3)
     rows: list[Reply] = []

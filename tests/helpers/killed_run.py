@@ -60,10 +60,10 @@ def killed(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, with the moment before each call."""
 
     @functools.wraps(function)
-    def call(*given: Any, **named: Any) -> Any:
+    def call(*arguments: Any, **keywords: Any) -> Any:
         if next(moments) == KILL_AT:
             os.kill(os.getpid(), signal.SIGKILL)
-        return function(*given, **named)
+        return function(*arguments, **keywords)
 
     return call
 

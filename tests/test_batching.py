@@ -25,53 +25,54 @@ class Busy(SeededFunctionEngine):
         self.max_in_flight = max_in_flight  # type: ignore[misc]
         self.together = threading.Barrier(max_in_flight)
 
-    def generate(self, *given: Any) -> Any:
+    def generate(self, *arguments: Any) -> Any:
         self.together.wait(timeout=60)
-        return super().generate(*given)
+        return super().generate(*arguments)
 
 
-def test_in_order_whoever_is_first() -> None:
-    later = {place: threading.Event() for place in range(8)}
+def test_results_come_in_order_whichever_call_ends_first() -> None:
+    finished = {index: threading.Event() for index in range(8)}
 
-    def made(place: int) -> int:
-        if place + 1 in later and place % 2 == 0:
-            assert later[place + 1].wait(timeout=60)  # an even one ends after the odd one that follows it
-        later[place].set()
-        return place
+    def make(index: int) -> int:
+        if index + 1 in finished and index % 2 == 0:
+            # A call with an even index ends after the next call.
+            assert finished[index + 1].wait(timeout=60)
+        finished[index].set()
+        return index
 
-    assert list(ordered_map(made, range(8), 2)) == [*range(8)]
-
-
-def test_one_at_a_time_is_made_when_it_is_asked_for() -> None:
-    made: list[int] = []
-    some = ordered_map(lambda place: made.append(place) or place, range(5), 1)
-    assert (next(some), next(some), made) == (0, 1, [0, 1])
+    assert list(ordered_map(make, range(8), 2)) == [*range(8)]
 
 
-def test_no_further_ahead_than_twice_as_many() -> None:
-    asked: list[int] = []
-
-    def places() -> Iterator[int]:
-        for place in range(100):
-            asked.append(place)
-            yield place
-
-    some = ordered_map(lambda place: place, places(), 3)
-    assert next(some) == 0 and len(asked) == 6
-    some.close()  # type: ignore[attr-defined]
-    assert len(asked) == 6
+def test_with_one_in_flight_a_result_is_made_when_it_is_needed() -> None:
+    calls: list[int] = []
+    results = ordered_map(lambda index: calls.append(index) or index, range(5), 1)
+    assert (next(results), next(results), calls) == (0, 1, [0, 1])
 
 
-def test_an_error_comes_at_its_place() -> None:
-    def made(place: int) -> int:
-        if place == 2:
+def test_at_most_twice_as_many_calls_are_submitted() -> None:
+    started: list[int] = []
+
+    def indices() -> Iterator[int]:
+        for index in range(100):
+            started.append(index)
+            yield index
+
+    results = ordered_map(lambda index: index, indices(), 3)
+    assert next(results) == 0 and len(started) == 6
+    results.close()  # type: ignore[attr-defined]
+    assert len(started) == 6
+
+
+def test_an_error_is_raised_at_its_position() -> None:
+    def make(index: int) -> int:
+        if index == 2:
             raise ValueError("two")
-        return place
+        return index
 
-    some = ordered_map(made, range(9), 2)
-    assert [next(some), next(some)] == [0, 1]
+    results = ordered_map(make, range(9), 2)
+    assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="two"):
-        next(some)
+        next(results)
 
 
 @pytest.mark.parametrize("max_in_flight", [1, 2])
