@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from isheep.records import Sampling as Sampling
     from isheep.records import Task as Task
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "Alignment": "isheep.api.alignment",

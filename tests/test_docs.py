@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from isheep.annotation import CHOICES, RATINGS
+from isheep.api.reference import render_api
 from isheep.cli import app
 from isheep.judges.endpoint import JUDGE_LOG
 from isheep.rundir.artifacts import ARTIFACTS, markdown_table
@@ -93,3 +94,7 @@ def test_every_file_of_a_run_is_in_its_page() -> None:
 def test_local_links_point_to_files(path: Path) -> None:
     links = [link for link in LINK.findall(path.read_text(encoding="utf-8")) if "://" not in link]
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_the_api_page_is_made_from_the_docstrings() -> None:
+    assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == render_api()

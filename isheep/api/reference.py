@@ -1,6 +1,7 @@
 """Render docs/api.md from the docstrings of the public names: python -m isheep.api.reference > docs/api.md."""
 
 import inspect
+import re
 import typing
 from collections.abc import Iterator
 
@@ -44,9 +45,29 @@ def _members(kind: type) -> Iterator[tuple[str, str]]:
         yield label, " ".join(inspect.cleandoc(function.__doc__).split("\n\n")[0].split())
 
 
+class _Default:
+    """The default of a parameter whose own form would be long: it is shown as a call of its class."""
+
+    def __init__(self, value: object) -> None:
+        self.text = f"{type(value).__name__}()"
+
+    def __repr__(self) -> str:
+        return self.text
+
+
 def _signature(function: object) -> str:
-    signature = str(inspect.signature(typing.cast(typing.Any, function)))
-    return signature.replace("(self, ", "(").replace("(self)", "()").replace("isheep.", "")
+    """Return a function's signature with type names instead of their modules."""
+    signature = inspect.signature(typing.cast(typing.Any, function))
+    parameters = [
+        parameter.replace(default=_Default(parameter.default)) if _is_long(parameter.default) else parameter
+        for name, parameter in signature.parameters.items()
+        if name != "self"
+    ]
+    return re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", str(signature.replace(parameters=parameters)))
+
+
+def _is_long(value: object) -> bool:
+    return value is not inspect.Parameter.empty and not isinstance(value, str | int | float | tuple | None)
 
 
 def _text(value: object) -> str:
