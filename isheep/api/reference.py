@@ -11,7 +11,8 @@ HEAD = """# Python API
 
 This page is made from the docstrings by `python -m isheep.api.reference > docs/api.md`, and a test compares the two.
 `import isheep` is fast and loads neither torch nor transformers; each name loads what it needs at its first use.
-[extending.md](extending.md) and [prompts.md](prompts.md) show how to bring your own filters, engines, benchmarks and prompts.
+[extending.md](extending.md) and [prompts.md](prompts.md) show how to bring filters, engines, benchmarks and
+prompts of your own.
 """
 
 
