@@ -17,9 +17,9 @@ from isheep.judges.base import LocalJudge
 from isheep.models.chat_template import load_chat_template
 from isheep.openai_client import ServerReply
 from isheep.recipe.schema import BenchmarkSettings, JudgeSettings
+from tests.helpers.command import isheep, refused
 from tests.helpers.judge_server import Answer, known, said, serving
 from tests.helpers.judged import alpaca_files, exam
-from tests.test_cli import isheep, refused
 
 # --- figures
 

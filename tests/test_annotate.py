@@ -27,7 +27,8 @@ from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
 from isheep.records import Model, Pair, Task
 from isheep.rundir.run import open_run, open_run_for_writing
-from tests.test_cli import ROOT, refused
+from tests.helpers.command import ROOT, refused
+from tests.helpers.fakes import FakeChat
 
 ATTACK = "</div><script>document.title = 'taken'</script><img src=x onerror=alert(1)> & \"q\" {{ 7 * 7 }} \u202e مرحبا"
 
@@ -222,12 +223,6 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
     """Engines whose answers name their model, except for every third task."""
     opened: list[Model] = []
 
-    class Chat(NamedTuple):
-        end: str = "<|end|>"
-
-        def prompt(self, content: str) -> str:
-            return content
-
     def open_engine(recipe: Recipe, model: Model) -> SeededFunctionEngine:
         opened.append(model)
         source = model.adapter.parent.name if model.adapter else "base"
@@ -235,7 +230,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
             lambda prompt, seed: "Yes." if int(prompt.split()[1]) % 3 == 0 else f"As {source} says."
         )
 
-    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: Chat())
+    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: FakeChat(user="", assistant=""))
     monkeypatch.setattr(DEFAULT_BACKEND, "open_engine", open_engine)
     return opened
 

@@ -11,8 +11,8 @@ import pytest
 import isheep
 from isheep.benchmarks import Result, Score
 from isheep.recipe.schema import BenchmarkSettings
-from tests.test_cli import files
-from tests.test_cli import isheep as command_line
+from tests.helpers.command import files
+from tests.helpers.command import isheep as command_line
 
 ROOT = Path(__file__).parents[1]
 SMALL: dict[str, Any] = {

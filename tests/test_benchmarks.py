@@ -12,8 +12,8 @@ from isheep.evaluation.results import load_result
 from isheep.recipe.benchmark_names import benchmark_names
 from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.rundir.run import open_run
-from tests.test_cli import isheep, refused
-from tests.test_evaluate import fake_models, make_run
+from tests.helpers.command import isheep, refused
+from tests.helpers.runs import fake_models, make_run
 
 OWN = """
 from isheep.benchmarks import Benchmark, Result, Score

@@ -1,9 +1,7 @@
 """The command line through its real door: every verb on run folders that a real or a faked `isheep run` made."""
 
-import contextlib
 import errno
 import fcntl
-import io
 import json
 import os
 import shutil
@@ -11,12 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from isheep import __version__
-from isheep.cli import COMMANDS, machine_report, main
+from isheep.cli import COMMANDS, machine_report
 from isheep.cli.recipe_choice import choose_recipe
 from isheep.engines.function import SeededFunctionEngine
 from isheep.engines.transformers import open_engine
@@ -27,9 +24,10 @@ from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Grade, Model, Pair, Rejected, Sampling, Task
 from isheep.rundir.run import open_run_for_writing
 from isheep.stages.filters import find_drops
-from tests.conftest import make_checkpoint
+from tests.helpers.checkpoints import make_checkpoint
+from tests.helpers.command import ROOT, Done, Stdin, files, isheep, refused
+from tests.helpers.fakes import FakeChat
 
-ROOT = Path(__file__).parents[1]
 RECIPE = """
 model: {model}
 iterations: 1
@@ -41,46 +39,6 @@ filters:    []
 training:   {{epochs: 1, batch_size: 2, cutoff: 128, warmup_steps: 0, learning_rate: 0.05}}
 machine:    {{threads: 1, device: cpu}}
 """
-
-
-class Done(NamedTuple):
-    """How a command ended, and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-
-class Stdin(io.TextIOWrapper):
-    terminal = False
-
-    def isatty(self) -> bool:
-        return self.terminal
-
-
-def isheep(*words: str | Path, typed: bytes = b"") -> Done:
-    """The command line in this process, with `typed` as its standard input."""
-    out, err, before = io.StringIO(), io.StringIO(), sys.stdin
-    sys.stdin = Stdin(io.BytesIO(typed))
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
-            main([str(word) for word in words])
-    finally:
-        sys.stdin = before
-    return Done(int(end.value.code or 0), out.getvalue(), err.getvalue())
-
-
-def refused(*words: str | Path) -> str:
-    """The one line that a command with exit code 2 prints."""
-    done = isheep(*words)
-    assert done.code == 2 and done.err.count("\n") == 1 and done.err.startswith("isheep: ")
-    return done.err
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Every file that must not change where a command is refused."""
-    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in found.items() if Path(name).name not in ("lock", "run.jsonl")}
 
 
 # --- a run on a real checkpoint, tiny and random
@@ -170,14 +128,10 @@ def at_a_prompt(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             raise KeyboardInterrupt if line == "^C" else EOFError
         return line
 
-    class Chat(NamedTuple):
-        end: str = "<|end|>"
-
-        def prompt(self, content: str) -> str:
-            return content
-
     monkeypatch.setattr("builtins.input", ask)
-    monkeypatch.setattr("isheep.cli.chat_session.load_chat_template", lambda name, model: Chat())
+    monkeypatch.setattr(
+        "isheep.cli.chat_session.load_chat_template", lambda name, model: FakeChat(user="", assistant="")
+    )
     monkeypatch.setattr(
         "isheep.cli.chat_session.open_engine",
         lambda recipe, model: SeededFunctionEngine(lambda p, seed: f"{p}? [red]\x1b[2J"),

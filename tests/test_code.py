@@ -2,11 +2,9 @@
 
 import gzip
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,38 +18,24 @@ from isheep.evaluation.results import read_result
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.rundir.folder import RunFolder
-from tests.test_cli import isheep
+from tests.helpers.benchmark_files import HUMANEVAL_TASK, mbpp_task
+from tests.helpers.command import isheep
+from tests.helpers.data_files import DATA
 
-DATA = Path(os.environ.get("ISHEEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
-
-DOUBLE = {
-    "task_id": "Own/0", "entry_point": "double", "prompt": 'def double(n):\n    """Twice n."""\n',
-    "canonical_solution": "    return 2 * n\n", "test": "def check(f):\n    assert f(2) == 4 and f(-1) == -2\n",
-}  # fmt: skip
 SECOND = {
     "task_id": "Own/1", "entry_point": "second",
     "prompt": 'from typing import List\n\ndef first(xs: List[int]):\n    return xs[0]\n\n\n'
               'def second(xs: List[int]):\n    """The one after the first."""\n',
     "canonical_solution": "    return first(xs[1:])\n", "test": "def check(f):\n    assert f([1, 2]) == 2\n",
 }  # fmt: skip
-WRONG = {**DOUBLE, "task_id": "Own/2", "canonical_solution": "    return n\n"}
+WRONG = {**HUMANEVAL_TASK, "task_id": "Own/2", "canonical_solution": "    return n\n"}
 
 
 @pytest.fixture
 def problems(tmp_path: Path) -> Path:
     path = tmp_path / "own.jsonl.gz"
-    path.write_bytes(gzip.compress("\n".join(map(json.dumps, (DOUBLE, SECOND))).encode()))
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, (HUMANEVAL_TASK, SECOND))).encode()))
     return path
-
-
-def task(number: int, **changed: Any) -> dict[str, Any]:
-    """A task in the format of mbpp.jsonl: a function that adds its number."""
-    return {
-        "task_id": number, "text": f"Write a function that adds {number}.", 
-        "code": f"def add(n):\r\n\treturn n + {number}",
-        "test_list": [f"assert add(1) == {1 + number}", f"assert add(0) == {number}"], "test_setup_code": "",
-        "challenge_test_list": [], **changed,
-    }  # fmt: skip
 
 
 def settings(data: Path | None, name: str = "humaneval") -> BenchmarkSettings:
@@ -138,7 +122,9 @@ def test_humaneval_of_an_aligned_model(
 
 
 def test_humaneval_of_the_base_is_a_continuation(tmp_path: Path, qwen2: Path, problems: Path) -> None:
-    solutions = {entry["prompt"]: entry["canonical_solution"] + "\ndef more(): fail" for entry in (DOUBLE, SECOND)}
+    solutions = {
+        entry["prompt"]: entry["canonical_solution"] + "\ndef more(): fail" for entry in (HUMANEVAL_TASK, SECOND)
+    }
     result = humaneval.BENCHMARK.run(exam(tmp_path, qwen2, problems, solutions.__getitem__, base=True))
     assert result.scores["pass@1"].items == [True, True] and result.template == "plain"
     assert humaneval.BENCHMARK.prompts(settings(problems)) == list(solutions)
@@ -146,7 +132,7 @@ def test_humaneval_of_the_base_is_a_continuation(tmp_path: Path, qwen2: Path, pr
 
 def test_a_control_that_fails_is_said(tmp_path: Path, qwen2: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "own.jsonl"
-    path.write_text("\n".join(map(json.dumps, (DOUBLE, WRONG))))
+    path.write_text("\n".join(map(json.dumps, (HUMANEVAL_TASK, WRONG))))
     entry = exam(tmp_path, qwen2, path, lambda prompt: "return n * 2")
     result = humaneval.BENCHMARK.run(entry)
     assert result.details["control"] == {"passed": 1, "of": 2, "failed": {"Own/2": "AssertionError"}}
@@ -186,7 +172,7 @@ def test_mbpp(tmp_path: Path, qwen2: Path, base: bool) -> None:
         "code": "class Box:\r\n    n = 1\r\ndef add(box): return box.n + 13", "test_list": ["assert add(box) == 14"],
         "test_setup_code": "box = Box()",
     }  # fmt: skip
-    tasks = [*map(task, (13, 2, 3, 4, 7, 11, 12, 511)), task(510, **setup)]
+    tasks = [*map(mbpp_task, (13, 2, 3, 4, 7, 11, 12, 511)), mbpp_task(510, **setup)]
     path = tmp_path / "mbpp.jsonl"
     path.write_text("\n".join(map(json.dumps, tasks)))
     prompts_seen: list[str] = []
@@ -210,7 +196,7 @@ def test_mbpp(tmp_path: Path, qwen2: Path, base: bool) -> None:
 
 
 def test_mbpp_sanitized(tmp_path: Path, qwen2: Path) -> None:
-    tasks = [{**task(n), "prompt": task(n)["text"], "test_imports": ["import math"]} for n in (2, 3, 4, 100)]
+    tasks = [{**mbpp_task(n), "prompt": mbpp_task(n)["text"], "test_imports": ["import math"]} for n in (2, 3, 4, 100)]
     tasks = [{key: value for key, value in entry.items() if key != "text"} for entry in tasks]
     path = tmp_path / "sanitized.json"
     path.write_text(json.dumps(tasks))

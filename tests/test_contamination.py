@@ -18,7 +18,7 @@ from isheep.records import Drop, Pair
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import open_run_for_writing
 from isheep.stages.filters import find_drops
-from tests.test_cli import files, isheep, refused
+from tests.helpers.command import files, isheep, refused
 
 EXAM = suite()
 TOUCHED = [5, 8, 9]  # exam quests that iteration 1 wrote; iteration 2 wrote 3 more

@@ -15,7 +15,7 @@ from isheep.engines.function import SeededFunctionEngine
 from isheep.recipe.schema import Recipe
 from isheep.records import Model, Pair, Rejected
 from isheep.rundir.run import open_run_for_writing
-from tests.helpers.stages import FakeChat
+from tests.helpers.fakes import FakeChat
 
 
 def pair(n: int, instruction: str, output: str, tokens: int = 4, finish: str = "stop") -> Pair:

@@ -33,8 +33,9 @@ from isheep.stages.measure import measure_perplexities
 from isheep.stages.respond import respond
 from isheep.stages.synthesize import broken_rule, generate_replies, read_tasks
 from isheep.stages.topics import MAX_TOPIC_WORDS, TopicPrompts, generate_topics, parse_topics
-from tests.helpers.stages import FakeChat, stage_context, write_killed_stage
-from tests.test_run import moments_of, start, tree
+from tests.helpers.fakes import FakeChat
+from tests.helpers.kills import count_moments, hash_files, run_until_killed
+from tests.helpers.stages import stage_context, write_killed_stage
 
 TASKS = [Task(id="t1-0", instruction="Name a river.", input=""), Task(id="t1-1", instruction="Sort.", input="b, a")]
 LONG, SHORT = "dromedary/principles", "principles"
@@ -424,17 +425,17 @@ def test_a_run_that_is_killed_and_started_again_has_the_same_files(
     undisturbed: Path, tmp_path: Path, share: float
 ) -> None:
     out = tmp_path / "killed"
-    assert start(out, 1 + int(share * moments_of(undisturbed)), "dromedary") == -signal.SIGKILL
-    assert start(out, 3, "dromedary") == -signal.SIGKILL
-    assert start(out, 0, "dromedary") == 0
-    assert tree(out) == tree(undisturbed)
+    assert run_until_killed(out, 1 + int(share * count_moments(undisturbed)), "dromedary") == -signal.SIGKILL
+    assert run_until_killed(out, 3, "dromedary") == -signal.SIGKILL
+    assert run_until_killed(out, 0, "dromedary") == 0
+    assert hash_files(out) == hash_files(undisturbed)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    assert start(out, 0, "dromedary") == 0
-    assert {"iter-1/topics.jsonl", "iter-2/adapter/weights"} <= tree(out).keys()
+    assert run_until_killed(out, 0, "dromedary") == 0
+    assert {"iter-1/topics.jsonl", "iter-2/adapter/weights"} <= hash_files(out).keys()
     return out
 
 

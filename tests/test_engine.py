@@ -29,7 +29,7 @@ from isheep.errors import UserError
 from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT
 from isheep.models.checkpoint import find_checkpoint
 from isheep.records import Model, Sampling
-from tests.conftest import make_checkpoint
+from tests.helpers.checkpoints import make_checkpoint
 
 pytestmark = pytest.mark.numeric
 

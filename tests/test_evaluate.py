@@ -1,52 +1,20 @@
 """`isheep eval` and `isheep compare` on run folders with fake engines: what is made, kept, printed and refused."""
 
 import fcntl
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from isheep.backends import DEFAULT_BACKEND
-from isheep.benchmarks import lamb
 from isheep.engines.function import SeededFunctionEngine
 from isheep.evaluation.statistics import compare, compare_over_seeds, estimate, holm, mcnemar
-from isheep.lamb.suite import suite
 from isheep.recipe.schema import Recipe
 from isheep.records import Model
-from isheep.rundir.run import open_run_for_writing
-from tests.test_cli import files, isheep, refused
-
-
-class Chat(NamedTuple):
-    name: str = "qwen"
-    end: str = "<|end|>"
-    template: str = "<|user|>...<|answer|>"
-
-    def prompt(self, content: str) -> str:
-        return f"<|user|>{content}<|answer|>"
-
-
-def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Replace engines and templates; return the names of the models that have answered, in order."""
-    models: list[str] = []
-
-    def open_engine(recipe: Recipe, model: Model) -> SeededFunctionEngine:
-        name = model.adapter.parent.name if model.adapter else "base"
-
-        def answer(prompt: str, seed: int) -> str:
-            if name not in models:
-                models.append(name)
-            return f"{name}, {len(prompt)}"
-
-        return SeededFunctionEngine(answer)
-
-    monkeypatch.setattr(DEFAULT_BACKEND, "open_engine", open_engine)
-    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: Chat())
-    monkeypatch.setattr(lamb, "suite", lambda: suite()[:30])
-    return models
+from tests.helpers.command import files, isheep, refused
+from tests.helpers.runs import fake_models, is_narrow, make_run, write_result
 
 
 @pytest.fixture
@@ -54,23 +22,9 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return fake_models(monkeypatch)
 
 
-def make_run(path: Path, iterations: int = 2, **settings: Any) -> Path:
-    """A run folder up to its adapters."""
-    with open_run_for_writing(
-        path, Recipe.model_validate({"model": "fake", "iterations": iterations, **settings})
-    ) as run:
-        for t in range(1, iterations + 1):
-            (run.path / f"iter-{t}" / "adapter").mkdir(parents=True)
-    return path
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return make_run(tmp_path / "run")
-
-
-def narrow(text: str) -> bool:
-    return all(len(line) <= 80 for line in text.splitlines())
 
 
 # --- eval
@@ -78,7 +32,7 @@ def narrow(text: str) -> bool:
 
 def test_a_benchmark_that_the_recipe_does_not_name(engines: list[str], run: Path) -> None:
     done = isheep("eval", run, "lamb")
-    assert done.code == 0 and engines == ["base", "iter-1", "iter-2"] and narrow(done.out)
+    assert done.code == 0 and engines == ["base", "iter-1", "iter-2"] and is_narrow(done.out)
     assert "p against base" in done.out and done.out.count("qwen") == 3
     before = files(run)
     assert {f"{name}/eval/lamb.json" for name in ("base", "iter-1", "iter-2")} <= set(before)
@@ -86,7 +40,7 @@ def test_a_benchmark_that_the_recipe_does_not_name(engines: list[str], run: Path
     assert isheep("eval", run, "lamb").out == done.out and not engines and files(run) == before
     # The recipe names neither of the two benchmarks.
     assert "right sampled" in isheep("status", run).out
-    keep(run, "base", "ifeval", result(HALF))
+    write_result(run, "base", "ifeval", result(HALF))
     assert "ifeval" in isheep("status", run).out and isheep("eval", run, "lamb").out == done.out
 
 
@@ -138,12 +92,6 @@ def test_a_folder_that_is_no_run_or_is_in_use(engines: list[str], run: Path, tmp
         assert "is in use by another process" in refused("eval", run, "lamb")
 
 
-def keep(run: Path, name: str, benchmark: str, result: dict[str, Any]) -> None:
-    path = run / name / "eval" / f"{benchmark}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result))
-
-
 # --- compare
 
 
@@ -161,9 +109,9 @@ def result(values: list[Any], prompts: str = "a", template: str = "qwen") -> dic
 
 
 def test_two_iterations_of_a_run(run: Path) -> None:
-    keep(run, "base", "ifeval", result(HALF, template="plain"))
-    keep(run, "iter-1", "ifeval", result(HALF))
-    keep(run, "iter-2", "ifeval", result(MORE))
+    write_result(run, "base", "ifeval", result(HALF, template="plain"))
+    write_result(run, "iter-1", "ifeval", result(HALF))
+    write_result(run, "iter-2", "ifeval", result(MORE))
     done = isheep("compare", run)
     plain, by_prompt = compare(HALF, MORE), compare(HALF, MORE, BY_PROMPT)
     corrected = holm([plain.p, by_prompt.p])
@@ -173,7 +121,7 @@ def test_two_iterations_of_a_run(run: Path) -> None:
     assert "+10.0" in done.out and f"({100 * plain.detectable:.1f})" in done.out
     assert "2 tests" in " ".join(done.out.split())
     assert "plain" in done.out and "t over clusters" in done.out and "100 items" in done.out
-    assert narrow("\n".join(line for line in done.out.splitlines() if str(run) not in line))
+    assert is_narrow("\n".join(line for line in done.out.splitlines() if str(run) not in line))
     # A family of one test is not corrected.
     assert f"({plain.p:.4f})" in isheep("compare", run, "--score", "ifeval prompt").out
     assert isheep("compare", run, run, "--iteration", "0", "--iteration", "2").out == done.out
@@ -185,9 +133,11 @@ def test_runs_are_paired_by_seed(tmp_path: Path) -> None:
     for name, more in (("a", 0), ("b", 10)):
         for seed in (1, 2, 3):
             run = make_run(tmp_path / name / f"seed-{seed}", 1, seed=seed)
-            keep(run, "iter-1", "ifeval", result(items(100, lambda n, limit=40 + 3 * seed + more * seed: n < limit)))
+            write_result(
+                run, "iter-1", "ifeval", result(items(100, lambda n, limit=40 + 3 * seed + more * seed: n < limit))
+            )
     make_run(tmp_path / "b" / "seed-4", 1, seed=4)
-    keep(tmp_path / "b" / "seed-4", "iter-1", "ifeval", result(HALF))
+    write_result(tmp_path / "b" / "seed-4", "iter-1", "ifeval", result(HALF))
     done = isheep("compare", tmp_path / "a", tmp_path / "b")
     result_over_seeds = compare_over_seeds([0.43, 0.46, 0.49], [0.53, 0.66, 0.79])
     assert done.code == 0 and f"{result_over_seeds.p:.4f}" in done.out and "paired t over seeds" in done.out
@@ -198,10 +148,10 @@ def test_runs_are_paired_by_seed(tmp_path: Path) -> None:
 def test_invalid_comparisons_are_refused(run: Path, tmp_path: Path) -> None:
     second = make_run(tmp_path / "second")
     assert "has no results to compare; make them with isheep eval" in refused("compare", run, second)
-    keep(run, "iter-2", "ifeval", result(HALF))
-    keep(second, "iter-2", "lamb", result(HALF))
+    write_result(run, "iter-2", "ifeval", result(HALF))
+    write_result(second, "iter-2", "lamb", result(HALF))
     assert "the two have no score in common" in refused("compare", run, second)
-    keep(second, "iter-2", "ifeval", result(HALF, prompts="b"))
+    write_result(second, "iter-2", "ifeval", result(HALF, prompts="b"))
     assert "ifeval: the two were asked other items" in refused("compare", run, second)
     assert "no score 'promt' on both sides: ifeval prompt" in refused("compare", run, run, "--score", "promt")
     assert "is neither a run folder nor a folder of runs" in refused("compare", run, tmp_path / "nowhere")
@@ -216,8 +166,8 @@ def test_invalid_comparisons_are_refused(run: Path, tmp_path: Path) -> None:
 
 
 def test_an_unreadable_item_is_left_out_and_counted(run: Path) -> None:
-    keep(run, "base", "judge", {"scores": {"score": {"items": [1.0, 2.0, None, 4.0, 5.0]}}})
-    keep(run, "iter-2", "judge", {"scores": {"score": {"items": [2.0, 4.0, 5.0, 7.0, None]}}})
+    write_result(run, "base", "judge", {"scores": {"score": {"items": [1.0, 2.0, None, 4.0, 5.0]}}})
+    write_result(run, "iter-2", "judge", {"scores": {"score": {"items": [2.0, 4.0, 5.0, 7.0, None]}}})
     text = isheep("compare", run).out
     assert "3 items" in text and "2 unreadable" in text and "+2.00" in text and "sign flips" in text
     assert f"{estimate([1.0, 2.0, 4.0]).value:.3g} [" in text

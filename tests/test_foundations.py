@@ -15,13 +15,12 @@ from isheep.evaluation.evaluate import result_fingerprints
 from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.records import Pair
 from isheep.rundir.folder import RunFolder
+from tests.helpers.benchmark_files import HUMANEVAL_TASK, mbpp_task, write_benchmark
+from tests.helpers.command import files, isheep, refused
+from tests.helpers.ifeval_answers import require_checkers
 from tests.helpers.judge_server import Answer, known, said, serving
 from tests.helpers.judged import alpaca_files, mt_bench_files
-from tests.test_cli import files, isheep, refused
-from tests.test_code import DOUBLE, task
-from tests.test_evaluate import fake_models, make_run
-from tests.test_ifeval import registry
-from tests.test_standard import write
+from tests.helpers.runs import fake_models, make_run
 
 NOBODY = "no judge to ask: set OPENAI_BASE_URL and OPENAI_API_KEY"
 
@@ -42,7 +41,7 @@ def questions(tmp_path: Path) -> Path:
 @pytest.fixture
 def problems(tmp_path: Path) -> Path:
     path = tmp_path / "HumanEval.jsonl"
-    path.write_text(json.dumps(DOUBLE))
+    path.write_text(json.dumps(HUMANEVAL_TASK))
     return path
 
 
@@ -173,7 +172,7 @@ def scored(path: Path, entry: dict[str, Any]) -> Path:
 
 
 def ifeval_file(folder: Path) -> Path:
-    registry()
+    require_checkers()
     row = {"key": 1, "prompt": "Say so.", "instruction_id_list": ["length_constraints:number_words"]}
     (folder / "i.jsonl").write_text(json.dumps({**row, "kwargs": [{"num_words": 4, "relation": "at least"}]}))
     return folder / "i.jsonl"
@@ -186,7 +185,7 @@ def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def piqa(folder: Path) -> Path:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
-    return write(folder, "piqa")
+    return write_benchmark(folder, "piqa")
 
 
 # Of each kind of benchmark: its data, the file and the text in it that the score depends on and no prompt shows.
@@ -198,12 +197,15 @@ CASES: dict[str, tuple[Callable[[Path], Path], str, str, str]] = {
         lambda at: alpaca_files(at / "d", 2),
         "d/evaluators_configs/weighted_alpaca_eval_gpt4_turbo/prompt.txt", "Compare", "Be mild",
     ),
-    "humaneval": (lambda at: lines(at / "h.jsonl", [DOUBLE]), "h.jsonl", "f(2) == 4", "f(2) == 5"),
-    "mbpp": (lambda at: lines(at / "m.jsonl", [*map(task, (2, 3, 4, 11))]), "m.jsonl", "add(0) == 11", "add(0) == 12"),
+    "humaneval": (lambda at: lines(at / "h.jsonl", [HUMANEVAL_TASK]), "h.jsonl", "f(2) == 4", "f(2) == 5"),
+    "mbpp": (
+        lambda at: lines(at / "m.jsonl", [*map(mbpp_task, (2, 3, 4, 11))]), "m.jsonl", "add(0) == 11", "add(0) == 12",
+    ),
     "standard/piqa": (piqa, "valid-labels.lst", "0", "1"),
-    "paper/piqa": (lambda at: write(at, "piqa"), "valid-labels.lst", "0", "1"),
+    "paper/piqa": (lambda at: write_benchmark(at, "piqa"), "valid-labels.lst", "0", "1"),
     "paper/commonsense_qa": (
-        lambda at: write(at, "commonsense_qa"), "train_rand_split.jsonl", '"answerKey": "C"', '"answerKey": "B"'
+        lambda at: write_benchmark(at, "commonsense_qa"),
+        "train_rand_split.jsonl", '"answerKey": "C"', '"answerKey": "B"'
     ),
 }  # fmt: skip
 
@@ -263,13 +265,13 @@ def test_compare_and_the_table_keep_other_rules_apart(
 
 
 def test_contamination_is_looked_for_in_what_was_asked(prompted_models: list[str], tmp_path: Path) -> None:
-    first, second = lines(tmp_path / "first.jsonl", [DOUBLE]), tmp_path / "other.jsonl.gz"
+    first, second = lines(tmp_path / "first.jsonl", [HUMANEVAL_TASK]), tmp_path / "other.jsonl.gz"
     run = scored(tmp_path / "run", {"name": "humaneval", "data": str(first)})
-    fields = {"id": "t1-0", "instruction": DOUBLE["prompt"], "input": "", "output": "fine"}
+    fields = {"id": "t1-0", "instruction": HUMANEVAL_TASK["prompt"], "input": "", "output": "fine"}
     pair = Pair.model_validate({**fields, "finish": "stop", "tokens": 1, "seed": 1})
     RunFolder(run / "iter-1", run).write("pairs.jsonl", Pair, [pair])
     assert "overlap with one of its 1 prompts" in " ".join(isheep("contamination", run).out.split())
-    second.write_bytes(gzip.compress(json.dumps({**DOUBLE, "prompt": "def three():\n"}).encode()))
+    second.write_bytes(gzip.compress(json.dumps({**HUMANEVAL_TASK, "prompt": "def three():\n"}).encode()))
     wrong = refused("contamination", run, "humaneval", "--data", second)
     assert "base/eval/humaneval.json was scored on other prompts than" in wrong and "as --data" in wrong
 

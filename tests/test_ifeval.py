@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_seeds import DATA
+from tests.helpers.data_files import DATA
 
 os.environ.setdefault("NLTK_DATA", str(DATA / "nltk_data"))  # before nltk is imported
 pytest.importorskip("lm_eval", reason="lm_eval[ifeval] is not installed: pip install 'isheep[eval]'")
@@ -25,25 +25,18 @@ from isheep.models.chat_template import load_chat_template  # noqa: E402
 from isheep.recipe.schema import BenchmarkSettings  # noqa: E402
 from isheep.records import Model  # noqa: E402
 from isheep.rundir.folder import RunFolder  # noqa: E402
-from tests.helpers.ifeval_answers import answers  # noqa: E402
-from tests.test_cli import files, isheep, refused  # noqa: E402
-from tests.test_evaluate import fake_models, make_run  # noqa: E402
+from tests.helpers.command import files, isheep, refused  # noqa: E402
+from tests.helpers.ifeval_answers import answers, require_checkers  # noqa: E402
+from tests.helpers.runs import fake_models, make_run  # noqa: E402
 
 PUBLIC = DATA / "ifeval" / "input_data.jsonl"
 ROOT = Path(__file__).parents[1]
 DRAWN = {1122, 1129}  # prompts for which lm-eval counts a letter that it draws
 
 
-def registry() -> dict[str, Any]:
-    try:
-        return ifeval.checkers()
-    except UserError as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture(autouse=True)
 def _there() -> None:
-    registry()
+    require_checkers()
 
 
 # One item of each kind: its settings, an answer that follows it and one that does not.
@@ -91,16 +84,16 @@ def item(kind: str, **settings: Any) -> Item:
 
 
 def test_there_is_a_case_for_every_kind() -> None:
-    assert set(KINDS) == set(registry())
+    assert set(KINDS) == set(require_checkers())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_checker_says_yes_and_no(kind: str) -> None:
     settings, followed, not_followed = KINDS[kind]
     entry = item(kind, **settings)
-    assert check_answer(entry, followed, registry()) == ([True], [True])
-    assert check_answer(entry, not_followed, registry()).strict == [False]
-    assert check_answer(entry, " \n", registry()) == ([False], [False])  # an empty answer follows nothing
+    assert check_answer(entry, followed, require_checkers()) == ([True], [True])
+    assert check_answer(entry, not_followed, require_checkers()).strict == [False]
+    assert check_answer(entry, " \n", require_checkers()) == ([False], [False])  # an empty answer follows nothing
 
 
 @pytest.mark.parametrize(
@@ -114,7 +107,7 @@ def test_every_checker_says_yes_and_no(kind: str) -> None:
     ],
 )
 def test_the_loose_reading_forgives(kind: str, answer: str) -> None:
-    assert check_answer(item(kind), answer, registry()) == ([False], [True])
+    assert check_answer(item(kind), answer, require_checkers()) == ([False], [True])
 
 
 def test_variants() -> None:
@@ -123,7 +116,7 @@ def test_variants() -> None:
 
 def test_brackets_without_end_are_no_json_and_no_error() -> None:
     for text in ("[" * 5000, '{"a":' * 5000):
-        assert check_answer(item("detectable_format:json_format"), text, registry()) == ([False], [False])
+        assert check_answer(item("detectable_format:json_format"), text, require_checkers()) == ([False], [False])
 
 
 @pytest.mark.parametrize("sign", ["#", "!"])
@@ -132,14 +125,16 @@ def test_a_sign_is_counted_and_no_letter_in_its_place(sign: str) -> None:
     for text, number in ((f"{sign} Baa {sign}", 2), (f"Baa {sign}", 1)):
         for relation, met in (("at least", number >= 2), ("less than", number < 2)):
             entry = item("keywords:letter_frequency", let_relation=relation, **subset)
-            assert check_answer(entry, text, registry()).strict == [met]
+            assert check_answer(entry, text, require_checkers()).strict == [met]
 
 
 def test_a_guess_of_the_language_is_the_same_each_time() -> None:
     """Texts of one word, of which langdetect says now this, now that."""
     texts = ["banana alpha", "no mi", "sim sala", "Alter Hut", "la le lu", "tango mango"]
     entry = item("language:response_language", language="it")
-    assert len({tuple(check_answer(entry, text, registry()).strict[0] for text in texts) for _ in range(8)}) == 1
+    assert (
+        len({tuple(check_answer(entry, text, require_checkers()).strict[0] for text in texts) for _ in range(8)}) == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -193,7 +188,7 @@ def test_the_hubs_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = load(None)
     assert [entry.prompt for entry in outcome] == ["Do 1.", "Do 2."]
     assert outcome[0].kwargs == [{"num_words": None, "relation": None}]
-    assert check_answer(outcome[1], "one two three", registry()) == ([True], [True])
+    assert check_answer(outcome[1], "one two three", require_checkers()) == ([True], [True])
 
 
 def alone(tmp_path: Path, *words: str, **environment: str) -> str:
@@ -227,7 +222,7 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
 def public() -> list[Item]:
     if not PUBLIC.is_file():
         pytest.skip(f"no IFEval prompts: {PUBLIC} (set ISHEEP_DATA)")
-    registry()
+    require_checkers()
     return load(PUBLIC)
 
 
@@ -245,7 +240,7 @@ def test_verdicts_are_lm_evals_and_nothing_is_drawn(
             with monkeypatch.context() as context:
                 for name in ("choice", "randint", "sample", "random"):
                     context.setattr(random, name, None)
-                actual = check_answer(entry, answer, registry())
+                actual = check_answer(entry, answer, require_checkers())
             if entry.key not in DRAWN:
                 assert actual == (reference["inst_level_strict_acc"], reference["inst_level_loose_acc"]), (
                     entry.key,

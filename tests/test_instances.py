@@ -5,7 +5,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,7 +26,8 @@ from isheep.stages.instances import (
     parse_part,
     writing_order,
 )
-from tests.conftest import make_checkpoint
+from tests.helpers.checkpoints import make_checkpoint
+from tests.helpers.fakes import FakeChat
 from tests.helpers.stages import stage_context, write_killed_stage
 
 SEEDS = [
@@ -41,10 +42,6 @@ SEEDS = [
 ]
 TASKS = [Task(id=f"t1-{n}", instruction=f"Do task number {n}") for n in range(10)]
 RESPONSE = {"prompt": "instances", "batch_size": 4, "examples": 4, "sampling": {"max_tokens": 5, "stop": ["STOP"]}}
-
-
-class Chat(NamedTuple):
-    end: str = "<end>"
 
 
 class Heard(SeededFunctionEngine):
@@ -72,7 +69,7 @@ def instance_context(
     folder: Path, engine: SeededFunctionEngine, response: dict[str, Any] | None = None, iteration: int = 1
 ) -> StageContext:
     settings = response or RESPONSE
-    return stage_context(folder, engine, iteration, seed_tasks=SEEDS, chat=Chat(), response=settings)
+    return stage_context(folder, engine, iteration, seed_tasks=SEEDS, chat=FakeChat(end="<end>"), response=settings)
 
 
 def classified(engine: SeededFunctionEngine, done: Sequence[TaskKind] = ()) -> list[TaskKind]:

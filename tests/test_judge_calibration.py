@@ -22,15 +22,12 @@ from isheep.recipe.schema import Recipe
 from isheep.records import Answer, AssessedPair, Grade, Model, Pair, Sampling
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import open_run_for_writing
-from tests.test_cli import Done, files, isheep, refused
+from tests.helpers.command import Done, files, isheep, refused
+from tests.helpers.fakes import FakeChat
 
 PAIRS = 60
 SETTINGS: dict[str, Any] = {"model": "fake", "iterations": 2, "evaluation": []}
 GREEDY = {"sampling": {"temperature": 0}}
-
-
-class Chat(NamedTuple):
-    end: str = "<|end|>"
 
 
 class Call(NamedTuple):
@@ -71,7 +68,7 @@ def truth_in(prompt: str) -> int:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     judges = Bench()
-    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: Chat())
+    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: FakeChat())
     monkeypatch.setattr(DEFAULT_BACKEND, "open_engine", judges.open_engine)
     yield judges
 

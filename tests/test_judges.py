@@ -31,7 +31,7 @@ from isheep.records import Model
 from isheep.rundir.atomic import write_json
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import FORMAT, VERSION_FILE
-from tests.conftest import make_checkpoint
+from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.judge_server import KEY, Answer, Server, known, said, serving
 from tests.helpers.judged import HASTE, alpaca_files, exam, mt_bench_files
 

@@ -1,6 +1,5 @@
 """lamb's real loop, killed with SIGKILL at random moments and started again, ends as one that was never stopped."""
 
-import hashlib
 import os
 import random
 import signal
@@ -10,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.kills import hash_files
 
 SMALL = [
     *(
@@ -30,12 +31,6 @@ def start(out: Path) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-c", "from isheep.cli import main; main()", "run", *SMALL, "--out", str(out)]
     silent = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
     return subprocess.Popen(command, **silent, env={**os.environ, "OMP_NUM_THREADS": "1"})  # type: ignore[call-overload]
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """Every file's hash by its name, but for what may differ: the events and the lock."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("run.jsonl", "lock")]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def kill_until(kills: int, undisturbed: float, expected: dict[str, str], folder: Path, rng: random.Random) -> list[str]:
@@ -60,7 +55,7 @@ def kill_until(kills: int, undisturbed: float, expected: dict[str, str], folder:
         process = start(out)
         printed, _ = process.communicate()
         assert process.returncode == 0, printed.decode()
-        assert tree(out) == expected, struck
+        assert hash_files(out) == expected, struck
     return struck
 
 
@@ -72,7 +67,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[float, dict[s
     process = start(out)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed.decode()
-    return time.monotonic() - began, tree(out)
+    return time.monotonic() - began, hash_files(out)
 
 
 def test_a_killed_run_ends_with_the_same_files(undisturbed: tuple[float, dict[str, str]], tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -21,19 +20,19 @@ from isheep.evaluation.statistics import estimate
 from isheep.judges.endpoint import EndpointJudge
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Completion, Sampling
+from tests.helpers.command import isheep, refused
+from tests.helpers.data_files import MT_BENCH
 from tests.helpers.judge_server import known, said, serving
 from tests.helpers.judged import HASTE, exam, mt_bench_files, write_lines
-from tests.test_cli import isheep, refused
 
-DATA = Path(os.environ.get("ISHEEP_DATA", Path(__file__).parents[2] / "shared" / "data")) / "mt_bench"
-original = pytest.mark.skipif(not DATA.is_dir(), reason=f"no files of MT-Bench: {DATA} (set ISHEEP_DATA)")
+original = pytest.mark.skipif(not MT_BENCH.is_dir(), reason=f"no files of MT-Bench: {MT_BENCH} (set ISHEEP_DATA)")
 # Of the messages that FastChat 0.2.36's own gen_judgment sends for the answers of the test below.
 FASTCHAT = "91f6ec6d48db0229b032f7f19ae8695b3e3980da74bf38b47b38dfaf83def4ed"
 ODD = ["{question}", "a {0} b", "}}{{", "[[5]]", "", "é\u2028\x00", "line\n\n### User:\n"]
 
 
 def raw(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (MT_BENCH / name).read_text(encoding="utf-8").splitlines()]
 
 
 def by_hand(template: str, holes: dict[str, str]) -> str:
@@ -44,7 +43,7 @@ def by_hand(template: str, holes: dict[str, str]) -> str:
 
 @original
 def test_judge_prompts_are_those_of_the_original_files() -> None:
-    files = fastchat.load_files(DATA, "gpt-4")
+    files = fastchat.load_files(MT_BENCH, "gpt-4")
     answers = {q["question_id"]: [ODD[n % 7] + str(n), ODD[n % 5]] for n, q in enumerate(files.questions)}
     prompts_seen = {(entry.question_id, entry.turn): entry for entry in fastchat.judge_requests(files, answers)}
     prompts = {row["name"]: row for row in raw("judge_prompts.jsonl")}
@@ -81,14 +80,16 @@ def test_the_verb_writes_them_without_asking(tmp_path: Path) -> None:
         for q in raw("question.jsonl")
     ]
     write_lines(tmp_path / "mine.jsonl", rows)
-    done = isheep("judge-prompts", tmp_path / "mine.jsonl", "--data", DATA, "--out", tmp_path / "out.jsonl")
+    done = isheep("judge-prompts", tmp_path / "mine.jsonl", "--data", MT_BENCH, "--out", tmp_path / "out.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert done.code == 0 and len(lines) == 160
     assert lines[0]["judge"] == ["gpt-4", "single-v1"] and lines[0]["model"] == "mine"
     assert "[The Start of Assistant's Answer]\none\n[The End of Assistant's Answer]" in lines[0]["user_prompt"]
-    assert isheep("judge-prompts", tmp_path / "mine.jsonl", "--data", DATA).out == (tmp_path / "out.jsonl").read_text()
+    assert (
+        isheep("judge-prompts", tmp_path / "mine.jsonl", "--data", MT_BENCH).out == (tmp_path / "out.jsonl").read_text()
+    )
     write_lines(tmp_path / "mine.jsonl", rows[:79])
-    assert "question 160 has no answer to it" in refused("judge-prompts", tmp_path / "mine.jsonl", "--data", DATA)
+    assert "question 160 has no answer to it" in refused("judge-prompts", tmp_path / "mine.jsonl", "--data", MT_BENCH)
 
 
 @pytest.mark.parametrize(

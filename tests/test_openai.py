@@ -221,7 +221,7 @@ def test_the_beginning_of_sequence_is_there_once(llama_checkpoint: Path) -> None
 @pytest.fixture
 def llama_checkpoint(request: pytest.FixtureRequest) -> Path:
     """The tiny checkpoint with a beginning of sequence (tests/conftest.py's `llama`; here that is a server)."""
-    from tests.conftest import make_checkpoint
+    from tests.helpers.checkpoints import make_checkpoint
 
     return make_checkpoint(request.getfixturevalue("tmp_path") / "llama", "Llama")
 

@@ -17,8 +17,8 @@ from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Pair, Reply
 from isheep.rundir.folder import RunFolder
 from isheep.stages.respond import render_response_prompt
-from tests.conftest import make_checkpoint
-from tests.test_cli import isheep, refused
+from tests.helpers.checkpoints import make_checkpoint
+from tests.helpers.command import isheep, refused
 
 RECIPE = """
 model: {model}

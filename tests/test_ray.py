@@ -21,8 +21,8 @@ from isheep.errors import TooLong, UserError
 from isheep.recipe import loading
 from isheep.recipe.schema import Machine, Recipe
 from isheep.records import Model, Sampling
-from tests.test_cli import isheep
-from tests.test_killed import tree
+from tests.helpers.command import isheep
+from tests.helpers.kills import hash_files
 
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 'isheep[ray]'")
 
@@ -112,7 +112,7 @@ def when_taken(monkeypatch: pytest.MonkeyPatch, number: int, happens: Callable[[
 
 
 def files(run: Path) -> dict[str, str]:
-    return {name: digest for name, digest in tree(run).items() if name != "recipe.yaml"}  # that one has `machine`
+    return {name: digest for name, digest in hash_files(run).items() if name != "recipe.yaml"}  # that one has `machine`
 
 
 @pytest.fixture(scope="module")

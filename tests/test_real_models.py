@@ -9,8 +9,8 @@ import pytest
 
 from isheep.records import Task
 from isheep.rundir.folder import RunFolder
-from tests.conftest import make_checkpoint
-from tests.test_seeds import PUBLIC
+from tests.helpers.checkpoints import make_checkpoint
+from tests.helpers.data_files import SEED_TASKS
 
 # Random weights generate noise: the rules that would reject it are off, and completions are short.
 SETTINGS = [
@@ -40,9 +40,9 @@ def test_two_iterations(architecture: str, chat: str, tmp_path: Path) -> None:
     assert len((folder / "iter-2").read("tasks.jsonl", Task)) == 4
 
 
-@pytest.mark.skipif(not PUBLIC.is_file(), reason=f"no public seed tasks: {PUBLIC} (set ISHEEP_DATA)")
+@pytest.mark.skipif(not SEED_TASKS.is_file(), reason=f"no public seed tasks: {SEED_TASKS} (set ISHEEP_DATA)")
 def test_the_public_seed_tasks(tmp_path: Path) -> None:
     base = make_checkpoint(tmp_path / "base", "Qwen2", max_position_embeddings=8192)
-    run(base, "qwen", tmp_path / "run", str(PUBLIC))
+    run(base, "qwen", tmp_path / "run", str(SEED_TASKS))
     assert len((tmp_path / "run/seeds.jsonl").read_text().splitlines()) == 175
     assert (tmp_path / "run/iter-2/adapter/adapter_model.safetensors").is_file()

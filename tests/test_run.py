@@ -17,6 +17,7 @@ from isheep.recipe.schema import Recipe
 from isheep.records import Drop
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import lock_run, open_run, open_run_for_writing, read_events
+from tests.helpers.kills import count_moments, hash_files, run_until_killed
 
 RECIPE = Recipe.model_validate({"model": "lamb", "synthesis": {"tasks": 4}})
 
@@ -248,29 +249,11 @@ def test_events_survive_a_torn_line(tmp_path: Path) -> None:
 # --- killed for real: a whole run on a fake engine and a fake trainer (killed_run.py), at the n-th thing that it does
 
 
-def start(out: Path, kill_at: int, recipe: str = "isheep") -> int:
-    """The exit status of one try of a recipe of killed_run.py, killed at its moment `kill_at` (0: never)."""
-    script = Path(__file__).parent / "helpers" / "killed_run.py"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, str(script), str(out), str(kill_at), recipe]
-    return subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode
-
-
-def tree(run: Path) -> dict[str, bytes]:
-    """Every file of a run that has to be the same."""
-    files = {str(path.relative_to(run)): path for path in run.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if name not in ("run.jsonl", "lock")}
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "undisturbed"
-    assert start(run, kill_at=0) == 0
+    assert run_until_killed(run, kill_at=0) == 0
     return run
-
-
-def moments_of(run: Path) -> int:
-    return int(run.with_suffix(".moments").read_text())
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.95])
@@ -278,15 +261,15 @@ def test_a_run_that_is_killed_and_started_again_has_the_same_files(
     undisturbed: Path, tmp_path: Path, share: float
 ) -> None:
     run = tmp_path / "killed"
-    assert start(run, kill_at=1 + int(share * moments_of(undisturbed))) == -signal.SIGKILL
-    assert start(run, kill_at=3) == -signal.SIGKILL
-    assert start(run, kill_at=0) == 0
-    assert tree(run) == tree(undisturbed)
+    assert run_until_killed(run, kill_at=1 + int(share * count_moments(undisturbed))) == -signal.SIGKILL
+    assert run_until_killed(run, kill_at=3) == -signal.SIGKILL
+    assert run_until_killed(run, kill_at=0) == 0
+    assert hash_files(run) == hash_files(undisturbed)
 
 
 def test_self_instructs_own_pipeline_has_the_same_files_after_kills(tmp_path: Path) -> None:
     run, undisturbed = tmp_path / "killed", tmp_path / "whole"
-    assert start(undisturbed, 0, "self-instruct") == 0
+    assert run_until_killed(undisturbed, 0, "self-instruct") == 0
     rows = [json.loads(line) for line in (undisturbed / "iter-2/task_kinds.jsonl").read_text().splitlines()]
     assert {row["classification"] for row in rows} == {True, False, None}
     assert {"instances.jsonl", "unanswered.jsonl", "pairs.jsonl"} <= {
@@ -294,25 +277,25 @@ def test_self_instructs_own_pipeline_has_the_same_files_after_kills(tmp_path: Pa
     }
     # The shares of the remaining moments: the kills strike among the replies and among the instances.
     for share in (0.1, 0.25):
-        assert start(run, 1 + int(share * moments_of(undisturbed)), "self-instruct") == -signal.SIGKILL
-    assert start(run, 0, "self-instruct") == 0
-    assert tree(run) == tree(undisturbed)
+        assert run_until_killed(run, 1 + int(share * count_moments(undisturbed)), "self-instruct") == -signal.SIGKILL
+    assert run_until_killed(run, 0, "self-instruct") == 0
+    assert hash_files(run) == hash_files(undisturbed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["isheep", "self-instruct", "dromedary"])
 def test_a_run_that_is_killed_at_any_moment_has_the_same_files(recipe: str, tmp_path: Path) -> None:
     run, undisturbed = tmp_path / "killed", tmp_path / "whole"
-    assert start(undisturbed, 0, recipe) == 0
-    for moment in range(1, moments_of(undisturbed) + 1):
-        assert start(run, moment, recipe) == -signal.SIGKILL, moment
-        assert start(run, 0, recipe) == 0, moment
-        assert tree(run) == tree(undisturbed), moment
+    assert run_until_killed(undisturbed, 0, recipe) == 0
+    for moment in range(1, count_moments(undisturbed) + 1):
+        assert run_until_killed(run, moment, recipe) == -signal.SIGKILL, moment
+        assert run_until_killed(run, 0, recipe) == 0, moment
+        assert hash_files(run) == hash_files(undisturbed), moment
         shutil.rmtree(run)
 
 
 def test_a_run_has_exactly_these_files(undisturbed: Path) -> None:
-    names = set(tree(undisturbed))
+    names = set(hash_files(undisturbed))
     inside = {"replies.jsonl", "tasks.jsonl", "rejected.jsonl", "pairs.jsonl", "assessed.jsonl", "dropped.jsonl"}
     inside |= {"diversity.json", "perplexity.jsonl", "embeddings.jsonl", "train.json", "adapter/weights"}
     assert names == {"recipe.yaml", "seeds.jsonl", "version.json"} | {

@@ -1,7 +1,6 @@
 """Seed files load in each of their forms, and what is wrong with one is told in one line."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,7 @@ from isheep.errors import UserError
 from isheep.export import formats
 from isheep.records import Pair
 from isheep.seeds import load_seed_tasks, of_kind
-
-DATA = Path(os.environ.get("ISHEEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
-PUBLIC = DATA / "self_instruct" / "seed_tasks.jsonl"
+from tests.helpers.data_files import SEED_TASKS
 
 SELF_INSTRUCT = {
     "id": "seed_task_0",
@@ -137,9 +134,9 @@ def test_seeds_of_a_kind_have_an_answer_and_enough_of_each_can_be_asked_for(tmp_
         load_seed_tasks(write(tmp_path, json.dumps(ALPACA)), of_each=2)
 
 
-@pytest.mark.skipif(not PUBLIC.is_file(), reason=f"no public seed tasks: {PUBLIC} (set ISHEEP_DATA)")
+@pytest.mark.skipif(not SEED_TASKS.is_file(), reason=f"no public seed tasks: {SEED_TASKS} (set ISHEEP_DATA)")
 def test_the_public_seed_tasks_load_as_they_are() -> None:
-    seeds = load_seed_tasks(PUBLIC, at_least=5)
+    seeds = load_seed_tasks(SEED_TASKS, at_least=5)
     assert len(seeds) == len({seed.id for seed in seeds}) == 175
     assert sum(not seed.input for seed in seeds) == 50
     assert all(seed.instruction and seed.output for seed in seeds)

@@ -30,7 +30,8 @@ from isheep.rundir.training_file import read_training_file
 from isheep.stages.assess import assess, expected_grade, parse_grade
 from isheep.stages.filters import find_drops, kept_pairs
 from isheep.stages.respond import respond
-from tests.helpers.stages import FakeChat, stage_context, write_killed_stage
+from tests.helpers.fakes import FakeChat
+from tests.helpers.stages import stage_context, write_killed_stage
 
 TASKS = [Task(id=f"t1-{n}", instruction=f"Name thing {n}", input="here" if n % 2 else "") for n in range(7)]
 

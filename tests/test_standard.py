@@ -1,9 +1,7 @@
 """The standard benchmarks: files of every form, OpenCompass's rules and lm-eval's on our engine, never mixed."""
 
-import csv
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -26,13 +24,14 @@ from isheep.recipe.benchmark_names import benchmark_names
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Model, TokenLogprobs
 from isheep.rundir.folder import RunFolder
-from tests.test_cli import isheep
+from tests.helpers.benchmark_files import BENCHMARK_FILES, write_benchmark
+from tests.helpers.command import isheep
+from tests.helpers.data_files import DATA
 
 TASKS = (
     "boolq", "piqa", "siqa", "gpqa_diamond", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa_fact",
     "commonsense_qa", "mmlu", "nq", "triviaqa", "squad2",
 )  # fmt: skip
-DATA = Path(os.environ.get("ISHEEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def paper_task(name: str) -> PaperTask:
@@ -53,119 +52,8 @@ def load(name: str, data: Path | None) -> list[DataRow]:
     return load_items(source_of(name), settings_of(name, data))
 
 
-def nested(stem: str, *texts: str) -> dict[str, Any]:
-    choices = [{"text": text, "label": letter} for letter, text in zip("ABCDE", texts, strict=False)]
-    return {"stem": stem, "choices": choices}
-
-
 def listed(*texts: str) -> dict[str, Any]:
     return {"text": list(texts), "label": list("ABCDE"[: len(texts)])}
-
-
-# Two items of each benchmark, ours, as the authors' files have them: (name of the file, its content).
-GPQA = {
-    "Question": "Two and two?",
-    "Correct Answer": "four",
-    **{f"Incorrect Answer {n}": f"{n} only" for n in (1, 2, 3)},
-}
-ARC = [
-    {"id": "1", "question": nested("What falls?", "rain", "light", "sound", "time"), "answerKey": "A"},
-    {"id": "2", "question": nested("What burns?", "ice", "wood", "air"), "answerKey": "B"},
-    {"id": "3", "question": {**nested("What swims?", "a cat", "a bird", "a fish", "a cow")}, "answerKey": "C"},
-]
-SQUAD = {
-    "version": "v2.0",
-    "data": [{"title": "Sheep", "paragraphs": [{"context": "The sheep, Ann, is white.", "qas": [
-        {"id": "a", "question": "Who is white?", "answers": [{"text": "Ann", "answer_start": 11}] * 2,
-         "is_impossible": False},
-        {"id": "b", "question": "Who is black?", "answers": [], "is_impossible": True,
-         "plausible_answers": [{"text": "the sheep", "answer_start": 0}]},
-    ]}]}],
-}  # fmt: skip
-FILES: dict[str, tuple[str, Any]] = {
-    "boolq": ("dev.jsonl", [
-        {"question": "is snow cold", "title": "Snow", "answer": True, "passage": "Snow -- as ice -- is cold."},
-        {"question": "is fire cold", "title": "Fire", "answer": False, "passage": "Fire is hot."},
-    ]),
-    "piqa": ("valid.jsonl", [
-        {"goal": "how to cut bread?", "sol1": "with a knife", "sol2": "With a spoon"},
-        {"goal": "Cut", "sol1": "Use a cloud", "sol2": "use a saw"},
-    ]),
-    "siqa": ("dev.jsonl", [
-        {"context": "Ann fell.", "question": "How is Ann?", "answerA": "glad", "answerB": "hurt", "answerC": "tall"},
-        {"context": "Bob won.", "question": "How is Bob?", "answerA": "glad", "answerB": "ill", "answerC": "lost"},
-    ]),
-    "gpqa_diamond": ("gpqa_diamond.csv", [GPQA, {**GPQA, "Question": "Two, two?"}]),
-    "hellaswag": ("hellaswag_val.jsonl", [
-        {"ind": 1, "activity_label": "Baking", "ctx_a": "A man has dough.", "ctx_b": "he", "ctx": "A man has dough. he",
-         "endings": ["flies away.", "bakes [step] it.", "is blue.", "swims."], "label": 1},
-        {"ind": 2, "activity_label": "Tea", "ctx_a": "Water boils [title] Pour.", "ctx_b": "", "ctx": "Water boils",
-         "endings": ["It is tea.", "b", "c", "d"], "label": 0},
-    ]),
-    "winogrande": ("dev.jsonl", [
-        {"qID": "a", "sentence": "The cup fell on the floor, and _ broke.", "option1": "cup", "option2": "floor",
-         "answer": "1"},
-        {"qID": "b", "sentence": "Ann fed the cat as _ was hungry.", "option1": "Ann", "option2": "the cat",
-         "answer": "2"},
-    ]),
-    "arc_easy": ("ARC-Easy-Test.jsonl", ARC),
-    "arc_challenge": ("ARC-Challenge-Test.jsonl", ARC),
-    "openbookqa_fact": ("test_complete.jsonl", [
-        {"id": "1", "question": nested("What melts", "ice", "stone", "sand", "iron"), "fact1": "heat melts ice",
-         "humanScore": "1.0", "clarity": "2", "answerKey": "A"},
-        {"id": "2", "question": nested("What grows", "salt", "a plant", "a wall", "a cup"), "fact1": "plants grow",
-         "humanScore": "1.0", "clarity": "2", "answerKey": "B"},
-    ]),
-    "commonsense_qa": ("dev_rand_split.jsonl", [
-        {"id": "1", "question": {**nested("Where is milk?", "cow", "car", "sky", "sun", "ink"),
-                                 "question_concept": "milk"}, "answerKey": "A"},
-        {"id": "2", "question": nested("Where is ink?", "cow", "car", "sky", "sun", "pen"), "answerKey": "E"},
-    ]),
-    "mmlu": ("test", {
-        "anatomy_test.csv": [["Bones are", "hard", "wet", "loud", "fast", "A"]],
-        "college_physics_test.csv": [["Light is, \"they\" say", "slow", "fast", "wet", "old", "B"]] * 2,
-    }),
-    "nq": ("NQ-open.dev.jsonl", [
-        {"question": "who wrote it", "answer": ["Ann Lee", "Mrs Lee"]}, {"question": "when was it", "answer": ["1972"]},
-    ]),
-    "triviaqa": ("wikipedia-dev.json", {"Data": [
-        {"Question": "Who wrote it?", "QuestionId": "1", "Answer": {"Value": "Ann Lee", "Aliases": ["Ann Lee", "Ann"]}},
-        {"Question": "When was it?", "QuestionId": "2", "Answer": {"Value": "1972", "Aliases": ["1972"]}},
-    ]}),
-    "squad2": ("dev-v2.0.json", SQUAD),
-}  # fmt: skip
-LABELS = {"piqa": ("valid-labels.lst", "0\n1\n"), "siqa": ("dev-labels.lst", "2\n1\n")}
-TRAIN = [
-    {"id": str(n), "question": nested(f"Example {n}?", *(f"{n}{c}" for c in "abcde")), "answerKey": "C"}
-    for n in range(9)
-]
-DEV = [[f"Example {n}", "one", "two", "three", "four", "ABCD"[n % 4]] for n in range(6)]
-
-
-def write(folder: Path, name: str) -> Path:
-    """The benchmark's items in `folder` as its authors release them; what `data` names."""
-    file, content = FILES[name]
-    folder.mkdir(parents=True, exist_ok=True)
-    if name == "mmlu":
-        for part, rows in {**content, "anatomy_dev.csv": DEV, "college_physics_dev.csv": DEV}.items():
-            location = folder / part.rpartition("_")[2].removesuffix(".csv") / part
-            location.parent.mkdir(exist_ok=True)
-            with location.open("w", newline="") as opened:
-                csv.writer(opened).writerows(rows)
-        return folder / file
-    if file.endswith(".csv"):
-        with (folder / file).open("w", newline="") as opened:
-            writer = csv.DictWriter(opened, list(content[0]))
-            writer.writeheader()
-            writer.writerows(content)
-    else:
-        lines = file.endswith(".jsonl")
-        (folder / file).write_text("\n".join(map(json.dumps, content)) if lines else json.dumps(content))
-    if name in LABELS:
-        (folder / LABELS[name][0]).write_text(LABELS[name][1])
-    if name == "commonsense_qa":
-        (folder / "train_rand_split.jsonl").write_text("\n".join(map(json.dumps, TRAIN)))
-    return folder / file
 
 
 class Liking(SeededFunctionEngine):
@@ -199,7 +87,7 @@ def exam(
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("form", ["file", "folder", "parquet", "hub json"])
 def test_items_in_every_form(tmp_path: Path, name: str, form: str) -> None:
-    path = write(tmp_path / "authors", name)
+    path = write_benchmark(tmp_path / "authors", name)
     result = load(name, path)
     assert len(result) == (3 if name in ("arc_easy", "arc_challenge", "mmlu") else 2)
     if form == "folder":
@@ -227,7 +115,7 @@ def test_items_from_the_hub(tmp_path: Path, name: str, monkeypatch: pytest.Monke
     """A data set with the Hub's columns in the library's own form; the Hub itself no test can reach."""
     from datasets import Dataset
 
-    source, result, prompts_seen = source_of(name), load(name, write(tmp_path, name)), []
+    source, result, prompts_seen = source_of(name), load(name, write_benchmark(tmp_path, name)), []
 
     def load_dataset(path: str, configuration: str | None, split: str) -> Any:
         prompts_seen.append((path, configuration, split))
@@ -280,7 +168,7 @@ def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError, match=r"has no hellaswag_val\.jsonl"):
         load("hellaswag", tmp_path)
     (tmp_path / "dev-labels.lst").write_text("1\n")
-    (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, FILES["siqa"][1])))
+    (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, BENCHMARK_FILES["siqa"][1])))
     with pytest.raises(UserError, match="1 labels for 2 rows"):
         load("siqa", tmp_path)
 
@@ -310,7 +198,7 @@ RIGHT = {  # what only the right option's text holds
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_options_by_the_loss_of_the_whole_prompt(tmp_path: Path, qwen2: Path, name: str) -> None:
-    path = write(tmp_path / "data", name)
+    path = write_benchmark(tmp_path / "data", name)
     engine = Liking(RIGHT[name])
     result = load_benchmark(f"paper/{name}").run(exam(tmp_path, engine, qwen2, path))
     right = result.scores["accuracy"].items
@@ -324,7 +212,7 @@ def test_options_by_the_loss_of_the_whole_prompt(tmp_path: Path, qwen2: Path, na
 
 def test_examples_stand_before_an_item_as_opencompass_joins_them(tmp_path: Path, qwen2: Path) -> None:
     engine = Liking([])
-    load_benchmark("paper/mmlu").run(exam(tmp_path, engine, qwen2, write(tmp_path / "data", "mmlu")))
+    load_benchmark("paper/mmlu").run(exam(tmp_path, engine, qwen2, write_benchmark(tmp_path / "data", "mmlu")))
     first = engine.read[2]
     assert first.startswith(
         "The following are multiple choice questions (with answers) about  anatomy.\n\n"
@@ -335,7 +223,7 @@ def test_examples_stand_before_an_item_as_opencompass_joins_them(tmp_path: Path,
     assert "college physics" in engine.read[5] and "Example 5" not in first
     engine = Liking([])
     load_benchmark("paper/commonsense_qa").run(
-        exam(tmp_path / "2", engine, qwen2, write(tmp_path / "c", "commonsense_qa"))
+        exam(tmp_path / "2", engine, qwen2, write_benchmark(tmp_path / "c", "commonsense_qa"))
     )
     assert engine.read[1].startswith("Question: Example 0?\nAnswer: \n0c\n\n\nQuestion: Example 1?")
     assert engine.read[1].endswith("7c\n\n\n\n\nQuestion: Where is milk?\nAnswer: \ncow")
@@ -343,20 +231,26 @@ def test_examples_stand_before_an_item_as_opencompass_joins_them(tmp_path: Path,
 
 def test_an_aligned_model_reads_its_template(tmp_path: Path, qwen2: Path, llama: Path) -> None:
     engine = Liking([])
-    result = load_benchmark("paper/siqa").run(exam(tmp_path, engine, qwen2, write(tmp_path / "s", "siqa"), base=False))
+    result = load_benchmark("paper/siqa").run(
+        exam(tmp_path, engine, qwen2, write_benchmark(tmp_path / "s", "siqa"), base=False)
+    )
     assert result.template == "qwen" and engine.read[1] == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nAnn fell.\n"
         "Question: How is Ann?\nA. glad\nB. hurt\nC. tall<|im_end|>\n<|im_start|>assistant\nAnswer: A<|im_end|>\n"
     )
     engine = Liking([])
-    entry = exam(tmp_path / "2", engine, llama, write(tmp_path / "m", "mmlu"), base=False, chat="llama3")
+    entry = exam(tmp_path / "2", engine, llama, write_benchmark(tmp_path / "m", "mmlu"), base=False, chat="llama3")
     load_benchmark("paper/mmlu").run(entry)
     assert engine.read[1].count("<|start_header_id|>") == 12 and "about  anatomy.\n\nExample 0" in engine.read[1]
     assert engine.read[1].endswith("\n\nAnswer: A<|eot_id|>")
     read: list[str] = []
     prompts_seen = exam(
-        tmp_path / "3", Liking([], lambda p: read.append(p) or ""), qwen2, write(tmp_path / "n", "nq"), base=False
-    )  # type: ignore[func-returns-value]
+        tmp_path / "3",
+        Liking([], lambda p: read.append(p) or ""),  # type: ignore[func-returns-value]
+        qwen2,
+        write_benchmark(tmp_path / "n", "nq"),
+        base=False,
+    )
     load_benchmark("paper/nq").run(prompts_seen)
     assert read[0].endswith("Q: who wrote it?<|im_end|>\n<|im_start|>assistant\n")
 
@@ -377,7 +271,7 @@ def test_an_aligned_model_reads_its_template(tmp_path: Path, qwen2: Path, llama:
 )
 def test_written_answers(tmp_path: Path, qwen2: Path, name: str, answers: list[str], right: list[bool]) -> None:
     message = iter(answers)
-    entry = exam(tmp_path, Liking([], lambda prompt: next(message)), qwen2, write(tmp_path / "data", name))
+    entry = exam(tmp_path, Liking([], lambda prompt: next(message)), qwen2, write_benchmark(tmp_path / "data", name))
     result = load_benchmark(f"paper/{name}").run(entry)
     assert next(iter(result.scores.values())).items == right
     if name == "gpqa_diamond":
@@ -385,7 +279,7 @@ def test_written_answers(tmp_path: Path, qwen2: Path, name: str, answers: list[s
 
 
 def test_gpqa_turns_its_options_with_the_number(tmp_path: Path) -> None:
-    row = load("gpqa_diamond", write(tmp_path, "gpqa_diamond"))[0]
+    row = load("gpqa_diamond", write_benchmark(tmp_path, "gpqa_diamond"))[0]
     turned = [paper_task("gpqa_diamond").prepare(row, number) for number in (1, 2, 3, 4)]
     assert [entry and entry.right for entry in turned] == [3, 2, 1, 0]
     assert all(entry and entry.fields["ABCD"[entry.right]] == "four" for entry in turned)
@@ -451,7 +345,9 @@ LIKED = {  # the continuations that lm-eval's tasks have for the right options
 def test_lm_evals_tasks_on_local_files(tmp_path: Path, qwen2: Path, name: str) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
     engine = Liking(LIKED[name])
-    result = load_benchmark(f"standard/{name}").run(exam(tmp_path, engine, qwen2, write(tmp_path / "data", name)))
+    result = load_benchmark(f"standard/{name}").run(
+        exam(tmp_path, engine, qwen2, write_benchmark(tmp_path / "data", name))
+    )
     assert result.details["protocol"] == "standard" and result.template == "plain" and result.details["too_long"] == 0
     assert result.scores["acc"].items == [True] * (3 if "arc" in name or name == "mmlu" else 2), engine.read
     if name == "mmlu":
@@ -460,7 +356,7 @@ def test_lm_evals_tasks_on_local_files(tmp_path: Path, qwen2: Path, name: str) -
 
 def test_lm_evals_gpqa_is_shuffled_once_and_the_same_way_again(tmp_path: Path, qwen2: Path) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
-    engine, path = Liking([]), write(tmp_path / "data", "gpqa_diamond")
+    engine, path = Liking([]), write_benchmark(tmp_path / "data", "gpqa_diamond")
     load_benchmark("standard/gpqa_diamond").run(exam(tmp_path, engine, qwen2, path))
     again = Liking([])
     load_benchmark("standard/gpqa_diamond").run(exam(tmp_path / "2", again, qwen2, path))
@@ -481,7 +377,7 @@ def test_lm_evals_written_answers(tmp_path: Path, qwen2: Path, name: str) -> Non
         prompts_seen.append(prompt)
         return next(answers)
 
-    entry = exam(tmp_path, Liking([], answer), qwen2, write(tmp_path / "data", name), base=False)
+    entry = exam(tmp_path, Liking([], answer), qwen2, write_benchmark(tmp_path / "data", name), base=False)
     assert load_benchmark(f"standard/{name}").run(entry).scores["exact_match"].items == [True, False]
     assert prompts_seen[0].startswith("<|im_start|>system") and prompts_seen[0].endswith("assistant\n")
 
@@ -495,7 +391,7 @@ def test_lm_eval_gets_the_log_probabilities_that_its_own_model_has(tmp_path: Pat
     from isheep.benchmarks.support.engine_lm import EngineLM
     from isheep.benchmarks.support.lm_eval_tasks import run_tasks
 
-    rows = load("siqa", write(tmp_path / "data", "siqa"))
+    rows = load("siqa", write_benchmark(tmp_path / "data", "siqa"))
     with open_engine_closing(checkpoint) as engine:
         entry = exam(tmp_path, engine, checkpoint, None, chat="tokenizer")
         requests = TASK.load_tasks(rows)["social_iqa"]
@@ -520,7 +416,9 @@ def test_without_lm_eval_it_is_said(tmp_path: Path, qwen2: Path, monkeypatch: py
 
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(UserError, match=r"pip install 'isheep\[eval\]'"):
-        load_benchmark("standard/piqa").run(exam(tmp_path, Liking([]), qwen2, write(tmp_path / "data", "piqa")))
+        load_benchmark("standard/piqa").run(
+            exam(tmp_path, Liking([]), qwen2, write_benchmark(tmp_path / "data", "piqa"))
+        )
 
 
 def test_squad_by_the_official_rules(tmp_path: Path, qwen2: Path) -> None:
@@ -532,7 +430,7 @@ def test_squad_by_the_official_rules(tmp_path: Path, qwen2: Path) -> None:
         return next(answers)
 
     result = load_benchmark("standard/squad2").run(
-        exam(tmp_path, Liking([], answer), qwen2, write(tmp_path / "d", "squad2"))
+        exam(tmp_path, Liking([], answer), qwen2, write_benchmark(tmp_path / "d", "squad2"))
     )
     assert {name: score.items for name, score in result.scores.items()} == {"exact": [True, True], "f1": [1.0, 1.0]}
     assert result.breakdowns["kind"] == {"answer in the passage": (1, 1), "no answer in the passage": (1, 1)}
@@ -570,7 +468,7 @@ def test_every_task_names_its_source() -> None:
 
 
 def test_a_run_with_both_protocols(tmp_path: Path) -> None:
-    path = write(tmp_path / "data", "piqa")
+    path = write_benchmark(tmp_path / "data", "piqa")
     words = ["iterations=1", "synthesis.tasks=8", "synthesis.sampling.max_tokens=200", "training.max_steps=1"]
     expected = [{"name": f"{protocol}/piqa", "data": str(path)} for protocol in ("paper", "standard")]
     words += ["assessment=null", "filters=[]", f"evaluation={json.dumps(expected[: 1 + _has_lm_eval()])}"]

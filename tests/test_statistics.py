@@ -123,7 +123,7 @@ def clustered_run(path: Path) -> Path:
 
 
 def test_every_command_prints_the_same_interval(tmp_path: Path) -> None:
-    from tests.test_cli import isheep
+    from tests.helpers.command import isheep
 
     run = clustered_run(tmp_path / "run")
     result = json.loads((run / "base" / "eval" / "lamb.json").read_text())["scores"]["constraints"]

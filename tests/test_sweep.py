@@ -30,7 +30,7 @@ from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import open_run_for_writing, read_events
 from isheep.rundir.training_file import read_training_file
 from isheep.sweep import find_reusable_files, run_recipe, run_sweep, source_fingerprint
-from tests.helpers.stages import FakeChat
+from tests.helpers.fakes import FakeChat
 
 TASKS = {"tasks": 24, "batch_size": 8, "novelty": None}
 EIGHT = {"batch_size": 8}

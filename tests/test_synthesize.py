@@ -4,7 +4,6 @@ import itertools
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -20,6 +19,7 @@ from isheep.seeds import SeedTask
 from isheep.stages.context import StageContext
 from isheep.stages.synthesize import broken_rule, generate_replies, parse_blocks, read_tasks, render_synthesis_prompt
 from isheep.text.novelty import NoveltyPool
+from tests.helpers.fakes import FakeChat
 from tests.helpers.stages import stage_context
 
 SEEDS = [
@@ -222,13 +222,6 @@ def test_replies_after_the_last_needed_task_are_not_read() -> None:
 WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "nu") for b in ("ra", "se", "ti", "vo")]
 
 
-class Chat(NamedTuple):
-    end: str = "<end>"
-
-    def prompt(self, content: str) -> str:
-        return f"<user>{content}<assistant>"
-
-
 class Scribe(SeededFunctionEngine):
     """An engine whose every reply follows from prompt and seed, and which remembers what it was asked."""
 
@@ -247,7 +240,15 @@ def write(rng: random.Random, length: int) -> str:
 
 def synthesis_context(engine: Scribe, settings: Synthesis, iteration: int = 1) -> StageContext:
     synthesis = settings.model_dump()
-    return stage_context(Path(), engine, iteration, seed_tasks=SEEDS, chat=Chat(), seed=7, synthesis=synthesis)
+    return stage_context(
+        Path(),
+        engine,
+        iteration,
+        seed_tasks=SEEDS,
+        chat=FakeChat(end="<end>", user="<user>", assistant="<assistant>"),
+        seed=7,
+        synthesis=synthesis,
+    )
 
 
 def ask(settings: Synthesis, done: list[Reply], engine: Scribe, num_batches: int = 10**6) -> list[Reply]:

@@ -12,8 +12,8 @@ from isheep.evaluation.score_rows import load_scores
 from isheep.evaluation.statistics import compare, estimate
 from isheep.evaluation.tables import short_score_rows
 from isheep.rundir.run import open_run
-from tests.test_cli import isheep
-from tests.test_evaluate import keep, make_run, narrow
+from tests.helpers.command import isheep
+from tests.helpers.runs import is_narrow, make_run, write_result
 
 SCORES = ("right", "right sampled", "content", "stopped", "prompt strict", "prompt loose")
 HEADLINE = ["right", "right sampled", "content", "prompt strict = loose"]
@@ -35,7 +35,7 @@ def lamb_result(iteration: int, **changes: list[bool]) -> dict[str, Any]:
 def run(tmp_path: Path) -> Path:
     run = make_run(tmp_path / "run", iterations=3, evaluation=["lamb"])
     for iteration in range(4):
-        keep(run, f"iter-{iteration}" if iteration else "base", "lamb", lamb_result(iteration))
+        write_result(run, f"iter-{iteration}" if iteration else "base", "lamb", lamb_result(iteration))
     return run
 
 
@@ -46,7 +46,7 @@ def line_of(text: str, start: str) -> str:
 
 def test_the_short_table_has_headline_scores_and_their_change(run: Path) -> None:
     done = isheep("status", run)
-    assert done.code == 0 and narrow(done.out)
+    assert done.code == 0 and is_narrow(done.out)
     scores = [line for line in done.out.splitlines() if line.count("[") == 5]
     assert [re.split(r" +\d", line)[0] for line in scores] == HEADLINE
     change = compare(items(100), items(130))
@@ -64,7 +64,7 @@ def test_a_significant_fall_is_yellow(run: Path) -> None:
 
 
 def test_scores_are_merged_only_if_equal_in_every_model(run: Path) -> None:
-    keep(run, "iter-2", "lamb", lamb_result(2, prompt_loose=items(121)))
+    write_result(run, "iter-2", "lamb", lamb_result(2, prompt_loose=items(121)))
     text = isheep("status", run).out
     assert "= loose" not in text and line_of(text, "prompt strict") and "prompt loose" not in text
 
@@ -73,20 +73,20 @@ def test_a_benchmark_without_headline_shows_five_scores(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", iterations=1)
     for folder in ("base", "iter-1"):
         scores = {f"score {index}": {"items": items(90 + index)} for index in range(8)}
-        keep(run, folder, "custom", {"template": "qwen", "scores": scores})
+        write_result(run, folder, "custom", {"template": "qwen", "scores": scores})
     text = isheep("status", run).out
     assert "score 4" in text and "score 5" not in text and "score 7" in isheep("status", run, "--full").out
 
 
 def test_scores_of_other_items_have_no_change(run: Path) -> None:
-    keep(run, "base", "lamb", {**lamb_result(0), "prompt_fingerprint": "a"})
-    keep(run, "iter-3", "lamb", {**lamb_result(3), "prompt_fingerprint": "b"})
+    write_result(run, "base", "lamb", {**lamb_result(0), "prompt_fingerprint": "a"})
+    write_result(run, "iter-3", "lamb", {**lamb_result(3), "prompt_fingerprint": "b"})
     assert line_of(isheep("status", run).out, "right").count("[") == 4
 
 
 def test_the_full_table_has_all_scores_and_tests(run: Path) -> None:
     text = isheep("status", run, "--full").out
-    assert all(line_of(text, name) for name in SCORES) and narrow(text)
+    assert all(line_of(text, name) for name in SCORES) and is_narrow(text)
     change = compare(items(100), items(130))
     line = text.splitlines()[text.splitlines().index(line_of(text, "right")) + 1]
     assert line.startswith("  p against base") and line.endswith(f"({100 * change.detectable:.1f})")
@@ -100,13 +100,13 @@ def test_means_unreadable_items_notes_and_many_iterations(tmp_path: Path, option
         values = [None if n == t else 5 + (n + t) % 4 for n in range(20)]
         result = {"template": "[plain]" if t == 0 else "llama3", "scores": {"turn 1": {"items": values}}}
         result["notes"] = ["not checked"]
-        keep(run, f"iter-{t}" if t else "base", "mt_bench", result)
+        write_result(run, f"iter-{t}" if t else "base", "mt_bench", result)
     text = isheep("status", run, *option).out
     # The base is in every table, and "unreadable" also names a row of counts.
     num_tables = text.count("[plain]")
     assert num_tables >= 2 and text.count("llama3") == 5 and text.count("  unreadable") == num_tables
     assert "6.58 [6.0,7.1]" in text and "iter 5" in text and text.count("mt_bench: not checked") == 1
-    assert narrow("\n".join(line for line in text.splitlines() if str(tmp_path) not in line))
+    assert is_narrow("\n".join(line for line in text.splitlines() if str(tmp_path) not in line))
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_no_line_of_the_table_is_broken(tmp_path: Path, name: str, counts: list[
     for t in range(4):
         values = {"stopped": [True] * 199 + [t == 1], "right": [(n + t) % 3 == 0 for n in range(50)]}
         scores = {score: {"items": value} for score, value in values.items()}
-        keep(run, f"iter-{t}" if t else "base", name, {"template": "qwen", "scores": scores})
+        write_result(run, f"iter-{t}" if t else "base", name, {"template": "qwen", "scores": scores})
     text = isheep("status", run, "--full").out
-    assert narrow(text) and "100 [98,100]" in text
+    assert is_narrow(text) and "100 [98,100]" in text
     rows = [line for line in text.splitlines() if line.startswith("  p against base")]
     assert [line.count(" (") for line in rows] == counts
     assert not any(line.lstrip().startswith(("(", "[")) for line in text.splitlines())

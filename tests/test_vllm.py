@@ -36,7 +36,7 @@ from isheep.records import (
     Sampling,  # noqa: E402
 )
 from isheep.seeds import load_seed_tasks  # noqa: E402
-from tests.conftest import make_checkpoint  # noqa: E402
+from tests.helpers.checkpoints import make_checkpoint  # noqa: E402
 from tests.helpers.openai_server import digest  # noqa: E402
 
 pytestmark = pytest.mark.numeric

@@ -2,12 +2,30 @@
 to them that checkers read in their own way."""
 
 import json
+import os
 import random
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
+
+from isheep.benchmarks import ifeval
 from isheep.benchmarks.ifeval import Item
+from isheep.errors import UserError
+from tests.helpers.data_files import DATA
+
+# nltk reads the variable when it is imported.
+os.environ.setdefault("NLTK_DATA", str(DATA / "nltk_data"))
+
+
+def require_checkers() -> dict[str, Any]:
+    """Return the checkers of IFEval; skip the test if they are not installed."""
+    try:
+        return ifeval.checkers()
+    except UserError as error:
+        pytest.skip(str(error))
+
 
 SPOKEN = {
     "ar": "الخروف يأكل العشب الطازج في المرج الأخضر. الراعي ينام تحت شجرة كبيرة.",

@@ -20,7 +20,7 @@ from isheep.engines.function import SeededFunctionEngine
 from isheep.recipe.schema import Recipe
 from isheep.records import Model
 from isheep.rundir.training_file import read_training_file
-from tests.helpers.stages import FakeChat
+from tests.helpers.fakes import FakeChat
 
 OUT, KILL_AT, NAME = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 moments = itertools.count(1)

@@ -1,26 +1,15 @@
-"""Fakes for tests of stages and of the loop: a chat template, a context in a temporary folder, a killed stage."""
+"""Fakes for tests of stages and of the loop: a context in a temporary folder, a killed stage."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from isheep.engines import Engine
 from isheep.recipe.schema import Recipe
 from isheep.records import Record
 from isheep.rundir.folder import RunFolder
 from isheep.stages.context import StageContext
-
-
-class FakeChat(NamedTuple):
-    """A chat template that marks the turns with words, without a tokenizer."""
-
-    name: str = "fake"
-    template: str = "fake"
-    end: str = "<|end|>"
-    special: frozenset[str] = frozenset({"<|end|>"})
-
-    def prompt(self, content: str) -> str:
-        return f"<|user|>{content}<|answer|>"
+from tests.helpers.fakes import FakeChat
 
 
 def stage_context(

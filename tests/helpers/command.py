@@ -1,0 +1,53 @@
+"""The command line in the process of a test, and the files that a refused command must not change."""
+
+import contextlib
+import io
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from isheep.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+class Done(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Stdin(io.TextIOWrapper):
+    terminal = False
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+def isheep(*words: str | Path, typed: bytes = b"") -> Done:
+    """The command line in this process, with `typed` as its standard input."""
+    out, err, before = io.StringIO(), io.StringIO(), sys.stdin
+    sys.stdin = Stdin(io.BytesIO(typed))
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+    finally:
+        sys.stdin = before
+    return Done(int(end.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def refused(*words: str | Path) -> str:
+    """The one line that a command with exit code 2 prints."""
+    done = isheep(*words)
+    assert done.code == 2 and done.err.count("\n") == 1 and done.err.startswith("isheep: ")
+    return done.err
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file that must not change where a command is refused."""
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if Path(name).name not in ("lock", "run.jsonl")}

@@ -1,0 +1,26 @@
+"""Runs on a fake engine and trainer, which are killed at a given moment, and the hashes of the files of a run."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def run_until_killed(out: Path, kill_at: int, recipe: str = "isheep") -> int:
+    """Run a recipe of killed_run.py, kill it at its moment `kill_at` (0: never), and return the exit status."""
+    script = Path(__file__).with_name("killed_run.py")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(script), str(out), str(kill_at), recipe]
+    return subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode
+
+
+def count_moments(run: Path) -> int:
+    """Return the number of moments at which killed_run.py could have killed a finished run."""
+    return int(run.with_suffix(".moments").read_text())
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return the hash of every file by its name, except for the events and the lock, which may differ."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("run.jsonl", "lock")]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
