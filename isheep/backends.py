@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from isheep.engines import Engine
+from isheep.engines import Engine, check_engine_object
 from isheep.engines.function import FunctionEngine
 from isheep.errors import Conflicts, UserError, unknown_name
 from isheep.extensions import load_object, parse_reference
@@ -96,15 +96,17 @@ class CustomEngine:
         self.open_function = open_function
 
     def open_from_recipe(self, recipe: Recipe, model: Model) -> Engine:
-        """Return what the function returns."""
-        return self.open_function(recipe, model)
+        """Return what the function returns. Raises UserError if it is not an engine."""
+        engine = self.open_function(recipe, model)
+        check_engine_object(engine, recipe.machine.engine)
+        return engine
 
     def check(self, recipe: Recipe) -> list[str]:
         """Return no notes: what a user's engine can do is not known."""
         return []
 
     def conflicts(self, recipe: Recipe) -> Conflicts:
-        """Yield a conflict if the recipe asks for replicas, whose processes may not execute the user's code."""
+        """Yield a conflict for replicas: they run in processes that do not execute the user's code."""
         if recipe.machine.replicas > 1 or recipe.machine.ray:
             yield ("machine", "replicas"), "an engine of your own has no replicas: set it to 1, and machine.ray to null"
 

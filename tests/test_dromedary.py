@@ -416,7 +416,7 @@ def test_a_run_without_any_answer_ends_with_an_error(
 ) -> None:
     engine = SeededFunctionEngine(lambda prompt, seed: f" Tell me {seed}")
     monkeypatch.setattr(world, "open_engine", lambda recipe, model: engine)
-    with pytest.raises(UserError, match=r"0 of 8 pairs left .*0 have an unreadable rating, 8 no readable answer"):
+    with pytest.raises(UserError, match=r"0 of 8 pairs left .*dropped by: answer 8;"):
         world.run(tmp_path / "run", synthesis={**SETTINGS["synthesis"], "rules": False, "topics": None})
 
 
@@ -519,4 +519,4 @@ def test_a_model_that_never_answers_under_principles_ends_the_run_with_an_error(
             ["run", "lamb/dromedary", f"model={far}", *SMALL, f"response.prompt={LONG}", "--out", str(tmp_path / "run")]
         )
     assert end.value.code == 2
-    assert "0 of 12 pairs left to train on (0 have an unreadable rating, 12 no readable" in capsys.readouterr().err
+    assert "0 of 12 pairs left to train on, and training needs 2 (dropped by: answer 12;" in capsys.readouterr().err

@@ -73,7 +73,7 @@ WRONG = {
     "model: lamb\nfilters: [{kind: scor, at_least: 8}]": "filters.0.kind: take one of 'score', 'contamination', ",
     "model: lamb\nfilters:\n- kind: score": "line 3: filters.0: give exactly one of at_least and above",
     "model: lamb\nfilters:\n- {kind: score, at_least: 8, above: 7}": "line 3: filters.0: give exactly one of",
-    "model: lamb\nfilters: [{kind: contamination}]": "contamination needs a benchmark in evaluation or stop",
+    "model: lamb\nfilters: [{kind: contamination}]": "the contamination filter compares pairs with benchmark prompts",
     "model: lamb\nfilters:\n- {kind: score, at_least: 80}": "line 3: filters.0.at_least: no score reaches 80",
     "model: lamb\nfilters: [{kind: random, as_many_as: {above: 10}}]": "as_many_as.above: no score is above 10",
     "model: lamb\nassessment: {criteria: [quality, quality]}": "line 2: assessment.criteria: 'quality' is listed twice",

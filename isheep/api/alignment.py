@@ -7,7 +7,7 @@ from pathlib import Path
 from isheep.api.models import RunModel
 from isheep.api.runs import Run, read_run
 from isheep.backends import DEFAULT_BACKEND, Backend, PromptsToTexts
-from isheep.engines import Engine
+from isheep.engines import Engine, check_engine_object
 from isheep.errors import UserError
 from isheep.filters.custom import PairFunction
 from isheep.recipe.schema import Recipe
@@ -87,8 +87,8 @@ def align(
         if not callable(function):
             raise UserError(f"filter {function!r}: give a function from a pair to a reason, or None to keep the pair")
     if engine is not None:
-        if not (callable(engine) or isinstance(engine, Engine)):
-            raise UserError(f"engine {engine!r}: give a function from prompts to texts, or an object like Engine")
+        if not callable(engine):
+            check_engine_object(engine, type(engine).__name__)
         name = getattr(engine, "__qualname__", type(engine).__name__)
         own = Backend.of_engine(engine)
         backend = replace(backend, open_engine=own.open_engine, check_engine=own.check_engine, engine_name=name)

@@ -64,7 +64,7 @@ def problem(row: DataRow) -> Problem:
 
 
 def read(answer: str, row: DataRow, base: bool) -> str:
-    """Return the code that follows the prompt in the program: the base's answer as it is, else its code.
+    """Return the code to append to the prompt: the base's answer unchanged, or the code of a tuned model's answer.
 
     Code that defines the function follows the code of the prompt, whose imports and helpers it may need; other code is
     the function's body.

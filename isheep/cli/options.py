@@ -26,7 +26,9 @@ def _allow_code(allowed: bool) -> bool:
 
 AllowCode = Annotated[
     bool,
-    typer.Option("--allow-code", help="Execute the Python code that the recipe names.", callback=_allow_code),
+    typer.Option(
+        "--allow-code", help="Allow your own Python code (file.py:name) to be executed.", callback=_allow_code
+    ),
 ]
 UnsafeCode = Annotated[
     bool,

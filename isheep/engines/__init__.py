@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from isheep.errors import UserError
 from isheep.records import Completion, Sampling, TokenLogprobs
 
 
@@ -48,3 +49,16 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the model's memory. A later call loads it again."""
+
+
+ENGINE_MEMBERS = ("max_in_flight", "generate", "logprobs", "choices", "embed", "close")
+
+
+def check_engine_object(engine: object, name: str) -> None:
+    """Raise UserError if an object lacks a member of Engine. `name` says in the message where it comes from."""
+    missing = [member for member in ENGINE_MEMBERS if not hasattr(engine, member)]
+    if missing:
+        raise UserError(
+            f"engine {name} lacks {', '.join(missing)}: give a function from prompts to texts, or an object with all "
+            "members of isheep.engines.Engine (docs/extending.md)"
+        )

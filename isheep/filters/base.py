@@ -84,7 +84,7 @@ class FilterSettings(Settings):
     def conflicts(self, facts: RecipeFacts) -> Conflicts:
         """Yield the settings that contradict the rest of the recipe, each with its key path inside this filter.
 
-        In every filter, a limit that keeps all of an iteration's pairs is one.
+        A limit so high that the filter would keep every pair is a conflict in every filter.
         """
         if self.max_kept is not None and self.max_kept >= facts.num_tasks:
             keeps = f"it keeps up to {self.max_kept} pairs, and synthesis.tasks is {facts.num_tasks}"

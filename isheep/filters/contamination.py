@@ -44,4 +44,5 @@ class ContaminationFilter(FilterSettings):
     def conflicts(self, facts: RecipeFacts) -> Conflicts:
         """Yield a conflict if the recipe names no benchmark."""
         if not facts.has_benchmark:
-            yield (), "contamination needs a benchmark in evaluation or stop, and this recipe has none"
+            why = "the contamination filter compares pairs with benchmark prompts, and this recipe names no benchmark"
+            yield (), f"{why}: add one to evaluation or stop, or remove the filter"

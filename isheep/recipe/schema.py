@@ -288,7 +288,7 @@ class Machine(Settings):
     """The engine that generates: transformers, vllm or openai (docs/engines.md); or your own as file.py:name or
     package.module:name."""
     engine_options: dict[str, Any] = {}
-    """Options of an engine of your own, which reads them from the recipe."""
+    """Free options for engines without a section of their own, read as `recipe.machine.engine_options`."""
     vllm: VLLMSettings = VLLMSettings()
     """Settings of `engine: vllm`."""
     server: ServerSettings = ServerSettings()

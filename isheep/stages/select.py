@@ -1,5 +1,6 @@
 """Filtering (Algorithm 1, line 7): the pairs that M^t learns from, and why the others are dropped."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -35,7 +36,7 @@ def select_training_rows(context: StageContext, pairs: Sequence[Pair], measures:
         drops = folder.write("dropped.jsonl", Drop, drops)
     data = kept_pairs(pairs, drops)
     if len(data) < 2:
-        raise UserError(_too_few_message(context, pairs, len(data)))
+        raise UserError(_too_few_message(context, pairs, drops, len(data)))
     return write_training_file(folder, chain(_earlier_rows(context), map(training_row, data)))
 
 
@@ -46,11 +47,15 @@ def _earlier_rows(context: StageContext) -> Iterator[TrainingRow]:
         yield from read_training_file(previous.path / TRAINING_FILE).rows
 
 
-def _too_few_message(context: StageContext, pairs: Sequence[Pair], num_kept: int) -> str:
+def _too_few_message(context: StageContext, pairs: Sequence[Pair], drops: Sequence[Drop], num_kept: int) -> str:
+    """Return the error message that says which filters dropped how many pairs."""
     num_unreadable = sum(isinstance(pair, AssessedPair) and has_unreadable_rating(pair) for pair in pairs)
-    num_unanswered = sum(pair.unanswered for pair in pairs)
+    dropped_by = Counter(drop.by for drop in drops).most_common()
+    counts = [f"{name} {count}" for name, count in dropped_by]
+    if num_unreadable:
+        counts.append(f"of these with an unreadable rating {num_unreadable}")
     return (
-        f"iteration {context.iteration}: {num_kept} of {len(pairs)} pairs left to train on ({num_unreadable} have an "
-        f"unreadable rating, {num_unanswered} no readable answer; see {context.folder.path / 'dropped.jsonl'}); with a "
-        "new --out, lower the threshold in filters or ask for more synthesis.tasks"
+        f"iteration {context.iteration}: {num_kept} of {len(pairs)} pairs left to train on, and training needs 2 "
+        f"(dropped by: {', '.join(counts) or 'nothing'}; the reasons are in {context.folder.path / 'dropped.jsonl'}); "
+        "with a new --out, change the filters or raise synthesis.tasks"
     )

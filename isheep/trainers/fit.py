@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from trl import SFTConfig
 
 MAX_LOGGING_STEPS = 10
-"""The loss is logged every so many steps, or at the largest divisor of `eval_every` below it."""
+"""The number of steps between two logged losses; if it does not divide `eval_every`, the next smaller divisor."""
 
 WARMUP_SHARE = 10
-"""A training that has no more steps than `warmup_steps` warms up for one in so many of its steps."""
+"""If a training has no more steps than `warmup_steps`, it warms up during 1/N of them, N being this number."""
 
 
 def fit(job: Job, tokenizer: Any, advance: Callable[[int], None]) -> None:
