@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import isheep
-from isheep.benchmarks import Result, Score
+from isheep.benchmarks import Result, Score, register_benchmark
 from isheep.recipe.schema import BenchmarkSettings
 from tests.helpers.command import files
 from tests.helpers.command import isheep as command_line
@@ -243,3 +243,60 @@ def test_prompts_and_a_chat_template_of_ones_own(tmp_path: Path) -> None:
         assert any(prompt.startswith(start) for prompt in prompts), start
     saved = isheep.read_run(tmp_path / "run").recipe
     assert saved == isheep.load_recipe("lamb", settings)
+
+
+@pytest.mark.parametrize(
+    ("source", "overrides", "message"),
+    [
+        (None, None, "recipe None: give a name"),
+        ("lamb", "training.epochs=1", "give a mapping or a list"),
+        ("lamb", [5], "each key must be a text"),
+        ("lamb", {5: 6}, "each key must be a text"),
+        ("lamb", 5, "give a mapping or a list"),
+    ],
+)
+def test_a_recipe_of_a_wrong_type_is_refused(source: Any, overrides: Any, message: str) -> None:
+    with pytest.raises(isheep.UserError, match=message):
+        isheep.load_recipe(source, overrides)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"filters": len}, "filters must be a list"),
+        ({"filters": None}, "filters must be a list"),
+        ({"engine": object()}, "engine object lacks max_in_flight, generate"),
+        ({"recipe": "lamb"}, "is not a Recipe"),
+    ],
+)
+def test_wrong_arguments_of_align_are_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"recipe": isheep.load_recipe("lamb"), "run_dir": tmp_path / "run"} | changed
+    with pytest.raises(isheep.UserError, match=message):
+        isheep.align(**arguments)
+
+
+def test_filters_may_be_an_iterator(tmp_path: Path) -> None:
+    alignment = isheep.align(isheep.load_recipe("lamb"), tmp_path, filters=(f for f in [lambda pair: "all"]))
+    assert len(alignment.filters) == 1
+
+
+@pytest.mark.parametrize("name", ["../../x", "/abs/x", "", "a\0b", "x" * 300, ".hidden"])
+def test_a_benchmark_name_that_is_no_file_name_is_refused(name: str) -> None:
+    benchmark = isheep.Benchmark(
+        name=name, run=lambda context: None, prompts=lambda settings: ["a"], score_inputs=lambda settings: 1
+    )  # type: ignore[arg-type, return-value]
+    with pytest.raises(isheep.UserError, match="benchmark name"):
+        register_benchmark(benchmark)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda prompts: None, "must return one text per prompt"),
+        (lambda prompts: (text for text in prompts), "must return one text per prompt"),
+        (lambda prompts: 1 / 0, "failed on 2 prompts: ZeroDivisionError"),
+    ],
+)
+def test_an_engine_function_that_returns_no_texts_is_refused(function: Any, message: str) -> None:
+    with pytest.raises(isheep.UserError, match=message):
+        isheep.FunctionEngine(function).generate(["a", "b"], isheep.Sampling(), 1)

@@ -1,6 +1,6 @@
 """Running a recipe from Python, with the engine and filters of the user's own if wanted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +83,11 @@ def align(
         ...     return "fewer than 3 words" if len(pair.output.split()) < 3 else None
         >>> isheep.align(recipe, "runs/filtered", filters=[too_short]).run()
     """
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"recipe {recipe!r:.80} is not a Recipe: pass the result of isheep.load_recipe")
+    if callable(filters) or not isinstance(filters, Iterable):
+        raise UserError("filters must be a list of functions: write filters=[my_filter]")
+    filters = tuple(filters)
     for function in filters:
         if not callable(function):
             raise UserError(f"filter {function!r}: give a function from a pair to a reason, or None to keep the pair")

@@ -17,7 +17,7 @@ from isheep.benchmarks.support.base import (
 from isheep.benchmarks.support.conflicts import conflicts, settings_conflicts
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.fingerprints import fingerprint
-from isheep.benchmarks.support.loading import load_benchmark, register_benchmark
+from isheep.benchmarks.support.loading import is_readable, load_benchmark, register_benchmark
 from isheep.recipe.schema import BenchmarkSettings, Stop
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "data_path",
     "evaluation_prompts",
     "fingerprint",
+    "is_readable",
     "load_benchmark",
     "prompt_fingerprint",
     "register_benchmark",

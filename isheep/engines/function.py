@@ -27,11 +27,18 @@ class FunctionEngine:
 
     def texts(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         """Call the function. Raises UserError if it does not return one string per prompt."""
-        texts = self.function(list(prompts))
-        if isinstance(texts, str) or len(texts) != len(prompts) or not all(isinstance(text, str) for text in texts):
-            name = getattr(self.function, "__name__", "the engine's function")
-            raise UserError(f"{name} must return one text per prompt, {len(prompts)} here; it returned {texts!r:.80}")
-        return list(texts)
+        name = getattr(self.function, "__name__", "the engine's function")
+        try:
+            texts = self.function(list(prompts))
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"engine function {name} failed on {len(prompts)} prompts: {reason}") from error
+        is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
+        if not is_list or len(texts) != len(prompts) or not all(isinstance(text, str) for text in texts):
+            shown = " ".join(f"{texts!r:.80}".split())
+            raise UserError(f"{name} must return one text per prompt, {len(prompts)} here; it returned {shown}")
+        # A lone surrogate is no text that a file could hold.
+        return [text.encode(errors="replace").decode() for text in texts]
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
         texts = self.texts(prompts, [derive_seed(seed, index) for index in range(len(prompts))])

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from isheep.benchmarks import load_benchmark
+from isheep.benchmarks import is_readable, load_benchmark
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Pair, Rejected, TaskKind
 from isheep.rundir.folder import RunFolder
@@ -81,7 +81,9 @@ class PairAccuracy(NamedTuple):
 
 def pair_accuracy(recipe: Recipe, run: RunFolder, iteration: int) -> PairAccuracy | None:
     """Check the pairs of an iteration by the first benchmark of the recipe that knows the truth, None without one."""
-    checks = (load_benchmark(settings.name).is_right for settings in recipe.evaluation)
+    # Results of code that is not allowed can be read, but the code is not loaded for them.
+    readable = (settings for settings in recipe.evaluation if is_readable(settings.name))
+    checks = (load_benchmark(settings.name).is_right for settings in readable)
     is_right = next((check for check in checks if check), None)
     if is_right is None:
         return None

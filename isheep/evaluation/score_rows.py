@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 
-from isheep.benchmarks import Result, Score, load_benchmark
+from isheep.benchmarks import Result, Score, is_readable, load_benchmark
 from isheep.evaluation.evaluate import same_fingerprints
 from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import Comparison, Estimate, compare, estimate
@@ -87,7 +87,8 @@ class BenchmarkScores:
     def headline(self) -> list[ScoreRow]:
         """The rows of the benchmark's headline scores, or its first scores; equal scores share a row."""
         rows = _merge_copies(self.rows)
-        names = load_benchmark(self.benchmark).headline if self.benchmark in benchmark_names() else ()
+        is_known = self.benchmark in benchmark_names() and is_readable(self.benchmark)
+        names = load_benchmark(self.benchmark).headline if is_known else ()
         headline = {row.name: row for name in names for row in rows if name in (row.name, *row.copies)}
         return list(headline.values() or rows)[:MAX_HEADLINE_SCORES]
 

@@ -54,8 +54,12 @@ def load_recipe(
     if source.data.keys() & set(SWEEP_KEYS):
         path = source.locations[()]
         raise UserError(f"{path} is a sweep over many settings: run it with isheep sweep {path}")
+    if isinstance(overrides, str) or not isinstance(overrides, Mapping | Iterable):
+        raise UserError(f"overrides {overrides!r:.80}: give a mapping or a list such as ['training.epochs=1']")
     if not isinstance(overrides, Mapping):
         overrides = list(overrides)
+    if not all(isinstance(key, str) for key in overrides):
+        raise UserError(f"overrides {overrides!r:.80}: each key must be a text such as training.epochs")
     overridden = apply_overrides(source, overrides)
     try:
         return check(overridden, checks)
@@ -69,6 +73,8 @@ def load_recipe(
 
 def open_source(recipe: str | Path | Mapping[str, Any] | Recipe) -> RecipeSource:
     """Return a recipe as plain data with locations."""
+    if not isinstance(recipe, str | Path | Mapping | Recipe):
+        raise UserError(f"recipe {recipe!r:.80}: give a name, a path, a mapping or a Recipe")
     if isinstance(recipe, str | Path):
         return read_source(find_recipe(str(recipe)))
     return RecipeSource(plain_data(recipe), {(): "recipe"})

@@ -1,5 +1,6 @@
 """Finding a benchmark by its name in a recipe: a module of isheep, an object of the user's, or code of the user's."""
 
+import re
 from importlib import import_module
 
 from isheep import extensions
@@ -8,6 +9,13 @@ from isheep.errors import UserError
 from isheep.recipe import benchmark_names
 
 _REGISTERED: dict[str, Benchmark] = {}
+# Names become names of files: no "..", no absolute path, nothing hidden.
+_NAME = re.compile(r"(?!.{101})[A-Za-z0-9_][\w.-]*(?:/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
+
+
+def is_readable(name: str) -> bool:
+    """Return whether `load_benchmark` may load a benchmark: it is not code of the user's that is not allowed."""
+    return name in _REGISTERED or not extensions.parse_reference(name) or extensions.is_code_allowed()
 
 
 def load_benchmark(name: str) -> Benchmark:
@@ -31,8 +39,12 @@ def load_benchmark(name: str) -> Benchmark:
 def register_benchmark(benchmark: Benchmark) -> None:
     """Make a benchmark known by its name in this process, so that recipes may name it.
 
-    Raises UserError if isheep has a benchmark of that name.
+    Raises UserError if isheep has a benchmark of that name, or if the name could not be the name of a file.
     """
+    if not isinstance(benchmark, Benchmark) or not isinstance(benchmark.name, str):
+        raise UserError(f"benchmark {benchmark!r:.80} is not a Benchmark: pass a name, or an isheep.Benchmark")
+    if not _NAME.fullmatch(benchmark.name):
+        raise UserError(f"benchmark name {benchmark.name!r:.80}: use at most 100 letters, digits and the signs _ . - /")
     if benchmark.name in benchmark_names.packaged_names():
         raise UserError(f"benchmark {benchmark.name!r} comes with isheep: give yours another name")
     _REGISTERED[benchmark.name] = benchmark
