@@ -101,7 +101,7 @@ def harmless(text: str) -> str:
 @pytest.mark.numeric
 def test_chat_draws_the_same_noise_again(aligned: Path) -> None:
     words = ("chat", aligned, "--temperature", "1.0")
-    first, again, greedy = (isheep(*some, typed=b"Say something\n") for some in (words, words, words[:2]))
+    first, again, greedy = (isheep(*arguments, typed=b"Say something\n") for arguments in (words, words, words[:2]))
     assert first == again and first.out != greedy.out
 
 
@@ -195,23 +195,27 @@ def ids(done: Done) -> list[str]:
 
 
 def test_status_of_a_run_that_is_not_done(graded: Path) -> None:
-    shown = isheep("status", graded).out
-    assert "1 (20%)" in shown and "unreadable ratings" in shown
-    assert "in progress: iter-1/adapter, saved at step 3, last written" in shown
-    assert "in progress: iter-2/pairs.jsonl, 1 of 1 rows, last written" in shown
-    assert shown.count("all 5 prompts of synthesis.budget are used") == 1
-    assert f"0 of 2 iterations are trained; to continue: isheep run {graded}" in shown
+    output = isheep("status", graded).out
+    assert "1 (20%)" in output and "unreadable ratings" in output
+    assert "in progress: iter-1/adapter, saved at step 3, last written" in output
+    assert "in progress: iter-2/pairs.jsonl, 1 of 1 rows, last written" in output
+    assert output.count("all 5 prompts of synthesis.budget are used") == 1
+    assert f"0 of 2 iterations are trained; to continue: isheep run {graded}" in output
 
 
 def test_status_says_where_time_is_of_the_last_try(graded: Path) -> None:
     with (graded / "run.jsonl").open("a") as log:
-        for file, made in (("iter-1/pairs.jsonl", 2), ("iter-1/eval/lamb.json", None), ("base/eval/lamb.json", None)):
-            counts = {"rows": 5, "made": made} if made else {}
+        for file, num_made in (
+            ("iter-1/pairs.jsonl", 2),
+            ("iter-1/eval/lamb.json", None),
+            ("base/eval/lamb.json", None),
+        ):
+            counts = {"rows": 5, "made": num_made} if num_made else {}
             log.write(json.dumps({"file": file, "seconds": 12.34, **counts}) + "\n")
         log.write('{"file": "torn')
     assert "12.3" not in isheep("status", graded).out
-    shown = isheep("status", graded, "--full").out
-    assert "> 12.3" in shown and "only its last try is counted" in shown and "evaluation" in shown
+    output = isheep("status", graded, "--full").out
+    assert "> 12.3" in output and "only its last try is counted" in output and "evaluation" in output
 
 
 def test_status_counts_the_seconds_of_an_evaluation_once(graded: Path) -> None:
@@ -270,15 +274,15 @@ def test_show_as_json(graded: Path) -> None:
 
 def test_model_text_cannot_touch_the_terminal(graded: Path) -> None:
     for words in ((), ("--dropped",)):
-        shown = isheep("show", graded, "1", *words).out
-        assert r"[bold red]x[/bold red] [/nope] \x1b[2J\x1b]0;title\x07 \u202egnorw\r 🐑 :smile: end" in shown
-        assert all(char.isprintable() or char in "\n" for char in shown)
+        output = isheep("show", graded, "1", *words).out
+        assert r"[bold red]x[/bold red] [/nope] \x1b[2J\x1b]0;title\x07 \u202egnorw\r 🐑 :smile: end" in output
+        assert all(char.isprintable() or char in "\n" for char in output)
 
 
 def test_show_says_what_was_cut_off_and_kept(graded: Path) -> None:
-    shown = isheep("show", graded, "1", "--quality", "high", "--following", "high").out
-    assert "t1-00000  kept\n  instruction: Do t1-00000\n  output (cut off): [bold" in shown
-    assert "  following 9: 9||fine\n" in shown
+    output = isheep("show", graded, "1", "--quality", "high", "--following", "high").out
+    assert "t1-00000  kept\n  instruction: Do t1-00000\n  output (cut off): [bold" in output
+    assert "  following 9: 9||fine\n" in output
 
 
 @pytest.mark.parametrize(
@@ -300,9 +304,11 @@ def test_show_without_ratings_or_threshold(tmp_path: Path) -> None:
         with open_run_for_writing(tmp_path / name, Recipe.model_validate({"model": "fake", **more})) as run:
             (run / "iter-1").write("pairs.jsonl", Pair, [Pair.model_validate(fields)])
     assert "t1-00000  not filtered yet\n" in isheep("show", tmp_path / "unrated", "1").out
-    asked = ("1", "--quality", "low")
-    assert "quality is not rated in this run: its criteria are none" in refused("show", tmp_path / "unrated", *asked)
-    assert "no filter of this run has a threshold for quality" in refused("show", tmp_path / "unfiltered", *asked)
+    arguments = ("1", "--quality", "low")
+    assert "quality is not rated in this run: its criteria are none" in refused(
+        "show", tmp_path / "unrated", *arguments
+    )
+    assert "no filter of this run has a threshold for quality" in refused("show", tmp_path / "unfiltered", *arguments)
 
 
 def test_a_closed_pipe_is_no_error(graded: Path) -> None:
@@ -352,7 +358,7 @@ def test_a_run_that_cannot_be(
 def test_a_device_without_memory_is_one_line(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    def full(*given: object) -> None:
+    def full(*arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB.\nAnd much more.")
 
     monkeypatch.setattr("isheep.backends.DEFAULT_BACKEND.train", full)
@@ -488,9 +494,11 @@ def test_a_disk_that_is_really_full(recipe: Path, aligned: Path, small_disk: Pat
 
 def test_doctor_says_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     done = isheep("doctor")
-    found = {line.split()[0]: line for line in done.out.splitlines()}
-    assert done.code == 0 and {"python", "torch", "device", "cores", "memory", "disk", "[eval]", "[dev]"} <= set(found)
-    assert "GiB free of" in found["memory"] and "pytest" in found["[dev]"]
+    lines_by_name = {line.split()[0]: line for line in done.out.splitlines()}
+    assert done.code == 0 and {"python", "torch", "device", "cores", "memory", "disk", "[eval]", "[dev]"} <= set(
+        lines_by_name
+    )
+    assert "GiB free of" in lines_by_name["memory"] and "pytest" in lines_by_name["[dev]"]
 
 
 def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,8 +524,8 @@ def test_lamb_verbs_reach_their_functions(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("isheep.lamb.probe.probe", lambda path: {"greedy": {"right": 0.5}, "auroc": {"off": 0.25}})
     assert isheep("lamb", "pretrain", "--out", tmp_path, "--tokens", "40e6").code == 0
     assert calls == [(tmp_path, PretrainSettings(40_000_000, workers=2))]
-    shown = isheep("lamb", "probe", base).out.splitlines()
-    assert [line.split() for line in shown] == [["greedy", "right", "0.500"], ["auroc", "off", "0.250"]]
+    output = isheep("lamb", "probe", base).out.splitlines()
+    assert [line.split() for line in output] == [["greedy", "right", "0.500"], ["auroc", "off", "0.250"]]
     assert "model './nowhere' not found" in refused("lamb", "probe", "./nowhere")
 
 

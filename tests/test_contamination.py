@@ -38,9 +38,9 @@ def generated_pairs(t: int) -> list[Pair]:
 
 def result(right: Sequence[int]) -> dict[str, Any]:
     """lamb's result of a model that gets these quests right, all constraints of theirs included."""
-    each = [n in right for n in range(len(EXAM))]
+    is_right = [n in right for n in range(len(EXAM))]
     demands = [n in right for n, quest in enumerate(EXAM) for _ in quest.demands]
-    items = {"right": each, "instruction strict": demands, "odd": [True, False]}
+    items = {"right": is_right, "instruction strict": demands, "odd": [True, False]}
     return {"scores": {name: {"items": values} for name, values in items.items()}}
 
 

@@ -25,8 +25,8 @@ LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
 def commands(text: str) -> Iterator[list[str]]:
     """The words after isheep of each command line, comments left out and the brackets of [--out DIR] taken off."""
-    for found in (*IN_BLOCK.findall(text), *IN_LINE.findall(text)):
-        yield shlex.split(re.sub(r"[][]|\.\.\.", "", found), comments=True)[1:]
+    for command in (*IN_BLOCK.findall(text), *IN_LINE.findall(text)):
+        yield shlex.split(re.sub(r"[][]|\.\.\.", "", command), comments=True)[1:]
 
 
 def check(words: list[str]) -> None:
@@ -36,9 +36,9 @@ def check(words: list[str]) -> None:
     while isinstance(command, TyperGroup):
         assert names and names[0] in command.commands, f"no verb {names[:1]} in isheep {' '.join(words)}"
         command = command.commands[names.pop(0)]
-    known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    options = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
     used = {word.partition("=")[0] for word in names if word.startswith("-")}
-    assert used <= known, f"isheep {' '.join(words)}: {used - known} is no option"
+    assert used <= options, f"isheep {' '.join(words)}: {used - options} is no option"
     if names and not any(word.isupper() for word in names):  # capitals stand for a value: DIR, ITERATION
         command.make_context("isheep", names)
 

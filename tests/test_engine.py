@@ -223,7 +223,7 @@ def test_a_presence_penalty_is_what_a_plain_loop_says(checkpoint: Path, sampling
     assert written[0].tokens == written[3].tokens < 16
     assert [c.text for c in written] == penalised_one_by_one(checkpoint, prompts, sampling, 13)
     free = engine.generate(prompts, sampling.model_copy(update={"presence_penalty": 0.0}), 13)
-    assert sum(one.text != other.text for one, other in zip(written, free, strict=True)) > 1
+    assert sum(penalized.text != unpenalized.text for penalized, unpenalized in zip(written, free, strict=True)) > 1
     assert engine.generate(prompts, sampling, 13) == written  # what one call wrote is no penalty in the next
 
 
@@ -322,8 +322,10 @@ def test_what_is_beyond_the_context_is_left_out_and_its_neighbours_are_as_ever(c
     [alone] = engine.logprobs(texts[2:], outputs[2:])
     assert cut.logprobs == pytest.approx(alone.logprobs, rel=1e-4)
     assert first.logprobs == pytest.approx(engine.logprobs(texts[:1], outputs[:1])[0].logprobs, rel=1e-4)
-    [one, none, two] = engine.choices([MIXED[0], long, MIXED[1]], [" 1", " 10"])
-    assert none == [0, 0] and one + two == pytest.approx(sum(engine.choices(MIXED[:2], [" 1", " 10"]), []), rel=1e-4)
+    [first, none, second] = engine.choices([MIXED[0], long, MIXED[1]], [" 1", " 10"])
+    assert none == [0, 0] and first + second == pytest.approx(
+        sum(engine.choices(MIXED[:2], [" 1", " 10"]), []), rel=1e-4
+    )
     ids = engine._prompt_ids([long])[0][:256]
     np.testing.assert_allclose(
         engine.embed([long, MIXED[0]])[0], engine.embed([decode_tokens(engine.loaded.tokenizer, ids)])[0], atol=1e-4
@@ -442,9 +444,9 @@ def share(model: Any, prompt: list[int], option: list[int]) -> float:
 def test_rows_that_begin_alike_are_a_family() -> None:
     first, second = list(range(20)), list(range(50, 70))
     rows = [[*first, 1], [*second, 2, 3], [9], [*first, 4, 5], [*second, 6], [*first[:9], *range(90, 120)]]
-    found = group_by_prefix(rows, 1, 8)
-    assert {tuple(sorted(places)): shared for shared, places in found} == {(0, 3): 20, (1, 4): 20, (2,): 0, (5,): 38}
-    assert sorted(len(places) for _, places in group_by_prefix([first] * 5, 1, 2)) == [1, 2, 2]
+    groups = group_by_prefix(rows, 1, 8)
+    assert {tuple(sorted(indices)): shared for shared, indices in groups} == {(0, 3): 20, (1, 4): 20, (2,): 0, (5,): 38}
+    assert sorted(len(indices) for _, indices in group_by_prefix([first] * 5, 1, 2)) == [1, 2, 2]
 
 
 PAIRS = [f"{text}{tail}" for text in (LONG, *SHARED) for tail in (" Is it good? It is", " Say how short it is:", "")]
@@ -462,20 +464,22 @@ def test_choices_are_what_plain_passes_say(
     engine, (model, tokenizer) = opened(checkpoint, batch=6), reference(checkpoint)
     ids = [tokenizer(option, add_special_tokens=False).input_ids for option in options]
     assert max(map(len, ids)) > 1 and len(option_paths([tuple(row) for row in ids])) == passes
-    for prompt, found in zip(engine._prompt_ids(prompts), engine.choices(prompts, options), strict=True):
+    for prompt, probabilities in zip(engine._prompt_ids(prompts), engine.choices(prompts, options), strict=True):
         starts = [share(model, prompt, option) for option in ids]
         wanted = starts.copy()
         for i, option in enumerate(ids):  # the longest that begins with it once more takes its share away
-            nested = [j for j, other in enumerate(ids) if len(other) > len(option) and other[: len(option)] == option]
+            nested = [
+                j for j, longer in enumerate(ids) if len(longer) > len(option) and longer[: len(option)] == option
+            ]
             inner = [j for j in nested if not any(ids[k] == ids[j][: len(ids[k])] for k in nested if k != j)]
             wanted[i] -= sum(starts[j] for j in inner)
-        assert found == pytest.approx(wanted, rel=1e-4, abs=1e-9)
-        assert sum(found) <= 1
+        assert probabilities == pytest.approx(wanted, rel=1e-4, abs=1e-9)
+        assert sum(probabilities) <= 1
 
 
 def test_choices_that_share_tokens_exclude_each_other(checkpoint: Path) -> None:
-    [[one, ten]], [[alone]] = (opened(checkpoint).choices(["hot"], options) for options in (["1", "10"], ["1"]))
-    assert one + ten == pytest.approx(alone, rel=1e-4) and ten > 1e-3 * alone  # in float32, as the passes are
+    [[p_one, p_ten]], [[alone]] = (opened(checkpoint).choices(["hot"], options) for options in (["1", "10"], ["1"]))
+    assert p_one + p_ten == pytest.approx(alone, rel=1e-4) and p_ten > 1e-3 * alone  # in float32, as the passes are
     assert opened(checkpoint).choices([], ["1"]) == []
     with pytest.raises(UserError, match="with an option of"):
         opened(checkpoint).choices(["a"], ["1" * 300])

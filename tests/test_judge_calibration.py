@@ -137,8 +137,8 @@ def test_how_ratings_are_repeated(
     assert sum(call.rows for call in sampled) == 2 * 20 * len(temperatures)
     names = {path.stem for path in (run / "iter-1" / "judge_calibration" / "20").iterdir()}
     first = {"again-1"} if assessment == GREEDY else set()
-    other = {"generate"} if "read" in assessment else {"expected", "again-2", *first}
-    assert names == other and not (run / "iter-2" / "judge_calibration.json").exists()
+    expected_names = {"generate"} if "read" in assessment else {"expected", "again-2", *first}
+    assert names == expected_names and not (run / "iter-2" / "judge_calibration.json").exists()
 
 
 def test_a_judge_that_repeats_itself_and_one_that_does_not(bench: Bench, tmp_path: Path) -> None:

@@ -53,8 +53,8 @@ def run(recipe: Path) -> Path:
 def planned(*words: str | Path) -> dict[str, Any]:
     done = isheep("plan", *words, "--json")
     assert done.code == 0, done.err
-    found: dict[str, Any] = json.loads(done.out)
-    return found
+    plan: dict[str, Any] = json.loads(done.out)
+    return plan
 
 
 def stage(plan: dict[str, Any], name: str, iteration: int = 1) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def test_parameters_are_those_of_a_real_model(architecture: str) -> None:
         shape = shapes.from_config(config.to_dict(), architecture)
         assert shape.parameters == model.num_parameters()
         adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear"))
-    assert shape.lora(8) == sum(one.numel() for one in adapted.parameters() if one.requires_grad)
+    assert shape.lora(8) == sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
 
 
 def test_parameters_agree_with_the_names() -> None:
@@ -130,8 +130,8 @@ def test_flops_and_cache_are_those_of_a_real_model(qwen2: Path) -> None:
     kept = sum(layer.keys.numel() + layer.values.numel() for layer in out.past_key_values.layers)
     assert kept == tokens * shape.cache
 
-    for one in model.parameters():
-        one.requires_grad = False
+    for parameter in model.parameters():
+        parameter.requires_grad = False
     model.get_input_embeddings().weight.requires_grad = False
     model.enable_input_require_grads()  # as an adapter in the first layer does
     with FlopCounterMode(display=False) as counted:
@@ -178,7 +178,7 @@ def test_rows_of_a_training_are_those_of_the_run(recipe: Path, run: Path) -> Non
 def test_the_seconds_of_the_same_run_come_back(recipe: Path, run: Path) -> None:
     plan = planned(recipe, "--from", run)
     events = [json.loads(line) for line in (run / "run.jsonl").read_text().splitlines()]
-    taken = {one["file"]: one["seconds"] for one in events if "seconds" in one}
+    taken = {event["file"]: event["seconds"] for event in events if "seconds" in event}
     assert stage(plan, "answers")["seconds"] == pytest.approx(taken["iter-1/pairs.jsonl"], rel=1e-3)
     assert stage(plan, "training")["seconds"] == pytest.approx(taken["iter-1/adapter"], rel=1e-3)
 
@@ -214,8 +214,8 @@ def test_settings_change_the_calls(recipe: Path, name: str, words: list[str], ca
 
 
 def test_replicas_share_what_they_can() -> None:
-    one, four = (planned(*SEVENTY, f"machine.replicas={n}", "synthesis.generated=2") for n in (1, 4))
-    shares = {s["name"]: s["seconds"] / f["seconds"] for s, f in zip(one["stages"], four["stages"], strict=True)}
+    single, fourfold = (planned(*SEVENTY, f"machine.replicas={n}", "synthesis.generated=2") for n in (1, 4))
+    shares = {s["name"]: s["seconds"] / f["seconds"] for s, f in zip(single["stages"], fourfold["stages"], strict=True)}
     assert shares["answers"] == shares["ratings"] == pytest.approx(4)
     assert shares["instructions"] == shares["training"] == pytest.approx(1)
     assert "4 replicas generate" in isheep("plan", *SEVENTY, "machine.replicas=4").out
@@ -248,19 +248,19 @@ def test_what_does_not_fit_is_said_and_a_way_out_works() -> None:
 
 def test_a_sweep_counts_once_what_settings_share() -> None:
     plans = planned("lamb/table4", "--gpu", "L4")
-    made = {name: {one["fingerprint"] for one in plan["stages"]} for name, plan in plans.items()}
+    fingerprints = {name: {stage["fingerprint"] for stage in plan["stages"]} for name, plan in plans.items()}
     first = {name: stage(plan, "instructions")["fingerprint"] for name, plan in plans.items()}
     assert len(set(first.values())) == 1  # the first iteration's instructions, which all have from the base
     assert len({stage(plan, "instructions", 2)["fingerprint"] for plan in plans.values()}) == len(plans) == 4
     out = isheep("plan", "lamb/table4", "--gpu", "L4").out
-    assert "it adds" in out and all(name in out for name in made)
+    assert "it adds" in out and all(name in out for name in fingerprints)
 
 
 # --- what it refuses
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["lamb", "--gpu", "A100"], "GPU 'A100' is not known: did you mean A100-40 or A100-80?"),
         (["lamb", "--gpu", "RTX4080"], "RTX-4090"),
@@ -276,8 +276,8 @@ def test_a_sweep_counts_once_what_settings_share() -> None:
         (["lamb", "syntesis.tasks=3", "--gpu", "L4"], "did you mean 'synthesis'?"),
     ],
 )
-def test_what_is_refused(words: list[str], said: str) -> None:
-    assert said in refused("plan", *words)
+def test_what_is_refused(words: list[str], message: str) -> None:
+    assert message in refused("plan", *words)
 
 
 def test_an_unknown_name_gets_the_nearest_one(monkeypatch: pytest.MonkeyPatch) -> None:

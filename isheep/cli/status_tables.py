@@ -86,7 +86,7 @@ def seconds_table(recipe: Recipe, run: RunFolder) -> Iterator[RenderableType]:
     table = Table("", *headings, title="seconds")
     for stage in (*STAGES, OTHER_STAGE):
         keys = [(name, stage) for name in folders]
-        if any(stage == other for _, other in timing.seconds):
+        if any(stage == timed_stage for _, timed_stage in timing.seconds):
             table.add_row(stage, *(_format_seconds(timing.seconds.get(key), key in timing.resumed) for key in keys))
     totals = (sum(value for (folder, _), value in timing.seconds.items() if folder == name) for name in folders)
     table.add_section()

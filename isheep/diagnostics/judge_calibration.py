@@ -53,7 +53,7 @@ class Repeatability:
 
 
 @dataclass(frozen=True)
-class WinRate:
+class IterationWinRate:
     """The share of tasks on which people prefer the iteration's answer to that of the model `against` (0: the base)."""
 
     against: int
@@ -76,7 +76,7 @@ class JudgeCalibration:
     repeated: Repeatability
     comparisons: dict[str, dict[str, RankComparison] | None]
     truth: dict[str, TruthMetrics]
-    wins: list[WinRate]
+    wins: list[IterationWinRate]
     num_unreadable_annotations: int
 
     def to_json(self) -> dict[str, Any]:
@@ -321,11 +321,11 @@ def _as_pair(pair_id: str, prompt: str, answer: Answer) -> Pair:
     return Pair(id=pair_id, instruction=prompt, output=output, seed=0, **values)
 
 
-def win_rates(case: JudgedIteration) -> list[WinRate]:
+def win_rates(case: JudgedIteration) -> list[IterationWinRate]:
     """Return how often people prefer the iteration's answer to that of an earlier model."""
     choices, _ = annotation.read_annotations(case.run.path / annotation.CHOICES, annotation.Choice)
     return [
-        WinRate(earlier, len(points), win_rate(points))
+        IterationWinRate(earlier, len(points), win_rate(points))
         for (earlier, later), points in sorted(annotation.points_of_later(choices).items())
         if later == case.iteration
     ]

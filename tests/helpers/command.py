@@ -49,5 +49,5 @@ def refused(*words: str | Path) -> str:
 
 def files(folder: Path) -> dict[str, bytes]:
     """Every file that must not change where a command is refused."""
-    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in found.items() if Path(name).name not in ("lock", "run.jsonl")}
+    paths = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in paths.items() if Path(name).name not in ("lock", "run.jsonl")}

@@ -29,8 +29,8 @@ def write_gguf(checkpoint: Path, file: Path) -> Path:
         if name.endswith(("q_proj.weight", "k_proj.weight")):  # GGUF has the halves of a rotated pair side by side
             half = config["head_dim"] // 2
             tensor = tensor.view(-1, 2, half, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
-        place = names.get_name(name, try_suffixes=(".weight",))
-        writer.add_tensor(place, tensor.float().contiguous().numpy())
+        gguf_name = names.get_name(name, try_suffixes=(".weight",))
+        writer.add_tensor(gguf_name, tensor.float().contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -41,17 +41,17 @@ def write_gguf(checkpoint: Path, file: Path) -> Path:
 def add_tokenizer(writer: Any, checkpoint: Path, eos: int) -> None:
     from gguf import TokenType
 
-    known = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
-    types = {id: TokenType.NORMAL for id in known["model"]["vocab"].values()}
-    texts = {id: text for text, id in known["model"]["vocab"].items()}
-    for token in known["added_tokens"]:
+    tokenizer = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
+    types = {id: TokenType.NORMAL for id in tokenizer["model"]["vocab"].values()}
+    texts = {id: text for text, id in tokenizer["model"]["vocab"].items()}
+    for token in tokenizer["added_tokens"]:
         texts[token["id"]] = token["content"]
         types[token["id"]] = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([texts[id] for id in sorted(texts)])
     writer.add_token_types([types[id] for id in sorted(types)])
-    writer.add_token_merges([" ".join(pair) for pair in known["model"]["merges"]])
+    writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
     writer.add_eos_token_id(eos)
     writer.add_add_bos_token(False)
     writer.add_chat_template((checkpoint / "chat_template.jinja").read_text(encoding="utf-8"))

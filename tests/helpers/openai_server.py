@@ -28,9 +28,9 @@ def llama_cpp(gguf: Path) -> Iterator[str]:
     )  # fmt: skip
     assert process.stdout and process.stdin
     try:
-        found = next((line for line in process.stdout if line.startswith("http")), "")
-        assert found, "llama.cpp's server did not start"
-        yield f"{found.strip()}/v1"
+        address = next((line for line in process.stdout if line.startswith("http")), "")
+        assert address, "llama.cpp's server did not start"
+        yield f"{address.strip()}/v1"
     finally:
         process.stdin.close()
         process.wait(60)
