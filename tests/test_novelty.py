@@ -89,10 +89,10 @@ def test_small_blocks_and_threads_change_nothing(
     texts = [
         " ".join(f"w{int(vocabulary ** rng.random())}" for _ in range(rng.randint(*lengths))) for _ in range(count)
     ]
-    for name, value in {"BLOCK": 7, "CELLS": 16, "PAIRS": 5, "LARGE": 1}.items():
+    for name, value in {"BLOCK_ROWS": 7, "SIGNATURE_PAIRS": 16, "LCS_PAIRS": 5, "MIN_PAIRS_FOR_THREADS": 1}.items():
         monkeypatch.setattr(rouge_index, name, value)
-    monkeypatch.setattr(novelty, "BLOCK", 16)
-    monkeypatch.setattr(rouge_index, "threads", lambda: 3)
+    monkeypatch.setattr(novelty, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(rouge_index, "num_cpu_threads", lambda: 3)
     texts += [shuffled(text, rng) for text in texts[: count // 2]]
     assert NoveltyPool(texts[:3], limit).novel(texts[3:]) == by_rouge_score(texts[:3], texts[3:], limit)
 
@@ -109,7 +109,7 @@ def test_more_words_than_there_are_characters() -> None:
     known = RougeIndex(0.7)
     known.add([token_row([1, 2, 3]), token_row([4, 5, 0x110000 + 6, 7]), token_row([4, 5, 6, 7])])
     found = list(known.near([token_row([4, 5, 0x110000 + 6, 7]), token_row([1, 2, 3, 0x110000 + 6])]))
-    assert [[one.place for one in some] for some in found] == [[1, 2], [0]]
+    assert [[row.row_index for row in near_rows] for near_rows in found] == [[1, 2], [0]]
 
 
 def test_texts_without_words_are_near_nothing() -> None:

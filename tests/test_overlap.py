@@ -13,8 +13,8 @@ from isheep.filters.contamination import ContaminationFilter
 from isheep.recipe import loading
 from isheep.records import Pair
 from isheep.stages.filters import find_drops
-from isheep.text.novelty import find_near, repeated, split_words
-from isheep.text.overlap import LEAST, find_overlap
+from isheep.text.novelty import find_near, find_repeated, split_words
+from isheep.text.overlap import MIN_WORDS, find_overlap
 
 PROMPT = "Write a short story about a lighthouse keeper who finds a message in a bottle on a stormy night."
 SHORT = "who played the doctor in the first film"  # 8 words
@@ -33,7 +33,9 @@ def runs_by_loops(rows: Sequence[Pair], prompts: Sequence[str], ngram: int) -> t
         grams = {tuple(words[k : k + width]) for k in range(len(words) - width + 1)}
         for r, row in enumerate(rows):
             for text in (split_words(row.content, "any"), split_words(row.output, "any")):
-                if width >= min(LEAST, ngram) and any(tuple(text[k : k + width]) in grams for k in range(len(text))):
+                if width >= min(MIN_WORDS, ngram) and any(
+                    tuple(text[k : k + width]) in grams for k in range(len(text))
+                ):
                     hit.add(r)
                     touched.add(p)
     return hit, touched
@@ -65,19 +67,19 @@ def test_near_and_repeated_are_rouge_score_s(texts: list[str], limit: float) -> 
 
     expected = [[k for k, candidate in enumerate(texts) if above(text, candidate)] for text in texts]
     assert list(find_near(texts, texts, limit)) == expected
-    assert repeated(texts, limit) == [bool(set(row) - {n}) for n, row in enumerate(expected)]
+    assert find_repeated(texts, limit) == [bool(set(row) - {n}) for n, row in enumerate(expected)]
 
 
 def test_repeated_among_more_texts_than_those_asked_about() -> None:
     texts = [f"alpha{i % 70} beta{i % 70} gamma{i % 70}" for i in range(100)] + [""] * 3
-    complete = repeated(texts, 0.7)
-    assert repeated(texts[20:50], 0.7, among=texts) == complete[20:50] and len(set(complete[20:50])) == 2
-    assert repeated(texts[25:], 0.7, among=iter(texts)) == complete[25:]
+    complete = find_repeated(texts, 0.7)
+    assert find_repeated(texts[20:50], 0.7, among=texts) == complete[20:50] and len(set(complete[20:50])) == 2
+    assert find_repeated(texts[25:], 0.7, among=iter(texts)) == complete[25:]
 
 
 def test_repeated_texts_in_many_blocks() -> None:
     texts = [f"alpha{i % 700} beta{i % 700} gamma{i % 700}" for i in range(1000)]
-    assert repeated(texts, 0.7) == [i < 300 or i >= 700 for i in range(1000)]
+    assert find_repeated(texts, 0.7) == [i < 300 or i >= 700 for i in range(1000)]
 
 
 WAYS = {

@@ -37,7 +37,7 @@ def peak(streaming: Any, root: Path, count: int) -> int:
 
 
 def test_memory_does_not_grow_with_the_rows(streaming: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("isheep.text.overlap.AT_ONCE", 100)
+    monkeypatch.setattr("isheep.text.overlap.ROWS_AT_A_TIME", 100)
     monkeypatch.setattr("isheep.rundir.folder.ROWS_PER_SYNC", 100)
     # The first run loads modules, whose memory is not to be counted.
     peak(streaming, tmp_path / "first", 100)

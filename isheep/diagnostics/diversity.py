@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from isheep.records import Pair, Rejected
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.progress import console
-from isheep.text.novelty import Language, repeated, split_words
+from isheep.text.novelty import Language, find_repeated, split_words
 
 # Two texts whose ROUGE-L F is above this are near duplicates (Self-Instruct's limit).
 NEAR_DUPLICATE = 0.7
@@ -139,7 +139,7 @@ def near_duplicates(
 ) -> float | None:
     """Return the share of the sampled pairs whose text is near that of another pair."""
     among = map(text, pairs) if len(pairs) > len(sample) else None
-    return _share(sum(repeated([text(pair) for pair in sample], NEAR_DUPLICATE, language, among)), len(sample))
+    return _share(sum(find_repeated([text(pair) for pair in sample], NEAR_DUPLICATE, language, among)), len(sample))
 
 
 def distinct(texts: Sequence[Sequence[str]], n: int) -> float | None:

@@ -1,7 +1,8 @@
-"""Exact novelty: is a text nearer than a limit, in ROUGE-L F, to anything known?
+"""Exact novelty: whether the ROUGE-L F of a text and any known text is above a limit.
 
 Self-Instruct (Wang et al. 2023, Section 2.2) keeps an instruction whose ROUGE-L with every known one is at most 0.7.
-Verdicts are those of the `rouge_score` package without stemming, at the limit too; rows.py finds the near pairs.
+The verdicts are those of the `rouge_score` package without stemming, also at the limit. isheep.text.rouge_index finds
+the near pairs.
 """
 
 import re
@@ -12,21 +13,21 @@ from functools import cache
 from typing import Literal
 
 from isheep.batching import batched, chunks
-from isheep.text.rouge_index import BLOCK, NearRow, RougeIndex, TokenRow, token_row
+from isheep.text.rouge_index import BLOCK_ROWS, NearRow, RougeIndex, TokenRow, token_row
 
 Language = Literal["en", "any"]
 
-# Thai to Myanmar, Khmer, kana, Han: no spaces between words, so that each character stands as a word
+# Thai to Myanmar, Khmer, kana, Han: scripts without spaces between words, in which each character counts as a word.
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 
 
 def split_words(text: str, language: Language = "en") -> list[str]:
-    """The tokens that are compared.
+    """Return the words of a text that are compared.
 
-    "en" gives those of `rouge_score`: runs of a-z and 0-9 in the lower-cased text. "any" gives Unicode words: runs of
-    letters and digits of any script with their marks; where a script writes no spaces, each character. The two agree
+    "en" gives the tokens of `rouge_score`: runs of a-z and 0-9 in the lower-cased text. "any" gives Unicode words: runs
+    of letters and digits of any script with their marks, and each character of a script without spaces. The two agree
     on ASCII.
     """
     if language == "en":
@@ -41,83 +42,93 @@ def _unicode_word() -> re.Pattern[str]:
 
 
 def find_near(
-    texts: Iterable[str], known: Sequence[str], limit: float, language: Language = "en"
+    texts: Iterable[str], known_texts: Sequence[str], limit: float, language: Language = "en"
 ) -> Iterator[list[int]]:
-    """For each text in turn the places of all known texts whose F with it is above the limit."""
+    """Yield for each text the indices of all known texts whose F with it is above the limit."""
     ids: dict[str, int] = {}
-    rows = RougeIndex(limit)
-    rows.add([_encode(text, language, ids) for text in known])
-    for block in batched(texts, BLOCK):
-        for found in rows.near([_encode(text, language, ids) for text in block]):
-            yield [one.place for one in found]
+    index = RougeIndex(limit)
+    index.add([_encode(text, language, ids) for text in known_texts])
+    for block in batched(texts, BLOCK_ROWS):
+        for near_rows in index.near([_encode(text, language, ids) for text in block]):
+            yield [row.row_index for row in near_rows]
 
 
-def repeated(
+def find_repeated(
     texts: Sequence[str], limit: float, language: Language = "en", among: Iterable[str] | None = None
 ) -> list[bool]:
-    """For each text whether another one is nearer to it than the limit: another of them, or of `among`, where that is
-    given; they are among it then, each once.
+    """Return for each text whether another one is nearer to it than the limit.
 
-    Texts that a pool refuses have another, and so has what they are near to. The others of the pool are not near each
-    other, so that only what is not in it can be near them; where all is alike these are few.
+    The others are those of `texts`, or, if given, of `among`, which must contain each of `texts` once.
+
+    A text that a pool refuses is near a text of the pool, and both are repeated. The texts of the pool are not near
+    each other, so only refused texts have to be compared with the remaining ones; if all texts are alike, few remain.
     """
-    kept: list[int] = []
-    found = [False] * len(texts)
-    for here, verdict in enumerate(NoveltyPool([], limit, language).novel(texts)):
+    pooled: list[int] = []
+    repeated = [False] * len(texts)
+    for index, verdict in enumerate(NoveltyPool([], limit, language).novel(texts)):
         if verdict is None:
-            kept.append(here)
+            pooled.append(index)
         else:
-            found[here] = found[kept[verdict[0]]] = True
-    alone = [here for here in kept if not found[here]]
-    rest = (text for text, refused in zip(texts, found, strict=True) if refused)
-    hits: Counter[int] = Counter()
-    for places in find_near(rest if among is None else among, [texts[here] for here in alone], limit, language):
-        hits.update(places)
-    for place, count in hits.items():
-        found[alone[place]] = count > (among is not None)  # itself is among them
-    return found
+            repeated[index] = repeated[pooled[verdict[0]]] = True
+    remaining = [index for index in pooled if not repeated[index]]
+    others = among
+    if others is None:
+        others = (text for text, refused in zip(texts, repeated, strict=True) if refused)
+    counts: Counter[int] = Counter()
+    for positions in find_near(others, [texts[index] for index in remaining], limit, language):
+        counts.update(positions)
+    # A text of `among` is near itself.
+    num_self = 0 if among is None else 1
+    for position, count in counts.items():
+        repeated[remaining[position]] = count > num_self
+    return repeated
 
 
 class NoveltyPool:
-    """The known texts of one iteration: the seeds, then every text that was novel, in order."""
+    """The known texts of one iteration: the seed tasks, then every text that was novel, in order."""
 
-    def __init__(self, known: Sequence[str], limit: float, language: Language = "en") -> None:
+    def __init__(self, known_texts: Sequence[str], limit: float, language: Language = "en") -> None:
         self.limit = limit
         self.language: Language = language
         self._ids: dict[str, int] = {}
-        self._known = RougeIndex(limit)
-        self._known.add([_encode(text, language, self._ids) for text in known])
+        self._index = RougeIndex(limit)
+        self._index.add([_encode(text, language, self._ids) for text in known_texts])
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._index)
 
     def novel(self, texts: Sequence[str]) -> list[tuple[int, float] | None]:
-        """For each text in turn: None if its F with every known text is at most the limit, and then it is known too;
-        else (place of the nearest known text, its F).
+        """Return for each text None if it is novel, else the index of the nearest known text and their F.
 
-        How the texts are split over calls changes nothing.
+        A text is novel if its F with every known text is at most the limit; it is known from then on. The result does
+        not depend on how the texts are split over calls.
         """
-        blocks = ([_encode(text, self.language, self._ids) for text in some] for some in chunks(texts, BLOCK))
+        blocks = ([_encode(text, self.language, self._ids) for text in part] for part in chunks(texts, BLOCK_ROWS))
         return [verdict for block in blocks for verdict in self._judge(block)]
 
     def _judge(self, block: Sequence[TokenRow]) -> list[tuple[int, float] | None]:
-        before = list(self._known.near(block))
-        fresh = [i for i, rivals in enumerate(before) if not rivals]  # the others don't become known
-        own = RougeIndex(self.limit)
-        own.add([block[i] for i in fresh])
-        place: dict[int, int] = {}  # of the rows of this block that became known
+        near_known = list(self._index.near(block))
+        # Only rows that are near no known text can become known.
+        candidates = [i for i, near_rows in enumerate(near_known) if not near_rows]
+        block_index = RougeIndex(self.limit)
+        block_index.add([block[i] for i in candidates])
+        # The pool's indices of the block's rows that became known.
+        pool_indices: dict[int, int] = {}
         verdicts: list[tuple[int, float] | None] = []
-        for i, beside in enumerate(own.near(block)):
-            new = ((place.get(fresh[one.place]), one.f) for one in beside)
-            rivals = [*before[i], *(NearRow(known, f) for known, f in new if known is not None)]
-            nearest = max(rivals, key=lambda one: (one.f, -one.place), default=None)
-            verdicts.append(nearest and (nearest.place, nearest.f))
+        for i, near_candidates in enumerate(block_index.near(block)):
+            near_rows = list(near_known[i])
+            for row in near_candidates:
+                known_index = pool_indices.get(candidates[row.row_index])
+                if known_index is not None:
+                    near_rows.append(NearRow(known_index, row.score))
+            nearest = max(near_rows, key=lambda row: (row.score, -row.row_index), default=None)
+            verdicts.append(nearest and (nearest.row_index, nearest.score))
             if nearest is None:
-                place[i] = len(self._known) + len(place)
-        self._known.add([block[i] for i in place])
+                pool_indices[i] = len(self._index) + len(pool_indices)
+        self._index.add([block[i] for i in pool_indices])
         return verdicts
 
 
 def _encode(text: str, language: Language, ids: dict[str, int]) -> TokenRow:
-    """A number for each word; words not met before are numbered in `ids`."""
+    """Return the row of a text's word numbers. New words are added to `ids`."""
     return token_row([ids.setdefault(word, len(ids)) for word in split_words(text, language)])
