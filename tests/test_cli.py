@@ -1,4 +1,4 @@
-"""The command line through its real door: every verb on run folders that a real or a faked `isheep run` made."""
+"""The command line: every command, on run folders that a real run or a test made."""
 
 import errno
 import fcntl
@@ -304,11 +304,9 @@ def test_show_without_ratings_or_threshold(tmp_path: Path) -> None:
         with open_run_for_writing(tmp_path / name, Recipe.model_validate({"model": "fake", **more})) as run:
             (run / "iter-1").write("pairs.jsonl", Pair, [Pair.model_validate(fields)])
     assert "t1-00000  not filtered yet\n" in isheep("show", tmp_path / "unrated", "1").out
-    arguments = ("1", "--quality", "low")
-    assert "quality is not rated in this run: its criteria are none" in refused(
-        "show", tmp_path / "unrated", *arguments
-    )
-    assert "no filter of this run has a threshold for quality" in refused("show", tmp_path / "unfiltered", *arguments)
+    words = ("1", "--quality", "low")
+    assert "quality is not rated in this run: its criteria are none" in refused("show", tmp_path / "unrated", *words)
+    assert "no filter of this run has a threshold for quality" in refused("show", tmp_path / "unfiltered", *words)
 
 
 def test_a_closed_pipe_is_no_error(graded: Path) -> None:
@@ -320,9 +318,9 @@ def test_a_closed_pipe_is_no_error(graded: Path) -> None:
 # --- bad input: one line, exit code 2, and what was made stays as it is
 
 
-@pytest.mark.parametrize("verb", [("status",), ("show", "1"), ("chat",), ("export", "--as", "alpaca")])
-def test_a_folder_that_is_no_run(tmp_path: Path, verb: tuple[str, ...]) -> None:
-    assert "is not a run folder: it has no recipe.yaml" in refused(verb[0], tmp_path, *verb[1:])
+@pytest.mark.parametrize("command", [("status",), ("show", "1"), ("chat",), ("export", "--as", "alpaca")])
+def test_a_folder_that_is_no_run(tmp_path: Path, command: tuple[str, ...]) -> None:
+    assert "is not a run folder: it has no recipe.yaml" in refused(command[0], tmp_path, *command[1:])
     assert not files(tmp_path)
 
 
@@ -350,9 +348,9 @@ def test_a_run_that_cannot_be(
     (tmp_path / "torn.jsonl").write_text('{"instruction": "Do it"}\n{"instr\n')
     (tmp_path / "empty").mkdir()
     (shutil.copytree(base, tmp_path / "untold") / "chat_template.jinja").unlink()
-    before = files(tmp_path)
+    contents = files(tmp_path)
     assert wrong in refused("run", recipe, *words, "--out", "out")
-    assert files(tmp_path) == before
+    assert files(tmp_path) == contents
 
 
 def test_a_device_without_memory_is_one_line(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,28 +361,28 @@ def test_a_device_without_memory_is_one_line(recipe: Path, tmp_path: Path, monke
 
     monkeypatch.setattr("isheep.backends.DEFAULT_BACKEND.train", full)
     done = isheep("run", recipe, "--out", tmp_path / "out")
-    wrong = done.err.splitlines()[-1]
-    assert done.code == 2 and wrong.startswith("isheep: out of memory on the device")
+    line = done.err.splitlines()[-1]
+    assert done.code == 2 and line.startswith("isheep: out of memory on the device")
     assert (
-        "Tried to allocate 3 GiB" in wrong
-        and "lower machine.engine_batch_size" in wrong
-        and "machine.rows_per_process" in wrong
+        "Tried to allocate 3 GiB" in line
+        and "lower machine.engine_batch_size" in line
+        and "machine.rows_per_process" in line
     )
 
 
 def test_a_run_folder_of_another_recipe(recipe: Path, aligned: Path) -> None:
-    before = files(aligned)
+    contents = files(aligned)
     assert "training.epochs: 1 -> 3" in refused("run", recipe, "training.epochs=3", "--out", aligned)
-    assert files(aligned) == before
+    assert files(aligned) == contents
 
 
 def test_a_locked_run_folder(recipe: Path, aligned: Path) -> None:
-    before = files(aligned)
+    contents = files(aligned)
     with (aligned / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "is in use by another process" in refused("run", recipe, "--out", aligned)
         assert isheep("status", aligned).code == 0
-    assert files(aligned) == before
+    assert files(aligned) == contents
 
 
 def test_a_run_folder_is_continued_with_its_own_recipe(recipe: Path, copied: Path, aligned: Path) -> None:
@@ -412,9 +410,9 @@ def test_iterations_of_a_run_folder_may_grow(copied: Path) -> None:
     ],
 )
 def test_a_run_folder_that_cannot_be_continued_so(aligned: Path, words: tuple[str, ...], wrong: str) -> None:
-    before = files(aligned)
+    contents = files(aligned)
     assert wrong in refused("run", *(word.replace("RUN", str(aligned)) for word in words))
-    assert files(aligned) == before
+    assert files(aligned) == contents
 
 
 def test_a_folder_with_the_name_of_a_recipe_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,16 +421,16 @@ def test_a_folder_with_the_name_of_a_recipe_does_not_hide_it(tmp_path: Path, mon
     assert choose_recipe("lamb", None, None).path == loading.find_recipe("lamb")
 
 
-@pytest.mark.parametrize("verb", ["run", "status", "show"])
-def test_a_corrupt_line_in_a_finished_file(recipe: Path, copied: Path, verb: str) -> None:
+@pytest.mark.parametrize("command", ["run", "status", "show"])
+def test_a_corrupt_line_in_a_finished_file(recipe: Path, copied: Path, command: str) -> None:
     file = copied / "iter-1" / "pairs.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([lines[0], lines[1][:20] + b"\n", *lines[2:]]))
     (copied / "iter-1" / "assessed.jsonl").unlink()
-    before = files(copied)
-    words = {"run": (recipe, "--out", copied), "status": (copied,), "show": (copied, "1")}[verb]
-    assert f"{file} line 2: not a Pair row" in refused(verb, *words)
-    assert files(copied) == before
+    contents = files(copied)
+    words = {"run": (recipe, "--out", copied), "status": (copied,), "show": (copied, "1")}[command]
+    assert f"{file} line 2: not a Pair row" in refused(command, *words)
+    assert files(copied) == contents
 
 
 def test_a_recipe_of_a_run_that_was_damaged(copied: Path) -> None:
@@ -447,7 +445,7 @@ def test_a_full_disk_keeps_what_was_made(
     """The disk is full at the n-th time that data have to reach it, while answers and ratings are written again."""
     for name in ("pairs.jsonl", "assessed.jsonl"):
         (copied / "iter-1" / name).unlink()
-    before, fsync, calls = files(copied), os.fsync, iter(range(1, 100))
+    contents, fsync, calls = files(copied), os.fsync, iter(range(1, 100))
 
     def full(handle: int) -> None:
         if next(calls) == call:
@@ -458,8 +456,8 @@ def test_a_full_disk_keeps_what_was_made(
         patched.setattr(os, "fsync", full)
         done = isheep("run", recipe, "--out", copied)
     assert done.code == 2 and done.err.splitlines()[-1].startswith("isheep: no space left on the device")
-    after = files(copied)
-    assert {name: after[name] for name in before} == before
+    new_contents = files(copied)
+    assert {name: new_contents[name] for name in contents} == contents
     assert isheep("run", copied / "recipe.yaml", "--out", copied).code == 0  # the way on that status names
     assert files(copied) == files(aligned)
 
@@ -479,11 +477,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_really_full(recipe: Path, aligned: Path, small_disk: Path) -> None:
     """It is full in the middle of a checkpoint of the training, which torch says in words of its own."""
     run = Path(shutil.copytree(aligned, small_disk / "run", ignore=shutil.ignore_patterns("adapter")))
-    before = files(run)
+    contents = files(run)
     done = isheep("run", recipe, "--out", run)
     assert done.code == 2 and "no space left on the device" in done.err.splitlines()[-1]
-    after = files(run)
-    assert {name: after[name] for name in before} == before
+    new_contents = files(run)
+    assert {name: new_contents[name] for name in contents} == contents
     subprocess.run(["mount", "-o", "remount,size=2m", str(small_disk)], check=True)
     assert isheep("run", recipe, "--out", run).code == 0
     assert files(run) == files(aligned)
@@ -494,11 +492,9 @@ def test_a_disk_that_is_really_full(recipe: Path, aligned: Path, small_disk: Pat
 
 def test_doctor_says_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     done = isheep("doctor")
-    lines_by_name = {line.split()[0]: line for line in done.out.splitlines()}
-    assert done.code == 0 and {"python", "torch", "device", "cores", "memory", "disk", "[eval]", "[dev]"} <= set(
-        lines_by_name
-    )
-    assert "GiB free of" in lines_by_name["memory"] and "pytest" in lines_by_name["[dev]"]
+    lines = {line.split()[0]: line for line in done.out.splitlines()}
+    assert done.code == 0 and {"python", "torch", "device", "cores", "memory", "disk", "[eval]", "[dev]"} <= set(lines)
+    assert "GiB free of" in lines["memory"] and "pytest" in lines["[dev]"]
 
 
 def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -518,7 +514,7 @@ def test_doctor_reads_the_limits_of_a_container(tmp_path: Path, monkeypatch: pyt
     assert "limited to 2.0 GiB" in machine_report.describe_memory()
 
 
-def test_lamb_verbs_reach_their_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
+def test_lamb_commands_reach_their_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
     calls: list[object] = []
     monkeypatch.setattr("isheep.lamb.pretrain.pretrain", lambda *arguments: calls.append(arguments))
     monkeypatch.setattr("isheep.lamb.probe.probe", lambda path: {"greedy": {"right": 0.5}, "auroc": {"off": 0.25}})
@@ -672,6 +668,6 @@ def test_export_of_what_is_not_there(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").write_text("a file")
-    before = files(tmp_path)
+    contents = files(tmp_path)
     assert wrong in refused("export", graded, *words)
-    assert files(tmp_path) == before
+    assert files(tmp_path) == contents

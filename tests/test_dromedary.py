@@ -401,7 +401,7 @@ def test_pairs_without_an_answer_are_counted_and_shown(
     number = sum(pair.unanswered for pair in (folder / "iter-1").read("pairs.jsonl", Pair))
     assert number and count_rows(folder, 1).unanswered == number and count_rows(folder, 2).unanswered is None
     for words, expected in (
-        (["status", str(folder.path)], rf"no answer readable +- +{number} +-"),
+        (["status", str(folder.path)], rf"unreadable answers +{number} +-"),
         (["show", str(folder.path), "1", "--dropped"], rf"dropped by answer: {number}"),
         (["show", str(folder.path), "1", "--dropped"], r"thoughts: Think \d+\.\n +output: \(no answer\)"),
         (["show", str(folder.path), "2"], r"instruction: Tell me .*\n +output: Long\."),

@@ -114,7 +114,7 @@ def test_an_engine_from_outside(outside: Path) -> None:
 
 def test_a_filter_in_the_package(package: Path) -> None:
     words = [word for word in BRIEF if not word.startswith("filters")]
-    filters = "filters=[{kind: max_words, at_most: 6}]"
+    filters = "filters=[{kind: max_words, at_most: 10}]"
     succeeded(isheep(package, "run", "lamb", "--out", "short", *words, filters, path=package))
     dropped = (package / "short" / "iter-1" / "dropped.jsonl").read_text(encoding="utf-8")
     assert all(json.loads(line)["by"] in ("max_words", "rules") for line in dropped.splitlines())
@@ -135,7 +135,6 @@ def test_a_benchmark_in_the_package(package: Path) -> None:
 
 
 def test_an_engine_a_trainer_and_a_command_in_the_package(package: Path) -> None:
-    assert "echo" in succeeded(isheep(package, "doctor", path=package))
     words = [word for word in BRIEF if not word.startswith("training")]
     succeeded(isheep(package, "run", "lamb", "--out", "brief", *words, "machine.trainer=short", path=package))
     record = json.loads((package / "brief" / "iter-1" / "adapter" / "training.json").read_text(encoding="utf-8"))

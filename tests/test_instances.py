@@ -275,10 +275,14 @@ def pipeline(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("status", run) == 0
     output = capsys.readouterr().out
     is_classification = [row["classification"] for row in kinds]
-    counts = {"classification": is_classification.count(True), "kind unreadable": is_classification.count(None)}
+    counts = {
+        "tasks called classification": is_classification.count(True),
+        "unreadable kinds of task": is_classification.count(None),
+        "tasks without an instance": len(rejected),
+    }
     for label, count in counts.items():
-        assert re.search(rf"{label} +- +{count}\b", output), output
-    assert re.search(rf"no instance +- +{len(rejected)}\b", output) and "1 of 1 iterations are trained" in output
+        assert re.search(rf"{label} +{count}\b", output), output
+    assert "1 of 1 iterations are trained" in output
     assert command("show", run, "1", "--dropped") == 0
     output = capsys.readouterr().out
     assert f"rejected by instances: {len(rejected)}" in output if rejected else "rejected by instances" not in output

@@ -298,4 +298,5 @@ def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_that_has_written_nothing_tells_nothing(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("model: lamb")
+    (tmp_path / "version.json").write_text('{"format": 2}')
     assert "tells nothing yet" in refused("plan", "lamb", "--gpu", "L4", "--from", tmp_path)

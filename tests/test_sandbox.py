@@ -220,7 +220,7 @@ def test_no_reaching_the_parent(wall: str) -> None:
         ("import os\nwhile True: os.mkdir('d'); os.chdir('d')", QUICK, "disk"),
         ("import os\nwhile True: os.mkdir('d', 0o300); os.chdir('d')", QUICK, "disk"),
         ("found = []\nwhile True: found.append(open('own', 'w'))", QUICK, "OSError"),
-        ("import sys\nfor _ in range(300): print('x' * 10**6); print('x' * 10**6, file=sys.stderr)", QUICK, "passed"),
+        ("import sys\nfor _ in range(30): print('x' * 10**6); print('x' * 10**6, file=sys.stderr)", QUICK, "passed"),
         ("raise ValueError('x' * 10**8)", QUICK, "ValueError"),
         ("raise type('x' * 10**7, (Exception,), {})", QUICK, "x" * 80),
     ],

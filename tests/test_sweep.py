@@ -27,6 +27,7 @@ from isheep.recipe.benchmark_names import benchmark_names
 from isheep.recipe.schema import BenchmarkSettings, Recipe, Stop
 from isheep.records import Drop, Model, Sampling, Task
 from isheep.rundir.folder import RunFolder
+from isheep.rundir.jsonl import read_rows
 from isheep.rundir.run import open_run_for_writing, read_events
 from isheep.rundir.training_file import read_training_file
 from isheep.sweep import find_reusable_files, run_recipe, run_sweep, source_fingerprint
@@ -54,7 +55,7 @@ def write(prompt: str, seed: int) -> str:
 
 
 class Trained(NamedTuple):
-    """One call of the trainer."""
+    """One call of the trainer: the weights that it starts from, and the ids of the rows' tasks."""
 
     start: str | None
     pairs: list[str]
@@ -79,7 +80,9 @@ class Lab:
 
     def train(self, recipe: Recipe, chat: Any, start: Model, training_file: Path, seed: int, into: Path) -> None:
         rows = read_training_file(training_file).rows
-        self.trained.append(Trained(weights(start), [row.instruction for row in rows]))
+        paths = training_file.parents[1].glob("iter-*/tasks.jsonl")
+        ids = {task.instruction: task.id for path in paths for task in read_rows(path, Task)}
+        self.trained.append(Trained(weights(start), [ids.get(row.instruction, "") for row in rows]))
         settings = recipe.training.model_dump_json(exclude={"start", "data"})
         text = json.dumps([weights(start), [row.model_dump() for row in rows], settings, seed])
         (into / "adapter_model.safetensors").write_text(str(derive_seed(text)))
@@ -205,7 +208,7 @@ def test_answers_by_other_prompts_of_the_same_name_are_not_shared(lab: Lab, tmp_
     settings = recipe(**DROMEDARY, **then(response={"prompt": str(prompt_file)}))
     for name, words in (("a", "At length:"), ("b", "At length:"), ("c", "In full:")):
         prompt_file.write_text(f'chat: "{words} {{instruction}}"')
-        prompts.load_prompts.cache_clear()
+        prompts._load_prompt_file.cache_clear()
         run_sweep({name: settings}, out)
     pairs = "iter-2/pairs.jsonl"
     assert shared(out / "b")[pairs] == f"../a/{pairs}" and "iter-1/adapter" in shared(out / "c")
@@ -231,7 +234,7 @@ def test_self_instructs_own_pipeline_is_shared_as_far_as_it_is_the_same(lab: Lab
     for (name, settings), run in zip(recipes.items(), run_sweep(recipes, tmp_path / "sweep"), strict=True):
         run_recipe(settings, tmp_path / "alone" / name)
         assert contents(run) == contents(tmp_path / "alone" / name), name
-    first = {f"iter-1/{name}.jsonl" for name in ("replies", "kinds", "instances", "pairs")}
+    first = {f"iter-1/{name}.jsonl" for name in ("replies", "task_kinds", "instances", "pairs")}
     expected = {"again": first, "more shown": {"iter-1/replies.jsonl"}, "answers": {"iter-1/replies.jsonl"}}
     for name in recipes:
         assert shared(tmp_path / "sweep" / name).keys() == expected.get(name, set()), name
@@ -308,7 +311,7 @@ def test_ratings_by_other_prompts_of_the_same_name_are_not_shared(lab: Lab, tmp_
     settings = recipe(iterations=1, assessment={"batch_size": 8, "prompt": str(prompt_file), "criteria": ["quality"]})
     for name, words in (("a", "Rate"), ("b", "Rate"), ("c", "Please rate")):
         prompt_file.write_text(f'quality: "{words} {{instruction}} {{output}}"')
-        prompts.load_prompts.cache_clear()
+        prompts._load_prompt_file.cache_clear()
         run_sweep({name: settings}, out)
     assert shared(out / "b")["iter-1/assessed.jsonl"] == "../a/iter-1/assessed.jsonl"
     assert "iter-1/pairs.jsonl" in shared(out / "c") and "iter-1/assessed.jsonl" in own_files(out / "c")
@@ -374,6 +377,7 @@ def test_a_benchmark_s_files_are_shared_with_its_result(
     # The evaluation of this run was killed.
     (killed / "base/eval/lamb").mkdir(parents=True)
     (killed / "base/eval/lamb/answers.jsonl.part").write_text('{"out')
+    (killed / "version.json").write_text('{"format": 2}')
     (killed / "recipe.yaml").write_text(loading.dump_recipe(recipes["a "]))
     run_sweep(recipes, tmp_path)
     assert shared(second)["base/eval/lamb.json"] == "../a/base/eval/lamb.json"

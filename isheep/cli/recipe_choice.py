@@ -1,4 +1,4 @@
-"""The recipe that `isheep run` and `isheep plan` are given: a file, a name, a run folder, and KEY=VALUE settings."""
+"""The recipe that the arguments of `isheep run` and `isheep plan` name, and the settings laid over it."""
 
 import json
 from collections.abc import Iterator, Sequence

@@ -20,12 +20,15 @@ import torch
 
 # Imported before the forks, once for all processes.
 import trl  # noqa: F401
-from helpers.training import numbered_rows, save_rows
 
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Lora, Machine, Training
 from isheep.records import Model
 from isheep.trainers.peft import train
+
+# The script is started by its path, from outside the folder of the tests.
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.helpers.training import numbered_rows, save_rows  # noqa: E402
 
 BASE, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
 TRAINING = Training(
