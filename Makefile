@@ -2,7 +2,8 @@
 # CI runs make test and make test-numeric.
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check install --quiet
+# Not quiet: an installation takes minutes, and pip names each package while it installs it.
+PIP := $(PY) -m pip --disable-pip-version-check install --progress-bar off
 # One thread per process: the same bits each time, and two test processes don't fight over two cores.
 ONE := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
@@ -37,8 +38,8 @@ demo: setup
 	@$(VENV)/bin/isheep run
 
 check: dev
-	@$(VENV)/bin/ruff check isheep tests
-	@$(VENV)/bin/ruff format --check isheep tests
+	@$(VENV)/bin/ruff check isheep tests benchmarks
+	@$(VENV)/bin/ruff format --check isheep tests benchmarks
 	@$(VENV)/bin/mypy
 
 test: check
