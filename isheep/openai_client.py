@@ -154,10 +154,10 @@ def read_response(response: "Response", key: str) -> ServerReply:
     except (ValueError, RecursionError):
         content = None
     content = content if isinstance(content, dict) else {}
-    choices, said = content.get("choices"), content.get("error") or content.get("detail")  # detail: FastAPI
-    if not response.is_success or said and not choices:
-        said = said.get("message") if isinstance(said, dict) else said
-        about = " ".join("".join(c if c.isprintable() else " " for c in str(said or "")).split())[:200]
+    choices, error = content.get("choices"), content.get("error") or content.get("detail")  # detail: FastAPI
+    if not response.is_success or error and not choices:
+        error = error.get("message") if isinstance(error, dict) else error
+        about = " ".join("".join(c if c.isprintable() else " " for c in str(error or "")).split())[:200]
         return ServerReply(key=key, error=f"HTTP {response.status_code}" + f": {about}" * bool(about))
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
     if choice:  # half of a character, written as an escape, is no text that could be kept

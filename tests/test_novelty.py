@@ -20,23 +20,23 @@ TEXT = st.one_of(SENTENCE, st.text(max_size=20), LONG)
 LIMIT = st.sampled_from([0.7, 0.5, 0.3, 0.6, 2 / 3, 0.85, 0.95, 0.999, 1.0])
 
 
-def by_rouge_score(known: list[str], texts: list[str], limit: float) -> Verdicts:
+def by_rouge_score(known_texts: list[str], texts: list[str], limit: float) -> Verdicts:
     rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="rouge_score is not installed")
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
-    known, verdicts = list(known), []
+    known_texts, verdicts = list(known_texts), []
     for text in texts:
-        scores = [scorer.score(other, text)["rougeL"].fmeasure for other in known]
+        scores = [scorer.score(known_text, text)["rougeL"].fmeasure for known_text in known_texts]
         nearest = max(scores, default=0.0)
         verdicts.append((scores.index(nearest), nearest) if nearest > limit else None)
         if nearest <= limit:
-            known.append(text)
+            known_texts.append(text)
     return verdicts
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(TEXT, max_size=4), st.lists(TEXT, max_size=10), LIMIT)
-def test_verdicts_and_nearest_are_those_of_rouge_score(known: list[str], texts: list[str], limit: float) -> None:
-    assert NoveltyPool(known, limit).novel(texts) == by_rouge_score(known, texts, limit)
+def test_verdicts_and_nearest_are_those_of_rouge_score(known_texts: list[str], texts: list[str], limit: float) -> None:
+    assert NoveltyPool(known_texts, limit).novel(texts) == by_rouge_score(known_texts, texts, limit)
 
 
 @settings(max_examples=50, deadline=None)
@@ -54,11 +54,11 @@ def test_verdicts_at_the_limit_follow_the_float_steps_of_rouge_score() -> None:
     for total in range(20, 121, 20):
         common = total * 7 // 20
         for m in range(common, total - common + 1):
-            one = [f"s{i}" for i in range(common)] + [f"a{i}" for i in range(m - common)]
-            two = [f"s{i}" for i in range(common)] + [f"b{i}" for i in range(total - m - common)]
-            known, text = " ".join(one), " ".join(two)
-            verdict = NoveltyPool([known], 0.7).novel([text])
-            assert verdict == by_rouge_score([known], [text], 0.7), (m, total - m)
+            known_words = [f"s{i}" for i in range(common)] + [f"a{i}" for i in range(m - common)]
+            new_words = [f"s{i}" for i in range(common)] + [f"b{i}" for i in range(total - m - common)]
+            known_text, text = " ".join(known_words), " ".join(new_words)
+            verdict = NoveltyPool([known_text], 0.7).novel([text])
+            assert verdict == by_rouge_score([known_text], [text], 0.7), (m, total - m)
             verdicts += verdict
     assert None in verdicts and any(verdicts)  # both happen, or this test would prove little
 
@@ -100,16 +100,16 @@ def test_small_blocks_and_threads_change_nothing(
 def shuffled(text: str, rng: random.Random) -> str:
     """The text with two of its words exchanged: near it."""
     parts = text.split()
-    one, two = rng.randrange(len(parts)), rng.randrange(len(parts))
-    parts[one], parts[two] = parts[two], parts[one]
+    first, second = rng.randrange(len(parts)), rng.randrange(len(parts))
+    parts[first], parts[second] = parts[second], parts[first]
     return " ".join(parts)
 
 
 def test_more_words_than_there_are_characters() -> None:
-    known = RougeIndex(0.7)
-    known.add([token_row([1, 2, 3]), token_row([4, 5, 0x110000 + 6, 7]), token_row([4, 5, 6, 7])])
-    found = list(known.near([token_row([4, 5, 0x110000 + 6, 7]), token_row([1, 2, 3, 0x110000 + 6])]))
-    assert [[row.row_index for row in near_rows] for near_rows in found] == [[1, 2], [0]]
+    index = RougeIndex(0.7)
+    index.add([token_row([1, 2, 3]), token_row([4, 5, 0x110000 + 6, 7]), token_row([4, 5, 6, 7])])
+    neighbours = list(index.near([token_row([4, 5, 0x110000 + 6, 7]), token_row([1, 2, 3, 0x110000 + 6])]))
+    assert [[row.row_index for row in near_rows] for near_rows in neighbours] == [[1, 2], [0]]
 
 
 def test_texts_without_words_are_near_nothing() -> None:

@@ -91,16 +91,16 @@ def test_llama_cpp_writes_what_transformers_writes(llama: str) -> None:
     prompts = questions(40)
     with closing(engine(llama)) as there:
         assert there.abilities.token_ids and there.abilities.extras and there.context == 1024
-        found = there.generate(prompts, GREEDY, 0)
+        answers = there.generate(prompts, GREEDY, 0)
     wanted = ours().generate(prompts, GREEDY, 0)
-    assert sum(one == other for one, other in zip(found, wanted, strict=True)) >= 38
+    assert sum(answer == expected for answer, expected in zip(answers, wanted, strict=True)) >= 38
 
 
 def test_llama_cpp_draws_by_the_request_s_own_seed(llama: str) -> None:
     prompts = [questions(2)[1]] * 6
     with closing(engine(llama)) as there:
         first = there.generate(prompts, DRAWN, 1)
-        assert len({one.text for one in first}) > 1
+        assert len({answer.text for answer in first}) > 1
         assert there.generate(prompts[:3], DRAWN, 1) == first[:3]
         assert there.generate(prompts, DRAWN, 2) != first
 
@@ -108,9 +108,10 @@ def test_llama_cpp_draws_by_the_request_s_own_seed(llama: str) -> None:
 def test_llama_cpp_gives_the_probabilities_of_scores(llama: str) -> None:
     prompts, options = questions(4), [" The", " Paris", " 1", " 10"]
     with closing(engine(llama)) as there:
-        found = there.choices(prompts, options)
-    for one, other in zip(sum(found, []), sum(ours().choices(prompts, options), []), strict=True):
-        assert one == pytest.approx(other, rel=1e-2) or (one == 0 and other < 0.05)  # not among the 20 most probable
+        answers = there.choices(prompts, options)
+    for answer, expected in zip(sum(answers, []), sum(ours().choices(prompts, options), []), strict=True):
+        # A share of 0 is not among the 20 most probable tokens.
+        assert answer == pytest.approx(expected, rel=1e-2) or (answer == 0 and expected < 0.05)
 
 
 def test_what_llama_cpp_can_not_do_is_said(llama: str) -> None:
@@ -141,9 +142,9 @@ def test_a_recipe_that_needs_later_models_is_refused_before_anything_is_made(
     out = tmp_path / "run"
     with pytest.raises(SystemExit) as ended:
         main(["run", *SMALL, "iterations=2", f"machine.server.url={llama}", "--out", str(out)])
-    said = capsys.readouterr().err
-    assert ended.value.code == 2 and len(said.strip().splitlines()) == 1
-    assert "can't load adapters" in said and not out.exists()
+    message = capsys.readouterr().err
+    assert ended.value.code == 2 and len(message.strip().splitlines()) == 1
+    assert "can't load adapters" in message and not out.exists()
 
 
 def test_later_models_may_be_elsewhere(llama: str, tmp_path: Path) -> None:
@@ -172,9 +173,9 @@ def test_a_server_that_can_do_all_passes(own: Served, monkeypatch: pytest.Monkey
 def test_echoed_logprobs_are_those_of_our_engine(own: Served) -> None:
     prompts, outputs = [*questions(3), ""], [" The answer is 7.", " Paris", "", "Name it.\nIt is red."]
     with closing(engine(own.url)) as there:
-        found = there.logprobs(prompts, outputs)
-    for one, other in zip(found, ours().logprobs(prompts, outputs), strict=True):
-        assert one.tokens == other.tokens and one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+        answers = there.logprobs(prompts, outputs)
+    for answer, expected in zip(answers, ours().logprobs(prompts, outputs), strict=True):
+        assert answer.tokens == expected.tokens and answer.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
 
 
 @pytest.mark.parametrize("api", ["completions", "chat"])
@@ -182,13 +183,13 @@ def test_both_shapes_of_logprobs_give_the_same_shares(own: Served, api: str) -> 
     prompts = [prompt for prompt in questions(6) if prompt.startswith("<|im_start|>")]
     options = ["The", "What", "7"]
     with closing(engine(own.url, api=api)) as there:
-        found = there.choices(prompts, options)
-        assert [one.text for one in there.generate(prompts, GREEDY, 0)] == [
-            one.text for one in ours().generate(prompts, GREEDY, 0)
+        answers = there.choices(prompts, options)
+        assert [answer.text for answer in there.generate(prompts, GREEDY, 0)] == [
+            answer.text for answer in ours().generate(prompts, GREEDY, 0)
         ]
-    shares, known = sum(found, []), sum(ours().choices(prompts, options), [])
+    shares, expected_shares = sum(answers, []), sum(ours().choices(prompts, options), [])
     assert [share for share in shares if share] == [
-        pytest.approx(other, rel=1e-3) for share, other in zip(shares, known, strict=True) if share
+        pytest.approx(expected, rel=1e-3) for share, expected in zip(shares, expected_shares, strict=True) if share
     ]
     assert sum(share > 0 for share in shares) >= len(prompts)
 
@@ -197,10 +198,10 @@ def test_options_of_several_tokens(qwen2: Path) -> None:
     prompts, options = ["What is 12 plus 30? ", "List three: "], [str(score) for score in range(1, 11)]
     with serving(Fake(str(qwen2))) as served, closing(engine(served.url, str(qwen2))) as there:
         assert len(there._token_ids("10")) == 2
-        found = there.choices(prompts, options)
-    known = ours(str(qwen2)).choices(prompts, options)
-    for one, other in zip(sum(found, []), sum(known, []), strict=True):
-        assert one == pytest.approx(other, abs=2e-3) or one == 0
+        answers = there.choices(prompts, options)
+    expected_shares = ours(str(qwen2)).choices(prompts, options)
+    for answer, expected in zip(sum(answers, []), sum(expected_shares, []), strict=True):
+        assert answer == pytest.approx(expected, abs=2e-3) or answer == 0
 
 
 def test_options_exclude_each_other() -> None:
@@ -246,9 +247,9 @@ def test_an_adapter_is_loaded_and_taken_out_again(own: Served, tmp_path: Path) -
     )
     prompts = questions(4)
     with closing(engine(own.url, adapter=tmp_path, model="base")) as there:
-        found = there.generate(prompts, GREEDY, 0)
+        answers = there.generate(prompts, GREEDY, 0)
         assert own.bodies[-1]["model"].startswith("isheep-")
-    assert found == ours(adapter=tmp_path).generate(prompts, GREEDY, 0) != ours().generate(prompts, GREEDY, 0)
+    assert answers == ours(adapter=tmp_path).generate(prompts, GREEDY, 0) != ours().generate(prompts, GREEDY, 0)
     assert own.unloaded and list(own.loaded) == ["base"]
 
 
@@ -273,12 +274,14 @@ UNABLE = [
 ]
 
 
-@pytest.mark.parametrize(("what", "needs", "said"), UNABLE)
+@pytest.mark.parametrize(("fake_settings", "needs", "message"), UNABLE)
 def test_a_server_that_can_not_is_refused(
-    what: dict[str, Any], needs: ServerRequirements, said: str, qwen2: Path
+    fake_settings: dict[str, Any], needs: ServerRequirements, message: str, qwen2: Path
 ) -> None:
-    with serving(Fake(**{"base": "lamb", **what, **({"base": str(qwen2)} if "base" in what else {})})) as served:
-        with closing(engine(served.url)) as there, pytest.raises(UserError, match=said) as refused:
+    with serving(
+        Fake(**{"base": "lamb", **fake_settings, **({"base": str(qwen2)} if "base" in fake_settings else {})})
+    ) as served:
+        with closing(engine(served.url)) as there, pytest.raises(UserError, match=message) as refused:
             there.check(needs)
         assert "\n" not in str(refused.value)
 
@@ -290,13 +293,13 @@ def test_a_server_without_seeds_is_told(own: Served) -> None:
 
 
 def test_no_server_a_wrong_name_a_dead_one(own: Served) -> None:
-    for there, said in (
+    for there, message in (
         (engine(None), "set machine.server.url or OPENAI_BASE_URL"),  # type: ignore[arg-type]
         (engine(own.url, model="nobody"), "no such model.*machine.server.model"),
         (engine("http://127.0.0.1:9/v1"), "no connection"),
         (engine("ftp://x/v1"), "machine.server.url 'ftp://x/v1' is no address"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             there.generate(["a"], GREEDY, 0)
 
 
@@ -307,14 +310,14 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("setting", "said"), REFUSED)
+@pytest.mark.parametrize(("setting", "message"), REFUSED)
 def test_what_no_server_can_do_is_refused_with_its_line(
-    setting: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    setting: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         main(["run", *SMALL, setting, "--out", str(tmp_path / "run")])
     printed = capsys.readouterr().err
-    assert said in printed and not (tmp_path / "run").exists()
+    assert message in printed and not (tmp_path / "run").exists()
 
 
 # --- servers that fail
@@ -329,19 +332,19 @@ def faults(n: int) -> Refusal | None:
 def test_a_third_of_the_calls_fail_and_the_answers_are_the_same() -> None:
     prompts = questions(12)
     with serving(Fake("lamb", fault=faults)) as served, closing(engine(served.url)) as there:
-        found = there.generate(prompts, DRAWN, 5)
+        answers = there.generate(prompts, DRAWN, 5)
     with serving(Fake("lamb")) as served, closing(engine(served.url)) as there:
-        assert there.generate(prompts, DRAWN, 5) == found
+        assert there.generate(prompts, DRAWN, 5) == answers
 
 
 def test_a_call_that_always_fails_ends_in_one_line() -> None:
     with serving(Fake("lamb", fault=lambda n: Refusal(500) if n > 4 else None)) as served:
         with (
             closing(engine(served.url, attempts=3)) as there,
-            pytest.raises(UserError, match="HTTP 500.*run the same command to continue") as said,
+            pytest.raises(UserError, match="HTTP 500.*run the same command to continue") as refusal,
         ):
             there.generate(questions(8), GREEDY, 0)
-        assert "\n" not in str(said.value)
+        assert "\n" not in str(refusal.value)
 
 
 DIES = """
@@ -372,8 +375,9 @@ def test_a_killed_run_goes_on_and_asks_for_nothing_twice(tmp_path: Path) -> None
             ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=600)
             assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
         run(*words, "--out", tmp_path / "run")
-    drawn = {asked for asked in alone if json.loads(asked)[1] is not None and json.loads(asked)[1] > 9}  # no probes
-    assert {asked: served.answered[asked] for asked in drawn} == {asked: alone[asked] for asked in drawn}
+    # Probes are left out.
+    drawn = {request for request in alone if json.loads(request)[1] is not None and json.loads(request)[1] > 9}
+    assert {request: served.answered[request] for request in drawn} == {request: alone[request] for request in drawn}
     assert digest(tmp_path / "run") == digest(tmp_path / "whole")
 
 
@@ -419,13 +423,13 @@ def test_transformers_serve(served_by_transformers: str) -> None:
     prompts = questions(8)
     with closing(engine(served_by_transformers, model=str(LAMB_CHECKPOINT))) as there:
         assert not there.abilities.token_ids and not there.abilities.extras
-        found = there.generate(prompts, GREEDY, 0)
-        for needs, said in (
+        answers = there.generate(prompts, GREEDY, 0)
+        for needs, message in (
             (ServerRequirements(True, [], False, False), "ignores the temperature"),
             (ServerRequirements(False, SCORES, False, False), "gives no log-probabilities"),
             (ServerRequirements(False, [], True, False), "does not echo"),
             (ServerRequirements(False, [], False, True), "can't load adapters"),
         ):
-            with pytest.raises(UserError, match=said):
+            with pytest.raises(UserError, match=message):
                 there.check(needs)
-    assert [one.text for one in found] == [one.text for one in ours().generate(prompts, GREEDY, 0)]
+    assert [answer.text for answer in answers] == [answer.text for answer in ours().generate(prompts, GREEDY, 0)]

@@ -105,8 +105,8 @@ def random_adapter(base: str | Path, into: Path, seed: int = 1, **settings: Any)
     return into
 
 
-def near(found: list[list[float]], wanted: list[list[float]], **tolerance: float) -> bool:
-    return all(one == pytest.approx(other, **tolerance) for one, other in zip(found, wanted, strict=True))
+def near(results: list[list[float]], wanted: list[list[float]], **tolerance: float) -> bool:
+    return all(result == pytest.approx(expected, **tolerance) for result, expected in zip(results, wanted, strict=True))
 
 
 # --- lamb's base
@@ -120,15 +120,17 @@ def lamb() -> Iterator[vllm.VLLMEngine]:
 
 def test_greedy_writes_what_the_transformers_engine_writes(lamb: vllm.VLLMEngine) -> None:
     """In float32 the logits differ by some 1e-6: the same texts, tokens and ends, but where two tokens are as near."""
-    found, wanted = lamb.generate(questions(40), GREEDY, 0), ours().generate(questions(40), GREEDY, 0)
-    assert sum(one == other for one, other in zip(found, wanted, strict=True)) >= 39
-    assert {one.finish for one in found} == {"stop", "length"} or all(one.finish == "stop" for one in found)
+    results, wanted = lamb.generate(questions(40), GREEDY, 0), ours().generate(questions(40), GREEDY, 0)
+    assert sum(result == expected for result, expected in zip(results, wanted, strict=True)) >= 39
+    assert {result.finish for result in results} == {"stop", "length"} or all(
+        result.finish == "stop" for result in results
+    )
 
 
 def test_each_request_draws_by_its_own_seed(lamb: vllm.VLLMEngine) -> None:
     prompt = questions(2)[1]
     first = lamb.generate([prompt] * 8, DRAWN, 1)
-    assert len({one.text for one in first}) > 1
+    assert len({result.text for result in first}) > 1
     assert lamb.generate([prompt] * 8, DRAWN, 1) == first
     assert lamb.generate([prompt] * 8, DRAWN, 2) != first
     assert lamb.generate([prompt] * 3, DRAWN, 1) == first[:3]
@@ -139,7 +141,7 @@ def test_draws_come_from_the_distribution(lamb: vllm.VLLMEngine) -> None:
     """The first token's frequencies among 2000 draws, against its probabilities."""
     prompt, count = questions(1)[0], 2000
     drawn = lamb.generate([prompt] * count, Sampling(temperature=1.0, top_p=1.0, max_tokens=1), 3)
-    texts = [one.text for one in drawn]
+    texts = [result.text for result in drawn]
     likely = sorted(set(texts) - {""}, key=texts.count)[-4:]
     [chances] = ours().choices([prompt], likely)
     for text, chance in zip(likely, chances, strict=True):
@@ -148,18 +150,18 @@ def test_draws_come_from_the_distribution(lamb: vllm.VLLMEngine) -> None:
 
 def test_a_stop_string_ends_the_text_before_it(lamb: vllm.VLLMEngine) -> None:
     free = lamb.generate(questions(8), GREEDY, 0)
-    stops = tuple(dict.fromkeys(one.text[2:5] for one in free[:3] if len(one.text) > 5))
+    stops = tuple(dict.fromkeys(result.text[2:5] for result in free[:3] if len(result.text) > 5))
     stopping = GREEDY.model_copy(update={"stop": (*GREEDY.stop, *stops)})
-    found = lamb.generate(questions(8), stopping, 0)
-    assert found == ours().generate(questions(8), stopping, 0) != free
-    assert not any(stop in one.text for one in found for stop in stops)
+    results = lamb.generate(questions(8), stopping, 0)
+    assert results == ours().generate(questions(8), stopping, 0) != free
+    assert not any(stop in result.text for result in results for stop in stops)
 
 
 def test_logprobs_are_the_same(lamb: vllm.VLLMEngine) -> None:
     prompts, outputs = questions(8), [" The sun.", "", "red, green, blue", " 12"] * 2
-    found, wanted = lamb.logprobs(prompts, outputs), ours().logprobs(prompts, outputs)
-    assert [one.tokens for one in found] == [one.tokens for one in wanted] and found[1] == ([], [])
-    assert near([one.logprobs for one in found], [one.logprobs for one in wanted], abs=1e-4)
+    results, wanted = lamb.logprobs(prompts, outputs), ours().logprobs(prompts, outputs)
+    assert [result.tokens for result in results] == [result.tokens for result in wanted] and results[1] == ([], [])
+    assert near([result.logprobs for result in results], [result.logprobs for result in wanted], abs=1e-4)
 
 
 @pytest.mark.parametrize("options", [SCORES, ["1", "10", " 1", " 10", " The", " Paris"]], ids=["scores", "forks"])
@@ -170,12 +172,12 @@ def test_choices_are_the_same(lamb: vllm.VLLMEngine, options: list[str]) -> None
 def test_the_context_cuts_an_answer_and_refuses_a_long_prompt(lamb: vllm.VLLMEngine) -> None:
     long, too_long = "a " * 500, "What is" * 900
     near_end = Sampling(temperature=0, max_tokens=2000)
-    found, wanted = lamb.generate([long, too_long], near_end, 0), ours().generate([long, too_long], near_end, 0)
-    assert found == wanted and found[1] == ("", 0, "length")
+    results, wanted = lamb.generate([long, too_long], near_end, 0), ours().generate([long, too_long], near_end, 0)
+    assert results == wanted and results[1] == ("", 0, "length")
     with pytest.raises(TooLong, match=r"a prompt of \d{4} tokens does not fit 'lamb', of which vLLM reads 1024"):
         lamb.generate([too_long], near_end, 0)
-    [none, one] = lamb.choices([too_long, "hot"], [" 1", " 10"])
-    assert none == [0, 0] and one == pytest.approx(ours().choices(["hot"], [" 1", " 10"])[0], rel=1e-3)
+    [none, result] = lamb.choices([too_long, "hot"], [" 1", " 10"])
+    assert none == [0, 0] and result == pytest.approx(ours().choices(["hot"], [" 1", " 10"])[0], rel=1e-3)
     [cut] = lamb.logprobs([long], [" cold and hot" * 900])
     assert len(cut.tokens) == 1023 - len(ours()._prompt_ids([long])[0])
     assert lamb.generate([], GREEDY, 0) == [] and lamb.choices([], [" 1"]) == []
@@ -184,9 +186,9 @@ def test_the_context_cuts_an_answer_and_refuses_a_long_prompt(lamb: vllm.VLLMEng
 def test_embeddings_are_the_same_and_the_next_texts_too(lamb: vllm.VLLMEngine) -> None:
     before = lamb.generate(questions(4), DRAWN, 5)
     texts = [*questions(6), "What is" * 900]
-    found = lamb.embed(texts)
-    assert found.dtype == np.float32 and lamb.embed([]).shape == (0, found.shape[1])
-    np.testing.assert_allclose(found, ours().embed(texts), atol=1e-4)
+    results = lamb.embed(texts)
+    assert results.dtype == np.float32 and lamb.embed([]).shape == (0, results.shape[1])
+    np.testing.assert_allclose(results, ours().embed(texts), atol=1e-4)
     assert lamb.generate(questions(4), DRAWN, 5) == before
 
 
@@ -198,7 +200,7 @@ def test_closing_gives_the_memory_back(lamb: vllm.VLLMEngine) -> None:
     assert process.memory_info().rss > 2**29 and folder.is_dir()
     lamb.close()
     assert not psutil.wait_procs(started, 30)[1] and not folder.exists()
-    assert not [one for one in psutil.Process().children() if "vllm_worker" in " ".join(one.cmdline())]
+    assert not [child for child in psutil.Process().children() if "vllm_worker" in " ".join(child.cmdline())]
 
 
 # --- other architectures, adapters
@@ -216,19 +218,22 @@ def test_an_adapter_of_a_random_checkpoint_is_served(tiny: Path, tmp_path: Path)
     own, base = ours(tiny, adapter), ours(tiny)
     greedy, lowered = (Sampling(temperature=0, max_tokens=48, presence_penalty=penalty) for penalty in (0, 2))
     with closing(engine(tiny, adapter)) as there:
-        texts, others = there.generate(TEXTS, greedy, 0), there.generate(TEXTS, lowered, 0)
+        texts, lowered_texts = there.generate(TEXTS, greedy, 0), there.generate(TEXTS, lowered, 0)
         outputs = [" Paris.", " 12 plus 30 is 42", " hot", ""]
-        found, wanted, without = (one.logprobs(TEXTS, outputs) for one in (there, own, base))
-        assert near([one.logprobs for one in found], [one.logprobs for one in wanted], abs=1e-4)
-        assert not near([one.logprobs for one in found], [one.logprobs for one in without], abs=0.1)
+        results, wanted, without = (engine.logprobs(TEXTS, outputs) for engine in (there, own, base))
+        assert near([result.logprobs for result in results], [result.logprobs for result in wanted], abs=1e-4)
+        assert not near([result.logprobs for result in results], [result.logprobs for result in without], abs=0.1)
         assert near(there.choices(TEXTS, FORKS), own.choices(TEXTS, FORKS), rel=1e-3, abs=1e-9)
         assert there._prompt_ids(["hot"]) == own._prompt_ids(
             ["<|begin_of_text|>hot" if tiny.name == "Llama" else "hot"]
         )
         np.testing.assert_allclose(there.embed(TEXTS), own.embed(TEXTS), atol=1e-4)
-    for found, sampling in ((texts, greedy), (others, lowered)):
-        assert sum(one == other for one, other in zip(found, own.generate(TEXTS, sampling, 0), strict=True)) >= 3
-    assert texts != others and texts != base.generate(TEXTS, greedy, 0)
+    for results, sampling in ((texts, greedy), (lowered_texts, lowered)):
+        assert (
+            sum(result == expected for result, expected in zip(results, own.generate(TEXTS, sampling, 0), strict=True))
+            >= 3
+        )
+    assert texts != lowered_texts and texts != base.generate(TEXTS, greedy, 0)
 
 
 def test_what_lora_can_not_serve_is_merged(tmp_path: Path) -> None:
@@ -239,11 +244,14 @@ def test_what_lora_can_not_serve_is_merged(tmp_path: Path) -> None:
         there.generate(TEXTS, GREEDY, 0)
     assert "\n" not in str(error.value)
     with closing(engine(base, adapter, adapters="merged")) as there:
-        found = there.logprobs(TEXTS, [" Paris."] * 4)
+        results = there.logprobs(TEXTS, [" Paris."] * 4)
         folder = Path(there.merged.name)
         assert (folder / "config.json").is_file()
     wanted = ours(base, adapter).logprobs(TEXTS, [" Paris."] * 4)
-    assert near([one.logprobs for one in found], [one.logprobs for one in wanted], abs=2e-3) and not folder.exists()
+    assert (
+        near([result.logprobs for result in results], [result.logprobs for result in wanted], abs=2e-3)
+        and not folder.exists()
+    )
 
 
 def test_a_vllm_that_sleeps_is_woken_for_the_next_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,11 +264,11 @@ def test_a_vllm_that_sleeps_is_woken_for_the_next_model(tmp_path: Path, monkeypa
     try:
         for adapter in adapters:
             with closing(engine(base, adapter, sleep=True)) as there:
-                found = there.generate(TEXTS, greedy, 0)
+                results = there.generate(TEXTS, greedy, 0)
                 assert there.worker
                 processes.add(there.worker[1].process.pid)
             assert len(vllm.sleeping) == 1 and psutil.pid_exists(*processes)
-            assert found == ours(base, adapter).generate(TEXTS, greedy, 0)
+            assert results == ours(base, adapter).generate(TEXTS, greedy, 0)
     finally:
         for _, worker in list(vllm.sleeping.items()):
             worker.end()
@@ -274,24 +282,24 @@ def test_a_vllm_that_sleeps_is_woken_for_the_next_model(tmp_path: Path, monkeypa
 def refused(base: str | Path, adapter: Path | None = None, rank: int = 4, **settings: Any) -> str:
     with closing(engine(base, adapter, rank, **settings)) as there, pytest.raises(UserError) as error:
         there.generate(["a"], GREEDY, 0)
-    said = str(error.value)
-    assert "\n" not in said and len(said) < 900
-    return said
+    message = str(error.value)
+    assert "\n" not in message and len(message) < 900
+    return message
 
 
 def test_each_fault_is_one_line_with_a_way_out(tmp_path: Path) -> None:
-    said = refused("lamb", sleep=True)
-    assert "machine.vllm.sleep to false" in said
-    said = refused("lamb", context=4096)
-    assert "lower machine.vllm.context to what the model reads" in said
-    said = refused("lamb", cache=1e-4)
-    assert "give it more (machine.vllm.memory, cache)" in said
+    message = refused("lamb", sleep=True)
+    assert "machine.vllm.sleep to false" in message
+    message = refused("lamb", context=4096)
+    assert "lower machine.vllm.context to what the model reads" in message
+    message = refused("lamb", cache=1e-4)
+    assert "give it more (machine.vllm.memory, cache)" in message
     odd = make_checkpoint(tmp_path / "odd", "Qwen2")  # heads of 12 numbers
-    said = refused(odd)
-    assert "take machine.engine: transformers" in said and (tmp_path / "odd").name in said
+    message = refused(odd)
+    assert "take machine.engine: transformers" in message and (tmp_path / "odd").name in message
     strange = make_checkpoint(tmp_path / "strange", "GPTNeo", num_layers=2, attention_types=[[["global"], 2]])
-    said = refused(strange)
-    assert "take machine.engine: transformers" in said
+    message = refused(strange)
+    assert "take machine.engine: transformers" in message
 
 
 def test_a_rank_that_is_too_high_is_told_before_anything_starts(tmp_path: Path) -> None:
@@ -418,19 +426,20 @@ def test_its_server_does_what_the_openai_engine_asks(served: str, tmp_path: Path
         assert there.abilities.token_ids and there.abilities.extras and there.context == 1024
         assert there.check(openai.ServerRequirements(drawn=True, options=SCORES, perplexity=True, later=True)) == []
         for sampling in (GREEDY, stopping):
-            found, wanted = there.generate(prompts, sampling, 0), ours().generate(prompts, sampling, 0)
-            assert sum(one == other for one, other in zip(found, wanted, strict=True)) >= 19
+            results, wanted = there.generate(prompts, sampling, 0), ours().generate(prompts, sampling, 0)
+            assert sum(result == expected for result, expected in zip(results, wanted, strict=True)) >= 19
         assert there.generate(prompts, DRAWN, 1) == there.generate(prompts, DRAWN, 1)
-        assert len({one.text for one in there.generate([prompts[1]] * 6, DRAWN, 1)}) > 1
-        scored, same = there.logprobs(prompts, outputs), ours().logprobs(prompts, outputs)
-        assert near([one.logprobs for one in scored], [one.logprobs for one in same], abs=1e-3)
+        assert len({result.text for result in there.generate([prompts[1]] * 6, DRAWN, 1)}) > 1
+        scored, expected_scores = there.logprobs(prompts, outputs), ours().logprobs(prompts, outputs)
+        assert near([result.logprobs for result in scored], [result.logprobs for result in expected_scores], abs=1e-3)
         shares, exact = there.choices(prompts, SCORES), ours().choices(prompts, SCORES)
-        for one, other in zip(sum(shares, []), sum(exact, []), strict=True):
-            assert one == pytest.approx(other, rel=1e-2, abs=1e-6) or one == 0 and other < 0.05  # not in the top 20
+        for result, expected in zip(sum(shares, []), sum(exact, []), strict=True):
+            # A share of 0 is not among the 20 most probable tokens.
+            assert result == pytest.approx(expected, rel=1e-2, abs=1e-6) or result == 0 and expected < 0.05
     adapter = random_adapter("lamb", tmp_path / "adapter")
     with closing(asking(served, adapter)) as there:
-        scored, same = there.logprobs(prompts, outputs), ours("lamb", adapter).logprobs(prompts, outputs)
-        assert near([one.logprobs for one in scored], [one.logprobs for one in same], abs=1e-3)
+        scored, expected_scores = there.logprobs(prompts, outputs), ours("lamb", adapter).logprobs(prompts, outputs)
+        assert near([result.logprobs for result in scored], [result.logprobs for result in expected_scores], abs=1e-3)
 
 
 def test_two_iterations_on_its_server(served: str, tmp_path: Path) -> None:
@@ -442,6 +451,6 @@ def test_two_iterations_on_its_server(served: str, tmp_path: Path) -> None:
     run(*words)
     assert digest(tmp_path / "run") == whole
     with closing(asking(served)) as there:
-        assert [one["id"] for one in openai.server.list_models(there.connection)] == [
+        assert [model["id"] for model in openai.server.list_models(there.connection)] == [
             "lamb"
         ]  # adapters are taken out again

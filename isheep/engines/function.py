@@ -35,8 +35,8 @@ class FunctionEngine:
             raise UserError(f"engine function {name} failed on {len(prompts)} prompts: {reason}") from error
         is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
         if not is_list or len(texts) != len(prompts) or not all(isinstance(text, str) for text in texts):
-            shown = " ".join(f"{texts!r:.80}".split())
-            raise UserError(f"{name} must return one text per prompt, {len(prompts)} here; it returned {shown}")
+            excerpt = " ".join(f"{texts!r:.80}".split())
+            raise UserError(f"{name} must return one text per prompt, {len(prompts)} here; it returned {excerpt}")
         # A lone surrogate is no text that a file could hold.
         return [text.encode(errors="replace").decode() for text in texts]
 

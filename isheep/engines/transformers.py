@@ -233,7 +233,7 @@ class TransformersEngine:
                 path_rows = [pairs[indices[position]][0] for position in positions]
                 for option, ids in enumerate(options):
                     for step, token in enumerate(ids):
-                        if next(other for other in paths if decode.is_prefix(ids[:step], other)) == path:
+                        if next(longer for longer in paths if decode.is_prefix(ids[:step], longer)) == path:
                             result[path_rows, option] *= probabilities[:, step, token]
         return result
 

@@ -105,7 +105,7 @@ def plan(
     recipe: Recipe,
     device: Device,
     count: int | None,
-    given: Mapping[str, float],
+    given_means: Mapping[str, float],
     past_run: past.PastRun | None = None,
 ) -> Plan:
     """Return the plan of a recipe on `count` devices, or, with None, on the smallest number that holds it.
@@ -121,7 +121,7 @@ def plan(
         previous = next(reversed(assumptions), 0)
         if assumptions and number not in recipe.iteration and previous not in recipe.iteration:
             return assumptions[previous]
-        assumed = assume(recipe_now, past_run.means if past_run else {}, given)
+        assumed = assume(recipe_now, past_run.means if past_run else {}, given_means)
         if not assumptions or assumed != assumptions[previous]:
             assumptions[number] = assumed
         return assumed

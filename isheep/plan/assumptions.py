@@ -96,14 +96,14 @@ def parse_assumptions(words: Iterable[str]) -> dict[str, float]:
     return values
 
 
-def assume(recipe: Recipe, measured: Mapping[str, float], given: Mapping[str, float]) -> Assumptions:
+def assume(recipe: Recipe, measured: Mapping[str, float], given_means: Mapping[str, float]) -> Assumptions:
     """Return the assumptions for an iteration with the settings of `recipe`.
 
     Values that the user gives replace those that the recipe determines, these replace measured ones, and these replace
     counts and guesses. Raises UserError if a value is out of range, or if the seed tasks can't be read.
     """
-    values, sources = _count(recipe, given.get("characters"))
-    for more, source in ((measured, MEASURED), (_determined(recipe), RECIPE), (given, GIVEN)):
+    values, sources = _count(recipe, given_means.get("characters"))
+    for more, source in ((measured, MEASURED), (_determined(recipe), RECIPE), (given_means, GIVEN)):
         values |= more
         sources |= dict.fromkeys(more, source)
     values = _guess(recipe, values) | values

@@ -58,7 +58,7 @@ class Stage(Record):
         return (self.trained_tokens or self.prompt_tokens) / self.calls
 
 
-class Iteration(NamedTuple):
+class PlannedIteration(NamedTuple):
     """The number of an iteration, the recipe as it has it, and what is assumed for it."""
 
     number: int
@@ -90,10 +90,10 @@ def run_stages(recipe: Recipe, assume: Assume) -> Iterator[Stage]:
     """Yield every stage of a run in order, starting with the evaluation of the base model."""
     model = _digest(recipe.model_dump(mode="json", include={*GLOBAL_KEYS}))
     num_rows = 0.0
-    yield from evaluation_stages(Iteration(0, recipe, assume(recipe.at(1), 1)), model)
+    yield from evaluation_stages(PlannedIteration(0, recipe, assume(recipe.at(1), 1)), model)
     for number in range(1, recipe.iterations + 1):
         recipe_now = recipe.at(number)
-        iteration = Iteration(number, recipe_now, assume(recipe_now, number))
+        iteration = PlannedIteration(number, recipe_now, assume(recipe_now, number))
         stages = list(generation_stages(iteration, model))
         kept_share = iteration.assumed.kept
         kept_rows = iteration.num_tasks * kept_share
@@ -105,7 +105,7 @@ def run_stages(recipe: Recipe, assume: Assume) -> Iterator[Stage]:
         yield from evaluation_stages(iteration, model)
 
 
-def generation_stages(iteration: Iteration, model: str) -> Iterator[Stage]:
+def generation_stages(iteration: PlannedIteration, model: str) -> Iterator[Stage]:
     """Yield the stages that M^(t-1) runs: instructions, answers, perplexities and embeddings for filters, ratings."""
     number, recipe, assumed = iteration
     settings, num_tasks = recipe.model_dump(mode="json"), iteration.num_tasks
@@ -132,7 +132,7 @@ def generation_stages(iteration: Iteration, model: str) -> Iterator[Stage]:
         yield stage.model_copy(update=files)
 
 
-def instruction_stage(iteration: Iteration, fingerprint: str) -> Stage:
+def instruction_stage(iteration: PlannedIteration, fingerprint: str) -> Stage:
     """Return the synthesis: whole batches of prompts, as many as the tasks need or the budget allows.
 
     The prompts of a batch are the same text.
@@ -159,7 +159,7 @@ def instruction_stage(iteration: Iteration, fingerprint: str) -> Stage:
     return stage.model_copy(update=changes)
 
 
-def answer_stage(iteration: Iteration, fingerprint: str) -> Stage:
+def answer_stage(iteration: PlannedIteration, fingerprint: str) -> Stage:
     """Return the answers to all tasks.
 
     Self-Instruct's form has three prompts per task, for its kind, its input and its output, with examples.
@@ -181,7 +181,7 @@ def answer_stage(iteration: Iteration, fingerprint: str) -> Stage:
     return _generation_stage(iteration, "answers", requests, fingerprint).model_copy(update=changes)
 
 
-def training_stage(iteration: Iteration, num_rows: float, fingerprint: str) -> Stage:
+def training_stage(iteration: PlannedIteration, num_rows: float, fingerprint: str) -> Stage:
     """Return the training on the pairs, limited as the recipe says, with the evaluations on held-out rows."""
     number, recipe, assumed = iteration
     settings = recipe.training
@@ -208,7 +208,7 @@ def training_stage(iteration: Iteration, num_rows: float, fingerprint: str) -> S
     )
 
 
-def evaluation_stages(iteration: Iteration, model: str) -> Iterator[Stage]:
+def evaluation_stages(iteration: PlannedIteration, model: str) -> Iterator[Stage]:
     """Yield the model's answers to each benchmark whose number of items is known, and to a stopping rule's."""
     number, recipe, assumed = iteration
     sizes = {settings.model_dump_json(): load_benchmark(settings.name).planned for settings in recipe.evaluation}
@@ -229,7 +229,7 @@ def uncounted_benchmarks(recipe: Recipe) -> list[str]:
     return [settings.name for settings in recipe.evaluation if load_benchmark(settings.name).planned is None]
 
 
-def _reading_stage(iteration: Iteration, calls: float, tokens: float, fingerprint: str) -> Stage:
+def _reading_stage(iteration: PlannedIteration, calls: float, tokens: float, fingerprint: str) -> Stage:
     """Return a stage that reads texts for the filters and generates nothing."""
     return Stage(
         iteration=iteration.number,
@@ -245,7 +245,7 @@ def _reading_stage(iteration: Iteration, calls: float, tokens: float, fingerprin
     )
 
 
-def _generation_stage(iteration: Iteration, name: str, requests: Requests, fingerprint: str) -> Stage:
+def _generation_stage(iteration: PlannedIteration, name: str, requests: Requests, fingerprint: str) -> Stage:
     """Return a stage that generates an output for each prompt."""
     calls, max_tokens = float(requests.calls), requests.max_tokens
     output = min(requests.output, max_tokens)

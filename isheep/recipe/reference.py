@@ -74,8 +74,8 @@ def _section(title: str, part: dict[str, Any], schema: dict[str, Any]) -> str:
 
 def _row(key: str, field: dict[str, Any], part: dict[str, Any], schema: dict[str, Any]) -> str:
     description = _text(field.get("description", ""))
-    places = ", ".join(dict.fromkeys(_PAPER.findall(_OTHER_PAPER.sub("", description))))
-    cells = (f"`{key}`", _type(field, schema), _default(key, field, part), description, places)
+    sources = ", ".join(dict.fromkeys(_PAPER.findall(_OTHER_PAPER.sub("", description))))
+    cells = (f"`{key}`", _type(field, schema), _default(key, field, part), description, sources)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -36,10 +36,10 @@ class JsonlRows(Sequence[R], Generic[R]):
     def __iter__(self) -> Iterator[R]:
         return self._rows(self.starts)
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence) or len(self) != len(other):
+    def __eq__(self, value: object) -> bool:
+        if not isinstance(value, Sequence) or len(self) != len(value):
             return False
-        return all(row == other_row for row, other_row in zip(self, other, strict=True))
+        return all(row == other_row for row, other_row in zip(self, value, strict=True))
 
     def _rows(self, starts: Iterable[int]) -> Iterator[R]:
         position = 0

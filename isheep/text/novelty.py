@@ -71,11 +71,11 @@ def find_repeated(
         else:
             repeated[index] = repeated[pooled[verdict[0]]] = True
     remaining = [index for index in pooled if not repeated[index]]
-    others = among
-    if others is None:
-        others = (text for text, refused in zip(texts, repeated, strict=True) if refused)
+    candidates = among
+    if candidates is None:
+        candidates = (text for text, refused in zip(texts, repeated, strict=True) if refused)
     counts: Counter[int] = Counter()
-    for positions in find_near(others, [texts[index] for index in remaining], limit, language):
+    for positions in find_near(candidates, [texts[index] for index in remaining], limit, language):
         counts.update(positions)
     # A text of `among` is near itself.
     num_self = 0 if among is None else 1

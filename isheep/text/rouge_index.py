@@ -177,10 +177,12 @@ class RougeIndex:
     ) -> Iterator[tuple[int, NearRow]]:
         cutoff = max(self.limit - TOLERANCE, 0.0)
         for part in chunks(pairs, LCS_PAIRS):
-            new, known = [rows[i].words for i, _ in part], [self._words[k] for _, k in part]
-            scores = cpdist(new, known, scorer=Indel.normalized_similarity, score_cutoff=cutoff, dtype=np.float32)
+            new_rows, known_rows = [rows[i].words for i, _ in part], [self._words[k] for _, k in part]
+            scores = cpdist(
+                new_rows, known_rows, scorer=Indel.normalized_similarity, score_cutoff=cutoff, dtype=np.float32
+            )
             for position in np.flatnonzero(scores).tolist():
-                if (score := f_measure(new[position], known[position])) > self.limit:
+                if (score := f_measure(new_rows[position], known_rows[position])) > self.limit:
                     yield part[position][0], NearRow(part[position][1], score)
 
 
