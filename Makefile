@@ -67,11 +67,11 @@ $(VLLM)/.made: pyproject.toml
 	@touch $@
 
 benchmarks: dev
-	@for file in benchmarks/engine.py benchmarks/novelty.py; do echo "== $$file"; $(ONE) $(PY) $$file || exit 1; done
+	@for name in engine novelty; do echo "== $$name"; $(ONE) $(PY) -m benchmarks.$$name || exit 1; done
 
 # The tables of docs/lamb.md: three seeds of the demo, resumable.
 figures: setup
-	@$(ONE) $(PY) benchmarks/lamb.py
+	@$(ONE) $(PY) -m benchmarks.lamb
 
 clean:
 	rm -rf $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis

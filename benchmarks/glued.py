@@ -1,155 +1,209 @@
-"""The loop as it is usually glued together: transformers' `generate`, Alpaca's filter, TRL. The other side of loop.py.
+"""Run lamb's loop as it is usually built from common parts: `generate`, Alpaca's filter, TRL. See loop.py.
 
-    python benchmarks/glued.py FOLDER TASKS ITERATIONS BATCH POOL
+    python -m benchmarks.glued FOLDER [--tasks 700] [--iterations 3] [--batch 16] [--pool 0]
 
-Prompts, sampling, sizes and the shape of training are those of recipes/lamb.yaml, and prompts and replies are written
-and read by isheep's own functions, so that both sides ask the same. All else is as people write it: padded batches,
-examples drawn for each prompt, every criterion's reply generated, each new instruction compared with every known one
-by `rouge_score`, SFTTrainer with its defaults, the adapter merged before the next round. Alpaca's code makes those
-comparisons in a pool of processes that it starts for each new instruction: POOL of them, or with 0 in a plain loop,
-which costs less where a few hundred are known.
+Prompts, sampling, sizes and the shape of training are those of recipes/lamb.yaml, and isheep's own functions write the
+prompts and read the replies, so that both sides do the same work. The rest is as people write it: padded batches,
+examples drawn for each prompt, a generated reply for every criterion, each new instruction compared with every known
+one by `rouge_score`, SFTTrainer with its defaults, the adapter merged before the next iteration. Alpaca's code makes
+these comparisons in a pool of processes that it starts for each new instruction. `--pool` is the number of processes;
+with 0 it is a plain loop, which costs less as long as a few hundred instructions are known.
 """
 
+import argparse
 import random
-import sys
-import time
+from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 from multiprocessing import Pool
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from datasets import Dataset
-from peft import AutoPeftModelForCausalLM, LoraConfig
 from rouge_score.rouge_scorer import RougeScorer, _score_lcs
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import SFTConfig, SFTTrainer
 
+from benchmarks.common import add_cpu_seconds, make_parser, run_script
 from isheep.api import load_recipe
 from isheep.lamb import SEEDS
-from isheep.models.chat_template import load_chat_template
+from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.models.checkpoint import find_checkpoint
-from isheep.records import Pair, Task
+from isheep.recipe.schema import Assessment, Recipe
+from isheep.records import Pair, Sampling, Task
 from isheep.seeds import load_seed_tasks
 from isheep.stages import assess, synthesize
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-def generate(model, tokenizer, prompts, batch, length, ends, **sampling):
-    """Each prompt's continuation as text, and whether it was cut off."""
-    completions = []
-    for start in range(0, len(prompts), batch):
-        inputs = tokenizer(prompts[start : start + batch], return_tensors="pt", padding=True)
-        settings = {"max_new_tokens": length, "eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}
+SEED = 42
+LEAST_SCORE = 8
+
+
+class Loop(NamedTuple):
+    """What every step of an iteration needs: the model that generates, and the settings."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    recipe: Recipe
+    chat: ChatTemplate
+    end_ids: list[int]
+    """The tokens that end an answer."""
+    batch_size: int
+
+
+def generate(loop: Loop, prompts: Sequence[str], sampling: Sampling) -> list[tuple[str, bool]]:
+    """Return each prompt's continuation as text, and whether it was cut off."""
+    import torch
+
+    settings: dict[str, Any] = {"max_new_tokens": sampling.max_tokens, "eos_token_id": loop.end_ids}
+    settings["pad_token_id"] = loop.tokenizer.pad_token_id
+    if sampling.temperature:
+        settings |= {"do_sample": True, "temperature": sampling.temperature, "top_p": 1.0, "top_k": 0}
+    else:
+        settings["do_sample"] = False
+    # PreTrainedModel does not declare it; every causal model has it.
+    model_generate: Any = loop.model.generate
+    completions: list[tuple[str, bool]] = []
+    for start in range(0, len(prompts), loop.batch_size):
+        batch = list(prompts[start : start + loop.batch_size])
+        inputs = loop.tokenizer(batch, return_tensors="pt", padding=True)
         with torch.no_grad():
-            ids = model.generate(**inputs, **settings, **sampling)[:, inputs.input_ids.shape[1] :]
-        whole = [any(token in ends for token in row) for row in ids.tolist()]
-        completions += zip(
-            tokenizer.batch_decode(ids, skip_special_tokens=True), [not end for end in whole], strict=True
-        )
+            ids = model_generate(**inputs, **settings)[:, inputs.input_ids.shape[1] :]
+        cut = [not any(token in loop.end_ids for token in row) for row in ids.tolist()]
+        texts = loop.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        completions += zip(texts, cut, strict=True)
     return completions
 
 
-def closest(words, known_words, pool):
-    """The highest ROUGE-L F of an instruction's words with those of known ones."""
+def highest_rouge(words: list[str], known_words: list[list[str]], pool: int) -> float:
+    """Return the highest ROUGE-L F of an instruction's words with those of the known instructions."""
     if not pool:
-        return max(_score_lcs(words, known_row).fmeasure for known_row in known_words)
+        return max(float(_score_lcs(words, row).fmeasure) for row in known_words)
     with Pool(pool) as workers:
-        return max(score.fmeasure for score in workers.map(partial(_score_lcs, words), known_words))
+        return max(float(score.fmeasure) for score in workers.map(partial(_score_lcs, words), known_words))
 
 
-def write_tasks(model, tokenizer, recipe, ends, wanted, batch, pool):
-    settings = recipe.synthesis
-    drawn = {"do_sample": True, "temperature": settings.sampling.temperature, "top_p": 1.0, "top_k": 0}
-    scorer = RougeScorer(["rougeL"], use_stemmer=False)
+def write_tasks(loop: Loop, num_tasks: int, pool: int) -> list[Task]:
+    """Return new tasks, as many as wanted or as the budget of prompts allows."""
+    settings = loop.recipe.synthesis
+    limit = 1.0 if settings.novelty is None else settings.novelty
+    tokenize = RougeScorer(["rougeL"], use_stemmer=False)._tokenizer.tokenize
     seeds = load_seed_tasks(SEEDS)
-    known_words = [scorer._tokenizer.tokenize(seed.instruction) for seed in seeds]
-    tasks, num_prompts = [], 0
-    while len(tasks) < wanted and num_prompts < settings.budget:
-        prompts = [synthesize.render_synthesis_prompt(random.sample(seeds, settings.examples)) for _ in range(batch)]
-        num_prompts += batch
-        for text, cut in generate(model, tokenizer, prompts, batch, settings.sampling.max_tokens, ends, **drawn):
+    known_words = [tokenize(seed.instruction) for seed in seeds]
+    tasks: list[Task] = []
+    num_prompts = 0
+    while len(tasks) < num_tasks and num_prompts < synthesize.prompt_budget(settings):
+        prompts = [
+            synthesize.render_synthesis_prompt(random.sample(seeds, settings.examples)) for _ in range(loop.batch_size)
+        ]
+        num_prompts += loop.batch_size
+        for text, cut in generate(loop, prompts, settings.sampling):
             for block in synthesize.parse_blocks(text, settings.examples + 1, cut):
                 if block.cut or not block.instruction or synthesize.broken_rule(block.instruction):
                     continue
-                words = scorer._tokenizer.tokenize(block.instruction)
-                if closest(words, known_words, pool) > settings.novelty:
+                words = tokenize(block.instruction)
+                if highest_rouge(words, known_words, pool) > limit:
                     continue
                 known_words.append(words)
                 tasks.append(Task(id=f"t-{len(tasks)}", instruction=block.instruction, input=block.input))
-    return tasks[:wanted]
+    return tasks[:num_tasks]
 
 
-def write_pairs(model, tokenizer, recipe, chat, ends, tasks, batch):
-    drawn = {"do_sample": True, "temperature": recipe.response.sampling.temperature, "top_p": 1.0, "top_k": 0}
-    prompts = [chat.prompt(task.content) for task in tasks]
-    answers = generate(model, tokenizer, prompts, batch, recipe.response.sampling.max_tokens, ends, **drawn)
+def write_pairs(loop: Loop, tasks: Sequence[Task]) -> list[Pair]:
+    """Return the tasks with the model's answers."""
+    prompts = [loop.chat.prompt(task.content) for task in tasks]
+    answers = generate(loop, prompts, loop.recipe.response.sampling)
     return [
         Pair(**task.model_dump(), output=text.strip(), finish="stop", tokens=1, seed=0)
         for task, (text, _) in zip(tasks, answers, strict=True)
     ]
 
 
-def rate(model, tokenizer, recipe, chat, ends, pairs, batch):
-    """The pairs whose scores all reach 8."""
-    settings = recipe.assessment
-    least = [10.0] * len(pairs)
+def select_pairs(loop: Loop, pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the pairs whose ratings all reach LEAST_SCORE."""
+    settings = loop.recipe.assessment or Assessment()
+    lowest = [10.0] * len(pairs)
     for criterion in settings.criteria:
-        prompts = [assess.render_rating_prompt(pair, criterion, settings, chat) for pair in pairs]
-        replies = generate(model, tokenizer, prompts, batch, settings.sampling.max_tokens, ends, do_sample=False)
-        least = [min(score, assess.parse_grade(text) or 0) for score, (text, _) in zip(least, replies, strict=True)]
-    return [pair for pair, score in zip(pairs, least, strict=True) if score >= 8]
+        prompts = [assess.render_rating_prompt(pair, criterion, settings, loop.chat) for pair in pairs]
+        replies = generate(loop, prompts, settings.sampling)
+        lowest = [min(score, assess.parse_grade(text) or 0) for score, (text, _) in zip(lowest, replies, strict=True)]
+    return [pair for pair, score in zip(pairs, lowest, strict=True) if score >= LEAST_SCORE]
 
 
-def train(base, recipe, chat, pairs, into):
+def train(base: str, recipe: Recipe, chat: ChatTemplate, pairs: Sequence[Pair], output_dir: Path) -> None:
+    """Train a LoRA adapter on the pairs with TRL's SFTTrainer."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
     settings = recipe.training
     rows = [{"prompt": chat.prompt(pair.content), "completion": pair.output + chat.end} for pair in pairs]
-    parts = Dataset.from_list(rows).train_test_split(settings.held_out, seed=42)
+    parts = Dataset.from_list(rows).train_test_split(settings.held_out, seed=SEED)
     arguments = SFTConfig(
-        output_dir=str(into), num_train_epochs=settings.epochs, learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine", warmup_steps=settings.warmup_steps, per_device_train_batch_size=settings.batch,
-        max_length=settings.cutoff, eval_strategy="epoch", save_strategy="epoch", use_cpu=True, bf16=False,
-        report_to="none", disable_tqdm=True,
+        output_dir=str(output_dir), num_train_epochs=settings.epochs, learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine", warmup_steps=settings.warmup_steps,
+        per_device_train_batch_size=settings.batch_size, max_length=settings.cutoff, eval_strategy="epoch",
+        save_strategy="epoch", use_cpu=True, bf16=False, report_to="none", disable_tqdm=True,
     )  # fmt: skip
-    model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
-        AutoTokenizer.from_pretrained(base),
-    )
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     lora = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear")
-    trainer = SFTTrainer(model, arguments, train_dataset=parts["train"], eval_dataset=parts["test"],
-                         processing_class=tokenizer, peft_config=lora)  # fmt: skip
+    trainer = SFTTrainer(
+        model, arguments, train_dataset=parts["train"], eval_dataset=parts["test"],
+        processing_class=AutoTokenizer.from_pretrained(base), peft_config=lora,
+    )  # fmt: skip
     trainer.train()
-    trainer.save_model(str(into))
+    trainer.save_model(str(output_dir))
 
 
-def main() -> None:
-    folder, (wanted, iterations, batch, pool) = Path(sys.argv[1]), map(int, sys.argv[2:])
+def open_loop(args: argparse.Namespace) -> Loop:
+    """Return the settings of lamb's recipe with the base model."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     torch.set_num_threads(1)
-    random.seed(42), torch.manual_seed(42)
+    random.seed(SEED), torch.manual_seed(SEED)
     recipe = load_recipe("lamb")
-
     base, chat = find_checkpoint("lamb"), load_chat_template(recipe.chat_template, "lamb")
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
-    ends = sorted({tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(chat.end)})
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-    for t in range(1, iterations + 1):
-        ends_at = [time.process_time()]
-        tasks = write_tasks(model, tokenizer, recipe, ends, wanted, batch, pool)
-        ends_at.append(time.process_time())
-        pairs = write_pairs(model, tokenizer, recipe, chat, ends, tasks, batch)
-        ends_at.append(time.process_time())
-        chosen = rate(model, tokenizer, recipe, chat, ends, pairs, batch)
-        ends_at.append(time.process_time())
-        train(base, recipe, chat, chosen, folder / f"adapter-{t}")
-        ends_at.append(time.process_time())
-        parts = zip(("tasks", "answers", "ratings", "training"), pairwise(ends_at), strict=True)
-        seconds_text = ", ".join(f"{name} {end - start:.1f} s" for name, (start, end) in parts)
-        print(f"iteration {t}: {len(tasks)} tasks, {len(chosen)} pairs kept; {seconds_text} of CPU", flush=True)
-        model = (
-            AutoPeftModelForCausalLM.from_pretrained(folder / f"adapter-{t}", dtype=torch.float32)
-            .merge_and_unload()
-            .eval()
-        )
+    end_ids = sorted({tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(chat.end)})
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    return Loop(model.eval(), tokenizer, recipe, chat, end_ids, args.batch)
+
+
+def run_iteration(loop: Loop, t: int, args: argparse.Namespace) -> Loop:
+    """Run an iteration, print its CPU seconds, and return the settings with its merged model."""
+    import torch
+    from peft import AutoPeftModelForCausalLM
+
+    spent: dict[str, float] = {}
+    adapter = args.folder / f"adapter-{t}"
+    with add_cpu_seconds(spent, "tasks"):
+        tasks = write_tasks(loop, args.tasks, args.pool)
+    with add_cpu_seconds(spent, "answers"):
+        pairs = write_pairs(loop, tasks)
+    with add_cpu_seconds(spent, "ratings"):
+        selected = select_pairs(loop, pairs)
+    with add_cpu_seconds(spent, "training"):
+        train(find_checkpoint("lamb"), loop.recipe, loop.chat, selected, adapter)
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in spent.items())
+    print(f"iteration {t}: {len(tasks)} tasks, {len(selected)} pairs kept; {seconds} of CPU", flush=True)
+    merged = AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=torch.float32).merge_and_unload().eval()
+    return loop._replace(model=merged)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the iterations one after another."""
+    parser = make_parser(__doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="Name the folder of the adapters.")
+    parser.add_argument("--tasks", type=int, default=700, help="Set the number of tasks of an iteration.")
+    parser.add_argument("--iterations", type=int, default=3, help="Set the number of iterations.")
+    parser.add_argument("--batch", type=int, default=16, help="Set the number of rows in a padded batch.")
+    parser.add_argument("--pool", type=int, default=0, help="Set the number of processes for an instruction.")
+    args = parser.parse_args(arguments)
+    loop = open_loop(args)
+    for t in range(1, args.iterations + 1):
+        loop = run_iteration(loop, t, args)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,31 +1,34 @@
-"""How near to a device's limits do generation and LoRA training come? Shapes of real models with random weights.
+"""Measure how near generation and LoRA training come to a device's limits: shapes of real models with random weights.
 
-    python benchmarks/gpu.py [SHAPE...]      # without one: Qwen2.5-0.5B, 1.5B and 7B
+    python -m benchmarks.gpu [SHAPE...]      # the default is Qwen2.5-0.5B, 1.5B and 7B
 
-Speed does not need trained weights. Each shape of isheep/plan/shapes.yaml is made on the device, read by the engine
-and the trainer of a run, and asked for `--rows` answers of `--write` tokens after prompts of about `--read` tokens, of
-which `--shared` are the same; then trained on rows of `--cutoff` tokens (Appendix E's LoRA, batch 16). The device's
-limits are measured first: a product of large matrices and a copy. "of the limit" is the least time that these leave for
-the work (a roofline: products, or bytes of weights, keys and values) as a share of the time that it took; MFU is the
-products alone (Chowdhery et al. 2022), in training without what gradient checkpointing computes again.
+Speed does not need trained weights. Each shape of isheep/plan/shapes.yaml is built on the device. The engine of a run
+generates `--rows` answers of `--write` tokens after prompts of about `--read` tokens, of which `--shared` are the same.
+Then the trainer of a run trains on rows of `--cutoff` tokens (Appendix E's LoRA, batch size 16).
 
-Without CUDA and without a SHAPE it prints what the limits of an H100 would leave, and measures nothing. `tiny` is a
-shape for trying the script on a CPU.
+The device's limits are measured first: a product of large matrices and a copy. "of the limit" is the least time that
+these allow for the work (a roofline: products, or bytes of weights, keys and values) as a share of the time that it
+took. MFU counts the products alone (Chowdhery et al. 2022), in training without those that gradient checkpointing
+repeats.
+
+Without CUDA and without a SHAPE it measures nothing, and prints what the limits of an H100 allow. `tiny` is a shape for
+a try on a CPU.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, Qwen2Config
 
+from benchmarks.common import make_parser, run_script
 from isheep.engines.transformers import open_engine
+from isheep.errors import UserError, unknown_name
 from isheep.models.checkpoint import load_tokenizer
 from isheep.plan import cost, devices, shapes
 from isheep.plan.assumptions import Assumptions
@@ -37,18 +40,48 @@ from isheep.trainers.fit import fit
 from isheep.trainers.job import Job
 from isheep.trainers.rows import TokenizedRow
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 SHAPES = ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-7B")
-TINY = {
+TINY: dict[str, Any] = {
     "model_type": "qwen2", "num_hidden_layers": 4, "hidden_size": 128, "num_attention_heads": 4,
     "num_key_value_heads": 2, "intermediate_size": 512, "vocab_size": 8192, "tie_word_embeddings": True,
     "max_position_embeddings": 4096,
 }  # fmt: skip
-UNUSED = {"characters": 4, "prompt": 1, "reply": 1, "tasks": 1, "task": 1, "turn": 0, "answer": 1, "rating": 0}
-LIMITS = Assumptions(**UNUSED, grade=0, kept=1, reading=1, writing=1, training=1, layer_ms=0)  # a roofline's: all of it
-BATCH = 16  # rows of an optimizer step
+LIMITS = Assumptions(
+    characters=4, prompt=1, reply=1, tasks=1, task=1, turn=0, answer=1, rating=0, grade=0, kept=1, reading=1, writing=1,
+    training=1, layer_ms=0,
+)  # fmt: skip
+"""A roofline: the whole speed of the device is used. The lengths are not read here."""
+
+# Rows of an optimizer step.
+BATCH_SIZE = 16
 
 
-def generation(args: argparse.Namespace) -> Stage:
+class Speed(NamedTuple):
+    """What was measured: tokens per second, and the shares of the limit, of FLOPs and of the bandwidth."""
+
+    work: str
+    tokens_per_second: float
+    limit: float
+    flops: float
+    bandwidth: float | None
+    """None if it was not computed."""
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """Return the configuration of a shape. Raises UserError if there is none of this name."""
+    if name == "tiny":
+        return TINY
+    configs = shapes.known_configs()
+    if name not in configs:
+        raise UserError(unknown_name("shape", name, ["tiny", *configs]))
+    return configs[name]
+
+
+def generation_stage(args: argparse.Namespace) -> Stage:
+    """Return the work of the generation."""
     computed = args.shared + args.rows * (args.read - args.shared)
     return Stage(
         iteration=1, name="generation", calls=args.rows, prompt_tokens=args.rows * args.read,
@@ -57,115 +90,145 @@ def generation(args: argparse.Namespace) -> Stage:
     )  # fmt: skip
 
 
-def training(args: argparse.Namespace, steps: int) -> Stage:
-    tokens = steps * BATCH * args.cutoff
+def training_stage(args: argparse.Namespace) -> Stage:
+    """Return the work of the training."""
+    tokens = args.steps * BATCH_SIZE * args.cutoff
     return Stage(
-        iteration=1, name="training", calls=steps * BATCH, prompt_tokens=tokens, computed_tokens=0, output_tokens=0,
-        max_output_tokens=0, batch_size=args.at_once, trained_tokens=tokens,
+        iteration=1, name="training", calls=args.steps * BATCH_SIZE, prompt_tokens=tokens, computed_tokens=0,
+        output_tokens=0, max_output_tokens=0, batch_size=args.rows_per_process, trained_tokens=tokens,
     )  # fmt: skip
 
 
-def made(name: str, folder: Path, cuda: bool) -> str:
-    """A checkpoint of that shape with random weights and lamb's tokenizer, in the folder."""
-    config = Qwen2Config(**(TINY if name == "tiny" else shapes.known_configs()[name]))
+def make_model(name: str, folder: Path, cuda: bool) -> str:
+    """Write a checkpoint of a shape with random weights and lamb's tokenizer into a folder; return its path."""
+    import torch
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    # transformers does not annotate it.
+    from_config: Any = AutoModelForCausalLM.from_config
     with torch.device("cuda" if cuda else "cpu"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if cuda else torch.float32)
-    model.generation_config.eos_token_id = None  # every answer is as long as it may be
+        model = from_config(Qwen2Config(**config_of(name)), dtype=torch.bfloat16 if cuda else torch.float32)
+    # Without an end token every answer has the full length.
+    model.generation_config.eos_token_id = None
     model.save_pretrained(folder)
     load_tokenizer("lamb").save_pretrained(folder)
     return str(folder)
 
 
-def texts(tokenizer, args: argparse.Namespace) -> list[str]:
-    """Prompts of `read` tokens, nearly, of which all share the first ones."""
+def make_prompts(tokenizer: "PreTrainedTokenizerBase", args: argparse.Namespace) -> list[str]:
+    """Return prompts of about `--read` tokens that begin with the same `--shared` tokens."""
 
-    def words(rng: Random, count: int) -> str:
-        ids = [rng.randrange(300, 1500) for _ in range(count)]
-        return tokenizer.decode(tokenizer(tokenizer.decode(ids)).input_ids[:count])
+    def random_text(rng: Random, count: int) -> str:
+        (text,) = tokenizer.batch_decode([[rng.randrange(300, 1500) for _ in range(count)]])
+        (cut,) = tokenizer.batch_decode([tokenizer(text).input_ids[:count]])
+        return cut
 
-    head = words(Random(0), args.shared)
-    return [head + words(Random(n), args.read - args.shared) for n in range(1, args.rows + 1)]
+    head = random_text(Random(0), args.shared)
+    return [head + random_text(Random(n), args.read - args.shared) for n in range(1, args.rows + 1)]
 
 
-def generated(path: str, args: argparse.Namespace) -> tuple[float, float]:
-    """Seconds for all answers, and tokens written."""
+def time_generation(path: str, args: argparse.Namespace) -> tuple[float, int]:
+    """Return the seconds of all answers, and the number of generated tokens."""
     engine = open_engine(Model(path), device=args.device, batch=args.rows)
-    prompts, sampling = texts(engine.loaded.tokenizer, args), Sampling(temperature=0, max_tokens=args.write)
-    engine.generate(prompts[:2], sampling.model_copy(update={"max_tokens": 4}), 0)  # what first use loads and compiles
-    begun = time.perf_counter()
-    answers = engine.generate(prompts, sampling, 0)
-    seconds = time.perf_counter() - begun
+    prompts = make_prompts(engine.loaded.tokenizer, args)
+    sampling = Sampling(temperature=0, max_tokens=args.write)
+    # The first call loads and compiles.
+    engine.generate(prompts[:2], sampling.model_copy(update={"max_tokens": 4}), 0)
+    start = time.perf_counter()
+    completions = engine.generate(prompts, sampling, 0)
+    seconds = time.perf_counter() - start
     engine.close()
-    return seconds, sum(answer.tokens for answer in answers)
+    return seconds, sum(completion.tokens for completion in completions)
 
 
-def trained(path: str, vocabulary: int, args: argparse.Namespace) -> float:
-    """Seconds for `steps` optimizer steps, the first one not counted."""
-    rng, ends = Random(0), list[float]()
-    rows = [[rng.randrange(vocabulary) for _ in range(args.cutoff)] for _ in range(BATCH * (args.steps + 1))]
+def time_training(path: str, vocabulary: int, args: argparse.Namespace) -> float:
+    """Return the seconds of `--steps` optimizer steps, without a first one that warms up."""
+    rng, steps = Random(0), int(args.steps)
+    rows = [[rng.randrange(vocabulary) for _ in range(args.cutoff)] for _ in range(BATCH_SIZE * (steps + 1))]
     tokenizer = load_tokenizer("lamb")
     tokenizer.pad_token = tokenizer.eos_token
-    with tempfile.TemporaryDirectory() as into:
+    times: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
         job = Job(
             start_model=Model(path), train=[TokenizedRow(ids, ids) for ids in rows], held_out=[],
             pad_token=tokenizer.eos_token, seed=0,
-            training=Training(epochs=1, batch_size=BATCH, held_out=0, keep="last", lora=Lora(), eval_every=10**6),
-            machine=Machine(device=args.device, rows_per_process=args.at_once), output_dir=Path(into),
+            training=Training(epochs=1, batch_size=BATCH_SIZE, held_out=0, keep="last", lora=Lora(), eval_every=10**6),
+            machine=Machine(device=args.device, rows_per_process=args.rows_per_process), output_dir=Path(folder),
         )  # fmt: skip
-        fit(job, tokenizer, lambda steps: ends.append(time.perf_counter()))
-    return ends[-1] - ends[-1 - args.steps]
+        fit(job, tokenizer, lambda step: times.append(time.perf_counter()))
+    return times[-1] - times[-1 - steps]
 
 
-def measured(name: str, device: Device, args: argparse.Namespace) -> Iterator[tuple[str, float, float, float, float]]:
-    """What was done, tokens a second, and the shares: of the limit, of FLOPs, of bandwidth (0: not told)."""
-    shape = shapes.from_config(TINY if name == "tiny" else shapes.known_configs()[name], name)
+def measure(name: str, device: Device, args: argparse.Namespace) -> Iterator[Speed]:
+    """Yield the speed of generation and of training for a shape."""
+    shape = shapes.from_config(config_of(name), name)
     with tempfile.TemporaryDirectory() as folder:
-        path = made(name, Path(folder), device.gpu)
-        seconds, written = generated(path, args)
-        generation_stage = generation(args).model_copy(update={"output_tokens": written})
-        least = cost.seconds(generation_stage, shape, device, LIMITS, BATCH)
-        products = cost.reading_flops(generation_stage, shape) + cost.generation_flops(generation_stage, shape)
-        bare = generation_stage.model_copy(update={"computed_tokens": 0})
-        slow = device.model_copy(update={"flops": 1e30})
-        moved = cost.seconds(bare, shape, slow, LIMITS, BATCH)
-        yield "generation", written / seconds, least / seconds, products / seconds / device.flops, moved / seconds
-        seconds, learned = trained(path, shape.vocabulary, args), training(args, args.steps)
-        products = cost.training_flops(learned, shape, recompute=False)
-        least = cost.training_flops(learned, shape, recompute=device.gpu) / device.flops
-        yield "training", learned.trained_tokens / seconds, least / seconds, products / seconds / device.flops, 0
+        path = make_model(name, Path(folder), device.gpu)
+        seconds, num_tokens = time_generation(path, args)
+        stage = generation_stage(args).model_copy(update={"output_tokens": num_tokens})
+        least = cost.seconds(stage, shape, device, LIMITS, BATCH_SIZE)
+        flops = cost.reading_flops(stage, shape) + cost.generation_flops(stage, shape)
+        # Only the bytes count if products take no time and no prompt is read.
+        without_prompts = stage.model_copy(update={"computed_tokens": 0})
+        only_bytes = device.model_copy(update={"flops": 1e30})
+        moving = cost.seconds(without_prompts, shape, only_bytes, LIMITS, BATCH_SIZE)
+        speed = num_tokens / seconds
+        yield Speed("generation", speed, least / seconds, flops / seconds / device.flops, moving / seconds)
+        seconds, stage = time_training(path, shape.vocabulary, args), training_stage(args)
+        flops = cost.training_flops(stage, shape, recompute=False)
+        least = cost.training_flops(stage, shape, recompute=device.gpu) / device.flops
+        speed = stage.trained_tokens / seconds
+        yield Speed("training", speed, least / seconds, flops / seconds / device.flops, None)
 
 
-def main(args: argparse.Namespace) -> None:
+def limits_table(device: Device, args: argparse.Namespace) -> Table:
+    """Return the tokens per second that the limits of a device allow."""
+    table = Table("shape", "generation", "training", box=None)
+    for name in SHAPES:
+        shape, generation, training = shapes.shape_of(name), generation_stage(args), training_stage(args)
+        least = cost.training_flops(training, shape, recompute=True) / device.flops
+        speed = generation.output_tokens / cost.seconds(generation, shape, device, LIMITS, BATCH_SIZE)
+        table.add_row(name, f"{speed:,.0f}", f"{training.trained_tokens / least:,.0f}")
+    return table
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = make_parser(__doc__)
+    parser.add_argument("shapes", nargs="*", metavar="SHAPE", help="Name shapes of isheep/plan/shapes.yaml, or tiny.")
+    parser.add_argument("--device", help="Name the device, such as cuda:1 or cpu; the default is CUDA if there is any.")
+    parser.add_argument("--rows", type=int, default=128, help="Set the number of answers that are generated at once.")
+    parser.add_argument("--read", type=int, default=600, help="Set the number of tokens of a prompt.")
+    parser.add_argument("--shared", type=int, default=500, help="Set how many of these are the same in all prompts.")
+    parser.add_argument("--write", type=int, default=256, help="Set the number of tokens of an answer.")
+    parser.add_argument("--cutoff", type=int, default=1024, help="Set the number of tokens of a training row.")
+    parser.add_argument("--rows-per-process", type=int, default=4, help="Set the number of rows of a forward pass.")
+    parser.add_argument("--steps", type=int, default=5, help="Set the number of optimizer steps that are timed.")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table of the shapes."""
+    args = parse_arguments(arguments)
+    for name in args.shapes:
+        config_of(name)
+    import torch
+
     console = Console(width=100)
     if not args.shapes and not torch.cuda.is_available():
-        device = devices.gpu_by_name("H100")
-        console.print("No CUDA here, so nothing is measured. Tokens a second that the limits of an H100 leave:")
-        table = Table("shape", "generation", "training", box=None)
-        for name in SHAPES:
-            shape, generation_stage, learned = shapes.shape_of(name), generation(args), training(args, args.steps)
-            least = cost.training_flops(learned, shape, recompute=True) / device.flops
-            written = generation_stage.written / cost.seconds(generation_stage, shape, device, LIMITS, BATCH)
-            table.add_row(name, f"{written:,.0f}", f"{learned.trained_tokens / least:,.0f}")
-        return console.print(table)
+        console.print("There is no CUDA, so nothing is measured. Tokens per second that the limits of an H100 allow:")
+        console.print(limits_table(devices.gpu_by_name("H100"), args))
+        return
     device = devices.this_machine(None, args.device)
     console.print(f"{device.name}: {device.flops / 1e12:.2f} TFLOPS, {device.bandwidth / 1e9:.0f} GB/s, both measured")
-    table = Table("shape", "what", "tokens/s", "of the limit", "MFU", "of the bandwidth", box=None)
+    table = Table("shape", "work", "tokens/s", "of the limit", "MFU", "of the bandwidth", box=None)
     for name in args.shapes or SHAPES:
-        for label, speed, limit, share, moved in measured(name, device, args):
-            shares = (f"{100 * limit:.0f}%", f"{100 * share:.1f}%", f"{100 * moved:.0f}%" if moved else "")
-            table.add_row(name, label, f"{speed:,.0f}", *shares)
+        for speed in measure(name, device, args):
+            bandwidth = "" if speed.bandwidth is None else f"{speed.bandwidth:.0%}"
+            rate, limit, flops = f"{speed.tokens_per_second:,.0f}", f"{speed.limit:.0%}", f"{speed.flops:.1%}"
+            table.add_row(name, speed.work, rate, limit, flops, bandwidth)
     console.print(table)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Generation and LoRA training against a device's limits.")
-    parser.add_argument("shapes", nargs="*", choices=[[], "tiny", *shapes.known_configs()], metavar="SHAPE")
-    parser.add_argument("--device", help="such as cuda:1 or cpu; CUDA where it is not given")
-    parser.add_argument("--rows", type=int, default=128, help="answers that are written at once")
-    parser.add_argument("--read", type=int, default=600, help="tokens of a prompt")
-    parser.add_argument("--shared", type=int, default=500, help="of these, the same in all prompts")
-    parser.add_argument("--write", type=int, default=256, help="tokens of an answer")
-    parser.add_argument("--cutoff", type=int, default=1024, help="tokens of a training's row")
-    parser.add_argument("--at-once", type=int, default=4, help="rows that are read at once in training")
-    parser.add_argument("--steps", type=int, default=5, help="optimizer steps that are timed")
-    main(parser.parse_args())
+    run_script(main)

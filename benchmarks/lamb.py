@@ -1,121 +1,121 @@
-"""lamb's figures: `isheep run lamb` with several seeds, the gains with intervals, and what the judge could see.
+"""Print the tables of docs/lamb.md: `isheep run lamb` with several seeds, gains with intervals, the judge's accuracy.
 
-    python benchmarks/lamb.py --seeds 4 5 6 --out runs/lamb-seeds [KEY=VALUE ...]
+    python -m benchmarks.lamb [--seeds 4 5 6] [--out runs/lamb-seeds] [KEY=VALUE ...]
 
-Runs what is not there yet (some minutes a seed), then prints the tables of docs/lamb.md.
+Runs the seeds that are not finished yet, some minutes each. KEY=VALUE changes the recipe.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from scipy.stats import bootstrap, mannwhitneyu
+from scipy.stats import bootstrap
 
+from benchmarks.common import ISHEEP, make_parser, run_script
 from isheep.evaluation.counts import count_rows
 from isheep.evaluation.results import load_result
-from isheep.evaluation.statistics import mcnemar, wilson
+from isheep.evaluation.statistics import auroc, mcnemar, wilson
 from isheep.lamb.suite import is_truly_right
 from isheep.records import AssessedPair, Drop
 from isheep.rundir.folder import RunFolder
+from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.run import open_run, read_events
+from isheep.stages.filters import kept_pairs
+
+SCORES = ("right", "right sampled", "content", "prompt strict", "instruction strict")
 
 
-def share(items: list[bool]) -> str:
+def format_share(items: Sequence[bool]) -> str:
+    """Return a share with its 95% interval; "" without items."""
+    if not items:
+        return ""
     low, high = wilson(sum(items), len(items))
-    return f"{mean(items):.3f} [{low:.3f}, {high:.3f}]" if items else ""
+    return f"{sum(items) / len(items):.3f} [{low:.3f}, {high:.3f}]"
 
 
-def mean(items: list[bool]) -> float:
-    return sum(items) / max(1, len(items))
-
-
-def gain(before: list[bool], after: list[bool]) -> str:
-    """The paired difference with a 95% bootstrap interval (BCa over items), and McNemar's exact p."""
-    differences = [float(b) - float(a) for a, b in zip(before, after, strict=True)]
+def format_gain(before: Sequence[bool], after: Sequence[bool]) -> str:
+    """Return the paired difference with a 95% bootstrap interval (BCa over items), and McNemar's exact p."""
+    differences = [float(new) - float(old) for old, new in zip(before, after, strict=True)]
     interval = bootstrap((differences,), lambda x, axis: x.mean(axis), vectorized=True, rng=0).confidence_interval
     p = mcnemar(before, after)
     return f"{sum(differences) / len(differences):+.3f} [{interval.low:+.3f}, {interval.high:+.3f}], p = {p:.1e}"
 
 
-def auroc(pairs: list[AssessedPair]) -> float:
-    """The chance that a truly right pair's scores (their sum, an unreadable one counted 0) beat a wrong one's."""
-    scores: dict[bool, list[float]] = defaultdict(list)
-    for pair in pairs:
-        scores[is_truly_right(pair)].append(sum(grade.score or 0 for grade in pair.grades.values()))
-    right, wrong = scores[True], scores[False]
-    return float(mannwhitneyu(right, wrong).statistic) / (len(right) * len(wrong)) if right and wrong else float("nan")
+def judge_auroc(pairs: Iterable[AssessedPair]) -> float:
+    """Return the AUROC of the sum of a pair's ratings for truly right pairs; an unreadable rating counts 0."""
+    rows = [(sum(grade.score or 0.0 for grade in pair.grades.values()), is_truly_right(pair)) for pair in pairs]
+    return auroc([score for score, _ in rows], [right for _, right in rows]).value
 
 
-def print_scores(runs: list[RunFolder], iterations: int, score: str) -> None:
-    print(
-        f"\n{score}\n\n| seed | "
-        + " | ".join(["base", *(f"iteration {t}" for t in range(1, iterations + 1))])
-        + " | gain |"
-    )
+def print_scores(runs: Sequence[RunFolder], iterations: int, score: str) -> None:
+    """Print a score of every model, and the gain of the last over the base, with a row for each seed."""
+    models = " | ".join(["base", *(f"iteration {t}" for t in range(1, iterations + 1))])
+    print(f"\n{score}\n\n| seed | {models} | gain |")
     print("|---" * (iterations + 3) + "|")
     for run in runs:
         results = [load_result(run, t, "lamb") for t in range(iterations + 1)]
-        rights = [list(map(bool, result.scores[score].items)) for result in results if result]
-        print(f"| {run.path.name} | " + " | ".join(map(share, rights)) + f" | {gain(rights[0], rights[-1])} |")
+        rights = [[bool(item) for item in result.scores[score].items] for result in results if result]
+        shares = " | ".join(map(format_share, rights))
+        print(f"| {run.path.name} | {shares} | {format_gain(rights[0], rights[-1])} |")
 
 
-def print_data(runs: list[RunFolder], iterations: int) -> None:
-    print("\n| seed | iteration | written | kept | unreadable | trained | right of written | right of kept | judge |")
-    print("|---" * 9 + "|")
+def print_data(runs: Sequence[RunFolder], iterations: int) -> None:
+    """Print the number and the accuracy of the pairs of every iteration."""
+    columns = ("generated", "kept", "unreadable", "trained", "accuracy, all pairs", "accuracy, kept pairs", "judge")
+    print(f"\n| seed | iteration | {' | '.join(columns)} |")
+    print("|---" * (len(columns) + 2) + "|")
     for run in runs:
         for t in range(1, iterations + 1):
-            folder, rows = run / f"iter-{t}", count_rows(run, t)
+            folder, rows = iteration_dir(run, t), count_rows(run, t)
             pairs = folder.read("assessed.jsonl", AssessedPair)
-            gone = {drop.row for drop in folder.read("dropped.jsonl", Drop)}
-            written, chosen = (
-                [is_truly_right(pair) for pair in group] for group in (pairs, [p for p in pairs if p.id not in gone])
-            )
-            print(
-                f"| {run.path.name} | {t} | {rows.written} | {rows.kept} | {rows.unreadable} | {rows.trained} "
-                f"| {share(written)} | {share(chosen)} | {auroc(pairs):.2f} |"
-            )
+            kept = kept_pairs(pairs, folder.read("dropped.jsonl", Drop))
+            counts = f"{rows.generated} | {rows.kept} | {rows.unreadable} | {rows.trained}"
+            shares = " | ".join(format_share([is_truly_right(pair) for pair in group]) for group in (pairs, kept))
+            print(f"| {run.path.name} | {t} | {counts} | {shares} | {judge_auroc(pairs):.2f} |")
 
 
-def print_breakdown(runs: list[RunFolder], iterations: int) -> None:
-    """Shares over all seeds, base and last iteration."""
+def print_breakdown(runs: Sequence[RunFolder], iterations: int) -> None:
+    """Print the shares of each constraint and family over all seeds, for the base and the last iteration."""
     for kind in ("constraint", "family"):
         print(f"\n| {kind} | items | base | iteration {iterations} |\n|---|---|---|---|")
         totals: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
         for run in runs:
-            for column, where in enumerate(("base", f"iter-{iterations}")):
-                by = json.loads((run.path / where / "eval" / "lamb.json").read_text(encoding="utf-8"))["breakdowns"][
-                    kind
-                ]
-                for name, (met, number) in by.items():
+            for column, t in enumerate((0, iterations)):
+                path = iteration_dir(run, t).path / "eval" / "lamb.json"
+                breakdown = json.loads(path.read_text(encoding="utf-8"))["breakdowns"][kind]
+                for name, (met, number) in breakdown.items():
                     totals[name][column] += met
                     totals[name][2] += number if column == 0 else 0
         for name, (before, after, number) in totals.items():
             print(f"| {name} | {number // len(runs)} | {before / number:.2f} | {after / number:.2f} |")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[4, 5, 6])
-    parser.add_argument("--out", type=Path, default=Path("runs/lamb-seeds"))
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
-    args = parser.parse_intermixed_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the seeds and print the tables."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[4, 5, 6], help="Set the random seeds.")
+    parser.add_argument("--out", type=Path, default=Path("runs/lamb-seeds"), help="Name the folder of the runs.")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="Change the recipe.")
+    args = parser.parse_intermixed_args(arguments)
     for seed in args.seeds:
         words = ["run", "lamb", f"seed={seed}", *args.settings, "--out", str(args.out / str(seed))]
-        subprocess.run([sys.executable, "-c", "from isheep.cli import main; main()", *words], check=True)
-    runs = [open_run(args.out / str(seed)) for seed in args.seeds]
-    iterations = runs[0][0].iterations
-    folders = [folder for _, folder in runs]
-    for score in ("right", "right sampled", "content", "prompt strict", "instruction strict"):
-        print_scores(folders, iterations, score)
-    print_data(folders, iterations)
-    print_breakdown(folders, iterations)
-    for folder in folders:
-        spent = sum(event.get("seconds", 0) for event in read_events(folder.path))
-        print(f"\nseed {folder.path.name}: {spent:.0f} s in stages")
+        process = subprocess.run([*ISHEEP, *words])
+        # isheep has printed the reason.
+        if process.returncode:
+            sys.exit(process.returncode)
+    recipes, runs = zip(*(open_run(args.out / str(seed)) for seed in args.seeds), strict=True)
+    iterations = recipes[0].iterations
+    for score in SCORES:
+        print_scores(runs, iterations, score)
+    print_data(runs, iterations)
+    print_breakdown(runs, iterations)
+    for run in runs:
+        spent = sum(event.get("seconds", 0) for event in read_events(run.path))
+        print(f"\nseed {run.path.name}: {spent:.0f} s in stages")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,25 +1,25 @@
-"""What do the settings of training cost and save? One table, ratios within one run, on one thread.
+"""Measure what the settings of training cost and save: ratios within one run, on one thread.
 
-    OMP_NUM_THREADS=1 python benchmarks/training.py [ROWS, 96] [WIDTH, 128]
+    OMP_NUM_THREADS=1 python -m benchmarks.training [--rows 96] [--width 128]
 
-A Qwen2 of random weights is trained with LoRA for one epoch, batch 16, on rows whose lengths are distributed like those
-of answers (log-normal, median 120 tokens, up to 512). "shuffled" is the order of a trainer that ignores lengths; the
-others have isheep's order, in which rows of similar length are in one batch. Seconds are CPU time without loading the
-weights.
+A Qwen2 of random weights is trained with LoRA for one epoch with batch size 16. The lengths of the rows are distributed
+like those of answers (log-normal, median 120 tokens, up to 512). "shuffled" is the order of a trainer that ignores
+lengths; the other settings have isheep's order, in which a batch has rows of similar length. Seconds are CPU seconds,
+without the loading of the weights.
 """
 
-import sys
 import tempfile
-import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.common import best_time, make_parser, run_script
 from isheep.batching import chunks
 from isheep.models.checkpoint import load_tokenizer
 from isheep.recipe.schema import Lora, Machine, Training
@@ -28,32 +28,43 @@ from isheep.trainers import rows as training_rows
 from isheep.trainers.fit import fit
 from isheep.trainers.job import Job
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 TRAINING = Training(epochs=1, batch_size=16, held_out=0, keep="last", lora=Lora(dropout=0))
+WARM_UP, SHUFFLED = "warm-up", "shuffled"
 MACHINES: dict[str, dict[str, Any]] = {
-    "shuffled": {},
+    WARM_UP: {},
+    SHUFFLED: {},
     "grouped": {},
     "grouped, device batch of 4 rows": {"rows_per_process": 4},
     "grouped, packing": {"packing": True},
     "grouped, packing, device batch of 4 rows": {"packing": True, "rows_per_process": 4},
     "grouped, gradient checkpointing": {"gradient_checkpointing": True},
 }
-ORIGINAL_ORDER = training_rows.epoch_order
+"""The settings of `machine` by name. The first of them loads libraries and is not in the table."""
 
 
-def shuffled_order(lengths: list[int], batch_size: int, epochs: int, seed: int) -> list[int]:
+def shuffled_order(lengths: Sequence[int], batch_size: int, epochs: int, seed: int) -> list[int]:
+    """Return the order of a trainer that ignores lengths, for one epoch."""
     indices = list(range(len(lengths)))
     Random(seed).shuffle(indices)
     return indices
 
 
 def make_rows(num_rows: int) -> list[training_rows.TokenizedRow]:
+    """Return rows of random tokens."""
     rng = Random(0)
     lengths = [min(512, max(16, round(rng.lognormvariate(4.8, 0.8)))) for _ in range(num_rows)]
     sequences = [[rng.randrange(5, 500) for _ in range(length)] for length in lengths]
     return [training_rows.TokenizedRow(ids, ids) for ids in sequences]
 
 
-def save_base(folder: Path, tokenizer: Any, width: int) -> Model:
+def save_base(folder: Path, tokenizer: "PreTrainedTokenizerBase", width: int) -> Model:
+    """Write a checkpoint of random weights."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=4 * width, num_hidden_layers=4,
@@ -72,34 +83,34 @@ def num_padded_tokens(job: Job) -> int:
     return sum(len(batch) * max(batch) for batch in chunks(lengths, job.device_batch_size))
 
 
-def cpu_seconds(job: Job, tokenizer: Any) -> float:
-    tokenizer.pad_token = job.pad_token
-    started = time.process_time()
-    fit(job, tokenizer, lambda steps: None)
-    return time.process_time() - started
-
-
-def main(num_rows: int = 96, width: int = 128) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row of the table for each of MACHINES."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--rows", type=int, default=96, help="Set the number of rows.")
+    parser.add_argument("--width", type=int, default=128, help="Set the width of the model.")
+    args = parser.parse_args(arguments)
     table = Table("settings", "padded tokens", "CPU s", "speed against shuffled", box=None)
-    rows, tokenizer = make_rows(num_rows), load_tokenizer("lamb")
+    rows, tokenizer = make_rows(args.rows), load_tokenizer("lamb")
+    tokenizer.pad_token = tokenizer.eos_token
     num_tokens, shuffled_seconds = sum(len(row.input_ids) for row in rows), 0.0
     with tempfile.TemporaryDirectory() as folder:
-        base = save_base(Path(folder) / "base", tokenizer, width)
-        for name in ("warm-up", *MACHINES):
-            order = shuffled_order if name == "shuffled" else ORIGINAL_ORDER
-            training_rows.epoch_order = order  # type: ignore[assignment]
+        base = save_base(Path(folder) / "base", tokenizer, args.width)
+        for name, machine in MACHINES.items():
             job = Job(
                 start_model=base, train=rows, held_out=[], pad_token=tokenizer.eos_token, training=TRAINING, seed=1,
-                machine=Machine(threads=1, device="cpu", **MACHINES.get(name, {})), output_dir=Path(folder) / name,
+                machine=Machine(threads=1, device="cpu", **machine), output_dir=Path(folder) / name,
             )  # fmt: skip
-            seconds = cpu_seconds(job, tokenizer)
-            if name == "warm-up":
+            order = shuffled_order if name == SHUFFLED else training_rows.epoch_order
+            with patch.object(training_rows, "epoch_order", order):
+                seconds, _ = best_time(partial(fit, job, tokenizer, lambda steps: None))
+                num_padded = num_padded_tokens(job)
+            if name == WARM_UP:
                 continue
             shuffled_seconds = shuffled_seconds or seconds
-            tokens = f"{num_padded_tokens(job):,} for {num_tokens:,}"
-            table.add_row(name, tokens, f"{seconds:.1f}", f"{shuffled_seconds / seconds:.2f} times")
+            tokens, speed = f"{num_padded:,} for {num_tokens:,}", f"{shuffled_seconds / seconds:.2f} times"
+            table.add_row(name, tokens, f"{seconds:.1f}", speed)
     Console().print(table)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    run_script(main)

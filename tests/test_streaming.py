@@ -1,47 +1,36 @@
 """No stage holds an iteration's rows: memory does not grow with them."""
 
 import json
-import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.streaming import run_stages
 from isheep.errors import UserError
 from isheep.records import Drop
 from isheep.rundir import jsonl
 from isheep.rundir.atomic import write_json, write_json_list
 from isheep.rundir.jsonl import JsonlRows, filter_rows
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
-
-@pytest.fixture
-def streaming(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import streaming
-
-    yield streaming
-    sys.modules.pop("streaming")
-
-
-def peak(streaming: Any, root: Path, count: int) -> int:
-    """Bytes, at most at once, of Python's own objects."""
+def peak(root: Path, count: int) -> int:
+    """Return the largest number of bytes that Python's own objects take at a time."""
     tracemalloc.start()
     try:
-        streaming.stages(root, count, lambda stage: None, watched=False)
+        run_stages(root, count, lambda stage: None, with_diversity=False)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
 
 
-def test_memory_does_not_grow_with_the_rows(streaming: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isheep.text.overlap.ROWS_AT_A_TIME", 100)
     monkeypatch.setattr("isheep.rundir.folder.ROWS_PER_SYNC", 100)
     # The first run loads modules, whose memory is not to be counted.
-    peak(streaming, tmp_path / "first", 100)
-    peak_of_few, peak_of_many = (peak(streaming, tmp_path / str(count), count) for count in (300, 1200))
+    peak(tmp_path / "first", 100)
+    peak_of_few, peak_of_many = (peak(tmp_path / str(count), count) for count in (300, 1200))
     file_size = (tmp_path / "1200" / "iter-1" / "pairs.jsonl").stat().st_size
     assert (
         peak_of_many - peak_of_few < 0.75 * file_size * 0.75
@@ -53,9 +42,9 @@ def test_memory_does_not_grow_with_the_rows(streaming: Any, tmp_path: Path, monk
 
 
 @pytest.mark.slow
-def test_the_stages_process_a_hundred_thousand_rows(streaming: Any, tmp_path: Path) -> None:
+def test_the_stages_process_a_hundred_thousand_rows(tmp_path: Path) -> None:
     stages: list[str] = []
-    streaming.stages(tmp_path, 100_000, stages.append)
+    run_stages(tmp_path, 100_000, stages.append)
     assert len((tmp_path / "iter-1" / "assessed.jsonl").read_bytes().splitlines()) == 100_000 and len(stages) == 8
 
 

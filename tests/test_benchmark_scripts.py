@@ -1,0 +1,95 @@
+"""The scripts that measure speed work with the present package: each explains itself, and small measurements run."""
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks import demo_figure, novelty
+from benchmarks.common import TimedEngine, best_time, run_child, run_script
+from isheep.engines import check_engine_object
+from isheep.engines.function import FunctionEngine
+from isheep.errors import UserError
+from isheep.records import Sampling
+
+ROOT = Path(__file__).parents[1]
+HELPERS = {"__init__", "common"}
+SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem not in HELPERS)
+# The smallest sizes of the scripts that compute with torch.
+SMALL_RUNS = {
+    "engine": ["--model", "lamb", "--count", "2", "--batch", "2", "--length", "4", "--prefix", "50", "--repeats", "1"],
+    "refill": ["--count", "4", "--batch", "2", "--repeats", "1"],
+    "training": ["--rows", "16", "--width", "32"],
+    "gpu": ["tiny", "--device", "cpu", "--rows", "2", "--read", "20", "--shared", "10", "--write", "4", "--cutoff",
+            "32", "--steps", "1"],
+    "overhead": ["synthesis.tasks=40", "evaluation=[]"],
+    "loop": ["--tasks", "40", "--iterations", "1"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_explains_how_it_is_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    script = importlib.import_module(f"benchmarks.{name}")
+    with pytest.raises(SystemExit) as end:
+        script.main(["--help"])
+    assert end.value.code == 0
+    command = f"benchmarks/{name}.py" if name == "distilabel_worker" else f"python -m benchmarks.{name}"
+    assert command in capsys.readouterr().out
+
+
+def test_a_script_runs_as_a_module_and_prints_its_table() -> None:
+    command = [sys.executable, "-m", "benchmarks.streaming", "--rows", "5"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"COLUMNS": "100"})
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("5 rows\n") and "overlap with 500 prompts" in process.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL_RUNS)
+def test_a_script_runs_at_its_smallest_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    _, output = run_child([sys.executable, "-m", f"benchmarks.{name}", *SMALL_RUNS[name]])
+    assert output
+
+
+def test_both_ways_to_check_novelty_have_the_same_verdicts(capsys: pytest.CaptureFixture[str]) -> None:
+    novelty.main(["--most", "60", "--alpaca", "5"])
+    assert "verdicts on the first 5: equal" in capsys.readouterr().out
+
+
+def test_bad_input_ends_a_script_with_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as end:
+        run_script(lambda: demo_figure.main([str(tmp_path), str(tmp_path / "figure.svg")]))
+    assert "\n" not in str(end.value.code) and "lamb.json is not there" in str(end.value.code)
+    assert not (tmp_path / "figure.svg").exists()
+
+
+def test_a_failed_child_ends_a_script_with_what_it_wrote() -> None:
+    with pytest.raises(SystemExit, match="no such thing"):
+        run_child([sys.executable, "-c", "import sys; sys.exit('no such thing')"])
+
+
+def test_the_best_time_is_the_least_of_the_repeats() -> None:
+    times, results = iter([0.0, 5.0, 10.0, 12.0]), iter(["first", "second"])
+    assert best_time(lambda: next(results), repeats=2, clock=lambda: next(times)) == (2.0, "second")
+    with pytest.raises(UserError, match="--repeats 0"):
+        best_time(lambda: None, repeats=0)
+
+
+def test_a_timed_engine_answers_as_its_engine_does_and_counts_each_method() -> None:
+    def answer(prompts: list[str]) -> Sequence[str]:
+        return [f"{prompt} 8" for prompt in prompts]
+
+    spent: dict[str, float] = {}
+    engine, timed = FunctionEngine(answer), TimedEngine(FunctionEngine(answer), spent)
+    check_engine_object(timed, "timed")
+    sampling = Sampling(max_tokens=8)
+    assert timed.generate(["a", "b"], sampling, 0) == engine.generate(["a", "b"], sampling, 0)
+    assert timed.logprobs(["a"], ["b c"]) == engine.logprobs(["a"], ["b c"])
+    assert timed.choices(["a"], ["a 8", "c"]) == [[1.0, 0.0]]
+    assert timed.embed(["a"]).tolist() == engine.embed(["a"]).tolist()
+    assert set(spent) == {"generate", "logprobs", "choices", "embed"}
