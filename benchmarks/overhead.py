@@ -4,7 +4,9 @@
 
 Runs one iteration by default, as `isheep run` does. The CPU seconds of this process are taken around every call of the
 engine and of the training; everything else is the rest: prompts, parsing, novelty, filters, statistics, files and their
-fsyncs. What a run does only once, however many iterations it has, is printed below the table.
+fsyncs. What a run does only once, however many iterations it has, is printed below the table. Without evaluation:
+
+    python -m benchmarks.overhead evaluation=[] "filters=[{kind: score, at_least: 8}]"
 """
 
 import tempfile

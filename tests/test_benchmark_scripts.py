@@ -26,7 +26,7 @@ SMALL_RUNS = {
     "training": ["--rows", "16", "--width", "32"],
     "gpu": ["tiny", "--device", "cpu", "--rows", "2", "--read", "20", "--shared", "10", "--write", "4", "--cutoff",
             "32", "--steps", "1"],
-    "overhead": ["synthesis.tasks=40", "evaluation=[]"],
+    "overhead": ["synthesis.tasks=40", "evaluation=[]", "filters=[{kind: score, at_least: 8}]"],
     "loop": ["--tasks", "40", "--iterations", "1"],
 }  # fmt: skip
 
