@@ -22,6 +22,7 @@ from rouge_score.rouge_scorer import RougeScorer, _score_lcs
 
 from benchmarks.common import add_cpu_seconds, make_parser, run_script
 from isheep.api import load_recipe
+from isheep.errors import UserError
 from isheep.lamb import SEEDS
 from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.models.checkpoint import find_checkpoint
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 SEED = 42
 LEAST_SCORE = 8
+# One pair to learn from and one to hold out.
+MIN_PAIRS = 2
 
 
 class Loop(NamedTuple):
@@ -183,6 +186,8 @@ def run_iteration(loop: Loop, t: int, args: argparse.Namespace) -> Loop:
         pairs = write_pairs(loop, tasks)
     with add_cpu_seconds(spent, "ratings"):
         selected = select_pairs(loop, pairs)
+    if len(selected) < MIN_PAIRS:
+        raise UserError(f"iteration {t} keeps {len(selected)} of {len(pairs)} pairs, too few to train: raise --tasks")
     with add_cpu_seconds(spent, "training"):
         train(find_checkpoint("lamb"), loop.recipe, loop.chat, selected, adapter)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in spent.items())
