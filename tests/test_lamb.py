@@ -166,10 +166,10 @@ def test_pretraining_resumes_and_lowers_the_loss(tmp_path: Path, capfd: pytest.C
 
     from isheep.lamb.pretrain import PretrainSettings, make_tokenizer, pretrain
 
-    make_tokenizer(tmp_path, num_pages=500)
-    for num_tokens in (20_000, 40_000):
-        pretrain(tmp_path, PretrainSettings(num_tokens, workers=1, batch_size=4000, log_every=1))
+    make_tokenizer(tmp_path, num_pages=200)
+    for num_tokens in (8_000, 16_000):
+        pretrain(tmp_path, PretrainSettings(num_tokens, workers=1, batch_size=2000, log_every=1))
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
-    assert [line["tokens"] for line in lines] == [4000 * n for n in range(1, 11)]
+    assert [line["tokens"] for line in lines] == [2000 * n for n in range(1, 9)]
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config.num_hidden_layers == 6
