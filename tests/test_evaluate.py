@@ -1,6 +1,7 @@
 """`isheep eval` and `isheep compare` on run folders with fake engines: what is made, kept, printed and refused."""
 
 import fcntl
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,7 @@ def run(tmp_path: Path) -> Path:
 def test_a_benchmark_that_the_recipe_does_not_name(engines: list[str], run: Path) -> None:
     done = isheep("eval", run, "lamb")
     assert done.code == 0 and engines == ["base", "iter-1", "iter-2"] and is_narrow(done.out)
-    assert "p against base" in done.out and done.out.count("qwen") == 3
+    assert "p over items" in done.out and done.out.count("qwen") == 3
     before = files(run)
     assert {f"{name}/eval/lamb.json" for name in ("base", "iter-1", "iter-2")} <= set(before)
     engines.clear()
@@ -118,15 +119,33 @@ def test_two_iterations_of_a_run(run: Path) -> None:
     assert plain.p == mcnemar(HALF, MORE) and done.code == 0
     for text in (f"{plain.p:.4f}", f"{by_prompt.p:.4f}", f"({corrected[0]:.4f})", f"({corrected[1]:.4f})"):
         assert text in done.out
-    assert "+10.0" in done.out and f"({100 * plain.detectable:.1f})" in done.out
+    assert "+10.0" in done.out and f"({100 * plain.precision.detectable_at(0.025):.1f})" in done.out
     assert "2 tests" in " ".join(done.out.split())
     assert "plain" in done.out and "t over clusters" in done.out and "100 items" in done.out
     assert is_narrow("\n".join(line for line in done.out.splitlines() if str(run) not in line))
     # A family of one test is not corrected.
-    assert f"({plain.p:.4f})" in isheep("compare", run, "--score", "ifeval prompt").out
+    single = isheep("compare", run, "--score", "ifeval prompt").out
+    assert f"({plain.p:.4f})" in single and "one test" in single and f"({100 * plain.detectable:.1f})" in single
     assert isheep("compare", run, run, "--iteration", "0", "--iteration", "2").out == done.out
     assert isheep("compare", run, "--iteration", "2").out == done.out
     assert "+0.0" in isheep("compare", run, "--iteration", "1").out
+
+
+def test_copies_count_as_one_test(run: Path) -> None:
+    """Strict and loose accuracy are the same here: two tests with the clustered score, not three."""
+    for folder, values in (("base", HALF), ("iter-2", MORE)):
+        scores = {"strict": {"items": values}, "loose": {"items": values}}
+        write_result(run, folder, "ifeval", {"scores": {**scores, **result(values)["scores"]}})
+    done = isheep("compare", run, "--json")
+    values = json.loads(done.out)
+    plain, by_prompt = compare(HALF, MORE), compare(HALF, MORE, BY_PROMPT)
+    strict, loose, _, instruction = (score["b_minus_a"] for score in values["scores"])
+    assert values["num_tests"] == 2 and values["p_over"] == "items"
+    assert strict["p_holm"] == loose["p_holm"] == holm([plain.p, by_prompt.p])[0]
+    assert strict["minimum_detectable_difference"] == plain.precision.detectable_at(0.025) > plain.detectable
+    assert instruction["minimum_detectable_difference"] == by_prompt.precision.detectable_at(0.025)
+    text = " ".join(isheep("compare", run).out.split())
+    assert "p over items" in text and "the 2 tests of this table, scores with the same values counted once" in text
 
 
 def test_runs_are_paired_by_seed(tmp_path: Path) -> None:
@@ -142,6 +161,7 @@ def test_runs_are_paired_by_seed(tmp_path: Path) -> None:
     result_over_seeds = compare_over_seeds([0.43, 0.46, 0.49], [0.53, 0.66, 0.79])
     assert done.code == 0 and f"{result_over_seeds.p:.4f}" in done.out and "paired t over seeds" in done.out
     assert "sd 3.0" in done.out and "sd 13.0" in done.out and "+20.0" in done.out and "Holm" in done.out
+    assert "p over seeds" in " ".join(done.out.split())
     assert "only one side has them: seeds 4" in done.out and "Seeds are the unit" in " ".join(done.out.split())
 
 

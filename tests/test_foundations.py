@@ -255,10 +255,10 @@ def test_compare_and_the_table_keep_other_rules_apart(
     prompted_models: list[str], problems: Path, tmp_path: Path
 ) -> None:
     run = scored(tmp_path / "run", {"name": "humaneval", "data": str(problems)})
-    assert "p against base" in isheep("status", run, "--full").out and isheep("compare", run).code == 0
+    assert "p over items" in isheep("status", run, "--full").out and isheep("compare", run).code == 0
     base = run / "base/eval/humaneval.json"
     base.write_text(json.dumps({**json.loads(base.read_text()), "score_fingerprint": "another"}))
-    assert "p against base" not in "".join(
+    assert "p over items" not in "".join(
         line for line in isheep("status", run, "--full").out.splitlines() if "(" in line and "p against" in line
     )
     assert "humaneval: the two were scored by other rules" in refused("compare", run)

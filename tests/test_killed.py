@@ -72,7 +72,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[float, dict[s
 
 def test_a_killed_run_ends_with_the_same_files(undisturbed: tuple[float, dict[str, str]], tmp_path: Path) -> None:
     assert "iter-2/adapter/adapter_model.safetensors" in undisturbed[1]
-    kill_until(3, *undisturbed, tmp_path, random.Random(1))
+    kill_until(1, *undisturbed, tmp_path, random.Random(1))
 
 
 @pytest.mark.slow

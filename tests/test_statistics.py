@@ -11,6 +11,7 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.api import OLS
 from statsmodels.stats.proportion import proportion_confint
 
+from isheep.evaluation.power import mcnemar_power, minimum_detectable_difference
 from isheep.evaluation.statistics import (
     Estimate,
     Value,
@@ -21,7 +22,6 @@ from isheep.evaluation.statistics import (
     estimate,
     holm,
     mcnemar,
-    minimum_detectable_difference,
     rank_correlation,
     wilson,
     win_rate,
@@ -226,6 +226,34 @@ def test_ifeval_detects_six_points() -> None:
         gains, losses = draw < (0.25 + least) / 2, draw > 1 - (0.25 - least) / 2
         detected += mcnemar(losses.tolist(), gains.tolist()) < 0.05
     assert 0.72 < detected / 400 < 0.86
+
+
+def test_rare_changes_are_found_as_often_as_the_exact_test_finds_them() -> None:
+    """Of 1,000 items 0.4% change: 0.4 points are found in 21% of cases, and 0.8 points are needed for 80%."""
+    assert mcnemar_power(0.004, 0.004, 1000) == pytest.approx(0.2146, abs=1e-3)
+    before, after = [False] * 1000, [n < 4 for n in range(1000)]
+    least = compare(before, after).detectable
+    assert least == pytest.approx(0.0079, abs=1e-4)
+    # Simulated: all changes have the same direction, since the difference is larger than the share that changes.
+    gains = np.random.default_rng(0).binomial(1000, least, 4000)
+    detected = sum(mcnemar([False] * n, [True] * n) <= 0.05 for n in gains)
+    assert detected / 4000 == pytest.approx(0.8, abs=0.02)
+    # Five changes in one direction give p = .0625, so that no difference among five items is found.
+    assert mcnemar([False] * 5, [True] * 5) == 0.0625
+    assert math.isnan(compare([True, False] * 2, [False, True] * 2).detectable)
+
+
+def test_rare_changes_of_numbers_are_found_as_sign_flips_find_them() -> None:
+    """Changes of one size are McNemar's case; a t test would promise to find half of this difference."""
+    before, after = [1.0] * 1000, [3.0 if n < 4 else 1.0 for n in range(1000)]
+    assert compare(before, after).detectable == pytest.approx(2 * 0.0079, abs=2e-4)
+
+
+def test_a_corrected_test_needs_a_larger_difference() -> None:
+    before = [n % 2 == 0 for n in range(100_000)]
+    after = [right ^ (n < 20_000) for n, right in enumerate(before)]
+    for result in (compare(before, after), compare([*map(float, before)], [*map(float, after)], range(100_000))):
+        assert result.precision.detectable_at(0.05 / 8) / result.detectable == pytest.approx(1.276, abs=0.01)
 
 
 def test_minimum_detectable_difference_of_means() -> None:

@@ -667,7 +667,18 @@ def recipes_of(name: str) -> dict[str, Recipe]:
     return api.load_sweep(path) if loading.is_sweep(path) else {"": api.load_recipe(path)}
 
 
-@pytest.mark.parametrize("name", [name for name in ON_LAMB if not loading.is_sweep(loading.find_recipe(name))])
+# The recipes that run in the quick suite: one for each way to start, to read a score, to filter and to stop.
+QUICK_ON_LAMB = ("one-base", "one-last", "total-base-uncapped", "direct-20k", "read-expected", "density", "stop")
+
+
+def mark_slow(name: str) -> object:
+    """Return a parameter of a test: a recipe, with the mark `slow` if another recipe stands for it."""
+    return name if name.removeprefix("lamb/") in QUICK_ON_LAMB else pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "name", [mark_slow(name) for name in ON_LAMB if not loading.is_sweep(loading.find_recipe(name))]
+)
 def test_every_recipe_on_lamb_runs(name: str, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from isheep.benchmarks import lamb
 
@@ -730,6 +741,7 @@ FEW = {
 }
 
 
+@pytest.mark.slow
 def test_recipes_on_lamb_run_for_real(short_exam: None, tmp_path: Path) -> None:
     recipes = {name[5:]: api.load_recipe(loading.find_recipe(name), [*BRIEF, *words]) for name, words in FEW.items()}
     finished(recipes, tmp_path)

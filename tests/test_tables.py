@@ -53,7 +53,9 @@ def test_the_short_table_has_headline_scores_and_their_change(run: Path) -> None
     assert line_of(done.out, "right").split()[-2:] == ["+15", f"[{100 * change.low:+.0f},{100 * change.high:+.0f}]"]
     score = estimate(items(130))
     assert f"65 [{100 * score.low:.0f},{100 * score.high:.0f}]" in line_of(done.out, "right")
-    assert "p against base" not in done.out and "isheep status --full" in " ".join(done.out.split())
+    assert not [
+        line for line in done.out.splitlines() if line.startswith("  p over items")
+    ] and "isheep status --full" in " ".join(done.out.split())
 
 
 def test_a_significant_fall_is_yellow(run: Path) -> None:
@@ -89,7 +91,7 @@ def test_the_full_table_has_all_scores_and_tests(run: Path) -> None:
     assert all(line_of(text, name) for name in SCORES) and is_narrow(text)
     change = compare(items(100), items(130))
     line = text.splitlines()[text.splitlines().index(line_of(text, "right")) + 1]
-    assert line.startswith("  p against base") and line.endswith(f"({100 * change.detectable:.1f})")
+    assert line.startswith("  p over items") and line.endswith(f"({100 * change.detectable:.1f})")
     assert "in brackets: minimum detectable difference at 80% power" in " ".join(text.split())
 
 
@@ -121,7 +123,7 @@ def test_no_line_of_the_table_is_broken(tmp_path: Path, name: str, counts: list[
         write_result(run, f"iter-{t}" if t else "base", name, {"template": "qwen", "scores": scores})
     text = isheep("status", run, "--full").out
     assert is_narrow(text) and "100 [98,100]" in text
-    rows = [line for line in text.splitlines() if line.startswith("  p against base")]
+    rows = [line for line in text.splitlines() if line.startswith("  p over items")]
     assert [line.count(" (") for line in rows] == counts
     assert not any(line.lstrip().startswith(("(", "[")) for line in text.splitlines())
 

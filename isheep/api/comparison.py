@@ -16,7 +16,8 @@ from isheep.evaluation.statistics import compare as compare_items
 class BenchmarkComparison:
     """Two models on the same items: for each score of a benchmark, both values, the difference, its interval, and p.
 
-    The p values are not corrected for the number of scores; `isheep compare` prints corrected ones.
+    The p values are those of tests over items, which say nothing about another random seed. They are not corrected for
+    the number of scores; `isheep compare` prints corrected ones, and compares over seeds.
     """
 
     before: RunModel
@@ -29,7 +30,7 @@ class BenchmarkComparison:
         for name, score in self.scores.items():
             values = f"{score.before.value:.3f} -> {score.after.value:.3f}"
             interval = f"{score.difference:+.3f} ({score.low:+.3f} to {score.high:+.3f})"
-            lines.append(f"{name:<{width}}  {values}  {interval}  p {format_p_value(score.p)}")
+            lines.append(f"{name:<{width}}  {values}  {interval}  p over items {format_p_value(score.p)}")
         return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """Compare two models on the same items, or two settings over the same seeds, with the statistics that a claim needs."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from math import isnan
 from pathlib import Path
 from statistics import stdev
@@ -17,6 +17,7 @@ from isheep.benchmarks import Result
 from isheep.errors import UserError
 from isheep.evaluation import formatting
 from isheep.evaluation.evaluate import same_fingerprints, same_prompts
+from isheep.evaluation.power import ALPHA
 from isheep.evaluation.results import load_result
 from isheep.evaluation.score_rows import evaluated_benchmarks, started_iterations
 from isheep.evaluation.statistics import Comparison, Value, compare, compare_over_seeds, estimate, holm
@@ -27,8 +28,8 @@ Results = dict[str, Result]
 # Scores that an error lists.
 MAX_LISTED_SCORES = 8
 LEGEND = (
-    "Shares in % with 95% intervals; p is two-sided, and below it corrected for the {num_tests} tests of this table "
-    "(Holm); in brackets: minimum detectable difference at 80% power. {unit}"
+    "Shares in % with 95% intervals. {p} is two-sided, and below it corrected for {tests} (Holm); in brackets: minimum "
+    "detectable difference at 80% power and the corrected level. {unit}"
 )
 OVER_SEEDS = "Seeds are the unit: intervals, p and sd describe how runs differ, not how items differ."
 OVER_ITEMS = "Items are the unit: the result says nothing about another seed."
@@ -42,7 +43,11 @@ class Side(NamedTuple):
 
 
 class ScoreComparison(NamedTuple):
-    """A score on both sides. `items` tell a share from a mean; `over_seeds` holds the scores of A and B by seed."""
+    """A score on both sides.
+
+    `items` tell a share from a mean; `over_seeds` holds the scores of A and B by seed. Comparisons of the same values
+    have equal `values`, and are one test.
+    """
 
     benchmark: str
     score: str
@@ -50,6 +55,7 @@ class ScoreComparison(NamedTuple):
     items: Sequence[Value]
     result: Comparison
     over_seeds: tuple[list[float], list[float]] | None
+    values: Hashable
 
     @property
     def full_name(self) -> str:
@@ -57,12 +63,26 @@ class ScoreComparison(NamedTuple):
 
 
 class ModelComparison(NamedTuple):
-    """What `isheep compare` prints: the two sides, the seeds that both have, and each score with its corrected p."""
+    """What `isheep compare` prints: the two sides, the seeds that both have, and each score with its corrected p.
+
+    `num_tests` is the number of different tests that p is corrected for.
+    """
 
     sides: tuple[Side, Side]
     seeds: list[int | None]
     scores: list[ScoreComparison]
     corrected_p: list[float]
+    num_tests: int
+
+    @property
+    def unit(self) -> str:
+        """What the tests count as observations: "items" or "seeds"."""
+        return "items" if self.seeds == [None] else "seeds"
+
+    @property
+    def alpha(self) -> float:
+        """The level of one test if all of them together have 5%, at which detectable differences are computed."""
+        return ALPHA / max(1, self.num_tests)
 
 
 def compare_models(a: Path, b: Path | None, iterations: Sequence[int], names: Sequence[str] = ()) -> ModelComparison:
@@ -76,7 +96,7 @@ def compare_models(a: Path, b: Path | None, iterations: Sequence[int], names: Se
     sides = load_side(a, first), load_side(b or a, second)
     seeds = _common_seeds(*sides)
     scores = _choose_scores(list(_compare_scores(*sides, seeds)), names)
-    return ModelComparison(sides, seeds, scores, holm([score.result.p for score in scores]))
+    return ModelComparison(sides, seeds, scores, *_correct_p(scores))
 
 
 # --- the two sides
@@ -160,10 +180,13 @@ def _compare_score(
 ) -> ScoreComparison:
     score, templates = before[0].scores[name], (before[0].template, after[0].template)
     if is_single:
-        result = compare(score.items, after[0].scores[name].items, score.clusters)
-        return ScoreComparison(benchmark, name, templates, score.items, result, None)
+        items = after[0].scores[name].items
+        result = compare(score.items, items, score.clusters)
+        values = tuple(score.items), tuple(items), None if score.clusters is None else tuple(score.clusters)
+        return ScoreComparison(benchmark, name, templates, score.items, result, None, values)
     a, b = ([estimate(result.scores[name].items).value for result in results] for results in (before, after))
-    return ScoreComparison(benchmark, name, templates, score.items, compare_over_seeds(a, b), (a, b))
+    result = compare_over_seeds(a, b)
+    return ScoreComparison(benchmark, name, templates, score.items, result, (a, b), (tuple(a), tuple(b)))
 
 
 def _choose_scores(scores: Sequence[ScoreComparison], names: Sequence[str]) -> list[ScoreComparison]:
@@ -180,6 +203,16 @@ def _choose_scores(scores: Sequence[ScoreComparison], names: Sequence[str]) -> l
     return [score for score in scores if not names or {score.score, score.full_name} & {*names}]
 
 
+def _correct_p(scores: Sequence[ScoreComparison]) -> tuple[list[float], int]:
+    """Return the p of each score corrected for all tests (Holm), and the number of tests.
+
+    Scores with the same values on both sides, such as strict and loose accuracy if no answer differs, are one test.
+    """
+    tests = {score.values: score.result.p for score in scores}
+    corrected = dict(zip(tests, holm(list(tests.values())), strict=True))
+    return [corrected[score.values] for score in scores], sum(not isnan(p) for p in tests.values())
+
+
 # --- as a table
 
 
@@ -189,14 +222,19 @@ def comparison_table(comparison: ModelComparison) -> Group:
     first, second = (side.by_seed.keys() for side in comparison.sides)
     if unpaired := sorted(str(seed) for seed in first ^ second):
         lines.append(f"left out because only one side has them: seeds {', '.join(unpaired)}")
-    num_tests = sum(not isnan(score.result.p) for score in comparison.scores)
-    unit = OVER_ITEMS if comparison.seeds == [None] else OVER_SEEDS
-    legend = LEGEND.format(num_tests=num_tests, unit=unit)
-    return Group(*map(Text, lines), _table(comparison), Text(legend, style="dim"))
+    return Group(*map(Text, lines), _table(comparison), Text(_legend(comparison), style="dim"))
+
+
+def _legend(comparison: ModelComparison) -> str:
+    tests = "one test" if comparison.num_tests == 1 else f"the {comparison.num_tests} tests of this table"
+    if len({score.values for score in comparison.scores}) < len(comparison.scores):
+        tests += ", scores with the same values counted once"
+    unit = OVER_ITEMS if comparison.unit == "items" else OVER_SEEDS
+    return LEGEND.format(p=f"p over {comparison.unit}", tests=tests, unit=unit)
 
 
 def _table(comparison: ModelComparison) -> Table:
-    columns = Column("", no_wrap=True), "A", "B", "B - A", "p (Holm)"
+    columns = Column("", no_wrap=True), "A", "B", "B - A", f"p over\n{comparison.unit}\n(Holm)"
     table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     benchmark = ""
     for score, corrected in zip(comparison.scores, comparison.corrected_p, strict=True):
@@ -206,7 +244,7 @@ def _table(comparison: ModelComparison) -> Table:
             table.add_row(benchmark, *map(escape, score.templates), style="bold")
         result, items = score.result, score.items
         sides = (formatting.format_estimate(side, items) for side in (result.before, result.after))
-        detectable = formatting.format_detectable(result.detectable, items)
+        detectable = formatting.format_detectable(result.precision.detectable_at(comparison.alpha), items)
         change = f"{formatting.format_change(result.difference, items)} ({detectable})"
         table.add_row(score.score, *sides, change, formatting.format_p_value(result.p))
         interval = formatting.format_change_interval(result.low, result.high, items)

@@ -7,6 +7,7 @@ from typing import Any
 from isheep.benchmarks import Result
 from isheep.evaluation.compare import ModelComparison, ScoreComparison
 from isheep.evaluation.counts import count_rows, pair_accuracy
+from isheep.evaluation.power import ALPHA
 from isheep.evaluation.score_rows import ModelScore, evaluated_benchmarks, load_scores, started_iterations
 from isheep.evaluation.statistics import Comparison, Estimate, estimate, is_share
 from isheep.recipe.schema import Recipe
@@ -42,14 +43,20 @@ def result_json(result: Result) -> dict[str, Any]:
 
 
 def comparison_json(comparison: ModelComparison) -> dict[str, Any]:
-    """Return a comparison: {"a", "b", "seeds", "scores": [...]}; "seeds" is None for two single runs."""
+    """Return a comparison: {"a", "b", "seeds", "p_over", "num_tests", "scores": [...]}; "seeds" is None for two runs.
+
+    "p_over" is "items" or "seeds". "num_tests" is the number of different tests that "p_holm" and the minimum
+    detectable differences are corrected for.
+    """
     first, second = comparison.sides
     pairs = zip(comparison.scores, comparison.corrected_p, strict=True)
     return {
         "a": first.label,
         "b": second.label,
         "seeds": None if comparison.seeds == [None] else comparison.seeds,
-        "scores": [_score_json(score, corrected) for score, corrected in pairs],
+        "p_over": comparison.unit,
+        "num_tests": comparison.num_tests,
+        "scores": [_score_json(score, corrected, comparison.alpha) for score, corrected in pairs],
     }
 
 
@@ -75,18 +82,18 @@ def _model_json(model: ModelScore) -> dict[str, Any]:
     values = {"iteration": model.iteration, **_estimate_json(model.estimate, model.score.items)}
     values["num_unreadable"] = model.num_unreadable
     if model.change:
-        values["change"] = _difference_json(model.change)
+        values["change"] = _difference_json(model.change, ALPHA)
     return values
 
 
-def _score_json(score: ScoreComparison, corrected_p: float) -> dict[str, Any]:
+def _score_json(score: ScoreComparison, corrected_p: float, alpha: float) -> dict[str, Any]:
     return {
         "benchmark": score.benchmark,
         "score": score.score,
         "templates": list(score.templates),
         "a": _estimate_json(score.result.before, score.items),
         "b": _estimate_json(score.result.after, score.items),
-        "b_minus_a": {**_difference_json(score.result), "p_holm": _number(corrected_p)},
+        "b_minus_a": {**_difference_json(score.result, alpha), "p_holm": _number(corrected_p)},
     }
 
 
@@ -95,14 +102,14 @@ def _estimate_json(result: Estimate, items: Sequence[Any]) -> dict[str, Any]:
     return {**values, "num_items": result.num_items, "kind": "share" if is_share(items) else "mean"}
 
 
-def _difference_json(result: Comparison) -> dict[str, Any]:
+def _difference_json(result: Comparison, alpha: float) -> dict[str, Any]:
     return {
         "difference": _number(result.difference),
         "low": _number(result.low),
         "high": _number(result.high),
         "p": _number(result.p),
         "test": result.test,
-        "minimum_detectable_difference": _number(result.detectable),
+        "minimum_detectable_difference": _number(result.precision.detectable_at(alpha)),
         "num_items": result.num_items,
     }
 

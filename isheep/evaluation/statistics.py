@@ -10,11 +10,12 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
+from isheep.evaluation.power import ALPHA, Precision
+
 Value = bool | float | None
 # The cluster of each item; None: every item is a cluster of its own.
 Clusters = Sequence[Hashable] | None
 
-ALPHA, POWER = 0.05, 0.8
 # Standard errors between a normal estimate and the end of its 95% interval.
 Z = 1.959964
 # Bootstrap resamples of a comparison, and random sign flips.
@@ -39,8 +40,7 @@ class Estimate(NamedTuple):
 class Comparison(NamedTuple):
     """The difference after - before over the same items, or over the same seeds.
 
-    `detectable` is the difference that this comparison finds with a power of 80% at the 5% level. `num_items` counts
-    the items that both sides have, `num_unreadable` those that one of the two lacks.
+    `num_items` counts the items that both sides have, `num_unreadable` those that one of the two lacks.
     """
 
     before: Estimate
@@ -50,9 +50,14 @@ class Comparison(NamedTuple):
     high: float
     p: float
     test: str
-    detectable: float
+    precision: Precision
     num_items: int
     num_unreadable: int
+
+    @property
+    def detectable(self) -> float:
+        """The minimum detectable difference of a single test, at the 5% level."""
+        return self.precision.detectable_at(ALPHA)
 
 
 # --- one score
@@ -132,7 +137,7 @@ def compare(before: Sequence[Value], after: Sequence[Value], clusters: Clusters 
     first, second = (estimate(values, None if clusters is None else groups) for values in (earlier, later))
     num_unreadable = len(before) - len(readable)
     if not readable:
-        return Comparison(first, second, math.nan, math.nan, math.nan, math.nan, "none", math.nan, 0, num_unreadable)
+        return Comparison(first, second, math.nan, math.nan, math.nan, math.nan, "none", Precision(), 0, num_unreadable)
     changes = _floats(later, range(len(later))) - _floats(earlier, range(len(earlier)))
     if clusters is not None:
         result = _test_student(changes, groups, "t over clusters")
@@ -175,27 +180,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [p if math.isnan(p) else float(next(corrected)) for p in p_values]
 
 
-def minimum_detectable_difference(error: float, num_observations: int) -> float:
-    """Return the least true difference that a t test of independent observations finds with a power of 80%.
-
-    `error` is the standard error of the difference. Returns nan if it is 0 or nan, or for fewer than 2 observations.
-    """
-    from statsmodels.stats.power import TTestPower
-
-    if num_observations < 2 or not error > 0:
-        return math.nan
-    size = TTestPower().solve_power(nobs=num_observations, alpha=ALPHA, power=POWER, alternative="two-sided")
-    return float(size) * math.sqrt(num_observations) * error
-
-
-# What a test adds to the two sides of a comparison: low, high, p, name of the test, detectable difference.
-TestResult = tuple[float, float, float, str, float]
+# What a test adds to the two sides of a comparison: low, high, p, name of the test, precision.
+TestResult = tuple[float, float, float, str, Precision]
 
 
 def _test_shares(before: Sequence[Value], after: Sequence[Value]) -> TestResult:
     """Test paired truth values.
 
     Half an item is added to each of the four cells (right before or not, right after or not), so that no variance is 0.
+    The detectable difference supposes that as many items change as did here.
     """
     from scipy.stats import norm
 
@@ -204,9 +197,9 @@ def _test_shares(before: Sequence[Value], after: Sequence[Value]) -> TestResult:
     total = len(before) + 2
     middle, changed = (gains - losses) / total, (gains + losses) / total
     reach = float(norm.isf(ALPHA / 2)) * math.sqrt((changed - middle**2) / total)
-    detectable = minimum_detectable_difference(math.sqrt(changed / total), total)
+    precision = Precision(num_observations=len(before), changed=(gains + losses - 1) / len(before))
     low, high = max(-1.0, middle - reach), min(1.0, middle + reach)
-    return low, high, mcnemar(before, after), "exact McNemar", detectable
+    return low, high, mcnemar(before, after), "exact McNemar", precision
 
 
 def _test_numbers(changes: Any) -> TestResult:
@@ -215,12 +208,16 @@ def _test_numbers(changes: Any) -> TestResult:
 
     # Without a spread there is nothing to resample.
     if len(changes) < 2 or np.ptp(changes) == 0:
-        return math.nan, math.nan, math.nan if changes.any() else 1.0, "sign flips", math.nan
+        return math.nan, math.nan, math.nan if changes.any() else 1.0, "sign flips", Precision()
     options: dict[str, Any] = {"n_resamples": RESAMPLES, "batch": max(1, NUMBERS_AT_ONCE // len(changes)), "rng": 0}
     interval = bootstrap((changes,), np.mean, method="BCa", **options).confidence_interval
     flipped = permutation_test((changes,), np.mean, permutation_type="samples", **options)
-    detectable = minimum_detectable_difference(_mean(changes, range(len(changes)))[1], len(changes))
-    return float(interval.low), float(interval.high), float(flipped.pvalue), "sign flips", detectable
+    # A t test finds the same as sign flips if many items change. Among few changes sign flips find nothing, however
+    # small the standard error is: flips of equal sizes are McNemar's test, whose limit holds as well.
+    sizes = np.abs(changes[changes != 0])
+    error = _mean(changes, range(len(changes)))[1]
+    precision = Precision(error, len(changes), len(sizes) / len(changes), float(sizes.mean()))
+    return float(interval.low), float(interval.high), float(flipped.pvalue), "sign flips", precision
 
 
 def _test_student(changes: Any, groups: Sequence[Hashable], test: str) -> TestResult:
@@ -228,10 +225,10 @@ def _test_student(changes: Any, groups: Sequence[Hashable], test: str) -> TestRe
 
     mean, error, freedom = _mean(changes, groups)
     if not freedom or error < NO_ERROR:
-        return math.nan, math.nan, 1.0 if freedom and not mean else math.nan, test, math.nan
+        return math.nan, math.nan, 1.0 if freedom and not mean else math.nan, test, Precision()
     reach = float(t.isf(ALPHA / 2, freedom)) * error
     p = 2 * float(t.sf(abs(mean) / error, freedom))
-    return mean - reach, mean + reach, p, test, minimum_detectable_difference(error, freedom + 1)
+    return mean - reach, mean + reach, p, test, Precision(error, freedom + 1)
 
 
 # --- agreement of two raters, and of a score with the truth

@@ -34,12 +34,13 @@ CHANGE = "change"
 
 LEGEND = (
     "Shares in % with 95% intervals in brackets. change: last iteration minus base on the same items; yellow: "
-    "significantly lower (uncorrected). All scores and tests: isheep status --full."
+    "significantly lower (p over items below 0.05, uncorrected). All scores and tests: isheep status --full."
 )
 FULL_LEGEND = (
     "Shares in % with 95% Wilson intervals (by cluster if items of one prompt or dialogue belong together); means with "
-    "Student's. p: difference from the base on the same items, uncorrected (exact McNemar; sign flips for means; t by "
-    "cluster); in brackets: minimum detectable difference at 80% power. isheep compare corrects for many tests."
+    "Student's. p over items: difference from the base on the same items, uncorrected (exact McNemar; sign flips for "
+    "means; t by cluster); in brackets: minimum detectable difference at 80% power. It says nothing about another "
+    "random seed. isheep compare corrects for many tests, and compares over seeds."
 )
 
 
@@ -122,7 +123,7 @@ def full_score_rows(scores: BenchmarkScores) -> Iterator[TableRow]:
         )
         yield from _unreadable_row(row)
         if any(model and model.base for model in row.models):
-            yield TableRow("  p against base", [_p_value(model) for model in row.models], "dim")
+            yield TableRow("  p over items", [_p_value(model) for model in row.models], "dim")
 
 
 def notes(scores: Sequence[BenchmarkScores]) -> list[RenderableType]:

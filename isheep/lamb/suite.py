@@ -20,7 +20,11 @@ CLASSIFICATION = ("continent", "kind")
 
 
 def suite(num_items: int = NUM_ITEMS, seed: int = 2026, part: Part = "exam") -> list[Quest]:
-    """Return different held-out quests: no page has their phrasings, or their numbers and lists."""
+    """Return different held-out quests.
+
+    No page has their phrasings. No page poses a task of an open family with the same arguments in the same order; the
+    arguments can occur on a page in another order, and a list within a longer list or an answer.
+    """
     rng, quests = Random(seed), dict[str, Quest]()
     while len(quests) < num_items:
         quest = draw_quest(rng, part)

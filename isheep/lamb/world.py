@@ -2,8 +2,8 @@
 
 A `Quest` is a task that the world understands: a family, its arguments, a phrasing and up to two constraints. It is
 written as an instruction, can be read back from a text (`understand`), answered (`right_answer`) and checked
-(`Quest.content_right`, `Quest.followed`). Phrasings and argument values of the parts "validation" and "exam" never
-occur in the corpus, nor in each other.
+(`Quest.content_right`, `Quest.followed`). Phrasings of the parts "validation" and "exam" never occur in the corpus, nor
+in each other. The same holds for tasks of an open family with the same arguments in the same order.
 """
 
 import re
