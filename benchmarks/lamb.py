@@ -11,13 +11,14 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from scipy.stats import bootstrap
 
 from benchmarks.common import ISHEEP, make_parser, run_script
 from isheep.evaluation.counts import count_rows
 from isheep.evaluation.results import load_result
-from isheep.evaluation.statistics import auroc, mcnemar, wilson
+from isheep.evaluation.statistics import auroc, compare_over_seeds, mcnemar, wilson
 from isheep.lamb.suite import is_truly_right
 from isheep.records import AssessedPair, Drop
 from isheep.rundir.folder import RunFolder
@@ -51,15 +52,22 @@ def judge_auroc(pairs: Iterable[AssessedPair]) -> float:
 
 
 def print_scores(runs: Sequence[RunFolder], iterations: int, score: str) -> None:
-    """Print a score of every model, and the gain of the last over the base, with a row for each seed."""
+    """Print a score of every model and the gain of the last over the base, a row for each seed, and the test over seeds."""
     models = " | ".join(["base", *(f"iteration {t}" for t in range(1, iterations + 1))])
-    print(f"\n{score}\n\n| seed | {models} | gain |")
+    print(f"\n{score}\n\n| seed | {models} | gain, p over items |")
     print("|---" * (iterations + 3) + "|")
+    before, after = [], []
     for run in runs:
         results = [load_result(run, t, "lamb") for t in range(iterations + 1)]
         rights = [[bool(item) for item in result.scores[score].items] for result in results if result]
         shares = " | ".join(map(format_share, rights))
         print(f"| {run.path.name} | {shares} | {format_gain(rights[0], rights[-1])} |")
+        before.append(fmean(rights[0]))
+        after.append(fmean(rights[-1]))
+    if len(runs) > 1:
+        seeds = compare_over_seeds(before, after)
+        interval = f"[{seeds.low:+.3f}, {seeds.high:+.3f}]"
+        print(f"\nOver seeds: {seeds.difference:+.3f} {interval}, paired t of {len(runs)} gains, p = {seeds.p:.2g}.")
 
 
 def print_data(runs: Sequence[RunFolder], iterations: int) -> None:
