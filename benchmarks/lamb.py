@@ -52,7 +52,7 @@ def judge_auroc(pairs: Iterable[AssessedPair]) -> float:
 
 
 def print_scores(runs: Sequence[RunFolder], iterations: int, score: str) -> None:
-    """Print a score of every model and the gain of the last over the base, a row for each seed, and the test over seeds."""
+    """Print a score of every model and the gain of the last over the base by seed, and the test over seeds."""
     models = " | ".join(["base", *(f"iteration {t}" for t in range(1, iterations + 1))])
     print(f"\n{score}\n\n| seed | {models} | gain, p over items |")
     print("|---" * (iterations + 3) + "|")
