@@ -30,6 +30,8 @@ from isheep.recipe.schema import Assessment, Recipe
 from isheep.records import Pair, Sampling, Task
 from isheep.seeds import load_seed_tasks
 from isheep.stages import assess, synthesize
+from isheep.stages.blocks import parse_blocks
+from isheep.stages.rules import broken_rule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -99,8 +101,8 @@ def write_tasks(loop: Loop, num_tasks: int, pool: int) -> list[Task]:
         ]
         num_prompts += loop.batch_size
         for text, cut in generate(loop, prompts, settings.sampling):
-            for block in synthesize.parse_blocks(text, settings.examples + 1, cut):
-                if block.cut or not block.instruction or synthesize.broken_rule(block.instruction):
+            for block in parse_blocks(text, settings.examples + 1, cut):
+                if block.cut or block.ambiguous or not block.instruction or broken_rule(block.instruction):
                     continue
                 words = tokenize(block.instruction)
                 if highest_rouge(words, known_words, pool) > limit:

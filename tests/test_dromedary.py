@@ -31,7 +31,8 @@ from isheep.stages.assess import grade_pairs
 from isheep.stages.filters import find_drops
 from isheep.stages.measure import measure_perplexities
 from isheep.stages.respond import respond
-from isheep.stages.synthesize import broken_rule, generate_replies, read_tasks
+from isheep.stages.rules import broken_rule
+from isheep.stages.synthesize import generate_replies, read_tasks
 from isheep.stages.topics import MAX_TOPIC_WORDS, TopicPrompts, generate_topics, parse_topics
 from tests.helpers.fakes import FakeChat
 from tests.helpers.kills import count_moments, hash_files, run_until_killed

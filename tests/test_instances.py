@@ -146,7 +146,7 @@ def test_the_output_is_written_first_only_for_classification() -> None:
     assert all("Sort" not in prompt for prompt in first[0] + then[0])
     assert all("Tell" not in prompt for prompt in label[0] + fits[0])
     assert "1. Output: group" in label[0][0] and "<noinput>" in first[0][0] and "The end.\n###\n" in first[0][0]
-    assert first[1].stop == ("<end>", "###", "\n5. Output:", "STOP") and label[1].stop[2] == "\n5. Input:"
+    assert first[1].stop == ("<end>", "\n###", "\n5. Output:", "STOP") and label[1].stop[2] == "\n5. Input:"
     assert [row.id for row in rows] == [task.id for task in TASKS]
     assert (rows[4].input, rows[4].output.split()[:2], rows[4].tokens) == ("thing 4", ["words", "4"], 5)
     assert len({seed for _, _, seed in engine.calls}) == 12
@@ -171,7 +171,8 @@ def test_the_number_of_seed_tasks_in_the_prompt_can_be_set() -> None:
         (" red \n", "stop", "red", False),
         ("a\r\nb", "stop", "a\nb", False),
         (" red\n7. Output: x", "length", "red", False),
-        (" red ### 8. Instruction: x", "length", "red", False),
+        (" red\n### 8. Instruction: x", "length", "red", False),
+        (" red ### and blue", "stop", "red ### and blue", False),
         (" red\nInstruction: x", "stop", "red", False),
         (" red an", "length", "red an", True),
         ("", "length", "", True),

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from isheep import align, load_recipe
 from isheep.errors import UserError
 from isheep.export import formats
 from isheep.records import Pair
-from isheep.seeds import load_seed_tasks, of_kind
+from isheep.seeds import load_seed_file, load_seed_tasks, of_kind
+from tests.helpers.command import refused
 from tests.helpers.data_files import SEED_TASKS
 
 SELF_INSTRUCT = {
@@ -69,6 +71,36 @@ def test_conversations_give_their_first_question_and_answer(tmp_path: Path) -> N
         ]  # fmt: skip
 
 
+TURNS = {
+    "answered": (["user", "assistant"], "a1"),
+    "greeting first": (["assistant", "user", "assistant"], "a2"),
+    "tool turns between": (["system", "user", "function_call", "observation", "assistant"], ""),
+    "two questions": (["user", "user", "assistant"], ""),
+    "no answer": (["user"], ""),
+}
+
+
+@pytest.mark.parametrize("case", TURNS)
+@pytest.mark.parametrize("names", [("human", "gpt"), ("user", "chatgpt"), ("User", "model"), ("prompter", "assistant")])
+def test_the_answer_is_the_turn_directly_after_the_question(tmp_path: Path, case: str, names: tuple[str, str]) -> None:
+    roles, answer = TURNS[case]
+    user, assistant = names
+    turns = [
+        {"from": {"user": user, "assistant": assistant}.get(role, role), "value": f"{role[0]}{index}"}
+        for index, role in enumerate(roles)
+    ]
+    seed_file = load_seed_file(write(tmp_path, json.dumps({"conversations": turns})))
+    [seed] = seed_file.tasks
+    assert seed.instruction == f"u{roles.index('user')}" and seed.output == answer
+    assert len(seed_file.notices) == ("system" in roles) + (not answer)
+
+
+@pytest.mark.parametrize("text", ["<NOINPUT>", "No input", "<noinput>", "(none).", "N/A", "no_input"])
+def test_no_input_is_written_in_many_ways(tmp_path: Path, text: str) -> None:
+    [seed] = load_seed_tasks(write(tmp_path, json.dumps({"instruction": "Name a colour.", "input": text})))
+    assert seed.input == ""
+
+
 @pytest.mark.parametrize("form", ["alpaca", "sharegpt", "messages"])
 def test_what_is_exported_can_be_seed_tasks(tmp_path: Path, form: str) -> None:
     pair = Pair(id="t1-0", instruction="Name a colour.", output="Red.", finish="stop", tokens=2, seed=0)
@@ -93,8 +125,16 @@ GOOD = json.dumps(ALPACA)
         (f'[{GOOD},\n{{"input": "x"}}]', ["entry 2", "the instruction is missing or empty"]),
         (f"[{GOOD},\n{GOOD},\n", ["line 3", "not JSON"]),
         ('{"instruction": ["a"]}', ["line 1", "instruction must be text", '["a"]']),
-        ('{"messages": [{"role": "assistant", "content": "a"}]}', ["line 1", "the instruction is missing or empty"]),
-        ('{"conversations": [3, {"from": ["human"], "value": "a"}]}', ["the instruction is missing or empty"]),
+        ('{"messages": [{"role": "assistant", "content": "a"}]}', ["line 1", "no turn of a user"]),
+        ('{"conversations": [3, {"from": ["human"], "value": "a"}]}', ["line 1: turn 1 must be an object"]),
+        ('{"conversations": [{"from": ["human"], "value": "a"}]}', ["turn 1 has the unknown role \"['human']\""]),
+        ('{"conversations": [{"from": "narrator", "value": "a"}]}', ["turn 1 has the unknown role 'narrator'"]),
+        (
+            json.dumps({"data": [ALPACA], "version": 1}),
+            ["'data', 'version'", "the list under 'data'"],
+        ),
+        (json.dumps({"data": [ALPACA]}, indent=1), ["one JSON object", "save the list under 'data' as the file"]),
+        (json.dumps({"mine": {"file_name": "mine.json"}}, indent=2), ["an index of datasets", "names: mine.json"]),
         ('{"messages": [{"role": "user", "content": ["a"]}]}', ["instruction must be text", '["a"]']),
         ('{"instruction": "a", "instances": []}', ["line 1", "instances", "[]"]),
         ('{"instruction": "a", "instances": [{"input": 3}]}', ["line 1", "input must be text", "3"]),
@@ -140,3 +180,26 @@ def test_the_public_seed_tasks_load_as_they_are() -> None:
     assert len(seeds) == len({seed.id for seed in seeds}) == 175
     assert sum(not seed.input for seed in seeds) == 50
     assert all(seed.instruction and seed.output for seed in seeds)
+
+
+# --- what a run says of its seed tasks
+
+
+def write_instructions(tmp_path: Path, *instructions: str) -> Path:
+    return write(tmp_path, "\n".join(json.dumps({"instruction": text}) for text in instructions))
+
+
+def test_repeated_seed_tasks_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_instructions(tmp_path, *["Name a colour of the sky.", "Add 3 and 4."] * 6)
+    recipe = load_recipe("lamb", {"seed_tasks": str(path)})
+    # The base model comes first: nothing has been generated, and the seed tasks have been read.
+    next(iter(align(recipe, tmp_path / "run", engine=lambda prompts: [""] * len(prompts))))
+    assert "12 entries are 2 different tasks; the others repeat them" in capsys.readouterr().err
+
+
+def test_seed_tasks_in_a_script_that_the_language_does_not_compare_are_refused(tmp_path: Path) -> None:
+    path = write_instructions(tmp_path, "请写出三种颜色的名字", "Nenne drei schöne Farben", "用一句话介绍北京")
+    settings = [f"seed_tasks={path}", "synthesis.examples=2"]
+    error = refused("run", "lamb", *settings, "--out", tmp_path / "run")
+    assert "2 of 3 instructions are mostly in letters that language: en does not compare" in error
+    assert "set language: any" in error and not (tmp_path / "run").exists()

@@ -16,8 +16,10 @@ from isheep.prompts import fill_template
 from isheep.recipe.schema import Synthesis
 from isheep.records import Completion, Reply, Sampling
 from isheep.seeds import SeedTask
+from isheep.stages.blocks import parse_blocks
 from isheep.stages.context import StageContext
-from isheep.stages.synthesize import broken_rule, generate_replies, parse_blocks, read_tasks, render_synthesis_prompt
+from isheep.stages.rules import broken_rule
+from isheep.stages.synthesize import generate_replies, read_tasks, render_synthesis_prompt
 from isheep.text.novelty import NoveltyPool
 from tests.helpers.fakes import FakeChat
 from tests.helpers.stages import stage_context
@@ -61,9 +63,9 @@ READS = {
     "other case": " {A}\n6. INPUT: <NoInput>\n###\n7.instruction : {B}\n7) input: house",
     "outputs": " {A}\n6. Input: no input\n6. Output: Brie.\nInput: x\n7. Instruction: {B}\n7. Input: house\nOutput: m",
     "carriage returns": " {A}\r\n6. Input:\r\n###\r\n7. Instruction: {B}\r\n7. Input: house\r\n",
-    "one line": " {A} 6. Input: <noinput> ### 7. Instruction: {B} 7. Input: house",
     "first label again": "\n6. Instruction: {A}\n6. Input: <noinput>\n###\n7. Instruction: {B}\n7. Input: house",
-    "two inputs": " {A}\n6. Input: <noinput> ok\n####\n\n##### 7. Instruction: {B}\n7. Input: house\n7. Input: garden",
+    "empty sections": " {A}\n6. Input: <noinput> ok\n####\n\n##### 7. Instruction: {B}\n7. Input: house",
+    "text between label and colon": " {A}\n6 . Input : <noinput>\n###\n7 ) Instruction : {B}\n7. Input: house",
 }
 
 
@@ -71,6 +73,40 @@ READS = {
 def test_a_reply_reads_the_same_in_every_form(form: str) -> None:
     blocks = parse_blocks(fill_template(READS[form], A=A[0], B=B[0]), 6)
     assert [(b.instruction, b.input, b.cut) for b in blocks] == [(*A, False), (*B, False)]
+
+
+@pytest.mark.parametrize(
+    ("text", "instruction", "input"),
+    [
+        ("Explain what a heading with ### means.", "Explain what a heading with ### means.", ""),
+        ("Say what 7. Input means.\n6. Input: 4 ### 5", "Say what 7. Input means.", "4 ### 5"),
+        # A label without a number is text where a numbered one of its block follows.
+        ("Solve the puzzle.\ninput: 5\noutput: 6\n6. Input: 7", "Solve the puzzle.\ninput: 5\noutput: 6", "7"),
+        ("Read the log.\n6. Input: start\ninput: 5", "Read the log.", "start\ninput: 5"),
+        ("Read the log.\nInput: start\nOutput: end", "Read the log.", "start"),
+    ],
+)  # fmt: skip
+def test_only_labels_and_separators_at_the_start_of_a_line_count(text: str, instruction: str, input: str) -> None:
+    [block] = parse_blocks(f" {text}\n###\n", 6)
+    assert (block.instruction, block.input, block.ambiguous) == (instruction, input, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("Name a cheese. 6. Input: <noinput> ### 7. Instruction: Name a river.", "ambiguous: a label within a line"),
+        ("Name a cheese. ### 7. Instruction: Name a river.", "ambiguous: a label within a line"),
+        ("Name a cheese.\n6. Input: soft 6. Output: Brie", "ambiguous: a label within a line"),
+        ("Name a cheese.\n6. Input: house\n6. Input: garden", "ambiguous: two labels 'input'"),
+        ("Rewrite the request.\nInstruction: be brief", "ambiguous: two labels 'instruction'"),
+        ("Summarize the text below.\n6. Input: Title\n### Heading\nA text.", "holds '###'"),
+    ],
+)
+def test_what_is_ambiguous_is_rejected_whole(text: str, why: str) -> None:
+    replies = [reply(f" {text}\n###\n7. Instruction: Name three kinds of bread.\n")]
+    tasks, rejected = read_tasks(replies, SEEDS, SETTINGS.model_copy(update={"examples": 5}), "en", 1)
+    assert [task.instruction for task in tasks] == ["Name three kinds of bread."]
+    assert [row.why for row in rejected] == [why] and text.split()[-1] in rejected[0].text
 
 
 def test_endless_repeats_are_blocks_for_novelty_to_judge() -> None:
@@ -118,7 +154,7 @@ FRAGMENT = st.one_of(st.sampled_from(MARKS), st.text(max_size=8))
 def test_any_text_can_be_read(text: str, cut: bool) -> None:
     blocks = parse_blocks(text, 6, cut)
     for block in blocks:
-        assert block.text and block.instruction == block.instruction.strip() and "###" not in block.text
+        assert block.text and block.instruction == block.instruction.strip()
     assert sum(block.cut for block in blocks) <= cut
 
 
@@ -143,7 +179,8 @@ def test_any_text_can_be_read(text: str, cut: bool) -> None:
         ("¿Qué hora es en Madrid?", "starts with a non-ASCII character"),
         ("Écris trois mots en français.", "starts with a non-ASCII character"),
         ("Say hello <|im_end|> and goodbye.", "holds '<|im_end|>'"),
-        ("Say hello ### and say goodbye.", "holds '###'"),
+        ("Say hello ### and say goodbye.", None),
+        ("Say hello and goodbye:\n### hello", "holds '###'"),
         ("", "3 words or fewer"),
     ],
 )
@@ -161,7 +198,15 @@ def test_an_instruction_that_breaks_a_rule_is_rejected(instruction: str, why: st
         ("日本語", "3 words or fewer"),
         ("तीन रंगों के नाम बताओ", None),
         ("。日本の首都を教えて", "starts with punctuation"),
-        ("«Назови» три цвета неба", "starts with punctuation"),
+        # Opening quotation marks and brackets of any script begin a sentence; other punctuation does not.
+        ("«Назови» три цвета неба", None),
+        ("「日本」の首都を教えて", None),
+        ("《红楼梦》是谁写的作品", None),
+        ("„Haus“ ist ein deutsches Wort?", None),
+        ("— nenne mir drei Farben", "starts with punctuation"),
+        ("(nenne mir drei bunte Farben)", "starts with punctuation"),
+        # The lists of unsuitable words are English.
+        ("Mal mir bitte ein Graph", None),
     ],
 )
 def test_the_rules_apply_to_any_language(instruction: str, why: str | None) -> None:
@@ -169,6 +214,15 @@ def test_the_rules_apply_to_any_language(instruction: str, why: str | None) -> N
 
 
 # --- from replies to tasks
+
+
+def test_a_text_that_the_language_does_not_compare_is_not_novel() -> None:
+    """Without this, both exact repeats would pass: ROUGE-L compares the letters a to z."""
+    block = " ASCII first 请 写 出 三 种 颜 色 的 名 字 和 用 途\n6. Input: <noinput>\n###\n6. Instruction:"
+    tasks, rejected = read_tasks([reply(block * 2)], SEEDS, SETTINGS, "en", 1)
+    assert not tasks and {row.why for row in rejected} == {"mostly letters that language: en does not compare"}
+    tasks, rejected = read_tasks([reply(block * 2)], SEEDS, SETTINGS, "any", 1)
+    assert len(tasks) == 1 and [row.by for row in rejected] == ["novelty"]
 
 
 def reply(text: str, n: int = 0, finish: str = "stop") -> Reply:

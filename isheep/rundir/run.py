@@ -19,7 +19,7 @@ from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.rundir.atomic import write_json, write_text
 from isheep.rundir.folder import RunFolder
-from isheep.seeds import load_seed_tasks
+from isheep.seeds import load_seed_file
 
 # The packages whose versions are recorded when a run begins or continues.
 PACKAGES = ("isheep", "torch", "transformers", "peft", "trl", "datasets", "numpy", "rapidfuzz")
@@ -50,8 +50,10 @@ def open_run_for_writing(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
         if own_prompts := _own_prompts(recipe):
             _write_if_changed(path / "prompts.yaml", yaml.safe_dump(own_prompts, allow_unicode=True))
         if not folder.has("seeds.jsonl"):
-            seed_tasks = load_seed_tasks(recipe.seeds)
-            write_text(path / "seeds.jsonl", "".join(task.model_dump_json() + "\n" for task in seed_tasks))
+            seed_file = load_seed_file(recipe.seeds, language=recipe.language)
+            write_text(path / "seeds.jsonl", "".join(task.model_dump_json() + "\n" for task in seed_file.tasks))
+            for notice in seed_file.notices:
+                folder.notify(notice)
         _complete_last_line(path / "run.jsonl")
         folder.event(started=_versions(), machine=recipe.machine.model_dump())
         yield folder
@@ -150,7 +152,7 @@ def check_run_dir(path: Path, recipe: Recipe) -> None:
     if not (path / "seeds.jsonl").exists():
         num_examples = max(variant.synthesis.examples for variant in recipe.variants)
         of_each = max(variant.response.num_instance_examples for variant in recipe.variants)
-        load_seed_tasks(recipe.seeds, num_examples, of_each)
+        load_seed_file(recipe.seeds, num_examples, of_each, recipe.language)
     if (path / "recipe.yaml").exists():
         check_format(path)
         _check_same_recipe(path / "recipe.yaml", recipe)

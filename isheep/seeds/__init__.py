@@ -1,13 +1,17 @@
 """Seed tasks: the examples in the prompts for new instructions. docs/seeds.md describes the accepted files."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from isheep.errors import UserError
 from isheep.records import Task
+from isheep.seeds.conversations import first_exchange, is_conversation
+from isheep.seeds.no_input import is_no_input
+from isheep.text.novelty import Language, is_comparable
 
 
 class SeedTask(Task):
@@ -17,17 +21,32 @@ class SeedTask(Task):
     is_classification: bool | None = None
 
 
+class SeedFile(NamedTuple):
+    """The seed tasks of a file, in its order, and what a user should know about them, a sentence each."""
+
+    tasks: list[SeedTask]
+    notices: list[str]
+
+
 def load_seed_tasks(path: str | Path, at_least: int = 1, of_each: int = 0) -> list[SeedTask]:
-    """Return the seed tasks of a file, in its order. The form of each entry is recognized by its keys.
+    """Return the seed tasks of a file, as `load_seed_file` does."""
+    return load_seed_file(path, at_least, of_each).tasks
+
+
+def load_seed_file(path: str | Path, at_least: int = 1, of_each: int = 0, language: Language = "any") -> SeedFile:
+    """Read a file of seed tasks. The form of each entry is recognized by its keys.
 
     Forms, as JSON lines or as one JSON list: Self-Instruct's (instruction, instances: the first one counts), Alpaca's
-    (instruction, input, output), ShareGPT's and messages (the first question and its answer). A task's id is that of
-    the entry, or "seed-N" by its position. Raises UserError if the file can't be read, if an entry is malformed (which,
-    and why), if it has fewer than `at_least` tasks, or fewer than `of_each` tasks with an answer that are
-    classification, or that are not.
+    (instruction, input, output), ShareGPT's and messages (the first question and the answer directly after it). A
+    task's id is that of the entry, or "seed-N" by its position. Notices count repeated tasks, system turns (which are
+    not used), questions without an answer, and instructions in another script than `language` compares.
+
+    Raises UserError if the file can't be read, if an entry is malformed (which, and why), if it has fewer than
+    `at_least` tasks, or fewer than `of_each` tasks with an answer that are classification, or that are not, or if most
+    of its instructions are in another script than `language` compares.
     """
     path = Path(path)
-    entries = _entries(path, _read_text(path))
+    entries = list(_entries(path, _read_text(path)))
     seeds = [_seed_task(entry, index, f"{path}, {location}") for index, (location, entry) in enumerate(entries)]
     if not seeds:
         raise UserError(f"seed tasks {path}: the file is empty; give one JSON object with an instruction per line")
@@ -39,7 +58,35 @@ def load_seed_tasks(path: str | Path, at_least: int = 1, of_each: int = 0) -> li
         if count < of_each:
             need = f"{count} found with is_classification {json.dumps(classification)} and an output, {of_each} needed"
             raise UserError(f"seed tasks {path}: {need} for one prompt; add such seeds or lower response.examples")
-    return seeds
+    notices = _check_script(path, seeds, language) + _count_notices(seeds, [entry for _, entry in entries])
+    return SeedFile(seeds, [f"seed tasks {path}: {notice}" for notice in notices])
+
+
+def _check_script(path: Path, seeds: Sequence[SeedTask], language: Language) -> list[str]:
+    """Return a notice about instructions that the language does not compare; raise UserError if most are such."""
+    num_foreign = sum(not is_comparable(seed.instruction, language) for seed in seeds)
+    if not num_foreign:
+        return []
+    text = (
+        f"{num_foreign} of {len(seeds)} instructions are mostly in letters that language: {language} does not compare"
+    )
+    if 2 * num_foreign > len(seeds):
+        raise UserError(f"seed tasks {path}: {text}; set language: any")
+    return [text]
+
+
+def _count_notices(seeds: Sequence[SeedTask], entries: Sequence[Any]) -> list[str]:
+    """Return notices about repeated tasks and about what is not used of conversations."""
+    notices = []
+    num_different = len({(" ".join(seed.instruction.split()), " ".join(seed.input.split())) for seed in seeds})
+    if num_different < len(seeds):
+        notices.append(f"{len(seeds)} entries are {num_different} different tasks; the others repeat them")
+    exchanges = [first_exchange(entry, "") for entry in entries if is_conversation(entry)]
+    if num_system := sum(exchange.has_system_turn for exchange in exchanges):
+        notices.append(f"the system turns of {num_system} conversations are not used")
+    if num_unanswered := sum(exchange.answer is None for exchange in exchanges):
+        notices.append(f"{num_unanswered} of {len(exchanges)} conversations have no answer directly after the question")
+    return notices
 
 
 def of_kind(seeds: Sequence[SeedTask], classification: bool) -> list[SeedTask]:
@@ -64,9 +111,27 @@ def _entries(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         for number, entry in enumerate(_parse_json(text, str(path)), 1):
             yield f"entry {number}", entry
         return
+    _refuse_one_object(path, text)
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield f"line {number}", _parse_json(line, f"{path}, line {number}")
+
+
+def _refuse_one_object(path: Path, text: str) -> None:
+    """Raise UserError if the whole file is one JSON object around the tasks, or an index of datasets."""
+    with contextlib.suppress(ValueError, RecursionError):
+        data = json.loads(text)
+        if not isinstance(data, dict) or "instruction" in data or "instances" in data or is_conversation(data):
+            return
+        keys = ", ".join(map(repr, list(data)[:5]))
+        files = [value["file_name"] for value in data.values() if isinstance(value, dict) and "file_name" in value]
+        if files:
+            raise UserError(
+                f"seed tasks {path}: an index of datasets, not seed tasks; give the file it names: {files[0]}"
+            )
+        lists = [key for key, value in data.items() if isinstance(value, list)]
+        way_out = f"save the list under {lists[0]!r} as the file" if lists else "give a list of tasks, or one per line"
+        raise UserError(f"seed tasks {path}: one JSON object with the keys {keys}, not tasks; {way_out}")
 
 
 def _parse_json(text: str, location: str) -> Any:
@@ -84,7 +149,7 @@ def _seed_task(entry: Any, index: int, location: str) -> SeedTask:
     """Return one entry as a SeedTask. Other keys (name, text) are ignored."""
     if not isinstance(entry, dict):
         raise UserError(f"seed tasks {location}: an object with an instruction is needed, found {_shorten(entry)}")
-    entry = _from_conversation(entry)
+    entry = _from_conversation(entry, location)
     instruction = _text_of(entry, "instruction", location)
     if not instruction:
         raise UserError(f"seed tasks {location}: the instruction is missing or empty")
@@ -99,25 +164,18 @@ def _seed_task(entry: Any, index: int, location: str) -> SeedTask:
     return SeedTask(
         id=str(entry.get("id") or f"seed-{index}"),
         instruction=instruction,
-        input="" if input == "<noinput>" else input,
+        input="" if is_no_input(input) else input,
         output=_text_of(instances[0], "output", location),
         is_classification=is_classification,
     )
 
 
-def _from_conversation(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return the first question and answer of `conversations` (ShareGPT) or `messages`; other entries unchanged."""
-    turns = entry.get("conversations", entry.get("messages"))
-    if not isinstance(turns, list):
+def _from_conversation(entry: dict[str, Any], location: str) -> dict[str, Any]:
+    """Return the first question and answer of a conversation in Alpaca's form; other entries unchanged."""
+    if not is_conversation(entry):
         return entry
-    first_texts: dict[str, Any] = {}
-    for turn in turns:
-        if isinstance(turn, dict):
-            role = str(turn.get("from", turn.get("role")))
-            first_texts.setdefault(role, turn.get("value", turn.get("content")))
-    question = first_texts.get("human", first_texts.get("user"))
-    answer = first_texts.get("gpt", first_texts.get("assistant"))
-    return {"id": entry.get("id"), "instruction": question, "output": answer}
+    exchange = first_exchange(entry, f"seed tasks {location}")
+    return {"id": entry.get("id"), "instruction": exchange.question, "output": exchange.answer}
 
 
 def _text_of(entry: dict[str, Any], key: str, location: str) -> str:

@@ -16,10 +16,15 @@ from isheep.errors import UserError
 from isheep.prompts import render_few_shot
 from isheep.records import Completion, Instance, Pair, Rejected, Sampling, Task, TaskKind
 from isheep.seeds import SeedTask, of_kind
+from isheep.seeds.no_input import is_no_input
+from isheep.stages.blocks import INLINE_LABEL, normalize_newlines
 from isheep.stages.context import StageContext
-from isheep.stages.synthesize import LABEL, NO_INPUT, block_fields, normalize_newlines
+from isheep.stages.synthesize import block_fields
 
 TaskWithKind = tuple[Task, TaskKind]
+
+# Where the next part or task begins: a separator or a label at the start of a line.
+PART_END = re.compile(r"(?im)^[ \t]*(?:#{3,}|(?:[0-9]+[ \t]*[.)][ \t]*)?(?:instruction|input|output)[ \t]*:)")
 
 ANSWER = re.compile(r"[\W_]*(yes|no)\b", re.IGNORECASE)
 
@@ -138,7 +143,7 @@ def _generate_in_order(context: StageContext, tasks: Sequence[Task], order: str,
     num_examples = settings.num_instance_examples
     sample = random.Random(seed).sample(of_kind(context.seed_tasks, order == "output_first"), num_examples)
     examples = [block_fields(task) | {"output": normalize_newlines(task.output)} for task in sample]
-    sampling = context.sampling(settings.sampling, "###", f"\n{num_examples + 1}. {second.capitalize()}:")
+    sampling = context.sampling(settings.sampling, "\n###", f"\n{num_examples + 1}. {second.capitalize()}:")
     prompt_file = f"self_instruct/{order}"
 
     texts = [render_few_shot(prompt_file, examples, block_fields(task)) for task in tasks]
@@ -159,7 +164,7 @@ def _generate_in_order(context: StageContext, tasks: Sequence[Task], order: str,
 def parse_part(reply: Completion) -> InstancePart:
     """Return a reply up to where the next part or task begins, without white space around it."""
     reply_text = normalize_newlines(reply.text)
-    text = LABEL.split(re.split(r"#{3,}", reply_text)[0])[0]
+    text = PART_END.split(reply_text)[0]
     return InstancePart(text.strip(), reply.finish == "length" and text == reply_text, reply.tokens)
 
 
@@ -204,7 +209,7 @@ def _pair(task: Task, instance: Instance, seed: int) -> Pair:
     return Pair(
         id=task.id,
         instruction=task.instruction,
-        input="" if NO_INPUT.fullmatch(instance.input) else instance.input,
+        input="" if is_no_input(instance.input) else instance.input,
         output=instance.output,
         finish="length" if instance.cut else "stop",
         tokens=instance.tokens,
@@ -218,4 +223,6 @@ def _reason_for_no_pair(instance: Instance, order: str) -> str | None:
         return "input cut off"
     if "output" in instance.cut and order == "output_first":
         return "output cut off"
+    if INLINE_LABEL.search(instance.input) or INLINE_LABEL.search(instance.output):
+        return "ambiguous: a label within a line"
     return None if instance.output else "no output"

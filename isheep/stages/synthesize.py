@@ -1,17 +1,15 @@
 """Synthesis (Algorithm 1, line 3): seed tasks in a prompt -> raw replies -> new tasks.
 
-`render_synthesis_prompt` writes the in-context prompt and `parse_blocks` reads a continuation of it.
+`render_synthesis_prompt` writes the in-context prompt; isheep.stages.blocks reads a continuation of it, and
+isheep.stages.rules decides which instructions are accepted.
 `generate_replies` asks the model, and `read_tasks` is a pure function of its replies: a run that was killed needs
 nothing but the replies.
 """
 
 import random
-import re
-import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from isheep import prompts
 from isheep.batching import chunks, ordered_map
@@ -20,22 +18,17 @@ from isheep.prompts import PromptSource
 from isheep.recipe.schema import Synthesis
 from isheep.records import Rejected, Reply, Task
 from isheep.rundir.iterations import iteration_dir
+from isheep.stages.blocks import Block, normalize_newlines, parse_blocks
 from isheep.stages.context import StageContext
+from isheep.stages.rules import broken_rule, unsafe_text, word_rules
 from isheep.stages.topics import TopicPrompts, collect_topics
-from isheep.text.novelty import Language, NoveltyPool, split_words
+from isheep.text.novelty import Language, NoveltyPool, is_comparable
 
 # The prompts of an iteration for each of its tasks, at most, if the recipe has no synthesis.budget.
 PROMPTS_PER_TASK = 5
 
 # The number of replies whose blocks are in memory at a time.
 REPLIES_AT_A_TIME = 1000
-
-LABEL = re.compile(r"(?im)(?:\b\d+\s*[.)]|^)[ \t]*(instruction|input|output)[ \t]*:")
-NO_INPUT = re.compile(r"(?i)<no ?input>.*|[\W_]*(?:no[\W_]?input|none|n/?a)[\W_]*", re.DOTALL)
-UNSAFE = re.compile(r"<\|.{0,40}?\|>|###")
-BLACKLIST = re.compile(
-    r"(?i)\b(?:images?|graphs?|pictures?|files?|maps?|draw|plot|go to|video|audio|music|flowchart|diagram)\b"
-)
 
 
 # --- the stage
@@ -77,6 +70,11 @@ def generate_replies(
     if the replies of the whole budget hold no task.
     """
     settings = context.recipe.synthesis
+    if settings.rules and context.recipe.language not in word_rules() and context.iteration == 1 and not existing:
+        context.folder.notify(
+            f"language: {context.recipe.language} has no list of unsuitable words, so tasks that need pictures, music "
+            "or files are not dropped (docs/seeds.md)"
+        )
     known_tasks = _known_tasks(context.seed_tasks, topics)
     reader = TaskReader(known_tasks, settings, context.recipe.language, context.iteration)
     for batch in chunks(existing, REPLIES_AT_A_TIME):
@@ -153,7 +151,7 @@ def _no_task_message(iteration: int, num_replies: int, rejected: Sequence[Reject
     )
 
 
-# --- the prompt, and reading a continuation of it
+# --- the prompt
 
 
 def render_synthesis_prompt(examples: Sequence[Task], inputs: bool = True, prompt: PromptSource | None = None) -> str:
@@ -172,87 +170,7 @@ def block_fields(task: Task) -> dict[str, str]:
     return {"instruction": " ".join(task.instruction.split()), "input": input or "<noinput>"}
 
 
-class Block(NamedTuple):
-    """One numbered block of a reply. `instruction` is "" if there was none; `cut` says that the block was cut off."""
-
-    text: str
-    instruction: str
-    input: str
-    cut: bool
-
-
-def parse_blocks(text: str, first: int, cut: bool = False) -> list[Block]:
-    """Return the blocks of a continuation of a prompt that ended with "`first`. Instruction:"; never raises.
-
-    Blocks are separated by `###` and by labels ("7. Instruction:"; any number, any case, a bare label at the start of a
-    line). Text after an "Output:" label is ignored. `cut` says that the text was cut off: then its last block is
-    cut off too, unless the block had come to its output.
-    """
-    sections = re.split(r"#{3,}", f"{first}. Instruction:{normalize_newlines(text)}")
-    pieces = [piece for section in sections for piece in _split_section(section)]
-    blocks = [_parse_block(piece, cut and number == len(pieces)) for number, piece in enumerate(pieces, 1)]
-    return [block for block in blocks if LABEL.sub("", block.text).strip(string.whitespace + string.digits + ".")]
-
-
-def _split_section(section: str) -> list[str]:
-    """Split a section before every instruction label but the first."""
-    starts = [label.start() for label in LABEL.finditer(section) if label[1].lower() == "instruction"]
-    edges = [0, *starts[1:], len(section)]
-    return [section[start:end] for start, end in zip(edges, edges[1:], strict=False)]
-
-
-def _parse_block(text: str, cut: bool) -> Block:
-    # Label, text after it, label, ...: the first label of each kind counts, so the pairs are read from the end.
-    _, *parts = LABEL.split(text)
-    fields = {name.lower(): value.strip() for name, value in reversed(list(zip(parts[::2], parts[1::2], strict=True)))}
-    input = fields.get("input", "")
-    return Block(
-        text=text.strip(),
-        instruction=fields.get("instruction", ""),
-        input="" if NO_INPUT.fullmatch(input) else input,
-        cut=cut and "output" not in fields,
-    )
-
-
-def normalize_newlines(text: str) -> str:
-    """Return the text with every line end as one newline character."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
 # --- which tasks are accepted
-
-
-def broken_rule(instruction: str, language: Language = "en") -> str | None:
-    """Return why Self-Instruct's rules (Wang et al. 2023, Section 2.2) reject an instruction, or None.
-
-    An instruction has more than 3 and at most 150 words; no word for things that a text model can't see or make; no
-    "Write a program" at the start; no punctuation and, for "en", no non-ASCII character at the start. For "any", the
-    words are Unicode words and an instruction may start with a letter of every script. Text that looks like a special
-    token or the separator of the prompt is rejected too.
-    """
-    num_words = len(instruction.split() if language == "en" else split_words(instruction, language))
-    if num_words <= 3:
-        return "3 words or fewer"
-    if num_words > 150:
-        return "more than 150 words"
-    if match := BLACKLIST.search(instruction):
-        return f"holds the word {match[0].lower()!r}"
-    if instruction.startswith("Write a program"):
-        return "starts with 'Write a program'"
-    return _bad_start(instruction[0], language) or _unsafe_text(instruction)
-
-
-def _bad_start(character: str, language: Language) -> str | None:
-    if language == "en" and not character.isascii():
-        return "starts with a non-ASCII character"
-    is_letter = character.isalnum() or character in "¿¡"
-    is_allowed = character not in string.punctuation if language == "en" else is_letter
-    return None if is_allowed else "starts with punctuation"
-
-
-def _unsafe_text(text: str) -> str | None:
-    match = UNSAFE.search(text)
-    return f"holds {match[0]!r}" if match else None
 
 
 def read_tasks(
@@ -317,14 +235,19 @@ class TaskReader:
         self._pool_ids.append(task.id)
 
     def _broken_rule(self, block: Block) -> tuple[str, str] | None:
-        """Return who rejects a block by itself, before novelty, and why; None if nobody does."""
+        """Return who rejects a block by itself, before it is compared with others, and why; None if nobody does."""
         if block.cut:
             return "parse", "cut off"
         if not block.instruction:
             return "parse", "no instruction"
+        if block.ambiguous:
+            return "parse", f"ambiguous: {block.ambiguous}"
         if self.settings.rules:
             reason = broken_rule(block.instruction, self.language)
         else:
-            reason = _unsafe_text(block.instruction)
-        reason = reason or _unsafe_text(block.input)
-        return ("rules", reason) if reason else None
+            reason = unsafe_text(block.instruction)
+        if reason := reason or unsafe_text(block.input):
+            return "rules", reason
+        if self._pool and not is_comparable(block.instruction, self.language):
+            return "novelty", f"mostly letters that language: {self.language} does not compare"
+        return None

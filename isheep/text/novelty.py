@@ -35,6 +35,15 @@ def split_words(text: str, language: Language = "en") -> list[str]:
     return _unicode_word().findall(unicodedata.normalize("NFC", text.lower()))
 
 
+def is_comparable(text: str, language: Language) -> bool:
+    """Return whether at least half of the letters of a text belong to words that the language compares.
+
+    For "en" these are the letters a to z: an exact repeat in another script would count as novel.
+    """
+    letters = [character for character in text if character.isalpha()]
+    return language != "en" or 2 * sum(map(str.isascii, letters)) >= len(letters)
+
+
 @cache
 def _unicode_word() -> re.Pattern[str]:
     marks = "".join(c for c in map(chr, range(0x300, 0x1F000)) if unicodedata.category(c).startswith("M"))
