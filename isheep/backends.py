@@ -2,15 +2,16 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from isheep.engines import Engine, check_engine_object
 from isheep.engines.function import FunctionEngine
+from isheep.engines.user_engine import UserEngine
 from isheep.errors import Conflicts, UserError, unknown_name
-from isheep.extensions import load_object, parse_reference
+from isheep.extensions import check_callable, load_object, name_of, parse_reference, user_code
 from isheep.judges.base import Judge, LocalJudge
 from isheep.judges.endpoint import EndpointJudge
 from isheep.models.chat_template import ChatTemplate, load_chat_template
@@ -81,7 +82,7 @@ def check_engine(recipe: Recipe) -> list[str]:
 def engine_module(name: str) -> EngineModule:
     """Import the module of an engine by its name in ENGINES, or load an engine of the user's own ("file.py:name")."""
     if parse_reference(name):
-        return CustomEngine(load_object(name, "engine"))
+        return CustomEngine(load_object(name, "engine"), name)
     module: EngineModule = import_module(ENGINES[name])
     return module
 
@@ -92,14 +93,16 @@ class CustomEngine:
     PACKAGE: str | None = None
     ONLY_RECIPE_MODEL = False
 
-    def __init__(self, open_function: Callable[[Recipe, Model], Engine]) -> None:
-        self.open_function = open_function
+    def __init__(self, open_function: Callable[[Recipe, Model], Engine], name: str) -> None:
+        check_callable(open_function, f"engine {name}", ("recipe", "model"))
+        self.open_function, self.name = open_function, name
 
     def open_from_recipe(self, recipe: Recipe, model: Model) -> Engine:
-        """Return what the function returns. Raises UserError if it is not an engine."""
-        engine = self.open_function(recipe, model)
-        check_engine_object(engine, recipe.machine.engine)
-        return engine
+        """Return what the function returns. Raises UserError if the function fails, or returns no engine."""
+        with user_code(f"engine {self.name}", self.open_function):
+            engine = self.open_function(recipe, model)
+        check_engine_object(engine, self.name)
+        return UserEngine(engine, self.name)
 
     def check(self, recipe: Recipe) -> list[str]:
         """Return no notes: what a user's engine can do is not known."""
@@ -237,18 +240,52 @@ class Backend:
     check_training: Callable[[Recipe], None] = check_training
     engine_name: str | None = None
 
+    def check_code(self, recipe: Recipe) -> None:
+        """Raise UserError if the recipe's engine is code of the user's own that is not allowed, or can't be loaded.
+
+        Commands that open a model of a run call this before they load anything, such as a tokenizer.
+        """
+        if self.open_engine is open_engine and parse_reference(recipe.machine.engine):
+            engine_module(recipe.machine.engine)
+
     @classmethod
     def of_engine(cls, engine: Engine | PromptsToTexts) -> "Backend":
         """Return a backend on which every model generates with `engine`, whatever its weights.
 
-        `engine` is an Engine, or a function that takes a list of prompts and returns a text for each.
+        `engine` is an Engine, or a function that takes a list of prompts and returns a text for each. Raises UserError
+        if it is something else.
         """
-        opened: Any = engine if hasattr(engine, "generate") else FunctionEngine(engine)
+        name = name_of(engine)
+        opened: Engine
+        if isinstance(engine, type) or hasattr(engine, "generate") or not callable(engine):
+            check_engine_object(engine, name)
+            opened = UserEngine(cast(Engine, engine), name)
+        else:
+            check_callable(engine, f"engine function {name}", ("prompts",))
+            opened = FunctionEngine(engine)
 
         def open_given(recipe: Recipe, model: Model) -> Engine:
-            return cast(Engine, opened)
+            return opened
 
-        return cls(open_engine=open_given, check_engine=lambda recipe: [])
+        return cls(open_engine=open_given, check_engine=lambda recipe: [], engine_name=name)
+
+
+def guard_trainer(backend: Backend) -> Backend:
+    """Return a backend whose `train`, if it is the user's own, raises UserError if it fails or writes no adapter."""
+    function = backend.train
+    if function is train:
+        return backend
+    name = f"train function {name_of(function)}"
+
+    def guarded(
+        recipe: Recipe, chat: ChatTemplate, start: Model, training_file: Path, seed: int, output_dir: Path
+    ) -> None:
+        with user_code(name, function):
+            function(recipe, chat, start, training_file, seed, output_dir)
+        if not any(output_dir.iterdir()):
+            raise UserError(f"{name} wrote nothing into {output_dir}: write the adapter of the next model there")
+
+    return replace(backend, train=guarded)
 
 
 # The real libraries, as the recipe names them.

@@ -1,6 +1,8 @@
 """Errors whose message is written for the user."""
 
+import contextlib
 import difflib
+import errno
 from collections.abc import Iterable, Iterator
 
 KeyPath = tuple[str | int, ...]
@@ -10,8 +12,22 @@ Conflicts = Iterator[tuple[KeyPath, str]]
 """Settings that can't work together: (the path of the key to change, what is wrong with it in this recipe)."""
 
 
+MAX_REASON_LENGTH = 300
+"""The number of characters of another library's message that a line of ours quotes."""
+MAX_EXCERPT_LENGTH = 80
+
+DISK_FULL = ("No space left", "PytorchStreamWriter failed", "unexpected pos")
+"""How safetensors (the first) and torch.save (the others) report a full disk, without an errno."""
+
+_in_command = False
+
+
 class UserError(Exception):
     """An error that the user can correct. The message is one line: the thing, the value found, the way out."""
+
+    def __init__(self, message: str) -> None:
+        # Messages quote values and other libraries, which may have line ends.
+        super().__init__(message if len(message.splitlines()) < 2 else " ".join(message.split()))
 
 
 class TooLong(UserError):
@@ -24,3 +40,74 @@ def unknown_name(kind: str, name: str, known_names: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(name, known_names, n=1)
     way_out = f"did you mean {nearest[0]!r}?" if nearest else f"take one of {', '.join(known_names)}"
     return f"{kind} {name!r} is not known: {way_out}"
+
+
+# --- what other code says
+
+
+def one_line(text: object, max_length: int = MAX_REASON_LENGTH) -> str:
+    """Return a text, such as the message of another library's error, in one line of at most `max_length` characters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= max_length else f"{line[: max_length - 3]}..."
+
+
+def describe_exception(error: BaseException) -> str:
+    """Return the type of an exception and its message, in one line; of pydantic's errors the first wrong value."""
+    if type(error).__name__ == "ValidationError" and (list_errors := getattr(error, "errors", None)):
+        first, title = list_errors(include_url=False)[0], getattr(error, "title", "")
+        key = ".".join(map(str, (title, *first["loc"])))
+        return one_line(f"ValidationError: {key}: {first['msg']}; found {excerpt(first['input'])}")
+    return one_line(f"{type(error).__name__}: {error}".removesuffix(": "))
+
+
+def excerpt(value: object) -> str:
+    """Return the beginning of a value as a line; the name of its type if it can't be shown."""
+    try:
+        return one_line(repr(value), MAX_EXCERPT_LENGTH)
+    # The repr of a user's object may raise any exception.
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def find_disk_full(error: BaseException) -> BaseException | None:
+    """Return the error that reports a full disk, among an error and its causes; None if there is none."""
+    cause: BaseException | None = error
+    while cause:
+        if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
+            text in str(cause) for text in DISK_FULL
+        ):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether torch has run out of memory. The class is compared by name, because loading torch is slow."""
+    return type(error).__name__ == "OutOfMemoryError"
+
+
+# --- the command line and Python
+
+
+@contextlib.contextmanager
+def command_line() -> Iterator[None]:
+    """Within the block, `option` names the options of the command line."""
+    global _in_command
+    before, _in_command = _in_command, True
+    try:
+        yield
+    finally:
+        _in_command = before
+
+
+def option(name: str, python: str = "") -> str:
+    """Return what a user writes to give an argument: "--allow-code" in a command, "allow_code" in Python.
+
+    `python` is the form in Python if it is not the name.
+    """
+    return f"--{name.replace('_', '-')}" if _in_command else python or name
+
+
+def override_place() -> str:
+    """Return where a user writes a text such as "training.epochs=1"."""
+    return "on the command line" if _in_command else "in the overrides"

@@ -1,16 +1,23 @@
-"""Load objects from Python code of the user's own, which a recipe names; only after the user has allowed it."""
+"""Python code of the user's own: load the objects that a recipe names, once the user allows it, and call them.
 
+An exception in such code becomes one line that names the code; the exception itself is the line's cause.
+"""
+
+import contextlib
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
+import traceback
+from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from isheep.errors import UserError
+from isheep.errors import UserError, describe_exception, excerpt, find_disk_full, is_out_of_memory, option
 
 _REFERENCE = re.compile(r"(?P<module>.+\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
 _allowed = False
@@ -47,7 +54,7 @@ def parse_reference(text: str) -> Reference | None:
 
 def refusal(reference: str, use: str) -> str:
     """Return the sentence that says why a reference is not loaded. `use` says what it names, such as "filter"."""
-    return f"{use} {reference} is Python code of your own: pass --allow-code to execute it"
+    return f"{use} {reference} is Python code of your own: pass {option('allow_code', 'allow_code=True')} to execute it"
 
 
 def load_object(reference: str, use: str) -> Any:
@@ -65,8 +72,11 @@ def load_object(reference: str, use: str) -> Any:
         module = _load_file(Path(parts.module).resolve()) if parts.is_file else _import_module(parts.module)
     except FileNotFoundError:
         raise UserError(f"{use} {reference}: there is no file {parts.module}") from None
-    except Exception as error:
-        raise UserError(f"{use} {reference}: {parts.module} can't be loaded: {_summary(error)}") from error
+    # A script may end with sys.exit.
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"{use} {reference}: {parts.module} can't be loaded: {describe_exception(error)}{_line_in(parts, error)}"
+        ) from error
     if not hasattr(module, parts.name):
         raise UserError(f"{use} {reference}: {parts.module} has no {parts.name!r}")
     return getattr(module, parts.name)
@@ -104,5 +114,59 @@ def _import_module(name: str) -> ModuleType:
         sys.path.remove(folder)
 
 
-def _summary(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _line_in(reference: Reference, error: BaseException) -> str:
+    """Return " (FILE line N)" for the innermost line of the user's file that an exception passed through, or ""."""
+    if not reference.is_file:
+        return ""
+    return _last_line(error, str(Path(reference.module).resolve()))
+
+
+# --- calling
+
+
+@contextlib.contextmanager
+def user_code(name: str, function: object, case: str = "") -> Iterator[None]:
+    """Turn an exception in the block, which calls code of the user's, into a UserError that begins with `name`.
+
+    `name` says what the code is, such as "filter too_short", and `case` what for, such as "on pair t1-0". The line has
+    the exception's type and message, and the innermost line in the file of `function`. A full disk and full memory are
+    not the code's fault and pass.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    # A script may end with sys.exit.
+    except (Exception, SystemExit) as error:
+        if find_disk_full(error) or is_out_of_memory(error):
+            raise
+        code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
+        line = _last_line(error, code.co_filename) if code else ""
+        raise UserError(f"{' '.join([name, 'failed', case]).rstrip()}: {describe_exception(error)}{line}") from error
+
+
+def check_callable(function: object, name: str, arguments: tuple[str, ...]) -> None:
+    """Raise UserError if an object can't be called with as many arguments as `arguments` has names."""
+    call = f"function({', '.join(arguments)})"
+    if not callable(function):
+        raise UserError(f"{name} is {excerpt(function)} of type {type(function).__name__}: give a {call}")
+    try:
+        signature = inspect.signature(function)
+    # Some functions of C libraries have no signature.
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise UserError(f"{name} can't be called as {call}: {describe_exception(error)}") from None
+
+
+def name_of(function: object) -> str:
+    """Return the name of a function, or the name of the class of a callable object."""
+    return str(getattr(function, "__qualname__", None) or type(function).__name__)
+
+
+def _last_line(error: BaseException, file: str) -> str:
+    """Return " (FILE line N)" for the innermost line of a file that an exception passed through, or ""."""
+    numbers = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({Path(file).name} line {numbers[-1]})" if numbers else ""

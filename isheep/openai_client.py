@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
-from isheep.errors import UserError
+from isheep.errors import UserError, one_line
 from isheep.recipe.schema import Calls
 from isheep.records import Record
 
@@ -138,9 +138,9 @@ def post_with_retries(
         except httpx2.TimeoutException:
             reply = ServerReply(key=key, error=f"timed out: after {settings.timeout:g} s")
         except httpx2.ConnectError as error:
-            reply = ServerReply(key=key, error=redact_key(f"no connection: {error}"))
+            reply = ServerReply(key=key, error=one_line(redact_key(f"no connection: {error}")))
         except httpx2.HTTPError as error:
-            reply = ServerReply(key=key, error=redact_key(f"{type(error).__name__}: {error}"))
+            reply = ServerReply(key=key, error=one_line(redact_key(f"{type(error).__name__}: {error}")))
         if attempt + 1 < settings.attempts and stop.wait(min(wait, LONGEST)):
             break
     return reply

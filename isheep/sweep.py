@@ -15,7 +15,7 @@ from typing import Any
 
 from isheep.algorithm import align
 from isheep.backends import DEFAULT_BACKEND, Backend
-from isheep.errors import UserError
+from isheep.errors import UserError, option
 from isheep.evaluation import evaluate
 from isheep.evaluation.evaluate import is_last_iteration, validation_scores
 from isheep.evaluation.results import read_result
@@ -143,7 +143,8 @@ def run_sweep(recipes: Mapping[str, Recipe], out: Path, *, backend: Backend = DE
     end.
     """
     if (out / "recipe.yaml").exists():
-        raise UserError(f"{out} is a run folder: a run for each setting needs a folder of its own; give another --out")
+        another = f"give another {option('out')}"
+        raise UserError(f"{out} is a run folder: a run for each setting needs a folder of its own; {another}")
     for name, recipe in recipes.items():
         check_recipe_ready(recipe, out / name, backend=backend)
     errors = []

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+import isheep
 from tests.helpers.checkpoints import make_checkpoint
+from tests.helpers.function_model import SMALL, write_texts
 
 # Some virtual machines name AMX among the CPU's features and end a process that uses it: bfloat16 does, in oneDNN.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
@@ -28,3 +30,10 @@ def checkpoint(request: pytest.FixtureRequest) -> Path:
     """Each of the two in turn."""
     path: Path = request.getfixturevalue(request.param)
     return path
+
+
+@pytest.fixture(scope="session")
+def function_base(tmp_path_factory: pytest.TempPathFactory) -> isheep.RunModel:
+    """M^0 of a run whose models are the function `write_texts`; tests give their benchmarks names of their own."""
+    run_dir = tmp_path_factory.mktemp("function") / "run"
+    return next(iter(isheep.align(isheep.load_recipe("lamb", SMALL), run_dir, engine=write_texts)))

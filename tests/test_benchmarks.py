@@ -87,4 +87,4 @@ def test_a_benchmark_of_the_user_as_an_object(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(loading, "_REGISTERED", {})
     own = benchmarks.Benchmark("own", lamb.run, lamb.prompts, lamb.score_inputs)
     benchmarks.register_benchmark(own)
-    assert load_benchmark(BenchmarkSettings(name="own").name) is own and "own" in benchmark_names()
+    assert load_benchmark(BenchmarkSettings(name="own").name).name == own.name and "own" in benchmark_names()

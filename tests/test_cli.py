@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from isheep import __version__
+from isheep.backends import DEFAULT_BACKEND
 from isheep.cli import COMMANDS, machine_report
 from isheep.cli.recipe_choice import choose_recipe
 from isheep.engines.function import SeededFunctionEngine
@@ -129,11 +130,10 @@ def at_a_prompt(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return line
 
     monkeypatch.setattr("builtins.input", ask)
+    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: FakeChat(user="", assistant=""))
     monkeypatch.setattr(
-        "isheep.cli.chat_session.load_chat_template", lambda name, model: FakeChat(user="", assistant="")
-    )
-    monkeypatch.setattr(
-        "isheep.cli.chat_session.open_engine",
+        DEFAULT_BACKEND,
+        "open_engine",
         lambda recipe, model: SeededFunctionEngine(lambda p, seed: f"{p}? [red]\x1b[2J"),
     )
     monkeypatch.setattr(Stdin, "terminal", True)

@@ -161,8 +161,9 @@ def test_runs_are_paired_by_seed(tmp_path: Path) -> None:
     result_over_seeds = compare_over_seeds([0.43, 0.46, 0.49], [0.53, 0.66, 0.79])
     assert done.code == 0 and f"{result_over_seeds.p:.4f}" in done.out and "paired t over seeds" in done.out
     assert "sd 3.0" in done.out and "sd 13.0" in done.out and "+20.0" in done.out and "Holm" in done.out
-    assert "p over seeds" in " ".join(done.out.split())
-    assert "only one side has them: seeds 4" in done.out and "Seeds are the unit" in " ".join(done.out.split())
+    words = " ".join(done.out.split())
+    assert "p over seeds" in words and "Random seeds are the unit" in words
+    assert "only one side has them: random seeds 4" in done.out
 
 
 def test_invalid_comparisons_are_refused(run: Path, tmp_path: Path) -> None:
@@ -179,9 +180,9 @@ def test_invalid_comparisons_are_refused(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     for name in ("x", "y"):
         shutil.copytree(run, folder / name)
-    assert "holds two runs with seed 42" in refused("compare", folder, folder)
+    assert "holds two runs with random seed 42" in refused("compare", folder, folder)
     shutil.rmtree(folder / "y")
-    assert "1 seeds in common" in refused("compare", folder, folder)
+    assert "1 random seed in common" in refused("compare", folder, folder)
     assert "a run is compared with a run" in refused("compare", run, folder)
 
 

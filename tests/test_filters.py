@@ -220,7 +220,7 @@ def test_a_custom_filter_drops_what_its_function_gives_a_reason_for(own_file: Pa
     ("name", "message"),
     [
         ("failing", "filter failing failed on pair t1-0: AttributeError: "),
-        ("wrong", "filter wrong returned True for pair t1-0: return a reason in words, or None"),
+        ("wrong", "filter wrong returned True for pair t1-0: return a reason in words to drop the pair"),
         ("missing", r"filter .*mine\.py:missing: .*mine\.py has no 'missing'"),
     ],
 )
@@ -231,7 +231,7 @@ def test_a_custom_filter_that_fails_is_one_line(own_file: Path, name: str, messa
 
 def test_a_custom_filter_is_not_executed_unless_allowed(own_file: Path) -> None:
     extensions.allow_code(False)
-    with pytest.raises(UserError, match=r"filter .*mine\.py:short is Python code of your own: pass --allow-code"):
+    with pytest.raises(UserError, match=r"filter .*mine\.py:short is Python code of your own: pass allow_code=True"):
         find_drops(PAIRS, filters({"kind": "custom", "function": f"{own_file}:short"}), True, [])
 
 

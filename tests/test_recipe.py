@@ -224,10 +224,10 @@ def test_one_iteration_may_do_something_otherwise(tmp_path: Path) -> None:
 
 def test_words_for_one_iteration_are_named_where_they_are_wrong(tmp_path: Path) -> None:
     path = write(tmp_path, "model: lamb\niteration: {2: {training: {start: last}}}\n")
-    with pytest.raises(UserError, match=r"'iteration\.2\.training\.epoch=7' on the command line: unknown key 'epoch'"):
+    with pytest.raises(UserError, match=r"'iteration\.2\.training\.epoch=7' in the overrides: unknown key 'epoch'"):
         api.load_recipe(path, ["iteration.2.training.epoch=7"])
     with pytest.raises(
-        UserError, match=r"'iteration\.2\.synthesis\.tasks_of=2' on the .*: synthesis\.tasks_of: iteration 2"
+        UserError, match=r"'iteration\.2\.synthesis\.tasks_of=2' in the overrides: synthesis\.tasks_of: iteration 2"
     ):
         api.load_recipe(path, ["iteration.2.synthesis.tasks_of=2"])
 
@@ -260,8 +260,8 @@ def test_words_of_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("word", "wrong"),
     [
-        ("training.epoch=1", "'training.epoch=1' on the command line: unknown key 'epoch' in training"),
-        ("training.epochs=x", "'training.epochs=x' on the command line: training.epochs: input should be"),
+        ("training.epoch=1", "'training.epoch=1' in the overrides: unknown key 'epoch' in training"),
+        ("training.epochs=x", "'training.epochs=x' in the overrides: training.epochs: input should be"),
         ("filters.3.at_least=7", "there is nothing at 3 in this recipe"),
         ("model.sub=7", "there is nothing at 'sub' in this recipe"),
         ("training", "write key=value, such as training.epochs=1"),
@@ -316,14 +316,14 @@ NAMED = "model: lamb\n\nfilters:\n- {kind: score, at_least: 8}\n"
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("filters=[{kind: mine}]", "'filters=[{kind: mine}]' on the command line: filters.0.kind: take one of 'score'"),
-        ("assessment=null", "'assessment=null' on the command line: filters.0: a score filter needs an assessment"),
-        ("filters.0.above=7", "'filters.0.above=7' on the command line: filters.0: give exactly one of at_least and"),
-        ("filters=[{kind: score, at_least: 80}]", "on the command line: filters.0.at_least: no score reaches 80"),
-        ("machine.engine=vlm", "on the command line: machine.engine: engine 'vlm' is not known: did you mean 'vllm'?"),
+        ("filters=[{kind: mine}]", "'filters=[{kind: mine}]' in the overrides: filters.0.kind: take one of 'score'"),
+        ("assessment=null", "'assessment=null' in the overrides: filters.0: a score filter needs an assessment"),
+        ("filters.0.above=7", "'filters.0.above=7' in the overrides: filters.0: give exactly one of at_least and"),
+        ("filters=[{kind: score, at_least: 80}]", "in the overrides: filters.0.at_least: no score reaches 80"),
+        ("machine.engine=vlm", "in the overrides: machine.engine: engine 'vlm' is not known: did you mean 'vllm'?"),
         (
             "machine.trainer=pft",
-            "on the command line: machine.trainer: trainer 'pft' is not known: did you mean",
+            "in the overrides: machine.trainer: trainer 'pft' is not known: did you mean",
         ),
     ],
 )
@@ -381,7 +381,7 @@ def test_code_is_refused_with_its_line_unless_allowed(text: str, message: str, t
     (tmp_path / "mine.py").write_text("raise SystemExit('executed')")
     with pytest.raises(UserError) as error:
         api.load_recipe(write(tmp_path, f"model: lamb\n{text}\n"))
-    assert f"mine.yaml {message.format(tmp_path)} is Python code of your own: pass --allow-code" in str(error.value)
+    assert f"mine.yaml {message.format(tmp_path)} is Python code of your own: pass allow_code=True" in str(error.value)
 
 
 def test_code_is_found_beside_the_recipe(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from isheep.annotation.server import AnnotationServer
 from isheep.annotation.session import AnnotationSession, comparison_session, rating_session
+from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.records import Task
 from isheep.rundir.run import open_run
 from isheep.seeds import SeedTask, load_seed_tasks
@@ -20,6 +21,7 @@ def open_session(
     iteration: int | None = None,
     compare: tuple[int, int] | None = None,
     tasks: Path | None = None,
+    backend: Backend = DEFAULT_BACKEND,
 ) -> AnnotationSession:
     """Return the questions for a person, and the answers that this person has already given.
 
@@ -30,7 +32,7 @@ def open_session(
         return rating_session(run_dir, person, iteration, num_questions)
     seed_tasks = load_seed_tasks(tasks) if tasks else open_run(run_dir)[1].read("seeds.jsonl", SeedTask)
     plain = [Task.model_validate(seed.model_dump(include={"id", "instruction", "input"})) for seed in seed_tasks]
-    return comparison_session(run_dir, person, compare, plain, num_questions)
+    return comparison_session(run_dir, person, compare, plain, num_questions, backend=backend)
 
 
 def serve(session: AnnotationSession, port: int, console: Console) -> None:

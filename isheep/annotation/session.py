@@ -113,7 +113,13 @@ def rating_session(run_dir: Path, person: str, iteration: int | None, num_questi
 
 
 def comparison_session(
-    run_dir: Path, person: str, models: tuple[int, int], tasks: Sequence[Task], num_questions: int
+    run_dir: Path,
+    person: str,
+    models: tuple[int, int],
+    tasks: Sequence[Task],
+    num_questions: int,
+    *,
+    backend: Backend = DEFAULT_BACKEND,
 ) -> AnnotationSession:
     """Return two models' answers to the same tasks, left or right at random.
 
@@ -123,12 +129,13 @@ def comparison_session(
     recipe, run = open_run(run_dir)
     if models[0] == models[1]:
         raise UserError(f"--compare {models[0]} {models[1]}: give two different models; 0 is the base")
+    backend.check_code(recipe)
     earlier, later = sorted(models)
     for iteration in (earlier, later):
         model_of_iteration(recipe, run, iteration)
     sample = sorted(tasks, key=lambda task: derive_seed(recipe.seed, "annotation", task.id))[:num_questions]
     of = hashlib.sha256(json.dumps([task.model_dump() for task in sample]).encode()).hexdigest()[:12]
-    answers = [answer_tasks_with(recipe, run, iteration, sample, of) for iteration in (earlier, later)]
+    answers = [answer_tasks_with(recipe, run, iteration, sample, of, backend) for iteration in (earlier, later)]
     file, questions = run.path / CHOICES, []
     ties = {row.task for row in read_annotations(file, Choice)[0] if _is_tie_of(row, of, (earlier, later))}
     for task, first, second in zip(sample, *answers, strict=True):

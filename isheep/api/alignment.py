@@ -4,12 +4,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from isheep.api.arguments import path_argument
 from isheep.api.models import RunModel
 from isheep.api.runs import Run, read_run
-from isheep.backends import DEFAULT_BACKEND, Backend, PromptsToTexts
-from isheep.engines import Engine, check_engine_object
-from isheep.errors import UserError
-from isheep.filters.custom import PairFunction
+from isheep.backends import DEFAULT_BACKEND, Backend, PromptsToTexts, guard_trainer
+from isheep.engines import Engine
+from isheep.errors import UserError, excerpt
+from isheep.filters.custom import PairFunction, check_pair_function
 from isheep.recipe.schema import Recipe
 from isheep.sweep import check_recipe_ready, iterate_recipe
 
@@ -84,17 +85,18 @@ def align(
         >>> isheep.align(recipe, "runs/filtered", filters=[too_short]).run()
     """
     if not isinstance(recipe, Recipe):
-        raise UserError(f"recipe {recipe!r:.80} is not a Recipe: pass the result of isheep.load_recipe")
-    if callable(filters) or not isinstance(filters, Iterable):
+        raise UserError(f"recipe {excerpt(recipe)} is not a Recipe: pass the result of isheep.load_recipe")
+    if callable(filters) or isinstance(filters, str) or not isinstance(filters, Iterable):
         raise UserError("filters must be a list of functions: write filters=[my_filter]")
     filters = tuple(filters)
     for function in filters:
-        if not callable(function):
-            raise UserError(f"filter {function!r}: give a function from a pair to a reason, or None to keep the pair")
+        check_pair_function(function)
+    if not isinstance(backend, Backend):
+        raise UserError(f"backend {excerpt(backend)}: give an isheep.backends.Backend, or leave it out")
+    backend = guard_trainer(backend)
     if engine is not None:
-        if not callable(engine):
-            check_engine_object(engine, type(engine).__name__)
-        name = getattr(engine, "__qualname__", type(engine).__name__)
         own = Backend.of_engine(engine)
-        backend = replace(backend, open_engine=own.open_engine, check_engine=own.check_engine, engine_name=name)
-    return Alignment(recipe, Path(run_dir), backend, filters)
+        backend = replace(
+            backend, open_engine=own.open_engine, check_engine=own.check_engine, engine_name=own.engine_name
+        )
+    return Alignment(recipe, path_argument(run_dir, "run_dir"), backend, filters)

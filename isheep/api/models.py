@@ -3,16 +3,23 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
+from pydantic import ValidationError
+
+from isheep.api.arguments import flag_argument, iteration_argument, path_argument
 from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.benchmarks import Benchmark, Result, register_benchmark
+from isheep.errors import UserError, excerpt
 from isheep.evaluation.evaluate_run import evaluate_run
 from isheep.evaluation.results import load_result
 from isheep.recipe.schema import JudgeSettings
-from isheep.records import Model
+from isheep.records import Model, Sampling, Settings
 from isheep.rundir.iterations import model_of_iteration, newest_iteration
 from isheep.rundir.run import open_run
+
+S = TypeVar("S", bound=Settings)
+JUDGE_KEYS = tuple(JudgeSettings.model_fields)
 
 
 @dataclass(frozen=True)
@@ -37,20 +44,40 @@ class RunModel:
         adapter = f" with adapter {self.adapter}" if self.adapter else ""
         return f"M^{self.iteration} of {self.run_dir}: {self.base}{adapter}"
 
-    def answer(self, questions: Sequence[str], *, temperature: float = 0.0, max_tokens: int | None = None) -> list[str]:
-        """Return the model's answers to questions, each asked in a conversation of its own.
+    # A str is a Sequence[str] as well; the first signature that fits counts.
+    @overload
+    def answer(  # type: ignore[overload-overlap]
+        self, questions: str, *, temperature: float = 0.0, max_tokens: int | None = None
+    ) -> str: ...
+    @overload
+    def answer(
+        self, questions: Sequence[str], *, temperature: float = 0.0, max_tokens: int | None = None
+    ) -> list[str]: ...
+    def answer(
+        self, questions: str | Sequence[str], *, temperature: float = 0.0, max_tokens: int | None = None
+    ) -> str | list[str]:
+        """Return the model's answers to questions, each asked in a conversation of its own; one answer to one text.
 
         `temperature` 0 is greedy. `max_tokens` is the most tokens of an answer; None takes that of the recipe.
 
         Example:
-            >>> model.answer(["What is 12 plus 30?"])
-            ['42']
+            >>> model.answer("What is 12 plus 30?")
+            '42'
+            >>> model.answer(["What is 12 plus 30?", "Name a colour."])
+            ['42', 'red']
         """
+        if isinstance(questions, str):
+            return self.answer([questions], temperature=temperature, max_tokens=max_tokens)[0]
+        if not isinstance(questions, Sequence) or not all(isinstance(question, str) for question in questions):
+            raise UserError(f"questions {excerpt(questions)}: give a text, or a list of texts")
         recipe, _ = open_run(self.run_dir)
+        self.backend.check_code(recipe)
         chat = self.backend.load_chat_template(recipe.chat_template, recipe.model)
         settings = recipe.response.sampling
-        update = {"temperature": temperature, "stop": (chat.end, *settings.stop)}
-        sampling = settings.model_copy(update=update if max_tokens is None else {**update, "max_tokens": max_tokens})
+        changes: dict[str, Any] = {"temperature": temperature, "stop": (chat.end, *settings.stop)}
+        if max_tokens is not None:
+            changes["max_tokens"] = max_tokens
+        sampling = _checked(Sampling, settings.model_dump() | changes, "answer")
         engine = self.backend.open_engine(recipe, Model(self.base, self.adapter))
         try:
             completions = engine.generate([chat.prompt(question) for question in questions], sampling, recipe.seed)
@@ -60,10 +87,16 @@ class RunModel:
 
 
 def find_model(model: RunModel | str | Path, iteration: int | None = None) -> RunModel:
-    """Return the model that an argument names: itself, or, for a run folder, its newest one or that of `iteration`."""
+    """Return the model that an argument names: itself, or, for a run folder, its newest one or that of `iteration`.
+
+    Raises UserError if it names none, or if `iteration` is another one than that of the model.
+    """
+    iteration = iteration_argument(iteration)
     if isinstance(model, RunModel):
+        if iteration not in (None, model.iteration):
+            raise UserError(f"iteration {iteration} is not that of {model}: leave it out, or give the run folder")
         return model
-    path = Path(model)
+    path = path_argument(model, "model")
     recipe, run = open_run(path)
     if iteration is None:
         iteration = newest_iteration(recipe, run)
@@ -97,16 +130,16 @@ def evaluate(
         0.86
     """
     model = find_model(model, iteration)
-    if isinstance(benchmark, Benchmark):
+    if not isinstance(benchmark, str):
         register_benchmark(benchmark)
     name = benchmark if isinstance(benchmark, str) else benchmark.name
     evaluate_run(
         model.run_dir,
         [name],
-        Path(data) if data else None,
+        None if data is None else path_argument(data, "data"),
         model.iteration,
         _judge_settings(judge),
-        unsafe_code,
+        flag_argument(unsafe_code, "unsafe_code"),
         backend=model.backend,
     )
     _, run = open_run(model.run_dir)
@@ -118,4 +151,19 @@ def evaluate(
 def _judge_settings(judge: str | Mapping[str, Any] | JudgeSettings | None) -> JudgeSettings | None:
     if judge is None or isinstance(judge, JudgeSettings):
         return judge
-    return JudgeSettings(model=judge) if isinstance(judge, str) else JudgeSettings.model_validate(dict(judge))
+    if isinstance(judge, str):
+        judge = {"model": judge}
+    if not isinstance(judge, Mapping):
+        raise UserError(f"judge {excerpt(judge)}: give a model's name, or a mapping of {', '.join(JUDGE_KEYS)}")
+    return _checked(JudgeSettings, dict(judge), "judge")
+
+
+def _checked(settings_type: type[S], values: Mapping[str, Any], name: str) -> S:
+    """Return settings of their values. Raises UserError, which names the first key that is wrong."""
+    try:
+        return settings_type.model_validate(dict(values), strict=True)
+    except ValidationError as failed:
+        error = failed.errors(include_url=False)[0]
+        key, value = ".".join(map(str, error["loc"])), excerpt(error["input"])
+        keys = f"; it has {', '.join(settings_type.model_fields)}" if error["type"] == "extra_forbidden" else ""
+        raise UserError(f"{name}: {key}: {error['msg'].lower()}; found {value}{keys}") from None

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from isheep import backends, benchmarks, extensions
-from isheep.errors import Conflicts
+from isheep.api.arguments import flag_argument
+from isheep.errors import Conflicts, UserError, excerpt
 from isheep.recipe import loading, sweeps, validation
 from isheep.recipe.schema import Recipe
 
@@ -35,7 +36,7 @@ def load_recipe(
         >>> recipe.synthesis.tasks
         100
     """
-    if allow_code:
+    if flag_argument(allow_code, "allow_code"):
         extensions.allow_code()
     return loading.load_recipe(source, overrides or (), CHECKS)
 
@@ -48,6 +49,8 @@ def load_sweep(
     Example:
         >>> recipes = isheep.load_sweep("lamb/table2")
     """
-    if allow_code:
+    if not isinstance(source, str | Path):
+        raise UserError(f"sweep {excerpt(source)}: give the name of a sweep, or the path of its file")
+    if flag_argument(allow_code, "allow_code"):
         extensions.allow_code()
     return sweeps.load_sweep(loading.find_recipe(str(source)), overrides or (), CHECKS)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from isheep.api.arguments import path_argument
 from isheep.api.models import RunModel
 from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.benchmarks import Result
@@ -141,6 +142,6 @@ def read_run(run_dir: str | Path, *, backend: Backend = DEFAULT_BACKEND) -> Run:
         >>> print(run)
         run runs/mine: 3 of 3 iterations are trained
     """
-    path = Path(run_dir)
+    path = path_argument(run_dir, "run_dir")
     recipe, _ = open_run(path)
     return Run(path, recipe, backend)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
 from isheep.benchmarks.support.context import EvalContext, data_path
-from isheep.errors import UserError
+from isheep.errors import UserError, one_line, option
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Sampling
 from isheep.rundir.atomic import read_json_lines, write_text
@@ -258,7 +258,7 @@ def read_item(location: str, row: Any, registry: Registry) -> Item:
         raise UserError(f"{location}: {key}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
     except Exception as error:
         # Settings of the wrong kind or number, or a keyword that is no regular expression.
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise UserError(f"{location}: its instructions can't be checked: {reason}") from None
     return item
 
@@ -274,7 +274,9 @@ def download() -> Iterator[tuple[str, Any]]:
     except Exception as error:
         # No network, no cache, or a library that is too old: they have no common class.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{HUB} can't be fetched ({reason}): give --data {FILE}, or data in the recipe") from None
+        raise UserError(
+            f"{HUB} can't be fetched ({reason}): give {option('data')} {FILE}, or data in the recipe"
+        ) from None
     return ((f"{HUB} row {number}", row) for number, row in enumerate(rows, 1))
 
 

@@ -16,7 +16,7 @@ import typer
 
 from isheep import __version__
 from isheep.cli import error_lines
-from isheep.errors import UserError
+from isheep.errors import UserError, command_line
 
 # The commands in the order in which `isheep --help` lists them.
 COMMANDS = (
@@ -95,17 +95,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # Libraries address these warnings to each other's authors.
         warnings.simplefilter("ignore", FutureWarning)
     try:
-        _check_operating_system(sys.argv[1:] if arguments is None else arguments)
-        app(args=arguments)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            _exit("interrupted; everything finished is saved: run the same command again to continue", INTERRUPTED)
-        raise
+        with command_line():
+            _check_operating_system(sys.argv[1:] if arguments is None else arguments)
+            # Not standalone, so that typer raises its errors: they get the same form as ours.
+            code = app(args=arguments, prog_name="isheep", standalone_mode=False)
+    except typer.Abort:
+        _exit("the input ended before a question was answered", 1)
     except Exception as error:
+        if error_lines.shows_help(error):
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(2)
         if line := error_lines.error_line(error):
             _exit(line, 2)
         raise
-    sys.exit(0)
+    if code == INTERRUPTED:
+        _exit("interrupted; everything finished is saved: run the same command again to continue", INTERRUPTED)
+    sys.exit(code or 0)
 
 
 def _check_operating_system(arguments: Sequence[str]) -> None:

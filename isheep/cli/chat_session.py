@@ -8,23 +8,25 @@ from pathlib import Path
 
 from rich.text import Text
 
-from isheep.backends import open_engine
+from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.batching import derive_seed
 from isheep.cli.output import make_console
 from isheep.evaluation.formatting import escape_unprintable
-from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling
 from isheep.rundir.iterations import model_of_iteration
 from isheep.rundir.run import open_run
 
 
-def chat_with_run(run_dir: Path, iteration: int | None, temperature: float) -> None:
+def chat_with_run(
+    run_dir: Path, iteration: int | None, temperature: float, *, backend: Backend = DEFAULT_BACKEND
+) -> None:
     """Print an answer to each line of standard input, until it ends or Ctrl-C.
 
     Shows a prompt on a terminal. Each line is a conversation of its own, because I-SHEEP trains on single turns.
     """
     recipe, run = open_run(run_dir)
+    backend.check_code(recipe)
     model = model_of_iteration(recipe, run, iteration)
     console, is_terminal = make_console(), sys.stdin.isatty()
     with contextlib.suppress(KeyboardInterrupt):
@@ -32,21 +34,23 @@ def chat_with_run(run_dir: Path, iteration: int | None, temperature: float) -> N
             name = model.adapter.parent.name if model.adapter else "base"
             text = f"{recipe.model}, {name}; each line is a new conversation; Ctrl-D ends"
             console.print(Text(text), style="dim")
-        for answer in answers(recipe, model, temperature, _lines(is_terminal)):
+        for answer in answers(recipe, model, temperature, _lines(is_terminal), backend):
             truncated = " (cut off)" if answer.finish == "length" and is_terminal else ""
             console.print(Text.assemble(escape_unprintable(answer.text.strip()), (truncated, "dim")), soft_wrap=True)
 
 
-def answers(recipe: Recipe, model: Model, temperature: float, lines: Iterator[str]) -> Iterator[Completion]:
+def answers(
+    recipe: Recipe, model: Model, temperature: float, lines: Iterator[str], backend: Backend = DEFAULT_BACKEND
+) -> Iterator[Completion]:
     """Yield the model's answer to each line.
 
     Temperature 0 is greedy; above it, the seed of line n is derived from the run's seed and n.
     """
-    chat_template = load_chat_template(recipe.chat_template, recipe.model)
+    chat_template = backend.load_chat_template(recipe.chat_template, recipe.model)
     settings = recipe.response.sampling
     stop = (chat_template.end, *settings.stop)
     sampling = Sampling(**settings.model_dump() | {"temperature": temperature, "stop": stop})
-    with closing(open_engine(recipe, model)) as engine:
+    with closing(backend.open_engine(recipe, model)) as engine:
         for n, line in enumerate(lines):
             yield from engine.generate([chat_template.prompt(line)], sampling, derive_seed(recipe.seed, "chat", n))
 

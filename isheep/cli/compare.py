@@ -1,4 +1,4 @@
-"""isheep compare: compare two models, or two settings over seeds."""
+"""isheep compare: compare two models, or two settings over random seeds."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,9 @@ from isheep.cli.output import print_json, print_parts
 def compare(
     a: Annotated[
         Path,
-        typer.Argument(metavar="DIR_A", help="Run folder, or a folder of runs with a seed each.", show_default=False),
+        typer.Argument(
+            metavar="DIR_A", help="Run folder, or a folder of runs with a random seed each.", show_default=False
+        ),
     ],
     b: Annotated[
         Path | None,
@@ -38,9 +40,9 @@ def compare(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two models, or two settings over seeds.
+    """Compare two models, or two settings over random seeds.
 
-    Two models are compared on the same items. Two folders of runs are compared over the seeds that both have.
+    Two models are compared on the same items. Two folders of runs are compared over the random seeds that both have.
     """
     from isheep.evaluation.compare import compare_models, comparison_table
     from isheep.evaluation.json_views import comparison_json

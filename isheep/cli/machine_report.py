@@ -11,6 +11,7 @@ from typing import Any
 
 from isheep import __version__
 from isheep.backends import ENGINES, engine_module
+from isheep.errors import one_line
 from isheep.recipe.packaged import PACKAGED_MODELS
 from isheep.rundir.run import PACKAGES
 
@@ -66,7 +67,7 @@ def describe_device() -> str:
     try:
         torch: Any = import_module("torch")
     except (ImportError, OSError) as error:
-        return f"torch cannot be loaded: {' '.join(str(error).split())}"
+        return f"torch cannot be loaded: {one_line(error)}"
     if not torch.cuda.is_available():
         return "cpu (torch finds no CUDA device)"
     devices = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]

@@ -25,7 +25,9 @@ def run(
     model: BaseModelName = None,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of runs, with seed, seed + 1, ..., each in its own folder --out/seed-N."),
+        typer.Option(
+            min=1, help="Number of random seeds: runs with seed, seed + 1, ..., each in a folder --out/seed-N."
+        ),
     ] = None,
     unsafe_code: UnsafeCode = False,
     allow_code: AllowCode = False,

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from isheep.benchmarks import Fingerprints, Result, Score, fingerprint, load_benchmark
-from isheep.errors import UserError
+from isheep.errors import UserError, option
 from isheep.evaluation.evaluate import same_prompts
 from isheep.evaluation.formatting import escape_unprintable
 from isheep.evaluation.results import load_result
@@ -74,7 +74,11 @@ def contamination_report(
     iterations = [index for index in range(1, recipe.iterations + 1) if iteration_dir(run, index).has("pairs.jsonl")]
     if not iterations:
         raise UserError(f"{run_dir} has no pairs yet: see isheep status {run_dir}")
-    for settings in choose_benchmarks(recipe, names, data):
+    benchmarks = choose_benchmarks(recipe, names, data)
+    # Before the first table is printed: a benchmark may be code that is not allowed, or that can't be loaded.
+    for settings in benchmarks:
+        load_benchmark(settings.name)
+    for settings in benchmarks:
         prompts = load_prompts(run, settings, [0, *iterations])
         overlaps = {index: load_overlap(run, index, prompts, rule) for index in iterations}
         yield count_table(settings.label, len(prompts), rule, overlaps)
@@ -105,7 +109,7 @@ def choose_rule(recipe: Recipe, ngram: int | None, rouge: float | None) -> Conta
 def choose_benchmarks(recipe: Recipe, names: Sequence[str], data: Path | None) -> list[BenchmarkSettings]:
     """Return the named benchmarks, or the recipe's. `data` replaces the data of a single one."""
     if data and len(names) != 1:
-        raise UserError(f"--data {data} is for one benchmark: name it, and it alone")
+        raise UserError(f"{option('data')} {data} is for one benchmark: name it, and it alone")
     in_recipe: dict[str, BenchmarkSettings] = {settings.name: settings for settings in recipe.evaluation}
     try:
         selected = [in_recipe.get(name) or BenchmarkSettings.model_validate({"name": name}) for name in names]
@@ -125,10 +129,11 @@ def load_prompts(run: RunFolder, settings: BenchmarkSettings, iterations: Sequen
     for iteration in iterations:
         result = load_result(run, iteration, settings.label)
         if result and not same_prompts(result, expected):
+            file = iteration_dir(run, iteration).path / "eval" / f"{settings.label}.json"
+            data = settings.data or "those of the benchmark now"
             raise UserError(
-                f"{iteration_dir(run, iteration).path / 'eval' / settings.label}.json was scored on other prompts than "
-                f"{settings.data or 'those of the benchmark now'}: give the data that it was made from as --data, with "
-                "the benchmark's name"
+                f"{file} was scored on other prompts than {data}: give the data that it was made from as "
+                f"{option('data')}, with the benchmark's name"
             )
     return prompts
 

@@ -149,6 +149,10 @@ def calibrate_judge(
     if not selected:
         of_iteration = f" of iteration {iteration}" if iteration is not None else ""
         raise UserError(f"{run_dir} has no ratings{of_iteration} yet: see isheep status {run_dir}")
+    # Before a model is opened: the engine or a benchmark may be code that is not allowed, or that can't be loaded.
+    backend.check_code(recipe)
+    for benchmark in recipe.evaluation:
+        load_benchmark(benchmark.name)
     settings = _saved_settings(run_dir, recipe.assessment)
     calibrations = []
     with lock_run(run_dir) as run:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from isheep.errors import UserError
+from isheep.errors import UserError, excerpt
 from isheep.records import Completion, Sampling, TokenLogprobs
 
 
@@ -56,7 +56,17 @@ ENGINE_MEMBERS = ("max_in_flight", "generate", "logprobs", "choices", "embed", "
 
 def check_engine_object(engine: object, name: str) -> None:
     """Raise UserError if an object lacks a member of Engine. `name` says in the message where it comes from."""
+    if isinstance(engine, type):
+        raise UserError(f"engine {name} is a class: give an object of it, {engine.__name__}(...)")
     missing = [member for member in ENGINE_MEMBERS if not hasattr(engine, member)]
+    if len(missing) == len(ENGINE_MEMBERS):
+        raise UserError(
+            f"engine {name} is {excerpt(engine)}, of type {type(engine).__name__}: give a function from prompts to "
+            "texts, or an object with all members of isheep.engines.Engine (docs/extending.md)"
+        )
+    no_methods = [member for member in ENGINE_MEMBERS[1:] if not callable(getattr(engine, member, len))]
+    if no_methods:
+        raise UserError(f"engine {name}: {', '.join(no_methods)} must be methods (docs/extending.md)")
     if missing:
         raise UserError(
             f"engine {name} lacks {', '.join(missing)}: give a function from prompts to texts, or an object with all "

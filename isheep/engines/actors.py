@@ -46,7 +46,7 @@ class Replica:
         if model != self.model:
             self.close(self.model)
             if model.adapter and not model.adapter.is_dir():
-                raise UserError(f"{node()} does not see {model.adapter}: give an --out that all nodes share")
+                raise UserError(f"{node()} does not see {model.adapter}: give a run folder that all nodes share")
             try:
                 self.engine, self.model = open_one(model), model
             except UserError as error:

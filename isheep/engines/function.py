@@ -5,7 +5,8 @@ from hashlib import sha256
 from typing import Any
 
 from isheep.batching import derive_seed
-from isheep.errors import UserError
+from isheep.errors import UserError, excerpt
+from isheep.extensions import name_of, user_code
 from isheep.records import Completion, Sampling, TokenLogprobs
 
 EMBEDDING_WIDTH = 16
@@ -27,16 +28,13 @@ class FunctionEngine:
 
     def texts(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         """Call the function. Raises UserError if it does not return one string per prompt."""
-        name = getattr(self.function, "__name__", "the engine's function")
-        try:
+        name = f"engine function {name_of(self.function)}"
+        with user_code(name, self.function, f"on {len(prompts)} prompts"):
             texts = self.function(list(prompts))
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"engine function {name} failed on {len(prompts)} prompts: {reason}") from error
         is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
         if not is_list or len(texts) != len(prompts) or not all(isinstance(text, str) for text in texts):
-            excerpt = " ".join(f"{texts!r:.80}".split())
-            raise UserError(f"{name} must return one text per prompt, {len(prompts)} here; it returned {excerpt}")
+            needed = f"one text per prompt, {len(prompts)} here"
+            raise UserError(f"{name} must return {needed}; it returned {excerpt(texts)}")
         # A lone surrogate is no text that a file could hold.
         return [text.encode(errors="replace").decode() for text in texts]
 

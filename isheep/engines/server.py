@@ -4,7 +4,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from isheep.errors import UserError
+from isheep.errors import UserError, one_line
 from isheep.filters import needs
 from isheep.openai_client import (
     FATAL,
@@ -93,7 +93,7 @@ class ServerConnection(NamedTuple):
         try:
             response = self.client.post(path, json=body)
         except httpx2.HTTPError as error:
-            return 503, redact_key(f"{type(error).__name__}: {error}")
+            return 503, one_line(redact_key(f"{type(error).__name__}: {error}"))
         return response.status_code, " ".join(redact_key(response.text).split())[:200]
 
     def error(self, reason: str) -> UserError:
@@ -182,7 +182,7 @@ def list_models(connection: ServerConnection) -> list[dict[str, Any]]:
             raise connection.error(f"HTTP {status} at its list of models; set OPENAI_API_KEY, or try again")
         data = response.json().get("data") if response.is_success else []
     except httpx2.HTTPError as error:
-        reason = redact_key(f"{type(error).__name__}: {error}")
+        reason = one_line(redact_key(f"{type(error).__name__}: {error}"))
         raise connection.error(f"no connection ({reason}); start it, or set machine.server.url") from None
     except (ValueError, AttributeError):
         data = []

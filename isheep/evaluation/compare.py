@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from isheep.benchmarks import Result
-from isheep.errors import UserError
+from isheep.errors import UserError, option
 from isheep.evaluation import formatting
 from isheep.evaluation.evaluate import same_fingerprints, same_prompts
 from isheep.evaluation.power import ALPHA
@@ -31,8 +31,8 @@ LEGEND = (
     "Shares in % with 95% intervals. {p} is two-sided, and below it corrected for {tests} (Holm); in brackets: minimum "
     "detectable difference at 80% power and the corrected level. {unit}"
 )
-OVER_SEEDS = "Seeds are the unit: intervals, p and sd describe how runs differ, not how items differ."
-OVER_ITEMS = "Items are the unit: the result says nothing about another seed."
+OVER_SEEDS = "Random seeds are the unit: intervals, p and sd describe how runs differ, not how items differ."
+OVER_ITEMS = "Items are the unit: the result says nothing about another random seed."
 
 
 class Side(NamedTuple):
@@ -62,10 +62,23 @@ class ScoreComparison(NamedTuple):
         return f"{self.benchmark} {self.score}"
 
 
+class LeftOutScore(NamedTuple):
+    """A score that can't be compared, because its models have other numbers of items; 0 without the score."""
+
+    benchmark: str
+    score: str
+    num_items: tuple[list[int], list[int]]
+
+    def __str__(self) -> str:
+        a, b = (" or ".join(map(str, numbers)) for numbers in self.num_items)
+        return f"{self.benchmark} {self.score} is left out: A has {a} items, B has {b}"
+
+
 class ModelComparison(NamedTuple):
     """What `isheep compare` prints: the two sides, the seeds that both have, and each score with its corrected p.
 
-    `num_tests` is the number of different tests that p is corrected for.
+    `num_tests` is the number of different tests that p is corrected for. `left_out` are the scores that one side lacks,
+    or has with another number of items.
     """
 
     sides: tuple[Side, Side]
@@ -73,6 +86,7 @@ class ModelComparison(NamedTuple):
     scores: list[ScoreComparison]
     corrected_p: list[float]
     num_tests: int
+    left_out: list[LeftOutScore]
 
     @property
     def unit(self) -> str:
@@ -95,8 +109,9 @@ def compare_models(a: Path, b: Path | None, iterations: Sequence[int], names: Se
     first, second = _choose_iterations(iterations, is_single=b is None)
     sides = load_side(a, first), load_side(b or a, second)
     seeds = _common_seeds(*sides)
-    scores = _choose_scores(list(_compare_scores(*sides, seeds)), names)
-    return ModelComparison(sides, seeds, scores, *_correct_p(scores))
+    left_out = list(_left_out_scores(*sides, seeds))
+    scores = _choose_scores(list(_compare_scores(*sides, seeds)), left_out, names)
+    return ModelComparison(sides, seeds, scores, *_correct_p(scores), left_out)
 
 
 # --- the two sides
@@ -112,11 +127,11 @@ def load_side(path: Path, iteration: int | None) -> Side:
     for file in sorted(path.glob("*/recipe.yaml")):
         seed, name, results = _load_model(file.parent, iteration)
         if seed in by_seed:
-            raise UserError(f"{path} holds two runs with seed {seed}: give a folder with one run for each seed")
+            raise UserError(f"{path} holds two runs with random seed {seed}: give a folder with one run for each")
         by_seed[seed] = results
         labels.append(f"seed {seed} {name}")
     if not by_seed:
-        raise UserError(f"{path} is neither a run folder nor a folder of runs: give the --out of an isheep run")
+        raise UserError(f"{path} is neither a run folder nor a folder of runs: give the folder of a run")
     return Side(f"{path}: {', '.join(labels)}", by_seed)
 
 
@@ -145,7 +160,7 @@ def _choose_iterations(iterations: Sequence[int], is_single: bool) -> tuple[int 
             return (0, iteration) if is_single else (iteration, iteration)
         case [first, second]:
             return first, second
-    raise UserError(f"two models are compared, and --iteration is given {len(iterations)} times")
+    raise UserError(f"two models are compared, and {option('iteration')} is given {len(iterations)} times")
 
 
 def _common_seeds(a: Side, b: Side) -> list[int | None]:
@@ -153,7 +168,9 @@ def _common_seeds(a: Side, b: Side) -> list[int | None]:
     if (None in a.by_seed) != (None in b.by_seed):
         raise UserError("a run is compared with a run, and a folder of runs with a folder of runs")
     if None not in seeds and len(seeds) < 2:
-        raise UserError(f"{len(seeds)} seeds in common ({a.label}; {b.label}): compare two runs, or run more seeds")
+        labels = f"{a.label}; {b.label}"
+        number = f"{len(seeds) or 'no'} random seed in common"
+        raise UserError(f"{number} ({labels}): compare two runs, or run both settings with two random seeds or more")
     return seeds
 
 
@@ -175,6 +192,25 @@ def _compare_scores(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[S
                 yield _compare_score(benchmark, name, results[: len(seeds)], results[len(seeds) :], seeds == [None])
 
 
+def _left_out_scores(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[LeftOutScore]:
+    """Yield the scores of the benchmarks that all models have which `_compare_scores` leaves out."""
+    models = [side.by_seed[seed] for side in (a, b) for seed in seeds]
+    for benchmark in models[0]:
+        if not all(benchmark in results for results in models):
+            continue
+        results = [model[benchmark] for model in models]
+        for name in dict.fromkeys(name for result in results for name in result.scores):
+            numbers = [num_items(result, name) for result in results]
+            if len({*numbers}) > 1:
+                sides = numbers[: len(seeds)], numbers[len(seeds) :]
+                yield LeftOutScore(benchmark, name, (sorted({*sides[0]}), sorted({*sides[1]})))
+
+
+def num_items(result: Result, score: str) -> int:
+    """Return the number of items of a score, 0 if the result has no such score."""
+    return len(result.scores[score].items) if score in result.scores else 0
+
+
 def _compare_score(
     benchmark: str, name: str, before: Sequence[Result], after: Sequence[Result], is_single: bool
 ) -> ScoreComparison:
@@ -189,10 +225,16 @@ def _compare_score(
     return ScoreComparison(benchmark, name, templates, score.items, result, (a, b), (tuple(a), tuple(b)))
 
 
-def _choose_scores(scores: Sequence[ScoreComparison], names: Sequence[str]) -> list[ScoreComparison]:
+def _choose_scores(
+    scores: Sequence[ScoreComparison], left_out: Sequence[LeftOutScore], names: Sequence[str]
+) -> list[ScoreComparison]:
     """Return the scores with one of the names, or all without names."""
+    for score in left_out:
+        if {score.score, f"{score.benchmark} {score.score}"} & {*names}:
+            raise UserError(f"{score}: score both anew")
     if not scores:
-        raise UserError("the two have no score in common: score both with isheep eval")
+        reasons = f" ({'; '.join(map(str, left_out))})" if left_out else ""
+        raise UserError(f"the two have no score in common{reasons}: score both with isheep eval")
     by_name = {name: score for score in scores for name in (score.score, score.full_name)}
     for name in names:
         if name not in by_name:
@@ -221,7 +263,8 @@ def comparison_table(comparison: ModelComparison) -> Group:
     lines = [f"{letter}  {side.label}" for letter, side in zip("AB", comparison.sides, strict=True)]
     first, second = (side.by_seed.keys() for side in comparison.sides)
     if unpaired := sorted(str(seed) for seed in first ^ second):
-        lines.append(f"left out because only one side has them: seeds {', '.join(unpaired)}")
+        lines.append(f"left out because only one side has them: random seeds {', '.join(unpaired)}")
+    lines += map(str, comparison.left_out)
     return Group(*map(Text, lines), _table(comparison), Text(_legend(comparison), style="dim"))
 
 

@@ -1,6 +1,6 @@
 """Evaluate every model of a run on the recipe's benchmarks: a JSON file for each, beside the model's adapter."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -78,23 +78,15 @@ def ensure_result(model_context: ModelContext, settings: BenchmarkSettings, part
         )
         if part == "validation":
             fingerprints = Fingerprints()
-            result = run_benchmark(settings.label, validation_part(benchmark).run, context)
+            result = validation_part(benchmark).run(context)
         else:
             fingerprints = result_fingerprints(recipe, settings)
-            result = run_benchmark(settings.label, benchmark.run, context)
+            result = benchmark.run(context)
         template = "" if result.template in ("", PLAIN) else fingerprint(chat.template)
         update = {**fingerprints.model_dump(), "template_fingerprint": template}
         return result.model_copy(update=update).model_dump(mode="json")
 
     folder.json(f"{part}/{settings.label}.json", make)
-
-
-def run_benchmark(label: str, run: Callable[[EvalContext], Result], context: EvalContext) -> Result:
-    """Return the result of a benchmark. Raises UserError if a benchmark of the user's own returns something else."""
-    result = run(context)
-    if not isinstance(result, Result):
-        raise UserError(f"benchmark {label} returned {result!r:.80}: return a Result (docs/extending.md)")
-    return result
 
 
 def validation_part(benchmark: Benchmark) -> ValidationPart:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.benchmarks import Result, load_benchmark, prompt_fingerprint, settings_conflicts
-from isheep.errors import UserError
+from isheep.errors import UserError, option
 from isheep.evaluation.evaluate import check_benchmarks_ready, evaluate
 from isheep.models.checkpoint import check_device
 from isheep.recipe.benchmark_names import benchmark_names, check_benchmark_name
@@ -33,13 +33,14 @@ def evaluate_run(
     before a model loads if a benchmark can't be run, or if existing results are about other items.
     """
     recipe, run = open_run(path)
+    backend.check_code(recipe)
     benchmarks = [settings_for(name, recipe, data) for name in names] or list(recipe.evaluation)
     if not benchmarks:
         raise UserError(
             f"the recipe of {path} has no benchmark in evaluation: name one of {', '.join(benchmark_names())}"
         )
     if data and len(names) != 1:
-        raise UserError(f"--data {data} is for one benchmark: name it, and it alone")
+        raise UserError(f"{option('data')} {data} is for one benchmark: name it, and it alone")
     benchmarks = with_judge(benchmarks, judge)
     models = range(newest_iteration(recipe, run) + 1) if iteration is None else [iteration]
     # Raises an error for a wrong iteration before the benchmarks are read.
@@ -50,7 +51,7 @@ def evaluate_run(
     check_benchmarks_ready(changed, run, models, backend=backend)
     # If all results exist, the data have not been read.
     if data and not data.exists():
-        raise UserError(f"--data {data}: there is no such file or folder")
+        raise UserError(f"{option('data')} {data}: there is no such file or folder")
     with lock_run(path) as run:
         for t in models:
             evaluate(changed, run, t, model_of_iteration(recipe, run, t), backend=backend)
@@ -79,7 +80,7 @@ def with_judge(benchmarks: Sequence[BenchmarkSettings], judge: JudgeSettings | N
     needs_judge = {settings.name: load_benchmark(settings.name).needs_judge for settings in benchmarks}
     if judge and not any(needs_judge.values()):
         judged = ", ".join(name for name in benchmark_names() if load_benchmark(name).needs_judge)
-        raise UserError(f"--judge is for {judged}: {', '.join(needs_judge)} asks none")
+        raise UserError(f"{option('judge')} is for {judged}: {', '.join(needs_judge)} asks none")
     changed = [
         settings.model_copy(update={"judge": judge}) if judge and needs_judge[settings.name] else settings
         for settings in benchmarks

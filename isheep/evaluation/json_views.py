@@ -43,8 +43,9 @@ def result_json(result: Result) -> dict[str, Any]:
 
 
 def comparison_json(comparison: ModelComparison) -> dict[str, Any]:
-    """Return a comparison: {"a", "b", "seeds", "p_over", "num_tests", "scores": [...]}; "seeds" is None for two runs.
+    """Return a comparison: {"a", "b", "seeds", "p_over", "num_tests", "scores": [...], "left_out": [...]}.
 
+    "seeds" is None for two single runs. "left_out" names the scores that have other numbers of items on the two sides.
     "p_over" is "items" or "seeds". "num_tests" is the number of different tests that "p_holm" and the minimum
     detectable differences are corrected for.
     """
@@ -57,6 +58,10 @@ def comparison_json(comparison: ModelComparison) -> dict[str, Any]:
         "p_over": comparison.unit,
         "num_tests": comparison.num_tests,
         "scores": [_score_json(score, corrected, comparison.alpha) for score, corrected in pairs],
+        "left_out": [
+            {"benchmark": left.benchmark, "score": left.score, "a": left.num_items[0], "b": left.num_items[1]}
+            for left in comparison.left_out
+        ],
     }
 
 

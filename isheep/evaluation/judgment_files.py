@@ -16,7 +16,7 @@ from rich.text import Text
 from isheep.benchmarks import alpaca_eval
 from isheep.benchmarks.support import fastchat, win_rate
 from isheep.benchmarks.support.data_files import read_rows
-from isheep.errors import UserError
+from isheep.errors import UserError, option
 from isheep.evaluation.formatting import escape_unprintable
 from isheep.evaluation.statistics import estimate
 from isheep.rundir.atomic import write_text
@@ -164,7 +164,7 @@ def judge_prompts(answers: Path, data: Path, judge: str, output: Path | None) ->
     if output is None:
         return lines.removesuffix("\n")
     if output.is_dir():
-        raise UserError(f"{output} is a folder: give a file as --out")
+        raise UserError(f"{output} is a folder: give a file as {option('out')}")
     write_text(output, lines)
     return None
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from isheep.errors import UserError
+from isheep.errors import UserError, option
 from isheep.export import ExportFormat, ExportRows, formats
 from isheep.models.adapter_files import load_training_tokenizer
 from isheep.models.chat_template import load_chat_template
@@ -56,7 +56,9 @@ def export_checkpoint(run_dir: Path, iteration: int | None, output_dir: Path | N
     recipe, run = open_run(run_dir)
     model = model_of_iteration(recipe, run, iteration)
     if model.adapter is None:
-        raise UserError(f"{run.path}: the base has no adapter to merge: give --iteration 1 or more, once it is trained")
+        raise UserError(
+            f"{run.path}: the base has no adapter to merge: give {option('iteration')} 1 or more, once it is trained"
+        )
     output_dir = output_dir or run.path / "export" / model.adapter.parent.name
     formats.write_merged_checkpoint(model, load_chat_template(recipe.chat_template, recipe.model), output_dir)
     return str(output_dir)

@@ -30,12 +30,14 @@ class RecipeFacts(NamedTuple):
     """The facts of a recipe that a filter's settings must agree with.
 
     `criteria` are those that the assessment rates, None if the recipe has no assessment. `has_benchmark` is true if
-    there is a benchmark in evaluation or stop.
+    there is a benchmark in evaluation or stop. `other_filters` is the recipe's list of filters without this one, as
+    YAML in one line.
     """
 
     num_tasks: int
     criteria: tuple[str, ...] | None
     has_benchmark: bool
+    other_filters: str = "[]"
 
 
 class PairFilter(Protocol):

@@ -45,4 +45,4 @@ class ContaminationFilter(FilterSettings):
         """Yield a conflict if the recipe names no benchmark."""
         if not facts.has_benchmark:
             why = "the contamination filter compares pairs with benchmark prompts, and this recipe names no benchmark"
-            yield (), f"{why}: add one to evaluation or stop, or remove the filter"
+            yield (), f"{why}: name one in evaluation or stop, or leave this filter out: filters={facts.other_filters}"

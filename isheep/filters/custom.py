@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
-from isheep.errors import UserError
-from isheep.extensions import load_object
-from isheep.filters.base import FilterContext, FilterSettings, Reasons
+from isheep.errors import Conflicts, UserError, excerpt, one_line
+from isheep.extensions import check_callable, is_code_allowed, load_object, name_of, user_code
+from isheep.filters.base import FilterContext, FilterSettings, Reasons, RecipeFacts
 from isheep.records import Pair
 
 PairFunction = Callable[[Pair], str | None]
@@ -27,7 +27,8 @@ class FunctionFilter(NamedTuple):
 
 
 class CustomFilter(FilterSettings):
-    """Drop a pair if a function of yours returns a reason for it (docs/extending.md). Requires --allow-code."""
+    """Drop a pair if a function of yours returns a reason for it (docs/extending.md). Needs --allow-code, or
+    allow_code=True in Python."""
 
     kind: Literal["custom"]
     """Which filter this is."""
@@ -42,19 +43,39 @@ class CustomFilter(FilterSettings):
 
     def reasons(self, pairs: Iterable[Pair], context: FilterContext) -> Reasons:
         """Yield the pairs that the function gives a reason for. Raises UserError if it can't be loaded, or fails."""
-        return FunctionFilter(load_object(self.function, "filter"), self.label).reasons(pairs, context)
+        return FunctionFilter(self._load(), self.label).reasons(pairs, context)
+
+    def conflicts(self, facts: RecipeFacts) -> Conflicts:
+        """Yield nothing. Raises UserError if code is allowed and the function can't be loaded, or is none."""
+        if is_code_allowed():
+            self._load()
+        yield from super().conflicts(facts)
+
+    def _load(self) -> PairFunction:
+        function: PairFunction = load_object(self.function, "filter")
+        check_pair_function(function)
+        return function
 
 
 def as_filter(function: PairFunction) -> FunctionFilter:
     """Return a filter made of a function from a pair to a reason or None."""
-    return FunctionFilter(function, getattr(function, "__name__", type(function).__name__))
+    return FunctionFilter(function, str(getattr(function, "__name__", type(function).__name__)))
 
 
 def _call(function: PairFunction, label: str, pair: Pair) -> str | None:
-    try:
+    with user_code(f"filter {label}", function, f"on pair {pair.id}"):
         why: Any = function(pair)
-    except Exception as error:
-        raise UserError(f"filter {label} failed on pair {pair.id}: {type(error).__name__}: {error}") from error
-    if why is not None and not isinstance(why, str):
-        raise UserError(f"filter {label} returned {why!r} for pair {pair.id}: return a reason in words, or None")
-    return why
+    if why is not None and not (isinstance(why, str) and why.strip()):
+        raise UserError(
+            f"filter {label} returned {excerpt(why)} for pair {pair.id}: return a reason in words to drop the pair, or "
+            "None to keep it"
+        )
+    return one_line(why) if why else None
+
+
+def check_pair_function(function: object) -> None:
+    """Raise UserError if an object can't be a filter, such as a class, or a function of two arguments."""
+    name = f"filter {name_of(function)}"
+    if isinstance(function, type):
+        raise UserError(f"{name} is a class: give a function, or an object of the class that can be called")
+    check_callable(function, name, ("pair",))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from isheep.errors import UserError
+from isheep.errors import UserError, one_line
 from isheep.judges.base import Messages, count_tokens, merge_parameters, request_key
 from isheep.openai_client import (
     FATAL,
@@ -72,7 +72,7 @@ class EndpointJudge(NamedTuple):
                 status = client.get("models", timeout=min(CHECK_TIMEOUT, self.settings.timeout)).status_code
                 problem = f"HTTP {status}" if status in REFUSED else ""
             except httpx2.ConnectError as error:
-                problem = redact_key(f"no connection: {error}")
+                problem = one_line(redact_key(f"no connection: {error}"))
             if problem:
                 judge = f"judge {self.model!r}" if self.model else "the judge"
                 raise UserError(f"{judge} at {without_password(url)}: {problem}; {WAY_OUT}")

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from isheep.errors import UserError
+from isheep.errors import UserError, one_line
 from isheep.models.checkpoint import load_tokenizer, num_embeddings
 from isheep.prompts import FOLDER, is_jinja_text
 
@@ -82,11 +82,19 @@ def load_chat_template(name: str, model: str) -> ChatTemplate:
 
 
 def render_conversation(tokenizer: Any, template: str, turns: list[tuple[str, str]], open_answer: bool) -> str:
-    """Return the conversation in (role, content) `turns` as text, up to where an answer starts if `open_answer`."""
+    """Return the conversation in (role, content) `turns` as text, up to where an answer starts if `open_answer`.
+
+    Raises UserError if the template can't be rendered, for example because it refuses a role.
+    """
     messages = [{"role": role, "content": content} for role, content in turns]
-    text: str = tokenizer.apply_chat_template(
-        messages, chat_template=template, tokenize=False, add_generation_prompt=open_answer, date_string=TODAY
-    )
+    try:
+        text: str = tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=open_answer, date_string=TODAY
+        )
+    # A template may raise any exception.
+    except Exception as error:
+        roles = ", ".join(role for role, _ in turns)
+        raise UserError(f"the chat template can't be rendered with the turns {roles}: {one_line(error)}") from error
     return text
 
 
@@ -105,11 +113,12 @@ def _tokenizer_template(tokenizer: Any, model: str) -> str:
 def _render_example(tokenizer: Any, template: str, name: str, model: str) -> str:
     """Return a question and the answer MARK in the template. Raises UserError if it can't be rendered."""
     try:
+        # The form in which the model is asked.
+        render_conversation(tokenizer, template, [("user", "question")], open_answer=True)
         return render_conversation(tokenizer, template, [("user", "question"), ("assistant", MARK)], open_answer=False)
-    # A template may raise any exception.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"chat template {name!r} of {model!r} can't be rendered: {reason}") from error
+    except UserError as error:
+        reason = one_line(error.__cause__)
+        raise UserError(f"chat template {name!r} of {model!r} can't be rendered: {reason}") from error.__cause__
 
 
 def _check_vocabulary(tokenizer: Any, example: str, model: str) -> None:

@@ -1,5 +1,6 @@
 """Prompt texts as data: YAML files beside this one, each with its source. Templates are filled in one pass."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -8,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from isheep.errors import UserError
+from isheep.errors import UserError, excerpt, one_line
 
 FOLDER = Path(__file__).parent
 
@@ -65,9 +66,9 @@ def read_prompt_file(name: str) -> Any:
     Raises UserError if there is no such file, or it can't be read.
     """
     path = find_prompt_file(name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         names = ", ".join(sorted(str(p.relative_to(FOLDER).with_suffix("")) for p in FOLDER.rglob("*.yaml")))
-        raise UserError(f"prompt file {name!r} not found: give one of {names}, or the path of a .yaml file")
+        raise UserError(f"prompt file {excerpt(name)} not found: give one of {names}, or the path of a .yaml file")
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -75,7 +76,7 @@ def read_prompt_file(name: str) -> Any:
     except UnicodeDecodeError as error:
         raise UserError(f"prompt file {path} is not UTF-8 text at byte {error.start}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"prompt file {path} is not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"prompt file {path} is not YAML: {one_line(error)}") from None
 
 
 def load_prompts(source: PromptSource) -> Mapping[str, str]:

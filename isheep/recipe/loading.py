@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from isheep import extensions
-from isheep.errors import Conflicts, KeyPath, UserError
+from isheep.errors import Conflicts, KeyPath, UserError, excerpt, one_line, option, override_place
 from isheep.recipe.messages import describe_error, error_path, first_error
 from isheep.recipe.schema import JudgeSettings, Recipe
 from isheep.recipe.source import (
@@ -18,8 +18,8 @@ from isheep.recipe.source import (
     apply_overrides,
     find_recipe,
     lay_over,
+    mapping_source,
     parse_yaml,
-    plain_data,
     put,
     read_source,
     recipe_names,
@@ -33,6 +33,9 @@ Checks = tuple[Callable[[Recipe, int], Conflicts], ...]
 
 # The keys of a sweep that a recipe does not have.
 SWEEP_KEYS = ("settings", "grid")
+
+MAX_DIGITS = 18
+"""The number of digits of the largest number in a recipe; it fits into 64 bits."""
 
 
 class RecipeError(UserError):
@@ -55,11 +58,11 @@ def load_recipe(
         path = source.locations[()]
         raise UserError(f"{path} is a sweep over many settings: run it with isheep sweep {path}")
     if isinstance(overrides, str) or not isinstance(overrides, Mapping | Iterable):
-        raise UserError(f"overrides {overrides!r:.80}: give a mapping or a list such as ['training.epochs=1']")
+        raise UserError(f"overrides {excerpt(overrides)}: give a mapping or a list such as ['training.epochs=1']")
     if not isinstance(overrides, Mapping):
         overrides = list(overrides)
     if not all(isinstance(key, str) for key in overrides):
-        raise UserError(f"overrides {overrides!r:.80}: each key must be a text such as training.epochs")
+        raise UserError(f"overrides {excerpt(overrides)}: each key must be a text such as training.epochs")
     overridden = apply_overrides(source, overrides)
     try:
         return check(overridden, checks)
@@ -74,15 +77,15 @@ def load_recipe(
 def open_source(recipe: str | Path | Mapping[str, Any] | Recipe) -> RecipeSource:
     """Return a recipe as plain data with locations."""
     if not isinstance(recipe, str | Path | Mapping | Recipe):
-        raise UserError(f"recipe {recipe!r:.80}: give a name, a path, a mapping or a Recipe")
+        raise UserError(f"recipe {excerpt(recipe)}: give a name, a path, a mapping or a Recipe")
     if isinstance(recipe, str | Path):
         return read_source(find_recipe(str(recipe)))
-    return RecipeSource(plain_data(recipe), {(): "recipe"})
+    return mapping_source(recipe)
 
 
 def _overrides_text(overrides: Mapping[str, Any] | Iterable[str]) -> str:
     texts = ", ".join(map(repr, overrides))
-    return f"overrides {texts}" if isinstance(overrides, Mapping) else f"{texts} on the command line"
+    return f"overrides {texts}" if isinstance(overrides, Mapping) else f"{texts} {override_place()}"
 
 
 def _is_valid(source: RecipeSource, checks: Checks) -> bool:
@@ -100,12 +103,27 @@ def is_sweep(path: Path) -> bool:
 
 def validate(source: RecipeSource) -> Recipe:
     """Return the recipe that plain data spell out, each key checked by itself. Raises RecipeError."""
+    if path := _large_number(source.data):
+        name = ".".join(map(str, path))
+        raise RecipeError(
+            source.location_of(path), f"{name}: a number of more than {MAX_DIGITS} digits; give a smaller one"
+        )
     try:
         # JSON's strict mode: no text for a number and no 1 for true, but lists for tuples.
         return Recipe.model_validate_json(json.dumps(source.data, default=str), strict=True)
     except ValidationError as failed:
         error = first_error(failed.errors(include_url=False))
         raise RecipeError(source.location_of(error_path(error)), describe_error(error)) from None
+
+
+def _large_number(value: Any, path: KeyPath = ()) -> KeyPath | None:
+    """Return the path of a whole number that is too large to be meant, or None."""
+    if isinstance(value, int):
+        return path if abs(value) >= 10**MAX_DIGITS else None
+    entries: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(value, dict | list):
+        entries = value.items() if isinstance(value, dict) else enumerate(value)
+    return next((found_path for key, inner in entries if (found_path := _large_number(inner, (*path, key)))), None)
 
 
 def check(source: RecipeSource, checks: Checks) -> Recipe:
@@ -159,7 +177,9 @@ def _read_text(value: str, key: str) -> Any:
         try:
             return Path(value).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{value} can't be read: {getattr(error, 'strerror', None) or error}") from None
+            raise UserError(
+                f"{one_line(value, 80)} can't be read: {getattr(error, 'strerror', None) or one_line(error)}"
+            ) from None
     loaded = extensions.load_object(value, key.replace("_", " "))
     if key == "chat_template" and isinstance(loaded, str):
         return loaded
@@ -187,7 +207,7 @@ def parse_judge(text: str) -> JudgeSettings:
 
     Raises UserError in one line.
     """
-    location = f"--judge {text}"
+    location = f"{option('judge')} {text}"
     value = parse_yaml(text, location)[0] if text.lstrip().startswith("{") else {"model": text}
     try:
         return JudgeSettings.model_validate_json(json.dumps(value, default=str), strict=True)

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from isheep.errors import KeyPath
+from isheep.errors import KeyPath, excerpt
 from isheep.recipe.schema import Recipe
 
 # Keys of earlier versions: (the section's last key, the old key) to the new key.
@@ -49,20 +49,20 @@ def describe_error(error: ErrorDetails) -> str:
     *section, key = path or ("recipe",)
     name = ".".join(map(str, path))
     if "prompt" in error["loc"][:-1]:
-        return f"{name} must be a name, a .yaml file, or a mapping of names to texts; found {error['input']!r}"
+        return f"{name} must be a name, a .yaml file, or a mapping of names to texts; found {excerpt(error['input'])}"
     if error["type"] == "extra_forbidden":
         return _unknown_key(section, str(key))
     if error["type"] == "missing":
         return f"key {name!r} is missing"
     if error["type"] in ("model_type", "model_attributes_type"):
-        return f"{name} must be a mapping of {', '.join(_keys_of(path))}; found {error['input']!r}"
+        return f"{name} must be a mapping of {', '.join(_keys_of(path))}; found {excerpt(error['input'])}"
     if error["type"] == "union_tag_invalid":
         return f"{name}.kind: take one of {error['ctx']['expected_tags']}; found {error['ctx']['tag']!r}"
     if error["type"] == "union_tag_not_found":
         return f"key '{name}.kind' is missing"
     if error["type"] == "value_error":
         return f"{name}: {error['ctx']['error']}"
-    return f"{name}: {error['msg'][:1].lower()}{error['msg'][1:]}; found {error['input']!r}"
+    return f"{name}: {error['msg'][:1].lower()}{error['msg'][1:]}; found {excerpt(error['input'])}"
 
 
 def _unknown_key(section: list[str | int], key: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from isheep import prompts
+from isheep.errors import excerpt
 from isheep.filters import Filter
 from isheep.filters.score import ScoreFilter
 from isheep.recipe.benchmark_names import benchmark_label, check_benchmark_name
@@ -22,6 +23,9 @@ RATING_SCALE = range(1, 11)
 # The seed tasks in a prompt of response.prompt: instances, unless the recipe gives a number.
 DEFAULT_INSTANCE_EXAMPLES = 6
 
+MAX_NAME_BYTES = 255
+"""The longest name of a file or folder that Linux has."""
+
 CHAT_TEMPLATES = ("qwen", "llama3", "tokenizer")
 """The chat templates that a recipe can name: Appendix E's two, and the tokenizer's own."""
 
@@ -29,8 +33,18 @@ CHAT_TEMPLATES = ("qwen", "llama3", "tokenizer")
 def _check_chat_template(value: str) -> str:
     if value not in CHAT_TEMPLATES and not prompts.is_jinja_text(value):
         names = ", ".join(CHAT_TEMPLATES)
-        raise ValueError(f"take one of {names}, a .jinja file, or the Jinja text of a template; found {value!r}")
+        raise ValueError(f"take one of {names}, a .jinja file, or the Jinja text of a template; found {excerpt(value)}")
     return value
+
+
+def _check_path(value: str) -> str:
+    names = value.split("/")
+    if not value or "\0" in value or max(len(name.encode(errors="replace")) for name in names) > MAX_NAME_BYTES:
+        raise ValueError(f"a path, or a name, has no NUL, and at most {MAX_NAME_BYTES} bytes between two slashes")
+    return value
+
+
+PathText = Annotated[str, AfterValidator(_check_path)]
 
 
 class TopicSettings(Settings):
@@ -193,7 +207,7 @@ class BenchmarkSettings(Settings):
 
     name: BenchmarkName
     """The benchmark's name (docs/evaluation-benchmarks.md), or your own as file.py:name or package.module:name."""
-    data: str | None = None
+    data: PathText | None = None
     """Your copy of the benchmark's file or folder, if it needs one."""
     judge: JudgeSettings | None = None
     """The judge, for benchmarks that need one."""
@@ -336,18 +350,18 @@ SECTIONS_PER_ITERATION = ("synthesis", "response", "assessment", "filters", "tra
 class Recipe(Settings):
     """One experiment: Algorithm 1 and its settings."""
 
-    model: str
+    model: PathText
     """The base model M^base (Algorithm 1, line 1): "lamb", a folder, or a name on the Hugging Face Hub."""
     chat_template: Annotated[str, AfterValidator(_check_chat_template)] = "tokenizer"
     """The chat template: qwen or llama3 (Appendix E), tokenizer (the tokenizer's own), a .jinja file of yours, or the
     Jinja text itself (docs/prompts.md)."""
-    seed_tasks: str = "isheep"
+    seed_tasks: PathText = "isheep"
     """The seed tasks P^seed: "isheep" (175 tasks, as many as the paper has), "lamb", or a file (docs/seeds.md)."""
     language: Literal["en", "any"] = "en"
     """The language of the tasks. It decides what counts as a word, and which characters may begin an instruction."""
     iterations: Count = 3
     """The number of iterations, T (Algorithm 1, line 2)."""
-    seed: int = 42
+    seed: Annotated[int, Field(ge=0)] = 42
     """The random seed."""
     synthesis: Synthesis = Synthesis()
     """The settings for writing new instructions (Algorithm 1, line 3)."""

@@ -1,8 +1,10 @@
 """Recipes as plain data, where each key knows its location: read from YAML files, with overrides on top."""
 
 import difflib
+import os
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 from isheep import extensions
-from isheep.errors import KeyPath, UserError
+from isheep.errors import KeyPath, UserError, excerpt, one_line, override_place
 from isheep.recipe.packaged import PACKAGED_SEEDS
 from isheep.recipe.schema import merge_settings
 
@@ -57,9 +59,9 @@ def parse_yaml(text: str, name: str) -> tuple[Any, dict[KeyPath, str]]:
         return value, dict(_locations(yaml.compose(text, Loader=_Loader), name))
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{name}{line}: not YAML: {error.problem}") from None
+        raise UserError(f"{name}{line}: not YAML: {one_line(error.problem)}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{name}: not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{name}: not YAML: {one_line(error)}") from None
     except RecursionError:
         raise UserError(f"{name}: nested too deeply, or an alias that contains itself") from None
 
@@ -108,6 +110,19 @@ def read_source(path: Path, resolve_files: bool = True, chain: tuple[Path, ...] 
     return RecipeSource(merge_settings(base.data, data), {**base.locations, **locations})
 
 
+def mapping_source(recipe: Mapping[str, Any] | BaseModel) -> RecipeSource:
+    """Return a recipe that is a mapping or a Recipe as a source, laid over the recipe that its `like` names."""
+    data: dict[str, Any] = plain_data(recipe)
+    base_name = data.pop("like", None)
+    if base_name is None:
+        return RecipeSource(data, {(): "recipe"})
+    if not isinstance(base_name, str):
+        raise UserError(f"recipe: like {excerpt(base_name)}: give the name of a recipe, or the path of its file")
+    base = read_source(find_recipe(base_name, location="recipe: like"))
+    locations: dict[KeyPath, str] = {(key,): "recipe" for key in data}
+    return RecipeSource(merge_settings(base.data, data), {**base.locations, **locations})
+
+
 def _is_saved_recipe(path: Path) -> bool:
     """Return whether a file is the recipe of a run folder, whose files are not meant: they are results."""
     return path.name == "recipe.yaml" and (path.parent / "lock").exists()
@@ -122,10 +137,10 @@ def _resolve_files(value: Any, folder: Path, key: str = "") -> Any:
     if not isinstance(value, str):
         return value
     reference = extensions.parse_reference(value) if key in _CODE_KEYS else None
-    if reference and reference.is_file and (folder / reference.module).is_file():
+    if reference and reference.is_file and os.path.isfile(folder / reference.module):
         return f"{folder / reference.module}:{reference.name}"
     if key in _FILE_KEYS and value.endswith(_FILE_KEYS[key] or "") and value not in PACKAGED_SEEDS:
-        return str(folder / value) if (folder / value).is_file() else value
+        return str(folder / value) if os.path.isfile(folder / value) else value
     return value
 
 
@@ -147,12 +162,12 @@ def find_recipe(name: str, folder: Path = Path(), location: str = "") -> Path:
     stem = name.removesuffix(".yaml")
     packaged = [recipes / f"{stem}.yaml" for recipes in RECIPE_FOLDERS]
     for path in (folder / name, Path(name), *packaged, folder / f"{stem}.yaml"):
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     nearest = difflib.get_close_matches(stem, recipe_names(), n=1)
     way_out = f"did you mean {nearest[0]}?" if nearest else "give a file, or a name that isheep recipes lists"
     prefix = f"{location}: " if location else ""
-    raise UserError(f"{prefix}recipe {name!r} not found: {way_out}")
+    raise UserError(f"{prefix}recipe {excerpt(name)} not found: {way_out}")
 
 
 def recipe_title(path: Path) -> str:
@@ -168,11 +183,11 @@ def apply_overrides(source: RecipeSource, overrides: Mapping[str, Any] | Iterabl
     """Return `source` with overrides: {"training.epochs": 1}, or texts such as "training.epochs=1" (values as YAML)."""
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
-            source = set_key(source, key, plain_data(value), f"override {key!r}")
+            source = set_key(source, key, plain_data(value, f"override {key}"), f"override {key!r}")
         return source
     for text in overrides:
         key, equals, value_text = text.partition("=")
-        location = f"{text!r} on the command line"
+        location = f"{text!r} {override_place()}"
         if not equals or not key:
             raise UserError(f"{location}: write key=value, such as training.epochs=1")
         value, _ = parse_yaml(value_text, location)
@@ -180,15 +195,30 @@ def apply_overrides(source: RecipeSource, overrides: Mapping[str, Any] | Iterabl
     return source
 
 
-def plain_data(value: Any) -> Any:
-    """Return a value without pydantic models, paths and tuples, as YAML would hold it."""
+def plain_data(value: Any, path: str = "recipe") -> Any:
+    """Return a value without pydantic models, paths and tuples, as YAML would hold it. `path` is its key in messages.
+
+    Raises UserError for an object that YAML has no form for, and for a mapping or a list that contains itself.
+    """
+    try:
+        return _plain(value, path)
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply, or a mapping or list that contains itself") from None
+
+
+def _plain(value: Any, path: str) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, Mapping):
-        return {str(key): plain_data(inner) for key, inner in value.items()}
+        return {str(key): _plain(inner, f"{path}.{key}".removeprefix("recipe.")) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain_data(inner) for inner in value]
-    return str(value) if isinstance(value, Path) else value
+        return [_plain(inner, f"{path}.{index}") for index, inner in enumerate(value)]
+    if isinstance(value, Path | date):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    description = f"{excerpt(value)} of type {type(value).__name__}"
+    raise UserError(f"{path}: {description}: give a text, a number, true or false, a list or a mapping")
 
 
 def set_key(source: RecipeSource, key: str, value: Any, location: str) -> RecipeSource:

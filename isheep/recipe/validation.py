@@ -1,12 +1,17 @@
 """Checks of a recipe's own keys: settings that are each valid by themselves and can't work together."""
 
+import math
+import os
 from collections.abc import Sequence
 
+import yaml
+
 from isheep import extensions, prompts
-from isheep.errors import Conflicts
-from isheep.filters.base import RecipeFacts
+from isheep.errors import Conflicts, excerpt
+from isheep.filters.base import FilterSettings, RecipeFacts
 from isheep.filters.custom import CustomFilter
 from isheep.prompts import forms
+from isheep.prompts.jinja_syntax import find_syntax_error
 from isheep.recipe.schema import (
     SECTIONS_PER_ITERATION,
     Recipe,
@@ -22,6 +27,7 @@ def conflicts(recipe: Recipe, iteration: int = 1) -> Conflicts:
     Raises UserError if a prompt file that the recipe names can't be read, or has another form than is needed.
     """
     yield from _iterations(recipe)
+    yield from _chat_template(recipe)
     yield from _synthesis(recipe, iteration)
     yield from _synthesis_prompt(recipe)
     yield from _response(recipe)
@@ -39,6 +45,12 @@ def _iterations(recipe: Recipe) -> Conflicts:
         for key in changes:
             if key not in SECTIONS_PER_ITERATION:
                 yield ("iteration", str(number), key), f"all iterations share it; one may differ in {sections}"
+
+
+def _chat_template(recipe: Recipe) -> Conflicts:
+    """Check that a template of the user's own is Jinja; what it renders is checked with the model's tokenizer."""
+    if prompts.is_jinja_text(recipe.chat_template) and (problem := find_syntax_error(recipe.chat_template)):
+        yield ("chat_template",), f"the template is not Jinja: {problem}"
 
 
 def _synthesis(recipe: Recipe, iteration: int) -> Conflicts:
@@ -74,9 +86,9 @@ def _synthesis_prompt(recipe: Recipe) -> Conflicts:
 def _response(recipe: Recipe) -> Conflicts:
     prompt = recipe.response.prompt
     is_name = isinstance(prompt, str) and prompt not in forms.BUILTIN_FORMS
-    if is_name and not prompts.find_prompt_file(str(prompt)).is_file():
+    if is_name and not os.path.isfile(prompts.find_prompt_file(str(prompt))):
         names = ", ".join(forms.BUILTIN_FORMS)
-        why = f"{prompt!r} is none of {names}, a packaged prompt (such as principles), or a .yaml file of yours"
+        why = f"{excerpt(prompt)} is none of {names}, a packaged prompt (such as principles), or a .yaml file of yours"
         yield ("response", "prompt"), why
     else:
         # Raises UserError if the prompt has another form.
@@ -115,15 +127,22 @@ def _rating_prompt(criterion: str, template: str, source: prompts.PromptSource) 
 
 
 def _prompt_name(source: prompts.PromptSource) -> str:
-    return f"prompt {source!r}" if isinstance(source, str) else "the prompt in the recipe"
+    return f"prompt {excerpt(source)}" if isinstance(source, str) else "the prompt in the recipe"
 
 
 def _filters(recipe: Recipe) -> Conflicts:
     criteria = recipe.assessment.criteria if recipe.assessment else None
     facts = RecipeFacts(recipe.synthesis.tasks, criteria, bool(recipe.evaluation or recipe.stop))
     for index, settings in enumerate(recipe.filters):
-        for path, why in settings.conflicts(facts):
+        remaining = [*recipe.filters[:index], *recipe.filters[index + 1 :]]
+        for path, why in settings.conflicts(facts._replace(other_filters=_filters_as_yaml(remaining))):
             yield ("filters", index, *path), why
+
+
+def _filters_as_yaml(filters: Sequence[FilterSettings]) -> str:
+    """Return filters as a recipe lists them, in one line and without their defaults."""
+    entries = [{"kind": entry.kind, **entry.model_dump(mode="json", exclude_defaults=True)} for entry in filters]
+    return yaml.safe_dump(entries, default_flow_style=True, sort_keys=False, width=math.inf).strip()
 
 
 def _training(recipe: Recipe, iteration: int) -> Conflicts:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from isheep.errors import UserError
+from isheep.errors import UserError, one_line
 
 
 def write_text(path: Path, text: str) -> None:
@@ -107,4 +107,4 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 yield f"{path} line {number}", json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{path} line {number}: not JSON: {error}") from None
+                raise UserError(f"{path} line {number}: not JSON: {one_line(error)}") from None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from isheep.batching import chunks, ordered_map
-from isheep.errors import UserError
+from isheep.errors import UserError, one_line
 from isheep.records import Record
 from isheep.rundir import atomic, jsonl
 from isheep.rundir.atomic import commit_file, commit_folder, copy_atomically, write_json
@@ -168,7 +168,7 @@ class RunFolder:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{path}: not JSON ({error}); delete the file to have it made again") from None
+            raise UserError(f"{path}: not JSON ({one_line(error)}); delete the file to have it made again") from None
 
     def artifact(self, name: str, make: Callable[[Path], None]) -> Path:
         """Return the path of a folder of files, made first if it is missing.

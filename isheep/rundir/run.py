@@ -14,7 +14,7 @@ from typing import IO, Any
 import yaml
 
 from isheep import prompts
-from isheep.errors import UserError
+from isheep.errors import UserError, option
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.rundir.atomic import write_json, write_text
@@ -39,7 +39,7 @@ def open_run_for_writing(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
     Raises UserError if another process writes the folder, and as `check_run_dir` does.
     """
     check_run_dir(path, recipe)
-    path.mkdir(parents=True, exist_ok=True)
+    _make_run_dir(path)
     with lock_run(path) as folder:
         # Another process may have begun a run since the first check.
         check_run_dir(path, recipe)
@@ -59,13 +59,21 @@ def open_run_for_writing(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
         yield folder
 
 
+def _make_run_dir(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run folder {path} can't be made: {error.strerror} ({error.filename})") from None
+
+
 def open_run(path: Path) -> tuple[Recipe, RunFolder]:
     """Return the recipe and the folder of a run, to be read only: takes no lock and writes nothing.
 
     Raises UserError if the folder is not a run folder, or one of another version of isheep.
     """
-    if not (path / "recipe.yaml").is_file():
-        raise UserError(f"{path} is not a run folder: it has no recipe.yaml; give the --out of an isheep run")
+    # Unlike Path.is_file, it returns False for a path that is too long or may not be read.
+    if not os.path.isfile(path / "recipe.yaml"):
+        raise UserError(f"{path} is not a run folder: it has no recipe.yaml; give the folder of a run")
     check_format(path)
     return loading.load_saved_recipe(path / "recipe.yaml"), RunFolder(path, path)
 
@@ -121,7 +129,10 @@ def lock_run(path: Path) -> Iterator[RunFolder]:
 
 
 def _take_lock(path: Path) -> _Lock:
-    file = (path / "lock").open("a+", encoding="utf-8")
+    try:
+        file = (path / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"run folder {path} can't be written to: {error.strerror}") from None
     if lock := _locks.get(_inode(file)):
         file.close()
         return lock
@@ -129,7 +140,8 @@ def _take_lock(path: Path) -> _Lock:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise UserError(f"run folder {path} is in use by another process; wait for it or give another --out") from None
+        another = f"give another {option('out', 'run_dir')}"
+        raise UserError(f"run folder {path} is in use by another process; wait for it or {another}") from None
     return _locks.setdefault(_inode(file), _Lock(file))
 
 
@@ -175,23 +187,32 @@ def check_format(path: Path) -> None:
     if not version.exists():
         raise UserError(
             f"run folder {path} was made by isheep 0.1, whose files this version can't read: begin a new run with "
-            "another --out, or install isheep 0.1"
+            f"another {option('out', 'run_dir')}, or install isheep 0.1"
         )
     try:
         number = json.loads(version.read_text(encoding="utf-8"))["format"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError, OSError):
         raise UserError(f'{version} is damaged: it must hold {{"format": {FORMAT}}}') from None
     if number != FORMAT:
         raise UserError(f"run folder {path} has format {number}, and this version of isheep reads {FORMAT}")
 
 
 def _check_is_run_dir(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file; give a folder as --out")
+    try:
+        exists = path.exists()
+    # The path is too long, or a folder on the way may not be read.
+    except OSError as error:
+        raise UserError(f"run folder {path} can't be used: {error.strerror}") from None
+    nearest = next((folder for folder in (path, *path.parents) if folder.exists()), path)
+    if not exists and not nearest.is_dir():
+        raise UserError(f"run folder {path} lies below {nearest}, which is a file; give a folder below a folder")
+    if exists and not path.is_dir():
+        raise UserError(f"{path} is a file; give a folder as {option('out', 'run_dir')}")
     # The files that a run writes before its recipe.
     first_files = {"lock", "recipe.yaml.part", VERSION_FILE, f"{VERSION_FILE}.part"}
     if path.is_dir() and not (path / "recipe.yaml").exists() and {file.name for file in path.iterdir()} - first_files:
-        raise UserError(f"{path} holds files and no recipe.yaml: it is not a run folder; give another --out")
+        another = f"give another {option('out', 'run_dir')}"
+        raise UserError(f"{path} holds files and no recipe.yaml: it is not a run folder; {another}")
 
 
 def _check_same_recipe(path: Path, recipe: Recipe) -> None:
@@ -203,9 +224,10 @@ def _check_same_recipe(path: Path, recipe: Recipe) -> None:
     differences = loading.differences(grown, expected) or loading.differences(expected, recipe)
     differences = [line for line in differences if not line.startswith("machine.")]
     if differences:
+        another = f"give another {option('out', 'run_dir')}"
         raise UserError(
-            f"run folder {path.parent} was made with another recipe ({'; '.join(differences)}); "
-            "give another --out, or the same settings (only machine may change, and iterations grow)"
+            f"run folder {path.parent} was made with another recipe ({'; '.join(differences)}); {another}, or the same "
+            "settings (only machine may change, and iterations grow)"
         )
 
 
@@ -216,7 +238,7 @@ def _check_same_prompts(path: Path, recipe: Recipe) -> None:
         if saved.get(name) != text:
             raise UserError(
                 f"prompt file {name} is not what run folder {path} was made with (prompts.yaml in it); "
-                "put it back, or give another --out"
+                f"put it back, or give another {option('out', 'run_dir')}"
             )
 
 

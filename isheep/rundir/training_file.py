@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from isheep.errors import UserError
+from isheep.errors import UserError, one_line
 from isheep.records import Pair, Record, user_turn
 from isheep.rundir.folder import RunFolder
 
@@ -66,7 +66,9 @@ def read_training_file(path: Path) -> TrainingData:
     try:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); correct it, or delete it to have it written again") from None
+        raise UserError(
+            f"{path}: not JSON ({one_line(error)}); correct it, or delete it to have it written again"
+        ) from None
     if not isinstance(values, list):
         raise UserError(f"{path}: a {type(values).__name__} found, a JSON list of rows expected")
     rows = [_read_row(path, number, value) for number, value in enumerate(values, 1)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.errors import UserError
+from isheep.errors import UserError, one_line
 from isheep.records import Task
 from isheep.seeds.conversations import first_exchange, is_conversation
 from isheep.seeds.no_input import is_no_input
@@ -142,7 +142,7 @@ def _parse_json(text: str, location: str) -> Any:
         raise UserError(f"seed tasks {location}: not JSON{line}: {error.msg}") from None
     except (ValueError, RecursionError) as error:
         # A number of thousands of digits, or brackets nested too deeply.
-        raise UserError(f"seed tasks {location}: not JSON that can be read: {error}") from None
+        raise UserError(f"seed tasks {location}: not JSON that can be read: {one_line(error)}") from None
 
 
 def _seed_task(entry: Any, index: int, location: str) -> SeedTask:

@@ -200,7 +200,7 @@ def pairs_of_instances(
         reasons = ", ".join(f"{reason}: {count}" for reason, count in counts)
         raise UserError(
             f"iteration {context.iteration}: none of {len(rejected)} instances is an input with an output ({reasons}); "
-            "with a new --out, try a larger model or more response.sampling.max_tokens"
+            "with a new run folder, try a larger model or more response.sampling.max_tokens"
         )
     return pairs, rejected
 

@@ -57,5 +57,5 @@ def _too_few_message(context: StageContext, pairs: Sequence[Pair], drops: Sequen
     return (
         f"iteration {context.iteration}: {num_kept} of {len(pairs)} pairs left to train on, and training needs 2 "
         f"(dropped by: {', '.join(counts) or 'nothing'}; the reasons are in {context.folder.path / 'dropped.jsonl'}); "
-        "with a new --out, change the filters or raise synthesis.tasks"
+        "with a new run folder, change the filters or raise synthesis.tasks"
     )

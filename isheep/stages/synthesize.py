@@ -147,7 +147,7 @@ def _no_task_message(iteration: int, num_replies: int, rejected: Sequence[Reject
     reasons = ", ".join(f"{reason}: {count}" for reason, count in counts) or "all were empty"
     return (
         f"iteration {iteration}: none of {num_replies} replies held a usable task ({reasons}); "
-        "with a new --out, try a larger model, more synthesis.sampling.max_tokens or a larger synthesis.budget"
+        "with a new run folder, try a larger model, more synthesis.sampling.max_tokens or a larger synthesis.budget"
     )
 
 

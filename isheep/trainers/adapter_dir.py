@@ -100,7 +100,7 @@ def _read_losses(log_history: list[dict[str, Any]]) -> Losses:
             if not isfinite(value):
                 raise UserError(
                     f"the training's {name} is {value} at step {step}: "
-                    "start again with a new --out and a lower training.learning_rate"
+                    "start again with a new run folder and a lower training.learning_rate"
                 )
     return losses
 

@@ -66,12 +66,12 @@ def select_examples(
         raise UserError(
             f"the training file has {len(rows)} rows, {num_too_long} of them with a prompt beyond "
             f"training.cutoff {training.cutoff}; training needs {MIN_ROWS} or more: "
-            "with a new --out, lower the filters' thresholds or raise synthesis.tasks"
+            "with a new run folder, lower the filters' thresholds or raise synthesis.tasks"
         )
     if training.num_rows and len(examples) < training.num_rows:
         raise UserError(
             f"training.num_rows asks for {training.num_rows} rows, and this iteration has {len(examples)}: "
-            "with a new --out, lower training.num_rows or raise synthesis.tasks"
+            "with a new run folder, lower training.num_rows or raise synthesis.tasks"
         )
     examples = sample(examples, training.num_rows, seed)
     held_out = _held_out_indices(len(examples), training.held_out, seed)

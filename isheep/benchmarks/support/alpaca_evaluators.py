@@ -17,7 +17,7 @@ import yaml
 
 from isheep import prompts
 from isheep.benchmarks.support.data_files import read_text
-from isheep.errors import UserError
+from isheep.errors import UserError, one_line
 from isheep.judges.base import Messages
 from isheep.openai_client import ServerReply
 
@@ -97,7 +97,7 @@ def load_evaluator(data: Path, name: str) -> Evaluator:
     try:
         content = yaml.safe_load(read_text(path))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not YAML: {one_line(error)}") from None
     if not isinstance(content, dict) or len(content) != 1 or not isinstance(next(iter(content.values())), dict):
         raise UserError(f"{path}: one annotator is wanted, with its settings")
     ((name, settings),) = content.items()

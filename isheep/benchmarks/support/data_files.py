@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from isheep.errors import UserError
+from isheep.errors import UserError, one_line
 
 DataRow = dict[str, Any]
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
@@ -66,7 +66,7 @@ def read_text(path: Path) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split())
+    return getattr(error, "strerror", None) or one_line(error)
 
 
 def _read(path: Path, kind: str, header: Sequence[str]) -> list[DataRow]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from isheep.benchmarks.support.data_files import read_rows
-from isheep.errors import UserError
+from isheep.errors import UserError, one_line
 from isheep.judges.base import Messages, safe_file_name
 from isheep.openai_client import ServerReply
 from isheep.rundir.atomic import write_text
@@ -170,7 +170,9 @@ def _fill_request(
     try:
         text = prompt["prompt_template"].format(**values)
     except (LookupError, ValueError, AttributeError) as error:
-        raise UserError(f"judge prompt {name!r} can't be filled for question {question_id}: {error}") from None
+        raise UserError(
+            f"judge prompt {name!r} can't be filled for question {question_id}: {one_line(error)}"
+        ) from None
     return JudgeRequest(question_id, turn, name, prompt["system_prompt"], text)
 
 

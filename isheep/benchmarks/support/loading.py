@@ -5,7 +5,8 @@ from importlib import import_module
 
 from isheep import extensions
 from isheep.benchmarks.support.base import Benchmark
-from isheep.errors import UserError
+from isheep.benchmarks.support.user_benchmarks import guard_benchmark
+from isheep.errors import UserError, excerpt
 from isheep.recipe import benchmark_names
 
 _REGISTERED: dict[str, Benchmark] = {}
@@ -31,7 +32,7 @@ def load_benchmark(name: str) -> Benchmark:
             raise UserError(
                 f"benchmark {name} is of type {type(benchmark).__name__}: make it an isheep.benchmarks.Benchmark"
             )
-        return benchmark
+        return guard_benchmark(benchmark)
     built_in: Benchmark = import_module(f"isheep.benchmarks.{name.replace('/', '.')}").BENCHMARK
     return built_in
 
@@ -42,10 +43,12 @@ def register_benchmark(benchmark: Benchmark) -> None:
     Raises UserError if isheep has a benchmark of that name, or if the name could not be the name of a file.
     """
     if not isinstance(benchmark, Benchmark) or not isinstance(benchmark.name, str):
-        raise UserError(f"benchmark {benchmark!r:.80} is not a Benchmark: pass a name, or an isheep.Benchmark")
+        raise UserError(f"benchmark {excerpt(benchmark)} is not a Benchmark: pass a name, or an isheep.Benchmark")
     if not _NAME.fullmatch(benchmark.name):
-        raise UserError(f"benchmark name {benchmark.name!r:.80}: use at most 100 letters, digits and the signs _ . - /")
+        raise UserError(
+            f"benchmark name {excerpt(benchmark.name)}: use at most 100 letters, digits and the signs _ . - /"
+        )
     if benchmark.name in benchmark_names.packaged_names():
         raise UserError(f"benchmark {benchmark.name!r} comes with isheep: give yours another name")
-    _REGISTERED[benchmark.name] = benchmark
+    _REGISTERED[benchmark.name] = guard_benchmark(benchmark)
     benchmark_names.add_name(benchmark.name)

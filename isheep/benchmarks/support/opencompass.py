@@ -20,7 +20,7 @@ from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.data_files import DataRow
 from isheep.benchmarks.support.options import mean_losses, score_items
 from isheep.benchmarks.support.sources import DataSource, load_examples, load_items, question_texts
-from isheep.errors import UserError
+from isheep.errors import UserError, one_line
 from isheep.models.chat_template import render_conversation
 from isheep.prompts import fill_template
 from isheep.recipe.schema import BenchmarkSettings
@@ -156,7 +156,7 @@ class PaperTask:
         try:
             return self.prepare(row, number)
         except (LookupError, ValueError, TypeError, AttributeError) as error:
-            problem = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+            problem = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else one_line(error)
             raise UserError(f"benchmark {self.name}: row {number} of its data makes no item: {problem}") from None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from isheep.benchmarks.support.context import data_path
 from isheep.benchmarks.support.data_files import DataRow, check_columns, read_rows, require_file
-from isheep.errors import UserError
+from isheep.errors import UserError, one_line
 from isheep.recipe.schema import BenchmarkSettings
 
 Convert = Callable[[list[DataRow], Path], list[DataRow]]
@@ -110,7 +110,7 @@ def _converted(source: DataSource, rows: list[DataRow], path: Path) -> list[Data
     try:
         return source.convert(rows, path)
     except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as error:
-        problem = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        problem = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else one_line(error)
         raise UserError(f"{path}: not in the form of {source.files[0]} or of {source.hub[0]}: {problem}") from None
 
 

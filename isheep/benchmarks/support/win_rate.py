@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from isheep.benchmarks.support.data_files import read_text
-from isheep.errors import UserError
+from isheep.errors import UserError, one_line
 
 TIE = 1.5
 # The reference file of the length-controlled win rate, in AlpacaEval's dataset.
@@ -139,7 +139,7 @@ def _read_gamed(path: Path) -> _Gamed:
         not_gamed = np.array([{"True": 1.0, "False": 0.0}[row["not_gamed_baseline"]] for row in rows])
         by_index = {int(float(row["index"])): float(row["instruction_difficulty"]) for row in reversed(rows)}
     except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is no {GAMED} of AlpacaEval: {error}") from None
+        raise UserError(f"{path} is no {GAMED} of AlpacaEval: {one_line(error)}") from None
     return _Gamed(np.column_stack([np.tanh(gaps), difficulties, not_gamed]), wins, by_index)
 
 
