@@ -236,7 +236,7 @@ def test_a_model_that_a_node_does_not_see(cluster: Any, qwen2: Path, tmp_path: P
     engine.model = engine.model._replace(base=str(tmp_path / "gone"))  # type: ignore[attr-defined]
     assert "Ray node" in (said := said_by(engine)) and f"{tmp_path / 'gone'} does not exist" in said
     engine = opened(cluster, Model(str(qwen2), tmp_path / "adapter"))
-    assert f"does not see {tmp_path / 'adapter'}: give an --out that all nodes share" in said_by(engine)
+    assert f"does not see {tmp_path / 'adapter'}: give a run folder that all nodes share" in said_by(engine)
 
 
 def test_other_versions_on_a_node(cluster: Any, qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,7 @@ def test_a_run_folder_of_another_format_is_refused_in_one_line(tmp_path: Path) -
     with pytest.raises(UserError, match="is damaged"):
         open_run(run_dir)
     version.unlink()
-    with pytest.raises(UserError, match=r"was made by isheep 0\.1.*another --out") as error:
+    with pytest.raises(UserError, match=r"was made by isheep 0\.1.*another run_dir") as error:
         open_run(run_dir)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"was made by isheep 0\.1"), open_run_for_writing(run_dir, RECIPE):

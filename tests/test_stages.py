@@ -16,6 +16,7 @@ from isheep.algorithm import align
 from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.cli import main
 from isheep.engines.function import SeededFunctionEngine
+from isheep.engines.user_engine import UserEngine
 from isheep.errors import UserError
 from isheep.evaluation import tables
 from isheep.evaluation.counts import count_rows
@@ -378,7 +379,7 @@ def test_a_resume_does_not_filter_again(world: World, tmp_path: Path, monkeypatc
 
 def test_a_run_that_keeps_no_pair_ends_with_an_error(world: World, tmp_path: Path) -> None:
     world.score = "no idea"
-    wrong = r"iteration 1: 0 of 6 pairs left to train on.* with an unreadable rating 6;.* with a new --out"
+    wrong = r"iteration 1: 0 of 6 pairs left to train on.* with an unreadable rating 6;.* with a new run folder"
     with pytest.raises(UserError, match=wrong):
         world.run(recipe(), tmp_path / "run")
 
@@ -477,7 +478,9 @@ def test_a_function_from_prompts_to_texts_is_an_engine(tmp_path: Path) -> None:
 def test_an_engine_that_is_passed_in_generates_for_every_model() -> None:
     engine = RecordingEngine()
     backend = Backend.of_engine(engine)
-    assert backend.open_engine(recipe(), Model("fake")) is engine and backend.check_engine(recipe()) == []
+    opened = [backend.open_engine(recipe(), model) for model in (Model("fake"), Model("fake", Path("adapter")))]
+    assert all(isinstance(user_engine, UserEngine) and user_engine.engine is engine for user_engine in opened)
+    assert backend.check_engine(recipe()) == []
 
 
 def test_a_function_from_a_pair_to_a_reason_is_a_filter(world: World, tmp_path: Path) -> None:

@@ -423,7 +423,7 @@ def test_a_budget_without_any_task_is_an_error_also_after_a_resume() -> None:
         for batch in generate_replies(context, None, []):
             rows += batch
     assert "\n" not in str(caught.value) and len(rows) == 40
-    with pytest.raises(UserError, match="none of 40 replies.* with a new --out"):
+    with pytest.raises(UserError, match="none of 40 replies.* with a new run folder"):
         list(generate_replies(context, None, rows))
     with pytest.raises(UserError, match="all were empty"):
         ask(SETTINGS, [], Scribe(text="\n"))

@@ -270,7 +270,7 @@ def test_a_smaller_device_batch_learns_the_same(qwen2: Path, tmp_path: Path) -> 
 
 def test_a_loss_that_is_not_finite_is_reported_in_one_line(qwen2: Path, tmp_path: Path) -> None:
     training = Training(learning_rate=1e30, warmup_steps=0, epochs=4, batch_size=2, held_out=0)
-    with pytest.raises(UserError, match="start again with a new --out and a lower training.learning_rate"):
+    with pytest.raises(UserError, match="start again with a new run folder and a lower training.learning_rate"):
         train_peft(Model(str(qwen2)), numbered_rows(6), chat_of(qwen2), training, tmp_path / "adapter")
 
 
