@@ -170,7 +170,7 @@ def test_scores_with_other_numbers_of_items_are_named(tmp_path: Path) -> None:
         write_result(run, name, "mine", {"scores": scores})
     done = command_line("compare", run)
     assert "mine other is left out: A has 3 items, B has 4" in done.out and "common" in done.out
-    assert "corrected for the 1 test of this table" in " ".join(done.out.split())
+    assert "corrected for one test (Holm)" in " ".join(done.out.split())
     left_out = json.loads(command_line("compare", run, "--json").out)["left_out"]
     assert left_out == [{"benchmark": "mine", "score": "other", "a": [3], "b": [4]}]
     assert "mine other is left out: A has 3 items, B has 4: score both anew" in refused(
