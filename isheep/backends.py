@@ -43,10 +43,11 @@ class EngineModule(Protocol):
     def open_from_recipe(self, recipe: Recipe, model: Model) -> Engine:
         """Return an engine on a model. Weights load at first use."""
 
-    def check(self, recipe: Recipe) -> list[str]:
+    def check(self, recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
         """Check before a run that the engine can do what the recipe needs; return notes for the user.
 
-        Raises UserError if it can't.
+        `benchmarks_need_logprobs` is whether a benchmark of the recipe reads the log-probabilities of given texts.
+        Raises UserError if the engine can't.
         """
 
     def conflicts(self, recipe: Recipe) -> Conflicts:
@@ -71,12 +72,12 @@ def open_local_engine(recipe: Recipe, model: Model, chat: str) -> Engine:
     )
 
 
-def check_engine(recipe: Recipe) -> list[str]:
-    """Check that the recipe's engine can do what the recipe needs, and return notes for the user.
+def check_engine(recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
+    """Check that the recipe's engine can do what the recipe and its benchmarks need, and return notes for the user.
 
     Raises UserError if it can't, or if a package is missing. No weights are loaded.
     """
-    return engine_module(recipe.machine.engine).check(recipe)
+    return engine_module(recipe.machine.engine).check(recipe, benchmarks_need_logprobs)
 
 
 def engine_module(name: str) -> EngineModule:
@@ -104,7 +105,7 @@ class CustomEngine:
         check_engine_object(engine, self.name)
         return UserEngine(engine, self.name)
 
-    def check(self, recipe: Recipe) -> list[str]:
+    def check(self, recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
         """Return no notes: what a user's engine can do is not known."""
         return []
 
@@ -236,7 +237,7 @@ class Backend:
     open_engine: Callable[[Recipe, Model], Engine] = open_engine
     train: Callable[[Recipe, ChatTemplate, Model, Path, int, Path], None] = train
     load_chat_template: Callable[[str, str], ChatTemplate] = load_chat_template
-    check_engine: Callable[[Recipe], list[str]] = check_engine
+    check_engine: Callable[[Recipe, bool], list[str]] = check_engine
     check_training: Callable[[Recipe], None] = check_training
     engine_name: str | None = None
 
@@ -267,7 +268,10 @@ class Backend:
         def open_given(recipe: Recipe, model: Model) -> Engine:
             return opened
 
-        return cls(open_engine=open_given, check_engine=lambda recipe: [], engine_name=name)
+        def check_nothing(recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
+            return []
+
+        return cls(open_engine=open_given, check_engine=check_nothing, engine_name=name)
 
 
 def guard_trainer(backend: Backend) -> Backend:

@@ -1,6 +1,7 @@
-"""Asking an OpenAI-compatible server over HTTP: attempts, waits, a few calls at once. The key is seen only here.
+"""Requests to an OpenAI-compatible server over HTTP, with retries and several requests at a time.
 
-OPENAI_BASE_URL says where, unless a recipe does; OPENAI_API_KEY is the key, read anew for each connection.
+The environment variable OPENAI_BASE_URL gives the server's address, unless a recipe does. OPENAI_API_KEY gives the key.
+It is read for each connection, and only by this module, so that it gets into no file and no message.
 """
 
 import email.utils
@@ -21,64 +22,78 @@ if TYPE_CHECKING:
     from httpx2 import Client, Response
 
 OPENAI = "https://api.openai.com/v1"
-AGAIN = (408, 409, 425, 429)  # and 5xx: asked again later
-WRONG = (401, 403, 404)  # the key, the address or the model's name: the same for all calls
-FATAL = tuple(f"HTTP {status}" for status in WRONG) + ("no connection",)
-LONGEST = 300.0  # seconds before another attempt, whatever the server asks for
-BODY = 2000  # characters kept of an answer that is no completion
+# Statuses after which a request is sent again later, beside those of 500 and above.
+RETRIED = (408, 409, 425, 429)
+# Statuses that mean that the key, the address or the model's name is wrong, which is the same for all requests.
+REFUSED_FOR_ALL = (401, 403, 404)
+# The beginnings of the errors that all requests would end with.
+FATAL = tuple(f"HTTP {status}" for status in REFUSED_FOR_ALL) + ("no connection",)
+# The longest wait before another attempt in seconds, even if the server asks for a longer one.
+MAX_WAIT = 300.0
+# The number of characters that are kept of an answer that is not a completion.
+BODY_CHARACTERS = 2000
 
 
 class ServerReply(Record):
-    """What came of a question: a completion, something that is none (`body`), or no answer at all (`error`)."""
+    """The result of a request: a completion (`choice`), an answer that is not one (`body`), or a failure (`error`)."""
 
     key: str
-    choice: dict[str, Any] | None = None  # the completion's first choice, as the endpoint gave it
+    choice: dict[str, Any] | None = None
+    """The first choice of the completion, as the server sent it."""
     body: str = ""
     error: str = ""
-    read: int | None = None  # tokens of the prompt; None: not told
+    read: int | None = None
+    """The number of tokens in the prompt, or None if the server does not say."""
     written: int | None = None
+    """The number of tokens in the completion, or None if the server does not say."""
 
     @property
     def text(self) -> str:
-        """What the judge wrote: the arguments of the function that it called, or the message."""
+        """The text that a judge wrote: the arguments of the function that it called, or the message; "" if neither."""
         message = (self.choice or {}).get("message")
         message = message if isinstance(message, dict) else {}
         tools = message.get("tool_calls")
         calls = [call.get("function") for call in tools if isinstance(call, dict)] if isinstance(tools, list) else []
-        called = [call.get("arguments") for call in (*calls, message.get("function_call")) if isinstance(call, dict)]
-        return next((text for text in (*called, message.get("content")) if isinstance(text, str)), "")
+        calls.append(message.get("function_call"))
+        arguments = [call.get("arguments") for call in calls if isinstance(call, dict)]
+        return next((text for text in (*arguments, message.get("content")) if isinstance(text, str)), "")
 
 
 def base_url_from_environment() -> str | None:
-    """OPENAI_BASE_URL."""
+    """Return the address in OPENAI_BASE_URL, or None if it is not set."""
     return os.environ.get("OPENAI_BASE_URL") or None
 
 
 def api_key() -> str:
+    """Return the key in OPENAI_API_KEY, or "" if it is not set."""
     return os.environ.get("OPENAI_API_KEY", "").strip()
 
 
 def without_password(url: str) -> str:
-    """An address without the password that it may hold."""
+    """Return an address without the user name and password that it may contain."""
     scheme, separator, rest = url.rpartition("://")
     return scheme + separator + rest.rpartition("@")[2]
 
 
-def open_client(url: str, settings: Calls, where: str = "OPENAI_BASE_URL") -> "Client":
-    """A client for the server at `url`, which `where` gave. Raises UserError where it is no address."""
+def open_client(url: str, settings: Calls, source: str = "OPENAI_BASE_URL") -> "Client":
+    """Return an HTTP client for the server at `url`.
+
+    Raises UserError if the key or the address is not valid; the message says that the address comes from `source`.
+    """
     import httpx2
 
     key = api_key()
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise UserError("OPENAI_API_KEY holds characters that no key has: set it again")
+        raise UserError("OPENAI_API_KEY contains characters that a key can't have: set it again")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     limits = httpx2.Limits(max_connections=settings.max_in_flight)
+    invalid = UserError(f"{source} {without_password(url)!r} is not a web address: give one such as {OPENAI}")
     try:
         client = httpx2.Client(base_url=url, headers=headers, timeout=settings.timeout, limits=limits)
     except (httpx2.InvalidURL, ValueError):
-        raise UserError(f"{where} {without_password(url)!r} is no address: give one such as {OPENAI}") from None
+        raise invalid from None
     if client.base_url.scheme not in ("http", "https"):
-        raise UserError(f"{where} {without_password(url)!r} is no address: give one such as {OPENAI}")
+        raise invalid
     return client
 
 
@@ -89,19 +104,21 @@ def call_concurrently(
     stop: threading.Event,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[ServerReply]:
-    """The replies to `items`, in their order; `settings.at_once` calls are under way at a time.
+    """Return the reply of `call` to each item, in their order. Up to `settings.max_in_flight` calls run at a time.
 
-    Where a call raises, or on Ctrl-C, no new call is made, and those under way are waited for.
+    `advance` is called with 1 after each call. If a call raises an error, or on Ctrl-C, `stop` is set, no new call is
+    made, and the current ones are waited for.
     """
     pool = ThreadPoolExecutor(settings.max_in_flight)
     try:
-        calls = [pool.submit(call, item) for item in items]
-        for done in as_completed(calls):
-            done.result()
+        futures = [pool.submit(call, item) for item in items]
+        for future in as_completed(futures):
+            future.result()
             advance(1)
-        return [done.result() for done in calls]
+        return [future.result() for future in futures]
     finally:
-        stop.set()  # no new attempts; what is under way may be paid already
+        # Current attempts may have been paid for: they end, but no further attempt is made.
+        stop.set()
         pool.shutdown(cancel_futures=True)
 
 
@@ -112,27 +129,28 @@ def post_with_retries(
     key: str,
     settings: Calls,
     stop: threading.Event,
-    usable: Callable[[ServerReply], bool] = lambda reply: True,
+    is_usable: Callable[[ServerReply], bool] = lambda reply: True,
 ) -> ServerReply:
-    """One call, asked again where that may help: the wait doubles, or is what the server asks for.
+    """Send a request, with further attempts if these may help, and return the last reply.
 
-    An answer with a good status that is not `usable` is a failure like a 500.
+    The wait before the next attempt doubles each time, or is as long as the server asks for if that is longer. An
+    answer with a good status for which `is_usable` is False counts as a failure with status 500. No further attempt is
+    made after `stop` is set.
     """
     import httpx2
 
-    reply = ServerReply(key=key, error="not asked")
-    chance = random.Random(key)
+    reply = ServerReply(key=key, error="no attempt was made")
+    generator = random.Random(key)
     for attempt in range(settings.attempts):
-        wait = settings.retry_wait * 2**attempt * chance.uniform(0.5, 1)
+        wait = settings.retry_wait * 2**attempt * generator.uniform(0.5, 1)
         try:
             response = client.post(path, json=body)
             reply = read_response(response, key)
-            if not reply.error and not usable(reply):
-                reply = ServerReply(
-                    key=key, error=f"no completion in the answer: {reply.body[:80] or reply.choice!r:.80}"
-                )
-            later = response.is_success or response.is_server_error or response.status_code in AGAIN
-            if not reply.error or not later:
+            if not reply.error and not is_usable(reply):
+                beginning = reply.body[:80] or f"{reply.choice!r:.80}"
+                reply = ServerReply(key=key, error=f"no completion in the answer: {beginning}")
+            may_succeed_later = response.is_success or response.is_server_error or response.status_code in RETRIED
+            if not reply.error or not may_succeed_later:
                 return reply
             wait = max(wait, retry_after(response))
         except httpx2.TimeoutException:
@@ -141,40 +159,57 @@ def post_with_retries(
             reply = ServerReply(key=key, error=one_line(redact_key(f"no connection: {error}")))
         except httpx2.HTTPError as error:
             reply = ServerReply(key=key, error=one_line(redact_key(f"{type(error).__name__}: {error}")))
-        if attempt + 1 < settings.attempts and stop.wait(min(wait, LONGEST)):
+        if attempt + 1 < settings.attempts and stop.wait(min(wait, MAX_WAIT)):
             break
     return reply
 
 
 def read_response(response: "Response", key: str) -> ServerReply:
-    """What a server answered. A good status with something else than a completion is an answer too: it is paid."""
+    """Return the reply in a server's answer.
+
+    An answer with a good status that is not a completion is no error: it is kept as `body`, because it was paid for.
+    """
     text = redact_key(response.text)
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
         content = None
     content = content if isinstance(content, dict) else {}
-    choices, error = content.get("choices"), content.get("error") or content.get("detail")  # detail: FastAPI
-    if not response.is_success or error and not choices:
-        error = error.get("message") if isinstance(error, dict) else error
-        about = " ".join("".join(c if c.isprintable() else " " for c in str(error or "")).split())[:200]
-        return ServerReply(key=key, error=f"HTTP {response.status_code}" + f": {about}" * bool(about))
+    # FastAPI calls the error "detail".
+    choices, error = content.get("choices"), content.get("error") or content.get("detail")
+    if not response.is_success or (error and not choices):
+        return ServerReply(key=key, error=_error_text(response.status_code, error))
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
-    if choice:  # half of a character, written as an escape, is no text that could be kept
+    if choice:
+        # Half of a surrogate pair can't be written to a file; "?" replaces it.
         choice = json.loads(json.dumps(choice, ensure_ascii=False).encode(errors="replace"))
     usage = content.get("usage")
-    counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
-    used = [count if isinstance(count, int) else None for count in counts]
-    return ServerReply(key=key, choice=choice, body="" if choice else text[:BODY], read=used[0], written=used[1])
+    read, written = _token_count(usage, "prompt_tokens"), _token_count(usage, "completion_tokens")
+    return ServerReply(
+        key=key, choice=choice, body="" if choice else text[:BODY_CHARACTERS], read=read, written=written
+    )
+
+
+def _error_text(status: int, error: object) -> str:
+    """Return a status and the server's message in one printable line."""
+    message = error.get("message") if isinstance(error, dict) else error
+    printable = "".join(character if character.isprintable() else " " for character in str(message or ""))
+    line = " ".join(printable.split())[:200]
+    return f"HTTP {status}: {line}" if line else f"HTTP {status}"
+
+
+def _token_count(usage: object, name: str) -> int | None:
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if isinstance(count, int) else None
 
 
 def redact_key(text: str) -> str:
-    """What comes from outside, without the key, should it be echoed. A placeholder such as EMPTY is no key."""
+    """Return a server's text with "[key]" in place of the key. A placeholder such as EMPTY does not count as a key."""
     return text.replace(api_key(), "[key]") if len(api_key()) > len("EMPTY") else text
 
 
 def retry_after(response: "Response") -> float:
-    """Retry-After in seconds, given as such or as a date; 0 where it is not."""
+    """Return the answer's Retry-After in seconds, which is a number or a date; 0 if there is none."""
     value = response.headers.get("retry-after", "")
     try:
         return max(0.0, float(value))

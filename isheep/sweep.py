@@ -15,6 +15,7 @@ from typing import Any
 
 from isheep.algorithm import align
 from isheep.backends import DEFAULT_BACKEND, Backend
+from isheep.benchmarks import benchmarks_need_logprobs
 from isheep.errors import UserError, option
 from isheep.evaluation import evaluate
 from isheep.evaluation.evaluate import is_last_iteration, validation_scores
@@ -119,7 +120,7 @@ def check_recipe_ready(
     run = RunFolder(out, out)
     last = next(iteration for iteration in range(recipe.iterations + 1) if is_last_iteration(recipe, run, iteration))
     if is_unfinished(recipe, run, last):
-        for note in backend.check_engine(recipe):
+        for note in backend.check_engine(recipe, benchmarks_need_logprobs(recipe)):
             console.print(note, markup=False, soft_wrap=True)
     evaluate.check_benchmarks_ready(recipe, run, range(last + 1), backend=backend)
 

@@ -29,20 +29,22 @@ from isheep.records import Model, Pair, Task
 from isheep.rundir.run import open_run, open_run_for_writing
 from tests.helpers.command import ROOT, refused
 from tests.helpers.fakes import FakeChat
+from tests.helpers.rows import make_pair
 
 ATTACK = "</div><script>document.title = 'taken'</script><img src=x onerror=alert(1)> & \"q\" {{ 7 * 7 }} \u202e مرحبا"
 
 
-def pair(t: int, n: int) -> Pair:
-    fields = {"id": f"t{t}-{n:05d}", "instruction": f"Do {t} {n} {ATTACK}", "output": f"Did {t} {n} {ATTACK}"}
-    return Pair.model_validate({**fields, "input": "x < y" * (n % 2), "finish": "stop", "tokens": 1, "seed": 1})
+def attacking_pair(t: int, n: int) -> Pair:
+    """Return a pair of iteration t whose texts try to break out of the page; every second one has an input."""
+    text_input = "x < y" if n % 2 else ""
+    return make_pair(n, f"Do {t} {n} {ATTACK}", f"Did {t} {n} {ATTACK}", input=text_input, id=f"t{t}-{n:05d}")
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     with open_run_for_writing(tmp_path / "run", Recipe.model_validate({"model": "fake", "iterations": 2})) as root:
         for t in (1, 2):
-            (root / f"iter-{t}").write("pairs.jsonl", Pair, [pair(t, n) for n in range(6)])
+            (root / f"iter-{t}").write("pairs.jsonl", Pair, [attacking_pair(t, n) for n in range(6)])
             (root / f"iter-{t}").artifact("adapter", lambda into: None)
     return tmp_path / "run"
 

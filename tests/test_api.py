@@ -11,8 +11,8 @@ import pytest
 import isheep
 from isheep.benchmarks import Result, Score, register_benchmark
 from isheep.recipe.schema import BenchmarkSettings
-from tests.helpers.command import files
 from tests.helpers.command import isheep as command_line
+from tests.helpers.hashes import hash_files
 
 ROOT = Path(__file__).parents[1]
 SMALL: dict[str, Any] = {
@@ -86,7 +86,7 @@ def test_the_real_model_aligns_itself_as_by_the_command_line(tmp_path: Path) -> 
         f"M^1 of {tmp_path / 'api'}: lamb with adapter {tmp_path / 'api'}/iter-1/adapter",
     ]
     assert command_line("run", tmp_path / "api" / "recipe.yaml", "--out", tmp_path / "cli").code == 0
-    assert files(tmp_path / "cli") == files(tmp_path / "api")
+    assert hash_files(tmp_path / "cli") == hash_files(tmp_path / "api")
     answers = models[1].answer(["What is 12 plus 30?"], max_tokens=8)
     assert len(answers) == 1 and answers == models[1].answer(["What is 12 plus 30?"], max_tokens=8)
 
@@ -102,11 +102,11 @@ def test_a_run_that_was_left_is_resumed(tmp_path: Path) -> None:
     for model in isheep.align(recipe, tmp_path / "run", engine=write_texts):
         if model.iteration == 1:
             break
-    first = files(tmp_path / "run")
+    first = hash_files(tmp_path / "run")
     assert str(isheep.read_run(tmp_path / "run")).endswith("1 of 2 iterations are trained")
     models = list(isheep.align(recipe, tmp_path / "run", engine=write_texts))
     assert [model.iteration for model in models] == [0, 1, 2]
-    assert {name: content for name, content in files(tmp_path / "run").items() if name in first} == first
+    assert {name: content for name, content in hash_files(tmp_path / "run").items() if name in first} == first
 
 
 def test_a_recipe_that_cannot_run_is_refused_at_once(tmp_path: Path) -> None:
@@ -158,12 +158,12 @@ def test_a_function_is_a_filter(tmp_path: Path) -> None:
 def test_a_run_with_a_function_is_continued_with_the_same_one_only(tmp_path: Path) -> None:
     recipe = isheep.load_recipe("lamb", SMALL)
     next(iter(isheep.align(recipe, tmp_path / "run", filters=[is_even], engine=write_texts)))
-    before = files(tmp_path / "run")
+    before = hash_files(tmp_path / "run")
     with pytest.raises(isheep.UserError, match="was begun with engine write_texts, filters is_even"):
         isheep.align(recipe, tmp_path / "run", engine=write_texts).run()
     done = command_line("run", tmp_path / "run")
     assert done.code == 2 and "was begun with engine write_texts, filters is_even" in done.err
-    assert files(tmp_path / "run") == before
+    assert hash_files(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize("name", ["engine", "filters"])

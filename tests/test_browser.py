@@ -18,6 +18,7 @@ from isheep.annotation.session import AnnotationSession, Question, rating_sessio
 from isheep.recipe.schema import Recipe
 from isheep.records import Pair
 from isheep.rundir.run import open_run_for_writing
+from tests.helpers.rows import make_pair
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install isheep[browser]")
 CHROMIUM = next(
@@ -62,11 +63,7 @@ def serve() -> Iterator[Callable[[AnnotationSession], str]]:
 
 @pytest.fixture
 def session(tmp_path: Path) -> AnnotationSession:
-    rows = [
-        Pair(id=f"t1-{n}", instruction=f"Do {n} {ATTACK}", output=f"Did {n} {ATTACK} {'x' * 300}\n\n  two lines",
-             finish="stop", tokens=1, seed=1)
-        for n in range(3)
-    ]  # fmt: skip
+    rows = [make_pair(n, f"Do {n} {ATTACK}", f"Did {n} {ATTACK} {'x' * 300}\n\n  two lines") for n in range(3)]
     with open_run_for_writing(tmp_path / "run", Recipe.model_validate({"model": "fake"})) as root:
         (root / "iter-1").write("pairs.jsonl", Pair, rows)
     return rating_session(tmp_path / "run", "me", 1, 3)

@@ -26,8 +26,9 @@ from isheep.records import AssessedPair, Drop, Grade, Model, Pair, Rejected, Sam
 from isheep.rundir.run import open_run_for_writing
 from isheep.stages.filters import find_drops
 from tests.helpers.checkpoints import make_checkpoint
-from tests.helpers.command import ROOT, Done, Stdin, files, isheep, refused
+from tests.helpers.command import ROOT, Done, Stdin, isheep, refused
 from tests.helpers.fakes import FakeChat
+from tests.helpers.hashes import hash_files
 
 RECIPE = """
 model: {model}
@@ -321,7 +322,7 @@ def test_a_closed_pipe_is_no_error(graded: Path) -> None:
 @pytest.mark.parametrize("command", [("status",), ("show", "1"), ("chat",), ("export", "--as", "alpaca")])
 def test_a_folder_that_is_no_run(tmp_path: Path, command: tuple[str, ...]) -> None:
     assert "is not a run folder: it has no recipe.yaml" in refused(command[0], tmp_path, *command[1:])
-    assert not files(tmp_path)
+    assert not hash_files(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -348,9 +349,9 @@ def test_a_run_that_cannot_be(
     (tmp_path / "torn.jsonl").write_text('{"instruction": "Do it"}\n{"instr\n')
     (tmp_path / "empty").mkdir()
     (shutil.copytree(base, tmp_path / "untold") / "chat_template.jinja").unlink()
-    contents = files(tmp_path)
+    contents = hash_files(tmp_path)
     assert wrong in refused("run", recipe, *words, "--out", "out")
-    assert files(tmp_path) == contents
+    assert hash_files(tmp_path) == contents
 
 
 def test_a_device_without_memory_is_one_line(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,25 +372,25 @@ def test_a_device_without_memory_is_one_line(recipe: Path, tmp_path: Path, monke
 
 
 def test_a_run_folder_of_another_recipe(recipe: Path, aligned: Path) -> None:
-    contents = files(aligned)
+    contents = hash_files(aligned)
     assert "training.epochs: 1 -> 3" in refused("run", recipe, "training.epochs=3", "--out", aligned)
-    assert files(aligned) == contents
+    assert hash_files(aligned) == contents
 
 
 def test_a_locked_run_folder(recipe: Path, aligned: Path) -> None:
-    contents = files(aligned)
+    contents = hash_files(aligned)
     with (aligned / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "is in use by another process" in refused("run", recipe, "--out", aligned)
         assert isheep("status", aligned).code == 0
-    assert files(aligned) == contents
+    assert hash_files(aligned) == contents
 
 
 def test_a_run_folder_is_continued_with_its_own_recipe(recipe: Path, copied: Path, aligned: Path) -> None:
     for words in ((copied,), ("--out", copied), (copied, "--out", copied, "machine.threads=1")):
         (copied / "iter-1" / "assessed.jsonl").unlink()
         assert isheep("run", *words).code == 0
-        assert files(copied) == files(aligned)
+        assert hash_files(copied) == hash_files(aligned)
 
 
 def test_iterations_of_a_run_folder_may_grow(copied: Path) -> None:
@@ -410,9 +411,9 @@ def test_iterations_of_a_run_folder_may_grow(copied: Path) -> None:
     ],
 )
 def test_a_run_folder_that_cannot_be_continued_so(aligned: Path, words: tuple[str, ...], wrong: str) -> None:
-    contents = files(aligned)
+    contents = hash_files(aligned)
     assert wrong in refused("run", *(word.replace("RUN", str(aligned)) for word in words))
-    assert files(aligned) == contents
+    assert hash_files(aligned) == contents
 
 
 def test_a_folder_with_the_name_of_a_recipe_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,10 +428,10 @@ def test_a_corrupt_line_in_a_finished_file(recipe: Path, copied: Path, command: 
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([lines[0], lines[1][:20] + b"\n", *lines[2:]]))
     (copied / "iter-1" / "assessed.jsonl").unlink()
-    contents = files(copied)
+    contents = hash_files(copied)
     words = {"run": (recipe, "--out", copied), "status": (copied,), "show": (copied, "1")}[command]
     assert f"{file} line 2: not a Pair row" in refused(command, *words)
-    assert files(copied) == contents
+    assert hash_files(copied) == contents
 
 
 def test_a_recipe_of_a_run_that_was_damaged(copied: Path) -> None:
@@ -445,7 +446,7 @@ def test_a_full_disk_keeps_what_was_made(
     """The disk is full at the n-th time that data have to reach it, while answers and ratings are written again."""
     for name in ("pairs.jsonl", "assessed.jsonl"):
         (copied / "iter-1" / name).unlink()
-    contents, fsync, calls = files(copied), os.fsync, iter(range(1, 100))
+    contents, fsync, calls = hash_files(copied), os.fsync, iter(range(1, 100))
 
     def full(handle: int) -> None:
         if next(calls) == call:
@@ -456,10 +457,10 @@ def test_a_full_disk_keeps_what_was_made(
         patched.setattr(os, "fsync", full)
         done = isheep("run", recipe, "--out", copied)
     assert done.code == 2 and done.err.splitlines()[-1].startswith("isheep: no space left on the device")
-    new_contents = files(copied)
+    new_contents = hash_files(copied)
     assert {name: new_contents[name] for name in contents} == contents
     assert isheep("run", copied / "recipe.yaml", "--out", copied).code == 0  # the way on that status names
-    assert files(copied) == files(aligned)
+    assert hash_files(copied) == hash_files(aligned)
 
 
 @pytest.fixture
@@ -477,14 +478,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_really_full(recipe: Path, aligned: Path, small_disk: Path) -> None:
     """It is full in the middle of a checkpoint of the training, which torch says in words of its own."""
     run = Path(shutil.copytree(aligned, small_disk / "run", ignore=shutil.ignore_patterns("adapter")))
-    contents = files(run)
+    contents = hash_files(run)
     done = isheep("run", recipe, "--out", run)
     assert done.code == 2 and "no space left on the device" in done.err.splitlines()[-1]
-    new_contents = files(run)
+    new_contents = hash_files(run)
     assert {name: new_contents[name] for name in contents} == contents
     subprocess.run(["mount", "-o", "remount,size=2m", str(small_disk)], check=True)
     assert isheep("run", recipe, "--out", run).code == 0
-    assert files(run) == files(aligned)
+    assert hash_files(run) == hash_files(aligned)
 
 
 # --- the machine, and lamb
@@ -668,6 +669,6 @@ def test_export_of_what_is_not_there(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").write_text("a file")
-    contents = files(tmp_path)
+    contents = hash_files(tmp_path)
     assert wrong in refused("export", graded, *words)
-    assert files(tmp_path) == contents
+    assert hash_files(tmp_path) == contents

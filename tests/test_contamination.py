@@ -18,22 +18,20 @@ from isheep.records import Drop, Pair
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import open_run_for_writing
 from isheep.stages.filters import find_drops
-from tests.helpers.command import files, isheep, refused
+from tests.helpers.command import isheep, refused
+from tests.helpers.hashes import hash_files
+from tests.helpers.rows import make_pair
 
 EXAM = suite()
 TOUCHED = [5, 8, 9]  # exam quests that iteration 1 wrote; iteration 2 wrote 3 more
 
 
-def pair(name: str, instruction: str, input: str = "", output: str = "fine") -> Pair:
-    fields = {"id": name, "instruction": instruction, "input": input, "output": output}
-    return Pair.model_validate({**fields, "finish": "stop", "tokens": 1, "seed": 1})
-
-
 def generated_pairs(t: int) -> list[Pair]:
     indices = TOUCHED if t == 1 else [20, 21, 22]
-    rows = [pair(f"t{t}-{n}", EXAM[n].instruction, EXAM[n].input) for n in indices]
-    answer = pair(f"t{t}-answer", "Say it", output=f"So: {content(EXAM[30])} Right, and nothing else at all.")
-    return [*rows, answer, pair(f"t{t}-clean", "Tell me about [bold]nothing[/bold] \x1b[2J")]
+    rows = [make_pair(n, EXAM[n].instruction, input=EXAM[n].input, id=f"t{t}-{n}") for n in indices]
+    output = f"So: {content(EXAM[30])} Right, and nothing else at all."
+    answer = make_pair(30, "Say it", output, id=f"t{t}-answer")
+    return [*rows, answer, make_pair(40, "Tell me about [bold]nothing[/bold] \x1b[2J", id=f"t{t}-clean")]
 
 
 def result(right: Sequence[int]) -> dict[str, Any]:
@@ -69,8 +67,8 @@ def cells(text: str, *start: str) -> list[str]:
 
 
 def test_counts_and_scores_of_both_parts(run: Path) -> None:
-    before, done = files(run), isheep("contamination", run)
-    assert done.code == 0 and files(run) == before
+    before, done = hash_files(run), isheep("contamination", run)
+    assert done.code == 0 and hash_files(run) == before
     counts, scores = done.out.split("scores on the clean")
     assert "overlap with one of its 1000 prompts" in counts
     # Pairs, touched, exact, kept, prompts.

@@ -13,21 +13,18 @@ from isheep.cli import main
 from isheep.diagnostics.diversity import find_narrowing, measure_diversity
 from isheep.engines.function import SeededFunctionEngine
 from isheep.recipe.schema import Recipe
-from isheep.records import Model, Pair, Rejected
+from isheep.records import Model, Rejected
 from isheep.rundir.run import open_run_for_writing
 from tests.helpers.fakes import FakeChat
-
-
-def pair(n: int, instruction: str, output: str, tokens: int = 4, finish: str = "stop") -> Pair:
-    return Pair(id=f"t1-{n}", instruction=instruction, output=output, finish=finish, tokens=tokens, seed=1)
+from tests.helpers.rows import make_pair
 
 
 def test_metrics_equal_hand_counts() -> None:
     pairs = [
-        pair(0, "Name a red fruit", "An apple is red", tokens=2),
-        pair(1, "name a RED fruit!", "An apple is red", tokens=4, finish="length"),
-        pair(2, "Write one poem", "Roses", tokens=6),
-        pair(3, "", "", tokens=8),
+        make_pair(0, "Name a red fruit", "An apple is red", tokens=2),
+        make_pair(1, "name a RED fruit!", "An apple is red", tokens=4, finish="length"),
+        make_pair(2, "Write one poem", "Roses", tokens=6),
+        make_pair(3, "", "", tokens=8),
     ]
     rejected = [Rejected(id=str(n), text="", by=by, why="") for n, by in enumerate(["novelty", "rules"])]
     metrics = measure_diversity(pairs, rejected, "en")
@@ -45,7 +42,7 @@ def test_metrics_equal_hand_counts() -> None:
 
 
 def test_words_of_every_script_and_no_pairs() -> None:
-    metrics = measure_diversity([pair(0, "Назови реку", "Обь"), pair(1, "Назови реку", "")], [], "any")
+    metrics = measure_diversity([make_pair(0, "Назови реку", "Обь"), make_pair(1, "Назови реку", "")], [], "any")
     assert metrics["first_words"] == {"назови": 1.0} and metrics["first_word_entropy"] == 0
     empty = measure_diversity([], [], "en")
     assert empty["near_duplicates"] is None and empty["tokens_median"] is None and empty["first_words"] == {}

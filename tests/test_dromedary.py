@@ -35,7 +35,8 @@ from isheep.stages.rules import broken_rule
 from isheep.stages.synthesize import generate_replies, read_tasks
 from isheep.stages.topics import MAX_TOPIC_WORDS, TopicPrompts, generate_topics, parse_topics
 from tests.helpers.fakes import FakeChat
-from tests.helpers.kills import count_moments, hash_files, run_until_killed
+from tests.helpers.hashes import hash_files
+from tests.helpers.kills import count_moments, run_until_killed
 from tests.helpers.stages import stage_context, write_killed_stage
 
 TASKS = [Task(id="t1-0", instruction="Name a river.", input=""), Task(id="t1-1", instruction="Sort.", input="b, a")]

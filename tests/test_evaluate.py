@@ -14,7 +14,8 @@ from isheep.engines.function import SeededFunctionEngine
 from isheep.evaluation.statistics import compare, compare_over_seeds, estimate, holm, mcnemar
 from isheep.recipe.schema import Recipe
 from isheep.records import Model
-from tests.helpers.command import files, isheep, refused
+from tests.helpers.command import isheep, refused
+from tests.helpers.hashes import hash_files
 from tests.helpers.runs import fake_models, is_narrow, make_run, write_result
 
 
@@ -35,10 +36,10 @@ def test_a_benchmark_that_the_recipe_does_not_name(engines: list[str], run: Path
     done = isheep("eval", run, "lamb")
     assert done.code == 0 and engines == ["base", "iter-1", "iter-2"] and is_narrow(done.out)
     assert "p over items" in done.out and done.out.count("qwen") == 3
-    before = files(run)
+    before = hash_files(run)
     assert {f"{name}/eval/lamb.json" for name in ("base", "iter-1", "iter-2")} <= set(before)
     engines.clear()
-    assert isheep("eval", run, "lamb").out == done.out and not engines and files(run) == before
+    assert isheep("eval", run, "lamb").out == done.out and not engines and hash_files(run) == before
     # The recipe names neither of the two benchmarks.
     assert "right sampled" in isheep("status", run).out
     write_result(run, "base", "ifeval", result(HALF))
@@ -65,7 +66,7 @@ def test_an_interrupted_evaluation_resumes(engines: list[str], run: Path, monkey
         context.setattr(DEFAULT_BACKEND, "open_engine", dies)
         assert isheep("eval", run, "lamb").code == 130
     kept = (run / "base" / "eval" / "lamb.json").stat().st_mtime_ns
-    assert isheep("eval", run, "lamb").code == 0 and files(run) == files(complete)
+    assert isheep("eval", run, "lamb").code == 0 and hash_files(run) == hash_files(complete)
     assert (run / "base" / "eval" / "lamb.json").stat().st_mtime_ns == kept
 
 
@@ -81,8 +82,8 @@ def test_an_interrupted_evaluation_resumes(engines: list[str], run: Path, monkey
     ],
 )
 def test_invalid_evaluations_are_refused(engines: list[str], run: Path, words: tuple[str, ...], message: str) -> None:
-    before = files(run)
-    assert message in refused("eval", run, *words) and not engines and files(run) == before
+    before = hash_files(run)
+    assert message in refused("eval", run, *words) and not engines and hash_files(run) == before
 
 
 def test_a_folder_that_is_no_run_or_is_in_use(engines: list[str], run: Path, tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ from isheep.filters import Filter
 from isheep.filters.base import FilterContext
 from isheep.filters.custom import as_filter
 from isheep.models.chat_template import load_chat_template
-from isheep.records import AssessedPair, Grade, Model, PairEmbedding, PairPerplexity, TokenLogprobs
+from isheep.records import AssessedPair, Model, PairEmbedding, PairPerplexity, TokenLogprobs
 from isheep.stages.filters import find_drops, kept_pairs
 from isheep.stages.measure import embed_pairs, measure_perplexities, pair_text, perplexity
+from tests.helpers.rows import make_pair, rate_pair
 from tests.helpers.stages import stage_context, write_killed_stage
 
 pytestmark = pytest.mark.numeric
@@ -31,9 +32,8 @@ pytestmark = pytest.mark.numeric
 CENTRES = np.array([[0, 0], [0, 10], [10, 0], [10, 10]], np.float32)
 
 
-def pair(n: int, output: str = "fine", score: float = 5, **changed: Any) -> AssessedPair:
-    fields = {"id": f"t1-{n}", "instruction": f"Name thing {n}", "output": output, "finish": "stop", **changed}
-    return AssessedPair(**fields, tokens=3, seed=1, grades={"quality": Grade(score=score, reply="")})
+def rated_pair(n: int, output: str = "fine", score: float = 5, **fields: Any) -> AssessedPair:
+    return rate_pair(make_pair(n, f"Name thing {n}", output, **fields), quality=score)
 
 
 def filters(*settings: dict[str, Any]) -> list[Filter]:
@@ -46,7 +46,7 @@ def vector(n: int, values: Any) -> PairEmbedding:
 
 
 # 40 pairs around four points, ten at each; n's perplexity is n + 1 for the output, 41 - n for the pair; scores 1 to 10
-PAIRS = [pair(n, score=n // 4 + 1) for n in range(40)]
+PAIRS = [rated_pair(n, score=n // 4 + 1) for n in range(40)]
 POINTS = [CENTRES[n % 4] + np.random.default_rng(n).normal(0, 0.5, 2) for n in range(40)]
 KNOWN = FilterContext(
     perplexities=[PairPerplexity(id=f"t1-{n}", output=n + 1, pair=41 - n) for n in range(40)],
@@ -81,7 +81,11 @@ def by_loss(path: Path, before: str, text: str) -> float:
 @pytest.mark.parametrize("prompt", ["chat", "plain"])
 def test_perplexity_is_what_a_plain_loop_over_the_loss_says(checkpoint: Path, prompt: Any, tmp_path: Path) -> None:
     chat = load_chat_template("tokenizer", str(checkpoint))
-    pairs = [pair(0, "Paris."), pair(1, "It is 42, a small dog says woof.", input="12 plus 30"), pair(2, "red")]
+    pairs = [
+        rated_pair(0, "Paris."),
+        rated_pair(1, "It is 42, a small dog says woof.", input="12 plus 30"),
+        rated_pair(2, "red"),
+    ]
     engine = open_engine(Model(str(checkpoint)), device="cpu")
     rows = measure_perplexities(stage_context(tmp_path, engine, chat=chat, response={"prompt": prompt}), pairs)
     for row, item in zip(rows, pairs, strict=True):
@@ -96,7 +100,7 @@ def test_perplexity_of_no_text_and_of_an_impossible_one() -> None:
     assert perplexity(TokenLogprobs([1, 2], [math.log(0.5), math.log(0.125)])) == pytest.approx(4)
     assert math.isfinite(perplexity(TokenLogprobs([1], [-float("inf")])) or math.inf)
     nothing = FilterContext(perplexities=[PairPerplexity(id="t1-0", output=None, pair=2)])
-    [drop] = find_drops([pair(0, "")], filters({"kind": "perplexity"}), False, [], nothing)
+    [drop] = find_drops([rated_pair(0, "")], filters({"kind": "perplexity"}), False, [], nothing)
     assert drop.why == "perplexity of output inf > 50"
 
 
@@ -163,7 +167,7 @@ def test_each_filter_sees_what_those_before_it_left() -> None:
     assert left(score, density) == [20, 21, 22, 23]
     assert left(density, score) == []
     assert len(left(score, {"kind": "random", "as_many_as": {"above": 9}})) == 4
-    drops = find_drops([*PAIRS, pair(40, "")], filters(density, score), True, [], KNOWN)
+    drops = find_drops([*PAIRS, rated_pair(40, "")], filters(density, score), True, [], KNOWN)
     assert [drop.by for drop in drops] == ["score"] * 4 + ["density"] * 36 + ["rules"]
 
 
@@ -209,7 +213,7 @@ def own_file(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_custom_filter_drops_what_its_function_gives_a_reason_for(own_file: Path) -> None:
-    pairs = [pair(0, "a"), pair(1, "long enough")]
+    pairs = [rated_pair(0, "a"), rated_pair(1, "long enough")]
     [drop] = find_drops(pairs, filters({"kind": "custom", "function": f"{own_file}:short"}), True, [])
     assert (drop.row, drop.by, drop.why) == ("t1-0", "short", "1 characters")
     function = extensions.load_object(f"{own_file}:short", "filter")

@@ -16,7 +16,8 @@ from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.records import Pair
 from isheep.rundir.folder import RunFolder
 from tests.helpers.benchmark_files import HUMANEVAL_TASK, mbpp_task, write_benchmark
-from tests.helpers.command import files, isheep, refused
+from tests.helpers.command import isheep, refused
+from tests.helpers.hashes import hash_files
 from tests.helpers.ifeval_answers import require_checkers
 from tests.helpers.judge_server import Answer, known, said, serving
 from tests.helpers.judged import alpaca_files, mt_bench_files
@@ -58,8 +59,8 @@ def leaking(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_judge(prompted_models: list[str], questions: Path, tmp_path: Path) -> None:
     entry = {"name": "mt_bench", "data": str(questions)}
     run = make_run(tmp_path / "run", evaluation=["lamb", entry])
-    earlier = files(run)
-    assert NOBODY in refused("eval", run) and not prompted_models and files(run) == earlier
+    earlier = hash_files(run)
+    assert NOBODY in refused("eval", run) and not prompted_models and hash_files(run) == earlier
     evaluation = f"evaluation=[lamb, {json.dumps(entry)}]"
     assert NOBODY in refused("run", "lamb", evaluation, "--out", tmp_path / "new")
     plan = tmp_path / "plan.yaml"
@@ -113,10 +114,10 @@ def test_the_judge_of_this_command(
         done = isheep(*words, "--judge", "{model: mine, parameters: {max_tokens: null, seed: 3}}")
         assert done.code == 0 and "judged by mine" in done.out, done.err
         assert {(body["model"], body["seed"], body.get("max_tokens")) for body in server.bodies} == {("mine", 3, None)}
-        earlier = files(run)
+        earlier = hash_files(run)
         assert "the judge, its prompts or its parameters have changed" in refused(*words)
         assert "the judge, its prompts or its parameters have changed" in refused(*words, "--judge", "mine")
-        assert files(run) == earlier and len(server.bodies) == 6
+        assert hash_files(run) == earlier and len(server.bodies) == 6
     assert isheep(*words, "--judge", "{model: mine, parameters: {max_tokens: null, seed: 3}}").out == done.out
 
 

@@ -25,7 +25,8 @@ from isheep.models.chat_template import load_chat_template  # noqa: E402
 from isheep.recipe.schema import BenchmarkSettings  # noqa: E402
 from isheep.records import Model  # noqa: E402
 from isheep.rundir.folder import RunFolder  # noqa: E402
-from tests.helpers.command import files, isheep, refused  # noqa: E402
+from tests.helpers.command import isheep, refused  # noqa: E402
+from tests.helpers.hashes import hash_files  # noqa: E402
 from tests.helpers.ifeval_answers import answers, require_checkers  # noqa: E402
 from tests.helpers.runs import fake_models, make_run  # noqa: E402
 
@@ -381,15 +382,15 @@ def test_other_data_are_refused_where_results_are_there(run: Path, own_data: Pat
     assert done.code == 0 and "plain" in done.out and "qwen" in done.out and "no_comma" in done.out
     result = json.loads((run / "iter-1" / "eval" / "ifeval.json").read_text())
     assert result["template"] == "qwen" and len(result["scores"]["instruction strict"]["items"]) == 4
-    earlier = files(run)
+    earlier = hash_files(run)
     second = write(tmp_path / "other.jsonl", [row(1), row(4)])
     assert "is about other items than" in refused("eval", run, "ifeval", "--data", second)
-    assert isheep("eval", run, "ifeval", "--data", tmp_path).code == 0 and files(run) == earlier
+    assert isheep("eval", run, "ifeval", "--data", tmp_path).code == 0 and hash_files(run) == earlier
     (run / "iter-1" / "eval" / "ifeval.json").unlink()
     (run / "base" / "eval" / "ifeval.json").unlink()
     write(second, [row(4), row(2), row(1)])
     assert "answers.jsonl has answers to other prompts" in refused("eval", run, "ifeval", "--data", second)
-    assert isheep("eval", run, "ifeval", "--data", own_data).code == 0 and files(run) == earlier
+    assert isheep("eval", run, "ifeval", "--data", own_data).code == 0 and hash_files(run) == earlier
 
 
 def test_killed_among_its_answers_it_goes_on(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,8 +413,8 @@ def test_killed_among_its_answers_it_goes_on(run: Path, tmp_path: Path, monkeypa
     assert (
         isheep("eval", run, "ifeval", "--data", many_prompts).code == 0 and next(calls) == 7
     )  # 1 batch owed, and 3 of iter-1
-    assert {name: text for name, text in files(run).items() if "eval" in name} == {
-        name: text for name, text in files(complete).items() if "eval" in name
+    assert {name: text for name, text in hash_files(run).items() if "eval" in name} == {
+        name: text for name, text in hash_files(complete).items() if "eval" in name
     }
 
 

@@ -22,8 +22,9 @@ from isheep.recipe.schema import Recipe
 from isheep.records import Answer, AssessedPair, Grade, Model, Pair, Sampling
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import open_run_for_writing
-from tests.helpers.command import Done, files, isheep, refused
+from tests.helpers.command import Done, isheep, refused
 from tests.helpers.fakes import FakeChat
+from tests.helpers.hashes import hash_files
 
 PAIRS = 60
 SETTINGS: dict[str, Any] = {"model": "fake", "iterations": 2, "evaluation": []}
@@ -257,21 +258,21 @@ def test_ratings_by_people_are_a_truth_and_a_comparison(bench: Bench, tmp_path: 
 
 def test_the_files_of_the_run_stay_and_a_stopped_calibration_resumes(bench: Bench, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", assessment={"batch_size": 8})
-    before = files(run)
+    before = hash_files(run)
     first = isheep("judge-calibration", run, "--pairs", "24")
-    complete = files(run)
+    complete = hash_files(run)
     assert {name: complete[name] for name in before} == before
     assert all("judge_calibration" in name for name in complete if name not in before)
     num_calls = len(bench.calls)
     again = isheep("judge-calibration", run, "--pairs", "24")
-    assert files(run) == complete and again.out == first.out and len(bench.calls) == num_calls
+    assert hash_files(run) == complete and again.out == first.out and len(bench.calls) == num_calls
     rows = run / "iter-1" / "judge_calibration" / "24" / "expected.jsonl"
     lines = rows.read_bytes().splitlines(keepends=True)
     rows.unlink()
     rows.with_name("expected.jsonl.part").write_bytes(b"".join(lines[:11]) + b'{"torn')
     (run / "iter-1" / "judge_calibration.json").unlink()
     isheep("judge-calibration", run, "--pairs", "24")
-    assert files(run) == complete and sum(call.rows for call in bench.calls[num_calls:]) == 2 * 16
+    assert hash_files(run) == complete and sum(call.rows for call in bench.calls[num_calls:]) == 2 * 16
     isheep("judge-calibration", run, "--pairs", "12")
     assert rows.exists() and rows.parent.with_name("12").is_dir()
 

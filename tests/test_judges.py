@@ -152,9 +152,9 @@ def test_no_endpoint_a_wrong_one_and_one_that_never_answers(
     data = mt_bench_files(tmp_path / "data", 2)
     for url, key, why in (
         ("", "", "no judge to ask: set OPENAI_BASE_URL and OPENAI_API_KEY"),
-        ("localhost:1/v1", KEY, "OPENAI_BASE_URL 'localhost:1/v1' is no address"),
+        ("localhost:1/v1", KEY, "OPENAI_BASE_URL 'localhost:1/v1' is not a web address"),
         ("http://me:hidden@127.0.0.1:1/v1", KEY, "at http://127.0.0.1:1/v1: no connection"),
-        ("http://127.0.0.1:1/v1", f"{KEY}\nmore", "OPENAI_API_KEY holds characters"),
+        ("http://127.0.0.1:1/v1", f"{KEY}\nmore", "OPENAI_API_KEY contains characters"),
     ):
         monkeypatch.setenv("OPENAI_BASE_URL", url)
         monkeypatch.setenv("OPENAI_API_KEY", key)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.kills import hash_files
+from tests.helpers.hashes import hash_files
 
 SMALL = [
     *(

@@ -16,7 +16,8 @@ import pytest
 
 from isheep.cli import main
 from isheep.engines import transformers
-from isheep.engines.openai import OpenAIEngine, open_engine
+from isheep.engines.openai import open_engine
+from isheep.engines.openai_engine import OpenAIEngine
 from isheep.engines.server import ServerRequirements
 from isheep.engines.tokens import exclusive_probabilities
 from isheep.errors import TooLong, UserError
@@ -26,7 +27,8 @@ from isheep.recipe.schema import ServerSettings
 from isheep.records import Model, Sampling
 from isheep.seeds import load_seed_tasks
 from tests.helpers.gguf_file import write_gguf
-from tests.helpers.openai_server import Fake, Refusal, Served, digest, llama_cpp, serving
+from tests.helpers.hashes import hash_files
+from tests.helpers.openai_server import Fake, Refusal, Served, llama_cpp, serving
 
 pytestmark = pytest.mark.numeric
 
@@ -34,7 +36,7 @@ KEY = "sk-secret-0123456789"
 GREEDY = Sampling(temperature=0, top_p=1, max_tokens=24, stop=("<|im_end|>",))
 DRAWN = Sampling(temperature=1.0, top_p=0.9, max_tokens=12, stop=("<|im_end|>",))
 SCORES = [f" {score}" for score in range(1, 11)]
-ALL = ServerRequirements(sampling=True, options=SCORES, perplexity=True, adapters=True)
+ALL = ServerRequirements(sampling=True, options=SCORES, prompt_logprobs=True, adapters=True)
 SMALL = [
     *("lamb", "iterations=1", "evaluation=[]", "synthesis.tasks=8", "synthesis.batch_size=8", "response.batch_size=4"),
     *(
@@ -297,14 +299,14 @@ def test_no_server_a_wrong_name_a_dead_one(own: Served) -> None:
         (engine(None), "set machine.server.url or OPENAI_BASE_URL"),  # type: ignore[arg-type]
         (engine(own.url, model="nobody"), "no such model.*machine.server.model"),
         (engine("http://127.0.0.1:9/v1"), "no connection"),
-        (engine("ftp://x/v1"), "machine.server.url 'ftp://x/v1' is no address"),
+        (engine("ftp://x/v1"), "machine.server.url 'ftp://x/v1' is not a web address"),
     ):
         with pytest.raises(UserError, match=message):
             there.generate(["a"], GREEDY, 0)
 
 
 REFUSED = [
-    ("machine.server.url=http://me:pw@127.0.0.1/v1", "holds no password"),
+    ("machine.server.url=http://me:pw@127.0.0.1/v1", "must not contain a password"),
     ("filters=[{kind: density, clusters: 2}]", "needs hidden states"),
     ("machine.server.api=chat", "prompts are plain"),
 ]
@@ -349,16 +351,16 @@ def test_a_call_that_always_fails_ends_in_one_line() -> None:
 
 DIES = """
 import os, signal, sys
-from isheep.engines import openai
+from isheep.engines.openai_engine import OpenAIEngine
 from isheep.cli import main
-done, real = 0, openai.OpenAIEngine.generate
-def generate(*given):
-    global done
-    done += 1
-    if done > int(sys.argv[1]):
+calls, real = 0, OpenAIEngine.generate
+def generate(*arguments):
+    global calls
+    calls += 1
+    if calls > int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
-    return real(*given)
-openai.OpenAIEngine.generate = generate
+    return real(*arguments)
+OpenAIEngine.generate = generate
 main(sys.argv[2:])
 """
 
@@ -378,7 +380,7 @@ def test_a_killed_run_goes_on_and_asks_for_nothing_twice(tmp_path: Path) -> None
     # Probes are left out.
     drawn = {request for request in alone if json.loads(request)[1] is not None and json.loads(request)[1] > 9}
     assert {request: served.answered[request] for request in drawn} == {request: alone[request] for request in drawn}
-    assert digest(tmp_path / "run") == digest(tmp_path / "whole")
+    assert hash_files(tmp_path / "run", ["recipe.yaml"]) == hash_files(tmp_path / "whole", ["recipe.yaml"])
 
 
 # --- transformers serve

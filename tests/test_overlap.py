@@ -15,14 +15,10 @@ from isheep.records import Pair
 from isheep.stages.filters import find_drops
 from isheep.text.novelty import find_near, find_repeated, split_words
 from isheep.text.overlap import MIN_WORDS, find_overlap
+from tests.helpers.rows import make_pair
 
 PROMPT = "Write a short story about a lighthouse keeper who finds a message in a bottle on a stormy night."
 SHORT = "who played the doctor in the first film"  # 8 words
-
-
-def pair(n: int, instruction: str, output: str = "fine", input: str = "") -> Pair:
-    fields = {"id": f"t1-{n}", "instruction": instruction, "input": input, "output": output}
-    return Pair.model_validate({**fields, "finish": "stop", "tokens": 1, "seed": 1})
 
 
 def runs_by_loops(rows: Sequence[Pair], prompts: Sequence[str], ngram: int) -> tuple[set[int], set[int]]:
@@ -49,7 +45,7 @@ TEXT = st.lists(st.sampled_from("abc"), max_size=24).map(" ".join)
     st.lists(TEXT, max_size=5), st.lists(st.tuples(TEXT, TEXT), max_size=5), st.sampled_from([2, 3, 8, 10, 13])
 )  # two letters and few words: many runs in common
 def test_runs_of_words_are_those_of_plain_loops(prompts: list[str], texts: list[tuple[str, str]], ngram: int) -> None:
-    rows = [pair(n, task, output) for n, (task, output) in enumerate(texts)]
+    rows = [make_pair(n, task, output) for n, (task, output) in enumerate(texts)]
     overlap, (hit, touched) = find_overlap(rows, prompts, ngram, None), runs_by_loops(rows, prompts, ngram)
     exact = {p for p, prompt in enumerate(prompts) if prompt in {row.content for row in rows}}
     assert set(overlap.rows) == hit | {r for r, row in enumerate(rows) if row.content in prompts}
@@ -83,15 +79,17 @@ def test_repeated_texts_in_many_blocks() -> None:
 
 
 WAYS = {
-    "exact": pair(0, f"  {PROMPT.upper()} "),
-    "ngram": pair(
+    "exact": make_pair(0, f"  {PROMPT.upper()} "),
+    "ngram": make_pair(
         1, f"Today: {' '.join(PROMPT.split()[:13])} dog, and then say what it learned from all of that work."
     ),
-    "answer": pair(2, "Say it", output=f"He said: {PROMPT}"),
-    "short": pair(3, f"Tell me {SHORT}, please, and in which year that was, and where, and why it matters"),
-    "rouge": pair(4, PROMPT.replace("short", "long").replace("stormy", "quiet").replace("message", "letter")),
-    "twelve": pair(5, f"Now {' '.join(PROMPT.split()[:12])} cat, then explain to me at length what cats do all day"),
-    "nothing": pair(6, "Name three rivers"),
+    "answer": make_pair(2, "Say it", output=f"He said: {PROMPT}"),
+    "short": make_pair(3, f"Tell me {SHORT}, please, and in which year that was, and where, and why it matters"),
+    "rouge": make_pair(4, PROMPT.replace("short", "long").replace("stormy", "quiet").replace("message", "letter")),
+    "twelve": make_pair(
+        5, f"Now {' '.join(PROMPT.split()[:12])} cat, then explain to me at length what cats do all day"
+    ),
+    "nothing": make_pair(6, "Name three rivers"),
 }
 
 
@@ -126,7 +124,7 @@ def test_reasons_name_the_words() -> None:
 
 def test_words_of_every_script_count() -> None:
     text = "Напиши короткий рассказ о смотрителе маяка который нашёл письмо в бутылке на берегу"
-    assert set(find_overlap([pair(0, f"Пожалуйста: {text}!")], [text], 13, None).rows) == {0}
+    assert set(find_overlap([make_pair(0, f"Пожалуйста: {text}!")], [text], 13, None).rows) == {0}
 
 
 def test_every_recipe_for_lamb_drops_its_prompts_word_for_word_only() -> None:
@@ -152,7 +150,7 @@ def test_the_rule_of_lamb_compares_exact_words() -> None:
     rng = random.Random(5)
     exam = [content(quest) for quest in suite(200)]
     quests = [draw_quest(rng) for _ in range(200)] + suite(200)[:9]
-    rows = [pair(n, quest.instruction, input=quest.input) for n, quest in enumerate(quests)]
+    rows = [make_pair(n, quest.instruction, input=quest.input) for n, quest in enumerate(quests)]
     prompts = {" ".join(prompt.casefold().split()) for prompt in exam}
     expected = [row.id for row in rows if " ".join(row.content.casefold().split()) in prompts]
     rule = ContaminationFilter(kind="contamination", ngram=None, rouge=None)

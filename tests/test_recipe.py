@@ -97,7 +97,7 @@ WRONG = {
         "line 2: machine.device: cuda:1 is one GPU, and each replica has its own: take cuda"
     ),
     "model: lamb\nmachine:\n  engine: openai\n  replicas: 2": (
-        "line 4: machine.replicas: replicas are engines of ours, and machine.engine is openai: raise machine.server."
+        "line 4: machine.replicas: replicas can't run engine openai: raise machine.server.max_in_flight instead"
     ),
     "model: lamb\nassessment: null": "filters.0: a score filter needs an assessment, and this recipe has none",
     "model: lamb\nassessment:\n  prompt: icl": "criteria: prompt 'icl' has no criterion 'quality', only overall",

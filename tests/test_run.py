@@ -17,7 +17,8 @@ from isheep.recipe.schema import Recipe
 from isheep.records import Drop
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import lock_run, open_run, open_run_for_writing, read_events
-from tests.helpers.kills import count_moments, hash_files, run_until_killed
+from tests.helpers.hashes import hash_files
+from tests.helpers.kills import count_moments, run_until_killed
 
 RECIPE = Recipe.model_validate({"model": "lamb", "synthesis": {"tasks": 4}})
 

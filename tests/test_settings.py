@@ -282,7 +282,7 @@ def test_the_machine_settings_reach_the_engine_and_the_trainer(monkeypatch: pyte
 
 def test_the_vllm_settings_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each key of machine.vllm reaches it, and the device and threads its process."""
-    from isheep.engines import vllm
+    from isheep.engines import vllm, vllm_engine
 
     monkeypatch.setattr(vllm, "check_installed", lambda: None)
     monkeypatch.setattr(vllm, "check_device", lambda device: None)
@@ -300,14 +300,16 @@ def test_the_vllm_settings_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"memory": 0.5, "cache": 3.0, "context": 512, "tensor_parallel": 2, "eager": True}
     assert opened(**changes) == usual | changes
     assert opened(sleep=True) == usual | {"sleep": True, "rank": 16}
-    environment = vllm.worker_environment(Recipe(model="lamb", machine={"threads": 3, "device": "cuda:1"}).machine)  # type: ignore[arg-type]
+    environment = vllm_engine.worker_environment(
+        Recipe(model="lamb", machine={"threads": 3, "device": "cuda:1"}).machine
+    )  # type: ignore[arg-type]
     assert environment == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "6"}
 
 
 CLASHES = [
     ("training.lora.rank=600", "vLLM serves ranks up to 512"),
     ("machine.vllm={sleep: true, adapters: merged}", "take adapters: lora"),
-    ("machine={engine: vllm, device: cpu, vllm: {sleep: true}}", "it is for GPUs"),
+    ("machine={engine: vllm, device: cpu, vllm: {sleep: true}}", "only a vLLM on a GPU can sleep"),
     ("machine={engine: vllm, device: 'cuda:1', vllm: {tensor_parallel: 2}}", "machine.device names one"),
 ]
 
@@ -321,7 +323,7 @@ def test_settings_that_vllm_does_not_support_are_refused(change: str, reason: st
 def test_without_vllm_a_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isheep.engines.vllm.importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"not installed: .*pip install 'isheep\[vllm\]'.*machine.engine: openai"):
-        backends.check_engine(api.load_recipe(loading.find_recipe("lamb"), ["machine.engine=vllm"]))
+        backends.check_engine(api.load_recipe(loading.find_recipe("lamb"), ["machine.engine=vllm"]), False)
 
 
 def test_every_setting_of_a_recipe_is_tested() -> None:

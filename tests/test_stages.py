@@ -24,7 +24,7 @@ from isheep.filters.base import FilterContext
 from isheep.filters.contamination import ContaminationFilter
 from isheep.filters.score import ScoreFilter
 from isheep.recipe.schema import Recipe
-from isheep.records import AssessedPair, Completion, Drop, Grade, Model, Pair, Sampling, Task
+from isheep.records import AssessedPair, Completion, Drop, Model, Pair, Sampling, Task
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import open_run_for_writing
 from isheep.rundir.training_file import read_training_file
@@ -32,19 +32,10 @@ from isheep.stages.assess import assess, expected_grade, parse_grade
 from isheep.stages.filters import find_drops, kept_pairs
 from isheep.stages.respond import respond
 from tests.helpers.fakes import FakeChat
+from tests.helpers.rows import make_pair, rate_pair
 from tests.helpers.stages import stage_context, write_killed_stage
 
 TASKS = [Task(id=f"t1-{n}", instruction=f"Name thing {n}", input="here" if n % 2 else "") for n in range(7)]
-
-
-def pair(output: str = "fine", **changed: Any) -> Pair:
-    fields = {"id": "t1-0", "instruction": "Say something nice", "input": "", "output": output}
-    return Pair.model_validate({**fields, "finish": "stop", "tokens": 3, "seed": 1, **changed})
-
-
-def graded(**scores: float | None) -> AssessedPair:
-    grades = {name: Grade(score=score, reply="") for name, score in scores.items()}
-    return AssessedPair(**pair().model_dump(), grades=grades)
 
 
 class RecordingEngine(SeededFunctionEngine):
@@ -124,7 +115,7 @@ def test_a_grade_in_the_format_of_the_prompt_is_read(score: int, why: str) -> No
 
 
 def test_a_batch_is_rated_by_one_call_for_each_criterion(tmp_path: Path) -> None:
-    pairs = [pair("{instruction} {output}", id=f"t1-{n}") for n in range(5)]
+    pairs = [make_pair(n, output="{instruction} {output}") for n in range(5)]
     engine, resumed_engine = RecordingEngine(), RecordingEngine()
     rows = assess(stage_context(tmp_path / "whole", engine, assessment={"batch_size": 2}), pairs)
     assert isinstance(rows[0], AssessedPair)
@@ -141,7 +132,7 @@ def test_a_batch_is_rated_by_one_call_for_each_criterion(tmp_path: Path) -> None
 def test_a_rating_prompt_may_be_a_chat_turn(tmp_path: Path) -> None:
     engine = RecordingEngine()
     assessment = {"chat": True, "prompt": "icl", "criteria": ["overall"]}
-    assess(stage_context(tmp_path, engine, assessment=assessment), [pair()])
+    assess(stage_context(tmp_path, engine, assessment=assessment), [make_pair()])
     assert engine.calls[0][0][0].startswith("<|user|>Instruction:") and engine.calls[0][1].stop == ("<|end|>",)
 
 
@@ -178,7 +169,7 @@ def test_expected_ratings_generate_nothing(
 
     calls: list[str] = []
     engine = Silent(lambda prompt, seed: calls.append(prompt) or answer)  # type: ignore[func-returns-value]
-    pairs = [pair(id=f"t1-{n}") for n in range(3)]
+    pairs = [make_pair(n) for n in range(3)]
     assessment = {"read": "expected", "batch_size": 2, **settings}
     rows = assess(stage_context(tmp_path / "whole", engine, assessment=assessment), pairs)
     scores = [row.grades["quality"].score for row in rows if isinstance(row, AssessedPair)]
@@ -194,11 +185,11 @@ def test_expected_ratings_generate_nothing(
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        (graded(quality=8, following=8), None),
-        (graded(quality=3, following=2), "quality 3 < 8"),
-        (graded(quality=9, following=7.5), "following 7.5 < 8"),
-        (graded(quality=9, following=None), "following unreadable"),
-        (pair(), "rating missing"),
+        (rate_pair(make_pair(), quality=8, following=8), None),
+        (rate_pair(make_pair(), quality=3, following=2), "quality 3 < 8"),
+        (rate_pair(make_pair(), quality=9, following=7.5), "following 7.5 < 8"),
+        (rate_pair(make_pair(), quality=9, following=None), "following unreadable"),
+        (make_pair(), "rating missing"),
     ],
 )
 def test_a_pair_below_the_threshold_is_dropped_with_the_reason(row: Pair, why: str | None) -> None:
@@ -207,7 +198,7 @@ def test_a_pair_below_the_threshold_is_dropped_with_the_reason(row: Pair, why: s
 
 
 def test_a_threshold_may_be_exclusive_and_for_some_criteria() -> None:
-    rows = [graded(quality=8, following=1), graded(quality=8.5, following=1)]
+    rows = [rate_pair(make_pair(), quality=8, following=1), rate_pair(make_pair(), quality=8.5, following=1)]
     drops = [find_drops([row], [ScoreFilter(kind="score", above=8, criteria=("quality",))], True, []) for row in rows]
     assert drops == [[Drop(row="t1-0", by="score", why="quality 8 <= 8")], []]
 
@@ -215,11 +206,11 @@ def test_a_threshold_may_be_exclusive_and_for_some_criteria() -> None:
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        (pair(""), "output is empty"),
-        (pair("same", input="same"), "output equals the input"),
-        (pair("Here it is:"), "output ends in a colon"),
-        (pair(input="List: "), "input ends in a colon"),
-        (pair("Paris."), None),
+        (make_pair(output=""), "output is empty"),
+        (make_pair(output="same", input="same"), "output equals the input"),
+        (make_pair(output="Here it is:"), "output ends in a colon"),
+        (make_pair(input="List: "), "input ends in a colon"),
+        (make_pair(output="Paris."), None),
     ],
 )
 def test_a_pair_that_breaks_a_rule_is_dropped(row: Pair, why: str | None) -> None:
@@ -231,13 +222,13 @@ def test_a_pair_that_breaks_a_rule_is_dropped(row: Pair, why: str | None) -> Non
 @pytest.mark.parametrize("field", ["instruction", "input", "output"])
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|reserved_special_token_2|>", "</s>", "<pad>"])
 def test_text_of_a_special_token_is_never_trained_on(field: str, token: str) -> None:
-    [drop] = find_drops([pair(**{field: f"so {token} it ends"})], [], False, ["</s>", "<pad>"])
+    [drop] = find_drops([make_pair(**{field: f"so {token} it ends"})], [], False, ["</s>", "<pad>"])
     assert (drop.by, drop.why) == ("rules", f"{field} holds {token}")
 
 
 def test_a_benchmark_prompt_is_dropped_whatever_its_case_and_spacing() -> None:
-    rows = [pair(), pair().model_copy(update={"id": "t1-1", "instruction": "Another task."})]
-    exam = [f"  {pair().content.upper()} "]
+    rows = [make_pair(), make_pair(1, "Another task.")]
+    exam = [f"  {make_pair().content.upper()} "]
     assert find_drops(rows, [ContaminationFilter(kind="contamination")], False, [], FilterContext(exam)) == [
         Drop(row="t1-0", by="contamination", why="a benchmark's prompt")
     ]
@@ -245,10 +236,7 @@ def test_a_benchmark_prompt_is_dropped_whatever_its_case_and_spacing() -> None:
 
 
 def test_a_pair_is_dropped_once_and_the_remaining_pairs_are_kept() -> None:
-    rows = [
-        graded(quality=n, following=n).model_copy(update={"id": str(n), "output": "" if n < 3 else "x"})
-        for n in range(1, 10)
-    ]
+    rows = [rate_pair(make_pair(output="" if n < 3 else "x", id=str(n)), quality=n, following=n) for n in range(1, 10)]
     drops = find_drops(rows, [ScoreFilter(kind="score", at_least=8), ScoreFilter(kind="score", at_least=9)], True, [])
     assert [drop.by for drop in drops] == ["rules"] * 2 + ["score"] * 6
     assert [row.id for row in kept_pairs(rows, drops)] == ["9"]
@@ -480,7 +468,7 @@ def test_an_engine_that_is_passed_in_generates_for_every_model() -> None:
     backend = Backend.of_engine(engine)
     opened = [backend.open_engine(recipe(), model) for model in (Model("fake"), Model("fake", Path("adapter")))]
     assert all(isinstance(user_engine, UserEngine) and user_engine.engine is engine for user_engine in opened)
-    assert backend.check_engine(recipe()) == []
+    assert backend.check_engine(recipe(), False) == []
 
 
 def test_a_function_from_a_pair_to_a_reason_is_a_filter(world: World, tmp_path: Path) -> None:

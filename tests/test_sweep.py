@@ -32,6 +32,7 @@ from isheep.rundir.run import open_run_for_writing, read_events
 from isheep.rundir.training_file import read_training_file
 from isheep.sweep import find_reusable_files, run_recipe, run_sweep, source_fingerprint
 from tests.helpers.fakes import FakeChat
+from tests.helpers.hashes import hash_files
 
 TASKS = {"tasks": 24, "batch_size": 8, "novelty": None}
 EIGHT = {"batch_size": 8}
@@ -116,9 +117,9 @@ def shared(run: Path) -> dict[str, str]:
     return {event["file"]: event["shared_from"] for event in read_events(run) if "shared_from" in event}
 
 
-def contents(run: Path) -> dict[str, bytes]:
-    files = {str(path.relative_to(run)): path for path in run.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if name not in ("run.jsonl", "lock", "recipe.yaml")}
+def result_hashes(run: Path) -> dict[str, str]:
+    """Return the hashes of the files that depend only on what the run computes, not on how it is configured."""
+    return hash_files(run, ["recipe.yaml"])
 
 
 # --- sharing
@@ -134,7 +135,7 @@ def test_eight_thresholds_write_and_rate_iteration_1_once(lab: Lab, tmp_path: Pa
         assert [shared(run).get(stage) for run in runs[1:]] == [f"../2/{stage}"] * 7
     assert lab.asked == 24 * 4
     # Scores are 6 to 9: thresholds up to 6 keep the same pairs, and train the same model once.
-    assert len(lab.trained) == 4 and len({contents(run)["iter-1/train.json"] for run in runs}) == 4
+    assert len(lab.trained) == 4 and len({result_hashes(run)["iter-1/train.json"] for run in runs}) == 4
     assert shared(runs[4])["iter-1/adapter"] == "../2/iter-1/adapter"
 
 
@@ -152,7 +153,7 @@ def test_a_shared_run_has_the_files_of_one_alone(lab: Lab, tmp_path: Path) -> No
     }
     for (name, settings), run in zip(recipes.items(), run_sweep(recipes, tmp_path / "sweep"), strict=True):
         run_recipe(settings, tmp_path / "alone" / name)
-        assert contents(run) == contents(tmp_path / "alone" / name), name
+        assert result_hashes(run) == result_hashes(tmp_path / "alone" / name), name
     first_stages = {"iter-1/replies.jsonl", "iter-1/pairs.jsonl"}
     two = STAGES | {stage.replace("1", "2") for stage in STAGES} | {"iter-1/adapter"}
     expected = {"less": STAGES, "unrated": first_stages, "simple": first_stages, "one-last": two, "total-base": two}
@@ -187,7 +188,7 @@ def test_an_iteration_with_other_settings_shares_only_equal_files(lab: Lab, tmp_
     runs = run_sweep(recipes, tmp_path / "sweep")
     for (name, settings), run in zip(recipes.items(), runs, strict=True):
         run_recipe(settings, tmp_path / "alone" / name)
-        assert contents(run) == contents(tmp_path / "alone" / name), name
+        assert result_hashes(run) == result_hashes(tmp_path / "alone" / name), name
     first_stages = {"iter-1/topics.jsonl", "iter-1/replies.jsonl"}
     first = first_stages | {f"iter-1/{name}" for name in ("pairs.jsonl", "perplexity.jsonl", "adapter")}
     second = {"iter-2/topics.jsonl", "iter-2/replies.jsonl"}
@@ -212,7 +213,7 @@ def test_answers_by_other_prompts_of_the_same_name_are_not_shared(lab: Lab, tmp_
         run_sweep({name: settings}, out)
     pairs = "iter-2/pairs.jsonl"
     assert shared(out / "b")[pairs] == f"../a/{pairs}" and "iter-1/adapter" in shared(out / "c")
-    assert pairs in own_files(out / "c") and contents(out / "c")[pairs] != contents(out / "a")[pairs]
+    assert pairs in own_files(out / "c") and result_hashes(out / "c")[pairs] != result_hashes(out / "a")[pairs]
     with pytest.raises(UserError, match=r"prompt file .*mine\.yaml is not what run folder .*/a was made with"):
         run_recipe(settings, out / "a")
 
@@ -233,37 +234,39 @@ def test_self_instructs_own_pipeline_is_shared_as_far_as_it_is_the_same(lab: Lab
     }
     for (name, settings), run in zip(recipes.items(), run_sweep(recipes, tmp_path / "sweep"), strict=True):
         run_recipe(settings, tmp_path / "alone" / name)
-        assert contents(run) == contents(tmp_path / "alone" / name), name
+        assert result_hashes(run) == result_hashes(tmp_path / "alone" / name), name
     first = {f"iter-1/{name}.jsonl" for name in ("replies", "task_kinds", "instances", "pairs")}
     expected = {"again": first, "more shown": {"iter-1/replies.jsonl"}, "answers": {"iter-1/replies.jsonl"}}
     for name in recipes:
         assert shared(tmp_path / "sweep" / name).keys() == expected.get(name, set()), name
-    kinds = [json.loads(line) for line in contents(tmp_path / "sweep/own")["iter-1/task_kinds.jsonl"].splitlines()]
+    first_iteration = tmp_path / "sweep/own/iter-1"
+    kinds = [json.loads(line) for line in (first_iteration / "task_kinds.jsonl").read_text().splitlines()]
     assert {row["classification"] for row in kinds} == {True, False, None}
-    assert contents(tmp_path / "sweep/own")["iter-1/unanswered.jsonl"]
+    assert (first_iteration / "unanswered.jsonl").read_text()
 
 
 def test_one_iteration_may_write_instances_for_the_tasks_of_another(lab: Lab, tmp_path: Path) -> None:
     start = {"synthesis": {**OWN, "topics": {"share": 0.5, "rounds": 1}}, "assessment": None, "filters": []}
     then = {2: {"synthesis": {"tasks_of": 1, "topics": None}, "response": INSTANCES}}
     run_recipe(recipe(**start, iteration=then), tmp_path)
-    files = contents(tmp_path)
-    assert files["iter-1/tasks.jsonl"] == files["iter-2/tasks.jsonl"]
-    assert "iter-1/task_kinds.jsonl" not in files and files["iter-2/instances.jsonl"]
-    assert '"input":""' in files["iter-1/pairs.jsonl"].decode() and b'"input":"text' in files["iter-2/pairs.jsonl"]
+    first, second = tmp_path / "iter-1", tmp_path / "iter-2"
+    assert (first / "tasks.jsonl").read_text() == (second / "tasks.jsonl").read_text()
+    assert not (first / "task_kinds.jsonl").exists() and (second / "instances.jsonl").read_text()
+    assert '"input":""' in (first / "pairs.jsonl").read_text()
+    assert '"input":"text' in (second / "pairs.jsonl").read_text()
 
 
 def test_a_finished_sweep_generates_nothing(lab: Lab, tmp_path: Path) -> None:
     recipes = {"a": recipe(), "b": recipe(training={"epochs": 1})}
-    contents_before = [contents(run) for run in run_sweep(recipes, tmp_path)]
+    contents_before = [result_hashes(run) for run in run_sweep(recipes, tmp_path)]
     num_calls, trained = lab.asked, len(lab.trained)
-    assert [contents(run) for run in run_sweep(recipes, tmp_path)] == contents_before
+    assert [result_hashes(run) for run in run_sweep(recipes, tmp_path)] == contents_before
     assert (lab.asked, len(lab.trained)) == (num_calls, trained)
 
 
 def test_a_stopped_sweep_continues(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipes = {"a": recipe(), "b": recipe(training={"epochs": 1})}
-    expected = [contents(run) for run in run_sweep(recipes, tmp_path / "whole")]
+    expected = [result_hashes(run) for run in run_sweep(recipes, tmp_path / "whole")]
 
     def stop(*arguments: Any) -> None:
         raise KeyboardInterrupt
@@ -271,7 +274,7 @@ def test_a_stopped_sweep_continues(lab: Lab, tmp_path: Path, monkeypatch: pytest
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
         context.setattr(DEFAULT_BACKEND, "train", stop)
         run_sweep(recipes, tmp_path / "stopped")
-    assert [contents(run) for run in run_sweep(recipes, tmp_path / "stopped")] == expected
+    assert [result_hashes(run) for run in run_sweep(recipes, tmp_path / "stopped")] == expected
 
 
 def test_a_run_does_not_resume_from_an_incomplete_copy(
@@ -291,8 +294,8 @@ def test_a_run_does_not_resume_from_an_incomplete_copy(
         run_sweep({"a": settings, "b": settings}, tmp_path)
     assert not (tmp_path / "b/iter-1/adapter.part").exists()
     run_recipe(settings, tmp_path / "b")
-    files = {name: text for name, text in contents(tmp_path / "b").items() if ".copy.part" not in name}
-    assert files == contents(complete)
+    hashes = {name: digest for name, digest in result_hashes(tmp_path / "b").items() if ".copy.part" not in name}
+    assert hashes == result_hashes(complete)
     (tmp_path / "b/iter-1/pairs.jsonl.part").write_text("begun")
     (tmp_path / "b/iter-1/pairs.jsonl").unlink()
     run_sweep({"a": settings, "b": settings}, tmp_path)
@@ -382,7 +385,7 @@ def test_a_benchmark_s_files_are_shared_with_its_result(
     run_sweep(recipes, tmp_path)
     assert shared(second)["base/eval/lamb.json"] == "../a/base/eval/lamb.json"
     for run in (second, killed):
-        assert {n for n in contents(run) if "base" in n} == {n for n in contents(first) if "base" in n}
+        assert {n for n in result_hashes(run) if "base" in n} == {n for n in result_hashes(first) if "base" in n}
     assert "iter-1/eval/lamb/answers.jsonl" in own_files(second)
 
     # A result about other items than the benchmark has now is not shared, and its answers are not.
@@ -560,10 +563,10 @@ def test_seeds_get_a_folder_each(lab: Lab, tmp_path: Path) -> None:
     assert command("run", tmp_path / "mine.yaml", "--seeds", "3", "--out", tmp_path / "out", "seed=5") == 0
     runs = sorted(path for path in (tmp_path / "out").iterdir())
     assert [run.name for run in runs] == ["seed-5", "seed-6", "seed-7"]
-    assert len({contents(run)["iter-1/pairs.jsonl"] for run in runs}) == 3
-    num_calls, contents_before = lab.asked, [contents(run) for run in runs]
+    assert len({result_hashes(run)["iter-1/pairs.jsonl"] for run in runs}) == 3
+    num_calls, contents_before = lab.asked, [result_hashes(run) for run in runs]
     assert command("run", tmp_path / "mine.yaml", "--seeds", "4", "--out", tmp_path / "out", "seed=5") == 0
-    assert [contents(run) for run in runs] == contents_before and (tmp_path / "out/seed-8/iter-1/adapter").exists()
+    assert [result_hashes(run) for run in runs] == contents_before and (tmp_path / "out/seed-8/iter-1/adapter").exists()
     assert lab.asked == num_calls + num_calls // 3 and len(lab.trained) == 4
 
 

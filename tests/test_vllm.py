@@ -26,7 +26,7 @@ from isheep.cli import (
     machine_report,  # noqa: E402
     main,  # noqa: E402
 )
-from isheep.engines import openai, transformers, vllm  # noqa: E402
+from isheep.engines import openai, openai_engine, server, transformers, vllm, vllm_engine, vllm_worker  # noqa: E402
 from isheep.errors import TooLong, UserError  # noqa: E402
 from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT  # noqa: E402
 from isheep.models.chat_template import load_chat_template  # noqa: E402
@@ -37,7 +37,7 @@ from isheep.records import (
 )
 from isheep.seeds import load_seed_tasks  # noqa: E402
 from tests.helpers.checkpoints import make_checkpoint  # noqa: E402
-from tests.helpers.openai_server import digest  # noqa: E402
+from tests.helpers.hashes import hash_files  # noqa: E402
 
 pytestmark = pytest.mark.numeric
 
@@ -69,7 +69,9 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def engine(base: str | Path = "lamb", adapter: Path | None = None, rank: int = 4, **settings: Any) -> vllm.VLLMEngine:
+def engine(
+    base: str | Path = "lamb", adapter: Path | None = None, rank: int = 4, **settings: Any
+) -> vllm_engine.VLLMEngine:
     machine = Machine.model_validate({"engine": "vllm", "threads": 1, "vllm": {"cache": CACHE, **settings}})
     return vllm.open_engine(
         Model(str(base), adapter), machine, rank, lambda: load_chat_template("tokenizer", str(base))
@@ -113,12 +115,12 @@ def near(results: list[list[float]], wanted: list[list[float]], **tolerance: flo
 
 
 @pytest.fixture(scope="module")
-def lamb() -> Iterator[vllm.VLLMEngine]:
+def lamb() -> Iterator[vllm_engine.VLLMEngine]:
     with closing(engine()) as opened:
         yield opened
 
 
-def test_greedy_writes_what_the_transformers_engine_writes(lamb: vllm.VLLMEngine) -> None:
+def test_greedy_writes_what_the_transformers_engine_writes(lamb: vllm_engine.VLLMEngine) -> None:
     """In float32 the logits differ by some 1e-6: the same texts, tokens and ends, but where two tokens are as near."""
     results, wanted = lamb.generate(questions(40), GREEDY, 0), ours().generate(questions(40), GREEDY, 0)
     assert sum(result == expected for result, expected in zip(results, wanted, strict=True)) >= 39
@@ -127,7 +129,7 @@ def test_greedy_writes_what_the_transformers_engine_writes(lamb: vllm.VLLMEngine
     )
 
 
-def test_each_request_draws_by_its_own_seed(lamb: vllm.VLLMEngine) -> None:
+def test_each_request_draws_by_its_own_seed(lamb: vllm_engine.VLLMEngine) -> None:
     prompt = questions(2)[1]
     first = lamb.generate([prompt] * 8, DRAWN, 1)
     assert len({result.text for result in first}) > 1
@@ -137,7 +139,7 @@ def test_each_request_draws_by_its_own_seed(lamb: vllm.VLLMEngine) -> None:
     assert lamb.generate([prompt] * 3 + questions(20), DRAWN, 1)[:3] == first[:3]
 
 
-def test_draws_come_from_the_distribution(lamb: vllm.VLLMEngine) -> None:
+def test_draws_come_from_the_distribution(lamb: vllm_engine.VLLMEngine) -> None:
     """The first token's frequencies among 2000 draws, against its probabilities."""
     prompt, count = questions(1)[0], 2000
     drawn = lamb.generate([prompt] * count, Sampling(temperature=1.0, top_p=1.0, max_tokens=1), 3)
@@ -148,7 +150,7 @@ def test_draws_come_from_the_distribution(lamb: vllm.VLLMEngine) -> None:
         assert abs(texts.count(text) / count - chance) < 5 * math.sqrt(chance * (1 - chance) / count) + 1e-3
 
 
-def test_a_stop_string_ends_the_text_before_it(lamb: vllm.VLLMEngine) -> None:
+def test_a_stop_string_ends_the_text_before_it(lamb: vllm_engine.VLLMEngine) -> None:
     free = lamb.generate(questions(8), GREEDY, 0)
     stops = tuple(dict.fromkeys(result.text[2:5] for result in free[:3] if len(result.text) > 5))
     stopping = GREEDY.model_copy(update={"stop": (*GREEDY.stop, *stops)})
@@ -157,7 +159,7 @@ def test_a_stop_string_ends_the_text_before_it(lamb: vllm.VLLMEngine) -> None:
     assert not any(stop in result.text for result in results for stop in stops)
 
 
-def test_logprobs_are_the_same(lamb: vllm.VLLMEngine) -> None:
+def test_logprobs_are_the_same(lamb: vllm_engine.VLLMEngine) -> None:
     prompts, outputs = questions(8), [" The sun.", "", "red, green, blue", " 12"] * 2
     results, wanted = lamb.logprobs(prompts, outputs), ours().logprobs(prompts, outputs)
     assert [result.tokens for result in results] == [result.tokens for result in wanted] and results[1] == ([], [])
@@ -165,16 +167,18 @@ def test_logprobs_are_the_same(lamb: vllm.VLLMEngine) -> None:
 
 
 @pytest.mark.parametrize("options", [SCORES, ["1", "10", " 1", " 10", " The", " Paris"]], ids=["scores", "forks"])
-def test_choices_are_the_same(lamb: vllm.VLLMEngine, options: list[str]) -> None:
+def test_choices_are_the_same(lamb: vllm_engine.VLLMEngine, options: list[str]) -> None:
     assert near(lamb.choices(questions(8), options), ours().choices(questions(8), options), rel=1e-3, abs=1e-7)
 
 
-def test_the_context_cuts_an_answer_and_refuses_a_long_prompt(lamb: vllm.VLLMEngine) -> None:
+def test_the_context_cuts_an_answer_and_refuses_a_long_prompt(lamb: vllm_engine.VLLMEngine) -> None:
     long, too_long = "a " * 500, "What is" * 900
     near_end = Sampling(temperature=0, max_tokens=2000)
     results, wanted = lamb.generate([long, too_long], near_end, 0), ours().generate([long, too_long], near_end, 0)
     assert results == wanted and results[1] == ("", 0, "length")
-    with pytest.raises(TooLong, match=r"a prompt of \d{4} tokens does not fit 'lamb', of which vLLM reads 1024"):
+    with pytest.raises(
+        TooLong, match=r"a prompt of \d{4} tokens does not fit the 1024 tokens that 'lamb' reads in vLLM"
+    ):
         lamb.generate([too_long], near_end, 0)
     [none, result] = lamb.choices([too_long, "hot"], [" 1", " 10"])
     assert none == [0, 0] and result == pytest.approx(ours().choices(["hot"], [" 1", " 10"])[0], rel=1e-3)
@@ -183,7 +187,7 @@ def test_the_context_cuts_an_answer_and_refuses_a_long_prompt(lamb: vllm.VLLMEng
     assert lamb.generate([], GREEDY, 0) == [] and lamb.choices([], [" 1"]) == []
 
 
-def test_embeddings_are_the_same_and_the_next_texts_too(lamb: vllm.VLLMEngine) -> None:
+def test_embeddings_are_the_same_and_the_next_texts_too(lamb: vllm_engine.VLLMEngine) -> None:
     before = lamb.generate(questions(4), DRAWN, 5)
     texts = [*questions(6), "What is" * 900]
     results = lamb.embed(texts)
@@ -192,7 +196,7 @@ def test_embeddings_are_the_same_and_the_next_texts_too(lamb: vllm.VLLMEngine) -
     assert lamb.generate(questions(4), DRAWN, 5) == before
 
 
-def test_closing_gives_the_memory_back(lamb: vllm.VLLMEngine) -> None:
+def test_closing_gives_the_memory_back(lamb: vllm_engine.VLLMEngine) -> None:
     lamb.generate(["a"], GREEDY, 0)
     assert lamb.worker
     process = psutil.Process(lamb.worker[1].process.pid)
@@ -245,7 +249,7 @@ def test_what_lora_can_not_serve_is_merged(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
     with closing(engine(base, adapter, adapters="merged")) as there:
         results = there.logprobs(TEXTS, [" Paris."] * 4)
-        folder = Path(there.merged.name)
+        folder = Path(there.merged_checkpoint.name)
         assert (folder / "config.json").is_file()
     wanted = ours(base, adapter).logprobs(TEXTS, [" Paris."] * 4)
     assert (
@@ -256,8 +260,8 @@ def test_what_lora_can_not_serve_is_merged(tmp_path: Path) -> None:
 
 def test_a_vllm_that_sleeps_is_woken_for_the_next_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU its weights stay where they are: what is seen is that one process serves the base, then adapters."""
-    started = vllm.Worker
-    monkeypatch.setattr(vllm, "Worker", lambda opening, env: started(opening._replace(sleep=False), env))
+    started = vllm_worker.Worker
+    monkeypatch.setattr(vllm_engine, "Worker", lambda opening, env: started(opening._replace(sleep=False), env))
     base = make_checkpoint(tmp_path / "base", "Qwen2", **SHAPE)
     adapters = [None, random_adapter(base, tmp_path / "one", seed=1), random_adapter(base, tmp_path / "two", seed=2)]
     processes, greedy = set(), Sampling(temperature=0, max_tokens=8)
@@ -267,12 +271,12 @@ def test_a_vllm_that_sleeps_is_woken_for_the_next_model(tmp_path: Path, monkeypa
                 results = there.generate(TEXTS, greedy, 0)
                 assert there.worker
                 processes.add(there.worker[1].process.pid)
-            assert len(vllm.sleeping) == 1 and psutil.pid_exists(*processes)
+            assert len(vllm_engine.sleeping_workers) == 1 and psutil.pid_exists(*processes)
             assert results == ours(base, adapter).generate(TEXTS, greedy, 0)
     finally:
-        for _, worker in list(vllm.sleeping.items()):
+        for _, worker in list(vllm_engine.sleeping_workers.items()):
             worker.end()
-        vllm.sleeping.clear()
+        vllm_engine.sleeping_workers.clear()
     assert not psutil.pid_exists(*processes)
 
 
@@ -312,7 +316,7 @@ def test_a_process_that_is_killed_is_one_line(tmp_path: Path) -> None:
         there.generate(["a"], GREEDY, 0)
         assert there.worker
         there.worker[1].process.kill()
-        with pytest.raises(UserError, match="its process ended with status -9") as error:
+        with pytest.raises(UserError, match="the process ended with status -9") as error:
             there.generate(["a"], GREEDY, 0)
         assert Path(str(error.value).rpartition(" is in ")[2]).is_file()
         Path(str(error.value).rpartition(" is in ")[2]).unlink()
@@ -346,15 +350,15 @@ def test_it_ends_with_who_started_it_even_at_work() -> None:
 def test_two_iterations_through_the_command_line_and_resumed(tmp_path: Path) -> None:
     words = ["machine.engine=vllm", f"machine.vllm.cache={CACHE}", "assessment.read=expected"]
     run(*words, "--out", tmp_path / "run")
-    whole = digest(tmp_path / "run")
+    whole = hash_files(tmp_path / "run", ["recipe.yaml"])
     assert (tmp_path / "run/iter-2/adapter/adapter_model.safetensors").is_file()
     run(*words, "--out", tmp_path / "run")
-    assert digest(tmp_path / "run") == whole
+    assert hash_files(tmp_path / "run", ["recipe.yaml"]) == whole
     for name in ("assessed.jsonl", "dropped.jsonl", "train.json", "adapter"):  # as if killed before them
         path = tmp_path / "run/iter-2" / name
         path.rename(tmp_path / name)
     run(*words, "--out", tmp_path / "run")
-    assert digest(tmp_path / "run") == whole
+    assert hash_files(tmp_path / "run", ["recipe.yaml"]) == whole
 
 
 def test_doctor_knows_it() -> None:
@@ -413,7 +417,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             drain.wait(60)
 
 
-def asking(url: str, adapter: Path | None = None) -> openai.OpenAIEngine:
+def asking(url: str, adapter: Path | None = None) -> openai_engine.OpenAIEngine:
     return openai.open_engine(
         Model("lamb", adapter), ServerSettings(url=url), lambda: load_chat_template("tokenizer", "lamb")
     )
@@ -424,7 +428,7 @@ def test_its_server_does_what_the_openai_engine_asks(served: str, tmp_path: Path
     stopping = GREEDY.model_copy(update={"stop": ("<|im_end|>", "is")})
     with closing(asking(served)) as there:
         assert there.abilities.token_ids and there.abilities.extras and there.context == 1024
-        assert there.check(openai.ServerRequirements(drawn=True, options=SCORES, perplexity=True, later=True)) == []
+        assert there.check(server.ServerRequirements(True, SCORES, True, True)) == []
         for sampling in (GREEDY, stopping):
             results, wanted = there.generate(prompts, sampling, 0), ours().generate(prompts, sampling, 0)
             assert sum(result == expected for result, expected in zip(results, wanted, strict=True)) >= 19
@@ -447,10 +451,10 @@ def test_two_iterations_on_its_server(served: str, tmp_path: Path) -> None:
     run(*words)
     events = [json.loads(line) for line in (tmp_path / "run/run.jsonl").read_text().splitlines()]
     assert events and (tmp_path / "run/iter-2/adapter/adapter_model.safetensors").is_file()
-    whole = digest(tmp_path / "run")
+    whole = hash_files(tmp_path / "run", ["recipe.yaml"])
     run(*words)
-    assert digest(tmp_path / "run") == whole
+    assert hash_files(tmp_path / "run", ["recipe.yaml"]) == whole
     with closing(asking(served)) as there:
-        assert [model["id"] for model in openai.server.list_models(there.connection)] == [
+        assert [model["id"] for model in server.list_models(there.connection)] == [
             "lamb"
         ]  # adapters are taken out again

@@ -19,11 +19,6 @@ BANNED_NAMES = frozenset(
     mine ours theirs same such many most each both thing things stuff
     """.split()  # noqa: SIM905
 )
-# Files that still have such names; a file leaves the list when its names are replaced.
-NOT_YET_RENAMED = {
-    "isheep/engines/actors.py",
-    "tests/test_ray.py",
-}
 
 
 def assigned_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -41,8 +36,6 @@ def assigned_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
 def test_variables_are_named_by_what_they_hold(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     banned = [f"line {line}: {name}" for name, line in assigned_names(tree) if name in BANNED_NAMES]
-    if str(path.relative_to(ROOT)) in NOT_YET_RENAMED:
-        pytest.xfail("this file still has such names")
     assert not banned, "a variable is named by what it holds"
 
 

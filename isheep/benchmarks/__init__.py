@@ -18,7 +18,7 @@ from isheep.benchmarks.support.conflicts import conflicts, settings_conflicts
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.fingerprints import fingerprint
 from isheep.benchmarks.support.loading import is_readable, load_benchmark, register_benchmark
-from isheep.recipe.schema import BenchmarkSettings, Stop
+from isheep.recipe.schema import BenchmarkSettings, Recipe, Stop
 
 __all__ = [
     "Benchmark",
@@ -28,6 +28,7 @@ __all__ = [
     "Result",
     "Score",
     "ValidationPart",
+    "benchmarks_need_logprobs",
     "conflicts",
     "data_path",
     "evaluation_prompts",
@@ -39,6 +40,14 @@ __all__ = [
     "settings_conflicts",
     "validation_prompts",
 ]
+
+
+def benchmarks_need_logprobs(recipe: Recipe) -> bool:
+    """Return whether a benchmark of the recipe, its stop rule's included, needs log-probabilities of given texts."""
+    names = [settings.name for settings in recipe.evaluation]
+    if recipe.stop:
+        names.append(recipe.stop.benchmark)
+    return any(load_benchmark(name).needs_logprobs for name in names)
 
 
 def evaluation_prompts(benchmarks: Sequence[BenchmarkSettings]) -> list[str]:

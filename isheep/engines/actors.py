@@ -1,4 +1,4 @@
-"""Processes that have engines: Ray's actors, started, lent to who has a call, started anew where one died."""
+"""A pool of Ray actors that run engines: it starts them, lends each one to a single call, and replaces dead ones."""
 
 import contextlib
 import importlib
@@ -18,226 +18,280 @@ from isheep.recipe.schema import Machine
 from isheep.records import Model
 from isheep.rundir.progress import console
 
-STARTS = 3  # of each replica that fail, until that is the end
-NOTICE, PATIENCE = 15.0, 600.0  # seconds without any replica until that is said, and until it is the end
-TICK = 0.2  # seconds between two looks at those that start
-OBJECTS = 2**27  # bytes of a Ray of our own for what is on its way: texts
-SAME = ("torch", "transformers", "tokenizers", "peft")  # whose versions the same bytes hang on
-TOLD = ("ONEDNN_", "DNNL_", "MKL_", "ATEN_", "CUBLAS_", "TOKENIZERS_", "HF_HUB_OFFLINE")  # of the environment too
+# The number of failed starts for each replica after which the run ends, if no replica is alive.
+MAX_FAILED_STARTS = 3
+# Seconds without a live replica, until the user is told and until the run ends.
+NOTICE_AFTER, GIVE_UP_AFTER = 15.0, 600.0
+# Seconds to wait for a free actor before looking again at those that are starting.
+POLL_INTERVAL = 0.2
+# The size of the object store of a Ray that we start, in bytes. It holds only the texts and results of current calls.
+OBJECT_STORE_BYTES = 2**27
+# Packages that must have the same version on all nodes, because another version may compute other results.
+COMPARED_PACKAGES = ("torch", "transformers", "tokenizers", "peft")
+# Prefixes of the environment variables that actors take over from this process, because they may change the results.
+FORWARDED_VARIABLES = ("ONEDNN_", "DNNL_", "MKL_", "ATEN_", "CUBLAS_", "TOKENIZERS_", "HF_HUB_OFFLINE")
 
 
 class Replica:
-    """What an actor is: a process that has an engine, of one model after the other."""
+    """The code of an actor: a process that has an engine on one model at a time."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        os.environ.update(environment)  # before anything reads it: torch is not loaded yet
+        # torch reads some of the variables when it is imported, which has not happened yet.
+        os.environ.update(environment)
         self.model: Model | None = None
 
-    def ready(self, expected: dict[str, str]) -> None:
-        """Raises UserError where this node has other versions."""
-        wrong = [
-            f"{name} {found}, not {expected[name]}" for name, found in versions().items() if found != expected[name]
+    def check_versions(self, expected: dict[str, str]) -> None:
+        """Raise UserError if a version of this node is not the expected one."""
+        differences = [
+            f"{name} {version}, not {expected[name]}"
+            for name, version in versions().items()
+            if version != expected[name]
         ]
-        if wrong:
-            raise UserError(f"{node()} has {', '.join(wrong)}: install the same on all nodes")
+        if differences:
+            raise UserError(f"{node_name()} has {', '.join(differences)}: install the same versions on all nodes")
 
-    def call(self, open_one: Callable[[Model], Engine], model: Model, name: str, arguments: tuple[Any, ...]) -> Any:
-        """A method of the engine on `model`. Raises UserError where this node does not have the model."""
+    def call(self, open_single: Callable[[Model], Engine], model: Model, name: str, arguments: tuple[Any, ...]) -> Any:
+        """Return the result of the method `name` of an engine on `model`.
+
+        If the actor has another model, that one is closed and `open_single` opens the new one. Raises UserError if this
+        node can't read the model.
+        """
         if model != self.model:
             self.close(self.model)
             if model.adapter and not model.adapter.is_dir():
-                raise UserError(f"{node()} does not see {model.adapter}: give a run folder that all nodes share")
+                raise UserError(
+                    f"{node_name()} can't read {model.adapter}: give a run folder on a file system of all nodes"
+                )
             try:
-                self.engine, self.model = open_one(model), model
+                self.engine, self.model = open_single(model), model
             except UserError as error:
-                raise UserError(f"{node()}: {error}") from None
+                raise UserError(f"{node_name()}: {error}") from None
         return getattr(self.engine, name)(*arguments)
 
     def close(self, model: Model | None) -> None:
+        """Close the engine if it is on `model`."""
         if self.model and model == self.model:
             self.engine.close()
             self.model = None
 
 
 class ActorResources(NamedTuple):
-    """What an actor asks Ray for."""
+    """The resources that an actor requests from Ray."""
 
     cpus: int
     gpus: int
 
     def __str__(self) -> str:
-        return f"{self.cpus} CPU" + f" and {self.gpus} GPU" * bool(self.gpus)
+        if self.gpus:
+            return f"{self.cpus} CPU and {self.gpus} GPU"
+        return f"{self.cpus} CPU"
 
 
 class ReplicaPool:
-    """Actors that start, and those that live, of which some are free."""
+    """The actors of this process: those that are starting, and those that are alive, some of which are free."""
 
     def __init__(self, machine: Machine) -> None:
-        self.machine, self.ray = machine, library()
-        self.needs, self.own = join(self.ray, machine)
-        environment = {name: value for name, value in os.environ.items() if name.startswith(TOLD)}
-        options = {"num_cpus": self.needs.cpus, "num_gpus": self.needs.gpus, "scheduling_strategy": "SPREAD"}
-        kind = self.ray.remote(Replica).options(**options)
-        self.new: Callable[[], Any] = lambda: kind.remote(environment)
+        self.machine, self.ray = machine, import_ray()
+        self.resources, self.owns_ray = join_ray(self.ray, machine)
+        environment = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED_VARIABLES)}
+        options = {"num_cpus": self.resources.cpus, "num_gpus": self.resources.gpus, "scheduling_strategy": "SPREAD"}
+        actor_class = self.ray.remote(Replica).options(**options)
+        self.new_actor: Callable[[], Any] = lambda: actor_class.remote(environment)
         self.lock, self.free = threading.Lock(), queue.SimpleQueue[Any]()
-        self.starting: dict[Any, Any] = {}  # the actor by the result of its `ready`
+        # The actor by the pending result of its `check_versions`.
+        self.starting: dict[Any, Any] = {}
         self.alive: list[Any] = []
-        self.died = 0
-        self.none_since, self.told = 0.0, False
-
-    def start(self) -> None:
-        actor = self.new()
-        self.starting[actor.ready.remote(versions())] = actor
+        self.num_deaths = 0
+        # Since when no replica has been alive, and whether the user has been told.
+        self.empty_since, self.is_reported = 0.0, False
 
     def take(self) -> Any | None:
-        """A free actor, waited for a moment. Raises UserError where one can't start, and where none does for long."""
+        """Return a free actor, which the caller puts back into `free`, or None if there is none after POLL_INTERVAL.
+
+        The actors start at the first call. Raises UserError if an actor can't start, or if none does for a long time.
+        """
         with self.lock:
             if not self.alive and not self.starting:
-                self.none_since, self.told = time.monotonic(), False
+                self._begin_waiting()
                 for _ in range(self.machine.replicas):
-                    self.start()
+                    self._start_actor()
             if self.starting:
-                self.admit()
+                self._admit_started()
             if not self.alive:
-                self.wait()
+                self._check_waiting()
         try:
-            actor = self.free.get(timeout=TICK)
-            self.ray.get(actor.close.remote(None))  # closes nothing: it may have died since it was at work
-            return actor
+            actor = self.free.get(timeout=POLL_INTERVAL)
         except queue.Empty:
-            pass
+            return None
+        try:
+            # This closes nothing. It fails if the actor has died since its last call.
+            self.ray.get(actor.close.remote(None))
         except self.ray.exceptions.RayError:
-            self.lost(actor)
-        return None
+            self.replace(actor)
+            return None
+        return actor
 
-    def admit(self) -> None:
-        """Those that have started are free."""
-        ready, _ = self.ray.wait(list(self.starting), num_returns=len(self.starting), timeout=0)
-        for started in ready:
-            actor = self.starting.pop(started)
-            try:
-                self.ray.get(started)
-            except self.ray.exceptions.RayTaskError as error:
-                raise error.cause if isinstance(error.cause, UserError) else unable(error) from error
-            except self.ray.exceptions.RayError as error:
-                self.died += 1
-                if not self.alive and self.died > STARTS * self.machine.replicas:
-                    raise unable(error) from error
-                self.start()
-            else:
-                self.alive.append(actor)
-                self.free.put(actor)
+    def replace(self, actor: Any, repeats_call: bool = False) -> None:
+        """Kill an actor that has died or is no longer wanted, and start another one, wherever Ray has room for it.
 
-    def wait(self) -> None:
-        """None lives: that is said after a while, and is the end after a longer one."""
-        waited, has = time.monotonic() - self.none_since, self.ray.cluster_resources()
-        has = f"each needs {self.needs}, and Ray has {has.get('CPU', 0):g} CPU and {has.get('GPU', 0):g} GPU in all"
-        if waited > PATIENCE:
-            raise UserError(
-                f"no replica has started in {PATIENCE:g} s: {has}; nothing that was finished is lost: the same command"
-                " goes on, with fewer machine.threads or machine.device: cpu if they ask for too much"
-            )
-        if waited > NOTICE and not self.told:
-            self.told = True
-            console.print(f"waiting for a replica to start: {has}", markup=False, soft_wrap=True)
-
-    def lost(self, actor: Any, again: bool = False) -> None:
-        """A new one in the place of one that died, wherever Ray has room for it. `again`: so is a call that it had."""
+        With `repeats_call` the user is told that the actor's call is made again.
+        """
         with self.lock:
             if actor not in self.alive:
                 return
             self.alive.remove(actor)
-            self.none_since, self.told = time.monotonic(), False
-            self.ray.kill(actor)  # it may live behind a broken connection
-            self.start()
-            self.died += again
-        if again:
-            console.print(f"a replica died, its batch is done again ({self.died} so far)", markup=False)
-
-    def rest(self, model: Model, under_way: set[Any]) -> None:
-        """Nobody wants `model`, or what is `under_way` with it, any more. On GPUs only an end gives all memory back."""
-        for actor in [*under_way]:
+            self._begin_waiting()
+            # Its process may be alive if only the connection to it is broken.
             self.ray.kill(actor)
-        if self.needs.gpus:
+            self._start_actor()
+            if repeats_call:
+                self.num_deaths += 1
+        if repeats_call:
+            console.print(
+                f"a replica died: another one repeats its batch ({self.num_deaths} died so far)", markup=False
+            )
+
+    def release(self, model: Model, busy: set[Any]) -> None:
+        """Free the memory of the engines on `model`, and kill the `busy` actors, whose results are no longer wanted.
+
+        On GPUs all actors end, because a GPU's memory is freed completely only when the process ends.
+        """
+        for actor in [*busy]:
+            self.ray.kill(actor)
+        if self.resources.gpus:
             self.end()
             return
-        closed = [actor.close.remote(model) for actor in self.alive if actor not in under_way]
-        with contextlib.suppress(self.ray.exceptions.RayError):  # the dead have nothing to close
+        closed = [actor.close.remote(model) for actor in self.alive if actor not in busy]
+        # An actor that has died has nothing to close.
+        with contextlib.suppress(self.ray.exceptions.RayError):
             self.ray.get(closed)
 
     def end(self) -> None:
+        """Kill all actors. The next call of `take` starts new ones."""
         with self.lock:
             for actor in (*self.alive, *self.starting.values()):
                 self.ray.kill(actor)
             self.alive, self.starting, self.free = [], {}, queue.SimpleQueue()
 
+    def _start_actor(self) -> None:
+        actor = self.new_actor()
+        self.starting[actor.check_versions.remote(versions())] = actor
 
-opening = threading.Lock()
-current: ReplicaPool | None = None  # this process's: the actors stay when an engine is closed
+    def _admit_started(self) -> None:
+        """Move the actors that have started to the free ones. Raises UserError if one can't start."""
+        finished, _ = self.ray.wait(list(self.starting), num_returns=len(self.starting), timeout=0)
+        for check in finished:
+            actor = self.starting.pop(check)
+            try:
+                self.ray.get(check)
+            except self.ray.exceptions.RayTaskError as error:
+                raise error.cause if isinstance(error.cause, UserError) else start_error(error) from error
+            except self.ray.exceptions.RayError as error:
+                self.num_deaths += 1
+                if not self.alive and self.num_deaths > MAX_FAILED_STARTS * self.machine.replicas:
+                    raise start_error(error) from error
+                self._start_actor()
+            else:
+                self.alive.append(actor)
+                self.free.put(actor)
+
+    def _begin_waiting(self) -> None:
+        self.empty_since, self.is_reported = time.monotonic(), False
+
+    def _check_waiting(self) -> None:
+        """Tell the user after NOTICE_AFTER that no replica is alive. Raises UserError after GIVE_UP_AFTER."""
+        waited, cluster = time.monotonic() - self.empty_since, self.ray.cluster_resources()
+        total = f"{cluster.get('CPU', 0):g} CPU and {cluster.get('GPU', 0):g} GPU"
+        reason = f"each needs {self.resources}, and Ray has {total} in total"
+        if waited > GIVE_UP_AFTER:
+            raise UserError(
+                f"no replica has started in {GIVE_UP_AFTER:g} s: {reason}; completed batches are saved: run the same"
+                " command to continue, with fewer machine.threads or machine.device: cpu if they need more than Ray has"
+            )
+        if waited > NOTICE_AFTER and not self.is_reported:
+            self.is_reported = True
+            console.print(f"waiting for a replica to start: {reason}", markup=False, soft_wrap=True)
+
+
+pool_lock = threading.Lock()
+# The pool of this process. It stays when an engine is closed, so that the next model finds started actors.
+current_pool: ReplicaPool | None = None
 
 
 def pool_of(machine: Machine) -> ReplicaPool:
-    """The actors that `machine` asks for: those that are there, or new ones."""
-    global current
-    with opening:
-        there = current and current.ray.is_initialized()
-        if there and current and _asked(current.machine) == _asked(machine):
-            return current
-        if there and current:
-            current.end()
-            if current.own:
-                current.ray.shutdown()
-        current = ReplicaPool(machine)
-        return current
+    """Return the pool that the settings ask for: the current one if it has these settings, otherwise a new one."""
+    global current_pool
+    with pool_lock:
+        if current_pool and current_pool.ray.is_initialized():
+            if _pool_settings(current_pool.machine) == _pool_settings(machine):
+                return current_pool
+            current_pool.end()
+            if current_pool.owns_ray:
+                current_pool.ray.shutdown()
+        current_pool = ReplicaPool(machine)
+        return current_pool
 
 
-def _asked(machine: Machine) -> tuple[Any, ...]:
+def _pool_settings(machine: Machine) -> tuple[Any, ...]:
     return machine.ray, machine.replicas, machine.threads, machine.device
 
 
-def join(ray: Any, machine: Machine) -> tuple[ActorResources, bool]:
-    """Join the Ray of `machine.ray`, or start one: what a replica is to ask it for, and whether it is ours.
+def join_ray(ray: Any, machine: Machine) -> tuple[ActorResources, bool]:
+    """Join the cluster of `machine.ray`, or start a Ray here; return an actor's resources, and whether we started it.
 
-    A Ray that this process has joined already is taken as it is. Raises UserError where none can be had.
+    If this process has joined a Ray already, that one is used. Raises UserError if there is none, or if this machine
+    has fewer GPUs than replicas.
     """
-    cpus, joined = machine.threads or 1, ray.is_initialized()
-    if not joined:
-        check_ray(machine)
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # It has no setting for this: of each death it would write a paragraph to our standard output.
-        importlib.import_module("ray._private.worker")._worker_logs_enabled = False  # type: ignore[attr-defined]
-        own = {"num_cpus": cpus * machine.replicas, "object_store_memory": OBJECTS, "include_dashboard": False}
-        try:
-            ray.init(machine.ray or "local", log_to_driver=False, logging_level="ERROR", **({} if machine.ray else own))
-        except Exception as error:  # each kind of address fails in its own way
-            said = " ".join(str(error).split())[:400] or type(error).__name__
-            raise UserError(f"machine.ray {machine.ray or 'null'}: {said}") from error
-    cards = ray.cluster_resources().get("GPU", 0)
-    gpus = int(machine.device == "cuda" or machine.device is None and cards > 0)
-    if gpus and not machine.ray and cards < machine.replicas:
+    is_joined = ray.is_initialized()
+    if not is_joined:
+        _initialize_ray(ray, machine)
+    num_gpus = ray.cluster_resources().get("GPU", 0)
+    needs_gpu = machine.device == "cuda" or (machine.device is None and num_gpus > 0)
+    if needs_gpu and not machine.ray and num_gpus < machine.replicas:
         raise UserError(
-            f"machine.replicas is {machine.replicas}, each on a GPU of its own, and this machine has {cards:g}:"
+            f"machine.replicas is {machine.replicas}, each on its own GPU, and this machine has {num_gpus:g}:"
             " lower it, or set machine.device: cpu"
         )
-    return ActorResources(cpus, gpus), not (joined or machine.ray)
+    owns_ray = not is_joined and not machine.ray
+    return ActorResources(machine.threads or 1, int(needs_gpu)), owns_ray
+
+
+def _initialize_ray(ray: Any, machine: Machine) -> None:
+    check_ray(machine)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray would print a paragraph about each death to our standard output, and has no public setting against it.
+    importlib.import_module("ray._private.worker")._worker_logs_enabled = False  # type: ignore[attr-defined]
+    options: dict[str, Any] = {}
+    if not machine.ray:
+        options["num_cpus"] = (machine.threads or 1) * machine.replicas
+        options["object_store_memory"] = OBJECT_STORE_BYTES
+        options["include_dashboard"] = False
+    try:
+        ray.init(machine.ray or "local", log_to_driver=False, logging_level="ERROR", **options)
+    # Each kind of address fails with another type of error.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
+        raise UserError(f"machine.ray {machine.ray or 'null'}: {reason}") from error
 
 
 def check_ray(machine: Machine) -> None:
-    """Raises UserError where Ray is not installed, or nobody listens at its address. Starts nothing."""
-    library()
+    """Raise UserError if Ray is not installed, or if no server listens at its address. Nothing is started."""
+    import_ray()
     address = os.environ.get("RAY_ADDRESS") if machine.ray == "auto" else machine.ray
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():  # Ray itself waits for minutes
+    # Ray itself would try for minutes.
+    if host and port.isdecimal():
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         except OSError as error:
             raise UserError(
-                f"machine.ray {address}: nobody answers there ({error.strerror or error}); give the address that"
-                " `ray start --head` showed, auto on one of its nodes, or null to start Ray here"
+                f"machine.ray {address}: no server answers at this address ({error.strerror or error}); give the"
+                " address that `ray start --head` printed, auto on one of its nodes, or null to start Ray here"
             ) from None
 
 
-def library() -> Any:
+def import_ray() -> Any:
+    """Return the module of Ray. Raises UserError if it is not installed."""
     try:
         return importlib.import_module("ray")
     except ImportError:
@@ -245,17 +299,22 @@ def library() -> Any:
 
 
 def versions() -> dict[str, str]:
-    return {"isheep": __version__} | {name: metadata.version(name) for name in SAME}
+    """Return the versions that must be equal on all nodes."""
+    return {"isheep": __version__} | {name: metadata.version(name) for name in COMPARED_PACKAGES}
 
 
-def node() -> str:
+def node_name() -> str:
+    """Return the name of this node for messages."""
     return f"Ray node {socket.gethostname()}"
 
 
-def unable(error: Exception) -> UserError:
-    return UserError(f"a replica can't start on Ray ({brief(error)}): all nodes need this Python, isheep and Ray")
+def start_error(error: Exception) -> UserError:
+    """Return the error for an actor whose process could not start."""
+    reason = error_summary(error)
+    return UserError(f"a replica can't start on Ray ({reason}): all nodes need the same Python, isheep and Ray")
 
 
-def brief(error: Exception) -> str:
-    """The last line of what Ray says, which has the reason."""
-    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1][:160]
+def error_summary(error: Exception) -> str:
+    """Return the last line of an error's message, in which Ray writes the reason."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[-1][:160]

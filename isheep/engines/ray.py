@@ -1,4 +1,4 @@
-"""Replicas: several engines in Ray's actors, on this machine or a cluster's nodes, that share one engine's calls."""
+"""Replicas: several engines in Ray's actors, on this machine or the nodes of a cluster, that share the calls."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -7,26 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from isheep.engines import Engine
-from isheep.engines.actors import ReplicaPool, brief, check_ray, pool_of
+from isheep.engines.actors import ReplicaPool, check_ray, error_summary, pool_of
 from isheep.errors import Conflicts, UserError
 from isheep.models.checkpoint import find_checkpoint
 from isheep.recipe.packaged import PACKAGED_MODELS
 from isheep.recipe.schema import Machine, Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
-ATTEMPTS = 3  # at one call: a batch that ends every process it meets is not the machines' fault
+# The number of replicas that one call may lose: a batch that ends three processes would end the next one too.
+ATTEMPTS = 3
 
 
-def open_from_recipe(open_one: Callable[[Recipe, Model], Engine], recipe: Recipe, model: Model) -> Engine:
+def open_from_recipe(open_single: Callable[[Recipe, Model], Engine], recipe: Recipe, model: Model) -> Engine:
     """Return the recipe's replicas on a model, or one engine in this process if the recipe asks for no replicas.
 
-    `open_one` opens a single engine. The actors import it by its name, so it must be a function of a module.
+    `open_single` opens a single engine. The actors import it by its name, so it must be a function of a module.
     """
     machine = recipe.machine
     if not uses_ray(machine):
-        return open_one(recipe, model)
+        return open_single(recipe, model)
     single = recipe.model_copy(update={"machine": machine.model_copy(update={"threads": machine.threads or 1})})
-    return open_engine(partial(open_one, single), model, machine)
+    return open_engine(partial(open_single, single), model, machine)
 
 
 def uses_ray(machine: Machine) -> bool:
@@ -47,96 +48,113 @@ def conflicts(recipe: Recipe) -> Conflicts:
         yield ("machine", "device"), f"{machine.device} is one GPU, and each replica has its own: take cuda"
 
 
-def open_engine(open_one: Callable[[Model], Engine], model: Model, machine: Machine) -> "Replicas":
-    """`machine.replicas` engines, as `open_one` opens them, in Ray's actors. Cheap: they start at first use.
+def open_engine(open_single: Callable[[Model], Engine], model: Model, machine: Machine) -> "Replicas":
+    """Return `machine.replicas` engines in Ray's actors. They start at first use, and `open_single` opens each engine.
 
-    `open_one` is looked up by its name on their nodes. Raises UserError where `model` is a path without a checkpoint.
+    `open_single` is imported by its name on the nodes. Raises UserError if `model` is a path without a checkpoint.
     """
     base = Path(find_checkpoint(model.base))
-    # Actors have another working folder, and on other nodes the package may lie elsewhere.
+    # Actors have another working folder, and on other nodes the package may be installed elsewhere.
     is_local = base.is_dir() and base not in PACKAGED_MODELS.values()
     checkpoint = str(base.resolve()) if is_local else model.base
-    return Replicas(open_one, Model(checkpoint, model.adapter and model.adapter.resolve()), machine)
+    return Replicas(open_single, Model(checkpoint, model.adapter and model.adapter.resolve()), machine)
 
 
 class Replicas:
-    """`isheep.engines.Engine` of several engines. Open it with `open_engine`.
+    """An `isheep.engines.Engine` of several engines in Ray's actors. Open it with `open_engine`.
 
-    A call goes as it is, whole, to an actor that is free: who computes it changes nothing, and calls are answered at
-    the same time where threads make them (`max_in_flight`). A call whose actor dies is made again, on another one.
+    A call is computed as a whole by one free actor, so that the result does not depend on which actor it is. Calls from
+    several threads (`max_in_flight`) are computed at the same time. If an actor dies, its call is made again on another
+    one.
     """
 
-    def __init__(self, open_one: Callable[[Model], Engine], model: Model, machine: Machine) -> None:
-        self.open_one, self.model, self.machine = open_one, model, machine
-        self.pool: ReplicaPool | None = None  # the one that was asked last
-        self.under_way: set[Any] = set()  # actors
-        self.closings, self.seen = 0, threading.local()  # how often it was closed, and what each thread saw of that
+    def __init__(self, open_single: Callable[[Model], Engine], model: Model, machine: Machine) -> None:
+        self.open_single, self.model, self.machine = open_single, model, machine
+        # The pool of the last call; None if there was no call since the engine was closed.
+        self.pool: ReplicaPool | None = None
+        # The actors that compute a call of this engine.
+        self.busy: set[Any] = set()
+        # How often the engine was closed, and how often each thread knows of. Threads of an interrupted stage may go on
+        # for a while: they know of fewer closings, and their calls must not open the engine again.
+        self.num_closings, self.thread_state = 0, threading.local()
 
     @property
     def max_in_flight(self) -> int:
-        """The replicas. Joins Ray, or starts it: its processes end with the thread that did, so no stage's may."""
+        """The number of replicas.
+
+        Joins Ray, or starts it, in the calling thread: Ray's processes end with the thread that started them, so it
+        must not be a thread of a stage.
+        """
         pool_of(self.machine)
         return self.machine.replicas
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
-        done: list[Completion] = self._call("generate", prompts, sampling, seed)
-        return done
+        """Return the completions of one of the engines."""
+        completions: list[Completion] = self._call("generate", prompts, sampling, seed)
+        return completions
 
     def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
-        done: list[TokenLogprobs] = self._call("logprobs", prompts, outputs)
-        return done
+        """Return the log-probabilities of one of the engines."""
+        logprobs: list[TokenLogprobs] = self._call("logprobs", prompts, outputs)
+        return logprobs
 
     def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
-        done: list[list[float]] = self._call("choices", prompts, options)
-        return done
+        """Return the options' probabilities of one of the engines."""
+        probabilities: list[list[float]] = self._call("choices", prompts, options)
+        return probabilities
 
     def embed(self, texts: Sequence[str]) -> Any:
+        """Return the embeddings of one of the engines."""
         return self._call("embed", texts)
 
     def close(self) -> None:
-        """Gives the engines' memory back, and ends calls that are under way. A later call opens them again.
+        """Free the engines' memory and end the calls in progress. A later call of this thread opens the engines again.
 
-        The actors stay for the next model, but for those with a GPU: only a process that ends leaves nothing there.
+        Actors without a GPU stay for the next model. Actors with one end, which alone frees all of the GPU's memory.
         """
-        self.closings += 1
-        self.seen.closings = self.closings
+        self.num_closings += 1
+        self.thread_state.num_closings = self.num_closings
         pool, self.pool = self.pool, None
         if pool:
-            pool.rest(self.model, self.under_way)
+            pool.release(self.model, self.busy)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        """What an engine's method gives. Raises what it raises, and UserError where `ATTEMPTS` actors die of it."""
-        seen = self.seen.closings = getattr(self.seen, "closings", self.closings)
+        """Return the result of an engine's method. Raises the method's error, or UserError if ATTEMPTS actors die."""
+        num_closings = getattr(self.thread_state, "num_closings", self.num_closings)
+        self.thread_state.num_closings = num_closings
         for attempt in range(1, ATTEMPTS + 1):
-            pool, actor = self._take(seen)
+            pool, actor = self._take_actor(num_closings)
             errors = pool.ray.exceptions
-            self.under_way.add(actor)
+            self.busy.add(actor)
             try:
-                done = pool.ray.get(actor.call.remote(self.open_one, self.model, name, arguments))
-            except errors.RayTaskError as error:  # the engine's own
+                result = pool.ray.get(actor.call.remote(self.open_single, self.model, name, arguments))
+            # The engine raised an error.
+            except errors.RayTaskError as error:
                 pool.free.put(actor)
                 raise error.cause from error
+            # The actor died.
             except errors.RayError as error:
-                last = error
-                pool.lost(actor, again=attempt < ATTEMPTS and seen == self.closings)
-            except BaseException:  # Ctrl-C: what it is at is not wanted
-                pool.lost(actor)
+                last_error = error
+                pool.replace(actor, repeats_call=attempt < ATTEMPTS and num_closings == self.num_closings)
+            # Ctrl-C: the result is not wanted any more.
+            except BaseException:
+                pool.replace(actor)
                 raise
             else:
                 pool.free.put(actor)
-                return done
+                return result
             finally:
-                self.under_way.discard(actor)
+                self.busy.discard(actor)
         raise UserError(
-            f"{ATTEMPTS} replicas died of one batch ({brief(last)}); nothing that was finished is lost: give the same"
-            " command again, with a lower machine.engine_batch_size or fewer replicas on a node if their memory was too"
-            " small"
+            f"{ATTEMPTS} replicas died of one batch ({error_summary(last_error)}); completed batches are saved: run the"
+            " same command to continue, with a lower machine.engine_batch_size or fewer replicas on a node if there was"
+            " not enough memory"
         )
 
-    def _take(self, seen: int) -> tuple[ReplicaPool, Any]:
-        """A free actor, waited for. A thread of a stage that was left may have none: the engine is closed under it."""
-        while seen == self.closings:
+    def _take_actor(self, num_closings: int) -> tuple[ReplicaPool, Any]:
+        """Wait for a free actor. Raises RuntimeError if another thread closes the engine, as after an interruption."""
+        while num_closings == self.num_closings:
             pool = self.pool = pool_of(self.machine)
             if actor := pool.take():
                 return pool, actor
-        raise RuntimeError("closed, under a stage that was left")
+        raise RuntimeError("the engine was closed while a thread of an interrupted stage still used it")

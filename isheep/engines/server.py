@@ -1,11 +1,11 @@
-"""What an OpenAI-compatible server can do, found out with small requests before any work, because servers differ."""
+"""Connect to an OpenAI-compatible server, and find out with small requests what it can do, because servers differ."""
 
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isheep.errors import UserError, one_line
-from isheep.filters import needs
+from isheep.filters import needs as filters_need
 from isheep.openai_client import (
     FATAL,
     ServerReply,
@@ -20,21 +20,21 @@ from isheep.recipe.schema import Recipe, ServerSettings, score_openings
 if TYPE_CHECKING:
     from httpx2 import Client
 
-# A text for probing. It has characters of more than one byte.
+# The text of small requests. It has characters of more than one byte.
 PROBE_TEXT = "The 27 quick brown foxes jump over a lazy dog, Ångström said:"
-# How many tokens' log-probabilities are asked for: vLLM's limit, then OpenAI's.
+# The numbers of log-probabilities at a position to ask for: vLLM's limit, then OpenAI's.
 TOP_LOGPROBS = (20, 5)
 # A prompt with many likely continuations, so that a server which cuts off unlikely tokens still draws different ones.
 OPEN_PROMPT = "1. Instruction:"
-# With this many answers of this many tokens at this temperature, equal answers can't be a coincidence.
+# Number, length in tokens and temperature of the answers that are compared: drawn ones can't all be equal by chance.
 NUM_DRAWS, DRAW_TOKENS, DRAW_TEMPERATURE = 8, 16, 1.5
-# Statuses of a server that does not have an address.
+# Statuses of a server that does not offer a path.
 NOT_FOUND = (404, 405, 501)
 # Statuses of a server that refuses the key.
 REFUSED = (401, 403)
-# Parameters that take back what servers do by default, and make special tokens visible, so that we can stop at them.
-# First line: vLLM, SGLang, llama.cpp; second line: vLLM; third line: llama.cpp.
-PLAIN: dict[str, Any] = {
+# Parameters that switch off the sampling defaults of servers, and make special tokens visible, so that we can stop at
+# them. First line: vLLM, SGLang, llama.cpp; second line: vLLM; third line: llama.cpp.
+NEUTRAL_PARAMETERS: dict[str, Any] = {
     "top_k": -1, "min_p": 0, "repetition_penalty": 1,
     "skip_special_tokens": False, "stop_token_ids": [],
     "preserved_tokens": [],
@@ -45,49 +45,52 @@ class ServerRequirements(NamedTuple):
     """What a recipe needs its server to do."""
 
     sampling: bool
-    """A temperature above 0."""
+    """Drawing tokens, at a temperature above 0."""
     options: Sequence[str]
-    """The options whose probabilities are read (assessment.read: expected)."""
-    perplexity: bool
-    """The log-probabilities of a prompt's own tokens."""
+    """The probabilities of these options as the next text (assessment.read: expected)."""
+    prompt_logprobs: bool
+    """The log-probabilities of a prompt's own tokens, for perplexities and for benchmarks that compare options."""
     adapters: bool
-    """M^1 and later models."""
+    """Adapters, for M^1 and later models."""
 
 
-def requirements(recipe: Recipe) -> ServerRequirements:
+def requirements(recipe: Recipe, benchmarks_need_logprobs: bool) -> ServerRequirements:
     """Return what the recipe needs its server to do, over all of its iterations and benchmarks."""
-    variants, evaluated = recipe.variants, bool(recipe.evaluation or recipe.stop)
+    variants, is_evaluated = recipe.variants, bool(recipe.evaluation or recipe.stop)
     assessments = [variant.assessment for variant in variants if variant.assessment]
     samplings = [section.sampling for variant in variants for section in (variant.synthesis, variant.response)]
     samplings += [assessment.sampling for assessment in assessments]
     expected = [assessment for assessment in assessments if assessment.read == "expected"]
-    scored = any(benchmark.name.startswith(("standard/", "paper/")) for benchmark in recipe.evaluation)
+    filters_need_perplexities = any(filters_need(variant.filters, "perplexities") for variant in variants)
     return ServerRequirements(
         sampling=any(sampling.temperature > 0 for sampling in samplings),
         options=list(dict.fromkeys(text for assessment in expected for text in score_openings(assessment))),
-        perplexity=scored or any(needs(variant.filters, "perplexities") for variant in variants),
-        adapters=recipe.machine.server.adapters == "server" and (recipe.iterations > 1 or evaluated),
+        prompt_logprobs=benchmarks_need_logprobs or filters_need_perplexities,
+        adapters=recipe.machine.server.adapters == "server" and (recipe.iterations > 1 or is_evaluated),
     )
 
 
 class ServerConnection(NamedTuple):
-    """A connection to a server: the HTTP client, how it is used, and the model's name on the server."""
+    """A connection to a server: the HTTP client, its settings, and the model's name on the server."""
 
     client: "Client"
     settings: ServerSettings
     url: str
     name: str
     stop: threading.Event
-    """Set if no further attempts are to be made."""
+    """No further attempts are made after it is set."""
 
     def complete(self, body: Mapping[str, Any], key: str = "") -> ServerReply:
-        """Request a completion, with all attempts. An answer that is no complete completion counts as a failure."""
+        """Request a completion, with all attempts. An answer without a finished completion counts as a failure."""
         path = "chat/completions" if self.settings.api == "chat" else "completions"
         body = {"model": self.name, **body}
         return post_with_retries(self.client, path, body, key, self.settings, self.stop, is_complete)
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, str]:
-        """Send another request than a completion. Returns the status, and the answer's text on one line."""
+        """Send a request that is not for a completion; return the status, and the answer's text in one line.
+
+        No connection counts as status 503.
+        """
         import httpx2
 
         try:
@@ -102,16 +105,16 @@ class ServerConnection(NamedTuple):
 
 
 class ServerAbilities(NamedTuple):
-    """What a server showed that it can do."""
+    """What a server can do, by its answers to small requests."""
 
     token_ids: bool
-    """It reads prompts as token ids."""
+    """Whether it accepts prompts as token ids."""
     extras: bool
-    """It accepts PLAIN and similar parameters, which OpenAI's own interface does not have."""
+    """Whether it accepts parameters such as NEUTRAL_PARAMETERS, which OpenAI's own interface does not have."""
     context: int | None
-    """The tokens that it reads, if it says so."""
+    """The length in tokens of the longest sequence, or None if it does not say."""
     probe_tokens: int | None
-    """The number of tokens that it read of PROBE_TEXT, if it says so."""
+    """The number of tokens of PROBE_TEXT by the server's tokenizer, or None if it does not say."""
 
 
 # --- reading a completion
@@ -125,7 +128,7 @@ def completion_text(choice: Mapping[str, Any]) -> str | None:
 
 
 def is_complete(reply: ServerReply) -> bool:
-    """Return whether a reply is a completion that ended or was cut off at max_tokens."""
+    """Return whether a reply has a completion that ended, or was cut off at max_tokens."""
     choice = reply.choice or {}
     return completion_text(choice) is not None and choice.get("finish_reason") in ("stop", "length")
 
@@ -140,7 +143,7 @@ def token_logprobs(choice: Mapping[str, Any]) -> list[float | None]:
 
 
 def first_logprobs(choice: Mapping[str, Any]) -> dict[int | str, float]:
-    """Return the most probable first tokens with their log-probabilities, by id if the server says it, else by text."""
+    """Return the log-probabilities of the most probable first tokens, by id if the server gives it, or by text."""
     logprobs = choice.get("logprobs") or {}
     content = logprobs.get("content")
     if not isinstance(content, list):
@@ -167,19 +170,22 @@ def connect(settings: ServerSettings, stop: threading.Event) -> ServerConnection
         return connection
     if len(names) != 1:
         listed = f"lists {', '.join(names[:8])}" if names else "lists no models"
-        raise connection.error(f"it {listed}: set machine.server.model to what it calls the recipe's model")
+        raise connection.error(f"it {listed}: set machine.server.model to its name for the recipe's model")
     return connection._replace(name=names[0])
 
 
 def list_models(connection: ServerConnection) -> list[dict[str, Any]]:
-    """Return the models that a server lists; none if it has no list. Raises UserError if it can't be reached."""
+    """Return the models that a server lists, which are none if it has no list.
+
+    Raises UserError if the server can't be reached or refuses the key.
+    """
     import httpx2
 
     try:
         response = connection.client.get("models")
         status = response.status_code
         if status in REFUSED or (status >= 500 and status not in NOT_FOUND):
-            raise connection.error(f"HTTP {status} at its list of models; set OPENAI_API_KEY, or try again")
+            raise connection.error(f"its list of models has HTTP status {status}; set OPENAI_API_KEY, or try again")
         data = response.json().get("data") if response.is_success else []
     except httpx2.HTTPError as error:
         reason = one_line(redact_key(f"{type(error).__name__}: {error}"))
@@ -195,17 +201,17 @@ def probe(connection: ServerConnection, ids: Sequence[int]) -> ServerAbilities:
     Raises UserError if the server returns no completion.
     """
     extras, body = True, greedy_request(connection, PROBE_TEXT, 1)
-    reply = connection.complete({**body, **PLAIN})
+    reply = connection.complete({**body, **NEUTRAL_PARAMETERS})
     if reply.error.startswith(("HTTP 400", "HTTP 422")):
         extras, reply = False, connection.complete(body)
     if reply.error:
         settings = "OPENAI_API_KEY, machine.server.url, machine.server.model"
         hint = f"; set {settings}" if reply.error.startswith(FATAL) else ""
-        raise connection.error(f"no completion of model {connection.name!r} ({reply.error}){hint}")
-    reads_ids = False
+        raise connection.error(f"model {connection.name!r} gives no completion ({reply.error}){hint}")
+    accepts_ids = False
     if connection.settings.api == "completions":
-        reads_ids = _reads_all(connection, {**body, "prompt": list(ids)}, len(ids))
-    return ServerAbilities(reads_ids, extras, _stated_context(connection), reply.read or None)
+        accepts_ids = _reads_all(connection, {**body, "prompt": list(ids)}, len(ids))
+    return ServerAbilities(accepts_ids, extras, _stated_context(connection), reply.read or None)
 
 
 def _stated_context(connection: ServerConnection) -> int | None:
@@ -229,22 +235,22 @@ def greedy_request(
 
 
 def with_few_attempts(connection: ServerConnection) -> ServerConnection:
-    """Return a connection for requests that a server may not know.
+    """Return a connection with at most 3 attempts, for requests that a server may not support.
 
-    Some servers answer these with a 500, which busy servers send too, so that all attempts would be made.
+    Some servers answer these with status 500, which busy servers send too, and would be sent all attempts.
     """
     attempts = min(connection.settings.attempts, 3)
     return connection._replace(settings=connection.settings.model_copy(update={"attempts": attempts}))
 
 
 def _reads_all(connection: ServerConnection, body: Mapping[str, Any], num_tokens: int) -> bool:
-    """Return whether a request is answered after reading `num_tokens` tokens, or without a count."""
+    """Return whether a request is answered, and the server's count of its tokens is `num_tokens` or not given."""
     reply = with_few_attempts(connection).complete(body)
     return not reply.error and reply.read in (None, num_tokens)
 
 
 def num_top_logprobs(connection: ServerConnection) -> int:
-    """Return how many tokens' log-probabilities the server gives at a position: 20, 5, or 0."""
+    """Return the number of tokens whose log-probabilities the server gives at a position: 20, 5, or 0."""
     for count in TOP_LOGPROBS:
         body = greedy_request(connection, PROBE_TEXT, 1, **logprob_parameters(connection, count))
         reply = with_few_attempts(connection).complete(body)
@@ -254,7 +260,7 @@ def num_top_logprobs(connection: ServerConnection) -> int:
 
 
 def logprob_parameters(connection: ServerConnection, count: int) -> dict[str, Any]:
-    """Return the parameters with which each interface gives the log-probabilities of `count` tokens."""
+    """Return the parameters that ask for the log-probabilities of `count` tokens, which each API calls differently."""
     return {"logprobs": True, "top_logprobs": count} if connection.settings.api == "chat" else {"logprobs": count}
 
 
@@ -269,13 +275,13 @@ def echoes_prompts(connection: ServerConnection, ids: Sequence[int]) -> bool:
 
 
 def probe_sampling(connection: ServerConnection) -> tuple[bool, bool]:
-    """Return whether the server draws tokens at a temperature, and whether a request's seed decides the draws."""
+    """Return whether the server draws tokens at a temperature, and whether the same seed gives the same tokens."""
 
     def draw(seed: int) -> str | None:
         body = {**greedy_request(connection, OPEN_PROMPT, DRAW_TOKENS), "temperature": DRAW_TEMPERATURE, "top_p": 1}
         reply = connection.complete({**body, "seed": seed})
         if reply.error:
-            raise connection.error(f"no completion at temperature {DRAW_TEMPERATURE:g} ({reply.error})")
+            raise connection.error(f"it gives no completion at temperature {DRAW_TEMPERATURE:g} ({reply.error})")
         return completion_text(reply.choice or {})
 
     texts = [draw(seed) for seed in range(NUM_DRAWS)]

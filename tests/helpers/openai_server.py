@@ -4,7 +4,6 @@ python openai_server.py GGUF: llama.cpp's server in a process of its own; it pri
 """
 
 import contextlib
-import hashlib
 import json
 import subprocess
 import sys
@@ -216,14 +215,6 @@ def serving(fake: Fake) -> Iterator[Served]:
         http.shutdown()
         http.server_close()
         thread.join()
-
-
-def digest(folder: Path) -> dict[str, str]:
-    """Every file's hash by its name, but for the events, the lock and the recipe, which names the server."""
-    files = [
-        path for path in folder.rglob("*") if path.is_file() and path.name not in ("run.jsonl", "lock", "recipe.yaml")
-    ]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 if __name__ == "__main__":

@@ -123,6 +123,7 @@ class Benchmark:
     """Whether the settings may name a judge configuration in AlpacaEval's form (judge.config)."""
     needs_sandbox: bool = False
     needs_logprobs: bool = False
+    """Whether `run` calls the engine's `logprobs`. A server that can't give them is refused before the run."""
 
     validation: ValidationPart | None = None
     """What a `stop` rule measures; None if the benchmark can't be named in one."""

@@ -1,0 +1,306 @@
+"""The class of the openai engine: a model on an OpenAI-compatible server, with the interface of every engine."""
+
+import hashlib
+import math
+import threading
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+from isheep.batching import derive_seed
+from isheep.engines import server, tokens
+from isheep.errors import TooLong
+from isheep.models.chat_template import ChatTemplate
+from isheep.models.checkpoint import context_length, load_tokenizer, start_token_ids
+from isheep.openai_client import ServerReply, call_concurrently, without_password
+from isheep.recipe.schema import ServerSettings
+from isheep.records import Completion, Model, Sampling, TokenLogprobs
+
+# Every server accepts seeds below this number. llama.cpp replaces 2**32 - 1 by a random one.
+SEED_LIMIT = 2**31
+OTHER_ENGINE = "machine.engine: transformers"
+ADAPTER_HINT = (
+    "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=true, or take"
+    " machine.server.adapters: transformers, or one iteration without evaluation"
+)
+
+
+class OpenAIEngine:
+    """An `isheep.engines.Engine` on a server. Open it with `isheep.engines.openai.open_engine`.
+
+    Each prompt is a request of its own, because each has its own seed; `settings.max_in_flight` requests run at a time.
+    Prompts are sent as token ids if the server accepts them, so that it reads the same tokens as the other engines.
+    Raises UserError if a request fails in all its attempts.
+    """
+
+    # One call keeps the server busy, because it sends several requests at a time.
+    max_in_flight = 1
+
+    def __init__(self, model: Model, settings: ServerSettings, load_chat: Callable[[], ChatTemplate]) -> None:
+        self.model, self.settings, self.load_chat = model, settings, load_chat
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.model.base)
+
+    @cached_property
+    def connection(self) -> server.ServerConnection:
+        return server.connect(self.settings, threading.Event())
+
+    @cached_property
+    def abilities(self) -> server.ServerAbilities:
+        """The abilities of the server. Raises UserError if it tokenizes a text differently than the recipe's model."""
+        ids = self._prompt_ids([server.PROBE_TEXT])[0]
+        abilities = server.probe(self.connection, ids)
+        # A server that accepts token ids gets the beginning of sequence from us, so it may leave it out of a text. Any
+        # other server must add it.
+        min_tokens = len(ids)
+        if abilities.token_ids:
+            min_tokens -= len(start_token_ids(self.tokenizer))
+        count = abilities.probe_tokens
+        if self.settings.api == "completions" and count and not min_tokens <= count <= len(ids):
+            raise self.connection.error(
+                f"{self.connection.name!r} reads {count} tokens where {self.model.base!r} reads {len(ids)}: serve the"
+                " recipe's model, without a template for prompts (Ollama: TEMPLATE {{ .Prompt }} in the Modelfile)"
+            )
+        return abilities
+
+    @cached_property
+    def context(self) -> int:
+        """The length in tokens of the longest sequence."""
+        return self.settings.context or min(self.abilities.context or 2**30, context_length(self.model.base))
+
+    @cached_property
+    def num_top_logprobs(self) -> int:
+        """The number of tokens at a position whose log-probabilities the server gives. Raises UserError if it is 0."""
+        count = server.num_top_logprobs(self.connection)
+        if not count:
+            raise self.connection.error(
+                f"it gives no log-probabilities: take assessment.read: generate, or {OTHER_ENGINE}"
+            )
+        return count
+
+    @cached_property
+    def special_tokens(self) -> tuple[str, ...]:
+        """The special tokens, which are never part of an answer."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return tuple({token.content for token in added if token.special} | {*self.tokenizer.all_special_tokens} - {""})
+
+    @cached_property
+    def adapter(self) -> str:
+        """The server's name for this engine's model, after loading its adapter. Raises UserError if that fails."""
+        if not self.model.adapter:
+            return self.connection.name
+        file = self.model.adapter / "adapter_model.safetensors"
+        name = f"isheep-{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+        if name not in [entry.get("id") for entry in server.list_models(self.connection)]:
+            body = {"lora_name": name, "lora_path": str(self.model.adapter.resolve())}
+            status, text = self.connection.post("load_lora_adapter", body)
+            if status >= 400:
+                raise self.connection.error(
+                    f"it does not load the adapter {self.model.adapter} ({text}); {ADAPTER_HINT}"
+                )
+        return name
+
+    def check(self, requirements: server.ServerRequirements) -> list[str]:
+        """Check with at most a dozen small requests that the server can do what a recipe needs; return notes for users.
+
+        Raises UserError if it can't.
+        """
+        connection, abilities, notes = self.connection, self.abilities, list[str]()
+        if requirements.options:
+            self.choices([self.load_chat().prompt(server.PROBE_TEXT)], requirements.options)
+        if requirements.prompt_logprobs:
+            ids = self._prompt_ids([server.PROBE_TEXT])[0]
+            if not (abilities.token_ids and server.echoes_prompts(connection, ids)):
+                raise connection.error(
+                    "it does not echo the log-probabilities of prompts, which perplexities and benchmarks with options"
+                    f" need: take {OTHER_ENGINE}"
+                )
+        if requirements.adapters and not server.loads_adapters(connection):
+            raise connection.error(f"it can't load adapters, and the recipe needs M^1 and later models; {ADAPTER_HINT}")
+        if requirements.sampling:
+            draws, seeded = server.probe_sampling(connection)
+            if not draws:
+                raise connection.error(
+                    f"it ignores the temperature ({server.NUM_DRAWS} seeds at {server.DRAW_TEMPERATURE:g} gave the same"
+                    " text), and the recipe samples: serve a checkpoint whose generation_config has do_sample: true, or"
+                    " take another server"
+                )
+            if not seeded:
+                url = without_password(connection.url)
+                notes.append(f"server {url} ignores seeds: running the same recipe twice will not give the same files")
+        return notes
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
+        """Return one continuation per prompt, in order, each drawn with its own seed."""
+        rows = self._prompt_ids(prompts)
+        fitting = [index for index, row in enumerate(rows) if len(row) < self.context]
+        if rows and not fitting:
+            raise self._too_long(f"a prompt of {min(map(len, rows))} tokens")
+        bodies = [
+            {
+                **self._prompt_parameters(prompts[index], rows[index]),
+                **self._sampling_parameters(sampling, min(sampling.max_tokens, self.context - len(rows[index]))),
+                "seed": derive_seed(seed, index) % SEED_LIMIT,
+            }
+            for index in fitting
+        ]
+        completions = [Completion("", 0, "length") for _ in rows]
+        for index, reply in zip(fitting, self._replies(bodies), strict=True):
+            completions[index] = self._completion(reply, sampling.stop)
+        return completions
+
+    def _sampling_parameters(self, sampling: Sampling, max_tokens: int) -> dict[str, Any]:
+        """Return a request's parameters. Special tokens to stop at are given as ids too, which some servers need."""
+        body: dict[str, Any] = {"max_tokens": max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p}
+        stops = [stop for stop in sampling.stop if stop]
+        if stops:
+            body["stop"] = stops
+        if sampling.presence_penalty:
+            body["presence_penalty"] = sampling.presence_penalty
+        if self.abilities.extras:
+            added = self.tokenizer.get_added_vocab()
+            special = [stop for stop in stops if stop in added]
+            body |= server.NEUTRAL_PARAMETERS | {
+                "stop_token_ids": [added[stop] for stop in special],
+                "preserved_tokens": special,
+            }
+        return body
+
+    def _completion(self, reply: ServerReply, stops: Sequence[str]) -> Completion:
+        """Return the completion in a reply, cut at the first stop string, without special tokens."""
+        choice = reply.choice or {}
+        text = server.completion_text(choice) or ""
+        num_tokens = len(self._token_ids(text)) if reply.written is None else reply.written
+        end = min((text.index(stop) for stop in stops if stop and stop in text), default=None)
+        text = text[:end]
+        for token in self.special_tokens:
+            text = text.replace(token, "")
+        return Completion(text, num_tokens, "stop" if end is not None else choice["finish_reason"])
+
+    def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
+        """Return the log-probability of each output's tokens after its prompt, in nats, which the server echoes.
+
+        One token less fits the context than with the transformers engine, because the server generates a token.
+        """
+        if not self.abilities.token_ids:
+            raise self.connection.error(
+                f"it does not accept token ids, which log-probabilities of a given text need: take {OTHER_ENGINE}"
+            )
+        rows = []
+        for prompt, output in zip(self._prompt_ids(prompts), map(self._token_ids, outputs), strict=True):
+            rows.append((prompt, output[: max(0, self.context - 1 - len(prompt))]))
+        nonempty = [index for index, (_, output) in enumerate(rows) if output]
+        bodies = [
+            server.greedy_request(self.connection, [*rows[index][0], *rows[index][1]], 1, logprobs=1, echo=True)
+            for index in nonempty
+        ]
+        results = [TokenLogprobs([], []) for _ in rows]
+        for index, reply in zip(nonempty, self._replies(bodies), strict=True):
+            prompt, output = rows[index]
+            values = server.token_logprobs(reply.choice or {})[len(prompt) : len(prompt) + len(output)]
+            if len(values) < len(output) or None in values:
+                raise self.connection.error(f"it does not echo the log-probabilities of prompts: take {OTHER_ENGINE}")
+            results[index] = TokenLogprobs(output, [value for value in values if value is not None])
+        return results
+
+    def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
+        """Return the probability of each option as the beginning of each prompt's continuation: (prompts, options).
+
+        Sends a request for each beginning that options share: one if all are single tokens, two if " 10" is two
+        tokens. The server gives only the 20 or 5 most probable tokens at a position; others have probability 0.
+        """
+        rows, option_ids = self._prompt_ids(prompts), [tuple(self._token_ids(option)) for option in options]
+        beginnings = sorted({option[:length] for option in option_ids for length in range(len(option))})
+        longest = max(map(len, option_ids), default=1)
+        if self.settings.api == "chat" and longest > 1:
+            raise self.connection.error(
+                "its chat API gives no probabilities of options of several tokens: take machine.server.api: completions"
+            )
+        fitting = [index for index, row in enumerate(rows) if len(row) + longest <= self.context]
+        if rows and not fitting:
+            raise self._too_long(f"a prompt of {min(map(len, rows))} tokens with an option of {longest}")
+        parameters = {
+            "max_tokens": 1,
+            "temperature": 0,
+            **server.logprob_parameters(self.connection, self.num_top_logprobs),
+        }
+        bodies = []
+        for index in fitting:
+            for tokens_before in beginnings:
+                text = prompts[index] + self.tokenizer.decode(tokens_before)
+                bodies.append({**self._prompt_parameters(text, [*rows[index], *tokens_before]), **parameters})
+        replies = iter(self._replies(bodies))
+        results = [[0.0] * len(options) for _ in rows]
+        for index in fitting:
+            logprobs = {beginning: server.first_logprobs(next(replies).choice or {}) for beginning in beginnings}
+            probabilities = [self._option_probability(option, logprobs) for option in option_ids]
+            results[index] = tokens.exclusive_probabilities(option_ids, probabilities)
+        return results
+
+    def _option_probability(
+        self, option: tuple[int, ...], logprobs: dict[tuple[int, ...], dict[int | str, float]]
+    ) -> float:
+        """Return an option's probability from `logprobs`, the most probable tokens after each beginning of options."""
+        total = 0.0
+        for step, token in enumerate(option):
+            candidates = logprobs[option[:step]]
+            total += candidates.get(token, candidates.get(self.tokenizer.decode([token]), -math.inf))
+        return math.exp(total)
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """Raise UserError: a server gives no hidden states."""
+        raise self.connection.error(f"it gives no hidden states, which embeddings need: take {OTHER_ENGINE}")
+
+    def close(self) -> None:
+        """Unload the adapter from the server and close the connection. A later call connects again."""
+        name = self.__dict__.pop("adapter", None)
+        if connection := self.__dict__.pop("connection", None):
+            if self.model.adapter and name:
+                connection.post("unload_lora_adapter", {"lora_name": name})
+            connection.client.close()
+        for cached in ("abilities", "context", "num_top_logprobs"):
+            self.__dict__.pop(cached, None)
+
+    def _replies(self, bodies: Sequence[dict[str, Any]]) -> list[ServerReply]:
+        """Request completions and return the replies in order. Raises UserError if one fails in all its attempts."""
+        connection = self.connection._replace(name=self.adapter, stop=threading.Event())
+
+        def call(numbered: tuple[int, dict[str, Any]]) -> ServerReply:
+            number, body = numbered
+            reply = connection.complete(body, key=str(number))
+            if reply.error:
+                raise connection.error(
+                    f"a request failed ({reply.error}); completed batches are saved: run the same command to continue"
+                )
+            return reply
+
+        return call_concurrently(call, list(enumerate(bodies)), self.settings, connection.stop)
+
+    def _prompt_parameters(self, prompt: str, row: list[int]) -> dict[str, Any]:
+        """Return the parameters with a prompt: as chat, as token ids, or as text without the beginning of sequence."""
+        if self.settings.api == "chat":
+            return {"messages": [{"role": "user", "content": self._turn_content(prompt)}]}
+        begin = self.tokenizer.bos_token if start_token_ids(self.tokenizer) else ""
+        return {"prompt": row if self.abilities.token_ids else prompt.removeprefix(begin)}
+
+    def _turn_content(self, prompt: str) -> str:
+        """Return the user's turn in a prompt. Raises UserError if it is not a single turn in the chat template."""
+        head, _, tail = self.load_chat().prompt("0").rpartition("0")
+        if not (prompt.startswith(head) and prompt.endswith(tail)):
+            raise self.connection.error("a plain prompt can't be sent as a chat: take machine.server.api: completions")
+        return prompt[len(head) : len(prompt) - len(tail)]
+
+    def _token_ids(self, text: str) -> list[int]:
+        return tokens.token_ids(self.tokenizer, text)
+
+    def _prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        return tokens.prompt_ids(self.tokenizer, start_token_ids(self.tokenizer), prompts)
+
+    def _too_long(self, text: str) -> TooLong:
+        """Return the error for a text, described by its length, that leaves no room for an answer."""
+        return TooLong(
+            f"{text} does not fit the server's {self.context} tokens, the answer included: shorten it (fewer or shorter"
+            " examples), or serve the model with a longer context"
+        )
