@@ -21,7 +21,7 @@ from isheep import annotation
 from isheep.annotation import Choice, Rating, append_annotation, mean_ratings, points_of_later, read_annotations
 from isheep.annotation.server import AnnotationServer
 from isheep.annotation.session import AnnotationSession, answer_tasks_with, comparison_session, rating_session
-from isheep.backends import DEFAULT_BACKEND
+from isheep.backends import Backend
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
@@ -220,29 +220,39 @@ def test_ratings_are_averaged_over_the_people_who_could_say() -> None:
 # --- choosing between two models
 
 
-@pytest.fixture
-def models(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
-    """Engines whose answers name their model, except for every third task."""
-    opened: list[Model] = []
+class Models:
+    """A backend whose models name themselves in their answers, except for every third task, and are listed."""
 
-    def open_engine(recipe: Recipe, model: Model) -> SeededFunctionEngine:
-        opened.append(model)
+    def __init__(self) -> None:
+        self.opened: list[Model] = []
+        self.backend = Backend(self.open_engine, load_chat_template=lambda name, model: CHAT)  # type: ignore[arg-type, return-value]
+
+    def open_engine(self, recipe: Recipe, model: Model) -> SeededFunctionEngine:
+        self.opened.append(model)
         source = model.adapter.parent.name if model.adapter else "base"
         return SeededFunctionEngine(
             lambda prompt, seed: "Yes." if int(prompt.split()[1]) % 3 == 0 else f"As {source} says."
         )
 
-    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: FakeChat(user="", assistant=""))
-    monkeypatch.setattr(DEFAULT_BACKEND, "open_engine", open_engine)
-    return opened
+
+@pytest.fixture
+def models() -> Models:
+    return Models()
 
 
+def compare(
+    run: Path, models: Models, person: str = "me", iterations: tuple[int, int] = (0, 2), tasks: Any = None
+) -> AnnotationSession:
+    return comparison_session(run, person, iterations, tasks or TASKS, 30, backend=models.backend)
+
+
+CHAT = FakeChat(user="", assistant="")
 TASKS = [Task(id=f"seed-{n}", instruction=f"Task {n}") for n in range(30)]
 
 
-def test_two_answers_in_random_order_with_their_source_hidden(run: Path, open_page: Any, models: list[Model]) -> None:
-    session = comparison_session(run, "me", (0, 2), TASKS, 30)
-    assert [model.adapter and model.adapter.parent.name for model in models] == [None, "iter-2"]
+def test_two_answers_in_random_order_with_their_source_hidden(run: Path, open_page: Any, models: Models) -> None:
+    session = compare(run, models)
+    assert [model.adapter and model.adapter.parent.name for model in models.opened] == [None, "iter-2"]
     assert len(session.questions) == 20 and {question.iterations for question in session.questions} == {(0, 2), (2, 0)}
     for question in session.questions:
         assert question.answers == tuple(f"As {'iter-2' if side else 'base'} says." for side in question.iterations)
@@ -261,17 +271,17 @@ def test_two_answers_in_random_order_with_their_source_hidden(run: Path, open_pa
     assert {row.by for row in rows} == {"me", annotation.NOBODY}
 
 
-def test_a_comparison_resumes_and_others_are_separate(run: Path, models: list[Model]) -> None:
-    session = comparison_session(run, "me", (0, 2), TASKS, 30)
+def test_a_comparison_resumes_and_others_are_separate(run: Path, models: Models) -> None:
+    session = compare(run, models)
     session.answer(0, {"chosen": "left"})
     before = (run / annotation.CHOICES).read_bytes()
-    again = comparison_session(run, "me", (0, 2), TASKS, 30)
-    assert comparison_session(run, "me", (2, 0), TASKS, 30).questions == session.questions
-    assert again.num_answered == 1 and again.questions == session.questions and len(models) == 2
+    again = compare(run, models)
+    assert compare(run, models, iterations=(2, 0)).questions == session.questions
+    assert again.num_answered == 1 and again.questions == session.questions and len(models.opened) == 2
     assert (run / annotation.CHOICES).read_bytes() == before
-    for models_compared, tasks in (((1, 2), TASKS), ((0, 2), TASKS[:20])):
-        assert comparison_session(run, "me", models_compared, tasks, 30).num_answered == 0
-    assert comparison_session(run, "you", (0, 2), TASKS, 30).num_answered == 0
+    for iterations, tasks in (((1, 2), TASKS), ((0, 2), TASKS[:20])):
+        assert compare(run, models, iterations=iterations, tasks=tasks).num_answered == 0
+    assert compare(run, models, "you").num_answered == 0
 
 
 def test_the_last_choice_counts_whichever_side_it_was_on() -> None:
@@ -281,7 +291,7 @@ def test_the_last_choice_counts_whichever_side_it_was_on() -> None:
     assert points_of_later(choices) == {(0, 2): [1.0]}
 
 
-def test_errors_are_one_line(run: Path, models: list[Model], open_page: Any) -> None:
+def test_errors_are_one_line(run: Path, open_page: Any) -> None:
     assert "give two different models" in refused("annotate", run, "--compare", "1", "1")
     assert "has no model of iteration 3" in refused(
         "annotate", run, "--compare", "0", "3", "--tasks", ROOT / "isheep/seeds/seed_tasks.jsonl"
@@ -293,7 +303,7 @@ def test_errors_are_one_line(run: Path, models: list[Model], open_page: Any) -> 
     recipe, folder = open_run(run)
     with (run / "lock").open("a+") as lock, pytest.raises(UserError, match="in use by another process"):
         fcntl.flock(lock, fcntl.LOCK_EX)
-        answer_tasks_with(recipe, folder, 0, TASKS, "new")
+        answer_tasks_with(recipe, folder, 0, TASKS, "new", Models().backend)
 
 
 # --- the command in a process of its own

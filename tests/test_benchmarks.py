@@ -6,12 +6,12 @@ import pytest
 
 from isheep import benchmarks
 from isheep.benchmarks import load_benchmark
-from isheep.benchmarks.support import loading
 from isheep.errors import UserError
 from isheep.evaluation.results import load_result
 from isheep.recipe.benchmark_names import benchmark_names
 from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.rundir.run import open_run
+from tests.helpers.backends import isolate_benchmarks
 from tests.helpers.command import isheep, refused
 from tests.helpers.runs import fake_models, make_run
 
@@ -83,8 +83,7 @@ def test_a_benchmark_of_the_user_as_an_object(monkeypatch: pytest.MonkeyPatch) -
     lamb = load_benchmark("lamb")
     with pytest.raises(UserError, match="'lamb' comes with isheep"):
         benchmarks.register_benchmark(lamb)
-    monkeypatch.setattr("isheep.recipe.benchmark_names._added", [])
-    monkeypatch.setattr(loading, "_REGISTERED", {})
+    isolate_benchmarks(monkeypatch)
     own = benchmarks.Benchmark("own", lamb.run, lamb.prompts, lamb.score_inputs)
     benchmarks.register_benchmark(own)
     assert load_benchmark(BenchmarkSettings(name="own").name).name == own.name and "own" in benchmark_names()

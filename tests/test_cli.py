@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from isheep import __version__
-from isheep.backends import DEFAULT_BACKEND
+from isheep.backends import Backend
 from isheep.cli import COMMANDS, machine_report
 from isheep.cli.recipe_choice import choose_recipe
 from isheep.engines.function import SeededFunctionEngine
@@ -25,6 +25,7 @@ from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Grade, Model, Pair, Rejected, Sampling, Task
 from isheep.rundir.run import open_run_for_writing
 from isheep.stages.filters import find_drops
+from tests.helpers.backends import use_backend
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.command import ROOT, Done, Stdin, isheep, refused
 from tests.helpers.fakes import FakeChat
@@ -131,12 +132,9 @@ def at_a_prompt(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return line
 
     monkeypatch.setattr("builtins.input", ask)
-    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: FakeChat(user="", assistant=""))
-    monkeypatch.setattr(
-        DEFAULT_BACKEND,
-        "open_engine",
-        lambda recipe, model: SeededFunctionEngine(lambda p, seed: f"{p}? [red]\x1b[2J"),
-    )
+    engine, chat = SeededFunctionEngine(lambda p, seed: f"{p}? [red]\x1b[2J"), FakeChat(user="", assistant="")
+    backend = Backend(lambda recipe, model: engine, load_chat_template=lambda name, model: chat)  # type: ignore[arg-type, return-value]
+    use_backend(monkeypatch, backend)
     monkeypatch.setattr(Stdin, "terminal", True)
     yield typed
 
@@ -360,7 +358,7 @@ def test_a_device_without_memory_is_one_line(recipe: Path, tmp_path: Path, monke
     def full(*arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB.\nAnd much more.")
 
-    monkeypatch.setattr("isheep.backends.DEFAULT_BACKEND.train", full)
+    use_backend(monkeypatch, Backend(train=full))
     done = isheep("run", recipe, "--out", tmp_path / "out")
     line = done.err.splitlines()[-1]
     assert done.code == 2 and line.startswith("isheep: out of memory on the device")

@@ -18,6 +18,7 @@ from isheep.records import Drop, Pair
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import open_run_for_writing
 from isheep.stages.filters import find_drops
+from tests.helpers.backends import add_benchmark
 from tests.helpers.command import isheep, refused
 from tests.helpers.hashes import hash_files
 from tests.helpers.rows import make_pair
@@ -128,14 +129,13 @@ def test_lamb_locates_its_items() -> None:
 
 def test_items_by_order_and_by_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """A benchmark that says nothing itself: an item for each prompt, or a cluster for each."""
-    benchmark = replace(lamb.BENCHMARK, locate_items=None)
-    monkeypatch.setattr("isheep.diagnostics.contamination.load_benchmark", lambda name: benchmark)
+    add_benchmark(monkeypatch, replace(lamb.BENCHMARK, name="own", locate_items=None))
     scores = {
         "each": Score(items=[True, False, True]),
         "some": Score(items=[1.0, 0.0, 1.0, 1.0], clusters=["x", "x", "q7", "b"]),
         "unknown": Score(items=[1.0] * 5, clusters=["x", "x", "b", "b", "b"]),
     }
-    located = locate_items(BenchmarkSettings(name="lamb"), Result(scores=scores), 3)
+    located = locate_items(BenchmarkSettings(name="own"), Result(scores=scores), 3)
     assert located == {"each": [0, 1, 2], "some": [0, 0, 1, 2]}
 
 

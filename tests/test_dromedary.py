@@ -413,13 +413,16 @@ def test_pairs_without_an_answer_are_counted_and_shown(
         assert re.search(expected, capsys.readouterr().out), expected
 
 
-def test_a_run_without_any_answer_ends_with_an_error(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = SeededFunctionEngine(lambda prompt, seed: f" Tell me {seed}")
-    monkeypatch.setattr(world, "open_engine", lambda recipe, model: engine)
+class SilentWorld(World):
+    """Models that never write an answer after their thoughts."""
+
+    def open_engine(self, recipe: Recipe, model: Model) -> SeededFunctionEngine:
+        return SeededFunctionEngine(lambda prompt, seed: f" Tell me {seed}")
+
+
+def test_a_run_without_any_answer_ends_with_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"0 of 8 pairs left .*dropped by: answer 8;"):
-        world.run(tmp_path / "run", synthesis={**SETTINGS["synthesis"], "rules": False, "topics": None})
+        SilentWorld().run(tmp_path / "run", synthesis={**SETTINGS["synthesis"], "rules": False, "topics": None})
 
 
 @pytest.mark.parametrize("share", [0.05, 0.4, 0.8])

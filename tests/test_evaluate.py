@@ -4,6 +4,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from isheep.engines.function import SeededFunctionEngine
 from isheep.evaluation.statistics import compare, compare_over_seeds, estimate, holm, mcnemar
 from isheep.recipe.schema import Recipe
 from isheep.records import Model
+from tests.helpers.backends import use_backend
 from tests.helpers.command import isheep, refused
 from tests.helpers.hashes import hash_files
 from tests.helpers.runs import fake_models, is_narrow, make_run, write_result
@@ -63,7 +65,7 @@ def test_an_interrupted_evaluation_resumes(engines: list[str], run: Path, monkey
                 raise KeyboardInterrupt
             return real(recipe, model)
 
-        context.setattr(DEFAULT_BACKEND, "open_engine", dies)
+        use_backend(context, replace(DEFAULT_BACKEND, open_engine=dies))
         assert isheep("eval", run, "lamb").code == 130
     kept = (run / "base" / "eval" / "lamb.json").stat().st_mtime_ns
     assert isheep("eval", run, "lamb").code == 0 and hash_files(run) == hash_files(complete)

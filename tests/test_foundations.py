@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from isheep.evaluation.evaluate import result_fingerprints
 from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.records import Pair
 from isheep.rundir.folder import RunFolder
+from tests.helpers.backends import use_backend
 from tests.helpers.benchmark_files import HUMANEVAL_TASK, mbpp_task, write_benchmark
 from tests.helpers.command import isheep, refused
+from tests.helpers.fakes import FakeChat
 from tests.helpers.hashes import hash_files
 from tests.helpers.ifeval_answers import require_checkers
 from tests.helpers.judge_server import Answer, known, said, serving
@@ -235,8 +238,9 @@ def test_what_is_scored_is_shown_though_its_data_are_gone(
 def test_another_chat_template(prompted_models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run", 1)
     assert isheep("eval", run, "lamb").code == 0
-    second = type("Chat", (), {"template": "another"})
-    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: second)
+    changed_chat = FakeChat(template="another")
+    backend = replace(DEFAULT_BACKEND, load_chat_template=lambda name, model: changed_chat)
+    use_backend(monkeypatch, backend)
     assert "base/eval/lamb.json was made with another chat template" in refused("eval", run, "lamb")
 
 

@@ -6,6 +6,8 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,16 @@ from tests.helpers.data_files import DATA
 os.environ.setdefault("NLTK_DATA", str(DATA / "nltk_data"))  # before nltk is imported
 pytest.importorskip("lm_eval", reason="lm_eval[ifeval] is not installed: pip install 'isheep[eval]'")
 
+from isheep.backends import DEFAULT_BACKEND  # noqa: E402
 from isheep.benchmarks import EvalContext, ifeval  # noqa: E402
 from isheep.benchmarks.ifeval import Item, check_answer, load, score_answers, variants  # noqa: E402
-from isheep.engines.function import SeededFunctionEngine  # noqa: E402
 from isheep.engines.transformers import open_engine  # noqa: E402
 from isheep.errors import UserError  # noqa: E402
 from isheep.models.chat_template import load_chat_template  # noqa: E402
-from isheep.recipe.schema import BenchmarkSettings  # noqa: E402
+from isheep.recipe.schema import BenchmarkSettings, Recipe  # noqa: E402
 from isheep.records import Model  # noqa: E402
 from isheep.rundir.folder import RunFolder  # noqa: E402
+from tests.helpers.backends import use_backend  # noqa: E402
 from tests.helpers.command import isheep, refused  # noqa: E402
 from tests.helpers.hashes import hash_files  # noqa: E402
 from tests.helpers.ifeval_answers import answers, require_checkers  # noqa: E402
@@ -397,22 +400,29 @@ def test_killed_among_its_answers_it_goes_on(run: Path, tmp_path: Path, monkeypa
     many_prompts = write(tmp_path / "many.jsonl", [row(n) for n in range(150)])
     complete = make_run(tmp_path / "whole", iterations=1)
     assert isheep("eval", complete, "ifeval", "--data", many_prompts).code == 0
-    generate, calls = SeededFunctionEngine.generate, iter(range(9))
+    open_engine, batches = DEFAULT_BACKEND.open_engine, list[int]()
 
-    def dies(self: SeededFunctionEngine, *values: Any) -> Any:
-        if next(calls) == 2:
-            raise KeyboardInterrupt
-        return generate(self, *values)
+    def open_interrupted(recipe: Recipe, model: Model) -> Any:
+        """Return an engine that is interrupted at the third batch of all."""
+        engine: Any = open_engine(recipe, model)
+        generate = engine.generate
 
-    with monkeypatch.context() as context:
-        context.setattr(SeededFunctionEngine, "generate", dies)
-        assert isheep("eval", run, "ifeval", "--data", many_prompts).code == 130
+        def generate_or_interrupt(prompts: Sequence[str], *arguments: Any) -> Any:
+            batches.append(len(prompts))
+            if len(batches) == 3:
+                raise KeyboardInterrupt
+            return generate(prompts, *arguments)
+
+        engine.generate = generate_or_interrupt
+        return engine
+
+    use_backend(monkeypatch, replace(DEFAULT_BACKEND, open_engine=open_interrupted))
+    assert isheep("eval", run, "ifeval", "--data", many_prompts).code == 130
     assert len((run / "base/eval/ifeval/answers.jsonl.part").read_text().splitlines()) == 128
     assert "in progress: base/eval/ifeval/answers.jsonl, 128 rows" in isheep("status", run).out
-    monkeypatch.setattr(SeededFunctionEngine, "generate", lambda self, *values: next(calls) and generate(self, *values))
-    assert (
-        isheep("eval", run, "ifeval", "--data", many_prompts).code == 0 and next(calls) == 7
-    )  # 1 batch owed, and 3 of iter-1
+    assert isheep("eval", run, "ifeval", "--data", many_prompts).code == 0
+    # The interrupted batch is repeated, and iter-1 has three.
+    assert len(batches) == 3 + 1 + 3
     assert {name: text for name, text in hash_files(run).items() if "eval" in name} == {
         name: text for name, text in hash_files(complete).items() if "eval" in name
     }

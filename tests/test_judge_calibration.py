@@ -12,8 +12,8 @@ import pytest
 
 from isheep import annotation
 from isheep.annotation import Choice, Rating
-from isheep.backends import DEFAULT_BACKEND
-from isheep.benchmarks import lamb
+from isheep.backends import Backend
+from isheep.benchmarks import Benchmark, lamb
 from isheep.diagnostics import judge_calibration
 from isheep.engines.function import SeededFunctionEngine
 from isheep.lamb.answers import write_good, write_wrong
@@ -21,7 +21,8 @@ from isheep.lamb.world import draw_quest
 from isheep.recipe.schema import Recipe
 from isheep.records import Answer, AssessedPair, Grade, Model, Pair, Sampling
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.run import open_run_for_writing
+from isheep.rundir.run import open_run, open_run_for_writing
+from tests.helpers.backends import add_benchmark, use_backend
 from tests.helpers.command import Done, isheep, refused
 from tests.helpers.fakes import FakeChat
 from tests.helpers.hashes import hash_files
@@ -69,8 +70,8 @@ def truth_in(prompt: str) -> int:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     judges = Bench()
-    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: FakeChat())
-    monkeypatch.setattr(DEFAULT_BACKEND, "open_engine", judges.open_engine)
+    backend = Backend(judges.open_engine, load_chat_template=lambda name, model: FakeChat())  # type: ignore[arg-type, return-value]
+    use_backend(monkeypatch, backend)
     yield judges
 
 
@@ -181,8 +182,9 @@ def test_the_written_score_compared_with_the_expected_one(bench: Bench, tmp_path
 # --- the truth
 
 
-def answered(run: Path, right: list[bool], scores: Sequence[int]) -> Recipe:
-    """Return a recipe with a benchmark that kept the base's answers with these scores, and which of them were right."""
+def make_checked_run(run: Path, right: list[bool], scores: Sequence[int]) -> Path:
+    """Make a run that has the base's answers to "paper/checked", worth these scores, and which of them are right."""
+    make_run(run, evaluation=["paper/checked"])
     base = RunFolder(run / "base", run)
     rows = [Answer(output=f"worth {score}.", finish="stop", tokens=score) for score in scores]
     (base / "eval" / "paper/checked").write("answers.jsonl", Answer, rows)
@@ -190,20 +192,19 @@ def answered(run: Path, right: list[bool], scores: Sequence[int]) -> Recipe:
         "eval/paper/checked.json",
         lambda: {"scores": {"mean": {"items": [0.5] * len(right)}, "right": {"items": right}}},
     )
-    entry = type("Entry", (), {"name": "paper/checked", "label": "paper/checked", "data": None})()
-    return Recipe.model_validate(SETTINGS).model_copy(update={"evaluation": (entry,)})
+    return run
+
+
+def checked_benchmark(*prompts: str) -> Benchmark:
+    return replace(lamb.BENCHMARK, name="paper/checked", prompts=lambda settings: list(prompts), is_right=None)
 
 
 def test_checked_answers_are_rated_and_compared_with_the_verdicts(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = make_run(tmp_path / "run")
+    add_benchmark(monkeypatch, checked_benchmark(*(f"Task {n}" for n in range(30))))
     right = [n % 3 == 0 for n in range(30)]
-    recipe = answered(run, right, [9 if hit else 8 - n % 4 for n, hit in enumerate(right)])
-    kind = replace(lamb.BENCHMARK, prompts=lambda settings: [f"Task {n}" for n in range(30)], is_right=None)
-    for module in ("contamination", "judge_calibration"):
-        monkeypatch.setattr(f"isheep.diagnostics.{module}.load_benchmark", lambda name: kind)
-    monkeypatch.setattr(judge_calibration, "open_run", lambda path: (recipe, RunFolder(path, path)))
+    run = make_checked_run(tmp_path / "run", right, [9 if hit else 8 - n % 4 for n, hit in enumerate(right)])
     result = calibrate(run, 1, "--iteration", "1")["truth"]["paper/checked"]
     assert result["num_pairs"] == 30 and result["right"][0] == pytest.approx(1 / 3, abs=1e-3)
     assert result["auroc"][0] == 1 and result["recall"][0] == 1
@@ -213,12 +214,11 @@ def test_checked_answers_are_rated_and_compared_with_the_verdicts(
     assert rows == 30 and (run / "iter-1" / "judge_calibration" / "60" / "paper" / "checked.jsonl").exists()
 
 
-def test_benchmarks_without_answers_for_each_prompt_have_no_truth(tmp_path: Path, monkeypatch: Any) -> None:
-    run = make_run(tmp_path / "run")
-    recipe = answered(run, [True, False], [1, 2, 3])
-    kind = type("Module", (), {"prompts": staticmethod(lambda data: ["a", "b"])})
-    monkeypatch.setattr("isheep.diagnostics.contamination.load_benchmark", lambda name: kind)
-    folder = RunFolder(run, run)
+def test_benchmarks_without_answers_for_each_prompt_have_no_truth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_benchmark(monkeypatch, checked_benchmark("a", "b"))
+    recipe, folder = open_run(make_checked_run(tmp_path / "run", [True, False], [1, 2, 3]))
     settings = recipe.assessment or judge_calibration.Assessment()
     case = judge_calibration.JudgedIteration(recipe, settings, folder, 1, [], 9)
     assert judge_calibration.load_checked_answers(case) == {}

@@ -9,23 +9,27 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from isheep.benchmarks import benchmarks_need_logprobs, load_benchmark
 from isheep.cli import main
 from isheep.engines import transformers
 from isheep.engines.openai import open_engine
 from isheep.engines.openai_engine import OpenAIEngine
-from isheep.engines.server import ServerRequirements
+from isheep.engines.server import ServerRequirements, requirements
 from isheep.engines.tokens import exclusive_probabilities
 from isheep.errors import TooLong, UserError
 from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.schema import ServerSettings
+from isheep.recipe.schema import Recipe, ServerSettings
 from isheep.records import Model, Sampling
 from isheep.seeds import load_seed_tasks
+from tests.helpers.backends import add_benchmark
+from tests.helpers.command import refused
 from tests.helpers.gguf_file import write_gguf
 from tests.helpers.hashes import hash_files
 from tests.helpers.openai_server import Fake, Refusal, Served, llama_cpp, serving
@@ -283,9 +287,29 @@ def test_a_server_that_can_not_is_refused(
     with serving(
         Fake(**{"base": "lamb", **fake_settings, **({"base": str(qwen2)} if "base" in fake_settings else {})})
     ) as served:
-        with closing(engine(served.url)) as there, pytest.raises(UserError, match=message) as refused:
+        with closing(engine(served.url)) as there, pytest.raises(UserError, match=message) as error:
             there.check(needs)
-        assert "\n" not in str(refused.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_benchmark_that_reads_logprobs_is_refused_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The benchmark says so itself, whatever its name is."""
+    add_benchmark(monkeypatch, replace(load_benchmark("lamb"), name="own", needs_logprobs=True))
+    with serving(Fake("lamb", logprobs=False)) as served:
+        words = ["evaluation=[own]", f"machine.server.url={served.url}", "--out", tmp_path / "run"]
+        assert "does not echo the log-probabilities of prompts" in refused("run", *SMALL, *words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_needed"),
+    [("paper/piqa", True), ("standard/piqa", True), ("paper/nq", False), ("standard/nq", False), ("lamb", False)],
+)
+def test_only_benchmarks_that_compare_options_need_logprobs(name: str, is_needed: bool) -> None:
+    recipe = Recipe.model_validate({"model": "lamb", "evaluation": [name]})
+    assert requirements(recipe, benchmarks_need_logprobs(recipe)).prompt_logprobs is is_needed
 
 
 def test_a_server_without_seeds_is_told(own: Served) -> None:

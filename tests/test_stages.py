@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isheep.algorithm import align
-from isheep.backends import DEFAULT_BACKEND, Backend
+from isheep.backends import Backend
 from isheep.cli import main
 from isheep.engines.function import SeededFunctionEngine
 from isheep.engines.user_engine import UserEngine
@@ -22,6 +23,7 @@ from isheep.evaluation import tables
 from isheep.evaluation.counts import count_rows
 from isheep.filters.base import FilterContext
 from isheep.filters.contamination import ContaminationFilter
+from isheep.filters.custom import PairFunction
 from isheep.filters.score import ScoreFilter
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Completion, Drop, Model, Pair, Sampling, Task
@@ -31,6 +33,7 @@ from isheep.rundir.training_file import read_training_file
 from isheep.stages.assess import assess, expected_grade, parse_grade
 from isheep.stages.filters import find_drops, kept_pairs
 from isheep.stages.respond import respond
+from tests.helpers.backends import use_backend
 from tests.helpers.fakes import FakeChat
 from tests.helpers.rows import make_pair, rate_pair
 from tests.helpers.stages import stage_context, write_killed_stage
@@ -285,14 +288,9 @@ class World:
     def backend(self) -> Backend:
         return Backend(self.open_engine, self.train, lambda name, model: FakeChat())  # type: ignore[arg-type, return-value]
 
-    def run(self, recipe: Recipe, path: Path) -> tuple[list[Model], RunFolder]:
+    def run(self, recipe: Recipe, path: Path, filters: Sequence[PairFunction] = ()) -> tuple[list[Model], RunFolder]:
         with open_run_for_writing(path, recipe) as folder:
-            return list(align(recipe, folder, backend=self.backend)), folder
-
-    def patch_command_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let the command line use the fakes."""
-        for name, function in vars(self.backend).items():
-            monkeypatch.setattr(DEFAULT_BACKEND, name, function)
+            return list(align(recipe, folder, backend=self.backend, filters=filters)), folder
 
 
 @pytest.fixture
@@ -357,12 +355,17 @@ def test_the_model_computes_only_the_measures_that_a_filter_needs(world: World, 
     assert world.trained == [6 if name == "perplexity.jsonl" else 3] * 2
 
 
-def test_a_resume_does_not_filter_again(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = recipe(filters=[ASKING["both"]])
-    first, folder = world.run(settings, tmp_path / "run")
+def test_a_resume_does_not_filter_again(world: World, tmp_path: Path) -> None:
+    settings, filtered_pairs = recipe(filters=[ASKING["both"]]), list[str]()
+
+    def keep(pair: Pair) -> None:
+        filtered_pairs.append(pair.id)
+
+    first, folder = world.run(settings, tmp_path / "run", [keep])
+    num_filtered = len(filtered_pairs)
     (folder.path / "iter-1" / "embeddings.jsonl").unlink()
-    monkeypatch.setattr("isheep.stages.select.find_drops", None)
-    assert world.run(settings, tmp_path / "run")[0] == first and not folder.has("iter-1/embeddings.jsonl")
+    assert world.run(settings, tmp_path / "run", [keep])[0] == first and not folder.has("iter-1/embeddings.jsonl")
+    assert num_filtered and len(filtered_pairs) == num_filtered
 
 
 def test_a_run_that_keeps_no_pair_ends_with_an_error(world: World, tmp_path: Path) -> None:
@@ -406,8 +409,7 @@ def test_a_full_disk_is_an_error_of_one_line_and_no_rows_are_lost(
         engine.answer = answer
         return engine
 
-    world.patch_command_line(monkeypatch)
-    monkeypatch.setattr(DEFAULT_BACKEND, "open_engine", lambda *arguments: full(world, *arguments))
+    use_backend(monkeypatch, replace(world.backend, open_engine=partial(full, world)))
     with pytest.raises(SystemExit) as end:
         main(run_it)
     error = capsys.readouterr().err.splitlines()[-1]
@@ -424,8 +426,7 @@ def test_an_interrupted_command_prints_one_line(
     def interrupted(*arguments: Any) -> Any:
         raise KeyboardInterrupt
 
-    world.patch_command_line(monkeypatch)
-    monkeypatch.setattr(DEFAULT_BACKEND, "train", interrupted)
+    use_backend(monkeypatch, replace(world.backend, train=interrupted))
     words = ["run", "lamb", "synthesis.tasks=6", "synthesis.novelty=null", "evaluation=[]"]
     with pytest.raises(SystemExit) as end:
         main([*words, "filters=[{kind: score, at_least: 8}]", "--out", str(tmp_path / "run")])

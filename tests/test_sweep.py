@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +14,9 @@ from rich.console import Console
 import isheep.sweep
 from isheep import api, benchmarks, prompts
 from isheep.algorithm import align
-from isheep.backends import DEFAULT_BACKEND
+from isheep.backends import Backend
 from isheep.batching import derive_seed
-from isheep.benchmarks import EvalContext, Result, Score, load_benchmark, validation_prompts
+from isheep.benchmarks import Benchmark, EvalContext, Result, Score, load_benchmark, validation_prompts
 from isheep.cli import main
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
@@ -31,6 +31,7 @@ from isheep.rundir.jsonl import read_rows
 from isheep.rundir.run import open_run_for_writing, read_events
 from isheep.rundir.training_file import read_training_file
 from isheep.sweep import find_reusable_files, run_recipe, run_sweep, source_fingerprint
+from tests.helpers.backends import add_benchmark, use_backend
 from tests.helpers.fakes import FakeChat
 from tests.helpers.hashes import hash_files
 
@@ -63,9 +64,10 @@ class Trained(NamedTuple):
 
 
 class Lab:
-    """Fakes at the doors, which count. A model writes what its adapter and its request's seed say."""
+    """A backend that counts its calls. A model's text depends on its adapter, the prompt and the request's seed."""
 
     def __init__(self) -> None:
+        self.backend = Backend(self.open_engine, self.train, lambda name, model: FakeChat())  # type: ignore[arg-type, return-value]
         self.asked = 0
         self.trained: list[Trained] = []
         self.scores: dict[str, list[float]] = {}
@@ -89,6 +91,12 @@ class Lab:
         (into / "adapter_model.safetensors").write_text(str(derive_seed(text)))
         (into / "adapter_config.json").write_text(recipe.training.lora.model_dump_json())
 
+    def run_recipe(self, recipe: Recipe, out: Path) -> tuple[RunFolder, int]:
+        return run_recipe(recipe, out, backend=self.backend)
+
+    def run_sweep(self, recipes: Mapping[str, Recipe], out: Path) -> list[Path]:
+        return run_sweep(recipes, out, backend=self.backend)
+
 
 def weights(model: Model) -> str | None:
     return (model.adapter / "adapter_model.safetensors").read_text() if model.adapter else None
@@ -96,11 +104,15 @@ def weights(model: Model) -> str | None:
 
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
-    lab = Lab()
-    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda name, model: FakeChat())
-    monkeypatch.setattr(DEFAULT_BACKEND, "open_engine", lab.open_engine)
-    monkeypatch.setattr(DEFAULT_BACKEND, "train", lab.train)
+    # The fake model has neither a tokenizer nor a context that prompts could fill.
     monkeypatch.setattr(isheep.sweep, "check_prompt_fits", lambda recipe, chat: None)
+    return Lab()
+
+
+@pytest.fixture
+def command_lab(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """Return a lab that the commands use."""
+    use_backend(monkeypatch, lab.backend)
     return lab
 
 
@@ -129,7 +141,7 @@ STAGES = {f"iter-1/{name}.jsonl" for name in ("replies", "pairs", "assessed")}
 
 def test_eight_thresholds_write_and_rate_iteration_1_once(lab: Lab, tmp_path: Path) -> None:
     recipes = {str(n): recipe(iterations=1, filters=[{"kind": "score", "at_least": n}]) for n in range(2, 10)}
-    runs = run_sweep(recipes, tmp_path)
+    runs = lab.run_sweep(recipes, tmp_path)
     for stage in STAGES:
         assert sum(own_files(run).count(stage) for run in runs) == 1
         assert [shared(run).get(stage) for run in runs[1:]] == [f"../2/{stage}"] * 7
@@ -151,8 +163,8 @@ def test_a_shared_run_has_the_files_of_one_alone(lab: Lab, tmp_path: Path) -> No
         "more": recipe(synthesis={**TASKS, "tasks": 30}),
         "seed": recipe(seed=7),
     }
-    for (name, settings), run in zip(recipes.items(), run_sweep(recipes, tmp_path / "sweep"), strict=True):
-        run_recipe(settings, tmp_path / "alone" / name)
+    for (name, settings), run in zip(recipes.items(), lab.run_sweep(recipes, tmp_path / "sweep"), strict=True):
+        lab.run_recipe(settings, tmp_path / "alone" / name)
         assert result_hashes(run) == result_hashes(tmp_path / "alone" / name), name
     first_stages = {"iter-1/replies.jsonl", "iter-1/pairs.jsonl"}
     two = STAGES | {stage.replace("1", "2") for stage in STAGES} | {"iter-1/adapter"}
@@ -185,9 +197,9 @@ def test_an_iteration_with_other_settings_shares_only_equal_files(lab: Lab, tmp_
         "untold": recipe(**{**DROMEDARY, "response": {"batch_size": 8}}, **then()),
         "seeds": recipe(**{**DROMEDARY, "synthesis": TASKS}, **then()),
     }
-    runs = run_sweep(recipes, tmp_path / "sweep")
+    runs = lab.run_sweep(recipes, tmp_path / "sweep")
     for (name, settings), run in zip(recipes.items(), runs, strict=True):
-        run_recipe(settings, tmp_path / "alone" / name)
+        lab.run_recipe(settings, tmp_path / "alone" / name)
         assert result_hashes(run) == result_hashes(tmp_path / "alone" / name), name
     first_stages = {"iter-1/topics.jsonl", "iter-1/replies.jsonl"}
     first = first_stages | {f"iter-1/{name}" for name in ("pairs.jsonl", "perplexity.jsonl", "adapter")}
@@ -210,12 +222,12 @@ def test_answers_by_other_prompts_of_the_same_name_are_not_shared(lab: Lab, tmp_
     for name, words in (("a", "At length:"), ("b", "At length:"), ("c", "In full:")):
         prompt_file.write_text(f'chat: "{words} {{instruction}}"')
         prompts._load_prompt_file.cache_clear()
-        run_sweep({name: settings}, out)
+        lab.run_sweep({name: settings}, out)
     pairs = "iter-2/pairs.jsonl"
     assert shared(out / "b")[pairs] == f"../a/{pairs}" and "iter-1/adapter" in shared(out / "c")
     assert pairs in own_files(out / "c") and result_hashes(out / "c")[pairs] != result_hashes(out / "a")[pairs]
     with pytest.raises(UserError, match=r"prompt file .*mine\.yaml is not what run folder .*/a was made with"):
-        run_recipe(settings, out / "a")
+        lab.run_recipe(settings, out / "a")
 
 
 OWN = {"tasks": 24, "batch_size": 8, "novelty": None, "inputs": False, "generated": 2}
@@ -232,8 +244,8 @@ def test_self_instructs_own_pipeline_is_shared_as_far_as_it_is_the_same(lab: Lab
         "answers": recipe(**own | {"response": {"batch_size": 8}}),
         "with inputs": recipe(**own | {"response": {"batch_size": 8}, "synthesis": {**OWN, "inputs": True}}),
     }
-    for (name, settings), run in zip(recipes.items(), run_sweep(recipes, tmp_path / "sweep"), strict=True):
-        run_recipe(settings, tmp_path / "alone" / name)
+    for (name, settings), run in zip(recipes.items(), lab.run_sweep(recipes, tmp_path / "sweep"), strict=True):
+        lab.run_recipe(settings, tmp_path / "alone" / name)
         assert result_hashes(run) == result_hashes(tmp_path / "alone" / name), name
     first = {f"iter-1/{name}.jsonl" for name in ("replies", "task_kinds", "instances", "pairs")}
     expected = {"again": first, "more shown": {"iter-1/replies.jsonl"}, "answers": {"iter-1/replies.jsonl"}}
@@ -248,7 +260,7 @@ def test_self_instructs_own_pipeline_is_shared_as_far_as_it_is_the_same(lab: Lab
 def test_one_iteration_may_write_instances_for_the_tasks_of_another(lab: Lab, tmp_path: Path) -> None:
     start = {"synthesis": {**OWN, "topics": {"share": 0.5, "rounds": 1}}, "assessment": None, "filters": []}
     then = {2: {"synthesis": {"tasks_of": 1, "topics": None}, "response": INSTANCES}}
-    run_recipe(recipe(**start, iteration=then), tmp_path)
+    lab.run_recipe(recipe(**start, iteration=then), tmp_path)
     first, second = tmp_path / "iter-1", tmp_path / "iter-2"
     assert (first / "tasks.jsonl").read_text() == (second / "tasks.jsonl").read_text()
     assert not (first / "task_kinds.jsonl").exists() and (second / "instances.jsonl").read_text()
@@ -258,23 +270,22 @@ def test_one_iteration_may_write_instances_for_the_tasks_of_another(lab: Lab, tm
 
 def test_a_finished_sweep_generates_nothing(lab: Lab, tmp_path: Path) -> None:
     recipes = {"a": recipe(), "b": recipe(training={"epochs": 1})}
-    contents_before = [result_hashes(run) for run in run_sweep(recipes, tmp_path)]
+    contents_before = [result_hashes(run) for run in lab.run_sweep(recipes, tmp_path)]
     num_calls, trained = lab.asked, len(lab.trained)
-    assert [result_hashes(run) for run in run_sweep(recipes, tmp_path)] == contents_before
+    assert [result_hashes(run) for run in lab.run_sweep(recipes, tmp_path)] == contents_before
     assert (lab.asked, len(lab.trained)) == (num_calls, trained)
 
 
-def test_a_stopped_sweep_continues(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_sweep_continues(lab: Lab, tmp_path: Path) -> None:
     recipes = {"a": recipe(), "b": recipe(training={"epochs": 1})}
-    expected = [result_hashes(run) for run in run_sweep(recipes, tmp_path / "whole")]
+    expected = [result_hashes(run) for run in lab.run_sweep(recipes, tmp_path / "whole")]
 
     def stop(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
-        context.setattr(DEFAULT_BACKEND, "train", stop)
-        run_sweep(recipes, tmp_path / "stopped")
-    assert [result_hashes(run) for run in run_sweep(recipes, tmp_path / "stopped")] == expected
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(recipes, tmp_path / "stopped", backend=replace(lab.backend, train=stop))
+    assert [result_hashes(run) for run in lab.run_sweep(recipes, tmp_path / "stopped")] == expected
 
 
 def test_a_run_does_not_resume_from_an_incomplete_copy(
@@ -282,7 +293,7 @@ def test_a_run_does_not_resume_from_an_incomplete_copy(
 ) -> None:
     """Stopped as an adapter is copied, and gone on with alone."""
     settings = recipe(iterations=1)
-    [complete] = run_sweep({"a": settings}, tmp_path)
+    [complete] = lab.run_sweep({"a": settings}, tmp_path)
 
     def stop(source: Path, to: Path) -> None:
         to.mkdir()
@@ -291,21 +302,21 @@ def test_a_run_does_not_resume_from_an_incomplete_copy(
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
         context.setattr(shutil, "copytree", stop)
-        run_sweep({"a": settings, "b": settings}, tmp_path)
+        lab.run_sweep({"a": settings, "b": settings}, tmp_path)
     assert not (tmp_path / "b/iter-1/adapter.part").exists()
-    run_recipe(settings, tmp_path / "b")
+    lab.run_recipe(settings, tmp_path / "b")
     hashes = {name: digest for name, digest in result_hashes(tmp_path / "b").items() if ".copy.part" not in name}
     assert hashes == result_hashes(complete)
     (tmp_path / "b/iter-1/pairs.jsonl.part").write_text("begun")
     (tmp_path / "b/iter-1/pairs.jsonl").unlink()
-    run_sweep({"a": settings, "b": settings}, tmp_path)
+    lab.run_sweep({"a": settings, "b": settings}, tmp_path)
     assert not (tmp_path / "b/iter-1/pairs.jsonl.part").exists()
 
 
 def test_a_setting_that_fails_does_not_stop_the_others(lab: Lab, tmp_path: Path) -> None:
     recipes = {"none": recipe(filters=[{"kind": "score", "above": 9}]), "some": recipe()}
     with pytest.raises(UserError, match="1 of 2 settings could not be finished: none: iteration 1: 0 of 24 pairs left"):
-        run_sweep(recipes, tmp_path)
+        lab.run_sweep(recipes, tmp_path)
     assert (tmp_path / "some/iter-2/adapter").exists()
 
 
@@ -315,14 +326,14 @@ def test_ratings_by_other_prompts_of_the_same_name_are_not_shared(lab: Lab, tmp_
     for name, words in (("a", "Rate"), ("b", "Rate"), ("c", "Please rate")):
         prompt_file.write_text(f'quality: "{words} {{instruction}} {{output}}"')
         prompts._load_prompt_file.cache_clear()
-        run_sweep({name: settings}, out)
+        lab.run_sweep({name: settings}, out)
     assert shared(out / "b")["iter-1/assessed.jsonl"] == "../a/iter-1/assessed.jsonl"
     assert "iter-1/pairs.jsonl" in shared(out / "c") and "iter-1/assessed.jsonl" in own_files(out / "c")
 
 
 def test_a_file_with_another_source_is_not_shared(lab: Lab, tmp_path: Path) -> None:
     """Change one source of a file at a time, in a run that is otherwise the same."""
-    run_sweep(dict.fromkeys("ab", recipe(training={"data": "all"})), tmp_path)
+    lab.run_sweep(dict.fromkeys("ab", recipe(training={"data": "all"})), tmp_path)
     settings = recipe(training={"data": "all"}, evaluation=["lamb"])
     files = (
         "iter-1/replies.jsonl",
@@ -367,42 +378,40 @@ def test_a_file_with_another_source_is_not_shared(lab: Lab, tmp_path: Path) -> N
 def test_a_benchmark_s_files_are_shared_with_its_result(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from isheep.benchmarks import lamb
-
-    def run(context: EvalContext) -> Result:
+    def answer_two(context: EvalContext) -> Result:
         answers = context.answers(["One?", "Two?"], Sampling())
         return Result(scores={"right": Score(items=[bool(answer.tokens % 2) for answer in answers])})
 
-    monkeypatch.setattr(lamb, "BENCHMARK", replace(lamb.BENCHMARK, run=run))
-    recipes = {n: recipe(iterations=1, evaluation=["lamb"], training={"epochs": len(n)}) for n in ("a", "bb", "a ")}
+    add_benchmark(monkeypatch, replace(load_benchmark("lamb"), name="own", run=answer_two))
+    recipes = {n: recipe(iterations=1, evaluation=["own"], training={"epochs": len(n)}) for n in ("a", "bb", "a ")}
     first, second, killed = (tmp_path / name for name in recipes)
-    run_sweep({"a": recipes["a"]}, tmp_path)
+    lab.run_sweep({"a": recipes["a"]}, tmp_path)
     # The evaluation of this run was killed.
-    (killed / "base/eval/lamb").mkdir(parents=True)
-    (killed / "base/eval/lamb/answers.jsonl.part").write_text('{"out')
+    (killed / "base/eval/own").mkdir(parents=True)
+    (killed / "base/eval/own/answers.jsonl.part").write_text('{"out')
     (killed / "version.json").write_text('{"format": 2}')
     (killed / "recipe.yaml").write_text(loading.dump_recipe(recipes["a "]))
-    run_sweep(recipes, tmp_path)
-    assert shared(second)["base/eval/lamb.json"] == "../a/base/eval/lamb.json"
+    lab.run_sweep(recipes, tmp_path)
+    assert shared(second)["base/eval/own.json"] == "../a/base/eval/own.json"
     for run in (second, killed):
         assert {n for n in result_hashes(run) if "base" in n} == {n for n in result_hashes(first) if "base" in n}
-    assert "iter-1/eval/lamb/answers.jsonl" in own_files(second)
+    assert "iter-1/eval/own/answers.jsonl" in own_files(second)
 
     # A result about other items than the benchmark has now is not shared, and its answers are not.
-    result = first / "base/eval/lamb.json"
+    result = first / "base/eval/own.json"
     result.write_text(result.read_text().replace('"prompt_fingerprint": "', '"prompt_fingerprint": "0'))
     find = find_reusable_files(recipes["bb"], second)
-    for name in ("base/eval/lamb.json", "base/eval/lamb/answers.jsonl"):
+    for name in ("base/eval/own.json", "base/eval/own/answers.jsonl"):
         assert find(name) == killed / name
     # Without the result, it is not known what the answers are about.
-    (killed / "base/eval/lamb.json").unlink()
-    assert not find("base/eval/lamb.json") and not find("base/eval/lamb/answers.jsonl")
+    (killed / "base/eval/own.json").unlink()
+    assert not find("base/eval/own.json") and not find("base/eval/own/answers.jsonl")
 
 
 def test_a_sweep_over_a_run_is_refused(lab: Lab, tmp_path: Path) -> None:
-    run_recipe(recipe(iterations=1), tmp_path)
+    lab.run_recipe(recipe(iterations=1), tmp_path)
     with pytest.raises(UserError, match="is a run folder"):
-        run_sweep({"a": recipe()}, tmp_path)
+        lab.run_sweep({"a": recipe()}, tmp_path)
 
 
 # --- the iterative settings of Section 4.5
@@ -411,7 +420,7 @@ def test_a_sweep_over_a_run_is_refused(lab: Lab, tmp_path: Path) -> None:
 def test_each_iterative_setting_trains_on_its_rows(lab: Lab, tmp_path: Path) -> None:
     def run(**training: Any) -> list[Trained]:
         num_trained = len(lab.trained)
-        run_recipe(recipe(iterations=3, training=training), tmp_path / repr(training))
+        lab.run_recipe(recipe(iterations=3, training=training), tmp_path / repr(training))
         return lab.trained[num_trained:]
 
     def iterations(call: Trained) -> set[str]:
@@ -429,7 +438,7 @@ def test_the_data_of_all_iterations_are_written_and_exported(lab: Lab, tmp_path:
     from isheep.export import ExportFormat, ExportRows
     from isheep.export.iteration import export_dataset
 
-    run_recipe(recipe(training={"data": "all"}), tmp_path)
+    lab.run_recipe(recipe(training={"data": "all"}), tmp_path)
     rows = json.loads((tmp_path / "iter-2/train.json").read_text())
     assert len(rows) == len(lab.trained[1].pairs) > len(lab.trained[0].pairs)
     export_dataset(tmp_path, ExportFormat.alpaca, ExportRows.kept, None, tmp_path / "data.json")
@@ -454,29 +463,26 @@ def right(*values: float) -> Result:
 
 
 @pytest.fixture
-def examined(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
-    """A benchmark whose validation part gives these scores to M^0, M^1, ..."""
-    from isheep.benchmarks import lamb
+def add_scored_benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
+    """Return a function that adds a benchmark "own", whose validation part gives these scores to M^0, M^1, ..."""
 
-    def examined(*scores: float) -> list[float]:
-        remaining = list(scores)
-        part = replace(lamb.BENCHMARK.validation, run=lambda context: right(remaining.pop(0)))  # type: ignore[type-var]
-        monkeypatch.setattr(lamb, "BENCHMARK", replace(lamb.BENCHMARK, validation=part))
+    def add(*scores: float) -> list[float]:
+        remaining, packaged = list(scores), load_benchmark("lamb")
+        part = replace(packaged.validation, run=lambda context: right(remaining.pop(0)))  # type: ignore[type-var]
+        add_benchmark(monkeypatch, replace(packaged, name="own", validation=part))
         return remaining
 
-    return examined
+    return add
 
 
 def test_a_run_stops_when_it_has_no_new_best(
-    examined: Callable[..., list[float]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lab: Lab, add_scored_benchmark: Callable[..., list[float]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = recipe(iterations=5, stop={"benchmark": "lamb", "patience": 1})
-    remaining = examined(0.3, 0.4, 0.4, 0.5, 0.6, 0.7)
-    assert run_recipe(settings, tmp_path)[1] == 2 and len(remaining) == 3
-    assert (
-        run_recipe(settings, tmp_path)[1] == 2 and len(remaining) == 3
-        # A resumed run ends at the same iteration without another evaluation.
-    )
+    remaining = add_scored_benchmark(0.3, 0.4, 0.4, 0.5, 0.6, 0.7)
+    settings = recipe(iterations=5, stop={"benchmark": "own", "patience": 1})
+    assert lab.run_recipe(settings, tmp_path)[1] == 2 and len(remaining) == 3
+    # A resumed run ends at the same iteration without another evaluation.
+    assert lab.run_recipe(settings, tmp_path)[1] == 2 and len(remaining) == 3
     assert "stopped after iteration 2 of 5" in capsys.readouterr().err
     assert not (tmp_path / "iter-3").exists() and not list(tmp_path.rglob("eval"))
     with pytest.raises(SystemExit) as end:
@@ -487,38 +493,38 @@ def test_a_run_stops_when_it_has_no_new_best(
 
 @pytest.mark.parametrize(("patience", "last"), [(1, 2), (2, 3)])
 def test_patience_is_how_long_a_run_waits(
-    examined: Callable[..., list[float]], tmp_path: Path, patience: int, last: int
+    lab: Lab, add_scored_benchmark: Callable[..., list[float]], tmp_path: Path, patience: int, last: int
 ) -> None:
     # Iteration 1 is the best; two iterations in a row without a new best end the run at iteration 3.
-    examined(0.3, 0.5, 0.4, 0.5, 0.4, 0.6)
-    assert run_recipe(recipe(iterations=5, stop={"benchmark": "lamb", "patience": patience}), tmp_path)[1] == last
+    add_scored_benchmark(0.3, 0.5, 0.4, 0.5, 0.4, 0.6)
+    settings = recipe(iterations=5, stop={"benchmark": "own", "patience": patience})
+    assert lab.run_recipe(settings, tmp_path)[1] == last
 
 
 def test_a_benchmark_gets_its_settings_and_its_folder(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from isheep.benchmarks import lamb
-
     contexts: list[EvalContext] = []
 
     def run(context: EvalContext) -> Result:
         contexts.append(context)
         return Result(scores={})
 
-    # lamb itself needs no data and refuses them
-    stub = replace(lamb.BENCHMARK, run=run, prompts=lambda settings: [], score_inputs=lambda settings: [])
-    monkeypatch.setattr(lamb, "BENCHMARK", stub)
-    run_recipe(recipe(iterations=1, evaluation=[{"name": "lamb", "data": "my/copy"}], seed=5), tmp_path)
+    own = Benchmark("own", run, prompts=lambda settings: [], score_inputs=lambda settings: [])
+    add_benchmark(monkeypatch, own)
+    lab.run_recipe(recipe(iterations=1, evaluation=[{"name": "own", "data": "my/copy"}], seed=5), tmp_path)
     assert [(exam.data, exam.is_base, exam.seed) for exam in contexts] == [
         (Path("my/copy"), True, 5),
         (Path("my/copy"), False, 5),
     ]
-    assert [exam.folder.path for exam in contexts] == [tmp_path / t / "eval" / "lamb" for t in ("base", "iter-1")]
+    assert [exam.folder.path for exam in contexts] == [tmp_path / t / "eval" / "own" for t in ("base", "iter-1")]
 
 
-def test_a_run_that_gains_goes_on_to_the_end(examined: Callable[..., list[float]], tmp_path: Path) -> None:
-    examined(0.3, 0.4, 0.5)
-    assert run_recipe(recipe(stop={"benchmark": "lamb"}), tmp_path)[1] == 2
+def test_a_run_that_gains_goes_on_to_the_end(
+    lab: Lab, add_scored_benchmark: Callable[..., list[float]], tmp_path: Path
+) -> None:
+    add_scored_benchmark(0.3, 0.4, 0.5)
+    assert lab.run_recipe(recipe(stop={"benchmark": "own"}), tmp_path)[1] == 2
 
 
 @pytest.mark.parametrize("name", [name for name in benchmark_names() if load_benchmark(name).validation])
@@ -532,17 +538,17 @@ def test_the_items_of_a_stopping_rule_are_not_reported(name: str) -> None:
 
 @pytest.mark.parametrize("stop", [None, Stop(benchmark="lamb")])
 def test_prompts_of_the_validation_part_are_dropped_if_it_stops_the_run(
-    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: Stop | None
+    lab: Lab, tmp_path: Path, stop: Stop | None
 ) -> None:
     exam, part = (
         benchmarks.evaluation_prompts([BenchmarkSettings(name="lamb")])[0],
         validation_prompts(Stop(benchmark="lamb"))[0],
     )
     tasks = [Task(id=f"t1-{n}", instruction=text) for n, text in enumerate([exam, part, "Another task", "A fourth"])]
-    monkeypatch.setattr("isheep.algorithm.synthesize", lambda *arguments: tasks)
     settings = recipe(iterations=1, evaluation=["lamb"], filters=[{"kind": "contamination"}], stop=stop)
     with open_run_for_writing(tmp_path, settings) as folder:
-        list(align(settings, folder))
+        (folder / "iter-1").write("tasks.jsonl", Task, tasks)
+        list(align(settings, folder, backend=lab.backend))
         assert [drop.row for drop in folder.read("iter-1/dropped.jsonl", Drop)] == ["t1-0", "t1-1"][: 1 + bool(stop)]
 
 
@@ -558,19 +564,19 @@ def command(*words: str | Path) -> int:
 BASE = "model: fake\niterations: 1\nsynthesis: {tasks: 24, batch_size: 8, novelty: null}\nresponse: {batch_size: 8}\n"
 
 
-def test_seeds_get_a_folder_each(lab: Lab, tmp_path: Path) -> None:
+def test_seeds_get_a_folder_each(command_lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(BASE)
     assert command("run", tmp_path / "mine.yaml", "--seeds", "3", "--out", tmp_path / "out", "seed=5") == 0
     runs = sorted(path for path in (tmp_path / "out").iterdir())
     assert [run.name for run in runs] == ["seed-5", "seed-6", "seed-7"]
     assert len({result_hashes(run)["iter-1/pairs.jsonl"] for run in runs}) == 3
-    num_calls, contents_before = lab.asked, [result_hashes(run) for run in runs]
+    num_calls, contents_before = command_lab.asked, [result_hashes(run) for run in runs]
     assert command("run", tmp_path / "mine.yaml", "--seeds", "4", "--out", tmp_path / "out", "seed=5") == 0
     assert [result_hashes(run) for run in runs] == contents_before and (tmp_path / "out/seed-8/iter-1/adapter").exists()
-    assert lab.asked == num_calls + num_calls // 3 and len(lab.trained) == 4
+    assert command_lab.asked == num_calls + num_calls // 3 and len(command_lab.trained) == 4
 
 
-def test_a_grid_and_names_make_folders(lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grid_and_names_make_folders(command_lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "base.yaml").write_text(BASE)
     (tmp_path / "grid.yaml").write_text(
         "like: base.yaml\nfilters: [{kind: score, at_least: 6}]\n"
@@ -580,7 +586,7 @@ def test_a_grid_and_names_make_folders(lab: Lab, tmp_path: Path, capsys: pytest.
     assert command("sweep", tmp_path / "grid.yaml", "--out", out, "response.batch_size=4") == 0
     names = {f"{name},filters.0.at_least={n}" for name in ("base", "last") for n in (6, 7)}
     assert {path.name for path in out.iterdir()} == names
-    assert len(lab.trained) == 2
+    assert len(command_lab.trained) == 2
     output = capsys.readouterr().out
     assert "rows" in output and "runs     " in output
     saved = api.load_recipe(out / "last,filters.0.at_least=7" / "recipe.yaml")
@@ -689,7 +695,7 @@ def test_every_recipe_on_lamb_runs(name: str, lab: Lab, tmp_path: Path, monkeypa
     stub = replace(lamb.BENCHMARK, run=lambda context: right(True), validation=part)
     monkeypatch.setattr(lamb, "BENCHMARK", stub)
     [settings] = recipes_of(name).values()
-    run, t = run_recipe(settings, tmp_path)
+    run, t = lab.run_recipe(settings, tmp_path)
     assert (
         t == (1 if settings.stop else settings.iterations)
         and run.has(f"iter-{t}/adapter")

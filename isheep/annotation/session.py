@@ -123,8 +123,8 @@ def comparison_session(
 ) -> AnnotationSession:
     """Return two models' answers to the same tasks, left or right at random.
 
-    Answers that are the same text become a tie without a question. The answers are made by the run's response stage and
-    kept in annotations/answers/. Raises UserError if a model does not exist.
+    Answers that are the same text become a tie without a question. The answers are made by the run's response stage,
+    with models that `backend` opens, and kept in annotations/answers/. Raises UserError if a model does not exist.
     """
     recipe, run = open_run(run_dir)
     if models[0] == models[1]:

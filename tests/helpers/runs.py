@@ -6,18 +6,20 @@ from typing import Any
 
 import pytest
 
-from isheep.backends import DEFAULT_BACKEND
+from isheep.backends import Backend
 from isheep.benchmarks import lamb
 from isheep.engines.function import SeededFunctionEngine
 from isheep.lamb.suite import suite
 from isheep.recipe.schema import Recipe
 from isheep.records import Model
 from isheep.rundir.run import open_run_for_writing
+from tests.helpers.backends import use_backend
 from tests.helpers.fakes import FakeChat
 
 
 def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Replace engines and templates; return the names of the models that have answered, in order."""
+    """Let commands use fake engines and a fake template, and shorten lamb's test; return the names of the models that
+    have answered, in order."""
     models: list[str] = []
 
     def open_engine(recipe: Recipe, model: Model) -> SeededFunctionEngine:
@@ -30,12 +32,8 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return SeededFunctionEngine(answer)
 
-    monkeypatch.setattr(DEFAULT_BACKEND, "open_engine", open_engine)
-    monkeypatch.setattr(
-        DEFAULT_BACKEND,
-        "load_chat_template",
-        lambda name, model: FakeChat(name="qwen", template="<|user|>...<|answer|>"),
-    )
+    chat = FakeChat(name="qwen", template="<|user|>...<|answer|>")
+    use_backend(monkeypatch, Backend(open_engine, load_chat_template=lambda name, model: chat))  # type: ignore[arg-type, return-value]
     monkeypatch.setattr(lamb, "suite", lambda: suite()[:30])
     return models
 

@@ -3,5 +3,5 @@
 from isheep.benchmarks.support.lm_eval_tasks import StandardTask
 from isheep.benchmarks.support.sources import NQ
 
-TASK = StandardTask("standard/nq", NQ, folder="nq_open", task="nq_open")
+TASK = StandardTask("standard/nq", NQ, folder="nq_open", task="nq_open", needs_logprobs=False)
 BENCHMARK = TASK.benchmark()

@@ -3,5 +3,5 @@
 from isheep.benchmarks.support.lm_eval_tasks import StandardTask
 from isheep.benchmarks.support.sources import TRIVIAQA
 
-TASK = StandardTask("standard/triviaqa", TRIVIAQA, folder="triviaqa", task="triviaqa")
+TASK = StandardTask("standard/triviaqa", TRIVIAQA, folder="triviaqa", task="triviaqa", needs_logprobs=False)
 BENCHMARK = TASK.benchmark()

@@ -35,7 +35,8 @@ class StandardTask:
     """A benchmark of the standard protocol.
 
     `folder` holds the task file, in lm-eval's own folder of tasks or an absolute path; `task` is the task's name in it.
-    With `by_subject` the rows have a "subject", and each subject is a task TASK_SUBJECT of its own.
+    With `by_subject` the rows have a "subject", and each subject is a task TASK_SUBJECT of its own. `needs_logprobs` is
+    False if the task reads answers that the model writes, instead of comparing options.
     """
 
     name: str
@@ -43,6 +44,7 @@ class StandardTask:
     folder: str | Path
     task: str
     by_subject: bool = False
+    needs_logprobs: bool = True
 
     def benchmark(self) -> Benchmark:
         """Return the task as a benchmark."""
@@ -52,7 +54,7 @@ class StandardTask:
             prompts=lambda settings: question_texts(self.source, settings),
             score_inputs=self.score_inputs,
             items_from="hub",
-            needs_logprobs=True,
+            needs_logprobs=self.needs_logprobs,
         )
 
     def score_inputs(self, settings: BenchmarkSettings) -> object:
