@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +16,10 @@ from isheep.benchmarks import register_benchmark
 from isheep.benchmarks.support.base import ValidationPart
 from isheep.engines import transformers
 from isheep.records import TokenLogprobs
-from tests.helpers.command import files, refused
+from tests.helpers.backends import use_backend
+from tests.helpers.command import refused
 from tests.helpers.function_model import SMALL, write_texts
+from tests.helpers.hashes import hash_files
 from tests.helpers.mistakes import Unprintable, benchmark, end_process, error_of, fail
 from tests.helpers.runs import make_run, write_result
 
@@ -285,13 +288,13 @@ def test_a_filter_that_fails_is_named_and_the_run_continues_once_it_is_corrected
     for value, message in (("", "''"), ("  ", "' '"), (True, "True"), (Unprintable(), "<Unprintable>")):
         error = error_of(lambda value=value: run_with(returning(value)))  # type: ignore[misc]
         assert f"filter drop returned {message} for pair" in str(error), value
-    before = files(run_dir)
+    before = hash_files(run_dir)
     error = error_of(lambda: run_with(lambda pair: 1 / 0))
     assert re.search(
         r"filter drop failed on pair \S+: ZeroDivisionError: division by zero \(test_user_code", str(error)
     )
     assert isinstance(error.__cause__, ZeroDivisionError)
-    assert files(run_dir) == before and "iter-1/pairs.jsonl" in before
+    assert hash_files(run_dir) == before and "iter-1/pairs.jsonl" in before
     run = run_with(lambda pair: "two\nlines" if pair.id.endswith("0") else None)
     assert [drop.why for drop in run.iterations[0].dropped] == ["two lines"]
 
@@ -357,8 +360,10 @@ def test_code_that_is_not_allowed_is_refused_before_a_model_is_opened(
     tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[object] = []
+    # The real `open_engine` refuses the code, so only what it would open is replaced.
     monkeypatch.setattr(transformers, "open_engine", lambda *arguments, **keywords: opened.append(arguments))
-    monkeypatch.setattr(DEFAULT_BACKEND, "load_chat_template", lambda *arguments: opened.append(arguments))
+    backend = replace(DEFAULT_BACKEND, load_chat_template=lambda *arguments: opened.append(arguments))  # type: ignore[arg-type, return-value, func-returns-value]
+    use_backend(monkeypatch, backend)
     (tmp_path / "mine.py").write_text("raise SystemExit('executed')\n")
     engine = {"machine": {"engine": f"{tmp_path}/mine.py:open_engine"}} if command in ("chat", "annotate") else {}
     run = make_run(tmp_path / "run", 1, evaluation=["lamb", f"{tmp_path}/mine.py:BENCHMARK"], **engine)
@@ -366,8 +371,8 @@ def test_code_that_is_not_allowed_is_refused_before_a_model_is_opened(
     (run / "iter-1" / "pairs.jsonl").write_text(json.dumps(row) + "\n")
     rated = {**row, "grades": {name: {"score": 9, "reply": "9"} for name in ("quality", "following")}}
     (run / "iter-1" / "assessed.jsonl").write_text(json.dumps(rated) + "\n")
-    before = files(run)
+    before = hash_files(run)
     words = ("--compare", "0", "1") if command == "annotate" else ()
     line = refused(command, run, *words)
     assert "is Python code of your own: pass --allow-code to execute it" in line
-    assert not [arguments for arguments in opened if command != "annotate"] and files(run) == before
+    assert not [arguments for arguments in opened if command != "annotate"] and hash_files(run) == before
