@@ -35,7 +35,7 @@ def align(
     UserError if an iteration keeps too few pairs to train on, or if its training file has changed since its model was
     trained.
     """
-    chat = backend.load_chat_template(recipe.chat_template, recipe.model)
+    chat = backend.load_chat_template(*recipe.chat_arguments)
     seeds = run.read("seeds.jsonl", SeedTask)
     extra_filters = [as_filter(function) for function in filters]
     # line 1: M^0 <- M^base

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
@@ -125,10 +126,10 @@ def open_judge(recipe: Recipe, benchmark: BenchmarkSettings) -> Judge:
         return EndpointJudge(settings.model, recipe.machine.judging, settings.parameters)
 
     name = settings.model or ""
-    model, chat = local_model(name)
+    (model, chat), day = local_model(name), _date_of_run(name)
 
     def open_local() -> tuple[Engine, ChatTemplate]:
-        return open_local_engine(recipe, model, chat), load_chat_template(chat, model.base)
+        return open_local_engine(recipe, model, chat), load_chat_template(chat, model.base, day)
 
     return LocalJudge(name, open_local, recipe.seed, settings.parameters, identity=_weights_identity(model))
 
@@ -150,8 +151,7 @@ def local_model(name: str) -> tuple[Model, str]:
     `name` is a run folder (its newest model), the folder of an iteration in one, or a checkpoint. Raises UserError if
     a run folder has no such model.
     """
-    path = Path(name)
-    run_dir = next((folder for folder in (path, path.parent) if (folder / "recipe.yaml").is_file()), None)
+    path, run_dir = Path(name), _run_of_model(name)
     if run_dir is None:
         return Model(name), "tokenizer"
     recipe, _ = open_run(run_dir)
@@ -161,6 +161,18 @@ def local_model(name: str) -> tuple[Model, str]:
         models = ", ".join([BASE_DIR, *sorted(adapters)])
         raise UserError(f"judge {name!r} is no model of that run: give {models} in it")
     return Model(recipe.model, adapters.get(iteration)), recipe.chat_template
+
+
+def _run_of_model(name: str) -> Path | None:
+    """Return the run folder that `name` is, or whose iteration it is."""
+    path = Path(name)
+    return next((folder for folder in (path, path.parent) if (folder / "recipe.yaml").is_file()), None)
+
+
+def _date_of_run(name: str) -> date | None:
+    """Return the date that the chat template of a model in a run folder sees."""
+    run_dir = _run_of_model(name)
+    return open_run(run_dir)[0].date if run_dir else None
 
 
 TRAINERS = {
@@ -236,7 +248,7 @@ class Backend:
 
     open_engine: Callable[[Recipe, Model], Engine] = open_engine
     train: Callable[[Recipe, ChatTemplate, Model, Path, int, Path], None] = train
-    load_chat_template: Callable[[str, str], ChatTemplate] = load_chat_template
+    load_chat_template: Callable[..., ChatTemplate] = load_chat_template
     check_engine: Callable[[Recipe, bool], list[str]] = check_engine
     check_training: Callable[[Recipe], None] = check_training
     engine_name: str | None = None

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ from isheep.evaluation import evaluate
 from isheep.evaluation.evaluate import is_last_iteration, validation_scores
 from isheep.evaluation.results import read_result
 from isheep.filters.custom import PairFunction, as_filter
+from isheep.models.adapter_files import check_tokenizer_files
+from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import check_device
+from isheep.recipe.loading import load_saved_recipe
 from isheep.recipe.schema import BenchmarkSettings, Recipe
 from isheep.records import Model
 from isheep.rundir.artifacts import Artifact, artifact_of
@@ -32,9 +36,10 @@ from isheep.rundir.python_objects import Names, check_python_objects, save_pytho
 from isheep.rundir.run import check_run_dir, has_current_format, open_run, open_run_for_writing, saved_prompts
 from isheep.stages import assess
 from isheep.stages.respond import check_prompt_fits
+from isheep.trainers.rows import check_cutoff
 
 # The keys of a recipe that every shared file depends on.
-COMMON_KEYS = {"model", "chat_template", "seed", "machine"}
+COMMON_KEYS = {"model", "chat_template", "date", "seed", "machine"}
 
 # The files of a model's adapter that decide what the model generates.
 MODEL_FILES = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
@@ -70,6 +75,7 @@ def iterate_recipe(
 
     `filters` are those of algorithm.align. The run folder is locked until the iterator is exhausted or closed.
     """
+    recipe = with_run_date(recipe, out, backend)
     with open_run_for_writing(out, recipe) as folder:
         save_python_objects(out, _object_names(backend, filters))
         folder = replace(folder, reuse_from=reuse_from)
@@ -81,6 +87,25 @@ def iterate_recipe(
             yield iteration, model
             if is_last:
                 break
+
+
+def with_run_date(recipe: Recipe, out: Path, backend: Backend = DEFAULT_BACKEND) -> Recipe:
+    """Return the recipe with the date of the run in `out`: that of its recipe.yaml, or today's (UTC) for a new run.
+
+    A recipe has a date only if its chat template reads the clock, so that a run resumed on another day does not change.
+    """
+    if recipe.date or (out / "recipe.yaml").is_file():
+        return with_saved_date(recipe, out)
+    reads_clock = getattr(backend.load_chat_template(*recipe.chat_arguments), "reads_clock", False)
+    return recipe.model_copy(update={"date": datetime.now(UTC).date()}) if reads_clock else recipe
+
+
+def with_saved_date(recipe: Recipe, out: Path) -> Recipe:
+    """Return the recipe with the date that the run in `out` began with, if there is such a run and date."""
+    saved = out / "recipe.yaml"
+    if recipe.date or not saved.is_file() or not has_current_format(out):
+        return recipe
+    return recipe.model_copy(update={"date": load_saved_recipe(saved).date})
 
 
 def _object_names(backend: Backend, filters: Sequence[PairFunction]) -> Names:
@@ -108,18 +133,24 @@ def check_recipe_ready(
     recipe: Recipe, out: Path, *, backend: Backend = DEFAULT_BACKEND, filters: Sequence[PairFunction] = ()
 ) -> None:
     """Raise UserError if a run of this recipe in the folder `out` can't work, before any weights are loaded."""
+    recipe = with_saved_date(recipe, out)
     check_run_dir(out, recipe)
     check_python_objects(out, _object_names(backend, filters))
     check_device(recipe.machine.device)
     backend.check_training(recipe)
-    chat = backend.load_chat_template(recipe.chat_template, recipe.model)
+    chat = backend.load_chat_template(*recipe.chat_arguments)
     check_prompt_fits(recipe, chat)
+    if isinstance(chat, ChatTemplate):
+        for variant in recipe.variants:
+            check_cutoff(chat, variant.training)
     for variant in recipe.variants:
         if variant.assessment:
             assess.check_expected_scores(variant.assessment, chat)
     run = RunFolder(out, out)
     last = next(iteration for iteration in range(recipe.iterations + 1) if is_last_iteration(recipe, run, iteration))
     if is_unfinished(recipe, run, last):
+        if isinstance(chat, ChatTemplate):
+            check_tokenizer_files(recipe.model, chat)
         for note in backend.check_engine(recipe, benchmarks_need_logprobs(recipe)):
             console.print(note, markup=False, soft_wrap=True)
     evaluate.check_benchmarks_ready(recipe, run, range(last + 1), backend=backend)
@@ -149,9 +180,10 @@ def run_sweep(recipes: Mapping[str, Recipe], out: Path, *, backend: Backend = DE
     for name, recipe in recipes.items():
         check_recipe_ready(recipe, out / name, backend=backend)
     errors = []
-    for name, recipe in recipes.items():
+    for name, undated in recipes.items():
         console.print(f"== {out / name}", markup=False, soft_wrap=True)
         try:
+            recipe = with_run_date(undated, out / name, backend)
             run_recipe(recipe, out / name, find_reusable_files(recipe, out / name), backend=backend)
         except UserError as error:
             errors.append(f"{name}: {error}")

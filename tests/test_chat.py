@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 
 from isheep.errors import UserError
 from isheep.models.chat_template import load_chat_template
+from isheep.models.tokenization import encode
 
 PROMPTS = {
     "qwen": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -42,9 +43,13 @@ def test_the_template_of_the_tokenizer(qwen2: Path, llama: Path, tmp_path: Path)
     assert (chat.end, chat.template) == ("<|endoftext|>", plain)
 
 
-def test_a_turn_cannot_hold_special_tokens(checkpoint: Path) -> None:
-    chat = load_chat_template("qwen", str(checkpoint))
-    assert chat.prompt("a<|im_end|>b<|im_<|im_end|>end|>") == PROMPTS["qwen"].format("ab")
+def test_special_tokens_in_a_turn_are_plain_text(checkpoint: Path) -> None:
+    chat, text = load_chat_template("qwen", str(checkpoint)), "a<|im_end|>b<|im_<|im_end|>end|>"
+    prompt = chat.prompt(text)
+    assert prompt == PROMPTS["qwen"].format(text)
+    ids, end = encode(chat.tokenizer, prompt), chat.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert ids.count(end) == PROMPTS["qwen"].count("<|im_end|>")
+    assert chat.tokenizer.decode(ids) == prompt
 
 
 def test_special_tokens_without_a_role_are_special_too(qwen2: Path, tmp_path: Path) -> None:
@@ -55,14 +60,15 @@ def test_special_tokens_without_a_role_are_special_too(qwen2: Path, tmp_path: Pa
     chat = load_chat_template("qwen", str(tmp_path))
     assert "<reserved_1>" not in chat.tokenizer.all_special_tokens
     assert {"<reserved_1>", "<|im_end|>"} <= chat.special
-    assert chat.plain("a<reserved_1>b") == "ab"
+    reserved = chat.tokenizer.convert_tokens_to_ids("<reserved_1>")
+    assert reserved not in encode(chat.tokenizer, chat.prompt("a<reserved_1>b"))
 
 
 def test_a_template_with_a_date_has_the_same_date_every_day(qwen2: Path, tmp_path: Path) -> None:
     today = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
     dated = today + "{{ date_string }}{% for m in messages %}, {{ m.content }}<|im_end|>{% endfor %}"
     chat = load_chat_template("tokenizer", with_template(qwen2, tmp_path, dated))
-    assert chat.prompt("a") == "26 Jul 2024, a<|im_end|>"
+    assert chat.prompt("a") == "26 Jul 2024, a<|im_end|>, "
 
 
 def test_a_tokenizer_of_another_model_is_refused(qwen2: Path, tmp_path: Path) -> None:

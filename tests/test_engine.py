@@ -23,11 +23,12 @@ from isheep.engines.decode import (
     seeded_uniforms,
 )
 from isheep.engines.function import FunctionEngine, SeededFunctionEngine
-from isheep.engines.tokens import decode_tokens, split_stops
+from isheep.engines.tokens import split_stops
 from isheep.engines.transformers import TransformersEngine, open_engine
 from isheep.errors import UserError
 from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT
-from isheep.models.checkpoint import find_checkpoint
+from isheep.models.checkpoint import find_checkpoint, start_token_ids
+from isheep.models.tokenization import decode_tokens
 from isheep.records import Model, Sampling
 from tests.helpers.checkpoints import make_checkpoint
 
@@ -271,7 +272,7 @@ def test_an_end_token_stops_and_is_left_out(checkpoint: Path, tmp_path: Path) ->
 def test_a_special_token_stops_as_an_id(checkpoint: Path) -> None:
     engine = opened(checkpoint)
     token = engine.loaded.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert split_stops(engine.loaded.tokenizer, ["<|im_end|>", "###"]) == ({token}, ["###"])
+    assert split_stops(engine.loaded.tokenizer, ["<|im_end|>", "###"]) == ({token}, ["<|im_end|>", "###"])
     with torch.no_grad():
         engine.loaded.model.get_output_embeddings().weight[token] *= 40  # random weights, now bent on one token
     stopping = GREEDY.model_copy(update={"stop": ("<|im_end|>",), "temperature": 1.0, "top_p": 1.0, "max_tokens": 40})
@@ -335,8 +336,8 @@ def test_what_is_beyond_the_context_is_left_out_and_its_neighbours_are_as_ever(c
 def test_the_beginning_of_sequence_is_never_doubled(llama: Path, qwen2: Path) -> None:
     engine = opened(llama)
     assert engine._prompt_ids(["hot"]) == engine._prompt_ids(["<|begin_of_text|>hot"])
-    assert engine._prompt_ids([""]) == [engine.loaded.start]
-    assert opened(qwen2).loaded.start == [] and len(opened(qwen2)._prompt_ids([""])[0]) == 1
+    assert engine._prompt_ids([""]) == [start_token_ids(engine.loaded.tokenizer)]
+    assert start_token_ids(opened(qwen2).loaded.tokenizer) == [] and len(opened(qwen2)._prompt_ids([""])[0]) == 1
 
 
 @pytest.mark.parametrize("prompts", [MIXED, SHARED], ids=["mixed", "shared"])

@@ -253,6 +253,7 @@ ELSEWHERE = {
     **{f"synthesis.topics.{key}": "test_dromedary.py" for key in ("file", "share", "rounds")},
     "synthesis.tasks_of": "test_dromedary.py",
     "iteration": "test_dromedary.py",
+    "date": "test_families.py: the clock in a chat template",
     "evaluation.name": "test_sweep.py: every recipe on lamb",
     "evaluation.data": "test_sweep.py: what a benchmark is given",
     "evaluation.max_tokens": "test_mt_bench.py, test_alpaca_eval.py",

@@ -160,7 +160,7 @@ def answer_tasks_with(
     if folder.has(name):
         return folder.read(name, Pair)
     model = model_of_iteration(recipe, run, iteration)
-    chat = backend.load_chat_template(recipe.chat_template, recipe.model)
+    chat = backend.load_chat_template(*recipe.chat_arguments)
     seeded = recipe.model_copy(update={"seed": derive_seed(recipe.seed, "annotation")})
     with lock_run(run.path), closing(backend.open_engine(recipe, model)) as engine:
         context = StageContext(seeded, engine, chat, run, iteration, output_dir=folder)

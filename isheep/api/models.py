@@ -72,7 +72,7 @@ class RunModel:
             raise UserError(f"questions {excerpt(questions)}: give a text, or a list of texts")
         recipe, _ = open_run(self.run_dir)
         self.backend.check_code(recipe)
-        chat = self.backend.load_chat_template(recipe.chat_template, recipe.model)
+        chat = self.backend.load_chat_template(*recipe.chat_arguments)
         settings = recipe.response.sampling
         changes: dict[str, Any] = {"temperature": temperature, "stop": (chat.end, *settings.stop)}
         if max_tokens is not None:

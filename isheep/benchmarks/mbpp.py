@@ -14,7 +14,6 @@ from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import DataRow, read_rows, require_file
 from isheep.benchmarks.support.programs import Problem, extract, score_programs
 from isheep.errors import UserError
-from isheep.models.chat_template import render_conversation
 from isheep.prompts import fill_template
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Sampling
@@ -77,9 +76,8 @@ def make_prompt(row: DataRow, examples: list[DataRow], context: EvalContext, tas
         turns.append(("user", fill_template(REQUEST, task=task[task_column], tests=tests)))
         turns.append(("assistant", f"{BEGIN}\n{_code(task)}\n{DONE}"))
     if context.is_base:
-        return "\n".join(text for _, text in turns[:-1]) + f"\n{BEGIN}\n"
-    messages = [(role, context.chat.plain(text)) for role, text in turns[:-1]]
-    return render_conversation(context.chat.tokenizer, context.chat.template, messages, open_answer=True)
+        return context.plain("\n".join(text for _, text in turns[:-1]) + f"\n{BEGIN}\n")
+    return context.chat.conversation(turns[:-1])
 
 
 def problem(row: DataRow) -> Problem:

@@ -46,7 +46,7 @@ def answers(
 
     Temperature 0 is greedy; above it, the seed of line n is derived from the run's seed and n.
     """
-    chat_template = backend.load_chat_template(recipe.chat_template, recipe.model)
+    chat_template = backend.load_chat_template(*recipe.chat_arguments)
     settings = recipe.response.sampling
     stop = (chat_template.end, *settings.stop)
     sampling = Sampling(**settings.model_dump() | {"temperature": temperature, "stop": stop})

@@ -203,7 +203,7 @@ class NewRatings(NamedTuple):
 
 def make_ratings(case: JudgedIteration, checked: Mapping[str, CheckedAnswers]) -> NewRatings:
     """Rate what is not rated yet, with each model loaded once."""
-    chat = case.backend.load_chat_template(case.recipe.chat_template, case.recipe.model)
+    chat = case.backend.load_chat_template(*case.recipe.chat_arguments)
     base, current = (model_of_iteration(case.recipe, case.run, index) for index in (0, case.iteration - 1))
     judge, other_judge = (current, base) if case.is_judged_by_current else (base, current)
     with closing(case.backend.open_engine(case.recipe, judge)) as engine:

@@ -11,8 +11,10 @@ from isheep.records import Completion, Sampling, TokenLogprobs
 class Engine(Protocol):
     """A language model. Every method returns one result per request, in the order of the requests.
 
-    A prompt is text as the model reads it, special tokens included. The engine adds the tokenizer's beginning of
-    sequence if there is one and the prompt does not start with it. Weights load at the first call.
+    A prompt is text as the model reads it, special tokens included; those that a turn's text spells are text if the
+    prompt is a models.prompt_text.Prompt. The engine adds what the tokenizer puts before a text, such as the beginning
+    of sequence, if the prompt does not start with it. An output or an option is read as a continuation of its prompt,
+    and a stop string stops wherever its text appears. Weights load at the first call.
     """
 
     @property

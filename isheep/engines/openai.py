@@ -21,7 +21,7 @@ def open_from_recipe(recipe: Recipe, model: Model) -> Engine:
     server_settings = recipe.machine.server
     if model.adapter and server_settings.adapters == "transformers":
         return transformers.open_from_recipe(recipe, model)
-    return open_engine(model, server_settings, lambda: load_chat_template(recipe.chat_template, recipe.model))
+    return open_engine(model, server_settings, lambda: load_chat_template(*recipe.chat_arguments))
 
 
 def check(recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
@@ -30,9 +30,7 @@ def check(recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
     Raises UserError if it can't, or if the recipe asks for replicas and there is no Ray.
     """
     ray.check(recipe)
-    engine = open_engine(
-        Model(recipe.model), recipe.machine.server, lambda: load_chat_template(recipe.chat_template, recipe.model)
-    )
+    engine = open_engine(Model(recipe.model), recipe.machine.server, lambda: load_chat_template(*recipe.chat_arguments))
     with closing(engine):
         return engine.check(server.requirements(recipe, benchmarks_need_logprobs))
 

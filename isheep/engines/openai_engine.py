@@ -11,7 +11,9 @@ from isheep.batching import derive_seed
 from isheep.engines import server, tokens
 from isheep.errors import TooLong
 from isheep.models.chat_template import ChatTemplate
-from isheep.models.checkpoint import context_length, load_tokenizer, start_token_ids
+from isheep.models.checkpoint import context_length, load_tokenizer, start_text, start_token_ids
+from isheep.models.prompt_text import without_literal
+from isheep.models.tokenization import continuation_ids, decode_continuation, prompt_ids
 from isheep.openai_client import ServerReply, call_concurrently, without_password
 from isheep.recipe.schema import ServerSettings
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
@@ -189,7 +191,8 @@ class OpenAIEngine:
                 f"it does not accept token ids, which log-probabilities of a given text need: take {OTHER_ENGINE}"
             )
         rows = []
-        for prompt, output in zip(self._prompt_ids(prompts), map(self._token_ids, outputs), strict=True):
+        for prompt, text in zip(self._prompt_ids(prompts), outputs, strict=True):
+            output = self._token_ids(text, prompt)
             rows.append((prompt, output[: max(0, self.context - 1 - len(prompt))]))
         nonempty = [index for index, (_, output) in enumerate(rows) if output]
         bodies = [
@@ -211,7 +214,8 @@ class OpenAIEngine:
         Sends a request for each beginning that options share: one if all are single tokens, two if " 10" is two
         tokens. The server gives only the 20 or 5 most probable tokens at a position; others have probability 0.
         """
-        rows, option_ids = self._prompt_ids(prompts), [tuple(self._token_ids(option)) for option in options]
+        rows = self._prompt_ids(prompts)
+        option_ids = [tuple(self._token_ids(option, rows[0])) for option in options] if rows else []
         beginnings = sorted({option[:length] for option in option_ids for length in range(len(option))})
         longest = max(map(len, option_ids), default=1)
         if self.settings.api == "chat" and longest > 1:
@@ -229,7 +233,7 @@ class OpenAIEngine:
         bodies = []
         for index in fitting:
             for tokens_before in beginnings:
-                text = prompts[index] + self.tokenizer.decode(tokens_before)
+                text = prompts[index] + decode_continuation(self.tokenizer, tokens_before, rows[index])
                 bodies.append({**self._prompt_parameters(text, [*rows[index], *tokens_before]), **parameters})
         replies = iter(self._replies(bodies))
         results = [[0.0] * len(options) for _ in rows]
@@ -246,7 +250,7 @@ class OpenAIEngine:
         total = 0.0
         for step, token in enumerate(option):
             candidates = logprobs[option[:step]]
-            total += candidates.get(token, candidates.get(self.tokenizer.decode([token]), -math.inf))
+            total += candidates.get(token, candidates.get(decode_continuation(self.tokenizer, [token]), -math.inf))
         return math.exp(total)
 
     def embed(self, texts: Sequence[str]) -> Any:
@@ -282,21 +286,23 @@ class OpenAIEngine:
         """Return the parameters with a prompt: as chat, as token ids, or as text without the beginning of sequence."""
         if self.settings.api == "chat":
             return {"messages": [{"role": "user", "content": self._turn_content(prompt)}]}
-        begin = self.tokenizer.bos_token if start_token_ids(self.tokenizer) else ""
-        return {"prompt": row if self.abilities.token_ids else prompt.removeprefix(begin)}
+        if self.abilities.token_ids:
+            return {"prompt": row}
+        return {"prompt": without_literal(prompt).removeprefix(start_text(self.tokenizer))}
 
     def _turn_content(self, prompt: str) -> str:
         """Return the user's turn in a prompt. Raises UserError if it is not a single turn in the chat template."""
         head, _, tail = self.load_chat().prompt("0").rpartition("0")
         if not (prompt.startswith(head) and prompt.endswith(tail)):
             raise self.connection.error("a plain prompt can't be sent as a chat: take machine.server.api: completions")
+        prompt = without_literal(prompt)
         return prompt[len(head) : len(prompt) - len(tail)]
 
-    def _token_ids(self, text: str) -> list[int]:
-        return tokens.token_ids(self.tokenizer, text)
+    def _token_ids(self, text: str, prompt: Sequence[int] = ()) -> list[int]:
+        return continuation_ids(self.tokenizer, text, prompt)
 
     def _prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        return tokens.prompt_ids(self.tokenizer, start_token_ids(self.tokenizer), prompts)
+        return prompt_ids(self.tokenizer, prompts)
 
     def _too_long(self, text: str) -> TooLong:
         """Return the error for a text, described by its length, that leaves no room for an answer."""

@@ -1,45 +1,34 @@
-"""Conversions between texts and token ids that every engine shares: prompts, stop strings, completions, options."""
+"""What every engine makes of token ids: stop strings, completions, probabilities of options."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from isheep.models.tokenization import decode_continuation
 from isheep.records import Completion
 
 
-def token_ids(tokenizer: Any, text: str) -> list[int]:
-    """Return the token ids of a text, without special tokens around it."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-    return ids
-
-
-def prompt_ids(tokenizer: Any, start: list[int], texts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of prompts, after the beginning of sequence if the text does not start with it.
-
-    `start` is `start_token_ids(tokenizer)`. An empty prompt becomes the end-of-text token, because a model needs a
-    token to start from.
-    """
-    rows = tokenizer(list(texts), add_special_tokens=False).input_ids if texts else []
-    rows = [row if start and row[:1] == start else start + row for row in rows]
-    return [row or [tokenizer.eos_token_id or 0] for row in rows]
-
-
 def split_stops(tokenizer: Any, stops: Sequence[str]) -> tuple[set[int], list[str]]:
-    """Split stop strings into the ids of those that are a single special token, and the texts of the others."""
-    added = tokenizer.get_added_vocab()
-    return {added[stop] for stop in stops if stop in added}, [stop for stop in stops if stop and stop not in added]
+    """Return the ids of the stop strings that are special tokens, which no decoded text shows, and the texts of all.
 
-
-def decode_tokens(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """Return the text of token ids, without special tokens."""
-    text: str = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return text
+    A stop string stops wherever its text appears, whatever tokens it is made of.
+    """
+    added = tokenizer.added_tokens_decoder.items()
+    special_ids = {token.content: index for index, token in added if token.special}
+    special_ids |= {token: tokenizer.convert_tokens_to_ids(token) for token in tokenizer.all_special_tokens}
+    return {special_ids[stop] for stop in stops if stop in special_ids}, [stop for stop in stops if stop]
 
 
 def make_completion(
-    tokenizer: Any, tokens: Sequence[int], stopped: bool, stop_ids: set[int], stop_texts: Sequence[str]
+    tokenizer: Any,
+    prompt: Sequence[int],
+    tokens: Sequence[int],
+    stopped: bool,
+    stop_ids: set[int],
+    stop_texts: Sequence[str],
 ) -> Completion:
-    """Return the completion of generated tokens, cut at its end token or at the first of the stop strings."""
-    text = decode_tokens(tokenizer, tokens[:-1] if tokens and tokens[-1] in stop_ids else tokens)
+    """Return the completion that `tokens` are behind `prompt`, cut at its end token or the first of the stop strings"""
+    written = tokens[:-1] if tokens and tokens[-1] in stop_ids else tokens
+    text = decode_continuation(tokenizer, written, prompt)
     end = min((text.index(stop) for stop in stop_texts if stop in text), default=len(text))
     return Completion(text[:end], len(tokens), "stop" if stopped else "length")
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from isheep.batching import derive_seed
 from isheep.engines import Engine, ray, tokens
 from isheep.errors import Conflicts, TooLong
-from isheep.models.checkpoint import check_device, find_checkpoint, load_model, load_tokenizer, start_token_ids
+from isheep.models.checkpoint import check_device, find_checkpoint, load_model, load_tokenizer
+from isheep.models.tokenization import continuation_ids, decode_continuation, prompt_ids
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
@@ -64,8 +65,6 @@ class LoadedModel(NamedTuple):
 
     model: Any
     tokenizer: Any
-    start: list[int]
-    """The tokens that the tokenizer puts before a text: the beginning of sequence, or none."""
     end_ids: frozenset[int]
     """The tokens that end an answer."""
     context: int
@@ -96,7 +95,7 @@ class TransformersEngine:
         eos = model.generation_config.eos_token_id
         end_ids = {tokenizer.eos_token_id} | set(eos if isinstance(eos, list) else [eos])
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        return LoadedModel(model, tokenizer, start_token_ids(tokenizer), frozenset(end_ids - {None}), context or 2**30)
+        return LoadedModel(model, tokenizer, frozenset(end_ids - {None}), context or 2**30)
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
         """Return one continuation per prompt, in order. A prompt's random draws do not depend on the other prompts.
@@ -123,7 +122,7 @@ class TransformersEngine:
 
         from isheep.engines import decode
 
-        model, tokenizer, _, end_ids, context = self.loaded
+        model, tokenizer, end_ids, context = self.loaded
         stop_ids, stop_texts = tokens.split_stops(tokenizer, sampling.stop)
         stop_ids |= end_ids
         policy = decode.Policy(
@@ -134,7 +133,10 @@ class TransformersEngine:
         )
         with torch.inference_mode():
             outputs = decode.decode(model, rows, policy)
-        return [tokens.make_completion(tokenizer, row, stopped, stop_ids, stop_texts) for row, stopped in outputs]
+        return [
+            tokens.make_completion(tokenizer, row, output, stopped, stop_ids, stop_texts)
+            for row, (output, stopped) in zip(rows, outputs, strict=True)
+        ]
 
     def _end_test(self, stop_ids: set[int], stop_texts: Sequence[str]) -> Callable[[list[int]], bool]:
         """Return the test whether an output has ended: its last token is one of `stop_ids`, or it holds a stop text."""
@@ -150,7 +152,7 @@ class TransformersEngine:
                 return True
             if not stop_texts or not (decode_always or last_characters & set(decode_token(output[-1]))):
                 return False
-            text = tokens.decode_tokens(tokenizer, output)
+            text = decode_continuation(tokenizer, output)
             return any(stop in text for stop in stop_texts)
 
         return has_ended
@@ -165,9 +167,11 @@ class TransformersEngine:
 
         from isheep.engines import decode
 
-        model, _, *_, context = self.loaded
-        texts = zip(self._prompt_ids(prompts), map(self._token_ids, outputs), strict=True)
-        rows = [(prompt, output[: max(0, context - len(prompt))]) for prompt, output in texts]
+        model, *_, context = self.loaded
+        rows = []
+        for prompt, text in zip(self._prompt_ids(prompts), outputs, strict=True):
+            output = self._token_ids(text, prompt)
+            rows.append((prompt, output[: max(0, context - len(prompt))]))
         nonempty = [index for index, (_, output) in enumerate(rows) if output]
         longest = max((len(output) for _, output in rows), default=0) + 1
         results = [TokenLogprobs([], []) for _ in rows]
@@ -194,7 +198,8 @@ class TransformersEngine:
         import torch
 
         context = self.loaded.context
-        rows, option_ids = self._prompt_ids(prompts), [tuple(self._token_ids(option)) for option in options]
+        rows = self._prompt_ids(prompts)
+        option_ids = [tuple(self._token_ids(option, rows[0])) for option in options] if rows else []
         longest = max(map(len, option_ids), default=1)
         fitting = [index for index, row in enumerate(rows) if len(row) + longest <= context]
         if rows and not fitting:
@@ -274,11 +279,11 @@ class TransformersEngine:
         vocabulary: int = self.loaded.model.config.get_text_config().vocab_size
         return max(1, min(self.batch, MAX_LOGITS // (num_positions * vocabulary)))
 
-    def _token_ids(self, text: str) -> list[int]:
-        return tokens.token_ids(self.loaded.tokenizer, text)
+    def _token_ids(self, text: str, prompt: Sequence[int]) -> list[int]:
+        return continuation_ids(self.loaded.tokenizer, text, prompt)
 
     def _prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        return tokens.prompt_ids(self.loaded.tokenizer, self.loaded.start, prompts)
+        return prompt_ids(self.loaded.tokenizer, prompts)
 
     def _too_long(self, text: str) -> TooLong:
         return TooLong(

@@ -23,7 +23,7 @@ def open_from_recipe(recipe: Recipe, model: Model) -> Engine:
 def open_single(recipe: Recipe, model: Model) -> Engine:
     """Return a single engine on a model, which serves adapters up to the highest rank that the recipe trains."""
     rank = max(variant.training.lora.rank for variant in recipe.variants)
-    return open_engine(model, recipe.machine, rank, lambda: load_chat_template(recipe.chat_template, model.base))
+    return open_engine(model, recipe.machine, rank, lambda: load_chat_template(*recipe.chat_arguments))
 
 
 def check(recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:

@@ -21,8 +21,8 @@ from isheep.models.checkpoint import (
     find_checkpoint,
     load_config,
     load_tokenizer,
-    start_token_ids,
 )
+from isheep.models.tokenization import continuation_ids, prompt_ids
 from isheep.recipe.schema import Machine
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
@@ -111,7 +111,9 @@ class VLLMEngine:
         outputs = self._request("generate", [rows[index] for index in fitting], parameters)
         for index, (output, finish) in zip(fitting, outputs, strict=True):
             stopped = finish == "stop"
-            completions[index] = tokens.make_completion(self.tokenizer, output, stopped, stop_ids, stop_texts)
+            completions[index] = tokens.make_completion(
+                self.tokenizer, rows[index], output, stopped, stop_ids, stop_texts
+            )
         return completions
 
     def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
@@ -122,7 +124,7 @@ class VLLMEngine:
         """
         rows = []
         for prompt, text in zip(self._prompt_ids(prompts), outputs, strict=True):
-            output = tokens.token_ids(self.tokenizer, text)
+            output = continuation_ids(self.tokenizer, text, prompt)
             rows.append((prompt, output[: max(0, self.context - 1 - len(prompt))]))
         nonempty = [index for index, (_, output) in enumerate(rows) if output]
         parameters = {"max_tokens": 1, "temperature": 0, "prompt_logprobs": 0, "detokenize": False}
@@ -140,7 +142,7 @@ class VLLMEngine:
         Sends a request for each beginning that options share: one if all are single tokens, two if " 10" is two tokens.
         """
         rows = self._prompt_ids(prompts)
-        option_ids = [tuple(tokens.token_ids(self.tokenizer, option)) for option in options]
+        option_ids = [tuple(continuation_ids(self.tokenizer, option, rows[0])) for option in options] if rows else []
         longest = max(map(len, option_ids), default=1)
         fitting = [index for index, row in enumerate(rows) if len(row) + longest <= self.context]
         if rows and not fitting:
@@ -270,7 +272,7 @@ class VLLMEngine:
         return UserError(f"vLLM on {self.model.base!r}: {reason}; {hint}; its log is {error.log}")
 
     def _prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        return tokens.prompt_ids(self.tokenizer, start_token_ids(self.tokenizer), prompts)
+        return prompt_ids(self.tokenizer, prompts)
 
     def _too_long(self, text: str) -> TooLong:
         """Return the error for a text, described by its length, that leaves no room for an answer."""

@@ -65,7 +65,7 @@ def ensure_result(model_context: ModelContext, settings: BenchmarkSettings, part
     benchmark = load_benchmark(settings.name)
 
     def make() -> object:
-        chat = backend.load_chat_template(recipe.chat_template, recipe.model)
+        chat = backend.load_chat_template(*recipe.chat_arguments)
         context = EvalContext(
             engine=engine,
             chat=chat,
@@ -138,7 +138,7 @@ def check_benchmarks_ready(
     Raises UserError if data, a package, a judge or a sandbox are missing, or if an existing result has other
     fingerprints. Data are not read if no result is missing and they are gone or on the Hub.
     """
-    template = cache(lambda: fingerprint(backend.load_chat_template(recipe.chat_template, recipe.model).template))
+    template = cache(lambda: fingerprint(backend.load_chat_template(*recipe.chat_arguments).template))
     for settings in recipe.evaluation:
         benchmark = load_benchmark(settings.name)
         results = {t: load_result(run, t, settings.label) for t in models}

@@ -60,7 +60,7 @@ def export_checkpoint(run_dir: Path, iteration: int | None, output_dir: Path | N
             f"{run.path}: the base has no adapter to merge: give {option('iteration')} 1 or more, once it is trained"
         )
     output_dir = output_dir or run.path / "export" / model.adapter.parent.name
-    formats.write_merged_checkpoint(model, load_chat_template(recipe.chat_template, recipe.model), output_dir)
+    formats.write_merged_checkpoint(model, load_chat_template(*recipe.chat_arguments), output_dir)
     return str(output_dir)
 
 
@@ -108,7 +108,7 @@ def load_trained_rows(recipe: Recipe, run: RunFolder, iteration: int, kept: Sequ
     training_file = iteration_dir(run, iteration).path / TRAINING_FILE
     check_training_file(training_file.parent / "adapter", training_file)
     rows = read_training_file(training_file).rows
-    chat = load_chat_template(recipe.chat_template, recipe.model)
+    chat = load_chat_template(*recipe.chat_arguments)
     tokenizer = load_training_tokenizer(Model(recipe.model), chat)
     examples = select_examples(rows, chat, tokenizer, recipe.at(iteration).training, record["seed"])
     if rows != [training_row(pair) for pair in kept]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from isheep.batching import derive_seed
 from isheep.engines import Engine
 from isheep.errors import TooLong, UserError
-from isheep.models.chat_template import ChatTemplate, render_conversation
+from isheep.models.chat_template import ChatTemplate
 from isheep.openai_client import ServerReply
 from isheep.records import Completion, Sampling
 from isheep.rundir.folder import RunFolder
@@ -188,18 +188,21 @@ def reply_if_fitting(
 def render_prompt(chat: ChatTemplate, messages: Messages) -> str:
     """Return a conversation as a model of ours reads it.
 
-    If its chat template refuses a system turn, the system message begins the user's turn.
+    If its chat template refuses or drops a system turn, the system message begins the user's turn.
     """
-    turns = [(message["role"], chat.plain(message["content"])) for message in messages]
+    turns = [(message["role"], message["content"]) for message in messages]
+    has_system = turns[0][0] == "system" and len(turns) > 1
     try:
-        return render_conversation(chat.tokenizer, chat.template, turns, open_answer=True)
+        text = chat.conversation(turns)
     except Exception:
         # Templates refuse a role by raising an exception of any class.
-        if turns[0][0] != "system" or len(turns) == 1:
+        if not has_system:
             raise
-        (_, system), (role, first), *remaining = turns
-        turns = [(role, f"{system}\n\n{first}"), *remaining]
-        return render_conversation(chat.tokenizer, chat.template, turns, open_answer=True)
+    else:
+        if not has_system or turns[0][1].strip() in text:
+            return text
+    (_, system), (role, first), *remaining = turns
+    return chat.conversation([(role, f"{system}\n\n{first}"), *remaining])
 
 
 def engine_sampling(parameters: Mapping[str, Any], chat: ChatTemplate) -> Sampling:

@@ -1,9 +1,14 @@
 """Chat templates: the text that a model reads before it answers, and the token that ends an answer."""
 
+from datetime import date
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from isheep.errors import UserError, one_line
 from isheep.models.checkpoint import load_tokenizer, num_embeddings
+from isheep.models.prompt_text import literal_text, mark_tokens, token_pattern, unmark
+from isheep.models.template_frame import MARK, QUESTION, Frame, TemplateProblem, Turns, find_frame, render
+from isheep.models.tokenization import prompt_ids
 from isheep.prompts import FOLDER, is_jinja_text
 
 PACKAGED_TEMPLATES = {"qwen": FOLDER / "qwen.jinja", "llama3": FOLDER / "llama3.jinja"}
@@ -15,54 +20,78 @@ TOKENIZER = "tokenizer"
 OWN = "own"
 """The name of a template whose text the recipe holds."""
 
-MARK = "0answer0"
-"""Stands for the answer while the text that follows it is searched; no template changes this word."""
-
-TODAY = "26 Jul 2024"
-"""The date in Llama's templates if there is no clock. With the real date every day would give other prompts."""
-
 
 class ChatTemplate(NamedTuple):
     """A chat template together with a model's tokenizer.
 
     `name` is "qwen", "llama3", "tokenizer" or "own", `template` the Jinja text, `end` the special token that ends an
-    answer, such as "<|im_end|>".
+    answer, such as "<|im_end|>". The other fields are those of template_frame.Frame.
     """
 
     name: str
     template: str
     end: str
     tokenizer: Any
+    parts: bool = False
+    before: str = ""
+    after: str = ""
+    reads_clock: bool = False
 
     def prompt(self, content: str) -> str:
         """Return the text that the model reads, up to where the answer to `content` starts."""
-        return render_conversation(self.tokenizer, self.template, [("user", self.plain(content))], open_answer=True)
+        return self.conversation([("user", content)])
+
+    def answer(self, text: str) -> str:
+        """Return an answer as it stands between the prompt and the end token."""
+        return self.before + literal_text(text, self.special) + self.after
+
+    def conversation(self, turns: Turns, open_answer: bool = True) -> str:
+        """Return a conversation as text, up to where an answer starts if `open_answer`.
+
+        Special tokens that a turn spells are plain text in it: a text that a model wrote must not end a turn. Raises
+        UserError if the template can't be rendered, for example because it refuses a role.
+        """
+        return unmark(self.marked_conversation(turns, open_answer))
+
+    def marked_conversation(self, turns: Turns, open_answer: bool = True) -> str:
+        """Return a conversation with marks around the special tokens that its turns spell (prompt_text.unmark)."""
+        if any(token_pattern(self.special).search(content) for _, content in turns):
+            turns = [(role, mark_tokens(content, self.special)) for role, content in turns]
+        try:
+            return render(self.tokenizer, self.template, turns, open_answer, self.parts)
+        # A template may raise any exception.
+        except Exception as error:
+            roles = ", ".join(role for role, _ in turns)
+            raise UserError(f"the chat template can't be rendered with the turns {roles}: {one_line(error)}") from error
 
     @property
     def special(self) -> frozenset[str]:
-        """All special tokens of the tokenizer, including those without a role (such as reserved ones), and `end`."""
-        added_tokens = self.tokenizer.added_tokens_decoder.values()
-        special = {token.content for token in added_tokens if token.special}
-        return frozenset({*special, *self.tokenizer.all_special_tokens, self.end} - {""})
-
-    def plain(self, text: str) -> str:
-        """Return `text` without special tokens: text that a model wrote may spell them, and must not end a turn."""
-        tokens = sorted(self.special)
-        # Removing one token may join the halves of another, so repeat until none remains.
-        while any(token in text for token in tokens):
-            for token in tokens:
-                text = text.replace(token, "")
-        return text
+        """All tokens that no turn may hold: the tokenizer's special tokens, and added ones that the template writes."""
+        return _control_tokens(self.tokenizer, self.template, self.end)
 
 
-def load_chat_template(name: str, model: str) -> ChatTemplate:
+@lru_cache(maxsize=16)
+def _control_tokens(tokenizer: Any, template: str, end: str) -> frozenset[str]:
+    """Return the control tokens of a tokenizer with a template, including those without a role (such as reserved ones).
+
+    Some families do not flag theirs as special; those in the template's text count. White space does not: Gemma has
+    tokens of line ends.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    special = {token.content for token in added if token.special}
+    written = {token.content for token in added if token.content in template and not token.content.isspace()}
+    return frozenset({*special, *written, *tokenizer.all_special_tokens, end} - {""})
+
+
+def load_chat_template(name: str, model: str, day: date | None = None) -> ChatTemplate:
     """Return a chat template with the tokenizer of `model`.
 
     `name` is "qwen", "llama3", "tokenizer" (the tokenizer's own), or the Jinja text of a template of the user's own.
+    `day` is the date that a template sees which asks for it.
 
-    Raises UserError if the name is unknown, if the tokenizer has no template, if the template can't be rendered, if an
-    answer does not end with one special token of the tokenizer, or if the tokenizer has tokens without an embedding in
-    the model.
+    Raises UserError if the name is unknown, if the tokenizer has no template, if the template can't be rendered or
+    drops a turn's text, if generation would read another text than training shows, if an answer does not end with one
+    special token of the tokenizer, or if the tokenizer has tokens without an embedding in the model.
     """
     is_text = is_jinja_text(name)
     if name not in (*PACKAGED_TEMPLATES, TOKENIZER) and not is_text:
@@ -75,27 +104,20 @@ def load_chat_template(name: str, model: str) -> ChatTemplate:
         template = PACKAGED_TEMPLATES[name].read_text(encoding="utf-8")
     else:
         template = _tokenizer_template(tokenizer, model)
-    example = _render_example(tokenizer, template, name, model)
-    _check_vocabulary(tokenizer, example, model)
-    end = _end_token(tokenizer, example.rpartition(MARK)[2].strip(), name, model)
-    return ChatTemplate(name, template, end, tokenizer)
-
-
-def render_conversation(tokenizer: Any, template: str, turns: list[tuple[str, str]], open_answer: bool) -> str:
-    """Return the conversation in (role, content) `turns` as text, up to where an answer starts if `open_answer`.
-
-    Raises UserError if the template can't be rendered, for example because it refuses a role.
-    """
-    messages = [{"role": role, "content": content} for role, content in turns]
     try:
-        text: str = tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, add_generation_prompt=open_answer, date_string=TODAY
-        )
-    # A template may raise any exception.
-    except Exception as error:
-        roles = ", ".join(role for role, _ in turns)
-        raise UserError(f"the chat template can't be rendered with the turns {roles}: {one_line(error)}") from error
-    return text
+        frame = find_frame(tokenizer, template, day)
+    except TemplateProblem as problem:
+        raise UserError(
+            f"chat template {name!r} of {model!r} {problem}: take a template that its tokenizer knows "
+            f"({', '.join(PACKAGED_TEMPLATES)}, {TOKENIZER}, or a .jinja file of yours)"
+        ) from problem.__cause__
+    _check_vocabulary(tokenizer, frame, model)
+    return ChatTemplate(name, frame.template, frame.end, tokenizer, *frame[2:])
+
+
+def plain_prompt(text: str, chat: Any) -> str:
+    """Return a prompt outside of a chat template, in which the special tokens of `chat` are plain text."""
+    return literal_text(text, chat.special)
 
 
 def _tokenizer_template(tokenizer: Any, model: str) -> str:
@@ -110,35 +132,15 @@ def _tokenizer_template(tokenizer: Any, model: str) -> str:
     return str(template)
 
 
-def _render_example(tokenizer: Any, template: str, name: str, model: str) -> str:
-    """Return a question and the answer MARK in the template. Raises UserError if it can't be rendered."""
-    try:
-        # The form in which the model is asked.
-        render_conversation(tokenizer, template, [("user", "question")], open_answer=True)
-        return render_conversation(tokenizer, template, [("user", "question"), ("assistant", MARK)], open_answer=False)
-    except UserError as error:
-        reason = one_line(error.__cause__)
-        raise UserError(f"chat template {name!r} of {model!r} can't be rendered: {reason}") from error.__cause__
-
-
-def _check_vocabulary(tokenizer: Any, example: str, model: str) -> None:
+def _check_vocabulary(tokenizer: Any, frame: Frame, model: str) -> None:
     """Raise UserError if the tokenizer has a token without an embedding in the model.
 
-    Of added tokens only those in the example count: some models have no embedding for one that is never used.
+    Of added tokens only those in a conversation count: some models have no embedding for one that is never used.
     """
-    last_token, size = max(tokenizer.vocab_size - 1, *tokenizer(example).input_ids), num_embeddings(model)
+    example = render(tokenizer, frame.template, [("user", QUESTION), ("assistant", MARK)], False, frame.parts)
+    ids = [tokenizer.vocab_size - 1, *prompt_ids(tokenizer, [example])[0], tokenizer.convert_tokens_to_ids(frame.end)]
+    last_token, size = max(ids), num_embeddings(model)
     if last_token >= size:
         raise UserError(
             f"model {model!r}: its tokenizer has a token {last_token}, its weights only {size}; give its own tokenizer"
         )
-
-
-def _end_token(tokenizer: Any, suffix: str, name: str, model: str) -> str:
-    """Return the special token at the start of `suffix`, the text that follows an answer."""
-    tokens = [token for token in tokenizer.get_added_vocab() if suffix.startswith(token)]
-    if not tokens:
-        raise UserError(
-            f"chat template {name!r} ends an answer with {suffix[:40] or 'nothing'!r}, which is no special token of "
-            f"{model!r}: take a template that its tokenizer knows ({', '.join(PACKAGED_TEMPLATES)}, {TOKENIZER})"
-        )
-    return str(max(tokens, key=len))

@@ -98,9 +98,16 @@ def end_token_ids(base: str, tokenizer: Any) -> frozenset[int]:
 
 
 def start_token_ids(tokenizer: Any) -> list[int]:
-    """Return the token that the tokenizer puts before every text, [beginning of sequence], or an empty list."""
-    first_ids: list[int] = tokenizer("a").input_ids[:1]
-    return first_ids if first_ids == [tokenizer.bos_token_id] else []
+    """Return the tokens that the tokenizer's post-processor puts before a text: none, <s>, or [gMASK]<sop>, ..."""
+    ids: list[int] = tokenizer("a").input_ids
+    text_ids: list[int] = tokenizer("a", add_special_tokens=False).input_ids
+    starts = (start for start in range(len(ids)) if ids[start : start + len(text_ids)] == text_ids)
+    return ids[: next(starts, 0)]
+
+
+def start_text(tokenizer: Any) -> str:
+    """Return the text of `start_token_ids`, as a template may write it."""
+    return "".join(tokenizer.convert_ids_to_tokens(start_token_ids(tokenizer)))
 
 
 def num_embeddings(base: str) -> int:

@@ -45,19 +45,20 @@ class Delta(NamedTuple):
 def merge_adapter(model: Model, chat_template: ChatTemplate, output_dir: Path) -> None:
     """Write a checkpoint with the adapter of `model` in its weights, which plain transformers loads.
 
-    It has the chat template, and its end token ends an answer. W + alpha/r B A is computed in float32 and rounded to
-    the type in which W is stored; with bfloat16, base and adapter side by side are more exact. The base's safetensors
-    files are copied and the weights changed in the copies, so one tensor is in memory and never the model. If that is
-    not possible (an adapter other than plain LoRA, a checkpoint with other names or types than its model), peft merges
-    the whole model in memory.
+    It has the chat template, whose end token ends an answer, as do the base's own end tokens. W + alpha/r B A is
+    computed in float32 and rounded to the type in which W is stored; with bfloat16, base and adapter side by side are
+    more exact. The base's safetensors files are copied and the weights changed in the copies, so one tensor is in
+    memory and never the model. If that is not possible (an adapter other than plain LoRA, a checkpoint with other names
+    or types than its model), peft merges the whole model in memory.
     """
     from transformers import AutoConfig
 
     tokenizer, config = load_training_tokenizer(model, chat_template), load_pretrained(model.base, AutoConfig)
-    save_tokenizer(tokenizer, chat_template, output_dir)
+    save_tokenizer(tokenizer, chat_template, model.base, output_dir)
+    end_ids = merged_end_ids(model.base, tokenizer.convert_tokens_to_ids(chat_template.end))
     files, deltas = _weight_files(model.base), _read_deltas(model.adapter)
     if deltas is None or not deltas.keys() <= {name for file in files for name in _tensor_offsets(file)}:
-        return _merge_whole(model, tokenizer.eos_token_id, output_dir)
+        return _merge_whole(model, end_ids, output_dir)
     for file in files:
         shutil.copyfile(file, output_dir / file.name)
         if model.adapter:
@@ -65,9 +66,17 @@ def merge_adapter(model: Model, chat_template: ChatTemplate, output_dir: Path) -
     if len(files) > 1:
         shutil.copyfile(files[0].with_name(INDEX), output_dir / INDEX)
     generation = generation_config(model.base)
-    config.eos_token_id = generation.eos_token_id = tokenizer.eos_token_id
+    config.eos_token_id = generation.eos_token_id = end_ids
     config.save_pretrained(output_dir)
     generation.save_pretrained(output_dir)
+
+
+def merged_end_ids(base: str, end_id: int) -> int | list[int]:
+    """Return the ids that end an answer of a merged checkpoint: the base's own and `end_id`, as a config holds them."""
+    ids = generation_config(base).eos_token_id
+    base_ids: list[int] = ids if isinstance(ids, list) else [ids] if ids is not None else []
+    end_ids = base_ids if end_id in base_ids else [*base_ids, end_id]
+    return end_ids if len(end_ids) > 1 else end_ids[0]
 
 
 def _weight_files(base: str) -> list[Path]:
@@ -144,7 +153,7 @@ def _add_deltas(adapter: Path, deltas: Mapping[str, Delta], file: Path) -> None:
             stream.write(merged.view(torch.uint8).numpy().data)
 
 
-def _merge_whole(model: Model, end_token_id: int, output_dir: Path) -> None:
+def _merge_whole(model: Model, end_ids: int | list[int], output_dir: Path) -> None:
     """Let peft merge the whole model in memory."""
     import torch
     from transformers import AutoConfig
@@ -153,5 +162,5 @@ def _merge_whole(model: Model, end_token_id: int, output_dir: Path) -> None:
 
     dtype = load_pretrained(model.base, AutoConfig).dtype or torch.float32
     merged: Any = load_model(model, "float32").to(dtype)
-    merged.config.eos_token_id = merged.generation_config.eos_token_id = end_token_id
+    merged.config.eos_token_id = merged.generation_config.eos_token_id = end_ids
     merged.save_pretrained(output_dir, safe_serialization=True)

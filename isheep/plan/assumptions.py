@@ -18,6 +18,7 @@ from isheep.recipe.schema import Recipe
 from isheep.records import Record, Task
 from isheep.seeds import SeedTask, load_seed_tasks
 from isheep.stages import respond, synthesize
+from isheep.trainers.rows import check_cutoff
 
 GUESSED, COUNTED, MEASURED, GIVEN, RECIPE = "assumed", "counted", "measured", "given", "recipe"
 # Characters of English text in a token, if there is no tokenizer to count with.
@@ -129,7 +130,9 @@ def _count(recipe: Recipe, characters: float | None) -> tuple[dict[str, float], 
     """
     count, tokenizer = token_counter(recipe.model)
     seed_tasks = load_seed_tasks(recipe.seeds, recipe.synthesis.examples)
-    chat = load_chat_template(recipe.chat_template, recipe.model) if tokenizer else None
+    chat = load_chat_template(*recipe.chat_arguments) if tokenizer else None
+    if chat:
+        check_cutoff(chat, recipe.training)
     task_texts = [task.content for task in seed_tasks]
 
     def mean_tokens(texts: Sequence[str]) -> float:

@@ -218,8 +218,12 @@ def parse_judge(text: str) -> JudgeSettings:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """Return the whole recipe as YAML, with every default; loading it returns an equal recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    """Return the whole recipe as YAML, with every default; loading it returns an equal recipe.
+
+    A date is written only if there is one: most recipes have none, and their runs do not depend on it.
+    """
+    data = recipe.model_dump(mode="json", exclude={"date"} if recipe.date is None else set())
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:

@@ -1,5 +1,6 @@
 """The recipe: what a run does, as one typed object. A field's docstring is its description in docs/recipe.md."""
 
+import datetime
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -355,6 +356,9 @@ class Recipe(Settings):
     chat_template: Annotated[str, AfterValidator(_check_chat_template)] = "tokenizer"
     """The chat template: qwen or llama3 (Appendix E), tokenizer (the tokenizer's own), a .jinja file of yours, or the
     Jinja text itself (docs/prompts.md)."""
+    date: datetime.date | None = None
+    """The date that a chat template sees which asks for it, such as 2026-07-26; null: the day on which the run began,
+    if the template reads the clock (docs/models.md)."""
     seed_tasks: PathText = "isheep"
     """The seed tasks P^seed: "isheep" (175 tasks, as many as the paper has), "lamb", or a file (docs/seeds.md)."""
     language: Literal["en", "any"] = "en"
@@ -386,6 +390,12 @@ class Recipe(Settings):
     def seeds(self) -> Path:
         """The file of seed tasks."""
         return PACKAGED_SEEDS.get(self.seed_tasks, Path(self.seed_tasks))
+
+    @property
+    def chat_arguments(self) -> tuple[Any, ...]:
+        """The arguments of load_chat_template: the chat template, the model, and the date if there is one."""
+        names = (self.chat_template, self.model)
+        return (*names, self.date) if self.date else names
 
     def at(self, iteration: int) -> "Recipe":
         """Return the recipe as an iteration has it."""

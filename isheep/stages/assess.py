@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from isheep import prompts
 from isheep.errors import UserError
-from isheep.models.chat_template import ChatTemplate
+from isheep.models.chat_template import ChatTemplate, plain_prompt
+from isheep.models.tokenization import continuation_ids, prompt_ids
 from isheep.recipe.schema import RATING_SCALE, Assessment, score_openings
 from isheep.records import AssessedPair, Grade, Model, Pair
 from isheep.stages.context import StageContext
@@ -32,7 +33,7 @@ def render_rating_prompt(pair: Pair, criterion: str, settings: Assessment, chat:
     text = prompts.fill_template(
         prompts.load_prompts(settings.prompt)[criterion], instruction=pair.content, output=pair.output
     )
-    return chat.prompt(text) if settings.chat else text
+    return chat.prompt(text) if settings.chat else plain_prompt(text, chat)
 
 
 def parse_grade(reply: str) -> float | None:
@@ -83,15 +84,13 @@ def check_expected_scores(settings: Assessment, chat: ChatTemplate) -> None:
     if settings.read != "expected":
         return
 
-    def token_ids(text: str) -> list[int]:
-        ids: list[int] = chat.tokenizer(text, add_special_tokens=False).input_ids
-        return ids
-
     empty_pair = Pair(id="", instruction="", output="", finish="stop", tokens=0, seed=0)
     prompt = render_rating_prompt(empty_pair, settings.criteria[0], settings, chat)
     options = score_openings(settings)
-    num_distinct = len({tuple(token_ids(option)) for option in options})
-    splits_alike = all(token_ids(prompt + option) == token_ids(prompt) + token_ids(option) for option in options)
+    prompt_row, *rows = prompt_ids(chat.tokenizer, [prompt, *(prompt + option for option in options)])
+    option_ids = [continuation_ids(chat.tokenizer, option, prompt_row) for option in options]
+    num_distinct = len(set(map(tuple, option_ids)))
+    splits_alike = rows == [prompt_row + ids for ids in option_ids]
     if num_distinct < len(RATING_SCALE) or not splits_alike:
         raise UserError(
             f"assessment.read: expected can't read scores such as {options[0]!r} behind the prompt with the "

@@ -7,7 +7,7 @@ from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.batching import derive_seed
 from isheep.engines import Engine
 from isheep.filters.base import PairFilter
-from isheep.models.chat_template import ChatTemplate
+from isheep.models.chat_template import ChatTemplate, plain_prompt
 from isheep.recipe.schema import Recipe
 from isheep.records import Sampling
 from isheep.rundir.folder import RunFolder
@@ -42,6 +42,10 @@ class StageContext:
     def seed(self, *path: int | str) -> int:
         """Return the random seed of a place in this iteration, such as `seed("response", batch)`."""
         return derive_seed(self.recipe.seed, self.iteration, *path)
+
+    def prompt(self, text: str, in_chat: bool) -> str:
+        """Return a prompt: the text as a user's turn of the chat template, or by itself."""
+        return self.chat.prompt(text) if in_chat else plain_prompt(text, self.chat)
 
     def sampling(self, settings: Sampling, *stop: str) -> Sampling:
         """Return `settings` with more stop strings: the chat template's end token, `stop`, then its own.

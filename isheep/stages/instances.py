@@ -63,7 +63,10 @@ def classify_tasks(context: StageContext, tasks: Sequence[Task]) -> Sequence[Tas
             for task in _draw_both_kinds(context.seed_tasks, settings.num_instance_examples, random.Random(seed))
         ]
         batch = tasks[start : start + settings.batch_size]
-        texts = [render_few_shot("self_instruct/classification", examples, block_fields(task)) for task in batch]
+        texts = [
+            context.prompt(render_few_shot("self_instruct/classification", examples, block_fields(task)), in_chat=False)
+            for task in batch
+        ]
         return [
             TaskKind(id=task.id, classification=parse_kind(reply.text), reply=reply.text, tokens=reply.tokens)
             for task, reply in zip(batch, context.engine.generate(texts, sampling, seed), strict=True)
@@ -146,12 +149,15 @@ def _generate_in_order(context: StageContext, tasks: Sequence[Task], order: str,
     sampling = context.sampling(settings.sampling, "\n###", f"\n{num_examples + 1}. {second.capitalize()}:")
     prompt_file = f"self_instruct/{order}"
 
-    texts = [render_few_shot(prompt_file, examples, block_fields(task)) for task in tasks]
+    def render(fields: dict[str, str], *part: str) -> str:
+        return context.prompt(render_few_shot(prompt_file, examples, fields, *part), in_chat=False)
+
+    texts = [render(block_fields(task)) for task in tasks]
     first_parts = [parse_part(reply) for reply in context.engine.generate(texts, sampling, seed)]
 
     complete = [index for index, part in enumerate(first_parts) if not part.cut and (part.text or first == "input")]
     fields = [block_fields(tasks[index]) | {first: first_parts[index].text or "<noinput>"} for index in complete]
-    texts = [render_few_shot(prompt_file, examples, row, "then") for row in fields]
+    texts = [render(row, "then") for row in fields]
     replies = context.engine.generate(texts, sampling, derive_seed(seed, "then"))
     second_parts = dict(zip(complete, map(parse_part, replies), strict=True))
 

@@ -51,8 +51,10 @@ def measure_perplexities(context: StageContext, pairs: Sequence[Pair]) -> Sequen
     def measure_batch(start: int) -> list[PairPerplexity]:
         batch = pairs[start : start + BATCH_SIZE]
         texts_before = [text_before_output(pair, context.chat, settings) for pair in batch]
-        outputs = engine.logprobs(texts_before, [space + pair.output if pair.output else "" for pair in batch])
-        texts = engine.logprobs([""] * len(batch), [pair_text(pair) for pair in batch])
+        answers = [space + pair.output if pair.output else "" for pair in batch]
+        outputs = engine.logprobs(texts_before, [context.prompt(answer, in_chat=False) for answer in answers])
+        pair_texts = [context.prompt(pair_text(pair), in_chat=False) for pair in batch]
+        texts = engine.logprobs([""] * len(batch), pair_texts)
         return [
             PairPerplexity(id=pair.id, output=perplexity(output), pair=perplexity(text))
             for pair, output, text in zip(batch, outputs, texts, strict=True)
@@ -68,7 +70,7 @@ def embed_pairs(context: StageContext, pairs: Sequence[Pair]) -> Sequence[PairEm
 
     def embed_batch(start: int) -> list[PairEmbedding]:
         batch = pairs[start : start + BATCH_SIZE]
-        vectors = context.engine.embed([pair_text(pair) for pair in batch])
+        vectors = context.engine.embed([context.prompt(pair_text(pair), in_chat=False) for pair in batch])
         texts = (b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors)
         return [PairEmbedding(id=pair.id, values=text) for pair, text in zip(batch, texts, strict=True)]
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from isheep import prompts
 from isheep.errors import UserError
-from isheep.models.chat_template import ChatTemplate
+from isheep.models.chat_template import ChatTemplate, plain_prompt
 from isheep.models.checkpoint import context_length
+from isheep.models.tokenization import prompt_ids
 from isheep.prompts.forms import BUILTIN_FORMS, AnswerForm, load_answer_form
 from isheep.recipe.schema import Recipe, Response
 from isheep.records import Completion, Pair, Task
@@ -59,7 +60,7 @@ def render_response_prompt(task: Task, chat: ChatTemplate, settings: Response) -
     """Return the text that the model continues with its answer, or with its thoughts and then its answer."""
     form = load_answer_form(settings.prompt)
     text = prompts.fill_template(form.template, instruction=task.content)
-    return chat.prompt(text) if form.chat else text
+    return chat.prompt(text) if form.chat else plain_prompt(text, chat)
 
 
 def text_before_output(pair: Pair, chat: ChatTemplate, settings: Response) -> str:
@@ -67,14 +68,14 @@ def text_before_output(pair: Pair, chat: ChatTemplate, settings: Response) -> st
     prompt = render_response_prompt(pair, chat, settings)
     if pair.unanswered or pair.thoughts is None:
         return prompt
-    return f"{prompt} {pair.thoughts}{load_answer_form(settings.prompt).answer}"
+    return prompt + plain_prompt(f" {pair.thoughts}{load_answer_form(settings.prompt).answer}", chat)
 
 
 def check_prompt_fits(recipe: Recipe, chat: ChatTemplate) -> None:
     """Raise UserError if a response prompt without any instruction fills the whole context of the recipe's model."""
     for settings in (variant.response for variant in recipe.variants if variant.response.prompt not in BUILTIN_FORMS):
         text = render_response_prompt(Task(id="", instruction=""), chat, settings)
-        num_tokens, max_tokens = len(chat.tokenizer(text).input_ids), context_length(recipe.model)
+        num_tokens, max_tokens = len(prompt_ids(chat.tokenizer, [text])[0]), context_length(recipe.model)
         if num_tokens >= max_tokens:
             name = repr(settings.prompt) if isinstance(settings.prompt, str) else "in the recipe"
             raise UserError(

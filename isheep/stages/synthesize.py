@@ -112,8 +112,7 @@ def _reply_batch(context: StageContext, topics: TopicPrompts | None, reader: "Ta
     guided = topics.prompts(start, start + num_prompts, seed) if topics else []
     examples = draw_examples(context.seed_tasks, reader.tasks, settings, seed)
     texts = [render_synthesis_prompt(examples, settings.inputs, settings.prompt)] * (num_prompts - len(guided)) + guided
-    if settings.chat:
-        texts = [context.chat.prompt(text) for text in texts]
+    texts = [context.prompt(text, settings.chat) for text in texts]
     completions = context.engine.generate(texts, context.sampling(settings.sampling), seed)
     return [
         Reply(

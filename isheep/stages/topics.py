@@ -78,8 +78,7 @@ def generate_topics(context: StageContext, guide: TopicGuide, rounds: int) -> Se
     texts = [
         prompts.fill_template(guide.ask_topics, kind=kind.kind, topics="; ".join(kind.topics)) for kind in guide.kinds
     ]
-    if settings.chat:
-        texts = [context.chat.prompt(text) for text in texts]
+    texts = [context.prompt(text, settings.chat) for text in texts]
 
     def topic_batch(start: int) -> list[Reply]:
         index = start // len(texts)

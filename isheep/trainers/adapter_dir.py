@@ -116,7 +116,7 @@ def write_adapter(
     # peft keeps the modules in a set, whose order differs from one process to the next.
     config["target_modules"] = sorted(config["target_modules"])
     write_text(output_dir / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
-    save_tokenizer(tokenizer, request.chat_template, output_dir)
+    save_tokenizer(tokenizer, request.chat_template, request.start_model.base, output_dir)
     record = _training_record(request, examples, result)
     write_text(output_dir / TRAINING_RECORD, json.dumps(record, indent=1) + "\n")
 

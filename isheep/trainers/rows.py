@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from isheep.batching import chunks, derive_seed
 from isheep.errors import UserError
 from isheep.models.chat_template import ChatTemplate
-from isheep.models.checkpoint import start_token_ids
+from isheep.models.tokenization import continuation_ids, prompt_ids
 from isheep.recipe.schema import Training
 from isheep.rundir.training_file import TrainingRow
 
@@ -114,17 +114,24 @@ def tokenize_row(row: TrainingRow, chat_template: ChatTemplate, tokenizer: Any, 
     model would learn to stop in the middle; an answer beyond the cutoff loses its last tokens and the end token.
     Returns None if no token of the answer fits.
     """
-    start_ids, end_id = start_token_ids(tokenizer), tokenizer.convert_tokens_to_ids(chat_template.end)
-    prompt_ids = tokenizer(chat_template.prompt(row.content), add_special_tokens=False).input_ids
-    if prompt_ids[:1] != start_ids:
-        prompt_ids = start_ids + prompt_ids
-    answer_ids = tokenizer(row.output, add_special_tokens=False, split_special_tokens=True).input_ids
+    prompt = prompt_ids(tokenizer, [chat_template.prompt(row.content)])[0]
+    answer_ids = continuation_ids(tokenizer, chat_template.answer(row.output), prompt)
     if row.finish != "length":
-        answer_ids = [*answer_ids, end_id]
-    answer_ids = answer_ids[: max(0, cutoff - len(prompt_ids))]
+        answer_ids = [*answer_ids, tokenizer.convert_tokens_to_ids(chat_template.end)]
+    answer_ids = answer_ids[: max(0, cutoff - len(prompt))]
     if not answer_ids:
         return None
-    return TokenizedRow(prompt_ids + answer_ids, [IGNORED] * len(prompt_ids) + answer_ids)
+    return TokenizedRow(prompt + answer_ids, [IGNORED] * len(prompt) + answer_ids)
+
+
+def check_cutoff(chat_template: ChatTemplate, training: Training) -> None:
+    """Raise UserError if the chat template alone fills training.cutoff, so that no row could be trained on."""
+    num_tokens = len(prompt_ids(chat_template.tokenizer, [chat_template.prompt("")])[0])
+    if num_tokens >= training.cutoff:
+        raise UserError(
+            f"training.cutoff is {training.cutoff}, and the chat template {chat_template.name!r} alone has "
+            f"{num_tokens} tokens: raise training.cutoff"
+        )
 
 
 def row_schedule(lengths: Sequence[int], training: Training, seed: int) -> list[int]:

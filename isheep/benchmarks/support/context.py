@@ -9,7 +9,7 @@ from isheep.batching import derive_seed
 from isheep.engines import Engine
 from isheep.errors import UserError
 from isheep.judges.base import Judge, Messages
-from isheep.models.chat_template import ChatTemplate, render_conversation
+from isheep.models.chat_template import ChatTemplate, plain_prompt
 from isheep.openai_client import ServerReply
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Answer, Sampling
@@ -66,15 +66,18 @@ class EvalContext:
 
     def prompt(self, instruction: str) -> str:
         """Return the prompt for an instruction, as the model reads it."""
-        return instruction if self.is_base else self.chat.prompt(instruction)
+        return self.plain(instruction) if self.is_base else self.chat.prompt(instruction)
+
+    def plain(self, text: str) -> str:
+        """Return a prompt that is text alone, as the base reads it."""
+        return plain_prompt(text, self.chat)
 
     def dialogue_prompt(self, turns: Sequence[str]) -> str:
         """Return the prompt for a dialogue, whose turns begin with the user's. The base reads them as paragraphs."""
         if self.is_base:
-            return "\n\n".join(turns)
+            return self.plain("\n\n".join(turns))
         roles = ("user", "assistant")
-        messages = [(roles[index % 2], self.chat.plain(text)) for index, text in enumerate(turns)]
-        return render_conversation(self.chat.tokenizer, self.chat.template, messages, open_answer=True)
+        return self.chat.conversation([(roles[index % 2], text) for index, text in enumerate(turns)])
 
     def max_tokens(self, default: int) -> int:
         """Return the maximum number of tokens of an answer: the recipe's, or the original benchmark's `default`."""

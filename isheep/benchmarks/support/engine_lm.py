@@ -7,7 +7,7 @@ from lm_eval.api.model import LM
 
 from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.options import logprobs, score_items
-from isheep.models.chat_template import render_conversation
+from isheep.models.prompt_text import unmark
 from isheep.records import Sampling
 
 # Requests whose losses are computed in one call.
@@ -39,7 +39,8 @@ class EngineLM(LM):  # type: ignore[misc]
         return [(DOES_NOT_FIT if value is None else -value, False) for row in rows for value in row.values]
 
     def _negative_logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float | None, ...]]:
-        prompts, outputs = zip(*pairs, strict=True)
+        prompts = [self._read(prompt) for prompt, _ in pairs]
+        outputs = [self.context.plain(output) for _, output in pairs]
         results = logprobs(self.context.engine, prompts, outputs)
         return [(None if result is None else -sum(result.logprobs),) for result in results]
 
@@ -49,17 +50,21 @@ class EngineLM(LM):  # type: ignore[misc]
         if not self.context.is_base:
             stop = (*stop, self.context.chat.end)
         sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=MAX_TOKENS, stop=stop)
-        return [answer.output for answer in self.context.answers([request.args[0] for request in requests], sampling)]
+        prompts = [self._read(request.args[0]) for request in requests]
+        return [answer.output for answer in self.context.answers(prompts, sampling)]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Raise NotImplementedError, because no task here needs it."""
         raise NotImplementedError("no task here asks for it")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Return a conversation in the model's chat template."""
-        chat = self.context.chat
-        turns = [(turn["role"], chat.plain(turn["content"])) for turn in chat_history]
-        return render_conversation(chat.tokenizer, chat.template, turns, add_generation_prompt)
+        """Return a conversation in the model's chat template, with marks that `_read` understands."""
+        turns = [(turn["role"], turn["content"]) for turn in chat_history]
+        return self.context.chat.marked_conversation(turns, add_generation_prompt)
+
+    def _read(self, text: str) -> str:
+        """Return a text of lm-eval as the model reads it: an aligned model's is in its chat template."""
+        return self.context.plain(text) if self.context.is_base else unmark(text)
 
 
 def move_space(context: str, continuation: str) -> tuple[str, str]:

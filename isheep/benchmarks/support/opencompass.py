@@ -21,7 +21,6 @@ from isheep.benchmarks.support.data_files import DataRow
 from isheep.benchmarks.support.options import mean_losses, score_items
 from isheep.benchmarks.support.sources import DataSource, load_examples, load_items, question_texts
 from isheep.errors import UserError, one_line
-from isheep.models.chat_template import render_conversation
 from isheep.prompts import fill_template
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Record, Sampling
@@ -236,10 +235,10 @@ def join_turns(
     if context.is_base:
         *examples, last = ["\n".join(text for _, text in turns) for turns in dialogues]
         after = template.after if examples else ""
-        return hint + template.between.join(examples) + after + last
-    messages = [(role, context.chat.plain(text)) for turns in dialogues for role, text in turns]
+        return context.plain(hint + template.between.join(examples) + after + last)
+    messages = [turn for turns in dialogues for turn in turns]
     messages[0] = ("user", hint + messages[0][1])
-    return render_conversation(context.chat.tokenizer, context.chat.template, messages, open_answer)
+    return context.chat.conversation(messages, open_answer)
 
 
 # --- written answers

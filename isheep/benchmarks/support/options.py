@@ -7,7 +7,7 @@ from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.fingerprints import check_unchanged, item_fingerprints
 from isheep.engines import Engine
 from isheep.errors import TooLong, UserError
-from isheep.models.checkpoint import start_token_ids
+from isheep.models.checkpoint import start_text, start_token_ids
 from isheep.records import Record, TokenLogprobs
 
 LOSSES_FILE = "losses.jsonl"
@@ -79,7 +79,7 @@ def mean_losses(engine: Engine, texts: Sequence[str], tokenizer: Any) -> list[fl
     none, our engine reads an end of text before the first token, which OpenCompass does not.
     """
     start = start_token_ids(tokenizer)
-    begin = (tokenizer.bos_token or "") if start else ""
+    begin = start_text(tokenizer)
     results = logprobs(engine, [""] * len(texts), [text.removeprefix(begin) for text in texts])
     first = 0 if start else 1
     return [

