@@ -53,8 +53,17 @@ class Problem(NamedTuple):
     def program(self, solution: str) -> sandbox.Program:
         """Return the program that runs the tests on a solution."""
         names, imports = tested_names(self)
-        setting = f"{self.prefix}\n{imports}"
-        return sandbox.Program(f"{self.prefix}{solution}\n\n", setting, names, self.tests)
+        # A prefix that needs a body gets the canonical one.
+        before = self.prefix if _is_code(self.prefix) else self.prefix + self.solution
+        return sandbox.Program(f"{self.prefix}{solution}\n\n", f"{before}\n{imports}", names, self.tests)
+
+
+def _is_code(text: str) -> bool:
+    try:
+        compile(text, "prefix", "exec")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def tested_names(problem: Problem) -> tuple[tuple[str, ...], str]:
@@ -65,7 +74,7 @@ def tested_names(problem: Problem) -> tuple[tuple[str, ...], str]:
     """
     try:
         used = names_used(ast.parse(problem.tests))
-        before = top_level(ast.parse(problem.prefix))
+        before = top_level(ast.parse(problem.prefix)) if _is_code(problem.prefix) else {}
         solution = top_level(ast.parse(problem.prefix + problem.solution))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return (problem.name,), ""
