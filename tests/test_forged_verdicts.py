@@ -7,6 +7,7 @@ import pytest
 
 from isheep import sandbox
 from isheep.benchmarks import humaneval, humaneval_plus, mbpp
+from isheep.benchmarks.support import evalplus
 from isheep.sandbox import Outcome, Program, values
 from tests.helpers.benchmark_files import HUMANEVAL_TASK, mbpp_task
 
@@ -208,7 +209,7 @@ def test_every_zero_of_a_polynomial_is_right() -> None:
         "    pass\n",
     ]
     control, outcomes = humaneval_plus.judge(row, bodies, sandbox.find_isolation(unsafe=True))
-    assert control.passed and [outcome.plus.passed for outcome in outcomes] == [True, False, False, False, False]
+    assert control.passed and [outcome.plus.passed for outcome in outcomes] == [True, False, False, False]
 
 
 def test_a_canonical_solution_that_fails_lets_nothing_pass() -> None:
