@@ -116,7 +116,8 @@ def test_values_of_the_standard_library_come_back() -> None:
 
     import numpy as np
 
-    for value in (Counter("aab"), OrderedDict(b=1, a=2), deque([1]), Decimal("1.50"), Fraction(1, 3), np.float32(0.1)):
+    library: list[Any] = [Counter("aab"), OrderedDict(b=1, a=2), deque([1]), Decimal("1.50"), Fraction(1, 3)]
+    for value in (*library, np.float32(0.1), np.int64(3), np.bool_(True)):
         returned = values.decode(json.loads(values.to_line({}, value))["value"])
         assert returned == value and type(returned) is type(value)
     assert values.decode(values.encode(defaultdict(int, a=1))) == {"a": 1}

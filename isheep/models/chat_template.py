@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from isheep.errors import UserError, one_line
 from isheep.models.checkpoint import load_tokenizer, num_embeddings
 from isheep.prompts import FOLDER, is_jinja_text
+from isheep.text.removal import remove_all
 
 PACKAGED_TEMPLATES = {"qwen": FOLDER / "qwen.jinja", "llama3": FOLDER / "llama3.jinja"}
 """The templates of Liang et al. 2024, Appendix E."""
@@ -47,12 +48,7 @@ class ChatTemplate(NamedTuple):
 
     def plain(self, text: str) -> str:
         """Return `text` without special tokens: text that a model wrote may spell them, and must not end a turn."""
-        tokens = sorted(self.special)
-        # Removing one token may join the halves of another, so repeat until none remains.
-        while any(token in text for token in tokens):
-            for token in tokens:
-                text = text.replace(token, "")
-        return text
+        return remove_all(text, self.special)
 
 
 def load_chat_template(name: str, model: str) -> ChatTemplate:

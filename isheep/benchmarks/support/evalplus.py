@@ -111,7 +111,9 @@ def run_solution(task: PlusTask, solution: str, expected: Expected, isolation: s
 def agrees(task: PlusTask, index: int, value: Any, expected_text: bytes, tolerance: float) -> bool:
     """Return whether a value is right for an input. Raises one of NO_VALUE if it can't be compared."""
     if task.name == ANY_ZERO:
-        return abs(polynomial(*task.inputs[index], value)) <= task.atol
+        num_base = len(task.base)
+        (coefficients,) = task.base[index] if index < num_base else task.extra[index - num_base]
+        return abs(polynomial(coefficients, value)) <= task.atol
     expected = read_value(expected_text)
     return bool(value == expected) or is_near(value, expected, tolerance)
 

@@ -25,7 +25,7 @@ FENCE = re.compile(r"^([ \t]*)```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | r
 PROGRAM_BEGINS = re.compile(r"(?:async )?def \w+\s*\(|class \w+\s*[(:]|import \w|from [\w.]+ import\b|@\w")
 PROGRAM_CONTINUES = re.compile(
     r"\s|[#)\]}@\"']|(?:async |def |class |import |from |if |elif |else\b|for |while |with |try\b|except\b|finally\b)"
-    r"|(?:return|assert|raise|del|global|pass|print)\b|[\w.]+\(|[\w.,\[\]\"' *]+[-+*/|&]?=|\w+: *[\w.\[\], ]+="
+    r"|(?:return|assert|raise|del|global|pass|print)\b|[\w.]+\(|[\w.,\[\]\"' *]+[-+*/|&]?=|\w+:[\w.\[\], ]+="
 )
 
 
