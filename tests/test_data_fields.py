@@ -62,18 +62,8 @@ ANSWERS = {
 }  # fmt: skip
 # Values that a field may take, beside those of `changes`.
 TEXTS = (
-    "A",
-    "B",
-    "C",
-    "E",
-    "1",
-    "2",
-    "import math\nx = 2",
-    "detectable_format:title",
-    "Ann",
-    "third",
-    "raise ValueError",
-)
+    "A", "B", "C", "E", "1", "2", "import math\nx = 2", "detectable_format:title", "Ann", "third", "raise ValueError",
+)  # fmt: skip
 NUMBERS = (0, 1, 2, 3, 12, 0.001)
 
 
@@ -200,7 +190,7 @@ def observe(tmp_path: Path, qwen2: Path) -> Callable[[str, str, Any], Any]:
         context = EvalContext(engine, chat, 1, folder, settings, False, unsafe_code=True)
         try:
             result = load_benchmark(name).run(context)
-        except (UserError, IndexError):
+        except (UserError, LookupError, ValueError):
             return "refused"
         return engine.seen, result.scores, result.breakdowns, result.details
 

@@ -96,3 +96,7 @@ _BOTH_PROTOCOLS = {
 DATA_FIELDS |= {
     f"{protocol}/{name}": fields for name, fields in _BOTH_PROTOCOLS.items() for protocol in ("paper", "standard")
 }  # noqa: E501
+DATA_FIELDS["standard/commonsense_qa"] = DataFields(
+    ("question.stem", "question.choices.text", "answerKey"),
+    {**_COMMONSENSE.unused, "question.choices.label": "lm-eval's task names the choices A to E by their order"},
+)
