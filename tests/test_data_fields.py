@@ -86,17 +86,17 @@ class FirstOption(SeededFunctionEngine):
 # --- the fields of a file
 
 
-def fields_of(value: Any, known: Sequence[str], path: str = "") -> Iterator[str]:
-    """Yield the names of the fields of a row; what lies below a known one belongs to it."""
-    if path in known:
+def fields_of(value: Any, declared: Sequence[str], path: str = "") -> Iterator[str]:
+    """Yield the names of the fields of a row; what lies below a declared one belongs to it."""
+    if path in declared:
         yield path
     elif isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from fields_of(inner, known, f"{path}.{key}" if path else key)
+            yield from fields_of(inner, declared, f"{path}.{key}" if path else key)
     elif isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
         for entry in value:
-            yield from fields_of(entry, known, path)
-    elif value not in ([], {}) or not any(name.startswith(f"{path}.") for name in known):
+            yield from fields_of(entry, declared, path)
+    elif value not in ([], {}) or not any(name.startswith(f"{path}.") for name in declared):
         yield path
 
 
@@ -122,10 +122,10 @@ def changes(value: Any) -> Iterator[Any]:
         yield f"{value} zebra"
         yield from (text for text in TEXTS if text != value)
     elif isinstance(value, dict):
-        yield from ({**value, key: other} for key, inner in value.items() for other in changes(inner))
+        yield from ({**value, key: replacement} for key, inner in value.items() for replacement in changes(inner))
     elif isinstance(value, list):
-        yield from ([*value[:index], other, *value[index + 1 :]]
-                    for index, inner in enumerate(value) for other in changes(inner))  # fmt: skip
+        yield from ([*value[:index], replacement, *value[index + 1 :]]
+                    for index, inner in enumerate(value) for replacement in changes(inner))  # fmt: skip
         yield value[:-1]
 
 
@@ -214,11 +214,11 @@ def test_each_field_is_read_or_named_as_unused(name: str, observe: Callable[[str
         pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
     file, content = items_of(name)
     fields = DATA_FIELDS[name]
-    known = (*fields.read, *fields.unused)
-    assert set(fields_of(content, known)) <= set(known)
+    declared = (*fields.read, *fields.unused)
+    assert set(fields_of(content, declared)) <= set(declared)
     before = observe(name, file, content)
     assert before != "refused"
-    for field in known:
+    for field in declared:
         found_change = False
         for index in range(len(list(places(content, field.split("."))))):
             for number in range(len(list(changes(value_at(content, field, index))))):
@@ -267,10 +267,10 @@ def test_mt_bench_reads_its_fields(tmp_path: Path) -> None:
         rows = read_rows(tmp_path / "own" / paths[kind])
         outcomes = []
         for index in range(len(list(places(rows, name.split("."))))):
-            for other in list(changes(value_at(rows, name, index)))[:6]:
+            for replacement in list(changes(value_at(rows, name, index)))[:6]:
                 changed = copy.deepcopy(rows)
                 holder, key = list(places(changed, name.split(".")))[index]
-                holder[key] = other
+                holder[key] = replacement
                 folder = mt_bench_files(tmp_path / f"{field}-{index}-{len(outcomes)}", 4)
                 (folder / paths[kind]).write_text("\n".join(map(json.dumps, changed)))
                 outcomes.append(asked(folder))
@@ -294,16 +294,16 @@ ORIGINALS = {
 def test_the_originals_have_no_other_fields() -> None:
     for name, file in ORIGINALS.items():
         fields = DATA_FIELDS[name]
-        known = (*fields.read, *fields.unused)
+        declared = (*fields.read, *fields.unused)
         if name.endswith("commonsense_qa"):
             # This copy has the Hub's form, in which nothing is nested in "question".
-            known = tuple(field.removeprefix("question.").replace("stem", "question") for field in known)
+            declared = tuple(field.removeprefix("question.").replace("stem", "question") for field in declared)
         content = (gzip.decompress if file.endswith(".gz") else bytes)((DATA / file).read_bytes()).decode()
         rows = json.loads(content) if file.endswith(".json") else [json.loads(line) for line in content.splitlines()]
-        assert set(fields_of(rows, known)) <= set(known), name
+        assert set(fields_of(rows, declared)) <= set(declared), name
     fields = DATA_FIELDS["mt_bench"]
     for file in ("question", "reference_answer/gpt-4", "judge_prompts"):
         kind = file.partition("/")[0]
         rows = [{kind: row} for row in read_rows(DATA / "mt_bench" / f"{file}.jsonl")]
-        known = (*fields.read, *fields.unused)
-        assert set(fields_of(rows, known)) <= set(known), file
+        declared = (*fields.read, *fields.unused)
+        assert set(fields_of(rows, declared)) <= set(declared), file
