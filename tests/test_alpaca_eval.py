@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -383,3 +384,27 @@ def test_another_configuration_and_a_single_file(tmp_path: Path, qwen2: Path, mo
     assert prompts[0] == prompts[1] == ["Do 0 {output_1}", "Do 1 {output_1}"]
     with pytest.raises(UserError, match="give a folder with AlpacaEval's files"):
         alpaca_eval.reference(tmp_path / "nowhere", alpaca_eval.ONE)
+
+
+def cut_off_each_match(text: str, patterns: dict[int, str]) -> list[int]:
+    """alpaca_eval's rule as it is written there: the text is cut off at the end of each match."""
+    keys = []
+    while text:
+        matches = [(match, key) for key, regex in patterns.items() if (match := re.search(regex, text))]
+        if not matches:
+            break
+        match, key = min(matches, key=lambda pair: pair[0].start())
+        keys.append(key)
+        text = text[max(match.end(), 1) :]
+    return keys
+
+
+def test_patterns_match_as_in_a_text_that_is_cut_off() -> None:
+    rng = random.Random(1)
+    pieces = ["Output (a)", "Output (b)", "\n", " ", "(a)", "x", "or"]
+    for patterns in (
+        {1: r"(?:^|\n) ?Output \(a\)", 2: r"(?:^|\n) ?Output \(b\)"}, {1: r"^Output", 2: r"\(b\)|$"}, {1: "a", 2: "b?"},
+    ):  # fmt: skip
+        for _ in range(1500):
+            text = "".join(rng.choices(pieces, k=rng.randrange(9)))
+            assert alpaca_evaluators.regex_parser(text, patterns) == cut_off_each_match(text, patterns), repr(text)

@@ -21,6 +21,7 @@ pytest.importorskip("lm_eval", reason="lm_eval[ifeval] is not installed: pip ins
 from isheep.backends import DEFAULT_BACKEND  # noqa: E402
 from isheep.benchmarks import EvalContext, ifeval  # noqa: E402
 from isheep.benchmarks.ifeval import Item, check_answer, load, score_answers, variants  # noqa: E402
+from isheep.benchmarks.support.ifeval_checks import linear_check  # noqa: E402
 from isheep.engines.transformers import open_engine  # noqa: E402
 from isheep.errors import UserError  # noqa: E402
 from isheep.models.chat_template import load_chat_template  # noqa: E402
@@ -433,3 +434,48 @@ def test_a_run_asks_for_its_data_before_it_begins(qwen2: Path, tmp_path: Path) -
     recipe.write_text(f"model: {qwen2}\nevaluation: [{{name: ifeval, data: {tmp_path / 'nowhere.jsonl'}}}]\n")
     assert "nowhere.jsonl: can't be read: No such file" in refused("run", recipe, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+LINEAR_KINDS = {
+    "detectable_content:number_placeholders": [{"num_placeholders": n} for n in (1, 2, 3)],
+    "detectable_format:number_bullet_lists": [{"num_bullets": n} for n in (1, 2, 3)],
+    "detectable_format:title": [{}],
+    "detectable_content:postscript": [{"postscript_marker": marker} for marker in ("P.S.", "P.P.S", "N.B. ")],
+}
+
+
+@pytest.mark.parametrize("kind", LINEAR_KINDS)
+def test_checks_of_our_own_agree_with_lm_evals(kind: str) -> None:
+    """Random texts of the marks that the checks look for."""
+    registry, rng = ifeval.checkers(), random.Random(kind)
+    marks = [
+        "[",
+        "]",
+        "*",
+        "-",
+        " ",
+        "\n",
+        "\r",
+        "\t",
+        "\x0b",
+        "a",
+        "<",
+        "<<",
+        ">>",
+        ">",
+        "P.",
+        "S.",
+        "p. ",
+        "s",
+        "N.B.",
+    ]
+    verdicts = set()
+    for settings in LINEAR_KINDS[kind]:
+        checker = registry[kind](kind)
+        checker.build_description(**settings)
+        own = linear_check(kind, settings)
+        for _ in range(3000):
+            text = "".join(rng.choices(marks, k=rng.randrange(14)))
+            verdicts.add(own(text))
+            assert own(text) == bool(checker.check_following(text)), repr(text)
+    assert verdicts == {True, False}

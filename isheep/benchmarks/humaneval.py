@@ -1,10 +1,10 @@
-"""HumanEval (Chen et al. 2021), and with HumanEval+'s file (Liu et al. 2023) its harder tests: pass@1, greedy.
+"""HumanEval (Chen et al. 2021): pass@1, greedy.
 
 The base continues the head of the function until a new block starts at the margin (the paper's stop words). An aligned
 model is asked for the whole function in the template of its SFT.
 """
 
-from functools import partial
+from collections.abc import Sequence
 
 from isheep import sandbox
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result
@@ -13,7 +13,7 @@ from isheep.benchmarks.support.data_files import DataRow, read_rows, require_fil
 from isheep.benchmarks.support.programs import Problem, body, defines, extract, score_programs
 from isheep.prompts import fill_template
 from isheep.recipe.schema import BenchmarkSettings
-from isheep.records import Sampling
+from isheep.records import Answer, Sampling
 
 COLUMNS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 # Chen et al. 2021, Section 2.3.
@@ -22,34 +22,31 @@ MAX_TOKENS = 512
 REQUEST = "Complete this Python function. Reply with the whole function in one code block.\n\n```python\n{prompt}\n```"
 
 
-def make_benchmark(name: str, file: str) -> Benchmark:
-    """Return a benchmark whose items are in HumanEval's format; `file` says what the user must give as `data`."""
-    return Benchmark(
-        name=name,
-        run=partial(run, file=file),
-        prompts=lambda settings: [str(row["prompt"]) for row in load(settings, file)],
-        score_inputs=partial(load, file=file),
-        needs_sandbox=True,
-        planned=PlannedAnswers(num_answers=164, max_tokens=MAX_TOKENS, batch_size=64),
-    )
+FILE = "HumanEval.jsonl.gz of openai/human-eval"
+PLANNED = PlannedAnswers(num_answers=164, max_tokens=MAX_TOKENS, batch_size=64)
 
 
-def load(settings: BenchmarkSettings, file: str) -> list[DataRow]:
+def load(settings: BenchmarkSettings) -> list[DataRow]:
     """Return the rows of the user's file."""
-    return read_rows(require_file(settings.name, data_path(settings), file), COLUMNS)
+    return read_rows(require_file(settings.name, data_path(settings), FILE), COLUMNS)
 
 
-def run(context: EvalContext, file: str) -> Result:
-    """Compute the share of problems whose tests the answer passes, as "pass@1" (code.score_programs)."""
+def run(context: EvalContext) -> Result:
+    """Compute the share of problems whose tests the answer passes, as "pass@1" (programs.score_programs)."""
     # Raises an error before anything is generated.
     sandbox.find_isolation(context.unsafe_code)
-    items = load(context.settings, file)
+    items = load(context.settings)
     problems = [problem(row) for row in items]
+    answers, code = write_code(context, items)
+    return score_programs(context, context.settings.name, problems, answers, code)
+
+
+def write_code(context: EvalContext, items: Sequence[DataRow]) -> tuple[Sequence[Answer], list[str]]:
+    """Return the model's answers to the prompts of some items, and the code that each adds to its prompt."""
     ends = STOPS if context.is_base else (context.chat.end,)
     sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=MAX_TOKENS, stop=ends)
     answers = context.answers([make_prompt(row, context) for row in items], sampling)
-    code = [read(answer.output, row, context.is_base) for answer, row in zip(answers, items, strict=True)]
-    return score_programs(context, context.settings.name, problems, answers, code)
+    return answers, [read(answer.output, row, context.is_base) for answer, row in zip(answers, items, strict=True)]
 
 
 def make_prompt(row: DataRow, context: EvalContext) -> str:
@@ -75,4 +72,11 @@ def read(answer: str, row: DataRow, base: bool) -> str:
     return f"\n{code}" if defines(code, str(row["entry_point"])) else body(code)
 
 
-BENCHMARK = make_benchmark("humaneval", "HumanEval.jsonl.gz of openai/human-eval")
+BENCHMARK = Benchmark(
+    name="humaneval",
+    run=run,
+    prompts=lambda settings: [str(row["prompt"]) for row in load(settings)],
+    score_inputs=load,
+    needs_sandbox=True,
+    planned=PLANNED,
+)

@@ -1,5 +1,125 @@
-"""HumanEval+ (Liu et al. 2023): HumanEval's problems with about 80 times its tests, in a file of the same format."""
+"""HumanEval+ (Liu et al. 2023): HumanEval's problems with about 80 times its tests: pass@1, greedy, as base and plus.
 
-from isheep.benchmarks.humaneval import make_benchmark
+The tests are inputs; what a solution must return is what the canonical solution does (support/evalplus.py).
+"""
 
-BENCHMARK = make_benchmark("humaneval_plus", "HumanEvalPlus.jsonl.gz of evalplus/humanevalplus_release")
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from isheep import sandbox
+from isheep.benchmarks import humaneval
+from isheep.benchmarks.support.base import Benchmark, Result, Score
+from isheep.benchmarks.support.context import EvalContext, data_path
+from isheep.benchmarks.support.data_files import DataRow, read_rows, require_file
+from isheep.benchmarks.support.evalplus import PlusOutcome, PlusTask, expected_values, run_solution
+from isheep.benchmarks.support.fingerprints import check_unchanged, item_fingerprints
+from isheep.benchmarks.support.programs import BATCH_SIZE, code_result
+from isheep.errors import UserError
+from isheep.recipe.schema import BenchmarkSettings
+from isheep.records import Record
+from isheep.sandbox import Outcome
+from isheep.sandbox.process import PASSED
+
+FILE = "HumanEvalPlus.jsonl.gz of evalplus/humanevalplus_release"
+COLUMNS = (*humaneval.COLUMNS, "base_input", "plus_input", "atol")
+NO_EXPECTED = "no expected value"
+
+
+class PlusVerdict(Record):
+    """How an item's solution ended on the base inputs and on all, as in sandbox.Outcome.
+
+    `control` is how the canonical solution ended: on HumanEval's own tests, and on all inputs. `of` is the program's
+    fingerprint.
+    """
+
+    id: str
+    base: str
+    plus: str
+    control: str
+    of: str
+
+
+def load(settings: BenchmarkSettings) -> list[DataRow]:
+    """Return the rows of the user's file. Raises UserError if a row has no inputs or no tolerance."""
+    path = require_file(settings.name, data_path(settings), FILE)
+    rows = read_rows(path, COLUMNS)
+    for number, row in enumerate(rows, 1):
+        for column in ("base_input", "plus_input"):
+            inputs = row[column]
+            if not isinstance(inputs, list) or not inputs or not all(isinstance(entry, list) for entry in inputs):
+                raise UserError(f"{path} row {number}: {column} must be lists of arguments; take {FILE}")
+        if isinstance(row["atol"], bool) or not isinstance(row["atol"], int | float) or not row["atol"] >= 0:
+            raise UserError(f"{path} row {number}: atol {row['atol']!r} is no tolerance: a number from 0 on is wanted")
+    return rows
+
+
+def run(context: EvalContext) -> Result:
+    """Compute the share of problems whose base inputs ("base") and all inputs ("plus") the answer solves."""
+    # Raises an error before anything is generated.
+    isolation = sandbox.find_isolation(context.unsafe_code)
+    items = load(context.settings)
+    answers, code = humaneval.write_code(context, items)
+    verdicts = judge_all(context, items, code, isolation)
+    scores = {
+        "base": Score(items=[row.base == PASSED for row in verdicts]),
+        "plus": Score(items=[row.plus == PASSED for row in verdicts]),
+    }
+    control = {row.id: row.control for row in verdicts}
+    return code_result(context, scores, control, [row.plus for row in verdicts], answers, isolation)
+
+
+def judge_all(
+    context: EvalContext, items: Sequence[DataRow], code: Sequence[str], isolation: str
+) -> Sequence[PlusVerdict]:
+    """Return a verdict on the code of each item, stored in verdicts.jsonl."""
+    fingerprints = item_fingerprints([[row, text] for row, text in zip(items, code, strict=True)])
+
+    def make_verdict(index: int) -> PlusVerdict:
+        control, outcomes = judge(items[index], [code[index]], isolation)
+        base, plus = (outcome.why for outcome in outcomes[0])
+        id = str(items[index]["task_id"])
+        return PlusVerdict(id=id, base=base, plus=plus, control=control.why, of=fingerprints[index])
+
+    def make_batch(start: int) -> list[PlusVerdict]:
+        with ThreadPoolExecutor(sandbox.num_cores()) as pool:
+            return list(pool.map(make_verdict, range(start, min(start + BATCH_SIZE, len(items)))))
+
+    name = "verdicts.jsonl"
+    check = partial(check_unchanged, context.folder.path / name, fingerprints=fingerprints)
+    return context.folder.map_batches(name, PlusVerdict, make_batch, len(items), BATCH_SIZE, check=check)
+
+
+def judge(row: DataRow, solutions: Sequence[str], isolation: str) -> tuple[Outcome, list[PlusOutcome]]:
+    """Return how the canonical solution of an item ended, and how each of its solutions did.
+
+    The canonical solution runs once, for the expected values. If it has none, no solution passes.
+    """
+    problem, plus_task = humaneval.problem(row), task(row)
+    expected, control = expected_values(plus_task, isolation)
+    if expected is None:
+        return control, [PlusOutcome(Outcome(NO_EXPECTED), Outcome(NO_EXPECTED)) for _ in solutions]
+    control = sandbox.run(problem.program(problem.solution), isolation)
+    return control, [run_solution(plus_task, solution, expected, isolation) for solution in solutions]
+
+
+def task(row: DataRow) -> PlusTask:
+    """Return a row as a task of EvalPlus."""
+    return PlusTask(
+        prefix=str(row["prompt"]),
+        name=str(row["entry_point"]),
+        canonical=str(row["canonical_solution"]),
+        base=row["base_input"],
+        extra=row["plus_input"],
+        atol=row["atol"],
+    )
+
+
+BENCHMARK = Benchmark(
+    name="humaneval_plus",
+    run=run,
+    prompts=lambda settings: [str(row["prompt"]) for row in load(settings)],
+    score_inputs=load,
+    needs_sandbox=True,
+    planned=humaneval.PLANNED,
+)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
 from isheep.benchmarks.support.context import EvalContext, data_path
+from isheep.benchmarks.support.ifeval_checks import linear_check
 from isheep.errors import UserError, one_line, option
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Sampling
@@ -192,7 +193,7 @@ def make_checks(item: Item, registry: Registry) -> Iterator[Check]:
         checker.build_description(**settings)
         if random.getstate() != state:
             raise ValueError(f"{kind} with {settings} leaves something out, and the checker would draw it")
-        yield checker.check_following
+        yield linear_check(kind, settings) or checker.check_following
 
 
 def count_character(letter: str, let_frequency: int, let_relation: str) -> Check:

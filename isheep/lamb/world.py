@@ -103,6 +103,9 @@ def fill(template: str, args: Args, y: str = "") -> str:
 
 # --- reading a text back
 
+MAX_CHARACTERS = 1000
+"""A longer text states no quest: the world's own have less than a third of that."""
+
 
 @cache
 def _patterns() -> list[tuple[str, re.Pattern[str]]]:
@@ -130,6 +133,9 @@ def _slots(phrasing: str, slot: str) -> str:
 
 def understand(instruction: str, input: str = "") -> Quest | None:
     """Return the quest that a text states, or None if the world can't read it or it makes no sense."""
+    # The patterns look for one value after the other, which takes long where a text repeats what is between them.
+    if len(instruction) > MAX_CHARACTERS:
+        return None
     for name, pattern in _patterns():
         match = pattern.match(instruction)
         if not match:
@@ -219,6 +225,12 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
+def titles(text: str) -> list[str]:
+    """Return the matches of `<<[^\\n]+>>`: in each line the longest from the first << on."""
+    edges = [(line, line.find("<<"), line.rfind(">>")) for line in text.split("\n")]
+    return [line[start : end + 2] for line, start, end in edges if 0 <= start <= end - 3]
+
+
 def content_right(quest: Quest, text: str) -> bool:
     """Return whether the answer states the right content and no wrong content of the same type."""
     body = text
@@ -300,5 +312,5 @@ def follows(demand: Demand, quest: Quest, text: str) -> bool:
         case "repeat":
             return stripped.lower().startswith(quest.request.strip().lower())
         case "title":
-            return any(title.strip("<>").strip() for title in re.findall(r"<<[^\n]+>>", text))
+            return any(title.strip("<>").strip() for title in titles(text))
     raise ValueError(demand.kind)

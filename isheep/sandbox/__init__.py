@@ -1,167 +1,201 @@
 """Run code that a model wrote where it can do no harm: in an isolated, limited process that is always ended.
 
 The program runs in one process with one thread. It can start no other, so none outlives it. It has no network, an empty
-environment, and one folder to write in; it reads Python's libraries and the system's, nothing else (child.py). This
-protects the machine, not the score: tests run beside the code that they test, and code that wants to can fake "passed".
+environment, and one folder to write in; it reads Python's libraries and the system's, nothing else (child.py).
 Replacing Python functions by None, as other benchmarks do, is no protection.
+
+A verdict is never reached in the process of the code that it is about. Tests run in a second process, which calls the
+program's functions and gets plain values (peer.py), or the values are compared in the parent (`call`).
 """
 
-import contextlib
 import json
 import os
+import secrets
 import select
-import shutil
-import signal
 import socket
-import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import cache
+from io import FileIO
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import Any, NamedTuple
 
 from isheep.errors import UserError
-from isheep.sandbox import child
+from isheep.sandbox import child, values
+from isheep.sandbox.process import NOT_ISOLATED, PASSED, WRONG, Limits, Outcome, Process, failure, read_message, start
 
-NOT_ISOLATED = "not isolated"
-# Seconds between two checks of the folder's size.
-CHECK_INTERVAL = 0.05
+__all__ = [
+    "CALL_LIMITS",
+    "DEFAULT_LIMITS",
+    "Limits",
+    "Outcome",
+    "Program",
+    "CallReply",
+    "call",
+    "child",
+    "find_breach",
+    "find_isolation",
+    "num_cores",
+    "read_value",
+    "run",
+    "run_all",
+]
+
+DEFAULT_LIMITS = Limits()
+# Of all calls of one program together.
+CALL_LIMITS = Limits(clock=300.0, cpu=60)
 SYSTEM_PATHS = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/dev/urandom")
 
 
-class Limits(NamedTuple):
-    """Limits of a program.
+class Program(NamedTuple):
+    """Code that a model wrote, and tests that run in a process of their own.
 
-    Seconds: `clock` of waiting, generous because a busy machine must make no answer wrong, and `cpu` of computing,
-    which ends an endless loop. Bytes: `memory` of address space, `file` in one file, `folder` in all files. Numbers:
-    `open` of open files, `entries` of files and folders.
+    `setting` is code that the tests need and that runs before them, such as imports. `names` are the names of the
+    program that the tests use; all other names are those of the tests themselves.
     """
 
-    clock: float = 120.0
-    cpu: int = 15
-    memory: int = 2**31
-    file: int = 2**23
-    open: int = 64
-    folder: int = 2**26
-    entries: int = 2000
+    code: str
+    setting: str
+    names: tuple[str, ...]
+    tests: str
 
 
-DEFAULT_LIMITS = Limits()
+class CallReply(NamedTuple):
+    """What a program's function returned, as a line of JSON (values.to_line), and the CPU seconds that it took."""
 
-
-class Outcome(NamedTuple):
-    """How a program ended.
-
-    `why` is "passed", the name of the exception that it raised (with its text as `message`), "time", "memory", "disk",
-    "ended early", or "killed by SIGSEGV".
-    """
-
-    why: str
-    message: str = ""
+    line: bytes
+    seconds: float
 
     @property
-    def passed(self) -> bool:
-        """Whether the program ran to its end."""
-        return self.why == "passed"
+    def text(self) -> bytes:
+        """The value as JSON. Equal texts are equal values, but for NaN."""
+        return self.line.partition(b'"value": ')[2][:-1]
+
+    def value(self) -> Any:
+        """Return the value. Raises what values.decode raises if the program wrote something else."""
+        return read_value(self.text)
 
 
-def run_all(programs: Sequence[str], isolation: str, limits: Limits = DEFAULT_LIMITS) -> list[Outcome]:
+def read_value(text: bytes) -> Any:
+    """Return the value of a reply's text."""
+    return values.decode(json.loads(text))
+
+
+def run_all(programs: Sequence[str | Program], isolation: str, limits: Limits = DEFAULT_LIMITS) -> list[Outcome]:
     """Run programs, as many at a time as there are cores, and return their outcomes in order."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         return list(pool.map(lambda program: run(program, isolation, limits), programs))
 
 
-def run(program: str, isolation: str, limits: Limits = DEFAULT_LIMITS) -> Outcome:
-    """Run one program with an isolation from `find_isolation`. Raises UserError if the isolation fails after all."""
-    outcome = _run(program, isolation, limits)
+def num_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(program: str | Program, isolation: str, limits: Limits = DEFAULT_LIMITS) -> Outcome:
+    """Run one program with an isolation from `find_isolation`. Raises UserError if the isolation fails after all.
+
+    A program without tests passes if it says that it came to its end, by a token. It can find the token in its own
+    process and lie; code that is judged therefore has tests, which run in another process, or it is called.
+    """
+    if isinstance(program, str):
+        return _checked(_run(program, isolation, limits))
+    return _checked(_run_tests(program, isolation, limits))
+
+
+def call(
+    code: str,
+    name: str,
+    inputs: Sequence[Sequence[Any]],
+    isolation: str,
+    accept: Callable[[int, CallReply], bool],
+    seconds: float,
+    limits: Limits = CALL_LIMITS,
+) -> tuple[int, Outcome]:
+    """Call a program's function with each of `inputs` (lists of arguments, as JSON has them), in order.
+
+    Each reply goes to `accept` with its index, here and not in the program's process, until one is not accepted: the
+    outcome is then "wrong". Returns how many were accepted, and the outcome. A call may take `seconds` of CPU time.
+    Raises UserError if the isolation fails after all.
+    """
+    job = {"role": "calls", "program": code, "name": name, "inputs": inputs, "seconds": seconds}
+    with start(job, isolation, limits, _library_paths()) as process:
+        accepted, outcome = 0, None
+        lines = process.lines()
+        while accepted < len(inputs) and outcome is None and (line := next(lines, None)) is not None:
+            if line.startswith(b'{"error"'):
+                outcome = failure(read_message(line))
+            elif accept(accepted, CallReply(line, _seconds(line))):
+                accepted += 1
+            else:
+                outcome = Outcome(WRONG)
+        if outcome is None:
+            outcome = Outcome(PASSED) if accepted == len(inputs) else process.outcome()
+        return accepted, _checked(outcome)
+
+
+def _seconds(line: bytes) -> float:
+    """Return the CPU seconds that a line begins with; 0 if it is none of peer.answer_calls."""
+    try:
+        return float(line[:64].partition(b'"seconds": ')[2].partition(b",")[0])
+    except ValueError:
+        return 0.0
+
+
+def _checked(outcome: Outcome) -> Outcome:
     if outcome.why == NOT_ISOLATED:
         raise UserError(f"no sandbox for code that a model wrote: {outcome.message}; --unsafe-code runs it without one")
     return outcome
 
 
 def _run(program: str, isolation: str, limits: Limits = DEFAULT_LIMITS, readable: Sequence[str] = ()) -> Outcome:
-    with _temporary_folder() as box, tempfile.TemporaryFile("w+") as job:
-        folder = box / "work"
-        settings = {"program": program, "isolation": isolation, "folder": str(folder), "limits": limits._asdict()}
-        json.dump({**settings, "readable": [*_library_paths(), *readable]}, job)
-        job.seek(0)
-        process = subprocess.Popen(
-            [sys.executable, "-s", "-P", str(Path(__file__).with_name("child.py"))],
-            stdin=job, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=folder, env=_environment(folder),
-            start_new_session=True,
-        )  # fmt: skip
-        assert process.stdout
-        try:
-            stopped, output = _wait(process.stdout, folder, limits)
-        finally:
-            # The process is killed before it is waited for, so that no other process has its number yet. macOS raises
-            # PermissionError for a process that has ended.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.stdout.close()
-            code = process.wait()
-    return Outcome(stopped) if stopped else _outcome(output, code)
+    """Run a program alone."""
+    token = secrets.token_hex(16)
+    job = {"role": "alone", "program": program, "token": token}
+    with start(job, isolation, limits, [*_library_paths(), *readable]) as process:
+        line = next(process.lines(), None)
+        if line is None:
+            return process.outcome()
+        message = read_message(line)
+        return Outcome(PASSED) if message.get("token") == token else failure(message or {"error": None})
 
 
-def _wait(pipe: IO[bytes], folder: Path, limits: Limits) -> tuple[str, bytes]:
-    """Return why the program must be stopped ("time" or "disk"; "" if it ended), and its output until then."""
-    end, output = time.monotonic() + limits.clock, b""
-    while not output.endswith(b"\n") and len(output) < 2**16:
-        if time.monotonic() > end:
-            return "time", b""
-        if _exceeds_limits(folder, limits):
-            return "disk", b""
-        if select.select([pipe], [], [], CHECK_INTERVAL)[0]:
-            chunk = os.read(pipe.fileno(), 2**16)
-            if not chunk:
-                break
-            output += chunk
-    return "", output
+def _run_tests(program: Program, isolation: str, limits: Limits) -> Outcome:
+    """Run the tests of a program in one process and the program in another one, with two pipes between them."""
+    with ExitStack() as stack:
+        (get_request, put_request), (get_reply, put_reply) = _pipe(stack), _pipe(stack)
+
+        def started(job: dict[str, Any], requests: FileIO, replies: FileIO) -> Process:
+            ends = {"requests": requests.fileno(), "replies": replies.fileno()}
+            return stack.enter_context(start(job | ends, isolation, limits, _library_paths(), tuple(ends.values())))
+
+        job = {"program": program.code, "setting": program.setting, "names": program.names, "tests": program.tests}
+        server = started({"role": "serve"}, get_request, put_reply)
+        tester = started({"role": "test", **job}, put_request, get_reply)
+        # The last copies are those of the two processes, so that either sees the end of the other.
+        for end in (get_request, put_request, get_reply, put_reply):
+            end.close()
+        return _verdict(tester, server)
 
 
-def _outcome(output: bytes, code: int) -> Outcome:
-    """Return the outcome that child.py reports, or that its exit code means if it reports none.
-
-    Its output begins with child.READY as soon as the isolation is complete.
-    """
-    if not output.startswith(child.READY):
-        return Outcome(NOT_ISOLATED, output.decode(errors="replace").strip() or f"child.py ended with {code}")
-    try:
-        why, message = json.loads(output[len(child.READY) :])
-        return Outcome(str(why), str(message))
-    except (ValueError, TypeError):
-        # There is no report, or the program wrote one of its own.
-        if output.endswith(b"\n"):
-            return Outcome("ended early")
-        # The kernel ends a process that computes for too long by either signal.
-        if code in (-signal.SIGXCPU, -signal.SIGKILL):
-            return Outcome("time")
-        return Outcome(f"killed by {signal.Signals(-code).name}" if code < 0 else "ended early")
+def _verdict(tester: Process, server: Process) -> Outcome:
+    line = next(tester.lines(beside=server), None)
+    if line is None:
+        return tester.outcome()
+    message = read_message(line)
+    if "lost" in message:
+        return server.outcome()
+    return Outcome(PASSED) if message.get("passed") is True else failure(message)
 
 
-# --- what a program gets
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    """Return an environment without keys or paths of the user's; hashes are the same in every run.
-
-    Libraries must use one thread, because the program can start no other. Python itself may need LD_LIBRARY_PATH.
-    """
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    libraries = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    return {
-        "HOME": str(folder),
-        "TMPDIR": str(folder),
-        "LANG": "C.UTF-8",
-        "PYTHONHASHSEED": "0",
-        **threads,
-        **libraries,
-    }
+def _pipe(stack: ExitStack) -> tuple[FileIO, FileIO]:
+    """Return the ends of a pipe, to read and to write, which are closed with the stack at the latest."""
+    read, write = os.pipe()
+    return stack.enter_context(FileIO(read, "rb")), stack.enter_context(FileIO(write, "wb"))
 
 
 @cache
@@ -171,44 +205,6 @@ def _library_paths() -> tuple[str, ...]:
     prefixes = [str(Path(prefix) / name) for prefix in (sys.base_prefix, sys.prefix) for name in ("lib", "lib64")]
     paths = dict.fromkeys([*SYSTEM_PATHS, *prefixes, *python])
     return tuple(path for path in paths if os.path.exists(path))
-
-
-@contextlib.contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    """Yield a temporary folder with "work" and "root" in it, and delete it whatever the program did to it."""
-    box = Path(tempfile.mkdtemp(prefix="isheep-")).resolve()
-    try:
-        for name in ("work", "root"):
-            (box / name).mkdir()
-        yield box
-    finally:
-        try:
-            shutil.rmtree(box)
-        except (OSError, RecursionError):
-            # Folders that can't be read, or thousands of them inside each other.
-            for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
-                subprocess.run([*command, "--", str(box)], stderr=subprocess.DEVNULL, check=False)
-
-
-def _exceeds_limits(folder: Path, limits: Limits) -> bool:
-    """Return whether a folder holds more than the limits allow, or can't be read."""
-    pending, size, entries = [str(folder)], 0, 0
-    while pending:
-        try:
-            with os.scandir(pending.pop()) as inside:
-                for entry in inside:
-                    entries += 1
-                    size += entry.stat(follow_symlinks=False).st_blocks * 512
-                    if size > limits.folder or entries > limits.entries:
-                        return True
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-        except FileNotFoundError:
-            # Deleted since it was listed.
-            continue
-        except OSError:
-            return True
-    return False
 
 
 # --- probing

@@ -1,11 +1,12 @@
 """Isolate this process by means of the kernel, then run one program in it: a script that isheep.sandbox starts.
 
-The job is JSON on standard input, the outcome one line of JSON on standard output. The limits come first, then the
-isolation of files, then the filter of system calls, and the program last: it can undo none of them.
+The job is JSON on standard input, the outcome lines of JSON on standard output. The limits come first, then the
+isolation of files, then the filter of system calls, and the program last (peer.py): it can undo none of them.
 """
 
 import contextlib
 import ctypes
+import importlib.util
 import json
 import os
 import platform
@@ -212,21 +213,41 @@ def isolate(job: dict[str, Any]) -> None:
         filter_calls()
 
 
-def run(program: str) -> tuple[str, str]:
-    """Run a program as the module "program". Return "passed", or the name and text of the exception that it raised."""
-    # Dataclasses look up the module of their class.
-    module = sys.modules["program"] = ModuleType("program")
-    try:
-        exec(compile(program, "program", "exec"), module.__dict__)
-    except MemoryError:
-        return "memory", ""
-    except BaseException as error:
-        return type(error).__name__[:80], str(error)[:1000]
-    return "passed", ""
+def load_beside(name: str) -> ModuleType:
+    """Return a module of this folder, under its full name. The package is not on the path of this process."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+    full_name = f"isheep.sandbox.{name}"
+    spec = importlib.util.spec_from_file_location(full_name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(path)
+    module = sys.modules[full_name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def work(peer: ModuleType, job: dict[str, Any], out: int) -> None:
+    """Do what the job asks for, and write the outcome.
+
+    A program that is run alone reports its end with the job's token. One that is tested, or called, has no way to say
+    that it passed: its tests run in another process, and its values are compared in the parent.
+    """
+    match job["role"]:
+        case "alone":
+            module, failure = peer.run(job["program"])
+            peer.write_all(out, peer.to_line(failure if module is None else {"token": job["token"]}))
+        case "calls":
+            peer.answer_calls(job["program"], job["name"], job["inputs"], job["seconds"], out)
+        case "serve":
+            peer.serve(job["requests"], job["replies"])
+        case "test":
+            names = ("program", "setting", "names", "tests", "requests", "replies")
+            peer.write_all(out, peer.to_line(peer.test(*(job[name] for name in names))))
 
 
 def main() -> None:
     job = json.load(sys.stdin)
+    load_beside("values")
+    peer = load_beside("peer")
     out, empty = os.dup(1), os.open("/dev/null", os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(empty, stream)
@@ -236,9 +257,9 @@ def main() -> None:
         os.write(out, str(error).encode())
         return
     # A program may replace these functions in their modules.
-    write, leave, to_json = os.write, os._exit, json.dumps
-    write(out, READY)
-    write(out, to_json(run(job["program"])).encode() + b"\n")
+    do, leave = work, os._exit
+    os.write(out, READY)
+    do(peer, job, out)
     leave(0)
 
 

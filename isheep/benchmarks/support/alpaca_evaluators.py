@@ -27,6 +27,8 @@ SEED = 0
 DEFAULT_PARAMETERS = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 2048}
 # Keys of completions_kwargs that are not parameters of a request.
 CLIENT_KEYS = ("requires_chatml", "is_chat", "num_procs", "batch_size", "price_per_token", "client_kwargs", "is_strip")
+# Characters in which a match at the place of the last one's end is looked for.
+WINDOW = 1000
 TURN = re.compile(r"<\|im_start\|>(.*?)\n(.*?)<\|im_end\|>", re.DOTALL)
 
 
@@ -140,15 +142,38 @@ def parse_conversation(template: str) -> Messages:
 
 def regex_parser(text: str, outputs_to_match: Mapping[float, str]) -> list[Any]:
     """Return the keys of the patterns in the order of their matches, which do not overlap."""
-    keys = []
-    while text:
-        matches = [(match, key) for key, regex in outputs_to_match.items() if (match := re.search(regex, text))]
+    patterns = [(key, re.compile(regex)) for key, regex in outputs_to_match.items()]
+    keys: list[Any] = []
+    start = 0
+    # The next match of each pattern from `start` on, which stays the next one until `start` is behind it.
+    spans: dict[int, tuple[int, int] | None] = {}
+    while start < len(text):
+        for number, (_, pattern) in enumerate(patterns):
+            if start == 0 or ((span := spans[number]) and span[0] < start):
+                spans[number] = _next_span(pattern, text, start)
+        nearest = {
+            number: _span_at(pattern, text, start) or spans[number] for number, (_, pattern) in enumerate(patterns)
+        }
+        matches = [(*span, number) for number, span in nearest.items() if span]
         if not matches:
             break
-        match, key = min(matches, key=lambda pair: pair[0].start())
-        keys.append(key)
-        text = text[max(match.end(), 1) :]
+        _, end, number = min(matches, key=lambda match: (match[0], match[2]))
+        keys.append(patterns[number][0])
+        start = max(end, start + 1)
     return keys
+
+
+def _next_span(pattern: re.Pattern[str], text: str, start: int) -> tuple[int, int] | None:
+    match = pattern.search(text, start)
+    return match.span() if match else None
+
+
+def _span_at(pattern: re.Pattern[str], text: str, start: int) -> tuple[int, int] | None:
+    """Return a match exactly at `start`, as if the text began there: alpaca_eval cuts it off, and ^ matches there."""
+    rest = text[start : start + WINDOW]
+    match = pattern.match(rest) if start else None
+    is_whole = match is not None and (match.end() < len(rest) or start + WINDOW >= len(text))
+    return (start + match.start(), start + match.end()) if match and is_whole else None
 
 
 def ranking_parser(text: Any, model_1_name: str = "model_1") -> list[Any]:

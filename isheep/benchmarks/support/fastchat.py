@@ -22,7 +22,7 @@ DEFAULT_JUDGE = "gpt-4"
 # The categories whose judge prompt shows a reference answer: FastChat's NEED_REF_CATS.
 CATEGORIES_WITH_REFERENCE = ("math", "reasoning", "coding", "arena-hard-200")
 # The second form counts if the first does not occur.
-RATING_PATTERNS = (re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]"))
+RATING_PATTERNS = (re.compile(r"\[\[(\d+(?:\.\d*)?)\]\]"), re.compile(r"\[(\d+(?:\.\d*)?)\]"))
 # The score of a judgment in which no rating can be read.
 UNREADABLE = -1
 # The text of a judgment whose call failed.

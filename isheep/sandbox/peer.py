@@ -1,0 +1,246 @@
+"""What a sandboxed process does once it is isolated: it serves a program, or it runs tests on a program elsewhere.
+
+The program that a model wrote runs in one process, its tests in another one, and both exchange plain values as lines of
+JSON (values.py). The process of the program knows no expected value, and has no channel on which a verdict could be
+written.
+"""
+
+import builtins
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from isheep.sandbox.values import Opaque, decode, encode, name_of, to_line
+
+
+class Lines:
+    """Lines that are read from a descriptor as they arrive."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor, self.parts = descriptor, list[bytes]()
+
+    def read(self) -> bytes | None:
+        """Return the next line without its end; None at the end."""
+        while True:
+            if self.parts:
+                line, end, after = self.parts[-1].partition(b"\n")
+                if end:
+                    line = b"".join([*self.parts[:-1], line])
+                    self.parts = [after]
+                    return line
+            chunk = os.read(self.descriptor, 2**16)
+            if not chunk:
+                return None
+            self.parts.append(chunk)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write to a pipe, which may take less than it is given."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+# --- the process of the program
+
+
+def run(program: str) -> tuple[ModuleType | None, dict[str, Any]]:
+    """Run a program as the module "program". Return the module, or None and a message with the exception's name and
+    text."""
+    # Dataclasses look up the module of their class.
+    module = sys.modules["program"] = ModuleType("program")
+    try:
+        exec(compile(program, "program", "exec"), module.__dict__)
+    except BaseException as error:
+        return None, error_message(error)
+    return module, {}
+
+
+def error_message(error: BaseException) -> dict[str, Any]:
+    """Return the message that an exception was raised: its name and text."""
+    try:
+        text = str(error)[:1000]
+    except BaseException:
+        text = ""
+    return {"error": [name_of(type(error)), text]}
+
+
+def answer_calls(program: str, name: str, inputs: list[list[Any]], seconds: float, out: int) -> None:
+    """Call the program's function `name` with each list of arguments, and write each value with the CPU seconds that
+    it took.
+
+    A call that computes for more than `seconds` ends the process by SIGPROF. The first exception ends the calls.
+    """
+    write, to_text, clock, timer = write_all, to_line, time.process_time, signal.setitimer
+    kind, stop = signal.ITIMER_PROF, BaseException
+    module, failure = run(program)
+    if module is None:
+        return write(out, to_text(failure))
+    if name not in module.__dict__:
+        return write(out, to_text(error_message(NameError(f"name {name!r} is not defined"))))
+    function = module.__dict__[name]
+    for arguments in inputs:
+        start = clock()
+        timer(kind, seconds)
+        try:
+            value = function(*arguments)
+            spent = clock() - start
+            line = to_text({"seconds": spent}, value)
+        except stop as error:
+            return write(out, to_text(error_message(error)))
+        finally:
+            timer(kind, 0)
+        write(out, line)
+
+
+class Server:
+    """Answers requests about the values of a program. Values that are not plain stay here, under their number."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+
+    def keep(self, value: Any) -> dict[str, Any]:
+        """Return the tag of a value that stays here."""
+        self.values.append(value)
+        return {"remote": len(self.values) - 1}
+
+    def answer(self, request: dict[str, Any]) -> Any:
+        """Return the value that a request asks for."""
+        match request:
+            case {"run": program}:
+                module, failure = run(program)
+                if module is None:
+                    raise Failed(failure)
+                self.values.append(module)
+                return None
+            case {"name": name}:
+                if name not in self.values[0].__dict__:
+                    raise NameError(f"name {name!r} is not defined")
+                return self.values[0].__dict__[name]
+            case {"call": index, "arguments": arguments, "keywords": keywords}:
+                return self.values[index](*self.decode(arguments), **self.decode(keywords))
+            case {"get": index, "attribute": name}:
+                return getattr(self.values[index], name)
+            case {"set": index, "attribute": name, "to": value}:
+                return setattr(self.values[index], name, self.decode(value))
+            case {"iterate": index}:
+                return list(self.values[index])
+        raise ValueError("no such request")
+
+    def decode(self, data: Any) -> Any:
+        return decode(data, self.values.__getitem__)
+
+
+class Failed(Exception):
+    """A program ended with an exception, of which `message` tells."""
+
+    def __init__(self, message: dict[str, Any]) -> None:
+        self.message = message
+
+
+def serve(requests: int, replies: int) -> None:
+    """Answer the requests that arrive on one descriptor, on the other one, until they end."""
+    lines, server, write, to_text, read_json = Lines(requests), Server(), write_all, to_line, json.loads
+    stop, failed, describe = BaseException, Failed, error_message
+    while (line := lines.read()) is not None:
+        try:
+            reply = to_text({}, server.answer(read_json(line)), server.keep)
+        except failed as failure:
+            reply = to_text(failure.message)
+        except stop as error:
+            reply = to_text(describe(error))
+        write(replies, reply)
+
+
+# --- the process of the tests
+
+
+# Exceptions of a program that the tests never see as what they are: two end a loop, two take more than a text.
+NEVER_RAISED = (StopIteration, StopAsyncIteration, UnicodeError, ExceptionGroup)
+
+
+class ProgramError(Exception):
+    """The program raised an exception that is not a built-in one; `name` is that of its type."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
+class Client:
+    """Asks the process of the program. `lost` says that it ended, or that it answered with what is no reply."""
+
+    def __init__(self, requests: int, replies: int) -> None:
+        self.requests, self.lines, self.lost = requests, Lines(replies), False
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        """Return the value of the reply. Raises the program's exception, and EOFError if there is no reply."""
+        try:
+            write_all(self.requests, json.dumps(request).encode() + b"\n")
+            line = self.lines.read()
+            reply = json.loads(line or b"")
+            if "error" not in reply:
+                return decode(reply["value"], lambda index: Remote(self, int(index)))
+            name, text = map(str, reply["error"])
+        except Exception:
+            self.lost = True
+            raise EOFError("the program gave no answer") from None
+        raise self._exception(name, text)
+
+    @staticmethod
+    def _exception(name: str, text: str) -> Exception:
+        """Return the program's exception. Those that end a loop without an error are never raised here."""
+        kind = getattr(builtins, name, None)
+        if not isinstance(kind, type) or not issubclass(kind, Exception) or issubclass(kind, NEVER_RAISED):
+            return ProgramError(name, text)
+        return kind(text)
+
+
+class Remote(Opaque):
+    """Stands for a value that stays in the process of the program: it can be called, iterated, and has attributes."""
+
+    def __init__(self, client: Client, index: int) -> None:
+        self.__dict__.update(_client=client, _index=index)
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        request = {"call": self._index, "arguments": encode(list(arguments), _keep_remote)}
+        return self._client.ask({**request, "keywords": encode(keywords, _keep_remote)})
+
+    def __getattr__(self, name: str) -> Any:
+        return self._client.ask({"get": self._index, "attribute": name})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._client.ask({"set": self._index, "attribute": name, "to": encode(value, _keep_remote)})
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._client.ask({"iterate": self._index}))
+
+
+def _keep_remote(value: Any) -> dict[str, Any]:
+    if type(value) is not Remote:
+        raise TypeError(f"a test gives a {type(value).__name__} to the program, and only plain values can be given")
+    return {"remote": value.__dict__["_index"]}
+
+
+def test(program: str, setting: str, names: list[str], tests: str, requests: int, replies: int) -> dict[str, Any]:
+    """Run tests on a program that runs in another process. Return {"passed": True}, or why it does not pass.
+
+    `setting` is code that the tests need, which runs before them here. `names` are those that the program defines.
+    """
+    client = Client(requests, replies)
+    module = sys.modules["tests"] = ModuleType("tests")
+    try:
+        client.ask({"run": program})
+        exec(compile(setting, "setting", "exec"), module.__dict__)
+        module.__dict__.update({name: client.ask({"name": name}) for name in names})
+        exec(compile(tests, "tests", "exec"), module.__dict__)
+    except ProgramError as error:
+        return {"error": [error.name, str(error)]}
+    except BaseException as error:
+        return {"lost": True} if client.lost else error_message(error)
+    return {"lost": True} if client.lost else {"passed": True}

@@ -1,0 +1,199 @@
+"""A sandboxed process, from its start to its end: its limits, the lines that it writes, and how it ended."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from isheep.sandbox import child
+from isheep.sandbox.surroundings import environment, exceeds_limits, temporary_folder
+
+# What `Outcome.why` says where it is not the name of an exception.
+PASSED, NOT_ISOLATED, TIME, MEMORY, DISK, EARLY, WRONG = (
+    "passed", "not isolated", "time", "memory", "disk", "ended early", "wrong",
+)  # fmt: skip
+RESERVED = (PASSED, NOT_ISOLATED, TIME, MEMORY, DISK, EARLY, WRONG)
+# Seconds between two checks of the folder's size.
+CHECK_INTERVAL = 0.05
+# Seconds in which a process that gives no answer ends by itself, if it is about to end.
+GRACE = 2.0
+# Bytes of one line that a process writes.
+MAX_LINE = 2**26
+
+
+class Limits(NamedTuple):
+    """Limits of a program.
+
+    Seconds: `clock` of waiting, generous because a busy machine must make no answer wrong, and `cpu` of computing,
+    which ends an endless loop. Bytes: `memory` of address space, `file` in one file, `folder` in all files. Numbers:
+    `open` of open files, `entries` of files and folders.
+    """
+
+    clock: float = 120.0
+    cpu: int = 15
+    memory: int = 2**31
+    file: int = 2**23
+    open: int = 64
+    folder: int = 2**26
+    entries: int = 2000
+
+
+class Outcome(NamedTuple):
+    """How a program ended.
+
+    `why` is "passed", the name of the exception that it raised (with its text as `message`), "time", "memory", "disk",
+    "wrong", "ended early", or "killed by SIGSEGV". The name of a type is never one of these words: an exception class
+    `passed` is "exception passed".
+    """
+
+    why: str
+    message: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the program ran to its end, or passed its tests."""
+        return self.why == PASSED
+
+
+def failure(message: Mapping[str, Any]) -> Outcome:
+    """Return the outcome of a message with an "error", the name and text of an exception."""
+    try:
+        name, text = map(str, message["error"])
+    except (KeyError, TypeError, ValueError):
+        return Outcome(EARLY)
+    if name == "MemoryError":
+        return Outcome(MEMORY)
+    is_reserved = name in RESERVED or name.startswith("killed by ")
+    return Outcome(f"exception {name}"[:80] if is_reserved else name[:80], text[:1000])
+
+
+def read_message(line: bytes) -> dict[str, Any]:
+    """Return a line that a process wrote as a message; {} if it is none."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+class Process:
+    """A started process: child.py with a job, in a temporary folder of its own.
+
+    `stopped` is why it had to be stopped: "time", "disk", or "ended early" for a line that is too long.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path, limits: Limits) -> None:
+        self.process, self.folder, self.limits = process, folder, limits
+        self.end_time = time.monotonic() + limits.clock
+        self.is_isolated, self.stopped, self.opening = False, "", b""
+
+    @property
+    def descriptor(self) -> int:
+        assert self.process.stdout
+        return self.process.stdout.fileno()
+
+    def lines(self, beside: "Process | None" = None) -> Iterator[bytes]:
+        """Yield the lines that the process writes, without what child.py writes before them, until it ends or must be
+        stopped. Another process `beside` it may stop it too, by what it does to its folder."""
+        pending: list[bytes] = []
+        size = 0
+        for chunk in self._chunks(beside):
+            first, *later = chunk.split(b"\n")
+            pending.append(first)
+            size += len(first)
+            if size > MAX_LINE:
+                self.stopped = EARLY
+                return
+            if later:
+                yield from (b"".join(pending), *later[:-1])
+                pending, size = [later[-1]], len(later[-1])
+
+    def _chunks(self, beside: "Process | None") -> Iterator[bytes]:
+        while True:
+            if time.monotonic() > self.end_time:
+                self.stopped = TIME
+            elif any(process.is_too_big() for process in (self, beside) if process):
+                self.stopped = DISK
+            if self.stopped:
+                return
+            if not select.select([self.descriptor], [], [], CHECK_INTERVAL)[0]:
+                continue
+            chunk = os.read(self.descriptor, 2**16)
+            if not chunk:
+                return
+            if self.is_isolated:
+                yield chunk
+            elif after := self._isolated(chunk):
+                yield after
+
+    def _isolated(self, chunk: bytes) -> bytes:
+        """Return what follows child.READY, with which the output begins as soon as the isolation is complete."""
+        self.opening += chunk
+        if not self.opening.startswith(child.READY):
+            return b""
+        self.is_isolated = True
+        return self.opening[len(child.READY) :]
+
+    def is_too_big(self) -> bool:
+        """Return whether the folder holds more than the limits allow."""
+        return exceeds_limits(self.folder, self.limits.folder, self.limits.entries)
+
+    def outcome(self) -> Outcome:
+        """Return how the process ended that gave no result, and end it if it has not."""
+        if self.stopped:
+            return Outcome(self.stopped)
+        try:
+            code = self.process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            return Outcome(EARLY)
+        if not self.is_isolated:
+            for _ in self.lines():
+                break
+        if not self.is_isolated:
+            text = self.opening.decode(errors="replace").strip()
+            return Outcome(NOT_ISOLATED, text or f"child.py ended with {code}")
+        # The kernel ends a process that computes for too long by either of two signals, a call that does by a third.
+        if code in (-signal.SIGXCPU, -signal.SIGKILL, -signal.SIGPROF):
+            return Outcome(TIME)
+        return Outcome(f"killed by {signal.Signals(-code).name}" if code < 0 else EARLY)
+
+    def close(self) -> None:
+        """End the process."""
+        # The process is killed before it is waited for, so that no other process has its number yet. macOS raises
+        # PermissionError for a process that has ended.
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.stdout:
+            self.process.stdout.close()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def start(
+    job: Mapping[str, Any], isolation: str, limits: Limits, readable: Sequence[str], inherited: Sequence[int] = ()
+) -> Iterator[Process]:
+    """Start a process with a job, and end it on leaving. It may read `readable` and has the descriptors `inherited`."""
+    with temporary_folder() as box, tempfile.TemporaryFile("w+") as file:
+        folder = box / "work"
+        settings = {"isolation": isolation, "folder": str(folder), "limits": limits._asdict(), "readable": readable}
+        json.dump({**job, **settings}, file)
+        file.seek(0)
+        popen = subprocess.Popen(
+            [sys.executable, "-s", "-P", str(Path(child.__file__))],
+            stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=folder, env=environment(folder),
+            start_new_session=True, pass_fds=inherited,
+        )  # fmt: skip
+        process = Process(popen, folder, limits)
+        try:
+            yield process
+        finally:
+            process.close()
