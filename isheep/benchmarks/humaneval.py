@@ -8,9 +8,11 @@ from functools import partial
 
 from isheep import sandbox
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result
+from isheep.benchmarks.support.code_samples import CodeSample, score_samples
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import DataRow, read_rows, require_file
 from isheep.benchmarks.support.programs import Problem, body, defines, extract, score_programs
+from isheep.benchmarks.support.responses import ResponseContext
 from isheep.prompts import fill_template
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Sampling
@@ -30,6 +32,7 @@ def make_benchmark(name: str, file: str) -> Benchmark:
         prompts=lambda settings: [str(row["prompt"]) for row in load(settings, file)],
         score_inputs=partial(load, file=file),
         needs_sandbox=True,
+        score_responses=partial(score_responses, file=file),
         planned=PlannedAnswers(num_answers=164, max_tokens=MAX_TOKENS, batch_size=64),
     )
 
@@ -50,6 +53,18 @@ def run(context: EvalContext, file: str) -> Result:
     answers = context.answers([make_prompt(row, context) for row in items], sampling)
     code = [read(answer.output, row, context.is_base) for answer, row in zip(answers, items, strict=True)]
     return score_programs(context, context.settings.name, problems, answers, code)
+
+
+def score_responses(context: ResponseContext, file: str) -> Result:
+    """Run the samples in a file: a completion is appended to the prompt as it is, a solution is a whole program."""
+    rows = {str(row["task_id"]): row for row in load(context.settings, file)}
+
+    def read_code(task_id: str, sample: CodeSample) -> str:
+        if sample.response is not None:
+            return read(sample.response, rows[task_id], base=False)
+        return sample.completion if sample.completion is not None else f"\n{sample.solution}"
+
+    return score_samples(context, {task_id: problem(row) for task_id, row in rows.items()}, str, read_code)
 
 
 def make_prompt(row: DataRow, context: EvalContext) -> str:

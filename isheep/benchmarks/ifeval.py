@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
 from isheep.benchmarks.support.context import EvalContext, data_path
-from isheep.benchmarks.support.responses import match_responses, read_sample
+from isheep.benchmarks.support.responses import ResponseContext, match_responses, read_sample
 from isheep.errors import UserError, one_line, option
 from isheep.json_files import ForeignRow, Text, existing_file, parse_row, read_values
 from isheep.recipe.schema import BenchmarkSettings
@@ -70,17 +70,17 @@ def score_inputs(settings: BenchmarkSettings) -> object:
     return [item.model_dump() for item in load(data_path(settings))]
 
 
-def score_responses(data: Path | None, file: Path, output_dir: Path) -> Result:
+def score_responses(context: ResponseContext) -> Result:
     """Score a file of {"prompt", "response"} rows, the original's format, or of samples that lm-eval logged.
 
     Prompts without a response are left out, and the last of several responses to one prompt counts; a note says how
     many. Raises UserError if a row has neither format, or if no prompt has a response.
     """
-    items = load(data)
-    responses = [read_response(location, row) for location, row in read_values(file)]
-    matched = match_responses(file, [item.prompt for item in items], responses, "prompt")
-    result = score_answers([items[index] for index in matched.indices], matched.texts, output_dir)
-    return result.model_copy(update={"template": "unknown", "notes": matched.notes})
+    items = load(context.data)
+    responses = [read_response(location, row) for location, row in read_values(context.file)]
+    matched = match_responses(context.file, [item.prompt for item in items], responses, "prompt")
+    result = score_answers([items[index] for index in matched.indices], matched.texts, context.folder.path)
+    return result.model_copy(update={"template": context.template, "notes": matched.notes})
 
 
 class PromptResponse(ForeignRow):

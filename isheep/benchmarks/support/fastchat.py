@@ -107,6 +107,14 @@ def read_answers(path: Path) -> dict[Any, list[str]]:
     return {question_key(row.question_id): row.choices[0].turns for _, row in rows}
 
 
+def read_model_name(path: Path) -> str:
+    """Return the model of a model_answer file: its model_id, or the file's name. Raises UserError for two."""
+    names = sorted({row.model_id for _, row in read_rows(path, ModelAnswer) if row.model_id})
+    if len(names) > 1:
+        raise UserError(f"{path} has answers of {len(names)} models ({', '.join(names)}): give a file for each")
+    return names[0] if names else path.name.removesuffix(".gz").partition(".json")[0]
+
+
 def question_key(question_id: int | str) -> int | str:
     """Return the form in which ids are compared: "81" is the number 81."""
     if isinstance(question_id, int) or not NUMERIC_ID.fullmatch(question_id):

@@ -11,6 +11,7 @@ from isheep import sandbox
 from isheep.benchmarks.support.base import Result, Score
 from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.fingerprints import check_unchanged, item_fingerprints
+from isheep.benchmarks.support.responses import ResponseContext
 from isheep.records import Answer, Record
 from isheep.rundir.folder import RunFolder
 
@@ -79,7 +80,11 @@ def body(code: str) -> str:
 
 
 def score_programs(
-    context: EvalContext, name: str, problems: Sequence[Problem], answers: Sequence[Answer], code: Sequence[str]
+    context: EvalContext | ResponseContext,
+    name: str,
+    problems: Sequence[Problem],
+    answers: Sequence[Answer],
+    code: Sequence[str],
 ) -> Result:
     """Run the code of each answer with the problem's tests: pass@1 of one answer to each problem.
 
