@@ -345,6 +345,8 @@ def test_parsers_read_one_preference_or_none() -> None:
     assert read("logprob_parser", {"logprobs": {"content": [top(m=0.9)] * 2}}, **weigh) is None
     assert read("logprob_parser", {"logprobs": {"content": [top(M=1), top(m=1)]}}, **weigh, log_prob_index=-1) == 1
     assert read("logprob_parser", {"logprobs": None}, **weigh) is None
+    huge = {"token": "m", "top_logprobs": [{"token": "m", "logprob": 1e4}]}
+    assert read("logprob_parser", {"logprobs": {"content": [huge]}}, **weigh) is None
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from isheep.benchmarks.paper import winogrande
+from isheep.errors import UserError
+from isheep.recipe.schema import BenchmarkSettings
+from tests.helpers.benchmark_files import write_benchmark
 from tests.helpers.command import isheep, refused
 from tests.helpers.judged import mt_bench_files, write_lines
 
@@ -218,6 +222,17 @@ def test_names_of_models_are_folded_and_not_cut(tmp_path: Path, monkeypatch: pyt
     assert max(map(len, text.splitlines())) <= 80 and "…" not in text
     letters = "".join(line.strip().split(" ")[0] for line in text.splitlines())
     assert all(letters.count(name) == 2 for name in names)
+
+
+@pytest.mark.parametrize("answer", ["0", "3", "-1"])
+def test_an_item_whose_answer_is_none_of_its_options_is_refused(tmp_path: Path, answer: str) -> None:
+    """It would count as wrong for every model."""
+    data = write_benchmark(tmp_path / "data", "winogrande")
+    file = data if data.is_file() else data / "dev.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    save(file, [rows[0], rows[1] | {"answer": answer}])
+    with pytest.raises(UserError, match="row 2 of its data makes no item: its answer is none of its 2 options"):
+        winogrande.BENCHMARK.score_inputs(BenchmarkSettings(name="paper/winogrande", data=str(file)))
 
 
 # --- answers and questions
