@@ -72,14 +72,14 @@ def test_the_verb_prints_all_digits(tmp_path: Path) -> None:
     assert "length_controlled_winrate" not in lines and "raw unless the name" in done.out
     assert json.loads(isheep("scores", path, "--json").out)["standard_error"] == float(lines["standard_error"])
     path.write_text("[3]")
-    assert "row 1: found '3'" in refused("scores", path)
+    assert "row 1: an object is needed, found 3" in refused("scores", path)
     path.write_text('[{"preference": 1},')
-    assert "can't be read as json" in refused("scores", path)
+    assert "not JSON" in refused("scores", path)
 
 
 def test_a_file_as_it_is_published(tmp_path: Path) -> None:
     """Rows of all keys; verdicts of old and new evaluators, and what else stands there."""
-    arguments = [1, 2, 2.0, 1.0, 0, 0.0, 1.5, 1.0000143, 1.99987, 1.5000001, None, math.nan, -1, 0.5, "2"]
+    arguments = [1, 2, 2.0, 1.0, 0, 0.0, 1.5, 1.0000143, 1.99987, 1.5000001, None, math.nan, -1, 0.5, 2.5]
     rows = [
         {"instruction": f"Do {n}", "output_1": "a" * n, "generator_1": "gpt4_1106_preview", "dataset": "helpful_base",
          "datasplit": "eval", "output_2": "b" * (2 * n), "generator_2": "mine", "annotator": "weighted",
@@ -346,6 +346,8 @@ def test_parsers_read_one_preference_or_none() -> None:
     assert read("logprob_parser", {"logprobs": {"content": [top(m=0.9)] * 2}}, **weigh) is None
     assert read("logprob_parser", {"logprobs": {"content": [top(M=1), top(m=1)]}}, **weigh, log_prob_index=-1) == 1
     assert read("logprob_parser", {"logprobs": None}, **weigh) is None
+    huge = {"token": "m", "top_logprobs": [{"token": "m", "logprob": 1e4}]}
+    assert read("logprob_parser", {"logprobs": {"content": [huge]}}, **weigh) is None
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,7 @@ def test_answers_are_on_disk_before_the_next_page(run: Path, open_page: Any) -> 
 WRONG: list[dict[str, Any]] = [
     {"at": 0}, {"at": 0, "quality": 7}, {"at": 0, "quality": "x", "following": 1}, {"at": 0, "chosen": "left"},
     {"at": 0, "quality": 0, "following": 1}, {"at": 0, "quality": 11, "following": 1},
+    *({"at": 0, "quality": score, "following": 1} for score in ("٧", "７", "1_0", " 7", "+7", "7.0", "²")),
     {"at": 0, "quality": "9" * 5000, "following": 1}, {"at": 0, **{f"f{n}": 1 for n in range(60)}},
 ]  # fmt: skip
 

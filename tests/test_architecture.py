@@ -25,7 +25,7 @@ FLOORS = (
     "recipe",
     "filters text sandbox seeds extensions",
     "prompts",
-    "records batching",
+    "records batching json_files",
     "errors",
 )
 MOST_ROOT_MODULES = 10

@@ -214,9 +214,9 @@ def test_mbpp_sanitized(tmp_path: Path, qwen2: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.txt", "x", "no format is known"), ("a.jsonl", "", "no rows"), ("a.jsonl", "{", "can't be read as jsonl"),
-        ("a.json", "{", "can't be read as json"), ("a.jsonl.gz", "plain", "can't be read as jsonl"),
-        ("a.parquet", "plain", "can't be read as parquet"), ("a.jsonl", "[1]", "found '[1]'"),
+        ("a.txt", "x", "no format is known"), ("a.jsonl", "", "no rows"), ("a.jsonl", "{", "not JSON"),
+        ("a.json", "{", "not JSON"), ("a.jsonl.gz", "plain", "line 1: not JSON"),
+        ("a.parquet", "plain", "can't be read as parquet"), ("a.jsonl", "[1]", "row 1: found '1'"),
         ("a.jsonl", '{"task_id": 1}', "row 1: column 'prompt' is missing"), ("b", "", "no such file"),
     ],
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """IFEval: every checker says yes and no, nothing is left to chance, files in the original's format, bad data told."""
 
+import gzip
 import json
 import os
 import random
@@ -174,7 +175,8 @@ def test_a_malformed_line_is_named(tmp_path: Path, row: dict[str, Any], snippet:
 def test_a_file_that_is_no_data(tmp_path: Path) -> None:
     for content, snippet in (
         ("", "holds no prompts"),
-        ("[]\n", "line 1: the line: "),
+        ("[]\n", "holds no prompts"),
+        ("[3]\n", "row 1: the line: "),
         ("{'a'", "line 1: not JSON"),
     ):
         (tmp_path / "input_data.jsonl").write_text(content)
@@ -339,7 +341,7 @@ def test_answers_that_are_missing_are_said(own_data: Path, tmp_path: Path) -> No
     ("answers", "words", "snippet"),
     [
         ([{"prompt": "Else", "response": "Baa"}], ["ifeval"], "none of its 1 prompts is one of the 3"),
-        ([{"prompt": "Do 1."}], ["ifeval"], "answers.jsonl line 1: an object with the texts prompt and response"),
+        ([{"prompt": "Do 1."}], ["ifeval"], "answers.jsonl line 1: response is missing"),
         ([], ["ifeval"], "none of its 0 prompts"),
         ([], ["lamb"], "benchmark 'lamb' can't score a file of answers"),
         ([], ["ifevel"], "benchmark 'ifevel' is not known: did you mean 'ifeval'?"),
@@ -479,3 +481,26 @@ def test_checks_of_our_own_agree_with_lm_evals(kind: str) -> None:
             verdicts.add(own(text))
             assert own(text) == bool(checker.check_following(text)), repr(text)
     assert verdicts == {True, False}
+
+
+def test_a_prompt_that_repeats_in_the_data_is_no_foreign_response(tmp_path: Path) -> None:
+    """The counts of responses can't be negative."""
+    prompts = [row(1), row(2), row(1, "startend:quotation") | {"key": 3}, row(1) | {"key": 4}]
+    data = write(tmp_path / "input_data.jsonl", prompts)
+    path = write(tmp_path / "answers.jsonl", [{"prompt": "Do 1.", "response": "Baa"}])
+    done = isheep("eval", "--responses", path, "ifeval", "--data", data)
+    text = " ".join(done.out.split())
+    assert done.code == 0 and "1 of 4 prompts have no response and are left out" in text
+    assert "responses are to other" not in text and "2 items have the prompt of an earlier item" in text
+    result = json.loads((tmp_path / "answers.ifeval" / "ifeval.json").read_text())
+    assert result["scores"]["prompt strict"]["items"] == [True, False, True]
+
+
+def test_responses_are_read_from_a_gzipped_list(own_data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "answers.json.gz"
+    path.write_bytes(gzip.compress(json.dumps([{"prompt": "Do 1.", "response": "Baa"}]).encode()))
+    assert isheep("eval", "--responses", path, "ifeval", "--data", own_data, "--out", tmp_path / "out").code == 0
+    for value in ("3", "null", '["a"]', '"\\ud800"'):
+        write(path, [])
+        path.write_text(f'{{"prompt": "Do 1.", "response": {value}}}')
+        assert "line 1: response " in refused("eval", "--responses", path, "ifeval", "--data", own_data)

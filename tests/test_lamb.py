@@ -55,6 +55,15 @@ def test_the_oracle_never_fails_on_odd_text(text: str, input: str, seed: int) ->
         assert is_truly_right(pair) in (True, False)
 
 
+@pytest.mark.parametrize("number", ["²", "٣", "3²", "1_0", "３"])
+def test_a_number_is_ascii_digits(number: str) -> None:
+    quest = next(quest for quest in draw_quests(300) if quest.family == "sum" and not quest.demands)
+    assert understand(f"{quest.instruction} Use at least 3 words.")
+    assert understand(f"{quest.instruction} Use at least {number} words.") is None
+    changed = quest.instruction.replace(quest.args[0], number, 1)
+    assert changed != quest.instruction and understand(changed) is None
+
+
 def test_the_parts_share_nothing() -> None:
     corpus = "\n".join(map(page_text, islice(pages(3), 6_000)))
     exam, validated = ({quest.instruction for quest in quests} for quests in (suite(), validation()))

@@ -130,7 +130,7 @@ def test_averages_are_show_results() -> None:
     outcome = fastchat.averages(FILE)
     assert outcome["m"] == {
         **{"first_turn": 8.75, "second_turn": 3, "average": 23.5 / 4},
-        **{"ok": 4, "unreadable": 1, "error": 1, "repeated": 0},
+        **{"ok": 4, "unreadable": 1, "error": 1, "repeated": 0, "outside_scale": 0, "judges": ["gpt-4"]},
     }
     assert outcome["other [x]"]["average"] == 2 and outcome["other [x]"]["repeated"] == 1
     assert outcome["other [x]"]["second_turn"] is None
@@ -149,9 +149,9 @@ def test_the_verb_prints_them(tmp_path: Path) -> None:
     outcome = json.loads(isheep("scores", tmp_path / "gpt-4_single.jsonl", "--json").out)
     assert outcome == fastchat.averages(FILE)
     write_lines(tmp_path / "pair.jsonl", [{"question_id": 81, "model_1": "a", "g1_winner": "tie"}])
-    assert "row 1: column 'model' is missing" in refused("scores", tmp_path / "pair.jsonl")
+    assert "line 1: model is missing" in refused("scores", tmp_path / "pair.jsonl")
     write_lines(tmp_path / "text.jsonl", [row(81, 1, 3) | {"score": "3"}])
-    assert "score must be a number, found '3'" in refused("scores", tmp_path / "text.jsonl")
+    assert 'score must be a number or null, found "3"' in refused("scores", tmp_path / "text.jsonl")
     assert "can't be read" in refused("scores", tmp_path / "nowhere.jsonl")
 
 
@@ -254,7 +254,7 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give FastChat's data/mt_bench"):
         fastchat.load_files(tmp_path / "nowhere", "gpt-4")
     (data / "question.jsonl").write_text('{"question_id": 81}\n')
-    with pytest.raises(UserError, match="question.jsonl row 1: column 'category' is missing"):
+    with pytest.raises(UserError, match="question.jsonl line 1: category is missing"):
         fastchat.load_files(data, "gpt-4")
     more = BenchmarkSettings(name="mt_bench", data=str(mt_bench_files(tmp_path / "more", 2)))
     assert mt_bench.prompts(more)[:2] == ["Ask 0?", "And 0 {again}?"]

@@ -100,6 +100,16 @@ def test_a_plain_prompt_has_no_template(tmp_path: Path) -> None:
         ("7-8||", None), ("7 to 8", None), ("8%", None), ("8th||", None), ("1e9||", None), ("8,5", None),
         ("eight||", None), ("||", None), ("", None), ("good\n9||", None), ("2 of 3 are right, 8||", None),
         ("It is 8", None), ("\u0668||", None), ("9" * 400, None), ("9/10/2024||", None),
+        # Other digits and signs beside the number; nothing but marks may follow it.
+        ("8²||", None), ("8\0||", None), ("8½||", None), ("8 ½||", None), ("8 ½ because", None), ("²8||", None),
+        ("8⑧||", None), ("8Ⅷ||", None), ("8\u0668||", None), ("8\u0668", None), ("\uff18||", None), ("8\uff18||", None),
+        ("8\u200b||", None), ("8\ufe0f\u20e3||", None), ("\x008||", None), ("8_0||", None), ("8+||", None),
+        ("8\\||", None), ("8é||", None), ("8\u00a0/ 100||", None), ("8\u2013\u0669", None), ("8²", None),
+        ("nan||", None),
+        ("inf||", None), ("+8||", 8), ("8\u00a0||", 8), ("8\u3002good", 8), ("“8”||", 8), ("<score>8</score>||", 8),
+        # A label without a number may stand before it; which number of a label is the score would be a guess.
+        ("Overall: 9", 9), ("Overall score: 9", 9), ("Final: 9", 9), ("Overall: 9||good", 9), ("Overall 9", 9),
+        ("Score (1-10): 9", None), ("Score (1-10): 9||good", None), ("Score (out of 10): 9", None),
     ],
 )  # fmt: skip
 def test_a_reply_is_read_as_a_grade_or_as_unreadable(reply: str, score: float | None) -> None:

@@ -79,7 +79,8 @@ def read_annotations(path: Path, row_type: type[Annotation]) -> tuple[list[Annot
     for line in lines:
         try:
             if line.strip():
-                rows.append(row_type.model_validate_json(line))
+                # Nothing is converted: the text "7" is no score.
+                rows.append(row_type.model_validate_json(line, strict=True))
         except ValidationError:
             num_unreadable += 1
     return rows, num_unreadable

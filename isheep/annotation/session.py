@@ -76,7 +76,7 @@ class AnnotationSession:
         question = self.questions[index]
         row: Rating | Choice
         if self.criteria:
-            scores = None if "skip" in fields else {name: int(fields.get(name, "")) for name in self.criteria}
+            scores = None if "skip" in fields else {name: _parse_score(fields.get(name, "")) for name in self.criteria}
             row = Rating(row=question.task.id, by=self.person, scores=scores)
         else:
             left, right = question.iterations
@@ -86,6 +86,13 @@ class AnnotationSession:
         with self._lock:
             append_annotation(self.file, row)
             self._answers[question.task.id] = row
+
+
+def _parse_score(text: str) -> int:
+    """Return a score in ASCII digits. Raises ValueError for anything else, such as 1_0, +8 or other digits."""
+    if not text.isascii() or not text.isdigit():
+        raise ValueError(text)
+    return int(text)
 
 
 # --- rating

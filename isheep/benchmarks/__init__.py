@@ -18,6 +18,7 @@ from isheep.benchmarks.support.conflicts import conflicts, settings_conflicts
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.fingerprints import fingerprint
 from isheep.benchmarks.support.loading import is_readable, load_benchmark, register_benchmark
+from isheep.benchmarks.support.responses import ResponseContext
 from isheep.recipe.schema import BenchmarkSettings, Recipe, Stop
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "EvalContext",
     "Fingerprints",
     "PlannedAnswers",
+    "ResponseContext",
     "Result",
     "Score",
     "ValidationPart",

@@ -11,11 +11,14 @@ from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from isheep import json_files
 from isheep.benchmarks.support import alpaca_evaluators, win_rate
 from isheep.benchmarks.support.alpaca_evaluators import Evaluator, is_switched
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import read_rows, read_text
+from isheep.benchmarks.support.foreign_rows import ModelOutput
+from isheep.benchmarks.support.responses import ResponseContext, match_responses
 from isheep.errors import UserError
 from isheep.judges.base import count_outcomes, judge_notes, merge_parameters
 from isheep.openai_client import ServerReply
@@ -54,6 +57,7 @@ def make_benchmark(name: str, version: Version) -> Benchmark:
         prompts=lambda settings: [row["instruction"] for row in reference(data_path(settings), version)],
         score_inputs=partial(score_inputs, version=version),
         needs_judge=True,
+        score_responses=partial(score_responses, version=version),
         reads_judge_config=True,
         planned=PlannedAnswers(num_answers=805, max_tokens=MAX_TOKENS, batch_size=64),
     )
@@ -76,17 +80,46 @@ def run(context: EvalContext, version: Version) -> Result:
     figures in percent, the length-controlled win rate among them if `data` has df_gamed.csv. The benchmark's folder
     gets model_outputs.json and annotations.json.
     """
-    references, folder = reference(context.data, version), folder_of(context.data)
-    judge, model = context.required_judge, context.model_name
-    config = context.settings.judge.config if context.settings.judge else None
-    evaluator = alpaca_evaluators.load_evaluator(folder, config or version.config)
+    references, evaluator = reference(context.data, version), _load_evaluator(context, version)
     outputs = generate_outputs(context, references)
+    return rate_outputs(context, evaluator, references, outputs, folder_of(context.data) / win_rate.GAMED)
+
+
+def score_responses(context: ResponseContext, version: Version) -> Result:
+    """Compare the outputs in a file, in the form of model_outputs.json, with the reference's, as `run` does.
+
+    The length-controlled win rate needs an output to every instruction.
+    """
+    references, evaluator = reference(context.data, version), _load_evaluator(context, version)
+    rows = [row for _, row in json_files.read_rows(context.file, ModelOutput)]
+    responses = [(row.instruction, row.output) for row in rows]
+    matched = match_responses(context.file, [row["instruction"] for row in references], responses, "instruction")
+    names = sorted({row.generator for row in rows if row.generator})
+    if len(names) > 1:
+        raise UserError(f"{context.file} has outputs of {len(names)} models ({', '.join(names)}): give a file for each")
+    model = names[0] if names else context.file.name.partition(".json")[0]
+    answered = [references[index] for index in matched.indices]
+    outputs = [_output_row(row, text, model) for row, text in zip(answered, matched.texts, strict=True)]
+    context.folder.path.mkdir(parents=True, exist_ok=True)
+    gamed = folder_of(context.data) / win_rate.GAMED if len(answered) == len(references) else None
+    result = rate_outputs(context, evaluator, answered, outputs, gamed)
+    return result.model_copy(update={"notes": (*result.notes, *matched.notes)})
+
+
+def rate_outputs(
+    context: EvalContext | ResponseContext, evaluator: Evaluator, references: Rows, outputs: Rows, gamed: Path | None
+) -> Result:
+    """Ask the judge to compare outputs with the reference's, and write outputs and annotations as AlpacaEval does.
+
+    `gamed` is the reference file of the length-controlled win rate, which is computed if the file exists.
+    """
+    judge, model = context.required_judge, str(outputs[0]["generator"])
     _write(context.folder.path / "model_outputs.json", outputs)
     rows, replies = annotate(context, evaluator, references, outputs)
     _write(context.folder.path / "annotations.json", rows)
     verdicts = win_rate.preferences(rows)
     judged = [verdict for verdict, row in zip(verdicts, rows, strict=True) if row["output_1"] != row["output_2"]]
-    leaderboard = scores(rows, folder / win_rate.GAMED)
+    leaderboard = scores(rows, gamed)
     name = judge.name_or(evaluator.model)
     label = name if name == evaluator.model else f"{name} (published figures: by {evaluator.model})"
     outcomes = count_outcomes(replies, judged)
@@ -99,6 +132,12 @@ def run(context: EvalContext, version: Version) -> Result:
             "leaderboard": leaderboard,
         },
     )
+
+
+def _load_evaluator(context: EvalContext | ResponseContext, version: Version) -> Evaluator:
+    """Return the judge's configuration. Raises UserError if the configuration or the judge is missing."""
+    own = context.settings.judge.config if context.required_judge and context.settings.judge else None
+    return alpaca_evaluators.load_evaluator(folder_of(context.data), own or version.config)
 
 
 def scores(rows: Sequence[dict[str, Any]], gamed: Path | None) -> dict[str, Any]:
@@ -137,7 +176,7 @@ def folder_of(data: Path | None) -> Path:
 def reference(data: Path | None, version: Version) -> Rows:
     """Read instructions and reference outputs: {"instruction", "output", "generator", "dataset"}."""
     folder = folder_of(data)
-    path = data if data and data.is_file() else folder / version.reference
+    path = data if data and data.is_file() else json_files.existing_file(folder, version.reference)
     rows = read_rows(path, ("instruction", "output"))
     for row in rows:
         if not isinstance(row["instruction"], str) or not isinstance(row["output"], str):
@@ -159,18 +198,19 @@ def generate_outputs(context: EvalContext, references: Rows) -> Rows:
     )
     answers = context.answers([context.prompt(row["instruction"]) for row in references], sampling)
     return [
-        {
-            "instruction": row["instruction"],
-            "output": answer.output.strip(),
-            "generator": context.model_name,
-            **{key: row[key] for key in COPIED_KEYS if key in row},
-        }
+        _output_row(row, answer.output.strip(), context.model_name)
         for row, answer in zip(references, answers, strict=True)
     ]
 
 
+def _output_row(row: Mapping[str, Any], output: str, model: str) -> dict[str, Any]:
+    """Return a row of a model_outputs.json."""
+    copied = {key: row[key] for key in COPIED_KEYS if key in row}
+    return {"instruction": row["instruction"], "output": output, "generator": model, **copied}
+
+
 def annotate(
-    context: EvalContext, evaluator: Evaluator, references: Rows, outputs: Rows
+    context: EvalContext | ResponseContext, evaluator: Evaluator, references: Rows, outputs: Rows
 ) -> tuple[Rows, list[ServerReply]]:
     """Return the rows of an annotations.json, and the judge's replies. Equal outputs are a tie and are not judged."""
     requests = [

@@ -4,13 +4,16 @@ The base continues the head of the function until a new block starts at the marg
 model is asked for the whole function in the template of its SFT.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from isheep import sandbox
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result
+from isheep.benchmarks.support.code_samples import CodeSample, score_samples
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import DataRow, read_rows, require_file
 from isheep.benchmarks.support.programs import Problem, body, defines, extract, score_programs
+from isheep.benchmarks.support.responses import ResponseContext
 from isheep.prompts import fill_template
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Answer, Sampling
@@ -49,6 +52,26 @@ def write_code(context: EvalContext, items: Sequence[DataRow]) -> tuple[Sequence
     return answers, [read(answer.output, row, context.is_base) for answer, row in zip(answers, items, strict=True)]
 
 
+def score_responses(context: ResponseContext) -> Result:
+    """Run the samples in a file."""
+    rows = {str(row["task_id"]): row for row in load(context.settings)}
+
+    def score_code(
+        round_context: ResponseContext, keys: Sequence[str], answers: Sequence[Answer], code: Sequence[str]
+    ) -> Result:
+        problems = [problem(rows[key]) for key in keys]
+        return score_programs(round_context, context.settings.name, problems, answers, code)
+
+    return score_samples(context, list(rows), score_code, partial(read_sample, rows))
+
+
+def read_sample(rows: Mapping[str, DataRow], task_id: str, sample: CodeSample) -> str:
+    """Return the code to append to a prompt: a completion as it is, or a solution, which is a whole program."""
+    if sample.response is not None:
+        return read(sample.response, rows[task_id], base=False)
+    return sample.completion if sample.completion is not None else f"\n{sample.solution}"
+
+
 def make_prompt(row: DataRow, context: EvalContext) -> str:
     prompt = str(row["prompt"])
     return prompt if context.is_base else context.prompt(fill_template(REQUEST, prompt=prompt.strip("\n")))
@@ -78,5 +101,6 @@ BENCHMARK = Benchmark(
     prompts=lambda settings: [str(row["prompt"]) for row in load(settings)],
     score_inputs=load,
     needs_sandbox=True,
+    score_responses=score_responses,
     planned=PLANNED,
 )

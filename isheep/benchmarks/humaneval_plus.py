@@ -10,14 +10,16 @@ from functools import partial
 from isheep import sandbox
 from isheep.benchmarks import humaneval
 from isheep.benchmarks.support.base import Benchmark, Result, Score
+from isheep.benchmarks.support.code_samples import score_samples
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import DataRow, read_rows, require_file
 from isheep.benchmarks.support.evalplus import PlusOutcome, PlusTask, expected_values, run_solution
 from isheep.benchmarks.support.fingerprints import check_unchanged, item_fingerprints
 from isheep.benchmarks.support.programs import BATCH_SIZE, code_result
+from isheep.benchmarks.support.responses import ResponseContext
 from isheep.errors import UserError
 from isheep.recipe.schema import BenchmarkSettings
-from isheep.records import Record
+from isheep.records import Answer, Record
 from isheep.sandbox import Outcome
 from isheep.sandbox.process import PASSED
 
@@ -57,9 +59,28 @@ def load(settings: BenchmarkSettings) -> list[DataRow]:
 def run(context: EvalContext) -> Result:
     """Compute the share of problems whose base inputs ("base") and all inputs ("plus") the answer solves."""
     # Raises an error before anything is generated.
-    isolation = sandbox.find_isolation(context.unsafe_code)
+    sandbox.find_isolation(context.unsafe_code)
     items = load(context.settings)
-    answers, code = humaneval.write_code(context, items)
+    return score_items(context, items, *humaneval.write_code(context, items))
+
+
+def score_responses(context: ResponseContext) -> Result:
+    """Run the samples in a file, as HumanEval does."""
+    rows = {str(row["task_id"]): row for row in load(context.settings)}
+
+    def score_code(
+        round_context: ResponseContext, keys: Sequence[str], answers: Sequence[Answer], code: Sequence[str]
+    ) -> Result:
+        return score_items(round_context, [rows[key] for key in keys], answers, code)
+
+    return score_samples(context, list(rows), score_code, partial(humaneval.read_sample, rows))
+
+
+def score_items(
+    context: EvalContext | ResponseContext, items: Sequence[DataRow], answers: Sequence[Answer], code: Sequence[str]
+) -> Result:
+    """Return the result of one answer to each item, given the code in each."""
+    isolation = sandbox.find_isolation(context.unsafe_code)
     verdicts = judge_all(context, items, code, isolation)
     scores = {
         "base": Score(items=[row.base == PASSED for row in verdicts]),
@@ -70,7 +91,7 @@ def run(context: EvalContext) -> Result:
 
 
 def judge_all(
-    context: EvalContext, items: Sequence[DataRow], code: Sequence[str], isolation: str
+    context: EvalContext | ResponseContext, items: Sequence[DataRow], code: Sequence[str], isolation: str
 ) -> Sequence[PlusVerdict]:
     """Return a verdict on the code of each item, stored in verdicts.jsonl."""
     fingerprints = item_fingerprints([[row, text] for row, text in zip(items, code, strict=True)])
@@ -121,5 +142,6 @@ BENCHMARK = Benchmark(
     prompts=lambda settings: [str(row["prompt"]) for row in load(settings)],
     score_inputs=load,
     needs_sandbox=True,
+    score_responses=score_responses,
     planned=humaneval.PLANNED,
 )

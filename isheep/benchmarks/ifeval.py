@@ -19,10 +19,12 @@ from pydantic import BaseModel, ValidationError
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.ifeval_checks import linear_check
+from isheep.benchmarks.support.responses import ResponseContext, match_responses, read_sample
 from isheep.errors import UserError, one_line, option
+from isheep.json_files import ForeignRow, Text, existing_file, parse_row, read_values
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Sampling
-from isheep.rundir.atomic import read_json_lines, write_text
+from isheep.rundir.atomic import write_text
 
 HUB, FILE = "google/IFEval", "input_data.jsonl"
 # Of an answer, as in lm-eval's task.
@@ -69,39 +71,33 @@ def score_inputs(settings: BenchmarkSettings) -> object:
     return [item.model_dump() for item in load(data_path(settings))]
 
 
-def score_responses(data: Path | None, file: Path, output_dir: Path) -> Result:
-    """Score a file of {"prompt", "response"} lines, the original's format, or of samples that lm-eval logged.
+def score_responses(context: ResponseContext) -> Result:
+    """Score a file of {"prompt", "response"} rows, the original's format, or of samples that lm-eval logged.
 
     Prompts without a response are left out, and the last of several responses to one prompt counts; a note says how
-    many. Raises UserError if a line has neither format, or if no prompt has a response.
+    many. Raises UserError if a row has neither format, or if no prompt has a response.
     """
-    items, rows = load(data), [read_response(label, row) for label, row in read_json_lines(file)]
-    responses = dict(rows)
-    answered = [item for item in items if item.prompt in responses]
-    if not answered:
-        raise UserError(f"{file}: none of its {len(responses)} prompts is one of the {len(items)} of {data or HUB}")
-    result = score_answers(answered, [responses[item.prompt] for item in answered], output_dir)
-    missing, foreign = len(items) - len(answered), len(responses) - len(answered)
-    notes = []
-    if missing or foreign or len(rows) > len(responses):
-        notes.append(f"{missing} of {len(items)} prompts have no response and are left out")
-        notes.append(f"{foreign} responses are to other prompts")
-    if repeated := len(rows) - len(responses):
-        notes.append(f"{repeated} lines repeat a prompt, whose last response counts")
-    return result.model_copy(update={"template": "unknown", "notes": tuple(notes)})
+    items = load(context.data)
+    responses = [read_response(location, row) for location, row in read_values(context.file)]
+    matched = match_responses(context.file, [item.prompt for item in items], responses, "prompt")
+    result = score_answers([items[index] for index in matched.indices], matched.texts, context.folder.path)
+    return result.model_copy(update={"template": context.template, "notes": matched.notes})
 
 
-def read_response(label: str, row: Any) -> tuple[str, str]:
-    """Return the prompt and the response in a line of a file of responses."""
-    row = row if isinstance(row, dict) else {}
-    doc, kept = row.get("doc"), row.get("filtered_resps")
-    # Lm-eval's --log_samples.
-    if isinstance(doc, dict) and isinstance(kept, list) and kept:
-        row = {"prompt": doc.get("prompt"), "response": kept[0]}
-    prompt, response = row.get("prompt"), row.get("response")
-    if not isinstance(prompt, str) or not isinstance(response, str):
-        raise UserError(f"{label}: an object with the texts prompt and response is needed, or a sample of lm-eval's")
-    return prompt, response
+class PromptResponse(ForeignRow):
+    """A row of a file of responses."""
+
+    form = '{"prompt": "...", "response": "..."}, or samples that lm-eval logged,'
+    prompt: Text
+    response: Text
+
+
+def read_response(location: str, row: Any) -> tuple[str, str]:
+    """Return the prompt and the response in a row of a file of responses. Raises UserError if it has neither form."""
+    if (sample := read_sample(location, row)) is not None:
+        row = {"prompt": sample.doc.get("prompt"), "response": sample.response}
+    response = parse_row(location, row, PromptResponse)
+    return response.prompt, response.response
 
 
 def score_answers(items: Sequence[Item], answers: Sequence[str], output_dir: Path) -> Result:
@@ -240,7 +236,7 @@ def load(data: Path | None) -> list[Item]:
     Raises UserError, naming the line, if one is malformed or names an instruction that can't be checked.
     """
     registry = checkers()
-    rows = download() if data is None else read_json_lines(data / FILE if data.is_dir() else data)
+    rows = download() if data is None else read_values(existing_file(data, FILE) if data.is_dir() else data)
     items = [read_item(location, row, registry) for location, row in rows]
     if not items:
         raise UserError(f"{data or HUB}: it holds no prompts")

@@ -7,16 +7,19 @@ paper's (the dataset's README, Apache-2.0).
 
 import re
 from functools import partial
+from pathlib import Path
 
 from isheep import sandbox
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result
+from isheep.benchmarks.support.code_samples import CodeSample, score_samples
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import DataRow, read_rows, require_file
 from isheep.benchmarks.support.programs import Problem, extract, score_programs
+from isheep.benchmarks.support.responses import ResponseContext
 from isheep.errors import UserError
 from isheep.prompts import fill_template
 from isheep.recipe.schema import BenchmarkSettings
-from isheep.records import Sampling
+from isheep.records import Answer, Sampling
 
 REQUEST = (
     "You are an expert Python programmer, and here is your task: {task} Your code should pass these tests:\n\n{tests}"
@@ -39,6 +42,7 @@ def make_benchmark(name: str, file: str, task_column: str, planned: PlannedAnswe
         prompts=lambda settings: [str(row[task_column]) for row in load(settings, file, task_column)[1]],
         score_inputs=partial(load, file=file, task_column=task_column),
         needs_sandbox=True,
+        score_responses=partial(score_responses, file=file, task_column=task_column),
         planned=planned,
     )
 
@@ -57,16 +61,49 @@ def run(context: EvalContext, file: str, task_column: str) -> Result:
     return score_programs(context, context.settings.name, problems, answers, code)
 
 
+def score_responses(context: ResponseContext, file: str, task_column: str) -> Result:
+    """Run the samples in a file. A completion is a program, as a solution is; code is extracted from a response."""
+    problems = {str(row["task_id"]): problem(row) for row in load(context.settings, file, task_column)[1]}
+
+    def read_code(task_id: str, sample: CodeSample) -> str:
+        if sample.response is not None:
+            return extract(sample.response.removeprefix(BEGIN), problems[task_id].name)
+        return str(sample.completion if sample.completion is not None else sample.solution)
+
+    def score_code(
+        round_context: ResponseContext, keys: Sequence[str], answers: Sequence[Answer], code: Sequence[str]
+    ) -> Result:
+        chosen = [problems[key] for key in keys]
+        return score_programs(round_context, context.settings.name, chosen, answers, code)
+
+    return score_samples(context, list(problems), score_code, read_code, task_key)
+
+
+def task_key(task_id: int | str) -> str:
+    """Return the number of a task as text: of 11, "11", "MBPP/11" and EvalPlus's "Mbpp/11"."""
+    prefix, slash, number = str(task_id).rpartition("/")
+    return number if not slash or prefix.lower() == "mbpp" else str(task_id)
+
+
 def load(settings: BenchmarkSettings, file: str, task_column: str) -> tuple[list[DataRow], list[DataRow]]:
     """Return the examples and the tasks of the test split. Raises UserError if the file lacks either."""
     path = require_file(settings.name, data_path(settings), file)
-    by_id = {int(row["task_id"]): row for row in read_rows(path, ("task_id", task_column, "code", "test_list"))}
+    rows = read_rows(path, ("task_id", task_column, "code", "test_list"))
+    by_id = {_task_number(path, row): row for row in rows}
     if missing := [number for number in EXAMPLES if number not in by_id]:
         raise UserError(f"{path}: task {missing[0]} is not in it; tasks 2, 3 and 4 are the examples before each task")
     items = [row for number, row in sorted(by_id.items()) if number in TEST]
     if not items:
         raise UserError(f"{path}: no task of the test split in it (task_id {TEST[0]} to {TEST[-1]})")
     return [by_id[number] for number in EXAMPLES], items
+
+
+def _task_number(path: Path, row: DataRow) -> int:
+    """Return a task's number. Raises UserError if its task_id is none."""
+    text = task_key(row["task_id"])
+    if not text.isascii() or not text.isdigit():
+        raise UserError(f"{path}: task_id must be a number, found {row['task_id']!r:.60}; give MBPP's own file")
+    return int(text)
 
 
 def make_prompt(row: DataRow, examples: list[DataRow], context: EvalContext, task_column: str) -> str:

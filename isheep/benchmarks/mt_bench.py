@@ -9,6 +9,7 @@ from typing import Any
 from isheep.benchmarks.support import fastchat
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
 from isheep.benchmarks.support.context import EvalContext, data_path
+from isheep.benchmarks.support.responses import ResponseContext, match_responses
 from isheep.judges.base import count_outcomes, judge_notes, merge_parameters, safe_file_name
 from isheep.recipe.schema import BenchmarkSettings, JudgeSettings
 from isheep.records import Sampling
@@ -33,17 +34,37 @@ def run(context: EvalContext) -> Result:
     that could be read; "ratings_by_category" has the ratings of each turn and category (Table 12). The benchmark's
     folder gets model_answer/ and model_judgment/.
     """
-    judge, model, folder = context.required_judge, context.model_name, context.folder.path
+    files = fastchat.load_files(context.data, context.required_judge.name_or(fastchat.DEFAULT_JUDGE))
+    return rate_answers(context, files, generate_answers(context, files.questions), context.model_name)
+
+
+def score_responses(context: ResponseContext) -> Result:
+    """Ask the judge for ratings of the answers in a model_answer file. Questions without an answer are left out."""
+    files = fastchat.load_files(context.data, context.required_judge.name_or(fastchat.DEFAULT_JUDGE))
+    answers = fastchat.read_answers(context.file)
+    ids = [question["question_id"] for question in files.questions]
+    matched = match_responses(context.file, ids, [(question_id, "") for question_id in answers], "question")
+    files = files._replace(questions=[files.questions[index] for index in matched.indices])
+    answers = {question["question_id"]: answers[question["question_id"]] for question in files.questions}
+    context.folder.path.mkdir(parents=True, exist_ok=True)
+    result = rate_answers(context, files, answers, fastchat.read_model_name(context.file))
+    return result.model_copy(update={"notes": (*result.notes, *matched.notes)})
+
+
+def rate_answers(
+    context: EvalContext | ResponseContext, files: fastchat.QuestionFiles, answers: fastchat.Turns, model: str
+) -> Result:
+    """Ask the judge for a rating of each turn, and write answers and judgments as FastChat does."""
+    judge, folder = context.required_judge, context.folder.path
     judge_name = judge.name_or(fastchat.DEFAULT_JUDGE)
-    files = fastchat.load_files(context.data, judge_name)
-    answers = generate_answers(context, files.questions)
     requests = fastchat.judge_requests(files, answers)
     replies = context.ask_judge([request.messages for request in requests], PARAMETERS, fastchat.DEFAULT_JUDGE)
     rows = [
         fastchat.judgment_row(request, reply, model, judge_name)
         for request, reply in zip(requests, replies, strict=True)
     ]
-    fastchat.write_json_lines(folder / "model_answer" / f"{model}.jsonl", fastchat.answer_rows(answers, model))
+    answer_file = folder / "model_answer" / f"{safe_file_name(model)}.jsonl"
+    fastchat.write_json_lines(answer_file, fastchat.answer_rows(answers, model))
     fastchat.write_json_lines(folder / "model_judgment" / f"{safe_file_name(judge_name)}_single.jsonl", rows)
     ratings = [fastchat.score_of(row) for row in rows]
     return Result(
@@ -120,5 +141,6 @@ BENCHMARK = Benchmark(
     prompts=prompts,
     score_inputs=score_inputs,
     needs_judge=True,
+    score_responses=score_responses,
     planned=PlannedAnswers(num_answers=160, max_tokens=MAX_TOKENS, batch_size=64),
 )

@@ -17,7 +17,14 @@ def eval(
     iteration: Annotated[int | None, typer.Option(help="Only this iteration; 0 is the base (default: all).")] = None,
     kinds: Annotated[bool, typer.Option("--kinds", help="Print the accuracy for each kind of item too.")] = False,
     responses: Annotated[
-        Path | None, typer.Option(help="Score this file of responses instead of a run: isheep eval --responses FILE X.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Score this file of answers instead of a run: isheep eval --responses FILE BENCHMARK. JSON lines or a "
+            "JSON list, also gzipped, of rows {prompt, response} for ifeval; {task_id, completion} for humaneval and "
+            "mbpp; {question, response} for nq and triviaqa; {id, response} for squad2; lm-eval's samples for these "
+            "three and ifeval; model_answer for mt_bench; model_outputs for alpaca_eval.",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="With --responses: output directory of the verdicts.")] = None,
     judge: Annotated[
@@ -46,9 +53,7 @@ def eval(
     if responses:
         if iteration is not None:
             raise UserError("--iteration is for a run, and --responses scores a file: leave one of them out")
-        if judge or unsafe_code:
-            raise UserError("--responses asks no judge and runs no code: leave out --judge and --unsafe-code")
-        return _score_responses([run_dir, *names] if run_dir else [], responses, data, out, as_json)
+        return _score_responses([run_dir, *names] if run_dir else [], responses, data, out, judge, unsafe_code, as_json)
     if not run_dir or out:
         raise UserError("give a run folder: isheep eval DIR; --out is for --responses")
     settings = loading.parse_judge(judge) if judge is not None else None
@@ -61,14 +66,23 @@ def eval(
         print_parts([tables.breakdowns(recipe, run, labels)])
 
 
-def _score_responses(names: list[str], responses: Path, data: Path | None, out: Path | None, as_json: bool) -> None:
+def _score_responses(
+    names: list[str],
+    responses: Path,
+    data: Path | None,
+    out: Path | None,
+    judge: str | None,
+    unsafe_code: bool,
+    as_json: bool,
+) -> None:
     from isheep.evaluation import evaluate_run, json_views, tables
+    from isheep.recipe import loading
 
     if len(names) != 1:
         raise UserError("with --responses give one benchmark and no run: isheep eval --responses FILE ifeval")
-    out = out or responses.with_suffix(f".{names[0]}")
-    result = evaluate_run.score_responses(names[0], responses, data, out)
+    settings = loading.parse_judge(judge) if judge is not None else None
+    result, folder = evaluate_run.score_responses(names[0], responses, data, out, settings, unsafe_code)
     if as_json:
         return print_json(json_views.result_json(result))
     print_parts([tables.result_table(names[0], result)])
-    print_line(f"verdicts {out}")
+    print_line(f"verdicts {folder}")

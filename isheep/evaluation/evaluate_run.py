@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from isheep.backends import DEFAULT_BACKEND, Backend
-from isheep.benchmarks import Result, load_benchmark, prompt_fingerprint, settings_conflicts
+from isheep import sandbox
+from isheep.backends import DEFAULT_BACKEND, Backend, open_judge
+from isheep.benchmarks import ResponseContext, Result, load_benchmark, prompt_fingerprint, settings_conflicts
 from isheep.errors import UserError, option
 from isheep.evaluation.evaluate import check_benchmarks_ready, evaluate
 from isheep.models.checkpoint import check_device
@@ -91,16 +92,46 @@ def with_judge(benchmarks: Sequence[BenchmarkSettings], judge: JudgeSettings | N
     return changed
 
 
-def score_responses(name: str, responses: Path, data: Path | None, output_dir: Path) -> Result:
-    """Score a file of answers, and write the result and its verdicts into `output_dir`.
+def score_responses(
+    name: str,
+    responses: Path,
+    data: Path | None,
+    output_dir: Path | None = None,
+    judge: JudgeSettings | None = None,
+    unsafe_code: bool = False,
+) -> tuple[Result, Path]:
+    """Score a file of answers. Return the result, and the folder that has it with its verdicts.
 
-    Raises UserError if the benchmark can't score files.
+    The folder is `output_dir`, or else beside the file and named after it and the benchmark. Raises UserError if the
+    benchmark can't score files, or if the judge or the sandbox that it needs is missing.
     """
-    settings = settings_for(name, Recipe(model="none"), data)
-    score = load_benchmark(name).score_responses
-    if score is None:
-        raise UserError(f"benchmark {name!r} can't score a file of answers: leave --responses out, and give a run")
-    result = score(data, responses, output_dir)
+    recipe = Recipe(model="none")
+    settings = settings_for(name, recipe, data)
+    benchmark = load_benchmark(name)
+    if benchmark.score_responses is None:
+        raise UserError(
+            f"benchmark {name!r} can't score a file of answers: leave {option('responses')} out, and give a run"
+        )
+    [settings] = with_judge([settings], judge)
+    if unsafe_code and not benchmark.needs_sandbox:
+        raise UserError(f"{option('unsafe_code')} is for benchmarks that run code: {name} runs none")
+    output_dir = output_dir or _output_dir(responses, settings.label)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UserError(f"{output_dir} is a file: give a folder as {option('out')}")
+    if not responses.is_file():
+        raise UserError(f"{responses}: there is no such file; give a file of answers as {option('responses')}")
+    if benchmark.needs_sandbox:
+        sandbox.find_isolation(unsafe_code)
+    opened_judge = open_judge(recipe, settings) if benchmark.needs_judge else None
+    if opened_judge:
+        opened_judge.check()
+    folder = RunFolder(output_dir, output_dir)
+    result = benchmark.score_responses(ResponseContext(responses, settings, folder, opened_judge, unsafe_code))
     result = result.model_copy(update={"prompt_fingerprint": prompt_fingerprint(settings)})
     write_json(output_dir / f"{settings.label}.json", result.model_dump(mode="json"))
-    return result
+    return result, output_dir
+
+
+def _output_dir(responses: Path, label: str) -> Path:
+    """Return answers.paper-nq beside answers.jsonl or answers.jsonl.gz."""
+    return responses.with_name(f"{Path(responses.name.removesuffix('.gz')).stem}.{label.replace('/', '-')}")

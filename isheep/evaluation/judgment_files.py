@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
@@ -15,14 +15,25 @@ from rich.text import Text
 
 from isheep.benchmarks import alpaca_eval
 from isheep.benchmarks.support import fastchat, win_rate
-from isheep.benchmarks.support.data_files import read_rows
 from isheep.errors import UserError, option
 from isheep.evaluation.formatting import escape_unprintable
 from isheep.evaluation.statistics import estimate
+from isheep.json_files import read_values
 from isheep.rundir.atomic import write_text
+
+# The name of a model, baseline or annotator in rows that name none.
+UNNAMED = "(no name)"
 
 # A row of such a file.
 Row = Mapping[str, Any]
+
+
+class JudgmentFile(NamedTuple):
+    """A file of judgments, or those of some of its models."""
+
+    path: Path
+    kind: Literal["alpaca_eval", "mt_bench"]
+    rows: list[dict[str, Any]]
 
 
 def score_tables(path: Path, data: Path | None = None, models: Sequence[str] = ()) -> Iterator[RenderableType]:
@@ -31,45 +42,108 @@ def score_tables(path: Path, data: Path | None = None, models: Sequence[str] = (
     With `data` also Table 12 of MT-Bench (its question.jsonl has the categories), or the length-controlled win rate
     (df_gamed.csv). `models` limits the models of a file. Raises UserError if the file is neither.
     """
-    kind, rows = read_judgments(path, models)
-    if kind == "alpaca_eval":
+    file = read_judgments(path, models)
+    if file.kind == "alpaca_eval":
+        gamed = length_control_file(data)
         yield Text("AlpacaEval: rates in percent, raw unless the name says otherwise")
-        yield alpaca_eval_table(rows, length_control_file(data))
+        yield alpaca_eval_table(file.rows, gamed)
+        yield from map(Text, alpaca_eval_notes(file.rows))
         return
+    questions = load_questions(file, data)
     yield Text("MT-Bench, single-answer grading, without unreadable ratings and failed calls")
-    yield leaderboard(rows)
-    if data:
-        questions = fastchat.load_questions(data)
-        yield from (table_12(rows, questions, model) for model in fastchat.averages(rows))
+    yield leaderboard(file.rows)
+    yield from (table_12(file.rows, questions, model) for model in fastchat.averages(file.rows) if questions)
+    yield from map(Text, mt_bench_notes(file.rows, questions))
 
 
 def scores_json(path: Path, data: Path | None = None, models: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what `isheep scores --json` prints: FastChat's averages by model, or AlpacaEval's scores."""
-    kind, rows = read_judgments(path, models)
-    if kind == "alpaca_eval":
-        return alpaca_eval.scores(rows, length_control_file(data))
-    return fastchat.averages(rows)
+    """Return what `isheep scores --json` prints: FastChat's averages by model, or AlpacaEval's scores.
+
+    AlpacaEval's scores have "notes". With `data` each model of MT-Bench has "categories": by category FastChat's means
+    of both turns and of each, as in Table 12.
+    """
+    file = read_judgments(path, models)
+    if file.kind == "alpaca_eval":
+        return {**alpaca_eval.scores(file.rows, length_control_file(data)), "notes": alpaca_eval_notes(file.rows)}
+    averages = fastchat.averages(file.rows)
+    if questions := load_questions(file, data):
+        for model, values in averages.items():
+            rows = [row for row in file.rows if row["model"] == model]
+            values["categories"] = fastchat.category_averages(rows, questions)
+    return averages
 
 
-def read_judgments(
-    path: Path, models: Sequence[str]
-) -> tuple[Literal["alpaca_eval", "mt_bench"], list[dict[str, Any]]]:
+def read_judgments(path: Path, models: Sequence[str]) -> JudgmentFile:
     """Return the benchmark of a file, and its rows, or those of `models`.
 
-    Raises UserError if the file has no such model, or annotations of several models, which would become one win rate.
+    Raises UserError if a row is malformed, if the file has no such model, or annotations of several models, which would
+    become one win rate.
     """
-    kind: Literal["alpaca_eval", "mt_bench"] = "alpaca_eval"
-    rows, key = read_rows(path), "generator_2"
-    if not any("preference" in row for row in rows):
-        kind, key, rows = "mt_bench", "model", fastchat.read_judgments(path)
-    available = list(dict.fromkeys(str(row.get(key)) for row in rows))
+    kind: Literal["alpaca_eval", "mt_bench"] = "mt_bench"
+    if any(isinstance(value, dict) and "preference" in value for _, value in read_values(path)):
+        kind = "alpaca_eval"
+    key = "generator_2" if kind == "alpaca_eval" else "model"
+    rows = win_rate.read_annotations(path) if kind == "alpaca_eval" else fastchat.read_judgments(path)
+    available = list(dict.fromkeys(UNNAMED if row[key] is None else row[key] for row in rows))
     if unknown := [name for name in models if name not in available]:
         raise UserError(f"{path} has no model {unknown[0]!r}, only {', '.join(available)}")
     selected = list(models) or available
     if kind == "alpaca_eval" and len(selected) > 1:
         listed = ", ".join(selected)
         raise UserError(f"{path} has annotations of {len(selected)} models: choose one with --model: {listed}")
-    return kind, [row for row in rows if str(row.get(key)) in selected]
+    return JudgmentFile(path, kind, [row for row in rows if (UNNAMED if row[key] is None else row[key]) in selected])
+
+
+def load_questions(file: JudgmentFile, data: Path | None) -> list[dict[str, Any]]:
+    """Return MT-Bench's questions, none without `data`. Raises UserError if the file is about none of them."""
+    if data is None:
+        return []
+    questions = fastchat.load_questions(data)
+    ids = {question["question_id"] for question in questions}
+    if not any(row["question_id"] in ids for row in file.rows):
+        first = file.rows[0]["question_id"]
+        raise UserError(
+            f"{file.path}: none of its questions ({first}, ...) is in {data / 'question.jsonl'}: give the data that "
+            "the judgments are about"
+        )
+    return questions
+
+
+def alpaca_eval_notes(rows: Sequence[Row]) -> list[str]:
+    """Return the notes on annotations. AlpacaEval counts every row, so repeated ones count as often."""
+    lines = []
+    keys = [
+        (row["instruction"], row["generator_1"], row["annotator"]) for row in rows if row["instruction"] is not None
+    ]
+    if num_repeated := len(keys) - len(set(keys)):
+        lines.append(f"{num_repeated} annotations repeat an instruction, and each of them counts")
+    for key, kind in (("generator_1", "baselines"), ("annotator", "annotators")):
+        names = list(dict.fromkeys(UNNAMED if row[key] is None else row[key] for row in rows))
+        if len(names) > 1:
+            lines.append(f"the rates mix annotations of {len(names)} {kind}: {', '.join(names)}")
+    lengths = sum(row["output_2"] is not None for row in rows)
+    if 0 < lengths < len(rows):
+        lines.append(f"avg_length is of {lengths} outputs: {len(rows) - lengths} annotations have no output_2")
+    if num_unread := win_rate.preferences(rows).count(None):
+        lines.append(f"{num_unread} annotations have no preference from 1 to 2 and are left out")
+    return [escape_unprintable(line) for line in lines]
+
+
+def mt_bench_notes(rows: Sequence[Row], questions: Sequence[Row]) -> list[str]:
+    """Return the notes on ratings."""
+    lines = []
+    averages = fastchat.averages(rows)
+    if num_outside := sum(values["outside_scale"] for values in averages.values()):
+        lines.append(f"{num_outside} scores are outside 1 to 10 and count, as in FastChat")
+    if num_repeated := sum(values["repeated"] for values in averages.values()):
+        lines.append(f"{num_repeated} turns have more than one rating, and each rating counts")
+    judges = sorted({judge for values in averages.values() for judge in values["judges"]})
+    if len(judges) > 1:
+        lines.append(f"the averages mix ratings of {len(judges)} judges: {', '.join(judges)}")
+    ids = {question["question_id"] for question in questions}
+    if questions and (num_foreign := sum(row["question_id"] not in ids for row in rows)):
+        lines.append(f"{num_foreign} ratings are of questions that question.jsonl lacks: category {fastchat.OTHER}")
+    return [escape_unprintable(line) for line in lines]
 
 
 def length_control_file(data: Path | None) -> Path | None:
@@ -100,8 +174,6 @@ def leaderboard(rows: Sequence[Row]) -> Table:
         means = (values[name] for name in ("first_turn", "second_turn", "average"))
         counts = (str(values[name]) for name in ("ok", "unreadable", "error"))
         table.add_row(_name(model), *("-" if mean is None else f"{mean:.6f}" for mean in means), *counts)
-    if num_repeated := sum(values["repeated"] for values in averages.values()):
-        table.caption = f"{num_repeated} turns have more than one rating, and each rating counts"
     return table
 
 
@@ -124,9 +196,9 @@ def table_12(rows: Sequence[Row], questions: Sequence[Row], model: str) -> Table
 
 def _mean_of_both_turns(rows: Sequence[Row], questions: Sequence[Row], category: str | None) -> str:
     """Return the mean of both turns in a category, or for None in all categories."""
-    category_of = {question["question_id"]: question["category"] for question in questions}
+    categories = fastchat.categories_of(questions)
     if category is not None:
-        rows = [row for row in rows if category_of.get(row["question_id"], "other") == category]
+        rows = [row for row in rows if fastchat.category_of(row, categories) == category]
     return format_mean([fastchat.score_of(row) for row in rows], [row["question_id"] for row in rows])
 
 
@@ -146,7 +218,8 @@ def _num_unreadable(values: Sequence[float | None]) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, no_wrap=index > 0)
+        # A long name is folded onto several lines: cut off, two names could look the same.
+        table.add_column(column, no_wrap=index > 0, overflow="fold" if index == 0 else "ellipsis")
     return table
 
 

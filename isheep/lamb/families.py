@@ -42,23 +42,31 @@ def lookup_family(name: str, answers: dict[str, str], sentence: str) -> Family:
     return Family(name, sentence, lambda rng: (rng.choice(keys),), lambda args: answers[args[0]], wrong)
 
 
+def parse_number(text: str) -> int:
+    """Return a number in ASCII digits. Raises ValueError for anything else, such as 1_0 or other digits."""
+    digits = text.strip()
+    if not digits.isascii() or not digits.isdigit():
+        raise ValueError(text)
+    return int(digits)
+
+
 def number_family(
     name: str, draw: Callable[[Random], tuple[int, ...]], answer: Callable[..., int], sentence: str
 ) -> Family:
     """Return a family on numbers."""
 
     def wrong(args: Args, rng: Random) -> str:
-        right = answer(*map(int, args))
+        right = answer(*map(parse_number, args))
         distance = rng.choice((3, 10))
         near = [n for n in range(max(0, right - distance), right + distance + 1) if n != right]
-        choices = [int(a) for a in args if int(a) != right] if name == "larger" else near
+        choices = [number for number in map(parse_number, args) if number != right] if name == "larger" else near
         return str(rng.choice(choices or near))
 
     return Family(
         name,
         sentence,
         lambda rng: tuple(map(str, draw(rng))),
-        lambda args: str(answer(*map(int, args))),
+        lambda args: str(answer(*map(parse_number, args))),
         wrong,
         open=True,
     )

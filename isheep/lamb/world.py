@@ -162,7 +162,7 @@ def _read_demands(text: str) -> tuple[Demand, ...] | None:
             match = pattern.match(text)
             if match and match[0]:
                 value = match.groupdict().get("v", "")
-                if kind in ("few", "many") and not value.isdigit():
+                if kind in ("few", "many") and not (value.isascii() and value.isdigit()):
                     return None
                 demands.append(Demand(kind, value))
                 text = text[match.end() :]

@@ -1,4 +1,4 @@
-"""Write files atomically (write, fsync, rename, fsync the folder), and read JSON lines that users provide."""
+"""Write files atomically: write, fsync, rename, fsync the folder."""
 
 import json
 import os
@@ -6,8 +6,6 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-
-from isheep.errors import UserError, one_line
 
 
 def write_text(path: Path, text: str) -> None:
@@ -90,21 +88,3 @@ def fsync_path(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the values of a file of JSON lines, each with its position ("FILE line 3"). Empty lines are skipped.
-
-    Raises UserError if the file can't be read or a line is not JSON.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
-    # Not splitlines: JSON strings may hold other line separators.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield f"{path} line {number}", json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path} line {number}: not JSON: {one_line(error)}") from None

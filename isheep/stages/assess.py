@@ -1,6 +1,7 @@
 """Self-assessment (Algorithm 1, line 6; Section 3.2, Appendix A): pairs -> graded pairs."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -13,13 +14,17 @@ from isheep.recipe.schema import RATING_SCALE, Assessment, score_openings
 from isheep.records import AssessedPair, Grade, Model, Pair
 from isheep.stages.context import StageContext
 
-# A number by itself, or out of 10; never part of a word, a date, a range, a percentage or another fraction.
+# What may follow a rating directly: white space, brackets, quotation marks, asterisks, punctuation, dashes, a bar.
+MARKS_BEHIND = " \t\r\u00a0\u3000<>()[]{}\"'`*“”‘’».,;:!?…|–—-。，；：！？、（）】」』》"
+# A number in ASCII digits by itself, or out of 10; never part of a word, a date, a range or another fraction.
 RATING = re.compile(
-    r"(?<![\w.,/-])([0-9]+(?:\.[0-9]+)?)(?:\s*(?:/|out\s+of)\s*10)?"
-    r"(?![\w%]|[.,]\d|\s*/|\s*out\s+of|\s*[-–—]\s*\d|\s+to\s+\d)",
-    re.IGNORECASE | re.ASCII,
+    r"(?<![A-Za-z0-9_.,/\x00-\x08\x0e-\x1f\x7f-])([0-9]+(?:\.[0-9]+)?)(?:\s*(?:/|out\s+of)\s*10)?"
+    rf"(?=[{re.escape(MARKS_BEHIND)}]|\Z)(?![.,]\d|\s*/|\s*out\s+of|\s*[-–—]\s*\d|\s+to\s+\d)",
+    re.IGNORECASE,
 )
-LABEL = re.compile(r"(?:(?:the|my|your|final|overall)\s+)*(?:score|rating|grade)?\s*(?:is\b)?[\s:=]*", re.IGNORECASE)
+LABEL = re.compile(
+    r"(?:(?:the|my|your|final|overall)\s+)*(?:score|rating|grade|final|overall)?\s*(?:is\b)?[\s:=]*", re.IGNORECASE
+)
 
 # The least probability that the scores 1 to 10 must have together as the next tokens.
 MIN_SCORE_PROBABILITY = 0.01
@@ -41,21 +46,32 @@ def parse_grade(reply: str) -> float | None:
 
     Reads only the first line that is not blank. If it has a `||`, exactly one number must stand before it, among
     any words: "8||", "<8>||", "I give it 8/10 || ...". If it has none, the number must open the line, after marks and
-    a label at most: "8", "8.5 because", "Score: 8", "8 out of 10". A fraction keeps its value (8.5). A number outside
-    1 to 10, of another scale ("80/100"), of a range ("7-8"), or in words is not read.
+    a label at most: "8", "8.5 because", "Score: 8", "Overall: 8", "8 out of 10". A fraction keeps its value (8.5).
+
+    A number is ASCII digits, and only MARKS_BEHIND may follow it directly. A number outside 1 to 10, of another scale
+    ("80/100"), of a range ("7-8"), in words, in other digits, or beside another number ("8²", "Score (1-10): 8") is not
+    read: the paper's format has one number, and which of several is the score would be a guess.
     """
     line = next((line for line in reply.splitlines() if line.strip()), "")
     head, separator, _ = line.partition("||")
     if separator:
         number = RATING.search(head)
-        is_only_number = number is not None and not re.search(r"\d", head[: number.start()] + head[number.end() :])
+        is_only_number = number is not None and not any(map(is_numeric, head[: number.start()] + head[number.end() :]))
     else:
-        number = RATING.match(LABEL.sub("", head.lstrip(MARKS), count=1).lstrip(MARKS))
-        is_only_number = number is not None
+        text = LABEL.sub("", head.lstrip(MARKS), count=1).lstrip(MARKS)
+        number = RATING.match(text)
+        following = text[number.end() :].lstrip()[:1] if number else ""
+        # Such as ½; a number in ASCII digits may begin the reason.
+        is_only_number = number is not None and (following.isascii() or not is_numeric(following))
     if number is None or not is_only_number:
         return None
     score = float(number[1])
     return score if 1 <= score <= 10 else None
+
+
+def is_numeric(character: str) -> bool:
+    """Return whether a character is a digit or another number of any script: 8, ², ½, Ⅷ, ⑧. 八 is a letter."""
+    return unicodedata.category(character).startswith("N")
 
 
 def expected_grade(probabilities: Sequence[float]) -> Grade:

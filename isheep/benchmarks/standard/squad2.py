@@ -7,9 +7,12 @@ answer, which lm-eval's best_exact and best_f1 look for, is not computed.
 import re
 import string
 from collections import Counter
+from collections.abc import Sequence
 
 from isheep.benchmarks.support.base import Benchmark, Result, Score
 from isheep.benchmarks.support.context import EvalContext
+from isheep.benchmarks.support.data_files import DataRow
+from isheep.benchmarks.support.responses import ResponseContext, match_rows
 from isheep.benchmarks.support.sources import SQUAD2, load_items, question_texts
 from isheep.prompts import fill_template
 from isheep.records import Sampling
@@ -28,6 +31,19 @@ def run(context: EvalContext) -> Result:
     ends = ("\n",) if context.is_base else ("\n", context.chat.end)
     sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=MAX_TOKENS, stop=ends)
     answers = [answer.output for answer in context.answers([context.prompt(text) for text in texts], sampling)]
+    return score_answers(rows, answers, context.template)
+
+
+def score_responses(context: ResponseContext) -> Result:
+    """Score the answers in a file."""
+    rows = load_items(SQUAD2, context.settings)
+    matched = match_rows(SQUAD2, rows, context)
+    result = score_answers([rows[index] for index in matched.indices], matched.texts, context.template)
+    return result.model_copy(update={"notes": (*result.notes, *matched.notes)})
+
+
+def score_answers(rows: Sequence[DataRow], answers: Sequence[str], template: str) -> Result:
+    """Compute exact match and F1 of an answer to each row."""
     references = [list(row["answers"]["text"]) for row in rows]
     right = [exact(answer, golds) for answer, golds in zip(answers, references, strict=True)]
     by_kind = {
@@ -36,7 +52,7 @@ def run(context: EvalContext) -> Result:
     }
     f1_scores = [f1(answer, golds) for answer, golds in zip(answers, references, strict=True)]
     return Result(
-        template=context.template,
+        template=template,
         notes=SQUAD2.notes,
         details={"protocol": "standard"},
         scores={"exact": Score(items=right), "f1": Score(items=f1_scores)},
@@ -78,4 +94,5 @@ BENCHMARK = Benchmark(
     prompts=lambda settings: question_texts(SQUAD2, settings),
     score_inputs=lambda settings: load_items(SQUAD2, settings),
     items_from="hub",
+    score_responses=score_responses,
 )

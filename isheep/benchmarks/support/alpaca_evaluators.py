@@ -67,7 +67,9 @@ class Evaluator(NamedTuple):
         content = (reply.choice or {}) if self.keeps_choice else reply.text
         try:
             values = PARSERS[self.parser](content, **self.parser_settings)
-        except (ValueError, LookupError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, SyntaxError, RecursionError):
+            return None
+        except MemoryError:
             return None
         value = values[0] if len(values) == 1 else None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 2:

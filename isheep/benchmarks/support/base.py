@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from isheep.benchmarks.support.context import EvalContext
+from isheep.benchmarks.support.responses import ResponseContext
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Pair, Record
 
@@ -128,8 +128,8 @@ class Benchmark:
     validation: ValidationPart | None = None
     """What a `stop` rule measures; None if the benchmark can't be named in one."""
 
-    score_responses: Callable[[Path | None, Path, Path], Result] | None = None
-    """Score a file of answers that another program wrote: (data, file, output folder) -> result."""
+    score_responses: Callable[[ResponseContext], Result] | None = None
+    """Score a file of answers that another program wrote; None if the benchmark's answers can't be in a file."""
 
     is_right: Callable[[Pair], bool] | None = None
     """Return whether a generated pair is right, if the benchmark knows the truth about pairs of the loop."""

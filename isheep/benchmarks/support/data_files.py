@@ -1,13 +1,12 @@
 """Reading a benchmark's own files: JSON, JSON lines, CSV, TSV or Parquet, gzipped or not, as a list of rows."""
 
 import csv
-import gzip
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from isheep import json_files
 from isheep.errors import UserError, one_line
 
 DataRow = dict[str, Any]
@@ -27,7 +26,7 @@ def read_rows(
         raise UserError(f"{path}: no format is known by this name; take one of .{', .'.join(FORMATS)}, also gzipped")
     try:
         rows = _read(path, "tsv" if tab_separated else kind, header)
-    except (OSError, EOFError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: can't be read as {kind}: {_reason(error)}") from None
     if not rows:
         raise UserError(f"{path}: no rows in it")
@@ -59,10 +58,7 @@ def require_file(name: str, data: Path | None, description: str) -> Path:
 
 def read_text(path: Path) -> str:
     """Read a UTF-8 text, without a byte order mark. Raises UserError if it can't be read."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: can't be read: {_reason(error)}") from None
+    return json_files.read_text(path)
 
 
 def _reason(error: Exception) -> str:
@@ -75,19 +71,7 @@ def _read(path: Path, kind: str, header: Sequence[str]) -> list[DataRow]:
 
         table: list[DataRow] = parquet.read_table(path).to_pylist()
         return table
-    content = path.read_bytes()
-    if path.name.endswith(".gz"):
-        content = gzip.decompress(content)
-    text = content.decode("utf-8-sig")
     if kind in ("csv", "tsv"):
-        lines = io.StringIO(text, newline="")
+        lines = io.StringIO(json_files.read_text(path), newline="")
         return list(csv.DictReader(lines, fieldnames=header or None, delimiter="\t" if kind == "tsv" else ","))
-    if kind == "json":
-        try:
-            document = json.loads(text)
-            return document if isinstance(document, list) else [document]
-        except ValueError:
-            # Many files called .json are JSON lines.
-            if "\n" not in text.strip():
-                raise
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
+    return [value for _, value in json_files.read_values(path)]

@@ -67,6 +67,28 @@ class EngineLM(LM):  # type: ignore[misc]
         return self.context.plain(text) if self.context.is_base else unmark(text)
 
 
+class RecordedLM(LM):  # type: ignore[misc]
+    """Answers that another program wrote, by the index of their item, as a model."""
+
+    tokenizer_name = ""
+
+    def __init__(self, answers: Sequence[str]) -> None:
+        super().__init__()
+        self.answers = answers
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Return the answer to the item of each request."""
+        return [self.answers[request.doc_id] for request in requests]
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Raise NotImplementedError: a file of answers has no probabilities."""
+        raise NotImplementedError("a file of answers has no probabilities")
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Raise NotImplementedError: a file of answers has no probabilities."""
+        raise NotImplementedError("a file of answers has no probabilities")
+
+
 def move_space(context: str, continuation: str) -> tuple[str, str]:
     """Move white space from the end of a context to the continuation, whose first token has it in lm-eval's models."""
     stripped = context.rstrip()

@@ -5,15 +5,17 @@ The rules and formats are those of fastchat/llm_judge: its tools read our answer
 
 import hashlib
 import json
+import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.benchmarks.support.data_files import read_rows
+from isheep.benchmarks.support.foreign_rows import JudgePrompt, Judgment, ModelAnswer, TurnQuestion
 from isheep.errors import UserError, one_line
+from isheep.json_files import existing_file, read_checked, read_rows
 from isheep.judges.base import Messages, safe_file_name
 from isheep.openai_client import ServerReply
 from isheep.rundir.atomic import write_text
@@ -28,6 +30,11 @@ UNREADABLE = -1
 # The text of a judgment whose call failed.
 FAILED_CALL = "$ERROR$"
 TURN_NAMES = ("first turn", "second turn")
+
+# An id that is a number, as text.
+NUMERIC_ID = re.compile("0|[1-9][0-9]{0,15}")
+# The category of a rating whose question is not in question.jsonl.
+OTHER = "other"
 
 Row = Mapping[str, Any]
 Turns = Mapping[Any, Sequence[str]]
@@ -71,11 +78,13 @@ def load_files(data: Path | None, judge: str) -> QuestionFiles:
     """
     questions = load_questions(data)
     data = data or Path()
-    folders = [folder for folder in (data, data.parent) if (folder / "judge_prompts.jsonl").is_file()]
-    prompts = read_rows((folders or [data])[0] / "judge_prompts.jsonl", ("name", "system_prompt", "prompt_template"))
-    reference_files = [data / "reference_answer" / f"{name}.jsonl" for name in (safe_file_name(judge), DEFAULT_JUDGE)]
+    prompt_files = [existing_file(folder, "judge_prompts.jsonl") for folder in (data, data.parent)]
+    prompts = read_checked(next((path for path in prompt_files if path.is_file()), prompt_files[0]), JudgePrompt)
+    reference_files = [
+        existing_file(data / "reference_answer", f"{name}.jsonl") for name in (safe_file_name(judge), DEFAULT_JUDGE)
+    ]
     references = read_answers(next((path for path in reference_files if path.is_file()), reference_files[-1]))
-    return QuestionFiles(questions, references, {row["name"]: row for row in prompts})
+    return QuestionFiles(questions, references, {row["name"]: row for _, row in prompts})
 
 
 def load_questions(data: Path | None) -> list[dict[str, Any]]:
@@ -83,22 +92,43 @@ def load_questions(data: Path | None) -> list[dict[str, Any]]:
     if data is None or not data.is_dir():
         problem = f"{data} is no folder" if data else "its files are needed"
         raise UserError(f"mt_bench: {problem}; give FastChat's data/mt_bench as data")
-    rows = read_rows(data / "question.jsonl", ("question_id", "category", "turns"))
-    for row in rows:
-        if not row["turns"] or not all(isinstance(turn, str) for turn in row["turns"]):
-            raise UserError(f"{data / 'question.jsonl'}: question {row['question_id']}: turns must be texts")
-    return rows
+    rows = read_checked(existing_file(data, "question.jsonl"), TurnQuestion)
+    check_once((location, row["question_id"]) for location, row in rows)
+    return [{**row, "question_id": question_key(row["question_id"])} for _, row in rows]
 
 
 def read_answers(path: Path) -> dict[Any, list[str]]:
-    """Read a model_answer file: the turns of the first choice by question_id. The last row of a question counts."""
-    answers = {}
-    for row in read_rows(path, ("question_id", "choices")):
-        try:
-            answers[row["question_id"]] = [str(turn) for turn in row["choices"][0]["turns"]]
-        except (LookupError, TypeError):
-            raise UserError(f"{path}: question {row['question_id']} has no choices[0].turns") from None
-    return answers
+    """Read a model_answer file: the turns of the first choice by question_id.
+
+    Raises UserError if a question is answered twice: which answer counts would be a guess.
+    """
+    rows = read_rows(path, ModelAnswer)
+    check_once((location, row.question_id) for location, row in rows)
+    return {question_key(row.question_id): row.choices[0].turns for _, row in rows}
+
+
+def read_model_name(path: Path) -> str:
+    """Return the model of a model_answer file: its model_id, or the file's name. Raises UserError for two."""
+    names = sorted({row.model_id for _, row in read_rows(path, ModelAnswer) if row.model_id})
+    if len(names) > 1:
+        raise UserError(f"{path} has answers of {len(names)} models ({', '.join(names)}): give a file for each")
+    return names[0] if names else path.name.removesuffix(".gz").partition(".json")[0]
+
+
+def question_key(question_id: int | str) -> int | str:
+    """Return the form in which ids are compared: "81" is the number 81."""
+    if isinstance(question_id, int) or not NUMERIC_ID.fullmatch(question_id):
+        return question_id
+    return int(question_id)
+
+
+def check_once(ids: Iterable[tuple[str, int | str]]) -> None:
+    """Raise UserError if an id of located rows occurs twice."""
+    first: dict[int | str, str] = {}
+    for location, question_id in ids:
+        earlier = first.setdefault(question_key(question_id), location)
+        if earlier != location:
+            raise UserError(f"{location}: question {question_id} is also in {earlier}: keep one of the two rows")
 
 
 def answer_rows(answers: Turns, model: str) -> Iterator[dict[str, Any]]:
@@ -115,13 +145,9 @@ def write_json_lines(path: Path, rows: Iterator[Row] | Sequence[Row]) -> None:
 
 
 def read_judgments(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a model_judgment file of single-answer grading. Raises UserError if a score is no number."""
-    rows = read_rows(path, ("question_id", "model", "turn"))
-    for number, row in enumerate(rows, 1):
-        score = row.setdefault("score", None)
-        if isinstance(score, bool) or not isinstance(score, int | float | None):
-            raise UserError(f"{path} row {number}: score must be a number, found {score!r}")
-    return rows
+    """Read the rows of a model_judgment file of single-answer grading. Raises UserError if one is malformed."""
+    rows = [row for _, row in read_rows(path, Judgment)]
+    return [{**row.model_dump(), "question_id": question_key(row.question_id)} for row in rows]
 
 
 # --- judge prompts
@@ -211,16 +237,18 @@ def judgment_row(request: JudgeRequest, reply: ServerReply, model: str, judge: s
 
 
 def score_of(row: Row) -> float | None:
-    """Return a judgment's rating, None for -1."""
+    """Return a judgment's rating; None for -1, for null and for NaN, which FastChat's averages leave out too."""
     score: float | None = row["score"]
-    return None if score == UNREADABLE else score
+    return None if score is None or score == UNREADABLE or math.isnan(score) else score
 
 
 def averages(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """Return by model what FastChat's show_result prints: the means of the first turn, the second, and all rows.
 
-    Scores of -1 are left out and counted as "unreadable", or as "error" for calls that failed. The mean of nothing is
-    None. A turn that is rated more than once counts as often, as there; "repeated" is the number of such extra rows.
+    Scores of -1, null and NaN are left out and counted as "unreadable", or as "error" for calls that failed. The mean
+    of nothing is None. A turn that is rated more than once counts as often, as there; "repeated" is the number of such
+    extra rows. A number outside 1 to 10 counts, as there; "outside_scale" is how many there are. "judges" has the names
+    of the judges.
     """
     result: dict[str, dict[str, Any]] = {}
     for model in dict.fromkeys(str(row["model"]) for row in rows):
@@ -235,8 +263,16 @@ def averages(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
             "unreadable": len(unreadable) - failed,
             "error": failed,
             "repeated": len(own) - len({(row["question_id"], row["turn"]) for row in own}),
+            "outside_scale": sum(not 1 <= score <= 10 for row in own if (score := score_of(row)) is not None),
+            "judges": sorted({judge for row in own if (judge := judge_of(row))}),
         }
     return result
+
+
+def judge_of(row: Row) -> str:
+    """Return the judge of a judgment, "" if it names none; FastChat writes [judge, prompt]."""
+    judge = row.get("judge") or ""
+    return judge if isinstance(judge, str) else judge[0]
 
 
 def mean(scores: Sequence[float | None]) -> float | None:
@@ -247,9 +283,32 @@ def mean(scores: Sequence[float | None]) -> float | None:
 
 def by_category(rows: Sequence[Row], questions: Sequence[Row]) -> dict[str, dict[str, list[float | None]]]:
     """Return the ratings by turn and category, in the order of the questions (Table 12, Appendix D)."""
-    categories = {question["question_id"]: str(question["category"]) for question in questions}
+    categories = categories_of(questions)
     result: dict[str, dict[str, list[float | None]]] = {turn: defaultdict(list) for turn in TURN_NAMES}
     for row in rows:
         turn = TURN_NAMES[0] if row["turn"] == 1 else TURN_NAMES[1]
-        result[turn][categories.get(row["question_id"], "other")].append(score_of(row))
+        result[turn][category_of(row, categories)].append(score_of(row))
     return result
+
+
+def category_averages(rows: Sequence[Row], questions: Sequence[Row]) -> dict[str, dict[str, float | None]]:
+    """Return by category the mean ratings of the first turn, of the second, and of both (Table 12, Appendix D)."""
+    first, second = (by_category(rows, questions)[turn] for turn in TURN_NAMES)
+    return {
+        category: {
+            "first_turn": mean(first.get(category, [])),
+            "second_turn": mean(second.get(category, [])),
+            "average": mean([*first.get(category, []), *second.get(category, [])]),
+        }
+        for category in dict.fromkeys([*first, *second])
+    }
+
+
+def categories_of(questions: Sequence[Row]) -> dict[Any, str]:
+    """Return the category of each question by its id."""
+    return {question["question_id"]: str(question["category"]) for question in questions}
+
+
+def category_of(row: Row, categories: Mapping[Any, str]) -> str:
+    """Return the category of a judgment's question, "other" if the question is not known."""
+    return categories.get(row["question_id"], OTHER)

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from isheep.benchmarks.support.base import Benchmark, Result, Score
 from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.data_files import DataRow
+from isheep.benchmarks.support.responses import ResponseContext, match_rows
 from isheep.benchmarks.support.sources import DataSource, load_items, question_texts
 from isheep.errors import UserError
 from isheep.recipe.schema import BenchmarkSettings
 
 if TYPE_CHECKING:
-    from isheep.benchmarks.support.engine_lm import EngineLM
+    from isheep.benchmarks.support.engine_lm import EngineLM, RecordedLM
 
 MISSING = "benchmark {name} needs lm-eval: pip install 'isheep[eval]'"
 
@@ -55,6 +56,7 @@ class StandardTask:
             score_inputs=self.score_inputs,
             items_from="hub",
             needs_logprobs=self.needs_logprobs,
+            score_responses=self.score_responses if self.source.response_key else None,
         )
 
     def score_inputs(self, settings: BenchmarkSettings) -> object:
@@ -70,7 +72,7 @@ class StandardTask:
         from isheep.benchmarks.support.engine_lm import EngineLM
 
         model = EngineLM(context)
-        samples = run_tasks(tasks, model)
+        samples = run_tasks(tasks, model, apply_chat_template=not context.is_base)
         metrics = samples[0]["metrics"]
         fits = [(sample["task"], sample["doc_id"]) not in model.too_long for sample in samples]
         scores = {
@@ -86,6 +88,22 @@ class StandardTask:
             scores=scores,
             breakdowns=breakdowns,
             details={"protocol": "standard", "too_long": len(model.too_long)},
+        )
+
+    def score_responses(self, context: ResponseContext) -> Result:
+        """Score the answers in a file by the task's own filters and metrics."""
+        rows = load_items(self.source, context.settings)
+        matched = match_rows(self.source, rows, context)
+        tasks = self.load_tasks([rows[index] for index in matched.indices])
+        from isheep.benchmarks.support.engine_lm import RecordedLM
+
+        samples = run_tasks(tasks, RecordedLM(matched.texts), apply_chat_template=False)
+        metrics = samples[0]["metrics"]
+        return Result(
+            template=context.template,
+            notes=(*self.source.notes, *matched.notes),
+            scores={metric: Score(items=[bool(sample[metric]) for sample in samples]) for metric in metrics},
+            details={"protocol": "standard"},
         )
 
     def count_by_subject(self, samples: Sequence[Sample], right: Sequence[float | None]) -> dict[str, tuple[int, int]]:
@@ -159,7 +177,7 @@ def _splits(rows: list[DataRow], **unused: Any) -> dict[str, Any]:
     return dict.fromkeys(("train", "validation", "test", "dev"), Dataset.from_list(rows))
 
 
-def run_tasks(tasks: Mapping[str, Any], model: "EngineLM") -> list[Sample]:
+def run_tasks(tasks: Mapping[str, Any], model: "EngineLM | RecordedLM", apply_chat_template: bool) -> list[Sample]:
     """Return lm-eval's samples in the order of the items, each with the name of its "task"."""
     from lm_eval.evaluator import evaluate
 
@@ -168,6 +186,6 @@ def run_tasks(tasks: Mapping[str, Any], model: "EngineLM") -> list[Sample]:
             model,
             {"tasks": dict(tasks), "groups": {}, "group_map": {}},
             bootstrap_iters=0,
-            apply_chat_template=not model.context.is_base,
+            apply_chat_template=apply_chat_template,
         )
     return [{**sample, "task": name} for name in tasks for sample in results["samples"][name]]

@@ -19,6 +19,7 @@ from isheep.benchmarks.support.base import Benchmark, Result, Score
 from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.data_files import DataRow
 from isheep.benchmarks.support.options import mean_losses, score_items
+from isheep.benchmarks.support.responses import ResponseContext, match_rows
 from isheep.benchmarks.support.sources import DataSource, load_examples, load_items, question_texts
 from isheep.errors import UserError, one_line
 from isheep.prompts import fill_template
@@ -107,6 +108,7 @@ class PaperTask:
             score_inputs=self.score_inputs,
             items_from="hub",
             needs_logprobs=self.template.score == "loss",
+            score_responses=self.score_responses if self.source.response_key else None,
         )
 
     def score_inputs(self, settings: BenchmarkSettings) -> object:
@@ -137,6 +139,24 @@ class PaperTask:
             details={"protocol": "paper", "source": self.template.source, **details},
         )
 
+    def score_responses(self, context: ResponseContext) -> Result:
+        """Score the answers in a file by the same rules, as "score"."""
+        rows = load_items(self.source, context.settings)
+        items = [self._prepare(row, number) for number, row in enumerate(rows, 1)]
+        matched = match_rows(self.source, rows, context)
+        answered = [(items[index], text) for index, text in zip(matched.indices, matched.texts, strict=True)]
+        right = [matches(self.template, text, item.options) for item, text in answered if item]
+        return Result(
+            template=context.template,
+            notes=(*self.source.notes, *matched.notes),
+            scores={"score": Score(items=right)},
+            details={
+                "protocol": "paper",
+                "source": self.template.source,
+                "empty_answers": sum(not text.strip() for text in matched.texts),
+            },
+        )
+
     def load_shots(self, settings: BenchmarkSettings) -> list[Shot]:
         """Return the items that OpenCompass keeps, with their examples."""
         rows = load_items(self.source, settings)
@@ -153,7 +173,10 @@ class PaperTask:
     def _prepare(self, row: DataRow, number: int) -> Prepared | None:
         """Return an item, None if OpenCompass leaves it out. Raises UserError if its values make no item."""
         try:
-            return self.prepare(row, number)
+            item = self.prepare(row, number)
+            if item and self.template.score in ("loss", "letter") and not 0 <= item.right < len(item.options):
+                raise ValueError(f"its answer is none of its {len(item.options)} options")
+            return item
         except (LookupError, ValueError, TypeError, AttributeError) as error:
             problem = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else one_line(error)
             raise UserError(f"benchmark {self.name}: row {number} of its data makes no item: {problem}") from None

@@ -13,6 +13,7 @@ from isheep import sandbox
 from isheep.benchmarks.support.base import Result, Score
 from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.fingerprints import check_unchanged, item_fingerprints
+from isheep.benchmarks.support.responses import ResponseContext
 from isheep.records import Answer, Record
 from isheep.rundir.folder import RunFolder
 from isheep.sandbox.process import PASSED
@@ -137,7 +138,11 @@ def body(code: str) -> str:
 
 
 def score_programs(
-    context: EvalContext, name: str, problems: Sequence[Problem], answers: Sequence[Answer], code: Sequence[str]
+    context: EvalContext | ResponseContext,
+    name: str,
+    problems: Sequence[Problem],
+    answers: Sequence[Answer],
+    code: Sequence[str],
 ) -> Result:
     """Run the code of each answer with the problem's tests: pass@1 of one answer to each problem.
 
@@ -155,14 +160,14 @@ def score_programs(
     return code_result(context, scores, ends, [verdict.why for verdict in verdicts], answers, isolation)
 
 
-def control_file(context: EvalContext, name: str, canonical: Sequence[Any]) -> tuple[RunFolder, str]:
+def control_file(context: EvalContext | ResponseContext, name: str, canonical: Sequence[Any]) -> tuple[RunFolder, str]:
     """Return where the verdicts on the canonical solutions lie, once for all models of a run."""
     folder = RunFolder(context.folder.root, context.folder.root) / "control"
     return folder, f"{name}-{sha256(repr(canonical).encode()).hexdigest()[:12]}.jsonl"
 
 
 def code_result(
-    context: EvalContext,
+    context: EvalContext | ResponseContext,
     scores: dict[str, Score],
     control: Mapping[str, str],
     ends: Sequence[str],

@@ -45,6 +45,9 @@ class DataSource:
     csv_header: tuple[str, ...] = ()
     """The columns of the authors' CSV files, which have no header line."""
 
+    response_key: str = ""
+    """The column by which a file of answers names an item, "question" or "id"; "" if answers are not written texts."""
+
     checked: bool = False
     """Whether tests read the authors' own file."""
 
@@ -307,6 +310,7 @@ NQ = DataSource(
     columns=("question", "answer"),
     question_columns=("question",),
     convert=parse_answers,
+    response_key="question",
     checked=True,
 )
 TRIVIAQA = DataSource(
@@ -315,6 +319,7 @@ TRIVIAQA = DataSource(
     columns=("question", "answer"),
     question_columns=("question",),
     convert=parse_aliases,
+    response_key="question",
 )
 SQUAD2 = DataSource(
     hub=("lighteval/squad_v2", None, "validation"),
@@ -322,5 +327,6 @@ SQUAD2 = DataSource(
     columns=("context", "question", "answers"),
     question_columns=("context", "question"),
     convert=convert_squad,
+    response_key="id",
     checked=True,
 )

@@ -4,11 +4,11 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from isheep.benchmarks.support.base import Benchmark, Result, Score, ValidationPart
 from isheep.benchmarks.support.context import EvalContext
+from isheep.benchmarks.support.responses import ResponseContext
 from isheep.errors import UserError, describe_exception, excerpt
 from isheep.extensions import check_callable, user_code
 from isheep.recipe.schema import BenchmarkSettings
@@ -19,7 +19,7 @@ T = TypeVar("T")
 _ARGUMENTS: dict[str, tuple[str, ...]] = {"run": ("context",), "prompts": ("settings",), "score_inputs": ("settings",)}
 """The functions that every benchmark has, and their arguments."""
 _OPTIONAL_ARGUMENTS: dict[str, tuple[str, ...]] = {
-    "score_responses": ("data", "file", "output_dir"),
+    "score_responses": ("context",),
     "is_right": ("pair",),
     "locate_items": ("settings",),
 }
@@ -86,13 +86,13 @@ def _guard_run(run: Callable[[EvalContext], Result], name: str) -> Callable[[Eva
 
 
 def _guard_responses(
-    score: Callable[[Path | None, Path, Path], Result] | None, name: str
-) -> Callable[[Path | None, Path, Path], Result] | None:
+    score: Callable[[ResponseContext], Result] | None, name: str
+) -> Callable[[ResponseContext], Result] | None:
     if score is None:
         return None
 
-    def guarded(data: Path | None, file: Path, output_dir: Path) -> Result:
-        return check_result(_call(score, name, data, file, output_dir), name)
+    def guarded(context: ResponseContext) -> Result:
+        return check_result(_call(score, name, context), name)
 
     return guarded
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from isheep.benchmarks.support.data_files import read_text
+from isheep.benchmarks.support.foreign_rows import PreferenceRow
 from isheep.errors import UserError, one_line
+from isheep.json_files import read_rows
 
 TIE = 1.5
 # The reference file of the length-controlled win rate, in AlpacaEval's dataset.
@@ -47,6 +49,11 @@ def _preference(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return TIE if value == 0 else float(value) if 1 <= value <= 2 else None
+
+
+def read_annotations(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a file of AlpacaEval's annotations. Raises UserError if one is malformed."""
+    return [row.model_dump() for _, row in read_rows(path, PreferenceRow)]
 
 
 def win_rate(verdicts: Sequence[float | None]) -> WinRate:
@@ -95,7 +102,7 @@ def length_controlled(rows: Sequence[Mapping[str, Any]], gamed: Path) -> LengthC
         # A model against itself.
         return LengthControlled(50.0, 0.0)
     _check_outputs(rows)
-    lengths = [len(str(row["output_1"])) - len(str(row["output_2"])) for row in rows]
+    lengths = [len(row["output_1"]) - len(row["output_2"]) for row in rows]
     length_gap = np.array(lengths, np.float64)
     # If all gaps are equal, nothing is known about length.
     spread = float(length_gap.std(ddof=1)) or 1.0
@@ -121,7 +128,7 @@ class _Gamed(NamedTuple):
 
 def _check_outputs(rows: Sequence[Mapping[str, Any]]) -> None:
     for number, row in enumerate(rows, 1):
-        if not {"output_1", "output_2"} <= row.keys():
+        if not all(isinstance(row.get(name), str) for name in ("output_1", "output_2")):
             raise UserError(
                 f"annotation {number} has no output_1 or output_2: the length-controlled win rate needs both"
             )
@@ -138,7 +145,7 @@ def _read_gamed(path: Path) -> _Gamed:
         )
         not_gamed = np.array([{"True": 1.0, "False": 0.0}[row["not_gamed_baseline"]] for row in rows])
         by_index = {int(float(row["index"])): float(row["instruction_difficulty"]) for row in reversed(rows)}
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{path} is no {GAMED} of AlpacaEval: {one_line(error)}") from None
     return _Gamed(np.column_stack([np.tanh(gaps), difficulties, not_gamed]), wins, by_index)
 
