@@ -6,6 +6,7 @@ paper's (the dataset's README, Apache-2.0).
 """
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 

@@ -43,8 +43,7 @@ def first_exchange(entry: dict[str, Any], location: str) -> FirstExchange:
 
 
 def _turns(entry: dict[str, Any]) -> list[Any]:
-    turns: list[Any] = entry.get("conversations", entry.get("messages"))
-    return turns
+    return list(entry["conversations"] if "conversations" in entry else entry["messages"])
 
 
 def _read_turn(turn: Any, number: int, location: str) -> tuple[str, Any]:
