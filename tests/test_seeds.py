@@ -1,5 +1,6 @@
 """Seed files load in each of their forms, and what is wrong with one is told in one line."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -203,3 +204,12 @@ def test_seed_tasks_in_a_script_that_the_language_does_not_compare_are_refused(t
     error = refused("run", "lamb", *settings, "--out", tmp_path / "run")
     assert "2 of 3 instructions are mostly in letters that language: en does not compare" in error
     assert "set language: any" in error and not (tmp_path / "run").exists()
+
+
+def test_a_gzipped_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.jsonl.gz"
+    path.write_bytes(gzip.compress(GOOD.encode()))
+    assert load_seed_tasks(path) == load_seed_tasks(write(tmp_path, GOOD))
+    path.write_bytes(gzip.compress(GOOD.encode())[:-9])
+    with pytest.raises(UserError, match="can't be read"):
+        load_seed_tasks(path)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from isheep import json_files
 from isheep.errors import UserError, one_line
 from isheep.records import Task
 from isheep.seeds.conversations import first_exchange, is_conversation
@@ -98,11 +99,9 @@ def _read_text(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"seed tasks {path}: no such file; set seed_tasks to a file of Self-Instruct or Alpaca form")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return json_files.read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"seed tasks {path}: not UTF-8 text at byte {error.start}") from None
-    except OSError as error:
-        raise UserError(f"seed tasks {path}: {error.strerror}") from None
 
 
 def _entries(path: Path, text: str) -> Iterator[tuple[str, Any]]:

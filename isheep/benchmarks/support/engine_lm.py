@@ -29,6 +29,11 @@ class EngineLM(LM):  # type: ignore[misc]
         self.context = context
         self.too_long: set[tuple[str, int]] = set()
 
+    @property
+    def uses_template(self) -> bool:
+        """Whether prompts are in the model's chat template."""
+        return not self.context.is_base
+
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Return the log-probability of each continuation; no task here reads whether it is the greedy one."""
         pairs = [move_space(*request.args) for request in requests]
@@ -71,6 +76,7 @@ class RecordedLM(LM):  # type: ignore[misc]
     """Answers that another program wrote, by the index of their item, as a model."""
 
     tokenizer_name = ""
+    uses_template = False
 
     def __init__(self, answers: Sequence[str]) -> None:
         super().__init__()

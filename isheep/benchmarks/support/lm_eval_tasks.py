@@ -72,7 +72,7 @@ class StandardTask:
         from isheep.benchmarks.support.engine_lm import EngineLM
 
         model = EngineLM(context)
-        samples = run_tasks(tasks, model, apply_chat_template=not context.is_base)
+        samples = run_tasks(tasks, model)
         metrics = samples[0]["metrics"]
         fits = [(sample["task"], sample["doc_id"]) not in model.too_long for sample in samples]
         scores = {
@@ -97,7 +97,7 @@ class StandardTask:
         tasks = self.load_tasks([rows[index] for index in matched.indices])
         from isheep.benchmarks.support.engine_lm import RecordedLM
 
-        samples = run_tasks(tasks, RecordedLM(matched.texts), apply_chat_template=False)
+        samples = run_tasks(tasks, RecordedLM(matched.texts))
         metrics = samples[0]["metrics"]
         return Result(
             template=context.template,
@@ -177,7 +177,7 @@ def _splits(rows: list[DataRow], **unused: Any) -> dict[str, Any]:
     return dict.fromkeys(("train", "validation", "test", "dev"), Dataset.from_list(rows))
 
 
-def run_tasks(tasks: Mapping[str, Any], model: "EngineLM | RecordedLM", apply_chat_template: bool) -> list[Sample]:
+def run_tasks(tasks: Mapping[str, Any], model: "EngineLM | RecordedLM") -> list[Sample]:
     """Return lm-eval's samples in the order of the items, each with the name of its "task"."""
     from lm_eval.evaluator import evaluate
 
@@ -186,6 +186,6 @@ def run_tasks(tasks: Mapping[str, Any], model: "EngineLM | RecordedLM", apply_ch
             model,
             {"tasks": dict(tasks), "groups": {}, "group_map": {}},
             bootstrap_iters=0,
-            apply_chat_template=apply_chat_template,
+            apply_chat_template=model.uses_template,
         )
     return [{**sample, "task": name} for name in tasks for sample in results["samples"][name]]
