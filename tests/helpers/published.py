@@ -25,10 +25,12 @@ NAMES = {
     "gemma3": ("gemma3", None, ("<bos>",), "<end_of_turn>"),
     "qwen2.5": ("qwen2_5", None, (), "<|im_end|>"),
     "qwen3": ("qwen3", None, (), "<|im_end|>"),
+    "smollm2": ("smollm2", None, (), "<|im_end|>"),
     "deepseek": ("deepseek_v3", None, ("<｜begin▁of▁sentence｜>",), "<｜end▁of▁sentence｜>"),
 }  # fmt: skip
 """By family: the package, a template in the family's style if the package has none (None: its own), the tokens that
-begin a prompt, and the one that ends an answer. The ids of the package named llama2 are those of Mistral 7B."""
+begin a prompt, and the one that ends an answer. The ids of the package named llama2 are those of Mistral 7B. smollm2 is
+no package: its tests run if its files are in CACHE."""
 
 
 def published_family(name: str) -> Family:
