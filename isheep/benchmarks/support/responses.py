@@ -144,10 +144,12 @@ class Matched(NamedTuple):
 def match_responses(file: Path, keys: Sequence[Hashable], responses: Sequence[Response], noun: str) -> Matched:
     """Return the answers to the items with these keys; `noun` says in messages what a key is, such as "prompt".
 
-    The last of several answers with a key counts, as in IFEval's and FastChat's programs. An answer whose key several
-    items have answers all of them. Items without an answer are left out. Raises UserError if no item has an answer.
+    Keys are compared without the white space around them, which many programs drop. The last of several answers with a
+    key counts, as in IFEval's and FastChat's programs. An answer whose key several items have answers all of them. Items
+    without an answer are left out. Raises UserError if no item has an answer.
     """
-    texts = dict(responses)
+    keys = [_trim(key) for key in keys]
+    texts = {_trim(key): text for key, text in responses}
     indices = [index for index, key in enumerate(keys) if key in texts]
     if not indices:
         examples = f"{shorten_key(responses[0][0])}, ..." if responses else "none"
@@ -167,6 +169,10 @@ def match_responses(file: Path, keys: Sequence[Hashable], responses: Sequence[Re
     if num_twins := len(keys) - len(items):
         notes.append(f"{num_twins} items have the {noun} of an earlier item, and one response answers both")
     return Matched(indices, [texts[keys[index]] for index in indices], tuple(notes))
+
+
+def _trim(key: Hashable) -> Hashable:
+    return key.strip() if isinstance(key, str) else key
 
 
 def match_rows(source: DataSource, rows: Sequence[DataRow], context: ResponseContext) -> Matched:
