@@ -145,8 +145,8 @@ def match_responses(file: Path, keys: Sequence[Hashable], responses: Sequence[Re
     """Return the answers to the items with these keys; `noun` says in messages what a key is, such as "prompt".
 
     Keys are compared without the white space around them, which many programs drop. The last of several answers with a
-    key counts, as in IFEval's and FastChat's programs. An answer whose key several items have answers all of them. Items
-    without an answer are left out. Raises UserError if no item has an answer.
+    key counts, as in IFEval's and FastChat's programs. An answer whose key several items have answers all of them.
+    Items without an answer are left out. Raises UserError if no item has an answer.
     """
     keys = [_trim(key) for key in keys]
     texts = {_trim(key): text for key, text in responses}
