@@ -132,6 +132,19 @@ def test_items_from_the_hub(tmp_path: Path, name: str, monkeypatch: pytest.Monke
         load(name, None)
 
 
+@pytest.mark.parametrize("name", ["arc_easy", "openbookqa_fact", "winogrande"])
+def test_an_answer_that_is_no_option_is_one_line(tmp_path: Path, qwen2: Path, name: str) -> None:
+    """lm-eval's tasks meet such an item with an exception of their own."""
+    path = write_benchmark(tmp_path / "data", name)
+    rows = load(name, path)
+    key = "answer" if name == "winogrande" else "answerKey"
+    (tmp_path / "bad.jsonl").write_text("\n".join(json.dumps(row | {key: "Z"}) for row in rows))
+    context = exam(tmp_path, Liking([]), qwen2, tmp_path / "bad.jsonl")
+    with pytest.raises(UserError) as caught:
+        load_benchmark(f"standard/{name}").run(context)
+    assert "\n" not in str(caught.value) and name in str(caught.value)
+
+
 def test_tables_of_question_and_list_are_read(tmp_path: Path) -> None:
     """DPR's form, which OpenCompass's NQ and TriviaQA have."""
     path = tmp_path / "nq-test.qa.csv"

@@ -19,7 +19,7 @@ from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.data_files import DataRow
 from isheep.benchmarks.support.responses import ResponseContext, match_rows
 from isheep.benchmarks.support.sources import DataSource, load_items, question_texts
-from isheep.errors import UserError
+from isheep.errors import UserError, describe_exception
 from isheep.recipe.schema import BenchmarkSettings
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class StandardTask:
         from isheep.benchmarks.support.engine_lm import EngineLM
 
         model = EngineLM(context)
-        samples = run_tasks(tasks, model)
+        with self.data_errors():
+            samples = run_tasks(tasks, model)
         metrics = samples[0]["metrics"]
         fits = [(sample["task"], sample["doc_id"]) not in model.too_long for sample in samples]
         scores = {
@@ -97,7 +98,8 @@ class StandardTask:
         tasks = self.load_tasks([rows[index] for index in matched.indices])
         from isheep.benchmarks.support.engine_lm import RecordedLM
 
-        samples = run_tasks(tasks, RecordedLM(matched.texts))
+        with self.data_errors():
+            samples = run_tasks(tasks, RecordedLM(matched.texts))
         metrics = samples[0]["metrics"]
         return Result(
             template=context.template,
@@ -105,6 +107,17 @@ class StandardTask:
             scores={metric: Score(items=[bool(sample[metric]) for sample in samples]) for metric in metrics},
             details={"protocol": "standard"},
         )
+
+    @contextmanager
+    def data_errors(self) -> Iterator[None]:
+        """Turn the exceptions by which lm-eval's task refuses an item into one line that names the benchmark's data."""
+        try:
+            yield
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"benchmark {self.name}: lm-eval can't read an item of the data ({describe_exception(error)}): check "
+                "the options and the answers of the items"
+            ) from error
 
     def count_by_subject(self, samples: Sequence[Sample], right: Sequence[float | None]) -> dict[str, tuple[int, int]]:
         """Return (right, all) of each subject."""
@@ -133,7 +146,7 @@ class StandardTask:
                 raise UserError(f"benchmark {self.name}: {subject!r} is no subject of {self.task.upper()}")
         # The manager overrides values of a task's file only for members of a group.
         members = [{"task": name, "custom_dataset": partial(_splits, part)} for name, part in parts.items()]
-        with _without_progress_bars():
+        with _without_progress_bars(), self.data_errors():
             tasks: dict[str, Any] = manager.load({"group": "isheep", "task": members})["tasks"]
             for task in tasks.values():
                 _fix_order(task)
