@@ -11,10 +11,10 @@ from isheep.records import Completion, Sampling, TokenLogprobs
 class Engine(Protocol):
     """A language model. Every method returns one result per request, in the order of the requests.
 
-    A prompt is text as the model reads it, special tokens included; those that a turn's text spells are text if the
-    prompt is a models.prompt_text.Prompt. The engine adds what the tokenizer puts before a text, such as the beginning
-    of sequence, if the prompt does not start with it. An output or an option is read as a continuation of its prompt,
-    and a stop string stops wherever its text appears. Weights load at the first call.
+    A prompt is text as the model reads it: special tokens in it are read as such, except within user text, which a
+    models.prompt_text.Prompt marks as literal. The engine adds what the tokenizer puts before a text, such as the
+    beginning of sequence, if the prompt does not start with it. An output or an option is read as a continuation of its
+    prompt, and a stop string stops wherever its text appears. Weights load at the first call.
     """
 
     @property
@@ -38,8 +38,8 @@ class Engine(Protocol):
     def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
         """Return the probability of each option as the beginning of a prompt's continuation: (prompts, options).
 
-        Options exclude each other: if the tokens of one begin a longer one ("1" and "10" in a tokenizer of single
-        digits), the longer one's probability is not part of the shorter one's. Nothing is generated. A prompt that
+        If the tokens of one option are a prefix of another's ("1" and "10" in a tokenizer of single digits), the shorter
+        option's probability excludes the longer option's. Nothing is generated. A prompt that
         leaves no room for the options gets probabilities of 0.
         """
 

@@ -190,10 +190,9 @@ class TransformersEngine:
     def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
         """Return the probability of each option as the beginning of each prompt's continuation: (prompts, options).
 
-        Each prompt is read once with the tokens that the options share (" 1", if " 10" is three tokens), and those
-        tokens again for each other beginning of an option. A prefix of all prompts is read once, and so is one of some
-        of them. A prompt that leaves no room in the context gets probabilities of 0; raises UserError if no prompt
-        leaves any.
+        Each prompt is read once, with the first tokens that the options have in common. Options that begin differently
+        need another pass. A prefix that all prompts or some of them share is read once. A prompt that leaves no room in
+        the context gets probabilities of 0. Raises UserError if no prompt leaves any.
         """
         import torch
 

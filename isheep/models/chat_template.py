@@ -74,8 +74,8 @@ class ChatTemplate(NamedTuple):
 def _control_tokens(tokenizer: Any, template: str, end: str) -> frozenset[str]:
     """Return the control tokens of a tokenizer with a template, including those without a role (such as reserved ones).
 
-    Some families do not flag theirs as special; those in the template's text count. White space does not: Gemma has
-    tokens of line ends.
+    Tokens that appear in the template count even if the tokenizer does not flag them as special, as in some families.
+    White space does not count: Gemma has tokens of line ends.
     """
     added = tokenizer.added_tokens_decoder.values()
     special = {token.content for token in added if token.special}

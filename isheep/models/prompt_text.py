@@ -1,7 +1,7 @@
 """Prompts in which control tokens that a user or a model spelled out are ordinary text.
 
 `<s>` in "What does <s>text</s> do in HTML?" is three characters of a question, and `<s>` that a chat template writes is
-the token that begins a sequence. A `Prompt` is the text together with the places of the former.
+the token that begins a sequence. A `Prompt` is a text together with the character spans that are literal.
 """
 
 import re
@@ -12,7 +12,7 @@ MARK_START, MARK_END = "\ufdd0", "\ufdd1"
 """Stand around a spelled control token while a template is rendered. Unicode reserves them for such internal use."""
 
 Spans = tuple[tuple[int, int], ...]
-"""Places in a text: (start, end) in characters."""
+"""Spans of a text: (start, end) in characters."""
 
 
 class Prompt(str):

@@ -1,7 +1,7 @@
 """Texts to token ids and back, in every engine and trainer: prompts, what continues them, and generated tokens.
 
 A tokenizer of the SentencePiece kind puts a space before the first word of a text and drops it when it decodes. A
-continuation is no such text, so it is encoded and decoded behind other text.
+continuation must not get that space, so it is encoded and decoded after other text.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ NAME_START, NAME_END = "\ufdd2", "\ufdd3"
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Return the token ids of a text, without special tokens around it; those that it spells are tokens.
+    """Return the token ids of a text, without tokens added before and after it.
 
-    In the literal places of a Prompt they are plain text.
+    Special tokens that are written in the text become their token ids, except in the literal parts of a Prompt.
     """
     if literal_spans(text):
         return _literal_ids(tokenizer, text)

@@ -1,10 +1,10 @@
-"""Run code that a model wrote where it can do no harm: in an isolated, limited process that is always ended.
+"""Run code that a model wrote in an isolated, limited process, without access to the network, files or other processes.
 
-The program runs in one process with one thread. It can start no other, so none outlives it. It has no network, an empty
-environment, and one folder to write in; it reads Python's libraries and the system's, nothing else (child.py).
+The program runs in one process with one thread, which is always ended. It cannot start another process. It has no network, an empty
+environment, and one folder to write in; it can read Python's libraries and the system's (child.py).
 Replacing Python functions by None, as other benchmarks do, is no protection.
 
-A verdict is never reached in the process of the code that it is about. Tests run in a second process, which calls the
+The process that runs the model's code never decides whether it passed. Tests run in a second process, which calls the
 program's functions and gets plain values (peer.py), or the values are compared in the parent (`call`).
 """
 
@@ -54,12 +54,12 @@ SYSTEM_PATHS = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/local/lib", "/
 class Program(NamedTuple):
     """Code that a model wrote, and tests that run in a process of their own.
 
-    `setting` is code that the tests need and that runs before them, such as imports. `names` are the names of the
-    program that the tests use; all other names are those of the tests themselves.
+    `setup` is code that the tests need and that runs before them, such as imports. `names` are the names of the
+    program that the tests use; every other name in the tests refers to the tests' own definitions.
     """
 
     code: str
-    setting: str
+    setup: str
     names: tuple[str, ...]
     tests: str
 
@@ -173,7 +173,7 @@ def _run_tests(program: Program, isolation: str, limits: Limits) -> Outcome:
             ends = {"requests": requests.fileno(), "replies": replies.fileno()}
             return stack.enter_context(start(job | ends, isolation, limits, _library_paths(), tuple(ends.values())))
 
-        job = {"program": program.code, "setting": program.setting, "names": program.names, "tests": program.tests}
+        job = {"program": program.code, "setup": program.setup, "names": program.names, "tests": program.tests}
         server = started({"role": "serve"}, get_request, put_reply)
         tester = started({"role": "test", **job}, put_request, get_reply)
         # The last copies are those of the two processes, so that either sees the end of the other.

@@ -120,7 +120,7 @@ MOUNT_OPTIONS = {"nosuid": 1, "nodev": 2, "noexec": 3, "noatime": 10, "nodiratim
 
 
 def namespaces(folder: str, readable: list[str]) -> None:
-    """Give this process a root of its own in a mount namespace: `readable`, read-only, and `folder`, nothing else.
+    """Give this process a root of its own in a mount namespace, with only `readable` (read-only) and `folder` (writable).
 
     For kernels without Landlock. The root is mounted on the folder "root" beside `folder`. Raises OSError if an
     unprivileged process may not have namespaces.

@@ -230,7 +230,7 @@ def _keep_remote(value: Any) -> dict[str, Any]:
 def test(program: str, setting: str, names: list[str], tests: str, requests: int, replies: int) -> dict[str, Any]:
     """Run tests on a program that runs in another process. Return {"passed": True}, or why it does not pass.
 
-    `setting` is code that the tests need, which runs before them here. `names` are those that the program defines.
+    `setup` is code that the tests need, which runs before them here. `names` are those that the program defines.
     """
     client = Client(requests, replies)
     module = sys.modules["tests"] = ModuleType("tests")

@@ -1,7 +1,7 @@
 """Plain values as JSON, between the processes of the sandbox: the builtin types, and some of the standard library's.
 
-What is written is read again as a value of the same type. A value of any other type is not plain: it stays in its
-process, and equals nothing. child.py loads this module without the package, so it imports nothing of isheep.
+What is written is read again as a value of the same type. A value of any other type is not transferred, and compares
+unequal to everything. child.py loads this module without the package, so it imports nothing of isheep.
 """
 
 import json
@@ -77,9 +77,9 @@ def _encode_number(value: Any) -> dict[str, Any] | None:
 
 
 def decode(data: Any, remote: Callable[[int], Any] | None = None) -> Any:
-    """Return the value of what `encode` made. `remote` makes the stand-in of a value that stays in its process.
+    """Decode what `encode` wrote. `remote` makes the stand-in of a value that stays in its process.
 
-    Raises ValueError, TypeError, LookupError, ArithmeticError, RecursionError or MemoryError if the data are no value.
+    Raises ValueError, TypeError, LookupError, ArithmeticError, RecursionError or MemoryError if the data are not valid.
     """
     if type(data) is list:
         return data if PLAIN.issuperset(map(type, data)) else [decode(entry, remote) for entry in data]

@@ -10,7 +10,7 @@ from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Pair, Record
 
 ItemSource = Literal["package", "hub", "user"]
-"""Where the items come from if the recipe gives no `data`: isheep itself, the Hugging Face Hub, or nowhere."""
+"""Where items come from without `data` in the recipe: the package, the Hub, or "user": the recipe must give `data`."""
 
 
 class Score(Record):
@@ -38,9 +38,9 @@ class Score(Record):
 class Fingerprints(Record):
     """Hashes of what a result depends on. "" stands for a hash that is not known or that does not apply.
 
-    `prompt_fingerprint` is of the prompts, `score_fingerprint` of everything else that decides the score of an answer
-    (`Benchmark.score_inputs`, and the judge), `template_fingerprint` of the chat template if the model was prompted in
-    one. A result is used again only if these are the same.
+    `prompt_fingerprint`: the prompts. `score_fingerprint`: everything else that decides the score of an answer
+    (`Benchmark.score_inputs`, and the judge). `template_fingerprint`: the chat template, if the model was prompted in
+    one. A result is reused only if these are the same.
     """
 
     prompt_fingerprint: str = ""

@@ -35,9 +35,9 @@ Sample = dict[str, Any]
 class StandardTask:
     """A benchmark of the standard protocol.
 
-    `folder` holds the task file, in lm-eval's own folder of tasks or an absolute path; `task` is the task's name in it.
-    With `by_subject` the rows have a "subject", and each subject is a task TASK_SUBJECT of its own. `needs_logprobs` is
-    False if the task reads answers that the model writes, instead of comparing options.
+    `folder` is where the task file is, relative to lm-eval's folder of tasks or absolute; `task` is the task's name in
+    it. With `by_subject` the rows have a "subject", and each subject runs as lm-eval's task TASK_SUBJECT.
+    `needs_logprobs` is False if the task reads answers that the model writes, instead of comparing options.
     """
 
     name: str

@@ -22,7 +22,8 @@ def is_readable(name: str) -> bool:
 def load_benchmark(name: str) -> Benchmark:
     """Return the benchmark of that name in a recipe's `evaluation`.
 
-    Raises UserError if the name is file.py:name or package.module:name, and code is not allowed or it is no Benchmark.
+    For a name of user code (file.py:name or package.module:name), raises UserError if code is not allowed or if the
+    object is not a Benchmark.
     """
     if name in _REGISTERED:
         return _REGISTERED[name]
