@@ -38,9 +38,9 @@ class Engine(Protocol):
     def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
         """Return the probability of each option as the beginning of a prompt's continuation: (prompts, options).
 
-        If the tokens of one option are a prefix of another's ("1" and "10" in a tokenizer of single digits), the shorter
-        option's probability excludes the longer option's. Nothing is generated. A prompt that
-        leaves no room for the options gets probabilities of 0.
+        If the tokens of one option are a prefix of another's ("1" and "10" in a tokenizer of single digits), the
+        shorter option's probability excludes the longer option's. Nothing is generated. A prompt that leaves no room
+        for the options gets probabilities of 0.
         """
 
     def embed(self, texts: Sequence[str]) -> Any:

@@ -232,9 +232,9 @@ def _inverse_cdf(values: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
 class Policy(NamedTuple):
     """Functions that choose the next token of each row and decide when a row has ended.
 
-    `pick(logits, indices, outputs)` returns a token for each row of the batch: `indices[k]` is the number of the request
-    in batch row k, and `outputs[i]` holds the tokens generated so far for request i. `has_ended(output)` returns whether
-    an output is complete.
+    `pick(logits, indices, outputs)` returns a token for each row of the batch: `indices[k]` is the number of the
+    request in batch row k, and `outputs[i]` holds the tokens generated so far for request i. `has_ended(output)` returns
+    whether an output is complete.
     """
 
     pick: Callable[[Tensor, list[int], list[list[int]]], Tensor]

@@ -1,7 +1,7 @@
 """Run code that a model wrote in an isolated, limited process, without access to the network, files or other processes.
 
-The program runs in one process with one thread, which is always ended. It cannot start another process. It has no network, an empty
-environment, and one folder to write in; it can read Python's libraries and the system's (child.py).
+The program runs in one process with one thread, which is always ended. It cannot start another process. It has no
+network, an empty environment, and one folder to write in; it can read Python's libraries and the system's (child.py).
 Replacing Python functions by None, as other benchmarks do, is no protection.
 
 The process that runs the model's code never decides whether it passed. Tests run in a second process, which calls the

@@ -120,7 +120,7 @@ MOUNT_OPTIONS = {"nosuid": 1, "nodev": 2, "noexec": 3, "noatime": 10, "nodiratim
 
 
 def namespaces(folder: str, readable: list[str]) -> None:
-    """Give this process a root of its own in a mount namespace, with only `readable` (read-only) and `folder` (writable).
+    """Give this process a root of its own in a mount namespace: only `readable` (read-only) and `folder` (writable).
 
     For kernels without Landlock. The root is mounted on the folder "root" beside `folder`. Raises OSError if an
     unprivileged process may not have namespaces.
@@ -240,7 +240,7 @@ def work(peer: ModuleType, job: dict[str, Any], out: int) -> None:
         case "serve":
             peer.serve(job["requests"], job["replies"])
         case "test":
-            names = ("program", "setting", "names", "tests", "requests", "replies")
+            names = ("program", "setup", "names", "tests", "requests", "replies")
             peer.write_all(out, peer.to_line(peer.test(*(job[name] for name in names))))
 
 

@@ -227,7 +227,7 @@ def _keep_remote(value: Any) -> dict[str, Any]:
     return {"remote": value.__dict__["_index"]}
 
 
-def test(program: str, setting: str, names: list[str], tests: str, requests: int, replies: int) -> dict[str, Any]:
+def test(program: str, setup: str, names: list[str], tests: str, requests: int, replies: int) -> dict[str, Any]:
     """Run tests on a program that runs in another process. Return {"passed": True}, or why it does not pass.
 
     `setup` is code that the tests need, which runs before them here. `names` are those that the program defines.
@@ -236,7 +236,7 @@ def test(program: str, setting: str, names: list[str], tests: str, requests: int
     module = sys.modules["tests"] = ModuleType("tests")
     try:
         client.ask({"run": program})
-        exec(compile(setting, "setting", "exec"), module.__dict__)
+        exec(compile(setup, "setup", "exec"), module.__dict__)
         module.__dict__.update({name: client.ask({"name": name}) for name in names})
         exec(compile(tests, "tests", "exec"), module.__dict__)
     except ProgramError as error:
