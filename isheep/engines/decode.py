@@ -233,8 +233,8 @@ class Policy(NamedTuple):
     """Functions that choose the next token of each row and decide when a row has ended.
 
     `pick(logits, indices, outputs)` returns a token for each row of the batch: `indices[k]` is the number of the
-    request in batch row k, and `outputs[i]` holds the tokens generated so far for request i. `has_ended(output)` returns
-    whether an output is complete.
+    request in batch row k, and `outputs[i]` holds the tokens generated so far for request i. `has_ended(output)`
+    returns whether an output is complete.
     """
 
     pick: Callable[[Tensor, list[int], list[list[int]]], Tensor]
