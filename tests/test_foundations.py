@@ -130,7 +130,7 @@ def test_the_judge_of_this_command(
         (("mt_bench", "--judge", "mine"), "mt_bench reads the original's files"),
         (("lamb", "--judge", "mine"), "--judge is for alpaca_eval, alpaca_eval_2, mt_bench: lamb asks none"),
         (("mt_bench", "--judge", "{modle: mine}"), "modle: extra inputs are not permitted; it has model, local"),
-        (("mt_bench", "--judge", "{model: [mine"), "--judge {model: [mine line 1: not YAML"),
+        (("mt_bench", "--judge", "{model: [mine"), "--judge {model: [mine: not YAML"),
         (("mt_bench", "--judge", "{local: true}"), "a local judge is a model of yours"),
     ],
 )

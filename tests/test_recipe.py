@@ -70,10 +70,10 @@ WRONG = {
     "model: lamb\nchat_template: qwen2": (
         "line 2: chat_template: take one of qwen, llama3, tokenizer, a .jinja file, or the Jinja text"
     ),
-    "model: lamb\nfilters: [{kind: scor, at_least: 8}]": "filters.0.kind: take one of 'score', 'contamination', ",
+    "model: lamb\nfilters: [{kind: scor, at_least: 8}]": "filters.0.kind: filter 'scor' is not known:",
     "model: lamb\nfilters:\n- kind: score": "line 3: filters.0: give exactly one of at_least and above",
     "model: lamb\nfilters:\n- {kind: score, at_least: 8, above: 7}": "line 3: filters.0: give exactly one of",
-    "model: lamb\nfilters: [{kind: contamination}]": "the contamination filter compares pairs with benchmark prompts",
+    "model: lamb\nfilters: [{kind: contamination}]": "a contamination filter, which compares pairs with",
     "model: lamb\nfilters:\n- {kind: score, at_least: 80}": "line 3: filters.0.at_least: no score reaches 80",
     "model: lamb\nfilters: [{kind: random, as_many_as: {above: 10}}]": "as_many_as.above: no score is above 10",
     "model: lamb\nassessment: {criteria: [quality, quality]}": "line 2: assessment.criteria: 'quality' is listed twice",
@@ -316,7 +316,15 @@ NAMED = "model: lamb\n\nfilters:\n- {kind: score, at_least: 8}\n"
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("filters=[{kind: mine}]", "'filters=[{kind: mine}]' in the overrides: filters.0.kind: take one of 'score'"),
+        ("filters=[{kind: mine}]", "'filters=[{kind: mine}]' in the overrides: filters.0.kind: filter 'mine' is not"),
+        ("filters=[{kind: scor}]", "filters.0.kind: filter 'scor' is not known: did you mean 'score'?"),
+        ("filters=[score]", "filters.0 must be a mapping; found 'score': write {kind: score}"),
+        ("filters=[3]", "filters.0 must be a mapping with a kind, one of score, contamination"),
+        ("filters=[{at_least: 8}]", "key 'filters.0.kind' is missing: take one of score, contamination"),
+        ("filters=[{kind: perplexity, maximum: 3}]", "unknown key 'maximum' in filters.0: it has kind, at_most, of"),
+        ("filters=[{kind: custom, func: x}]", "unknown key 'func' in filters.0: did you mean 'function'?"),
+        ("filters=[", "'filters=[' in the overrides: not YAML: "),
+        ("machine={gpus: 1, gpus: 2}", "' in the overrides: key 'gpus' is given twice"),
         ("assessment=null", "'assessment=null' in the overrides: filters.0: a score filter needs an assessment"),
         ("filters.0.above=7", "'filters.0.above=7' in the overrides: filters.0: give exactly one of at_least and"),
         ("filters=[{kind: score, at_least: 80}]", "in the overrides: filters.0.at_least: no score reaches 80"),
@@ -336,6 +344,16 @@ def test_an_error_in_an_override_names_the_command_line(override: str, message: 
 def test_an_error_of_the_file_is_not_blamed_on_an_override(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^[^']*mine\.yaml line 2: filters\.0\.at_least: no score reaches 80"):
         api.load_recipe(write(tmp_path, "model: lamb\nfilters: [{kind: score, at_least: 80}]\n"), ["seed=3"])
+
+
+def test_only_the_override_that_causes_a_conflict_is_named() -> None:
+    overrides = {"training.epochs": 1, "evaluation": [], "synthesis.tasks": 100}
+    for variant in (overrides, ["training.epochs=1", "evaluation=[]", "synthesis.tasks=100"]):
+        with pytest.raises(UserError, match="contamination filter, which compares pairs with the prompts") as error:
+            api.load_recipe("lamb", variant)  # type: ignore[arg-type]
+        message = str(error.value)
+        assert "evaluation" in message.partition(": filters.0: ")[0] and "training.epochs" not in message
+        assert "leave the filter out by writing filters=[{kind: score, at_least: 8.0}]" in message
 
 
 def test_an_error_in_an_override_from_python_names_it(tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ To add a filter, write a module with a subclass of FilterSettings, and add its l
 
 from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, TypeAlias, Union
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union, get_args
 
 from pydantic import Field
 
+from isheep.errors import UserError, describe_exception
 from isheep.filters.base import FilterSettings, Need
 
 FILTERS = (
@@ -20,11 +21,32 @@ FILTERS = (
     ("isheep.filters.custom", "CustomFilter"),
 )
 
+
+def _load_class(module: str, name: str) -> type[FilterSettings]:
+    """Return a class of FILTERS. Raises UserError if there is no such module or class, or it is no filter."""
+    entry = f'("{module}", "{name}") of FILTERS in isheep/filters/__init__.py'
+    try:
+        filter_class: Any = getattr(import_module(module), name, None)
+    except Exception as error:
+        raise UserError(f"{entry}: {module} can't be loaded: {describe_exception(error)}") from error
+    if not (isinstance(filter_class, type) and issubclass(filter_class, FilterSettings)):
+        raise UserError(f"{entry}: {module} has no subclass {name} of FilterSettings")
+    if not get_args(filter_class.model_fields["kind"].annotation):
+        raise UserError(f'{entry}: {name} has no kind: give it one, such as kind: Literal["mine"] = "mine"')
+    return filter_class
+
+
+_classes = tuple(_load_class(module, name) for module, name in FILTERS)
+
 if TYPE_CHECKING:
     Filter: TypeAlias = FilterSettings
 else:
-    _classes = tuple(getattr(import_module(module), name) for module, name in FILTERS)
     Filter = Annotated[Union[_classes], Field(discriminator="kind")]  # noqa: UP007
+
+
+def filter_kinds() -> list[str]:
+    """Return the kinds of filters that a recipe may name."""
+    return [get_args(entry.model_fields["kind"].annotation)[0] for entry in _classes]
 
 
 def needs(filters: Iterable[FilterSettings], need: Need) -> bool:

@@ -44,5 +44,8 @@ class ContaminationFilter(FilterSettings):
     def conflicts(self, facts: RecipeFacts) -> Conflicts:
         """Yield a conflict if the recipe names no benchmark."""
         if not facts.has_benchmark:
-            why = "the contamination filter compares pairs with benchmark prompts, and this recipe names no benchmark"
-            yield (), f"{why}: name one in evaluation or stop, or leave this filter out: filters={facts.other_filters}"
+            why = (
+                "this recipe, or the one that it is like, has a contamination filter, which compares pairs with the "
+                "prompts of a benchmark, and it has no benchmark in evaluation or stop"
+            )
+            yield (), f"{why}: name one there, or leave the filter out by writing filters={facts.other_filters}"

@@ -68,10 +68,10 @@ def load_recipe(
         return check(overridden, checks)
     except RecipeError as error:
         is_located = error.location not in source.locations.values()
-        if not overrides or is_located or not _is_valid(source, checks):
+        if not overrides or is_located or not _is_valid(source, [], checks):
             raise
         # The file by itself is correct, so the overrides are to blame.
-        raise UserError(f"{_overrides_text(overrides)}: {error.message}") from None
+        raise UserError(f"{_overrides_text(_overrides_to_blame(source, overrides, checks))}: {error.message}") from None
 
 
 def open_source(recipe: str | Path | Mapping[str, Any] | Recipe) -> RecipeSource:
@@ -83,14 +83,27 @@ def open_source(recipe: str | Path | Mapping[str, Any] | Recipe) -> RecipeSource
     return mapping_source(recipe)
 
 
+def _overrides_to_blame(
+    source: RecipeSource, overrides: Mapping[str, Any] | list[str], checks: Checks
+) -> Mapping[str, Any] | list[str]:
+    """Return each override without which the recipe is correct; all overrides if there is no such one."""
+    if isinstance(overrides, Mapping):
+        variants = {key: {name: overrides[name] for name in overrides if name != key} for key in overrides}
+        return {key: overrides[key] for key in overrides if _is_valid(source, variants[key], checks)} or overrides
+    texts = list(overrides)
+    return [
+        text for index, text in enumerate(texts) if _is_valid(source, [*texts[:index], *texts[index + 1 :]], checks)
+    ] or texts
+
+
 def _overrides_text(overrides: Mapping[str, Any] | Iterable[str]) -> str:
     texts = ", ".join(map(repr, overrides))
     return f"overrides {texts}" if isinstance(overrides, Mapping) else f"{texts} {override_place()}"
 
 
-def _is_valid(source: RecipeSource, checks: Checks) -> bool:
+def _is_valid(source: RecipeSource, overrides: Mapping[str, Any] | list[str], checks: Checks) -> bool:
     try:
-        check(source, checks)
+        check(apply_overrides(source, overrides), checks)
     except UserError:
         return False
     return True
@@ -208,7 +221,7 @@ def parse_judge(text: str) -> JudgeSettings:
     Raises UserError in one line.
     """
     location = f"{option('judge')} {text}"
-    value = parse_yaml(text, location)[0] if text.lstrip().startswith("{") else {"model": text}
+    value = parse_yaml(text, location, show_lines=False)[0] if text.lstrip().startswith("{") else {"model": text}
     try:
         return JudgeSettings.model_validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as failed:

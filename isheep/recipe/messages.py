@@ -1,13 +1,14 @@
 """Validation errors of a recipe as sentences: the key, the value found, and the way out."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from isheep.errors import KeyPath, excerpt
+from isheep.errors import KeyPath, excerpt, unknown_name
+from isheep.filters import filter_kinds
 from isheep.recipe.schema import Recipe
 
 # Keys of earlier versions: (the section's last key, the old key) to the new key.
@@ -51,40 +52,63 @@ def describe_error(error: ErrorDetails) -> str:
     if "prompt" in error["loc"][:-1]:
         return f"{name} must be a name, a .yaml file, or a mapping of names to texts; found {excerpt(error['input'])}"
     if error["type"] == "extra_forbidden":
-        return _unknown_key(section, str(key))
+        return _unknown_key(section, str(key), _keys_of(error["loc"][:-1]))
     if error["type"] == "missing":
         return f"key {name!r} is missing"
+    # The location of an error in a filter of a known kind has the kind as its third part.
+    if path[:1] == ("filters",) and len(error["loc"]) == 2:
+        return _wrong_filter(name, error["input"])
     if error["type"] in ("model_type", "model_attributes_type"):
-        return f"{name} must be a mapping of {', '.join(_keys_of(path))}; found {excerpt(error['input'])}"
-    if error["type"] == "union_tag_invalid":
-        return f"{name}.kind: take one of {error['ctx']['expected_tags']}; found {error['ctx']['tag']!r}"
-    if error["type"] == "union_tag_not_found":
-        return f"key '{name}.kind' is missing"
+        return f"{name} must be a mapping of {', '.join(_keys_of(error['loc']))}; found {excerpt(error['input'])}"
     if error["type"] == "value_error":
         return f"{name}: {error['ctx']['error']}"
     return f"{name}: {error['msg'][:1].lower()}{error['msg'][1:]}; found {excerpt(error['input'])}"
 
 
-def _unknown_key(section: list[str | int], key: str) -> str:
+def _wrong_filter(name: str, value: object) -> str:
+    """Return what is wrong with an entry of `filters` that is no mapping, or has no kind or an unknown one."""
+    kinds = filter_kinds()
+    if isinstance(value, str) and value in kinds:
+        return f"{name} must be a mapping; found {value!r}: write {{kind: {value}}}"
+    if not isinstance(value, dict):
+        return f"{name} must be a mapping with a kind, one of {', '.join(kinds)}; found {excerpt(value)}"
+    if "kind" not in value:
+        return f"key '{name}.kind' is missing: take one of {', '.join(kinds)}"
+    if not isinstance(value["kind"], str):
+        return f"{name}.kind: take one of {', '.join(kinds)}; found {excerpt(value['kind'])}"
+    return f"{name}.kind: {unknown_name('filter', value['kind'], kinds)}"
+
+
+def _unknown_key(section: list[str | int], key: str, keys: list[str]) -> str:
+    """Return the sentence that a section has no such key, with the nearest of its keys, or all of them."""
     inside = f" in {'.'.join(map(str, section))}" if section else ""
-    keys = _keys_of(section)
     new_key = RENAMED_KEYS.get((str(section[-1]) if section else "", key))
     nearest = [new_key] if new_key else difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
     way_out = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(keys)}"
     return f"unknown key {key!r}{inside}: {way_out}"
 
 
-def _keys_of(path: Iterable[str | int]) -> list[str]:
-    """Return the keys that a section of a recipe may have."""
-    section: type[BaseModel] = Recipe
-    for part in path:
-        if isinstance(part, str) and part in section.model_fields:
-            section = _section_in(section.model_fields[part].annotation) or section
-    return list(section.model_fields)
+def _keys_of(location: Iterable[str | int]) -> list[str]:
+    """Return the keys of the section at a location of pydantic's, which names the kind of a filter after its index."""
+    sections: list[type[BaseModel]] = [Recipe]
+    for part in location:
+        of_kind = [section for section in sections if part == _kind_of(section)]
+        if of_kind:
+            sections = of_kind
+        elif isinstance(part, str) and part in sections[0].model_fields:
+            sections = list(_sections_in(sections[0].model_fields[part].annotation)) or sections
+    return list(sections[0].model_fields)
 
 
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the section inside a field's type, such as Assessment in `Assessment | None`."""
+def _kind_of(section: type[BaseModel]) -> str | None:
+    """Return the kind of a filter's settings; None for another section."""
+    kinds = get_args(section.model_fields["kind"].annotation) if "kind" in section.model_fields else ()
+    return kinds[0] if kinds else None
+
+
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the sections inside a field's type: Assessment in `Assessment | None`, those of all kinds in a filter."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((section for inner in get_args(annotation) if (section := _section_in(inner))), None)
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections_in(inner)

@@ -51,36 +51,44 @@ class RecipeSource(NamedTuple):
         return self.locations[path]
 
 
-def parse_yaml(text: str, name: str) -> tuple[Any, dict[KeyPath, str]]:
-    """Return the value of a YAML text and the location of each key. Raises UserError if a key is given twice."""
+def parse_yaml(text: str, name: str, show_lines: bool = True) -> tuple[Any, dict[KeyPath, str]]:
+    """Return the value of a YAML text and the location of each key: `name`, and the line if `show_lines` is true.
+
+    Raises UserError if the text is not YAML, or a key is given twice.
+    """
     try:
         # _Loader is a SafeLoader.
         value = yaml.load(text, Loader=_Loader)  # noqa: S506
-        return value, dict(_locations(yaml.compose(text, Loader=_Loader), name))
+        return value, dict(_locations(yaml.compose(text, Loader=_Loader), name, show_lines))
     except yaml.MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{name}{line}: not YAML: {one_line(error.problem)}") from None
+        raise UserError(f"{_line(name, error.problem_mark, show_lines)}: not YAML: {one_line(error.problem)}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{name}: not YAML: {one_line(error)}") from None
     except RecursionError:
         raise UserError(f"{name}: nested too deeply, or an alias that contains itself") from None
 
 
-def _locations(node: yaml.Node | None, name: str, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
-    """Yield each key and list item of a YAML tree with its line."""
+def _line(name: str, mark: yaml.Mark | None, show_lines: bool) -> str:
+    return f"{name} line {mark.line + 1}" if mark and show_lines else name
+
+
+def _locations(
+    node: yaml.Node | None, name: str, show_lines: bool, path: KeyPath = ()
+) -> Iterator[tuple[KeyPath, str]]:
+    """Yield each key and list item of a YAML tree with its location."""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
-            location = f"{name} line {key.start_mark.line + 1}"
+            location = _line(name, key.start_mark, show_lines)
             if key.value in seen:
                 raise UserError(f"{location}: key {key.value!r} is given twice")
             seen.add(key.value)
             yield (*path, key.value), location
-            yield from _locations(value, name, (*path, key.value))
+            yield from _locations(value, name, show_lines, (*path, key.value))
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            yield (*path, index), f"{name} line {value.start_mark.line + 1}"
-            yield from _locations(value, name, (*path, index))
+            yield (*path, index), _line(name, value.start_mark, show_lines)
+            yield from _locations(value, name, show_lines, (*path, index))
 
 
 def read_source(path: Path, resolve_files: bool = True, chain: tuple[Path, ...] = ()) -> RecipeSource:
@@ -190,7 +198,7 @@ def apply_overrides(source: RecipeSource, overrides: Mapping[str, Any] | Iterabl
         location = f"{text!r} {override_place()}"
         if not equals or not key:
             raise UserError(f"{location}: write key=value, such as training.epochs=1")
-        value, _ = parse_yaml(value_text, location)
+        value, _ = parse_yaml(value_text, location, show_lines=False)
         source = set_key(source, key, value, location)
     return source
 
