@@ -33,7 +33,14 @@ from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir, iteration_name, parse_run_file
 from isheep.rundir.progress import console
 from isheep.rundir.python_objects import Names, check_python_objects, save_python_objects
-from isheep.rundir.run import check_run_dir, has_current_format, open_run, open_run_for_writing, saved_prompts
+from isheep.rundir.run import (
+    check_run_dir,
+    has_current_format,
+    open_run,
+    open_run_for_writing,
+    read_events,
+    saved_prompts,
+)
 from isheep.stages import assess
 from isheep.stages.respond import check_prompt_fits
 from isheep.trainers.rows import check_cutoff
@@ -79,14 +86,22 @@ def iterate_recipe(
     with open_run_for_writing(out, recipe) as folder:
         save_python_objects(out, _object_names(backend, filters))
         folder = replace(folder, reuse_from=reuse_from)
+        num_made = _num_made_files(out)
         for iteration, model in enumerate(align(recipe, folder, backend=backend, filters=filters)):
             evaluate.evaluate(recipe, folder, iteration, model, backend=backend)
             is_last = is_last_iteration(recipe, folder, iteration)
             if is_last and iteration < recipe.iterations:
                 _report_stop(recipe, folder, iteration)
+            if is_last and _num_made_files(out) == num_made:
+                console.print("this run is complete: nothing to do", soft_wrap=True)
             yield iteration, model
             if is_last:
                 break
+
+
+def _num_made_files(run_dir: Path) -> int:
+    """Return the number of files that have been made in a run, from its events."""
+    return sum("file" in event for event in read_events(run_dir))
 
 
 def with_run_date(recipe: Recipe, out: Path, backend: Backend = DEFAULT_BACKEND) -> Recipe:

@@ -97,7 +97,7 @@ def test_nothing_runs_before_it_is_asked_for(tmp_path: Path) -> None:
     assert repr(alignment) == f"<Alignment of lamb in {tmp_path}/run, 1 iterations: iterate over it, or call run()>"
 
 
-def test_a_run_that_was_left_is_resumed(tmp_path: Path) -> None:
+def test_a_run_that_was_left_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = isheep.load_recipe("lamb", {**SMALL, "iterations": 2})
     for model in isheep.align(recipe, tmp_path / "run", engine=write_texts):
         if model.iteration == 1:
@@ -107,6 +107,9 @@ def test_a_run_that_was_left_is_resumed(tmp_path: Path) -> None:
     models = list(isheep.align(recipe, tmp_path / "run", engine=write_texts))
     assert [model.iteration for model in models] == [0, 1, 2]
     assert {name: content for name, content in hash_files(tmp_path / "run").items() if name in first} == first
+    assert "nothing to do" not in capsys.readouterr().err
+    assert len(list(isheep.align(recipe, tmp_path / "run", engine=write_texts))) == 3
+    assert capsys.readouterr().err == "this run is complete: nothing to do\n"
 
 
 def test_a_recipe_that_cannot_run_is_refused_at_once(tmp_path: Path) -> None:

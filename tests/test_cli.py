@@ -391,6 +391,12 @@ def test_a_run_folder_is_continued_with_its_own_recipe(recipe: Path, copied: Pat
         assert hash_files(copied) == hash_files(aligned)
 
 
+def test_a_complete_run_says_that_there_is_nothing_to_do(copied: Path) -> None:
+    assert isheep("run", copied).err.splitlines() == ["this run is complete: nothing to do"]
+    (copied / "iter-1" / "assessed.jsonl").unlink()
+    assert "nothing to do" not in isheep("run", copied).err
+
+
 def test_iterations_of_a_run_folder_may_grow(copied: Path) -> None:
     assert isheep("run", copied, "iterations=2").code == 0
     assert (copied / "iter-2" / "adapter").is_dir()

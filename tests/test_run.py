@@ -200,6 +200,23 @@ def test_a_resumed_run_may_change_machine_and_increase_iterations(tmp_path: Path
         pass
 
 
+def test_a_key_that_is_newer_than_a_run_is_not_added_to_its_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "run" / "recipe.yaml"
+    with open_run_for_writing(tmp_path / "run", RECIPE):
+        settings = yaml.safe_load(file.read_text())
+    # The run began before there was training.keep and machine.packing.
+    del settings["training"]["keep"], settings["machine"]["packing"]
+    file.write_text(yaml.safe_dump(settings, sort_keys=False) + "# by hand\n")
+    before = file.read_bytes()
+    with open_run_for_writing(tmp_path / "run", RECIPE):
+        pass
+    assert file.read_bytes() == before
+    grown = RECIPE.model_copy(update={"iterations": 5})
+    with open_run_for_writing(tmp_path / "run", grown):
+        pass
+    assert yaml.safe_load(file.read_text()) == {**settings, "iterations": 5}
+
+
 def test_a_recipe_that_cannot_run_leaves_no_run_folder(tmp_path: Path) -> None:
     missing = RECIPE.model_copy(update={"seed_tasks": "nowhere.jsonl"})
     with pytest.raises(UserError, match=r"nowhere\.jsonl"), open_run_for_writing(tmp_path / "run", missing):

@@ -215,6 +215,11 @@ def load_saved_recipe(path: Path) -> Recipe:
     return validate(read_source(path, resolve_files=False))
 
 
+def load_saved_settings(path: Path) -> dict[str, Any]:
+    """Return the keys in the recipe file of a run folder, without the defaults of keys that it does not have."""
+    return read_source(path, resolve_files=False).data
+
+
 def parse_judge(text: str) -> JudgeSettings:
     """Return the judge that the command line gives: a model's name, or an entry {...} as in a recipe's evaluation.
 
@@ -236,7 +241,12 @@ def dump_recipe(recipe: Recipe) -> str:
     A date is written only if there is one: most recipes have none, and their runs do not depend on it.
     """
     data = recipe.model_dump(mode="json", exclude={"date"} if recipe.date is None else set())
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+    return dump_settings(data)
+
+
+def dump_settings(settings: Mapping[str, Any]) -> str:
+    """Return the settings of a recipe as YAML."""
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120)
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:

@@ -46,7 +46,7 @@ def open_run_for_writing(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
         # The version is written before the recipe: a folder with a recipe and without a version is one of isheep 0.1.
         if not (path / VERSION_FILE).exists():
             write_json(path / VERSION_FILE, {"format": FORMAT})
-        _write_if_changed(path / "recipe.yaml", loading.dump_recipe(recipe))
+        _write_recipe(path / "recipe.yaml", recipe)
         if own_prompts := _own_prompts(recipe):
             _write_if_changed(path / "prompts.yaml", yaml.safe_dump(own_prompts, allow_unicode=True))
         if not folder.has("seeds.jsonl"):
@@ -249,6 +249,24 @@ def _own_prompts(recipe: Recipe) -> dict[str, str]:
 
 
 # --- files of the run
+
+
+def _write_recipe(path: Path, recipe: Recipe) -> None:
+    """Write the recipe of a run that begins; of one that continues, replace `machine` and `iterations` if they differ.
+
+    The other keys stay as they are in the file. A key that isheep did not have when the run began is not added with its
+    default, because the file is the record of the settings that the run was made with.
+    """
+    if not path.exists():
+        return write_text(path, loading.dump_recipe(recipe))
+    saved = loading.load_saved_recipe(path)
+    changes = {
+        key: value
+        for key, value in recipe.model_dump(mode="json", include={"machine", "iterations"}).items()
+        if value != saved.model_dump(mode="json", include={key})[key]
+    }
+    if changes:
+        write_text(path, loading.dump_settings({**loading.load_saved_settings(path), **changes}))
 
 
 def _write_if_changed(path: Path, text: str) -> None:
