@@ -4,15 +4,15 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol, cast
 
 from isheep.engines import Engine, check_engine_object
 from isheep.engines.function import FunctionEngine
 from isheep.engines.user_engine import UserEngine
 from isheep.errors import Conflicts, UserError, unknown_name
-from isheep.extensions import check_callable, load_object, name_of, parse_reference, user_code
+from isheep.extensions import check_callable, import_registered, load_object, name_of, parse_reference, user_code
 from isheep.judges.base import Judge, LocalJudge
 from isheep.judges.endpoint import EndpointJudge
 from isheep.models.chat_template import ChatTemplate, load_chat_template
@@ -30,6 +30,10 @@ ENGINES = {
     "openai": "isheep.engines.openai",
 }
 """The engines by the name that a recipe gives as machine.engine: the module of each one (docs/extending.md)."""
+
+
+ENGINE_PARTS = ("PACKAGE", "ONLY_RECIPE_MODEL", "open_from_recipe", "check", "conflicts")
+"""The names that each module of ENGINES defines: those of EngineModule."""
 
 
 class EngineModule(Protocol):
@@ -85,7 +89,15 @@ def engine_module(name: str) -> EngineModule:
     """Import the module of an engine by its name in ENGINES, or load an engine of the user's own ("file.py:name")."""
     if parse_reference(name):
         return CustomEngine(load_object(name, "engine"), name)
-    module: EngineModule = import_module(ENGINES[name])
+    return cast(EngineModule, _import_part("ENGINES", name, ENGINES[name], ENGINE_PARTS))
+
+
+def _import_part(table: str, name: str, module_name: str, parts: Sequence[str]) -> ModuleType:
+    """Import the module that a table of this file names. Raises UserError if there is none, or it lacks a part."""
+    entry = f"{name!r} of {table} in isheep/backends.py"
+    module = import_registered(module_name, entry)
+    if missing := [part for part in parts if not hasattr(module, part)]:
+        raise UserError(f"{entry}: {module_name} has no {', '.join(missing)} (docs/extending.md)")
     return module
 
 
@@ -182,6 +194,10 @@ TRAINERS = {
 """The trainers by the name that a recipe gives as machine.trainer: the module of each one (docs/extending.md)."""
 
 
+TRAINER_PARTS = ("train", "check", "conflicts")
+"""The names that each module of TRAINERS defines: those of TrainerModule."""
+
+
 class TrainerModule(Protocol):
     """What each module of TRAINERS defines."""
 
@@ -210,8 +226,7 @@ class TrainerModule(Protocol):
 
 def trainer_module(name: str) -> TrainerModule:
     """Import the module of a trainer by its name in TRAINERS."""
-    module: TrainerModule = import_module(TRAINERS[name])
-    return module
+    return cast(TrainerModule, _import_part("TRAINERS", name, TRAINERS[name], TRAINER_PARTS))
 
 
 def check_training(recipe: Recipe) -> None:

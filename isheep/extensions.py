@@ -114,6 +114,21 @@ def _import_module(name: str) -> ModuleType:
         sys.path.remove(folder)
 
 
+def import_registered(name: str, entry: str) -> ModuleType:
+    """Import a module that a table of the package names, such as an engine. `entry` says which entry in messages.
+
+    Raises UserError if there is no such module, or it can't be loaded.
+    """
+    try:
+        return importlib.import_module(name)
+    except UserError:
+        raise
+    except Exception as error:
+        spec = None if isinstance(error, ModuleNotFoundError) else importlib.util.find_spec(name)
+        line = _last_line(error, spec.origin) if spec and spec.origin else ""
+        raise UserError(f"{entry}: {name} can't be loaded: {describe_exception(error)}{line}") from error
+
+
 def _line_in(reference: Reference, error: BaseException) -> str:
     """Return " (FILE line N)" for the innermost line of the user's file that an exception passed through, or ""."""
     if not reference.is_file:

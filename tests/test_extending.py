@@ -142,3 +142,19 @@ def test_an_engine_a_trainer_and_a_command_in_the_package(package: Path) -> None
     assert "iteration 1:" in succeeded(isheep(package, "lengths", "brief", path=package))
     process = isheep(package, "run", "lamb", "--out", "echoed", *BRIEF, "machine.engine=echo", path=package)
     assert (package / "echoed" / "iter-1").is_dir(), process.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ('("isheep.filters.score", "ScorFilter")', "isheep.filters.score has no subclass ScorFilter of FilterSettings"),
+        ('("isheep.filters.gone", "Gone")', "isheep.filters.gone can't be loaded: ModuleNotFoundError"),
+    ],
+)
+def test_a_wrong_line_of_filters_is_one_line(tmp_path: Path, entry: str, message: str) -> None:
+    shutil.copytree(ROOT / "isheep", tmp_path / "isheep", ignore=shutil.ignore_patterns("__pycache__"))
+    file = tmp_path / "isheep" / "filters" / "__init__.py"
+    file.write_text(file.read_text().replace("FILTERS = (\n", f"FILTERS = (\n    {entry},\n"), encoding="utf-8")
+    process = isheep(tmp_path, "plan", "lamb", path=tmp_path)
+    assert process.returncode == 2 and process.stderr.count("\n") == 1, process.stderr[-2000:]
+    assert f"{entry} of FILTERS in isheep/filters/__init__.py: {message}" in process.stderr

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 import pytest
 
 import isheep
-from isheep import extensions
+from isheep import backends, benchmarks, extensions
 from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.benchmarks import register_benchmark
 from isheep.benchmarks.support.base import ValidationPart
 from isheep.engines import transformers
+from isheep.filters.score import ScoreFilter
+from isheep.recipe import benchmark_names
 from isheep.records import TokenLogprobs
 from tests.helpers.backends import use_backend
 from tests.helpers.command import refused
@@ -314,6 +316,60 @@ def test_a_train_function_that_fails_is_named(tmp_path: Path, train: Any, messag
     alignment = isheep.align(recipe, tmp_path / "run", engine=write_texts, backend=Backend(train=train))
     assert message in str(error_of(alignment.run))
     assert (tmp_path / "run/iter-1/train.json").exists() and not (tmp_path / "run/iter-1/adapter").exists()
+
+
+# --- code in the package
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (
+            "isheep.engines.gone",
+            "'mine' of ENGINES in isheep/backends.py: isheep.engines.gone can't be loaded: ModuleNo",
+        ),
+        ("isheep.engines.tokens", "isheep.engines.tokens has no PACKAGE, ONLY_RECIPE_MODEL, open_from_recipe, check"),
+    ],
+)
+def test_a_registered_engine_that_is_none_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, entry: str, message: str
+) -> None:
+    monkeypatch.setitem(backends.ENGINES, "mine", entry)
+    monkeypatch.setitem(backends.TRAINERS, "mine", "isheep.trainers.guard")
+    assert message in refused("plan", "lamb", "machine.engine=mine")
+    assert "'mine' of TRAINERS in isheep/backends.py: isheep.trainers.guard has no train, check" in refused(
+        "plan", "lamb", "machine.trainer=mine"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        ("empty", "x = 1\n", "isheep/benchmarks/empty.py has no BENCHMARK: write BENCHMARK = Benchmark(...)"),
+        ("broken", "x = 1\n1 / 0\n", "isheep.benchmarks.broken can't be loaded: ZeroDivisionError"),
+        (
+            "renamed",
+            "from tests.helpers.mistakes import benchmark\nBENCHMARK = benchmark(name='capital')\n",
+            "isheep/benchmarks/renamed.py: the name of its BENCHMARK is 'capital': make it 'renamed', like the file",
+        ),
+    ],
+)
+def test_a_file_of_the_package_without_its_benchmark_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: str, message: str
+) -> None:
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.setattr(benchmarks, "__path__", [*benchmarks.__path__, str(tmp_path)])
+    monkeypatch.setattr(benchmark_names, "_added", [name])
+    assert message in refused("plan", "lamb", f"evaluation=[{name}]")
+
+
+def test_a_filter_of_the_package_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reasons(settings: object, pairs: object, context: object) -> Iterator[tuple[str, str]]:
+        yield from fail()
+
+    monkeypatch.setattr(ScoreFilter, "reasons", reasons)
+    error = error_of(isheep.align(isheep.load_recipe("lamb", SMALL), tmp_path / "run", engine=write_texts).run)
+    assert "filter score failed: ZeroDivisionError: the first line the second line (test_user_code.py" in str(error)
 
 
 # --- chat templates

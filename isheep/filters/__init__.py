@@ -4,12 +4,12 @@ To add a filter, write a module with a subclass of FilterSettings, and add its l
 """
 
 from collections.abc import Iterable
-from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union, get_args
 
 from pydantic import Field
 
-from isheep.errors import UserError, describe_exception
+from isheep.errors import UserError
+from isheep.extensions import import_registered
 from isheep.filters.base import FilterSettings, Need
 
 FILTERS = (
@@ -25,10 +25,7 @@ FILTERS = (
 def _load_class(module: str, name: str) -> type[FilterSettings]:
     """Return a class of FILTERS. Raises UserError if there is no such module or class, or it is no filter."""
     entry = f'("{module}", "{name}") of FILTERS in isheep/filters/__init__.py'
-    try:
-        filter_class: Any = getattr(import_module(module), name, None)
-    except Exception as error:
-        raise UserError(f"{entry}: {module} can't be loaded: {describe_exception(error)}") from error
+    filter_class: Any = getattr(import_registered(module, entry), name, None)
     if not (isinstance(filter_class, type) and issubclass(filter_class, FilterSettings)):
         raise UserError(f"{entry}: {module} has no subclass {name} of FilterSettings")
     if not get_args(filter_class.model_fields["kind"].annotation):

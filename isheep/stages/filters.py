@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from isheep.batching import derive_seed
+from isheep.extensions import user_code
 from isheep.filters.base import FilterContext, PairFilter, Reasons
 from isheep.records import AssessedPair, Drop, Pair
 from isheep.rundir.jsonl import filter_rows
@@ -23,7 +24,8 @@ def find_drops(
 
     A pair is dropped because its answer can't be read, by the rules, or by a filter. A filter sees only the pairs that
     the filters before it kept. `special_tokens` are the tokenizer's. A pair that no judge rated (no AssessedPair)
-    passes no score filter. The draws of a filter depend on the context's seed and on the filter's position.
+    passes no score filter. The draws of a filter depend on the context's seed and on the filter's position. Raises
+    UserError if a filter fails.
     """
     context = context or FilterContext()
     pattern = re.compile("|".join([*map(re.escape, sorted(special_tokens)), SPECIAL_TOKEN]))
@@ -32,8 +34,9 @@ def find_drops(
     for index, pair_filter in enumerate(filters):
         remaining = _RemainingPairs(pairs, frozenset(drops))
         seeded = context._replace(seed=derive_seed(context.seed, "filters", index))
-        reasons = pair_filter.reasons(remaining, seeded)
-        drops |= {row: Drop(row=row, by=pair_filter.label, why=why) for row, why in reasons}
+        with user_code(f"filter {pair_filter.label}", type(pair_filter).reasons):
+            reasons = pair_filter.reasons(remaining, seeded)
+            drops |= {row: Drop(row=row, by=pair_filter.label, why=why) for row, why in reasons}
     return [drops[pair.id] for pair in pairs if pair.id in drops]
 
 

@@ -1,7 +1,6 @@
 """Finding a benchmark by its name in a recipe: a module of isheep, an object of the user's, or code of the user's."""
 
 import re
-from importlib import import_module
 
 from isheep import extensions
 from isheep.benchmarks.support.base import Benchmark
@@ -34,8 +33,21 @@ def load_benchmark(name: str) -> Benchmark:
                 f"benchmark {name} is of type {type(benchmark).__name__}: make it an isheep.benchmarks.Benchmark"
             )
         return guard_benchmark(benchmark)
-    built_in: Benchmark = import_module(f"isheep.benchmarks.{name.replace('/', '.')}").BENCHMARK
-    return built_in
+    return _load_packaged(name)
+
+
+def _load_packaged(name: str) -> Benchmark:
+    """Return the benchmark of a file in isheep/benchmarks. Raises UserError if the file has none, or one of another
+    name, under which a recipe could not name it.
+    """
+    file = f"isheep/benchmarks/{name}.py"
+    module = extensions.import_registered(f"isheep.benchmarks.{name.replace('/', '.')}", file)
+    benchmark = getattr(module, "BENCHMARK", None)
+    if not isinstance(benchmark, Benchmark):
+        raise UserError(f"{file} has no BENCHMARK: write BENCHMARK = Benchmark(...) (docs/extending.md)")
+    if benchmark.name != name:
+        raise UserError(f"{file}: the name of its BENCHMARK is {benchmark.name!r}: make it {name!r}, like the file")
+    return benchmark
 
 
 def register_benchmark(benchmark: Benchmark) -> None:
