@@ -61,7 +61,10 @@ class EngineModule(Protocol):
 
 def open_engine(recipe: Recipe, model: Model) -> Engine:
     """Return the recipe's engine on a model. Its weights load at first use."""
-    return engine_module(recipe.machine.engine).open_from_recipe(recipe, model)
+    engine = engine_module(recipe.machine.engine).open_from_recipe(recipe, model)
+    if isinstance(engine, FunctionEngine):
+        engine.name = recipe.machine.engine
+    return engine
 
 
 def open_local_engine(recipe: Recipe, model: Model, chat: str) -> Engine:
@@ -108,14 +111,22 @@ class CustomEngine:
     ONLY_RECIPE_MODEL = False
 
     def __init__(self, open_function: Callable[[Recipe, Model], Engine], name: str) -> None:
-        check_callable(open_function, f"engine {name}", ("recipe", "model"))
+        way_out = (
+            "machine.engine names a function (recipe, model) that returns an engine; if this one takes prompts and "
+            f"returns texts, return FunctionEngine({name_of(open_function)}) from such a function (docs/extending.md)"
+        )
+        check_callable(open_function, f"engine {name}", ("recipe", "model"), way_out)
         self.open_function, self.name = open_function, name
 
     def open_from_recipe(self, recipe: Recipe, model: Model) -> Engine:
         """Return what the function returns. Raises UserError if the function fails, or returns no engine."""
         with user_code(f"engine {self.name}", self.open_function):
             engine = self.open_function(recipe, model)
+        if engine is None:
+            raise UserError(f"engine {self.name} returned None: return an engine (docs/extending.md)")
         check_engine_object(engine, self.name)
+        if isinstance(engine, FunctionEngine):
+            engine.name = self.name
         return UserEngine(engine, self.name)
 
     def check(self, recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:

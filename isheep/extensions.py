@@ -160,8 +160,11 @@ def user_code(name: str, function: object, case: str = "") -> Iterator[None]:
         raise UserError(f"{' '.join([name, 'failed', case]).rstrip()}: {describe_exception(error)}{line}") from error
 
 
-def check_callable(function: object, name: str, arguments: tuple[str, ...]) -> None:
-    """Raise UserError if an object can't be called with as many arguments as `arguments` has names."""
+def check_callable(function: object, name: str, arguments: tuple[str, ...], way_out: str = "") -> None:
+    """Raise UserError if an object can't be called with as many arguments as `arguments` has names.
+
+    `way_out` replaces Python's own description of the wrong arguments in the message.
+    """
     call = f"function({', '.join(arguments)})"
     if not callable(function):
         raise UserError(f"{name} is {excerpt(function)} of type {type(function).__name__}: give a {call}")
@@ -173,7 +176,7 @@ def check_callable(function: object, name: str, arguments: tuple[str, ...]) -> N
     try:
         signature.bind(*arguments)
     except TypeError as error:
-        raise UserError(f"{name} can't be called as {call}: {describe_exception(error)}") from None
+        raise UserError(f"{name} can't be called as {call}: {way_out or describe_exception(error)}") from None
 
 
 def name_of(function: object) -> str:

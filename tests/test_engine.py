@@ -506,7 +506,17 @@ def test_a_function_from_prompts_to_texts_is_an_engine() -> None:
     assert engine.choices(["a", "b"], ["a", "a one", "x"]) == [[0, 1, 0], [0, 0, 0]]
 
 
-@pytest.mark.parametrize("texts", [["one"], "ab", ["a", None], []])
-def test_a_function_must_return_a_text_for_each_prompt(texts: Any) -> None:
-    with pytest.raises(UserError, match="must return one text per prompt, 2 here"):
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["one"], "returned 1 texts for 2 prompts: return one for each"),
+        ([], "returned 0 texts for 2 prompts"),
+        (["a", "b", "c"], "returned 3 texts for 2 prompts"),
+        ("ab", "must return one text per prompt, 2 here; it returned 'ab'"),
+        (["a", None], "must return one text per prompt, 2 here"),
+        (None, "must return one text per prompt, 2 here; it returned None"),
+    ],
+)
+def test_a_function_must_return_a_text_for_each_prompt(texts: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         FunctionEngine(lambda prompts: texts).generate(["a", "b"], Sampling(), 0)

@@ -160,7 +160,7 @@ class WrongEngine:
 @pytest.mark.parametrize(
     ("method", "value", "message"),
     [
-        ("generate", [], "generate of engine WrongEngine returned []: return a list of 2, one for each prompt"),
+        ("generate", [], "generate of engine WrongEngine returned 0 results for 2 prompts: return one"),
         ("generate", None, "returned None: return a list of 2"),
         ("generate", "ab", "returned 'ab': return a list of 2"),
         ("generate", ["a", "b"], "returned 'a' for a prompt: return a Completion"),
@@ -222,7 +222,17 @@ def test_what_is_no_engine_is_refused_before_anything_runs(tmp_path: Path, engin
         ),
         ("def mine(recipe, model):\n    return []\n", "mine is [], of type list"),
         ("mine = 5\n", "mine is 5 of type int: give a function(recipe, model)"),
-        ("def mine(recipe):\n    return 5\n", "can't be called as function(recipe, model)"),
+        ("def mine(recipe, model):\n    return None\n", "mine.py:mine returned None: return an engine"),
+        (
+            "def mine(prompts):\n    return prompts\n",
+            "can't be called as function(recipe, model): machine.engine names a function (recipe, model) that returns "
+            "an engine; if this one takes prompts and returns texts, return FunctionEngine(mine) from such a function",
+        ),
+        (
+            "from isheep.engines.function import FunctionEngine\n"
+            "def mine(recipe, model):\n    return FunctionEngine(lambda prompts: prompts[1:])\n",
+            "mine.py:mine returned 63 texts for 64 prompts: return one for each",
+        ),
         ("import sys\nsys.exit(3)\n", "can't be loaded: SystemExit: 3 (mine.py line 2)"),
         ("x = 1\nmine = 'a'.nothing\n", "AttributeError: 'str' object has no attribute 'nothing' (mine.py line 2)"),
     ],
@@ -260,7 +270,7 @@ class Callable2:
     ("function", "message"),
     [
         (Callable2, "filter Callable2 is a class"),
-        (lambda pair, threshold: None, "can't be called as function(pair)"),
+        (lambda pair, threshold: None, "can't be called as function(pair): a filter takes one argument, the pair"),
         (5, "filter int is 5 of type int: give a function(pair)"),
     ],
 )

@@ -111,7 +111,10 @@ def _read(folder: RunFolder, name: str, row_type: type[R]) -> Sequence[R]:
 
 def page_texts(selected: SelectedRows, selection: Selection, page: Page) -> Iterator[Text]:
     """Yield the heading and the rows of a page. Raises UserError if there is no such page."""
-    yield _heading(selected, selection, page)
+    heading = _heading(selected, selection, page)
+    if selection.dropped and not selected.drops and selected.folder.has("dropped.jsonl"):
+        yield Text("no pair was dropped", "bold")
+    yield heading
     for row in _rows_of_page(selected, page):
         yield rejected_card(row) if isinstance(row, Rejected) else pair_card(row, _outcome(row, selected))
 

@@ -25,16 +25,20 @@ class FunctionEngine:
 
     def __init__(self, function: Callable[[list[str]], Sequence[str]]) -> None:
         self.function = function
+        # In messages. An engine that a recipe names is named as in the recipe.
+        self.name = f"function {name_of(function)}"
 
     def texts(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         """Call the function. Raises UserError if it does not return one string per prompt."""
-        name = f"engine function {name_of(self.function)}"
+        name = f"engine {self.name}"
         with user_code(name, self.function, f"on {len(prompts)} prompts"):
             texts = self.function(list(prompts))
         is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
-        if not is_list or len(texts) != len(prompts) or not all(isinstance(text, str) for text in texts):
+        if not is_list or not all(isinstance(text, str) for text in texts):
             needed = f"one text per prompt, {len(prompts)} here"
             raise UserError(f"{name} must return {needed}; it returned {excerpt(texts)}")
+        if len(texts) != len(prompts):
+            raise UserError(f"{name} returned {len(texts)} texts for {len(prompts)} prompts: return one for each")
         # A lone surrogate is no text that a file could hold.
         return [text.encode(errors="replace").decode() for text in texts]
 

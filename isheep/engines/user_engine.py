@@ -66,8 +66,10 @@ class UserEngine:
         function, name = getattr(self.engine, method), f"{method} of engine {self.name}"
         with user_code(name, function):
             rows = function(*arguments)
-        if not isinstance(rows, Sequence) or isinstance(rows, str) or len(rows) != num_rows:
+        if not isinstance(rows, Sequence) or isinstance(rows, str):
             raise UserError(f"{name} returned {excerpt(rows)}: return a list of {num_rows}, one for each prompt")
+        if len(rows) != num_rows:
+            raise UserError(f"{name} returned {len(rows)} results for {num_rows} prompts: return one for each")
         return list(rows)
 
     def _check(self, method: str, rows: Sequence[Any], is_valid: Callable[[Any], bool], needed: str) -> None:

@@ -107,7 +107,7 @@ def count_table_rows(recipe: Recipe, run: RunFolder, iterations: Sequence[int], 
 
 def short_score_rows(scores: BenchmarkScores) -> Iterator[TableRow]:
     """Yield the templates and the headline scores of a benchmark, with a last column for the change from the base."""
-    yield TableRow(scores.benchmark, [*map(escape, scores.templates), ""], "bold", starts_section=True)
+    yield TableRow(f"{scores.benchmark} (chat template)", [*map(escape, scores.templates), ""], "bold", starts_section=True)
     for row in scores.headline:
         cells = [_short_score(model) for model in row.models]
         yield TableRow(row.label, [*cells, _change(row.last)])
@@ -116,7 +116,7 @@ def short_score_rows(scores: BenchmarkScores) -> Iterator[TableRow]:
 
 def full_score_rows(scores: BenchmarkScores) -> Iterator[TableRow]:
     """Yield the templates and all scores of a benchmark, each with its test against the base."""
-    yield TableRow(scores.benchmark, [*map(escape, scores.templates)], "bold", starts_section=True)
+    yield TableRow(f"{scores.benchmark} (chat template)", [*map(escape, scores.templates)], "bold", starts_section=True)
     for row in scores.rows:
         yield TableRow(
             row.name, [formatting.format_estimate(m.estimate, m.score.items) if m else "" for m in row.models]

@@ -78,4 +78,4 @@ def check_pair_function(function: object) -> None:
     name = f"filter {name_of(function)}"
     if isinstance(function, type):
         raise UserError(f"{name} is a class: give a function, or an object of the class that can be called")
-    check_callable(function, name, ("pair",))
+    check_callable(function, name, ("pair",), "a filter takes one argument, the pair")
