@@ -260,6 +260,12 @@ def test_show_dropped_says_who_and_why(graded: Path) -> None:
     assert "t1-b0001-00.2  rejected by parse: cut off\n" in done.out
 
 
+def test_show_dropped_says_so_if_every_pair_was_kept(graded: Path) -> None:
+    (graded / "iter-1" / "dropped.jsonl").write_text("")
+    done = isheep("show", graded, "1", "--dropped")
+    assert done.out.startswith("no pair was dropped\n1 row, page 1 of 1; rejected by parse: 1\n")
+
+
 def test_show_as_json(graded: Path) -> None:
     page = json.loads(isheep("show", graded, "1", "--dropped", "--rows", "2", "--page", "3", "--json").out)
     assert (page["num_rows"], page["page"], page["num_pages"]) == (5, 3, 3)

@@ -47,6 +47,7 @@ def line_of(text: str, start: str) -> str:
 def test_the_short_table_has_headline_scores_and_their_change(run: Path) -> None:
     done = isheep("status", run)
     assert done.code == 0 and is_narrow(done.out)
+    assert re.search(r"(?m)^lamb *\n  chat template( +tokenizer){4} *$", done.out)
     scores = [line for line in done.out.splitlines() if line.count("[") == 5]
     assert [re.split(r" +\d", line)[0] for line in scores] == HEADLINE
     change = compare(items(100), items(130))

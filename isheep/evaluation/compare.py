@@ -284,7 +284,8 @@ def _table(comparison: ModelComparison) -> Table:
         if score.benchmark != benchmark:
             benchmark = score.benchmark
             table.add_section()
-            table.add_row(benchmark, *map(escape, score.templates), style="bold")
+            table.add_row(benchmark, style="bold")
+            table.add_row("  chat template", *map(escape, score.templates))
         result, items = score.result, score.items
         sides = (formatting.format_estimate(side, items) for side in (result.before, result.after))
         detectable = formatting.format_detectable(result.precision.detectable_at(comparison.alpha), items)

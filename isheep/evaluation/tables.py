@@ -107,7 +107,7 @@ def count_table_rows(recipe: Recipe, run: RunFolder, iterations: Sequence[int], 
 
 def short_score_rows(scores: BenchmarkScores) -> Iterator[TableRow]:
     """Yield the templates and the headline scores of a benchmark, with a last column for the change from the base."""
-    yield TableRow(f"{scores.benchmark} (chat template)", [*map(escape, scores.templates), ""], "bold", starts_section=True)
+    yield from _benchmark_rows(scores, "")
     for row in scores.headline:
         cells = [_short_score(model) for model in row.models]
         yield TableRow(row.label, [*cells, _change(row.last)])
@@ -116,7 +116,7 @@ def short_score_rows(scores: BenchmarkScores) -> Iterator[TableRow]:
 
 def full_score_rows(scores: BenchmarkScores) -> Iterator[TableRow]:
     """Yield the templates and all scores of a benchmark, each with its test against the base."""
-    yield TableRow(f"{scores.benchmark} (chat template)", [*map(escape, scores.templates)], "bold", starts_section=True)
+    yield from _benchmark_rows(scores)
     for row in scores.rows:
         yield TableRow(
             row.name, [formatting.format_estimate(m.estimate, m.score.items) if m else "" for m in row.models]
@@ -133,6 +133,13 @@ def notes(scores: Sequence[BenchmarkScores]) -> list[RenderableType]:
         for note in benchmark.notes:
             benchmarks.setdefault(note, []).append(benchmark.benchmark)
     return [Text(f"{', '.join(names)}: {note}") for note, names in benchmarks.items()]
+
+
+def _benchmark_rows(scores: BenchmarkScores, *more: str) -> Iterator[TableRow]:
+    """Yield the name of a benchmark, and the templates below it: in one row, a long name would widen the table."""
+    templates = [*map(escape, scores.templates), *more]
+    yield TableRow(scores.benchmark, [""] * len(templates), "bold", starts_section=True)
+    yield TableRow("  chat template", templates)
 
 
 def _unreadable_row(row: ScoreRow, *more: str) -> Iterator[TableRow]:
