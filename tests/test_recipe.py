@@ -350,7 +350,7 @@ def test_only_the_override_that_causes_a_conflict_is_named() -> None:
     overrides = {"training.epochs": 1, "evaluation": [], "synthesis.tasks": 100}
     for variant in (overrides, ["training.epochs=1", "evaluation=[]", "synthesis.tasks=100"]):
         with pytest.raises(UserError, match="contamination filter, which compares pairs with the prompts") as error:
-            api.load_recipe("lamb", variant)  # type: ignore[arg-type]
+            api.load_recipe("lamb", variant)
         message = str(error.value)
         assert "evaluation" in message.partition(": filters.0: ")[0] and "training.epochs" not in message
         assert "leave the filter out by writing filters=[{kind: score, at_least: 8.0}]" in message
