@@ -11,7 +11,7 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.api import OLS
 from statsmodels.stats.proportion import proportion_confint
 
-from isheep.evaluation.power import mcnemar_power, minimum_detectable_difference
+from isheep.evaluation.power import minimum_detectable_difference, power_of_changes
 from isheep.evaluation.statistics import (
     Estimate,
     Value,
@@ -230,7 +230,7 @@ def test_ifeval_detects_six_points() -> None:
 
 def test_rare_changes_are_found_as_often_as_the_exact_test_finds_them() -> None:
     """Of 1,000 items 0.4% change: 0.4 points are found in 21% of cases, and 0.8 points are needed for 80%."""
-    assert mcnemar_power(0.004, 0.004, 1000) == pytest.approx(0.2146, abs=1e-3)
+    assert power_of_changes(0.004, 0.004, 1000) == pytest.approx(0.2146, abs=1e-3)
     before, after = [False] * 1000, [n < 4 for n in range(1000)]
     least = compare(before, after).detectable
     assert least == pytest.approx(0.0079, abs=1e-4)
@@ -254,6 +254,37 @@ def test_a_corrected_test_needs_a_larger_difference() -> None:
     after = [right ^ (n < 20_000) for n, right in enumerate(before)]
     for result in (compare(before, after), compare([*map(float, before)], [*map(float, after)], range(100_000))):
         assert result.precision.detectable_at(0.05 / 8) / result.detectable == pytest.approx(1.276, abs=0.01)
+
+
+@pytest.mark.parametrize("num_changed", [0, 1, 3])
+def test_rare_changes_of_clusters_are_found_as_t_over_clusters_finds_them(num_changed: int) -> None:
+    """500 prompts with two instructions each; the power is simulated with the reported test."""
+    clusters = [n // 2 for n in range(1000)]
+    before, after = [False] * 1000, [n % 2 == 0 and n < 2 * num_changed for n in range(1000)]
+    least = compare(before, after, clusters).detectable
+    rng, detected = np.random.default_rng(0), 0
+    for _ in range(300):
+        gains = rng.random(500) < 2 * least
+        later = np.repeat(gains, 2) & (np.arange(1000) % 2 == 0)
+        detected += compare(before, later.tolist(), clusters).p < 0.05
+    assert detected / 300 == pytest.approx(0.8, abs=0.07)
+
+
+@pytest.mark.parametrize(
+    ("num_seeds", "num_tests", "expected"), [(2, 2, 32.7), (2, 20, 327), (3, 6, 13.9), (5, 20, 8.4)]
+)
+def test_the_detectable_difference_of_few_seeds_grows_with_the_number_of_tests(
+    num_seeds: int, num_tests: int, expected: float
+) -> None:
+    """The expected values are simulated: in standard errors, at 5% divided by the number of tests."""
+    assert minimum_detectable_difference(1.0, num_seeds, 0.05 / num_tests) == pytest.approx(expected, rel=0.02)
+    sizes = [minimum_detectable_difference(1.0, num_seeds, 0.05 / number) for number in range(1, 30)]
+    assert sizes == sorted(sizes)
+
+
+def test_equal_changes_of_all_items_have_a_p() -> None:
+    assert compare([0.0] * 8, [1.0] * 8).p == 2 / 2**8
+    assert compare([0.1 + 0.2] * 8, [0.3] * 8).p == 1
 
 
 def test_minimum_detectable_difference_of_means() -> None:

@@ -139,8 +139,11 @@ def compare(before: Sequence[Value], after: Sequence[Value], clusters: Clusters 
     if not readable:
         return Comparison(first, second, math.nan, math.nan, math.nan, math.nan, "none", Precision(), 0, num_unreadable)
     changes = _floats(later, range(len(later))) - _floats(earlier, range(len(earlier)))
+    # What remains of 0.1 + 0.2 - 0.3 is rounding.
+    changes[abs(changes) < NO_ERROR] = 0
     if clusters is not None:
-        result = _test_student(changes, groups, "t over clusters")
+        precision = _cluster_precision(changes, groups, is_share(earlier) and is_share(later))
+        result = (*_test_student(changes, groups, "t over clusters")[:-1], precision)
     elif is_share(earlier) and is_share(later):
         result = _test_shares(earlier, later)
     else:
@@ -208,7 +211,8 @@ def _test_numbers(changes: Any) -> TestResult:
 
     # Without a spread there is nothing to resample.
     if len(changes) < 2 or np.ptp(changes) == 0:
-        return math.nan, math.nan, math.nan if changes.any() else 1.0, "sign flips", Precision()
+        # All 2**n flips of equal changes give smaller means, but for two.
+        return math.nan, math.nan, 2.0 ** (1 - len(changes)) if changes.any() else 1.0, "sign flips", Precision()
     options: dict[str, Any] = {"n_resamples": RESAMPLES, "batch": max(1, NUMBERS_AT_ONCE // len(changes)), "rng": 0}
     interval = bootstrap((changes,), np.mean, method="BCa", **options).confidence_interval
     flipped = permutation_test((changes,), np.mean, permutation_type="samples", **options)
@@ -229,6 +233,30 @@ def _test_student(changes: Any, groups: Sequence[Hashable], test: str) -> TestRe
     reach = float(t.isf(ALPHA / 2, freedom)) * error
     p = 2 * float(t.sf(abs(mean) / error, freedom))
     return mean - reach, mean + reach, p, test, Precision(error, freedom + 1)
+
+
+def _cluster_precision(changes: Any, groups: Sequence[Hashable], is_of_shares: bool) -> Precision:
+    """Return the precision of t over clusters, whose normal theory fails if few clusters change.
+
+    If no cluster changes, a change is supposed to be that of one item, which for numbers has no known size.
+    """
+    import numpy as np
+
+    error, freedom = _mean(changes, groups)[1:]
+    if not freedom:
+        return Precision()
+    sums = np.abs(_cluster_sums(changes, groups))
+    num_clusters, num_changed = len(sums), int((sums > NO_ERROR).sum())
+    if not num_changed and not is_of_shares:
+        return Precision()
+    size = float(sums[sums > NO_ERROR].mean()) if num_changed else 1.0
+    return Precision(
+        error if error > NO_ERROR else math.nan,
+        num_clusters,
+        num_changed / num_clusters,
+        size * num_clusters / len(changes),
+        is_t_test=True,
+    )
 
 
 # --- agreement of two raters, and of a score with the truth
@@ -317,13 +345,19 @@ def _unknown(num_items: int = 0) -> Estimate:
 
 def _mean(values: Any, groups: Sequence[Hashable]) -> tuple[float, float, int]:
     """Return the mean, its cluster-robust standard error with the factor G / (G - 1), and G - 1, for G clusters."""
-    import numpy as np
 
-    _, index = np.unique([repr(group) for group in groups], return_inverse=True)
-    sums = np.bincount(index, weights=values - values.mean())
+    sums = _cluster_sums(values - values.mean(), groups)
     freedom = len(sums) - 1
     error = math.sqrt((sums**2).sum() * (freedom + 1) / freedom) / len(values) if freedom else math.nan
     return float(values.mean()), error, freedom
+
+
+def _cluster_sums(values: Any, groups: Sequence[Hashable]) -> Any:
+    """Return the sum of the values of each cluster."""
+    import numpy as np
+
+    _, index = np.unique([repr(group) for group in groups], return_inverse=True)
+    return np.bincount(index, weights=values)
 
 
 def _groups(clusters: Clusters, indices: Sequence[int]) -> Sequence[Hashable]:
