@@ -7,7 +7,12 @@ import pytest
 
 import isheep
 from tests.helpers.checkpoints import make_checkpoint
+from tests.helpers.data_files import DATA
 from tests.helpers.function_model import SMALL, write_texts
+
+# NLTK reads its data folder from the environment when it is first imported, in whichever test that is.
+if (DATA / "nltk_data").exists():
+    os.environ.setdefault("NLTK_DATA", str(DATA / "nltk_data"))
 
 # Some virtual machines name AMX among the CPU's features and end a process that uses it: bfloat16 does, in oneDNN.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")

@@ -16,7 +16,6 @@ import pytest
 
 from tests.helpers.data_files import DATA
 
-os.environ.setdefault("NLTK_DATA", str(DATA / "nltk_data"))  # before nltk is imported
 pytest.importorskip("lm_eval", reason="lm_eval[ifeval] is not installed: pip install 'isheep[eval]'")
 
 from isheep.backends import DEFAULT_BACKEND  # noqa: E402

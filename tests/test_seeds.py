@@ -96,7 +96,20 @@ def test_the_answer_is_the_turn_directly_after_the_question(tmp_path: Path, case
     assert len(seed_file.notices) == ("system" in roles) + (not answer)
 
 
-@pytest.mark.parametrize("text", ["<NOINPUT>", "No input", "<noinput>", "(none).", "N/A", "no_input"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<NOINPUT>",
+        "No input",
+        "<noinput>",
+        "(none).",
+        "N/A",
+        "no_input",
+        "No  input required.",
+        "ＮＯＮＥ",
+        "<blank>",
+    ],
+)
 def test_no_input_is_written_in_many_ways(tmp_path: Path, text: str) -> None:
     [seed] = load_seed_tasks(write(tmp_path, json.dumps({"instruction": "Name a colour.", "input": text})))
     assert seed.input == ""
@@ -136,6 +149,10 @@ GOOD = json.dumps(ALPACA)
         ),
         (json.dumps({"data": [ALPACA]}, indent=1), ["one JSON object", "save the list under 'data' as the file"]),
         (json.dumps({"mine": {"file_name": "mine.json"}}, indent=2), ["an index of datasets", "names: mine.json"]),
+        (json.dumps({"mine": {"hf_hub_url": "a/b"}}), ["an index of datasets", "as a local file"]),
+        (json.dumps({"items": ["a"]}), ["one JSON object with the keys 'items'", "or one per line"]),
+        ("{}", ["one empty JSON object"]),
+        (json.dumps({**ALPACA, "messages": []}), ["messages and instruction, which may differ"]),
         ('{"messages": [{"role": "user", "content": ["a"]}]}', ["instruction must be text", '["a"]']),
         ('{"instruction": "a", "instances": []}', ["line 1", "instances", "[]"]),
         ('{"instruction": "a", "instances": [{"input": 3}]}', ["line 1", "input must be text", "3"]),
@@ -188,6 +205,24 @@ def test_the_public_seed_tasks_load_as_they_are() -> None:
 
 def write_instructions(tmp_path: Path, *instructions: str) -> Path:
     return write(tmp_path, "\n".join(json.dumps({"instruction": text}) for text in instructions))
+
+
+@pytest.mark.parametrize("more", [{"system": "You are a pirate."}, {"system_prompt": "Be brief."}, {"tools": "[]"}])
+def test_a_system_text_beside_the_turns_is_said(tmp_path: Path, more: dict[str, str]) -> None:
+    turns = [{"from": "human", "value": "Name a colour."}, {"from": "gpt", "value": ""}]
+    notices = load_seed_file(write(tmp_path, json.dumps({"conversations": turns, **more}))).notices
+    assert "the system texts and tools of 1 conversations are not used" in notices[0]
+    assert "1 of 1 conversations have no answer directly after the question" in notices[1]
+
+
+def test_the_text_beside_a_call_of_a_tool_is_no_answer(tmp_path: Path) -> None:
+    call = {"role": "assistant", "content": "Let me look.", "tool_calls": [{"id": "1"}]}
+    turns = [{"role": "user", "content": "What is the weather?"}, call, {"role": "assistant", "content": "Sunny."}]
+    assert load_seed_tasks(write(tmp_path, json.dumps({"messages": turns})))[0].output == ""
+
+
+def test_one_task_over_several_lines_is_read(tmp_path: Path) -> None:
+    assert len(load_seed_tasks(write(tmp_path, json.dumps(ALPACA, indent=2)))) == 1
 
 
 def test_repeated_seed_tasks_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,13 +100,22 @@ def test_only_labels_and_separators_at_the_start_of_a_line_count(text: str, inst
         ("Name a cheese.\n6. Input: house\n6. Input: garden", "ambiguous: two labels 'input'"),
         ("Rewrite the request.\nInstruction: be brief", "ambiguous: two labels 'instruction'"),
         ("Summarize the text below.\n6. Input: Title\n### Heading\nA text.", "holds '###'"),
+        ("Explain what the markdown means\n###\n6. Input: foo\n6. Output: bar", "ambiguous: a separator within it"),
+        ("Convert it to HTML.\n6. Input: # Title\n###\nA text.", "ambiguous: a separator within it"),
+        ("Translate it.\n6. Input: A manual:\nInstruction: press\n6. Output: x", "ambiguous: two labels 'instruction'"),
+        ("Write a short story about\ninput: the thing\nInput: real\nOutput: o", "ambiguous: two labels 'input'"),
+        ("Convert this log.\n6. Input: one\n8. Output: fake\nrest\n6. Output: z", "ambiguous: two labels 'output'"),
+        ("Translate it.\n6. **Input:** Good day\n6. **Output:** Bonjour", "ambiguous: a label within a line"),
+        ("Translate it.\n**Input:** Good day", "ambiguous: a label within a line"),
     ],
 )
 def test_what_is_ambiguous_is_rejected_whole(text: str, why: str) -> None:
     replies = [reply(f" {text}\n###\n7. Instruction: Name three kinds of bread.\n")]
     tasks, rejected = read_tasks(replies, SEEDS, SETTINGS.model_copy(update={"examples": 5}), "en", 1)
     assert [task.instruction for task in tasks] == ["Name three kinds of bread."]
-    assert [row.why for row in rejected] == [why] and text.split()[-1] in rejected[0].text
+    # A piece behind a separator is rejected by itself.
+    assert rejected[0].why == why and all(row.why == "no instruction" for row in rejected[1:])
+    assert text.split()[-1] in rejected[-1].text
 
 
 def test_endless_repeats_are_blocks_for_novelty_to_judge() -> None:
@@ -240,7 +249,8 @@ def test_every_block_becomes_a_task_or_says_why_not() -> None:
         {"id": "t1-00000", "instruction": "Name three kinds of cheese.", "input": ""}
     ]
     assert [(r.id, r.by, r.why) for r in rejected] == [
-        ("t1-b0000-00.2", "rules", "3 words or fewer"),
+        # "chatter" may belong to the block before it.
+        ("t1-b0000-00.2", "parse", "ambiguous: a separator within it"),
         ("t1-b0000-00.3", "parse", "no instruction"),
         ("t1-b0000-00.4", "novelty", "ROUGE-L 0.91 to t1-00000"),
         ("t1-b0000-00.5", "rules", "holds '<|eot_id|>'"),

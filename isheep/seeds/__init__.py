@@ -84,7 +84,7 @@ def _count_notices(seeds: Sequence[SeedTask], entries: Sequence[Any]) -> list[st
         notices.append(f"{len(seeds)} entries are {num_different} different tasks; the others repeat them")
     exchanges = [first_exchange(entry, "") for entry in entries if is_conversation(entry)]
     if num_system := sum(exchange.has_system_turn for exchange in exchanges):
-        notices.append(f"the system turns of {num_system} conversations are not used")
+        notices.append(f"the system texts and tools of {num_system} conversations are not used")
     if num_unanswered := sum(exchange.answer is None for exchange in exchanges):
         notices.append(f"{num_unanswered} of {len(exchanges)} conversations have no answer directly after the question")
     return notices
@@ -110,27 +110,52 @@ def _entries(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         for number, entry in enumerate(_parse_json(text, str(path)), 1):
             yield f"entry {number}", entry
         return
-    _refuse_one_object(path, text)
+    whole = _read_one_object(text)
+    if whole is not None:
+        if not _is_task(whole):
+            raise UserError(f"seed tasks {path}: {_describe_object(whole)}")
+        yield "entry 1", whole
+        return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield f"line {number}", _parse_json(line, f"{path}, line {number}")
 
 
-def _refuse_one_object(path: Path, text: str) -> None:
-    """Raise UserError if the whole file is one JSON object around the tasks, or an index of datasets."""
+def _read_one_object(text: str) -> dict[str, Any] | None:
+    """Return the JSON object that the whole text is, over several lines or around a list; None if it is something else.
+
+    An object on one line is left to the reader of lines, unless it is around the tasks.
+    """
     with contextlib.suppress(ValueError, RecursionError):
         data = json.loads(text)
-        if not isinstance(data, dict) or "instruction" in data or "instances" in data or is_conversation(data):
-            return
-        keys = ", ".join(map(repr, list(data)[:5]))
-        files = [value["file_name"] for value in data.values() if isinstance(value, dict) and "file_name" in value]
-        if files:
-            raise UserError(
-                f"seed tasks {path}: an index of datasets, not seed tasks; give the file it names: {files[0]}"
-            )
-        lists = [key for key, value in data.items() if isinstance(value, list)]
-        way_out = f"save the list under {lists[0]!r} as the file" if lists else "give a list of tasks, or one per line"
-        raise UserError(f"seed tasks {path}: one JSON object with the keys {keys}, not tasks; {way_out}")
+        is_several_lines = "\n" in text.strip()
+        if isinstance(data, dict) and (is_several_lines or not _is_task(data)):
+            return data
+    return None
+
+
+def _is_task(entry: dict[str, Any]) -> bool:
+    """Return whether an object has a key of one of the forms of tasks."""
+    return not {"instruction", "instances", "input", "output", "conversations", "messages"}.isdisjoint(entry)
+
+
+def _describe_object(data: dict[str, Any]) -> str:
+    """Return what an object is that holds no task by itself, and the way out."""
+    if not data:
+        return "one empty JSON object, not tasks; give a list of tasks, or one per line"
+    sources = {"file_name", "hf_hub_url", "ms_hub_url", "script_url"}
+    values = [value for value in data.values() if isinstance(value, dict)]
+    if any(not sources.isdisjoint(value) for value in values):
+        files = [str(value["file_name"]) for value in values if "file_name" in value]
+        return f"an index of datasets; give the file that it names{f': {files[0]}' if files else ', as a local file'}"
+    keys = ", ".join(map(repr, list(data)[:5]))
+    lists = [key for key, value in data.items() if isinstance(value, list) and value and all(map(_is_task_row, value))]
+    way_out = f"save the list under {lists[0]!r} as the file" if lists else "give a list of tasks, or one per line"
+    return f"one JSON object with the keys {keys}, not tasks; {way_out}, in a form of docs/seeds.md"
+
+
+def _is_task_row(value: Any) -> bool:
+    return isinstance(value, dict) and _is_task(value)
 
 
 def _parse_json(text: str, location: str) -> Any:

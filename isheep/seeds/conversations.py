@@ -11,6 +11,8 @@ ROLES = {
     "system": ("system", "developer"),
     "tool": ("tool", "tool_call", "tool_calls", "tool_response", "function", "function_call", "observation"),
 }
+# Keys beside the turns that hold a system text or the descriptions of tools.
+SYSTEM_KEYS = ("system", "system_prompt", "tools")
 ROLE_OF_NAME = {name: role for role, names in ROLES.items() for name in names}
 
 
@@ -35,11 +37,15 @@ def first_exchange(entry: dict[str, Any], location: str) -> FirstExchange:
     """
     turns = [_read_turn(turn, number, location) for number, turn in enumerate(_turns(entry), 1)]
     roles = [role for role, _ in turns]
+    if {"conversations", "messages"} <= entry.keys() or "instruction" in entry:
+        keys = [key for key in ("conversations", "messages", "instruction") if key in entry]
+        raise UserError(f"{location}: it has {' and '.join(keys)}, which may differ: keep one of them")
     if "user" not in roles:
         raise UserError(f"{location}: the conversation has no turn of a user ({', '.join(ROLES['user'])})")
     index = roles.index("user")
-    is_answered = roles[index + 1 : index + 2] == ["assistant"]
-    return FirstExchange(turns[index][1], turns[index + 1][1] if is_answered else None, "system" in roles)
+    is_answered = roles[index + 1 : index + 2] == ["assistant"] and bool(turns[index + 1][1])
+    has_system_text = "system" in roles or any(entry.get(key) for key in SYSTEM_KEYS)
+    return FirstExchange(turns[index][1], turns[index + 1][1] if is_answered else None, has_system_text)
 
 
 def _turns(entry: dict[str, Any]) -> list[Any]:
@@ -57,4 +63,6 @@ def _read_turn(turn: Any, number: int, location: str) -> tuple[str, Any]:
         raise UserError(
             f"{location}: turn {number} has the unknown role {str(name)[:40]!r}; rename it to one of {names}"
         )
+    if turn.get("tool_calls") or turn.get("function_call"):
+        role = "tool"
     return role, turn.get("value", turn.get("content"))

@@ -1,11 +1,14 @@
 """The ways to write that a task has no input: <noinput>, "No input", "(None).", "n/a"."""
 
 import re
+import unicodedata
 
 # After a tag, the rest is ignored. Words stand alone, perhaps between signs.
-NO_INPUT = re.compile(r"(?i)<no ?input>.*|[\W_]*(?:no[\W_]?input|none|n/?a)[\W_]*", re.DOTALL)
+WORDS = r"no[\W_]{0,3}inputs?(?: (?:is )?(?:required|needed|necessary|given|provided))?|none|n/?a|not applicable"
+NO_INPUT = re.compile(rf"(?i)<no ?input>.*|[\W_]*(?:{WORDS})[\W_]*|<(?:blank|empty)>", re.DOTALL)
 
 
 def is_no_input(text: str) -> bool:
     """Return whether the input of a task says that there is none."""
-    return NO_INPUT.fullmatch(text) is not None
+    # Full-width letters are written as others.
+    return NO_INPUT.fullmatch(unicodedata.normalize("NFKC", text)) is not None

@@ -11,8 +11,11 @@ from isheep.seeds.no_input import is_no_input
 LABEL = re.compile(r"(?im)^[ \t]*([0-9]+[ \t]*[.)][ \t]*)?(instruction|input|output)[ \t]*:")
 # A line of number signs, or number signs before a label.
 SEPARATOR = re.compile(r"(?im)^[ \t]*#{3,}[ \t]*(?=$|(?:[0-9]+[ \t]*[.)][ \t]*)?(?:instruction|input|output)[ \t]*:)")
-# A label or a separator that does not begin its line: perhaps the end of the text before it, perhaps part of that text.
-INLINE_LABEL = re.compile(r"(?i)(?:\b[0-9]+[ \t]*[.)]|(?<!#)#{3,})[ \t]*(?:instruction|input|output)[ \t]*:")
+# A label or a separator that does not begin its line, or a label in bold: it may end the text before it, or be part of
+# that text.
+INLINE_LABEL = re.compile(
+    r"(?im)(?:\b[0-9]+[ \t]*[.)]|(?<!#)#{3,}|^[ \t]*[*_])[*_ \t]*(?:instruction|input|output)[*_ \t]*:"
+)
 
 
 class Block(NamedTuple):
@@ -29,10 +32,10 @@ class Block(NamedTuple):
 
 
 class _Label(NamedTuple):
-    """A label with its position. `numbered` tells "7. Input:" from a bare "Input:"."""
+    """A label with its position. `number` is the text before it, such as "7. "; "" for a bare "Input:"."""
 
     kind: str
-    numbered: bool
+    number: str
     start: int
     end: int
 
@@ -47,8 +50,16 @@ def parse_blocks(text: str, first: int, cut: bool = False) -> list[Block]:
     """
     sections = SEPARATOR.split(f"{first}. Instruction:{normalize_newlines(text)}")
     pieces = [piece for section in sections for piece in _split_section(section)]
-    blocks = [_parse_block(piece, cut and number == len(pieces)) for number, piece in enumerate(pieces, 1)]
-    return [block for block in blocks if LABEL.sub("", block.text).strip(string.whitespace + string.digits + ".")]
+    blocks: list[Block] = []
+    for number, piece in enumerate(pieces, 1):
+        block = _parse_block(piece, cut and number == len(pieces))
+        if not LABEL.sub("", block.text).strip(string.whitespace + string.digits + "."):
+            continue
+        # What follows a separator without an instruction may belong to the block before it.
+        if blocks and not block.instruction and not block.cut:
+            blocks[-1] = blocks[-1]._replace(ambiguous=blocks[-1].ambiguous or "a separator within it")
+        blocks.append(block)
+    return blocks
 
 
 def normalize_newlines(text: str) -> str:
@@ -57,21 +68,22 @@ def normalize_newlines(text: str) -> str:
 
 
 def _find_labels(text: str) -> list[_Label]:
-    return [_Label(label[2].lower(), bool(label[1]), label.start(), label.end()) for label in LABEL.finditer(text)]
+    return [_Label(label[2].lower(), label[1] or "", label.start(), label.end()) for label in LABEL.finditer(text)]
 
 
 def _split_section(section: str) -> Iterator[str]:
     """Yield the pieces of a section that begin with an instruction label.
 
-    A bare "Instruction:" begins a piece only after an input or an output: within an instruction it may be its text.
+    A bare "Instruction:" begins a piece only after a bare input or output: elsewhere it may be text.
     """
-    start, kinds = 0, set[str]()
+    start, before = 0, list[_Label]()
     for label in _find_labels(section):
-        is_next = label.kind == "instruction" and "instruction" in kinds and (label.numbered or len(kinds) > 1)
-        if is_next:
-            yield section[start : label.start]
-            start, kinds = label.start, set()
-        kinds.add(label.kind)
+        if label.kind == "instruction" and before:
+            others = [other for other in before if other.kind != "instruction"]
+            if label.number or (others and not any(other.number for other in others)):
+                yield section[start : label.start]
+                start, before = label.start, []
+        before.append(label)
     yield section[start:]
 
 
@@ -94,15 +106,16 @@ def _parse_block(text: str, cut: bool) -> Block:
 
 def _choose_labels(labels: Sequence[_Label]) -> tuple[list[_Label], str]:
     """Return the labels of a block that count, up to its output, and why the block is ambiguous, if it is."""
-    last_numbered = max((index for index, label in enumerate(labels) if label.numbered), default=-1)
-    chosen: list[_Label] = []
-    kinds: set[str] = set()
+    last_numbered = max((index for index, label in enumerate(labels) if label.number), default=-1)
+    chosen: dict[str, _Label] = {}
     for index, label in enumerate(labels):
-        if "output" in kinds:
-            break
-        if label.kind in kinds and (label.numbered or label.kind == "instruction"):
-            return chosen, f"two labels {label.kind!r}"
-        if label.kind not in kinds and (label.numbered or index > last_numbered):
-            chosen.append(label)
-            kinds.add(label.kind)
-    return chosen, ""
+        first = chosen.get(label.kind)
+        if "output" in chosen:
+            # What follows an output is ignored, but for a label that may be the true one.
+            if first and first.number.strip() != label.number.strip() and label.number:
+                return list(chosen.values()), f"two labels {label.kind!r}"
+        elif first and (label.number or not first.number or label.kind == "instruction"):
+            return list(chosen.values()), f"two labels {label.kind!r}"
+        elif not first and (label.number or index > last_numbered):
+            chosen[label.kind] = label
+    return list(chosen.values()), ""

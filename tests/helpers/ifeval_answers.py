@@ -2,7 +2,6 @@
 to them that checkers read in their own way."""
 
 import json
-import os
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -13,10 +12,6 @@ import pytest
 from isheep.benchmarks import ifeval
 from isheep.benchmarks.ifeval import Item
 from isheep.errors import UserError
-from tests.helpers.data_files import DATA
-
-# nltk reads the variable when it is imported.
-os.environ.setdefault("NLTK_DATA", str(DATA / "nltk_data"))
 
 
 def require_checkers() -> dict[str, Any]:
