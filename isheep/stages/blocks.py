@@ -79,8 +79,8 @@ def _split_section(section: str) -> Iterator[str]:
     start, before = 0, list[_Label]()
     for label in _find_labels(section):
         if label.kind == "instruction" and before:
-            others = [other for other in before if other.kind != "instruction"]
-            if label.number or (others and not any(other.number for other in others)):
+            fields = [field for field in before if field.kind != "instruction"]
+            if label.number or (fields and not any(field.number for field in fields)):
                 yield section[start : label.start]
                 start, before = label.start, []
         before.append(label)
