@@ -61,7 +61,7 @@ class SanitizedMbppRow(MbppRow):
     prompt: Text
 
 
-ROW_TYPES = {"text": FullMbppRow, "prompt": SanitizedMbppRow}
+ROW_TYPES: dict[str, type[MbppRow]] = {"text": FullMbppRow, "prompt": SanitizedMbppRow}
 
 
 def make_benchmark(name: str, file: str, task_column: str, planned: PlannedAnswers | None = None) -> Benchmark:
