@@ -229,6 +229,12 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, name: str, text: 
     assert message in str(caught.value) and str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["humaneval", "humaneval_plus", "mbpp", "mbpp_sanitized"])
+def test_a_folder_is_no_file_of_tasks(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"{tmp_path}: a folder, where a file is needed"):
+        load_benchmark(name).prompts(settings(tmp_path, name))
+
+
 @pytest.mark.parametrize("tests", [[5], [], "assert add(1) == 12", [""], [None], {"a": 1}])
 @pytest.mark.parametrize("name", ["mbpp", "mbpp_sanitized"])
 def test_tests_that_are_no_texts_are_refused(tmp_path: Path, name: str, tests: Any) -> None:

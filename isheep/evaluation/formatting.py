@@ -12,6 +12,9 @@ from isheep.evaluation.statistics import Clusters, Comparison, Estimate, Value, 
 # Characters that could move a cursor, change a colour, reverse a line or break an encoder; tab and newline may stay.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+# Numbers from this one on are written with an exponent.
+LONGEST_NUMBER = 1e6
+
 
 def format_score(items: Sequence[Value] | None, clusters: Clusters = None, unit: str = "") -> str:
     """Return the share of true values or the mean of numbers, with its interval; "" without items."""
@@ -68,7 +71,7 @@ def format_change(value: float, share: bool) -> str:
     """Return +2.8, in points for shares."""
     if math.isnan(value):
         return "-"
-    return f"{100 * value:+.1f}" if share else f"{value:+.2f}"
+    return f"{100 * value:+.1f}" if share else format_fixed(value, 2, "+")
 
 
 def format_change_interval(low: float, high: float, share: bool) -> str:
@@ -79,7 +82,7 @@ def format_change_interval(low: float, high: float, share: bool) -> str:
     ends = [scale * low, scale * high]
     if max(map(abs, ends)) >= 10:
         digits = 0
-    return f"[{ends[0]:+.{digits}f},{ends[1]:+.{digits}f}]"
+    return f"[{format_fixed(ends[0], digits, '+')},{format_fixed(ends[1], digits, '+')}]"
 
 
 def format_p_value(value: float) -> str:
@@ -97,9 +100,14 @@ def format_part(part: int | None, total: int | None) -> str:
     return f"{part} ({part / total:.0%})" if part is not None and total else format_number(part)
 
 
+def format_fixed(value: float, digits: int, sign: str = "") -> str:
+    """Return a number with some decimals, or as 1e+08 if its digits would widen a table; `sign` "+" adds a plus."""
+    return f"{value:{sign}.{digits}f}" if abs(value) < LONGEST_NUMBER else f"{value:{sign}.3g}"
+
+
 def _short(value: float) -> str:
     if abs(value) >= 10:
-        return f"{value:.0f}"
+        return format_fixed(value, 0)
     return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2f}"
 
 

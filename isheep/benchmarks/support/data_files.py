@@ -22,6 +22,8 @@ def read_rows(
     `header` names the columns of a CSV file that has no header line. `tab_separated` reads a file that is called .csv
     as TSV. Raises UserError if the file can't be read, if a value is missing, or if there is no row.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: a folder, where a file is needed; name the file in it, one of .{', .'.join(FORMATS)}")
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
     if kind not in FORMATS:
         raise UserError(f"{path}: no format is known by this name; take one of .{', .'.join(FORMATS)}, also gzipped")
