@@ -20,7 +20,12 @@ GZIP_START = b"\x1f\x8b"
 # Characters of a value that a message shows.
 SHOWN_CHARACTERS = 60
 # What must be at a place inside a field, by pydantic's types of errors.
-NAMES_OF_TYPES = {"string_type": "text", "list_type": "a list", "model_type": "an object"}
+NAMES_OF_TYPES = {
+    "string_type": "text",
+    "list_type": "a list",
+    "model_type": "an object",
+    "string_pattern_mismatch": "text that is not blank",
+}
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 Located = tuple[str, Any]
@@ -29,6 +34,8 @@ Located = tuple[str, Any]
 RowId = Annotated[int | str, Field(description="a whole number or text")]
 Text = Annotated[str, Field(description="text")]
 OptionalText = Annotated[str | None, Field(description="text or null")]
+FilledText = Annotated[str, Field(pattern=r"\S", description="text that is not blank")]
+FilledTexts = Annotated[list[FilledText], Field(min_length=1, description="a list of one or more texts")]
 
 
 class ForeignRow(BaseModel):
@@ -83,7 +90,8 @@ def parse_row(location: str, value: Any, row_type: type[R]) -> R:
 
 def shorten(value: Any) -> str:
     """Return a value as JSON in one line, cut after some characters."""
-    text = json.dumps(value, ensure_ascii=True)
+    # Parquet files have values, such as dates, that JSON lacks.
+    text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
 
 

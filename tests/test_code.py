@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -226,6 +227,38 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, name: str, text: 
     with pytest.raises(UserError) as caught:
         humaneval.BENCHMARK.prompts(settings(tmp_path / name))
     assert message in str(caught.value) and str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["humaneval", "humaneval_plus", "mbpp", "mbpp_sanitized"])
+def test_a_folder_is_no_file_of_tasks(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"{tmp_path}: a folder, where a file is needed"):
+        load_benchmark(name).prompts(settings(tmp_path, name))
+
+
+@pytest.mark.parametrize("tests", [[5], [], "assert add(1) == 12", [""], [None], {"a": 1}])
+@pytest.mark.parametrize("name", ["mbpp", "mbpp_sanitized"])
+def test_tests_that_are_no_texts_are_refused(tmp_path: Path, name: str, tests: Any) -> None:
+    path = tmp_path / "mbpp.jsonl"
+    rows = [{**mbpp_task(number), "prompt": "Add."} for number in (2, 3, 4)]
+    path.write_text("\n".join(map(json.dumps, [*rows, {**mbpp_task(11), "prompt": "Add.", "test_list": tests}])))
+    with pytest.raises(UserError, match=f"{path} row 4: test_list") as refusal:
+        load_benchmark(name).prompts(settings(path, name))
+    assert "; rows such as {" in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("humaneval", HUMANEVAL_TASK),
+        ("humaneval_plus", {**HUMANEVAL_TASK, "base_input": [[1]], "plus_input": [[1]], "atol": 0}),
+        ("mbpp", mbpp_task(11)),
+    ],
+)
+def test_a_repeated_task_is_refused(tmp_path: Path, name: str, row: dict[str, Any]) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("\n".join(map(json.dumps, [row, row])))
+    with pytest.raises(UserError, match=f"{path} row 2: task_id {row['task_id']} is in row 1 too"):
+        load_benchmark(name).prompts(settings(path, name))
 
 
 def test_files_of_every_format(tmp_path: Path) -> None:

@@ -45,6 +45,19 @@ def scores(path: Path, *words: str | Path) -> dict[str, Any]:
     return values
 
 
+def test_the_notes_of_mt_bench_are_in_the_json_too(tmp_path: Path) -> None:
+    path = save(tmp_path / "rows.jsonl", [*RATINGS, judgment(81, 1, 5, judge="other"), judgment(82, 1, 9, model="n")])
+    table, values = isheep("scores", path).out, scores(path)
+    assert len(values["m"]["notes"]) == 2 and values["n"]["notes"] == values["m"]["notes"]
+    assert all(note in table for note in values["m"]["notes"])
+
+
+def test_a_huge_score_leaves_room_for_the_name_of_the_model(tmp_path: Path) -> None:
+    rows = [judgment(81, 1, 1e308, model="a-model"), judgment(81, 2, -1e300, model="a-model")]
+    table = isheep("scores", save(tmp_path / "rows.jsonl", rows)).out
+    assert "a-model" in table and "1e+308" in table and max(map(len, table.splitlines())) <= 120
+
+
 # --- forms of files
 
 

@@ -129,6 +129,32 @@ def test_samples_of_code_are_run_as_they_are(tmp_path: Path) -> None:
     assert any("1 samples have ```" in note for note in result["notes"])
 
 
+def printed_scores(name: str, responses: Path, data: Path) -> tuple[str, dict[str, Any]]:
+    """What isheep eval prints of a file of answers, as a table and as JSON."""
+    words = ("eval", "--responses", responses, name, "--data", data)
+    table, views = isheep(*words), isheep(*words, "--json")
+    assert table.code == 0 and views.code == 0, table.err + views.err
+    values: dict[str, Any] = json.loads(views.out)
+    return table.out, values
+
+
+def test_the_share_of_samples_that_pass_is_printed_in_percent(tmp_path: Path) -> None:
+    data = save(tmp_path / "own.jsonl", [HUMANEVAL_TASK, TRIPLE])
+    code = [("Own/0", "    return 2 * n\n"), ("Own/0", "    return n\n"), ("Own/1", "    return 0\n")]
+    samples = save(tmp_path / "samples.jsonl", [{"task_id": task, "completion": text} for task, text in code])
+    table, values = printed_scores("humaneval", samples, data)
+    assert "25 [3,80]" in table
+    assert '"kind": "share"' in json.dumps(values) and '"value": 0.25' in json.dumps(values)
+
+
+def test_f1_is_printed_in_percent_beside_the_exact_match(tmp_path: Path) -> None:
+    data = write_benchmark(tmp_path / "data", "squad2")
+    rows = [{"id": "a", "response": "Ann"}, {"id": "b", "response": "the moon"}]
+    table, values = printed_scores("standard/squad2", save(tmp_path / "answers.jsonl", rows), data)
+    assert table.count("50 [9,91]") >= 2
+    assert json.dumps(values).count('"kind": "share"') == 2
+
+
 def test_several_samples_of_a_task_give_the_share_that_passes(tmp_path: Path) -> None:
     data = save(tmp_path / "own.jsonl", [HUMANEVAL_TASK, TRIPLE])
     code = [("Own/0", "    return 2 * n\n"), ("Own/0", "    return n\n"), ("Own/1", "    return 3 * n\n")]

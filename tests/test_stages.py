@@ -95,7 +95,7 @@ def test_a_plain_prompt_has_no_template(tmp_path: Path) -> None:
         ("8||good", 8), ("<8>||<good>", 8), (" 8 || good", 8), ("\n\n9||x", 9), ("8.5||", 8.5), ("10/10||", 10),
         ("8/10", 8), ("8 out of 10", 8), ("10", 10), ("8.5", 8.5), ("8. Good", 8), ("8, good", 8), ("8 because", 8),
         ("Score: 8", 8), ("The score is 7.", 7), ("**8**||", 8), ("<10>", 10), ("I give it 8/10 || good", 8),
-        ("5||because 3||4", 5), ("1||", 1), ("9/10. 3 things", 9), ("8 - good", 8),
+        ("5||because 3||4", 5), ("1||", 1), ("9/10. 3 things", None), ("8 - good", 8),
         ("0||", None), ("11||", None), ("-3||", None), ("80/100||", None), ("8/100||", None), ("8 / 100", None),
         ("7-8||", None), ("7 to 8", None), ("8%", None), ("8th||", None), ("1e9||", None), ("8,5", None),
         ("eight||", None), ("||", None), ("", None), ("good\n9||", None), ("2 of 3 are right, 8||", None),
@@ -110,6 +110,16 @@ def test_a_plain_prompt_has_no_template(tmp_path: Path) -> None:
         # A label without a number may stand before it; which number of a label is the score would be a guess.
         ("Overall: 9", 9), ("Overall score: 9", 9), ("Final: 9", 9), ("Overall: 9||good", 9), ("Overall 9", 9),
         ("Score (1-10): 9", None), ("Score (1-10): 9||good", None), ("Score (out of 10): 9", None),
+        # A second number on the line of the score.
+        ("1. Overall: 9", None), ("8 or 9", None), ("8 9", None), ("8:30", None), ("8;9", None), ("8. 9", None),
+        ("8 and 9", None), ("8 because 3 of the facts are right", None), ("8, good\n9", 8), ("8||9 of 10", 8),
+        # A minus of any kind before the number.
+        ("\u22128||", None), ("Score: \u20138||", None), ("minus 8||", None), ("- 8||", None), ("-**8**||", None),
+        ("Negative 8||", None), ("\u2212 8", None), ("Score: \uff0d8", None), ("8||-3", 8),
+        # Only "\n" and "\r\n" end a line; another control character makes it unreadable.
+        ("8\x1c||", None), ("8\x1d9||", None), ("8\x1e5", None), ("8\x0b||", None), ("8\x0c||", None),
+        ("8\x85||", None), ("8\u2028||", None), ("8\u20285", None), ("8\r||", None), ("8\x0b/10||", None),
+        ("8||\x0c9", 8), ("\r\n8||", 8), ("8\r\n9", 8), ("8\r", 8), ("\t8\t||", 8),
     ],
 )  # fmt: skip
 def test_a_reply_is_read_as_a_grade_or_as_unreadable(reply: str, score: float | None) -> None:

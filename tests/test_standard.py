@@ -177,6 +177,35 @@ def test_files_of_another_form_are_refused(tmp_path: Path, name: str, file: str,
     assert message in str(refused.value) and "\n" not in str(refused.value) and str(tmp_path) in str(refused.value)
 
 
+@pytest.mark.parametrize("answer", ["[null]", "[5]", '"Ann"', '{"a": ["Ann"]}', "[]", '[""]', '["Ann", " "]', "5"])
+@pytest.mark.parametrize("name", ["nq", "triviaqa"])
+def test_answers_that_are_no_texts_are_refused(tmp_path: Path, name: str, answer: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"question": "a", "answer": ["Ann"]}}\n{{"question": "b", "answer": {answer}}}\n')
+    with pytest.raises(UserError) as refusal:
+        load(name, path)
+    message = str(refusal.value)
+    assert f"{path} row 2: answer" in message and "; rows such as {" in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "answers", ['[{"text": 5}]', '{"text": [5]}', '{"text": "Ann"}', '{"text": [""]}', '{"text": [null]}', "5"]
+)
+def test_answers_of_squad_that_are_no_texts_are_refused(tmp_path: Path, answers: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"context": "c", "question": "q", "id": "a", "answers": {answers}}}')
+    with pytest.raises(UserError, match=f"{path} row 1: answers") as refusal:
+        load("squad2", path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_answer_in_the_form_of_squads_authors_is_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "dev-v2.0.json"
+    path.write_text(json.dumps(BENCHMARK_FILES["squad2"][1]).replace('"text": "Ann"', '"text": 5'))
+    with pytest.raises(UserError, match=r"row 1: answers\.text\[0\] must be text, found 5"):
+        load("squad2", path)
+
+
 def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"has no hellaswag_val\.jsonl"):
         load("hellaswag", tmp_path)

@@ -63,7 +63,12 @@ def compare(a: RunModel | str | Path, b: RunModel | str | Path, benchmark: str |
         )
     counts = {name: (num_items(first, name), num_items(second, name)) for name in {**first.scores, **second.scores}}
     scores = {
-        name: compare_items(first.scores[name].items, second.scores[name].items, first.scores[name].clusters)
+        name: compare_items(
+            first.scores[name].items,
+            second.scores[name].items,
+            first.scores[name].clusters,
+            first.scores[name].unit or second.scores[name].unit,
+        )
         for name, (num_before, num_after) in counts.items()
         if num_before == num_after
     }

@@ -6,14 +6,16 @@ model is asked for the whole function in the template of its SFT.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from isheep import sandbox
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result
 from isheep.benchmarks.support.code_samples import CodeSample, score_samples
 from isheep.benchmarks.support.context import EvalContext, data_path
-from isheep.benchmarks.support.data_files import DataRow, read_rows, require_file
+from isheep.benchmarks.support.data_files import DataRow, check_rows, check_unique_tasks, read_rows, require_file
 from isheep.benchmarks.support.programs import Problem, body, defines, extract, score_programs
 from isheep.benchmarks.support.responses import ResponseContext
+from isheep.json_files import FilledText, ForeignRow, RowId, Text
 from isheep.prompts import fill_template
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Answer, Sampling
@@ -29,9 +31,28 @@ FILE = "HumanEval.jsonl.gz of openai/human-eval"
 PLANNED = PlannedAnswers(num_answers=164, max_tokens=MAX_TOKENS, batch_size=64)
 
 
+class HumanEvalRow(ForeignRow):
+    """A row of HumanEval's file, and of HumanEval+'s, which has further fields."""
+
+    form = '{"task_id": "HumanEval/0", "entry_point": "f", "prompt": "...", "canonical_solution": "...", "test": "..."}'
+    task_id: RowId
+    prompt: Text
+    entry_point: FilledText
+    canonical_solution: Text
+    test: FilledText
+
+
 def load(settings: BenchmarkSettings) -> list[DataRow]:
-    """Return the rows of the user's file."""
-    return read_rows(require_file(settings.name, data_path(settings), FILE), COLUMNS)
+    """Return the rows of the user's file. Raises UserError if a row is malformed, or if a task is repeated."""
+    return load_tasks(require_file(settings.name, data_path(settings), FILE), COLUMNS)
+
+
+def load_tasks(path: Path, columns: Sequence[str]) -> list[DataRow]:
+    """Return the rows of a file in HumanEval's form that has at least `columns`."""
+    rows = read_rows(path, columns)
+    check_rows(path, rows, HumanEvalRow)
+    check_unique_tasks(path, [str(row["task_id"]) for row in rows])
+    return rows
 
 
 def run(context: EvalContext) -> Result:

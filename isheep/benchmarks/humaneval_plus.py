@@ -12,7 +12,7 @@ from isheep.benchmarks import humaneval
 from isheep.benchmarks.support.base import Benchmark, Result, Score
 from isheep.benchmarks.support.code_samples import score_samples
 from isheep.benchmarks.support.context import EvalContext, data_path
-from isheep.benchmarks.support.data_files import DataRow, read_rows, require_file
+from isheep.benchmarks.support.data_files import DataRow, require_file
 from isheep.benchmarks.support.evalplus import PlusOutcome, PlusTask, expected_values, run_solution
 from isheep.benchmarks.support.fingerprints import check_unchanged, item_fingerprints
 from isheep.benchmarks.support.programs import BATCH_SIZE, code_result
@@ -45,7 +45,7 @@ class PlusVerdict(Record):
 def load(settings: BenchmarkSettings) -> list[DataRow]:
     """Return the rows of the user's file. Raises UserError if a row has no inputs or no tolerance."""
     path = require_file(settings.name, data_path(settings), FILE)
-    rows = read_rows(path, COLUMNS)
+    rows = humaneval.load_tasks(path, COLUMNS)
     for number, row in enumerate(rows, 1):
         for column in ("base_input", "plus_input"):
             inputs = row[column]

@@ -9,15 +9,19 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from isheep import sandbox
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result
 from isheep.benchmarks.support.code_samples import CodeSample, score_samples
 from isheep.benchmarks.support.context import EvalContext, data_path
-from isheep.benchmarks.support.data_files import DataRow, read_rows, require_file
+from isheep.benchmarks.support.data_files import DataRow, check_rows, check_unique_tasks, read_rows, require_file
 from isheep.benchmarks.support.programs import Problem, extract, score_programs
 from isheep.benchmarks.support.responses import ResponseContext
 from isheep.errors import UserError
+from isheep.json_files import FilledTexts, ForeignRow, OptionalText, RowId, Text
 from isheep.prompts import fill_template
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Answer, Sampling
@@ -30,6 +34,34 @@ EXAMPLES = (2, 3, 4)
 # task_id of the test split: 500 tasks, 257 of the sanitized ones.
 TEST = range(11, 511)
 MAX_TOKENS = 512
+
+
+class MbppRow(ForeignRow):
+    """A row of MBPP's full file or of its sanitized part, without the task's text, which they name differently."""
+
+    form = '{"task_id": 11, "text": "...", "code": "...", "test_list": ["assert ..."]}'
+    task_id: RowId
+    code: Text
+    # Without a test, any program would pass.
+    test_list: FilledTexts
+    test_setup_code: OptionalText = None
+    test_imports: Annotated[list[str] | None, Field(description="a list of texts or null")] = None
+
+
+class FullMbppRow(MbppRow):
+    """A row of mbpp.jsonl."""
+
+    text: Text
+
+
+class SanitizedMbppRow(MbppRow):
+    """A row of sanitized-mbpp.json."""
+
+    form = '{"task_id": 11, "prompt": "...", "code": "...", "test_list": ["assert ..."]}'
+    prompt: Text
+
+
+ROW_TYPES: dict[str, type[MbppRow]] = {"text": FullMbppRow, "prompt": SanitizedMbppRow}
 
 
 def make_benchmark(name: str, file: str, task_column: str, planned: PlannedAnswers | None = None) -> Benchmark:
@@ -87,10 +119,16 @@ def task_key(task_id: int | str) -> str:
 
 
 def load(settings: BenchmarkSettings, file: str, task_column: str) -> tuple[list[DataRow], list[DataRow]]:
-    """Return the examples and the tasks of the test split. Raises UserError if the file lacks either."""
+    """Return the examples and the tasks of the test split. Raises UserError if the file lacks either.
+
+    A malformed row and a repeated task are refused, too.
+    """
     path = require_file(settings.name, data_path(settings), file)
     rows = read_rows(path, ("task_id", task_column, "code", "test_list"))
-    by_id = {_task_number(path, row): row for row in rows}
+    check_rows(path, rows, ROW_TYPES[task_column])
+    numbers = [_task_number(path, row) for row in rows]
+    check_unique_tasks(path, numbers)
+    by_id = dict(zip(numbers, rows, strict=True))
     if missing := [number for number in EXAMPLES if number not in by_id]:
         raise UserError(f"{path}: task {missing[0]} is not in it; tasks 2, 3 and 4 are the examples before each task")
     items = [row for number, row in sorted(by_id.items()) if number in TEST]

@@ -177,7 +177,7 @@ def split_scores(
                 Part(len(indices), _estimate_part(base_score, indices), _estimate_part(score, indices))
                 for indices in (clean, hit)
             ]
-            yield SplitScore(name, is_share(score.items), *parts)
+            yield SplitScore(name, is_share(score.items, score.unit), *parts)
 
 
 def locate_items(settings: BenchmarkSettings, result: Result | None, num_prompts: int) -> dict[str, list[int]]:
@@ -213,7 +213,7 @@ def _estimate_part(score: Score | None, indices: Sequence[int]) -> Estimate | No
     if score is None:
         return None
     clusters = [score.clusters[index] for index in indices] if score.clusters else None
-    return estimate([score.items[index] for index in indices], clusters)
+    return estimate([score.items[index] for index in indices], clusters, score.unit)
 
 
 # --- as text

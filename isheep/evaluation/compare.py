@@ -20,7 +20,7 @@ from isheep.evaluation.evaluate import same_fingerprints, same_prompts
 from isheep.evaluation.power import ALPHA
 from isheep.evaluation.results import load_result
 from isheep.evaluation.score_rows import evaluated_benchmarks, started_iterations
-from isheep.evaluation.statistics import Comparison, Value, compare, compare_over_seeds, estimate, holm
+from isheep.evaluation.statistics import Comparison, compare, compare_over_seeds, estimate, holm, is_share
 from isheep.rundir.run import open_run
 
 # A model's results by benchmark.
@@ -45,14 +45,14 @@ class Side(NamedTuple):
 class ScoreComparison(NamedTuple):
     """A score on both sides.
 
-    `items` tell a share from a mean; `over_seeds` holds the scores of A and B by seed. Comparisons of the same values
-    have equal `values`, and are one test.
+    `is_share` tells a share from a mean; `over_seeds` holds the scores of A and B by seed. Comparisons of the same
+    values have equal `values`, and are one test.
     """
 
     benchmark: str
     score: str
     templates: tuple[str, str]
-    items: Sequence[Value]
+    is_share: bool
     result: Comparison
     over_seeds: tuple[list[float], list[float]] | None
     values: Hashable
@@ -215,14 +215,16 @@ def _compare_score(
     benchmark: str, name: str, before: Sequence[Result], after: Sequence[Result], is_single: bool
 ) -> ScoreComparison:
     score, templates = before[0].scores[name], (before[0].template, after[0].template)
+    unit = score.unit or after[0].scores[name].unit
+    share = is_share(score.items, unit)
     if is_single:
         items = after[0].scores[name].items
-        result = compare(score.items, items, score.clusters)
+        result = compare(score.items, items, score.clusters, unit)
         values = tuple(score.items), tuple(items), None if score.clusters is None else tuple(score.clusters)
-        return ScoreComparison(benchmark, name, templates, score.items, result, None, values)
+        return ScoreComparison(benchmark, name, templates, share, result, None, values)
     a, b = ([estimate(result.scores[name].items).value for result in results] for results in (before, after))
     result = compare_over_seeds(a, b)
-    return ScoreComparison(benchmark, name, templates, score.items, result, (a, b), (tuple(a), tuple(b)))
+    return ScoreComparison(benchmark, name, templates, share, result, (a, b), (tuple(a), tuple(b)))
 
 
 def _choose_scores(
@@ -286,12 +288,12 @@ def _table(comparison: ModelComparison) -> Table:
             table.add_section()
             table.add_row(benchmark, style="bold")
             table.add_row("  chat template", *map(escape, score.templates))
-        result, items = score.result, score.items
-        sides = (formatting.format_estimate(side, items) for side in (result.before, result.after))
-        detectable = formatting.format_detectable(result.precision.detectable_at(comparison.alpha), items)
-        change = f"{formatting.format_change(result.difference, items)} ({detectable})"
+        result, share = score.result, score.is_share
+        sides = (formatting.format_estimate(side, share) for side in (result.before, result.after))
+        detectable = formatting.format_detectable(result.precision.detectable_at(comparison.alpha), share)
+        change = f"{formatting.format_change(result.difference, share)} ({detectable})"
         table.add_row(score.score, *sides, change, formatting.format_p_value(result.p))
-        interval = formatting.format_change_interval(result.low, result.high, items)
+        interval = formatting.format_change_interval(result.low, result.high, share)
         p_value = f"({formatting.format_p_value(corrected)})"
         table.add_row(f"  {result.test}", *_below_sides(score), interval, p_value, style="dim")
     return table
@@ -300,6 +302,6 @@ def _table(comparison: ModelComparison) -> Table:
 def _below_sides(score: ScoreComparison) -> list[str]:
     """Return what stands below the two sides: the numbers of items, or the standard deviations over seeds."""
     if score.over_seeds:
-        return [f"sd {formatting.format_detectable(stdev(values), score.items)}" for values in score.over_seeds]
+        return [f"sd {formatting.format_detectable(stdev(values), score.is_share)}" for values in score.over_seeds]
     unreadable = f"{score.result.num_unreadable} unreadable" if score.result.num_unreadable else ""
     return [f"{score.result.num_items} items", unreadable]

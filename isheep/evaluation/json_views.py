@@ -34,7 +34,7 @@ def result_json(result: Result) -> dict[str, Any]:
     return {
         "template": result.template,
         "scores": {
-            name: _estimate_json(estimate(score.items, score.clusters), score.items)
+            name: _estimate_json(estimate(score.items, score.clusters, score.unit), is_share(score.items, score.unit))
             for name, score in result.scores.items()
         },
         "breakdowns": {title: dict(counts) for title, counts in result.breakdowns.items()},
@@ -68,8 +68,8 @@ def comparison_json(comparison: ModelComparison) -> dict[str, Any]:
 def _iteration_json(recipe: Recipe, run: RunFolder, iteration: int) -> dict[str, Any]:
     values: dict[str, Any] = {"iteration": iteration, **count_rows(run, iteration)._asdict()}
     if accuracy := pair_accuracy(recipe, run, iteration):
-        values["accuracy_generated"] = _estimate_json(estimate(accuracy.generated), accuracy.generated)
-        values["accuracy_kept"] = _estimate_json(estimate(accuracy.kept), accuracy.kept)
+        values["accuracy_generated"] = _estimate_json(estimate(accuracy.generated), share=True)
+        values["accuracy_kept"] = _estimate_json(estimate(accuracy.kept), share=True)
     return values
 
 
@@ -84,7 +84,7 @@ def _benchmark_json(run: RunFolder, iterations: Sequence[int], name: str) -> dic
 
 
 def _model_json(model: ModelScore) -> dict[str, Any]:
-    values = {"iteration": model.iteration, **_estimate_json(model.estimate, model.score.items)}
+    values = {"iteration": model.iteration, **_estimate_json(model.estimate, model.is_share)}
     values["num_unreadable"] = model.num_unreadable
     if model.change:
         values["change"] = _difference_json(model.change, ALPHA)
@@ -96,15 +96,15 @@ def _score_json(score: ScoreComparison, corrected_p: float, alpha: float) -> dic
         "benchmark": score.benchmark,
         "score": score.score,
         "templates": list(score.templates),
-        "a": _estimate_json(score.result.before, score.items),
-        "b": _estimate_json(score.result.after, score.items),
+        "a": _estimate_json(score.result.before, score.is_share),
+        "b": _estimate_json(score.result.after, score.is_share),
         "b_minus_a": {**_difference_json(score.result, alpha), "p_holm": _number(corrected_p)},
     }
 
 
-def _estimate_json(result: Estimate, items: Sequence[Any]) -> dict[str, Any]:
+def _estimate_json(result: Estimate, share: bool) -> dict[str, Any]:
     values = {"value": _number(result.value), "low": _number(result.low), "high": _number(result.high)}
-    return {**values, "num_items": result.num_items, "kind": "share" if is_share(items) else "mean"}
+    return {**values, "num_items": result.num_items, "kind": "share" if share else "mean"}
 
 
 def _difference_json(result: Comparison, alpha: float) -> dict[str, Any]:

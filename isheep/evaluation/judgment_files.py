@@ -16,7 +16,7 @@ from rich.text import Text
 from isheep.benchmarks import alpaca_eval
 from isheep.benchmarks.support import fastchat, win_rate
 from isheep.errors import UserError, option
-from isheep.evaluation.formatting import escape_unprintable
+from isheep.evaluation.formatting import escape_unprintable, format_fixed
 from isheep.evaluation.statistics import estimate
 from isheep.json_files import read_values
 from isheep.rundir.atomic import write_text
@@ -59,15 +59,18 @@ def score_tables(path: Path, data: Path | None = None, models: Sequence[str] = (
 def scores_json(path: Path, data: Path | None = None, models: Sequence[str] = ()) -> dict[str, Any]:
     """Return what `isheep scores --json` prints: FastChat's averages by model, or AlpacaEval's scores.
 
-    AlpacaEval's scores have "notes". With `data` each model of MT-Bench has "categories": by category FastChat's means
-    of both turns and of each, as in Table 12.
+    AlpacaEval's scores have "notes"; of MT-Bench each model has those on the file. With `data` each model of MT-Bench
+    has "categories": by category FastChat's means of both turns and of each, as in Table 12.
     """
     file = read_judgments(path, models)
     if file.kind == "alpaca_eval":
         return {**alpaca_eval.scores(file.rows, length_control_file(data)), "notes": alpaca_eval_notes(file.rows)}
-    averages = fastchat.averages(file.rows)
-    if questions := load_questions(file, data):
-        for model, values in averages.items():
+    averages, questions = fastchat.averages(file.rows), load_questions(file, data)
+    notes = mt_bench_notes(file.rows, questions)
+    for model, values in averages.items():
+        # Beside the models, a key could be the name of one.
+        values["notes"] = notes
+        if questions:
             rows = [row for row in file.rows if row["model"] == model]
             values["categories"] = fastchat.category_averages(rows, questions)
     return averages
@@ -173,7 +176,7 @@ def leaderboard(rows: Sequence[Row]) -> Table:
         values = averages[model]
         means = (values[name] for name in ("first_turn", "second_turn", "average"))
         counts = (str(values[name]) for name in ("ok", "unreadable", "error"))
-        table.add_row(_name(model), *("-" if mean is None else f"{mean:.6f}" for mean in means), *counts)
+        table.add_row(_name(model), *("-" if mean is None else format_fixed(mean, 6) for mean in means), *counts)
     return table
 
 
@@ -207,8 +210,8 @@ def format_mean(values: Sequence[float | None], clusters: Sequence[Any] | None =
     result = estimate(values, clusters)
     if math.isnan(result.value):
         return "-"
-    interval = "" if math.isnan(result.low) else f" [{result.low:.1f},{result.high:.1f}]"
-    return f"{result.value:.2f}{interval}"
+    interval = "" if math.isnan(result.low) else f" [{format_fixed(result.low, 1)},{format_fixed(result.high, 1)}]"
+    return f"{format_fixed(result.value, 2)}{interval}"
 
 
 def _num_unreadable(values: Sequence[float | None]) -> str:

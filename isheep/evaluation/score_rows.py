@@ -8,7 +8,7 @@ from itertools import chain
 from isheep.benchmarks import Result, Score, is_readable, load_benchmark
 from isheep.evaluation.evaluate import same_fingerprints
 from isheep.evaluation.results import load_result
-from isheep.evaluation.statistics import Comparison, Estimate, compare, estimate
+from isheep.evaluation.statistics import Comparison, Estimate, compare, estimate, is_share
 from isheep.recipe.benchmark_names import benchmark_names
 from isheep.recipe.schema import Recipe
 from isheep.rundir.folder import RunFolder
@@ -27,14 +27,18 @@ class ModelScore:
 
     @cached_property
     def estimate(self) -> Estimate:
-        return estimate(self.score.items, self.score.clusters)
+        return estimate(self.score.items, self.score.clusters, self.score.unit)
+
+    @property
+    def is_share(self) -> bool:
+        return is_share(self.score.items, self.score.unit)
 
     @cached_property
     def change(self) -> Comparison | None:
         """The comparison with the base on the same items; None for the base itself, and if they can't be compared."""
         if self.base is None:
             return None
-        return compare(self.base.items, self.score.items, self.base.clusters)
+        return compare(self.base.items, self.score.items, self.base.clusters, self.score.unit or self.base.unit)
 
     @property
     def num_unreadable(self) -> int:

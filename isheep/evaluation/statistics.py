@@ -63,8 +63,11 @@ class Comparison(NamedTuple):
 # --- one score
 
 
-def estimate(values: Sequence[Value], clusters: Clusters = None) -> Estimate:
+def estimate(values: Sequence[Value], clusters: Clusters = None, unit: str = "") -> Estimate:
     """Return the share of true values with Wilson's interval, or the mean of numbers with Student's.
+
+    The mean of numbers with the unit "share" has Wilson's interval as well. Such numbers vary less than truth values,
+    so the interval is wider than necessary, never too narrow.
 
     With clusters, a share's Wilson interval is that of as many independent items as would have its cluster-robust
     standard error (as many as there are clusters if the error is 0, and never more than there are items); a mean's
@@ -77,7 +80,7 @@ def estimate(values: Sequence[Value], clusters: Clusters = None) -> Estimate:
     if not readable:
         return _unknown()
     mean, error, freedom = _mean(numbers, groups)
-    if not is_share(values):
+    if not is_share(values, unit):
         reach = float(t.isf(ALPHA / 2, freedom)) * error if freedom else math.nan
         return Estimate(mean, mean - reach, mean + reach, len(readable))
     size = float(len(readable))
@@ -115,15 +118,15 @@ def wilson(successes: float, total: float, confidence: float = 0.95) -> tuple[fl
     return low, high
 
 
-def is_share(values: Sequence[Value]) -> bool:
-    """Return whether all readable values are truth values."""
-    return all(isinstance(value, bool) for value in values if value is not None)
+def is_share(values: Sequence[Value], unit: str = "") -> bool:
+    """Return whether all readable values are truth values, or numbers from 0 to 1 with the unit "share"."""
+    return unit == "share" or all(isinstance(value, bool) for value in values if value is not None)
 
 
 # --- two scores
 
 
-def compare(before: Sequence[Value], after: Sequence[Value], clusters: Clusters = None) -> Comparison:
+def compare(before: Sequence[Value], after: Sequence[Value], clusters: Clusters = None, unit: str = "") -> Comparison:
     """Compare two models on the same items.
 
     Truth values: McNemar's exact test, and the interval of Agresti and Min (2005) for the difference of paired shares.
@@ -134,7 +137,7 @@ def compare(before: Sequence[Value], after: Sequence[Value], clusters: Clusters 
     readable = [index for index, pair in enumerate(zip(before, after, strict=True)) if None not in pair]
     groups = _groups(clusters, readable)
     earlier, later = ([values[index] for index in readable] for values in (before, after))
-    first, second = (estimate(values, None if clusters is None else groups) for values in (earlier, later))
+    first, second = (estimate(values, None if clusters is None else groups, unit) for values in (earlier, later))
     num_unreadable = len(before) - len(readable)
     if not readable:
         return Comparison(first, second, math.nan, math.nan, math.nan, math.nan, "none", Precision(), 0, num_unreadable)

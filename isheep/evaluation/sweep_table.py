@@ -56,4 +56,4 @@ def _cells(run: RunFolder, iteration: int, results: Sequence[Result | None]) -> 
     yield formatting.format_number(counts.trained)
     for result in results:
         first = next(iter(result.scores.values()), None) if result else None
-        yield formatting.format_score(first.items, first.clusters) if first else ""
+        yield formatting.format_score(first.items, first.clusters, first.unit) if first else ""

@@ -118,9 +118,7 @@ def full_score_rows(scores: BenchmarkScores) -> Iterator[TableRow]:
     """Yield the templates and all scores of a benchmark, each with its test against the base."""
     yield from _benchmark_rows(scores)
     for row in scores.rows:
-        yield TableRow(
-            row.name, [formatting.format_estimate(m.estimate, m.score.items) if m else "" for m in row.models]
-        )
+        yield TableRow(row.name, [formatting.format_estimate(m.estimate, m.is_share) if m else "" for m in row.models])
         yield from _unreadable_row(row)
         if any(model and model.base for model in row.models):
             yield TableRow("  p over items", [_p_value(model) for model in row.models], "dim")
@@ -150,15 +148,15 @@ def _unreadable_row(row: ScoreRow, *more: str) -> Iterator[TableRow]:
 def _accuracy(right: Sequence[bool], full: bool) -> str:
     if full or not right:
         return formatting.format_score(right)
-    return formatting.format_rounded(estimate(right), right)
+    return formatting.format_rounded(estimate(right), share=True)
 
 
 def _score(model: ModelScore | None) -> str:
-    return formatting.format_estimate(model.estimate, model.score.items) if model else ""
+    return formatting.format_estimate(model.estimate, model.is_share) if model else ""
 
 
 def _short_score(model: ModelScore | None) -> str:
-    return formatting.format_rounded(model.estimate, model.score.items) if model else ""
+    return formatting.format_rounded(model.estimate, model.is_share) if model else ""
 
 
 def _change(model: ModelScore | None) -> str | Text:
@@ -166,14 +164,14 @@ def _change(model: ModelScore | None) -> str | Text:
     if model is None or model.change is None:
         return ""
     change = model.change
-    text = formatting.format_rounded_change(change, model.score.items)
+    text = formatting.format_rounded_change(change, model.is_share)
     return Text(text, style="yellow") if change.difference < 0 and change.p < 0.05 else text
 
 
 def _p_value(model: ModelScore | None) -> str:
     if model is None or model.change is None:
         return ""
-    detectable = formatting.format_detectable(model.change.detectable, model.score.items)
+    detectable = formatting.format_detectable(model.change.detectable, model.is_share)
     return f"{formatting.format_p_value(model.change.p)} ({detectable})"
 
 
@@ -241,7 +239,7 @@ def result_table(benchmark: str, result: Result) -> Group:
     """Return one result by itself, such as that of a file of responses."""
     table = Table(Column("", no_wrap=True), "score", "items", title=benchmark, box=SIMPLE_HEAD, pad_edge=False)
     for name, score in result.scores.items():
-        table.add_row(name, formatting.format_score(score.items, score.clusters), str(len(score.items)))
+        table.add_row(name, formatting.format_score(score.items, score.clusters, score.unit), str(len(score.items)))
     for title, counts in result.breakdowns.items():
         table.add_section()
         table.add_row(title, style="bold")

@@ -15,7 +15,7 @@ from isheep.records import AssessedPair, Grade, Model, Pair
 from isheep.stages.context import StageContext
 
 # What may follow a rating directly: white space, brackets, quotation marks, asterisks, punctuation, dashes, a bar.
-MARKS_BEHIND = " \t\r\u00a0\u3000<>()[]{}\"'`*“”‘’».,;:!?…|–—-。，；：！？、（）】」』》"
+MARKS_BEHIND = " \t\u00a0\u3000<>()[]{}\"'`*“”‘’».,;:!?…|–—-。，；：！？、（）】」』》"
 # A number in ASCII digits by itself, or out of 10; never part of a word, a date, a range or another fraction.
 RATING = re.compile(
     r"(?<![A-Za-z0-9_.,/\x00-\x08\x0e-\x1f\x7f-])([0-9]+(?:\.[0-9]+)?)(?:\s*(?:/|out\s+of)\s*10)?"
@@ -30,7 +30,13 @@ LABEL = re.compile(
 MIN_SCORE_PROBABILITY = 0.01
 
 # The marks that may stand before a rating.
-MARKS = " \t\r<[(\"'*#_`"
+MARKS = " \t<[(\"'*#_`"
+
+# The ends of a line: no other control character is one. A stop sequence may cut the end of the last line in two.
+LINE_END = re.compile(r"\r?\n|\r\Z")
+# What makes a number negative: a word, or a minus sign beside the dashes (Unicode's category Pd).
+MINUS_WORD = re.compile(r"\b(?:minus|negative)\Z", re.IGNORECASE)
+MINUS_SIGNS = "\u2212\u207b\u208b\u2796"
 
 
 def render_rating_prompt(pair: Pair, criterion: str, settings: Assessment, chat: ChatTemplate) -> str:
@@ -44,29 +50,41 @@ def render_rating_prompt(pair: Pair, criterion: str, settings: Assessment, chat:
 def parse_grade(reply: str) -> float | None:
     """Return the score in a judge's reply, 1 to 10, or None if it can't be read. The prompt asks for `<score>||<why>`.
 
-    Reads only the first line that is not blank. If it has a `||`, exactly one number must stand before it, among
-    any words: "8||", "<8>||", "I give it 8/10 || ...". If it has none, the number must open the line, after marks and
-    a label at most: "8", "8.5 because", "Score: 8", "Overall: 8", "8 out of 10". A fraction keeps its value (8.5).
+    Reads only the first line that is not blank; a line ends at "\\n" or "\\r\\n". If it has a `||`, the score stands
+    before it among any words ("8||", "<8>||", "I give it 8/10 || ..."), and what follows is free text that is not read.
+    If it has none, the number must open the line, after marks and a label at most: "8", "8.5 because", "Score: 8",
+    "Overall: 8", "8 out of 10". A fraction keeps its value (8.5).
 
     A number is ASCII digits, and only MARKS_BEHIND may follow it directly. A number outside 1 to 10, of another scale
-    ("80/100"), of a range ("7-8"), in words, in other digits, or beside another number ("8²", "Score (1-10): 8") is not
-    read: the paper's format has one number, and which of several is the score would be a guess.
+    ("80/100"), of a range ("7-8"), with a minus ("−8", "minus 8"), in words, in other digits, or beside another number
+    ("8²", "Score (1-10): 8", "8 or 9", "1. Overall: 8") is not read, and neither is a line with a control character:
+    the paper's format has one number, and which of several is the score would be a guess.
     """
-    line = next((line for line in reply.splitlines() if line.strip()), "")
+    line = next((line for line in LINE_END.split(reply) if line.strip()), "")
     head, separator, _ = line.partition("||")
     if separator:
         number = RATING.search(head)
-        is_only_number = number is not None and not any(map(is_numeric, head[: number.start()] + head[number.end() :]))
     else:
-        text = LABEL.sub("", head.lstrip(MARKS), count=1).lstrip(MARKS)
-        number = RATING.match(text)
-        following = text[number.end() :].lstrip()[:1] if number else ""
-        # Such as ½; a number in ASCII digits may begin the reason.
-        is_only_number = number is not None and (following.isascii() or not is_numeric(following))
-    if number is None or not is_only_number:
+        head = LABEL.sub("", head.lstrip(MARKS), count=1).lstrip(MARKS)
+        number = RATING.match(head)
+    if number is None or any(map(is_control, head)):
+        return None
+    preceding, following = head[: number.start()], head[number.end() :]
+    if any(map(is_numeric, preceding + following)) or ends_with_minus(preceding.rstrip(MARKS)):
         return None
     score = float(number[1])
     return score if 1 <= score <= 10 else None
+
+
+def ends_with_minus(text: str) -> bool:
+    """Return whether a text ends with a minus sign, a dash of any length, or a word for minus."""
+    is_sign = unicodedata.category(text[-1]) == "Pd" or text[-1] in MINUS_SIGNS if text else False
+    return is_sign or MINUS_WORD.search(text) is not None
+
+
+def is_control(character: str) -> bool:
+    """Return whether a character controls a device, such as a vertical tab; a tab is white space."""
+    return character != "\t" and unicodedata.category(character) == "Cc"
 
 
 def is_numeric(character: str) -> bool:

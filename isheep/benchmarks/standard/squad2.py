@@ -55,7 +55,7 @@ def score_answers(rows: Sequence[DataRow], answers: Sequence[str], template: str
         template=template,
         notes=SQUAD2.notes,
         details={"protocol": "standard"},
-        scores={"exact": Score(items=right), "f1": Score(items=f1_scores)},
+        scores={"exact": Score(items=right), "f1": Score(items=f1_scores, unit="share")},
         breakdowns={"kind": {kind: (sum(values), len(values)) for kind, values in by_kind.items()}},
     )
 

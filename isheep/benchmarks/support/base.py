@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
+
+from pydantic import model_validator
 
 from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.responses import ResponseContext
@@ -18,11 +20,19 @@ class Score(Record):
 
     `items` has one value per item, in the same order for every model: a truth value (the score is then a share) or a
     number (the score is a mean), and None if there is no value, such as for a verdict that can't be parsed. `clusters`
-    has the group of each item if items belong together: the constraints of a prompt, the turns of a dialogue.
+    has the group of each item if items belong together: the constraints of a prompt, the turns of a dialogue. With the
+    unit "share", numbers from 0 to 1 are printed in percent, too: the part of a task's samples that passes, F1.
     """
 
     items: Sequence[bool | float | None]
     clusters: Sequence[int | str] | None = None
+    unit: Literal["", "share"] = ""
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> Self:
+        if self.unit == "share" and not all(0 <= value <= 1 for value in self.items if value is not None):
+            raise ValueError("the items of a share must be from 0 to 1")
+        return self
 
     @property
     def mean(self) -> float:

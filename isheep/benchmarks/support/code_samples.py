@@ -105,7 +105,7 @@ def _merge_rounds(results: Sequence[Result], num_samples: Sequence[int]) -> Resu
             sampled = [index for index, size in enumerate(num_samples) if number < size]
             for index, value in zip(sampled, result.scores[name].items, strict=True):
                 shares[index].append(float(value or 0))
-        scores[name] = Score(items=[sum(values) / len(values) for values in shares])
+        scores[name] = Score(items=[sum(values) / len(values) for values in shares], unit="share")
     outcomes: Counter[str] = Counter()
     for result in results:
         outcomes.update(result.details.get("outcomes", {}))

@@ -8,6 +8,7 @@ from typing import Any
 
 from isheep import json_files
 from isheep.errors import UserError, one_line
+from isheep.json_files import ForeignRow, parse_row
 
 DataRow = dict[str, Any]
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
@@ -21,6 +22,8 @@ def read_rows(
     `header` names the columns of a CSV file that has no header line. `tab_separated` reads a file that is called .csv
     as TSV. Raises UserError if the file can't be read, if a value is missing, or if there is no row.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: a folder, where a file is needed; name the file in it, one of .{', .'.join(FORMATS)}")
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
     if kind not in FORMATS:
         raise UserError(f"{path}: no format is known by this name; take one of .{', .'.join(FORMATS)}, also gzipped")
@@ -45,6 +48,23 @@ def check_columns(path: Path, rows: Sequence[DataRow], columns: Sequence[str]) -
             continue
         expected = f"; rows with {', '.join(columns)} are expected" if columns else ""
         raise UserError(f"{path} row {number}: {problem}{expected}")
+
+
+def check_rows(path: Path, rows: Sequence[DataRow], row_type: type[ForeignRow]) -> None:
+    """Raise UserError if a row's fields have other types than `row_type` says, naming the row, field and value."""
+    for number, row in enumerate(rows, 1):
+        parse_row(f"{path} row {number}", row, row_type)
+
+
+def check_unique_tasks(path: Path, keys: Sequence[int | str]) -> None:
+    """Raise UserError if two rows have the key of the same task: which of the two counts would be a guess."""
+    first_rows: dict[int | str, int] = {}
+    for number, key in enumerate(keys, 1):
+        if key in first_rows:
+            raise UserError(
+                f"{path} row {number}: task_id {key} is in row {first_rows[key]} too; remove one of the two"
+            )
+        first_rows[key] = number
 
 
 def require_file(name: str, data: Path | None, description: str) -> Path:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isheep.benchmarks.support.context import data_path
-from isheep.benchmarks.support.data_files import DataRow, check_columns, read_rows, require_file
+from isheep.benchmarks.support.data_files import DataRow, check_columns, check_rows, read_rows, require_file
+from isheep.benchmarks.support.question_rows import AliasesRow, AnswersRow, PassageRow
 from isheep.errors import UserError, one_line
+from isheep.json_files import ForeignRow
 from isheep.recipe.schema import BenchmarkSettings
 
 Convert = Callable[[list[DataRow], Path], list[DataRow]]
@@ -47,6 +49,9 @@ class DataSource:
 
     response_key: str = ""
     """The column by which a file of answers names an item, "question" or "id"; "" if answers are not written texts."""
+
+    row_type: type[ForeignRow] | None = None
+    """The types of the fields of a row in the Hub's form; None if the benchmark itself checks the values."""
 
     checked: bool = False
     """Whether tests read the authors' own file."""
@@ -111,10 +116,14 @@ def _read(source: DataSource, path: Path) -> list[DataRow]:
 def _converted(source: DataSource, rows: list[DataRow], path: Path) -> list[DataRow]:
     """Return rows in the Hub's columns. Raises UserError if they have neither form."""
     try:
-        return source.convert(rows, path)
+        converted = source.convert(rows, path)
     except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as error:
         problem = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else one_line(error)
         raise UserError(f"{path}: not in the form of {source.files[0]} or of {source.hub[0]}: {problem}") from None
+    if source.row_type:
+        check_columns(path, converted, source.columns)
+        check_rows(path, converted, source.row_type)
+    return converted
 
 
 def _download(name: str, source: DataSource) -> list[DataRow]:
@@ -310,6 +319,7 @@ NQ = DataSource(
     columns=("question", "answer"),
     question_columns=("question",),
     convert=parse_answers,
+    row_type=AnswersRow,
     response_key="question",
     checked=True,
 )
@@ -319,6 +329,7 @@ TRIVIAQA = DataSource(
     columns=("question", "answer"),
     question_columns=("question",),
     convert=parse_aliases,
+    row_type=AliasesRow,
     response_key="question",
 )
 SQUAD2 = DataSource(
@@ -327,6 +338,7 @@ SQUAD2 = DataSource(
     columns=("context", "question", "answers"),
     question_columns=("context", "question"),
     convert=convert_squad,
+    row_type=PassageRow,
     response_key="id",
     checked=True,
 )
