@@ -129,6 +129,51 @@ def test_values_of_the_standard_library_come_back() -> None:
             assert unknown == value
 
 
+NO_VALUES: list[Any] = [
+    {"tuple": {"range": [0, 10**6, 1]}}, {"set": {"range": [0, 10**6, 1]}}, {"deque": {"bytes": "00"}},
+    {"frozenset": "ab"}, {"dict": {"tuple": []}}, {"dict": [[1]]}, {"Counter": [{"tuple": [1, 2]}]},
+    {"OrderedDict": "ab"}, {"Fraction": ["1e100000"]}, {"Fraction": ["1", "3"]}, {"Decimal": "1" * 10**5},
+    {"Decimal": [0, [1], 2]}, {"range": [{"int": "0x1"}, 2, 1]}, {"range": [0.5, 2, 1]}, {"complex": ["1j"]},
+    {"int": ["0x1"]}, {"bytes": ["00"]}, {"numpy": ["9f8", 1.0]}, {"numpy": ["<f8", [1.0, 2.0]]},
+    {"set": [n * (2**61 - 1) for n in range(200)]}, {"dict": [[n * (2**61 - 1), 0] for n in range(200)]},
+    {"unknown": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", NO_VALUES, ids=lambda data: str(data)[:40])
+def test_a_tag_has_only_the_content_that_is_written(data: Any) -> None:
+    """A forged line must not make the reading process compute or allocate what its few bytes describe."""
+    with pytest.raises(ValueError):
+        values.decode(data)
+    with pytest.raises(ValueError):
+        values.decode([data])
+
+
+def test_a_value_inside_too_many_lists_is_refused() -> None:
+    nested = json.loads("[" * 300 + "{}" + "]" * 300)
+    for data in (nested, {"tuple": nested}):
+        with pytest.raises(ValueError, match="inside each other"):
+            values.decode(data)
+
+
+@pytest.mark.parametrize("entry", ['{"range": [0, 300000, 1]}', '{"tuple": [{"range": [0, 300000, 1]}]}'])
+def test_a_forged_range_is_not_expanded(entry: str) -> None:
+    """The values are compared in this process, where no limit of memory holds."""
+    import tracemalloc
+
+    expected = evalplus.Expected([b"[1.0]", b"[2.0]"], [1e-6, 1e-6], 4.0)
+    task = evalplus.PlusTask("def share(xs):\n", "share", "", [[[1]]], [[[2]]], 1e-6)
+    line = f'{{"value": [{entry}]}}\n'.encode()
+    body = WRITE_EVERYWHERE.format(line=line) + "    os._exit(0)\n"
+    isolation = sandbox.find_isolation(unsafe=True)
+    evalplus.is_near(1.0, 1.0, 1e-6)
+    tracemalloc.start()
+    outcome = evalplus.run_solution(task, body, expected, isolation)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert not outcome.base.passed and peak < 2**21
+
+
 def test_a_program_keeps_its_own_objects_and_its_arguments() -> None:
     """Objects of the program's classes stay there, and are called, read and iterated; arguments are copies."""
     code = (

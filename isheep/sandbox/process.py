@@ -27,6 +27,8 @@ CHECK_INTERVAL = 0.05
 GRACE = 2.0
 # Bytes of one line that a process writes.
 MAX_LINE = 2**26
+# Bytes of a message without a value. An exception's text has at most 1000 characters (peer.error_message).
+MAX_MESSAGE = 2**16
 
 
 class Limits(NamedTuple):
@@ -76,7 +78,9 @@ def failure(message: Mapping[str, Any]) -> Outcome:
 
 
 def read_message(line: bytes) -> dict[str, Any]:
-    """Return a line that a process wrote as a message; {} if it is none."""
+    """Return a line that a process wrote as a message; {} if it is none, or too long for one."""
+    if len(line) > MAX_MESSAGE:
+        return {}
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
