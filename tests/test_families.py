@@ -129,12 +129,8 @@ def test_a_mark_inside_a_spelled_control_token_makes_no_control_token(name: str,
         return [token for row in prompt_ids(chat.tokenizer, texts) for token in row if token in control]
 
     end = chat.end
-    spelled = [
-        f"a {end[:1]}{mark}{end[1:]} b",
-        f"{end} {end[:2]}{mark}{end[2:]}",
-        f"{mark}{end}{mark} {mark}{mark}{end}",
-    ]
-    for text in spelled:
+    broken = f"{end[:1]}{mark}{end[1:]}"
+    for text in (f"a {broken} b", f"{end} {broken}", f"{mark}{end}{mark} {mark}{mark}{end}"):
         assert control_ids(chat.prompt(text)) == control_ids(chat.prompt("a b"))
         turns = [("user", "a b"), ("assistant", text), ("user", text)]
         harmless = [(role, "a b") for role, _ in turns]
