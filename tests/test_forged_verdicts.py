@@ -214,6 +214,58 @@ def test_a_solution_that_fails_only_an_extra_input(monkeypatch: pytest.MonkeyPat
     assert slow == (Outcome("passed"), Outcome("time"))
 
 
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "signal.signal(signal.SIGPROF, signal.SIG_IGN)",
+        "signal.setitimer(signal.ITIMER_PROF, 0)",
+        "time.process_time = lambda: 0.0",
+        '[os.write(n, b\'{"seconds": 0.0, "value": 1}\\n\') for n in range(3, 64) if is_open(n)]',
+    ],
+)
+def test_no_solution_computes_for_longer_than_a_call_may(attempt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is measured outside the process of the solution, and a call can't take that of another one."""
+    monkeypatch.setattr(evalplus, "MIN_SECONDS", 0.3)
+    body = (
+        "    import os, signal, time\n    now = time.process_time\n    start = now()\n"
+        "    def is_open(n):\n        try: return os.write(n, b'') == 0\n        except OSError: return False\n"
+        f"    {attempt}\n    while n == 0 and now() - start < 1.5: pass\n    return 2 * n\n"
+    )
+    _, (outcome,) = humaneval_plus.judge(PLUS_TASK, [body], sandbox.find_isolation(unsafe=True))
+    if "write" in attempt:
+        assert not outcome.base.passed and not outcome.plus.passed
+    else:
+        assert outcome == (Outcome("passed"), Outcome("time"))
+
+
+def test_arguments_are_given_only_after_the_reply_before_them() -> None:
+    """A program can find the arguments of the present call in its process, and none of the later ones."""
+    code = (
+        "import gc\ndef f(n):\n    gc.collect()\n"
+        "    return [x for o in gc.get_objects() if type(o) is list for x in o if type(x) is int and x > 10**12]\n"
+    )
+    replies: list[Any] = []
+
+    def accept(index: int, reply: sandbox.CallReply) -> bool:
+        replies.append(reply.value())
+        return True
+
+    inputs = [[10**12 + 1], [10**12 + 2]]
+    sandbox.call(code, "f", inputs, sandbox.find_isolation(unsafe=True), accept, 30.0)
+    assert 10**12 + 2 not in replies[0]
+
+
+def test_a_program_that_does_not_read_its_arguments_is_ended() -> None:
+    code = "import os\nfor n in range(3, 64):\n try: os.read(n, 0)\n except OSError: continue\n"
+    code += " os.close(n)\ndef f(text): return text\n"
+    isolation = sandbox.find_isolation(unsafe=True)
+    _, outcome = sandbox.call(code, "f", [["x" * 2**20]], isolation, lambda index, reply: True, 30.0)
+    assert not outcome.passed
+    own = "def f(text): return len(text)\n"
+    count, outcome = sandbox.call(own, "f", [["x" * 2**20]] * 2, isolation, lambda index, reply: True, 30.0)
+    assert (count, outcome.why) == (2, "passed")
+
+
 FLOATS = {
     "task_id": "Own/3", "entry_point": "share", "prompt": "def share(xs):\n", "test": "def check(f): pass\n",
     "canonical_solution": "    return [x / 3 for x in xs]\n", "base_input": [[[1]]], "plus_input": [[[1, 2]]],
