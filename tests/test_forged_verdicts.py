@@ -238,6 +238,21 @@ def test_no_solution_computes_for_longer_than_a_call_may(attempt: str, monkeypat
         assert outcome == (Outcome("passed"), Outcome("time"))
 
 
+@pytest.mark.parametrize("line", [b"x" * 2**12, b"no message\n" * 400], ids=["no line", "lines"])
+@pytest.mark.parametrize("is_nested", [True, False], ids=["in the function", "at the margin"])
+def test_a_program_that_floods_its_descriptors_ends_its_item_at_once(line: bytes, is_nested: bool) -> None:
+    """The limits are long, so that the outcome shows that no limit ended the item."""
+    flood = (
+        "import os\nwhile True:\n    for n in range(3, 64):\n        try: os.write(n, LINE)\n"
+        "        except OSError: pass\n"
+    ).replace("LINE", repr(line[:11]) + f" * {len(line) // 11}")
+    inside = "".join(f"    {text}\n" for text in flood.splitlines())
+    code = f"def f(n):\n{inside}" if is_nested else f"{flood}def f(n): return n\n"
+    isolation = sandbox.find_isolation(unsafe=True)
+    outcome = sandbox.run(Program(code, "", ("f",), "assert f(3) == 3"), isolation, sandbox.Limits(clock=60.0, cpu=30))
+    assert outcome == Outcome("ended early")
+
+
 def test_arguments_are_given_only_after_the_reply_before_them() -> None:
     """A program can find the arguments of the present call in its process, and none of the later ones."""
     code = (

@@ -15,6 +15,9 @@ from typing import Any
 
 from isheep.sandbox.values import Opaque, decode, encode, name_of, to_line
 
+# Bytes of one line that another process writes.
+MAX_LINE = 2**26
+
 
 class Lines:
     """Lines that are read from a descriptor as they arrive."""
@@ -23,7 +26,8 @@ class Lines:
         self.descriptor, self.parts = descriptor, list[bytes]()
 
     def read(self) -> bytes | None:
-        """Return the next line without its end; None at the end."""
+        """Return the next line without its end; None at the end. Raises ValueError if a line is too long."""
+        size = 0
         while True:
             if self.parts:
                 line, end, after = self.parts[-1].partition(b"\n")
@@ -35,6 +39,9 @@ class Lines:
             if not chunk:
                 return None
             self.parts.append(chunk)
+            size += len(chunk)
+            if size > MAX_LINE:
+                raise ValueError("a line is too long")
 
 
 def write_all(descriptor: int, data: bytes) -> None:

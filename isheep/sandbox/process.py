@@ -95,13 +95,14 @@ def read_message(line: bytes) -> dict[str, Any]:
 class Process:
     """A started process: child.py with a job, in a temporary folder of its own.
 
-    `stopped` is why it had to be stopped: "time", "disk", or "ended early" for a line that is too long.
+    `stopped` is why it had to be stopped: "time", "disk", or "ended early" for a line that is too long, or for any
+    output of a process that has none. `is_silent` says that it closed its output.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], folder: Path, limits: Limits) -> None:
         self.process, self.folder, self.limits = process, folder, limits
         self.end_time = time.monotonic() + limits.clock
-        self.is_isolated, self.stopped, self.opening = False, "", b""
+        self.is_isolated, self.is_silent, self.stopped, self.opening = False, False, "", b""
         self.usage = psutil.Process(process.pid)
         # CPU seconds of the process: when they were last read, when the present call began, and those that it may take.
         self.cpu_seconds, self.cpu_start, self.cpu_allowed = 0.0, 0.0, math.inf
@@ -150,7 +151,7 @@ class Process:
 
     def lines(self, beside: "Process | None" = None) -> Iterator[bytes]:
         """Yield the lines that the process writes, without what child.py writes before them, until it ends or must be
-        stopped. Another process `beside` it may stop it too, by what it does to its folder."""
+        stopped. Another process `beside` it may stop it too, by what it does to its folder, or by any output."""
         pending: list[bytes] = []
         size = 0
         for chunk in self._chunks(beside):
@@ -166,7 +167,12 @@ class Process:
 
     def _chunks(self, beside: "Process | None") -> Iterator[bytes]:
         while not self._must_stop(beside):
-            if not select.select([self.descriptor], [], [], CHECK_INTERVAL)[0]:
+            watched = [self.descriptor, *([beside.descriptor] if beside and not beside.is_silent else [])]
+            ready = select.select(watched, [], [], CHECK_INTERVAL)[0]
+            if beside and beside.descriptor in ready and beside.wrote_something():
+                self.stopped = EARLY
+                return
+            if self.descriptor not in ready:
                 continue
             chunk = os.read(self.descriptor, 2**16)
             if not chunk:
@@ -175,6 +181,13 @@ class Process:
                 yield chunk
             elif after := self._isolated(chunk):
                 yield after
+
+    def wrote_something(self) -> bool:
+        """Return whether a process whose output is not read wrote more than child.py does, after which it would wait
+        for a reader as long as the clock allows."""
+        chunk = os.read(self.descriptor, 2**16)
+        self.is_silent = not chunk
+        return bool(chunk if self.is_isolated else self._isolated(chunk))
 
     def _must_stop(self, beside: "Process | None") -> bool:
         """Return whether the process is, or has to be, stopped, for a reason that is then `stopped`."""
