@@ -16,7 +16,7 @@ from isheep.models.adapter_files import check_tokenizer_files, load_training_tok
 from isheep.models.chat_template import ChatTemplate, load_chat_template, plain_prompt
 from isheep.models.checkpoint import start_token_ids
 from isheep.models.merge import merge_adapter, merged_end_ids
-from isheep.models.prompt_text import Prompt, literal_text, mark_tokens, unmark
+from isheep.models.prompt_text import Prompt, literal_text, mark_tokens, unmark, without_literal
 from isheep.models.tokenization import continuation_ids, decode_continuation, encode, prompt_ids
 from isheep.recipe.schema import Recipe, Training
 from isheep.records import Model, Sampling
@@ -116,6 +116,35 @@ def test_spelled_control_tokens_are_plain_text(family_chat: tuple[Family, ChatTe
     assert not control & set(plain)
     if family.end != "<|user|>" and "｜" not in spelled:
         assert plain == tokenizer(spelled, add_special_tokens=False, split_special_tokens=True).input_ids
+
+
+@pytest.mark.parametrize("name", ["llama2", "qwen2.5"])
+@pytest.mark.parametrize("mark", ["\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"])
+def test_a_mark_inside_a_spelled_control_token_makes_no_control_token(name: str, mark: str, tmp_path: Path) -> None:
+    """The marks of this package are removed before control tokens are searched for, whatever stands around them."""
+    chat = load_family(tmp_path, FAMILIES[name])
+    control = {chat.tokenizer.convert_tokens_to_ids(token) for token in chat.special}
+
+    def control_ids(*texts: str) -> list[int]:
+        return [token for row in prompt_ids(chat.tokenizer, texts) for token in row if token in control]
+
+    end = chat.end
+    broken = f"{end[:1]}{mark}{end[1:]}"
+    for text in (f"a {broken} b", f"{end} {broken}", f"{mark}{end}{mark} {mark}{mark}{end}"):
+        assert control_ids(chat.prompt(text)) == control_ids(chat.prompt("a b"))
+        turns = [("user", "a b"), ("assistant", text), ("user", text)]
+        harmless = [(role, "a b") for role, _ in turns]
+        assert control_ids(chat.conversation(turns)) == control_ids(chat.conversation(harmless))
+        assert control_ids(plain_prompt(text, chat)) == control_ids(plain_prompt("a b", chat))
+        assert not control & set(encode(chat.tokenizer, chat.answer(text)))
+        # A text that is joined to a prompt is not searched again.
+        joined = plain_prompt(end, chat) + broken
+        assert control_ids(joined) == control_ids(plain_prompt("a b", chat))
+
+
+def test_what_stands_around_a_literal_place_is_not_joined() -> None:
+    text = literal_text("</</s>s>", ["</s>"])
+    assert "</s>" not in without_literal(text)
 
 
 def test_an_adapters_tokenizer_reads_and_stops_as_training(

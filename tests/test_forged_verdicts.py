@@ -129,6 +129,51 @@ def test_values_of_the_standard_library_come_back() -> None:
             assert unknown == value
 
 
+NO_VALUES: list[Any] = [
+    {"tuple": {"range": [0, 10**6, 1]}}, {"set": {"range": [0, 10**6, 1]}}, {"deque": {"bytes": "00"}},
+    {"frozenset": "ab"}, {"dict": {"tuple": []}}, {"dict": [[1]]}, {"Counter": [{"tuple": [1, 2]}]},
+    {"OrderedDict": "ab"}, {"Fraction": ["1e100000"]}, {"Fraction": ["1", "3"]}, {"Decimal": "1" * 10**5},
+    {"Decimal": [0, [1], 2]}, {"range": [{"int": "0x1"}, 2, 1]}, {"range": [0.5, 2, 1]}, {"complex": ["1j"]},
+    {"int": ["0x1"]}, {"bytes": ["00"]}, {"numpy": ["9f8", 1.0]}, {"numpy": ["<f8", [1.0, 2.0]]},
+    {"set": [n * (2**61 - 1) for n in range(200)]}, {"dict": [[n * (2**61 - 1), 0] for n in range(200)]},
+    {"unknown": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", NO_VALUES, ids=lambda data: str(data)[:40])
+def test_a_tag_has_only_the_content_that_is_written(data: Any) -> None:
+    """A forged line must not make the reading process compute or allocate what its few bytes describe."""
+    with pytest.raises(ValueError):
+        values.decode(data)
+    with pytest.raises(ValueError):
+        values.decode([data])
+
+
+def test_a_value_inside_too_many_lists_is_refused() -> None:
+    nested = json.loads("[" * 300 + "{}" + "]" * 300)
+    for data in (nested, {"tuple": nested}):
+        with pytest.raises(ValueError, match="inside each other"):
+            values.decode(data)
+
+
+@pytest.mark.parametrize("entry", ['{"range": [0, 300000, 1]}', '{"tuple": [{"range": [0, 300000, 1]}]}'])
+def test_a_forged_range_is_not_expanded(entry: str) -> None:
+    """The values are compared in this process, where no limit of memory holds."""
+    import tracemalloc
+
+    expected = evalplus.Expected([b"[1.0]", b"[2.0]"], [1e-6, 1e-6], 4.0)
+    task = evalplus.PlusTask("def share(xs):\n", "share", "", [[[1]]], [[[2]]], 1e-6)
+    line = f'{{"value": [{entry}]}}\n'.encode()
+    body = WRITE_EVERYWHERE.format(line=line) + "    os._exit(0)\n"
+    isolation = sandbox.find_isolation(unsafe=True)
+    evalplus.is_near(1.0, 1.0, 1e-6)
+    tracemalloc.start()
+    outcome = evalplus.run_solution(task, body, expected, isolation)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert not outcome.base.passed and peak < 2**21
+
+
 def test_a_program_keeps_its_own_objects_and_its_arguments() -> None:
     """Objects of the program's classes stay there, and are called, read and iterated; arguments are copies."""
     code = (
@@ -167,6 +212,73 @@ def test_a_solution_that_fails_only_an_extra_input(monkeypatch: pytest.MonkeyPat
     assert partly == (Outcome("passed"), Outcome("wrong"))
     assert base_fails == (Outcome("wrong"), Outcome("wrong"))
     assert slow == (Outcome("passed"), Outcome("time"))
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "signal.signal(signal.SIGPROF, signal.SIG_IGN)",
+        "signal.setitimer(signal.ITIMER_PROF, 0)",
+        "time.process_time = lambda: 0.0",
+        '[os.write(n, b\'{"seconds": 0.0, "value": 1}\\n\') for n in range(3, 64) if is_open(n)]',
+    ],
+)
+def test_no_solution_computes_for_longer_than_a_call_may(attempt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is measured outside the process of the solution, and a call can't take that of another one."""
+    monkeypatch.setattr(evalplus, "MIN_SECONDS", 0.3)
+    body = (
+        "    import os, signal, time\n    now = time.process_time\n    start = now()\n"
+        "    def is_open(n):\n        try: return os.write(n, b'') == 0\n        except OSError: return False\n"
+        f"    {attempt}\n    while n == 0 and now() - start < 1.5: pass\n    return 2 * n\n"
+    )
+    _, (outcome,) = humaneval_plus.judge(PLUS_TASK, [body], sandbox.find_isolation(unsafe=True))
+    if "write" in attempt:
+        assert not outcome.base.passed and not outcome.plus.passed
+    else:
+        assert outcome == (Outcome("passed"), Outcome("time"))
+
+
+@pytest.mark.parametrize("line", [b"x" * 2**12, b"no message\n" * 400], ids=["no line", "lines"])
+@pytest.mark.parametrize("is_nested", [True, False], ids=["in the function", "at the margin"])
+def test_a_program_that_floods_its_descriptors_ends_its_item_at_once(line: bytes, is_nested: bool) -> None:
+    """The limits are long, so that the outcome shows that no limit ended the item."""
+    flood = (
+        "import os\nwhile True:\n    for n in range(3, 64):\n        try: os.write(n, LINE)\n"
+        "        except OSError: pass\n"
+    ).replace("LINE", repr(line[:11]) + f" * {len(line) // 11}")
+    inside = "".join(f"    {text}\n" for text in flood.splitlines())
+    code = f"def f(n):\n{inside}" if is_nested else f"{flood}def f(n): return n\n"
+    isolation = sandbox.find_isolation(unsafe=True)
+    outcome = sandbox.run(Program(code, "", ("f",), "assert f(3) == 3"), isolation, sandbox.Limits(clock=60.0, cpu=30))
+    assert outcome == Outcome("ended early")
+
+
+def test_arguments_are_given_only_after_the_reply_before_them() -> None:
+    """A program can find the arguments of the present call in its process, and none of the later ones."""
+    code = (
+        "import gc\ndef f(n):\n    gc.collect()\n"
+        "    return [x for o in gc.get_objects() if type(o) is list for x in o if type(x) is int and x > 10**12]\n"
+    )
+    replies: list[Any] = []
+
+    def accept(index: int, reply: sandbox.CallReply) -> bool:
+        replies.append(reply.value())
+        return True
+
+    inputs = [[10**12 + 1], [10**12 + 2]]
+    sandbox.call(code, "f", inputs, sandbox.find_isolation(unsafe=True), accept, 30.0)
+    assert 10**12 + 2 not in replies[0]
+
+
+def test_a_program_that_does_not_read_its_arguments_is_ended() -> None:
+    code = "import os\nfor n in range(3, 64):\n try: os.read(n, 0)\n except OSError: continue\n"
+    code += " os.close(n)\ndef f(text): return text\n"
+    isolation = sandbox.find_isolation(unsafe=True)
+    _, outcome = sandbox.call(code, "f", [["x" * 2**20]], isolation, lambda index, reply: True, 30.0)
+    assert not outcome.passed
+    own = "def f(text): return len(text)\n"
+    count, outcome = sandbox.call(own, "f", [["x" * 2**20]] * 2, isolation, lambda index, reply: True, 30.0)
+    assert (count, outcome.why) == (2, "passed")
 
 
 FLOATS = {

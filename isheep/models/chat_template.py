@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from isheep.errors import UserError, one_line
 from isheep.models.checkpoint import load_tokenizer, num_embeddings
-from isheep.models.prompt_text import literal_text, mark_tokens, token_pattern, unmark
+from isheep.models.prompt_text import literal_text, mark_tokens, unmark
 from isheep.models.template_frame import MARK, QUESTION, Frame, TemplateProblem, Turns, find_frame, render
 from isheep.models.tokenization import prompt_ids
 from isheep.prompts import FOLDER, is_jinja_text
@@ -55,8 +55,7 @@ class ChatTemplate(NamedTuple):
 
     def marked_conversation(self, turns: Turns, open_answer: bool = True) -> str:
         """Return a conversation with marks around the special tokens that its turns spell (prompt_text.unmark)."""
-        if any(token_pattern(self.special).search(content) for _, content in turns):
-            turns = [(role, mark_tokens(content, self.special)) for role, content in turns]
+        turns = [(role, mark_tokens(content, self.special)) for role, content in turns]
         try:
             return render(self.tokenizer, self.template, turns, open_answer, self.parts)
         # A template may raise any exception.

@@ -11,6 +11,12 @@ from functools import lru_cache
 MARK_START, MARK_END = "\ufdd0", "\ufdd1"
 """Stand around a spelled control token while a template is rendered. Unicode reserves them for such internal use."""
 
+NAME_START, NAME_END = "\ufdd2", "\ufdd3"
+"""Enclose the number that replaces the name of an added token in tokenization.LiteralTokenizer."""
+
+WITHOUT_MARKS = str.maketrans("", "", MARK_START + MARK_END + NAME_START + NAME_END)
+"""The translation that removes these four characters from a text."""
+
 Spans = tuple[tuple[int, int], ...]
 """Spans of a text: (start, end) in characters."""
 
@@ -43,23 +49,35 @@ def literal_spans(text: str) -> Spans:
 
 
 def literal_text(text: str, tokens: Collection[str]) -> str:
-    """Return a text whose characters all mean themselves, also where it spells one of the control tokens `tokens`."""
+    """Return a text whose characters all mean themselves, also where it spells one of the control tokens `tokens`.
+
+    The four marks are removed first, so that no later step joins what stands around them to a control token.
+    """
+    text = without_marks(text)
     spans = tuple(match.span() for match in token_pattern(frozenset(tokens)).finditer(text))
     return Prompt(text, spans) if spans else text
 
 
+def without_marks(text: str) -> str:
+    """Return a text without the four characters that this package uses as marks."""
+    return text.translate(WITHOUT_MARKS)
+
+
 def without_literal(text: str) -> str:
-    """Return a text without its literal places, for a reader that would take what they spell as control tokens."""
+    """Return a text without its literal places, for a reader that would take what they spell as control tokens.
+
+    A space stands in their place, so that what is around them is not joined to a control token.
+    """
     pieces, position = [], 0
     for start, end in literal_spans(text):
         pieces.append(str(text)[position:start])
         position = end
-    return "".join([*pieces, str(text)[position:]])
+    return " ".join([*pieces, str(text)[position:]])
 
 
 def mark_tokens(text: str, tokens: Collection[str]) -> str:
     """Return a text with MARK_START and MARK_END around each of the control tokens `tokens` that it spells."""
-    text = text.replace(MARK_START, "").replace(MARK_END, "")
+    text = without_marks(text)
     return token_pattern(frozenset(tokens)).sub(lambda match: f"{MARK_START}{match[0]}{MARK_END}", text)
 
 

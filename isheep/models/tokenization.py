@@ -9,13 +9,13 @@ from functools import lru_cache
 from typing import Any
 
 from isheep.models.checkpoint import start_token_ids
-from isheep.models.prompt_text import literal_spans, token_pattern, without_literal
+from isheep.models.prompt_text import NAME_END, NAME_START, literal_spans, token_pattern, without_literal
+
+WITHOUT_NAMES = str.maketrans(dict.fromkeys((NAME_START, NAME_END), "\ufffd"))
+"""The translation that makes the enclosing characters of names replacement characters."""
 
 ANCHORS = ("\n", "|", "a", "ab")
 """Texts behind which a continuation is encoded; one of them does not merge with it."""
-
-NAME_START, NAME_END = "\ufdd2", "\ufdd3"
-"""Enclose the number that replaces the name of an added token in LiteralTokenizer."""
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
@@ -166,8 +166,10 @@ class LiteralTokenizer:
         """Return the token ids of a Prompt; None if its plain text gives one of the control tokens all the same."""
         pattern, pieces, position = token_pattern(frozenset(self.names)), [], 0
         for start, end in (*literal_spans(text), (len(text), len(text))):
-            piece = str(text)[position:start].replace(NAME_START, "").replace(NAME_END, "")
-            pieces += [pattern.sub(lambda match: self.names[match[0]], piece), str(text)[start:end]]
+            # Each is replaced by another character: without it, what stands around it could be a control token.
+            piece = str(text)[position:start].translate(WITHOUT_NAMES)
+            literal = str(text)[start:end].translate(WITHOUT_NAMES)
+            pieces += [pattern.sub(lambda match: self.names[match[0]], piece), literal]
             position = end
         ids = self.tokenizer.encode("".join(pieces), add_special_tokens=False).ids
         # A renamed token has a new id, so that an old one can only come from plain text.

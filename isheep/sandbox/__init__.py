@@ -65,7 +65,8 @@ class Program(NamedTuple):
 
 
 class CallReply(NamedTuple):
-    """What a program's function returned, as a line of JSON (values.to_line), and the CPU seconds that it took."""
+    """What a program's function returned, as a line of JSON (values.to_line), and the CPU seconds that it took, as they
+    were measured here."""
 
     line: bytes
     seconds: float
@@ -119,31 +120,43 @@ def call(
     """Call a program's function with each of `inputs` (lists of arguments, as JSON has them), in order.
 
     Each reply goes to `accept` with its index, here and not in the program's process, until one is not accepted: the
-    outcome is then "wrong". Returns how many were accepted, and the outcome. A call may take `seconds` of CPU time.
-    Raises UserError if the isolation fails after all.
+    outcome is then "wrong". Returns how many were accepted, and the outcome. A call may take `seconds` of CPU time,
+    which are measured here. Raises UserError if the isolation fails after all.
     """
-    job = {"role": "calls", "program": code, "name": name, "inputs": inputs, "seconds": seconds}
-    with start(job, isolation, limits, _library_paths()) as process:
-        accepted, outcome = 0, None
-        lines = process.lines()
-        while accepted < len(inputs) and outcome is None and (line := next(lines, None)) is not None:
-            if line.startswith(b'{"error"'):
-                outcome = failure(read_message(line))
-            elif accept(accepted, CallReply(line, _seconds(line))):
-                accepted += 1
-            else:
-                outcome = Outcome(WRONG)
-        if outcome is None:
-            outcome = Outcome(PASSED) if accepted == len(inputs) else process.outcome()
+    with ExitStack() as stack:
+        get_request, put_request = _pipe(stack)
+        number = get_request.fileno()
+        job = {"role": "calls", "program": code, "name": name, "requests": number}
+        process = stack.enter_context(start(job, isolation, limits, _library_paths(), (number,)))
+        get_request.close()
+        accepted, outcome = _answer_all(process, put_request, inputs, accept, seconds)
         return accepted, _checked(outcome)
 
 
-def _seconds(line: bytes) -> float:
-    """Return the CPU seconds that a line begins with; 0 if it is none of peer.answer_calls."""
-    try:
-        return float(line[:64].partition(b'"seconds": ')[2].partition(b",")[0])
-    except ValueError:
-        return 0.0
+def _answer_all(
+    process: Process,
+    requests: FileIO,
+    inputs: Sequence[Sequence[Any]],
+    accept: Callable[[int, CallReply], bool],
+    seconds: float,
+) -> tuple[int, Outcome]:
+    """Return how many replies of a started program were accepted, and the outcome."""
+    lines = process.lines()
+    loaded = next(lines, None)
+    if loaded is None or (message := read_message(loaded)).get("loaded") is not True:
+        return 0, process.outcome() if loaded is None else failure(message)
+    for index, arguments in enumerate(inputs):
+        process.allow(seconds)
+        if not process.send(requests, json.dumps(arguments).encode() + b"\n"):
+            return index, process.outcome()
+        line = next(lines, None)
+        if line is None or process.is_over_time():
+            return index, process.outcome()
+        if line.startswith(b'{"error"'):
+            return index, failure(read_message(line))
+        if not accept(index, CallReply(line, process.spent())):
+            return index, Outcome(WRONG)
+    return len(inputs), Outcome(PASSED)
 
 
 def _checked(outcome: Outcome) -> Outcome:

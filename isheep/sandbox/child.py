@@ -236,7 +236,7 @@ def work(peer: ModuleType, job: dict[str, Any], out: int) -> None:
             module, failure = peer.run(job["program"])
             peer.write_all(out, peer.to_line(failure if module is None else {"token": job["token"]}))
         case "calls":
-            peer.answer_calls(job["program"], job["name"], job["inputs"], job["seconds"], out)
+            peer.answer_calls(job["program"], job["name"], job["requests"], out)
         case "serve":
             peer.serve(job["requests"], job["replies"])
         case "test":

@@ -8,14 +8,15 @@ written.
 import builtins
 import json
 import os
-import signal
 import sys
-import time
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 from isheep.sandbox.values import Opaque, decode, encode, name_of, to_line
+
+# Bytes of one line that another process writes.
+MAX_LINE = 2**26
 
 
 class Lines:
@@ -25,7 +26,8 @@ class Lines:
         self.descriptor, self.parts = descriptor, list[bytes]()
 
     def read(self) -> bytes | None:
-        """Return the next line without its end; None at the end."""
+        """Return the next line without its end; None at the end. Raises ValueError if a line is too long."""
+        size = 0
         while True:
             if self.parts:
                 line, end, after = self.parts[-1].partition(b"\n")
@@ -37,6 +39,9 @@ class Lines:
             if not chunk:
                 return None
             self.parts.append(chunk)
+            size += len(chunk)
+            if size > MAX_LINE:
+                raise ValueError("a line is too long")
 
 
 def write_all(descriptor: int, data: bytes) -> None:
@@ -70,31 +75,26 @@ def error_message(error: BaseException) -> dict[str, Any]:
     return {"error": [name_of(type(error)), text]}
 
 
-def answer_calls(program: str, name: str, inputs: list[list[Any]], seconds: float, out: int) -> None:
-    """Call the program's function `name` with each list of arguments, and write each value with the CPU seconds that
-    it took.
+def answer_calls(program: str, name: str, requests: int, out: int) -> None:
+    """Call the program's function `name` with each list of arguments that arrives, and write each value.
 
-    A call that computes for more than `seconds` ends the process by SIGPROF. The first exception ends the calls.
+    A first line says that the program is loaded. The parent measures how long the calls compute, and gives the next
+    arguments only after the reply, so that no call's work can be done in another one's time. The first exception ends
+    the calls.
     """
-    write, to_text, clock, timer = write_all, to_line, time.process_time, signal.setitimer
-    kind, stop = signal.ITIMER_PROF, BaseException
+    write, to_text, stop, read_json, lines = write_all, to_line, BaseException, json.loads, Lines(requests)
     module, failure = run(program)
     if module is None:
         return write(out, to_text(failure))
     if name not in module.__dict__:
         return write(out, to_text(error_message(NameError(f"name {name!r} is not defined"))))
     function = module.__dict__[name]
-    for arguments in inputs:
-        start = clock()
-        timer(kind, seconds)
+    write(out, to_text({"loaded": True}))
+    while (request := lines.read()) is not None:
         try:
-            value = function(*arguments)
-            spent = clock() - start
-            line = to_text({"seconds": spent}, value)
+            line = to_text({}, function(*read_json(request)))
         except stop as error:
             return write(out, to_text(error_message(error)))
-        finally:
-            timer(kind, 0)
         write(out, line)
 
 

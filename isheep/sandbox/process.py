@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -10,8 +11,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import psutil
 
 from isheep.sandbox import child
 from isheep.sandbox.surroundings import environment, exceeds_limits, temporary_folder
@@ -27,6 +31,8 @@ CHECK_INTERVAL = 0.05
 GRACE = 2.0
 # Bytes of one line that a process writes.
 MAX_LINE = 2**26
+# Bytes of a message without a value. An exception's text has at most 1000 characters (peer.error_message).
+MAX_MESSAGE = 2**16
 
 
 class Limits(NamedTuple):
@@ -76,7 +82,9 @@ def failure(message: Mapping[str, Any]) -> Outcome:
 
 
 def read_message(line: bytes) -> dict[str, Any]:
-    """Return a line that a process wrote as a message; {} if it is none."""
+    """Return a line that a process wrote as a message; {} if it is none, or too long for one."""
+    if len(line) > MAX_MESSAGE:
+        return {}
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
@@ -87,22 +95,63 @@ def read_message(line: bytes) -> dict[str, Any]:
 class Process:
     """A started process: child.py with a job, in a temporary folder of its own.
 
-    `stopped` is why it had to be stopped: "time", "disk", or "ended early" for a line that is too long.
+    `stopped` is why it had to be stopped: "time", "disk", or "ended early" for a line that is too long, or for any
+    output of a process that has none. `is_silent` says that it closed its output.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], folder: Path, limits: Limits) -> None:
         self.process, self.folder, self.limits = process, folder, limits
         self.end_time = time.monotonic() + limits.clock
-        self.is_isolated, self.stopped, self.opening = False, "", b""
+        self.is_isolated, self.is_silent, self.stopped, self.opening = False, False, "", b""
+        self.usage = psutil.Process(process.pid)
+        # CPU seconds of the process: when they were last read, when the present call began, and those that it may take.
+        self.cpu_seconds, self.cpu_start, self.cpu_allowed = 0.0, 0.0, math.inf
 
     @property
     def descriptor(self) -> int:
         assert self.process.stdout
         return self.process.stdout.fileno()
 
+    def allow(self, seconds: float) -> None:
+        """Begin to measure a call that may compute for `seconds`: from the end of the one before it."""
+        self.cpu_start = self._read_cpu_seconds() if math.isinf(self.cpu_allowed) else self.cpu_seconds
+        self.cpu_allowed = seconds
+
+    def spent(self) -> float:
+        """Return the CPU seconds of the present call, which the kernel counts and the program can't change."""
+        return self._read_cpu_seconds() - self.cpu_start
+
+    def is_over_time(self) -> bool:
+        """Return whether the present call computed for longer than it may; the process counts as stopped then."""
+        if self.spent() > self.cpu_allowed:
+            self.stopped = TIME
+        return self.stopped == TIME
+
+    def _read_cpu_seconds(self) -> float:
+        # A process that has ended may have no times any more.
+        with contextlib.suppress(psutil.Error):
+            times = self.usage.cpu_times()
+            self.cpu_seconds = times.user + times.system
+        return self.cpu_seconds
+
+    def send(self, pipe: FileIO, data: bytes) -> bool:
+        """Write to a pipe that the process reads; return whether it took all of it before it ended or was stopped."""
+        os.set_blocking(pipe.fileno(), False)
+        view = memoryview(data)
+        while view:
+            if self._must_stop(None):
+                return False
+            if not select.select([], [pipe], [], CHECK_INTERVAL)[1]:
+                continue
+            try:
+                view = view[os.write(pipe.fileno(), view) :]
+            except BrokenPipeError:
+                return False
+        return True
+
     def lines(self, beside: "Process | None" = None) -> Iterator[bytes]:
         """Yield the lines that the process writes, without what child.py writes before them, until it ends or must be
-        stopped. Another process `beside` it may stop it too, by what it does to its folder."""
+        stopped. Another process `beside` it may stop it too, by what it does to its folder, or by any output."""
         pending: list[bytes] = []
         size = 0
         for chunk in self._chunks(beside):
@@ -117,14 +166,13 @@ class Process:
                 pending, size = [later[-1]], len(later[-1])
 
     def _chunks(self, beside: "Process | None") -> Iterator[bytes]:
-        while True:
-            if time.monotonic() > self.end_time:
-                self.stopped = TIME
-            elif any(process.is_too_big() for process in (self, beside) if process):
-                self.stopped = DISK
-            if self.stopped:
+        while not self._must_stop(beside):
+            watched = [self.descriptor, *([beside.descriptor] if beside and not beside.is_silent else [])]
+            ready = select.select(watched, [], [], CHECK_INTERVAL)[0]
+            if beside and beside.descriptor in ready and beside.wrote_something():
+                self.stopped = EARLY
                 return
-            if not select.select([self.descriptor], [], [], CHECK_INTERVAL)[0]:
+            if self.descriptor not in ready:
                 continue
             chunk = os.read(self.descriptor, 2**16)
             if not chunk:
@@ -133,6 +181,21 @@ class Process:
                 yield chunk
             elif after := self._isolated(chunk):
                 yield after
+
+    def wrote_something(self) -> bool:
+        """Return whether a process whose output is not read wrote more than child.py does, after which it would wait
+        for a reader as long as the clock allows."""
+        chunk = os.read(self.descriptor, 2**16)
+        self.is_silent = not chunk
+        return bool(chunk if self.is_isolated else self._isolated(chunk))
+
+    def _must_stop(self, beside: "Process | None") -> bool:
+        """Return whether the process is, or has to be, stopped, for a reason that is then `stopped`."""
+        if time.monotonic() > self.end_time or self.is_over_time():
+            self.stopped = TIME
+        elif any(process.is_too_big() for process in (self, beside) if process):
+            self.stopped = DISK
+        return bool(self.stopped)
 
     def _isolated(self, chunk: bytes) -> bytes:
         """Return what follows child.READY, with which the output begins as soon as the isolation is complete."""
@@ -160,8 +223,8 @@ class Process:
         if not self.is_isolated:
             text = self.opening.decode(errors="replace").strip()
             return Outcome(NOT_ISOLATED, text or f"child.py ended with {code}")
-        # The kernel ends a process that computes for too long by either of two signals, a call that does by a third.
-        if code in (-signal.SIGXCPU, -signal.SIGKILL, -signal.SIGPROF):
+        # The kernel ends a process that computes for too long by either of two signals.
+        if code in (-signal.SIGXCPU, -signal.SIGKILL):
             return Outcome(TIME)
         return Outcome(f"killed by {signal.Signals(-code).name}" if code < 0 else EARLY)
 

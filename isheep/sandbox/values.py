@@ -16,22 +16,23 @@ from typing import Any
 PLAIN = frozenset({int, float, str, bool, type(None)})
 SEQUENCES: dict[type, str] = {tuple: "tuple", set: "set", frozenset: "frozenset", deque: "deque"}
 MAPPINGS: dict[type, str] = {dict: "dict", OrderedDict: "OrderedDict", Counter: "Counter", defaultdict: "dict"}
-MAKERS: dict[str, Callable[[Any], Any]] = {
+SEQUENCE_MAKERS: dict[str, Callable[[list[Any]], Any]] = {
     "tuple": tuple,
     "set": set,
     "frozenset": frozenset,
     "deque": deque,
+}
+MAPPING_MAKERS: dict[str, Callable[[list[Any]], Any]] = {
     "dict": dict,
     "OrderedDict": OrderedDict,
     "Counter": lambda pairs: Counter(dict(pairs)),
-    "int": lambda digits: int(digits, 16),
-    "complex": lambda parts: complex(*parts),
-    "bytes": bytes.fromhex,
-    "bytearray": bytearray.fromhex,
-    "range": lambda parts: range(*parts),
-    "Decimal": Decimal,
-    "Fraction": lambda parts: Fraction(*parts),
 }
+# Those whose entries, or whose keys, are found by their hash.
+HASHED = frozenset({"set", "frozenset", *MAPPING_MAKERS})
+# Limits of data that are decoded, which an untrusted process may have written: lists and tags inside each other, digits
+# of a Fraction's or Decimal's number (the time of arithmetic grows with their square), and entries with one hash (the
+# time to collect them grows with their square).
+MAX_DEPTH, MAX_DIGITS, MAX_EQUAL_HASHES = 200, 10_000, 100
 
 Keep = Callable[[Any], dict[str, Any]]
 """Says how a value that is not plain is written, as a tag."""
@@ -76,31 +77,97 @@ def _encode_number(value: Any) -> dict[str, Any] | None:
     return {"numpy": [value.dtype.str, value.item()]}
 
 
-def decode(data: Any, remote: Callable[[int], Any] | None = None) -> Any:
+def decode(data: Any, remote: Callable[[int], Any] | None = None, depth: int = 0) -> Any:
     """Decode what `encode` wrote. `remote` makes the stand-in of a value that stays in its process.
+
+    The data may come from an untrusted process: a value never takes much more memory than its text, and a tag has only
+    the content that `encode` gives it. `depth` counts the lists and tags around the data.
 
     Raises ValueError, TypeError, LookupError, ArithmeticError, RecursionError or MemoryError if the data are not valid.
     """
+    if depth > MAX_DEPTH:
+        raise ValueError("too many lists inside each other")
     if type(data) is list:
-        return data if PLAIN.issuperset(map(type, data)) else [decode(entry, remote) for entry in data]
+        return data if PLAIN.issuperset(map(type, data)) else [decode(entry, remote, depth + 1) for entry in data]
     if type(data) is not dict:
         return data
     ((tag, content),) = data.items()
-    if tag == "remote" and remote:
-        return remote(content)
     if tag == "opaque":
         return Opaque()
-    if tag == "numpy":
-        return _decode_number(*content)
-    return MAKERS[tag](decode(content, remote))
+    if tag == "remote" and remote:
+        (index,) = _checked_parts([content], int)
+        return remote(index)
+    if tag in SEQUENCE_MAKERS:
+        entries = [decode(entry, remote, depth + 1) for entry in _checked_list(content)]
+        return SEQUENCE_MAKERS[tag](_checked_hashes(entries) if tag in HASHED else entries)
+    if tag in MAPPING_MAKERS:
+        pairs = [decode(_checked_list(pair, 2), remote, depth + 1) for pair in _checked_list(content)]
+        _checked_hashes([key for key, _ in pairs])
+        return MAPPING_MAKERS[tag](pairs)
+    return _decode_scalar(tag, content)
 
 
-def _decode_number(dtype: str, value: Any) -> Any:
-    if dtype[1:] not in ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"):
-        raise ValueError(dtype)
+def _decode_scalar(tag: str, content: Any) -> Any:
+    """Return a value whose content is a text, or a list of numbers."""
+    match tag:
+        case "int":
+            # The time for hexadecimal digits grows with their number only.
+            return int(_checked_text(content), 16)
+        case "bytes":
+            return bytes.fromhex(_checked_text(content))
+        case "bytearray":
+            return bytearray.fromhex(_checked_text(content))
+        case "complex":
+            return complex(*_checked_parts(_checked_list(content, 2), int, float))
+        case "range":
+            return range(*_checked_parts(_checked_list(content, 3), int))
+        case "Decimal":
+            return Decimal(_checked_text(content, MAX_DIGITS))
+        case "Fraction":
+            # Python reads no decimal integers of more than 4300 digits, so that these are short.
+            return Fraction(*_checked_parts(_checked_list(content, 2), int))
+        case "numpy":
+            return _decode_number(*_checked_list(content, 2))
+    raise ValueError(f"no tag: {tag[:40]}")
+
+
+def _checked_list(content: Any, length: int | None = None) -> list[Any]:
+    """Return the content of a tag. Raises ValueError if it is no list, or one of another length."""
+    if type(content) is not list or length not in (None, len(content)):
+        raise ValueError("the content of a tag is no list of the right length")
+    return content
+
+
+def _checked_text(content: Any, max_length: int | None = None) -> str:
+    """Return the content of a tag. Raises ValueError if it is no text, or one that is too long."""
+    if type(content) is not str or (max_length is not None and len(content) > max_length):
+        raise ValueError("the content of a tag is no text, or too long")
+    return content
+
+
+def _checked_parts(parts: list[Any], *kinds: type) -> list[Any]:
+    """Return numbers. Raises ValueError if the type of a number is none of `kinds`."""
+    if not set(kinds).issuperset(map(type, parts)):
+        raise ValueError("the content of a tag is not of the right type")
+    return parts
+
+
+def _checked_hashes(entries: list[Any]) -> list[Any]:
+    """Return the entries of a set, or keys. Raises ValueError if too many have the same hash."""
+    if entries and max(Counter(map(hash, entries)).values()) > MAX_EQUAL_HASHES:
+        raise ValueError("too many entries have the same hash")
+    return entries
+
+
+def _decode_number(dtype: Any, value: Any) -> Any:
+    codes = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+    name = _checked_text(dtype)
+    if name[:1] not in ("<", ">", "=", "|") or name[1:] not in codes:
+        raise ValueError("no type of numpy's numbers")
+    (number,) = _checked_parts([value], bool, int, float)
     import numpy
 
-    return numpy.dtype(dtype).type(value)
+    return numpy.dtype(name).type(number)
 
 
 class Opaque:

@@ -6,6 +6,7 @@ list or tuple of floats; a zero of HumanEval/32 is right if the polynomial is ne
 """
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,9 @@ DEFAULT_ATOL, RTOL = 1e-6, 1e-7
 ANY_ZERO = "find_zero"
 # CPU seconds of one call: at least these, or this many times the canonical solution's slowest call.
 MIN_SECONDS, TIME_FACTOR = 4.0, 4.0
+# The size of a reply: at most these bytes, and this many times those of the expected value. As Python objects a text
+# takes about twenty times its memory, here and not in the limited process.
+MAX_BYTES, SIZE_FACTOR = 2**20, 32
 # What the values of a program may raise when they are read or compared.
 NO_VALUE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError)
 
@@ -95,6 +99,8 @@ def run_solution(task: PlusTask, solution: str, expected: Expected, isolation: s
         # Equal texts are equal values, but for NaN, which equals nothing.
         if reply.text == text and b"NaN" not in text and task.name != ANY_ZERO:
             return True
+        if len(reply.line) > MAX_BYTES + SIZE_FACTOR * len(text):
+            return False
         try:
             return agrees(task, index, reply.value(), text, tolerance)
         except NO_VALUE:
@@ -119,14 +125,27 @@ def agrees(task: PlusTask, index: int, value: Any, expected_text: bytes, toleran
 
 
 def is_near(value: Any, expected: Any, tolerance: float) -> bool:
-    """Return whether values of the same type, and of the same length, agree within the tolerance; never if it is 0."""
+    """Return whether values of the same type, and of the same length, agree within the tolerance; never if it is 0.
+
+    A value that holds a range is never near: as an array, a short text would take any amount of memory.
+    """
     import numpy as np
 
-    if tolerance == 0 or type(value) is not type(expected):
+    if tolerance == 0 or type(value) is not type(expected) or holds_range(value):
         return False
     if isinstance(expected, list | tuple) and len(value) != len(expected):
         return False
+    # Arrays of different shapes could be repeated to a much larger one.
+    if np.shape(value) != np.shape(expected):
+        return False
     return bool(np.allclose(value, expected, rtol=RTOL, atol=tolerance))
+
+
+def holds_range(value: Any) -> bool:
+    """Return whether a value is a range, or a sequence with a range in it."""
+    if isinstance(value, list | tuple | deque):
+        return any(map(holds_range, value))
+    return isinstance(value, range)
 
 
 def is_floats(value: Any) -> bool:
