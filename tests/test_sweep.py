@@ -508,9 +508,9 @@ def test_a_benchmark_gets_its_settings_and_its_folder(
 
     def run(context: EvalContext) -> Result:
         contexts.append(context)
-        return Result(scores={})
+        return Result(scores={"accuracy": Score(items=[True])})
 
-    own = Benchmark("own", run, prompts=lambda settings: [], score_inputs=lambda settings: [])
+    own = Benchmark("own", run, prompts=lambda settings: ["What is 2 + 2?"], score_inputs=lambda settings: [])
     add_benchmark(monkeypatch, own)
     lab.run_recipe(recipe(iterations=1, evaluation=[{"name": "own", "data": "my/copy"}], seed=5), tmp_path)
     assert [(exam.data, exam.is_base, exam.seed) for exam in contexts] == [
