@@ -179,6 +179,7 @@ def test_any_text_can_be_read(text: str, cut: bool) -> None:
         ("word " * 151, "more than 150 words"),
         ("Describe the Image in words.", "holds the word 'image'"),
         ("Plan how to go to Rome.", "holds the word 'go to'"),
+        ("Plan how to go  to Rome.", "holds the word 'go  to'"),
         # The rule is about whole words.
         ("Describe the graphics in this imagery.", None),
         ("Mapping and drawing are videogame skills.", None),
@@ -212,6 +213,10 @@ def test_an_instruction_that_breaks_a_rule_is_rejected(instruction: str, why: st
         ("「日本」の首都を教えて", None),
         ("《红楼梦》是谁写的作品", None),
         ("„Haus“ ist ein deutsches Wort?", None),
+        ("״שלום״ הוא מילה של ברכה", None),
+        ("＂中国＂的首都是哪里", None),
+        ("❝Haus❞ ist ein deutsches Wort?", None),
+        ("\u200fמה היא בירת צרפת היום", None),
         ("— nenne mir drei Farben", "starts with punctuation"),
         ("(nenne mir drei bunte Farben)", "starts with punctuation"),
         # The lists of unsuitable words are English.

@@ -29,7 +29,11 @@ def broken_rule(instruction: str, language: Language = "en") -> str | None:
         return "3 words or fewer"
     if num_words > 150:
         return "more than 150 words"
-    return broken_word_rule(instruction, language) or _bad_start(instruction[0], language) or unsafe_text(instruction)
+    return (
+        broken_word_rule(instruction, language)
+        or _bad_start(_first_visible(instruction), language)
+        or unsafe_text(instruction)
+    )
 
 
 def broken_word_rule(instruction: str, language: Language) -> str | None:
@@ -48,10 +52,13 @@ def broken_word_rule(instruction: str, language: Language) -> str | None:
 def word_rules() -> dict[str, tuple[re.Pattern[str], tuple[str, ...]]]:
     """Return for each language that has word rules the pattern of its unsuitable words, and its openings."""
     data = yaml.safe_load(WORD_RULES.read_text(encoding="utf-8"))
-    return {
-        language: (re.compile(rf"(?i)\b(?:{'|'.join(map(re.escape, rules['words']))})\b"), tuple(rules["openings"]))
-        for language, rules in data.items()
-    }
+    return {language: (_any_of(rules["words"]), tuple(rules["openings"])) for language, rules in data.items()}
+
+
+def _any_of(words: list[str]) -> re.Pattern[str]:
+    """Return the pattern of any of some words, in any case and with any white space within them."""
+    patterns = (r"\s+".join(map(re.escape, word.split())) for word in words)
+    return re.compile(rf"(?i)\b(?:{'|'.join(patterns)})\b")
 
 
 def unsafe_text(text: str) -> str | None:
@@ -60,13 +67,28 @@ def unsafe_text(text: str) -> str | None:
     return f"holds {match[0].strip()!r}" if match else None
 
 
+def _first_visible(text: str) -> str:
+    """Return the first character of a text that is not a format sign, such as a mark of the writing direction."""
+    return next((character for character in text if unicodedata.category(character) != "Cf"), text[0])
+
+
 def _bad_start(character: str, language: Language) -> str | None:
     if language == "en":
         if not character.isascii():
             return "starts with a non-ASCII character"
         is_allowed = character not in string.punctuation
     else:
-        # Opening brackets (Ps) and quotation marks (Pi, and Pf where they open) of other scripts begin a sentence.
-        is_quote = not character.isascii() and unicodedata.category(character) in ("Ps", "Pi", "Pf")
-        is_allowed = character.isalnum() or character in "¿¡" or is_quote
+        is_allowed = character.isalnum() or character in "¿¡" or _is_opening(character)
     return None if is_allowed else "starts with punctuation"
+
+
+def _is_opening(character: str) -> bool:
+    """Return whether a character is an opening bracket or a quotation mark of a script, but not an ASCII one.
+
+    Brackets have the category Ps. Quotation marks have Pi, Pf where they open, or say so in their names, as in Hebrew.
+    """
+    if character.isascii():
+        return False
+    words = unicodedata.name(character, "").split()
+    is_quotation_mark = not {"QUOTATION", "GERESH", "GERSHAYIM"}.isdisjoint(words)
+    return is_quotation_mark or unicodedata.category(character) in ("Ps", "Pi", "Pf")
