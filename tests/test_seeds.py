@@ -152,6 +152,7 @@ GOOD = json.dumps(ALPACA)
         (json.dumps({"mine": {"hf_hub_url": "a/b"}}), ["an index of datasets", "as a local file"]),
         (json.dumps({"items": ["a"]}), ["one JSON object with the keys 'items'", "or one per line"]),
         ("{}", ["one empty JSON object"]),
+        ('{"instruction": "a", "instruction": "b"}', ['line 1: the key "instruction" is repeated']),
         (json.dumps({**ALPACA, "messages": []}), ["messages and instruction, which may differ"]),
         ('{"messages": [{"role": "user", "content": ["a"]}]}', ["instruction must be text", '["a"]']),
         ('{"instruction": "a", "instances": []}', ["line 1", "instances", "[]"]),
@@ -226,11 +227,12 @@ def test_one_task_over_several_lines_is_read(tmp_path: Path) -> None:
 
 
 def test_repeated_seed_tasks_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_instructions(tmp_path, *["Name a colour of the sky.", "Add 3 and 4."] * 6)
+    twins = ["Name a colour of the sky.", "Add 3 and 4.", "Écris trois mots.", "E\u0301cris  trois mots."]
+    path = write_instructions(tmp_path, *twins[:2] * 4, *twins)
     recipe = load_recipe("lamb", {"seed_tasks": str(path)})
     # The base model comes first: nothing has been generated, and the seed tasks have been read.
     next(iter(align(recipe, tmp_path / "run", engine=lambda prompts: [""] * len(prompts))))
-    assert "12 entries are 2 different tasks; the others repeat them" in capsys.readouterr().err
+    assert "12 entries are 3 different tasks; the others repeat them" in capsys.readouterr().err
 
 
 def test_seed_tasks_in_a_script_that_the_language_does_not_compare_are_refused(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,7 +81,7 @@ def _check_script(path: Path, seeds: Sequence[SeedTask], language: Language) -> 
 def _count_notices(seeds: Sequence[SeedTask], entries: Sequence[Any]) -> list[str]:
     """Return notices about repeated tasks and about what is not used of conversations."""
     notices = []
-    num_different = len({(" ".join(seed.instruction.split()), " ".join(seed.input.split())) for seed in seeds})
+    num_different = len({(_normalize(seed.instruction), _normalize(seed.input)) for seed in seeds})
     if num_different < len(seeds):
         notices.append(f"{len(seeds)} entries are {num_different} different tasks; the others repeat them")
     exchanges = [first_exchange(entry, "") for entry in entries if is_conversation(entry)]
@@ -93,6 +95,11 @@ def _count_notices(seeds: Sequence[SeedTask], entries: Sequence[Any]) -> list[st
 def of_kind(seeds: Sequence[SeedTask], classification: bool) -> list[SeedTask]:
     """Return the tasks with an answer that are classification, or those that are not. Unknown ones are in neither."""
     return [seed for seed in seeds if seed.is_classification is classification and seed.output]
+
+
+def _normalize(text: str) -> str:
+    """Return a text in which spellings of the same characters and different white space are equal."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _read_text(path: Path) -> str:
@@ -160,13 +167,23 @@ def _is_task_row(value: Any) -> bool:
 
 def _parse_json(text: str, location: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=partial(_unique_keys, location))
     except json.JSONDecodeError as error:
         line = f" (line {error.lineno})" if error.lineno > 1 else ""
         raise UserError(f"seed tasks {location}: not JSON{line}: {error.msg}") from None
     except (ValueError, RecursionError) as error:
         # A number of thousands of digits, or brackets nested too deeply.
         raise UserError(f"seed tasks {location}: not JSON that can be read: {one_line(error)}") from None
+
+
+def _unique_keys(location: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object as a dict. Raises UserError if a key is repeated: one of its values would be lost."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise UserError(f"seed tasks {location}: the key {_shorten(repeated)} is repeated; keep one of its values")
+    return values
 
 
 def _seed_task(entry: Any, index: int, location: str) -> SeedTask:
