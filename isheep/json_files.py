@@ -167,10 +167,10 @@ def _is_json(line: str) -> bool:
 
 
 def _decoder() -> json.JSONDecoder:
-    return json.JSONDecoder(object_pairs_hook=_unique_keys)
+    return json.JSONDecoder(object_pairs_hook=unique_keys)
 
 
-def _unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object. Raises ValueError if a key occurs twice: which value counts would be a guess."""
     content = dict(pairs)
     if len(content) < len(pairs):

@@ -152,7 +152,7 @@ GOOD = json.dumps(ALPACA)
         (json.dumps({"mine": {"hf_hub_url": "a/b"}}), ["an index of datasets", "as a local file"]),
         (json.dumps({"items": ["a"]}), ["one JSON object with the keys 'items'", "or one per line"]),
         ("{}", ["one empty JSON object"]),
-        ('{"instruction": "a", "instruction": "b"}', ['line 1: the key "instruction" is repeated']),
+        ('{"instruction": "a", "instruction": "b"}', ["line 1: not JSON that can be read", "occurs twice"]),
         (json.dumps({**ALPACA, "messages": []}), ["messages and instruction, which may differ"]),
         ('{"messages": [{"role": "user", "content": ["a"]}]}', ["instruction must be text", '["a"]']),
         ('{"instruction": "a", "instances": []}', ["line 1", "instances", "[]"]),

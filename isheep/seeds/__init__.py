@@ -5,7 +5,6 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -167,23 +166,13 @@ def _is_task_row(value: Any) -> bool:
 
 def _parse_json(text: str, location: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=partial(_unique_keys, location))
+        return json.loads(text, object_pairs_hook=json_files.unique_keys)
     except json.JSONDecodeError as error:
         line = f" (line {error.lineno})" if error.lineno > 1 else ""
         raise UserError(f"seed tasks {location}: not JSON{line}: {error.msg}") from None
     except (ValueError, RecursionError) as error:
-        # A number of thousands of digits, or brackets nested too deeply.
+        # A repeated key, a number of thousands of digits, or brackets nested too deeply.
         raise UserError(f"seed tasks {location}: not JSON that can be read: {one_line(error)}") from None
-
-
-def _unique_keys(location: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object as a dict. Raises UserError if a key is repeated: one of its values would be lost."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
-        raise UserError(f"seed tasks {location}: the key {_shorten(repeated)} is repeated; keep one of its values")
-    return values
 
 
 def _seed_task(entry: Any, index: int, location: str) -> SeedTask:
