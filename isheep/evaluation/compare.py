@@ -177,13 +177,17 @@ def _common_seeds(a: Side, b: Side) -> list[int | None]:
 # --- the scores
 
 
-def _compare_scores(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[ScoreComparison]:
-    """Yield a comparison for every score that all models of both sides have."""
+def _common_results(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[tuple[str, list[Result]]]:
+    """Yield the benchmarks that all models of both sides have, each with their results: those of `a`, then of `b`."""
     models = [side.by_seed[seed] for side in (a, b) for seed in seeds]
     for benchmark in models[0]:
-        if not all(benchmark in results for results in models):
-            continue
-        results = [model[benchmark] for model in models]
+        if all(benchmark in results for results in models):
+            yield benchmark, [model[benchmark] for model in models]
+
+
+def _compare_scores(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[ScoreComparison]:
+    """Yield a comparison for every score that all models of both sides have."""
+    for benchmark, results in _common_results(a, b, seeds):
         if not same_fingerprints(*results):
             reason = "scored by other rules" if same_prompts(*results) else "asked other items"
             raise UserError(f"{benchmark}: the two were {reason}, so that they can't be compared: score both anew")
@@ -194,11 +198,7 @@ def _compare_scores(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[S
 
 def _left_out_scores(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[LeftOutScore]:
     """Yield the scores of the benchmarks that all models have which `_compare_scores` leaves out."""
-    models = [side.by_seed[seed] for side in (a, b) for seed in seeds]
-    for benchmark in models[0]:
-        if not all(benchmark in results for results in models):
-            continue
-        results = [model[benchmark] for model in models]
+    for benchmark, results in _common_results(a, b, seeds):
         for name in dict.fromkeys(name for result in results for name in result.scores):
             numbers = [num_items(result, name) for result in results]
             if len({*numbers}) > 1:
