@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import errno
+import sys
 from collections.abc import Iterable, Iterator
 
 KeyPath = tuple[str | int, ...]
@@ -15,6 +16,8 @@ Conflicts = Iterator[tuple[KeyPath, str]]
 MAX_REASON_LENGTH = 300
 """The number of characters of another library's message that a line of ours quotes."""
 MAX_EXCERPT_LENGTH = 80
+MAX_PATH_LENGTH = 200
+"""The number of characters of the path of a file that a line of ours quotes."""
 
 DISK_FULL = ("No space left", "PytorchStreamWriter failed", "unexpected pos")
 """How safetensors (the first) and torch.save (the others) report a full disk, without an errno."""
@@ -62,8 +65,18 @@ def describe_exception(error: BaseException) -> str:
 
 def excerpt(value: object) -> str:
     """Return the beginning of a value as a line; the name of its type if it can't be shown."""
+    return one_line(_repr_of(value), MAX_EXCERPT_LENGTH)
+
+
+def quote_path(value: object) -> str:
+    """Return a value that should name a file as a line. A long path loses its middle: its end tells it apart."""
+    line = one_line(_repr_of(value), sys.maxsize)
+    return line if len(line) <= MAX_PATH_LENGTH else f"{line[:20]}...{line[23 - MAX_PATH_LENGTH :]}"
+
+
+def _repr_of(value: object) -> str:
     try:
-        return one_line(repr(value), MAX_EXCERPT_LENGTH)
+        return repr(value)
     # The repr of a user's object may raise any exception.
     except Exception:
         return f"<{type(value).__name__}>"

@@ -22,7 +22,7 @@ from isheep.benchmarks.support.data_files import read_rows
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.benchmark_names import benchmark_names
+from isheep.recipe.benchmark_names import packaged_names
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Sampling, TokenLogprobs
 from isheep.rundir.folder import RunFolder
@@ -201,14 +201,14 @@ def observe(tmp_path: Path, qwen2: Path) -> Callable[[str, str, Any], Any]:
 
 
 JUDGED = ("mt_bench", "alpaca_eval", "alpaca_eval_2")
-NAMES = [name for name in benchmark_names() if name not in (*JUDGED, "lamb")]
+NAMES = [name for name in packaged_names() if name not in (*JUDGED, "lamb")]
 # Running the code of many programs takes long, and so does lm-eval.
 STANDARD = [name for name in NAMES if name.startswith("standard/")]
 SLOW = {*STANDARD, "mbpp_sanitized"} - {"standard/piqa", "standard/squad2"}
 
 
 def test_every_benchmark_has_its_fields() -> None:
-    assert set(DATA_FIELDS) == set(benchmark_names()) - {"lamb"}, "lamb has no data"
+    assert set(DATA_FIELDS) == set(packaged_names()) - {"lamb"}, "lamb has no data"
     assert not [name for name, fields in DATA_FIELDS.items() if set(fields.read) & set(fields.unused)]
 
 

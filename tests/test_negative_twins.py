@@ -13,7 +13,7 @@ from isheep.benchmarks.support.data_files import read_rows
 from isheep.engines.function import SeededFunctionEngine
 from isheep.lamb.suite import is_right, suite
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.benchmark_names import benchmark_names
+from isheep.recipe.benchmark_names import packaged_names
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import TokenLogprobs
 from isheep.rundir.folder import RunFolder
@@ -193,7 +193,7 @@ def test_each_benchmark_has_a_twin() -> None:
     covered = {f"{protocol}/{name}" for name in (*OPTION_TASKS, *WRITTEN) for protocol in ("paper", "standard")}
     covered |= {"humaneval", "humaneval_plus", "mbpp", "mbpp_sanitized", "mt_bench", "alpaca_eval", "alpaca_eval_2"}
     # tests/test_ifeval.py misses each instruction by one.
-    assert covered | {"ifeval", "lamb"} == set(benchmark_names())
+    assert covered | {"ifeval", "lamb"} == set(packaged_names())
 
 
 @pytest.mark.parametrize("name", ["nq", "triviaqa", "squad2"])

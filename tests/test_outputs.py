@@ -61,7 +61,9 @@ def test_bash_gets_a_completion_script_and_the_names_of_recipes() -> None:
     command = [sys.executable, "-c", "from isheep.cli import main; main()"]
 
     def output(*words: str, **environment: str) -> str:
-        variables = {**os.environ, **environment}
+        # Else typer looks for the shell that started the tests, which may be one without completion.
+        detection = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+        variables = {**os.environ, **detection, **environment}
         process = subprocess.run([*command, *words], env=variables, capture_output=True, text=True, timeout=60)
         assert process.returncode == 0, process.stderr
         return process.stdout

@@ -290,7 +290,10 @@ def test_wrong_words(word: str, wrong: str, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_prompt_files(content: bytes, wrong: str, tmp_path: Path) -> None:
-    prompt = tmp_path / "rating.yaml"
+    # The end of a path is what tells it apart, so a path may be longer than other values.
+    folder = tmp_path / ("long" * 15)
+    folder.mkdir()
+    prompt = folder / "rating.yaml"
     prompt.write_bytes(content)
     with pytest.raises(UserError) as error:
         api.load_recipe(write(tmp_path, f"model: lamb\nassessment: {{prompt: {prompt}, criteria: [quality]}}\n"), [])

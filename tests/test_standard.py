@@ -20,7 +20,7 @@ from isheep.engines.transformers import open_engine
 from isheep.errors import TooLong, UserError
 from isheep.evaluation.results import read_result
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.benchmark_names import benchmark_names
+from isheep.recipe.benchmark_names import packaged_names
 from isheep.recipe.schema import BenchmarkSettings
 from isheep.records import Model, TokenLogprobs
 from isheep.rundir.folder import RunFolder
@@ -499,7 +499,7 @@ def test_the_originals_are_read() -> None:
 
 
 def test_every_task_names_its_source() -> None:
-    assert {name for name in benchmark_names() if "/" in name} == {
+    assert {name for name in packaged_names() if "/" in name} == {
         f"{protocol}/{name}" for protocol in ("paper", "standard") for name in TASKS
     }
     for name in TASKS:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from isheep.errors import UserError, excerpt
+from isheep.errors import UserError, excerpt, quote_path
 
 MAX_NAME_BYTES = 255
 """The longest name of a file that Linux has."""
@@ -12,12 +12,12 @@ MAX_NAME_BYTES = 255
 def path_argument(value: object, name: str) -> Path:
     """Return a path. Raises UserError if the value is no path that a file could have. `name` is the argument's name."""
     if not isinstance(value, str | os.PathLike):
-        raise UserError(f"{name} {excerpt(value)}: give the path of a folder, as a text or a Path")
+        raise UserError(f"{name} {quote_path(value)}: give the path of a folder, as a text or a Path")
     text = os.fspath(value)
     if not isinstance(text, str) or not text or "\0" in text:
-        raise UserError(f"{name} {excerpt(value)}: give a path of at least one character, without a NUL")
+        raise UserError(f"{name} {quote_path(value)}: give a path of at least one character, without a NUL")
     if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in Path(text).parts):
-        raise UserError(f"{name} {excerpt(value)}: a name in it is longer than {MAX_NAME_BYTES} bytes")
+        raise UserError(f"{name} {quote_path(value)}: a name in it is longer than {MAX_NAME_BYTES} bytes")
     return Path(text)
 
 

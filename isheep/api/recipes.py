@@ -6,7 +6,7 @@ from typing import Any
 
 from isheep import backends, benchmarks, extensions
 from isheep.api.arguments import flag_argument
-from isheep.errors import Conflicts, UserError, excerpt
+from isheep.errors import Conflicts, UserError, quote_path
 from isheep.recipe import loading, sweeps, validation
 from isheep.recipe.schema import Recipe
 
@@ -50,7 +50,7 @@ def load_sweep(
         >>> recipes = isheep.load_sweep("lamb/table2")
     """
     if not isinstance(source, str | Path):
-        raise UserError(f"sweep {excerpt(source)}: give the name of a sweep, or the path of its file")
+        raise UserError(f"sweep {quote_path(source)}: give the name of a sweep, or the path of its file")
     if flag_argument(allow_code, "allow_code"):
         extensions.allow_code()
     return sweeps.load_sweep(loading.find_recipe(str(source)), overrides or (), CHECKS)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from isheep.errors import UserError, excerpt, one_line
+from isheep.errors import UserError, one_line, quote_path
 
 FOLDER = Path(__file__).parent
 
@@ -68,7 +68,7 @@ def read_prompt_file(name: str) -> Any:
     path = find_prompt_file(name)
     if not os.path.isfile(path):
         names = ", ".join(sorted(str(p.relative_to(FOLDER).with_suffix("")) for p in FOLDER.rglob("*.yaml")))
-        raise UserError(f"prompt file {excerpt(name)} not found: give one of {names}, or the path of a .yaml file")
+        raise UserError(f"prompt file {quote_path(name)} not found: give one of {names}, or the path of a .yaml file")
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from isheep import prompts
-from isheep.errors import excerpt
+from isheep.errors import quote_path
 from isheep.filters import Filter
 from isheep.filters.score import ScoreFilter
 from isheep.recipe.benchmark_names import benchmark_label, check_benchmark_name
@@ -34,7 +34,8 @@ CHAT_TEMPLATES = ("qwen", "llama3", "tokenizer")
 def _check_chat_template(value: str) -> str:
     if value not in CHAT_TEMPLATES and not prompts.is_jinja_text(value):
         names = ", ".join(CHAT_TEMPLATES)
-        raise ValueError(f"take one of {names}, a .jinja file, or the Jinja text of a template; found {excerpt(value)}")
+        choices = f"one of {names}, a .jinja file, or the Jinja text of a template"
+        raise ValueError(f"take {choices}; found {quote_path(value)}")
     return value
 
 

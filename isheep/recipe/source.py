@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 from isheep import extensions
-from isheep.errors import KeyPath, UserError, excerpt, one_line, override_place
+from isheep.errors import KeyPath, UserError, excerpt, one_line, override_place, quote_path
 from isheep.recipe.packaged import PACKAGED_SEEDS
 from isheep.recipe.schema import merge_settings
 
@@ -125,7 +125,7 @@ def mapping_source(recipe: Mapping[str, Any] | BaseModel) -> RecipeSource:
     if base_name is None:
         return RecipeSource(data, {(): "recipe"})
     if not isinstance(base_name, str):
-        raise UserError(f"recipe: like {excerpt(base_name)}: give the name of a recipe, or the path of its file")
+        raise UserError(f"recipe: like {quote_path(base_name)}: give the name of a recipe, or the path of its file")
     base = read_source(find_recipe(base_name, location="recipe: like"))
     locations: dict[KeyPath, str] = {(key,): "recipe" for key in data}
     return RecipeSource(merge_settings(base.data, data), {**base.locations, **locations})
@@ -175,7 +175,7 @@ def find_recipe(name: str, folder: Path = Path(), location: str = "") -> Path:
     nearest = difflib.get_close_matches(stem, recipe_names(), n=1)
     way_out = f"did you mean {nearest[0]}?" if nearest else "give a file, or a name that isheep recipes lists"
     prefix = f"{location}: " if location else ""
-    raise UserError(f"{prefix}recipe {excerpt(name)} not found: {way_out}")
+    raise UserError(f"{prefix}recipe {quote_path(name)} not found: {way_out}")
 
 
 def recipe_title(path: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import yaml
 
 from isheep import extensions, prompts
-from isheep.errors import Conflicts, excerpt
+from isheep.errors import Conflicts, quote_path
 from isheep.filters.base import FilterSettings, RecipeFacts
 from isheep.filters.custom import CustomFilter
 from isheep.prompts import forms
@@ -88,7 +88,8 @@ def _response(recipe: Recipe) -> Conflicts:
     is_name = isinstance(prompt, str) and prompt not in forms.BUILTIN_FORMS
     if is_name and not os.path.isfile(prompts.find_prompt_file(str(prompt))):
         names = ", ".join(forms.BUILTIN_FORMS)
-        why = f"{excerpt(prompt)} is none of {names}, a packaged prompt (such as principles), or a .yaml file of yours"
+        choices = f"{names}, a packaged prompt (such as principles), or a .yaml file of yours"
+        why = f"{quote_path(prompt)} is none of {choices}"
         yield ("response", "prompt"), why
     else:
         # Raises UserError if the prompt has another form.
@@ -127,7 +128,7 @@ def _rating_prompt(criterion: str, template: str, source: prompts.PromptSource) 
 
 
 def _prompt_name(source: prompts.PromptSource) -> str:
-    return f"prompt {excerpt(source)}" if isinstance(source, str) else "the prompt in the recipe"
+    return f"prompt {quote_path(source)}" if isinstance(source, str) else "the prompt in the recipe"
 
 
 def _filters(recipe: Recipe) -> Conflicts:
