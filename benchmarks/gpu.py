@@ -34,7 +34,8 @@ from isheep.plan import cost, devices, shapes
 from isheep.plan.assumptions import Assumptions
 from isheep.plan.devices import Device
 from isheep.plan.work import Stage
-from isheep.recipe.schema import Lora, Machine, Training
+from isheep.recipe.machine import Machine
+from isheep.recipe.schema import Lora, Training
 from isheep.records import Model, Sampling
 from isheep.trainers.fit import fit
 from isheep.trainers.job import Job

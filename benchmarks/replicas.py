@@ -19,7 +19,8 @@ from isheep import backends
 from isheep.batching import chunks, derive_seed, ordered_map
 from isheep.engines import Engine, actors
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.schema import Machine, Recipe
+from isheep.recipe.machine import Machine
+from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling
 from isheep.seeds import load_seed_tasks
 

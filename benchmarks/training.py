@@ -22,7 +22,8 @@ from rich.table import Table
 from benchmarks.common import best_time, make_parser, run_script
 from isheep.batching import chunks
 from isheep.models.checkpoint import load_tokenizer
-from isheep.recipe.schema import Lora, Machine, Training
+from isheep.recipe.machine import Machine
+from isheep.recipe.schema import Lora, Training
 from isheep.records import Model
 from isheep.trainers import rows as training_rows
 from isheep.trainers.fit import fit

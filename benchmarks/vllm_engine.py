@@ -16,7 +16,7 @@ from benchmarks.common import best_time, make_parser, run_script
 from isheep.engines import Engine, transformers, vllm
 from isheep.lamb import SEEDS
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.schema import Machine
+from isheep.recipe.machine import Machine
 from isheep.records import Model, Sampling
 from isheep.seeds import load_seed_tasks
 

@@ -16,7 +16,9 @@ from isheep.extensions import check_callable, import_registered, load_object, na
 from isheep.judges.base import Judge, LocalJudge
 from isheep.judges.endpoint import EndpointJudge
 from isheep.models.chat_template import ChatTemplate, load_chat_template
-from isheep.recipe.schema import BenchmarkSettings, JudgeSettings, Machine, Recipe, Training
+from isheep.recipe.evaluation import BenchmarkSettings, JudgeSettings
+from isheep.recipe.machine import Machine
+from isheep.recipe.schema import Recipe, Training
 from isheep.records import Model
 from isheep.rundir.iterations import BASE_DIR, adapters_by_folder
 from isheep.rundir.run import open_run

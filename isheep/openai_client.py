@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
 from isheep.errors import UserError, one_line
-from isheep.recipe.schema import Calls
+from isheep.recipe.machine import Calls
 from isheep.records import Record
 
 if TYPE_CHECKING:

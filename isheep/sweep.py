@@ -25,8 +25,9 @@ from isheep.filters.custom import PairFunction, as_filter
 from isheep.models.adapter_files import check_tokenizer_files
 from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import check_device
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.recipe.loading import load_saved_recipe
-from isheep.recipe.schema import BenchmarkSettings, Recipe
+from isheep.recipe.schema import Recipe
 from isheep.records import Model
 from isheep.rundir.artifacts import Artifact, artifact_of
 from isheep.rundir.folder import RunFolder

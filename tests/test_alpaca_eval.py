@@ -17,7 +17,7 @@ from isheep.errors import UserError
 from isheep.judges.base import LocalJudge
 from isheep.models.chat_template import load_chat_template
 from isheep.openai_client import ServerReply
-from isheep.recipe.schema import BenchmarkSettings, JudgeSettings
+from isheep.recipe.evaluation import BenchmarkSettings, JudgeSettings
 from tests.helpers.command import isheep, refused
 from tests.helpers.judge_server import Answer, known, said, serving
 from tests.helpers.judged import alpaca_files, exam

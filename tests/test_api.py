@@ -10,7 +10,7 @@ import pytest
 
 import isheep
 from isheep.benchmarks import Result, Score, register_benchmark
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 from tests.helpers.command import isheep as command_line
 from tests.helpers.hashes import hash_files
 

@@ -9,7 +9,8 @@ from isheep.benchmarks import load_benchmark
 from isheep.errors import UserError
 from isheep.evaluation.results import load_result
 from isheep.recipe.benchmark_names import benchmark_names
-from isheep.recipe.schema import BenchmarkSettings, Recipe
+from isheep.recipe.evaluation import BenchmarkSettings
+from isheep.recipe.schema import Recipe
 from isheep.rundir.run import open_run
 from tests.helpers.backends import isolate_benchmarks
 from tests.helpers.command import isheep, refused

@@ -17,7 +17,7 @@ from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.evaluation.results import read_result
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.rundir.folder import RunFolder
 from tests.helpers.benchmark_files import HUMANEVAL_TASK, mbpp_task
 from tests.helpers.command import isheep

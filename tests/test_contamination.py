@@ -13,7 +13,8 @@ from isheep.filters.base import FilterContext
 from isheep.filters.contamination import ContaminationFilter
 from isheep.lamb.pages import content
 from isheep.lamb.suite import suite
-from isheep.recipe.schema import BenchmarkSettings, Recipe
+from isheep.recipe.evaluation import BenchmarkSettings
+from isheep.recipe.schema import Recipe
 from isheep.records import Drop, Pair
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import open_run_for_writing

@@ -23,7 +23,7 @@ from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.benchmark_names import packaged_names
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Sampling, TokenLogprobs
 from isheep.rundir.folder import RunFolder
 from tests.helpers.benchmark_files import BENCHMARK_FILES, DEV, HUMANEVAL_TASK, LABELS, TRAIN, mbpp_task

@@ -11,7 +11,7 @@ import pytest
 
 from isheep.benchmarks.paper import winogrande
 from isheep.errors import UserError
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 from tests.helpers.benchmark_files import write_benchmark
 from tests.helpers.command import isheep, refused
 from tests.helpers.judged import mt_bench_files, write_lines

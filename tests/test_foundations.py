@@ -13,7 +13,8 @@ from isheep import sandbox
 from isheep.backends import DEFAULT_BACKEND
 from isheep.benchmarks import Result, Score
 from isheep.evaluation.evaluate import result_fingerprints
-from isheep.recipe.schema import BenchmarkSettings, Recipe
+from isheep.recipe.evaluation import BenchmarkSettings
+from isheep.recipe.schema import Recipe
 from isheep.records import Pair
 from isheep.rundir.folder import RunFolder
 from tests.helpers.backends import use_backend

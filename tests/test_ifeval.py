@@ -25,7 +25,8 @@ from isheep.benchmarks.support.ifeval_checks import linear_check  # noqa: E402
 from isheep.engines.transformers import open_engine  # noqa: E402
 from isheep.errors import UserError  # noqa: E402
 from isheep.models.chat_template import load_chat_template  # noqa: E402
-from isheep.recipe.schema import BenchmarkSettings, Recipe  # noqa: E402
+from isheep.recipe.evaluation import BenchmarkSettings
+from isheep.recipe.schema import Recipe  # noqa: E402
 from isheep.records import Model  # noqa: E402
 from isheep.rundir.folder import RunFolder  # noqa: E402
 from tests.helpers.backends import use_backend  # noqa: E402

@@ -26,7 +26,9 @@ from isheep.judges.base import LocalJudge
 from isheep.judges.endpoint import EndpointJudge
 from isheep.models.chat_template import load_chat_template
 from isheep.openai_client import retry_after
-from isheep.recipe.schema import BenchmarkSettings, JudgeSettings, Machine, Recipe
+from isheep.recipe.evaluation import BenchmarkSettings, JudgeSettings
+from isheep.recipe.machine import Machine
+from isheep.recipe.schema import Recipe
 from isheep.records import Model
 from isheep.rundir.atomic import write_json
 from isheep.rundir.folder import RunFolder

@@ -18,7 +18,7 @@ from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.evaluation.statistics import estimate
 from isheep.judges.endpoint import EndpointJudge
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Completion, Sampling
 from tests.helpers.command import isheep, refused
 from tests.helpers.data_files import MT_BENCH

@@ -14,7 +14,7 @@ from isheep.engines.function import SeededFunctionEngine
 from isheep.lamb.suite import is_right, suite
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.benchmark_names import packaged_names
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import TokenLogprobs
 from isheep.rundir.folder import RunFolder
 from tests.helpers.benchmark_files import HUMANEVAL_TASK, mbpp_task, write_benchmark

@@ -25,7 +25,8 @@ from isheep.engines.tokens import exclusive_probabilities
 from isheep.errors import TooLong, UserError
 from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.schema import Recipe, ServerSettings
+from isheep.recipe.machine import ServerSettings
+from isheep.recipe.schema import Recipe
 from isheep.records import Model, Sampling
 from isheep.seeds import load_seed_tasks
 from tests.helpers.backends import add_benchmark

@@ -20,7 +20,8 @@ from isheep.batching import ordered_map
 from isheep.engines import Engine, actors
 from isheep.errors import TooLong, UserError
 from isheep.recipe import loading
-from isheep.recipe.schema import Machine, Recipe
+from isheep.recipe.machine import Machine
+from isheep.recipe.schema import Recipe
 from isheep.records import Model, Sampling
 from tests.helpers.command import isheep, refused
 from tests.helpers.hashes import hash_files

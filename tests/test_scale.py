@@ -21,7 +21,8 @@ from isheep.backends import trainer_module
 from isheep.errors import UserError
 from isheep.models.adapter_files import WEIGHTS
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.schema import Lora, Machine, Recipe, Training
+from isheep.recipe.machine import Machine
+from isheep.recipe.schema import Lora, Recipe, Training
 from isheep.records import Model
 from isheep.trainers import launch, llamafactory, peft
 from isheep.trainers.fit import row_indices

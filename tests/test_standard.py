@@ -21,7 +21,7 @@ from isheep.errors import TooLong, UserError
 from isheep.evaluation.results import read_result
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.benchmark_names import packaged_names
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Model, TokenLogprobs
 from isheep.rundir.folder import RunFolder
 from tests.helpers.benchmark_files import BENCHMARK_FILES, write_benchmark

@@ -99,7 +99,8 @@ def test_a_tie_is_half_a_win() -> None:
 def clustered_run(path: Path) -> Path:
     """A run whose only benchmark has 3000 instructions in 1000 prompts, and generated pairs that touch every prompt."""
     from isheep.benchmarks import load_benchmark
-    from isheep.recipe.schema import BenchmarkSettings, Recipe
+    from isheep.recipe.evaluation import BenchmarkSettings
+    from isheep.recipe.schema import Recipe
     from isheep.records import Drop, Pair
     from isheep.rundir.run import open_run_for_writing
 

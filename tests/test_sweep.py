@@ -24,7 +24,8 @@ from isheep.evaluation.evaluate import has_no_gain
 from isheep.evaluation.sweep_table import sweep_table
 from isheep.recipe import loading
 from isheep.recipe.benchmark_names import benchmark_names
-from isheep.recipe.schema import BenchmarkSettings, Recipe, Stop
+from isheep.recipe.evaluation import BenchmarkSettings, Stop
+from isheep.recipe.schema import Recipe
 from isheep.records import Drop, Model, Sampling, Task
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.jsonl import read_rows

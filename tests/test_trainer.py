@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from isheep.errors import UserError
 from isheep.models.adapter_files import WEIGHTS
 from isheep.models.chat_template import ChatTemplate, load_chat_template
-from isheep.recipe.schema import Lora, Machine, Training
+from isheep.recipe.machine import Machine
+from isheep.recipe.schema import Lora, Training
 from isheep.records import Model
 from isheep.rundir.training_file import TrainingRow
 from isheep.trainers import adapter_dir, peft

@@ -30,7 +30,8 @@ from isheep.engines import openai, openai_engine, server, transformers, vllm, vl
 from isheep.errors import TooLong, UserError  # noqa: E402
 from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT  # noqa: E402
 from isheep.models.chat_template import load_chat_template  # noqa: E402
-from isheep.recipe.schema import Machine, ServerSettings  # noqa: E402
+from isheep.recipe.machine import Machine
+from isheep.recipe.schema import ServerSettings  # noqa: E402
 from isheep.records import (
     Model,  # noqa: E402
     Sampling,  # noqa: E402
@@ -325,7 +326,7 @@ def test_a_process_that_is_killed_is_one_line(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from isheep.engines import Sampling, vllm
-from isheep.recipe.schema import Machine
+from isheep.recipe.machine import Machine
 from isheep.records import Model
 machine = Machine.model_validate({"engine": "vllm", "threads": 1, "vllm": {"cache": 0.25}})
 engine = vllm.open_engine(Model("lamb"), machine, 4, lambda: None)

@@ -13,7 +13,7 @@ from isheep.benchmarks import Benchmark, Result, register_benchmark
 from isheep.errors import UserError, excerpt
 from isheep.evaluation.evaluate_run import evaluate_run
 from isheep.evaluation.results import load_result
-from isheep.recipe.schema import JudgeSettings
+from isheep.recipe.evaluation import JudgeSettings
 from isheep.records import Model, Sampling, Settings
 from isheep.rundir.iterations import model_of_iteration, newest_iteration
 from isheep.rundir.run import open_run

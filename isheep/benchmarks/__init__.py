@@ -19,7 +19,8 @@ from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.fingerprints import fingerprint
 from isheep.benchmarks.support.loading import is_readable, load_benchmark, register_benchmark
 from isheep.benchmarks.support.responses import ResponseContext
-from isheep.recipe.schema import BenchmarkSettings, Recipe, Stop
+from isheep.recipe.evaluation import BenchmarkSettings, Stop
+from isheep.recipe.schema import Recipe
 
 __all__ = [
     "Benchmark",

@@ -22,7 +22,7 @@ from isheep.benchmarks.support.responses import ResponseContext, match_responses
 from isheep.errors import UserError
 from isheep.judges.base import count_outcomes, judge_notes, merge_parameters
 from isheep.openai_client import ServerReply
-from isheep.recipe.schema import BenchmarkSettings, JudgeSettings
+from isheep.recipe.evaluation import BenchmarkSettings, JudgeSettings
 from isheep.records import Sampling
 from isheep.rundir.atomic import write_text
 

@@ -17,7 +17,7 @@ from isheep.benchmarks.support.programs import Problem, body, defines, extract, 
 from isheep.benchmarks.support.responses import ResponseContext
 from isheep.json_files import FilledText, ForeignRow, RowId, Text
 from isheep.prompts import fill_template
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Answer, Sampling
 
 COLUMNS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")

@@ -18,7 +18,7 @@ from isheep.benchmarks.support.fingerprints import check_unchanged, item_fingerp
 from isheep.benchmarks.support.programs import BATCH_SIZE, code_result
 from isheep.benchmarks.support.responses import ResponseContext
 from isheep.errors import UserError
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Answer, Record
 from isheep.sandbox import Outcome
 from isheep.sandbox.process import PASSED

@@ -22,7 +22,7 @@ from isheep.benchmarks.support.ifeval_checks import linear_check
 from isheep.benchmarks.support.responses import ResponseContext, match_responses, read_sample
 from isheep.errors import UserError, one_line, option
 from isheep.json_files import ForeignRow, Text, existing_file, parse_row, read_values
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Sampling
 from isheep.rundir.atomic import write_text
 

@@ -9,7 +9,7 @@ from isheep.errors import UserError
 from isheep.lamb.pages import content
 from isheep.lamb.suite import is_right, is_truly_right, suite, validation
 from isheep.lamb.world import Quest
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Completion, Sampling
 
 # Of an answer.

@@ -23,7 +23,7 @@ from isheep.benchmarks.support.responses import ResponseContext
 from isheep.errors import UserError
 from isheep.json_files import FilledTexts, ForeignRow, OptionalText, RowId, Text
 from isheep.prompts import fill_template
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Answer, Sampling
 
 REQUEST = (

@@ -11,7 +11,7 @@ from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Sc
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.responses import ResponseContext, match_responses
 from isheep.judges.base import count_outcomes, judge_notes, merge_parameters, safe_file_name
-from isheep.recipe.schema import BenchmarkSettings, JudgeSettings
+from isheep.recipe.evaluation import BenchmarkSettings, JudgeSettings
 from isheep.records import Sampling
 
 # FastChat's parameters of a judge's request.

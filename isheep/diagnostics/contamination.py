@@ -19,7 +19,8 @@ from isheep.evaluation.formatting import escape_unprintable
 from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import Estimate, estimate, is_share
 from isheep.filters.contamination import ContaminationFilter
-from isheep.recipe.schema import BenchmarkSettings, Recipe
+from isheep.recipe.evaluation import BenchmarkSettings
+from isheep.recipe.schema import Recipe
 from isheep.records import Drop, Pair
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir

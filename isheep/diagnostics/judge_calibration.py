@@ -26,7 +26,8 @@ from isheep.errors import UserError
 from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import Estimate, estimate, win_rate
 from isheep.models.chat_template import ChatTemplate
-from isheep.recipe.schema import Assessment, BenchmarkSettings, Recipe
+from isheep.recipe.evaluation import BenchmarkSettings
+from isheep.recipe.schema import Assessment, Recipe
 from isheep.records import Answer, AssessedPair, Pair
 from isheep.rundir.atomic import write_text
 from isheep.rundir.folder import RunFolder

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from isheep import __version__
 from isheep.engines import Engine
 from isheep.errors import UserError
-from isheep.recipe.schema import Machine
+from isheep.recipe.machine import Machine
 from isheep.records import Model
 from isheep.rundir.progress import console
 

@@ -9,7 +9,8 @@ from isheep.errors import Conflicts
 from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.models.checkpoint import find_checkpoint
 from isheep.prompts.forms import load_answer_form
-from isheep.recipe.schema import Recipe, ServerSettings
+from isheep.recipe.machine import ServerSettings
+from isheep.recipe.schema import Recipe
 from isheep.records import Model
 
 PACKAGE = None

@@ -15,7 +15,7 @@ from isheep.models.checkpoint import context_length, load_tokenizer, start_text,
 from isheep.models.prompt_text import without_literal
 from isheep.models.tokenization import continuation_ids, decode_continuation, prompt_ids
 from isheep.openai_client import ServerReply, call_concurrently, without_password
-from isheep.recipe.schema import ServerSettings
+from isheep.recipe.machine import ServerSettings
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
 # Every server accepts seeds below this number. llama.cpp replaces 2**32 - 1 by a random one.

@@ -10,8 +10,9 @@ from isheep.engines import Engine
 from isheep.engines.actors import ReplicaPool, check_ray, error_summary, pool_of
 from isheep.errors import Conflicts, UserError
 from isheep.models.checkpoint import find_checkpoint
+from isheep.recipe.machine import Machine
 from isheep.recipe.packaged import PACKAGED_MODELS
-from isheep.recipe.schema import Machine, Recipe
+from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
 # The number of replicas that one call may lose: a batch that ends three processes would end the next one too.

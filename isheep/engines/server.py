@@ -15,7 +15,8 @@ from isheep.openai_client import (
     redact_key,
     without_password,
 )
-from isheep.recipe.schema import Recipe, ServerSettings, score_openings
+from isheep.recipe.machine import ServerSettings
+from isheep.recipe.schema import Recipe, score_openings
 
 if TYPE_CHECKING:
     from httpx2 import Client

@@ -8,7 +8,8 @@ from isheep.engines.vllm_engine import ADAPTER_RANKS, OTHER_ENGINE, VLLMEngine
 from isheep.errors import Conflicts, UserError
 from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.models.checkpoint import check_device, find_checkpoint
-from isheep.recipe.schema import Machine, Recipe
+from isheep.recipe.machine import Machine
+from isheep.recipe.schema import Recipe
 from isheep.records import Model
 
 PACKAGE = "vllm"

@@ -23,7 +23,7 @@ from isheep.models.checkpoint import (
     load_tokenizer,
 )
 from isheep.models.tokenization import continuation_ids, prompt_ids
-from isheep.recipe.schema import Machine
+from isheep.recipe.machine import Machine
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 
 OTHER_ENGINE = "machine.engine: transformers"

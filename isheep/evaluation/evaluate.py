@@ -22,7 +22,8 @@ from isheep.engines import Engine
 from isheep.errors import UserError
 from isheep.evaluation.results import load_result
 from isheep.recipe.benchmark_names import benchmark_label
-from isheep.recipe.schema import BenchmarkSettings, Recipe
+from isheep.recipe.evaluation import BenchmarkSettings
+from isheep.recipe.schema import Recipe
 from isheep.records import Model
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir

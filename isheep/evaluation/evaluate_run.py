@@ -10,7 +10,8 @@ from isheep.errors import UserError, option
 from isheep.evaluation.evaluate import check_benchmarks_ready, evaluate
 from isheep.models.checkpoint import check_device
 from isheep.recipe.benchmark_names import benchmark_names, check_benchmark_name
-from isheep.recipe.schema import BenchmarkSettings, JudgeSettings, Recipe
+from isheep.recipe.evaluation import BenchmarkSettings, JudgeSettings
+from isheep.recipe.schema import Recipe
 from isheep.rundir.atomic import write_json
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import model_of_iteration, newest_iteration

@@ -23,7 +23,7 @@ from isheep.openai_client import (
     redact_key,
     without_password,
 )
-from isheep.recipe.schema import Judging
+from isheep.recipe.machine import Judging
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.progress import progress
 

@@ -16,7 +16,8 @@ from isheep.plan.assumptions import Assumptions, assume
 from isheep.plan.devices import Device
 from isheep.plan.shapes import Shape, shape_of
 from isheep.plan.work import Stage, run_stages, uncounted_benchmarks
-from isheep.recipe.schema import Machine, Recipe
+from isheep.recipe.machine import Machine
+from isheep.recipe.schema import Recipe
 from isheep.records import Record
 
 Memory = Mapping[str, Mapping[str, float]]

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from isheep import extensions
 from isheep.errors import Conflicts, KeyPath, UserError, excerpt, one_line, option, override_place
+from isheep.recipe.evaluation import JudgeSettings
 from isheep.recipe.messages import describe_error, error_path, first_error
-from isheep.recipe.schema import JudgeSettings, Recipe
+from isheep.recipe.schema import Recipe
 from isheep.recipe.source import (
     RecipeSource,
     apply_overrides,

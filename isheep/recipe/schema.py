@@ -12,20 +12,18 @@ from isheep import prompts
 from isheep.errors import quote_path
 from isheep.filters import Filter
 from isheep.filters.score import ScoreFilter
-from isheep.recipe.benchmark_names import benchmark_label, check_benchmark_name
+from isheep.recipe.evaluation import BenchmarkSettings, Stop, entry_of
+from isheep.recipe.machine import Machine
 from isheep.recipe.packaged import PACKAGED_SEEDS
+from isheep.recipe.paths import PathText
 from isheep.records import Count, Names, Sampling, Settings
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-Price = Annotated[float, Field(ge=0)]
 
 # The scores that a rating may have.
 RATING_SCALE = range(1, 11)
 # The seed tasks in a prompt of response.prompt: instances, unless the recipe gives a number.
 DEFAULT_INSTANCE_EXAMPLES = 6
-
-MAX_NAME_BYTES = 255
-"""The longest name of a file or folder that Linux has."""
 
 CHAT_TEMPLATES = ("qwen", "llama3", "tokenizer")
 """The chat templates that a recipe can name: Appendix E's two, and the tokenizer's own."""
@@ -37,16 +35,6 @@ def _check_chat_template(value: str) -> str:
         choices = f"one of {names}, a .jinja file, or the Jinja text of a template"
         raise ValueError(f"take {choices}; found {quote_path(value)}")
     return value
-
-
-def _check_path(value: str) -> str:
-    names = value.split("/")
-    if not value or "\0" in value or max(len(name.encode(errors="replace")) for name in names) > MAX_NAME_BYTES:
-        raise ValueError(f"a path, or a name, has no NUL, and at most {MAX_NAME_BYTES} bytes between two slashes")
-    return value
-
-
-PathText = Annotated[str, AfterValidator(_check_path)]
 
 
 class TopicSettings(Settings):
@@ -187,164 +175,6 @@ class Training(Settings):
     """Hold the frozen base in 4 bits (QLoRA, Dettmers et al. 2023); needs CUDA and bitsandbytes. null: no."""
 
 
-BenchmarkName = Annotated[str, AfterValidator(check_benchmark_name)]
-
-
-class JudgeSettings(Settings):
-    """The judge of a benchmark's answers: a model at an OpenAI-compatible endpoint, or one on this machine."""
-
-    model: str | None = None
-    """The model's name at the endpoint; with `local`, a run folder, an iteration's folder in one, or a checkpoint.
-    null: the benchmark's own judge."""
-    local: bool = False
-    """Whether the judge is a model on this machine."""
-    parameters: dict[str, bool | int | float | str | None] = {}
-    """Parameters of the requests, which replace the original's; null removes one."""
-    config: str | None = None
-    """A folder of AlpacaEval's evaluators_configs; null: the one that the benchmark's version uses."""
-
-
-class BenchmarkSettings(Settings):
-    """A benchmark that every model is evaluated on. A name alone may stand for the whole entry."""
-
-    name: BenchmarkName
-    """The benchmark's name (docs/evaluation-benchmarks.md), or your own as file.py:name or package.module:name."""
-    data: PathText | None = None
-    """Your copy of the benchmark's file or folder, if it needs one."""
-    judge: JudgeSettings | None = None
-    """The judge, for benchmarks that need one."""
-    max_tokens: Count | None = None
-    """The largest number of tokens of an answer; null: the original's number."""
-
-    @property
-    def label(self) -> str:
-        """The benchmark's name in tables and in file names."""
-        return benchmark_label(self.name)
-
-
-def _entry_of(value: Any) -> Any:
-    """Return the entry that a benchmark's name alone stands for."""
-    return {"name": value} if isinstance(value, str) else value
-
-
-class Stop(Settings):
-    """End the run early if iterations bring no improvement (Table 1: performance "stagnates or diminishes").
-
-    The decision is made on the benchmark's validation part, whose items are never reported.
-    """
-
-    benchmark: BenchmarkName
-    """The benchmark, which must have a validation part."""
-    patience: Count = 1
-    """The number of consecutive iterations without a new best after which the run ends."""
-
-
-class Calls(Settings):
-    """How an OpenAI-compatible server is called. The key is OPENAI_API_KEY."""
-
-    max_in_flight: Count = 8
-    """The number of concurrent calls."""
-    timeout: Annotated[float, Field(gt=0)] = 120
-    """The seconds without data from the server after which a call has failed."""
-    attempts: Count = 6
-    """The number of attempts at a call that gets status 429 or 5xx, or no answer."""
-    retry_wait: Annotated[float, Field(ge=0)] = 1
-    """The seconds before the second attempt, doubled before each further one."""
-
-
-class Judging(Calls):
-    """How a judge at an endpoint is called. OPENAI_BASE_URL is the address."""
-
-    price: tuple[Price, Price] | None = None
-    """The price of a million tokens read, and of a million tokens written; null: unknown."""
-
-
-class ServerSettings(Calls):
-    """The server that generates with `engine: openai` (docs/engines.md). It must serve the recipe's model."""
-
-    url: str | None = None
-    """The address, such as http://127.0.0.1:8000/v1; null: OPENAI_BASE_URL."""
-    model: str | None = None
-    """The server's name of the recipe's model; null: the only one that it lists."""
-    api: Literal["completions", "chat"] = "completions"
-    """The interface. With "chat" the server receives conversations and applies its own chat template."""
-    context: Count | None = None
-    """The number of tokens that the server can read, the answer included; null: what it reports, or the model's."""
-    adapters: Literal["server", "transformers"] = "server"
-    """Where M^1 and later models generate: on the server, or in this process."""
-    max_in_flight: Count = 32
-    """The number of concurrent calls."""
-    timeout: Annotated[float, Field(gt=0)] = 600
-    """The seconds without data from the server after which a call has failed."""
-
-
-class VLLMSettings(Settings):
-    """vLLM in a separate process, with `engine: vllm` (docs/engines.md)."""
-
-    memory: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """The share of a GPU's memory that vLLM takes."""
-    cache: Annotated[float, Field(gt=0)] | None = None
-    """The GiB for keys and values; null: what remains of `memory`, and 2 on a CPU."""
-    context: Count | None = None
-    """The number of tokens that vLLM can read, the answer included; null: the model's."""
-    tensor_parallel: Count = 1
-    """The number of GPUs that share the weights."""
-    eager: bool = False
-    """Whether to run without compiled graphs, which starts sooner and generates more slowly. Always on a CPU."""
-    adapters: Literal["lora", "merged"] = "lora"
-    """How M^1 and later models are served: as LoRA adapters, or each as a merged checkpoint if LoRA can't be served."""
-    sleep: bool = False
-    """Whether vLLM keeps its weights in main memory while other stages compute, instead of restarting. CUDA only."""
-
-
-class Machine(Settings):
-    """How a run computes, not what. A resumed run may change this section (docs/scale.md)."""
-
-    engine: str = "transformers"
-    """The engine that generates: transformers, vllm or openai (docs/engines.md); or your own as file.py:name or
-    package.module:name."""
-    engine_options: dict[str, Any] = {}
-    """Free options for engines without a section of their own, read as `recipe.machine.engine_options`."""
-    vllm: VLLMSettings = VLLMSettings()
-    """Settings of `engine: vllm`."""
-    server: ServerSettings = ServerSettings()
-    """Settings of `engine: openai`."""
-    trainer: str = "peft"
-    """The trainer: peft, or llamafactory (docs/scale.md)."""
-    threads: Count | None = None
-    """The number of CPU threads; null: what torch takes."""
-    device: str | None = None
-    """The device, such as cpu or cuda:0; null: CUDA if it is available."""
-    engine_batch_size: Count = 128
-    """The number of prompts that the engine computes at once."""
-    replicas: Count = 1
-    """The number of engines in Ray actors that share the batches of a stage. Each has `threads`, and a GPU."""
-    ray: str | None = None
-    """The Ray cluster of the replicas: auto, HOST:PORT or ray://HOST:PORT; null: a local one."""
-    rows_per_process: Count | None = None
-    """The number of rows that a training process computes at once, a divisor of training.batch_size; null: its whole
-    share of a batch."""
-    gpus: Count = 1
-    """The number of GPUs that train on each node, with one process each. With `device: cpu`, processes on the CPU."""
-    nodes: Count = 1
-    """The number of nodes of a Slurm allocation that train."""
-    strategy: Literal["ddp", "fsdp", "zero3"] = "ddp"
-    """How training processes share the model: the whole base on each GPU (ddp), or its weights in shards."""
-    gradient_checkpointing: bool | None = None
-    """Whether activations are computed again to save memory; null: on CUDA."""
-    packing: bool = False
-    """Whether rows that are computed at once form one sequence: no padding, but attention over all of it."""
-    unsafe_code: bool = False
-    """Whether model-written code may run without a sandbox if this machine has none (--unsafe-code)."""
-    judging: Judging = Judging()
-    """How judges at an endpoint are called."""
-
-    @property
-    def processes(self) -> int:
-        """The number of processes that train together."""
-        return self.gpus * self.nodes
-
-
 SECTIONS_PER_ITERATION = ("synthesis", "response", "assessment", "filters", "training")
 """The sections that may differ between iterations."""
 
@@ -382,7 +212,7 @@ class Recipe(Settings):
     """What single iterations do differently: the number of an iteration to sections, which are laid over the recipe."""
     stop: Stop | None = None
     """When to end before T iterations; null: never."""
-    evaluation: tuple[Annotated[BenchmarkSettings, BeforeValidator(_entry_of)], ...] = ()
+    evaluation: tuple[Annotated[BenchmarkSettings, BeforeValidator(entry_of)], ...] = ()
     """The benchmarks that every model is evaluated on: names, or entries."""
     machine: Machine = Machine()
     """The settings that say how the run computes, not what."""

@@ -12,10 +12,7 @@ from isheep.filters.base import FilterSettings, RecipeFacts
 from isheep.filters.custom import CustomFilter
 from isheep.prompts import forms
 from isheep.prompts.jinja_syntax import find_syntax_error
-from isheep.recipe.schema import (
-    SECTIONS_PER_ITERATION,
-    Recipe,
-)
+from isheep.recipe.schema import SECTIONS_PER_ITERATION, Recipe
 
 SYNTHESIS_PROMPT = {"meta": [], "block": ["Instruction:", "{instruction}"], "open": ["Instruction:"]}
 """What each text of a synthesis prompt must contain, because replies are read as its blocks."""

@@ -3,7 +3,8 @@
 from math import ceil
 from pathlib import Path
 
-from isheep.recipe.schema import Machine, Training
+from isheep.recipe.machine import Machine
+from isheep.recipe.schema import Training
 from isheep.records import Model, Settings
 from isheep.trainers.rows import TokenizedRow, row_schedule
 

@@ -15,7 +15,8 @@ from isheep.models.adapter_files import load_training_tokenizer
 from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import find_checkpoint
 from isheep.prompts import is_jinja_text
-from isheep.recipe.schema import Machine, Recipe, Training
+from isheep.recipe.machine import Machine
+from isheep.recipe.schema import Recipe, Training
 from isheep.records import Model, Pair
 from isheep.rundir.atomic import write_json_list, write_text
 from isheep.rundir.training_file import TrainingRow, read_training_file

@@ -9,7 +9,8 @@ from typing import Any
 from isheep.errors import Conflicts, UserError
 from isheep.models.adapter_files import load_training_tokenizer
 from isheep.models.chat_template import ChatTemplate
-from isheep.recipe.schema import Machine, Recipe, Training
+from isheep.recipe.machine import Machine
+from isheep.recipe.schema import Recipe, Training
 from isheep.records import Model
 from isheep.rundir.progress import progress
 from isheep.rundir.training_file import read_training_file

@@ -10,7 +10,8 @@ from isheep.engines.function import SeededFunctionEngine
 from isheep.judges.base import Judge
 from isheep.judges.endpoint import EndpointJudge
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.schema import BenchmarkSettings, Judging
+from isheep.recipe.evaluation import BenchmarkSettings
+from isheep.recipe.machine import Judging
 from isheep.rundir.folder import RunFolder
 
 HASTE = Judging(retry_wait=0, timeout=2, attempts=2, max_in_flight=4)

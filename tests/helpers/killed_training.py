@@ -22,7 +22,8 @@ import torch
 import trl  # noqa: F401
 
 from isheep.models.chat_template import load_chat_template
-from isheep.recipe.schema import Lora, Machine, Training
+from isheep.recipe.machine import Machine
+from isheep.recipe.schema import Lora, Training
 from isheep.records import Model
 from isheep.trainers.peft import train
 

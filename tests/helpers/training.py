@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from isheep.models.chat_template import ChatTemplate
-from isheep.recipe.schema import Machine, Training
+from isheep.recipe.machine import Machine
+from isheep.recipe.schema import Training
 from isheep.records import Model
 from isheep.rundir.training_file import TrainingRow
 from isheep.trainers import peft

@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.responses import ResponseContext
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Pair, Record
 
 ItemSource = Literal["package", "hub", "user"]

@@ -6,7 +6,8 @@ from isheep.benchmarks.support.base import Benchmark
 from isheep.benchmarks.support.loading import load_benchmark
 from isheep.errors import Conflicts
 from isheep.recipe.benchmark_names import benchmark_names
-from isheep.recipe.schema import BenchmarkSettings, Recipe
+from isheep.recipe.evaluation import BenchmarkSettings
+from isheep.recipe.schema import Recipe
 
 
 def conflicts(recipe: Recipe, iteration: int = 1) -> Conflicts:

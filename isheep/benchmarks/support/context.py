@@ -11,7 +11,7 @@ from isheep.errors import UserError
 from isheep.judges.base import Judge, Messages
 from isheep.models.chat_template import ChatTemplate, plain_prompt
 from isheep.openai_client import ServerReply
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Answer, Sampling
 from isheep.rundir.folder import RunFolder
 

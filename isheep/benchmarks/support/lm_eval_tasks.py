@@ -20,7 +20,7 @@ from isheep.benchmarks.support.data_files import DataRow
 from isheep.benchmarks.support.responses import ResponseContext, match_rows
 from isheep.benchmarks.support.sources import DataSource, load_items, question_texts
 from isheep.errors import UserError, describe_exception
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 
 if TYPE_CHECKING:
     from isheep.benchmarks.support.engine_lm import EngineLM, RecordedLM

@@ -23,7 +23,7 @@ from isheep.benchmarks.support.responses import ResponseContext, match_rows
 from isheep.benchmarks.support.sources import DataSource, load_examples, load_items, question_texts
 from isheep.errors import UserError, one_line
 from isheep.prompts import fill_template
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Record, Sampling
 
 PAPER_FOLDER = Path(__file__).parents[1] / "paper"

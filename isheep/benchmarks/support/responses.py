@@ -14,7 +14,7 @@ from isheep.errors import UserError
 from isheep.json_files import ForeignRow, OptionalText, Text, parse_row, read_values
 from isheep.judges.base import Judge, Messages
 from isheep.openai_client import ServerReply
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.rundir.folder import RunFolder
 
 # The template of answers that another program asked for.

@@ -11,7 +11,7 @@ from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.responses import ResponseContext
 from isheep.errors import UserError, describe_exception, excerpt
 from isheep.extensions import check_callable, user_code
-from isheep.recipe.schema import BenchmarkSettings
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Pair
 
 T = TypeVar("T")

@@ -1,0 +1,60 @@
+"""The recipe's sections `evaluation` and `stop`. A field's docstring is its description in docs/recipe.md."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from isheep.recipe.benchmark_names import benchmark_label, check_benchmark_name
+from isheep.recipe.paths import PathText
+from isheep.records import Count, Settings
+
+BenchmarkName = Annotated[str, AfterValidator(check_benchmark_name)]
+
+
+class JudgeSettings(Settings):
+    """The judge of a benchmark's answers: a model at an OpenAI-compatible endpoint, or one on this machine."""
+
+    model: str | None = None
+    """The model's name at the endpoint; with `local`, a run folder, an iteration's folder in one, or a checkpoint.
+    null: the benchmark's own judge."""
+    local: bool = False
+    """Whether the judge is a model on this machine."""
+    parameters: dict[str, bool | int | float | str | None] = {}
+    """Parameters of the requests, which replace the original's; null removes one."""
+    config: str | None = None
+    """A folder of AlpacaEval's evaluators_configs; null: the one that the benchmark's version uses."""
+
+
+class BenchmarkSettings(Settings):
+    """A benchmark that every model is evaluated on. A name alone may stand for the whole entry."""
+
+    name: BenchmarkName
+    """The benchmark's name (docs/evaluation-benchmarks.md), or your own as file.py:name or package.module:name."""
+    data: PathText | None = None
+    """Your copy of the benchmark's file or folder, if it needs one."""
+    judge: JudgeSettings | None = None
+    """The judge, for benchmarks that need one."""
+    max_tokens: Count | None = None
+    """The largest number of tokens of an answer; null: the original's number."""
+
+    @property
+    def label(self) -> str:
+        """The benchmark's name in tables and in file names."""
+        return benchmark_label(self.name)
+
+
+def entry_of(value: Any) -> Any:
+    """Return the entry that a benchmark's name alone stands for."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Stop(Settings):
+    """End the run early if iterations bring no improvement (Table 1: performance "stagnates or diminishes").
+
+    The decision is made on the benchmark's validation part, whose items are never reported.
+    """
+
+    benchmark: BenchmarkName
+    """The benchmark, which must have a validation part."""
+    patience: Count = 1
+    """The number of consecutive iterations without a new best after which the run ends."""
