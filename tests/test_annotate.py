@@ -297,6 +297,10 @@ def test_errors_are_one_line(run: Path, open_page: Any) -> None:
     assert "has no model of iteration 3" in refused(
         "annotate", run, "--compare", "0", "3", "--tasks", ROOT / "isheep/seeds/seed_tasks.jsonl"
     )
+    same_ids = run.parent / "same-ids.jsonl"
+    same_ids.write_text('{"id": "a", "instruction": "Name a colour."}\n{"id": "a", "instruction": "Name a fruit."}\n')
+    line = refused("annotate", run, "--compare", "0", "1", "--tasks", same_ids)
+    assert f"{same_ids}: several tasks have the same id" in line
     assert "has no pairs of iteration 7 yet" in refused("annotate", run, "--iteration", "7")
     assert "--iteration is for rating pairs" in refused("annotate", run, "--compare", "0", "1", "--iteration", "1")
     port = open_page(rating_session(run, "me", 1, 4)).server.server_port

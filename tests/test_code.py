@@ -246,6 +246,14 @@ def test_tests_that_are_no_texts_are_refused(tmp_path: Path, name: str, tests: A
     assert "; rows such as {" in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+def test_a_test_that_is_only_a_comment_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mbpp.jsonl"
+    tasks = [*map(mbpp_task, (2, 3, 4)), mbpp_task(11, test_list=["assert add(1) == 12", "# assert add(0) == 11"])]
+    path.write_text("\n".join(map(json.dumps, tasks)))
+    with pytest.raises(UserError, match=f"{path}: task_id 11: a test is only a comment: '# assert"):
+        load_benchmark("mbpp").prompts(settings(path, "mbpp"))
+
+
 @pytest.mark.parametrize(
     ("name", "row"),
     [

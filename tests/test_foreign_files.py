@@ -110,6 +110,13 @@ def test_a_table_by_columns_is_refused(tmp_path: Path, rows: list[dict[str, Any]
     assert "a table by columns" in (line := refused("scores", tmp_path / "table.json")) and "records" in line
 
 
+@pytest.mark.parametrize("rows", [RATINGS, PREFERENCES], ids=["mt_bench", "alpaca_eval"])
+def test_a_table_by_row_names_is_refused(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    """As pandas' to_json writes it with orient="index"."""
+    (tmp_path / "table.json").write_text(json.dumps({str(index): row for index, row in enumerate(rows)}))
+    assert "a table by row names" in (line := refused("scores", tmp_path / "table.json")) and "records" in line
+
+
 # --- values
 
 

@@ -208,6 +208,12 @@ def write_instructions(tmp_path: Path, *instructions: str) -> Path:
     return write(tmp_path, "\n".join(json.dumps({"instruction": text}) for text in instructions))
 
 
+def test_an_id_of_several_tasks_is_said(tmp_path: Path) -> None:
+    entries = [{"id": "a", "instruction": "Name a colour."}, {"id": "a", "instruction": "Name a fruit."}]
+    [notice] = load_seed_file(write(tmp_path, json.dumps(entries))).notices
+    assert notice.endswith('1 ids stand for several tasks, such as "a"')
+
+
 @pytest.mark.parametrize("more", [{"system": "You are a pirate."}, {"system_prompt": "Be brief."}, {"tools": "[]"}])
 def test_a_system_text_beside_the_turns_is_said(tmp_path: Path, more: dict[str, str]) -> None:
     turns = [{"from": "human", "value": "Name a colour."}, {"from": "gpt", "value": ""}]

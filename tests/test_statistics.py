@@ -207,6 +207,15 @@ def test_over_seeds() -> None:
     assert math.isnan(compare_over_seeds([0.5, 0.6], [0.6, 0.7]).p)
 
 
+def test_intervals_over_seeds_of_shares_stay_shares() -> None:
+    before, after = [0.02, 0.0, 0.1], [0.99, 0.7, 1.0]
+    result = compare_over_seeds(before, after, is_of_shares=True)
+    free = compare_over_seeds(before, after)
+    assert free.before.low < 0 and free.after.high > 1 and free.high > 1
+    assert (result.before.low, result.after.high, result.high) == (0, 1, 1)
+    assert result.before.high == free.before.high and result.low == free.low
+
+
 def test_holm() -> None:
     """Three times the least, twice the middle, the largest as it is, never less than the one before."""
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])

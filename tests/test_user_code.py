@@ -73,6 +73,7 @@ def test_a_benchmark_that_fails_is_named_with_its_exception(
         ({"run": result(items=[1.0, float("nan")])}, "score 'score' with nan as item 1: give None"),
         ({"run": result(items=[True], clusters=[1, 2])}, "with 1 items and 2 clusters"),
         ({"run": result(details={"model": object()})}, "can't be written as JSON"),
+        ({"run": result(details={"loss": [1.0, float("inf")]})}, "returned inf in details, which JSON does not have"),
         ({"prompts": lambda settings: "abc"}, "prompts of benchmark mistaken returned 'abc': return a list of texts"),
         ({"prompts": lambda settings: [1]}, "returned [1]: return a list of texts"),
         ({"prompts": lambda settings: []}, "returned no prompts"),

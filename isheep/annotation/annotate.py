@@ -8,9 +8,10 @@ from rich.console import Console
 from isheep.annotation.server import AnnotationServer
 from isheep.annotation.session import AnnotationSession, comparison_session, rating_session
 from isheep.backends import DEFAULT_BACKEND, Backend
+from isheep.errors import UserError
 from isheep.records import Task
 from isheep.rundir.run import open_run
-from isheep.seeds import SeedTask, load_seed_tasks
+from isheep.seeds import SeedTask, load_seed_file
 
 
 def open_session(
@@ -30,7 +31,12 @@ def open_session(
     """
     if not compare:
         return rating_session(run_dir, person, iteration, num_questions)
-    seed_tasks = load_seed_tasks(tasks) if tasks else open_run(run_dir)[1].read("seeds.jsonl", SeedTask)
+    recipe, run = open_run(run_dir)
+    seed_tasks = load_seed_file(tasks, language=recipe.language).tasks if tasks else run.read("seeds.jsonl", SeedTask)
+    # A choice is stored by the id of its task.
+    if len({seed.id for seed in seed_tasks}) < len(seed_tasks):
+        source = tasks or run.path / "seeds.jsonl"
+        raise UserError(f"{source}: several tasks have the same id, so their answers could not be told apart")
     plain = [Task.model_validate(seed.model_dump(include={"id", "instruction", "input"})) for seed in seed_tasks]
     return comparison_session(run_dir, person, compare, plain, num_questions, backend=backend)
 

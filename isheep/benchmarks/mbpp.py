@@ -132,6 +132,8 @@ def load(settings: BenchmarkSettings, file: str, task_column: str) -> tuple[list
     if missing := [number for number in EXAMPLES if number not in by_id]:
         raise UserError(f"{path}: task {missing[0]} is not in it; tasks 2, 3 and 4 are the examples before each task")
     items = [row for number, row in sorted(by_id.items()) if number in TEST]
+    for row in items:
+        _check_tests(path, row)
     if not items:
         raise UserError(f"{path}: no task of the test split in it (task_id {TEST[0]} to {TEST[-1]})")
     return [by_id[number] for number in EXAMPLES], items
@@ -143,6 +145,13 @@ def _task_number(path: Path, row: DataRow) -> int:
     if not text.isascii() or not text.isdigit():
         raise UserError(f"{path}: task_id must be a number, found {row['task_id']!r:.60}; give MBPP's own file")
     return int(text)
+
+
+def _check_tests(path: Path, row: DataRow) -> None:
+    """Raise UserError if a test of a task is only a comment, which every program would pass."""
+    for test in row["test_list"]:
+        if all(not line.strip() or line.strip().startswith("#") for line in test.splitlines()):
+            raise UserError(f"{path}: task_id {row['task_id']}: a test is only a comment: {test!r:.60}")
 
 
 def make_prompt(row: DataRow, examples: list[DataRow], context: EvalContext, task_column: str) -> str:

@@ -223,7 +223,7 @@ def _compare_score(
         values = tuple(score.items), tuple(items), None if score.clusters is None else tuple(score.clusters)
         return ScoreComparison(benchmark, name, templates, share, result, None, values)
     a, b = ([estimate(result.scores[name].items).value for result in results] for results in (before, after))
-    result = compare_over_seeds(a, b)
+    result = compare_over_seeds(a, b, share)
     return ScoreComparison(benchmark, name, templates, share, result, (a, b), (tuple(a), tuple(b)))
 
 

@@ -154,16 +154,28 @@ def compare(before: Sequence[Value], after: Sequence[Value], clusters: Clusters 
     return Comparison(first, second, float(changes.mean()), *result, len(readable), num_unreadable)
 
 
-def compare_over_seeds(before: Sequence[float], after: Sequence[float]) -> Comparison:
+def compare_over_seeds(before: Sequence[float], after: Sequence[float], is_of_shares: bool = False) -> Comparison:
     """Compare two settings over the same seeds, one score each, with Student's paired t.
 
-    The noise of the items is contained in the scores.
+    The noise of the items is contained in the scores. The intervals of shares are cut at 0 and 1, and those of their
+    difference at -1 and 1, which Student's t does not know.
     """
     import numpy as np
 
     changes = np.subtract(after, before)
-    result = _test_student(changes, range(len(changes)), "paired t over seeds")
-    return Comparison(estimate(before), estimate(after), float(changes.mean()), *result, len(changes), 0)
+    low, high, p, test, precision = _test_student(changes, range(len(changes)), "paired t over seeds")
+    first, second = estimate(before), estimate(after)
+    if is_of_shares:
+        low, high = _clip(low, -1, 1), _clip(high, -1, 1)
+        first, second = (
+            side._replace(low=_clip(side.low, 0, 1), high=_clip(side.high, 0, 1)) for side in (first, second)
+        )
+    return Comparison(first, second, float(changes.mean()), low, high, p, test, precision, len(changes), 0)
+
+
+def _clip(value: float, low: float, high: float) -> float:
+    """Return the value within its bounds; NaN, which stands for an unknown bound of an interval, as it is."""
+    return value if math.isnan(value) else min(high, max(low, value))
 
 
 def mcnemar(before: Sequence[Value], after: Sequence[Value]) -> float:

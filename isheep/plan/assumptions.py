@@ -16,7 +16,7 @@ from isheep.models.checkpoint import load_local_tokenizer
 from isheep.prompts.forms import load_answer_form
 from isheep.recipe.schema import Recipe
 from isheep.records import Record, Task
-from isheep.seeds import SeedTask, load_seed_tasks
+from isheep.seeds import SeedTask, load_seed_file
 from isheep.stages import respond, synthesize
 from isheep.trainers.rows import check_cutoff
 
@@ -129,7 +129,9 @@ def _count(recipe: Recipe, characters: float | None) -> tuple[dict[str, float], 
     Returns the values and their sources.
     """
     count, tokenizer = token_counter(recipe.model)
-    seed_tasks = load_seed_tasks(recipe.seeds, recipe.synthesis.examples)
+    seed_tasks = load_seed_file(
+        recipe.seeds, recipe.synthesis.examples, recipe.response.num_instance_examples, recipe.language
+    ).tasks
     chat = load_chat_template(*recipe.chat_arguments) if tokenizer else None
     if chat:
         check_cutoff(chat, recipe.training)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,8 +41,8 @@ def load_seed_file(path: str | Path, at_least: int = 1, of_each: int = 0, langua
 
     Forms, as JSON lines or as one JSON list: Self-Instruct's (instruction, instances: the first one counts), Alpaca's
     (instruction, input, output), ShareGPT's and messages (the first question and the answer directly after it). A
-    task's id is that of the entry, or "seed-N" by its position. Notices count repeated tasks, system turns (which are
-    not used), questions without an answer, and instructions in another script than `language` compares.
+    task's id is that of the entry, or "seed-N" by its position. Notices count repeated tasks and ids, system turns
+    (which are not used), questions without an answer, and instructions in another script than `language` compares.
 
     Raises UserError if the file can't be read, if an entry is malformed (which, and why), if it has fewer than
     `at_least` tasks, or fewer than `of_each` tasks with an answer that are classification, or that are not, or if most
@@ -83,6 +84,9 @@ def _count_notices(seeds: Sequence[SeedTask], entries: Sequence[Any]) -> list[st
     num_different = len({(_normalize(seed.instruction), _normalize(seed.input)) for seed in seeds})
     if num_different < len(seeds):
         notices.append(f"{len(seeds)} entries are {num_different} different tasks; the others repeat them")
+    counts = Counter(seed.id for seed in seeds)
+    if repeated := [id for id, count in counts.items() if count > 1]:
+        notices.append(f"{len(repeated)} ids stand for several tasks, such as {_shorten(repeated[0])}")
     exchanges = [first_exchange(entry, "") for entry in entries if is_conversation(entry)]
     if num_system := sum(exchange.has_system_turn for exchange in exchanges):
         notices.append(f"the system texts and tools of {num_system} conversations are not used")

@@ -56,6 +56,8 @@ def check_result(result: object, name: str) -> Result:
         raise UserError(f"{name} returned a Result without scores: give it one score or more")
     for key, score in result.scores.items():
         _check_score(score, f"{name} returned a score {key!r}")
+    if number := _find_non_finite(result.details):
+        raise UserError(f"{name} returned {number} in details, which JSON does not have: give None instead")
     try:
         json.dumps(result.model_dump(mode="json"), allow_nan=False)
     # Values in `details` may be objects whose conversion raises any exception.
@@ -66,6 +68,17 @@ def check_result(result: object, name: str) -> Result:
             "lists and mappings"
         ) from error
     return result
+
+
+def _find_non_finite(value: object) -> str:
+    """Return "nan", "inf" or "-inf" if such a number is in a value of lists and mappings, else ""."""
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(_find_non_finite, value)), "")
+    return ""
 
 
 def _check_score(score: Score, name: str) -> None:
