@@ -245,7 +245,7 @@ def test_seed_tasks_in_a_script_that_the_language_does_not_compare_are_refused(t
     path = write_instructions(tmp_path, "请写出三种颜色的名字", "Nenne drei schöne Farben", "用一句话介绍北京")
     settings = [f"seed_tasks={path}", "synthesis.examples=2"]
     error = refused("run", "lamb", *settings, "--out", tmp_path / "run")
-    assert "2 of 3 instructions are mostly in letters that language: en does not compare" in error
+    assert "2 of 3 instructions are mostly in another script than language: en" in error
     assert "set language: any" in error and not (tmp_path / "run").exists()
 
 

@@ -234,7 +234,7 @@ def test_a_text_that_the_language_does_not_compare_is_not_novel() -> None:
     """Without this, both exact repeats would pass: ROUGE-L compares the letters a to z."""
     block = " ASCII first 请 写 出 三 种 颜 色 的 名 字 和 用 途\n6. Input: <noinput>\n###\n6. Instruction:"
     tasks, rejected = read_tasks([reply(block * 2)], SEEDS, SETTINGS, "en", 1)
-    assert not tasks and {row.why for row in rejected} == {"mostly letters that language: en does not compare"}
+    assert not tasks and {row.why for row in rejected} == {"mostly in another script than language: en"}
     tasks, rejected = read_tasks([reply(block * 2)], SEEDS, SETTINGS, "any", 1)
     assert len(tasks) == 1 and [row.by for row in rejected] == ["novelty"]
 

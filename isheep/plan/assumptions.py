@@ -166,7 +166,7 @@ def _synthesis_prompts(recipe: Recipe, seed_tasks: Sequence[SeedTask], chat: Cha
     for batch in range(NUM_COUNTED_PROMPTS):
         seed = derive_seed(recipe.seed, 1, "synthesis", batch)
         examples = synthesize.draw_examples(seed_tasks, [], settings, seed)
-        text = synthesize.render_synthesis_prompt(examples, settings.inputs, settings.prompt)
+        text = synthesize.render_synthesis_prompt(examples, settings.inputs, recipe.synthesis_prompt)
         texts.append(chat.prompt(text) if settings.chat and chat else text)
     return texts
 

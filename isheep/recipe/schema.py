@@ -12,11 +12,13 @@ from isheep import prompts
 from isheep.errors import quote_path
 from isheep.filters import Filter
 from isheep.filters.score import ScoreFilter
+from isheep.prompts import PromptSource
 from isheep.recipe.evaluation import BenchmarkSettings, Stop, entry_of
 from isheep.recipe.machine import Machine
-from isheep.recipe.packaged import PACKAGED_SEEDS
+from isheep.recipe.packaged import PACKAGED_SEEDS, SYNTHESIS_PROMPTS
 from isheep.recipe.paths import PathText
 from isheep.records import Count, Names, Sampling, Settings
+from isheep.text.novelty import Language
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -55,7 +57,7 @@ class Synthesis(Settings):
     """The number of tasks to write in an iteration, |P^t|."""
     prompt: str | dict[str, str] | None = None
     """The in-context prompt: a packaged name, a .yaml file of yours, or a mapping with `meta`, `block` and `open`
-    (docs/prompts.md); null: the packaged prompt that fits `inputs`."""
+    (docs/prompts.md); null: the packaged prompt that fits `inputs` and the language."""
     examples: Count = 5
     """The number of example tasks in the prompt, drawn from the seed tasks (5 in the released code)."""
     generated: Annotated[int, Field(ge=0)] = 0
@@ -191,9 +193,12 @@ class Recipe(Settings):
     """The date that a chat template sees which asks for it, such as 2026-07-26; null: the day on which the run began,
     if the template reads the clock (docs/models.md)."""
     seed_tasks: PathText = "isheep"
-    """The seed tasks P^seed: "isheep" (175 tasks, as many as the paper has), "lamb", or a file (docs/seeds.md)."""
-    language: Literal["en", "any"] = "en"
-    """The language of the tasks. It decides what counts as a word, and which characters may begin an instruction."""
+    """The seed tasks P^seed: "isheep" (175 tasks, as many as the paper has), "isheep-es" (40, in Spanish), "isheep-zh"
+    (40, in Chinese), "lamb", or a file (docs/seeds.md)."""
+    language: Language = "en"
+    """The language of the tasks; any: another one, or several. It decides on the packaged synthesis prompt, what counts
+    as a word, which words and beginnings the rules reject, and in which script an instruction must be
+    (docs/languages.md)."""
     iterations: Count = 3
     """The number of iterations, T (Algorithm 1, line 2)."""
     seed: Annotated[int, Field(ge=0)] = 42
@@ -221,6 +226,13 @@ class Recipe(Settings):
     def seeds(self) -> Path:
         """The file of seed tasks."""
         return PACKAGED_SEEDS.get(self.seed_tasks, Path(self.seed_tasks))
+
+    @property
+    def synthesis_prompt(self) -> PromptSource | None:
+        """The texts of the synthesis prompt: the recipe's, or the packaged ones; None for instructions alone."""
+        if self.synthesis.prompt is not None or not self.synthesis.inputs:
+            return self.synthesis.prompt
+        return SYNTHESIS_PROMPTS.get(self.language, SYNTHESIS_PROMPTS["en"])
 
     @property
     def chat_arguments(self) -> tuple[Any, ...]:

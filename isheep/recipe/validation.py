@@ -12,7 +12,8 @@ from isheep.filters.base import FilterSettings, RecipeFacts
 from isheep.filters.custom import CustomFilter
 from isheep.prompts import forms
 from isheep.prompts.jinja_syntax import find_syntax_error
-from isheep.recipe.schema import SECTIONS_PER_ITERATION, Recipe
+from isheep.recipe.packaged import PACKAGED_SEEDS
+from isheep.recipe.schema import SECTIONS_PER_ITERATION, Recipe, TopicSettings
 
 SYNTHESIS_PROMPT = {"meta": [], "block": ["Instruction:", "{instruction}"], "open": ["Instruction:"]}
 """What each text of a synthesis prompt must contain, because replies are read as its blocks."""
@@ -26,6 +27,7 @@ def conflicts(recipe: Recipe, iteration: int = 1) -> Conflicts:
     yield from _iterations(recipe)
     yield from _chat_template(recipe)
     yield from _synthesis(recipe, iteration)
+    yield from _language(recipe)
     yield from _synthesis_prompt(recipe)
     yield from _response(recipe)
     yield from _assessment(recipe)
@@ -62,6 +64,22 @@ def _synthesis(recipe: Recipe, iteration: int) -> Conflicts:
             yield ("synthesis", "topics"), why
     if synthesis.generated > synthesis.examples:
         yield ("synthesis", "generated"), f"{synthesis.generated} is more than synthesis.examples, {synthesis.examples}"
+
+
+def _language(recipe: Recipe) -> Conflicts:
+    """Check that no English text is packaged for what a recipe in another language leaves open."""
+    language = recipe.language
+    if language in ("en", "any"):
+        return
+    if recipe.seed_tasks in ("isheep", "lamb"):
+        own = f"isheep-{language}" if f"isheep-{language}" in PACKAGED_SEEDS else "a file of your own"
+        yield ("seed_tasks",), f"{recipe.seed_tasks} has English tasks, and the language is {language}: take {own}"
+    if not recipe.synthesis.inputs and recipe.synthesis.prompt is None:
+        why = f"the packaged prompt without inputs is English, and the language is {language}: give synthesis.prompt"
+        yield ("synthesis", "inputs"), why
+    if recipe.synthesis.topics and recipe.synthesis.topics.file == TopicSettings().file:
+        why = f"the packaged guide is English, and the language is {language}: give a topics.file of your own"
+        yield ("synthesis", "topics"), why
 
 
 def _synthesis_prompt(recipe: Recipe) -> Conflicts:

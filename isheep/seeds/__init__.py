@@ -14,7 +14,7 @@ from isheep.errors import UserError, one_line
 from isheep.records import Task
 from isheep.seeds.conversations import first_exchange, is_conversation
 from isheep.seeds.no_input import is_no_input
-from isheep.text.novelty import Language, is_comparable
+from isheep.text.novelty import Language, is_in_script
 
 
 class SeedTask(Task):
@@ -66,13 +66,11 @@ def load_seed_file(path: str | Path, at_least: int = 1, of_each: int = 0, langua
 
 
 def _check_script(path: Path, seeds: Sequence[SeedTask], language: Language) -> list[str]:
-    """Return a notice about instructions that the language does not compare; raise UserError if most are such."""
-    num_foreign = sum(not is_comparable(seed.instruction, language) for seed in seeds)
+    """Return a notice about instructions in another script than the language's; raise UserError if most are such."""
+    num_foreign = sum(not is_in_script(seed.instruction, language) for seed in seeds)
     if not num_foreign:
         return []
-    text = (
-        f"{num_foreign} of {len(seeds)} instructions are mostly in letters that language: {language} does not compare"
-    )
+    text = f"{num_foreign} of {len(seeds)} instructions are mostly in another script than language: {language}"
     if 2 * num_foreign > len(seeds):
         raise UserError(f"seed tasks {path}: {text}; set language: any")
     return [text]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from isheep.text.novelty import Language, split_words
+from isheep.text.novelty import UNSPACED, Language, split_words
 
 # What would change the meaning of a prompt: a special token, or a line that looks like the prompt's separator.
 UNSAFE = re.compile(r"(?m)<\|.{0,40}?\|>|^[ \t]*#{3,}")
@@ -20,9 +20,9 @@ def broken_rule(instruction: str, language: Language = "en") -> str | None:
 
     An instruction has more than 3 and at most 150 words, and begins with no punctuation and, for "en", with no
     non-ASCII character. It holds no word of the language's list in word_rules.yaml (things that a text model can't see
-    or make) and begins with none of its openings. For "any", which has no such
-    list, the words are Unicode words, and an instruction may start with a letter or an opening quotation mark of every
-    script. Text that looks like a special token or the separator of the prompt is rejected too.
+    or make) and begins with none of its openings; "any" has no such list. For languages other than "en" the words are
+    Unicode words, and an instruction may start with a letter or an opening quotation mark of every script. Text that
+    looks like a special token or the separator of the prompt is rejected too.
     """
     num_words = len(instruction.split() if language == "en" else split_words(instruction, language))
     if num_words <= 3:
@@ -42,6 +42,8 @@ def broken_word_rule(instruction: str, language: Language) -> str | None:
     if rules is None:
         return None
     words, openings = rules
+    # The lists have composed characters.
+    instruction = unicodedata.normalize("NFC", instruction)
     if match := words.search(instruction):
         return f"holds the word {match[0].lower()!r}"
     opening = next((text for text in openings if instruction.startswith(text)), None)
@@ -56,9 +58,16 @@ def word_rules() -> dict[str, tuple[re.Pattern[str], tuple[str, ...]]]:
 
 
 def _any_of(words: list[str]) -> re.Pattern[str]:
-    """Return the pattern of any of some words, in any case and with any white space within them."""
-    patterns = (r"\s+".join(map(re.escape, word.split())) for word in words)
-    return re.compile(rf"(?i)\b(?:{'|'.join(patterns)})\b")
+    """Return the pattern of any of some words, in any case and with any white space within them.
+
+    Words of a script without spaces match anywhere.
+    """
+    patterns = []
+    for word in words:
+        word = unicodedata.normalize("NFC", word)
+        pattern = r"\s+".join(map(re.escape, word.split()))
+        patterns.append(pattern if re.match(f"[{UNSPACED}]", word) else rf"\b{pattern}\b")
+    return re.compile(rf"(?i)(?:{'|'.join(patterns)})")
 
 
 def unsafe_text(text: str) -> str | None:

@@ -22,7 +22,7 @@ from isheep.stages.blocks import Block, normalize_newlines, parse_blocks
 from isheep.stages.context import StageContext
 from isheep.stages.rules import broken_rule, unsafe_text, word_rules
 from isheep.stages.topics import TopicPrompts, collect_topics
-from isheep.text.novelty import Language, NoveltyPool, is_comparable
+from isheep.text.novelty import Language, NoveltyPool, is_in_script
 
 # The prompts of an iteration for each of its tasks, at most, if the recipe has no synthesis.budget.
 PROMPTS_PER_TASK = 5
@@ -111,7 +111,8 @@ def _reply_batch(context: StageContext, topics: TopicPrompts | None, reader: "Ta
     num_prompts = min(settings.batch_size, prompt_budget(settings) - start)
     guided = topics.prompts(start, start + num_prompts, seed) if topics else []
     examples = draw_examples(context.seed_tasks, reader.tasks, settings, seed)
-    texts = [render_synthesis_prompt(examples, settings.inputs, settings.prompt)] * (num_prompts - len(guided)) + guided
+    text = render_synthesis_prompt(examples, settings.inputs, context.recipe.synthesis_prompt)
+    texts = [text] * (num_prompts - len(guided)) + guided
     texts = [context.prompt(text, settings.chat) for text in texts]
     completions = context.engine.generate(texts, context.sampling(settings.sampling), seed)
     return [
@@ -213,7 +214,7 @@ class TaskReader:
             for number, block in enumerate(self._blocks(reply), 1)
         ]
         accepted = [block.instruction for _, block, reason in candidates if reason is None]
-        verdicts = iter(self._pool.novel(accepted) if self._pool else [None] * len(accepted))
+        verdicts = iter(self._pool.novel(accepted) if self._pool is not None else [None] * len(accepted))
         for id, block, reason in candidates:
             if self.is_full:
                 return
@@ -247,6 +248,9 @@ class TaskReader:
             reason = unsafe_text(block.instruction)
         if reason := reason or unsafe_text(block.input):
             return "rules", reason
-        if self._pool and not is_comparable(block.instruction, self.language):
-            return "novelty", f"mostly letters that language: {self.language} does not compare"
+        # In English the script matters only to novelty, which compares the letters a to z.
+        rejected_by = "novelty" if self.language == "en" else "rules"
+        checks_script = self._pool is not None if self.language == "en" else self.settings.rules
+        if checks_script and not is_in_script(block.instruction, self.language):
+            return rejected_by, f"mostly in another script than language: {self.language}"
         return None

@@ -15,7 +15,11 @@ from typing import Literal
 from isheep.batching import batched, chunks
 from isheep.text.rouge_index import BLOCK_ROWS, NearRow, RougeIndex, TokenRow, token_row
 
-Language = Literal["en", "any"]
+Language = Literal["en", "es", "zh", "ar", "hi", "de", "any"]
+"""The language of tasks, or "any" for all others and for mixtures."""
+
+SCRIPTS = {"en": "LATIN", "es": "LATIN", "de": "LATIN", "zh": "CJK", "ar": "ARABIC", "hi": "DEVANAGARI"}
+"""The script of each language: the first word of the Unicode names of its letters."""
 
 # Thai to Myanmar, Khmer, kana, Han: scripts without spaces between words, in which each character counts as a word.
 UNSPACED = (
@@ -26,9 +30,9 @@ UNSPACED = (
 def split_words(text: str, language: Language = "en") -> list[str]:
     """Return the words of a text that are compared.
 
-    "en" gives the tokens of `rouge_score`: runs of a-z and 0-9 in the lower-cased text. "any" gives Unicode words: runs
-    of letters and digits of any script with their marks, and each character of a script without spaces. The two agree
-    on ASCII.
+    "en" gives the tokens of `rouge_score`: runs of a-z and 0-9 in the lower-cased text. The others give Unicode words:
+    runs of letters and digits of any script with their marks, and each character of a script without spaces. The two
+    agree on ASCII.
     """
     if language == "en":
         return re.findall(r"[a-z0-9]+", text.lower())
@@ -45,13 +49,21 @@ def _long_marks() -> re.Pattern[str]:
     return re.compile(f"([{marks}]{{30}})[{marks}]+")
 
 
-def is_comparable(text: str, language: Language) -> bool:
-    """Return whether at least half of the letters of a text belong to words that the language compares.
+def is_in_script(text: str, language: Language) -> bool:
+    """Return whether at least half of a text is in the script of the language; True for "any".
 
-    For "en" these are the letters a to z: an exact repeat in another script would count as novel.
+    For "en" half of the letters must be a to z: only these are compared, so an exact repeat in another script would
+    count as novel. For the other languages half of the words must begin with a letter of the script, because a few
+    names in Latin letters have more letters than a sentence in Chinese.
     """
-    letters = [character for character in text if character.isalpha()]
-    return language != "en" or 2 * sum(map(str.isascii, letters)) >= len(letters)
+    if language == "any":
+        return True
+    if language == "en":
+        letters = [character for character in text if character.isalpha()]
+        return 2 * sum(map(str.isascii, letters)) >= len(letters)
+    words = [word for word in split_words(text, language) if word[0].isalpha()]
+    script = SCRIPTS[language]
+    return 2 * sum(unicodedata.name(word[0], "").startswith(script) for word in words) >= len(words)
 
 
 @cache
