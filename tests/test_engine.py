@@ -13,16 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from isheep.batching import derive_seed
 from isheep.engines import decode as decoding
-from isheep.engines.decode import (
-    Policy,
-    common_prefix_length,
-    decode,
-    draw_tokens,
-    group_by_prefix,
-    option_paths,
-    seeded_uniforms,
-)
+from isheep.engines.decode import Policy, decode, draw_tokens, seeded_uniforms
 from isheep.engines.function import FunctionEngine, SeededFunctionEngine
+from isheep.engines.prefixes import common_prefix_length, group_by_prefix, option_paths
 from isheep.engines.tokens import split_stops
 from isheep.engines.transformers import TransformersEngine, open_engine
 from isheep.errors import UserError
@@ -445,9 +438,9 @@ def share(model: Any, prompt: list[int], option: list[int]) -> float:
 def test_rows_that_begin_alike_are_a_family() -> None:
     first, second = list(range(20)), list(range(50, 70))
     rows = [[*first, 1], [*second, 2, 3], [9], [*first, 4, 5], [*second, 6], [*first[:9], *range(90, 120)]]
-    groups = group_by_prefix(rows, 1, 8)
+    groups = group_by_prefix(rows, [1] * len(rows), 8)
     assert {tuple(sorted(indices)): shared for shared, indices in groups} == {(0, 3): 20, (1, 4): 20, (2,): 0, (5,): 38}
-    assert sorted(len(indices) for _, indices in group_by_prefix([first] * 5, 1, 2)) == [1, 2, 2]
+    assert sorted(len(indices) for _, indices in group_by_prefix([first] * 5, [1] * 5, 2)) == [1, 2, 2]
 
 
 PAIRS = [f"{text}{tail}" for text in (LONG, *SHARED) for tail in (" Is it good? It is", " Say how short it is:", "")]
