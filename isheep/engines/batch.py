@@ -33,9 +33,7 @@ class SegmentBatch:
     def add(self, rows: Sequence[Sequence[int]]) -> tuple[list[int], Tensor]:
         """Read rows into new segments. Returns their indices in the order of the batch, and the logits after them."""
         indices, logits = list[int](), list[Tensor]()
-        for segment_rows, segment, last in read_segments(
-            self.model, self.prefix, rows, [1] * len(rows), self.max_rows
-        ):
+        for segment_rows, segment, last in read_segments(self.model, self.prefix, rows, [1] * len(rows), self.max_rows):
             self.segments.append(segment)
             indices += segment_rows
             logits.append(last[:, -1])
@@ -49,9 +47,9 @@ class SegmentBatch:
         return _read_columns(self.model, self.prefix, self.segments, tokens[:, None], positions[:, None], 1)[:, -1]
 
     def keep(self, rows: Sequence[int]) -> list[int]:
-        """Remove other rows than these where it pays, and join segments. Returns the rows' positions in their new order.
+        """Remove other rows than these if they are many. Returns the positions of the rows in their new order.
 
-        A segment pays if it saves more columns in which shorter rows are padded than SEGMENT_COST.
+        Two segments are joined if the columns in which the shorter rows are padded cost less than a segment.
         """
         num_rows = sum(segment.num_rows for segment in self.segments)
         if len(rows) >= MIN_USED_SHARE * num_rows:
@@ -138,9 +136,12 @@ def read_rows(
     for indices in group_by_length(list(map(len, rows)), max_rows):
         ids, is_padding, positions = _pad([rows[i] for i in indices], model.device)
         num_logits = max(num_own[i] for i in indices)
-        yield indices, model(
-            ids, attention_mask=~is_padding, position_ids=positions, use_cache=False, logits_to_keep=num_logits
-        ).logits
+        yield (
+            indices,
+            model(
+                ids, attention_mask=~is_padding, position_ids=positions, use_cache=False, logits_to_keep=num_logits
+            ).logits,
+        )
 
 
 def read_segments(
