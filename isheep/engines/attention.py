@@ -100,12 +100,9 @@ class Segment:
         scores = [segment.hidden_scores[:, None, :, None] for segment in pair]
         self.hidden_scores = _align(scores, pair, length, num_columns, float("-inf"))[:, 0, :, 0]
         self.hidden_scores[:, length:] = 0
-        self.layers = {
-            layer: tuple(
-                _align(pair_parts, pair, length, num_columns, 0) for pair_parts in zip(parts, other.layers[layer])
-            )
-            for layer, parts in self.layers.items()
-        }
+        for layer, parts in self.layers.items():
+            both = zip(parts, other.layers[layer], strict=True)
+            self.layers[layer] = tuple(_align(states, pair, length, num_columns, 0) for states in both)
         self.num_columns, self.start, self.length = num_columns, 0, length
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from isheep.batching import derive_seed
 from isheep.engines import Engine, prefixes, ray, tokens
 from isheep.errors import Conflicts, TooLong
-from isheep.models.checkpoint import check_device, find_checkpoint, load_model, load_tokenizer
+from isheep.models.checkpoint import check_device, choose_dtype, find_checkpoint, load_model, load_tokenizer
 from isheep.models.tokenization import continuation_ids, decode_continuation, prompt_ids
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
@@ -31,7 +31,7 @@ def open_from_recipe(recipe: Recipe, model: Model) -> Engine:
 def open_single(recipe: Recipe, model: Model) -> Engine:
     """Return a single engine on a model, with the settings of the recipe's machine."""
     machine = recipe.machine
-    return open_engine(model, threads=machine.threads, device=machine.device, batch=machine.engine_batch_size)
+    return open_engine(model, machine.threads, machine.device, machine.dtype, machine.engine_batch_size)
 
 
 def check(recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
@@ -50,10 +50,10 @@ def open_engine(
 ) -> "TransformersEngine":
     """Return an engine on `model`. Its weights load at first use, onto `device` ("cpu", "cuda"; None: CUDA if any).
 
-    With `dtype` None it computes in float32 on CPU, whatever the checkpoint's own type, and in bfloat16 on CUDA. At
-    most `batch` prompts are processed at a time. `threads` applies to the whole process. The same calls with the same
-    number of threads return the same bytes. Raises UserError if `model` is a path without a checkpoint, or if there is
-    no such device.
+    With `dtype` None it computes in bfloat16 on CUDA, and on CPU in what `models.checkpoint.choose_dtype` says. At most
+    `batch` prompts are processed at a time. `threads` applies to the whole process. The same calls with the same number
+    of threads return the same bytes. Raises UserError if `model` is a path without a checkpoint, or if there is no such
+    device.
     """
     find_checkpoint(model.base)
     check_device(device)
@@ -84,14 +84,16 @@ class TransformersEngine:
         import torch
 
         from isheep.engines.attention import use_shared_attention
+        from isheep.engines.head import compute_logits_in_blocks
 
         if self.threads:
             torch.set_num_threads(self.threads)
         tokenizer = load_tokenizer(self.source.base)
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = self.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+        dtype = self.dtype or choose_dtype(self.source.base, device)
         model = load_model(self.source, dtype).to(device).eval()
         use_shared_attention(model)
+        compute_logits_in_blocks(model)
         eos = model.generation_config.eos_token_id
         end_ids = {tokenizer.eos_token_id} | set(eos if isinstance(eos, list) else [eos])
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
