@@ -73,20 +73,20 @@ def run_turn(checkout: Path, arguments: Sequence[str], threads: int) -> Turn:
     return Turn(*json.loads(process.stdout.splitlines()[-1]))
 
 
-def print_comparison(others: Sequence[Turn], own: Sequence[Turn]) -> None:
+def print_comparison(other_turns: Sequence[Turn], own_turns: Sequence[Turn]) -> None:
     """Print a row of the table."""
-    pairs = list(zip(others, own, strict=True))
+    pairs = list(zip(other_turns, own_turns, strict=True))
     cpu_ratio = median(first.cpu_seconds / second.cpu_seconds for first, second in pairs)
     wall_ratio = median(first.wall_seconds / second.wall_seconds for first, second in pairs)
-    num_equal = sum(first == second for first, second in zip(others[0].texts, own[0].texts, strict=True))
-    repeatable = all(turn[2:] == turns[0][2:] for turns in (others, own) for turn in turns)
-    num_tokens = sum(own[0].tokens)
+    num_equal = sum(first == second for first, second in zip(other_turns[0].texts, own_turns[0].texts, strict=True))
+    repeatable = all(turn[2:] == turns[0][2:] for turns in (other_turns, own_turns) for turn in turns)
+    num_tokens = sum(own_turns[0].tokens)
     print("| tokens | other, CPU s | this, CPU s | ratio, CPU | ratio, wall | tokens/s | equal texts | repeatable |")
     print("|---:|---:|---:|---:|---:|---:|---:|---|")
-    seconds = [median(turn.cpu_seconds for turn in turns) for turns in (others, own)]
-    speed = num_tokens / median(turn.wall_seconds for turn in own)
+    seconds = [median(turn.cpu_seconds for turn in turns) for turns in (other_turns, own_turns)]
+    speed = num_tokens / median(turn.wall_seconds for turn in own_turns)
     print(f"| {num_tokens} | {seconds[0]:.1f} | {seconds[1]:.1f} | {cpu_ratio:.2f}", end=" | ")
-    print(f"{wall_ratio:.2f} | {speed:.0f} | {num_equal}/{len(own[0].texts)} | {repeatable} |")
+    print(f"{wall_ratio:.2f} | {speed:.0f} | {num_equal}/{len(own_turns[0].texts)} | {repeatable} |")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -110,11 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.against is None or args.repeats < 1:
         raise UserError("give another checkout with --against, and --repeats of 1 or more")
     own_arguments = list(arguments) if arguments is not None else sys.argv[1:]
-    others, own = list[Turn](), list[Turn]()
+    other_turns, own_turns = list[Turn](), list[Turn]()
     for _ in range(args.repeats):
-        others.append(run_turn(args.against, own_arguments, args.threads))
-        own.append(run_turn(CHECKOUT, own_arguments, args.threads))
-    print_comparison(others, own)
+        other_turns.append(run_turn(args.against, own_arguments, args.threads))
+        own_turns.append(run_turn(CHECKOUT, own_arguments, args.threads))
+    print_comparison(other_turns, own_turns)
 
 
 if __name__ == "__main__":

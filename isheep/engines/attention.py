@@ -91,18 +91,18 @@ class Segment:
         self.start = int((self.hidden_scores[:, : self.length] == 0).any(0).int().argmax())
         return order
 
-    def join(self, other: "Segment") -> None:
+    def join(self, segment: "Segment") -> None:
         """Append the rows of another segment."""
-        pair = (self, other)
-        self.num_tokens = torch.cat([self.num_tokens, other.num_tokens])
-        length = max(self.width, other.width)
+        pair = (self, segment)
+        self.num_tokens = torch.cat([self.num_tokens, segment.num_tokens])
+        length = max(self.width, segment.width)
         num_columns = length + COLUMNS_PER_GROWTH
-        scores = [segment.hidden_scores[:, None, :, None] for segment in pair]
+        scores = [part.hidden_scores[:, None, :, None] for part in pair]
         self.hidden_scores = _align(scores, pair, length, num_columns, float("-inf"))[:, 0, :, 0]
         self.hidden_scores[:, length:] = 0
         for layer, parts in self.layers.items():
-            both = zip(parts, other.layers[layer], strict=True)
-            self.layers[layer] = tuple(_align(states, pair, length, num_columns, 0) for states in both)
+            state_pairs = zip(parts, segment.layers[layer], strict=True)
+            self.layers[layer] = tuple(_align(states, pair, length, num_columns, 0) for states in state_pairs)
         self.num_columns, self.start, self.length = num_columns, 0, length
 
 
