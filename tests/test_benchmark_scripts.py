@@ -1,6 +1,7 @@
 """The scripts that measure speed work with the present package: each explains itself, and small measurements run."""
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import demo_figure, novelty
+from benchmarks import decoding, demo_figure, novelty
 from benchmarks.common import TimedEngine, best_time, run_child, run_script
 from isheep.engines import check_engine_object
 from isheep.engines.function import FunctionEngine
@@ -54,6 +55,15 @@ def test_a_script_runs_at_its_smallest_size(name: str, monkeypatch: pytest.Monke
     monkeypatch.chdir(ROOT)
     _, output = run_child([sys.executable, "-m", f"benchmarks.{name}", *SMALL_RUNS[name]])
     assert output
+
+
+@pytest.mark.slow
+def test_a_checkout_decodes_as_it_does_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Name the number after {n}."}) + "\n" for n in range(40)))
+    words = ["--against", str(ROOT), "--model", "lamb", "--prompts", str(prompts), "--count", "3", "--shared", "20"]
+    decoding.main([*words, "--length", "4", "--repeats", "1", "--threads", "1"])
+    assert "| 3/3 | True |" in capsys.readouterr().out
 
 
 def test_both_ways_to_check_novelty_have_the_same_verdicts(capsys: pytest.CaptureFixture[str]) -> None:

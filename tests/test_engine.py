@@ -12,23 +12,23 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from isheep.batching import derive_seed
+from isheep.engines import batch as batching
 from isheep.engines import decode as decoding
-from isheep.engines.decode import (
-    Policy,
-    common_prefix_length,
-    decode,
-    draw_tokens,
-    group_by_prefix,
-    option_paths,
-    seeded_uniforms,
-)
+from isheep.engines import head
+from isheep.engines.attention import read_prefix
+from isheep.engines.batch import SegmentBatch
+from isheep.engines.decode import Policy, decode, draw_tokens, seeded_uniforms
 from isheep.engines.function import FunctionEngine, SeededFunctionEngine
+from isheep.engines.prefixes import common_prefix_length, group_by_prefix, option_paths
 from isheep.engines.tokens import split_stops
-from isheep.engines.transformers import TransformersEngine, open_engine
+from isheep.engines.transformers import TransformersEngine, open_engine, open_single
 from isheep.errors import UserError
 from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT
+from isheep.models import checkpoint as checkpoints
 from isheep.models.checkpoint import find_checkpoint, start_token_ids
 from isheep.models.tokenization import decode_tokens
+from isheep.recipe.machine import Machine
+from isheep.recipe.schema import Recipe
 from isheep.records import Model, Sampling
 from tests.helpers.checkpoints import make_checkpoint
 
@@ -191,6 +191,116 @@ def test_neighbours_change_logits_by_less_than_a_ten_thousandth(checkpoint: Path
         for expected, batched in zip(alone, all_logits(rows, limits, batch_size), strict=True):
             together = torch.stack(batched)
             assert (torch.stack(expected) - together).abs().max() < 1e-4 * together.abs().max()
+
+
+@pytest.mark.usefixtures("clear")
+@pytest.mark.parametrize("segment_cost", [0, 10**6], ids=["segments", "joined"])
+def test_rows_of_several_segments_write_what_they_write_alone(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, segment_cost: int
+) -> None:
+    monkeypatch.setattr(batching, "SEGMENT_COST", segment_cost)
+    engine, prompts = opened(checkpoint, batch=5), [f"{text} {i}" for i in range(4) for text in (*SHARED, *MIXED)]
+    rows = engine._prompt_ids(prompts)
+    limits = [3 + 7 * (n % 4) for n in range(len(rows))]
+    widths = []
+
+    def pick(logits: torch.Tensor, indices: list[int], outputs: list[list[int]]) -> torch.Tensor:
+        widths.append([max(len(rows[index]) + len(outputs[index]) for index in indices), len(indices)])
+        return decoding.draw_tokens(logits, torch.zeros(len(logits)), 0, 1)
+
+    with torch.inference_mode():
+        outputs = decode(engine.loaded.model, rows, Policy(pick, lambda tokens: False, limits, 5))
+    texts = [decode_tokens(engine.loaded.tokenizer, output) for output, _ in outputs]
+    assert [len(output) for output, _ in outputs] == limits
+    alone = greedy_one_by_one(checkpoint, prompts, max(limits))
+    assert all(long.startswith(text) for long, text in zip(alone, texts, strict=True))
+
+
+def test_a_batch_stores_no_more_columns_than_its_longest_row(checkpoint: Path) -> None:
+    model = opened(checkpoint).loaded.model
+    with torch.inference_mode():
+        prefix = read_prefix(model, [])
+        batch = SegmentBatch(model, prefix, 8)
+        order, logits = batch.add([list(range(1, 81)), *([[5, 6, 7]] * 3)])
+        assert order == [0, 1, 2, 3] and [segment.width for segment in batch.segments] == [80, 3]
+        assert batch.keep([1, 3]) == [1, 3]
+        for _ in range(100):
+            logits = batch.step(logits[-2:].argmax(-1))
+        assert [segment.width for segment in batch.segments] == [103]
+        assert batch.add([list(range(1, 11))])[0] == [0] and batch.keep([2]) == [2]
+        assert [segment.width for segment in batch.segments] == [10]
+
+
+@pytest.mark.usefixtures("clear")
+def test_rows_that_share_a_part_write_what_generate_writes(checkpoint: Path) -> None:
+    """The tokens that only some of the rows share are read once."""
+    reads, engine = list[int](), opened(checkpoint)
+    engine.loaded.model.register_forward_pre_hook(lambda module, arguments: reads.append(arguments[0].numel()))
+    done = engine.generate(PAIRS, GREEDY, 0)
+    assert [c.text for c in done] == greedy_one_by_one(checkpoint, PAIRS, 12)
+    assert sum(reads) - 12 * len(PAIRS) < 0.7 * sum(map(len, engine._prompt_ids(PAIRS)))
+
+
+def test_logits_in_blocks_of_words_are_those_of_one_product(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = opened(checkpoint).loaded.model
+    monkeypatch.setattr(head, "MIN_WORDS", 1)
+    monkeypatch.setattr(head, "WORDS_PER_THREAD", 50)
+    in_blocks, ids = opened(checkpoint).loaded.model, torch.arange(8, 40)[None]
+    assert "forward" in vars(in_blocks.lm_head) and "forward" not in vars(plain.lm_head)
+    with torch.inference_mode():
+        torch.testing.assert_close(in_blocks(ids).logits, plain(ids).logits)
+
+
+@pytest.mark.parametrize("prompts", [MIXED, SHARED], ids=["mixed", "shared"])
+def test_bfloat16_writes_what_a_model_of_this_type_finds_best(checkpoint: Path, prompts: list[str]) -> None:
+    """A token's logit is the best one of transformers' pass in the same type, up to the rounding of logits."""
+    engine = opened(checkpoint, dtype="bfloat16", batch=3)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16).eval()
+    texts = engine.generate(prompts, GREEDY, 0)
+    outputs = [row for row, _ in greedy_outputs(engine, prompts, 12)]
+    assert [decode_tokens(engine.loaded.tokenizer, row) for row in outputs] == [c.text for c in texts]
+    for row, output in zip(engine._prompt_ids(prompts), outputs, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([row + output])).logits[0, len(row) - 1 : -1].float()
+        chosen = logits.gather(1, torch.tensor(output)[:, None])[:, 0]
+        assert (logits.max(-1).values - chosen).max() < 0.05 * logits.abs().max()
+
+
+def greedy_outputs(engine: TransformersEngine, prompts: list[str], length: int) -> list[tuple[list[int], bool]]:
+    rows = engine._prompt_ids(prompts)
+    policy = Policy(lambda logits, *_: logits.argmax(-1), lambda tokens: False, [length] * len(rows), engine.batch)
+    with torch.inference_mode():
+        return decode(engine.loaded.model, rows, policy)
+
+
+@pytest.mark.parametrize(
+    ("stored", "width", "instructions", "dtype", "computed"),
+    [
+        (torch.bfloat16, 256, True, None, torch.bfloat16),
+        (torch.float16, 256, True, None, torch.bfloat16),
+        (torch.bfloat16, 256, False, None, torch.float32),
+        (torch.float32, 256, True, None, torch.float32),
+        (torch.bfloat16, 48, True, None, torch.float32),
+        (torch.bfloat16, 256, True, "float32", torch.float32),
+        (torch.float32, 48, False, "bfloat16", torch.bfloat16),
+    ],
+)
+def test_the_machine_computes_in_the_type_of_the_checkpoint_where_the_cpu_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: Any, width: int, instructions: bool, dtype: Any,
+    computed: Any,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(checkpoints, "has_bfloat16_instructions", lambda: instructions)
+    path = make_checkpoint(tmp_path, "Qwen2", hidden_size=width)
+    AutoModelForCausalLM.from_pretrained(path, dtype=stored).save_pretrained(path)
+    recipe = Recipe(model=str(path), machine=Machine(device="cpu", dtype=dtype))
+    engine = open_single(recipe, Model(str(path)))
+    assert engine.loaded.model.dtype == computed
+
+
+def test_lamb_computes_in_float32_on_any_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "has_bfloat16_instructions", lambda: True)
+    assert checkpoints.choose_dtype("lamb", "cpu") == "float32"
+    assert checkpoints.choose_dtype("lamb", "cuda:0") == "bfloat16"
 
 
 def penalised_one_by_one(path: Path, prompts: list[str], sampling: Sampling, seed: int) -> list[str]:
@@ -445,9 +555,9 @@ def share(model: Any, prompt: list[int], option: list[int]) -> float:
 def test_rows_that_begin_alike_are_a_family() -> None:
     first, second = list(range(20)), list(range(50, 70))
     rows = [[*first, 1], [*second, 2, 3], [9], [*first, 4, 5], [*second, 6], [*first[:9], *range(90, 120)]]
-    groups = group_by_prefix(rows, 1, 8)
+    groups = group_by_prefix(rows, [1] * len(rows), 8)
     assert {tuple(sorted(indices)): shared for shared, indices in groups} == {(0, 3): 20, (1, 4): 20, (2,): 0, (5,): 38}
-    assert sorted(len(indices) for _, indices in group_by_prefix([first] * 5, 1, 2)) == [1, 2, 2]
+    assert sorted(len(indices) for _, indices in group_by_prefix([first] * 5, [1] * 5, 2)) == [1, 2, 2]
 
 
 PAIRS = [f"{text}{tail}" for text in (LONG, *SHARED) for tail in (" Is it good? It is", " Say how short it is:", "")]

@@ -12,6 +12,7 @@ from typing import Any
 from isheep import __version__
 from isheep.backends import ENGINES, engine_module
 from isheep.errors import one_line
+from isheep.models.checkpoint import has_bfloat16_instructions
 from isheep.recipe.packaged import PACKAGED_MODELS
 from isheep.rundir.run import PACKAGES
 
@@ -69,7 +70,8 @@ def describe_device() -> str:
     except (ImportError, OSError) as error:
         return f"torch cannot be loaded: {one_line(error)}"
     if not torch.cuda.is_available():
-        return "cpu (torch finds no CUDA device)"
+        instructions = "with" if has_bfloat16_instructions() else "without"
+        return f"cpu (torch finds no CUDA device), {instructions} instructions for bfloat16"
     devices = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
     return "cuda: " + ", ".join(f"{device.name} with {_gigabytes(device.total_memory)}" for device in devices)
 

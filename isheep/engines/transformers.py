@@ -6,9 +6,9 @@ from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isheep.batching import derive_seed
-from isheep.engines import Engine, ray, tokens
+from isheep.engines import Engine, prefixes, ray, tokens
 from isheep.errors import Conflicts, TooLong
-from isheep.models.checkpoint import check_device, find_checkpoint, load_model, load_tokenizer
+from isheep.models.checkpoint import check_device, choose_dtype, find_checkpoint, load_model, load_tokenizer
 from isheep.models.tokenization import continuation_ids, decode_continuation, prompt_ids
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
@@ -31,7 +31,7 @@ def open_from_recipe(recipe: Recipe, model: Model) -> Engine:
 def open_single(recipe: Recipe, model: Model) -> Engine:
     """Return a single engine on a model, with the settings of the recipe's machine."""
     machine = recipe.machine
-    return open_engine(model, threads=machine.threads, device=machine.device, batch=machine.engine_batch_size)
+    return open_engine(model, machine.threads, machine.device, machine.dtype, machine.engine_batch_size)
 
 
 def check(recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
@@ -50,10 +50,10 @@ def open_engine(
 ) -> "TransformersEngine":
     """Return an engine on `model`. Its weights load at first use, onto `device` ("cpu", "cuda"; None: CUDA if any).
 
-    With `dtype` None it computes in float32 on CPU, whatever the checkpoint's own type, and in bfloat16 on CUDA. At
-    most `batch` prompts are processed at a time. `threads` applies to the whole process. The same calls with the same
-    number of threads return the same bytes. Raises UserError if `model` is a path without a checkpoint, or if there is
-    no such device.
+    With `dtype` None it computes in bfloat16 on CUDA, and on CPU in what `models.checkpoint.choose_dtype` says. At most
+    `batch` prompts are processed at a time. `threads` applies to the whole process. The same calls with the same number
+    of threads return the same bytes. Raises UserError if `model` is a path without a checkpoint, or if there is no such
+    device.
     """
     find_checkpoint(model.base)
     check_device(device)
@@ -84,14 +84,16 @@ class TransformersEngine:
         import torch
 
         from isheep.engines.attention import use_shared_attention
+        from isheep.engines.head import compute_logits_in_blocks
 
         if self.threads:
             torch.set_num_threads(self.threads)
         tokenizer = load_tokenizer(self.source.base)
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = self.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+        dtype = self.dtype or choose_dtype(self.source.base, device)
         model = load_model(self.source, dtype).to(device).eval()
         use_shared_attention(model)
+        compute_logits_in_blocks(model)
         eos = model.generation_config.eos_token_id
         end_ids = {tokenizer.eos_token_id} | set(eos if isinstance(eos, list) else [eos])
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -165,7 +167,7 @@ class TransformersEngine:
         """
         import torch
 
-        from isheep.engines import decode
+        from isheep.engines import batch
 
         model, *_, context = self.loaded
         rows = []
@@ -178,10 +180,8 @@ class TransformersEngine:
         with torch.inference_mode():
             num_own = [len(rows[index][1]) + 1 for index in nonempty]
             joined = [[*rows[index][0], *rows[index][1]] for index in nonempty]
-            prefix, tails = decode.read_shared_prefix(model, joined, num_own)
-            for group in decode.group_by_length([len(tail) for tail in tails], self._batch_size(longest)):
-                batch = decode.Batch(model, prefix, len(group), len(tails[group[0]]))
-                logits = batch.read([tails[i] for i in group], max(num_own[i] for i in group))
+            prefix, tails = batch.read_shared_prefix(model, joined, num_own)
+            for group, logits in batch.read_rows(model, prefix, tails, num_own, self._batch_size(longest)):
                 for i, row_logits in zip(group, logits, strict=True):
                     output = rows[nonempty[i]][1]
                     results[nonempty[i]] = TokenLogprobs(output, _output_logprobs(row_logits, output))
@@ -215,21 +215,15 @@ class TransformersEngine:
         """Return the probability that a row's continuation begins with an option's tokens: float64 (rows, options)."""
         import torch
 
-        from isheep.engines import attention, decode
+        from isheep.engines import batch
 
-        model, paths = self.loaded.model, decode.option_paths(options)
+        model, paths = self.loaded.model, prefixes.option_paths(options)
         num_own = max(map(len, paths)) + 1
-        batch_size = self._batch_size(num_own)
         pairs = [(row, path) for row in range(len(rows)) for path in range(len(paths))]
-        prefix, tails = decode.read_shared_prefix(
-            model, [[*rows[row], *paths[path]] for row, path in pairs], [num_own] * len(pairs)
-        )
-        groups = decode.group_by_prefix(tails, num_own, batch_size if attention.uses_shared_attention(model) else 1)
-        largest = max(len(group.indices) for group in groups)
+        all_own = [num_own] * len(pairs)
+        prefix, tails = batch.read_shared_prefix(model, [[*rows[row], *paths[path]] for row, path in pairs], all_own)
         result = torch.ones(len(rows), len(options), dtype=torch.float64, device=model.device)
-        lengths = [len(tails[group.indices[0]]) for group in groups]
-        for batch in decode.group_by_length(lengths, max(1, batch_size // largest)):
-            indices, logits = decode.read_groups(model, prefix, tails, [groups[i] for i in batch], num_own)
+        for indices, logits in batch.read_rows(model, prefix, tails, all_own, self._batch_size(num_own)):
             for number, path in enumerate(paths):
                 positions = [position for position, index in enumerate(indices) if pairs[index][1] == number]
                 # (rows, positions along the path, vocabulary)
@@ -237,7 +231,7 @@ class TransformersEngine:
                 path_rows = [pairs[indices[position]][0] for position in positions]
                 for option, ids in enumerate(options):
                     for step, token in enumerate(ids):
-                        if next(longer for longer in paths if decode.is_prefix(ids[:step], longer)) == path:
+                        if next(longer for longer in paths if prefixes.is_prefix(ids[:step], longer)) == path:
                             result[path_rows, option] *= probabilities[:, step, token]
         return result
 
@@ -249,16 +243,14 @@ class TransformersEngine:
         import numpy as np
         import torch
 
-        from isheep.engines import decode
-
         model = self.loaded.model
         rows = [row[: self.loaded.context] for row in self._prompt_ids(texts)]
         means = np.zeros((len(rows), model.config.get_text_config().hidden_size), np.float32)
-        for group in decode.group_by_length([len(row) for row in rows], self.batch):
-            batch = [rows[i] for i in group]
-            width = len(batch[0])
-            ids = torch.tensor([row + [0] * (width - len(row)) for row in batch], device=model.device)
-            mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch], device=model.device)
+        for group in prefixes.group_by_length([len(row) for row in rows], self.batch):
+            group_rows = [rows[i] for i in group]
+            width = len(group_rows[0])
+            ids = torch.tensor([row + [0] * (width - len(row)) for row in group_rows], device=model.device)
+            mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in group_rows], device=model.device)
             with torch.inference_mode():
                 states = model.base_model(ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
                 means[group] = ((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()

@@ -64,8 +64,9 @@ def open_engine(model: Model, machine: Machine, rank: int, load_chat: Callable[[
     """Return an engine on `model`. vLLM starts at first use, which takes about a minute.
 
     `rank` is the highest rank of the recipe's adapters. `load_chat` returns the chat template that a merged checkpoint
-    is saved with. The engine computes in float32 on CPU and in bfloat16 on CUDA. Raises UserError if `model` is a path
-    without a checkpoint, if vLLM is not installed, or if this machine does not have machine.device.
+    is saved with. Without machine.dtype the engine computes in float32 on CPU and in bfloat16 on CUDA. Raises UserError
+    if `model` is a path without a checkpoint, if vLLM is not installed, or if this machine does not have
+    machine.device.
     """
     find_checkpoint(model.base)
     check_installed()

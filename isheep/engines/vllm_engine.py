@@ -242,6 +242,7 @@ class VLLMEngine:
             memory=settings.memory,
             cache=settings.cache,
             tensor_parallel=settings.tensor_parallel,
+            dtype=self.machine.dtype,
             eager=settings.eager,
             sleep=settings.sleep and not pooling,
         )

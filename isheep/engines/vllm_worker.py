@@ -53,6 +53,7 @@ class VLLMOptions(NamedTuple):
     """The memory for keys and values in GiB; None: what vLLM chooses."""
     tensor_parallel: int
     """The number of GPUs that share the weights."""
+    dtype: str | None
     eager: bool
     """Whether it runs without CUDA graphs."""
     sleep: bool
@@ -206,7 +207,7 @@ def _open(options: VLLMOptions) -> Any:
         options.base,
         # A checkpoint in the format of pickle could execute code.
         load_format="safetensors",
-        dtype="float32" if is_cpu else "bfloat16",
+        dtype=options.dtype or ("float32" if is_cpu else "bfloat16"),
         max_model_len=options.context,
         max_num_seqs=options.batch_size,
         gpu_memory_utilization=options.memory,

@@ -13,6 +13,9 @@ HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 UNBOUNDED = 2**30
 """Stands for a size that a model's configuration does not give."""
 
+MIN_BFLOAT16_WIDTH = 256
+"""The width from which on a model computes in bfloat16 on a CPU that has instructions for it."""
+
 
 def find_checkpoint(base: str) -> str:
     """Return the folder of `base`, or `base` itself if it can only be a name on the Hub.
@@ -138,6 +141,32 @@ def check_device(device: str | None) -> None:
         devices += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     if device not in devices:
         raise UserError(f"machine.device {device!r} is not on this machine: take {' or '.join(devices)}, or null")
+
+
+def has_bfloat16_instructions() -> bool:
+    """Return whether this CPU multiplies matrices in bfloat16 by instructions of its own (AVX-512 BF16 or AMX)."""
+    import torch
+
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def choose_dtype(base: str, device: str) -> str:
+    """Return the type in which `base` computes if nobody asks for another one: bfloat16 on CUDA.
+
+    On a CPU it is bfloat16 if the checkpoint is stored in 16 bits and the CPU has instructions for it, otherwise
+    float32. Small models such as lamb gain nothing and stay in float32, so that they write the same on more CPUs.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    if device.startswith("cuda"):
+        return "bfloat16"
+    config = load_pretrained(base, AutoConfig)
+    text_config = config.get_text_config()
+    stored = config.dtype or text_config.dtype
+    is_small = (getattr(text_config, "hidden_size", None) or 0) < MIN_BFLOAT16_WIDTH
+    use_bfloat16 = stored in (torch.bfloat16, torch.float16) and not is_small and has_bfloat16_instructions()
+    return "bfloat16" if use_bfloat16 else "float32"
 
 
 def load_model(source: Model, dtype: str) -> Any:
