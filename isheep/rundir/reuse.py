@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.errors import UserError, option
+from isheep.errors import UserError
 from isheep.recipe.loading import differences
 from isheep.recipe.schema import Recipe
 from isheep.rundir.artifacts import artifact_of
@@ -41,10 +41,8 @@ def check_reused_run(path: Path, out: Path, names: Names) -> None:
     two. `names` are the Python objects of the run in `out`. The run in `path` may be under way: its complete files do
     not change.
     """
-    reuse = option("reuse")
     if path.exists() and out.exists() and path.samefile(out):
-        another = f"give another {option('out', 'run_dir')}"
-        raise UserError(f"{reuse} {path} is the run folder itself, which keeps its own files; {another}")
+        raise UserError(f"run folder {path} can't take over its own files; give the new run another folder")
     open_run(path)
     engine, own_engine = read_python_objects(path).get("engine"), names.get("engine")
     if (engine or []) != (own_engine or []):
