@@ -61,7 +61,9 @@ def align(
         # line 8: M^t <- SFT(M^base, D^t)
         start = model if settings.training.start == "last" else base
         adapter = context.folder.artifact(
-            "adapter", partial(backend.train, settings, chat, start, training_file, context.seed())
+            "adapter",
+            partial(backend.train, settings, chat, start, training_file, context.seed()),
+            partial(check_training_file, training_file=training_file),
         )
         check_training_file(adapter, training_file)
         model = Model(recipe.model, adapter)

@@ -113,6 +113,11 @@ def command_line() -> Iterator[None]:
         _in_command = before
 
 
+def in_command_line() -> bool:
+    """Return whether the user has written a command, and not a call in Python."""
+    return _in_command
+
+
 def option(name: str, python: str = "") -> str:
     """Return what a user writes to give an argument: "--allow-code" in a command, "allow_code" in Python.
 

@@ -1,18 +1,13 @@
 """Runs: one recipe from the base model to its last model, and sweeps of many recipes that share equal files.
 
-In a sweep, a file of a run is copied from another run if it would be made from the same: from files with the same
-bytes, and from the same values of the recipe's keys that it depends on (rundir/artifacts.py). So two thresholds that
-keep the same pairs train one model.
+A file of a run is copied from another run if it would be made from the same (rundir/sources.py). So two thresholds of a
+sweep that keep the same pairs train one model, and a run with `reuse` makes only what differs.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 from isheep.algorithm import align
 from isheep.backends import DEFAULT_BACKEND, Backend
@@ -22,36 +17,30 @@ from isheep.evaluation import evaluate
 from isheep.evaluation.evaluate import is_last_iteration, validation_scores
 from isheep.evaluation.results import read_result
 from isheep.filters.custom import PairFunction, as_filter
+from isheep.judges.endpoint import JUDGE_LOG
 from isheep.models.adapter_files import check_tokenizer_files
 from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import check_device
-from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.recipe.loading import load_saved_recipe
 from isheep.recipe.schema import Recipe
 from isheep.records import Model
-from isheep.rundir.artifacts import Artifact, artifact_of
+from isheep.rundir.atomic import copy_atomically
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.iterations import iteration_dir, iteration_name, parse_run_file
+from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.progress import console
 from isheep.rundir.python_objects import Names, check_python_objects, save_python_objects
+from isheep.rundir.reuse import ReusedRun, begin_reuse, check_reused_run, describe_files
 from isheep.rundir.run import (
     check_run_dir,
     has_current_format,
     open_run,
     open_run_for_writing,
     read_events,
-    saved_prompts,
 )
+from isheep.rundir.sources import benchmark_of_file, source_fingerprint
 from isheep.stages import assess
 from isheep.stages.respond import check_prompt_fits
 from isheep.trainers.rows import check_cutoff
-
-# The keys of a recipe that every shared file depends on.
-COMMON_KEYS = {"model", "chat_template", "date", "seed", "machine"}
-
-# The files of a model's adapter that decide what the model generates.
-MODEL_FILES = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
-
 
 # --- one run
 
@@ -61,13 +50,15 @@ def run_recipe(
     out: Path,
     reuse_from: Callable[[str], Path | None] = lambda file: None,
     *,
+    reuse: Path | None = None,
     backend: Backend = DEFAULT_BACKEND,
 ) -> tuple[RunFolder, int]:
     """Run a recipe in the folder `out`, or continue its run; return the folder and the last iteration.
 
-    The last iteration is T, or the one at which the recipe's `stop` ends the run. `reuse_from` is RunFolder.reuse_from.
+    The last iteration is T, or the one at which the recipe's `stop` ends the run. `reuse_from` is RunFolder.reuse_from;
+    `reuse` is a run folder from which every file is taken over that comes out the same.
     """
-    *_, (last_iteration, _) = iterate_recipe(recipe, out, reuse_from, backend=backend)
+    *_, (last_iteration, _) = iterate_recipe(recipe, out, reuse_from, reuse=reuse, backend=backend)
     return RunFolder(out, out), last_iteration
 
 
@@ -76,6 +67,7 @@ def iterate_recipe(
     out: Path,
     reuse_from: Callable[[str], Path | None] = lambda file: None,
     *,
+    reuse: Path | None = None,
     backend: Backend = DEFAULT_BACKEND,
     filters: Sequence[PairFunction] = (),
 ) -> Iterator[tuple[int, Model]]:
@@ -83,13 +75,16 @@ def iterate_recipe(
 
     `filters` are those of algorithm.align. The run folder is locked until the iterator is exhausted or closed.
     """
-    recipe = with_run_date(recipe, out, backend)
+    recipe = with_run_date(recipe, out, backend, reuse)
     with open_run_for_writing(out, recipe) as folder:
         save_python_objects(out, _object_names(backend, filters))
-        folder = replace(folder, reuse_from=reuse_from)
         num_made = _num_made_files(out)
+        reused = _begin_reuse(folder, recipe, reuse)
+        folder = replace(folder, reuse_from=find_reusable_files(recipe, out, [reused]) if reused else reuse_from)
         for iteration, model in enumerate(align(recipe, folder, backend=backend, filters=filters)):
             evaluate.evaluate(recipe, folder, iteration, model, backend=backend)
+            if reused and _num_made_files(out) > num_made:
+                folder.notify(describe_files(folder, iteration, reused))
             is_last = is_last_iteration(recipe, folder, iteration)
             if is_last and iteration < recipe.iterations:
                 _report_stop(recipe, folder, iteration)
@@ -105,15 +100,27 @@ def _num_made_files(run_dir: Path) -> int:
     return sum("file" in event for event in read_events(run_dir))
 
 
-def with_run_date(recipe: Recipe, out: Path, backend: Backend = DEFAULT_BACKEND) -> Recipe:
+def _begin_reuse(run: RunFolder, recipe: Recipe, path: Path | None) -> ReusedRun | None:
+    """Return the run whose files are taken over, after copying its judge's answers, so that no call is paid twice."""
+    reused = begin_reuse(run, recipe, path)
+    if reused and (reused.path / JUDGE_LOG).exists() and not run.has(JUDGE_LOG):
+        copy_atomically(reused.path / JUDGE_LOG, run.path / JUDGE_LOG)
+    return reused
+
+
+def with_run_date(recipe: Recipe, out: Path, backend: Backend = DEFAULT_BACKEND, reuse: Path | None = None) -> Recipe:
     """Return the recipe with the date of the run in `out`: that of its recipe.yaml, or today's (UTC) for a new run.
 
     A recipe has a date only if its chat template reads the clock, so that a run resumed on another day does not change.
+    A new run that takes over the files of the run `reuse` takes over its date, too.
     """
     if recipe.date or (out / "recipe.yaml").is_file():
         return with_saved_date(recipe, out)
-    reads_clock = getattr(backend.load_chat_template(*recipe.chat_arguments), "reads_clock", False)
-    return recipe.model_copy(update={"date": datetime.now(UTC).date()}) if reads_clock else recipe
+    if not getattr(backend.load_chat_template(*recipe.chat_arguments), "reads_clock", False):
+        return recipe
+    if reuse:
+        recipe = with_saved_date(recipe, reuse)
+    return recipe if recipe.date else recipe.model_copy(update={"date": datetime.now(UTC).date()})
 
 
 def with_saved_date(recipe: Recipe, out: Path) -> Recipe:
@@ -146,10 +153,17 @@ def _report_stop(recipe: Recipe, folder: RunFolder, iteration: int) -> None:
 
 
 def check_recipe_ready(
-    recipe: Recipe, out: Path, *, backend: Backend = DEFAULT_BACKEND, filters: Sequence[PairFunction] = ()
+    recipe: Recipe,
+    out: Path,
+    *,
+    reuse: Path | None = None,
+    backend: Backend = DEFAULT_BACKEND,
+    filters: Sequence[PairFunction] = (),
 ) -> None:
     """Raise UserError if a run of this recipe in the folder `out` can't work, before any weights are loaded."""
     recipe = with_saved_date(recipe, out)
+    if reuse:
+        check_reused_run(reuse, out, _object_names(backend, filters))
     check_run_dir(out, recipe)
     check_python_objects(out, _object_names(backend, filters))
     check_device(recipe.machine.device)
@@ -200,7 +214,8 @@ def run_sweep(recipes: Mapping[str, Recipe], out: Path, *, backend: Backend = DE
         console.print(f"== {out / name}", markup=False, soft_wrap=True)
         try:
             recipe = with_run_date(undated, out / name, backend)
-            run_recipe(recipe, out / name, find_reusable_files(recipe, out / name), backend=backend)
+            reuse_from = find_reusable_files(recipe, out / name, sibling_runs(out / name))
+            run_recipe(recipe, out / name, reuse_from, backend=backend)
         except UserError as error:
             errors.append(f"{name}: {error}")
     if errors:
@@ -208,10 +223,14 @@ def run_sweep(recipes: Mapping[str, Recipe], out: Path, *, backend: Backend = DE
     return [out / name for name in recipes]
 
 
-def find_reusable_files(recipe: Recipe, run_dir: Path) -> Callable[[str], Path | None]:
-    """Return RunFolder.reuse_from for a run: a function that looks for a file in the runs beside it."""
+def sibling_runs(run_dir: Path) -> list[ReusedRun]:
+    """Return the runs beside a run folder, whose files it may copy."""
     folders = [path.parent for path in sorted(run_dir.parent.glob("*/recipe.yaml")) if path.parent != run_dir]
-    other_runs = [(folder, open_run(folder)[0]) for folder in folders if has_current_format(folder)]
+    return [ReusedRun(folder, open_run(folder)[0]) for folder in folders if has_current_format(folder)]
+
+
+def find_reusable_files(recipe: Recipe, run_dir: Path, other_runs: Sequence[ReusedRun]) -> Callable[[str], Path | None]:
+    """Return RunFolder.reuse_from for a run: a function that looks for a file in other runs."""
 
     def reuse_from(file: str) -> Path | None:
         fingerprint = source_fingerprint(recipe, run_dir, file)
@@ -243,75 +262,3 @@ def is_current_result(recipe: Recipe, path: Path) -> bool:
     return result.exists() and evaluate.same_fingerprints(
         read_result(result), evaluate.result_fingerprints(recipe, benchmark)
     )
-
-
-def benchmark_of_file(recipe: Recipe, name: str) -> BenchmarkSettings | None:
-    """Return the benchmark of `evaluation` that a file in eval/ belongs to: NAME.json, NAME, or a file in NAME/."""
-    for benchmark in recipe.evaluation:
-        if name in (benchmark.label, f"{benchmark.label}.json") or name.startswith(f"{benchmark.label}/"):
-            return benchmark
-    return None
-
-
-# --- what a file is made from
-
-
-def source_fingerprint(recipe: Recipe, run_dir: Path, file: str) -> str | None:
-    """Return a hash of everything that a file of a run ("iter-1/pairs.jsonl") is made from.
-
-    None if the file is not to be shared, or if one of its sources does not exist.
-    """
-    iteration, name = parse_run_file(file)
-    artifact = artifact_of(name)
-    if artifact is None or not artifact.shared:
-        return None
-    recipe = recipe.at(iteration)
-    paths = [run_dir / "seeds.jsonl", *_source_files(artifact, recipe, run_dir, iteration)]
-    if not all(path.exists() for path in paths):
-        return None
-    settings = _settings_of_file(artifact, recipe, name)
-    prompts = saved_prompts(run_dir)
-    settings["prompts"] = [prompts.get(name) for name in recipe.own_prompts(artifact.recipe_keys)]
-    return hashlib.sha256(json.dumps([file, settings, _digests(paths)]).encode()).hexdigest()
-
-
-def _source_files(artifact: Artifact, recipe: Recipe, run_dir: Path, iteration: int) -> list[Path]:
-    """Return the files that an artifact is made from, those of the model that makes it included."""
-    folder = run_dir / iteration_name(iteration)
-    # The current model's adapter is among the model's files below.
-    files = [folder / source for source in artifact.sources if source != "adapter"]
-    if artifact.model == "current":
-        model_iteration = iteration
-    elif artifact.model == "start" and recipe.training.start == "base":
-        model_iteration = 0
-    else:
-        model_iteration = iteration - 1
-    if model_iteration > 0:
-        files += [run_dir / iteration_name(model_iteration) / name for name in MODEL_FILES]
-    return files
-
-
-def _settings_of_file(artifact: Artifact, recipe: Recipe, name: str) -> dict[str, Any]:
-    """Return the settings that the file `name` of an artifact depends on."""
-    settings = recipe.model_dump(mode="json", include={*COMMON_KEYS, *artifact.recipe_keys})
-    if artifact.name == "adapter":
-        # These two choose the model and the rows to start from, whose files are among the sources.
-        del settings["training"]["start"], settings["training"]["data"]
-    elif artifact.name == "eval":
-        benchmark = benchmark_of_file(recipe, name.removeprefix("eval/"))
-        settings["evaluation"] = benchmark.model_dump(mode="json") if benchmark else None
-    elif artifact.name == "validation":
-        # The benchmark is in the file's name, and the rule's patience does not change a score.
-        del settings["stop"]
-    return settings
-
-
-def _digests(paths: Iterable[Path]) -> list[str]:
-    return [_digest(path, path.stat().st_mtime_ns) for path in paths]
-
-
-@cache
-def _digest(path: Path, modified: int) -> str:
-    """Return the SHA-256 of a file. `modified` is its modification time, so that a new content is read anew."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

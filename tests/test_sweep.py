@@ -30,8 +30,9 @@ from isheep.records import Drop, Model, Sampling, Task
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.jsonl import read_rows
 from isheep.rundir.run import open_run_for_writing, read_events
+from isheep.rundir.sources import source_fingerprint
 from isheep.rundir.training_file import read_training_file
-from isheep.sweep import find_reusable_files, run_recipe, run_sweep, source_fingerprint
+from isheep.sweep import find_reusable_files, run_recipe, run_sweep, sibling_runs
 from tests.helpers.backends import add_benchmark, use_backend
 from tests.helpers.fakes import FakeChat
 from tests.helpers.hashes import hash_files
@@ -401,7 +402,7 @@ def test_a_benchmark_s_files_are_shared_with_its_result(
     # A result about other items than the benchmark has now is not shared, and its answers are not.
     result = first / "base/eval/own.json"
     result.write_text(result.read_text().replace('"prompt_fingerprint": "', '"prompt_fingerprint": "0'))
-    find = find_reusable_files(recipes["bb"], second)
+    find = find_reusable_files(recipes["bb"], second, sibling_runs(second))
     for name in ("base/eval/own.json", "base/eval/own/answers.jsonl"):
         assert find(name) == killed / name
     # Without the result, it is not known what the answers are about.

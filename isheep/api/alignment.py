@@ -23,16 +23,24 @@ class Alignment:
     does, and end early if the recipe has a stop rule. The run folder is locked while one of them is at work.
     """
 
-    def __init__(self, recipe: Recipe, run_dir: Path, backend: Backend, filters: Sequence[PairFunction]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        run_dir: Path,
+        backend: Backend,
+        filters: Sequence[PairFunction],
+        reuse: Path | None = None,
+    ) -> None:
         self.recipe = recipe
         self.run_dir = run_dir
         self.backend = backend
         self.filters = filters
+        self.reuse = reuse
 
     def __iter__(self) -> Iterator[RunModel]:
         """Yield M^0, M^1, ..., each as soon as it is trained and evaluated."""
-        check_recipe_ready(self.recipe, self.run_dir, backend=self.backend, filters=self.filters)
-        steps = iterate_recipe(self.recipe, self.run_dir, backend=self.backend, filters=self.filters)
+        check_recipe_ready(self.recipe, self.run_dir, reuse=self.reuse, backend=self.backend, filters=self.filters)
+        steps = iterate_recipe(self.recipe, self.run_dir, reuse=self.reuse, backend=self.backend, filters=self.filters)
         for iteration, model in steps:
             yield RunModel(self.run_dir, iteration, model.base, model.adapter, self.backend)
 
@@ -61,6 +69,7 @@ def align(
     *,
     engine: Engine | PromptsToTexts | None = None,
     filters: Sequence[PairFunction] = (),
+    reuse: str | Path | None = None,
     backend: Backend = DEFAULT_BACKEND,
 ) -> Alignment:
     """Align a base model on its own data (Algorithm 1), in a run folder; nothing runs until the result is used.
@@ -71,7 +80,8 @@ def align(
     `engine` replaces the recipe's engine for all models: a function from a list of prompts to a list of texts, or an
     object with the methods of Engine. Training is not replaced. `filters` are applied in addition to those of the
     recipe: a function gets a Pair (an AssessedPair if the recipe rates pairs) and returns the reason to drop it, or
-    None to keep it. `backend` replaces the functions that open and train models, for tests.
+    None to keep it. `reuse` is another run folder: every file of it that comes out the same is taken over, and the rest
+    is made. `backend` replaces the functions that open and train models, for tests.
 
     The run folder records the names of the engine and the filters, and can be continued with the same ones only.
     Raises UserError, when it begins to run, if the recipe cannot be run.
@@ -82,7 +92,7 @@ def align(
         ...     print(model, isheep.evaluate(model, "lamb"))
         >>> def too_short(pair):
         ...     return "fewer than 3 words" if len(pair.output.split()) < 3 else None
-        >>> isheep.align(recipe, "runs/filtered", filters=[too_short]).run()
+        >>> isheep.align(recipe, "runs/filtered", filters=[too_short], reuse="runs/mine").run()
     """
     if not isinstance(recipe, Recipe):
         raise UserError(f"recipe {excerpt(recipe)} is not a Recipe: pass the result of isheep.load_recipe")
@@ -99,4 +109,5 @@ def align(
         backend = replace(
             backend, open_engine=own.open_engine, check_engine=own.check_engine, engine_name=own.engine_name
         )
-    return Alignment(recipe, path_argument(run_dir, "run_dir"), backend, filters)
+    reused = None if reuse is None else path_argument(reuse, "reuse")
+    return Alignment(recipe, path_argument(run_dir, "run_dir"), backend, filters, reused)

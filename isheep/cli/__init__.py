@@ -21,6 +21,7 @@ from isheep.errors import UserError, command_line
 # The commands in the order in which `isheep --help` lists them.
 COMMANDS = (
     "run",
+    "redo",
     "sweep",
     "plan",
     "recipes",

@@ -80,9 +80,28 @@ def _find_run_dir(name: str | None, model: str | None, out: Path | None) -> Path
     if model or out and out.resolve() != path.resolve():
         raise UserError(
             f"{name} is a run folder, which continues in place, with its own model; to begin another run with its "
-            f"recipe: isheep run {path / 'recipe.yaml'} --out ANOTHER"
+            f"recipe: isheep run {path / 'recipe.yaml'} --out ANOTHER, or isheep run {name} --fork NAME to reuse its files"
         )
     return path
+
+
+def fork_run(run_dir: Path, name: str, reuse: Path | None) -> tuple[Path, Path]:
+    """Return the folder of `--fork NAME` and the run folder whose files it reuses: NAME, or a path, beside `run_dir`.
+
+    Raises UserError if `run_dir` is not a run folder, or `--reuse` names another one.
+    """
+    if reuse:
+        raise UserError(f"--fork reuses the files of {run_dir}, and --reuse those of {reuse}: give one of them")
+    if not (run_dir / "recipe.yaml").is_file():
+        raise UserError(f"--fork {name} reuses the files of a run folder, and {run_dir} is none: leave out --fork")
+    # A name alone is a folder beside the run, wherever the command is given; a path is taken as it is.
+    folder = Path(name) if "/" in name else run_dir.resolve().parent / name
+    return _shortest(folder), run_dir
+
+
+def _shortest(path: Path) -> Path:
+    """Return a path relative to the current folder if it lies in it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _recipe_names() -> list[str]:

@@ -9,7 +9,7 @@ import typer
 
 from isheep.cli.options import AllowCode, BaseModelName, UnsafeCode
 from isheep.cli.output import print_line, print_parts
-from isheep.cli.recipe_choice import RecipeName, Settings, choose_recipe
+from isheep.cli.recipe_choice import RecipeName, Settings, choose_recipe, fork_run
 from isheep.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +29,19 @@ def run(
             min=1, help="Number of random seeds: runs with seed, seed + 1, ..., each in a folder --out/seed-N."
         ),
     ] = None,
+    reuse: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Another run folder: take over every file of it that comes out the same, make the rest."
+        ),
+    ] = None,
+    fork: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Leave the run folder as it is: run in a new folder NAME beside it, and reuse the files of the old.",
+        ),
+    ] = None,
     unsafe_code: UnsafeCode = False,
     allow_code: AllowCode = False,
 ) -> None:
@@ -37,7 +50,8 @@ def run(
     A run folder is continued with its own recipe. The default of RECIPE is the run folder --out if it exists, else
     lamb, or qwen2.5-0.5b with --model.
 
-    In a run that has begun, only the keys of machine may change, and iterations may grow.
+    In a run that has begun, only the keys of machine may change, and iterations may grow. To change another key without
+    generating again what it does not change, add --fork NAME.
     """
     from isheep import api
     from isheep.cli.sweep import run_settings
@@ -46,21 +60,25 @@ def run(
     overrides = ["machine.unsafe_code=true", *choice.overrides] if unsafe_code else choice.overrides
     recipe = api.load_recipe(choice.path, overrides)
     out = choice.run_dir or out or Path("runs") / (Path(model).resolve().name if model else choice.path.stem)
+    if fork is not None:
+        out, reuse = fork_run(out, fork, reuse)
+    if seeds and reuse:
+        raise UserError("--seeds makes several runs, which share files among themselves: leave out --reuse and --fork")
     if seeds and choice.run_dir:
         raise UserError(f"--seeds needs a folder of runs, and {out} is a single run folder: give another --out")
     if seeds:
         numbers = range(recipe.seed, recipe.seed + seeds)
         return run_settings({f"seed-{n}": recipe.model_copy(update={"seed": n}) for n in numbers}, out)
-    run_and_report(recipe, out)
+    run_and_report(recipe, out, reuse)
 
 
-def run_and_report(recipe: Recipe, out: Path) -> None:
-    """Run a recipe in the folder `out` and print its table and where its results are."""
+def run_and_report(recipe: Recipe, out: Path, reuse: Path | None = None) -> None:
+    """Run a recipe in the folder `out` and print its table and where its results are; `reuse` as in run_recipe."""
     from isheep.evaluation.tables import run_table
     from isheep.sweep import check_recipe_ready, run_recipe
 
-    check_recipe_ready(recipe, out)
-    run_folder, iteration = run_recipe(recipe, out)
+    check_recipe_ready(recipe, out, reuse=reuse)
+    run_folder, iteration = run_recipe(recipe, out, reuse=reuse)
     print_parts([run_table(recipe, run_folder)])
     last = run_folder.path / f"iter-{iteration}"
     for name, path in (("adapter", last / "adapter"), ("dataset", last / "train.json"), ("run", run_folder.path)):

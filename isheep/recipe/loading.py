@@ -260,6 +260,20 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     ]
 
 
+def changed_settings(old: Recipe, new: Recipe) -> list[str]:
+    """Return the settings that turn one recipe into another on the command line, as `training.epochs=3`."""
+    old_values, new_values = (recipe.model_dump(mode="json", exclude={"date"}) for recipe in (old, new))
+    return list(_overrides_between(old_values, new_values))
+
+
+def _overrides_between(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        for key, value in new.items():
+            yield from _overrides_between(old[key], value, f"{path}.{key}" if path else key)
+    elif old != new:
+        yield f"{path}={json.dumps(new)}"
+
+
 def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, inner in value.items():

@@ -1,6 +1,6 @@
 """The files of an iteration in one table: the stage that makes each file, its sources, and how many rows it has.
 
-`isheep status`, sharing between the runs of a sweep, `isheep plan` and docs/run-folder.md read this table.
+`isheep status`, sharing between runs, `isheep redo`, `isheep plan` and docs/run-folder.md read this table.
 """
 
 from typing import Literal, NamedTuple
@@ -12,8 +12,8 @@ class Artifact(NamedTuple):
     `sources` are the files of the same iteration that it is made from, `recipe_keys` the recipe's keys that it depends
     on beside the model, the seed tasks, the random seed and `machine`. `rows_of` names the file that has as many rows.
     `model` says which model it depends on: "previous" is M^(t-1), which generates; "current" is M^t, which is
-    evaluated; "start" is the one that training starts from. If `shared` is true, the runs of a sweep may copy it from
-    each other: it takes a model's time to make.
+    evaluated; "start" is the one that training starts from. If `shared` is true, one run may copy it from another: it
+    takes a model's time to make.
     """
 
     name: str
@@ -49,7 +49,7 @@ ARTIFACTS = (
     Artifact("assessed.jsonl", "ratings", "the pairs with their ratings", ("pairs.jsonl",), ("assessment",),
              "pairs.jsonl", shared=True),
     Artifact("dropped.jsonl", "filtering", "pairs that are not trained on, with the reason",
-             ("pairs.jsonl", "assessed.jsonl"), ("filters",)),
+             ("pairs.jsonl", "assessed.jsonl", "perplexity.jsonl", "embeddings.jsonl"), ("filters",)),
     Artifact("train.json", "filtering", "the training file: rows in the Alpaca form, with finish",
              ("dropped.jsonl",), ("filters", "training")),
     Artifact("adapter", "training", "the LoRA adapter of the next model", ("train.json",),

@@ -33,8 +33,8 @@ ROWS_PER_SYNC = 1000
 class RunFolder:
     """A folder of a run, such as iter-1. `root` is the run folder, which has the events (run.jsonl).
 
-    In a sweep, `reuse_from` returns the path of a file ("iter-1/pairs.jsonl") in another run of the sweep, if this run
-    would make the same file again, and None otherwise.
+    `reuse_from` returns the path of a file ("iter-1/pairs.jsonl") in another run, of the same sweep or one whose files
+    are taken over, if this run would make the same file again; None otherwise.
     """
 
     path: Path
@@ -49,9 +49,13 @@ class RunFolder:
         """Return whether a file or folder exists, which means that it is complete."""
         return (self.path / name).exists()
 
-    def ensure(self, name: str) -> bool:
-        """Return whether a file or folder exists, after copying it from another run of a sweep if one has it."""
+    def ensure(self, name: str, check: Callable[[Path], object] = lambda path: None) -> bool:
+        """Return whether a file or folder exists, after copying it from another run if one has it.
+
+        `check` gets the path in the other run before it is copied, and raises UserError if the file is damaged.
+        """
         if not self.has(name) and (source := self.reuse_from(self._relative_path(name))):
+            check(source)
             # The folder eval/NAME belongs to the file eval/NAME.json.
             source_folder = source.with_suffix("")
             if source_folder != source and source_folder.is_dir():
@@ -88,7 +92,7 @@ class RunFolder:
             check(existing)
             return ordered_map(make_batch, range(len(existing), num_rows, batch_size), max_in_flight)
 
-        rows = self.records(name, row_type, missing_batches, batch_size, num_rows)
+        rows = self.records(name, row_type, missing_batches, batch_size, num_rows, check=check)
         check(rows)
         return rows
 
@@ -100,22 +104,28 @@ class RunFolder:
         batch_size: int,
         num_rows: int | None = None,
         by_model: bool = True,
+        check: Callable[[Sequence[R]], None] = lambda rows: None,
     ) -> JsonlRows[R]:
         """Return the rows of `name`; if the file is not complete, make its missing batches first.
 
         Each batch is appended to NAME.part, which is renamed at the end. The whole batches of an existing NAME.part are
         kept and the rows after them are made again, so that a run that was killed at any moment gives the same file as
         one that was not. `num_rows` is the number of rows, if it is known: raises UserError if a complete file has
-        another number. `by_model` says that a model wrote the rows, so that the event counts their tokens.
+        another number. `by_model` says that a model wrote the rows, so that the event counts their tokens. `check` gets
+        the rows of another run's file before it is copied.
         """
-        if self.ensure(name):
-            rows = self.read(name, row_type)
+
+        def read_complete(path: Path) -> JsonlRows[R]:
+            rows = jsonl.read_rows(path, row_type)
             if num_rows is not None and len(rows) != num_rows:
                 raise UserError(
-                    f"{self.path / name}: {len(rows)} rows found, {num_rows} expected; "
+                    f"{path}: {len(rows)} rows found, {num_rows} expected; "
                     "put it back as it was, or delete the file to have it made again"
                 )
             return rows
+
+        if self.ensure(name, lambda source: check(read_complete(source))):
+            return read_complete(self.path / name)
         # The name may have a folder, as in standard/nq.jsonl.
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)
         part = self.path / f"{name}.part"
@@ -161,22 +171,21 @@ class RunFolder:
         Raises UserError if the file is not JSON.
         """
         path = self.path / name
-        if not self.ensure(name):
+        if not self.ensure(name, _read_json):
             start_time = time.monotonic()
             write_json(path, make())
             self._report_file(name, start_time)
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON ({one_line(error)}); delete the file to have it made again") from None
+        return _read_json(path)
 
-    def artifact(self, name: str, make: Callable[[Path], None]) -> Path:
+    def artifact(
+        self, name: str, make: Callable[[Path], None], check: Callable[[Path], object] = lambda path: None
+    ) -> Path:
         """Return the path of a folder of files, made first if it is missing.
 
         `make` writes into NAME.part, which may hold the checkpoints of a run that was killed. The folder is synced and
-        renamed when `make` returns.
+        renamed when `make` returns. `check` gets the folder of another run before it is copied.
         """
-        if not self.ensure(name):
+        if not self.ensure(name, check):
             start_time = time.monotonic()
             part = self.path / f"{name}.part"
             part.mkdir(parents=True, exist_ok=True)
@@ -205,6 +214,13 @@ class RunFolder:
         num_rows = f"{fields['rows']} rows, " if "rows" in fields else ""
         rate = f", {fields['made'] / seconds:.1f} rows/s" if fields.get("made") and seconds > 1 else ""
         console.print(f"{self._relative_path(name)}: {num_rows}{seconds:.1f} s{rate}", markup=False)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({one_line(error)}); delete the file to have it made again") from None
 
 
 def _peak_memory() -> dict[str, int]:

@@ -21,12 +21,18 @@ def check_python_objects(run_dir: Path, names: Names) -> None:
     """Raise UserError if a run in `run_dir` was begun with other objects than those of these names."""
     if not (run_dir / "recipe.yaml").exists():
         return
-    saved: Names = json.loads((run_dir / FILE).read_bytes()) if (run_dir / FILE).exists() else {}
+    saved = read_python_objects(run_dir)
     if {role: list(saved[role]) for role in saved} != {role: list(names[role]) for role in names}:
         raise UserError(
             f"run folder {run_dir} was begun with {_describe(saved)}, not with {_describe(names)}: "
             "pass the same objects to isheep.align, or give another run folder"
         )
+
+
+def read_python_objects(run_dir: Path) -> Names:
+    """Return the names of the objects that a run was begun with."""
+    names: Names = json.loads((run_dir / FILE).read_bytes()) if (run_dir / FILE).exists() else {}
+    return names
 
 
 def save_python_objects(run_dir: Path, names: Names) -> None:

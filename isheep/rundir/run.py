@@ -2,10 +2,12 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import IO, Any
 import yaml
 
 from isheep import prompts
-from isheep.errors import UserError, option
+from isheep.errors import UserError, in_command_line, option
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.rundir.atomic import write_json, write_text
@@ -27,6 +29,9 @@ PACKAGES = ("isheep", "torch", "transformers", "peft", "trl", "datasets", "numpy
 # The format of the run folder, in version.json. Run folders of isheep 0.1 have no such file.
 FORMAT = 2
 VERSION_FILE = "version.json"
+
+# The number of characters of a command that an error message proposes.
+MAX_COMMAND_LENGTH = 300
 
 
 # --- opening
@@ -224,10 +229,9 @@ def _check_same_recipe(path: Path, recipe: Recipe) -> None:
     differences = loading.differences(grown, expected) or loading.differences(expected, recipe)
     differences = [line for line in differences if not line.startswith("machine.")]
     if differences:
-        another = f"give another {option('out', 'run_dir')}"
         raise UserError(
-            f"run folder {path.parent} was made with another recipe ({'; '.join(differences)}); {another}, or the same "
-            "settings (only machine may change, and iterations grow)"
+            f"run folder {path.parent} was made with another recipe ({'; '.join(differences)}); only machine may "
+            f"change, and iterations grow; {_fork_advice(path.parent, loading.changed_settings(saved, recipe))}"
         )
 
 
@@ -238,8 +242,22 @@ def _check_same_prompts(path: Path, recipe: Recipe) -> None:
         if saved.get(name) != text:
             raise UserError(
                 f"prompt file {name} is not what run folder {path} was made with (prompts.yaml in it); "
-                f"put it back, or give another {option('out', 'run_dir')}"
+                f"put it back; {_fork_advice(path, [])}"
             )
+
+
+def _fork_advice(path: Path, settings: Sequence[str]) -> str:
+    """Return how to begin another run that takes over what the run in `path` has and these settings do not change."""
+    folder = next(
+        name for n in itertools.count(2) if not (name := path.with_name(f"{path.resolve().name}-{n}")).exists()
+    )
+    if in_command_line():
+        command = shlex.join(["isheep", "run", str(path), *settings, "--fork", folder.name])
+        if len(command) > MAX_COMMAND_LENGTH:
+            command = f"the same command with --fork {shlex.quote(folder.name)}"
+    else:
+        command = f"isheep.align(recipe, {str(folder)!r}, reuse={str(path)!r})"
+    return f"for a new run that takes over what stays the same: {command}"
 
 
 def _own_prompts(recipe: Recipe) -> dict[str, str]:

@@ -1,0 +1,59 @@
+"""isheep redo: make a run again from a stage on."""
+
+from typing import Annotated
+
+import typer
+
+from isheep.cli.options import AllowCode, RunDir, UnsafeCode
+from isheep.cli.recipe_choice import Settings
+
+
+def redo(
+    run_dir: RunDir,
+    stage: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="STAGE",
+            help="Stage: instructions, answers, measures, ratings, filtering, training or evaluation; names such as "
+            "assess and train do, too.",
+            show_default=False,
+        ),
+    ],
+    settings: Settings = None,
+    iteration: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Iteration with which to begin; 0 is the base model (default: the only one that has the stage).",
+            show_default=False,
+        ),
+    ] = None,
+    unsafe_code: UnsafeCode = False,
+    allow_code: AllowCode = False,
+) -> None:
+    """Make a run again from a stage on, and keep the old files.
+
+    The files of the stage, and all that depend on them, also in later iterations, are moved to DIR/replaced/1, then 2,
+    ... Then the run goes on as with `isheep run DIR`, which also continues it after an interruption.
+
+    The recipe stays the same, except for the keys of machine; to change another key: isheep run DIR KEY=VALUE --fork
+    NAME. The same recipe and the same code give the same files; `redo` is for a file that you have edited, for code of
+    your own or a server that has changed, and for another version of isheep.
+    """
+    from isheep import api
+    from isheep.cli.run import run_and_report
+    from isheep.rundir.python_objects import check_python_objects
+    from isheep.rundir.redo import choose_iteration, find_stage, set_aside
+    from isheep.rundir.run import check_run_dir, lock_run, open_run
+
+    stage = find_stage(stage)
+    open_run(run_dir)
+    overrides = [*(["machine.unsafe_code=true"] if unsafe_code else []), *(settings or [])]
+    recipe = api.load_recipe(run_dir / "recipe.yaml", overrides)
+    check_run_dir(run_dir, recipe)
+    # A run with an engine or filters from Python can't be continued by a command.
+    check_python_objects(run_dir, {})
+    with lock_run(run_dir) as run:
+        set_aside(run, stage, choose_iteration(run, stage, iteration))
+        run_and_report(recipe, run_dir)

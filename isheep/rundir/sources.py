@@ -1,0 +1,92 @@
+"""What a file of a run is made from: the bytes of other files, and the values of the recipe's keys that it depends on.
+
+Two files that are made from the same are equal, so that one run may copy the file of another.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from isheep.recipe.evaluation import BenchmarkSettings
+from isheep.recipe.schema import Recipe
+from isheep.rundir.artifacts import Artifact, artifact_of
+from isheep.rundir.iterations import iteration_name, parse_run_file
+from isheep.rundir.run import saved_prompts
+
+# The keys of a recipe that every shared file depends on.
+COMMON_KEYS = ("model", "chat_template", "date", "seed", "machine")
+
+# The files of a model's adapter that decide what the model generates.
+MODEL_FILES = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
+
+
+def source_fingerprint(recipe: Recipe, run_dir: Path, file: str) -> str | None:
+    """Return a hash of everything that a file of a run ("iter-1/pairs.jsonl") is made from.
+
+    None if the file is not to be shared, or if one of its sources does not exist.
+    """
+    iteration, name = parse_run_file(file)
+    artifact = artifact_of(name)
+    if artifact is None or not artifact.shared:
+        return None
+    recipe = recipe.at(iteration)
+    paths = [run_dir / "seeds.jsonl", *_source_files(artifact, recipe, run_dir, iteration)]
+    if not all(path.exists() for path in paths):
+        return None
+    settings = _settings_of_file(artifact, recipe, name)
+    prompts = saved_prompts(run_dir)
+    settings["prompts"] = [prompts.get(name) for name in recipe.own_prompts(artifact.recipe_keys)]
+    return hashlib.sha256(json.dumps([file, settings, _digests(paths)]).encode()).hexdigest()
+
+
+def _source_files(artifact: Artifact, recipe: Recipe, run_dir: Path, iteration: int) -> list[Path]:
+    """Return the files that an artifact is made from, those of the model that makes it included."""
+    folder = run_dir / iteration_name(iteration)
+    # The current model's adapter is among the model's files below.
+    files = [folder / source for source in artifact.sources if source != "adapter"]
+    if artifact.model == "current":
+        model_iteration = iteration
+    elif artifact.model == "start" and recipe.training.start == "base":
+        model_iteration = 0
+    else:
+        model_iteration = iteration - 1
+    if model_iteration > 0:
+        files += [run_dir / iteration_name(model_iteration) / name for name in MODEL_FILES]
+    return files
+
+
+def _settings_of_file(artifact: Artifact, recipe: Recipe, name: str) -> dict[str, Any]:
+    """Return the settings that the file `name` of an artifact depends on."""
+    settings = recipe.model_dump(mode="json", include={*COMMON_KEYS, *artifact.recipe_keys})
+    if artifact.name == "adapter":
+        # These two choose the model and the rows to start from, whose files are among the sources.
+        del settings["training"]["start"], settings["training"]["data"]
+    elif artifact.name == "eval":
+        benchmark = benchmark_of_file(recipe, name.removeprefix("eval/"))
+        settings["evaluation"] = benchmark.model_dump(mode="json") if benchmark else None
+    elif artifact.name == "validation":
+        # The benchmark is in the file's name, and the rule's patience does not change a score.
+        del settings["stop"]
+    return settings
+
+
+def _digests(paths: Iterable[Path]) -> list[str]:
+    return [_digest(path, path.stat().st_mtime_ns) for path in paths]
+
+
+@cache
+def _digest(path: Path, modified: int) -> str:
+    """Return the SHA-256 of a file. `modified` is its modification time, so that a new content is read anew."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def benchmark_of_file(recipe: Recipe, name: str) -> BenchmarkSettings | None:
+    """Return the benchmark of `evaluation` that a file in eval/ belongs to: NAME.json, NAME, or a file in NAME/."""
+    for benchmark in recipe.evaluation:
+        if name in (benchmark.label, f"{benchmark.label}.json") or name.startswith(f"{benchmark.label}/"):
+            return benchmark
+    return None
