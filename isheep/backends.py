@@ -34,6 +34,11 @@ ENGINES = {
 """The engines by the name that a recipe gives as machine.engine: the module of each one (docs/extending.md)."""
 
 
+FUNCTION_NOTE = (
+    "engine {name} is a function, which can't be constrained: assessment.read: constrained takes the score that its "
+    "text begins with, and a text that begins with none is unreadable"
+)
+
 ENGINE_PARTS = ("PACKAGE", "ONLY_RECIPE_MODEL", "open_from_recipe", "check", "conflicts")
 """The names that each module of ENGINES defines: those of EngineModule."""
 
@@ -308,10 +313,13 @@ class Backend:
         def open_given(recipe: Recipe, model: Model) -> Engine:
             return opened
 
-        def check_nothing(recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
+        def check_given(recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
+            assessments = [variant.assessment for variant in recipe.variants if variant.assessment]
+            if isinstance(opened, FunctionEngine) and any(entry.read == "constrained" for entry in assessments):
+                return [FUNCTION_NOTE.format(name=name)]
             return []
 
-        return cls(open_engine=open_given, check_engine=check_nothing, engine_name=name)
+        return cls(open_engine=open_given, check_engine=check_given, engine_name=name)
 
 
 def guard_trainer(backend: Backend) -> Backend:

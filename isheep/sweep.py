@@ -161,7 +161,7 @@ def check_recipe_ready(
             check_cutoff(chat, variant.training)
     for variant in recipe.variants:
         if variant.assessment:
-            assess.check_expected_scores(variant.assessment, chat)
+            assess.check_score_tokens(variant.assessment, chat)
     run = RunFolder(out, out)
     last = next(iteration for iteration in range(recipe.iterations + 1) if is_last_iteration(recipe, run, iteration))
     if is_unfinished(recipe, run, last):

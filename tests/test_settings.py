@@ -245,6 +245,7 @@ def test_each_training_setting_changes_the_weights(key: str, weights: Callable[.
 # --- how, not what
 
 ELSEWHERE = {
+    "assessment.explain": "test_ratings.py: it follows the score and changes no row",
     "stop.benchmark": "test_sweep.py: what a run stops by",
     "stop.patience": "test_sweep.py: where a run stops",
     "filters.contamination.ngram": "test_filters.py, test_contamination.py",

@@ -30,8 +30,9 @@ from isheep.records import AssessedPair, Completion, Drop, Model, Pair, Sampling
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import open_run_for_writing
 from isheep.rundir.training_file import read_training_file
-from isheep.stages.assess import assess, expected_grade, parse_grade
+from isheep.stages.assess import assess
 from isheep.stages.filters import find_drops, kept_pairs
+from isheep.stages.grades import expected_grade, parse_grade
 from isheep.stages.respond import respond
 from tests.helpers.backends import use_backend
 from tests.helpers.fakes import FakeChat

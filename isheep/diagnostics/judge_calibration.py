@@ -224,9 +224,11 @@ def rate(
 ) -> Sequence[AssessedPair]:
     """Return pairs rated as the recipe says except for `changes`, with random seeds of their own.
 
+    A constrained score is rated without its explanation, which follows it and does not change it.
+
     The file is judge_calibration/SIZE/NAME.jsonl.
     """
-    settings = case.settings.model_copy(update=changes)
+    settings = case.settings.model_copy(update={"explain": False, **changes})
     plain = [Pair.model_validate(pair.model_dump(exclude={"grades"})) for pair in pairs]
     seeded = case.recipe.model_copy(update={"seed": derive_seed(case.recipe.seed, "health", name)})
     output_dir = case.folder / RATINGS_FOLDER / str(case.sample_size)

@@ -111,19 +111,33 @@ class Assessment(Settings):
     """The criteria that are rated (Section 3.2), which are keys of the prompt."""
     judge: Literal["current", "base"] = "current"
     """The model that rates: M^(t-1) (Algorithm 1), or the base in every iteration (the released code)."""
-    read: Literal["generate", "expected"] = "generate"
-    """How a score is read. "generate": from the text that the judge writes. "expected": as the expected value over the
-    probabilities of the ten scores, in one pass without generation. Expected values are seldom near 1 or 10, so they
-    need thresholds of their own."""
+    read: Literal["generate", "expected", "constrained"] = "generate"
+    """How a score is read. "generate": from the text that the judge writes. "constrained": it is drawn among the ten
+    scores alone, by their probabilities and `sampling`, so that every rating can be read; the judge then writes its
+    explanation. "expected": as the expected value over the probabilities of the ten scores, in one pass without
+    generation. Expected values are seldom near 1 or 10, so they need thresholds of their own."""
+    explain: bool = True
+    """Whether the judge writes its explanation after a constrained score. false saves most of the time and changes no
+    score, because the explanation follows it."""
     opening: str | None = None
-    """The text before the score in a reply, for `read: expected`, such as " <" if the prompt's examples write <8>;
-    null: a space, or nothing in a chat turn."""
+    """The text before the score in a reply, for `read: expected` and `constrained`, such as " <" if the prompt's
+    examples write <8>; null: a space, or nothing in a chat turn."""
     chat: bool = False
     """Whether the rating prompt is a turn in the chat template rather than plain text."""
     batch_size: Count = 64
     """The number of pairs that are rated in a batch."""
     sampling: Sampling = Sampling()
     """How the tokens of ratings are drawn."""
+
+    @property
+    def reads_options(self) -> bool:
+        """Whether ratings are read from the probabilities of the scores as the next text."""
+        return self.read != "generate"
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the judge writes text: the whole rating, or the explanation after a constrained score."""
+        return self.read == "generate" or (self.read == "constrained" and self.explain)
 
 
 class Lora(Settings):
@@ -259,7 +273,7 @@ def merge_settings(old: Any, new: Any) -> Any:
 
 
 def score_openings(settings: Assessment) -> list[str]:
-    """Return the text after a rating prompt for each of the scores, for `read: expected`."""
+    """Return the text after a rating prompt for each of the scores, for `read: expected` and `constrained`."""
     opening = settings.opening
     if opening is None:
         opening = "" if settings.chat else " "

@@ -111,8 +111,11 @@ def _assessment(recipe: Recipe) -> Conflicts:
             yield ("assessment", "criteria"), why
     if duplicate := _first_duplicate(settings.criteria):
         yield ("assessment", "criteria"), f"{duplicate!r} is listed twice"
-    if settings.opening is not None and settings.read == "generate":
-        yield ("assessment", "opening"), "it is for read: expected, and this recipe reads what the judge generates"
+    if settings.opening is not None and not settings.reads_options:
+        why = "it is for read: expected or constrained, and this recipe reads what the judge generates"
+        yield ("assessment", "opening"), why
+    if not settings.explain and settings.read != "constrained":
+        yield ("assessment", "explain"), f"it is for read: constrained, and this recipe has read: {settings.read}"
 
 
 def _rating_prompt(criterion: str, template: str, source: prompts.PromptSource) -> Conflicts:
