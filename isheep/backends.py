@@ -315,7 +315,7 @@ class Backend:
 
         def check_given(recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
             assessments = [variant.assessment for variant in recipe.variants if variant.assessment]
-            if isinstance(opened, FunctionEngine) and any(entry.read == "constrained" for entry in assessments):
+            if isinstance(opened, FunctionEngine) and any(entry.may_constrain for entry in assessments):
                 return [FUNCTION_NOTE.format(name=name)]
             return []
 

@@ -14,12 +14,17 @@ from isheep.cli import main
 from isheep.engines.function import SeededFunctionEngine
 from isheep.engines.transformers import open_engine
 from isheep.errors import UserError
+from isheep.filters.score import ScoreFilter
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Assessment, score_openings
 from isheep.records import AssessedPair, Completion, Grade, Model, Sampling
 from isheep.stages.assess import assess, check_score_tokens, render_rating_prompt
+from isheep.stages.filters import find_drops
 from isheep.stages.grades import draw_score
+from tests.helpers.command import isheep as isheep_command
 from tests.helpers.command import refused
+from tests.helpers.function_model import SMALL as FUNCTION_SMALL
+from tests.helpers.function_model import write_texts
 from tests.helpers.hashes import hash_files
 from tests.helpers.openai_server import Fake, serving
 from tests.helpers.rows import make_pair
@@ -217,3 +222,185 @@ def test_a_function_is_told_that_it_can_not_be_constrained(tmp_path: Path, capsy
 )
 def test_settings_without_an_effect_are_refused(words: list[str], message: str) -> None:
     assert message in refused("run", "lamb", *words)
+
+
+# --- ratings that can't be read
+
+
+class RatingFunction:
+    """A function as engine. The ratings are the text `rating`; tasks and answers can always be read."""
+
+    def __init__(self, rating: str) -> None:
+        self.rating, self.num_ratings = rating, 0
+
+    def __call__(self, prompts: list[str]) -> list[str]:
+        self.num_ratings += sum("Please rate" in prompt for prompt in prompts)
+        return [self.rating if "Please rate" in prompt else write_texts([prompt])[0] for prompt in prompts]
+
+
+def align_with(path: Path, engine: Any, **settings: Any) -> None:
+    recipe = isheep.load_recipe("lamb", {**FUNCTION_SMALL, **settings})
+    list(isheep.align(recipe, path, engine=engine))
+
+
+def test_a_run_says_at_once_that_ratings_can_not_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = RatingFunction("I like\x1b[31m it " + "very " * 40)
+    with pytest.raises(UserError, match=r"0 of 8 pairs left.*unreadable rating 8.*take assessment\.read: constrained"):
+        align_with(tmp_path, engine, **{"assessment.batch_size": 4})
+    assert engine.num_ratings == 8
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "ratings can't be read" in line]
+    assert line.startswith("iteration 1: 4 of the first 4 ratings can't be read, such as 'I like\\x1b[31m it very")
+    assert "...; take assessment.read: constrained or expected, or another assessment.sampling" in line
+    assert line.endswith("(assessment.on_unreadable: continue: the run goes on)") and len(line) < 400
+    assert line in json.loads(isheep_command("status", tmp_path, "--json").out)["notes"]
+
+
+def test_half_of_the_ratings_may_be_unreadable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = RatingFunction("fine")
+    replies = iter(["fine", "9||good"] * 4)
+    settings = {"assessment.on_unreadable": "stop", "assessment.batch_size": 4}
+    align_with(
+        tmp_path, lambda prompts: [next(replies) if "Please rate" in p else engine([p])[0] for p in prompts], **settings
+    )
+    assert "can't be read" not in capsys.readouterr().err
+    assert Counter(grade["score"] for grade in grades_in(tmp_path)) == {9: 4, None: 4}
+
+
+def test_a_run_may_stop_after_the_first_batch_and_does_so_again(tmp_path: Path) -> None:
+    engine = RatingFunction("fine")
+    settings = {"assessment.on_unreadable": "stop", "assessment.batch_size": 4}
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"4 of the first 4 ratings can't be read, such as 'fine';.*the run stops"):
+            align_with(tmp_path, engine, **settings)
+        assert engine.num_ratings == 4
+    assert len((tmp_path / "iter-1" / "assessed.jsonl.part").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("num_existing", [0, 2, 5])
+def test_ratings_that_can_not_be_read_are_constrained_also_after_a_kill(tmp_path: Path, num_existing: int) -> None:
+    """The first batch is rated again, and a resumed run knows by its rows that it was."""
+    settings = {"on_unreadable": "constrain", "batch_size": 2}
+    pairs = [make_pair(n) for n in range(7)]
+    probabilities = [0.1] * 10
+    rows = assess(stage_context(tmp_path / "whole", ScoringEngine(probabilities), assessment=settings), pairs)
+    grades = [grade for row in rows for grade in row.grades.values()]  # type: ignore[attr-defined]
+    assert all(grade.reply == f"{grade.score:g}||no score" and grade.expected == 5.5 for grade in grades)
+    assert len({grade.score for grade in grades}) > 3
+    alone = assess(
+        stage_context(
+            tmp_path / "alone", ScoringEngine(probabilities), assessment={"read": "constrained", "batch_size": 2}
+        ),
+        pairs,
+    )
+    assert alone == rows
+    resumed = stage_context(tmp_path / "resumed", ScoringEngine(probabilities), assessment=settings)
+    write_killed_stage(resumed, "assessed.jsonl", rows[:num_existing])
+    assert assess(resumed, pairs) == rows
+
+
+def test_the_first_batch_alone_decides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Worsening(ScoringEngine):
+        def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
+            self.prompts += prompts
+            return [Completion("7||" if len(self.prompts) <= 4 else "fine", 1, "stop") for _ in prompts]
+
+    settings = {"on_unreadable": "constrain", "batch_size": 2}
+    rows = assess(stage_context(tmp_path, Worsening([0.1] * 10), assessment=settings), [make_pair(n) for n in range(4)])
+    scores = [[grade.score for grade in row.grades.values()] for row in rows]  # type: ignore[attr-defined]
+    assert scores == [[7, 7], [7, 7], [None, None], [None, None]] and "can't be read" not in capsys.readouterr().err
+
+
+def test_a_run_that_may_constrain_finishes(tmp_path: Path) -> None:
+    words = [*SMALL, "assessment.on_unreadable=constrain", "assessment.explain=false"]
+    # Without a question lamb writes no number.
+    prompt = "{quality: '{instruction} {output}', following: '{instruction} {output}'}"
+    assert run("run", *words, f"assessment.prompt={prompt}", "--out", tmp_path / "run") == 0
+    whole, grades = hash_files(tmp_path / "run"), grades_in(tmp_path / "run")
+    assert all(grade["score"] and "expected" in grade for grade in grades)
+    unfinish(tmp_path / "run", num_bytes=2500)
+    assert run("run", tmp_path / "run") == 0 and hash_files(tmp_path / "run") == whole
+
+
+ADVICE = [
+    ("2||bad", {}, r"lower the threshold of the score filter, or take a share of the best pairs: \{kind: score, best"),
+    ("9||", {"filters": [{"kind": "perplexity", "at_most": 1.5}]}, "raise at_most of the perplexity filter"),
+    ("9||", {"filters": [{"kind": "random", "as_many_as": {"above": 9.5}}]}, "keep more pairs in the random filter"),
+]
+
+
+@pytest.mark.parametrize(("rating", "settings", "advice"), ADVICE)
+def test_the_final_error_gives_advice_that_fits_the_cause(
+    tmp_path: Path, rating: str, settings: dict[str, Any], advice: str
+) -> None:
+    with pytest.raises(UserError, match=rf"pairs left to train on.*with a new run folder, {advice}"):
+        align_with(tmp_path, RatingFunction(rating), **{"training.num_rows": None, **settings})
+
+
+# --- the best share
+
+
+def rated(index: int, *grades: tuple[float | None, float | None]) -> AssessedPair:
+    """Return a pair whose grades have these scores and expected scores."""
+    by_criterion = {
+        criterion: Grade(score=score, reply="", expected=expected)
+        for criterion, (score, expected) in zip(CRITERIA, grades, strict=False)
+    }
+    return AssessedPair(**make_pair(index).model_dump(), grades=by_criterion)
+
+
+def drop_reasons(pairs: Sequence[AssessedPair], **settings: Any) -> dict[str, str]:
+    drops = find_drops(pairs, [ScoreFilter(**settings)], True, [])
+    return {drop.row: drop.why for drop in drops}
+
+
+def test_the_best_share_by_the_mean_rating_is_kept() -> None:
+    scores = [(3, 3), (2, 5), (9, 9), (None, 10), (1, 1), (8, 9), (4, 2)]
+    pairs = [rated(index, (a, None), (b, None)) for index, (a, b) in enumerate(scores)]
+    assert drop_reasons(pairs, best=0.5) == {
+        "t1-0": "rating 3 is number 4 of 6, and the best 3 are kept",
+        "t1-3": "quality unreadable",
+        "t1-4": "rating 1 is number 6 of 6, and the best 3 are kept",
+        "t1-6": "rating 3 is number 5 of 6, and the best 3 are kept",
+    }
+    assert list(drop_reasons(pairs, best=0.01)) == ["t1-0", "t1-1", "t1-3", "t1-4", "t1-5", "t1-6"]
+    by_following = drop_reasons(pairs, best=0.3, criteria=("following",))
+    assert list(by_following) == ["t1-0", "t1-1", "t1-4", "t1-5", "t1-6"]
+
+
+def test_equal_ratings_are_ordered_by_the_expected_score_and_then_by_position() -> None:
+    pairs = [rated(0, (7, 5.1)), rated(1, (7, 6.2)), rated(2, (7, 6.2)), rated(3, (8, 1.5))]
+    assert list(drop_reasons(pairs, best=0.5)) == ["t1-0", "t1-2"]
+    unreadable = [rated(index, (None, None)) for index in range(3)]
+    assert set(drop_reasons(unreadable, best=0.5).values()) == {"quality unreadable"}
+    assert drop_reasons([*unreadable, rated(3, (1, None))], best=0.5).keys() == {"t1-0", "t1-1", "t1-2"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("{kind: score, best: 0.3, at_least: 5}", "filters.0: give exactly one of at_least, above and best"),
+        ("{kind: score, best: 1}", "filters.0.best: input should be less than 1; found 1"),
+        ("{kind: score, best: 0}", "filters.0.best: input should be greater than 0; found 0"),
+    ],
+)
+def test_a_share_is_between_0_and_1_and_alone(words: str, message: str) -> None:
+    assert message in refused("run", "lamb", "evaluation=[]", f"filters=[{words}]")
+
+
+def test_a_run_with_the_best_share_is_read_by_every_command(tmp_path: Path) -> None:
+    """The commands that read thresholds cope with a share; the control keeps as many pairs at random."""
+    share = "{kind: score, best: 0.25}"
+    words = [*SMALL, "assessment.read=constrained", "assessment.explain=false", f"filters=[{share}]"]
+    assert run("run", *words, "--out", tmp_path / "run") == 0
+    status = isheep_command("status", tmp_path / "run")
+    assert status.code == 0 and "2 (25%)" in status.out
+    high, low = (isheep_command("show", tmp_path / "run", "1", "--quality", band) for band in ("high", "low"))
+    assert high.out.startswith("2 rows") and low.out.startswith("6 rows")
+    dropped = isheep_command("show", tmp_path / "run", "1", "--dropped").out
+    assert "dropped by score: rating" in dropped and "of 8, and the best 2 are kept" in dropped
+    calibration = isheep_command("judge-calibration", tmp_path / "run", "--pairs", "4")
+    assert calibration.code == 0 and "kept or not" in calibration.out
+    assert isheep_command("plan", *words).code == 0
+    control = ["filters=[{kind: random, as_many_as: {best: 0.25}}]"]
+    assert run("run", *words, *control, "--out", tmp_path / "control") == 0
+    assert len(json.loads((tmp_path / "control" / "iter-1" / "train.json").read_text())) == 2

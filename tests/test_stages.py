@@ -180,7 +180,7 @@ def test_the_expected_score_is_the_mean_under_the_probabilities_of_the_scores(
 @pytest.mark.parametrize(
     ("settings", "answer", "score"),
     [
-        ({}, " 10||all right", 10), ({}, " 1||no", 1), ({}, "10||", None), ({}, "no idea", None),
+        ({}, " 10||all right", 10), ({}, " 1||no", 1), ({}, "10||", 10), ({}, "no idea", None),
         ({"opening": " <"}, " <7>||", 7), ({"opening": ""}, "10||", 10), ({"chat": True}, "9||", 9),
     ],
 )  # fmt: skip

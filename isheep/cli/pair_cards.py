@@ -2,7 +2,7 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -11,6 +11,7 @@ from rich.text import Text
 from isheep.cli.show import Band
 from isheep.errors import UserError
 from isheep.evaluation.formatting import escape_unprintable
+from isheep.filters.base import FilterContext
 from isheep.filters.score import ScoreFilter
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Pair, Record, Rejected
@@ -26,8 +27,8 @@ class Selection(NamedTuple):
     """Which rows of an iteration to print.
 
     `bands` selects a side of the score threshold for each criterion (a quadrant of Table 6); None selects all. The
-    threshold is `at`, or that of the recipe's score filter. `dropped` selects the dropped pairs, and, if no band is
-    given, the texts that never became a pair or a task too.
+    threshold is `at`, or that of the recipe's score filter; a share of the best pairs is taken of all pairs. `dropped`
+    selects the dropped pairs, and, if no band is given, the texts that never became a pair or a task too.
     """
 
     bands: Mapping[str, Band | None]
@@ -76,9 +77,12 @@ def select_bands(pairs: Sequence[Pair], selection: Selection, recipe: Recipe) ->
     for criterion in bands:
         if criterion not in criteria:
             raise UserError(f"{criterion} is not rated in this run: its criteria are {', '.join(criteria) or 'none'}")
-    thresholds = {criterion: _threshold(recipe, criterion, selection.at) for criterion in bands}
+    low_ids = {
+        criterion: {id for id, _ in _threshold(recipe, criterion, selection.at).reasons(pairs, FilterContext())}
+        for criterion in bands
+    }
     return filter_rows(
-        pairs, lambda pair: all(_band(pair, name, thresholds[name]) is band for name, band in bands.items())
+        pairs, lambda pair: all(_band(pair, name, low_ids[name]) is band for name, band in bands.items())
     )
 
 
@@ -92,13 +96,13 @@ def _threshold(recipe: Recipe, criterion: str, at: float | None) -> ScoreFilter:
     raise UserError(f"no filter of this run has a threshold for {criterion}: give one, such as --at 8")
 
 
-def _band(pair: Pair, criterion: str, threshold: ScoreFilter) -> Band | None:
+def _band(pair: Pair, criterion: str, low_ids: Collection[str]) -> Band | None:
     grades = pair.grades if isinstance(pair, AssessedPair) else {}
     if criterion not in grades:
         return None
     if grades[criterion].score is None:
         return Band.unreadable
-    return Band.low if threshold.reason_against(grades) else Band.high
+    return Band.low if pair.id in low_ids else Band.high
 
 
 def _read(folder: RunFolder, name: str, row_type: type[R]) -> Sequence[R]:

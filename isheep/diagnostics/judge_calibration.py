@@ -33,7 +33,7 @@ from isheep.rundir.atomic import write_text
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir, model_of_iteration
 from isheep.rundir.run import lock_run, open_run, saved_prompts
-from isheep.stages.assess import grade_pairs
+from isheep.stages.assess import are_constrained, grade_pairs
 from isheep.stages.context import StageContext
 
 CALIBRATION_FILE = "judge_calibration.json"
@@ -159,7 +159,10 @@ def calibrate_judge(
     with lock_run(run_dir) as run:
         for index in selected:
             pairs = iteration_dir(run, index).read("assessed.jsonl", AssessedPair)
-            case = JudgedIteration(recipe, settings, run, index, pairs, min(sample_size, len(pairs)), backend)
+            # An iteration whose ratings could not be read was rated in another way than the recipe says.
+            reading = "constrained" if are_constrained(pairs) else settings.read
+            own_settings = settings.model_copy(update={"read": reading})
+            case = JudgedIteration(recipe, own_settings, run, index, pairs, min(sample_size, len(pairs)), backend)
             calibrations.append(measure_judge(case))
             text = json.dumps(calibrations[-1].to_json(), ensure_ascii=False, indent=1)
             write_text(case.folder.path / CALIBRATION_FILE, f"{text}\n")
@@ -233,7 +236,7 @@ def rate(
     seeded = case.recipe.model_copy(update={"seed": derive_seed(case.recipe.seed, "health", name)})
     output_dir = case.folder / RATINGS_FOLDER / str(case.sample_size)
     context = StageContext(seeded, judge.engine, judge.chat, case.run, case.iteration, output_dir=output_dir)
-    return grade_pairs(context, settings, plain, f"{name}.jsonl")
+    return grade_pairs(context, settings, plain, f"{name}.jsonl", acts_on_unreadable=False)
 
 
 def rate_twice(case: JudgedIteration, judge: OpenJudge) -> Repeatability:
@@ -253,8 +256,8 @@ def rate_twice(case: JudgedIteration, judge: OpenJudge) -> Repeatability:
         first = rate(case, judge, case.sample, "again-1", sampling=sampling)
     second = rate(case, judge, case.sample, "again-2", sampling=sampling)
     criteria = {name: metrics.agreement(*scores) for name, scores in metrics.common_scores(first, second).items()}
-    passes = [[metrics.passes_filters(case.recipe, pair.grades) for pair in pairs] for pairs in (first, second)]
-    if None in passes[0]:
+    passes = [metrics.passes_filters(case.recipe, pairs) for pairs in (first, second)]
+    if passes[0] is None or passes[1] is None:
         return Repeatability(method, criteria)
     return Repeatability(method, criteria, estimate([a == b for a, b in zip(*passes, strict=True)]))
 

@@ -119,6 +119,9 @@ class Assessment(Settings):
     explain: bool = True
     """Whether the judge writes its explanation after a constrained score. false saves most of the time and changes no
     score, because the explanation follows it."""
+    on_unreadable: Literal["continue", "constrain", "stop"] = "continue"
+    """What the run does if more than half of an iteration's first batch of ratings can't be read, after it has said so:
+    "continue", "stop" with an error, or "constrain": rate these and all following pairs with `read: constrained`."""
     opening: str | None = None
     """The text before the score in a reply, for `read: expected` and `constrained`, such as " <" if the prompt's
     examples write <8>; null: a space, or nothing in a chat turn."""
@@ -131,8 +134,13 @@ class Assessment(Settings):
 
     @property
     def reads_options(self) -> bool:
-        """Whether ratings are read from the probabilities of the scores as the next text."""
-        return self.read != "generate"
+        """Whether ratings are, or may be, read from the probabilities of the scores as the next text."""
+        return self.read != "generate" or self.may_constrain
+
+    @property
+    def may_constrain(self) -> bool:
+        """Whether scores are drawn among the allowed ones, or would be if ratings can't be read."""
+        return self.read == "constrained" or self.on_unreadable == "constrain"
 
     @property
     def writes_text(self) -> bool:

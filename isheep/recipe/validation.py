@@ -114,7 +114,7 @@ def _assessment(recipe: Recipe) -> Conflicts:
     if settings.opening is not None and not settings.reads_options:
         why = "it is for read: expected or constrained, and this recipe reads what the judge generates"
         yield ("assessment", "opening"), why
-    if not settings.explain and settings.read != "constrained":
+    if not settings.explain and not settings.may_constrain:
         yield ("assessment", "explain"), f"it is for read: constrained, and this recipe has read: {settings.read}"
 
 

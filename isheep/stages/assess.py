@@ -1,18 +1,31 @@
 """Self-assessment (Algorithm 1, line 6; Section 3.2, Appendix A): pairs -> graded pairs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 from isheep import prompts
-from isheep.batching import derive_seed
-from isheep.errors import UserError
+from isheep.batching import derive_seed, ordered_map
+from isheep.errors import UserError, excerpt
 from isheep.models.chat_template import ChatTemplate, plain_prompt
 from isheep.models.tokenization import continuation_ids, prompt_ids
 from isheep.recipe.schema import RATING_SCALE, Assessment, score_openings
 from isheep.records import AssessedPair, Grade, Model, Pair
 from isheep.stages.context import StageContext
 from isheep.stages.grades import SEPARATOR, constrained_grade, draw_score, expected_grade, parse_grade
+
+# The unreadable replies that a message shows.
+NUM_EXAMPLES = 3
+UNREADABLE_ADVICE = (
+    "take assessment.read: constrained or expected, or another assessment.sampling, such as a lower temperature"
+)
+# What assessment.on_unreadable does, in words.
+ACTIONS = {
+    "continue": "the run goes on",
+    "constrain": "these and all following pairs are rated with read: constrained",
+    "stop": "the run stops",
+}
 
 
 def render_rating_prompt(pair: Pair, criterion: str, settings: Assessment, chat: ChatTemplate) -> str:
@@ -40,9 +53,11 @@ def check_score_tokens(settings: Assessment, chat: ChatTemplate) -> None:
     num_distinct = len(set(map(tuple, option_ids)))
     splits_alike = rows == [prompt_row + ids for ids in option_ids]
     if num_distinct < len(RATING_SCALE) or not splits_alike:
+        reading = "on_unreadable: constrain" if settings.read == "generate" else f"read: {settings.read}"
         raise UserError(
-            f"assessment.read: {settings.read} can't read scores such as {options[0]!r} behind the prompt with the "
-            "tokenizer of this model: set assessment.opening to what stands before one, or take read: generate"
+            f"assessment.{reading} can't read scores such as {options[0]!r} behind the prompt with the "
+            "tokenizer of this model: set assessment.opening to what stands before one, or take read: generate "
+            "(and on_unreadable: continue or stop)"
         )
 
 
@@ -63,28 +78,81 @@ def assess(context: StageContext, pairs: Sequence[Pair]) -> Sequence[Pair]:
 
 
 def grade_pairs(
-    context: StageContext, settings: Assessment, pairs: Sequence[Pair], name: str = "assessed.jsonl"
+    context: StageContext,
+    settings: Assessment,
+    pairs: Sequence[Pair],
+    name: str = "assessed.jsonl",
+    acts_on_unreadable: bool = True,
 ) -> Sequence[AssessedPair]:
     """Return the pairs with a grade of each criterion, rated by the context's engine; `name` is the file of the grades.
 
     A grade keeps the judge's raw reply, or the probabilities of the scores for `read: expected`. With
     `read: constrained` the reply begins with the drawn score. A reply ends at the chat template's end token, as answers
-    do. A pair in which no answer could be read is not rated: it has no grades.
+    do. A pair in which no answer could be read is not rated: it has no grades. If `acts_on_unreadable` is true, the
+    first batch decides how all pairs are rated (settings_after).
     """
 
-    def grade_batch(start: int) -> list[AssessedPair]:
-        batch, index = pairs[start : start + settings.batch_size], start // settings.batch_size
+    def grade_batch(reading: Assessment, start: int) -> list[AssessedPair]:
+        batch, index = pairs[start : start + reading.batch_size], start // reading.batch_size
         answered = [pair for pair in batch if not pair.unanswered]
-        seeds = {criterion: context.seed("assessment", criterion, index) for criterion in settings.criteria}
-        ratings = rate(context, settings, answered, seeds)
+        seeds = {criterion: context.seed("assessment", criterion, index) for criterion in reading.criteria}
+        ratings = rate(context, reading, answered, seeds)
         grades = {
             pair.id: {criterion: ratings[criterion][row] for criterion in ratings} for row, pair in enumerate(answered)
         }
         return [AssessedPair(**pair.model_dump(), grades=grades.get(pair.id, {})) for pair in batch]
 
-    return context.folder.map_batches(
-        name, AssessedPair, grade_batch, len(pairs), settings.batch_size, max_in_flight=context.engine.max_in_flight
+    def missing_batches(existing: Sequence[AssessedPair]) -> Iterator[Sequence[AssessedPair]]:
+        reading, num_graded = settings, len(existing)
+        if acts_on_unreadable and pairs:
+            first = existing[: settings.batch_size] or grade_batch(settings, 0)
+            reading, error = settings_after(context, settings, first)
+            if not existing:
+                # Stored before the run stops, so that the next call stops at once.
+                yield first if reading.read == settings.read else grade_batch(reading, 0)
+                num_graded = len(first)
+            if error:
+                raise error
+        starts = range(num_graded, len(pairs), settings.batch_size)
+        yield from ordered_map(partial(grade_batch, reading), starts, context.engine.max_in_flight)
+
+    return context.folder.records(name, AssessedPair, missing_batches, settings.batch_size, len(pairs))
+
+
+def settings_after(
+    context: StageContext, settings: Assessment, first_batch: Sequence[AssessedPair]
+) -> tuple[Assessment, UserError | None]:
+    """Return how to rate all pairs of an iteration, and the error that ends the run, given its first graded batch.
+
+    If more than half of the batch's ratings can't be read, the user is told so, and `assessment.on_unreadable` decides.
+    It depends on the settings and the batch alone, so that a resumed run, which finds the batch stored, goes on alike.
+    """
+    constrained = settings.model_copy(update={"read": "constrained"})
+    grades = [grade for pair in first_batch for grade in pair.grades.values()]
+    if settings.read != "constrained" and are_constrained(first_batch):
+        return constrained, None
+    replies = [grade.reply for grade in grades if grade.score is None]
+    if 2 * len(replies) <= len(grades):
+        return settings, None
+    action, examples = settings.on_unreadable, ", ".join(map(excerpt, list(dict.fromkeys(replies))[:NUM_EXAMPLES]))
+    if settings.read == "constrained":
+        action = "continue" if action == "constrain" else action
+        cause = "the engine gives no score a probability: take another engine, or assessment.read: generate"
+    else:
+        cause = f"such as {examples}; {UNREADABLE_ADVICE}"
+    problem = (
+        f"iteration {context.iteration}: {len(replies)} of the first {len(grades)} ratings can't be read, {cause} "
+        f"(assessment.on_unreadable: {action}: {ACTIONS[action]})"
     )
+    if action == "stop":
+        return settings, UserError(problem)
+    context.folder.notify(problem)
+    return (constrained if action == "constrain" else settings), None
+
+
+def are_constrained(pairs: Iterable[AssessedPair]) -> bool:
+    """Return whether the scores of graded pairs were drawn among the allowed ones."""
+    return any(grade.expected is not None for pair in pairs for grade in pair.grades.values())
 
 
 def rate(
