@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
@@ -156,12 +157,14 @@ def open_judge(recipe: Recipe, benchmark: BenchmarkSettings) -> Judge:
         return EndpointJudge(settings.model, recipe.machine.judging, settings.parameters)
 
     name = settings.model or ""
+    identity = _weights_identity(local_model(name)[0])
+    return LocalJudge(name, partial(open_local, recipe, name), recipe.seed, settings.parameters, identity=identity)
+
+
+def open_local(recipe: Recipe, name: str) -> tuple[Engine, ChatTemplate]:
+    """Return an engine on the model that `name` is (local_model), and its chat template. Weights load at first use."""
     (model, chat), day = local_model(name), _date_of_run(name)
-
-    def open_local() -> tuple[Engine, ChatTemplate]:
-        return open_local_engine(recipe, model, chat), load_chat_template(chat, model.base, day)
-
-    return LocalJudge(name, open_local, recipe.seed, settings.parameters, identity=_weights_identity(model))
+    return open_local_engine(recipe, model, chat), load_chat_template(chat, model.base, day)
 
 
 def _weights_identity(model: Model) -> str:

@@ -37,11 +37,12 @@ class Selection(NamedTuple):
 
 
 class SelectedRows(NamedTuple):
-    """The selected rows of an iteration, and, by the id of a pair, why it was dropped."""
+    """The selected rows of an iteration, by the id of a pair why it was dropped, and who rated if not a model of it."""
 
     folder: RunFolder
     rows: Sequence[Pair | Rejected]
     drops: Mapping[str, Drop]
+    judge_note: str | None = None
 
 
 class Page(NamedTuple):
@@ -67,7 +68,7 @@ def select_rows(path: Path, iteration: int, selection: Selection) -> SelectedRow
         rows = filter_rows(rows, lambda pair: pair.id in drops)
         if not any(selection.bands.values()):
             rows = [*rows, *_read(folder, "unanswered.jsonl", Rejected), *_read(folder, "rejected.jsonl", Rejected)]
-    return SelectedRows(folder, rows, drops)
+    return SelectedRows(folder, rows, drops, recipe.assessment.judge_note if recipe.assessment else None)
 
 
 def select_bands(pairs: Sequence[Pair], selection: Selection, recipe: Recipe) -> Sequence[Pair]:
@@ -162,6 +163,8 @@ def _heading(selected: SelectedRows, selection: Selection, page: Page) -> Text:
     if page.number > pages:
         raise UserError(f"there is no page {page.number}: {num_rows} rows make {pages} {pages_word}")
     parts = [f"{num_rows} {rows_word}, page {page.number} of {pages}"]
+    if selected.judge_note:
+        parts.append(escape_unprintable(selected.judge_note))
     if selection.dropped:
         counts = Counter(_dropped_by(row, selected) for row in selected.rows)
         parts += [f"{dropped_by}: {count}" for dropped_by, count in counts.most_common()]

@@ -27,7 +27,7 @@ from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import Estimate, estimate, win_rate
 from isheep.models.chat_template import ChatTemplate
 from isheep.recipe.evaluation import BenchmarkSettings
-from isheep.recipe.schema import Assessment, Recipe
+from isheep.recipe.schema import NOT_SELF, Assessment, Recipe
 from isheep.records import Answer, AssessedPair, Pair
 from isheep.rundir.atomic import write_text
 from isheep.rundir.folder import RunFolder
@@ -35,6 +35,7 @@ from isheep.rundir.iterations import iteration_dir, model_of_iteration
 from isheep.rundir.run import lock_run, open_run, saved_prompts
 from isheep.stages.assess import are_constrained, grade_pairs
 from isheep.stages.context import StageContext
+from isheep.stages.rating_judge import open_other_judge
 
 CALIBRATION_FILE = "judge_calibration.json"
 RATINGS_FOLDER = "judge_calibration"
@@ -178,7 +179,7 @@ def measure_judge(case: JudgedIteration) -> JudgeCalibration:
     grades = metrics.grades_by_criterion(case.pairs)
     return JudgeCalibration(
         iteration=case.iteration,
-        judge=f"M^{case.iteration - 1}" if case.is_judged_by_current and case.iteration > 1 else "base",
+        judge=judge_name(case),
         sample_size=case.sample_size,
         scores={name: metrics.score_distribution(rows) for name, rows in grades.items()},
         repeated=ratings.repeated,
@@ -189,18 +190,26 @@ def measure_judge(case: JudgedIteration) -> JudgeCalibration:
     )
 
 
+def judge_name(case: JudgedIteration) -> str:
+    """Return the name of the iteration's judge in the results."""
+    if not isinstance(case.settings.judge, str):
+        return f"{case.settings.judge.model}, {NOT_SELF}"
+    return f"M^{case.iteration - 1}" if case.is_judged_by_current and case.iteration > 1 else "base"
+
+
 # --- new ratings
 
 
 class NewRatings(NamedTuple):
     """What is rated for the calibration.
 
-    The sample: a second time, read in the other way (expected or written score), and by the other judge (base or
-    current; None in the first iteration, where both are the base). And benchmark answers that a program has checked.
+    The sample: a second time, read in the other way (expected or written score; None for a judge at an endpoint), and
+    by the other judge (the base, or the current model; None in the first iteration if both are the base). And benchmark
+    answers that a program has checked.
     """
 
     repeated: Repeatability
-    read_otherwise: Sequence[AssessedPair]
+    read_otherwise: Sequence[AssessedPair] | None
     by_other_judge: Sequence[AssessedPair] | None
     checked: dict[str, Sequence[AssessedPair]]
 
@@ -210,13 +219,19 @@ def make_ratings(case: JudgedIteration, checked: Mapping[str, CheckedAnswers]) -
     chat = case.backend.load_chat_template(*case.recipe.chat_arguments)
     base, current = (model_of_iteration(case.recipe, case.run, index) for index in (0, case.iteration - 1))
     judge, other_judge = (current, base) if case.is_judged_by_current else (base, current)
-    with closing(case.backend.open_engine(case.recipe, judge)) as engine:
-        own = OpenJudge(engine, chat)
+    named_judge = case.settings.judge
+    if isinstance(named_judge, str):
+        own = OpenJudge(case.backend.open_engine(case.recipe, judge), chat)
+    else:
+        own, other_judge = OpenJudge(*open_other_judge(case.recipe, named_judge, case.folder, chat)), current
+    with closing(own.engine):
         repeated = rate_twice(case, own)
-        read_otherwise = rate(case, own, case.sample, case.other_reading, read=case.other_reading)
+        read_otherwise = None
+        if not case.settings.is_at_endpoint:
+            read_otherwise = rate(case, own, case.sample, case.other_reading, read=case.other_reading)
         by_benchmark = {name: rate(case, own, answers.pairs, name) for name, answers in checked.items()}
     by_other_judge = None
-    if case.iteration > 1:
+    if case.iteration > 1 or not isinstance(named_judge, str):
         with closing(case.backend.open_engine(case.recipe, other_judge)) as engine:
             by_other_judge = rate(case, OpenJudge(engine, chat), case.sample, "other-judge")
     return NewRatings(repeated, read_otherwise, by_other_judge, by_benchmark)
@@ -271,10 +286,10 @@ def compare_scores(
     """Compare the run's scores with other scores of the same pairs, with the answers' length, and with people."""
     other_judge = "base judge" if case.is_judged_by_current else "current judge"
     other_reading = "expected score" if case.other_reading == "expected" else "written score"
-    by_other_judge = ratings.by_other_judge
+    by_other_judge, read_otherwise = ratings.by_other_judge, ratings.read_otherwise
     return {
         other_judge: metrics.compare_ratings(by_other_judge, case.sample) if by_other_judge is not None else None,
-        other_reading: metrics.compare_ratings(ratings.read_otherwise, case.sample),
+        other_reading: metrics.compare_ratings(read_otherwise, case.sample) if read_otherwise is not None else None,
         "length": metrics.compare_with_length(case.pairs),
         "people": metrics.compare_with_people(case.pairs, people),
     }

@@ -12,13 +12,16 @@ from isheep import prompts
 from isheep.errors import quote_path
 from isheep.filters import Filter
 from isheep.filters.score import ScoreFilter
-from isheep.recipe.evaluation import BenchmarkSettings, Stop, entry_of
+from isheep.recipe.evaluation import BenchmarkSettings, RatingJudge, Stop, entry_of
 from isheep.recipe.machine import Machine
 from isheep.recipe.packaged import PACKAGED_SEEDS
 from isheep.recipe.paths import PathText
 from isheep.records import Count, Names, Sampling, Settings
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+NOT_SELF = "not self-assessment"
+"""What tables say of ratings by another model than one of the run."""
 
 # The scores that a rating may have.
 RATING_SCALE = range(1, 11)
@@ -109,8 +112,9 @@ class Assessment(Settings):
     or a mapping (docs/prompts.md)."""
     criteria: Names = ("quality", "following")
     """The criteria that are rated (Section 3.2), which are keys of the prompt."""
-    judge: Literal["current", "base"] = "current"
-    """The model that rates: M^(t-1) (Algorithm 1), or the base in every iteration (the released code)."""
+    judge: Literal["current", "base"] | RatingJudge = "current"
+    """The model that rates: M^(t-1) (Algorithm 1), or the base in every iteration (the released code). Or another
+    model, which is no self-assessment."""
     read: Literal["generate", "expected", "constrained"] = "generate"
     """How a score is read. "generate": from the text that the judge writes. "constrained": it is drawn among the ten
     scores alone, by their probabilities and `sampling`, so that every rating can be read; the judge then writes its
@@ -131,6 +135,18 @@ class Assessment(Settings):
     """The number of pairs that are rated in a batch."""
     sampling: Sampling = Sampling()
     """How the tokens of ratings are drawn."""
+
+    @property
+    def judge_note(self) -> str | None:
+        """A note that another model than one of the run rates; None if the current model or the base does."""
+        if isinstance(self.judge, str):
+            return None
+        return f"rated by {self.judge.model} {'on this machine' if self.judge.local else 'at an endpoint'}: {NOT_SELF}"
+
+    @property
+    def is_at_endpoint(self) -> bool:
+        """Whether the judge is a model at an endpoint."""
+        return not isinstance(self.judge, str) and not self.judge.local
 
     @property
     def reads_options(self) -> bool:
@@ -256,6 +272,12 @@ class Recipe(Settings):
             return self
         data = merge_settings(self.model_dump(mode="json", exclude={"iteration"}), self.iteration[iteration])
         return Recipe.model_validate_json(json.dumps(data), strict=True)
+
+    @property
+    def judge_note(self) -> str | None:
+        """A note on the judges that are no models of the run, over all iterations; None if there are none."""
+        notes = (variant.assessment.judge_note for variant in self.variants if variant.assessment)
+        return "; ".join(dict.fromkeys(note for note in notes if note)) or None
 
     @property
     def variants(self) -> list["Recipe"]:

@@ -1,19 +1,19 @@
 """Self-assessment (Algorithm 1, line 6; Section 3.2, Appendix A): pairs -> graded pairs."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import replace
 from functools import partial
 
 from isheep import prompts
 from isheep.batching import derive_seed, ordered_map
 from isheep.errors import UserError, excerpt
+from isheep.judges.rating_engine import EndpointEngine
 from isheep.models.chat_template import ChatTemplate, plain_prompt
 from isheep.models.tokenization import continuation_ids, prompt_ids
 from isheep.recipe.schema import RATING_SCALE, Assessment, score_openings
-from isheep.records import AssessedPair, Grade, Model, Pair
+from isheep.records import AssessedPair, Grade, Pair
 from isheep.stages.context import StageContext
 from isheep.stages.grades import SEPARATOR, constrained_grade, draw_score, expected_grade, parse_grade
+from isheep.stages.rating_judge import open_judge
 
 # The unreadable replies that a message shows.
 NUM_EXAMPLES = 3
@@ -64,17 +64,21 @@ def check_score_tokens(settings: Assessment, chat: ChatTemplate) -> None:
 def assess(context: StageContext, pairs: Sequence[Pair]) -> Sequence[Pair]:
     """Return D_raw^t with its grades S^t (assessed.jsonl), or the pairs as they are if the recipe has no assessment.
 
-    The judge is the model that wrote the pairs, or the base model for `assessment.judge: base`.
+    `assessment.judge` is the judge: the model that wrote the pairs, the base model, or another one.
     """
     settings = context.recipe.assessment
     if settings is None:
         return pairs
-    if settings.judge == "current" or context.iteration == 1:
-        return grade_pairs(context, settings, pairs)
-    # Frees the memory of the model that wrote the pairs before the base model loads.
-    context.engine.close()
-    with closing(context.backend.open_engine(context.recipe, Model(context.recipe.model))) as base_engine:
-        return grade_pairs(replace(context, engine=base_engine), settings, pairs)
+    with open_judge(context, settings) as judging:
+        if isinstance(judging.engine, EndpointEngine) and not context.folder.has("assessed.jsonl"):
+            texts = [
+                render_rating_prompt(pair, criterion, settings, judging.chat)
+                for pair in pairs
+                if not pair.unanswered
+                for criterion in settings.criteria
+            ]
+            judging.engine.announce(texts, settings.sampling)
+        return grade_pairs(judging, settings, pairs)
 
 
 def grade_pairs(
