@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.text import Text
 
 import isheep
 from isheep.cli import main
+from isheep.cli.pair_cards import pair_card
 from isheep.engines.function import SeededFunctionEngine
 from isheep.engines.transformers import open_engine
 from isheep.errors import UserError
@@ -404,3 +406,30 @@ def test_a_run_with_the_best_share_is_read_by_every_command(tmp_path: Path) -> N
     control = ["filters=[{kind: random, as_many_as: {best: 0.25}}]"]
     assert run("run", *words, *control, "--out", tmp_path / "control") == 0
     assert len(json.loads((tmp_path / "control" / "iter-1" / "train.json").read_text())) == 2
+
+
+# --- isheep show
+
+
+EXPECTED_REPLY = ", ".join(
+    f"{score}: {share}" for score, share in enumerate(["0.0100"] * 6 + ["0.3", "0.4", "0.2", "0.1"], 1)
+)
+
+
+@pytest.mark.parametrize(
+    ("grade", "line"),
+    [
+        (Grade(score=2, reply=" 2||Wrong, and long."), "quality 2: Wrong, and long."),
+        (Grade(score=8, reply="<8>||Good || really"), "quality 8: Good || really"),
+        (Grade(score=8, reply=" 8"), "quality 8: "),
+        (Grade(score=8, reply="Score: 8, good"), "quality 8: Score: 8, good"),
+        (Grade(score=None, reply="eight||good"), "quality unreadable: eight||good"),
+        (Grade(score=None, reply=""), "quality unreadable: "),
+        (Grade(score=8, reply="8||Good", expected=6.41), "quality 8 (expected 6.4): Good"),
+        (Grade(score=3, reply="3", expected=6.41), "quality 3 (expected 6.4): "),
+        (Grade(score=7.9, reply=EXPECTED_REPLY), "quality 7.9: most probable 8 (40%), 7 (30%), 9 (20%)"),
+    ],
+)
+def test_show_prints_a_score_once_and_then_the_explanation(grade: Grade, line: str) -> None:
+    row = AssessedPair(**make_pair().model_dump(), grades={"quality": grade})
+    assert pair_card(row, Text("kept")).plain.splitlines()[-1] == f"  {line}"

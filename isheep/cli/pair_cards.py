@@ -14,13 +14,17 @@ from isheep.evaluation.formatting import escape_unprintable
 from isheep.filters.base import FilterContext
 from isheep.filters.score import ScoreFilter
 from isheep.recipe.schema import Recipe
-from isheep.records import AssessedPair, Drop, Pair, Record, Rejected
+from isheep.records import AssessedPair, Drop, Grade, Pair, Record, Rejected
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.jsonl import filter_rows
 from isheep.rundir.run import open_run
+from isheep.stages.grades import explanation_in, probabilities_in
 
 R = TypeVar("R", bound=Record)
+
+# The scores that a card shows of an expected rating's probabilities.
+NUM_PROBABLE = 3
 
 
 class Selection(NamedTuple):
@@ -125,15 +129,31 @@ def page_texts(selected: SelectedRows, selection: Selection, page: Page) -> Iter
 
 
 def pair_card(row: Pair, outcome: Text) -> Text:
-    """Return a pair with its ratings and the replies that they were read from."""
+    """Return a pair with its ratings, each with the score once and the judge's explanation."""
     truncated = " (cut off)" if row.finish == "length" else ""
     fields = {"instruction": row.instruction, "input": row.input, "thoughts": row.thoughts or ""}
     fields[f"output{truncated}"] = "(no answer)" if row.unanswered else row.output or "(empty)"
+    fields = {name: text for name, text in fields.items() if text}
     if isinstance(row, AssessedPair):
-        for criterion, grade in row.grades.items():
-            score = "unreadable" if grade.score is None else f"{grade.score:g}"
-            fields[f"{criterion} {score}"] = grade.reply.strip()
-    return _card(row.id, outcome, {name: text for name, text in fields.items() if text or name.endswith("unreadable")})
+        fields |= {f"{criterion} {score_text(grade)}": grade_text(grade) for criterion, grade in row.grades.items()}
+    return _card(row.id, outcome, fields)
+
+
+def score_text(grade: Grade) -> str:
+    """Return the score of a rating, with the expected score beside a constrained one."""
+    if grade.score is None:
+        return "unreadable"
+    return f"{grade.score:g}" if grade.expected is None else f"{grade.score:g} (expected {grade.expected:.1f})"
+
+
+def grade_text(grade: Grade) -> str:
+    """Return what there is to say beside the score: the explanation, or the most probable scores of an expected one."""
+    probabilities = probabilities_in(grade.reply)
+    if probabilities is None:
+        return explanation_in(grade).strip()
+    ranking = sorted(range(len(probabilities)), key=lambda index: -probabilities[index])
+    shares = [f"{index + 1} ({probabilities[index]:.0%})" for index in ranking[:NUM_PROBABLE]]
+    return f"most probable {', '.join(shares)}"
 
 
 def rejected_card(row: Rejected) -> Text:

@@ -36,6 +36,8 @@ LINE_END = re.compile(r"\r?\n|\r\Z")
 MINUS_WORD = re.compile(r"\b(?:minus|negative)\Z", re.IGNORECASE)
 MINUS_SIGNS = "\u2212\u207b\u208b\u2796"
 
+NUMBER_ALONE = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+
 
 def parse_grade(reply: str) -> float | None:
     """Return the score in a judge's reply, 1 to 10, or None if it can't be read. The prompt asks for `<score>||<why>`.
@@ -95,6 +97,30 @@ def expected_grade(probabilities: Sequence[float]) -> Grade:
     if sum(probabilities) < MIN_SCORE_PROBABILITY:
         return Grade(score=None, reply=reply)
     return Grade(score=round(mean_score(probabilities), 2), reply=reply)
+
+
+def probabilities_in(reply: str) -> list[float] | None:
+    """Return the probabilities that `expected_grade` wrote as a reply, or None if the reply is a text."""
+    entries = [entry.split(": ") for entry in reply.split(", ")]
+    if [entry[0] for entry in entries] != list(map(str, RATING_SCALE)):
+        return None
+    try:
+        return [float(value) for _, value in entries]
+    except ValueError:
+        return None
+
+
+def explanation_in(grade: Grade) -> str:
+    """Return what a judge's reply says beside the score: the text after the separator, or else the whole reply.
+
+    A reply that is nothing but the score has no explanation. An unreadable reply is returned as it is.
+    """
+    if grade.score is None:
+        return grade.reply
+    head, separator, explanation = grade.reply.partition(SEPARATOR)
+    if separator and parse_grade(head + separator) == grade.score:
+        return explanation
+    return "" if NUMBER_ALONE.fullmatch(grade.reply.strip()) else grade.reply
 
 
 def mean_score(probabilities: Sequence[float]) -> float:
