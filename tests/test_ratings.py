@@ -189,11 +189,45 @@ def test_a_server_rates_with_constrained_scores(tmp_path: Path) -> None:
     assert len(prompts) > 48
 
 
+@pytest.mark.numeric
+def test_a_server_without_probabilities_chooses_the_score_itself(tmp_path: Path) -> None:
+    with serving(Fake("lamb", logprobs=False, structured=True)) as served:
+        server = [f"machine.server.url={served.url}", "machine.engine=openai", "assessment.read=constrained"]
+        assert run("run", *SMALL, *server, "--out", tmp_path / "run") == 0
+        allowed = [body["structured_outputs"]["choice"] for body in served.bodies if "structured_outputs" in body]
+    assert allowed.count([f" {score}" for score in range(1, 11)]) == 16
+    grades = grades_in(tmp_path / "run")
+    assert {grade["score"] == grade["expected"] for grade in grades} == {True}
+    assert len({grade["score"] for grade in grades}) > 3
+    with serving(Fake("lamb", logprobs=False, structured=True)) as served:
+        server = [f"machine.server.url={served.url}", "machine.engine=openai", "assessment.read=expected"]
+        assert "gives no log-probabilities" in refused("run", *SMALL, *server, "--out", tmp_path / "expected")
+
+
+def test_a_server_chooses_where_no_score_is_among_the_most_probable_tokens(tmp_path: Path) -> None:
+    class Choosing(ScoringEngine):
+        def gives_probabilities(self) -> bool:
+            return True
+
+        def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
+            return [[0.0] * 10 if "thing 1" in prompt else [0.0] * 9 + [0.2] for prompt in prompts]
+
+        def choose(self, prompts: Sequence[str], options: Sequence[str], sampling: Sampling, seed: int) -> list[int]:
+            assert all("thing 1" in prompt for prompt in prompts) and options[3] == " 4"
+            return [3 for _ in prompts]
+
+    pairs = [make_pair(n, f"thing {n}") for n in range(3)]
+    rows = assess(stage_context(tmp_path, Choosing([]), assessment={"read": "constrained", "explain": False}), pairs)
+    grades = [row.grades["quality"] for row in rows if isinstance(row, AssessedPair)]
+    assert grades == [Grade(score=score, reply=str(score), expected=score) for score in (10, 4, 10)]
+
+
 def test_a_server_that_can_not_constrain_is_refused_before_the_run(tmp_path: Path) -> None:
     with serving(Fake("lamb", logprobs=False)) as served:
         server = [f"machine.server.url={served.url}", "machine.engine=openai", "assessment.read=constrained"]
         message = refused("run", *SMALL, *server, "--out", tmp_path / "run")
-    assert "gives no log-probabilities: take assessment.read: generate" in message and not (tmp_path / "run").exists()
+    assert "no log-probabilities and has no structured choice, so that scores can't be constrained" in message
+    assert not (tmp_path / "run").exists()
     chat = ["machine.server.api=chat", "synthesis.chat=true", "assessment.chat=true"]
     message = refused("run", *SMALL, *server, *chat, "--out", tmp_path / "run")
     assert "assessment.explain: machine.server.api: chat can't continue a reply after its score" in message
@@ -411,9 +445,8 @@ def test_a_run_with_the_best_share_is_read_by_every_command(tmp_path: Path) -> N
 # --- isheep show
 
 
-EXPECTED_REPLY = ", ".join(
-    f"{score}: {share}" for score, share in enumerate(["0.0100"] * 6 + ["0.3", "0.4", "0.2", "0.1"], 1)
-)
+SHARES = [0.01] * 6 + [0.3, 0.4, 0.2, 0.04]
+EXPECTED_REPLY = ", ".join(f"{score}: {share:.4f}" for score, share in enumerate(SHARES, 1))
 
 
 @pytest.mark.parametrize(

@@ -332,6 +332,6 @@ def test_without_vllm_a_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_setting_of_a_recipe_is_tested() -> None:
     machine = {key for key in keys() if key.startswith("machine.")}
-    judges = {key for key in keys() if key.startswith("evaluation.judge.")}
+    judges = {key for key in keys() if key.startswith(("evaluation.judge.", "assessment.judge."))}
     tested = {*ROWS, *(f"training.{key}" for key in WEIGHTS), *ELSEWHERE}
     assert {*keys()} - machine - judges == tested - {"evaluation.judge"}

@@ -5,6 +5,7 @@ from functools import partial
 
 from isheep import prompts
 from isheep.batching import derive_seed, ordered_map
+from isheep.engines import ChoosingEngine
 from isheep.errors import UserError, excerpt
 from isheep.judges.rating_engine import EndpointEngine
 from isheep.models.chat_template import ChatTemplate, plain_prompt
@@ -177,7 +178,7 @@ def rate(
         }
     # One call rates all criteria: a pair's prompts share their beginning, which the engine then reads once.
     prompts_of_all = [text for criterion_texts in texts.values() for text in criterion_texts]
-    rows = iter(context.engine.choices(prompts_of_all, score_openings(settings)))
+    rows = iter(score_probabilities(context, settings, prompts_of_all))
     probabilities = {criterion: [next(rows) for _ in pairs] for criterion in texts}
     if settings.read == "expected":
         return {criterion: list(map(expected_grade, probabilities[criterion])) for criterion in texts}
@@ -185,6 +186,14 @@ def rate(
         criterion: constrained_grades(context, settings, texts[criterion], probabilities[criterion], seed)
         for criterion, seed in seeds.items()
     }
+
+
+def score_probabilities(context: StageContext, settings: Assessment, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+    """Return the probabilities of the scores after each prompt; all 0 if a server gives none and chooses by itself."""
+    engine, openings = context.engine, score_openings(settings)
+    if settings.read == "constrained" and isinstance(engine, ChoosingEngine) and not engine.gives_probabilities():
+        return [[0.0] * len(openings) for _ in texts]
+    return engine.choices(texts, openings)
 
 
 def write_replies(context: StageContext, settings: Assessment, texts: Sequence[str], seed: int) -> list[str]:
@@ -201,12 +210,18 @@ def constrained_grades(
 ) -> list[Grade]:
     """Return a grade for each prompt: a score drawn by its probabilities, then the explanation as the judge writes it.
 
-    A prompt without probabilities has no score, and no explanation is asked for.
+    For a prompt without probabilities a server may choose the score itself. Else it has none, and no explanation.
     """
     openings = score_openings(settings)
     scores = [
         draw_score(row, settings.sampling, derive_seed(seed, "score", index)) for index, row in enumerate(probabilities)
     ]
+    without_score = [index for index, score in enumerate(scores) if score is None]
+    if without_score and isinstance(context.engine, ChoosingEngine):
+        remaining = [texts[index] for index in without_score]
+        draws = context.engine.choose(remaining, openings, settings.sampling, derive_seed(seed, "choice"))
+        for index, draw in zip(without_score, draws, strict=True):
+            scores[index] = None if draw is None else RATING_SCALE[draw]
     explanations: dict[int, str] = {}
     if settings.explain:
         scored = {index: score for index, score in enumerate(scores) if score is not None}

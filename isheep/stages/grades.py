@@ -151,8 +151,12 @@ def draw_score(probabilities: Sequence[float], sampling: Sampling, seed: int) ->
 
 
 def constrained_grade(probabilities: Sequence[float], score: int | None, explanation: str | None) -> Grade:
-    """Return the grade of a drawn score, with the reply in the format of the prompt, and the expected score."""
+    """Return the grade of a drawn score, with the reply in the format of the prompt, and the expected score.
+
+    Without probabilities, as from a server that chose by itself, the expected score is the score.
+    """
     if score is None:
         return Grade(score=None, reply="")
     reply = str(score) if explanation is None else f"{score}{SEPARATOR}{explanation}"
-    return Grade(score=score, reply=reply, expected=round(mean_score(probabilities), 4))
+    expected = round(mean_score(probabilities), 4) if sum(probabilities) else float(score)
+    return Grade(score=score, reply=reply, expected=expected)
