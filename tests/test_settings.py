@@ -334,4 +334,4 @@ def test_every_setting_of_a_recipe_is_tested() -> None:
     machine = {key for key in keys() if key.startswith("machine.")}
     judges = {key for key in keys() if key.startswith(("evaluation.judge.", "assessment.judge."))}
     tested = {*ROWS, *(f"training.{key}" for key in WEIGHTS), *ELSEWHERE}
-    assert {*keys()} - machine - judges == tested - {"evaluation.judge"}
+    assert {*keys()} - machine - judges == tested - {"evaluation.judge", "assessment.judge"}

@@ -18,9 +18,6 @@ from isheep.stages.rating_judge import open_judge
 
 # The unreadable replies that a message shows.
 NUM_EXAMPLES = 3
-UNREADABLE_ADVICE = (
-    "take assessment.read: constrained or expected, or another assessment.sampling, such as a lower temperature"
-)
 # What assessment.on_unreadable does, in words.
 ACTIONS = {
     "continue": "the run goes on",
@@ -140,19 +137,27 @@ def settings_after(
     if 2 * len(replies) <= len(grades):
         return settings, None
     action, examples = settings.on_unreadable, ", ".join(map(excerpt, list(dict.fromkeys(replies))[:NUM_EXAMPLES]))
-    if settings.read == "constrained":
-        action = "continue" if action == "constrain" else action
-        cause = "the engine gives no score a probability: take another engine, or assessment.read: generate"
-    else:
-        cause = f"such as {examples}; {UNREADABLE_ADVICE}"
+    if settings.read == "constrained" and action == "constrain":
+        action = "continue"
     problem = (
-        f"iteration {context.iteration}: {len(replies)} of the first {len(grades)} ratings can't be read, {cause} "
-        f"(assessment.on_unreadable: {action}: {ACTIONS[action]})"
+        f"iteration {context.iteration}: {len(replies)} of the first {len(grades)} ratings can't be read, such as "
+        f"{examples}; {unreadable_advice(settings)} (assessment.on_unreadable: {action}: {ACTIONS[action]})"
     )
     if action == "stop":
         return settings, UserError(problem)
     context.folder.notify(problem)
     return (constrained if action == "constrain" else settings), None
+
+
+def unreadable_advice(settings: Assessment) -> str:
+    """Return what helps if most ratings of a recipe can't be read."""
+    if settings.is_at_endpoint:
+        return "take another assessment.prompt or another judge"
+    if settings.read == "constrained":
+        return "take another engine, or assessment.read: generate, because this engine gives no score a probability"
+    if settings.read == "expected":
+        return "take assessment.read: constrained, because the judge would write something else than a score"
+    return "take assessment.read: constrained or expected, or another assessment.sampling, such as a lower temperature"
 
 
 def are_constrained(pairs: Iterable[AssessedPair]) -> bool:

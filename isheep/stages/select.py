@@ -16,13 +16,12 @@ from isheep.rundir.training_file import (
     training_row,
     write_training_file,
 )
-from isheep.stages.assess import UNREADABLE_ADVICE
+from isheep.stages.assess import unreadable_advice
 from isheep.stages.context import StageContext
 from isheep.stages.filters import find_drops, has_unreadable_rating, kept_pairs
 
 # What helps against each reason for which pairs are dropped.
 ADVICE = {
-    "unreadable": UNREADABLE_ADVICE,
     "low score": "lower the threshold of the score filter, or take a share of the best pairs: {kind: score, best: 0.3}",
     "cut off": "raise response.sampling.max_tokens, because answers are cut off before they begin",
     "answer": "take another response.prompt, because the model ends its thoughts without an answer",
@@ -79,9 +78,8 @@ def _too_few_message(context: StageContext, pairs: Sequence[Pair], drops: Sequen
 def _advice(context: StageContext, drops: Sequence[Drop]) -> str:
     """Return what helps against the most frequent reason for which pairs were dropped."""
     (cause, _), *_ = Counter(map(_cause, drops)).most_common(1) or [("nothing", 0)]
-    settings = context.recipe.assessment
-    if cause == "unreadable" and settings and settings.read == "constrained":
-        return "take another engine, or assessment.read: generate: this engine gives no score a probability"
+    if cause == "unreadable" and context.recipe.assessment:
+        return unreadable_advice(context.recipe.assessment)
     return ADVICE.get(cause) or f"change the filter {cause}, or raise synthesis.tasks"
 
 
