@@ -29,7 +29,7 @@ from isheep.models.checkpoint import find_checkpoint
 from isheep.recipe.schema import Assessment, Recipe
 from isheep.records import Pair, Sampling, Task
 from isheep.seeds import load_seed_tasks
-from isheep.stages import assess, synthesize
+from isheep.stages import assess, grades, synthesize
 from isheep.stages.blocks import parse_blocks
 from isheep.stages.rules import broken_rule
 
@@ -129,7 +129,7 @@ def select_pairs(loop: Loop, pairs: Sequence[Pair]) -> list[Pair]:
     for criterion in settings.criteria:
         prompts = [assess.render_rating_prompt(pair, criterion, settings, loop.chat) for pair in pairs]
         replies = generate(loop, prompts, settings.sampling)
-        lowest = [min(score, assess.parse_grade(text) or 0) for score, (text, _) in zip(lowest, replies, strict=True)]
+        lowest = [min(score, grades.parse_grade(text) or 0) for score, (text, _) in zip(lowest, replies, strict=True)]
     return [pair for pair, score in zip(pairs, lowest, strict=True) if score >= LEAST_SCORE]
 
 

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
@@ -33,6 +34,11 @@ ENGINES = {
 }
 """The engines by the name that a recipe gives as machine.engine: the module of each one (docs/extending.md)."""
 
+
+FUNCTION_NOTE = (
+    "engine {name} is a function, which can't be constrained: assessment.read: constrained takes the score that its "
+    "text begins with, and a text that begins with none is unreadable"
+)
 
 ENGINE_PARTS = ("PACKAGE", "ONLY_RECIPE_MODEL", "open_from_recipe", "check", "conflicts")
 """The names that each module of ENGINES defines: those of EngineModule."""
@@ -151,12 +157,14 @@ def open_judge(recipe: Recipe, benchmark: BenchmarkSettings) -> Judge:
         return EndpointJudge(settings.model, recipe.machine.judging, settings.parameters)
 
     name = settings.model or ""
+    identity = _weights_identity(local_model(name)[0])
+    return LocalJudge(name, partial(open_local, recipe, name), recipe.seed, settings.parameters, identity=identity)
+
+
+def open_local(recipe: Recipe, name: str) -> tuple[Engine, ChatTemplate]:
+    """Return an engine on the model that `name` is (local_model), and its chat template. Weights load at first use."""
     (model, chat), day = local_model(name), _date_of_run(name)
-
-    def open_local() -> tuple[Engine, ChatTemplate]:
-        return open_local_engine(recipe, model, chat), load_chat_template(chat, model.base, day)
-
-    return LocalJudge(name, open_local, recipe.seed, settings.parameters, identity=_weights_identity(model))
+    return open_local_engine(recipe, model, chat), load_chat_template(chat, model.base, day)
 
 
 def _weights_identity(model: Model) -> str:
@@ -308,10 +316,13 @@ class Backend:
         def open_given(recipe: Recipe, model: Model) -> Engine:
             return opened
 
-        def check_nothing(recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
+        def check_given(recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
+            assessments = [variant.assessment for variant in recipe.variants if variant.assessment]
+            if isinstance(opened, FunctionEngine) and any(entry.may_constrain for entry in assessments):
+                return [FUNCTION_NOTE.format(name=name)]
             return []
 
-        return cls(open_engine=open_given, check_engine=check_nothing, engine_name=name)
+        return cls(open_engine=open_given, check_engine=check_given, engine_name=name)
 
 
 def guard_trainer(backend: Backend) -> Backend:

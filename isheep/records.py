@@ -76,11 +76,20 @@ class Pair(Task):
         return self.thoughts is not None and not self.output
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Grade(Record):
-    """One rating. `score` is None if the judge's reply can't be read, which is not the same as a low score."""
+    """One rating. `score` is None if the judge's reply can't be read, which is not the same as a low score.
+
+    A grade of `read: constrained` has the expected score too, under the probabilities that the score was drawn from.
+    Other grades have no such key in a file.
+    """
 
     score: float | None
     reply: str
+    expected: Annotated[float | None, Field(exclude_if=_is_none)] = None
 
 
 class AssessedPair(Pair):

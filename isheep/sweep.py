@@ -39,6 +39,7 @@ from isheep.rundir.run import (
 )
 from isheep.rundir.sources import benchmark_of_file, source_fingerprint
 from isheep.stages import assess
+from isheep.stages.rating_judge import check_judge, judge_chat
 from isheep.stages.respond import check_prompt_fits
 from isheep.trainers.rows import check_cutoff
 
@@ -175,12 +176,15 @@ def check_recipe_ready(
             check_cutoff(chat, variant.training)
     for variant in recipe.variants:
         if variant.assessment:
-            assess.check_expected_scores(variant.assessment, chat)
+            assess.check_score_tokens(variant.assessment, judge_chat(variant, variant.assessment, chat))
     run = RunFolder(out, out)
     last = next(iteration for iteration in range(recipe.iterations + 1) if is_last_iteration(recipe, run, iteration))
     if is_unfinished(recipe, run, last):
         if isinstance(chat, ChatTemplate):
             check_tokenizer_files(recipe.model, chat)
+        for variant in recipe.variants:
+            if variant.assessment:
+                check_judge(variant, variant.assessment)
         for note in backend.check_engine(recipe, benchmarks_need_logprobs(recipe)):
             console.print(note, markup=False, soft_wrap=True)
     evaluate.check_benchmarks_ready(recipe, run, range(last + 1), backend=backend)

@@ -24,7 +24,7 @@ from isheep.lamb.suite import suite
 from isheep.models.prompt_text import mark_tokens
 from isheep.prompts.forms import load_topic_guide
 from isheep.records import Completion, Reply
-from isheep.stages import assess, filters, instances, topics
+from isheep.stages import filters, grades, instances, topics
 from isheep.stages.blocks import parse_blocks
 from isheep.stages.rules import broken_rule
 from isheep.text.novelty import split_words
@@ -88,7 +88,7 @@ PARSERS: dict[str, tuple[Callable[[str], object], tuple[Form, ...]]] = {
     "answers of the paper's protocol": (_letters, (("", "answer is ", ""), ("answer is", " ", ""), ("", "a ", ""))),
     "references": (_matches, (("", "answer is ", ""), ("", "a: ", ""), ("", "an ", ""))),
     "grade": (
-        assess.parse_grade,
+        grades.parse_grade,
         (
             ("8", " ", "||"), ("", "8 ", "||"), ("8", " out of", ""), ("", "score ", "8"), ("1.", "1", "x||"),
             ("", "<8", ">"),

@@ -132,7 +132,7 @@ def test_what_llama_cpp_can_not_do_is_said(llama: str) -> None:
             there.embed(["a"])
 
 
-@pytest.mark.parametrize("read", ["generate", "expected"])
+@pytest.mark.parametrize("read", ["generate", "expected", "constrained"])
 def test_a_whole_iteration_through_llama_cpp(
     llama: str, tmp_path: Path, read: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,8 @@ SMALL = [
     *("training.batch_size=4", "training.eval_every=1", "evaluation=[]", "machine.threads=1", "machine.device=cpu"),
     "filters=[{kind: score, at_least: 2}, {kind: perplexity, at_most: 1000}]",
 ]
+# The second iteration's ratings are constrained.
+TWO_ITERATIONS = ["iterations=2", "iteration={2: {assessment: {read: constrained, sampling: {temperature: 1.0}}}}"]
 PROMPTS = ["What is 12 plus 30?", "a", "hot", "Name the capital of France."]
 SAMPLING = Sampling(max_tokens=8)
 
@@ -122,7 +124,7 @@ def hash_first_iteration(run: Path) -> dict[str, str]:
 def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the run folder of one engine in this process."""
     out = tmp_path_factory.mktemp("single") / "run"
-    done = isheep("run", *SMALL, "iterations=2", "--out", out)
+    done = isheep("run", *SMALL, *TWO_ITERATIONS, "--out", out)
     assert done.code == 0, done.err
     return out
 
@@ -138,7 +140,7 @@ def run(out: Path, cluster: Any, *words: str) -> str:
 
 
 def test_two_replicas_write_the_same_files(single: Path, cluster: Any, tmp_path: Path) -> None:
-    run(tmp_path / "two", cluster, "iterations=2")
+    run(tmp_path / "two", cluster, *TWO_ITERATIONS)
     assert hash_results(tmp_path / "two") == hash_results(single)
     assert "iter-2/adapter/adapter_model.safetensors" in hash_results(single)
     recipes = [loading.load_saved_recipe(path / "recipe.yaml") for path in (single, tmp_path / "two")]

@@ -71,7 +71,7 @@ WRONG = {
         "line 2: chat_template: take one of qwen, llama3, tokenizer, a .jinja file, or the Jinja text"
     ),
     "model: lamb\nfilters: [{kind: scor, at_least: 8}]": "filters.0.kind: filter 'scor' is not known:",
-    "model: lamb\nfilters:\n- kind: score": "line 3: filters.0: give exactly one of at_least and above",
+    "model: lamb\nfilters:\n- kind: score": "line 3: filters.0: give exactly one of at_least, above and best",
     "model: lamb\nfilters:\n- {kind: score, at_least: 8, above: 7}": "line 3: filters.0: give exactly one of",
     "model: lamb\nfilters: [{kind: contamination}]": "a contamination filter, which compares pairs with",
     "model: lamb\nfilters:\n- {kind: score, at_least: 80}": "line 3: filters.0.at_least: no score reaches 80",
@@ -329,7 +329,10 @@ NAMED = "model: lamb\n\nfilters:\n- {kind: score, at_least: 8}\n"
         ("filters=[", "'filters=[' in the overrides: not YAML: "),
         ("machine={gpus: 1, gpus: 2}", "' in the overrides: key 'gpus' is given twice"),
         ("assessment=null", "'assessment=null' in the overrides: filters.0: a score filter needs an assessment"),
-        ("filters.0.above=7", "'filters.0.above=7' in the overrides: filters.0: give exactly one of at_least and"),
+        (
+            "filters.0.above=7",
+            "'filters.0.above=7' in the overrides: filters.0: give exactly one of at_least, above and",
+        ),
         ("filters=[{kind: score, at_least: 80}]", "in the overrides: filters.0.at_least: no score reaches 80"),
         ("machine.engine=vlm", "in the overrides: machine.engine: engine 'vlm' is not known: did you mean 'vllm'?"),
         (

@@ -93,6 +93,7 @@ ROWS: dict[str, list[str]] = {
     "assessment.batch_size": ["assessment.batch_size=5"],
     "filters.score.at_least": ["filters.0.at_least=6"],
     "filters.score.above": ["filters=[{kind: score, above: 4}]", "filters.0.above=5"],
+    "filters.score.best": ["filters=[{kind: score, best: 0.5}]", "filters.0.best=0.25"],
     "filters.score.criteria": ["filters.0.criteria=[following]"],
     "filters.perplexity.at_most": [f"filters=[{{{PERPLEXITY}}}]", "filters.0.at_most=6"],
     "filters.perplexity.of": [f"filters=[{{{PERPLEXITY}}}]", "filters.0.of=[pair]"],
@@ -245,6 +246,8 @@ def test_each_training_setting_changes_the_weights(key: str, weights: Callable[.
 # --- how, not what
 
 ELSEWHERE = {
+    "assessment.on_unreadable": "test_ratings.py: ratings that can't be read",
+    "assessment.explain": "test_ratings.py: it follows the score and changes no row",
     "stop.benchmark": "test_sweep.py: what a run stops by",
     "stop.patience": "test_sweep.py: where a run stops",
     "filters.contamination.ngram": "test_filters.py, test_contamination.py",
@@ -329,6 +332,6 @@ def test_without_vllm_a_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_setting_of_a_recipe_is_tested() -> None:
     machine = {key for key in keys() if key.startswith("machine.")}
-    judges = {key for key in keys() if key.startswith("evaluation.judge.")}
+    judges = {key for key in keys() if key.startswith(("evaluation.judge.", "assessment.judge."))}
     tested = {*ROWS, *(f"training.{key}" for key in WEIGHTS), *ELSEWHERE}
-    assert {*keys()} - machine - judges == tested - {"evaluation.judge"}
+    assert {*keys()} - machine - judges == tested - {"evaluation.judge", "assessment.judge"}

@@ -30,8 +30,9 @@ from isheep.records import AssessedPair, Completion, Drop, Model, Pair, Sampling
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import open_run_for_writing
 from isheep.rundir.training_file import read_training_file
-from isheep.stages.assess import assess, expected_grade, parse_grade
+from isheep.stages.assess import assess
 from isheep.stages.filters import find_drops, kept_pairs
+from isheep.stages.grades import expected_grade, parse_grade
 from isheep.stages.respond import respond
 from tests.helpers.backends import use_backend
 from tests.helpers.fakes import FakeChat
@@ -179,7 +180,7 @@ def test_the_expected_score_is_the_mean_under_the_probabilities_of_the_scores(
 @pytest.mark.parametrize(
     ("settings", "answer", "score"),
     [
-        ({}, " 10||all right", 10), ({}, " 1||no", 1), ({}, "10||", None), ({}, "no idea", None),
+        ({}, " 10||all right", 10), ({}, " 1||no", 1), ({}, "10||", 10), ({}, "no idea", None),
         ({"opening": " <"}, " <7>||", 7), ({"opening": ""}, "10||", 10), ({"chat": True}, "9||", 9),
     ],
 )  # fmt: skip

@@ -349,7 +349,12 @@ def test_it_ends_with_who_started_it_even_at_work() -> None:
 
 
 def test_two_iterations_through_the_command_line_and_resumed(tmp_path: Path) -> None:
-    words = ["machine.engine=vllm", f"machine.vllm.cache={CACHE}", "assessment.read=expected"]
+    words = [
+        "machine.engine=vllm",
+        f"machine.vllm.cache={CACHE}",
+        "assessment.read=constrained",
+        "assessment.sampling.max_tokens=8",
+    ]
     run(*words, "--out", tmp_path / "run")
     whole = hash_files(tmp_path / "run", ["recipe.yaml"])
     assert (tmp_path / "run/iter-2/adapter/adapter_model.safetensors").is_file()

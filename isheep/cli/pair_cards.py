@@ -2,7 +2,7 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -11,23 +11,28 @@ from rich.text import Text
 from isheep.cli.show import Band
 from isheep.errors import UserError
 from isheep.evaluation.formatting import escape_unprintable
+from isheep.filters.base import FilterContext
 from isheep.filters.score import ScoreFilter
 from isheep.recipe.schema import Recipe
-from isheep.records import AssessedPair, Drop, Pair, Record, Rejected
+from isheep.records import AssessedPair, Drop, Grade, Pair, Record, Rejected
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.jsonl import filter_rows
 from isheep.rundir.run import open_run
+from isheep.stages.grades import explanation_in, probabilities_in
 
 R = TypeVar("R", bound=Record)
+
+# The scores that a card shows of an expected rating's probabilities.
+NUM_PROBABLE = 3
 
 
 class Selection(NamedTuple):
     """Which rows of an iteration to print.
 
     `bands` selects a side of the score threshold for each criterion (a quadrant of Table 6); None selects all. The
-    threshold is `at`, or that of the recipe's score filter. `dropped` selects the dropped pairs, and, if no band is
-    given, the texts that never became a pair or a task too.
+    threshold is `at`, or that of the recipe's score filter; a share of the best pairs is taken of all pairs. `dropped`
+    selects the dropped pairs, and, if no band is given, the texts that never became a pair or a task too.
     """
 
     bands: Mapping[str, Band | None]
@@ -36,11 +41,12 @@ class Selection(NamedTuple):
 
 
 class SelectedRows(NamedTuple):
-    """The selected rows of an iteration, and, by the id of a pair, why it was dropped."""
+    """The selected rows of an iteration, by the id of a pair why it was dropped, and who rated if not a model of it."""
 
     folder: RunFolder
     rows: Sequence[Pair | Rejected]
     drops: Mapping[str, Drop]
+    judge_note: str | None = None
 
 
 class Page(NamedTuple):
@@ -66,7 +72,7 @@ def select_rows(path: Path, iteration: int, selection: Selection) -> SelectedRow
         rows = filter_rows(rows, lambda pair: pair.id in drops)
         if not any(selection.bands.values()):
             rows = [*rows, *_read(folder, "unanswered.jsonl", Rejected), *_read(folder, "rejected.jsonl", Rejected)]
-    return SelectedRows(folder, rows, drops)
+    return SelectedRows(folder, rows, drops, recipe.assessment.judge_note if recipe.assessment else None)
 
 
 def select_bands(pairs: Sequence[Pair], selection: Selection, recipe: Recipe) -> Sequence[Pair]:
@@ -76,9 +82,12 @@ def select_bands(pairs: Sequence[Pair], selection: Selection, recipe: Recipe) ->
     for criterion in bands:
         if criterion not in criteria:
             raise UserError(f"{criterion} is not rated in this run: its criteria are {', '.join(criteria) or 'none'}")
-    thresholds = {criterion: _threshold(recipe, criterion, selection.at) for criterion in bands}
+    low_ids = {
+        criterion: {id for id, _ in _threshold(recipe, criterion, selection.at).reasons(pairs, FilterContext())}
+        for criterion in bands
+    }
     return filter_rows(
-        pairs, lambda pair: all(_band(pair, name, thresholds[name]) is band for name, band in bands.items())
+        pairs, lambda pair: all(_band(pair, name, low_ids[name]) is band for name, band in bands.items())
     )
 
 
@@ -92,13 +101,13 @@ def _threshold(recipe: Recipe, criterion: str, at: float | None) -> ScoreFilter:
     raise UserError(f"no filter of this run has a threshold for {criterion}: give one, such as --at 8")
 
 
-def _band(pair: Pair, criterion: str, threshold: ScoreFilter) -> Band | None:
+def _band(pair: Pair, criterion: str, low_ids: Collection[str]) -> Band | None:
     grades = pair.grades if isinstance(pair, AssessedPair) else {}
     if criterion not in grades:
         return None
     if grades[criterion].score is None:
         return Band.unreadable
-    return Band.low if threshold.reason_against(grades) else Band.high
+    return Band.low if pair.id in low_ids else Band.high
 
 
 def _read(folder: RunFolder, name: str, row_type: type[R]) -> Sequence[R]:
@@ -120,15 +129,31 @@ def page_texts(selected: SelectedRows, selection: Selection, page: Page) -> Iter
 
 
 def pair_card(row: Pair, outcome: Text) -> Text:
-    """Return a pair with its ratings and the replies that they were read from."""
+    """Return a pair with its ratings, each with the score once and the judge's explanation."""
     truncated = " (cut off)" if row.finish == "length" else ""
     fields = {"instruction": row.instruction, "input": row.input, "thoughts": row.thoughts or ""}
     fields[f"output{truncated}"] = "(no answer)" if row.unanswered else row.output or "(empty)"
+    fields = {name: text for name, text in fields.items() if text}
     if isinstance(row, AssessedPair):
-        for criterion, grade in row.grades.items():
-            score = "unreadable" if grade.score is None else f"{grade.score:g}"
-            fields[f"{criterion} {score}"] = grade.reply.strip()
-    return _card(row.id, outcome, {name: text for name, text in fields.items() if text or name.endswith("unreadable")})
+        fields |= {f"{criterion} {score_text(grade)}": grade_text(grade) for criterion, grade in row.grades.items()}
+    return _card(row.id, outcome, fields)
+
+
+def score_text(grade: Grade) -> str:
+    """Return the score of a rating, with the expected score beside a constrained one."""
+    if grade.score is None:
+        return "unreadable"
+    return f"{grade.score:g}" if grade.expected is None else f"{grade.score:g} (expected {grade.expected:.1f})"
+
+
+def grade_text(grade: Grade) -> str:
+    """Return what there is to say beside the score: the explanation, or the most probable scores of an expected one."""
+    probabilities = probabilities_in(grade.reply)
+    if probabilities is None:
+        return explanation_in(grade).strip()
+    ranking = sorted(range(len(probabilities)), key=lambda index: -probabilities[index])
+    shares = [f"{index + 1} ({probabilities[index]:.0%})" for index in ranking[:NUM_PROBABLE]]
+    return f"most probable {', '.join(shares)}"
 
 
 def rejected_card(row: Rejected) -> Text:
@@ -158,6 +183,8 @@ def _heading(selected: SelectedRows, selection: Selection, page: Page) -> Text:
     if page.number > pages:
         raise UserError(f"there is no page {page.number}: {num_rows} rows make {pages} {pages_word}")
     parts = [f"{num_rows} {rows_word}, page {page.number} of {pages}"]
+    if selected.judge_note:
+        parts.append(escape_unprintable(selected.judge_note))
     if selection.dropped:
         counts = Counter(_dropped_by(row, selected) for row in selected.rows)
         parts += [f"{dropped_by}: {count}" for dropped_by, count in counts.most_common()]

@@ -27,14 +27,15 @@ from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import Estimate, estimate, win_rate
 from isheep.models.chat_template import ChatTemplate
 from isheep.recipe.evaluation import BenchmarkSettings
-from isheep.recipe.schema import Assessment, Recipe
+from isheep.recipe.schema import NOT_SELF, Assessment, Recipe
 from isheep.records import Answer, AssessedPair, Pair
 from isheep.rundir.atomic import write_text
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir, model_of_iteration
 from isheep.rundir.run import lock_run, open_run, saved_prompts
-from isheep.stages.assess import grade_pairs
+from isheep.stages.assess import are_constrained, grade_pairs
 from isheep.stages.context import StageContext
+from isheep.stages.rating_judge import open_other_judge
 
 CALIBRATION_FILE = "judge_calibration.json"
 RATINGS_FOLDER = "judge_calibration"
@@ -159,7 +160,10 @@ def calibrate_judge(
     with lock_run(run_dir) as run:
         for index in selected:
             pairs = iteration_dir(run, index).read("assessed.jsonl", AssessedPair)
-            case = JudgedIteration(recipe, settings, run, index, pairs, min(sample_size, len(pairs)), backend)
+            # An iteration whose ratings could not be read was rated in another way than the recipe says.
+            reading = "constrained" if are_constrained(pairs) else settings.read
+            own_settings = settings.model_copy(update={"read": reading})
+            case = JudgedIteration(recipe, own_settings, run, index, pairs, min(sample_size, len(pairs)), backend)
             calibrations.append(measure_judge(case))
             text = json.dumps(calibrations[-1].to_json(), ensure_ascii=False, indent=1)
             write_text(case.folder.path / CALIBRATION_FILE, f"{text}\n")
@@ -175,7 +179,7 @@ def measure_judge(case: JudgedIteration) -> JudgeCalibration:
     grades = metrics.grades_by_criterion(case.pairs)
     return JudgeCalibration(
         iteration=case.iteration,
-        judge=f"M^{case.iteration - 1}" if case.is_judged_by_current and case.iteration > 1 else "base",
+        judge=judge_name(case),
         sample_size=case.sample_size,
         scores={name: metrics.score_distribution(rows) for name, rows in grades.items()},
         repeated=ratings.repeated,
@@ -186,18 +190,26 @@ def measure_judge(case: JudgedIteration) -> JudgeCalibration:
     )
 
 
+def judge_name(case: JudgedIteration) -> str:
+    """Return the name of the iteration's judge in the results."""
+    if not isinstance(case.settings.judge, str):
+        return f"{case.settings.judge.model}, {NOT_SELF}"
+    return f"M^{case.iteration - 1}" if case.is_judged_by_current and case.iteration > 1 else "base"
+
+
 # --- new ratings
 
 
 class NewRatings(NamedTuple):
     """What is rated for the calibration.
 
-    The sample: a second time, read in the other way (expected or written score), and by the other judge (base or
-    current; None in the first iteration, where both are the base). And benchmark answers that a program has checked.
+    The sample: a second time, read in the other way (expected or written score; None for a judge at an endpoint), and
+    by the other judge (the base, or the current model; None in the first iteration if both are the base). And benchmark
+    answers that a program has checked.
     """
 
     repeated: Repeatability
-    read_otherwise: Sequence[AssessedPair]
+    read_otherwise: Sequence[AssessedPair] | None
     by_other_judge: Sequence[AssessedPair] | None
     checked: dict[str, Sequence[AssessedPair]]
 
@@ -207,13 +219,19 @@ def make_ratings(case: JudgedIteration, checked: Mapping[str, CheckedAnswers]) -
     chat = case.backend.load_chat_template(*case.recipe.chat_arguments)
     base, current = (model_of_iteration(case.recipe, case.run, index) for index in (0, case.iteration - 1))
     judge, other_judge = (current, base) if case.is_judged_by_current else (base, current)
-    with closing(case.backend.open_engine(case.recipe, judge)) as engine:
-        own = OpenJudge(engine, chat)
+    named_judge = case.settings.judge
+    if isinstance(named_judge, str):
+        own = OpenJudge(case.backend.open_engine(case.recipe, judge), chat)
+    else:
+        own, other_judge = OpenJudge(*open_other_judge(case.recipe, named_judge, case.folder, chat)), current
+    with closing(own.engine):
         repeated = rate_twice(case, own)
-        read_otherwise = rate(case, own, case.sample, case.other_reading, read=case.other_reading)
+        read_otherwise = None
+        if not case.settings.is_at_endpoint:
+            read_otherwise = rate(case, own, case.sample, case.other_reading, read=case.other_reading)
         by_benchmark = {name: rate(case, own, answers.pairs, name) for name, answers in checked.items()}
     by_other_judge = None
-    if case.iteration > 1:
+    if case.iteration > 1 or not isinstance(named_judge, str):
         with closing(case.backend.open_engine(case.recipe, other_judge)) as engine:
             by_other_judge = rate(case, OpenJudge(engine, chat), case.sample, "other-judge")
     return NewRatings(repeated, read_otherwise, by_other_judge, by_benchmark)
@@ -224,14 +242,16 @@ def rate(
 ) -> Sequence[AssessedPair]:
     """Return pairs rated as the recipe says except for `changes`, with random seeds of their own.
 
+    A constrained score is rated without its explanation, which follows it and does not change it.
+
     The file is judge_calibration/SIZE/NAME.jsonl.
     """
-    settings = case.settings.model_copy(update=changes)
+    settings = case.settings.model_copy(update={"explain": False, **changes})
     plain = [Pair.model_validate(pair.model_dump(exclude={"grades"})) for pair in pairs]
     seeded = case.recipe.model_copy(update={"seed": derive_seed(case.recipe.seed, "health", name)})
     output_dir = case.folder / RATINGS_FOLDER / str(case.sample_size)
     context = StageContext(seeded, judge.engine, judge.chat, case.run, case.iteration, output_dir=output_dir)
-    return grade_pairs(context, settings, plain, f"{name}.jsonl")
+    return grade_pairs(context, settings, plain, f"{name}.jsonl", acts_on_unreadable=False)
 
 
 def rate_twice(case: JudgedIteration, judge: OpenJudge) -> Repeatability:
@@ -251,8 +271,8 @@ def rate_twice(case: JudgedIteration, judge: OpenJudge) -> Repeatability:
         first = rate(case, judge, case.sample, "again-1", sampling=sampling)
     second = rate(case, judge, case.sample, "again-2", sampling=sampling)
     criteria = {name: metrics.agreement(*scores) for name, scores in metrics.common_scores(first, second).items()}
-    passes = [[metrics.passes_filters(case.recipe, pair.grades) for pair in pairs] for pairs in (first, second)]
-    if None in passes[0]:
+    passes = [metrics.passes_filters(case.recipe, pairs) for pairs in (first, second)]
+    if passes[0] is None or passes[1] is None:
         return Repeatability(method, criteria)
     return Repeatability(method, criteria, estimate([a == b for a, b in zip(*passes, strict=True)]))
 
@@ -266,10 +286,10 @@ def compare_scores(
     """Compare the run's scores with other scores of the same pairs, with the answers' length, and with people."""
     other_judge = "base judge" if case.is_judged_by_current else "current judge"
     other_reading = "expected score" if case.other_reading == "expected" else "written score"
-    by_other_judge = ratings.by_other_judge
+    by_other_judge, read_otherwise = ratings.by_other_judge, ratings.read_otherwise
     return {
         other_judge: metrics.compare_ratings(by_other_judge, case.sample) if by_other_judge is not None else None,
-        other_reading: metrics.compare_ratings(ratings.read_otherwise, case.sample),
+        other_reading: metrics.compare_ratings(read_otherwise, case.sample) if read_otherwise is not None else None,
         "length": metrics.compare_with_length(case.pairs),
         "people": metrics.compare_with_people(case.pairs, people),
     }

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from isheep.evaluation.statistics import Estimate, auroc, concordance, estimate, rank_correlation
+from isheep.filters.base import FilterContext
 from isheep.filters.score import ScoreFilter
 from isheep.recipe.schema import RATING_SCALE, Recipe
 from isheep.records import AssessedPair, Grade
@@ -143,10 +144,18 @@ def _both(pairs: Sequence[tuple[float | None, float | None]]) -> tuple[list[floa
 # --- comparison with the truth
 
 
-def passes_filters(recipe: Recipe, grades: Mapping[str, Grade]) -> bool | None:
-    """Return whether ratings pass every score filter of the recipe, None if it has no score filter."""
+def passes_filters(recipe: Recipe, pairs: Sequence[AssessedPair]) -> list[bool] | None:
+    """Return which of the pairs pass every score filter of the recipe, None if it has no score filter.
+
+    A share of the best pairs is one of these pairs.
+    """
     filters = [rule for rule in recipe.filters if isinstance(rule, ScoreFilter)]
-    return all(rule.reason_against(grades) is None for rule in filters) if filters else None
+    remaining = list(pairs)
+    for rule in filters:
+        dropped_ids = {id for id, _ in rule.reasons(remaining, FilterContext())}
+        remaining = [pair for pair in remaining if pair.id not in dropped_ids]
+    kept_ids = {pair.id for pair in remaining}
+    return [pair.id in kept_ids for pair in pairs] if filters else None
 
 
 def truth_metrics(recipe: Recipe, pairs: Sequence[AssessedPair], right: Sequence[bool]) -> TruthMetrics:
@@ -156,10 +165,11 @@ def truth_metrics(recipe: Recipe, pairs: Sequence[AssessedPair], right: Sequence
     """
     scores = [_mean_score(pair) for pair in pairs]
     scored = [(score, truth) for score, truth in zip(scores, right, strict=True) if score is not None]
-    passes = [passes_filters(recipe, pair.grades) for pair in pairs]
-    truth_of_passing = [truth for truth, passing in zip(right, passes, strict=True) if passing]
-    passing_of_right = [bool(passing) for truth, passing in zip(right, passes, strict=True) if truth]
-    has_threshold = None not in passes
+    passes = passes_filters(recipe, pairs)
+    has_threshold = passes is not None
+    passing = list(zip(right, passes or [], strict=has_threshold))
+    truth_of_passing = [truth for truth, passes_all in passing if passes_all]
+    passing_of_right = [passes_all for truth, passes_all in passing if truth]
     return TruthMetrics(
         num_pairs=len(pairs),
         num_unreadable=len(pairs) - len(scored),
@@ -174,11 +184,16 @@ def truth_metrics(recipe: Recipe, pairs: Sequence[AssessedPair], right: Sequence
 def truth_by_people(recipe: Recipe, pairs: Sequence[AssessedPair], people: HumanScores) -> TruthMetrics | None:
     """Take the pairs whose ratings by people pass the recipe's score filters as right; None without either."""
     with_people = [pair for pair in pairs if pair.grades.keys() <= people.get(pair.id, {}).keys()]
-    grades = [{name: Grade(score=score, reply="") for name, score in people[pair.id].items()} for pair in with_people]
-    right = [passes_filters(recipe, row) for row in grades]
-    if not with_people or None in right:
+    by_people = [
+        pair.model_copy(
+            update={"grades": {name: Grade(score=score, reply="") for name, score in people[pair.id].items()}}
+        )
+        for pair in with_people
+    ]
+    right = passes_filters(recipe, by_people)
+    if not with_people or right is None:
         return None
-    return truth_metrics(recipe, with_people, [bool(passing) for passing in right])
+    return truth_metrics(recipe, with_people, right)
 
 
 def _mean_score(pair: AssessedPair) -> float | None:

@@ -10,14 +10,20 @@ from rich.text import Text
 
 from isheep.diagnostics.judge_calibration import JudgeCalibration
 from isheep.evaluation.statistics import Estimate
+from isheep.recipe.schema import NOT_SELF
 
 BARS = " ▁▂▃▄▅▆▇█"
+# The column of judges has no room for the name of a model.
+OTHER_JUDGE = "another"
 LEFT_ALIGNED = ("judge", "criterion", "compared with", "truth", "against", "1 to 10")
 
 
 def calibration_tables(calibrations: Sequence[JudgeCalibration]) -> Iterator[Table | Text]:
     """Yield what `isheep judge-calibration` prints."""
     yield score_table(calibrations)
+    for judge in dict.fromkeys(calibration.judge for calibration in calibrations):
+        if judge.endswith(NOT_SELF):
+            yield Text(f"{OTHER_JUDGE}: {judge}\n", style="yellow")
     yield repeatability_table(calibrations)
     yield rank_table(calibrations)
     yield truth_table(calibrations)
@@ -33,7 +39,7 @@ def score_table(calibrations: Sequence[JudgeCalibration]) -> Table:
         for criterion, scores in calibration.scores.items():
             table.add_row(
                 str(calibration.iteration),
-                calibration.judge,
+                OTHER_JUDGE if calibration.judge.endswith(NOT_SELF) else calibration.judge,
                 escape(criterion),
                 str(scores.num_rated),
                 format_share(scores.unreadable),

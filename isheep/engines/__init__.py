@@ -53,6 +53,20 @@ class Engine(Protocol):
         """Free the model's memory. A later call loads it again."""
 
 
+@runtime_checkable
+class ChoosingEngine(Engine, Protocol):
+    """An engine on a server, which may give few probabilities, or none, and choose among options itself."""
+
+    def gives_probabilities(self) -> bool:
+        """Return whether `choices` can be called."""
+
+    def choose(self, prompts: Sequence[str], options: Sequence[str], sampling: Sampling, seed: int) -> list[int | None]:
+        """Return the index of the option that is drawn as a continuation of each prompt, if only options are allowed.
+
+        None for a prompt that leaves no room, and for all prompts if the server has no structured choice.
+        """
+
+
 ENGINE_MEMBERS = ("max_in_flight", "generate", "logprobs", "choices", "embed", "close")
 
 

@@ -18,7 +18,9 @@ class FunctionEngine:
     The engine cuts each text at the first stop string and after `max_tokens` words, since it counts a word as a token.
     The function gets neither the temperature nor the seed; `SeededFunctionEngine` wraps a function that takes a seed.
     The other methods give plausible values without a model: the log-probability of a word is -1, an embedding is a hash
-    of the text, and `choices` gives probability 1 to the longest option that the function's text starts with.
+    of the text, and `choices` gives probability 1 to the longest option that the function's text starts with, white
+    space before either aside, and 0 to the others. So a function's ratings can't be constrained: one that starts with
+    no score stays unreadable.
     """
 
     max_in_flight = 1
@@ -52,7 +54,9 @@ class FunctionEngine:
 
     def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
         texts = self.texts(prompts, [0] * len(prompts))
-        best_options = [max((o for o in options if text.startswith(o)), key=len, default=None) for text in texts]
+        best_options = [
+            max((o for o in options if text.lstrip().startswith(o.lstrip())), key=len, default=None) for text in texts
+        ]
         return [[float(option == best) for option in options] for best in best_options]
 
     def embed(self, texts: Sequence[str]) -> Any:

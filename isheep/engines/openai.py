@@ -64,6 +64,9 @@ def _chat_conflicts(recipe: Recipe) -> Conflicts:
     for path, plain in is_plain.items():
         if plain:
             yield path, "these prompts are plain text, and machine.server.api: chat sends only chat turns"
+    if recipe.assessment and recipe.assessment.may_constrain and recipe.assessment.explain:
+        reason = "machine.server.api: chat can't continue a reply after its score: set explain to false, or take"
+        yield ("assessment", "explain"), f"{reason} completions"
     if recipe.evaluation or recipe.stop:
         reason = "benchmarks give the base model plain prompts: take completions, or no evaluation"
         yield ("machine", "server", "api"), reason

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from isheep.batching import derive_seed
-from isheep.engines import server, tokens
+from isheep.engines import server, structured, tokens
 from isheep.errors import TooLong
 from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import context_length, load_tokenizer, start_text, start_token_ids
@@ -75,12 +75,21 @@ class OpenAIEngine:
     @cached_property
     def num_top_logprobs(self) -> int:
         """The number of tokens at a position whose log-probabilities the server gives. Raises UserError if it is 0."""
-        count = server.num_top_logprobs(self.connection)
-        if not count:
+        if not self.most_logprobs:
             raise self.connection.error(
                 f"it gives no log-probabilities: take assessment.read: generate, or {OTHER_ENGINE}"
             )
-        return count
+        return self.most_logprobs
+
+    @cached_property
+    def most_logprobs(self) -> int:
+        """The number of tokens at a position whose log-probabilities the server gives, which may be 0."""
+        return server.num_top_logprobs(self.connection)
+
+    @cached_property
+    def choice_form(self) -> structured.ChoiceForm | None:
+        """The form in which the server offers structured choice, or None."""
+        return structured.find_choice_form(self.connection)
 
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:
@@ -112,6 +121,13 @@ class OpenAIEngine:
         connection, abilities, notes = self.connection, self.abilities, list[str]()
         if requirements.options:
             self.choices([self.load_chat().prompt(server.PROBE_TEXT)], requirements.options)
+        if requirements.allowed and not (self.most_logprobs or self.choice_form):
+            raise connection.error(
+                "it gives no log-probabilities and has no structured choice, so that scores can't be constrained: take"
+                f" assessment.read: generate, or {OTHER_ENGINE}"
+            )
+        if requirements.allowed and self.most_logprobs:
+            self.choices([self.load_chat().prompt(server.PROBE_TEXT)], requirements.allowed)
         if requirements.prompt_logprobs:
             ids = self._prompt_ids([server.PROBE_TEXT])[0]
             if not (abilities.token_ids and server.echoes_prompts(connection, ids)):
@@ -243,6 +259,40 @@ class OpenAIEngine:
             results[index] = tokens.exclusive_probabilities(option_ids, probabilities)
         return results
 
+    def gives_probabilities(self) -> bool:
+        """Return whether the server gives log-probabilities of the next tokens."""
+        return self.most_logprobs > 0
+
+    def choose(self, prompts: Sequence[str], options: Sequence[str], sampling: Sampling, seed: int) -> list[int | None]:
+        """Return the index of the option that the server draws after each prompt by structured choice.
+
+        None for a prompt that leaves no room, and for all prompts if the server has no structured choice.
+        """
+        form = self.choice_form
+        results: list[int | None] = [None] * len(prompts)
+        if form is None:
+            return results
+        rows = self._prompt_ids(prompts)
+        # A server may write an option with other tokens, one for each character at most.
+        max_tokens = max(map(len, options)) + 1
+        fitting = [index for index, row in enumerate(rows) if len(row) + max_tokens <= self.context]
+        bodies = [
+            {
+                **self._prompt_parameters(prompts[index], rows[index]),
+                **sampling.model_dump(include={"temperature", "top_p"}),
+                **form(options),
+                "max_tokens": max_tokens,
+                "seed": derive_seed(seed, index) % SEED_LIMIT,
+            }
+            for index in fitting
+        ]
+        # Servers differ in whether they return the white space that a text begins with.
+        stripped = [option.strip() for option in options]
+        for index, reply in zip(fitting, self._replies(bodies), strict=True):
+            text = (server.completion_text(reply.choice or {}) or "").strip()
+            results[index] = stripped.index(text) if text in stripped else None
+        return results
+
     def _option_probability(
         self, option: tuple[int, ...], logprobs: dict[tuple[int, ...], dict[int | str, float]]
     ) -> float:
@@ -264,7 +314,7 @@ class OpenAIEngine:
             if self.model.adapter and name:
                 connection.post("unload_lora_adapter", {"lora_name": name})
             connection.client.close()
-        for cached in ("abilities", "context", "num_top_logprobs"):
+        for cached in ("abilities", "context", "num_top_logprobs", "most_logprobs", "choice_form"):
             self.__dict__.pop(cached, None)
 
     def _replies(self, bodies: Sequence[dict[str, Any]]) -> list[ServerReply]:

@@ -53,6 +53,9 @@ class ServerRequirements(NamedTuple):
     """The log-probabilities of a prompt's own tokens, for perplexities and for benchmarks that compare options."""
     adapters: bool
     """Adapters, for M^1 and later models."""
+    allowed: Sequence[str] = ()
+    """Completions that are one of these texts (assessment.read: constrained): by their probabilities, or by structured
+    choice."""
 
 
 def requirements(recipe: Recipe, benchmarks_need_logprobs: bool) -> ServerRequirements:
@@ -62,12 +65,14 @@ def requirements(recipe: Recipe, benchmarks_need_logprobs: bool) -> ServerRequir
     samplings = [section.sampling for variant in variants for section in (variant.synthesis, variant.response)]
     samplings += [assessment.sampling for assessment in assessments]
     expected = [assessment for assessment in assessments if assessment.read == "expected"]
+    constrained = [assessment for assessment in assessments if assessment.may_constrain]
     filters_need_perplexities = any(filters_need(variant.filters, "perplexities") for variant in variants)
     return ServerRequirements(
         sampling=any(sampling.temperature > 0 for sampling in samplings),
         options=list(dict.fromkeys(text for assessment in expected for text in score_openings(assessment))),
         prompt_logprobs=benchmarks_need_logprobs or filters_need_perplexities,
         adapters=recipe.machine.server.adapters == "server" and (recipe.iterations > 1 or is_evaluated),
+        allowed=list(dict.fromkeys(text for assessment in constrained for text in score_openings(assessment))),
     )
 
 

@@ -41,7 +41,8 @@ class UserEngine:
         rows: list[list[float]] = self._call("choices", len(prompts), prompts, options)
 
         def is_row(row: Any) -> bool:
-            return _is_list_of_numbers(row) and len(row) == len(options)
+            # The comparison is false for nan.
+            return _is_list_of_numbers(row) and len(row) == len(options) and all(value >= 0 for value in row)
 
         self._check("choices", rows, is_row, f"a list of {len(options)} probabilities, one for each option")
         return rows

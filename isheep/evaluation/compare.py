@@ -146,6 +146,8 @@ def _load_model(run_dir: Path, iteration: int | None) -> tuple[int, str, Results
     if iteration is None:
         iteration = max((index for index in started if results[index]), default=0)
     label = f"iteration {iteration}" if iteration else "base"
+    if iteration and recipe.judge_note:
+        label += f" ({recipe.judge_note})"
     if not results.get(iteration):
         raise UserError(f"{run_dir}, {label}: it has no results to compare; make them with isheep eval {run_dir}")
     return recipe.seed, label, results[iteration]

@@ -24,6 +24,7 @@ def scores_json(recipe: Recipe, run: RunFolder, only: Sequence[str] = ()) -> dic
     return {
         "run": str(run.path),
         "model": recipe.model,
+        **({"judge_note": recipe.judge_note} if recipe.judge_note else {}),
         "iterations": [_iteration_json(recipe, run, iteration) for iteration in iterations if iteration],
         "benchmarks": {name: _benchmark_json(run, iterations, name) for name in names},
     }

@@ -34,11 +34,16 @@ def sweep_table(recipes: Mapping[str, Recipe], output_dir: Path) -> Group:
                     templates[name][result.template] = None
             table.add_row(escape(label), *_cells(run, iteration, list(results.values())))
             label = ""
+    judge_notes = [
+        Text(f"{setting}: {recipe.judge_note}", style="yellow")
+        for setting, recipe in recipes.items()
+        if recipe.judge_note
+    ]
     if not names:
-        return Group(Text(str(output_dir), style="bold"), table)
+        return Group(Text(str(output_dir), style="bold"), table, *judge_notes)
     listed = "; ".join(f"{name} ({', '.join(templates[name])})" for name in names if templates[name])
     legend = f"rows: training rows; first score of each benchmark, shares in %; templates: {listed}"
-    return Group(Text(str(output_dir), style="bold"), table, Text(legend, style="dim"))
+    return Group(Text(str(output_dir), style="bold"), table, *judge_notes, Text(legend, style="dim"))
 
 
 def _models(recipe: Recipe, run: RunFolder, names: Sequence[str]) -> Iterator[tuple[int, dict[str, Result | None]]]:

@@ -66,6 +66,8 @@ def run_table(recipe: Recipe, run: RunFolder, only: Sequence[str] = (), *, full:
     names = list(only) or evaluated_benchmarks(recipe, run, iterations)
     scores = [load_scores(run, iterations, name) for name in names]
     parts: list[RenderableType] = [Text(f"{recipe.model}: {run.path}\n", style="bold")]
+    if note := recipe.judge_note:
+        parts.append(Text(f"{note}\n", style="yellow"))
     if iterations[1:]:
         rows = list(count_table_rows(recipe, run, iterations[1:], full))
         parts += lay_out(rows, _headings(iterations[1:]))

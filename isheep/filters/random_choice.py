@@ -7,13 +7,13 @@ from pydantic import model_validator
 
 from isheep.batching import derive_seed
 from isheep.errors import Conflicts
-from isheep.filters.base import FilterContext, FilterSettings, Need, Reasons, RecipeFacts, grades_of
+from isheep.filters.base import FilterContext, FilterSettings, Need, Reasons, RecipeFacts
 from isheep.filters.score import ScoreFilter
 from isheep.records import Count, Pair
 
 
 class RandomFilter(FilterSettings):
-    """Keep pairs drawn at random: a fixed number, or as many as a score threshold would keep here (a control)."""
+    """Keep pairs drawn at random: a fixed number, or as many as a score filter would keep here (a control)."""
 
     kind: Literal["random"] = "random"
     """Which filter this is."""
@@ -46,16 +46,12 @@ class RandomFilter(FilterSettings):
 
     def reasons(self, pairs: Iterable[Pair], context: FilterContext) -> Reasons:
         """Yield the pairs that are not drawn. A pair's draw depends on the seed and its id alone."""
-        keep = self._num_kept(pairs)
         ids = sorted((pair.id for pair in pairs), key=lambda id: derive_seed(context.seed, id))
+        keep = self.keep
+        if self.as_many_as:
+            keep = len(ids) - sum(1 for _ in self.as_many_as.reasons(pairs, context))
         for id in ids[keep:]:
             yield id, f"not among the {keep} drawn of {len(ids)}"
-
-    def _num_kept(self, pairs: Iterable[Pair]) -> int:
-        if self.as_many_as:
-            return sum(self.as_many_as.reason_against(grades_of(pair)) is None for pair in pairs)
-        assert self.keep is not None
-        return self.keep
 
     def conflicts(self, facts: RecipeFacts) -> Conflicts:
         """Yield the conflicts of the score filter, and one if the filter would keep every pair."""

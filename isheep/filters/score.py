@@ -1,9 +1,10 @@
 """Keep the pairs that the judge rated high enough."""
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from statistics import fmean
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from isheep.errors import Conflicts
 from isheep.filters.base import FilterContext, FilterSettings, Need, Reasons, RecipeFacts, grades_of
@@ -13,22 +14,27 @@ MAX_SCORE = 10
 
 
 class ScoreFilter(FilterSettings):
-    """Keep a pair if its ratings reach the threshold C: `at_least` (Algorithm 1) or `above` (Figure 3)."""
+    """Keep a pair if its ratings reach the threshold C: `at_least` (Algorithm 1) or `above` (Figure 3); or keep the
+    `best` share of the pairs, for judges whose scale is off.
+    """
 
     kind: Literal["score"] = "score"
     """Which filter this is."""
     at_least: float | None = None
-    """The lowest score that passes (Algorithm 1). Give either this or `above`."""
+    """The lowest score that passes (Algorithm 1). Give one of `at_least`, `above` and `best`."""
     above: float | None = None
     """The highest score that does not pass (Figure 3: "greater than 8")."""
+    best: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The share of the pairs with readable ratings that is kept: those with the highest mean rating over the criteria.
+    Of equal ratings the one with the higher expected score comes first (`read: constrained`), then the earlier pair."""
     criteria: Names | None = None
-    """The criteria that must reach the threshold; null: every criterion of the assessment (Table 4)."""
+    """The criteria that count; null: every criterion of the assessment (Table 4)."""
 
     @model_validator(mode="after")
     def has_one_threshold(self) -> "ScoreFilter":
-        """Raise ValueError unless exactly one of the two thresholds is set."""
-        if (self.at_least is None) == (self.above is None):
-            raise ValueError("give exactly one of at_least and above")
+        """Raise ValueError unless exactly one of the three is set."""
+        if [self.at_least, self.above, self.best].count(None) != 2:
+            raise ValueError("give exactly one of at_least, above and best")
         return self
 
     @property
@@ -38,17 +44,39 @@ class ScoreFilter(FilterSettings):
 
     @property
     def expected_share(self) -> float:
-        """The share that the authors' released data for the 72B model keep: 2038, 3102 and 3407 of 10,000 pairs."""
-        return 0.3
+        """The share that is kept, if it is given; or the share that the authors' released data for the 72B model keep:
+        2038, 3102 and 3407 of 10,000 pairs."""
+        return self.best or 0.3
 
     def reasons(self, pairs: Iterable[Pair], context: FilterContext) -> Reasons:
-        """Yield the pairs whose ratings do not pass."""
+        """Yield the pairs whose ratings do not pass, with words such as "quality 3 < 8" or "following unreadable"."""
+        if self.best is not None:
+            yield from self._reasons_by_rank(pairs, self.best)
+            return
         for pair in pairs:
-            if why := self.reason_against(grades_of(pair)):
+            if why := self._reason_against(grades_of(pair)):
                 yield pair.id, why
 
-    def reason_against(self, grades: Mapping[str, Grade]) -> str | None:
-        """Return why ratings do not pass ("quality 3 < 8", "following unreadable"), or None if they pass."""
+    def _reasons_by_rank(self, pairs: Iterable[Pair], share: float) -> Reasons:
+        """Yield the pairs that are not among the best. A pair without a readable rating has no rank."""
+        ranking: list[tuple[float, float, int, str]] = []
+        for position, pair in enumerate(pairs):
+            grades = grades_of(pair)
+            if why := self._reason_against(grades):
+                yield pair.id, why
+                continue
+            rated = [grades[name] for name in self.criteria or grades]
+            scores = [grade.score for grade in rated if grade.score is not None]
+            expected = [grade.score if grade.expected is None else grade.expected for grade in rated]
+            mean_expected = fmean(value for value in expected if value is not None)
+            ranking.append((-fmean(scores), -mean_expected, position, pair.id))
+        ranking.sort()
+        num_kept = max(1, round(share * len(ranking)))
+        for rank, (negative_score, _, _, id) in enumerate(ranking[num_kept:], num_kept + 1):
+            yield id, f"rating {-negative_score:g} is number {rank} of {len(ranking)}, and the best {num_kept} are kept"
+
+    def _reason_against(self, grades: Mapping[str, Grade]) -> str | None:
+        """Return why ratings are unreadable or do not reach the threshold, or None if they do."""
         for name in self.criteria or grades or ("rating",):
             value = grades[name].score if name in grades else None
             if value is None:

@@ -91,20 +91,29 @@ class EndpointJudge(NamedTuple):
         ends it before the others are made. Raises UserError then, and if no call at all is answered.
         """
         model, parameters = self.name_or(default_model), merge_parameters(parameters, self.parameters)
-        keys = [request_key(model, messages, parameters) for messages in conversations]
-        bodies = {
-            key: {**parameters, "model": model, "messages": messages}
-            for key, messages in zip(keys, conversations, strict=True)
-        }
+        bodies = request_bodies(model, conversations, parameters)
         log = ReplyLog(folder.root / JUDGE_LOG)
-        missing = {key: body for key, body in bodies.items() if key not in log.replies}
-        folder.notify(estimate_line(model, len(bodies), list(missing.values()), self.settings.price))
-        failed = self._call(missing, log) if missing else {}
-        replies = [log.replies.get(key) or failed[key] for key in keys]
+        missing = [body for key, body in bodies.items() if key not in log.replies]
+        folder.notify(estimate_line(model, len(bodies), missing, self.settings.price))
+        replies = self.replies_to(conversations, parameters, log, model)
         if replies and all(reply.error for reply in replies):
             raise UserError(f"none of {len(bodies)} calls to the judge {model!r} was answered ({replies[0].error})")
         folder.notify(cost_line(model, replies, self.settings.price))
         return replies
+
+    def replies_to(
+        self, conversations: Sequence[Messages], parameters: Mapping[str, Any], log: "ReplyLog", default_model: str = ""
+    ) -> list[ServerReply]:
+        """Return a reply to each conversation, from the log or by a call. A call that fails is a reply with an error.
+
+        Each answer is in the log as soon as it arrives. Raises UserError if the key, the address or the name is wrong.
+        """
+        model, parameters = self.name_or(default_model), merge_parameters(parameters, self.parameters)
+        bodies = request_bodies(model, conversations, parameters)
+        missing = {key: body for key, body in bodies.items() if key not in log.replies}
+        failed = self._call(missing, log) if missing else {}
+        keys = [request_key(model, messages, parameters) for messages in conversations]
+        return [log.replies.get(key) or failed[key] for key in keys]
 
     def _call(self, bodies: Mapping[str, dict[str, Any]], log: "ReplyLog") -> dict[str, ServerReply]:
         """Make the calls, and store each answer in the log at once. Return the replies of those that failed, by key."""
@@ -129,6 +138,16 @@ class EndpointJudge(NamedTuple):
                 raise UserError(f"judge {model!r} at {without_password(url)}: {replies[0].error}; {WAY_OUT}")
             replies += call_all(remaining)
         return {reply.key: reply for reply in replies if reply.error}
+
+
+def request_bodies(
+    model: str, conversations: Sequence[Messages], parameters: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Return the body of the request for each conversation by its key. Equal conversations are one request."""
+    return {
+        request_key(model, messages, parameters): {**parameters, "model": model, "messages": messages}
+        for messages in conversations
+    }
 
 
 def judge_url() -> str:

@@ -69,7 +69,7 @@ def _measure_iteration(recipe: Recipe, run: RunFolder, iteration: int) -> dict[s
         values["longest"] = _longest_in_means([pair.tokens for pair in pairs], batch_size)
         if folder.has("dropped.jsonl"):
             values["kept"] = 1 - len(folder.read("dropped.jsonl", Drop)) / len(pairs)
-    if folder.has("assessed.jsonl") and recipe.assessment and recipe.assessment.read == "generate":
+    if folder.has("assessed.jsonl") and recipe.assessment and recipe.assessment.writes_text:
         max_tokens = recipe.assessment.sampling.max_tokens
         assessed = folder.read("assessed.jsonl", AssessedPair)
         replies = [grade.reply for pair in assessed for grade in pair.grades.values()]

@@ -122,9 +122,10 @@ def generation_stages(iteration: PlannedIteration, model: str) -> Iterator[Stage
         yield measured.model_copy(update={"all_logits": True})
     if needs(recipe.filters, "embeddings"):
         yield _reading_stage(iteration, num_tasks, num_tasks * pair, _digest(fingerprint, "vectors"))
-    if rating := recipe.assessment:
+    # A judge at an endpoint computes elsewhere.
+    if (rating := recipe.assessment) and not rating.is_at_endpoint:
         fingerprint = _digest(fingerprint, settings["assessment"])
-        max_tokens = rating.sampling.max_tokens if rating.read == "generate" else 0
+        max_tokens = rating.sampling.max_tokens if rating.writes_text else 0
         calls, batch_size = num_tasks * len(rating.criteria), iteration.batch_size(rating.batch_size)
         requests = Requests(calls, assumed.rating + pair, assumed.grade, max_tokens, batch_size)
         stage = _generation_stage(iteration, "ratings", requests, fingerprint)

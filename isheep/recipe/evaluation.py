@@ -25,6 +25,21 @@ class JudgeSettings(Settings):
     """A folder of AlpacaEval's evaluators_configs; null: the one that the benchmark's version uses."""
 
 
+class RatingJudge(Settings):
+    """Another judge of the pairs than a model of the run: one at an OpenAI-compatible endpoint, or on this machine.
+
+    Such a run is not self-assessment, and every table says so.
+    """
+
+    model: PathText
+    """The model's name at the endpoint (OPENAI_BASE_URL, OPENAI_API_KEY); with `local`, a run folder, an iteration's
+    folder in one, or a checkpoint."""
+    local: bool = False
+    """Whether the judge is a model on this machine."""
+    parameters: dict[str, bool | int | float | str | None] = {}
+    """Parameters of the requests to an endpoint, over those of `assessment.sampling`; null removes one."""
+
+
 class BenchmarkSettings(Settings):
     """A benchmark that every model is evaluated on. A name alone may stand for the whole entry."""
 

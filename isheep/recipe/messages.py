@@ -28,9 +28,18 @@ RENAMED_KEYS: dict[tuple[str, str], str] = {
     ("server", "wait"): "retry_wait",
 }
 
+JUDGE_PATH = ("assessment", "judge")
+"""The end of the path of the rating judge, which is one of two names or a mapping."""
+
 
 def first_error(errors: list[ErrorDetails]) -> ErrorDetails:
-    """Return the error to report: an unknown key first, because it often causes the others."""
+    """Return the error to report: an unknown key first, because it often causes the others.
+
+    What is wrong inside a mapping is reported instead of that it is none of the names which may stand in its place.
+    """
+    errors = [
+        error for error in errors if error["type"] != "literal_error" or not isinstance(error["input"], dict)
+    ] or errors
     return next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
 
 
@@ -41,6 +50,8 @@ def error_path(error: ErrorDetails) -> KeyPath:
         return (*path[:2], *path[3:])
     if "prompt" in path[:-1]:
         return path[: path.index("prompt") + 1]
+    if path[:2] == JUDGE_PATH[:2] or path[2:4] == JUDGE_PATH[:2]:
+        return tuple(part for part in path if part != "RatingJudge" and not str(part).startswith("literal["))
     return path
 
 
@@ -51,6 +62,9 @@ def describe_error(error: ErrorDetails) -> str:
     name = ".".join(map(str, path))
     if "prompt" in error["loc"][:-1]:
         return f"{name} must be a name, a .yaml file, or a mapping of names to texts; found {excerpt(error['input'])}"
+    if error["type"] == "literal_error" and path[-2:] == JUDGE_PATH:
+        names = "current, base, or a mapping such as {model: NAME} for a model at an endpoint"
+        return f"{name} must be {names}; found {excerpt(error['input'])}"
     if error["type"] == "extra_forbidden":
         return _unknown_key(section, str(key), _keys_of(error["loc"][:-1]))
     if error["type"] == "missing":

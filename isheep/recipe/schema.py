@@ -13,7 +13,7 @@ from isheep.errors import quote_path
 from isheep.filters import Filter
 from isheep.filters.score import ScoreFilter
 from isheep.prompts import PromptSource
-from isheep.recipe.evaluation import BenchmarkSettings, Stop, entry_of
+from isheep.recipe.evaluation import BenchmarkSettings, RatingJudge, Stop, entry_of
 from isheep.recipe.machine import Machine
 from isheep.recipe.packaged import PACKAGED_SEEDS, SYNTHESIS_PROMPTS
 from isheep.recipe.paths import PathText
@@ -21,6 +21,9 @@ from isheep.records import Count, Names, Sampling, Settings
 from isheep.text.novelty import Language
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+NOT_SELF = "not self-assessment"
+"""What tables say of ratings by another model than one of the run."""
 
 # The scores that a rating may have.
 RATING_SCALE = range(1, 11)
@@ -111,21 +114,56 @@ class Assessment(Settings):
     or a mapping (docs/prompts.md)."""
     criteria: Names = ("quality", "following")
     """The criteria that are rated (Section 3.2), which are keys of the prompt."""
-    judge: Literal["current", "base"] = "current"
-    """The model that rates: M^(t-1) (Algorithm 1), or the base in every iteration (the released code)."""
-    read: Literal["generate", "expected"] = "generate"
-    """How a score is read. "generate": from the text that the judge writes. "expected": as the expected value over the
-    probabilities of the ten scores, in one pass without generation. Expected values are seldom near 1 or 10, so they
-    need thresholds of their own."""
+    judge: Literal["current", "base"] | RatingJudge = "current"
+    """The model that rates: M^(t-1) (Algorithm 1), or the base in every iteration (the released code). Or another
+    model, which is no self-assessment."""
+    read: Literal["generate", "expected", "constrained"] = "generate"
+    """How a score is read. "generate": from the text that the judge writes. "constrained": it is drawn among the ten
+    scores alone, by their probabilities and `sampling`, so that every rating can be read; the judge then writes its
+    explanation. "expected": as the expected value over the probabilities of the ten scores, in one pass without
+    generation. Expected values are seldom near 1 or 10, so they need thresholds of their own."""
+    explain: bool = True
+    """Whether the judge writes its explanation after a constrained score. false saves most of the time and changes no
+    score, because the explanation follows it."""
+    on_unreadable: Literal["continue", "constrain", "stop"] = "continue"
+    """What the run does if more than half of an iteration's first batch of ratings can't be read, after it has said so:
+    "continue", "stop" with an error, or "constrain": rate these and all following pairs with `read: constrained`."""
     opening: str | None = None
-    """The text before the score in a reply, for `read: expected`, such as " <" if the prompt's examples write <8>;
-    null: a space, or nothing in a chat turn."""
+    """The text before the score in a reply, for `read: expected` and `constrained`, such as " <" if the prompt's
+    examples write <8>; null: a space, or nothing in a chat turn."""
     chat: bool = False
     """Whether the rating prompt is a turn in the chat template rather than plain text."""
     batch_size: Count = 64
     """The number of pairs that are rated in a batch."""
     sampling: Sampling = Sampling()
     """How the tokens of ratings are drawn."""
+
+    @property
+    def judge_note(self) -> str | None:
+        """A note that another model than one of the run rates; None if the current model or the base does."""
+        if isinstance(self.judge, str):
+            return None
+        return f"rated by {self.judge.model} {'on this machine' if self.judge.local else 'at an endpoint'}: {NOT_SELF}"
+
+    @property
+    def is_at_endpoint(self) -> bool:
+        """Whether the judge is a model at an endpoint."""
+        return not isinstance(self.judge, str) and not self.judge.local
+
+    @property
+    def reads_options(self) -> bool:
+        """Whether ratings are, or may be, read from the probabilities of the scores as the next text."""
+        return self.read != "generate" or self.may_constrain
+
+    @property
+    def may_constrain(self) -> bool:
+        """Whether scores are drawn among the allowed ones, or would be if ratings can't be read."""
+        return self.read == "constrained" or self.on_unreadable == "constrain"
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the judge writes text: the whole rating, or the explanation after a constrained score."""
+        return self.read == "generate" or (self.read == "constrained" and self.explain)
 
 
 class Lora(Settings):
@@ -248,6 +286,12 @@ class Recipe(Settings):
         return Recipe.model_validate_json(json.dumps(data), strict=True)
 
     @property
+    def judge_note(self) -> str | None:
+        """A note on the judges that are no models of the run, over all iterations; None if there are none."""
+        notes = (variant.assessment.judge_note for variant in self.variants if variant.assessment)
+        return "; ".join(dict.fromkeys(note for note in notes if note)) or None
+
+    @property
     def variants(self) -> list["Recipe"]:
         """The recipe, and the recipe as each iteration has it that differs."""
         return [self, *(self.at(number) for number in self.iteration)]
@@ -271,7 +315,7 @@ def merge_settings(old: Any, new: Any) -> Any:
 
 
 def score_openings(settings: Assessment) -> list[str]:
-    """Return the text after a rating prompt for each of the scores, for `read: expected`."""
+    """Return the text after a rating prompt for each of the scores, for `read: expected` and `constrained`."""
     opening = settings.opening
     if opening is None:
         opening = "" if settings.chat else " "

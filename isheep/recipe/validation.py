@@ -13,7 +13,7 @@ from isheep.filters.custom import CustomFilter
 from isheep.prompts import forms
 from isheep.prompts.jinja_syntax import find_syntax_error
 from isheep.recipe.packaged import PACKAGED_SEEDS
-from isheep.recipe.schema import SECTIONS_PER_ITERATION, Recipe, TopicSettings
+from isheep.recipe.schema import SECTIONS_PER_ITERATION, Assessment, Recipe, TopicSettings
 
 SYNTHESIS_PROMPT = {"meta": [], "block": ["Instruction:", "{instruction}"], "open": ["Instruction:"]}
 """What each text of a synthesis prompt must contain, because replies are read as its blocks."""
@@ -129,8 +129,31 @@ def _assessment(recipe: Recipe) -> Conflicts:
             yield ("assessment", "criteria"), why
     if duplicate := _first_duplicate(settings.criteria):
         yield ("assessment", "criteria"), f"{duplicate!r} is listed twice"
-    if settings.opening is not None and settings.read == "generate":
-        yield ("assessment", "opening"), "it is for read: expected, and this recipe reads what the judge generates"
+    yield from _rating_judge(settings)
+    if settings.opening is not None and not settings.reads_options:
+        why = "it is for read: expected or constrained, and this recipe reads what the judge generates"
+        yield ("assessment", "opening"), why
+    if not settings.explain and not settings.may_constrain:
+        yield ("assessment", "explain"), f"it is for read: constrained, and this recipe has read: {settings.read}"
+
+
+def _rating_judge(settings: Assessment) -> Conflicts:
+    """Yield what a judge that is no model of the run can't do: an endpoint answers questions with texts."""
+    judge = settings.judge
+    if isinstance(judge, str):
+        return
+    if judge.local:
+        if judge.parameters:
+            why = "they are for a judge at an endpoint: assessment.sampling says how one on this machine draws"
+            yield ("assessment", "judge", "parameters"), why
+        return
+    if settings.read != "generate":
+        why = "a judge at an endpoint gives texts and no probabilities: take read: generate, or a local judge"
+        yield ("assessment", "read"), why
+    if settings.on_unreadable == "constrain":
+        yield ("assessment", "on_unreadable"), "a judge at an endpoint can't be constrained: take continue or stop"
+    if settings.chat:
+        yield ("assessment", "chat"), "a judge at an endpoint has a chat template of its own: set it to false"
 
 
 def _rating_prompt(criterion: str, template: str, source: prompts.PromptSource) -> Conflicts:

@@ -16,8 +16,22 @@ from isheep.rundir.training_file import (
     training_row,
     write_training_file,
 )
+from isheep.stages.assess import unreadable_advice
 from isheep.stages.context import StageContext
 from isheep.stages.filters import find_drops, has_unreadable_rating, kept_pairs
+
+# What helps against each reason for which pairs are dropped.
+ADVICE = {
+    "low score": "lower the threshold of the score filter, or take a share of the best pairs: {kind: score, best: 0.3}",
+    "cut off": "raise response.sampling.max_tokens, because answers are cut off before they begin",
+    "answer": "take another response.prompt, because the model ends its thoughts without an answer",
+    "rules": "look at the answers (isheep show --dropped): another chat_template or response.prompt may help",
+    "contamination": "take other seed tasks, or a contamination filter that drops less",
+    "perplexity": "raise at_most of the perplexity filter",
+    "density": "raise clusters or keep of the density filter, or synthesis.tasks",
+    "random": "keep more pairs in the random filter, or raise synthesis.tasks",
+    "nothing": "raise synthesis.tasks or synthesis.budget",
+}
 
 
 def select_training_rows(context: StageContext, pairs: Sequence[Pair], measures: FilterContext) -> Path:
@@ -48,7 +62,7 @@ def _earlier_rows(context: StageContext) -> Iterator[TrainingRow]:
 
 
 def _too_few_message(context: StageContext, pairs: Sequence[Pair], drops: Sequence[Drop], num_kept: int) -> str:
-    """Return the error message that says which filters dropped how many pairs."""
+    """Return the error message that says which filters dropped how many pairs, and what helps against it."""
     num_unreadable = sum(isinstance(pair, AssessedPair) and has_unreadable_rating(pair) for pair in pairs)
     dropped_by = Counter(drop.by for drop in drops).most_common()
     counts = [f"{name} {count}" for name, count in dropped_by]
@@ -57,5 +71,20 @@ def _too_few_message(context: StageContext, pairs: Sequence[Pair], drops: Sequen
     return (
         f"iteration {context.iteration}: {num_kept} of {len(pairs)} pairs left to train on, and training needs 2 "
         f"(dropped by: {', '.join(counts) or 'nothing'}; the reasons are in {context.folder.path / 'dropped.jsonl'}); "
-        "with a new run folder, change the filters or raise synthesis.tasks"
+        f"with a new run folder, {_advice(context, drops)}"
     )
+
+
+def _advice(context: StageContext, drops: Sequence[Drop]) -> str:
+    """Return what helps against the most frequent reason for which pairs were dropped."""
+    (cause, _), *_ = Counter(map(_cause, drops)).most_common(1) or [("nothing", 0)]
+    if cause == "unreadable" and context.recipe.assessment:
+        return unreadable_advice(context.recipe.assessment)
+    return ADVICE.get(cause) or f"change the filter {cause}, or raise synthesis.tasks"
+
+
+def _cause(drop: Drop) -> str:
+    """Return the key of ADVICE for a dropped pair, or the name of the filter."""
+    if drop.by == "score":
+        return "unreadable" if drop.why.endswith("unreadable") else "low score"
+    return "cut off" if drop.why.endswith("(cut off)") else drop.by

@@ -63,10 +63,11 @@ def select_examples(
     examples = _tokenize_rows(sampled, chat_template, tokenizer, training.cutoff)
     num_too_long = len(sampled) - len(examples)
     if len(examples) < MIN_ROWS:
+        way_out = "raise training.cutoff" if num_too_long else "keep more pairs"
         raise UserError(
             f"the training file has {len(rows)} rows, {num_too_long} of them with a prompt beyond "
             f"training.cutoff {training.cutoff}; training needs {MIN_ROWS} or more: "
-            "with a new run folder, lower the filters' thresholds or raise synthesis.tasks"
+            f"with a new run folder, {way_out}"
         )
     if training.num_rows and len(examples) < training.num_rows:
         raise UserError(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from isheep.engines.transformers import TransformersEngine, open_engine
-from isheep.records import Model, Sampling
+from isheep.records import Completion, Model, Sampling
 
 
 @contextlib.contextmanager
@@ -64,6 +64,7 @@ class Fake(NamedTuple):
     draws: bool = True
     seeded: bool = True
     loras: bool = True
+    structured: bool = False  # vLLM's structured_outputs
     fault: Callable[[int], Refusal | None] = lambda n: None
 
 
@@ -111,6 +112,9 @@ class Served:
 
     def write(self, engine: TransformersEngine, text: str, body: dict[str, Any]) -> Any:
         self.chance += 1
+        if self.fake.structured and "structured_outputs" in body:
+            allowed = body["structured_outputs"]["choice"]
+            return Completion(allowed[body.get("seed", 0) % len(allowed)], 2, "stop")
         sampling = Sampling(
             temperature=body["temperature"] if self.fake.draws else 0,
             top_p=body.get("top_p", 1.0),
