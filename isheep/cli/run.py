@@ -29,6 +29,13 @@ def run(
             min=1, help="Number of random seeds: runs with seed, seed + 1, ..., each in a folder --out/seed-N."
         ),
     ] = None,
+    watch: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Only look on while another process runs in this folder, until it ends. Ctrl-C leaves it untouched.",
+        ),
+    ] = None,
     unsafe_code: UnsafeCode = False,
     allow_code: AllowCode = False,
 ) -> None:
@@ -39,6 +46,12 @@ def run(
 
     In a run that has begun, only the keys of machine may change, and iterations may grow.
     """
+    if watch:
+        from isheep.cli.run_watch import watch_run
+
+        if recipe_name or settings or out or model or seeds:
+            raise UserError(f"--watch {watch} only looks on: give it alone, isheep run --watch {watch}")
+        return watch_run(watch)
     from isheep import api
     from isheep.cli.sweep import run_settings
 
@@ -56,11 +69,13 @@ def run(
 
 def run_and_report(recipe: Recipe, out: Path) -> None:
     """Run a recipe in the folder `out` and print its table and where its results are."""
+    from isheep.cli.live_view import live_view
     from isheep.evaluation.tables import run_table
     from isheep.sweep import check_recipe_ready, run_recipe
 
     check_recipe_ready(recipe, out)
-    run_folder, iteration = run_recipe(recipe, out)
+    with live_view():
+        run_folder, iteration = run_recipe(recipe, out)
     print_parts([run_table(recipe, run_folder)])
     last = run_folder.path / f"iter-{iteration}"
     for name, path in (("adapter", last / "adapter"), ("dataset", last / "train.json"), ("run", run_folder.path)):

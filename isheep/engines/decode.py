@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from isheep.engines.attention import PreallocatedLayer, Prefix, read_prefix, uses_shared_attention
+from isheep.rundir import progress
 
 # With fewer shared tokens than this, a separate forward pass over them costs more than it saves.
 MIN_PREFIX_TOKENS = 8
@@ -266,7 +267,7 @@ def decode(model: Any, rows: Sequence[Sequence[int]], policy: Policy) -> list[tu
             batch, new_logits = add_rows(model, prefix, batch, [tails[index] for index in new], num_columns)
             logits, indices = torch.cat([logits, new_logits]) if indices else new_logits, [*indices, *new]
         assert batch
-        tokens = policy.pick(logits, indices, outputs)
+        tokens, num_unfinished = policy.pick(logits, indices, outputs), len(unfinished)
         for index, token in zip(indices, tokens.tolist(), strict=True):
             if index in unfinished:
                 outputs[index].append(token)
@@ -274,6 +275,8 @@ def decode(model: Any, rows: Sequence[Sequence[int]], policy: Policy) -> list[tu
                 if ended[index] or len(outputs[index]) == policy.limits[index]:
                     unfinished.remove(index)
         alive = [slot for slot, index in enumerate(indices) if index in unfinished]
+        num_ended = num_unfinished - len(unfinished)
+        progress.report(tokens=len(alive) + num_ended, rows=num_ended)
         if len(alive) < MIN_USED_SHARE * len(indices):
             indices = [indices[slot] for slot in alive]
             slots = torch.tensor(alive, dtype=torch.long, device=tokens.device)

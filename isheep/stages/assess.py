@@ -168,7 +168,13 @@ def grade_pairs(
         return [AssessedPair(**pair.model_dump(), grades=grades.get(pair.id, {})) for pair in batch]
 
     return context.folder.map_batches(
-        name, AssessedPair, grade_batch, len(pairs), settings.batch_size, max_in_flight=context.engine.max_in_flight
+        name,
+        AssessedPair,
+        grade_batch,
+        len(pairs),
+        settings.batch_size,
+        max_in_flight=context.engine.max_in_flight,
+        requests_per_row=len(settings.criteria),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from isheep.errors import UserError
 from isheep.filters.base import FilterContext
 from isheep.records import AssessedPair, Drop, Pair
+from isheep.rundir import progress
 from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.training_file import (
     TRAINING_FILE,
@@ -32,9 +33,11 @@ def select_training_rows(context: StageContext, pairs: Sequence[Pair], measures:
     else:
         seeded = measures._replace(seed=context.seed())
         filters = [*recipe.filters, *context.filters]
-        drops = find_drops(pairs, filters, recipe.synthesis.rules, context.chat.special, seeded)
+        with folder.stage("dropped.jsonl", len(pairs)):
+            drops = find_drops(pairs, filters, recipe.synthesis.rules, context.chat.special, seeded)
         drops = folder.write("dropped.jsonl", Drop, drops)
     data = kept_pairs(pairs, drops)
+    progress.set_fact("kept", progress.share_text(len(data), len(pairs)))
     if len(data) < 2:
         raise UserError(_too_few_message(context, pairs, drops, len(data)))
     return write_training_file(folder, chain(_earlier_rows(context), map(training_row, data)))
