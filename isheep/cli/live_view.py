@@ -43,7 +43,7 @@ def live_view() -> Iterator[None]:
 
 def can_redraw() -> bool:
     """Return whether standard error is a terminal on which lines can be drawn again."""
-    return console.is_terminal and not console.is_dumb_terminal
+    return console.is_interactive
 
 
 class PlainLines:
@@ -78,7 +78,7 @@ def view(snapshot: Snapshot) -> RenderableType:
     row.add_row(bar, counts)
     parts: list[RenderableType] = [heading, row]
     if snapshot.facts:
-        parts.append(Text("   ".join(f"{name}: {text}" for name, text in snapshot.facts.items()), no_wrap=True))
+        parts.append(Text("   ".join(f"{name}: {text}" for name, text in snapshot.facts.items())))
     if snapshot.example:
         parts.append(_example_table(snapshot))
     return Group(*parts)
@@ -86,7 +86,7 @@ def view(snapshot: Snapshot) -> RenderableType:
 
 def _example_table(snapshot: Snapshot) -> Table:
     """Return the fields of the example, a line each. A Text reads no markup, and control characters are escaped."""
-    table = Table.grid(padding=(0, 1))
+    table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(style="dim", no_wrap=True, overflow="ellipsis", ratio=1)
     for name, text in snapshot.example.items():

@@ -152,7 +152,7 @@ class TransformersEngine:
         def has_ended(output: list[int]) -> bool:
             if output[-1] in stop_ids:
                 if progress.wants_example():
-                    progress.show_example(text=decode_continuation(tokenizer, output[:-1]))
+                    progress.show_example(example=decode_continuation(tokenizer, output[:-1]))
                 return True
             if not stop_texts or not (decode_always or last_characters & set(decode_token(output[-1]))):
                 return False

@@ -123,11 +123,11 @@ class Tracker:
             if self.stages:
                 self.stages[-1].limit = max_tokens
 
-    def expect_rows(self, total: int) -> None:
-        """Say how many rows the stage will probably have, if their number is not fixed."""
+    def expect_rows(self, total: int, exact: bool = False) -> None:
+        """Say how many rows the stage will have, or, unless `exact`, will probably have."""
         with self.lock:
             if self.stages:
-                self.stages[-1].total, self.stages[-1].total_is_estimate = total, True
+                self.stages[-1].total, self.stages[-1].total_is_estimate = total, not exact
 
     def set_fact(self, name: str, text: str) -> None:
         """Show a short text, such as a loss, until the next iteration begins."""
@@ -173,9 +173,11 @@ class Tracker:
         with self.lock:
             if self.stages:
                 stage.iteration, stage.words = self.stages[0].iteration, self.stages[0].words
-            elif stage.iteration != self.iteration:
-                self.iteration = stage.iteration
-                self.facts, self.num_rated, self.num_kept = {}, 0, 0
+            else:
+                self.example, self.example_time = {}, None
+                if stage.iteration != self.iteration:
+                    self.iteration = stage.iteration
+                    self.facts, self.num_rated, self.num_kept = {}, 0, 0
             self.stages.append(stage)
         self._notify(True)
 
@@ -233,14 +235,8 @@ class Tracker:
             yield
             return
         self.run_dirs.append(run_dir)
-        self.num_iterations, self.is_kept, self.iteration, self.facts, self.example = (
-            num_iterations,
-            is_kept,
-            None,
-            {},
-            {},
-        )
-        self.example_time = None
+        self.num_iterations, self.is_kept, self.iteration = num_iterations, is_kept, None
+        self.facts, self.num_rated, self.num_kept = {}, 0, 0
         try:
             with self.listen(self._file_writer(run_dir)):
                 yield

@@ -38,10 +38,10 @@ class Snapshot(Record):
 def expected_tokens(num_requests: int, num_finished: int, num_tokens: int, limit: int | None) -> float | None:
     """Return how many tokens `num_requests` requests will have in all, `limit` being the most of one of them.
 
-    `num_tokens` have been written so far, in `num_finished` finished requests and in unfinished ones. The mean length is
-    estimated from both: the tokens written for each one that ended, as for lifetimes of which some are not over yet,
-    with one more request of full length. So the estimate begins with the worst case and gets better with each request
-    that ends. None if there is no limit and nothing has ended.
+    `num_tokens` have been written so far, in `num_finished` finished requests and in unfinished ones. The mean length
+    is estimated from both: the tokens written for each one that ended, as for lifetimes of which some are not over
+    yet, with one more request of full length. So the estimate begins with the worst case and gets better with each
+    request that ends. None if there is no limit and nothing has ended.
     """
     if limit is None:
         return num_requests * num_tokens / num_finished if num_finished else None
@@ -50,7 +50,7 @@ def expected_tokens(num_requests: int, num_finished: int, num_tokens: int, limit
 
 
 def write_snapshot(run_dir: Path, snapshot: Snapshot) -> None:
-    """Replace progress.json, so that a reader sees either the old content or the new one. Does not wait for the disk."""
+    """Replace progress.json, so that a reader sees the old content or the new one. Does not wait for the disk."""
     part = run_dir / f"{PROGRESS_FILE}.part"
     part.write_text(snapshot.model_dump_json() + "\n", encoding="utf-8", errors="replace")
     os.replace(part, run_dir / PROGRESS_FILE)

@@ -37,7 +37,7 @@ def select_training_rows(context: StageContext, pairs: Sequence[Pair], measures:
             drops = find_drops(pairs, filters, recipe.synthesis.rules, context.chat.special, seeded)
         drops = folder.write("dropped.jsonl", Drop, drops)
     data = kept_pairs(pairs, drops)
-    progress.set_fact("kept", progress.share_text(len(data), len(pairs)))
+    progress.set_fact("kept so far", progress.share_text(len(data), len(pairs)))
     if len(data) < 2:
         raise UserError(_too_few_message(context, pairs, drops, len(data)))
     return write_training_file(folder, chain(_earlier_rows(context), map(training_row, data)))

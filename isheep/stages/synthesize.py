@@ -94,6 +94,7 @@ def generate_replies(
         yield replies
         reader.read(replies)
         num_replies += len(replies)
+    _report_tasks(reader, num_replies, budget)
     if not reader.tasks:
         raise UserError(_no_task_message(context.iteration, num_replies, reader.rejected))
 
