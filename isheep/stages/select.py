@@ -20,6 +20,9 @@ from isheep.rundir.training_file import (
 from isheep.stages.context import StageContext
 from isheep.stages.filters import find_drops, has_unreadable_rating, kept_pairs
 
+FEW_ROWS = 16
+"""A training on fewer rows is reported: that is less than one batch of 16, and every row is seen in each epoch."""
+
 
 def select_training_rows(context: StageContext, pairs: Sequence[Pair], measures: FilterContext) -> Path:
     """Write the rows that M^t is trained on and return the path of the training file.
@@ -40,7 +43,15 @@ def select_training_rows(context: StageContext, pairs: Sequence[Pair], measures:
     progress.set_fact("kept so far", progress.share_text(len(data), len(pairs)))
     if len(data) < 2:
         raise UserError(_too_few_message(context, pairs, drops, len(data)))
-    return write_training_file(folder, chain(_earlier_rows(context), map(training_row, data)))
+    is_new = not folder.has(TRAINING_FILE)
+    path = write_training_file(folder, chain(_earlier_rows(context), map(training_row, data)))
+    if is_new and len(data) < FEW_ROWS and (num_rows := len(read_training_file(path).rows)) < FEW_ROWS:
+        folder.notify(
+            f"iteration {context.iteration}: training on {num_rows} rows only, fewer than {FEW_ROWS}: the model will "
+            "mostly learn these texts by heart; for more rows raise synthesis.tasks, or lower the filters' thresholds, in a"
+            " new run folder"
+        )
+    return path
 
 
 def _earlier_rows(context: StageContext) -> Iterator[TrainingRow]:

@@ -96,7 +96,10 @@ def generate_replies(
         num_replies += len(replies)
     _report_tasks(reader, num_replies, budget)
     if not reader.tasks:
-        raise UserError(_no_task_message(context.iteration, num_replies, reader.rejected))
+        raise UserError(
+            f"{_no_task_message(context.iteration, num_replies, reader.rejected)}; to read the replies: "
+            f"isheep show {context.run.path} {context.iteration} --dropped"
+        )
 
 
 def _report_tasks(reader: "TaskReader", num_replies: int, budget: int) -> None:
