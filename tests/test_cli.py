@@ -158,7 +158,8 @@ def test_chat_at_a_prompt_ends_cleanly(at_a_prompt: list[str], graded: Path, end
     assert done.code == 0 and done.err == ""
     heading, *answers = done.out.splitlines()
     assert "base" in heading and "/new" in heading
-    assert answers == [f"{text}? [red]\\x1b[2J" for text in ("hello", "well", "wellwell? [red]\\x1b[2J<|end|>and")]
+    # The fake engine repeats the prompt, and stops at the first end token.
+    assert answers == [f"{text}? [red]\\x1b[2J" for text in ("hello", "well")] + ["wellwell? [red]\\x1b[2J"]
 
 
 # --- a run folder made by hand: pairs in every quadrant, one with text that attacks a terminal
@@ -296,7 +297,12 @@ def test_show_dropped_shows_the_replies_of_a_synthesis_that_failed(graded: Path)
     replies = [
         Reply(id="t2-b0000-00", text=" I can't\x1b[2J", finish="stop", tokens=3),
         Reply(id="t2-b0000-01", text="", finish="stop", tokens=1),
-        Reply(id="t2-b0000-02", text=" Draw a house\nInput: <noinput>\n###\n7. Instr", finish="length", tokens=9),
+        Reply(
+            id="t2-b0000-02",
+            text=" Draw a large house for me\nInput: <noinput>\n###\n7. Instr",
+            finish="length",
+            tokens=9,
+        ),
     ]
     for name in ("tasks.jsonl", "pairs.jsonl.part"):
         (graded / "iter-2" / name).unlink()
@@ -304,7 +310,7 @@ def test_show_dropped_shows_the_replies_of_a_synthesis_that_failed(graded: Path)
     (graded / "iter-2" / "replies.jsonl.part").write_text(f"{content}{{")
     done = isheep("show", graded, "2", "--dropped")
     assert "I can't\\x1b[2J" in done.out and "t2-b0000-01  rejected by parse: empty\n" in done.out
-    assert "unsuitable" in done.out or "draw" in done.out
+    assert "Draw a large house" in done.out and "rejected by rules: 2; rejected by parse: 2" in done.out
     assert "has no answers of iteration 2 yet" in refused("show", graded, "2")
 
 

@@ -86,7 +86,7 @@ def answers(
 
 
 def _chat_answer(completion: Completion, max_tokens: int) -> ChatAnswer:
-    """Return a completion as an answer. One that ends before `max_tokens` without an end token met the context's end."""
+    """Return a completion as an answer. A text that is cut off before `max_tokens` met the end of the context."""
     text = completion.text.strip()
     if completion.finish != "length":
         return ChatAnswer(text)

@@ -48,8 +48,8 @@ def select_training_rows(context: StageContext, pairs: Sequence[Pair], measures:
     if is_new and len(data) < FEW_ROWS and (num_rows := len(read_training_file(path).rows)) < FEW_ROWS:
         folder.notify(
             f"iteration {context.iteration}: training on {num_rows} rows only, fewer than {FEW_ROWS}: the model will "
-            "mostly learn these texts by heart; for more rows raise synthesis.tasks, or lower the filters' thresholds, in a"
-            " new run folder"
+            "mostly learn these texts by heart; for more rows raise synthesis.tasks, or lower the filters' thresholds, "
+            "in a new run folder"
         )
     return path
 
