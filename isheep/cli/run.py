@@ -71,11 +71,15 @@ def run_and_report(recipe: Recipe, out: Path) -> None:
     """Run a recipe in the folder `out` and print its table and where its results are."""
     from isheep.cli.live_view import live_view
     from isheep.evaluation.tables import run_table
+    from isheep.plan.reality import record_plan
+    from isheep.rundir.run import lock_run
     from isheep.sweep import check_recipe_ready, run_recipe
 
     check_recipe_ready(recipe, out)
     with live_view():
         run_folder, iteration = run_recipe(recipe, out)
+    with lock_run(out):
+        record_plan(recipe, run_folder)
     print_parts([run_table(recipe, run_folder)])
     last = run_folder.path / f"iter-{iteration}"
     for name, path in (("adapter", last / "adapter"), ("dataset", last / "train.json"), ("run", run_folder.path)):

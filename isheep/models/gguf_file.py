@@ -17,7 +17,7 @@ CONVERTER = "convert the checkpoint of isheep export --merged with llama.cpp's c
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """llama.cpp's name of the architecture for each model_type."""
 
-# How the pre-tokenizer splits a text: the regular expressions of tokenizer.json, and the name that llama.cpp has for them.
+# How the pre-tokenizer splits a text: the regular expressions of tokenizer.json, and llama.cpp's name for them.
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
