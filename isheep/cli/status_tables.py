@@ -109,19 +109,19 @@ def reality_table(recipe: Recipe, run: RunFolder) -> Iterator[RenderableType]:
     columns = [Column(name, justify="right") for name in ("rows", "planned", "tokens", "planned", "time", "planned")]
     table = Table("plan and reality", *columns, box=SIMPLE_HEAD, pad_edge=False)
     for row in compared:
-        counts = (row.rows, row.planned_rows, row.tokens, row.planned_tokens)
+        # A training writes no tokens.
+        counts = (row.rows, row.planned_rows, row.tokens, row.planned_tokens or None)
         table.add_row(row.stage, *map(_format_count, counts), clock(row.seconds), clock(row.planned_seconds))
     table.add_section()
-    table.add_row(
-        "all",
-        *[""] * 4,
-        *(clock(sum(values)) for values in zip(*[(row.seconds, row.planned_seconds) for row in compared], strict=True)),
-    )
+    seconds, planned_seconds = sum(row.seconds for row in compared), sum(row.planned_seconds for row in compared)
+    table.add_row("all", *[""] * 4, clock(seconds), clock(planned_seconds))
     yield table
 
 
 def _format_count(value: float | None) -> str:
-    return "-" if value is None else si(value) if value >= 1000 else f"{value:.0f}"
+    if value is None:
+        return "-"
+    return si(value) if value >= 1000 else f"{value:.0f}"
 
 
 def stage_seconds(run: RunFolder) -> StageSeconds:
