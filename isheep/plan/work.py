@@ -99,7 +99,7 @@ def run_stages(recipe: Recipe, assume: Assume) -> Iterator[Stage]:
         kept_rows = iteration.num_tasks * kept_share
         adds_rows = recipe_now.training.data == "all"
         num_rows = kept_rows + (num_rows if adds_rows else 0)
-        most_rows = iteration.num_tasks + (most_rows if adds_rows else 0)
+        most_rows = recipe_now.synthesis.tasks + (most_rows if adds_rows else 0)
         settings = recipe_now.model_dump(mode="json", include={"filters", "training"})
         model = _digest(stages[-1].fingerprint, settings, kept_share)
         yield from stages
