@@ -46,7 +46,7 @@ def test_a_gguf_of_a_run_answers_in_llama_cpp_as_its_model(tmp_path: Path) -> No
         answers = engine.generate(prompts, sampling, 0)
         engine.close()
     # The products of two libraries differ in their last digits, which may turn a nearly equal choice.
-    assert sum(answer == other for answer, other in zip(answers, expected, strict=True)) >= 16
+    assert sum(answer == wanted for answer, wanted in zip(answers, expected, strict=True)) >= 16
 
 
 def test_a_modelfile_has_the_turns_of_the_template() -> None:

@@ -259,11 +259,11 @@ def test_a_sweep_counts_once_what_settings_share() -> None:
 def test_memory_is_that_of_the_rows_that_there_will_be(recipe: Path) -> None:
     """Six tasks in one epoch are one batch of at most six rows, however large the batch size of the recipe is."""
     words = ["training.batch_size=2048", "training.epochs=1", "training.cutoff=1024"]
-    few, many = (planned(recipe, f"synthesis.tasks={tasks}", *words) for tasks in (6, 600))
-    assert stage(few, "training")["batch_size"] == 6 and stage(many, "training")["batch_size"] == 600
-    assert sum(many["memory"]["training"].values()) > 10 * sum(few["memory"]["training"].values())
+    small, large = (planned(recipe, f"synthesis.tasks={tasks}", *words) for tasks in (6, 600))
+    assert stage(small, "training")["batch_size"] == 6 and stage(large, "training")["batch_size"] == 600
+    assert sum(large["memory"]["training"].values()) > 10 * sum(small["memory"]["training"].values())
     # An answer has at most 12 tokens, so no row is as long as the cutoff.
-    assert stage(few, "training")["max_row_tokens"] < 1024
+    assert stage(small, "training")["max_row_tokens"] < 1024
 
 
 def test_a_cpu_that_is_too_small_is_said_once() -> None:
