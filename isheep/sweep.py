@@ -17,13 +17,15 @@ from isheep.evaluation import evaluate
 from isheep.evaluation.evaluate import is_last_iteration, validation_scores
 from isheep.evaluation.results import read_result
 from isheep.filters.custom import PairFunction, as_filter
+from isheep.filters.score import ScoreFilter
 from isheep.judges.endpoint import JUDGE_LOG
 from isheep.models.adapter_files import check_tokenizer_files
 from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import check_device
 from isheep.recipe.loading import load_saved_recipe
 from isheep.recipe.schema import Recipe
-from isheep.records import Model
+from isheep.records import AssessedPair, Model, Record
+from isheep.rundir import progress
 from isheep.rundir.atomic import copy_atomically
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
@@ -77,7 +79,7 @@ def iterate_recipe(
     `filters` are those of algorithm.align. The run folder is locked until the iterator is exhausted or closed.
     """
     recipe = with_run_date(recipe, out, backend, reuse)
-    with open_run_for_writing(out, recipe) as folder:
+    with open_run_for_writing(out, recipe) as folder, progress.run(out, recipe.iterations, reaches_threshold(recipe)):
         save_python_objects(out, _object_names(backend, filters))
         num_made = _num_made_files(out)
         reused = _begin_reuse(folder, recipe, reuse)
@@ -94,6 +96,20 @@ def iterate_recipe(
             yield iteration, model
             if is_last:
                 break
+
+
+def reaches_threshold(recipe: Recipe) -> progress.IsKept:
+    """Return the function that says of a rated pair whether it passes the recipe's score filters, for the progress."""
+    filters = [entry for entry in recipe.filters if isinstance(entry, ScoreFilter)]
+    # Which pairs are the best is known only when all are rated.
+    is_decided = bool(filters) and not any(entry.best for entry in filters)
+
+    def is_kept(row: Record) -> bool | None:
+        if not is_decided or not isinstance(row, AssessedPair):
+            return None
+        return not any(entry.reason_against(row.grades) for entry in filters)
+
+    return is_kept
 
 
 def _num_made_files(run_dir: Path) -> int:

@@ -22,7 +22,7 @@ from isheep.lamb.pretrain import PretrainSettings
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
-from isheep.records import AssessedPair, Drop, Grade, Model, Pair, Rejected, Sampling, Task
+from isheep.records import AssessedPair, Drop, Grade, Model, Pair, Rejected, Reply, Sampling, Task
 from isheep.rundir.run import open_run_for_writing
 from isheep.stages.filters import find_drops
 from tests.helpers.backends import use_backend
@@ -84,14 +84,16 @@ def test_status_of_a_finished_run(aligned: Path) -> None:
 
 @pytest.mark.numeric
 @pytest.mark.parametrize("words", [(), ("--iteration", "1"), ("--iteration", "0")])
-def test_chat_answers_each_line_greedily(aligned: Path, base: Path, words: tuple[str, ...]) -> None:
+def test_chat_answers_the_turns_of_a_conversation(aligned: Path, base: Path, words: tuple[str, ...]) -> None:
     lines = ["What is 12 plus 30?", "A dog says"]
-    done = isheep("chat", aligned, *words, typed=f"{lines[0]}\n\n  {lines[1]}".encode())
+    done = isheep("chat", aligned, *words, typed=f"{lines[0]}\n\n  {lines[1]}\n/new\n{lines[1]}".encode())
     chat = load_chat_template("tokenizer", str(base))
     model = Model(str(base), None if "0" in words else aligned / "iter-1" / "adapter")
     engine = open_engine(model, threads=1, device="cpu")
     sampling = Sampling(temperature=0, max_tokens=8, stop=(chat.end,))
-    expected = engine.generate([chat.prompt(line) for line in lines], sampling, 0)
+    [first] = engine.generate([chat.prompt(lines[0])], sampling, 0)
+    turns = [("user", lines[0]), ("assistant", first.text.strip()), ("user", lines[1])]
+    expected = [first, *engine.generate([chat.conversation(turns), chat.prompt(lines[1])], sampling, 0)]
     assert done.code == 0 and done.out == "".join(f"{harmless(answer.text.strip())}\n" for answer in expected)
 
 
@@ -110,6 +112,16 @@ def test_chat_draws_the_same_noise_again(aligned: Path) -> None:
 
 def test_chat_survives_bytes_that_are_no_text(aligned: Path) -> None:
     assert isheep("chat", aligned, typed=b"Capital of \xff\xfe France\n").code == 0
+
+
+def test_chat_says_when_the_context_is_full(aligned: Path) -> None:
+    """The context has 1024 tokens: the second line leaves too few of them, the third is in a new conversation."""
+    line = "Say it again. " * 200
+    done = isheep("chat", aligned, typed=f"Hello\n{line}\n/new\nHello\n".encode())
+    first, second, third = done.out.split("\n")[:3]
+    assert done.code == 0 and first == third and second == ""
+    assert done.err.endswith("isheep: the conversation fills the model's context: /new starts a new one\n")
+    assert "does not fit" in refused("chat", aligned, typed=line.encode())
 
 
 def test_chat_wants_a_model_that_is_there(aligned: Path) -> None:
@@ -141,10 +153,13 @@ def at_a_prompt(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("end", ["^C", "^D"])
 def test_chat_at_a_prompt_ends_cleanly(at_a_prompt: list[str], graded: Path, end: str) -> None:
-    at_a_prompt += ["hello", " ", end]
+    at_a_prompt += ["hello", " ", "/new", "well", "and", end]
     done = isheep("chat", graded)
     assert done.code == 0 and done.err == ""
-    assert done.out.splitlines()[1:] == ["hello? [red]\\x1b[2J"] and "base" in done.out.splitlines()[0]
+    heading, *answers = done.out.splitlines()
+    assert "base" in heading and "/new" in heading
+    # The fake engine repeats the prompt, and stops at the first end token.
+    assert answers == [f"{text}? [red]\\x1b[2J" for text in ("hello", "well")] + ["wellwell? [red]\\x1b[2J"]
 
 
 # --- a run folder made by hand: pairs in every quadrant, one with text that attacks a terminal
@@ -275,6 +290,58 @@ def test_show_as_json(graded: Path) -> None:
     assert [row["outcome"] for row in rows] == ["kept", *["dropped"] * 4] and rows[1]["why"] == "quality 3 < 8"
     assert rows[0]["output"] == ATTACK and rows[4]["grades"]["quality"]["score"] is None
     assert "there is no page 2" in refused("show", graded, "1", "--json", "--page", "2")
+
+
+def test_show_dropped_shows_the_replies_of_a_synthesis_that_failed(graded: Path) -> None:
+    """None of the replies held a task: the file is not complete, and the last line of it is torn."""
+    replies = [
+        Reply(id="t2-b0000-00", text=" I can't\x1b[2J", finish="stop", tokens=3),
+        Reply(id="t2-b0000-01", text="", finish="stop", tokens=1),
+        Reply(
+            id="t2-b0000-02",
+            text=" Draw a large house for me\nInput: <noinput>\n###\n7. Instr",
+            finish="length",
+            tokens=9,
+        ),
+    ]
+    for name in ("tasks.jsonl", "pairs.jsonl.part"):
+        (graded / "iter-2" / name).unlink()
+    content = "".join(f"{reply.model_dump_json()}\n" for reply in replies)
+    (graded / "iter-2" / "replies.jsonl.part").write_text(f"{content}{{")
+    done = isheep("show", graded, "2", "--dropped")
+    assert "I can't\\x1b[2J" in done.out and "t2-b0000-01  rejected by parse: empty\n" in done.out
+    assert "Draw a large house" in done.out and "rejected by rules: 2; rejected by parse: 2" in done.out
+    assert "has no answers of iteration 2 yet" in refused("show", graded, "2")
+
+
+def test_long_output_goes_through_a_pager_on_a_terminal(graded: Path, tmp_path: Path) -> None:
+    pager = tmp_path / "pager"
+    pager.write_text(f"#!/bin/sh\ncat > {tmp_path}/seen\n")
+    pager.chmod(0o755)
+    code = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        sys.executable,
+        "-c",
+        "from isheep.cli import main; main()",
+        "show",
+        graded,
+        "1",
+    ]
+    environment = {**os.environ, "PAGER": str(pager), "LINES": "10", "TERM": "xterm", "PYTHONPATH": str(ROOT)}
+
+    def show(*words: str) -> str:
+        done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0
+        return done.stdout
+
+    assert "t1-00000" not in show() and "t1-00000" in (tmp_path / "seen").read_text()
+    (tmp_path / "seen").unlink()
+    # A short page, and --no-pager.
+    assert "t1-00000" in show("--rows", "1") and "t1-00003" in show("--no-pager")
+    assert not (tmp_path / "seen").exists()
 
 
 def test_model_text_cannot_touch_the_terminal(graded: Path) -> None:

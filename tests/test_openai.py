@@ -25,13 +25,13 @@ from isheep.engines.tokens import exclusive_probabilities
 from isheep.errors import TooLong, UserError
 from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT
 from isheep.models.chat_template import load_chat_template
+from isheep.models.gguf_file import write_gguf
 from isheep.recipe.machine import ServerSettings
 from isheep.recipe.schema import Recipe
 from isheep.records import Model, Sampling
 from isheep.seeds import load_seed_tasks
 from tests.helpers.backends import add_benchmark
 from tests.helpers.command import refused
-from tests.helpers.gguf_file import write_gguf
 from tests.helpers.hashes import hash_files
 from tests.helpers.openai_server import Fake, Refusal, Served, llama_cpp, serving
 
@@ -90,7 +90,9 @@ def questions(count: int) -> list[str]:
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     pytest.importorskip("xllamacpp")
     pytest.importorskip("gguf")
-    with llama_cpp(write_gguf(LAMB_CHECKPOINT, tmp_path_factory.mktemp("gguf") / "lamb.gguf")) as url:
+    file, chat = tmp_path_factory.mktemp("gguf") / "lamb.gguf", load_chat_template("tokenizer", "lamb")
+    write_gguf(LAMB_CHECKPOINT, chat.tokenizer, chat.end, file, keep_bfloat16=False)
+    with llama_cpp(file) as url:
         yield url
 
 

@@ -256,6 +256,37 @@ def test_a_sweep_counts_once_what_settings_share() -> None:
     assert "it adds" in out and all(name in out for name in fingerprints)
 
 
+def test_memory_is_that_of_the_rows_that_there_will_be(recipe: Path) -> None:
+    """Six tasks in one epoch are one batch of at most six rows, however large the batch size of the recipe is."""
+    words = ["training.batch_size=2048", "training.epochs=1", "training.cutoff=1024"]
+    small, large = (planned(recipe, f"synthesis.tasks={tasks}", *words) for tasks in (6, 600))
+    assert stage(small, "training")["batch_size"] == 6 and stage(large, "training")["batch_size"] == 600
+    assert sum(large["memory"]["training"].values()) > 10 * sum(small["memory"]["training"].values())
+    # An answer has at most 12 tokens, so no row is as long as the cutoff.
+    assert stage(small, "training")["max_row_tokens"] < 1024
+
+
+def test_a_cpu_that_is_too_small_is_said_once() -> None:
+    out = " ".join(isheep("plan", "paper/qwen1.5-72b", "machine.device=cpu").out.split())
+    assert out.count("not fit") == 1 and "It does not fit this CPU" in out
+
+
+def test_status_compares_the_plan_with_what_happened(recipe: Path, run: Path) -> None:
+    out = isheep("status", run).out
+    assert max(map(len, out[out.index("plan and reality") : out.index("iteration 1: ")].splitlines())) <= 80
+    rows = {row["stage"]: row for row in json.loads(isheep("status", run, "--json").out)["plan_and_reality"]}
+    plan = planned(recipe)
+    assert set(rows) == {"instructions", "answers", "ratings", "training"}
+    for name, row in rows.items():
+        calls = 2 if name == "ratings" else 1
+        assert row["planned_rows"] == pytest.approx(stage(plan, name)["calls"] / calls) and row["rows"] > 0
+        assert row["planned_tokens"] == pytest.approx(stage(plan, name)["output_tokens"])
+        assert row["seconds"] > 0 and row["planned_seconds"] > 0
+    pairs = RunFolder(run / "iter-1", run).read("pairs.jsonl", Pair)
+    assert rows["answers"]["rows"] == len(pairs) and rows["answers"]["tokens"] == sum(pair.tokens for pair in pairs)
+    assert rows["ratings"]["tokens"] is None
+
+
 # --- what it refuses
 
 

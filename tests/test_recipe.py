@@ -359,7 +359,7 @@ def test_only_the_override_that_causes_a_conflict_is_named() -> None:
             api.load_recipe("lamb", variant)
         message = str(error.value)
         assert "evaluation" in message.partition(": filters.0: ")[0] and "training.epochs" not in message
-        assert "leave the filter out by writing filters=[{kind: score, at_least: 8.0}]" in message
+        assert "leave the filter out by writing 'filters=[{kind: score, at_least: 8.0}]'" in message
 
 
 def test_an_error_in_an_override_from_python_names_it(tmp_path: Path) -> None:

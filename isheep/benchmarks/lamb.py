@@ -11,6 +11,7 @@ from isheep.lamb.suite import is_right, is_truly_right, suite, validation
 from isheep.lamb.world import Quest
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Completion, Sampling
+from isheep.rundir import progress
 
 # Of an answer.
 MAX_TOKENS = 64
@@ -25,6 +26,7 @@ def run(context: EvalContext) -> Result:
     Breakdowns count the right answers by family and the satisfied constraints by kind.
     """
     quests = suite()
+    progress.expect_rows(2 * len(quests), exact=True)
     result = greedy_result(quests, context)
     sampled = score_answers(quests, answer(quests, context, temperature=1.0))
     first = {"right": result.scores["right"], "right sampled": Score(items=sampled["right"])}
@@ -33,6 +35,7 @@ def run(context: EvalContext) -> Result:
 
 def run_validation(context: EvalContext) -> Result:
     """Answer the validation part greedily."""
+    progress.expect_rows(len(validation()), exact=True)
     return greedy_result(validation(), context)
 
 

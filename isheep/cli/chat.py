@@ -15,8 +15,8 @@ def chat(
 ) -> None:
     """Chat with a model of a run.
 
-    On a terminal, prompts for each line. Otherwise answers each line of standard input. Each line is a conversation of
-    its own: the model does not see the lines before.
+    On a terminal, prompts for each line. Otherwise answers each line of standard input. The lines are the turns of one
+    conversation, and the line /new starts another one.
     """
     from isheep.cli.chat_session import chat_with_run
 

@@ -5,17 +5,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.text import Text
 
 from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.batching import derive_seed
 from isheep.cli.output import make_console
+from isheep.errors import TooLong
 from isheep.evaluation.formatting import escape_unprintable
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling
 from isheep.rundir.iterations import model_of_iteration
 from isheep.rundir.run import open_run
+
+NEW = "/new"
+"""The line that begins a new conversation."""
+FULL = f"the conversation fills the model's context: {NEW} starts a new one"
 
 
 def chat_with_run(
@@ -23,7 +29,7 @@ def chat_with_run(
 ) -> None:
     """Print an answer to each line of standard input, until it ends or Ctrl-C.
 
-    Shows a prompt on a terminal. Each line is a conversation of its own, because I-SHEEP trains on single turns.
+    Shows a prompt on a terminal. The lines are the turns of one conversation; the line /new begins another one.
     """
     recipe, run = open_run(run_dir)
     backend.check_code(recipe)
@@ -32,27 +38,60 @@ def chat_with_run(
     with contextlib.suppress(KeyboardInterrupt):
         if is_terminal:
             name = model.adapter.parent.name if model.adapter else "base"
-            text = f"{recipe.model}, {name}; each line is a new conversation; Ctrl-D ends"
+            text = f"{recipe.model}, {name}; {NEW} starts a new conversation; Ctrl-D ends"
             console.print(Text(text), style="dim")
         for answer in answers(recipe, model, temperature, _lines(is_terminal), backend):
-            truncated = " (cut off)" if answer.finish == "length" and is_terminal else ""
-            console.print(Text.assemble(escape_unprintable(answer.text.strip()), (truncated, "dim")), soft_wrap=True)
+            note = f" ({answer.note})" if answer.note and is_terminal else ""
+            console.print(Text.assemble(escape_unprintable(answer.text), (note, "dim")), soft_wrap=True)
+            if answer.context_is_full and not is_terminal:
+                print(f"isheep: {FULL}", file=sys.stderr)
+
+
+class ChatAnswer(NamedTuple):
+    """An answer of the model. `note` says why its text is not whole."""
+
+    text: str
+    note: str = ""
+    context_is_full: bool = False
 
 
 def answers(
     recipe: Recipe, model: Model, temperature: float, lines: Iterator[str], backend: Backend = DEFAULT_BACKEND
-) -> Iterator[Completion]:
-    """Yield the model's answer to each line.
+) -> Iterator[ChatAnswer]:
+    """Yield the model's answer to each line, which it reads after the lines and answers before it, up to a line /new.
 
-    Temperature 0 is greedy; above it, the seed of line n is derived from the run's seed and n.
+    Temperature 0 is greedy; above it, the seed of line n is derived from the run's seed and n. A line that leaves no
+    room for an answer in the model's context is not part of the conversation. Raises UserError if a first line does.
     """
     chat_template = backend.load_chat_template(*recipe.chat_arguments)
     settings = recipe.response.sampling
     stop = (chat_template.end, *settings.stop)
     sampling = Sampling(**settings.model_dump() | {"temperature": temperature, "stop": stop})
     with closing(backend.open_engine(recipe, model)) as engine:
+        turns: list[tuple[str, str]] = []
         for n, line in enumerate(lines):
-            yield from engine.generate([chat_template.prompt(line)], sampling, derive_seed(recipe.seed, "chat", n))
+            if line == NEW:
+                turns = []
+                continue
+            prompt = chat_template.conversation([*turns, ("user", line)])
+            try:
+                [completion] = engine.generate([prompt], sampling, derive_seed(recipe.seed, "chat", n))
+            except TooLong:
+                if not turns:
+                    raise
+                yield ChatAnswer("", FULL, context_is_full=True)
+                continue
+            turns += [("user", line), ("assistant", completion.text.strip())]
+            yield _chat_answer(completion, sampling.max_tokens)
+
+
+def _chat_answer(completion: Completion, max_tokens: int) -> ChatAnswer:
+    """Return a completion as an answer. A text that is cut off before `max_tokens` met the end of the context."""
+    text = completion.text.strip()
+    if completion.finish != "length":
+        return ChatAnswer(text)
+    is_full = completion.tokens < max_tokens
+    return ChatAnswer(text, f"cut off: {FULL}" if is_full else "cut off", is_full)
 
 
 def _lines(is_terminal: bool) -> Iterator[str]:

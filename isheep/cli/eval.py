@@ -45,6 +45,7 @@ def eval(
     results are in DIR/iter-1/eval/BENCHMARK.json. Missing prerequisites of a benchmark (data, a judge, a sandbox) are
     reported before anything is generated.
     """
+    from isheep.cli.live_view import live_view
     from isheep.evaluation import evaluate_run, json_views, tables
     from isheep.recipe import loading
     from isheep.recipe.benchmark_names import benchmark_label
@@ -57,7 +58,8 @@ def eval(
     if not run_dir or out:
         raise UserError("give a run folder: isheep eval DIR; --out is for --responses")
     settings = loading.parse_judge(judge) if judge is not None else None
-    recipe, run = evaluate_run.evaluate_run(Path(run_dir), names, data, iteration, settings, unsafe_code)
+    with live_view():
+        recipe, run = evaluate_run.evaluate_run(Path(run_dir), names, data, iteration, settings, unsafe_code)
     labels = [benchmark_label(name) for name in names]
     if as_json:
         return print_json(json_views.scores_json(recipe, run, labels))
@@ -75,13 +77,15 @@ def _score_responses(
     unsafe_code: bool,
     as_json: bool,
 ) -> None:
+    from isheep.cli.live_view import live_view
     from isheep.evaluation import evaluate_run, json_views, tables
     from isheep.recipe import loading
 
     if len(names) != 1:
         raise UserError("with --responses give one benchmark and no run: isheep eval --responses FILE ifeval")
     settings = loading.parse_judge(judge) if judge is not None else None
-    result, folder = evaluate_run.score_responses(names[0], responses, data, out, settings, unsafe_code)
+    with live_view():
+        result, folder = evaluate_run.score_responses(names[0], responses, data, out, settings, unsafe_code)
     if as_json:
         return print_json(json_views.result_json(result))
     print_parts([tables.result_table(names[0], result)])

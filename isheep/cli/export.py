@@ -13,7 +13,9 @@ from isheep.export import ExportFormat, ExportRows
 
 def export(
     run_dir: RunDir,
-    export_format: Annotated[ExportFormat | None, typer.Option("--as", help="Format of the iteration's data.")] = None,
+    export_format: Annotated[
+        ExportFormat | None, typer.Option("--as", help="Format of the iteration's data, or gguf.")
+    ] = None,
     merged: Annotated[
         bool, typer.Option("--merged", help="Write the model instead: a checkpoint with the adapter merged in.")
     ] = False,
@@ -27,20 +29,24 @@ def export(
     ] = None,
     iteration: Annotated[int | None, typer.Option(help="Iteration (default: the newest).")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Output file, or folder with --merged (default: in DIR/export).")
+        Path | None, typer.Option(help="Output file; folder with --merged and gguf (default: in DIR/export).")
     ] = None,
 ) -> None:
     """Write an iteration's data or model in another format.
 
     --as paper: the keys of the paper's Appendix B, with the scores. --as llamafactory: a folder that LLaMA-Factory can
-    train in, with its YAML.
+    train in, with its YAML. --as gguf: the model for llama.cpp, and a Modelfile for Ollama.
     """
-    from isheep.export.iteration import export_checkpoint, export_dataset
+    from isheep.export.iteration import export_checkpoint, export_dataset, export_gguf
 
     if (export_format is None) != merged:
-        raise UserError("give one of --as alpaca|sharegpt|messages|paper|llamafactory and --merged")
+        raise UserError("give one of --as alpaca|sharegpt|messages|paper|llamafactory|gguf and --merged")
     if export_format is None:
         if rows:
             raise UserError("--rows is for data: leave it out with --merged")
         return print_line(export_checkpoint(run_dir, iteration, out))
+    if export_format is ExportFormat.gguf:
+        if rows:
+            raise UserError("--rows is for data, and --as gguf writes the model: leave it out")
+        return print_line(export_gguf(run_dir, iteration, out))
     print_line(export_dataset(run_dir, export_format, rows or ExportRows.kept, iteration, out))

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +31,36 @@ def print_parts(parts: Iterable[RenderableType]) -> None:
     console = make_console()
     for part in parts:
         console.print(part, soft_wrap=isinstance(part, Text))
+
+
+def print_paged(parts: Iterable[RenderableType]) -> None:
+    """Print parts, on a terminal through a pager if they are longer than the screen: $PAGER, or less -R.
+
+    An empty PAGER, or one that is not installed, means none.
+    """
+    from rich.text import Text
+
+    parts, console = list(parts), make_console()
+    words = shlex.split(os.environ.get("PAGER", "less -R"))
+    if not console.is_terminal or not words or not shutil.which(words[0]):
+        return print_parts(parts)
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part, soft_wrap=isinstance(part, Text))
+    text = capture.get()
+    if text.count("\n") < console.height:
+        return print_parts(parts)
+    # As git does: with -R, less shows colours.
+    environment = {"LESS": "-R", **os.environ}
+    # A file and no pipe, which the user could close by leaving the pager.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
+        file.write(text)
+        file.seek(0)
+        process = subprocess.Popen(words, stdin=file, env=environment)
+        while process.poll() is None:
+            # Ctrl-C is for the pager.
+            with contextlib.suppress(KeyboardInterrupt):
+                process.wait()
 
 
 def print_line(line: str) -> None:

@@ -14,12 +14,14 @@ from isheep.evaluation.formatting import escape_unprintable
 from isheep.filters.base import FilterContext
 from isheep.filters.score import ScoreFilter
 from isheep.recipe.schema import Recipe
-from isheep.records import AssessedPair, Drop, Grade, Pair, Record, Rejected
+from isheep.records import AssessedPair, Drop, Grade, Pair, Record, Rejected, Reply
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
-from isheep.rundir.jsonl import filter_rows
+from isheep.rundir.jsonl import filter_rows, whole_batches
 from isheep.rundir.run import open_run
+from isheep.seeds import SeedTask
 from isheep.stages.grades import explanation_in, probabilities_in
+from isheep.stages.synthesize import read_tasks
 
 R = TypeVar("R", bound=Record)
 
@@ -63,6 +65,8 @@ def select_rows(path: Path, iteration: int, selection: Selection) -> SelectedRow
     """
     recipe, run = open_run(path)
     recipe, folder = recipe.at(iteration), iteration_dir(run, iteration)
+    if selection.dropped and not folder.has("rejected.jsonl") and (replies := unfinished_replies(folder)):
+        return SelectedRows(folder, rejected_so_far(replies, recipe, run, iteration), {})
     if iteration < 1 or not (folder.has("pairs.jsonl") or selection.dropped and folder.has("rejected.jsonl")):
         raise UserError(f"{path} has no answers of iteration {iteration} yet: see isheep status {path}")
     pairs: Sequence[Pair] = _read(folder, "assessed.jsonl", AssessedPair) or _read(folder, "pairs.jsonl", Pair)
@@ -73,6 +77,32 @@ def select_rows(path: Path, iteration: int, selection: Selection) -> SelectedRow
         if not any(selection.bands.values()):
             rows = [*rows, *_read(folder, "unanswered.jsonl", Rejected), *_read(folder, "rejected.jsonl", Rejected)]
     return SelectedRows(folder, rows, drops, recipe.assessment.judge_note if recipe.assessment else None)
+
+
+def unfinished_replies(folder: RunFolder) -> Sequence[Reply]:
+    """Return the replies of a synthesis that has not ended, or has failed: those that are saved so far."""
+    if folder.has("replies.jsonl"):
+        return folder.read("replies.jsonl", Reply)
+    return whole_batches(folder.path / "replies.jsonl.part", Reply, batch_size=1)[0]
+
+
+def rejected_so_far(replies: Sequence[Reply], recipe: Recipe, run: RunFolder, iteration: int) -> list[Rejected]:
+    """Return the candidates in replies that became no task, and whole replies that hold no candidate, with reasons."""
+    seed_tasks = run.read("seeds.jsonl", SeedTask)
+    tasks, rejected = read_tasks(replies, seed_tasks, recipe.synthesis, recipe.language, iteration)
+    with_candidates = {row.id.rpartition(".")[0] for row in rejected}
+    if not tasks:
+        rejected += [
+            Rejected(
+                id=reply.id,
+                text=reply.text,
+                by="parse",
+                why="no instruction in the reply" if reply.text.strip() else "empty",
+            )
+            for reply in replies
+            if reply.id not in with_candidates
+        ]
+    return rejected
 
 
 def select_bands(pairs: Sequence[Pair], selection: Selection, recipe: Recipe) -> Sequence[Pair]:

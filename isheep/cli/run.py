@@ -42,6 +42,13 @@ def run(
             help="Leave the run folder as it is: run in a new folder NAME beside it, and reuse the files of the old.",
         ),
     ] = None,
+    watch: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Only look on while another process runs in this folder, until it ends. Ctrl-C leaves it untouched.",
+        ),
+    ] = None,
     unsafe_code: UnsafeCode = False,
     allow_code: AllowCode = False,
 ) -> None:
@@ -53,6 +60,12 @@ def run(
     In a run that has begun, only the keys of machine may change, and iterations may grow. To change another key without
     generating again what it does not change, add --fork NAME.
     """
+    if watch:
+        from isheep.cli.run_watch import watch_run
+
+        if recipe_name or settings or out or model or seeds:
+            raise UserError(f"--watch {watch} only looks on: give it alone, isheep run --watch {watch}")
+        return watch_run(watch)
     from isheep import api
     from isheep.cli.sweep import run_settings
 
@@ -74,11 +87,17 @@ def run(
 
 def run_and_report(recipe: Recipe, out: Path, reuse: Path | None = None) -> None:
     """Run a recipe in the folder `out` and print its table and where its results are; `reuse` as in run_recipe."""
+    from isheep.cli.live_view import live_view
     from isheep.evaluation.tables import run_table
+    from isheep.plan.reality import record_plan
+    from isheep.rundir.run import lock_run
     from isheep.sweep import check_recipe_ready, run_recipe
 
     check_recipe_ready(recipe, out, reuse=reuse)
-    run_folder, iteration = run_recipe(recipe, out, reuse=reuse)
+    with live_view():
+        run_folder, iteration = run_recipe(recipe, out, reuse=reuse)
+    with lock_run(out):
+        record_plan(recipe, run_folder)
     print_parts([run_table(recipe, run_folder)])
     last = run_folder.path / f"iter-{iteration}"
     for name, path in (("adapter", last / "adapter"), ("dataset", last / "train.json"), ("run", run_folder.path)):

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from isheep.cli.options import Json, RunDir
-from isheep.cli.output import print_json, print_parts
+from isheep.cli.output import print_json, print_paged, print_parts
 
 
 class Band(StrEnum):
@@ -32,6 +32,9 @@ def show(
     ] = False,
     page: Annotated[int, typer.Option(min=1, help="Number of the page.")] = 1,
     rows: Annotated[int, typer.Option(min=1, help="Number of rows on a page.")] = 10,
+    pager: Annotated[
+        bool, typer.Option("--pager/--no-pager", help="On a terminal, show a long page in $PAGER (default: less -R).")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Print an iteration's pairs with their ratings.
@@ -44,4 +47,5 @@ def show(
     selected = pair_cards.select_rows(run_dir, iteration, selection)
     if as_json:
         return print_json(pair_cards.page_values(selected, pair_cards.Page(page, rows)))
-    print_parts(pair_cards.page_texts(selected, selection, pair_cards.Page(page, rows)))
+    texts = pair_cards.page_texts(selected, selection, pair_cards.Page(page, rows))
+    print_paged(texts) if pager else print_parts(texts)

@@ -16,6 +16,8 @@ from isheep.diagnostics.diversity import METRICS, read_diversity
 from isheep.evaluation.evaluate import is_last_iteration
 from isheep.evaluation.json_views import scores_json
 from isheep.evaluation.tables import run_table
+from isheep.plan.reality import compare_with_plan
+from isheep.plan.tables import clock, si
 from isheep.recipe.schema import Recipe
 from isheep.rundir.artifacts import OTHER_STAGE, STAGES, artifact_of, stage_of
 from isheep.rundir.folder import RunFolder
@@ -34,6 +36,7 @@ def status_tables(run_dir: Path, full: bool) -> Iterator[RenderableType]:
     recipe, run = open_run(run_dir)
     yield run_table(recipe, run, full=full)
     diversity = {t: values for t in range(1, recipe.iterations + 1) if (values := read_diversity(run, t))}
+    yield from reality_table(recipe, run)
     if full:
         yield from seconds_table(recipe, run)
         yield from diversity_tables(diversity)
@@ -58,6 +61,7 @@ def status_values(run_dir: Path) -> dict[str, Any]:
         "is_finished": is_last_iteration(recipe, run, iteration),
         "diversity": {t: values for t in range(1, recipe.iterations + 1) if (values := read_diversity(run, t))},
         "seconds": [{"folder": folder, "stage": stage, "seconds": value} for (folder, stage), value in seconds.items()],
+        "plan_and_reality": [row._asdict() for row in compare_with_plan(recipe, run, seconds)],
         "notes": notes(run),
         "in_progress": list(in_progress(run)),
     }
@@ -95,6 +99,29 @@ def seconds_table(recipe: Recipe, run: RunFolder) -> Iterator[RenderableType]:
         yield table
     if timing.resumed:
         yield Text("> an interrupted stage: only its last try is counted")
+
+
+def reality_table(recipe: Recipe, run: RunFolder) -> Iterator[RenderableType]:
+    """Yield the rows, tokens and seconds of each stage beside those planned, if the run has ended and has a plan."""
+    compared = compare_with_plan(recipe, run, stage_seconds(run).seconds)
+    if not compared:
+        return
+    columns = [Column(name, justify="right") for name in ("rows", "planned", "tokens", "planned", "time", "planned")]
+    table = Table("plan and reality", *columns, box=SIMPLE_HEAD, pad_edge=False)
+    for row in compared:
+        # A training writes no tokens.
+        counts = (row.rows, row.planned_rows, row.tokens, row.planned_tokens or None)
+        table.add_row(row.stage, *map(_format_count, counts), clock(row.seconds), clock(row.planned_seconds))
+    table.add_section()
+    seconds, planned_seconds = sum(row.seconds for row in compared), sum(row.planned_seconds for row in compared)
+    table.add_row("all", *[""] * 4, clock(seconds), clock(planned_seconds))
+    yield table
+
+
+def _format_count(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return si(value) if value >= 1000 else f"{value:.0f}"
 
 
 def stage_seconds(run: RunFolder) -> StageSeconds:

@@ -12,6 +12,7 @@ from torch import Tensor
 from isheep.engines.attention import uses_shared_attention
 from isheep.engines.batch import CachedBatch, SegmentBatch, read_shared_prefix
 from isheep.engines.prefixes import group_by_prefix
+from isheep.rundir import progress
 
 # Waiting rows are read when less than this share of a batch is in use: a few rows at a time are read more slowly.
 MIN_FILLED_SHARE = 0.75
@@ -104,13 +105,14 @@ def decode(model: Any, rows: Sequence[Sequence[int]], policy: Policy) -> list[tu
             order, new_logits = batch.add([tails[index] for index in new])
             logits = torch.cat([logits, new_logits]) if indices else new_logits
             indices += [new[position] for position in order]
-        tokens = policy.pick(logits, indices, outputs)
+        tokens, num_unfinished = policy.pick(logits, indices, outputs), len(unfinished)
         for index, token in zip(indices, tokens.tolist(), strict=True):
             if index in unfinished:
                 outputs[index].append(token)
                 ended[index] = policy.has_ended(outputs[index])
                 if ended[index] or len(outputs[index]) == policy.limits[index]:
                     unfinished.remove(index)
+        progress.report(tokens=num_unfinished, rows=num_unfinished - len(unfinished))
         order = batch.keep([position for position, index in enumerate(indices) if index in unfinished])
         if len(order) < len(indices):
             indices = [indices[position] for position in order]

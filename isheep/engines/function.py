@@ -8,6 +8,7 @@ from isheep.batching import derive_seed
 from isheep.errors import UserError, excerpt
 from isheep.extensions import name_of, user_code
 from isheep.records import Completion, Sampling, TokenLogprobs
+from isheep.rundir import progress
 
 EMBEDDING_WIDTH = 16
 
@@ -46,7 +47,9 @@ class FunctionEngine:
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
         texts = self.texts(prompts, [derive_seed(seed, index) for index in range(len(prompts))])
-        return [_cut(text, sampling) for text in texts]
+        completions = [_cut(text, sampling) for text in texts]
+        progress.report(tokens=sum(completion.tokens for completion in completions), rows=len(completions))
+        return completions
 
     def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
         words = [output.split() for _, output in zip(prompts, outputs, strict=True)]

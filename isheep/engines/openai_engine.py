@@ -17,6 +17,7 @@ from isheep.models.tokenization import continuation_ids, decode_continuation, pr
 from isheep.openai_client import ServerReply, call_concurrently, without_password
 from isheep.recipe.machine import ServerSettings
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
+from isheep.rundir import progress
 
 # Every server accepts seeds below this number. llama.cpp replaces 2**32 - 1 by a random one.
 SEED_LIMIT = 2**31
@@ -152,6 +153,7 @@ class OpenAIEngine:
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
         """Return one continuation per prompt, in order, each drawn with its own seed."""
+        progress.expect(sampling.max_tokens)
         rows = self._prompt_ids(prompts)
         fitting = [index for index, row in enumerate(rows) if len(row) < self.context]
         if rows and not fitting:
@@ -328,6 +330,7 @@ class OpenAIEngine:
                 raise connection.error(
                     f"a request failed ({reply.error}); completed batches are saved: run the same command to continue"
                 )
+            progress.report(tokens=reply.written or 0, rows=1)
             return reply
 
         return call_concurrently(call, list(enumerate(bodies)), self.settings, connection.stop)

@@ -14,6 +14,7 @@ from isheep.recipe.machine import Machine
 from isheep.recipe.packaged import PACKAGED_MODELS
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
+from isheep.rundir import progress
 
 # The number of replicas that one call may lose: a batch that ends three processes would end the next one too.
 ATTEMPTS = 3
@@ -92,6 +93,7 @@ class Replicas:
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
         """Return the completions of one of the engines."""
         completions: list[Completion] = self._call("generate", prompts, sampling, seed)
+        progress.report(tokens=sum(completion.tokens for completion in completions), rows=len(completions))
         return completions
 
     def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:

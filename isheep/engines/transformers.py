@@ -12,6 +12,7 @@ from isheep.models.checkpoint import check_device, choose_dtype, find_checkpoint
 from isheep.models.tokenization import continuation_ids, decode_continuation, prompt_ids
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
+from isheep.rundir import progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,6 +125,7 @@ class TransformersEngine:
 
         from isheep.engines import decode
 
+        progress.expect(sampling.max_tokens)
         model, tokenizer, end_ids, context = self.loaded
         stop_ids, stop_texts = tokens.split_stops(tokenizer, sampling.stop)
         stop_ids |= end_ids
@@ -151,6 +153,8 @@ class TransformersEngine:
 
         def has_ended(output: list[int]) -> bool:
             if output[-1] in stop_ids:
+                if progress.wants_example():
+                    progress.show_example(example=decode_continuation(tokenizer, output[:-1]))
                 return True
             if not stop_texts or not (decode_always or last_characters & set(decode_token(output[-1]))):
                 return False
@@ -185,6 +189,7 @@ class TransformersEngine:
                 for i, row_logits in zip(group, logits, strict=True):
                     output = rows[nonempty[i]][1]
                     results[nonempty[i]] = TokenLogprobs(output, _output_logprobs(row_logits, output))
+                progress.report(rows=len(group))
         return results
 
     def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
@@ -233,6 +238,7 @@ class TransformersEngine:
                     for step, token in enumerate(ids):
                         if next(longer for longer in paths if prefixes.is_prefix(ids[:step], longer)) == path:
                             result[path_rows, option] *= probabilities[:, step, token]
+            progress.report(rows=sum(pairs[index][1] == 0 for index in indices))
         return result
 
     def embed(self, texts: Sequence[str]) -> Any:
@@ -254,6 +260,7 @@ class TransformersEngine:
             with torch.inference_mode():
                 states = model.base_model(ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
                 means[group] = ((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()
+            progress.report(rows=len(group))
         return means
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from isheep.models.checkpoint import (
 from isheep.models.tokenization import continuation_ids, prompt_ids
 from isheep.recipe.machine import Machine
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
+from isheep.rundir import progress
 
 OTHER_ENGINE = "machine.engine: transformers"
 # The largest number of tokens whose probabilities a request may ask for: vLLM's limit.
@@ -114,6 +115,7 @@ class VLLMEngine:
             completions[index] = tokens.make_completion(
                 self.tokenizer, rows[index], output, stopped, stop_ids, stop_texts
             )
+        progress.report(tokens=sum(completion.tokens for completion in completions), rows=len(completions))
         return completions
 
     def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:

@@ -12,6 +12,7 @@ from isheep.models.checkpoint import check_device
 from isheep.recipe.benchmark_names import benchmark_names, check_benchmark_name
 from isheep.recipe.evaluation import BenchmarkSettings, JudgeSettings
 from isheep.recipe.schema import Recipe
+from isheep.rundir import progress
 from isheep.rundir.atomic import write_json
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import model_of_iteration, newest_iteration
@@ -54,7 +55,7 @@ def evaluate_run(
     # If all results exist, the data have not been read.
     if data and not data.exists():
         raise UserError(f"{option('data')} {data}: there is no such file or folder")
-    with lock_run(path) as run:
+    with lock_run(path) as run, progress.run(path, recipe.iterations):
         for t in models:
             evaluate(changed, run, t, model_of_iteration(recipe, run, t), backend=backend)
     return recipe, run

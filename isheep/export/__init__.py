@@ -4,13 +4,14 @@ from enum import StrEnum
 
 
 class ExportFormat(StrEnum):
-    """The formats of `isheep export --as`: those of formats.FORMATS, and a folder for LLaMA-Factory."""
+    """The formats of `isheep export --as`: those of formats.FORMATS, a LLaMA-Factory folder, the model as GGUF."""
 
     alpaca = "alpaca"
     sharegpt = "sharegpt"
     messages = "messages"
     paper = "paper"
     llamafactory = "llamafactory"
+    gguf = "gguf"
 
 
 class ExportRows(StrEnum):

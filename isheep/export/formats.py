@@ -6,14 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from isheep.errors import UserError
+from isheep.export import ollama
 from isheep.models.chat_template import ChatTemplate
+from isheep.models.checkpoint import start_text
+from isheep.models.gguf_file import write_gguf
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Model, Pair
-from isheep.rundir.atomic import commit_folder, write_json_list
+from isheep.rundir.atomic import commit_folder, write_json_list, write_text
 from isheep.rundir.training_file import TrainingRow
 from isheep.trainers import llamafactory
 
 Row = Pair | TrainingRow
+
+GGUF_FILE = "model.gguf"
 
 
 def write_dataset(rows: Sequence[Row], format_name: str, path: Path) -> None:
@@ -56,6 +61,31 @@ def write_merged_checkpoint(model: Model, chat: ChatTemplate, output_dir: Path) 
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     merge_adapter(model, chat, part)
+    commit_folder(part)
+
+
+def write_gguf_folder(model: Model, chat: ChatTemplate, output_dir: Path) -> None:
+    """Write model.gguf with the adapter of `model` merged in, and a Modelfile for Ollama.
+
+    The folder is written completely or not at all. Raises UserError if it exists.
+    """
+    from isheep.models.merge import merge_adapter
+
+    if output_dir.exists():
+        raise UserError(f"{output_dir} exists: give another folder for the GGUF file, or remove it")
+    part, checkpoint = (output_dir.with_name(f"{output_dir.name}.{ending}") for ending in ("part", "checkpoint.part"))
+    for folder in (part, checkpoint):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    try:
+        merge_adapter(model, chat, checkpoint)
+        write_gguf(checkpoint, chat.tokenizer, chat.end, part / GGUF_FILE)
+    except BaseException:
+        shutil.rmtree(part)
+        raise
+    finally:
+        shutil.rmtree(checkpoint)
+    write_text(part / "Modelfile", ollama.modelfile(GGUF_FILE, chat, start_text(chat.tokenizer)))
     commit_folder(part)
 
 

@@ -8,10 +8,11 @@ from isheep.errors import UserError, option
 from isheep.export import ExportFormat, ExportRows, formats
 from isheep.models.adapter_files import load_training_tokenizer
 from isheep.models.chat_template import load_chat_template
+from isheep.models.gguf_file import check_gguf_package
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Model, Pair
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.iterations import iteration_dir, model_of_iteration
+from isheep.rundir.iterations import BASE_DIR, iteration_dir, model_of_iteration
 from isheep.rundir.run import open_run
 from isheep.rundir.training_file import TRAINING_FILE, read_training_file, training_row
 from isheep.stages.filters import kept_pairs
@@ -61,6 +62,21 @@ def export_checkpoint(run_dir: Path, iteration: int | None, output_dir: Path | N
         )
     output_dir = output_dir or run.path / "export" / model.adapter.parent.name
     formats.write_merged_checkpoint(model, load_chat_template(*recipe.chat_arguments), output_dir)
+    return str(output_dir)
+
+
+def export_gguf(run_dir: Path, iteration: int | None, output_dir: Path | None) -> str:
+    """Write the model of an iteration (None: the newest) for llama.cpp and Ollama and return the folder.
+
+    The folder has the adapter merged into the base as model.gguf, and a Modelfile. It is written completely or not at
+    all. Raises UserError if the package gguf is missing, or if the model is of a kind that the conversion doesn't know.
+    """
+    check_gguf_package()
+    recipe, run = open_run(run_dir)
+    model = model_of_iteration(recipe, run, iteration)
+    name = model.adapter.parent.name if model.adapter else BASE_DIR
+    output_dir = output_dir or run.path / "export" / f"{name}-gguf"
+    formats.write_gguf_folder(model, load_chat_template(*recipe.chat_arguments), output_dir)
     return str(output_dir)
 
 

@@ -1,5 +1,6 @@
 """Drop the pairs that overlap with a benchmark's prompts."""
 
+import shlex
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -44,8 +45,10 @@ class ContaminationFilter(FilterSettings):
     def conflicts(self, facts: RecipeFacts) -> Conflicts:
         """Yield a conflict if the recipe names no benchmark."""
         if not facts.has_benchmark:
+            # In quotes, so that it can be pasted into a shell.
+            quoted = shlex.quote(f"filters={facts.other_filters}")
             why = (
                 "this recipe, or the one that it is like, has a contamination filter, which compares pairs with the "
                 "prompts of a benchmark, and it has no benchmark in evaluation or stop"
             )
-            yield (), f"{why}: name one there, or leave the filter out by writing filters={facts.other_filters}"
+            yield (), f"{why}: name one there, or leave the filter out by writing {quoted}"

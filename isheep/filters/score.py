@@ -54,7 +54,7 @@ class ScoreFilter(FilterSettings):
             yield from self._reasons_by_rank(pairs, self.best)
             return
         for pair in pairs:
-            if why := self._reason_against(grades_of(pair)):
+            if why := self.reason_against(grades_of(pair)):
                 yield pair.id, why
 
     def _reasons_by_rank(self, pairs: Iterable[Pair], share: float) -> Reasons:
@@ -62,7 +62,7 @@ class ScoreFilter(FilterSettings):
         ranking: list[tuple[float, float, int, str]] = []
         for position, pair in enumerate(pairs):
             grades = grades_of(pair)
-            if why := self._reason_against(grades):
+            if why := self.reason_against(grades):
                 yield pair.id, why
                 continue
             rated = [grades[name] for name in self.criteria or grades]
@@ -75,7 +75,7 @@ class ScoreFilter(FilterSettings):
         for rank, (negative_score, _, _, id) in enumerate(ranking[num_kept:], num_kept + 1):
             yield id, f"rating {-negative_score:g} is number {rank} of {len(ranking)}, and the best {num_kept} are kept"
 
-    def _reason_against(self, grades: Mapping[str, Grade]) -> str | None:
+    def reason_against(self, grades: Mapping[str, Grade]) -> str | None:
         """Return why ratings are unreadable or do not reach the threshold, or None if they do."""
         for name in self.criteria or grades or ("rating",):
             value = grades[name].score if name in grades else None

@@ -24,8 +24,8 @@ from isheep.openai_client import (
     without_password,
 )
 from isheep.recipe.machine import Judging
+from isheep.rundir import progress
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.progress import progress
 
 JUDGE_LOG = "judge.jsonl"
 """The file in a run folder that has every answer of an endpoint, in the order of their arrival."""
@@ -118,7 +118,7 @@ class EndpointJudge(NamedTuple):
     def _call(self, bodies: Mapping[str, dict[str, Any]], log: "ReplyLog") -> dict[str, ServerReply]:
         """Make the calls, and store each answer in the log at once. Return the replies of those that failed, by key."""
         url = judge_url()
-        with open_client(url, self.settings) as client, progress("judge", len(bodies), 0) as advance:
+        with open_client(url, self.settings) as client, progress.stage("judge", len(bodies), 0, "calls") as advance:
 
             def call_all(keys: Sequence[str]) -> list[ServerReply]:
                 stop = threading.Event()

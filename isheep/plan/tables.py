@@ -123,12 +123,14 @@ def memory_verdict(plan: Plan) -> str:
         smaller = plan.smaller_setup
         hint = f" With {smaller.settings}, {smaller.num_devices} would hold it." if smaller else ""
         return f"It fits: {_devices(device.name, needed, device.gpu)} of {capacity}.{hint}"
+    parts = [f"It does not fit {_devices(device.name, device.count, device.gpu)} of {capacity}"]
     if needed:
-        needs = f"needs {_devices(device.name, needed, device.gpu)}"
-    else:
-        needs = f"does not fit {DEVICE_COUNTS[-1]} of them either" if device.gpu else "does not fit"
-    hint = f"; it fits with {plan.fitting_settings}" if plan.fitting_settings else ""
-    return f"It does not fit {_devices(device.name, device.count, device.gpu)} of {capacity}: {needs}{hint}."
+        parts[0] += f": needs {_devices(device.name, needed, device.gpu)}"
+    elif device.gpu:
+        parts[0] += f", nor {DEVICE_COUNTS[-1]} of them"
+    if plan.fitting_settings:
+        parts.append(f"it fits with {plan.fitting_settings}")
+    return f"{'; '.join(parts)}."
 
 
 def disk_table(plan: Plan) -> Table:

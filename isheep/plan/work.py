@@ -89,7 +89,7 @@ class Requests(NamedTuple):
 def run_stages(recipe: Recipe, assume: Assume) -> Iterator[Stage]:
     """Yield every stage of a run in order, starting with the evaluation of the base model."""
     model = _digest(recipe.model_dump(mode="json", include={*GLOBAL_KEYS}))
-    num_rows = 0.0
+    num_rows = most_rows = 0.0
     yield from evaluation_stages(PlannedIteration(0, recipe, assume(recipe.at(1), 1)), model)
     for number in range(1, recipe.iterations + 1):
         recipe_now = recipe.at(number)
@@ -97,11 +97,13 @@ def run_stages(recipe: Recipe, assume: Assume) -> Iterator[Stage]:
         stages = list(generation_stages(iteration, model))
         kept_share = iteration.assumed.kept
         kept_rows = iteration.num_tasks * kept_share
-        num_rows = num_rows + kept_rows if recipe_now.training.data == "all" else kept_rows
+        adds_rows = recipe_now.training.data == "all"
+        num_rows = kept_rows + (num_rows if adds_rows else 0)
+        most_rows = recipe_now.synthesis.tasks + (most_rows if adds_rows else 0)
         settings = recipe_now.model_dump(mode="json", include={"filters", "training"})
         model = _digest(stages[-1].fingerprint, settings, kept_share)
         yield from stages
-        yield training_stage(iteration, num_rows, model)
+        yield training_stage(iteration, num_rows, most_rows, model)
         yield from evaluation_stages(iteration, model)
 
 
@@ -182,16 +184,24 @@ def answer_stage(iteration: PlannedIteration, fingerprint: str) -> Stage:
     return _generation_stage(iteration, "answers", requests, fingerprint).model_copy(update=changes)
 
 
-def training_stage(iteration: PlannedIteration, num_rows: float, fingerprint: str) -> Stage:
-    """Return the training on the pairs, limited as the recipe says, with the evaluations on held-out rows."""
+def training_stage(iteration: PlannedIteration, num_rows: float, most_rows: float, fingerprint: str) -> Stage:
+    """Return the training on the pairs, limited as the recipe says, with the evaluations on held-out rows.
+
+    `num_rows` are expected, `most_rows` come if the filters keep every pair: no batch has more rows than these in all
+    epochs, and no row is longer than a long task (as much longer than the mean as answers are) with the longest answer.
+    """
     number, recipe, assumed = iteration
     settings = recipe.training
-    num_rows = min(num_rows, settings.max_rows or num_rows, settings.num_rows or num_rows)
+    num_rows, most_rows = (
+        min(rows, settings.max_rows or rows, settings.num_rows or rows) for rows in (num_rows, most_rows)
+    )
     held_out = max(1, round(num_rows * settings.held_out)) if settings.held_out else 0
     train_rows = max(num_rows - held_out, 1)
     steps = settings.max_steps or ceil(train_rows * settings.epochs / settings.batch_size)
     rows_seen = steps * settings.batch_size if settings.max_steps else train_rows * settings.epochs
     length = min(settings.cutoff, assumed.turn + assumed.task + assumed.answer + 1)
+    most_seen = steps * settings.batch_size if settings.max_steps else ceil(most_rows * settings.epochs)
+    longest = assumed.turn + assumed.longest * assumed.task + recipe.response.sampling.max_tokens + 1
     rows_evaluated = ceil(steps / settings.eval_every) * held_out
     return Stage(
         iteration=number,
@@ -201,8 +211,8 @@ def training_stage(iteration: PlannedIteration, num_rows: float, fingerprint: st
         computed_tokens=rows_evaluated * length,
         output_tokens=0,
         max_output_tokens=0,
-        batch_size=recipe.machine.rows_per_process or settings.batch_size,
-        max_row_tokens=settings.cutoff,
+        batch_size=max(1, min(recipe.machine.rows_per_process or settings.batch_size, most_seen)),
+        max_row_tokens=min(settings.cutoff, longest),
         trained_tokens=rows_seen * length,
         all_logits=True,
         fingerprint=fingerprint,

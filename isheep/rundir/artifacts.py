@@ -66,6 +66,18 @@ ARTIFACTS = (
 )  # fmt: skip
 
 OTHER_STAGE = "the rest"
+# What a run says while it makes an artifact of a stage.
+STAGE_WORDS = {
+    "instructions": "Writing instructions",
+    "answers": "Writing answers",
+    "measures for filters": "Measuring for the filters",
+    "ratings": "Rating",
+    "filtering": "Filtering",
+    "training": "Training",
+    "evaluation": "Evaluating",
+    "diversity": "Measuring diversity",
+    "judge calibration": "Rating again, to calibrate the judge",
+}
 STAGES = tuple(dict.fromkeys(artifact.stage for artifact in ARTIFACTS))
 
 
@@ -82,6 +94,20 @@ def stage_of(name: str) -> str:
     """Return the stage that makes a file of an iteration's folder."""
     artifact = artifact_of(name)
     return artifact.stage if artifact else OTHER_STAGE
+
+
+def stage_words(file: str) -> tuple[int | None, str]:
+    """Return the iteration of a file of a run, None if it belongs to none, and what a run does while it makes it.
+
+    "iter-2/pairs.jsonl" -> (2, "Writing answers"), "base/eval/standard/nq.json" -> (0, "Evaluating standard/nq").
+    """
+    folder, _, name = file.partition("/")
+    number = folder.removeprefix("iter-")
+    iteration = 0 if folder == "base" else int(number) if number.isdigit() else None
+    words = STAGE_WORDS.get(stage_of(name), f"Making {file}")
+    if words == STAGE_WORDS["evaluation"]:
+        words = f"{words} {name.partition('/')[2].removesuffix('.json')}"
+    return iteration, words
 
 
 def markdown_table() -> str:

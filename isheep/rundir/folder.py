@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,10 +17,10 @@ from typing import Any, TypeVar
 from isheep.batching import chunks, ordered_map
 from isheep.errors import UserError, one_line
 from isheep.records import Record
-from isheep.rundir import atomic, jsonl
+from isheep.rundir import atomic, jsonl, progress
 from isheep.rundir.atomic import commit_file, commit_folder, copy_atomically, write_json
 from isheep.rundir.jsonl import JsonlRows
-from isheep.rundir.progress import console, progress
+from isheep.rundir.progress import console
 
 R = TypeVar("R", bound=Record)
 Batches = Callable[[Sequence[R]], Iterator[Sequence[R]]]
@@ -79,20 +80,24 @@ class RunFolder:
         batch_size: int,
         max_in_flight: int = 1,
         check: Callable[[Sequence[R]], None] = lambda existing: None,
+        requests_per_row: int = 1,
     ) -> JsonlRows[R]:
         """Return the rows of `name`; if the file is not complete, make its missing batches in order first.
 
         `make_batch(start)` returns the rows from index `start` to `start + batch_size` (fewer at the end). Its result
         must depend on `start` alone, because a killed run resumes after the whole batches that exist. Up to
         `max_in_flight` calls run at a time, in threads. `check` gets the rows that exist before any is made, and raises
-        UserError if they do not belong to this call. Raises UserError if a finished file has not `num_rows` rows.
+        UserError if they do not belong to this call. An engine is asked `requests_per_row` times for a row, so that the
+        progress counts rows. Raises UserError if a finished file has not `num_rows` rows.
         """
 
         def missing_batches(existing: Sequence[R]) -> Iterator[Sequence[R]]:
             check(existing)
             return ordered_map(make_batch, range(len(existing), num_rows, batch_size), max_in_flight)
 
-        rows = self.records(name, row_type, missing_batches, batch_size, num_rows, check=check)
+        rows = self.records(
+            name, row_type, missing_batches, batch_size, num_rows, check=check, requests_per_row=requests_per_row
+        )
         check(rows)
         return rows
 
@@ -105,6 +110,7 @@ class RunFolder:
         num_rows: int | None = None,
         by_model: bool = True,
         check: Callable[[Sequence[R]], None] = lambda rows: None,
+        requests_per_row: int = 1,
     ) -> JsonlRows[R]:
         """Return the rows of `name`; if the file is not complete, make its missing batches first.
 
@@ -112,7 +118,7 @@ class RunFolder:
         kept and the rows after them are made again, so that a run that was killed at any moment gives the same file as
         one that was not. `num_rows` is the number of rows, if it is known: raises UserError if a complete file has
         another number. `by_model` says that a model wrote the rows, so that the event counts their tokens. `check` gets
-        the rows of another run's file before it is copied.
+        the rows of another run's file before it is copied. `requests_per_row` is that of `map_batches`.
         """
 
         def read_complete(path: Path) -> JsonlRows[R]:
@@ -132,7 +138,7 @@ class RunFolder:
         existing, length = jsonl.whole_batches(part, row_type, batch_size)
         start_time, num_existing, num_tokens = time.monotonic(), len(existing), 0
         rows = JsonlRows(self.path / name, row_type, existing.starts[:])
-        with part.open("ab") as file, progress(self._relative_path(name), num_rows, num_existing) as advance:
+        with part.open("ab") as file, self.stage(name, num_rows, num_existing, "rows", requests_per_row) as advance:
             file.truncate(length)
             for batch in make_batches(existing):
                 for row in batch:
@@ -144,6 +150,7 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
                 advance(len(batch))
+                progress.show_rows(batch)
             os.fsync(file.fileno())
         commit_file(part)
         cost = {"tokens": num_tokens} if by_model and "tokens" in row_type.__annotations__ else {}
@@ -173,7 +180,8 @@ class RunFolder:
         path = self.path / name
         if not self.ensure(name, _read_json):
             start_time = time.monotonic()
-            write_json(path, make())
+            with self.stage(name):
+                write_json(path, make())
             self._report_file(name, start_time)
         return _read_json(path)
 
@@ -189,10 +197,15 @@ class RunFolder:
             start_time = time.monotonic()
             part = self.path / f"{name}.part"
             part.mkdir(parents=True, exist_ok=True)
-            make(part)
+            with self.stage(name):
+                make(part)
             commit_folder(part)
             self._report_file(name, start_time)
         return self.path / name
+
+    def stage(self, name: str, *counts: Any) -> AbstractContextManager[Callable[[int], None]]:
+        """Return a block inside which the progress shows that the file `name` is made; `counts` as progress.stage."""
+        return progress.stage(self._relative_path(name), *counts)
 
     def event(self, **fields: Any) -> None:
         """Append a line to run.jsonl that says what happened, when, and at what cost."""

@@ -150,6 +150,20 @@ def _take_lock(path: Path) -> _Lock:
     return _locks.setdefault(_inode(file), _Lock(file))
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a process, this one included, holds the lock of a run folder. Leaves the folder as it is."""
+    try:
+        file = (path / "lock").open(encoding="utf-8")
+    except FileNotFoundError:
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _inode(file: IO[str]) -> tuple[int, int]:
     status = os.fstat(file.fileno())
     return status.st_dev, status.st_ino

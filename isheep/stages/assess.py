@@ -118,7 +118,10 @@ def grade_pairs(
         starts = range(num_graded, len(pairs), settings.batch_size)
         yield from ordered_map(partial(grade_batch, reading), starts, context.engine.max_in_flight)
 
-    return context.folder.records(name, AssessedPair, missing_batches, settings.batch_size, len(pairs))
+    num_requests = len(settings.criteria)
+    return context.folder.records(
+        name, AssessedPair, missing_batches, settings.batch_size, len(pairs), requests_per_row=num_requests
+    )
 
 
 def settings_after(

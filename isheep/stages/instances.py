@@ -131,6 +131,7 @@ def generate_instances(context: StageContext, tasks_with_kinds: Sequence[TaskWit
         len(tasks_with_kinds),
         settings.batch_size,
         max_in_flight=context.engine.max_in_flight,
+        requests_per_row=2,
     )
 
 

@@ -61,7 +61,13 @@ def measure_perplexities(context: StageContext, pairs: Sequence[Pair]) -> Sequen
         ]
 
     return context.folder.map_batches(
-        "perplexity.jsonl", PairPerplexity, measure_batch, len(pairs), BATCH_SIZE, max_in_flight=engine.max_in_flight
+        "perplexity.jsonl",
+        PairPerplexity,
+        measure_batch,
+        len(pairs),
+        BATCH_SIZE,
+        max_in_flight=engine.max_in_flight,
+        requests_per_row=2,
     )
 
 

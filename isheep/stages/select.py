@@ -8,6 +8,7 @@ from pathlib import Path
 from isheep.errors import UserError
 from isheep.filters.base import FilterContext
 from isheep.records import AssessedPair, Drop, Pair
+from isheep.rundir import progress
 from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.training_file import (
     TRAINING_FILE,
@@ -32,6 +33,8 @@ ADVICE = {
     "random": "keep more pairs in the random filter, or raise synthesis.tasks",
     "nothing": "raise synthesis.tasks or synthesis.budget",
 }
+FEW_ROWS = 16
+"""A training on fewer rows is reported: that is less than one batch of 16, and every row is seen in each epoch."""
 
 
 def select_training_rows(context: StageContext, pairs: Sequence[Pair], measures: FilterContext) -> Path:
@@ -46,12 +49,22 @@ def select_training_rows(context: StageContext, pairs: Sequence[Pair], measures:
     else:
         seeded = measures._replace(seed=context.seed())
         filters = [*recipe.filters, *context.filters]
-        drops = find_drops(pairs, filters, recipe.synthesis.rules, context.chat.special, seeded)
+        with folder.stage("dropped.jsonl", len(pairs)):
+            drops = find_drops(pairs, filters, recipe.synthesis.rules, context.chat.special, seeded)
         drops = folder.write("dropped.jsonl", Drop, drops)
     data = kept_pairs(pairs, drops)
+    progress.set_fact("kept so far", progress.share_text(len(data), len(pairs)))
     if len(data) < 2:
         raise UserError(_too_few_message(context, pairs, drops, len(data)))
-    return write_training_file(folder, chain(_earlier_rows(context), map(training_row, data)))
+    is_new = not folder.has(TRAINING_FILE)
+    path = write_training_file(folder, chain(_earlier_rows(context), map(training_row, data)))
+    if is_new and len(data) < FEW_ROWS and (num_rows := len(read_training_file(path).rows)) < FEW_ROWS:
+        folder.notify(
+            f"iteration {context.iteration}: training on {num_rows} rows only, fewer than {FEW_ROWS}: the model will "
+            "mostly learn these texts by heart; for more rows raise synthesis.tasks, or lower the filters' thresholds, "
+            "in a new run folder"
+        )
+    return path
 
 
 def _earlier_rows(context: StageContext) -> Iterator[TrainingRow]:

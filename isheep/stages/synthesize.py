@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
+from math import ceil
 
 from isheep import prompts
 from isheep.batching import chunks, ordered_map
@@ -17,6 +18,7 @@ from isheep.errors import UserError
 from isheep.prompts import PromptSource
 from isheep.recipe.schema import Synthesis
 from isheep.records import Rejected, Reply, Task
+from isheep.rundir import progress
 from isheep.rundir.iterations import iteration_dir
 from isheep.stages.blocks import Block, normalize_newlines, parse_blocks
 from isheep.stages.context import StageContext
@@ -85,14 +87,27 @@ def generate_replies(
     make_batch = partial(_reply_batch, context, topics, reader)
     batches = ordered_map(make_batch, range(num_replies, budget, settings.batch_size), max_in_flight)
     while not reader.is_full:
+        _report_tasks(reader, num_replies, budget)
         replies = next(batches, None)
         if replies is None:
             break
         yield replies
         reader.read(replies)
         num_replies += len(replies)
+    _report_tasks(reader, num_replies, budget)
     if not reader.tasks:
-        raise UserError(_no_task_message(context.iteration, num_replies, reader.rejected))
+        raise UserError(
+            f"{_no_task_message(context.iteration, num_replies, reader.rejected)}; to read the replies: "
+            f"isheep show {context.run.path} {context.iteration} --dropped"
+        )
+
+
+def _report_tasks(reader: "TaskReader", num_replies: int, budget: int) -> None:
+    """Show how many tasks there are, and how many replies will probably be needed: at least one more batch."""
+    settings, num_tasks = reader.settings, len(reader.tasks)
+    progress.set_fact("tasks", f"{num_tasks} of {settings.tasks}")
+    needed = settings.tasks * num_replies / num_tasks if num_tasks else num_replies + 1
+    progress.expect_rows(min(budget, max(1, ceil(needed / settings.batch_size)) * settings.batch_size))
 
 
 def _known_tasks(seed_tasks: Sequence[Task], topics: TopicPrompts | None) -> list[Task]:

@@ -1,6 +1,7 @@
 """Training in several processes: start them by `accelerate launch`, read their output, and never leave one behind."""
 
 import contextlib
+import json
 import os
 import shlex
 import socket
@@ -12,9 +13,10 @@ from typing import NamedTuple
 
 from isheep.batching import num_cpu_threads
 from isheep.errors import UserError
+from isheep.rundir import progress
 from isheep.rundir.atomic import write_text
 from isheep.trainers.job import Job
-from isheep.trainers.worker import ERROR_PREFIX, STEP_LINE
+from isheep.trainers.worker import ERROR_PREFIX, FACT_PREFIX, STEP_LINE
 
 CONFIG_DIR = Path(__file__).parent
 """The folder of accelerate's configurations, one for each value of machine.strategy."""
@@ -47,7 +49,15 @@ def launch(job: Job, advance: Callable[[int], None]) -> None:
     environment = {"OMP_NUM_THREADS": str(job.machine.threads)} if job.machine.threads else {}
     description = f"training in {job.machine.processes} processes"
     command = TrainingCommand(description, accelerate_command(job), job.output_dir / LOG_FILE, environment)
-    run_training_command(command, on_line=lambda line: advance(int(line == STEP_LINE)))
+
+    def on_line(line: str) -> None:
+        if line == STEP_LINE:
+            advance(1)
+        elif line.startswith(FACT_PREFIX):
+            for name, text in json.loads(line.removeprefix(FACT_PREFIX)).items():
+                progress.set_fact(name, text)
+
+    run_training_command(command, on_line)
 
 
 def run_training_command(command: TrainingCommand, on_line: Callable[[str], None] = lambda line: None) -> None:
@@ -63,7 +73,7 @@ def run_training_command(command: TrainingCommand, on_line: Callable[[str], None
             on_line(line)
             if line.startswith(ERROR_PREFIX):
                 reason = reason or line.removeprefix(ERROR_PREFIX).strip()
-            elif line != STEP_LINE:
+            elif line != STEP_LINE and not line.startswith(FACT_PREFIX):
                 log.write(line)
                 log.flush()
         status = process.wait()

@@ -12,7 +12,7 @@ from isheep.models.chat_template import ChatTemplate
 from isheep.recipe.machine import Machine
 from isheep.recipe.schema import Recipe, Training
 from isheep.records import Model
-from isheep.rundir.progress import progress
+from isheep.rundir import progress
 from isheep.rundir.training_file import read_training_file
 from isheep.trainers import adapter_dir, checkpoints, launch
 from isheep.trainers.adapter_dir import TrainingRequest
@@ -94,7 +94,7 @@ def _train(request: TrainingRequest, machine: Machine) -> None:
     first_step = checkpoints.newest_step(output_dir)
     if first_step < job.num_steps:
         _check_strategy(checkpoints.checkpoint_dir(output_dir, first_step), machine)
-        with progress(f"{output_dir.parent.name}/training", job.num_steps, first_step) as advance:
+        with progress.stage(f"{output_dir.parent.name}/adapter", job.num_steps, first_step, "steps") as advance:
             _fit(job, tokenizer, advance)
     _finish(request, examples, tokenizer)
 

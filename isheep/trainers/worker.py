@@ -3,6 +3,7 @@
 The process of rank 0 prints a line when an optimizer step is done; one that fails prints the reason in one line.
 """
 
+import json
 import os
 import sys
 import threading
@@ -10,7 +11,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from isheep.rundir import progress
+
 STEP_LINE = "isheep: step\n"
+FACT_PREFIX = "isheep: fact "
 ERROR_PREFIX = "isheep: error: "
 
 
@@ -35,7 +39,8 @@ def _train(job_file: Path) -> None:
     job = Job.model_validate_json(job_file.read_bytes())
     tokenizer = load_tokenizer(job.start_model.base)
     tokenizer.pad_token = job.pad_token
-    fit(job, tokenizer, _step_reporter())
+    with progress.listen(_fact_reporter()):
+        fit(job, tokenizer, _step_reporter())
 
 
 def _step_reporter() -> Callable[[int], None]:
@@ -43,6 +48,19 @@ def _step_reporter() -> Callable[[int], None]:
     if int(os.environ.get("RANK", "0")) == 0:
         return lambda steps: print(STEP_LINE * steps, end="", flush=True)
     return lambda steps: None
+
+
+def _fact_reporter() -> progress.Listener:
+    """Return the listener that prints a line with the newest losses in the process of rank 0."""
+    printed: dict[str, str] = {}
+
+    def report(stage_changed: bool) -> None:
+        facts = dict(progress.tracker.facts)
+        if int(os.environ.get("RANK", "0")) == 0 and facts != printed:
+            printed.update(facts)
+            print(f"{FACT_PREFIX}{json.dumps(facts)}", flush=True)
+
+    return report
 
 
 def _exit_with_parent() -> None:

@@ -40,8 +40,8 @@ def isheep(*words: str | Path, typed: bytes = b"") -> Done:
     return Done(int(end.value.code or 0), out.getvalue(), err.getvalue())
 
 
-def refused(*words: str | Path) -> str:
+def refused(*words: str | Path, typed: bytes = b"") -> str:
     """The one line that a command with exit code 2 prints."""
-    done = isheep(*words)
+    done = isheep(*words, typed=typed)
     assert done.code == 2 and done.err.count("\n") == 1 and done.err.startswith("isheep: ")
     return done.err

@@ -1,5 +1,6 @@
 """A fake chat template."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -14,4 +15,8 @@ class FakeChat(NamedTuple):
     assistant: str = "<|answer|>"
 
     def prompt(self, content: str) -> str:
-        return f"{self.user}{content}{self.assistant}"
+        return self.conversation([("user", content)])
+
+    def conversation(self, turns: Sequence[tuple[str, str]]) -> str:
+        texts = (f"{self.user}{text}{self.assistant}" if role == "user" else text + self.end for role, text in turns)
+        return "".join(texts)

@@ -1,0 +1,73 @@
+"""isheep run --watch: look on while another process works in a run folder. Writes nothing there."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from isheep.cli.live_view import SECONDS_PER_LINE, can_redraw, duration_text, plain_line, view
+from isheep.cli.output import print_line
+from isheep.errors import UserError
+from isheep.rundir.progress import console
+from isheep.rundir.run import is_locked, open_run
+from isheep.rundir.snapshot import PROGRESS_FILE, Snapshot, read_snapshot
+
+SECONDS_PER_LOOK = 1.0
+OLD_SECONDS = 10.0
+"""The age of a state from which on it is shown: a long forward pass reports nothing."""
+
+
+def watch_run(run_dir: Path, wait: Callable[[float], None] = time.sleep) -> None:
+    """Show the progress of the run in a folder until it ends, or until Ctrl-C, which does not touch the run.
+
+    Raises UserError if `run_dir` is not a run folder, or if progress.json is missing or damaged.
+    """
+    open_run(run_dir)
+    if not is_locked(run_dir):
+        return print_line(f"no run is under way in {run_dir}; see isheep status {run_dir}")
+    try:
+        if can_redraw():
+            _watch_live(run_dir, wait)
+        else:
+            _watch_lines(run_dir, wait)
+    except KeyboardInterrupt:
+        return print_line(f"not watching any more; the run in {run_dir} goes on")
+    print_line(f"the run in {run_dir} has ended; see isheep status {run_dir}")
+
+
+def _watch_live(run_dir: Path, wait: Callable[[float], None]) -> None:
+    with Live(console=console, transient=True, auto_refresh=False) as live:
+        while looked := _look(run_dir):
+            live.update(_aged_view(*looked), refresh=True)
+            wait(SECONDS_PER_LOOK)
+
+
+def _watch_lines(run_dir: Path, wait: Callable[[float], None]) -> None:
+    while looked := _look(run_dir):
+        console.print(Text(plain_line(looked[0])), soft_wrap=True)
+        for _ in range(int(SECONDS_PER_LINE / SECONDS_PER_LOOK)):
+            if not is_locked(run_dir):
+                return
+            wait(SECONDS_PER_LOOK)
+
+
+def _look(run_dir: Path) -> tuple[Snapshot, float] | None:
+    """Return the state of a run and its age in seconds; None if the run has ended."""
+    looked = read_snapshot(run_dir)
+    if not is_locked(run_dir):
+        return None
+    if looked is None:
+        raise UserError(
+            f"{run_dir} is in use by a process that reports no progress ({PROGRESS_FILE} is missing): try again, "
+            f"or see isheep status {run_dir}"
+        )
+    return looked
+
+
+def _aged_view(snapshot: Snapshot, age: float) -> RenderableType:
+    if age < OLD_SECONDS:
+        return view(snapshot)
+    return Group(view(snapshot), Text(f"as of {duration_text(age)} ago", "dim"))

@@ -1,0 +1,151 @@
+"""The plan of a run beside what happened: rows, tokens and seconds of each stage.
+
+When a run ends, `isheep run` writes the plan that it would have had before as an event into run.jsonl: from the same
+assumptions, on the same machine, and with nothing measured in the run. `isheep status` compares.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from isheep.errors import UserError
+from isheep.models.checkpoint import load_local_tokenizer
+from isheep.plan import device_of, plan
+from isheep.recipe.schema import Recipe
+from isheep.rundir.artifacts import stage_of
+from isheep.rundir.folder import RunFolder
+from isheep.rundir.iterations import iteration_name
+from isheep.rundir.run import read_events
+from isheep.trainers.adapter_dir import TRAINING_RECORD
+
+StageKey = tuple[str, str]
+"""The folder of an iteration and the name of a stage: ("iter-1", "answers")."""
+
+# The file of each stage whose rows and tokens count.
+COUNTED_FILES = {"replies.jsonl": "instructions", "pairs.jsonl": "answers", "assessed.jsonl": "ratings"}
+
+
+class StageReality(NamedTuple):
+    """A stage in all iterations that have it: what was planned and what happened. None: not known."""
+
+    stage: str
+    planned_rows: float
+    rows: int | None
+    planned_tokens: float
+    tokens: int | None
+    planned_seconds: float
+    seconds: float
+
+
+def record_plan(recipe: Recipe, run: RunFolder) -> None:
+    """Write the plan of a run as an event, unless its events have one for as many iterations."""
+    plans = _recorded_plans(run)
+    if plans and max(row["iteration"] for row in plans[-1]) == recipe.iterations:
+        return
+    if rows := plan_rows(recipe):
+        run.event(plan=rows)
+
+
+def _recorded_plans(run: RunFolder) -> list[list[dict[str, Any]]]:
+    return [event["plan"] for event in read_events(run.root) if event.get("plan")]
+
+
+def plan_rows(recipe: Recipe) -> list[dict[str, Any]]:
+    """Return the plan of a recipe on this machine as values for run.jsonl, a row for each stage of an iteration.
+
+    Empty if the recipe can't be planned: its model is of another kind than `isheep plan` knows, or not on this machine.
+    """
+    # Nothing is looked for on the Hub.
+    if load_local_tokenizer(recipe.model) is None:
+        return []
+    try:
+        stages = plan(recipe, device_of(recipe.machine, None, None), None, {}).stages
+    except UserError:
+        return []
+    return [
+        {
+            "iteration": stage.iteration,
+            "stage": stage.name,
+            "rows": stage.calls,
+            "tokens": stage.output_tokens,
+            "seconds": stage.seconds,
+        }
+        for stage in stages
+    ]
+
+
+def compare_with_plan(recipe: Recipe, run: RunFolder, seconds: Mapping[StageKey, float]) -> list[StageReality]:
+    """Return each stage of a run beside the newest plan in its events; nothing without a plan.
+
+    `seconds` are those of the stages by (folder, stage). Only stages that the run has done are compared.
+    """
+    planned: dict[StageKey, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+    plans = _recorded_plans(run)
+    for row in plans[-1] if plans else []:
+        sums = planned[iteration_name(row["iteration"]), row["stage"]]
+        calls_per_row = _calls_per_row(recipe.at(max(1, row["iteration"])), row["stage"])
+        for index, value in enumerate((row["rows"] / calls_per_row, row["tokens"], row["seconds"])):
+            sums[index] += value
+    rows, tokens = made_counts(run)
+    keys = [key for key in planned if seconds.get(key)]
+    compared = []
+    for stage in dict.fromkeys(stage for _, stage in keys):
+        of_stage = [key for key in keys if key[1] == stage]
+        sums = [sum(planned[key][index] for key in of_stage) for index in range(3)]
+        compared.append(
+            StageReality(
+                stage,
+                sums[0],
+                _sum_of(rows, of_stage),
+                sums[1],
+                _sum_of(tokens, of_stage),
+                sums[2],
+                sum(seconds[key] for key in of_stage),
+            )
+        )
+    return compared
+
+
+def made_counts(run: RunFolder) -> tuple[dict[StageKey, int], dict[StageKey, int]]:
+    """Return the rows and the written tokens of stages by (folder, stage), as far as the run folder says them.
+
+    The rows of a training are those that it read, in all epochs. The tokens of ratings are not in the events.
+    """
+    rows: dict[StageKey, int] = {}
+    tokens: dict[StageKey, int] = {}
+    for event in read_events(run.root):
+        folder, _, name = str(event.get("file", "")).partition("/")
+        stage, key = COUNTED_FILES.get(name), (folder, stage_of(name))
+        if stage and "rows" in event:
+            rows[key] = int(event["rows"])
+            if stage != "ratings" and event.get("made") == event["rows"] and "tokens" in event:
+                tokens[key] = int(event["tokens"])
+        elif name == "adapter":
+            rows |= _training_rows(run, folder)
+    return rows, tokens
+
+
+def _training_rows(run: RunFolder, folder: str) -> dict[StageKey, int]:
+    """Return the rows that a training has read in all its epochs, from the record beside the adapter."""
+    path = f"adapter/{TRAINING_RECORD}"
+    if not (run / folder).has(path):
+        return {}
+    record: dict[str, Any] = (run / folder).json(path, dict)
+    counts, settings = record["rows"], record["settings"]
+    num_rows = counts["trained"] * settings["epochs"]
+    if settings["max_steps"]:
+        num_rows = settings["max_steps"] * settings["batch_size"]
+    return {(folder, "training"): int(num_rows)}
+
+
+def _calls_per_row(recipe: Recipe, stage: str) -> int:
+    """Return how many calls of the plan belong to a row of the stage's file."""
+    if stage == "ratings" and recipe.assessment:
+        return len(recipe.assessment.criteria)
+    return 3 if stage == "answers" and recipe.response.num_instance_examples else 1
+
+
+def _sum_of(counts: Mapping[StageKey, int], keys: list[StageKey]) -> int | None:
+    """Return the sum over the keys, or None if one of them is not known."""
+    values = [counts.get(key) for key in keys]
+    return None if None in values else sum(value for value in values if value is not None)
