@@ -122,7 +122,7 @@ WRONG = {
         "line 4: training.num_rows: 60 rows are more than iteration 3 can have: 50 tasks"
     ),
     "model: lamb\nsynthesis: {sampling: {presence_penalty: 3}}": "presence_penalty: input should be less than or equal",
-    "model: lamb\nassessment:\n  opening: ' <'": "line 3: assessment.opening: it is for read: expected, and this",
+    "model: lamb\nassessment:\n  opening: ' <'": "line 3: assessment.opening: it is for read: expected or constrained",
     "model: lamb\nfilters: [{kind: perplexity, at_most: 1}]": "filters.0.at_most: input should be greater than 1",
     "model: lamb\nfilters: [{kind: perplexity, of: []}]": "line 2: filters.0.of: ",
     "model: lamb\nfilters:\n- {kind: perplexity, of: [input]}": "line 3: filters.0.of.0: input should be 'output' or",
@@ -545,7 +545,7 @@ def test_the_examples_of_prompts_and_seeds_load(tmp_path: Path, monkeypatch: pyt
         name = "rating.yaml" if text.startswith("# rating.yaml") else "recipe.yaml"
         path = write(tmp_path, text, name)
         assert name == "rating.yaml" or api.load_recipe(path)
-    assert len(texts) == 7
+    assert len(texts) == 9
     write(tmp_path, "".join(blocks("seeds.md", "json")), "seeds.jsonl")
     assert [len(seed.output) > 0 for seed in load_seed_tasks(tmp_path / "seeds.jsonl")] == [True] * 4
     names: dict[str, Any] = {}
