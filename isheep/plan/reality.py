@@ -4,6 +4,7 @@ When a run ends, `isheep run` writes the plan that it would have had before as a
 assumptions, on the same machine, and with nothing measured in the run. `isheep status` compares.
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -38,7 +39,12 @@ class StageReality(NamedTuple):
 
 
 def record_plan(recipe: Recipe, run: RunFolder) -> None:
-    """Write the plan of a run as an event, unless its events have one for as many iterations."""
+    """Write the plan of a run as an event, unless its events have one for as many iterations.
+
+    A run whose models do not work in this process (a server, a function) has none: its speed is not this machine's.
+    """
+    if "torch" not in sys.modules:
+        return
     plans = _recorded_plans(run)
     if plans and max(row["iteration"] for row in plans[-1]) == recipe.iterations:
         return
