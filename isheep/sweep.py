@@ -16,11 +16,11 @@ from typing import Any
 
 from isheep.algorithm import align
 from isheep.backends import DEFAULT_BACKEND, Backend
-from isheep.benchmarks import benchmarks_need_logprobs
+from isheep.benchmarks import benchmarks_need_logprobs, half_name, reported_benchmarks, stop_settings
 from isheep.errors import UserError, option
 from isheep.evaluation import evaluate
-from isheep.evaluation.evaluate import is_last_iteration, validation_scores
 from isheep.evaluation.results import read_result
+from isheep.evaluation.stopping import describe_stop, is_last_iteration, run_gain_test
 from isheep.filters.custom import PairFunction, as_filter
 from isheep.models.adapter_files import check_tokenizer_files
 from isheep.models.chat_template import ChatTemplate
@@ -136,13 +136,9 @@ def _object_names(backend: Backend, filters: Sequence[PairFunction]) -> Names:
 
 def _report_stop(recipe: Recipe, folder: RunFolder, iteration: int) -> None:
     """Say after which iteration the stop rule ended the run, and why."""
-    assert recipe.stop
-    scores = validation_scores(folder, recipe.stop.benchmark, iteration)
-    percentages = ", ".join(f"{100 * score:.1f}" for score in scores)
-    folder.notify(
-        f"stopped after iteration {iteration} of {recipe.iterations}: no new best on {recipe.stop.benchmark}'s "
-        f"validation part for {recipe.stop.patience} in a row ({percentages}; the first is the base)"
-    )
+    test = run_gain_test(recipe, folder, iteration)
+    assert test
+    folder.notify(describe_stop(recipe, test))
 
 
 def check_recipe_ready(
@@ -233,13 +229,18 @@ def find_reusable_files(recipe: Recipe, run_dir: Path) -> Callable[[str], Path |
 def is_current_result(recipe: Recipe, path: Path) -> bool:
     """Return whether a file of another run's eval/ is about the items and the judge that its benchmark has now.
 
-    True for every file outside eval/. The file NAME.json says what the files of eval/NAME/ are about.
+    True for every file outside eval/ and validation/, and for a validation part that is no half of a benchmark. The
+    file NAME.json says what the files of eval/NAME/ are about.
     """
-    folder, _, name = str(path).rpartition("/eval/")
-    benchmark = benchmark_of_file(recipe, name) if folder else None
+    part = "validation" if "/validation/" in str(path) else "eval"
+    folder, _, name = str(path).rpartition(f"/{part}/")
+    if part == "validation":
+        benchmark = stop_settings(recipe) if recipe.stop and half_name(stop_settings(recipe)) else None
+    else:
+        benchmark = benchmark_of_file(recipe, name) if folder else None
     if benchmark is None:
         return True
-    result = Path(folder, "eval", f"{benchmark.label}.json")
+    result = Path(folder, part, f"{benchmark.label}.json")
     return result.exists() and evaluate.same_fingerprints(
         read_result(result), evaluate.result_fingerprints(recipe, benchmark)
     )
@@ -247,7 +248,7 @@ def is_current_result(recipe: Recipe, path: Path) -> bool:
 
 def benchmark_of_file(recipe: Recipe, name: str) -> BenchmarkSettings | None:
     """Return the benchmark of `evaluation` that a file in eval/ belongs to: NAME.json, NAME, or a file in NAME/."""
-    for benchmark in recipe.evaluation:
+    for benchmark in reported_benchmarks(recipe):
         if name in (benchmark.label, f"{benchmark.label}.json") or name.startswith(f"{benchmark.label}/"):
             return benchmark
     return None
@@ -301,8 +302,8 @@ def _settings_of_file(artifact: Artifact, recipe: Recipe, name: str) -> dict[str
         benchmark = benchmark_of_file(recipe, name.removeprefix("eval/"))
         settings["evaluation"] = benchmark.model_dump(mode="json") if benchmark else None
     elif artifact.name == "validation":
-        # The benchmark is in the file's name, and the rule's patience does not change a score.
-        del settings["stop"]
+        # The rule's numbers do not change a score.
+        settings["stop"] = stop_settings(recipe).model_dump(mode="json") if recipe.stop else None
     return settings
 
 

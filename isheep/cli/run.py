@@ -57,11 +57,16 @@ def run(
 def run_and_report(recipe: Recipe, out: Path) -> None:
     """Run a recipe in the folder `out` and print its table and where its results are."""
     from isheep.evaluation.tables import run_table
+    from isheep.rundir.iterations import find_run_result
     from isheep.sweep import check_recipe_ready, run_recipe
 
     check_recipe_ready(recipe, out)
     run_folder, iteration = run_recipe(recipe, out)
     print_parts([run_table(recipe, run_folder)])
+    if recipe.stop:
+        result = find_run_result(recipe, run_folder)
+        print_line(f"result   {result}")
+        iteration = result.iteration
     last = run_folder.path / f"iter-{iteration}"
     for name, path in (("adapter", last / "adapter"), ("dataset", last / "train.json"), ("run", run_folder.path)):
         print_line(f"{name:<9}{path}")
