@@ -22,12 +22,11 @@ from isheep.benchmarks.support.halves import (
     as_half,
     benchmark_title,
     half_name,
-    halved,
     select_half,
-    validation_half,
 )
 from isheep.benchmarks.support.loading import is_readable, load_benchmark, register_benchmark
 from isheep.benchmarks.support.responses import ResponseContext
+from isheep.benchmarks.support.validation_parts import halved, validation_half
 from isheep.errors import UserError
 from isheep.recipe.evaluation import BenchmarkSettings, Stop
 from isheep.recipe.schema import Recipe
@@ -109,8 +108,13 @@ def stop_settings(recipe: Recipe) -> BenchmarkSettings:
 
 
 def reported_settings(stop: Stop | None, settings: BenchmarkSettings) -> BenchmarkSettings:
-    """Return the settings by which a benchmark is reported: those of the other half if a stop rule reads one half."""
+    """Return the settings by which a benchmark is reported: those of the other half if a stop rule reads one half.
+
+    Code of the user's that is not allowed is not loaded: it can't be evaluated either.
+    """
     if stop is None or isinstance(settings, HalfSettings):
+        return settings
+    if not is_readable(stop.benchmark) or not is_readable(settings.name):
         return settings
     stop_items, part = validation_part(stop).items, load_benchmark(settings.name).validation
     is_halved = stop_items and part and part.items == stop_items

@@ -148,7 +148,8 @@ def _load_model(run_dir: Path, iteration: int | None) -> tuple[int, str, Results
     }
     label = ""
     if iteration is None and recipe.stop:
-        iteration, label = (result := find_run_result(recipe, run)).iteration, str(result)
+        run_result = find_run_result(recipe, run)
+        iteration, label = run_result.iteration, str(run_result)
     elif iteration is None:
         iteration = max((index for index in started if results[index]), default=0)
     label = label or (f"iteration {iteration}" if iteration else "base")

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from isheep.benchmarks.support.base import Benchmark, Result, Score
 from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.data_files import DataRow
-from isheep.benchmarks.support.halves import validation_half
 from isheep.benchmarks.support.responses import ResponseContext, match_rows
 from isheep.benchmarks.support.sources import SQUAD2, load_items, question_texts
+from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.prompts import fill_template
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Sampling

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from isheep.benchmarks.support.base import Benchmark, Result, Score
 from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.data_files import DataRow
-from isheep.benchmarks.support.halves import validation_half
 from isheep.benchmarks.support.responses import ResponseContext, match_rows
 from isheep.benchmarks.support.sources import DataSource, load_items, question_texts
+from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError, describe_exception
 from isheep.recipe.evaluation import BenchmarkSettings
 

@@ -19,7 +19,6 @@ import yaml
 from isheep.benchmarks.support.base import Benchmark, Result, Score
 from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.data_files import DataRow
-from isheep.benchmarks.support.halves import validation_half
 from isheep.benchmarks.support.options import mean_losses, score_items
 from isheep.benchmarks.support.responses import ResponseContext, match_rows
 from isheep.benchmarks.support.sources import (
@@ -29,6 +28,7 @@ from isheep.benchmarks.support.sources import (
     load_numbered_items,
     question_texts,
 )
+from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError, one_line
 from isheep.prompts import fill_template
 from isheep.recipe.evaluation import BenchmarkSettings
