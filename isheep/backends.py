@@ -21,7 +21,7 @@ from isheep.recipe.evaluation import BenchmarkSettings, JudgeSettings
 from isheep.recipe.machine import Machine
 from isheep.recipe.schema import Recipe, Training
 from isheep.records import Model
-from isheep.rundir.iterations import BASE_DIR, adapters_by_folder
+from isheep.rundir.iterations import BASE_DIR, adapters_by_folder, find_run_result, iteration_name
 from isheep.rundir.run import open_run
 
 PromptsToTexts = Callable[[list[str]], Sequence[str]]
@@ -181,15 +181,15 @@ def _weights_identity(model: Model) -> str:
 def local_model(name: str) -> tuple[Model, str]:
     """Return a model and the name of its chat template.
 
-    `name` is a run folder (its newest model), the folder of an iteration in one, or a checkpoint. Raises UserError if
-    a run folder has no such model.
+    `name` is a run folder (its newest model, or the best by its recipe's stop rule), the folder of an iteration in one,
+    or a checkpoint. Raises UserError if a run folder has no such model.
     """
     path, run_dir = Path(name), _run_of_model(name)
     if run_dir is None:
         return Model(name), "tokenizer"
-    recipe, _ = open_run(run_dir)
+    recipe, run = open_run(run_dir)
     adapters = adapters_by_folder(run_dir)
-    iteration = next(reversed(adapters), BASE_DIR) if path == run_dir else path.name
+    iteration = iteration_name(find_run_result(recipe, run).iteration) if path == run_dir else path.name
     if iteration != BASE_DIR and iteration not in adapters:
         models = ", ".join([BASE_DIR, *sorted(adapters)])
         raise UserError(f"judge {name!r} is no model of that run: give {models} in it")

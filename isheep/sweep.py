@@ -1,7 +1,7 @@
 """Runs: one recipe from the base model to its last model, and sweeps of many recipes that share equal files.
 
-A file of a run is copied from another run if it would be made from the same (rundir/sources.py). So two thresholds of a
-sweep that keep the same pairs train one model, and a run with `reuse` makes only what differs.
+A file of a run is copied from another run if it would be made from the same (evaluation/file_sources.py). So two
+thresholds of a sweep that keep the same pairs train one model, and a run with `reuse` makes only what differs.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,11 +11,12 @@ from pathlib import Path
 
 from isheep.algorithm import align
 from isheep.backends import DEFAULT_BACKEND, Backend
-from isheep.benchmarks import benchmarks_need_logprobs
+from isheep.benchmarks import benchmarks_need_logprobs, half_name, stop_settings
 from isheep.errors import UserError, option
 from isheep.evaluation import evaluate
-from isheep.evaluation.evaluate import is_last_iteration, validation_scores
+from isheep.evaluation.file_sources import benchmark_of_file, source_fingerprint
 from isheep.evaluation.results import read_result
+from isheep.evaluation.stopping import describe_stop, is_last_iteration, run_gain_test
 from isheep.filters.custom import PairFunction, as_filter
 from isheep.filters.score import ScoreFilter
 from isheep.judges.endpoint import JUDGE_LOG
@@ -39,7 +40,6 @@ from isheep.rundir.run import (
     open_run_for_writing,
     read_events,
 )
-from isheep.rundir.sources import benchmark_of_file, source_fingerprint
 from isheep.stages import assess
 from isheep.stages.rating_judge import check_judge, judge_chat
 from isheep.stages.respond import check_prompt_fits
@@ -160,13 +160,9 @@ def _object_names(backend: Backend, filters: Sequence[PairFunction]) -> Names:
 
 def _report_stop(recipe: Recipe, folder: RunFolder, iteration: int) -> None:
     """Say after which iteration the stop rule ended the run, and why."""
-    assert recipe.stop
-    scores = validation_scores(folder, recipe.stop.benchmark, iteration)
-    percentages = ", ".join(f"{100 * score:.1f}" for score in scores)
-    folder.notify(
-        f"stopped after iteration {iteration} of {recipe.iterations}: no new best on {recipe.stop.benchmark}'s "
-        f"validation part for {recipe.stop.patience} in a row ({percentages}; the first is the base)"
-    )
+    test = run_gain_test(recipe, folder, iteration)
+    assert test
+    folder.notify(describe_stop(recipe, test))
 
 
 def check_recipe_ready(
@@ -272,13 +268,18 @@ def find_reusable_files(recipe: Recipe, run_dir: Path, other_runs: Sequence[Reus
 def is_current_result(recipe: Recipe, path: Path) -> bool:
     """Return whether a file of another run's eval/ is about the items and the judge that its benchmark has now.
 
-    True for every file outside eval/. The file NAME.json says what the files of eval/NAME/ are about.
+    True for every file outside eval/ and validation/, and for a validation part that is no half of a benchmark. The
+    file NAME.json says what the files of eval/NAME/ are about.
     """
-    folder, _, name = str(path).rpartition("/eval/")
-    benchmark = benchmark_of_file(recipe, name) if folder else None
+    part = "validation" if "/validation/" in str(path) else "eval"
+    folder, _, name = str(path).rpartition(f"/{part}/")
+    if part == "validation":
+        benchmark = stop_settings(recipe) if recipe.stop and half_name(stop_settings(recipe)) else None
+    else:
+        benchmark = benchmark_of_file(recipe, name) if folder else None
     if benchmark is None:
         return True
-    result = Path(folder, "eval", f"{benchmark.label}.json")
+    result = Path(folder, part, f"{benchmark.label}.json")
     return result.exists() and evaluate.same_fingerprints(
         read_result(result), evaluate.result_fingerprints(recipe, benchmark)
     )

@@ -54,7 +54,7 @@ def test_every_file_is_a_benchmark_of_its_name(name: str) -> None:
             "a local",
         ),
         ({"evaluation": ["lamb", "lamb"]}, ("evaluation",), "'lamb' is listed twice"),
-        ({"stop": {"benchmark": "ifeval"}}, ("stop", "benchmark"), "ifeval has no validation part: take one of lamb"),
+        ({"stop": {"benchmark": "mt_bench"}}, ("stop", "benchmark"), "mt_bench needs its files: list it in evaluation"),
         ({"stop": {"benchmark": "lamb", "patience": 9}}, ("stop", "patience"), "9 iterations without a gain"),
     ],
 )

@@ -349,7 +349,7 @@ def test_a_judge_is_found_by_its_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     for iteration in ("iter-2", "iter-10", "base"):
         (run / iteration / ("adapter" if iteration != "base" else "eval")).mkdir(parents=True)
-    (run / "recipe.yaml").write_text("model: lamb\nchat_template: llama3\n")
+    (run / "recipe.yaml").write_text("model: lamb\nchat_template: llama3\niterations: 10\n")
     write_json(run / VERSION_FILE, {"format": FORMAT})
     assert local_model(str(run)) == (Model("lamb", run / "iter-10/adapter"), "llama3")
     assert local_model(str(run / "iter-2")) == (Model("lamb", run / "iter-2/adapter"), "llama3")

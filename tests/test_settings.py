@@ -250,6 +250,8 @@ ELSEWHERE = {
     "assessment.explain": "test_ratings.py: it follows the score and changes no row",
     "stop.benchmark": "test_sweep.py: what a run stops by",
     "stop.patience": "test_sweep.py: where a run stops",
+    "stop.gain": "test_stopping.py: where a run stops",
+    "stop.confidence": "test_stopping.py: where a run stops",
     "filters.contamination.ngram": "test_filters.py, test_contamination.py",
     "filters.contamination.rouge": "test_filters.py, test_contamination.py",
     "filters.custom.function": "test_filters.py",

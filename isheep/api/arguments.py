@@ -33,5 +33,5 @@ def iteration_argument(value: object) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise UserError(f"iteration {excerpt(value)}: give a whole number, 0 for the base, or None for the newest")
+        raise UserError(f"iteration {excerpt(value)}: give a whole number, 0 for the base, or None for the result")
     return value

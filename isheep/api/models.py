@@ -15,7 +15,7 @@ from isheep.evaluation.evaluate_run import evaluate_run
 from isheep.evaluation.results import load_result
 from isheep.recipe.evaluation import JudgeSettings
 from isheep.records import Model, Sampling, Settings
-from isheep.rundir.iterations import model_of_iteration, newest_iteration
+from isheep.rundir.iterations import find_run_result, model_of_iteration
 from isheep.rundir.run import open_run
 
 S = TypeVar("S", bound=Settings)
@@ -87,7 +87,7 @@ class RunModel:
 
 
 def find_model(model: RunModel | str | Path, iteration: int | None = None) -> RunModel:
-    """Return the model that an argument names: itself, or, for a run folder, its newest one or that of `iteration`.
+    """Return the model that an argument names: itself, or, for a run folder, its result or that of `iteration`.
 
     Raises UserError if it names none, or if `iteration` is another one than that of the model.
     """
@@ -99,7 +99,7 @@ def find_model(model: RunModel | str | Path, iteration: int | None = None) -> Ru
     path = path_argument(model, "model")
     recipe, run = open_run(path)
     if iteration is None:
-        iteration = newest_iteration(recipe, run)
+        iteration = find_run_result(recipe, run).iteration
     base, adapter = model_of_iteration(recipe, run, iteration)
     return RunModel(path, iteration, base, adapter)
 
@@ -115,9 +115,9 @@ def evaluate(
 ) -> Result:
     """Score a model on a benchmark, and return the result.
 
-    `model` comes from `align` or `read_run`, or is the path of a run folder, which stands for its newest model or that
-    of `iteration`. `benchmark` is a name of `isheep eval`, or a Benchmark of your own. The result is saved in the run
-    folder, and an existing one is returned as it is.
+    `model` comes from `align` or `read_run`, or is the path of a run folder, which stands for its result (the newest
+    model, or the best by the recipe's stop rule) or the model of `iteration`. `benchmark` is a name of `isheep eval`,
+    or a Benchmark of your own. The result is saved in the run folder, and an existing one is returned as it is.
 
     `data` is your copy of the benchmark's files, if it needs one. `judge` is the judge of a benchmark that needs one: a
     model's name at the endpoint, or the mapping of a recipe's evaluation, such as {"model": "runs/other", "local":

@@ -14,7 +14,7 @@ from isheep.evaluation.score_rows import evaluated_benchmarks
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Pair, Record, Rejected, Task
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.iterations import iteration_dir, model_of_iteration
+from isheep.rundir.iterations import find_run_result, iteration_dir, model_of_iteration
 from isheep.rundir.run import open_run
 from isheep.rundir.training_file import TRAINING_FILE, TrainingRow, read_training_file
 from isheep.stages.filters import kept_pairs
@@ -115,6 +115,13 @@ class Run:
         numbers = [0, *(part.number for part in self.iterations if (part.path / "adapter").exists())]
         models = [(t, model_of_iteration(self.recipe, self._folder, t)) for t in numbers]
         return [RunModel(self.path, t, model.base, model.adapter, self.backend) for t, model in models]
+
+    @property
+    def result(self) -> RunModel:
+        """The model that is the result of the run: the newest, or the best by the recipe's stop rule."""
+        t = find_run_result(self.recipe, self._folder).iteration
+        base, adapter = model_of_iteration(self.recipe, self._folder, t)
+        return RunModel(self.path, t, base, adapter, self.backend)
 
     @property
     def results(self) -> list[dict[str, Result]]:

@@ -17,8 +17,17 @@ from isheep.benchmarks.support.base import (
 from isheep.benchmarks.support.conflicts import conflicts, settings_conflicts
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.fingerprints import fingerprint
+from isheep.benchmarks.support.halves import (
+    HalfSettings,
+    as_half,
+    benchmark_title,
+    half_name,
+    select_half,
+)
 from isheep.benchmarks.support.loading import is_readable, load_benchmark, register_benchmark
 from isheep.benchmarks.support.responses import ResponseContext
+from isheep.benchmarks.support.validation_parts import halved, validation_half
+from isheep.errors import UserError
 from isheep.recipe.evaluation import BenchmarkSettings, Stop
 from isheep.recipe.schema import Recipe
 
@@ -31,16 +40,25 @@ __all__ = [
     "Result",
     "Score",
     "ValidationPart",
+    "benchmark_title",
     "benchmarks_need_logprobs",
     "conflicts",
     "data_path",
     "evaluation_prompts",
     "fingerprint",
+    "half_name",
+    "halved",
     "is_readable",
     "load_benchmark",
     "prompt_fingerprint",
     "register_benchmark",
+    "reported_benchmarks",
+    "reported_settings",
+    "select_half",
     "settings_conflicts",
+    "stop_settings",
+    "validation_half",
+    "validation_part",
     "validation_prompts",
 ]
 
@@ -63,9 +81,46 @@ def prompt_fingerprint(settings: BenchmarkSettings) -> str:
     return fingerprint(evaluation_prompts([settings]))
 
 
-def validation_prompts(stop: Stop | None) -> list[str]:
-    """Return the prompts that a stop rule measures with; none if the recipe has no such rule."""
-    if stop is None:
+def validation_prompts(recipe: Recipe) -> list[str]:
+    """Return the prompts that the recipe's stop rule measures with; none if the recipe has no such rule."""
+    if recipe.stop is None:
         return []
+    return validation_part(recipe.stop).prompts(stop_settings(recipe))
+
+
+def validation_part(stop: Stop) -> ValidationPart:
+    """Return the items that a stop rule measures with. Raises UserError if its benchmark has none."""
     part = load_benchmark(stop.benchmark).validation
-    return part.prompts(BenchmarkSettings(name=stop.benchmark)) if part else []
+    if part is None:
+        raise UserError(f"benchmark {stop.benchmark} has no validation part: name another one in stop.benchmark")
+    return part
+
+
+def stop_settings(recipe: Recipe) -> BenchmarkSettings:
+    """Return the settings of the stop rule's benchmark: its entry in `evaluation`, or the defaults.
+
+    They are those of the validation half if the rule measures with half of the benchmark's items.
+    """
+    assert recipe.stop
+    entries = {settings.name: settings for settings in recipe.evaluation}
+    settings = entries.get(recipe.stop.benchmark) or BenchmarkSettings(name=recipe.stop.benchmark)
+    return as_half(settings, "validation half") if validation_part(recipe.stop).items else settings
+
+
+def reported_settings(stop: Stop | None, settings: BenchmarkSettings) -> BenchmarkSettings:
+    """Return the settings by which a benchmark is reported: those of the other half if a stop rule reads one half.
+
+    Code of the user's that is not allowed is not loaded: it can't be evaluated either.
+    """
+    if stop is None or isinstance(settings, HalfSettings):
+        return settings
+    if not is_readable(stop.benchmark) or not is_readable(settings.name):
+        return settings
+    stop_items, part = validation_part(stop).items, load_benchmark(settings.name).validation
+    is_halved = stop_items and part and part.items == stop_items
+    return as_half(settings, "reported half") if is_halved else settings
+
+
+def reported_benchmarks(recipe: Recipe) -> list[BenchmarkSettings]:
+    """Return the settings by which the recipe's benchmarks are reported."""
+    return [reported_settings(recipe.stop, settings) for settings in recipe.evaluation]

@@ -18,7 +18,9 @@ from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Sc
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import read_rows, read_text
 from isheep.benchmarks.support.foreign_rows import ModelOutput
+from isheep.benchmarks.support.halves import half_name, select_half
 from isheep.benchmarks.support.responses import ResponseContext, match_responses
+from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError
 from isheep.judges.base import count_outcomes, judge_notes, merge_parameters
 from isheep.openai_client import ServerReply
@@ -28,6 +30,7 @@ from isheep.rundir.atomic import write_text
 
 # Of an answer, as in most of AlpacaEval's model configurations.
 MAX_TOKENS = 2048
+PLANNED = PlannedAnswers(num_answers=805, max_tokens=MAX_TOKENS, batch_size=64)
 TEMPERATURE = 0.7
 # Keys of an instruction that go into every file.
 COPIED_KEYS = ("dataset", "datasplit")
@@ -51,22 +54,28 @@ TWO = Version("alpaca_eval_gpt4_baseline.json", "weighted_alpaca_eval_gpt4_turbo
 
 def make_benchmark(name: str, version: Version) -> Benchmark:
     """Return the benchmark of one version of AlpacaEval."""
+    run_version = partial(run, version=version)
+
+    def prompts(settings: BenchmarkSettings) -> list[str]:
+        return [row["instruction"] for row in load_items(settings, version)]
+
     return Benchmark(
         name=name,
-        run=partial(run, version=version),
-        prompts=lambda settings: [row["instruction"] for row in reference(data_path(settings), version)],
+        run=run_version,
+        prompts=prompts,
         score_inputs=partial(score_inputs, version=version),
         needs_judge=True,
         score_responses=partial(score_responses, version=version),
         reads_judge_config=True,
-        planned=PlannedAnswers(num_answers=805, max_tokens=MAX_TOKENS, batch_size=64),
+        validation=validation_half("alpaca_eval", run_version, prompts, largest=100.0, planned=PLANNED),
+        planned=PLANNED,
     )
 
 
 def score_inputs(settings: BenchmarkSettings, version: Version) -> object:
     """Return instructions, reference outputs, the judge's configuration and prompt, how it is asked, df_gamed.csv."""
     data, judge = data_path(settings), settings.judge or JudgeSettings()
-    references, folder = reference(data, version), folder_of(data)
+    references, folder = load_items(settings, version), folder_of(data)
     evaluator = alpaca_evaluators.load_evaluator(folder, judge.config or version.config)
     gamed = folder / win_rate.GAMED
     request = [judge.model or evaluator.model, judge.local, merge_parameters(evaluator.parameters, judge.parameters)]
@@ -78,11 +87,13 @@ def run(context: EvalContext, version: Version) -> Result:
 
     The score has the preferences in percent, None if there is no verdict. Details: "leaderboard" has AlpacaEval's
     figures in percent, the length-controlled win rate among them if `data` has df_gamed.csv. The benchmark's folder
-    gets model_outputs.json and annotations.json.
+    gets model_outputs.json and annotations.json. One half of the instructions has no length-controlled win rate, whose
+    difficulties are those of all of them, in their order.
     """
-    references, evaluator = reference(context.data, version), _load_evaluator(context, version)
+    references, evaluator = load_items(context.settings, version), _load_evaluator(context, version)
     outputs = generate_outputs(context, references)
-    return rate_outputs(context, evaluator, references, outputs, folder_of(context.data) / win_rate.GAMED)
+    gamed = None if half_name(context.settings) else folder_of(context.data) / win_rate.GAMED
+    return rate_outputs(context, evaluator, references, outputs, gamed)
 
 
 def score_responses(context: ResponseContext, version: Version) -> Result:
@@ -163,6 +174,11 @@ def length_controlled_notes(model: str, figures: Mapping[str, Any]) -> tuple[str
 
 
 # --- the user's files
+
+
+def load_items(settings: BenchmarkSettings, version: Version) -> Rows:
+    """Return the instructions that the settings are about, with their reference outputs."""
+    return select_half(reference(data_path(settings), version), lambda row: row["instruction"], settings)
 
 
 def folder_of(data: Path | None) -> Path:

@@ -13,8 +13,10 @@ from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result
 from isheep.benchmarks.support.code_samples import CodeSample, score_samples
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import DataRow, check_rows, check_unique_tasks, read_rows, require_file
+from isheep.benchmarks.support.halves import select_half
 from isheep.benchmarks.support.programs import Problem, body, defines, extract, score_programs
 from isheep.benchmarks.support.responses import ResponseContext
+from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.json_files import FilledText, ForeignRow, RowId, Text
 from isheep.prompts import fill_template
 from isheep.recipe.evaluation import BenchmarkSettings
@@ -44,7 +46,8 @@ class HumanEvalRow(ForeignRow):
 
 def load(settings: BenchmarkSettings) -> list[DataRow]:
     """Return the rows of the user's file. Raises UserError if a row is malformed, or if a task is repeated."""
-    return load_tasks(require_file(settings.name, data_path(settings), FILE), COLUMNS)
+    rows = load_tasks(require_file(settings.name, data_path(settings), FILE), COLUMNS)
+    return select_half(rows, lambda row: row["task_id"], settings)
 
 
 def load_tasks(path: Path, columns: Sequence[str]) -> list[DataRow]:
@@ -116,12 +119,17 @@ def read(answer: str, row: DataRow, base: bool) -> str:
     return f"\n{code}" if defines(code, str(row["entry_point"])) else body(code)
 
 
+def prompts(settings: BenchmarkSettings) -> list[str]:
+    return [str(row["prompt"]) for row in load(settings)]
+
+
 BENCHMARK = Benchmark(
     name="humaneval",
     run=run,
-    prompts=lambda settings: [str(row["prompt"]) for row in load(settings)],
+    prompts=prompts,
     score_inputs=load,
     needs_sandbox=True,
+    validation=validation_half("humaneval", run, prompts, planned=PLANNED),
     score_responses=score_responses,
     planned=PLANNED,
 )

@@ -15,8 +15,10 @@ from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import DataRow, require_file
 from isheep.benchmarks.support.evalplus import PlusOutcome, PlusTask, expected_values, run_solution
 from isheep.benchmarks.support.fingerprints import check_unchanged, item_fingerprints
+from isheep.benchmarks.support.halves import select_half
 from isheep.benchmarks.support.programs import BATCH_SIZE, code_result
 from isheep.benchmarks.support.responses import ResponseContext
+from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Answer, Record
@@ -53,7 +55,7 @@ def load(settings: BenchmarkSettings) -> list[DataRow]:
                 raise UserError(f"{path} row {number}: {column} must be lists of arguments; take {FILE}")
         if isinstance(row["atol"], bool) or not isinstance(row["atol"], int | float) or not row["atol"] >= 0:
             raise UserError(f"{path} row {number}: atol {row['atol']!r} is no tolerance: a number from 0 on is wanted")
-    return rows
+    return select_half(rows, lambda row: row["task_id"], settings)
 
 
 def run(context: EvalContext) -> Result:
@@ -136,12 +138,17 @@ def task(row: DataRow) -> PlusTask:
     )
 
 
+def prompts(settings: BenchmarkSettings) -> list[str]:
+    return [str(row["prompt"]) for row in load(settings)]
+
+
 BENCHMARK = Benchmark(
     name="humaneval_plus",
     run=run,
-    prompts=lambda settings: [str(row["prompt"]) for row in load(settings)],
+    prompts=prompts,
     score_inputs=load,
     needs_sandbox=True,
+    validation=validation_half("humaneval", run, prompts, "plus", planned=humaneval.PLANNED),
     score_responses=score_responses,
     planned=humaneval.PLANNED,
 )

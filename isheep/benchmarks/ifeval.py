@@ -18,8 +18,10 @@ from pydantic import BaseModel, ValidationError
 
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
 from isheep.benchmarks.support.context import EvalContext, data_path
+from isheep.benchmarks.support.halves import select_half
 from isheep.benchmarks.support.ifeval_checks import linear_check
 from isheep.benchmarks.support.responses import ResponseContext, match_responses, read_sample
+from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError, one_line, option
 from isheep.json_files import ForeignRow, Text, existing_file, parse_row, read_values
 from isheep.recipe.evaluation import BenchmarkSettings
@@ -29,6 +31,7 @@ from isheep.rundir.atomic import write_text
 HUB, FILE = "google/IFEval", "input_data.jsonl"
 # Of an answer, as in lm-eval's task.
 MAX_TOKENS = 1280
+PLANNED = PlannedAnswers(num_answers=541, max_tokens=MAX_TOKENS, batch_size=64)
 
 Check = Callable[[str], bool]
 """Returns whether a text follows one instruction."""
@@ -55,7 +58,7 @@ class Verdicts(NamedTuple):
 
 def run(context: EvalContext) -> Result:
     """Answer the prompts greedily and check the answers (`score_answers`); "cut_off" counts answers without an end."""
-    items = load(context.data)
+    items = load_items(context.settings)
     sampling = Sampling(temperature=0, top_p=1, max_tokens=MAX_TOKENS, stop=(context.chat.end,))
     answers = context.answers([context.prompt(item.prompt) for item in items], sampling)
     result = score_answers(items, [answer.output for answer in answers], context.folder.path)
@@ -64,11 +67,11 @@ def run(context: EvalContext) -> Result:
 
 
 def prompts(settings: BenchmarkSettings) -> list[str]:
-    return [item.prompt for item in load(data_path(settings))]
+    return [item.prompt for item in load_items(settings)]
 
 
 def score_inputs(settings: BenchmarkSettings) -> object:
-    return [item.model_dump() for item in load(data_path(settings))]
+    return [item.model_dump() for item in load_items(settings)]
 
 
 def score_responses(context: ResponseContext) -> Result:
@@ -230,6 +233,11 @@ def checkers() -> Registry:
 # --- data
 
 
+def load_items(settings: BenchmarkSettings) -> list[Item]:
+    """Return the prompts that the settings are about."""
+    return select_half(load(data_path(settings)), lambda item: item.key, settings)
+
+
 def load(data: Path | None) -> list[Item]:
     """Return the prompts of a file (or of input_data.jsonl in a folder), of the Hub's data set for None.
 
@@ -284,6 +292,7 @@ BENCHMARK = Benchmark(
     score_inputs=score_inputs,
     headline=("prompt strict", "instruction strict"),
     items_from="hub",
+    validation=validation_half("ifeval", run, prompts, "prompt strict", planned=PLANNED),
     score_responses=score_responses,
-    planned=PlannedAnswers(num_answers=541, max_tokens=MAX_TOKENS, batch_size=64),
+    planned=PLANNED,
 )

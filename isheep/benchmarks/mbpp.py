@@ -18,8 +18,10 @@ from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result
 from isheep.benchmarks.support.code_samples import CodeSample, score_samples
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import DataRow, check_rows, check_unique_tasks, read_rows, require_file
+from isheep.benchmarks.support.halves import select_half
 from isheep.benchmarks.support.programs import Problem, extract, score_programs
 from isheep.benchmarks.support.responses import ResponseContext
+from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError
 from isheep.json_files import FilledTexts, ForeignRow, OptionalText, RowId, Text
 from isheep.prompts import fill_template
@@ -69,12 +71,18 @@ def make_benchmark(name: str, file: str, task_column: str, planned: PlannedAnswe
 
     `file` says what the user must give as `data`; `task_column` is the column of the task's text in it.
     """
+    run_file = partial(run, file=file, task_column=task_column)
+
+    def prompts(settings: BenchmarkSettings) -> list[str]:
+        return [str(row[task_column]) for row in load(settings, file, task_column)[1]]
+
     return Benchmark(
         name=name,
-        run=partial(run, file=file, task_column=task_column),
-        prompts=lambda settings: [str(row[task_column]) for row in load(settings, file, task_column)[1]],
+        run=run_file,
+        prompts=prompts,
         score_inputs=partial(load, file=file, task_column=task_column),
         needs_sandbox=True,
+        validation=validation_half("mbpp", run_file, prompts, planned=planned),
         score_responses=partial(score_responses, file=file, task_column=task_column),
         planned=planned,
     )
@@ -136,7 +144,7 @@ def load(settings: BenchmarkSettings, file: str, task_column: str) -> tuple[list
         _check_tests(path, row)
     if not items:
         raise UserError(f"{path}: no task of the test split in it (task_id {TEST[0]} to {TEST[-1]})")
-    return [by_id[number] for number in EXAMPLES], items
+    return [by_id[number] for number in EXAMPLES], select_half(items, lambda row: task_key(row["task_id"]), settings)
 
 
 def _task_number(path: Path, row: DataRow) -> int:

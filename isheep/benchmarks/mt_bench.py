@@ -9,7 +9,9 @@ from typing import Any
 from isheep.benchmarks.support import fastchat
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
 from isheep.benchmarks.support.context import EvalContext, data_path
+from isheep.benchmarks.support.halves import select_half
 from isheep.benchmarks.support.responses import ResponseContext, match_responses
+from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.judges.base import count_outcomes, judge_notes, merge_parameters, safe_file_name
 from isheep.recipe.evaluation import BenchmarkSettings, JudgeSettings
 from isheep.records import Sampling
@@ -18,6 +20,7 @@ from isheep.records import Sampling
 PARAMETERS = {"temperature": 0, "max_tokens": 2048, "n": 1}
 # Of an answer, FastChat's default.
 MAX_TOKENS = 1024
+PLANNED = PlannedAnswers(num_answers=160, max_tokens=MAX_TOKENS, batch_size=64)
 # FastChat's temperature_config, of answers by category.
 TEMPERATURES = {
     **{"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1},
@@ -34,7 +37,7 @@ def run(context: EvalContext) -> Result:
     that could be read; "ratings_by_category" has the ratings of each turn and category (Table 12). The benchmark's
     folder gets model_answer/ and model_judgment/.
     """
-    files = fastchat.load_files(context.data, context.required_judge.name_or(fastchat.DEFAULT_JUDGE))
+    files = load_files(context.settings, context.required_judge.name_or(fastchat.DEFAULT_JUDGE))
     return rate_answers(context, files, generate_answers(context, files.questions), context.model_name)
 
 
@@ -90,7 +93,7 @@ def make_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, Score]:
 
 def prompts(settings: BenchmarkSettings) -> list[str]:
     """Return the turns. Raises UserError if a run would lack a reference or a judge prompt."""
-    files = fastchat.load_files(data_path(settings), fastchat.DEFAULT_JUDGE)
+    files = load_files(settings, fastchat.DEFAULT_JUDGE)
     empty = {question["question_id"]: ["", ""] for question in files.questions}
     fastchat.judge_requests(files, empty)
     return [turn for question in files.questions for turn in question["turns"]]
@@ -100,8 +103,14 @@ def score_inputs(settings: BenchmarkSettings) -> object:
     """Return questions, references, judge prompts, and how this judge is asked."""
     judge = settings.judge or JudgeSettings()
     name = judge.model or fastchat.DEFAULT_JUDGE
-    files = fastchat.load_files(data_path(settings), name)
+    files = load_files(settings, name)
     return [files, name, judge.local, merge_parameters(PARAMETERS, judge.parameters)]
+
+
+def load_files(settings: BenchmarkSettings, judge: str) -> fastchat.QuestionFiles:
+    """Return FastChat's files with the questions that the settings are about."""
+    files = fastchat.load_files(data_path(settings), judge)
+    return files._replace(questions=select_half(files.questions, lambda row: row["question_id"], settings))
 
 
 def generate_answers(context: EvalContext, questions: Sequence[dict[str, Any]]) -> dict[Any, list[str]]:
@@ -141,6 +150,7 @@ BENCHMARK = Benchmark(
     prompts=prompts,
     score_inputs=score_inputs,
     needs_judge=True,
+    validation=validation_half("mt_bench", run, prompts, "MT-Bench", largest=10.0, planned=PLANNED),
     score_responses=score_responses,
-    planned=PlannedAnswers(num_answers=160, max_tokens=MAX_TOKENS, batch_size=64),
+    planned=PLANNED,
 )

@@ -9,7 +9,10 @@ from isheep.cli.options import AllowCode, RunDir
 
 def chat(
     run_dir: RunDir,
-    iteration: Annotated[int | None, typer.Option(help="Iteration; 0 is the base (default: the newest).")] = None,
+    iteration: Annotated[
+        int | None,
+        typer.Option(help="Iteration; 0 is the base (default: the newest, or the best by the recipe's stop rule)."),
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 0.0,
     allow_code: AllowCode = False,
 ) -> None:

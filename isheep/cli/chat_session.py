@@ -16,7 +16,8 @@ from isheep.errors import TooLong
 from isheep.evaluation.formatting import escape_unprintable
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling
-from isheep.rundir.iterations import model_of_iteration
+from isheep.rundir import progress
+from isheep.rundir.iterations import find_run_result, model_of_iteration
 from isheep.rundir.run import open_run
 
 NEW = "/new"
@@ -35,9 +36,12 @@ def chat_with_run(
     backend.check_code(recipe)
     model = model_of_iteration(recipe, run, iteration)
     console, is_terminal = make_console(), sys.stdin.isatty()
+    result = find_run_result(recipe, run) if recipe.stop and iteration is None else None
+    if result and not is_terminal:
+        progress.console.print(f"answers of {result}", markup=False, soft_wrap=True)
     with contextlib.suppress(KeyboardInterrupt):
         if is_terminal:
-            name = model.adapter.parent.name if model.adapter else "base"
+            name = str(result or (model.adapter.parent.name if model.adapter else "base"))
             text = f"{recipe.model}, {name}; {NEW} starts a new conversation; Ctrl-D ends"
             console.print(Text(text), style="dim")
         for answer in answers(recipe, model, temperature, _lines(is_terminal), backend):

@@ -27,7 +27,8 @@ def compare(
     iteration: Annotated[
         list[int] | None,
         typer.Option(
-            help="Iteration of both sides, or, given twice, of each; 0 is the base (default: the newest).",
+            help="Iteration of both sides, or, given twice, of each; 0 is the base (default: the newest, or the best "
+            "by the recipe's stop rule).",
             show_default=False,
         ),
     ] = None,

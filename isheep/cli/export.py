@@ -27,7 +27,9 @@ def export(
             show_default=False,
         ),
     ] = None,
-    iteration: Annotated[int | None, typer.Option(help="Iteration (default: the newest).")] = None,
+    iteration: Annotated[
+        int | None, typer.Option(help="Iteration (default: the newest, or the best by the recipe's stop rule).")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Output file; folder with --merged and gguf (default: in DIR/export).")
     ] = None,

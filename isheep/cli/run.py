@@ -90,6 +90,7 @@ def run_and_report(recipe: Recipe, out: Path, reuse: Path | None = None) -> None
     from isheep.cli.live_view import live_view
     from isheep.evaluation.tables import run_table
     from isheep.plan.reality import record_plan
+    from isheep.rundir.iterations import find_run_result
     from isheep.rundir.run import lock_run
     from isheep.sweep import check_recipe_ready, run_recipe
 
@@ -99,6 +100,10 @@ def run_and_report(recipe: Recipe, out: Path, reuse: Path | None = None) -> None
     with lock_run(out):
         record_plan(recipe, run_folder)
     print_parts([run_table(recipe, run_folder)])
+    if recipe.stop:
+        result = find_run_result(recipe, run_folder)
+        print_line(f"result   {result}")
+        iteration = result.iteration
     last = run_folder.path / f"iter-{iteration}"
     for name, path in (("adapter", last / "adapter"), ("dataset", last / "train.json"), ("run", run_folder.path)):
         print_line(f"{name:<9}{path}")

@@ -13,15 +13,15 @@ from rich.text import Text
 
 from isheep.batching import chunks
 from isheep.diagnostics.diversity import METRICS, read_diversity
-from isheep.evaluation.evaluate import is_last_iteration
 from isheep.evaluation.json_views import scores_json
+from isheep.evaluation.stopping import is_last_iteration
 from isheep.evaluation.tables import run_table
 from isheep.plan.reality import compare_with_plan
 from isheep.plan.tables import clock, si
 from isheep.recipe.schema import Recipe
 from isheep.rundir.artifacts import OTHER_STAGE, STAGES, artifact_of, stage_of
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.iterations import iteration_dir, newest_iteration
+from isheep.rundir.iterations import find_run_result, iteration_dir, newest_iteration
 from isheep.rundir.run import open_run, read_events
 
 ITERATIONS_PER_TABLE = 4
@@ -47,6 +47,8 @@ def status_tables(run_dir: Path, full: bool) -> Iterator[RenderableType]:
     iteration = newest_iteration(recipe, run)
     to_continue = "" if is_last_iteration(recipe, run, iteration) else f"; to continue: isheep run {run_dir}"
     yield Text(f"{iteration} of {recipe.iterations} iterations are trained{to_continue}")
+    if recipe.stop:
+        yield Text(f"result: {find_run_result(recipe, run)}")
 
 
 def status_values(run_dir: Path) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def status_values(run_dir: Path) -> dict[str, Any]:
         **scores_json(recipe, run),
         "num_trained_iterations": iteration,
         "num_iterations": recipe.iterations,
+        "result": find_run_result(recipe, run)._asdict(),
         "is_finished": is_last_iteration(recipe, run, iteration),
         "diversity": {t: values for t in range(1, recipe.iterations + 1) if (values := read_diversity(run, t))},
         "seconds": [{"folder": folder, "stage": stage, "seconds": value} for (folder, stage), value in seconds.items()],

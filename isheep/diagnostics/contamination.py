@@ -12,7 +12,15 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from isheep.benchmarks import Fingerprints, Result, Score, fingerprint, load_benchmark
+from isheep.benchmarks import (
+    Fingerprints,
+    Result,
+    Score,
+    benchmark_title,
+    fingerprint,
+    load_benchmark,
+    reported_settings,
+)
 from isheep.errors import UserError, option
 from isheep.evaluation.evaluate import same_prompts
 from isheep.evaluation.formatting import escape_unprintable
@@ -75,25 +83,26 @@ def contamination_report(
     iterations = [index for index in range(1, recipe.iterations + 1) if iteration_dir(run, index).has("pairs.jsonl")]
     if not iterations:
         raise UserError(f"{run_dir} has no pairs yet: see isheep status {run_dir}")
-    benchmarks = choose_benchmarks(recipe, names, data)
+    benchmarks = [reported_settings(recipe.stop, settings) for settings in choose_benchmarks(recipe, names, data)]
     # Before the first table is printed: a benchmark may be code that is not allowed, or that can't be loaded.
     for settings in benchmarks:
         load_benchmark(settings.name)
     for settings in benchmarks:
         prompts = load_prompts(run, settings, [0, *iterations])
         overlaps = {index: load_overlap(run, index, prompts, rule) for index in iterations}
-        yield count_table(settings.label, len(prompts), rule, overlaps)
+        title = benchmark_title(settings)
+        yield count_table(title, len(prompts), rule, overlaps)
         splits = {
             index: list(split_scores(run, settings, index, touched_prompts(recipe, index, overlaps), len(prompts)))
             for index in iterations
         }
         if any(splits.values()):
-            yield split_table(settings.label, splits)
+            yield split_table(title, splits)
         else:
-            yield Text(f"{settings.label}: no score has a touched item\n")
+            yield Text(f"{title}: no score has a touched item\n")
         yield from unsplit_scores(run, settings, iterations, len(prompts))
         if show_rows:
-            yield from (row_card(settings.label, index, item) for index, item in overlaps.items() if item.overlap.rows)
+            yield from (row_card(title, index, item) for index, item in overlaps.items() if item.overlap.rows)
 
 
 # --- what is compared

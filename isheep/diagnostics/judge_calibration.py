@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from isheep import annotation
 from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.batching import derive_seed
-from isheep.benchmarks import load_benchmark
+from isheep.benchmarks import load_benchmark, reported_benchmarks
 from isheep.diagnostics import judge_metrics as metrics
 from isheep.diagnostics.contamination import load_prompts
 from isheep.diagnostics.judge_metrics import Agreement, RankComparison, ScoreDistribution, TruthMetrics
@@ -318,7 +318,7 @@ def load_checked_answers(case: JudgedIteration) -> dict[str, CheckedAnswers]:
     truth value for each prompt; the first such score is used.
     """
     checked = {}
-    for settings in case.recipe.evaluation:
+    for settings in reported_benchmarks(case.recipe):
         if answers := _checked_answers(case, settings):
             checked[settings.label] = answers
     return checked

@@ -21,6 +21,7 @@ from isheep.evaluation.power import ALPHA
 from isheep.evaluation.results import load_result
 from isheep.evaluation.score_rows import evaluated_benchmarks, started_iterations
 from isheep.evaluation.statistics import Comparison, compare, compare_over_seeds, estimate, holm, is_share
+from isheep.rundir.iterations import find_run_result
 from isheep.rundir.run import open_run
 
 # A model's results by benchmark.
@@ -102,7 +103,8 @@ class ModelComparison(NamedTuple):
 def compare_models(a: Path, b: Path | None, iterations: Sequence[int], names: Sequence[str] = ()) -> ModelComparison:
     """Compare two runs; or, without `b`, the base and an iteration of one run; or two folders of runs, by seed.
 
-    `iterations` has no number (the newest of each; the base and the newest of one run), one, or one for each side.
+    `iterations` has no number (the result of each; the base and the result of one run), one, or one for each side.
+    The result is the newest model, or the best by the recipe's stop rule.
     `names` limits the scores ("right", or "lamb right"), and with them the family of tests that p is corrected for.
     Raises UserError if the two have no score in common, or other items under the same name.
     """
@@ -118,7 +120,7 @@ def compare_models(a: Path, b: Path | None, iterations: Sequence[int], names: Se
 
 
 def load_side(path: Path, iteration: int | None) -> Side:
-    """Return the results of M^iteration of a run, or of each run in a folder; None is the newest that has results."""
+    """Return the results of M^iteration of a run, or of each run in a folder; None is the run's result."""
     if (path / "recipe.yaml").is_file():
         _, name, results = _load_model(path, iteration)
         return Side(f"{path}, {name}", {None: results})
@@ -141,11 +143,16 @@ def _load_model(run_dir: Path, iteration: int | None) -> tuple[int, str, Results
     started = started_iterations(recipe, run)
     names = evaluated_benchmarks(recipe, run, started)
     results = {
-        index: {name: result for name in names if (result := load_result(run, index, name))} for index in started
+        index: {result.title(name): result for name in names if (result := load_result(run, index, name))}
+        for index in started
     }
-    if iteration is None:
+    label = ""
+    if iteration is None and recipe.stop:
+        run_result = find_run_result(recipe, run)
+        iteration, label = run_result.iteration, str(run_result)
+    elif iteration is None:
         iteration = max((index for index in started if results[index]), default=0)
-    label = f"iteration {iteration}" if iteration else "base"
+    label = label or (f"iteration {iteration}" if iteration else "base")
     if iteration and recipe.judge_note:
         label += f" ({recipe.judge_note})"
     if not results.get(iteration):
@@ -154,7 +161,7 @@ def _load_model(run_dir: Path, iteration: int | None) -> tuple[int, str, Results
 
 
 def _choose_iterations(iterations: Sequence[int], is_single: bool) -> tuple[int | None, int | None]:
-    """Return the iteration of each side, None for the newest."""
+    """Return the iteration of each side, None for the run's result."""
     match list(iterations):
         case []:
             return (0, None) if is_single else (None, None)

@@ -9,19 +9,21 @@ from typing import NamedTuple
 from isheep import sandbox
 from isheep.backends import DEFAULT_BACKEND, Backend, open_judge
 from isheep.benchmarks import (
-    Benchmark,
     EvalContext,
     Fingerprints,
     Result,
     ValidationPart,
     fingerprint,
+    half_name,
     load_benchmark,
     prompt_fingerprint,
+    reported_benchmarks,
+    stop_settings,
+    validation_part,
 )
 from isheep.engines import Engine
 from isheep.errors import UserError
 from isheep.evaluation.results import load_result
-from isheep.recipe.benchmark_names import benchmark_label
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.recipe.schema import Recipe
 from isheep.records import Model
@@ -42,12 +44,16 @@ def evaluate(
     """
     with closing(backend.open_engine(recipe, model)) as engine:
         model_context = ModelContext(recipe, iteration_dir(run, t), engine, backend, is_base=t == 0)
-        if recipe.stop:
-            ensure_result(model_context, stop_settings(recipe), "validation")
-        for settings in recipe.evaluation:
-            ensure_result(model_context, settings, "eval")
+        for part, settings in evaluated_parts(recipe):
+            ensure_result(model_context, settings, part)
     results = {settings.label: load_result(run, t, settings.label) for settings in recipe.evaluation}
     return {name: result for name, result in results.items() if result}
+
+
+def evaluated_parts(recipe: Recipe) -> list[tuple[str, BenchmarkSettings]]:
+    """Return what every model is evaluated on: the folder of the result (eval, validation) and the settings."""
+    validation = [("validation", stop_settings(recipe))] if recipe.stop else []
+    return [*validation, *(("eval", settings) for settings in reported_benchmarks(recipe))]
 
 
 class ModelContext(NamedTuple):
@@ -77,31 +83,32 @@ def ensure_result(model_context: ModelContext, settings: BenchmarkSettings, part
             judge=open_judge(recipe, settings) if benchmark.needs_judge else None,
             unsafe_code=recipe.machine.unsafe_code,
         )
+        fingerprints = _fingerprints_of_part(recipe, settings, part)
         if part == "validation":
-            fingerprints = Fingerprints()
-            result = validation_part(benchmark).run(context)
+            assert recipe.stop
+            result = _measured_score_first(validation_part(recipe.stop), benchmark.name, context)
         else:
-            fingerprints = result_fingerprints(recipe, settings)
             result = benchmark.run(context)
         template = "" if result.template in ("", PLAIN) else fingerprint(chat.template)
-        update = {**fingerprints.model_dump(), "template_fingerprint": template}
+        update = {**fingerprints.model_dump(), "template_fingerprint": template, "part": half_name(settings)}
         return result.model_copy(update=update).model_dump(mode="json")
 
     folder.json(f"{part}/{settings.label}.json", make)
 
 
-def validation_part(benchmark: Benchmark) -> ValidationPart:
-    """Return the part of a benchmark that a stop rule measures. Raises UserError if it has none."""
-    if benchmark.validation is None:
-        raise UserError(f"benchmark {benchmark.name} has no validation part: name another one in stop.benchmark")
-    return benchmark.validation
+def _measured_score_first(part: ValidationPart, name: str, context: EvalContext) -> Result:
+    """Return the result on a validation part with the score that the rule reads as the first, where it is looked for.
 
-
-def stop_settings(recipe: Recipe) -> BenchmarkSettings:
-    """Return the settings of the stop rule's benchmark: its entry in `evaluation`, or the defaults."""
-    name = recipe.stop.benchmark if recipe.stop else ""
-    entries = {settings.name: settings for settings in recipe.evaluation}
-    return entries.get(name) or BenchmarkSettings(name=name)
+    Raises UserError if the result has no such score.
+    """
+    result = part.run(context)
+    if not part.score:
+        return result
+    if part.score not in result.scores:
+        raise UserError(
+            f"the validation part of {name} has no score {part.score!r}, which the stop rule reads: {result}"
+        )
+    return result.model_copy(update={"scores": {part.score: result.scores[part.score], **result.scores}})
 
 
 # --- what a result depends on
@@ -117,6 +124,13 @@ def result_fingerprints(recipe: Recipe, settings: BenchmarkSettings) -> Fingerpr
     judge = open_judge(recipe, settings).identity if benchmark.needs_judge else ""
     score = fingerprint([benchmark.score_inputs(settings), judge])
     return Fingerprints(prompt_fingerprint=prompts, score_fingerprint=score)
+
+
+def _fingerprints_of_part(recipe: Recipe, settings: BenchmarkSettings, part: str) -> Fingerprints:
+    """Return the fingerprints that a result has now; none if it is on a validation part with items of its own."""
+    if part == "validation" and not half_name(settings):
+        return Fingerprints()
+    return result_fingerprints(recipe, settings)
 
 
 def same_prompts(*results: Fingerprints) -> bool:
@@ -140,19 +154,19 @@ def check_benchmarks_ready(
     fingerprints. Data are not read if no result is missing and they are gone or on the Hub.
     """
     template = cache(lambda: fingerprint(backend.load_chat_template(*recipe.chat_arguments).template))
-    for settings in recipe.evaluation:
+    for part, settings in evaluated_parts(recipe):
         benchmark = load_benchmark(settings.name)
-        results = {t: load_result(run, t, settings.label) for t in models}
+        results = {t: load_result(run, t, settings.label, part) for t in models}
         missing = any(result is None for result in results.values())
         readable = Path(settings.data).exists() if settings.data else benchmark.items_from == "package"
         if missing or readable:
-            expected = result_fingerprints(recipe, settings)
+            expected = _fingerprints_of_part(recipe, settings, part)
             for t, result in results.items():
                 if result is None:
                     continue
                 same_template = not result.template_fingerprint or result.template_fingerprint == template()
                 if not same_fingerprints(result, expected) or not same_template:
-                    path = iteration_dir(run, t).path / "eval" / f"{settings.label}.json"
+                    path = iteration_dir(run, t).path / part / f"{settings.label}.json"
                     raise UserError(_changed(path, settings, result, expected))
         if missing and benchmark.needs_sandbox:
             sandbox.find_isolation(recipe.machine.unsafe_code)
@@ -172,30 +186,3 @@ def _changed(path: Path, settings: BenchmarkSettings, result: Result, expected: 
     else:
         change = "was made with another chat template: restore it"
     return f"{path} {change}, or delete it and {path.with_suffix('')} in every iteration to score anew"
-
-
-# --- when a run ends
-
-
-def is_last_iteration(recipe: Recipe, run: RunFolder, t: int) -> bool:
-    """Return whether M^t is a run's last model, because it is M^T or because the stop rule ends the run.
-
-    Reads the validation results that `evaluate` wrote.
-    """
-    if not recipe.stop or t == recipe.iterations:
-        return t == recipe.iterations
-    scores = validation_scores(run, recipe.stop.benchmark, t)
-    return len(scores) > t and has_no_gain(scores, recipe.stop.patience)
-
-
-def validation_scores(run: RunFolder, benchmark: str, t: int) -> list[float]:
-    """Return the validation scores of M^0 to M^t, as far as they are there."""
-    name = validation_part(load_benchmark(benchmark)).score
-    label = benchmark_label(benchmark)
-    results = [load_result(run, iteration, label, "validation") for iteration in range(t + 1)]
-    return [result.scores[name].mean for result in results if result]
-
-
-def has_no_gain(scores: Sequence[float], patience: int) -> bool:
-    """Return whether none of the last `patience` scores is a new best."""
-    return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])

@@ -5,7 +5,14 @@ from pathlib import Path
 
 from isheep import sandbox
 from isheep.backends import DEFAULT_BACKEND, Backend, open_judge
-from isheep.benchmarks import ResponseContext, Result, load_benchmark, prompt_fingerprint, settings_conflicts
+from isheep.benchmarks import (
+    ResponseContext,
+    Result,
+    load_benchmark,
+    prompt_fingerprint,
+    reported_settings,
+    settings_conflicts,
+)
 from isheep.errors import UserError, option
 from isheep.evaluation.evaluate import check_benchmarks_ready, evaluate
 from isheep.models.checkpoint import check_device
@@ -31,7 +38,8 @@ def evaluate_run(
 ) -> tuple[Recipe, RunFolder]:
     """Score the base and every iteration of a run (or one of them) on the recipe's benchmarks, or on those named.
 
-    Existing results are kept. `data` replaces the recipe's for a single benchmark, `judge` for all that need a judge.
+    Existing results are kept. If the recipe's stop rule reads one half of a benchmark, the other half is scored. `data`
+    replaces the recipe's for a single benchmark, `judge` for all that need a judge.
     `unsafe_code` allows model-written code to run without a sandbox, as machine.unsafe_code does. Raises UserError
     before a model loads if a benchmark can't be run, or if existing results are about other items.
     """
@@ -44,7 +52,7 @@ def evaluate_run(
         )
     if data and len(names) != 1:
         raise UserError(f"{option('data')} {data} is for one benchmark: name it, and it alone")
-    benchmarks = with_judge(benchmarks, judge)
+    benchmarks = [reported_settings(recipe.stop, settings) for settings in with_judge(benchmarks, judge)]
     models = range(newest_iteration(recipe, run) + 1) if iteration is None else [iteration]
     # Raises an error for a wrong iteration before the benchmarks are read.
     model_of_iteration(recipe, run, iteration)

@@ -77,6 +77,7 @@ def _iteration_json(recipe: Recipe, run: RunFolder, iteration: int) -> dict[str,
 def _benchmark_json(run: RunFolder, iterations: Sequence[int], name: str) -> dict[str, Any]:
     scores = load_scores(run, iterations, name)
     return {
+        "part": next((result.part for result in scores.results if result), ""),
         "templates": {str(index): text for index, text in zip(iterations, scores.templates, strict=True) if text},
         "headline": [row.name for row in scores.headline],
         "scores": {row.name: [_model_json(model) for model in row.models if model] for row in scores.rows},

@@ -47,11 +47,15 @@ class ModelScore:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A score of each model, None for a model without it. `copies` are scores with the same items in every model."""
+    """A score of each model, None for a model without it. `copies` are scores with the same items in every model.
+
+    `result` is the iteration of the run's result, None if it is the newest model.
+    """
 
     name: str
     models: list[ModelScore | None]
     copies: tuple[str, ...] = ()
+    result: int | None = None
 
     @property
     def label(self) -> str:
@@ -60,17 +64,27 @@ class ScoreRow:
 
     @property
     def last(self) -> ModelScore | None:
-        """The score of the newest model that has one."""
-        return next((model for model in reversed(self.models) if model), None)
+        """The score of the run's result, or of the newest model that has one."""
+        models = [model for model in self.models if model and self.result in (None, model.iteration)]
+        return models[-1] if models else None
 
 
 @dataclass(frozen=True)
 class BenchmarkScores:
-    """All scores of a run's models on a benchmark, in the order of `iterations`; None for a model without a result."""
+    """All scores of a run's models on a benchmark, in the order of `iterations`; None for a model without a result.
+
+    `run_result` is the iteration of the run's result, None if it is the newest model.
+    """
 
     benchmark: str
     iterations: Sequence[int]
     results: list[Result | None]
+    run_result: int | None = None
+
+    @property
+    def title(self) -> str:
+        """The name in tables, with the half of the items that was asked."""
+        return next((result.title(self.benchmark) for result in self.results if result), self.benchmark)
 
     @property
     def templates(self) -> list[str]:
@@ -85,7 +99,7 @@ class BenchmarkScores:
     def rows(self) -> list[ScoreRow]:
         """A row for every score."""
         names = dict.fromkeys(chain(*(result.scores for result in self.results if result)))
-        return [ScoreRow(name, self._models(name)) for name in names]
+        return [ScoreRow(name, self._models(name), result=self.run_result) for name in names]
 
     @property
     def headline(self) -> list[ScoreRow]:
@@ -109,9 +123,12 @@ class BenchmarkScores:
         return ModelScore(iteration, result.scores[name], base.scores[name])
 
 
-def load_scores(run: RunFolder, iterations: Sequence[int], benchmark: str) -> BenchmarkScores:
+def load_scores(
+    run: RunFolder, iterations: Sequence[int], benchmark: str, run_result: int | None = None
+) -> BenchmarkScores:
     """Read the results of some models of a run on a benchmark."""
-    return BenchmarkScores(benchmark, iterations, [load_result(run, iteration, benchmark) for iteration in iterations])
+    results = [load_result(run, iteration, benchmark) for iteration in iterations]
+    return BenchmarkScores(benchmark, iterations, results, run_result)
 
 
 def started_iterations(recipe: Recipe, run: RunFolder) -> list[int]:

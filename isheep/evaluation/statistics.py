@@ -154,6 +154,32 @@ def compare(before: Sequence[Value], after: Sequence[Value], clusters: Clusters 
     return Comparison(first, second, float(changes.mean()), *result, len(readable), num_unreadable)
 
 
+def upper_bound(
+    before: Sequence[Value], after: Sequence[Value], clusters: Clusters = None, confidence: float = 0.95
+) -> float:
+    """Return the upper bound, at this one-sided confidence, of the difference after - before over the same items.
+
+    Truth values: that of Agresti and Min's interval for the difference of paired shares, with normal quantiles.
+    Numbers, and items in clusters: that of Student's t with the (cluster-robust) standard error of the mean difference.
+    It is inf if nothing is known: without an item that both sides have, or with a single number or cluster. Raises
+    ValueError if the two have different lengths.
+    """
+    from scipy.stats import norm, t
+
+    readable = [index for index, pair in enumerate(zip(before, after, strict=True)) if None not in pair]
+    if not readable:
+        return math.inf
+    earlier, later = ([values[index] for index in readable] for values in (before, after))
+    if clusters is None and is_share(earlier) and is_share(later):
+        middle, error = _agresti_min(earlier, later)
+        return min(1.0, middle + float(norm.ppf(confidence)) * error)
+    changes = _floats(later, range(len(later))) - _floats(earlier, range(len(earlier)))
+    mean, error, freedom = _mean(changes, _groups(clusters, readable))
+    if confidence == 0.5:
+        return mean
+    return mean + float(t.ppf(confidence, freedom)) * error if freedom else math.inf
+
+
 def compare_over_seeds(before: Sequence[float], after: Sequence[float], is_of_shares: bool = False) -> Comparison:
     """Compare two settings over the same seeds, one score each, with Student's paired t.
 
@@ -203,21 +229,27 @@ TestResult = tuple[float, float, float, str, Precision]
 
 
 def _test_shares(before: Sequence[Value], after: Sequence[Value]) -> TestResult:
-    """Test paired truth values.
-
-    Half an item is added to each of the four cells (right before or not, right after or not), so that no variance is 0.
-    The detectable difference supposes that as many items change as did here.
-    """
+    """Test paired truth values. The detectable difference supposes that as many items change as did here."""
     from scipy.stats import norm
 
+    num_changed = sum(bool(new) != bool(old) for old, new in zip(before, after, strict=True))
+    middle, error = _agresti_min(before, after)
+    reach = float(norm.isf(ALPHA / 2)) * error
+    precision = Precision(num_observations=len(before), changed=num_changed / len(before))
+    low, high = max(-1.0, middle - reach), min(1.0, middle + reach)
+    return low, high, mcnemar(before, after), "exact McNemar", precision
+
+
+def _agresti_min(before: Sequence[Value], after: Sequence[Value]) -> tuple[float, float]:
+    """Return the middle of Agresti and Min's interval for the difference of paired shares, and its standard error.
+
+    Half an item is added to each of the four cells (right before or not, right after or not), so that no error is 0.
+    """
     gains = sum(bool(new) > bool(old) for old, new in zip(before, after, strict=True)) + 0.5
     losses = sum(bool(new) < bool(old) for old, new in zip(before, after, strict=True)) + 0.5
     total = len(before) + 2
     middle, changed = (gains - losses) / total, (gains + losses) / total
-    reach = float(norm.isf(ALPHA / 2)) * math.sqrt((changed - middle**2) / total)
-    precision = Precision(num_observations=len(before), changed=(gains + losses - 1) / len(before))
-    low, high = max(-1.0, middle - reach), min(1.0, middle + reach)
-    return low, high, mcnemar(before, after), "exact McNemar", precision
+    return middle, math.sqrt((changed - middle**2) / total)
 
 
 def _test_numbers(changes: Any) -> TestResult:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from isheep.benchmarks import Result
+from isheep.benchmarks import Result, benchmark_title, reported_benchmarks
 from isheep.evaluation import formatting
 from isheep.evaluation.counts import count_rows
 from isheep.evaluation.results import load_result
@@ -20,7 +20,8 @@ from isheep.rundir.iterations import iteration_dir
 
 def sweep_table(recipes: Mapping[str, Recipe], output_dir: Path) -> Group:
     """Return a row for each model that exists, with the first score of each benchmark. Keys are names of settings."""
-    names = list(dict.fromkeys(settings.label for recipe in recipes.values() for settings in recipe.evaluation))
+    titles = {setting: _titles(recipe) for setting, recipe in recipes.items()}
+    names = list(dict.fromkeys(title for by_label in titles.values() for title in by_label.values()))
     columns = [Column("setting", overflow="fold", min_width=10), Column("iter", no_wrap=True), Column("kept")]
     columns += [Column("rows", no_wrap=True), *(Column(name, overflow="fold") for name in names)]
     table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -28,11 +29,12 @@ def sweep_table(recipes: Mapping[str, Recipe], output_dir: Path) -> Group:
     for setting, recipe in recipes.items():
         run = RunFolder(output_dir / setting, output_dir / setting)
         label = setting
-        for iteration, results in _models(recipe, run, names):
-            for name, result in results.items():
+        for iteration, results in _models(recipe, run, list(titles[setting])):
+            by_title = {titles[setting][name]: result for name, result in results.items()}
+            for name, result in by_title.items():
                 if result and result.template:
                     templates[name][result.template] = None
-            table.add_row(escape(label), *_cells(run, iteration, list(results.values())))
+            table.add_row(escape(label), *_cells(run, iteration, [by_title.get(name) for name in names]))
             label = ""
     judge_notes = [
         Text(f"{setting}: {recipe.judge_note}", style="yellow")
@@ -44,6 +46,11 @@ def sweep_table(recipes: Mapping[str, Recipe], output_dir: Path) -> Group:
     listed = "; ".join(f"{name} ({', '.join(templates[name])})" for name in names if templates[name])
     legend = f"rows: training rows; first score of each benchmark, shares in %; templates: {listed}"
     return Group(Text(str(output_dir), style="bold"), table, *judge_notes, Text(legend, style="dim"))
+
+
+def _titles(recipe: Recipe) -> dict[str, str]:
+    """Return the titles of a recipe's benchmarks by their labels: with the half of the items that is reported."""
+    return {settings.label: benchmark_title(settings) for settings in reported_benchmarks(recipe)}
 
 
 def _models(recipe: Recipe, run: RunFolder, names: Sequence[str]) -> Iterator[tuple[int, dict[str, Result | None]]]:

@@ -26,6 +26,7 @@ from isheep.evaluation.score_rows import (
 from isheep.evaluation.statistics import estimate
 from isheep.recipe.schema import Recipe
 from isheep.rundir.folder import RunFolder
+from isheep.rundir.iterations import find_run_result
 
 WIDTH = 80
 # Iterations beside the base in one table, at most.
@@ -33,7 +34,7 @@ MAX_ITERATIONS = 3
 CHANGE = "change"
 
 LEGEND = (
-    "Shares in % with 95% intervals in brackets. change: last iteration minus base on the same items; yellow: "
+    "Shares in % with 95% intervals in brackets. change: {model} minus base on the same items; yellow: "
     "significantly lower (p over items below 0.05, uncorrected). All scores and tests: isheep status --full."
 )
 FULL_LEGEND = (
@@ -64,7 +65,8 @@ def run_table(recipe: Recipe, run: RunFolder, only: Sequence[str] = (), *, full:
     """
     iterations = started_iterations(recipe, run)
     names = list(only) or evaluated_benchmarks(recipe, run, iterations)
-    scores = [load_scores(run, iterations, name) for name in names]
+    result = find_run_result(recipe, run) if recipe.stop and iterations[1:] else None
+    scores = [load_scores(run, iterations, name, result.iteration if result else None) for name in names]
     parts: list[RenderableType] = [Text(f"{recipe.model}: {run.path}\n", style="bold")]
     if note := recipe.judge_note:
         parts.append(Text(f"{note}\n", style="yellow"))
@@ -81,7 +83,8 @@ def run_table(recipe: Recipe, run: RunFolder, only: Sequence[str] = (), *, full:
         parts += lay_out(rows, [*columns, CHANGE] if has_change else columns, num_fixed=1)
     parts += notes(scores)
     if rows:
-        parts.append(Text(FULL_LEGEND if full else LEGEND, style="dim"))
+        newest = f"iteration {result.iteration}" if result else "last iteration"
+        parts.append(Text(FULL_LEGEND if full else LEGEND.format(model=newest), style="dim"))
     return Group(*parts)
 
 
@@ -131,14 +134,14 @@ def notes(scores: Sequence[BenchmarkScores]) -> list[RenderableType]:
     benchmarks: dict[str, list[str]] = {}
     for benchmark in scores:
         for note in benchmark.notes:
-            benchmarks.setdefault(note, []).append(benchmark.benchmark)
+            benchmarks.setdefault(note, []).append(benchmark.title)
     return [Text(f"{', '.join(names)}: {note}") for note, names in benchmarks.items()]
 
 
 def _benchmark_rows(scores: BenchmarkScores, *more: str) -> Iterator[TableRow]:
     """Yield the name of a benchmark, and the templates below it: in one row, a long name would widen the table."""
     templates = [*map(escape, scores.templates), *more]
-    yield TableRow(scores.benchmark, [""] * len(templates), "bold", starts_section=True)
+    yield TableRow(scores.title, [""] * len(templates), "bold", starts_section=True)
     yield TableRow("  chat template", templates)
 
 
@@ -224,10 +227,14 @@ def breakdowns(recipe: Recipe, run: RunFolder, only: Sequence[str] = ()) -> Grou
     iterations = started_iterations(recipe, run)
     parts: list[RenderableType] = []
     for name in list(only) or evaluated_benchmarks(recipe, run, iterations):
-        counts = [result.breakdowns if result else {} for result in load_scores(run, iterations, name).results]
+        scores = load_scores(run, iterations, name)
+        counts = [result.breakdowns if result else {} for result in scores.results]
         for title in dict.fromkeys(chain(*counts)):
             rows = list(kind_rows([by_title.get(title, {}) for by_title in counts]))
-            parts += [Text(f"{name}: {title}\n", style="bold"), *lay_out(rows, _headings(iterations), num_fixed=1)]
+            parts += [
+                Text(f"{scores.title}: {title}\n", style="bold"),
+                *lay_out(rows, _headings(iterations), num_fixed=1),
+            ]
     return Group(*parts)
 
 

@@ -12,7 +12,8 @@ from isheep.models.gguf_file import check_gguf_package
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Model, Pair
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.iterations import BASE_DIR, iteration_dir, model_of_iteration
+from isheep.rundir.iterations import BASE_DIR, find_run_result, iteration_dir, model_of_iteration
+from isheep.rundir.progress import console
 from isheep.rundir.run import open_run
 from isheep.rundir.training_file import TRAINING_FILE, read_training_file, training_row
 from isheep.stages.filters import kept_pairs
@@ -23,7 +24,9 @@ from isheep.trainers.rows import select_examples
 def export_dataset(
     run_dir: Path, export_format: ExportFormat, rows: ExportRows, iteration: int | None, output: Path | None
 ) -> str:
-    """Write the data of an iteration (None: the newest) and return a line that says where, and which rows they are.
+    """Write the data of an iteration and return a line that says where, and which rows they are.
+
+    None stands for the newest iteration, or for that of the run's result if the recipe has a stop rule.
 
     `rows` are the pairs that the filters kept, with training.data: all also those of the earlier iterations; or the
     rows that training used, without the held-out ones. Raises UserError if the iteration has no such data.
@@ -32,7 +35,7 @@ def export_dataset(
         raise UserError("LLaMA-Factory holds rows out by itself: leave out --rows trained with --as llamafactory")
     recipe, run = open_run(run_dir)
     if iteration is None:
-        iteration = newest_filtered_iteration(recipe, run)
+        iteration = default_data_iteration(recipe, run)
     kept = load_training_pairs(recipe, run, iteration)
     data: Sequence[formats.Row] = kept
     if rows == ExportRows.trained:
@@ -50,12 +53,14 @@ def export_dataset(
 
 
 def export_checkpoint(run_dir: Path, iteration: int | None, output_dir: Path | None) -> str:
-    """Write M^iteration (None: the newest) with its adapter merged into the weights, and return the folder.
+    """Write M^iteration (None: the run's result) with its adapter merged into the weights, and return the folder.
 
     Raises UserError if the model has no adapter, or if the folder exists.
     """
     recipe, run = open_run(run_dir)
     model = model_of_iteration(recipe, run, iteration)
+    if iteration is None:
+        notify_of_result(recipe, run)
     if model.adapter is None:
         raise UserError(
             f"{run.path}: the base has no adapter to merge: give {option('iteration')} 1 or more, once it is trained"
@@ -81,6 +86,20 @@ def export_gguf(run_dir: Path, iteration: int | None, output_dir: Path | None) -
 
 
 # --- the rows
+
+
+def default_data_iteration(recipe: Recipe, run: RunFolder) -> int:
+    """Return the iteration of the run's result if a stop rule chooses it, otherwise the newest with filtered pairs."""
+    if recipe.stop and (result := find_run_result(recipe, run)).iteration:
+        notify_of_result(recipe, run)
+        return result.iteration
+    return newest_filtered_iteration(recipe, run)
+
+
+def notify_of_result(recipe: Recipe, run: RunFolder) -> None:
+    """Say on standard error which iteration is exported if a stop rule chooses it."""
+    if recipe.stop:
+        console.print(f"exporting {find_run_result(recipe, run)}", markup=False, soft_wrap=True)
 
 
 def newest_filtered_iteration(recipe: Recipe, run: RunFolder) -> int:

@@ -6,10 +6,11 @@ from hashlib import sha256
 from math import ceil
 from typing import Any, NamedTuple
 
-from isheep.benchmarks import load_benchmark
+from isheep.benchmarks import PlannedAnswers, half_name, halved, load_benchmark, reported_benchmarks, validation_part
 from isheep.filters import needs
 from isheep.plan.assumptions import LABEL_TOKENS, Assumptions
 from isheep.prompts.forms import load_topic_guide
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.recipe.schema import Recipe
 from isheep.records import Record
 from isheep.stages.synthesize import prompt_budget
@@ -222,10 +223,9 @@ def training_stage(iteration: PlannedIteration, num_rows: float, most_rows: floa
 def evaluation_stages(iteration: PlannedIteration, model: str) -> Iterator[Stage]:
     """Yield the model's answers to each benchmark whose number of items is known, and to a stopping rule's."""
     number, recipe, assumed = iteration
-    sizes = {settings.model_dump_json(): load_benchmark(settings.name).planned for settings in recipe.evaluation}
+    sizes = {settings.model_dump_json(): planned_answers(settings) for settings in reported_benchmarks(recipe)}
     if recipe.stop:
-        validation = load_benchmark(recipe.stop.benchmark).validation
-        sizes["validation"] = validation.planned if validation else None
+        sizes["validation"] = validation_part(recipe.stop).planned
     for name, size in sizes.items():
         if size is None:
             continue
@@ -233,6 +233,12 @@ def evaluation_stages(iteration: PlannedIteration, model: str) -> Iterator[Stage
         requests = Requests(size.num_answers, prompt, assumed.answer, size.max_tokens, batch_size)
         stage = _generation_stage(iteration, "evaluation", requests, _digest(model, number, name))
         yield stage.model_copy(update={"file_tokens": stage.output_tokens, "file_rows": float(size.num_answers)})
+
+
+def planned_answers(settings: BenchmarkSettings) -> PlannedAnswers | None:
+    """Return the size of a benchmark, or of the half of it that is reported; None if it is not known."""
+    planned = load_benchmark(settings.name).planned
+    return halved(planned) if half_name(settings) else planned
 
 
 def uncounted_benchmarks(recipe: Recipe) -> list[str]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from isheep.recipe.benchmark_names import benchmark_label, check_benchmark_name
 from isheep.recipe.paths import PathText
@@ -66,10 +66,19 @@ def entry_of(value: Any) -> Any:
 class Stop(Settings):
     """End the run early if iterations bring no improvement (Table 1: performance "stagnates or diminishes").
 
-    The decision is made on the benchmark's validation part, whose items are never reported.
+    The decision is made on the benchmark's validation part, whose items are never reported. Of a benchmark whose items
+    are all reported otherwise, it is a fixed half of them, and the run reports the other half. The run ends after an
+    iteration that is no new best if the gain over the best model is, by a one-sided paired test, less than `gain` for
+    each iteration since then (docs/evaluation.md). The best iteration is the result of the run.
     """
 
     benchmark: BenchmarkName
-    """The benchmark, which must have a validation part."""
+    """The benchmark: any that comes with isheep, or your own if it has a validation part."""
     patience: Count = 1
-    """The number of consecutive iterations without a new best after which the run ends."""
+    """The number of consecutive iterations without a new best after which the run may end."""
+    gain: Annotated[float, Field(ge=0)] = 1.0
+    """The gain for which an iteration is worth its cost, in points: hundredths of the score's largest value (a point is
+    0.01 of a share, and 0.1 of MT-Bench's ratings)."""
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    """The confidence of the one-sided test with which the run ends. With gain: 0 and confidence: 0.5, every iteration
+    without a new best counts, whatever the noise."""

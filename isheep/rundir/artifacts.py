@@ -65,6 +65,9 @@ ARTIFACTS = (
              ("assessed.jsonl",), ("assessment",)),
 )  # fmt: skip
 
+COMMON_KEYS = ("model", "chat_template", "date", "seed", "machine")
+"""The keys of a recipe that every shared file depends on."""
+
 OTHER_STAGE = "the rest"
 # What a run says while it makes an artifact of a stage.
 STAGE_WORDS = {

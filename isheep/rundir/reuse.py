@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 from isheep.errors import UserError
 from isheep.recipe.loading import differences
 from isheep.recipe.schema import Recipe
-from isheep.rundir.artifacts import artifact_of
+from isheep.rundir.artifacts import COMMON_KEYS, artifact_of
 from isheep.rundir.atomic import write_json
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import parse_run_file
 from isheep.rundir.python_objects import Names, read_python_objects
 from isheep.rundir.run import open_run, read_events
-from isheep.rundir.sources import COMMON_KEYS
 
 REUSE_FILE = "reuse.json"
 

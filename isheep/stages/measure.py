@@ -33,7 +33,7 @@ def measure(context: StageContext, pairs: Sequence[Pair]) -> FilterContext:
         perplexities = measure_perplexities(context, pairs)
     if needs(recipe.filters, "embeddings"):
         embeddings = embed_pairs(context, pairs)
-    prompts = [*evaluation_prompts(recipe.evaluation), *validation_prompts(recipe.stop)]
+    prompts = [*evaluation_prompts(recipe.evaluation), *validation_prompts(recipe)]
     return FilterContext(prompts, perplexities, embeddings)
 
 

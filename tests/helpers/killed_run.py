@@ -9,18 +9,20 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import isheep.sweep
 from isheep.backends import DEFAULT_BACKEND
+from isheep.benchmarks import EvalContext, register_benchmark
 from isheep.cli import main
 from isheep.engines.function import SeededFunctionEngine
 from isheep.recipe.schema import Recipe
-from isheep.records import Model
+from isheep.records import Model, Sampling
 from isheep.rundir.training_file import read_training_file
 from tests.helpers.fakes import FakeChat
+from tests.helpers.halved_benchmark import halved_benchmark
 
 OUT, KILL_AT, NAME = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 moments = itertools.count(1)
@@ -33,6 +35,17 @@ response:   {batch_size: 8}
 assessment: {batch_size: 8, judge: base}
 filters:    [{kind: score, at_least: 8}, {kind: perplexity}, {kind: density, clusters: 19}]
 training:   {epochs: 1}
+""",
+    "stop": """
+model: fake
+iterations: 3
+synthesis:  {tasks: 8, batch_size: 4, novelty: null}
+response:   {batch_size: 8}
+assessment: null
+filters:    []
+training:   {epochs: 1}
+evaluation: [halved]
+stop:       {benchmark: halved, patience: 2}
 """,
     "dromedary": """
 model: fake
@@ -102,6 +115,13 @@ def train(recipe: Recipe, chat: Any, start: Model, data: Path, seed: int, into: 
     checkpoint.unlink(missing_ok=True)
 
 
+def judge_answers(context: EvalContext, questions: Sequence[str]) -> list[bool]:
+    """Let the model answer, and take every second answer for right."""
+    answers = context.answers([context.chat.prompt(question) for question in questions], Sampling())
+    return [len(answer.output.encode()) % 2 == 0 for answer in answers]
+
+
+register_benchmark(halved_benchmark(judge_answers))
 DEFAULT_BACKEND.load_chat_template = lambda name, model: FakeChat()  # type: ignore[assignment, return-value]
 DEFAULT_BACKEND.open_engine = open_engine
 DEFAULT_BACKEND.train = train

@@ -14,7 +14,9 @@ from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.data_files import DataRow
 from isheep.benchmarks.support.responses import ResponseContext, match_rows
 from isheep.benchmarks.support.sources import SQUAD2, load_items, question_texts
+from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.prompts import fill_template
+from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Sampling
 
 PROMPT = "Title: {title}\n\nBackground: {context}\n\nQuestion: {question}\n\nAnswer:"
@@ -88,11 +90,16 @@ def words(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", bare).split()
 
 
+def prompts(settings: BenchmarkSettings) -> list[str]:
+    return question_texts(SQUAD2, settings)
+
+
 BENCHMARK = Benchmark(
     name="standard/squad2",
     run=run,
-    prompts=lambda settings: question_texts(SQUAD2, settings),
+    prompts=prompts,
     score_inputs=lambda settings: load_items(SQUAD2, settings),
     items_from="hub",
+    validation=validation_half("squad2", run, prompts),
     score_responses=score_responses,
 )

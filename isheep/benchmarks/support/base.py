@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.responses import ResponseContext
@@ -61,16 +61,31 @@ class Fingerprints(Record):
 class Result(Fingerprints):
     """What a model achieved on a benchmark; eval/NAME.json holds it as JSON.
 
-    `template` is the name of the chat template that the model was prompted in, or "plain". `breakdowns` has for each
-    title and kind of item the number of items that are right and the number of all. `notes` are sentences that a reader
-    of the scores must know. `details` has whatever else the benchmark records; its keys are the benchmark's own.
+    `part` is "reported half" or "validation half" if only one half of the items was asked, because a stop rule looks at
+    one of them. `template` is the name of the chat template that the model was prompted in, or "plain". `breakdowns`
+    has for each title and kind of item the number of items that are right and the number of all. `notes` are sentences
+    that a reader of the scores must know. `details` has whatever else the benchmark records; its keys are the
+    benchmark's own.
     """
 
+    part: Literal["", "reported half", "validation half"] = ""
     template: str = ""
     scores: dict[str, Score]
     breakdowns: dict[str, dict[str, tuple[int, int]]] = {}
     notes: tuple[str, ...] = ()
     details: dict[str, Any] = {}
+
+    @model_serializer(mode="wrap")
+    def _omit_empty_part(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write `part` only if there is one, so that results on all items have the form that they always had."""
+        values: dict[str, Any] = serialize(self)
+        if not self.part:
+            del values["part"]
+        return values
+
+    def title(self, benchmark: str) -> str:
+        """Return the benchmark's name in tables: with the half of its items that was asked, if there is one."""
+        return f"{benchmark} ({self.part})" if self.part else benchmark
 
     def __str__(self) -> str:
         """The mean of each score: "right 0.662, content 0.927"."""
@@ -93,15 +108,21 @@ class PlannedAnswers(NamedTuple):
 
 @dataclass(frozen=True)
 class ValidationPart:
-    """Items of a benchmark beside those that are reported, for the recipe's `stop` rule.
+    """Items of a benchmark that the recipe's `stop` rule looks at, and that are not reported.
 
-    A model is better the higher the mean of the score named `score` is.
+    A model is better the higher the mean of the score named `score` is; "" stands for the first score. `largest` is the
+    largest value that the score can have: the rule counts in points, which are hundredths of it.
+
+    The items are beside those of the benchmark, or half of them (support/halves.py). Then `items` names the set of
+    items: a run that stops by it reports the other half, of every benchmark with the same `items`.
     """
 
     prompts: Callable[[BenchmarkSettings], list[str]]
     run: Callable[[EvalContext], Result]
     score: str
     planned: PlannedAnswers | None = None
+    items: str = ""
+    largest: float = 1.0
 
 
 @dataclass(frozen=True)

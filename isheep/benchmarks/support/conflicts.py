@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator
 
-from isheep.benchmarks.support.base import Benchmark
 from isheep.benchmarks.support.loading import load_benchmark
 from isheep.errors import Conflicts
-from isheep.recipe.benchmark_names import benchmark_names
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.recipe.schema import Recipe
 
@@ -46,11 +44,7 @@ def _stop_conflicts(recipe: Recipe) -> Conflicts:
         yield ("stop", "patience"), why
     benchmark = load_benchmark(stop.benchmark)
     if benchmark.validation is None:
-        yield ("stop", "benchmark"), f"{benchmark.name} has no validation part: take one of {_with_validation()}"
+        why = f"{benchmark.name} has no validation part: take a benchmark of isheep's, or give yours one"
+        yield ("stop", "benchmark"), f"{why} (docs/extending.md)"
     elif benchmark.needs_data and stop.benchmark not in {entry.name for entry in recipe.evaluation if entry.data}:
         yield ("stop", "benchmark"), f"{benchmark.name} needs its files: list it in evaluation, with data"
-
-
-def _with_validation() -> str:
-    benchmarks: list[Benchmark] = [load_benchmark(name) for name in benchmark_names()]
-    return ", ".join(benchmark.name for benchmark in benchmarks if benchmark.validation)

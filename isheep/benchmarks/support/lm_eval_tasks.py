@@ -19,6 +19,7 @@ from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.data_files import DataRow
 from isheep.benchmarks.support.responses import ResponseContext, match_rows
 from isheep.benchmarks.support.sources import DataSource, load_items, question_texts
+from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError, describe_exception
 from isheep.recipe.evaluation import BenchmarkSettings
 
@@ -49,13 +50,15 @@ class StandardTask:
 
     def benchmark(self) -> Benchmark:
         """Return the task as a benchmark."""
+        prompts = partial(question_texts, self.source)
         return Benchmark(
             name=self.name,
             run=self.run,
-            prompts=lambda settings: question_texts(self.source, settings),
+            prompts=prompts,
             score_inputs=self.score_inputs,
             items_from="hub",
             needs_logprobs=self.needs_logprobs,
+            validation=validation_half(self.name.rpartition("/")[2], self.run, prompts),
             score_responses=self.score_responses if self.source.response_key else None,
         )
 

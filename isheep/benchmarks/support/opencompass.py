@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,7 +21,14 @@ from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.data_files import DataRow
 from isheep.benchmarks.support.options import mean_losses, score_items
 from isheep.benchmarks.support.responses import ResponseContext, match_rows
-from isheep.benchmarks.support.sources import DataSource, load_examples, load_items, question_texts
+from isheep.benchmarks.support.sources import (
+    DataSource,
+    load_examples,
+    load_items,
+    load_numbered_items,
+    question_texts,
+)
+from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError, one_line
 from isheep.prompts import fill_template
 from isheep.recipe.evaluation import BenchmarkSettings
@@ -101,13 +109,15 @@ class PaperTask:
 
     def benchmark(self) -> Benchmark:
         """Return the task as a benchmark."""
+        prompts = partial(question_texts, self.source)
         return Benchmark(
             name=self.name,
             run=self.run,
-            prompts=lambda settings: question_texts(self.source, settings),
+            prompts=prompts,
             score_inputs=self.score_inputs,
             items_from="hub",
             needs_logprobs=self.template.score == "loss",
+            validation=validation_half(self.name.rpartition("/")[2], self.run, prompts),
             score_responses=self.score_responses if self.source.response_key else None,
         )
 
@@ -159,8 +169,8 @@ class PaperTask:
 
     def load_shots(self, settings: BenchmarkSettings) -> list[Shot]:
         """Return the items that OpenCompass keeps, with their examples."""
-        rows = load_items(self.source, settings)
-        items = [item for number, row in enumerate(rows, 1) if (item := self._prepare(row, number))]
+        rows = load_numbered_items(self.source, settings)
+        items = [item for number, row in rows if (item := self._prepare(row, number))]
         if not self.examples:
             return [Shot(item, []) for item in items]
         by_subject: dict[str, list[Prepared]] = defaultdict(list)

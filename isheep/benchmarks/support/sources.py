@@ -12,6 +12,7 @@ from pathlib import Path
 
 from isheep.benchmarks.support.context import data_path
 from isheep.benchmarks.support.data_files import DataRow, check_columns, check_rows, read_rows, require_file
+from isheep.benchmarks.support.halves import select_half
 from isheep.benchmarks.support.question_rows import AliasesRow, AnswersRow, PassageRow
 from isheep.errors import UserError, one_line
 from isheep.json_files import ForeignRow
@@ -67,8 +68,17 @@ def load_items(source: DataSource, settings: BenchmarkSettings) -> list[DataRow]
 
     Raises UserError if they can't be read or downloaded, or have another form.
     """
+    return [row for _, row in load_numbered_items(source, settings)]
+
+
+def load_numbered_items(source: DataSource, settings: BenchmarkSettings) -> list[tuple[int, DataRow]]:
+    """Return the items with their numbers among all items of the source, from 1.
+
+    Of a half, questions about the same passage stay together: the first column that is read decides.
+    """
     data = data_path(settings)
-    return _read_local(settings.name, source, data) if data else _download(settings.name, source)
+    rows = _read_local(settings.name, source, data) if data else _download(settings.name, source)
+    return select_half(list(enumerate(rows, 1)), lambda item: item[1][source.question_columns[0]], settings)
 
 
 def load_examples(source: DataSource, settings: BenchmarkSettings) -> list[DataRow]:

@@ -145,7 +145,7 @@ def _guard_validation(part: ValidationPart | None, label: str) -> ValidationPart
 
     def run_with_score(context: EvalContext) -> Result:
         result = run(context)
-        if part.score not in result.scores:
+        if part.score and part.score not in result.scores:
             raise UserError(f"{name} returned no score {part.score!r}, which the stop rule reads: {result}")
         return result
 

@@ -10,14 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from isheep.benchmarks import reported_benchmarks, stop_settings
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.recipe.schema import Recipe
-from isheep.rundir.artifacts import Artifact, artifact_of
+from isheep.rundir.artifacts import COMMON_KEYS, Artifact, artifact_of
 from isheep.rundir.iterations import iteration_name, parse_run_file
 from isheep.rundir.run import saved_prompts
-
-# The keys of a recipe that every shared file depends on.
-COMMON_KEYS = ("model", "chat_template", "date", "seed", "machine")
 
 # The files of a model's adapter that decide what the model generates.
 MODEL_FILES = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
@@ -68,8 +66,8 @@ def _settings_of_file(artifact: Artifact, recipe: Recipe, name: str) -> dict[str
         benchmark = benchmark_of_file(recipe, name.removeprefix("eval/"))
         settings["evaluation"] = benchmark.model_dump(mode="json") if benchmark else None
     elif artifact.name == "validation":
-        # The benchmark is in the file's name, and the rule's patience does not change a score.
-        del settings["stop"]
+        # The rule's numbers do not change a score.
+        settings["stop"] = stop_settings(recipe).model_dump(mode="json") if recipe.stop else None
     return settings
 
 
@@ -86,7 +84,7 @@ def _digest(path: Path, modified: int) -> str:
 
 def benchmark_of_file(recipe: Recipe, name: str) -> BenchmarkSettings | None:
     """Return the benchmark of `evaluation` that a file in eval/ belongs to: NAME.json, NAME, or a file in NAME/."""
-    for benchmark in recipe.evaluation:
+    for benchmark in reported_benchmarks(recipe):
         if name in (benchmark.label, f"{benchmark.label}.json") or name.startswith(f"{benchmark.label}/"):
             return benchmark
     return None
