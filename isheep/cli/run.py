@@ -16,39 +16,42 @@ if TYPE_CHECKING:
     from isheep.recipe.schema import Recipe
 
 
+Out = Annotated[Path | None, typer.Option(help="Run folder (default: runs/RECIPE, or runs/MODEL with --model).")]
+Seeds = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of random seeds: runs with seed, seed + 1, ..., each in a folder --out/seed-N."),
+]
+Reuse = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Another run folder: take over every file of it that comes out the same, make the rest."
+    ),
+]
+Fork = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Leave the run folder as it is: run in a new folder NAME beside it, and reuse the files of the old.",
+    ),
+]
+Watch = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Only look on while another process runs in this folder, until it ends. Ctrl-C leaves it untouched.",
+    ),
+]
+
+
 def run(
     recipe_name: RecipeName = None,
     settings: Settings = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder (default: runs/RECIPE, or runs/MODEL with --model).")
-    ] = None,
+    out: Out = None,
     model: BaseModelName = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Number of random seeds: runs with seed, seed + 1, ..., each in a folder --out/seed-N."
-        ),
-    ] = None,
-    reuse: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Another run folder: take over every file of it that comes out the same, make the rest."
-        ),
-    ] = None,
-    fork: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Leave the run folder as it is: run in a new folder NAME beside it, and reuse the files of the old.",
-        ),
-    ] = None,
-    watch: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Only look on while another process runs in this folder, until it ends. Ctrl-C leaves it untouched.",
-        ),
-    ] = None,
+    seeds: Seeds = None,
+    reuse: Reuse = None,
+    fork: Fork = None,
+    watch: Watch = None,
     unsafe_code: UnsafeCode = False,
     allow_code: AllowCode = False,
 ) -> None:
