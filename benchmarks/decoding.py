@@ -63,6 +63,15 @@ def measure(args: argparse.Namespace) -> Turn:
     return Turn(*seconds, [row.tokens for row in completions], [row.text for row in completions])
 
 
+def profile(args: argparse.Namespace) -> None:
+    """Print the operations that take most of the time of this process's own version."""
+    from torch import profiler
+
+    with profiler.profile(activities=[profiler.ProfilerActivity.CPU]) as measured_operations:
+        measure(args)
+    print(measured_operations.key_averages().table(sort_by="self_cpu_time_total", row_limit=15))
+
+
 def run_turn(checkout: Path, arguments: Sequence[str], threads: int) -> Turn:
     """Measure a checkout in a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": str(threads)}
@@ -103,7 +112,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32", help="Set the type of the numbers.")
     parser.add_argument("--repeats", type=int, default=2, help="Set the number of turns; medians count.")
     parser.add_argument("--once", action="store_true", help="Measure the importable isheep once and print it as JSON.")
+    parser.add_argument("--profile", action="store_true", help="Print the operations of a single turn instead.")
     args = parser.parse_args(arguments)
+    if args.profile:
+        profile(args)
+        return
     if args.once:
         print(json.dumps(measure(args)))
         return

@@ -161,6 +161,10 @@ class ForwardPass:
                 torch.cat([part.expand(len(own), -1, -1, -1), own], 2)
                 for part, own in zip(self.prefix.layers[module.layer_idx], (keys, values), strict=True)
             )
+        # transformers copies keys for each head that shares them, which only the kernels of CUDA need.
+        if query.device.type == "cpu":
+            kernel = torch.nn.functional.scaled_dot_product_attention
+            return kernel(query, keys, values, attn_mask=self.mask, scale=scale, enable_gqa=True).transpose(1, 2)
         return sdpa_attention_forward(module, query, keys, values, self.mask, scaling=scale)[0]
 
     def _attend_next(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
