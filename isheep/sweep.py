@@ -32,7 +32,7 @@ from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.progress import console
 from isheep.rundir.python_objects import Names, check_python_objects, save_python_objects
-from isheep.rundir.reuse import ReusedRun, begin_reuse, check_reused_run, describe_files
+from isheep.rundir.reuse import ReusedRun, begin_reuse, check_reused_run, report_files
 from isheep.rundir.run import (
     check_run_dir,
     has_current_format,
@@ -87,7 +87,7 @@ def iterate_recipe(
         for iteration, model in enumerate(align(recipe, folder, backend=backend, filters=filters)):
             evaluate.evaluate(recipe, folder, iteration, model, backend=backend)
             if reused and _num_made_files(out) > num_made:
-                folder.notify(describe_files(folder, iteration, reused))
+                report_files(folder, iteration, reused)
             is_last = is_last_iteration(recipe, folder, iteration)
             if is_last and iteration < recipe.iterations:
                 _report_stop(recipe, folder, iteration)

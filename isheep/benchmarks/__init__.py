@@ -22,7 +22,8 @@ from isheep.benchmarks.support.halves import (
     as_half,
     benchmark_title,
     half_name,
-    select_half,
+    part_name,
+    select_items,
 )
 from isheep.benchmarks.support.loading import is_readable, load_benchmark, register_benchmark
 from isheep.benchmarks.support.responses import ResponseContext
@@ -47,6 +48,7 @@ __all__ = [
     "evaluation_prompts",
     "fingerprint",
     "half_name",
+    "part_name",
     "halved",
     "is_readable",
     "load_benchmark",
@@ -54,7 +56,7 @@ __all__ = [
     "register_benchmark",
     "reported_benchmarks",
     "reported_settings",
-    "select_half",
+    "select_items",
     "settings_conflicts",
     "stop_settings",
     "validation_half",

@@ -18,7 +18,7 @@ from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Sc
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import read_rows, read_text
 from isheep.benchmarks.support.foreign_rows import ModelOutput
-from isheep.benchmarks.support.halves import half_name, select_half
+from isheep.benchmarks.support.halves import half_name, select_items
 from isheep.benchmarks.support.responses import ResponseContext, match_responses
 from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError
@@ -178,7 +178,7 @@ def length_controlled_notes(model: str, figures: Mapping[str, Any]) -> tuple[str
 
 def load_items(settings: BenchmarkSettings, version: Version) -> Rows:
     """Return the instructions that the settings are about, with their reference outputs."""
-    return select_half(reference(data_path(settings), version), lambda row: row["instruction"], settings)
+    return select_items(reference(data_path(settings), version), lambda row: row["instruction"], settings)
 
 
 def folder_of(data: Path | None) -> Path:

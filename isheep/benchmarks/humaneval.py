@@ -13,7 +13,7 @@ from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result
 from isheep.benchmarks.support.code_samples import CodeSample, score_samples
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import DataRow, check_rows, check_unique_tasks, read_rows, require_file
-from isheep.benchmarks.support.halves import select_half
+from isheep.benchmarks.support.halves import select_items
 from isheep.benchmarks.support.programs import Problem, body, defines, extract, score_programs
 from isheep.benchmarks.support.responses import ResponseContext
 from isheep.benchmarks.support.validation_parts import validation_half
@@ -47,7 +47,7 @@ class HumanEvalRow(ForeignRow):
 def load(settings: BenchmarkSettings) -> list[DataRow]:
     """Return the rows of the user's file. Raises UserError if a row is malformed, or if a task is repeated."""
     rows = load_tasks(require_file(settings.name, data_path(settings), FILE), COLUMNS)
-    return select_half(rows, lambda row: row["task_id"], settings)
+    return select_items(rows, lambda row: row["task_id"], settings)
 
 
 def load_tasks(path: Path, columns: Sequence[str]) -> list[DataRow]:

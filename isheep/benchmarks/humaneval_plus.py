@@ -15,7 +15,7 @@ from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import DataRow, require_file
 from isheep.benchmarks.support.evalplus import PlusOutcome, PlusTask, expected_values, run_solution
 from isheep.benchmarks.support.fingerprints import check_unchanged, item_fingerprints
-from isheep.benchmarks.support.halves import select_half
+from isheep.benchmarks.support.halves import select_items
 from isheep.benchmarks.support.programs import BATCH_SIZE, code_result
 from isheep.benchmarks.support.responses import ResponseContext
 from isheep.benchmarks.support.validation_parts import validation_half
@@ -55,7 +55,7 @@ def load(settings: BenchmarkSettings) -> list[DataRow]:
                 raise UserError(f"{path} row {number}: {column} must be lists of arguments; take {FILE}")
         if isinstance(row["atol"], bool) or not isinstance(row["atol"], int | float) or not row["atol"] >= 0:
             raise UserError(f"{path} row {number}: atol {row['atol']!r} is no tolerance: a number from 0 on is wanted")
-    return select_half(rows, lambda row: row["task_id"], settings)
+    return select_items(rows, lambda row: row["task_id"], settings)
 
 
 def run(context: EvalContext) -> Result:

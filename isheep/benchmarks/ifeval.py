@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
 from isheep.benchmarks.support.context import EvalContext, data_path
-from isheep.benchmarks.support.halves import select_half
+from isheep.benchmarks.support.halves import select_items
 from isheep.benchmarks.support.ifeval_checks import linear_check
 from isheep.benchmarks.support.responses import ResponseContext, match_responses, read_sample
 from isheep.benchmarks.support.validation_parts import validation_half
@@ -235,7 +235,7 @@ def checkers() -> Registry:
 
 def load_items(settings: BenchmarkSettings) -> list[Item]:
     """Return the prompts that the settings are about."""
-    return select_half(load(data_path(settings)), lambda item: item.key, settings)
+    return select_items(load(data_path(settings)), lambda item: item.key, settings)
 
 
 def load(data: Path | None) -> list[Item]:

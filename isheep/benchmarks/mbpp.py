@@ -18,7 +18,7 @@ from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result
 from isheep.benchmarks.support.code_samples import CodeSample, score_samples
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import DataRow, check_rows, check_unique_tasks, read_rows, require_file
-from isheep.benchmarks.support.halves import select_half
+from isheep.benchmarks.support.halves import select_items
 from isheep.benchmarks.support.programs import Problem, extract, score_programs
 from isheep.benchmarks.support.responses import ResponseContext
 from isheep.benchmarks.support.validation_parts import validation_half
@@ -144,7 +144,7 @@ def load(settings: BenchmarkSettings, file: str, task_column: str) -> tuple[list
         _check_tests(path, row)
     if not items:
         raise UserError(f"{path}: no task of the test split in it (task_id {TEST[0]} to {TEST[-1]})")
-    return [by_id[number] for number in EXAMPLES], select_half(items, lambda row: task_key(row["task_id"]), settings)
+    return [by_id[number] for number in EXAMPLES], select_items(items, lambda row: task_key(row["task_id"]), settings)
 
 
 def _task_number(path: Path, row: DataRow) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from isheep.benchmarks.support import fastchat
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
 from isheep.benchmarks.support.context import EvalContext, data_path
-from isheep.benchmarks.support.halves import select_half
+from isheep.benchmarks.support.halves import select_items
 from isheep.benchmarks.support.responses import ResponseContext, match_responses
 from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.judges.base import count_outcomes, judge_notes, merge_parameters, safe_file_name
@@ -110,7 +110,7 @@ def score_inputs(settings: BenchmarkSettings) -> object:
 def load_files(settings: BenchmarkSettings, judge: str) -> fastchat.QuestionFiles:
     """Return FastChat's files with the questions that the settings are about."""
     files = fastchat.load_files(data_path(settings), judge)
-    return files._replace(questions=select_half(files.questions, lambda row: row["question_id"], settings))
+    return files._replace(questions=select_items(files.questions, lambda row: row["question_id"], settings))
 
 
 def generate_answers(context: EvalContext, questions: Sequence[dict[str, Any]]) -> dict[Any, list[str]]:

@@ -80,8 +80,7 @@ def _find_run_dir(name: str | None, model: str | None, out: Path | None) -> Path
     if model or out and out.resolve() != path.resolve():
         raise UserError(
             f"{name} is a run folder, which continues in place, with its own model; to begin another run with its "
-            f"recipe: isheep run {path / 'recipe.yaml'} --out ANOTHER, or isheep run {name} --fork NAME to reuse its "
-            "files"
+            f"recipe: isheep run {path / 'recipe.yaml'} --out ANOTHER, or with its files: isheep run {name} --fork NAME"
         )
     return path
 

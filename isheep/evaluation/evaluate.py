@@ -16,6 +16,7 @@ from isheep.benchmarks import (
     fingerprint,
     half_name,
     load_benchmark,
+    part_name,
     prompt_fingerprint,
     reported_benchmarks,
     stop_settings,
@@ -90,7 +91,7 @@ def ensure_result(model_context: ModelContext, settings: BenchmarkSettings, part
         else:
             result = benchmark.run(context)
         template = "" if result.template in ("", PLAIN) else fingerprint(chat.template)
-        update = {**fingerprints.model_dump(), "template_fingerprint": template, "part": half_name(settings)}
+        update = {**fingerprints.model_dump(), "template_fingerprint": template, "part": part_name(settings)}
         return result.model_copy(update=update).model_dump(mode="json")
 
     folder.json(f"{part}/{settings.label}.json", make)

@@ -236,9 +236,13 @@ def evaluation_stages(iteration: PlannedIteration, model: str) -> Iterator[Stage
 
 
 def planned_answers(settings: BenchmarkSettings) -> PlannedAnswers | None:
-    """Return the size of a benchmark, or of the half of it that is reported; None if it is not known."""
+    """Return the size of a benchmark, or of the half or sample of it that is reported; None if it is not known."""
     planned = load_benchmark(settings.name).planned
-    return halved(planned) if half_name(settings) else planned
+    if planned and half_name(settings):
+        planned = halved(planned)
+    if planned and settings.num_items:
+        planned = planned._replace(num_answers=min(planned.num_answers, settings.num_items))
+    return planned
 
 
 def uncounted_benchmarks(recipe: Recipe) -> list[str]:

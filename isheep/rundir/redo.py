@@ -69,13 +69,14 @@ def choose_iteration(run: RunFolder, stage: str, iteration: int | None) -> int:
         numbers = ", ".join(map(str, existing))
         base = " (0 is the base model)" if 0 in existing else ""
         raise UserError(
-            f"{run.path} has files of the stage {stage!r} in the iterations {numbers}{base}: say with --iteration which "
-            "of them is made again first; those after it follow"
+            f"{run.path} has files of the stage {stage!r} in the iterations {numbers}{base}: say with --iteration "
+            "which of them is made again first; those after it follow"
         )
     if iteration is not None and iteration not in existing:
         numbers = ", ".join(map(str, existing))
         raise UserError(
-            f"{run.path} has no files of the stage {stage!r} in iteration {iteration}: give one of {numbers}; {makes_rest}"
+            f"{run.path} has no files of the stage {stage!r} in iteration {iteration}: give one of {numbers}; "
+            f"{makes_rest}"
         )
     return existing[0] if iteration is None else iteration
 
@@ -149,5 +150,5 @@ def _move(path: Path, run_dir: Path, target: Path) -> None:
     new_path = target / path.relative_to(run_dir)
     new_path.parent.mkdir(exist_ok=True)
     path.rename(new_path)
-    fsync_path(new_path.parent)
-    fsync_path(path.parent)
+    for folder in (new_path.parent, target, path.parent):
+        fsync_path(folder)

@@ -86,12 +86,14 @@ def _describe_differences(saved: Recipe, recipe: Recipe) -> str:
 # --- what was taken over
 
 
-def describe_files(run: RunFolder, iteration: int, reused: ReusedRun) -> str:
-    """Return which groups of files of an iteration were taken over from another run, and which were made new."""
+def report_files(run: RunFolder, iteration: int, reused: ReusedRun) -> None:
+    """Say which groups of files of an iteration were taken over from another run, and which were made new."""
     groups = _file_groups(read_events(run.root), iteration)
+    if not groups:
+        return
     taken, new = (", ".join(group for group in groups if groups[group] is is_taken) for is_taken in (True, False))
     label = f"iteration {iteration}" if iteration else "base model"
-    return f"{label}: taken over from {reused.path}: {taken or 'nothing'}; made new: {new or 'nothing'}"
+    run.notify(f"{label}: taken over from {reused.path}: {taken or 'nothing'}; made new: {new or 'nothing'}")
 
 
 def _file_groups(events: Sequence[Mapping[str, Any]], iteration: int) -> dict[str, bool]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from isheep.benchmarks import Benchmark, EvalContext, Result, Score, select_half, validation_half
+from isheep.benchmarks import Benchmark, EvalContext, Result, Score, select_items, validation_half
 from isheep.recipe.evaluation import BenchmarkSettings
 
 NUM_QUESTIONS = 400
@@ -13,7 +13,7 @@ Judge = Callable[[EvalContext, Sequence[str]], list[bool]]
 
 def prompts(settings: BenchmarkSettings) -> list[str]:
     questions = [f"What is {number} plus one?" for number in range(NUM_QUESTIONS)]
-    return select_half(questions, str, settings)
+    return select_items(questions, str, settings)
 
 
 def halved_benchmark(judge: Judge, name: str = "halved") -> Benchmark:

@@ -1,7 +1,7 @@
 """Not a test: `isheep run` on a fake engine and trainer, which kills its own process at a given moment.
 
-python killed_run.py OUT N RECIPE: the N-th call of the engine, training step, fsync or rename is not reached; 0: all.
-A run that ends writes the number of its moments into OUT.moments.
+python killed_run.py OUT N RECIPE [COMMAND...]: the N-th call of the engine, training step, fsync or rename is not
+reached; 0: all. A run that ends writes the number of its moments into OUT.moments. COMMAND replaces the run of RECIPE.
 """
 
 import functools
@@ -129,6 +129,6 @@ isheep.sweep.check_prompt_fits = lambda recipe, chat: None
 os.fsync, Path.rename = killed(os.fsync), killed(Path.rename)  # type: ignore[method-assign]
 OUT.with_suffix(".yaml").write_text(RECIPES[NAME])
 try:
-    main(["run", str(OUT.with_suffix(".yaml")), "--out", str(OUT)])
+    main(sys.argv[4:] or ["run", str(OUT.with_suffix(".yaml")), "--out", str(OUT)])
 finally:
     OUT.with_suffix(".moments").write_text(str(next(moments) - 1))

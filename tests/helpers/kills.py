@@ -3,14 +3,18 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def run_until_killed(out: Path, kill_at: int, recipe: str = "isheep") -> int:
-    """Run a recipe of killed_run.py, kill it at its moment `kill_at` (0: never), and return the exit status."""
+def run_until_killed(out: Path, kill_at: int, recipe: str = "isheep", words: Sequence[str] = ()) -> int:
+    """Run a recipe of killed_run.py, kill it at its moment `kill_at` (0: never), and return the exit status.
+
+    `words` are another command in place of running the recipe.
+    """
     script = Path(__file__).with_name("killed_run.py")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, str(script), str(out), str(kill_at), recipe]
+    command = [sys.executable, str(script), str(out), str(kill_at), recipe, *words]
     return subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode
 
 

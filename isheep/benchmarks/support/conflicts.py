@@ -23,6 +23,8 @@ def conflicts(recipe: Recipe, iteration: int = 1) -> Conflicts:
 def settings_conflicts(settings: BenchmarkSettings) -> Iterator[str]:
     """Yield what is wrong with the settings of one benchmark."""
     benchmark, judge = load_benchmark(settings.name), settings.judge
+    if settings.num_items and not (benchmark.validation and benchmark.validation.items):
+        yield f"{settings.label} has no samples: leave out num_items"
     if not benchmark.needs_judge:
         if judge:
             yield f"{settings.label} asks no judge"

@@ -1,7 +1,8 @@
-"""Halves of a benchmark's items: one for a stop rule, and one that is reported instead of all items.
+"""Parts of a benchmark's items: halves, of which one is for a stop rule and one is reported, and fixed samples.
 
 A hash of an item's key decides its half, so that it depends neither on the order of the items, nor on the random seed,
 nor on which other items there are. Items with the same key, such as questions about one passage, are in the same half.
+A sample takes the items with the smallest hashes, so that a larger sample contains a smaller one.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -33,10 +34,16 @@ def half_name(settings: BenchmarkSettings) -> Half | Literal[""]:
     return settings.half if isinstance(settings, HalfSettings) else ""
 
 
+def part_name(settings: BenchmarkSettings) -> str:
+    """Return which items settings are about, such as "reported half, sample of 100", or "" for all items."""
+    sample = f"sample of {settings.num_items}" if settings.num_items else ""
+    return ", ".join(filter(None, (half_name(settings), sample)))
+
+
 def benchmark_title(settings: BenchmarkSettings) -> str:
-    """Return the name of a benchmark in tables, with the half that the settings are about."""
-    half = half_name(settings)
-    return f"{settings.label} ({half})" if half else settings.label
+    """Return the name of a benchmark in tables, with the items that the settings are about."""
+    part = part_name(settings)
+    return f"{settings.label} ({part})" if part else settings.label
 
 
 def half_of(key: Hashable) -> Half:
@@ -44,8 +51,8 @@ def half_of(key: Hashable) -> Half:
     return HALVES[sha256(f"half of {key}".encode()).digest()[0] % 2]
 
 
-def select_half(items: Sequence[T], key: Callable[[T], Hashable], settings: BenchmarkSettings) -> list[T]:
-    """Return the items of the half that the settings are about, in their order; all of them if they are about no half.
+def select_items(items: Sequence[T], key: Callable[[T], Hashable], settings: BenchmarkSettings) -> list[T]:
+    """Return the items of the half, and of the sample, that the settings are about, in their order.
 
     Raises UserError if the half has no item.
     """
@@ -56,4 +63,10 @@ def select_half(items: Sequence[T], key: Callable[[T], Hashable], settings: Benc
             f"benchmark {settings.label}: its {half} has no item, because all {len(items)} are in the other half: give "
             "more items as data, or name another benchmark in stop.benchmark"
         )
-    return selected
+    return _sample(selected, key, settings.num_items) if settings.num_items else selected
+
+
+def _sample(items: Sequence[T], key: Callable[[T], Hashable], num_items: int) -> list[T]:
+    """Return the items whose keys have the smallest hashes, in their order; all of them if they are no more."""
+    ranks = [(sha256(f"sample of {key(item)}".encode()).digest(), index) for index, item in enumerate(items)]
+    return [items[index] for _, index in sorted(sorted(ranks)[:num_items], key=lambda rank: rank[1])]

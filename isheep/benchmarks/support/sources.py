@@ -12,7 +12,7 @@ from pathlib import Path
 
 from isheep.benchmarks.support.context import data_path
 from isheep.benchmarks.support.data_files import DataRow, check_columns, check_rows, read_rows, require_file
-from isheep.benchmarks.support.halves import select_half
+from isheep.benchmarks.support.halves import select_items
 from isheep.benchmarks.support.question_rows import AliasesRow, AnswersRow, PassageRow
 from isheep.errors import UserError, one_line
 from isheep.json_files import ForeignRow
@@ -78,7 +78,7 @@ def load_numbered_items(source: DataSource, settings: BenchmarkSettings) -> list
     """
     data = data_path(settings)
     rows = _read_local(settings.name, source, data) if data else _download(settings.name, source)
-    return select_half(list(enumerate(rows, 1)), lambda item: item[1][source.question_columns[0]], settings)
+    return select_items(list(enumerate(rows, 1)), lambda item: item[1][source.question_columns[0]], settings)
 
 
 def load_examples(source: DataSource, settings: BenchmarkSettings) -> list[DataRow]:

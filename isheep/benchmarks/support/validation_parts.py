@@ -19,7 +19,7 @@ def validation_half(
 ) -> ValidationPart:
     """Return a validation part that is one half of a benchmark's items; a run that stops by it reports the other half.
 
-    `run` and `prompts` are the benchmark's own: they must load their items through `select_half`. `items` names the
+    `run` and `prompts` are the benchmark's own: they must load their items through `select_items`. `items` names the
     set of items, so that other benchmarks on the same items report the other half, too. `planned` is that of all items.
     """
 
