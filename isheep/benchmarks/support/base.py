@@ -62,10 +62,10 @@ class Result(Fingerprints):
     """What a model achieved on a benchmark; eval/NAME.json holds it as JSON.
 
     `part` names the items that were asked if these are not all: "reported half" or "validation half", because a stop
-    rule looks at one of them, and "sample of 100". `template` is the name of the chat template that the model was prompted in, or "plain". `breakdowns`
-    has for each title and kind of item the number of items that are right and the number of all. `notes` are sentences
-    that a reader of the scores must know. `details` has whatever else the benchmark records; its keys are the
-    benchmark's own.
+    rule looks at one of them, and "sample of 100". `template` is the name of the chat template that the model was
+    prompted in, or "plain". `breakdowns` has for each title and kind of item the number of items that are right and the
+    number of all. `notes` are sentences that a reader of the scores must know. `details` has whatever else the
+    benchmark records; its keys are the benchmark's own.
     """
 
     part: str = ""
