@@ -354,7 +354,7 @@ def test_model_text_cannot_touch_the_terminal(graded: Path) -> None:
 def test_show_says_what_was_cut_off_and_kept(graded: Path) -> None:
     output = isheep("show", graded, "1", "--quality", "high", "--following", "high").out
     assert "t1-00000  kept\n  instruction: Do t1-00000\n  output (cut off): [bold" in output
-    assert "  following 9: 9||fine\n" in output
+    assert "  following 9: fine\n" in output
 
 
 @pytest.mark.parametrize(
@@ -633,7 +633,7 @@ def test_shell_completion_offers_recipes() -> None:
         [*command[:2], "import sys; sys.argv = ['isheep']; from isheep.cli import main; main()"],
         env={**os.environ, **variables}, cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert done.stdout.split() == ["paper/qwen1.5-72b", "paper/qwen1.5-7b"]
+    assert done.stdout.split() == ["paper/qwen1.5-72b", "paper/qwen1.5-72b-above-8", "paper/qwen1.5-7b"]
 
 
 @pytest.mark.parametrize(("words", "code"), [(["run"], 2), (["run", "--help"], 0), (["--version"], 0), (["--help"], 0)])
