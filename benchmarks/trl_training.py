@@ -2,8 +2,8 @@
 
     python -m benchmarks.trl_training --model DIR [--rows 32] [--epochs 2]
 
-The rows are seed tasks with their answers, four of them in a row, so that they are as long as answers to real tasks. Each
-way trains in a process of its own, on one thread, with the same LoRA settings, batch size, learning rate and cutoff:
+The rows are seed tasks with their answers, four of them in a row, so that they are as long as answers to real tasks.
+Each way trains in a process of its own, on one thread, with the same LoRA settings, batch size, learning rate, cutoff:
 
 - "TRL as it comes": SFTTrainer with a conversational dataset of prompts and completions and its own defaults otherwise,
 - "isheep": the peft trainer with the defaults of a recipe,
@@ -46,7 +46,8 @@ def make_rows(num_rows: int) -> list[TrainingRow]:
     for index in range(num_rows):
         group = [tasks[(TASKS_PER_ROW * index + offset) % len(tasks)] for offset in range(TASKS_PER_ROW)]
         instruction = "\n".join(task.content for task in group)
-        rows.append(TrainingRow(instruction=instruction, output="\n".join(task.output for task in group), finish="stop"))
+        output = "\n".join(task.output for task in group)
+        rows.append(TrainingRow(instruction=instruction, output=output, finish="stop"))
     return rows
 
 
@@ -74,9 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def train(way: str, model: str, num_rows: int, epochs: int) -> dict[str, float]:
-    """Return the CPU seconds of a training, the peak memory of this process in GB, and the mean loss of the training."""
+    """Return the CPU seconds of a training, the peak memory of this process in GB, and the last logged loss."""
     rows = make_rows(num_rows)
-    training = Training(epochs=epochs, held_out=0.1 if way.endswith("held out") else 0, keep="last", lora=Lora(dropout=0))
+    held_out = 0.1 if way.endswith("held out") else 0
+    training = Training(epochs=epochs, held_out=held_out, keep="last", lora=Lora(dropout=0))
     with tempfile.TemporaryDirectory() as folder:
         if way == WAYS[0]:
             seconds, loss = train_with_trl(model, rows, training, folder)
@@ -87,7 +89,7 @@ def train(way: str, model: str, num_rows: int, epochs: int) -> dict[str, float]:
 
 
 def train_with_isheep(model: str, rows: list[TrainingRow], training: Training, folder: Path) -> tuple[float, float]:
-    """Return the CPU seconds of `fit`, and the mean loss."""
+    """Return the CPU seconds of `fit`, and the last logged loss."""
     chat = load_chat_template("tokenizer", model)
     tokenizer = chat.tokenizer
     examples = select_examples(rows, chat, tokenizer, training, 1)
