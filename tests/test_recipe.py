@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isheep import api, extensions, prompts
-from isheep.cli import main
+from isheep.cli import main, recipe_choice
 from isheep.errors import UserError
+from isheep.models.checkpoint import num_parameters
 from isheep.recipe import loading
 from isheep.recipe.reference import render_reference
 from isheep.recipe.schema import Recipe
@@ -309,6 +310,22 @@ def test_a_prompt_file_that_can_not_be_opened(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(UserError, match=r"rating\.yaml can't be read: Permission denied"):
         prompts.load_prompts(str(tmp_path / "rating.yaml"))
+
+
+# --- the recipe of a command line that names none
+
+
+def test_the_size_of_a_model_decides_on_its_recipe(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def recipe_of(model: str | None) -> str:
+        return recipe_choice.choose_recipe(None, ["iterations=1"], model).path.stem
+
+    assert (recipe_of(None), recipe_of("lamb"), recipe_of(str(qwen2))) == ("lamb", "lamb", "small")
+    assert (recipe_of("Qwen/Qwen1.5-0.5B"), recipe_of("Qwen/Qwen1.5-72B")) == ("small", "qwen2.5-0.5b")
+    # Nothing is known of a model that is neither here nor in the table of sizes.
+    assert recipe_of("somebody/something") == "qwen2.5-0.5b"
+    size = num_parameters(str(qwen2))
+    monkeypatch.setattr(recipe_choice, "SMALL_MODEL", size)
+    assert recipe_of(str(qwen2)) == "qwen2.5-0.5b"
 
 
 # --- who is to blame

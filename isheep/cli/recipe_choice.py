@@ -12,6 +12,9 @@ from isheep.errors import UserError
 DEFAULT = "lamb"
 DEFAULT_FOR_MODEL = "qwen2.5-0.5b"
 """The recipe for --model if no recipe is named."""
+DEFAULT_FOR_SMALL_MODEL = "small"
+"""The same for a model of fewer than SMALL_MODEL parameters."""
+SMALL_MODEL = 1_000_000_000
 
 
 def _complete(incomplete: str) -> Iterator[str]:
@@ -63,7 +66,21 @@ def choose_recipe(
         return RecipeChoice(run_dir / "recipe.yaml", overrides, run_dir)
     if model:
         overrides = [f"model={json.dumps(model)}", *overrides]
-    return RecipeChoice(loading.find_recipe(name or (DEFAULT_FOR_MODEL if model else DEFAULT)), overrides)
+    return RecipeChoice(loading.find_recipe(name or _default_recipe(model)), overrides)
+
+
+def _default_recipe(model: str | None) -> str:
+    """Return the name of the recipe for a command line that names none: by the size of the model, if it names one."""
+    from isheep.models.checkpoint import num_parameters
+    from isheep.plan.shapes import known_configs, shape_of
+    from isheep.recipe.packaged import PACKAGED_MODELS
+
+    if model is None:
+        return DEFAULT
+    if model in PACKAGED_MODELS:
+        return model
+    size = shape_of(model).parameters if model in known_configs() else num_parameters(model)
+    return DEFAULT_FOR_SMALL_MODEL if size and size < SMALL_MODEL else DEFAULT_FOR_MODEL
 
 
 def _find_run_dir(name: str | None, model: str | None, out: Path | None) -> Path | None:

@@ -58,7 +58,7 @@ def run(
     """Run a recipe, or continue a run.
 
     A run folder is continued with its own recipe. The default of RECIPE is the run folder --out if it exists, else
-    lamb, or qwen2.5-0.5b with --model.
+    lamb. With --model it is small if the model has fewer than a billion parameters, else qwen2.5-0.5b.
 
     In a run that has begun, only the keys of machine may change, and iterations may grow. To change another key without
     generating again what it does not change, add --fork NAME.

@@ -130,6 +130,29 @@ def _configured_size(base: str, key: str) -> int:
     return getattr(load_pretrained(base, AutoConfig).get_text_config(), key, None) or UNBOUNDED
 
 
+def num_parameters(base: str) -> int | None:
+    """Return the number of weights in the files of a checkpoint, tied ones once; None if they are not on this machine.
+
+    Reads the headers of the files alone.
+    """
+    import math
+
+    from safetensors import SafetensorError, safe_open
+
+    folder = Path(find_checkpoint(base))
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    count = 0
+    try:
+        for file in files:
+            with safe_open(file, framework="numpy") as weights:
+                names = weights.keys()
+                count += sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
+    # Loading the weights will say what is wrong with them.
+    except (SafetensorError, OSError):
+        return None
+    return count or None
+
+
 def check_device(device: str | None) -> None:
     """Raise UserError if this machine has no `device`; None stands for the one that torch chooses."""
     if device in (None, "cpu"):
