@@ -263,15 +263,17 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
 def changed_settings(old: Recipe, new: Recipe) -> list[str]:
     """Return the settings that turn one recipe into another on the command line, as `training.epochs=3`."""
     old_values, new_values = (recipe.model_dump(mode="json", exclude={"date"}) for recipe in (old, new))
-    return list(_overrides_between(old_values, new_values))
+    return list(_overrides_between(old_values, new_values, new.model_dump(mode="json", exclude_defaults=True)))
 
 
-def _overrides_between(old: Any, new: Any, path: str = "") -> Iterator[str]:
+def _overrides_between(old: Any, new: Any, brief: Any, path: str = "") -> Iterator[str]:
+    """Yield the overrides for the values that differ. `brief` is `new` without defaults, or None where all are."""
     if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
         for key, value in new.items():
-            yield from _overrides_between(old[key], value, f"{path}.{key}" if path else key)
+            inner = brief.get(key) if isinstance(brief, dict) else None
+            yield from _overrides_between(old[key], value, inner, f"{path}.{key}" if path else key)
     elif old != new:
-        yield f"{path}={json.dumps(new)}"
+        yield f"{path}={json.dumps(new if brief is None else brief)}"
 
 
 def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
