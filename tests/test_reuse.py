@@ -216,8 +216,10 @@ def test_the_refusal_of_another_recipe_names_a_command_that_works(finished: Path
     # The ratings had dropped no pair, so the model is the same without them.
     taken, _ = files_by_origin(finished.with_name("a-2"))
     assert taken == {"iter-1/replies.jsonl", "iter-1/pairs.jsonl", "iter-1/adapter"}
-    # The next free name is proposed, and a long command is not repeated.
-    message = refused("run", finished, f"assessment.prompt={{quality: '{{output}} {'long ' * 99}'}}")
+    # Values have no defaults, the next free name is proposed, and a long command is not repeated.
+    message = refused("run", finished, "filters=[{kind: score, above: 7}]")
+    assert message.strip().endswith(f"""run {finished} 'filters=[{{"kind": "score", "above": 7.0}}]' --fork a-3""")
+    message = refused("run", finished, f"assessment.prompt={{quality: '{{instruction}} {{output}} {'long ' * 99}'}}")
     assert message.strip().endswith("the same command with --fork a-3")
 
 
@@ -230,6 +232,22 @@ def test_python_reuses_a_run_with_the_same_engine(fake_models: None, recipe: Pat
         package.align(second, tmp_path / "a", engine=write_texts).run()
     with pytest.raises(package.UserError, match=r"made with the engine .*write_texts, and this run has the recipe's"):
         package.align(second, tmp_path / "c", reuse=tmp_path / "a").run()
+
+
+class ClockChat(FakeChat):
+    """A chat template that asks for the date."""
+
+    reads_clock = True
+
+
+def test_a_run_that_reuses_another_one_has_its_date(fake_models: None, recipe: Path, tmp_path: Path) -> None:
+    backend = Backend(open_engine, train, lambda *arguments: ClockChat())  # type: ignore[arg-type, return-value]
+    dated = package.load_recipe(recipe, {"iterations": 1, "date": "2026-07-26"})
+    undated = package.load_recipe(recipe, {"iterations": 1, "training.epochs": 3})
+    package.align(dated, tmp_path / "a", backend=backend).run()
+    package.align(undated, tmp_path / "b", backend=backend, reuse=tmp_path / "a").run()
+    assert str(package.load_recipe(tmp_path / "b/recipe.yaml").date) == "2026-07-26"
+    assert "iter-1/assessed.jsonl" in files_by_origin(tmp_path / "b")[0]
 
 
 # --- redo

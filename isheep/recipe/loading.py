@@ -263,15 +263,29 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
 def changed_settings(old: Recipe, new: Recipe) -> list[str]:
     """Return the settings that turn one recipe into another on the command line, as `training.epochs=3`."""
     old_values, new_values = (recipe.model_dump(mode="json", exclude={"date"}) for recipe in (old, new))
-    return list(_overrides_between(old_values, new_values))
+    return list(_overrides_between(old_values, new_values, new.model_dump(mode="json", exclude_defaults=True)))
 
 
-def _overrides_between(old: Any, new: Any, path: str = "") -> Iterator[str]:
+def _overrides_between(old: Any, new: Any, changed: Any, path: str = "") -> Iterator[str]:
+    """Yield the overrides for the values that differ. `changed` is `new` without its defaults."""
     if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
         for key, value in new.items():
-            yield from _overrides_between(old[key], value, f"{path}.{key}" if path else key)
+            inner = changed.get(key) if isinstance(changed, dict) else None
+            yield from _overrides_between(old[key], value, inner, f"{path}.{key}" if path else key)
     elif old != new:
-        yield f"{path}={json.dumps(new)}"
+        yield f"{path}={json.dumps(_without_nulls(new, changed))}"
+
+
+def _without_nulls(value: Any, changed: Any) -> Any:
+    """Return a value without the keys in its entries, such as those of filters, that are null by default."""
+    if not isinstance(value, list) or not isinstance(changed, list):
+        return value
+    return [
+        {key: item for key, item in entry.items() if item is not None or key in changed_entry}
+        if isinstance(entry, dict)
+        else entry
+        for entry, changed_entry in zip(value, changed, strict=True)
+    ]
 
 
 def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
