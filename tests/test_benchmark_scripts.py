@@ -29,6 +29,7 @@ SMALL_RUNS = {
             "32", "--steps", "1"],
     "overhead": ["synthesis.tasks=40", "evaluation=[]", "filters=[{kind: score, at_least: 8}]"],
     "loop": ["--tasks", "40", "--iterations", "1"],
+    "stopping": ["--items", "50", "--runs", "3"],
 }  # fmt: skip
 
 

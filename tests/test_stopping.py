@@ -161,10 +161,10 @@ def test_the_halves_depend_neither_on_the_order_nor_on_other_items(tmp_path: Pat
     settings = BenchmarkSettings(name="ifeval", data=str(DATA / "ifeval"))
     half = {*evaluation_prompts([as_half(settings, "reported half")])}
     shuffled = settings.model_copy(update={"data": str(tmp_path / "some.jsonl")})
-    asked = evaluation_prompts([shuffled])
-    assert {*evaluation_prompts([as_half(shuffled, "reported half")])} == half & {*asked}
+    all_prompts = evaluation_prompts([shuffled])
+    assert {*evaluation_prompts([as_half(shuffled, "reported half")])} == half & {*all_prompts}
     assert validation_prompts(Recipe(model="x", evaluation=(shuffled,), stop=Stop(benchmark="ifeval"))) == [
-        prompt for prompt in asked if prompt not in half
+        prompt for prompt in all_prompts if prompt not in half
     ]
 
 

@@ -20,16 +20,20 @@ class BenchmarkComparison:
     The p values are those of tests over items, which say nothing about another random seed. They are not corrected for
     the number of scores; `isheep compare` prints corrected ones, and compares over random seeds. `left_out` has the
     scores that can't be compared, because the two have another number of items, or only one of them has the score: the
-    numbers of items before and after, 0 without the score.
+    numbers of items before and after, 0 without the score. `part` is "reported half" if a stop rule reads the other half
+    of the benchmark's items, else "".
     """
 
     before: RunModel
     after: RunModel
     scores: dict[str, Comparison]
     left_out: dict[str, tuple[int, int]] = field(default_factory=dict)
+    part: str = ""
 
     def __str__(self) -> str:
         lines = [f"before: {self.before}", f"after:  {self.after}"]
+        if self.part:
+            lines.append(f"items:  {self.part}")
         width = max(map(len, self.scores), default=0)
         for name, score in self.scores.items():
             values = f"{score.before.value:.3f} -> {score.after.value:.3f}"
@@ -43,9 +47,10 @@ class BenchmarkComparison:
 def compare(a: RunModel | str | Path, b: RunModel | str | Path, benchmark: str | Benchmark) -> BenchmarkComparison:
     """Compare two models on the same items of a benchmark; the differences are those of `b` minus `a`.
 
-    A model comes from `align` or `read_run`, or is the path of a run folder, which stands for its newest model. A model
-    that was not scored on the benchmark is scored first. Shares are compared with McNemar's exact test, means with sign
-    flips, scores whose items belong together (such as the constraints of a prompt) with Student's t over the clusters.
+    A model comes from `align` or `read_run`, or is the path of a run folder, which stands for its result (the newest
+    model, or the best by the recipe's stop rule). A model that was not scored on the benchmark is scored first. Shares
+    are compared with McNemar's exact test, means with sign flips, scores whose items belong together (such as the
+    constraints of a prompt) with Student's t over the clusters.
     Raises UserError if the two were scored on different items, or by different rules, or have no score in common.
 
     Example:
@@ -76,4 +81,4 @@ def compare(a: RunModel | str | Path, b: RunModel | str | Path, benchmark: str |
     if not scores:
         differing = ", ".join(f"{name} {numbers[0]} and {numbers[1]} items" for name, numbers in left_out.items())
         raise UserError(f"{before} and {after} have no score with as many items ({differing}): score both anew")
-    return BenchmarkComparison(before, after, scores, left_out)
+    return BenchmarkComparison(before, after, scores, left_out, first.part)
