@@ -1,4 +1,4 @@
-# make demo: install what a run needs, then three iterations on the embedded model.
+# make demo: install what a run needs, then three iterations on the embedded model. make real: two on a real one.
 # CI runs make test and make test-numeric.
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -10,7 +10,7 @@ ONE := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 # The instructions that every x86-64 CPU has: torch, oneDNN and MKL add in another order with them, and round otherwise.
 OLDEST := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 
-.PHONY: setup dev demo check test test-numeric test-all test-vllm benchmarks figures clean
+.PHONY: setup dev demo real check test test-numeric test-all test-vllm benchmarks figures clean
 
 setup: $(VENV)/.runtime
 
@@ -36,6 +36,18 @@ $(VENV)/.dev: $(VENV)/.runtime
 
 demo: setup
 	@$(VENV)/bin/isheep run
+
+# The same on a real model, SmolLM2-135M-Instruct: a download of 93 MB, then about an hour on two cores (docs/real-models.md).
+# IFEval's prompts come from the Hub, or from the file that IFEVAL names.
+REAL := models/smollm2
+IFEVAL :=
+comma := ,
+EVALUATION := {name: ifeval, num_items: 100, max_tokens: 256$(if $(IFEVAL),$(comma) data: $(IFEVAL))}
+
+real: setup
+	@$(PIP) --quiet -e '.[eval,gguf]' -c constraints.txt
+	@$(PY) -m benchmarks.smollm2 $(REAL)
+	@$(VENV)/bin/isheep run smollm2 --model $(REAL) --out runs/smollm2 'evaluation=[$(EVALUATION)]'
 
 check: dev
 	@$(VENV)/bin/ruff check isheep tests benchmarks
