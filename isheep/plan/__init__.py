@@ -83,10 +83,9 @@ class Setup(NamedTuple):
 
     def memory(self) -> dict[str, dict[str, float]]:
         """Return the bytes by activity and content."""
-        rank = self.recipe.training.lora.rank
         return {
             "generating": cost.generation_memory(self.stages, self.shape, self.device),
-            "training": cost.training_memory(self.stages, self.shape, self.device, rank),
+            "training": cost.training_memory(self.stages, self.shape, self.device, self.recipe),
         }
 
     def fits(self) -> bool:

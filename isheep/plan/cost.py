@@ -20,7 +20,10 @@ from isheep.plan.devices import Device
 from isheep.plan.shapes import Shape
 from isheep.plan.work import Stage
 from isheep.recipe.schema import Recipe
+from isheep.trainers.machine import MAX_CPU_TOKENS
 
+# The tokens and words of a block whose logits TRL 1.16 computes at a time (its fused output head).
+TRL_LOGITS = (4096, 32768)
 # The largest number of logits at a time if those of every token are needed: isheep.engines.transformers.MAX_LOGITS.
 MAX_LOGITS = 2**27
 # Bytes per parameter of an adapter in training: the parameter, its gradient, and the two moments of AdamW (Loshchilov
@@ -139,20 +142,31 @@ def _activation_bytes(stage: Stage, shape: Shape, number_bytes: int) -> float:
     return tokens * (4 * shape.hidden + 3 * shape.ffn) * number_bytes + logits * (number_bytes + 8)
 
 
-def training_memory(stages: Iterable[Stage], shape: Shape, device: Device, rank: int) -> dict[str, float]:
+def training_memory(stages: Iterable[Stage], shape: Shape, device: Device, recipe: Recipe) -> dict[str, float]:
     """Return the bytes by content if every row is as long as the cutoff.
 
-    On a GPU only the inputs of each layer are kept, and a layer's own activations are recomputed (Chen et al. 2016).
+    On a GPU only the inputs of each layer are kept, and a layer's own activations are recomputed (Chen et al. 2016). A
+    CPU computes few rows at once (trainers/machine.py). TRL computes the logits of a block of tokens and words at a
+    time; LLaMA-Factory those of all tokens of the batch.
     """
     training = [stage for stage in stages if stage.trained_tokens]
-    tokens = max(stage.batch_size * min(stage.max_row_tokens, shape.context) for stage in training)
+    machine, rank = recipe.machine, recipe.training.lora.rank
+    tokens = 0.0
+    for stage in training:
+        length = min(stage.max_row_tokens, shape.context)
+        takes_few = not (device.gpu or machine.rows_per_process) and machine.trainer == "peft"
+        rows = min(stage.batch_size, max(1, MAX_CPU_TOKENS // length)) if takes_few else stage.batch_size
+        tokens = max(tokens, rows * length)
+    logits = tokens * shape.vocabulary
+    if machine.trainer == "peft":
+        logits = min(tokens, TRL_LOGITS[0]) * min(shape.vocabulary, TRL_LOGITS[1])
     inside = 8 * shape.hidden + 2 * (shape.heads + shape.kv_heads) * shape.width + 4 * shape.ffn
     layers = shape.layers * shape.hidden + inside if device.gpu else shape.layers * inside
     return {
         "weights": shape.parameters * device.number_bytes,
         "adapter, AdamW": shape.lora(rank) * ADAMW_BYTES,
         "activations": tokens * layers * device.number_bytes,
-        "logits": tokens * shape.vocabulary * (2 * device.number_bytes + 8),
+        "logits": logits * (2 * device.number_bytes + 8),
     }
 
 

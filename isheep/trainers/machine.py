@@ -3,7 +3,11 @@
 import importlib.util
 
 from isheep.errors import Conflicts, UserError
+from isheep.recipe.machine import Machine
 from isheep.recipe.schema import Recipe
+
+MAX_CPU_TOKENS = 4096
+"""The number of tokens that training computes at once on a CPU, unless the recipe gives machine.rows_per_process."""
 
 
 def batch_conflicts(recipe: Recipe) -> Conflicts:
@@ -23,6 +27,15 @@ def batch_conflicts(recipe: Recipe) -> Conflicts:
         yield ("machine", "device"), message
 
 
+def rows_on_cpu(batch_size: int, longest_row: int) -> int:
+    """Return how many rows a CPU should compute at once: the largest divisor of `batch_size` with MAX_CPU_TOKENS.
+
+    More rows at once save no time on a CPU, and the activations of each token need memory in every layer.
+    """
+    divisors = [rows for rows in range(1, batch_size + 1) if batch_size % rows == 0]
+    return max(rows for rows in divisors if rows == 1 or rows * longest_row <= MAX_CPU_TOKENS)
+
+
 def uses_quantization(recipe: Recipe) -> bool:
     """Return whether an iteration of the recipe trains on a quantized base."""
     return any(variant.training.quantize for variant in recipe.variants)
@@ -36,7 +49,7 @@ def check_gpus(recipe: Recipe) -> None:
     machine, quantize = recipe.machine, uses_quantization(recipe)
     if machine.processes == 1 and not quantize:
         return
-    has_cuda = can_use_cuda(recipe)
+    has_cuda = can_use_cuda(machine)
     if quantize and not (has_cuda and is_installed("bitsandbytes")):
         raise UserError(
             "training.quantize: nf4 needs CUDA and bitsandbytes (pip install bitsandbytes), and this machine has "
@@ -50,11 +63,11 @@ def check_gpus(recipe: Recipe) -> None:
             raise UserError(f"machine.gpus is {machine.gpus}, and this machine has {num_gpus}: lower it")
 
 
-def can_use_cuda(recipe: Recipe) -> bool:
+def can_use_cuda(machine: Machine) -> bool:
     """Return whether training runs on CUDA: it is available, and machine.device does not say cpu."""
     import torch
 
-    return torch.cuda.is_available() and recipe.machine.device != "cpu"
+    return torch.cuda.is_available() and machine.device != "cpu"
 
 
 def is_installed(module: str) -> bool:

@@ -17,7 +17,7 @@ from isheep.rundir.training_file import read_training_file
 from isheep.trainers import adapter_dir, checkpoints, launch
 from isheep.trainers.adapter_dir import TrainingRequest
 from isheep.trainers.job import Job
-from isheep.trainers.machine import batch_conflicts, can_use_cuda, check_gpus, is_installed
+from isheep.trainers.machine import batch_conflicts, can_use_cuda, check_gpus, is_installed, rows_on_cpu
 from isheep.trainers.rows import TrainingExamples, select_examples
 
 TRL_MODEL_CARD = "README.md"
@@ -58,7 +58,7 @@ def check(recipe: Recipe) -> None:
     """Raise UserError if this machine can't train as the recipe says. Imports no torch if one process trains."""
     machine = recipe.machine
     check_gpus(recipe)
-    if machine.strategy != "ddp" and not can_use_cuda(recipe):
+    if machine.strategy != "ddp" and not can_use_cuda(machine):
         raise UserError(f"machine.strategy {machine.strategy} needs CUDA, which this machine lacks: set it to ddp")
     if machine.strategy == "zero3" and not is_installed("deepspeed"):
         raise UserError("machine.strategy zero3 needs DeepSpeed: pip install deepspeed, or set it to fsdp")
@@ -100,10 +100,15 @@ def _train(request: TrainingRequest, machine: Machine) -> None:
 
 
 def _make_job(request: TrainingRequest, examples: TrainingExamples, pad_token: str, machine: Machine) -> Job:
+    train, held_out = ([example.tokens for example in part] for part in (examples.train, examples.held_out))
+    if not machine.rows_per_process and machine.processes == 1 and not can_use_cuda(machine):
+        longest_row = max(len(row.input_ids) for row in (*train, *held_out))
+        rows = rows_on_cpu(request.training.batch_size, longest_row)
+        machine = machine.model_copy(update={"rows_per_process": rows})
     return Job(
         start_model=request.start_model,
-        train=[example.tokens for example in examples.train],
-        held_out=[example.tokens for example in examples.held_out],
+        train=train,
+        held_out=held_out,
         pad_token=pad_token,
         training=request.training,
         seed=request.seed,
