@@ -348,9 +348,9 @@ def test_a_redo_that_is_killed_can_be_continued(undisturbed: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_redo_that_is_killed_at_any_moment_can_be_continued(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_redo_that_is_killed_at_every_third_moment_can_be_continued(undisturbed: Path, tmp_path: Path) -> None:
     words = ("redo", str(tmp_path / "whole"), "--from", "respond", "--iteration", "1")
     shutil.copytree(undisturbed, tmp_path / "whole")
     assert run_until_killed(tmp_path / "whole", 0, words=words) == 0
-    for moment in range(1, count_moments(tmp_path / "whole") + 1):
+    for moment in range(1, count_moments(tmp_path / "whole") + 1, 3):
         check_killed_redo(undisturbed, tmp_path / f"run-{moment}", moment)
