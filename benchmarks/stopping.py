@@ -22,7 +22,7 @@ from isheep.rundir.validation_scores import ValidationScore
 NUM_ITERATIONS = 6
 SEED = 0
 RULES = {
-    "any loss ends it (isheep 0.1)": Stop(benchmark="lamb", gain=0, confidence=0.5),
+    "any loss ends it (earlier versions)": Stop(benchmark="lamb", gain=0, confidence=0.5),
     "the same, patience 2": Stop(benchmark="lamb", gain=0, confidence=0.5, patience=2),
     "the default": Stop(benchmark="lamb"),
     "the default, patience 2": Stop(benchmark="lamb", patience=2),

@@ -276,6 +276,42 @@ def test_a_finished_run_is_left_as_it_is(stopped_run: Path, halved: None) -> Non
     assert hash_files(stopped_run) == before
 
 
+@pytest.mark.parametrize("name", ["ifeval", "paper/nq"])
+def test_a_run_stops_by_a_packaged_benchmark(name: str, tmp_path: Path) -> None:
+    data = tmp_path / "items.jsonl"
+    if name == "ifeval":
+        if not (DATA / "ifeval").exists() or not (DATA / "nltk_data").exists():
+            pytest.skip("needs the public data files of IFEval and NLTK")
+        lines = (DATA / "ifeval/input_data.jsonl").read_text().splitlines()[:30]
+    else:
+        lines = [json.dumps({"question": f"who wrote book {n}", "answer": ["Ann Lee"]}) for n in range(30)]
+    data.write_text("\n".join(lines) + "\n")
+    entry = {"name": name, "data": str(data)}
+    # No iteration changes an answer: of so few items, only a large gain is refuted.
+    stop = {"benchmark": name, "gain": 20}
+    settings = {**SMALL, "iterations": 2, "evaluation": [entry], "stop": stop}
+    settings["filters"] = [*SMALL["filters"], {"kind": "contamination"}]
+    run_dir = tmp_path / "run"
+    run = isheep.align(isheep.load_recipe("lamb", settings), run_dir, engine=write_same).run()
+    assert len(run.iterations) == 1 and run.result.iteration == 1
+    files = [json.loads((run_dir / f"iter-1/{part}/{name}.json").read_text()) for part in ("validation", "eval")]
+    sizes = [len(next(iter(file["scores"].values()))["items"]) for file in files]
+    assert sum(sizes) == 30 and min(sizes) > 5
+    assert f"{name} (reported half)" in command_line("status", run_dir).out
+    contamination = command_line("contamination", run_dir)
+    assert contamination.code == 0 and f"{name} (reported half)" in contamination.out
+    # Other items under the same name are refused, of the validation half too.
+    data.write_text("\n".join(reversed(lines)) + "\n")
+    with pytest.raises(UserError, match=f"validation/{name}.json is about other items"):
+        isheep.align(isheep.load_recipe("lamb", settings), run_dir, engine=write_same).run()
+
+
+def write_same(prompts: list[str]) -> list[str]:
+    """Write tasks and ratings as `write_texts`, and the same answer to every other prompt."""
+    texts = write_texts(prompts)
+    return ["Ann." if text.startswith("It is") else text for text in texts]
+
+
 # --- the result of a run
 
 

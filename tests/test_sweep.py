@@ -33,6 +33,7 @@ from isheep.rundir.training_file import read_training_file
 from isheep.sweep import find_reusable_files, run_recipe, run_sweep, sibling_runs
 from tests.helpers.backends import add_benchmark, use_backend
 from tests.helpers.fakes import FakeChat
+from tests.helpers.halved_benchmark import halved_benchmark, judge_by_model
 from tests.helpers.hashes import hash_files
 
 TASKS = {"tasks": 24, "batch_size": 8, "novelty": None}
@@ -449,7 +450,7 @@ def test_the_data_of_all_iterations_are_written_and_exported(lab: Lab, tmp_path:
 # --- the stop rule
 
 
-# Every iteration without a new best counts, as in isheep 0.1.
+# Every iteration without a new best counts, as in earlier versions.
 NO_TOLERANCE = {"gain": 0, "confidence": 0.5}
 
 
@@ -520,6 +521,28 @@ def test_a_run_that_gains_goes_on_to_the_end(
 ) -> None:
     add_scored_benchmark(0.3, 0.4, 0.5)
     assert lab.run_recipe(recipe(stop={"benchmark": "own"}), tmp_path)[1] == 2
+
+
+def test_a_run_that_reports_a_half_shares_no_scores_with_one_that_reports_all(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_right = {"base": 200, "iter-1": 300, "iter-2": 390}
+    add_benchmark(monkeypatch, halved_benchmark(judge_by_model(num_right)))
+    stop = {"benchmark": "halved"}
+    recipes = {
+        "all": recipe(evaluation=["halved"]),
+        "half": recipe(evaluation=["halved"], stop=stop),
+        "patient": recipe(evaluation=["halved"], stop={**stop, "confidence": 0.9}),
+    }
+    lab.run_sweep(recipes, tmp_path)
+    files = {name: tmp_path / name / "iter-2/eval/halved.json" for name in recipes}
+    numbers = {name: len(json.loads(file.read_text())["scores"]["right"]["items"]) for name, file in files.items()}
+    assert numbers["all"] == 400 > numbers["half"] == numbers["patient"]
+    assert not {"iter-1/eval/halved.json", "iter-1/validation/halved.json"} & own_files(tmp_path / "patient")
+    assert "iter-1/eval/halved.json" in own_files(tmp_path / "half")
+    console = Console(width=120, record=True)
+    console.print(sweep_table(recipes, tmp_path))
+    assert "halved (reported half)" in " ".join(console.export_text().split())
 
 
 @pytest.mark.parametrize("stop", [None, Stop(benchmark="lamb")])
