@@ -731,7 +731,7 @@ def test_export_merged_is_a_checkpoint_of_its_own(aligned: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "wrong"),
     [
-        ((), "give one of --as alpaca|sharegpt|messages|paper|llamafactory and --merged"),
+        ((), "give one of --as alpaca|sharegpt|messages|paper|llamafactory|gguf and --merged"),
         (("--as", "paper", "--merged"), "give one of --as"),
         (("--as", "paper", "--iteration", "2"), "has no data of iteration 2 yet"),
         (("--as", "paper", "--iteration", "0"), "has no data of iteration 0 yet"),
