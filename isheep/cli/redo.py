@@ -32,7 +32,7 @@ def redo(
     unsafe_code: UnsafeCode = False,
     allow_code: AllowCode = False,
 ) -> None:
-    """Make a run again from a stage on, keeping the old files.
+    """Make a run again from one of its stages on.
 
     The files of the stage, and all that depend on them, also in later iterations, are moved to DIR/replaced/1, then 2,
     ... Then the run goes on as with `isheep run DIR`, which also continues it after an interruption.
