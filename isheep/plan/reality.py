@@ -87,7 +87,9 @@ def compare_with_plan(recipe: Recipe, run: RunFolder, seconds: Mapping[StageKey,
     """
     planned: dict[StageKey, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     plans = _recorded_plans(run)
-    for row in plans[-1] if plans else []:
+    if not plans:
+        return []
+    for row in plans[-1]:
         sums = planned[iteration_name(row["iteration"]), row["stage"]]
         calls_per_row = _calls_per_row(recipe.at(max(1, row["iteration"])), row["stage"])
         for index, value in enumerate((row["rows"] / calls_per_row, row["tokens"], row["seconds"])):
@@ -137,7 +139,10 @@ def _training_rows(run: RunFolder, folder: str) -> dict[StageKey, int]:
     if not (run / folder).has(path):
         return {}
     record: dict[str, Any] = (run / folder).json(path, dict)
-    counts, settings = record["rows"], record["settings"]
+    counts, settings = record.get("rows"), record.get("settings")
+    # A trainer of the user's own may leave another record, or none.
+    if not isinstance(counts, dict) or not isinstance(settings, dict) or "trained" not in counts:
+        return {}
     num_rows = counts["trained"] * settings["epochs"]
     if settings["max_steps"]:
         num_rows = settings["max_steps"] * settings["batch_size"]
