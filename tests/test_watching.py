@@ -214,7 +214,8 @@ def test_no_run_is_under_way(tmp_path: Path) -> None:
     done = command.isheep("run", "--watch", run_dir)
     assert done.code == 0 and done.out == f"no run is under way in {run_dir}; see isheep status {run_dir}\n"
     assert "is not a run folder" in refused("run", "--watch", tmp_path)
-    assert "--watch" in refused("run", "lamb", "--watch", run_dir)
+    for words in (["lamb"], ["--fork", "other"], ["--reuse", run_dir], ["--unsafe-code"]):
+        assert "only looks on: give it alone" in refused("run", "--watch", run_dir, *words)
 
 
 @pytest.mark.parametrize("content", [None, "", "{", '{"stage": 3}', "\udcff"])
