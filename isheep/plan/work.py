@@ -6,7 +6,15 @@ from hashlib import sha256
 from math import ceil
 from typing import Any, NamedTuple
 
-from isheep.benchmarks import PlannedAnswers, half_name, halved, load_benchmark, reported_benchmarks, stop_settings, validation_part
+from isheep.benchmarks import (
+    PlannedAnswers,
+    half_name,
+    halved,
+    load_benchmark,
+    reported_benchmarks,
+    stop_settings,
+    validation_part,
+)
 from isheep.filters import needs
 from isheep.plan.assumptions import LABEL_TOKENS, Assumptions
 from isheep.prompts.forms import load_topic_guide
