@@ -267,10 +267,10 @@ def _choose_scores(
 def _nothing_in_common(sides: tuple[Side, Side], left_out: Sequence[LeftOutScore]) -> str:
     """Return the message that two sides can't be compared: what each has, and the way out."""
     results = [{name: result for model in side.by_seed.values() for name, result in model.items()} for side in sides]
-    found = "; ".join(map(str, left_out)) or f"A has {', '.join(results[0])}; B has {', '.join(results[1])}"
+    reason = "; ".join(map(str, left_out)) or f"A has {', '.join(results[0])}; B has {', '.join(results[1])}"
     is_part = not left_out and any(result.part for side in results for result in side.values())
     way_out = "take runs whose recipes have the same stop and num_items" if is_part else "score both with isheep eval"
-    return f"the two have no score in common ({found}): {way_out}"
+    return f"the two have no score in common ({reason}): {way_out}"
 
 
 def _correct_p(scores: Sequence[ScoreComparison]) -> tuple[list[float], int]:
