@@ -99,17 +99,21 @@ def iterate_recipe(
 
 
 def reaches_threshold(recipe: Recipe) -> progress.IsKept:
-    """Return the function that says of a rated pair whether it passes the recipe's score filters, for the progress."""
-    filters = [entry for entry in recipe.filters if isinstance(entry, ScoreFilter)]
-    # Which pairs are the best is known only when all are rated.
-    is_decided = bool(filters) and not any(entry.best for entry in filters)
+    """Return the function that says whether a rated pair passes its iteration's score filters, for the progress."""
+    filters = {number: _score_filters(recipe.at(number)) for number in range(1, recipe.iterations + 1)}
 
-    def is_kept(row: Record) -> bool | None:
-        if not is_decided or not isinstance(row, AssessedPair):
+    def is_kept(row: Record, iteration: int | None) -> bool | None:
+        thresholds = filters.get(iteration or 0)
+        # Which pairs are the best is known only when all are rated.
+        if not thresholds or not isinstance(row, AssessedPair) or any(entry.best for entry in thresholds):
             return None
-        return not any(entry.reason_against(row.grades) for entry in filters)
+        return not any(entry.reason_against(row.grades) for entry in thresholds)
 
     return is_kept
+
+
+def _score_filters(recipe: Recipe) -> list[ScoreFilter]:
+    return [entry for entry in recipe.filters if isinstance(entry, ScoreFilter)]
 
 
 def _num_made_files(run_dir: Path) -> int:

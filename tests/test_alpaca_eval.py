@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from isheep.benchmarks import alpaca_eval, alpaca_eval_2
+from isheep.benchmarks import HalfSettings, alpaca_eval, alpaca_eval_2
 from isheep.benchmarks.support import alpaca_evaluators, win_rate
 from isheep.benchmarks.support.alpaca_evaluators import Evaluator, is_switched
 from isheep.engines.function import SeededFunctionEngine
@@ -292,6 +292,22 @@ def test_version_2_weighs_by_the_judges_probabilities(
     row = json.loads((arguments.folder.path / "annotations.json").read_text())[0]
     assert row["raw_completion"]["logprobs"]["content"][0]["token"] in "mM"
     assert row["raw_completion"]["total_tokens"] == 107
+
+
+@pytest.mark.parametrize("part", [{"num_items": 8}, {"half": "reported half"}])
+def test_a_part_of_the_instructions_has_no_length_controlled_win_rate(
+    tmp_path: Path, qwen2: Path, monkeypatch: pytest.MonkeyPatch, part: dict[str, Any]
+) -> None:
+    data = alpaca_files(tmp_path / "data", 12)
+    gamed(data, 12)
+    settings_type = HalfSettings if "half" in part else BenchmarkSettings
+    settings = settings_type.model_validate({"name": "alpaca_eval_2", "data": str(data), "max_tokens": 9, **part})
+    with serving(weighs) as server:
+        known(server, monkeypatch)
+        arguments = exam(tmp_path / "run", data, qwen2, answer=lambda prompt, seed: "w" * 6, settings=settings)
+        result = alpaca_eval_2.BENCHMARK.run(arguments)
+    assert len(result.scores["win rate, %"].items) < 12
+    assert "length_controlled_winrate" not in result.details["leaderboard"]
 
 
 def test_a_model_of_ours_weighs_too(tmp_path: Path, qwen2: Path) -> None:

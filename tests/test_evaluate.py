@@ -169,12 +169,23 @@ def test_runs_are_paired_by_seed(tmp_path: Path) -> None:
     assert "only one side has them: random seeds 4" in done.out
 
 
+def test_the_score_of_a_part_has_the_name_of_the_whole(run: Path) -> None:
+    for iteration in ("base", "iter-2"):
+        write_result(run, iteration, "ifeval", {**result(HALF), "part": "reported half"})
+    for name in ("prompt", "ifeval prompt", "ifeval (reported half) prompt"):
+        done = isheep("compare", run, "--score", name)
+        assert done.code == 0 and "ifeval (reported half)" in done.out
+
+
 def test_invalid_comparisons_are_refused(run: Path, tmp_path: Path) -> None:
     second = make_run(tmp_path / "second")
     assert "has no results to compare; make them with isheep eval" in refused("compare", run, second)
     write_result(run, "iter-2", "ifeval", result(HALF))
     write_result(second, "iter-2", "lamb", result(HALF))
     assert "the two have no score in common" in refused("compare", run, second)
+    write_result(second, "iter-2", "ifeval", {**result(HALF), "part": "sample of 9"})
+    message = refused("compare", run, second)
+    assert "(A has ifeval; B has ifeval (sample of 9), lamb): take runs whose recipes have the same" in message
     write_result(second, "iter-2", "ifeval", result(HALF, prompts="b"))
     assert "ifeval: the two were asked other items" in refused("compare", run, second)
     assert "no score 'promt' on both sides: ifeval prompt" in refused("compare", run, run, "--score", "promt")

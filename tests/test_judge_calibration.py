@@ -171,6 +171,25 @@ def test_the_other_judge_rates_the_same_pairs(bench: Bench, tmp_path: Path, judg
     assert first["comparisons"][name] is None
 
 
+def test_an_iteration_with_an_assessment_of_its_own_is_measured_with_it(bench: Bench, tmp_path: Path) -> None:
+    own = {"assessment": {"criteria": ["following"], "judge": "base"}, "filters": [{"kind": "score", "at_least": 3}]}
+    run = make_run(tmp_path / "run", iteration={2: own})
+    ratings = run / "iter-2/assessed.jsonl"
+    rows = [json.loads(line) for line in ratings.read_text().splitlines()]
+    for row in rows:
+        del row["grades"]["quality"]
+    ratings.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = calibrate(run, 2)
+    assert [*result["scores"]] == ["following"] and result["judge"] == "base"
+    assert [*result["comparisons"]["current judge"]] == ["following"]
+
+
+def test_a_run_whose_first_iteration_is_not_rated_is_measured(bench: Bench, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", assessment=None, filters=[], iteration={2: {"assessment": {}}})
+    (run / "iter-1/assessed.jsonl").unlink()
+    assert calibrate(run, 2)["iteration"] == 2
+
+
 def test_the_written_score_compared_with_the_expected_one(bench: Bench, tmp_path: Path) -> None:
     result = calibrate(make_run(tmp_path / "run"))["comparisons"]["expected score"]["quality"]
     assert result["num_pairs"] == 60 and result["rank_correlation"][0] == pytest.approx(1)

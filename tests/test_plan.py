@@ -213,6 +213,13 @@ def test_settings_change_the_calls(recipe: Path, name: str, words: list[str], ca
     assert stage(plan, name)["calls"] == calls
 
 
+def test_a_sample_of_the_stop_rules_benchmark_is_planned(recipe: Path) -> None:
+    words = ["evaluation=[{name: humaneval, data: x, num_items: 10}]", "stop={benchmark: humaneval}", "iterations=2"]
+    plan = planned(recipe, *words, "--gpu", "L4")
+    # Of both halves.
+    assert [entry["calls"] for entry in plan["stages"] if entry["name"] == "evaluation"] == [10] * 6
+
+
 def test_replicas_share_what_they_can() -> None:
     single, fourfold = (planned(*SEVENTY, f"machine.replicas={n}", "synthesis.generated=2") for n in (1, 4))
     shares = {s["name"]: s["seconds"] / f["seconds"] for s, f in zip(single["stages"], fourfold["stages"], strict=True)}

@@ -252,6 +252,12 @@ def test_commands_take_the_best_iteration_and_say_so(stopped_run: Path, halved: 
     assert best in " ".join(compared.out.split()) and "halved (reported half)" in compared.out
 
 
+def test_the_gguf_of_the_best_iteration_is_named(stopped_run: Path, halved: None, tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="the package gguf is not installed")
+    done = command_line("export", stopped_run, "--as", "gguf", "--out", tmp_path / "gguf")
+    assert done.code == 0 and "exporting iteration 1, the best by halved's validation part" in done.err
+
+
 def test_python_takes_the_best_iteration(stopped_run: Path, halved: None) -> None:
     run = isheep.read_run(stopped_run)
     assert run.result.iteration == 1 and run.result.adapter == stopped_run / "iter-1/adapter"

@@ -135,6 +135,13 @@ def test_the_live_view_on_a_terminal(words: list[str], tmp_path: Path, monkeypat
     assert not (tmp_path / "run" / PROGRESS_FILE).exists()
 
 
+def test_the_kept_share_is_by_the_filters_of_the_iteration(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    own = "iteration={1: {filters: [{kind: score, at_least: 1}]}}"
+    with terminal(monkeypatch) as screen, pytest.raises(SystemExit):
+        main([*words, "filters=[{kind: score, at_least: 10}]", own])
+    assert "kept so far: 8 of 8" in screen.text
+
+
 def test_a_pipe_gets_plain_lines(words: list[str]) -> None:
     done = command.isheep(*words)
     assert done.code == 0 and "\x1b" not in done.err
@@ -214,7 +221,8 @@ def test_no_run_is_under_way(tmp_path: Path) -> None:
     done = command.isheep("run", "--watch", run_dir)
     assert done.code == 0 and done.out == f"no run is under way in {run_dir}; see isheep status {run_dir}\n"
     assert "is not a run folder" in refused("run", "--watch", tmp_path)
-    assert "--watch" in refused("run", "lamb", "--watch", run_dir)
+    for words in (["lamb"], ["--fork", "other"], ["--reuse", run_dir], ["--unsafe-code"]):
+        assert "only looks on: give it alone" in refused("run", "--watch", run_dir, *words)
 
 
 @pytest.mark.parametrize("content", [None, "", "{", '{"stage": 3}', "\udcff"])

@@ -18,7 +18,7 @@ from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Sc
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import read_rows, read_text
 from isheep.benchmarks.support.foreign_rows import ModelOutput
-from isheep.benchmarks.support.halves import half_name, select_items
+from isheep.benchmarks.support.halves import select_items
 from isheep.benchmarks.support.responses import ResponseContext, match_responses
 from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError
@@ -87,12 +87,13 @@ def run(context: EvalContext, version: Version) -> Result:
 
     The score has the preferences in percent, None if there is no verdict. Details: "leaderboard" has AlpacaEval's
     figures in percent, the length-controlled win rate among them if `data` has df_gamed.csv. The benchmark's folder
-    gets model_outputs.json and annotations.json. One half of the instructions has no length-controlled win rate, whose
-    difficulties are those of all of them, in their order.
+    gets model_outputs.json and annotations.json. A half or a sample of the instructions has no length-controlled win
+    rate, whose difficulties are those of all of them, in their order.
     """
     references, evaluator = load_items(context.settings, version), _load_evaluator(context, version)
     outputs = generate_outputs(context, references)
-    gamed = None if half_name(context.settings) else folder_of(context.data) / win_rate.GAMED
+    is_whole = len(references) == len(reference(context.data, version))
+    gamed = folder_of(context.data) / win_rate.GAMED if is_whole else None
     return rate_outputs(context, evaluator, references, outputs, gamed)
 
 

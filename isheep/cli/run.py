@@ -66,7 +66,7 @@ def run(
     if watch:
         from isheep.cli.run_watch import watch_run
 
-        if recipe_name or settings or out or model or seeds:
+        if any((recipe_name, settings, out, model, seeds, reuse, fork, unsafe_code, allow_code)):
             raise UserError(f"--watch {watch} only looks on: give it alone, isheep run --watch {watch}")
         return watch_run(watch)
     from isheep import api

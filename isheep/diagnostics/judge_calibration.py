@@ -142,7 +142,7 @@ def calibrate_judge(
     UserError if there are no ratings, or if another process writes the run.
     """
     recipe, run = open_run(run_dir)
-    if recipe.assessment is None:
+    if not any(variant.assessment for variant in recipe.variants):
         raise UserError(f"{run_dir}: its recipe has no assessment, so there is no judge to measure")
     with_ratings = [
         index for index in range(1, recipe.iterations + 1) if iteration_dir(run, index).has("assessed.jsonl")
@@ -155,15 +155,18 @@ def calibrate_judge(
     backend.check_code(recipe)
     for benchmark in recipe.evaluation:
         load_benchmark(benchmark.name)
-    settings = _saved_settings(run_dir, recipe.assessment)
     calibrations = []
     with lock_run(run_dir) as run:
         for index in selected:
+            # An iteration may have a judge, criteria and filters of its own.
+            recipe_now = recipe.at(index)
+            assert recipe_now.assessment
+            settings = _saved_settings(run_dir, recipe_now.assessment)
             pairs = iteration_dir(run, index).read("assessed.jsonl", AssessedPair)
             # An iteration whose ratings could not be read was rated in another way than the recipe says.
             reading = "constrained" if are_constrained(pairs) else settings.read
             own_settings = settings.model_copy(update={"read": reading})
-            case = JudgedIteration(recipe, own_settings, run, index, pairs, min(sample_size, len(pairs)), backend)
+            case = JudgedIteration(recipe_now, own_settings, run, index, pairs, min(sample_size, len(pairs)), backend)
             calibrations.append(measure_judge(case))
             text = json.dumps(calibrations[-1].to_json(), ensure_ascii=False, indent=1)
             write_text(case.folder.path / CALIBRATION_FILE, f"{text}\n")

@@ -67,9 +67,10 @@ def repeatability_table(calibrations: Sequence[JudgeCalibration]) -> Table | Tex
 
 def rank_table(calibrations: Sequence[JudgeCalibration]) -> Table:
     table = _table("scores compared with", "compared with", "criterion", "pairs", "rank correlation", "higher by")
-    for name in calibrations[0].comparisons:
+    # Iterations may have other judges and other ways to read a score.
+    for name in dict.fromkeys(name for calibration in calibrations for name in calibration.comparisons):
         for calibration in calibrations:
-            for criterion, comparison in (calibration.comparisons[name] or {}).items():
+            for criterion, comparison in (calibration.comparisons.get(name) or {}).items():
                 numbers = format_coefficient(comparison.rank_correlation), format_coefficient(comparison.difference)
                 pairs = str(comparison.num_pairs)
                 table.add_row(str(calibration.iteration), name, escape(criterion), pairs, *numbers)

@@ -46,6 +46,7 @@ class Side(NamedTuple):
 class ScoreComparison(NamedTuple):
     """A score on both sides.
 
+    `benchmark` is its title, with the part of its items that was asked, if it is not all; `part` is that part alone.
     `is_share` tells a share from a mean; `over_seeds` holds the scores of A and B by seed. Comparisons of the same
     values have equal `values`, and are one test.
     """
@@ -57,10 +58,17 @@ class ScoreComparison(NamedTuple):
     result: Comparison
     over_seeds: tuple[list[float], list[float]] | None
     values: Hashable
+    part: str
 
     @property
     def full_name(self) -> str:
         return f"{self.benchmark} {self.score}"
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the score for `--score`: alone, or after the benchmark's name, with or without the part."""
+        benchmark = self.benchmark.removesuffix(f" ({self.part})")
+        return [self.score, f"{benchmark} {self.score}", self.full_name]
 
 
 class LeftOutScore(NamedTuple):
@@ -112,7 +120,10 @@ def compare_models(a: Path, b: Path | None, iterations: Sequence[int], names: Se
     sides = load_side(a, first), load_side(b or a, second)
     seeds = _common_seeds(*sides)
     left_out = list(_left_out_scores(*sides, seeds))
-    scores = _choose_scores(list(_compare_scores(*sides, seeds)), left_out, names)
+    all_scores = list(_compare_scores(*sides, seeds))
+    if not all_scores:
+        raise UserError(_nothing_in_common(sides, left_out))
+    scores = _choose_scores(all_scores, left_out, names)
     return ModelComparison(sides, seeds, scores, *_correct_p(scores), left_out)
 
 
@@ -230,10 +241,10 @@ def _compare_score(
         items = after[0].scores[name].items
         result = compare(score.items, items, score.clusters, unit)
         values = tuple(score.items), tuple(items), None if score.clusters is None else tuple(score.clusters)
-        return ScoreComparison(benchmark, name, templates, share, result, None, values)
+        return ScoreComparison(benchmark, name, templates, share, result, None, values, before[0].part)
     a, b = ([estimate(result.scores[name].items).value for result in results] for results in (before, after))
     result = compare_over_seeds(a, b, share)
-    return ScoreComparison(benchmark, name, templates, share, result, (a, b), (tuple(a), tuple(b)))
+    return ScoreComparison(benchmark, name, templates, share, result, (a, b), (tuple(a), tuple(b)), before[0].part)
 
 
 def _choose_scores(
@@ -243,17 +254,23 @@ def _choose_scores(
     for score in left_out:
         if {score.score, f"{score.benchmark} {score.score}"} & {*names}:
             raise UserError(f"{score}: score both anew")
-    if not scores:
-        reasons = f" ({'; '.join(map(str, left_out))})" if left_out else ""
-        raise UserError(f"the two have no score in common{reasons}: score both with isheep eval")
-    by_name = {name: score for score in scores for name in (score.score, score.full_name)}
+    by_name = {name: score for score in scores for name in score.names}
     for name in names:
         if name not in by_name:
             near = [by_name[match] for match in difflib.get_close_matches(name, by_name, n=3)]
             listed = list(dict.fromkeys(score.full_name for score in near or scores))
             more = f", and {len(listed) - MAX_LISTED_SCORES} more" if len(listed) > MAX_LISTED_SCORES else ""
             raise UserError(f"no score {name!r} on both sides: {', '.join(listed[:MAX_LISTED_SCORES])}{more}")
-    return [score for score in scores if not names or {score.score, score.full_name} & {*names}]
+    return [score for score in scores if not names or {*score.names} & {*names}]
+
+
+def _nothing_in_common(sides: tuple[Side, Side], left_out: Sequence[LeftOutScore]) -> str:
+    """Return the message that two sides can't be compared: what each has, and the way out."""
+    results = [{name: result for model in side.by_seed.values() for name, result in model.items()} for side in sides]
+    reason = "; ".join(map(str, left_out)) or f"A has {', '.join(results[0])}; B has {', '.join(results[1])}"
+    is_part = not left_out and any(result.part for side in results for result in side.values())
+    way_out = "take runs whose recipes have the same stop and num_items" if is_part else "score both with isheep eval"
+    return f"the two have no score in common ({reason}): {way_out}"
 
 
 def _correct_p(scores: Sequence[ScoreComparison]) -> tuple[list[float], int]:

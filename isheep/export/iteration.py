@@ -71,7 +71,7 @@ def export_checkpoint(run_dir: Path, iteration: int | None, output_dir: Path | N
 
 
 def export_gguf(run_dir: Path, iteration: int | None, output_dir: Path | None) -> str:
-    """Write the model of an iteration (None: the newest) for llama.cpp and Ollama and return the folder.
+    """Write the model of an iteration (None: the run's result) for llama.cpp and Ollama and return the folder.
 
     The folder has the adapter merged into the base as model.gguf, and a Modelfile. It is written completely or not at
     all. Raises UserError if the package gguf is missing, or if the model is of a kind that the conversion doesn't know.
@@ -79,6 +79,8 @@ def export_gguf(run_dir: Path, iteration: int | None, output_dir: Path | None) -
     check_gguf_package()
     recipe, run = open_run(run_dir)
     model = model_of_iteration(recipe, run, iteration)
+    if iteration is None:
+        notify_of_result(recipe, run)
     name = model.adapter.parent.name if model.adapter else BASE_DIR
     output_dir = output_dir or run.path / "export" / f"{name}-gguf"
     formats.write_gguf_folder(model, load_chat_template(*recipe.chat_arguments), output_dir)

@@ -33,8 +33,10 @@ class ScoreFilter(FilterSettings):
     @model_validator(mode="after")
     def has_one_threshold(self) -> "ScoreFilter":
         """Raise ValueError unless exactly one of the three is set."""
-        if [self.at_least, self.above, self.best].count(None) != 2:
-            raise ValueError("give exactly one of at_least, above and best")
+        values = {name: value for name in ("at_least", "above", "best") if (value := getattr(self, name)) is not None}
+        if len(values) != 1:
+            given = " and ".join(f"{name}: {value:g}" for name, value in values.items()) or "none of them"
+            raise ValueError(f"give exactly one of at_least, above and best, and null for the others; found {given}")
         return self
 
     @property

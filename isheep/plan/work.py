@@ -6,7 +6,15 @@ from hashlib import sha256
 from math import ceil
 from typing import Any, NamedTuple
 
-from isheep.benchmarks import PlannedAnswers, half_name, halved, load_benchmark, reported_benchmarks, validation_part
+from isheep.benchmarks import (
+    PlannedAnswers,
+    half_name,
+    halved,
+    load_benchmark,
+    reported_benchmarks,
+    stop_settings,
+    validation_part,
+)
 from isheep.filters import needs
 from isheep.plan.assumptions import LABEL_TOKENS, Assumptions
 from isheep.prompts.forms import load_topic_guide
@@ -225,7 +233,8 @@ def evaluation_stages(iteration: PlannedIteration, model: str) -> Iterator[Stage
     number, recipe, assumed = iteration
     sizes = {settings.model_dump_json(): planned_answers(settings) for settings in reported_benchmarks(recipe)}
     if recipe.stop:
-        sizes["validation"] = validation_part(recipe.stop).planned
+        part, settings = validation_part(recipe.stop), stop_settings(recipe)
+        sizes["validation"] = planned_answers(settings) if half_name(settings) else part.planned
     for name, size in sizes.items():
         if size is None:
             continue

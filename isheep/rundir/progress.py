@@ -26,8 +26,8 @@ EXAMPLE_CHARACTERS = 400
 
 Listener = Callable[[bool], None]
 """Called after each change; with True if a stage has begun or ended."""
-IsKept = Callable[[Record], bool | None]
-"""Whether a row passes the filters that read ratings; None if it has none."""
+IsKept = Callable[[Record, int | None], bool | None]
+"""Whether a row of an iteration passes the filters that read ratings; None if it has none, or if that is open."""
 
 
 class StageCounts:
@@ -100,7 +100,7 @@ class Tracker:
         self.listeners: list[Listener] = []
         self.run_dirs: list[Path] = []
         self.num_iterations = 0
-        self.is_kept: IsKept = lambda row: None
+        self.is_kept: IsKept = lambda row, iteration: None
         self.facts: dict[str, str] = {}
         self.num_rated = self.num_kept = 0
         self.example: dict[str, str] = {}
@@ -153,7 +153,7 @@ class Tracker:
         if not self.listeners or not rows:
             return
         with self.lock:
-            verdicts = [verdict for row in rows if (verdict := self.is_kept(row)) is not None]
+            verdicts = [verdict for row in rows if (verdict := self.is_kept(row, self.iteration)) is not None]
             self.num_rated, self.num_kept = self.num_rated + len(verdicts), self.num_kept + sum(verdicts)
         if verdicts:
             self.set_fact("kept so far", share_text(self.num_kept, self.num_rated))
@@ -226,7 +226,7 @@ class Tracker:
             self.listeners.remove(listener)
 
     @contextlib.contextmanager
-    def run(self, run_dir: Path, num_iterations: int, is_kept: IsKept = lambda row: None) -> Iterator[None]:
+    def run(self, run_dir: Path, num_iterations: int, is_kept: IsKept = lambda row, iteration: None) -> Iterator[None]:
         """Keep progress.json in the folder of a run up to date inside the block, for `isheep run --watch`.
 
         The file is removed at the end. A block inside another one of the same folder changes nothing.
