@@ -242,8 +242,8 @@ def _check_is_row(path: Path, value: Any, row_type: type[ForeignRow]) -> None:
     columns = [column for column in value.values() if isinstance(column, dict | list)]
     sizes = {len(column) for column in columns}
     names = row_type.model_fields.keys()
-    are_rows = all(isinstance(row, dict) and not names.isdisjoint(row) for row in columns)
-    if len(columns) == len(value) > 1 and are_rows and names.isdisjoint(value):
+    are_objects = all(isinstance(column, dict) for column in columns)
+    if len(columns) == len(value) > 1 and are_objects and names.isdisjoint(value):
         raise UserError(
             f"{path}: a table by row names ({shorten(list(value))}): write one object for each row, in pandas "
             "to_json(orient='records', lines=True)"

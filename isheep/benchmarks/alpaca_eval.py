@@ -210,9 +210,7 @@ def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def generate_outputs(context: EvalContext, references: Rows) -> Rows:
     """Generate the model's answers, as the rows of a model_outputs.json."""
-    sampling = Sampling(
-        temperature=TEMPERATURE, top_p=1.0, max_tokens=context.max_tokens(MAX_TOKENS), stop=(context.chat.end,)
-    )
+    sampling = Sampling(temperature=TEMPERATURE, top_p=1.0, max_tokens=MAX_TOKENS, stop=(context.chat.end,))
     answers = context.answers([context.prompt(row["instruction"]) for row in references], sampling)
     return [
         _output_row(row, answer.output.strip(), context.model_name)

@@ -50,7 +50,8 @@ def greedy_result(quests: Sequence[Quest], context: EvalContext) -> Result:
 
 
 def answer(quests: Sequence[Quest], context: EvalContext, temperature: float) -> list[Completion]:
-    sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=MAX_TOKENS, stop=(context.chat.end,))
+    max_tokens = context.max_tokens(MAX_TOKENS)
+    sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=max_tokens, stop=(context.chat.end,))
     return context.engine.generate([context.chat.prompt(content(quest)) for quest in quests], sampling, context.seed)
 
 

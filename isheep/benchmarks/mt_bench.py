@@ -130,9 +130,7 @@ def generate_answers(context: EvalContext, questions: Sequence[dict[str, Any]]) 
                 context.dialogue_prompt(_alternate(question["turns"][: turn + 1], answers[question["question_id"]]))
                 for question in batch
             ]
-            sampling = Sampling(
-                temperature=temperature, top_p=1.0, max_tokens=context.max_tokens(MAX_TOKENS), stop=(context.chat.end,)
-            )
+            sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=MAX_TOKENS, stop=(context.chat.end,))
             rows = context.answers(prompts, sampling, f"turn-{turn + 1}-temperature-{temperature:g}.jsonl")
             for question, answer in zip(batch, rows, strict=True):
                 answers[question["question_id"]].append(answer.output.strip())

@@ -251,6 +251,8 @@ def planned_answers(settings: BenchmarkSettings) -> PlannedAnswers | None:
         planned = halved(planned)
     if planned and settings.num_items:
         planned = planned._replace(num_answers=min(planned.num_answers, settings.num_items))
+    if planned and settings.max_tokens:
+        planned = planned._replace(max_tokens=settings.max_tokens)
     return planned
 
 

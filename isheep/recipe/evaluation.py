@@ -50,7 +50,7 @@ class BenchmarkSettings(Settings):
     judge: JudgeSettings | None = None
     """The judge, for benchmarks that need one."""
     max_tokens: Count | None = None
-    """The largest number of tokens of an answer; null: the original's number."""
+    """The largest number of tokens of an answer; null: the original's number. Tables name it."""
     num_items: Count | None = None
     """The number of items to ask, a fixed sample that a hash of each item's key draws; null: all. Tables name it, and
     scores on samples are not compared with scores on all items."""

@@ -23,6 +23,8 @@ def conflicts(recipe: Recipe, iteration: int = 1) -> Conflicts:
 def settings_conflicts(settings: BenchmarkSettings) -> Iterator[str]:
     """Yield what is wrong with the settings of one benchmark."""
     benchmark, judge = load_benchmark(settings.name), settings.judge
+    if settings.max_tokens and benchmark.needs_logprobs:
+        yield f"{settings.label} scores given texts, and the model writes no answers: leave out max_tokens"
     if settings.num_items and not (benchmark.validation and benchmark.validation.items):
         yield f"{settings.label} has no samples: leave out num_items"
     if not benchmark.needs_judge:

@@ -98,8 +98,11 @@ class EvalContext:
     def answers(self, prompts: Sequence[str], sampling: Sampling, name: str = "answers.jsonl") -> list[Answer]:
         """Generate the model's answers to prompts, given as it reads them, and store them in the benchmark's folder.
 
+        The recipe's max_tokens replaces that of `sampling`, which is the original benchmark's.
         Raises UserError if the stored answers are to other prompts, because the data have changed since.
         """
+
+        sampling = sampling.model_copy(update={"max_tokens": self.max_tokens(sampling.max_tokens)})
 
         def make_batch(start: int) -> list[Answer]:
             batch = prompts[start : start + BATCH_SIZE]

@@ -35,9 +35,10 @@ def half_name(settings: BenchmarkSettings) -> Half | Literal[""]:
 
 
 def part_name(settings: BenchmarkSettings) -> str:
-    """Return which items settings are about, such as "reported half, sample of 100", or "" for all items."""
+    """Return what tells a score from the original benchmark's, such as "reported half, sample of 100", or ""."""
     sample = f"sample of {settings.num_items}" if settings.num_items else ""
-    return ", ".join(filter(None, (half_name(settings), sample)))
+    length = f"at most {settings.max_tokens} tokens" if settings.max_tokens else ""
+    return ", ".join(filter(None, (half_name(settings), sample, length)))
 
 
 def benchmark_title(settings: BenchmarkSettings) -> str:
