@@ -163,6 +163,14 @@ def test_a_reused_run_that_was_stopped_goes_on_taking_files_over(finished: Path,
     assert hash_files(out, NOT_COMPARED) == expected
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"run": 3}'])
+def test_a_damaged_reuse_file_is_refused_in_one_line(finished: Path, content: str) -> None:
+    (finished / "reuse.json").write_text(content)
+    shutil.rmtree(finished / "iter-2/adapter")
+    done = command("run", finished)
+    assert done.code == 2 and "reuse.json is damaged: it must hold" in done.err
+
+
 def test_damaged_files_of_a_reused_run_are_refused(finished: Path) -> None:
     pairs, fork = finished / "iter-1/pairs.jsonl", finished.with_name("b")
     lines = pairs.read_bytes().splitlines(keepends=True)
