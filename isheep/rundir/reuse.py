@@ -80,8 +80,8 @@ def _read_reuse_file(path: Path) -> str:
         other_run = None
     if not isinstance(other_run, str):
         raise UserError(
-            f'{path} is damaged: it must hold {{"run": PATH}}, the path of the other run from this folder on; delete it '
-            "to make all remaining files new"
+            f'{path} is damaged: it must hold {{"run": PATH}}, the path of the other run from this folder on; delete '
+            "it to make all remaining files new"
         )
     return other_run
 
