@@ -137,6 +137,9 @@ def _training_rows(run: RunFolder, folder: str) -> dict[StageKey, int]:
     if not (run / folder).has(path):
         return {}
     record: dict[str, Any] = (run / folder).json(path, dict)
+    # A trainer of the user's own may record less.
+    if not {"rows", "settings"} <= record.keys():
+        return {}
     counts, settings = record["rows"], record["settings"]
     num_rows = counts["trained"] * settings["epochs"]
     if settings["max_steps"]:
