@@ -122,6 +122,16 @@ def test_a_page_shows_a_pair_but_not_its_source(run: Path, open_page: Any) -> No
     assert page.look("page.html").status == page.look("../session.py").status == 404
 
 
+def test_people_rate_the_criteria_of_the_iteration(tmp_path: Path) -> None:
+    own = {2: {"assessment": {"criteria": ["following"]}}}
+    recipe = {"model": "fake", "iterations": 2, "assessment": {"criteria": ["quality"]}, "iteration": own}
+    with open_run_for_writing(tmp_path / "run", Recipe.model_validate(recipe)) as root:
+        for t in (1, 2):
+            (root / f"iter-{t}").write("pairs.jsonl", Pair, [attacking_pair(t, n) for n in range(6)])
+    criteria = {t: [*rating_session(tmp_path / "run", "me", t, 4).criteria] for t in (1, 2, None)}
+    assert criteria == {1: ["quality"], 2: ["following"], None: ["quality", "following"]}
+
+
 def test_answers_are_on_disk_before_the_next_page(run: Path, open_page: Any) -> None:
     session = rating_session(run, "me", 1, 4)
     page, first, second = open_page(session), *(question.task.id for question in session.questions[:2])

@@ -226,7 +226,7 @@ def test_status_says_where_time_is_of_the_last_try(graded: Path) -> None:
         ):
             counts = {"rows": 5, "made": num_made} if num_made else {}
             log.write(json.dumps({"file": file, "seconds": 12.34, **counts}) + "\n")
-        log.write('{"file": "torn')
+        log.write('3\nnull\n{"file": "torn')
     assert "12.3" not in isheep("status", graded).out
     output = isheep("status", graded, "--full").out
     assert "> 12.3" in output and "only its last try is counted" in output and "evaluation" in output

@@ -117,7 +117,8 @@ def test_a_forked_run_says_what_it_takes_over(finished: Path, recipe: Path, tmp_
     assert {"iter-1/adapter", "iter-2/replies.jsonl"} <= new
     taken_1, new_1 = "instructions, answers, ratings", "diversity, filtering, training"
     new_2 = "instructions, answers, diversity, ratings, filtering, training"
-    assert json.loads(command("status", fork, "--json").out)["notes"] == [
+    notes = json.loads(command("status", fork, "--json").out)["notes"]
+    assert [note for note in notes if "training on 8 rows only" not in note] == [
         f"what comes out the same is taken over from {finished} (training.epochs: 2 -> 3)",
         f"iteration 1: taken over from {finished}: {taken_1}; made new: {new_1}",
         f"iteration 2: taken over from {finished}: nothing; made new: {new_2}",
@@ -161,6 +162,14 @@ def test_a_reused_run_that_was_stopped_goes_on_taking_files_over(finished: Path,
     finished.rename(tmp_path / "gone")
     assert "nothing more is taken over" in command("run", out).err
     assert hash_files(out, NOT_COMPARED) == expected
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"run": 3}'])
+def test_a_damaged_reuse_file_is_refused_in_one_line(finished: Path, content: str) -> None:
+    (finished / "reuse.json").write_text(content)
+    shutil.rmtree(finished / "iter-2/adapter")
+    done = command("run", finished)
+    assert done.code == 2 and "reuse.json is damaged: it must hold" in done.err
 
 
 def test_damaged_files_of_a_reused_run_are_refused(finished: Path) -> None:
@@ -267,6 +276,14 @@ def test_redo_makes_a_run_again_from_a_stage_and_keeps_the_old_files(finished: P
     assert after == before
     kept = {f"iter-1/{name}.jsonl" for name in ("replies", "tasks", "rejected", "pairs")} | {"iter-1/diversity.json"}
     assert replaced.items() == {item for item in before.items() if item[0].startswith("iter-") and item[0] not in kept}
+
+
+def test_what_follows_a_redo_is_said_behind_it(finished: Path) -> None:
+    assert command("redo", finished, "--from", "filtering", "--iteration", "2").code == 0
+    notes = json.loads(command("status", finished, "--json").out)["notes"]
+    assert [note.partition(":")[0] for note in notes] == [
+        "iteration 1", f"set aside in {finished}/replaced/1", "iteration 2",
+    ]  # fmt: skip
 
 
 def test_an_edited_file_is_learned_from_after_redo(finished: Path) -> None:

@@ -52,6 +52,17 @@ def test_a_sample_is_named_in_results_and_tables(tmp_path: Path) -> None:
         assert "(sample of 1, at most 9 tokens)" in " ".join(run_isheep(command, tmp_path / "run").out.split())
 
 
+def test_a_sample_of_more_items_than_there_are_is_no_sample(tmp_path: Path) -> None:
+    settings = {"name": "paper/nq", "data": str(write_benchmark(tmp_path / "data", "nq")), "num_items": 1000}
+    for name, entry in (("a", settings), ("b", {**settings, "num_items": None})):
+        isheep.align(
+            isheep.load_recipe("lamb", {**SMALL, "evaluation": [entry]}), tmp_path / name, engine=write_texts
+        ).run()
+    for command in ("status", "contamination"):
+        assert "(sample of" not in run_isheep(command, tmp_path / "a").out
+    assert run_isheep("compare", tmp_path / "a", tmp_path / "b").code == 0
+
+
 def test_a_benchmark_without_samples_is_refused(tmp_path: Path) -> None:
     line = refused("run", "lamb", "evaluation=[{name: lamb, num_items: 10}]", "--out", tmp_path / "run")
     assert "lamb has no samples: leave out num_items" in line and not (tmp_path / "run").exists()

@@ -111,7 +111,9 @@ def rating_session(run_dir: Path, person: str, iteration: int | None, num_questi
         of_iteration = "" if iteration is None else f" of iteration {iteration}"
         raise UserError(f"{run_dir} has no pairs{of_iteration} yet: see isheep status {run_dir}")
     sample = sorted(pairs, key=lambda pair: derive_seed(recipe.seed, "annotation", pair.id))[:num_questions]
-    names = recipe.assessment.criteria if recipe.assessment else tuple(CRITERIA)
+    # An iteration may have criteria of its own.
+    assessments = [settings for index in iterations if (settings := recipe.at(index).assessment)]
+    names = dict.fromkeys(name for settings in assessments for name in settings.criteria) or CRITERIA
     criteria = {name: CRITERIA.get(name, OVERALL) for name in names}
     return AnnotationSession(run.path / RATINGS, person, [Question(pair, (pair.output,)) for pair in sample], criteria)
 

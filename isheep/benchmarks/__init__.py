@@ -62,6 +62,7 @@ __all__ = [
     "validation_half",
     "validation_part",
     "validation_prompts",
+    "without_needless_sample",
 ]
 
 
@@ -96,6 +97,13 @@ def validation_part(stop: Stop) -> ValidationPart:
     if part is None:
         raise UserError(f"benchmark {stop.benchmark} has no validation part: name another one in stop.benchmark")
     return part
+
+
+def without_needless_sample(settings: BenchmarkSettings) -> BenchmarkSettings:
+    """Return the settings without `num_items` if the benchmark, or its half, has no more items than that."""
+    whole = settings.model_copy(update={"num_items": None})
+    is_needless = settings.num_items and evaluation_prompts([settings]) == evaluation_prompts([whole])
+    return whole if is_needless else settings
 
 
 def stop_settings(recipe: Recipe) -> BenchmarkSettings:

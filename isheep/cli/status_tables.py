@@ -71,8 +71,9 @@ def status_values(run_dir: Path) -> dict[str, Any]:
 
 
 def notes(run: RunFolder) -> list[str]:
-    """Return the notes in run.jsonl, each once."""
-    return list(dict.fromkeys(event["note"] for event in read_events(run.root) if isinstance(event.get("note"), str)))
+    """Return the notes in run.jsonl, each once and where it was written last, so that new ones follow a redo."""
+    texts = [event["note"] for event in read_events(run.root) if isinstance(event.get("note"), str)]
+    return list(dict.fromkeys(reversed(texts)))[::-1]
 
 
 # --- seconds

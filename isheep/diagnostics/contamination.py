@@ -20,6 +20,7 @@ from isheep.benchmarks import (
     fingerprint,
     load_benchmark,
     reported_settings,
+    without_needless_sample,
 )
 from isheep.errors import UserError, option
 from isheep.evaluation.evaluate import same_prompts
@@ -90,7 +91,7 @@ def contamination_report(
     for settings in benchmarks:
         prompts = load_prompts(run, settings, [0, *iterations])
         overlaps = {index: load_overlap(run, index, prompts, rule) for index in iterations}
-        title = benchmark_title(settings)
+        title = benchmark_title(without_needless_sample(settings))
         yield count_table(title, len(prompts), rule, overlaps)
         splits = {
             index: list(split_scores(run, settings, index, touched_prompts(recipe, index, overlaps), len(prompts)))

@@ -21,6 +21,7 @@ from isheep.benchmarks import (
     reported_benchmarks,
     stop_settings,
     validation_part,
+    without_needless_sample,
 )
 from isheep.engines import Engine
 from isheep.errors import UserError
@@ -73,13 +74,14 @@ def ensure_result(model_context: ModelContext, settings: BenchmarkSettings, part
     benchmark = load_benchmark(settings.name)
 
     def make() -> object:
+        items = without_needless_sample(settings)
         chat = backend.load_chat_template(*recipe.chat_arguments)
         context = EvalContext(
             engine=engine,
             chat=chat,
             seed=recipe.seed,
             folder=folder / part / settings.label,
-            settings=settings,
+            settings=items,
             is_base=is_base,
             judge=open_judge(recipe, settings) if benchmark.needs_judge else None,
             unsafe_code=recipe.machine.unsafe_code,
@@ -91,7 +93,7 @@ def ensure_result(model_context: ModelContext, settings: BenchmarkSettings, part
         else:
             result = benchmark.run(context)
         template = "" if result.template in ("", PLAIN) else fingerprint(chat.template)
-        update = {**fingerprints.model_dump(), "template_fingerprint": template, "part": part_name(settings)}
+        update = {**fingerprints.model_dump(), "template_fingerprint": template, "part": part_name(items)}
         return result.model_copy(update=update).model_dump(mode="json")
 
     folder.json(f"{part}/{settings.label}.json", make)

@@ -20,7 +20,10 @@ from isheep.rundir.iterations import iteration_dir
 
 def sweep_table(recipes: Mapping[str, Recipe], output_dir: Path) -> Group:
     """Return a row for each model that exists, with the first score of each benchmark. Keys are names of settings."""
-    titles = {setting: _titles(recipe) for setting, recipe in recipes.items()}
+    titles = {
+        setting: _titles(recipe, RunFolder(output_dir / setting, output_dir / setting))
+        for setting, recipe in recipes.items()
+    }
     names = list(dict.fromkeys(title for by_label in titles.values() for title in by_label.values()))
     columns = [Column("setting", overflow="fold", min_width=10), Column("iter", no_wrap=True), Column("kept")]
     columns += [Column("rows", no_wrap=True), *(Column(name, overflow="fold") for name in names)]
@@ -48,9 +51,14 @@ def sweep_table(recipes: Mapping[str, Recipe], output_dir: Path) -> Group:
     return Group(Text(str(output_dir), style="bold"), table, *judge_notes, Text(legend, style="dim"))
 
 
-def _titles(recipe: Recipe) -> dict[str, str]:
-    """Return the titles of a recipe's benchmarks by their labels: with the half of the items that is reported."""
-    return {settings.label: benchmark_title(settings) for settings in reported_benchmarks(recipe)}
+def _titles(recipe: Recipe, run: RunFolder) -> dict[str, str]:
+    """Return the titles of a recipe's benchmarks by their labels: with the part of the items that was, or is, asked."""
+    titles = {settings.label: benchmark_title(settings) for settings in reported_benchmarks(recipe)}
+    for label in titles:
+        results = (load_result(run, iteration, label) for iteration in range(recipe.iterations + 1))
+        if result := next(filter(None, results), None):
+            titles[label] = result.title(label)
+    return titles
 
 
 def _models(recipe: Recipe, run: RunFolder, names: Sequence[str]) -> Iterator[tuple[int, dict[str, Result | None]]]:

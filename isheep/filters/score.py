@@ -35,8 +35,10 @@ class ScoreFilter(FilterSettings):
         """Raise ValueError unless exactly one of the three is set."""
         values = {name: value for name in ("at_least", "above", "best") if (value := getattr(self, name)) is not None}
         if len(values) != 1:
-            given = " and ".join(f"{name}: {value:g}" for name, value in values.items()) or "none of them"
-            raise ValueError(f"give exactly one of at_least, above and best, and null for the others; found {given}")
+            thresholds = " and ".join(f"{name}: {value:g}" for name, value in values.items()) or "none of them"
+            raise ValueError(
+                f"give exactly one of at_least, above and best, and null for the others; found {thresholds}"
+            )
         return self
 
     @property

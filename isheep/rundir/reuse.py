@@ -59,7 +59,7 @@ def begin_reuse(run: RunFolder, recipe: Recipe, path: Path | None) -> ReusedRun 
         relative_path = os.path.relpath(path.resolve(), run.path.resolve())
         write_json(remembered, {"run": relative_path})
     elif remembered.exists():
-        path = Path(os.path.normpath(run.path / json.loads(remembered.read_bytes())["run"]))
+        path = Path(os.path.normpath(run.path / _read_reuse_file(remembered)))
     else:
         return None
     try:
@@ -70,6 +70,20 @@ def begin_reuse(run: RunFolder, recipe: Recipe, path: Path | None) -> ReusedRun 
     run.notify(f"what comes out the same is taken over from {path}{_describe_differences(saved, recipe)}")
     # How a run computes does not decide what is taken over, as it does not when a run is resumed.
     return ReusedRun(path, saved.model_copy(update={"machine": recipe.machine}))
+
+
+def _read_reuse_file(path: Path) -> str:
+    """Return the path of the other run, from the run folder on. Raises UserError if the file is damaged."""
+    try:
+        other_run = json.loads(path.read_bytes())["run"]
+    except (ValueError, KeyError, TypeError):
+        other_run = None
+    if not isinstance(other_run, str):
+        raise UserError(
+            f'{path} is damaged: it must hold {{"run": PATH}}, the path of the other run from this folder on; delete '
+            "it to make all remaining files new"
+        )
+    return other_run
 
 
 def _describe_differences(saved: Recipe, recipe: Recipe) -> str:

@@ -84,12 +84,14 @@ def open_run(path: Path) -> tuple[Recipe, RunFolder]:
 
 
 def read_events(root: Path) -> list[dict[str, Any]]:
-    """Return the events of a run (the lines of run.jsonl), without lines that a kill has torn."""
+    """Return the events of a run (the lines of run.jsonl), without lines that are none, as a kill tears them."""
     events: list[dict[str, Any]] = []
     if (root / "run.jsonl").exists():
         for line in (root / "run.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):
-                events.append(json.loads(line))
+                event = json.loads(line)
+                if isinstance(event, dict):
+                    events.append(event)
     return events
 
 
