@@ -261,7 +261,8 @@ ELSEWHERE = {
     "date": "test_families.py: the clock in a chat template",
     "evaluation.name": "test_sweep.py: every recipe on lamb",
     "evaluation.data": "test_sweep.py: what a benchmark is given",
-    "evaluation.max_tokens": "test_mt_bench.py, test_alpaca_eval.py",
+    "evaluation.max_tokens": "test_samples.py, test_mt_bench.py, test_alpaca_eval.py",
+    "evaluation.num_items": "test_samples.py",
     "training.quantize": "docs/scale.md: needs CUDA and bitsandbytes, refused where they are not",
     "evaluation.judge": "test_judges.py, test_mt_bench.py, test_alpaca_eval.py",
 }
@@ -274,11 +275,11 @@ def test_the_machine_settings_reach_the_engine_and_the_trainer(monkeypatch: pyte
     calls: list[Any] = []
     monkeypatch.setattr(transformers, "open_engine", lambda *arguments, **keywords: calls.append(keywords))
     monkeypatch.setattr(peft, "train", lambda *arguments: calls.append(arguments[-1]))
-    machine = {"threads": 3, "device": "cuda:1", "engine_batch_size": 7, "rows_per_process": 2}
+    machine = {"threads": 3, "device": "cuda:1", "engine_batch_size": 7, "dtype": "bfloat16", "rows_per_process": 2}
     recipe = Recipe.model_validate({"model": "lamb", "machine": machine})
     backends.open_engine(recipe, Model("lamb"))
     backends.train(recipe, None, Model("lamb"), Path(), 1, Path())  # type: ignore[arg-type]
-    assert calls == [{"threads": 3, "device": "cuda:1", "batch": 7}, recipe.machine]
+    assert calls == [{"threads": 3, "device": "cuda:1", "dtype": "bfloat16", "batch": 7}, recipe.machine]
     monkeypatch.setattr(vllm, "open_engine", lambda *arguments: calls.append(arguments[:3]))
     changes: dict[str, Any] = {"training": {"lora": {"rank": 2}}, "iteration": {2: {"training": {"lora": {"rank": 5}}}}}
     recipe = Recipe.model_validate({"model": "lamb", "machine": {**machine, "engine": "vllm"}, **changes})

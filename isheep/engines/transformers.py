@@ -32,7 +32,9 @@ def open_from_recipe(recipe: Recipe, model: Model) -> Engine:
 def open_single(recipe: Recipe, model: Model) -> Engine:
     """Return a single engine on a model, with the settings of the recipe's machine."""
     machine = recipe.machine
-    return open_engine(model, machine.threads, machine.device, machine.dtype, machine.engine_batch_size)
+    return open_engine(
+        model, threads=machine.threads, device=machine.device, dtype=machine.dtype, batch=machine.engine_batch_size
+    )
 
 
 def check(recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
