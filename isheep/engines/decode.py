@@ -106,13 +106,14 @@ def decode(model: Any, rows: Sequence[Sequence[int]], policy: Policy) -> list[tu
             logits = torch.cat([logits, new_logits]) if indices else new_logits
             indices += [new[position] for position in order]
         tokens, num_unfinished = policy.pick(logits, indices, outputs), len(unfinished)
+        num_tokens = sum(index in unfinished for index in indices)
         for index, token in zip(indices, tokens.tolist(), strict=True):
             if index in unfinished:
                 outputs[index].append(token)
                 ended[index] = policy.has_ended(outputs[index])
                 if ended[index] or len(outputs[index]) == policy.limits[index]:
                     unfinished.remove(index)
-        progress.report(tokens=num_unfinished, rows=num_unfinished - len(unfinished))
+        progress.report(tokens=num_tokens, rows=num_unfinished - len(unfinished))
         order = batch.keep([position for position, index in enumerate(indices) if index in unfinished])
         if len(order) < len(indices):
             indices = [indices[position] for position in order]
