@@ -537,7 +537,7 @@ def test_a_run_that_reports_a_half_shares_no_scores_with_one_that_reports_all(
     files = {name: tmp_path / name / "iter-2/eval/halved.json" for name in recipes}
     numbers = {name: len(json.loads(file.read_text())["scores"]["right"]["items"]) for name, file in files.items()}
     assert numbers["all"] == 400 > numbers["half"] == numbers["patient"]
-    assert not {"iter-1/eval/halved.json", "iter-1/validation/halved.json"} & own_files(tmp_path / "patient")
+    assert not {"iter-1/eval/halved.json", "iter-1/validation/halved.json"} & {*own_files(tmp_path / "patient")}
     assert "iter-1/eval/halved.json" in own_files(tmp_path / "half")
     console = Console(width=120, record=True)
     console.print(sweep_table(recipes, tmp_path))
