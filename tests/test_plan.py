@@ -91,10 +91,10 @@ def test_parameters_are_those_of_a_real_model(architecture: str) -> None:
 
 def test_parameters_agree_with_the_names() -> None:
     for name, config in shapes.known_configs().items():
-        (billions,) = re.findall(r"-([\d.]+)B$", name)
-        assert shapes.from_config(config, name).parameters == pytest.approx(float(billions) * 1e9, rel=0.12), (
-            name
-        )  # 7B: 7.7
+        ((size, unit),) = re.findall(r"-([\d.]+)([BM])(?=-|$)", name)
+        # The 7B has 7.7 billion.
+        expected = float(size) * {"B": 1e9, "M": 1e6}[unit]
+        assert shapes.from_config(config, name).parameters == pytest.approx(expected, rel=0.12), name
 
 
 def test_the_recipes_models_are_known() -> None:
