@@ -37,7 +37,7 @@ $(VENV)/.dev: $(VENV)/.runtime
 demo: setup
 	@$(VENV)/bin/isheep run
 
-# The same on a real model, SmolLM2-135M-Instruct: a download of 93 MB, then about an hour on two cores (docs/real-models.md).
+# The loop on a real model, SmolLM2-135M-Instruct, after a download of 93 MB (docs/real-models.md).
 # IFEval's prompts come from the Hub, or from the file that IFEVAL names.
 REAL := models/smollm2
 IFEVAL :=

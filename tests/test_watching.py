@@ -222,7 +222,7 @@ def test_no_run_is_under_way(tmp_path: Path) -> None:
     assert done.code == 0 and done.out == f"no run is under way in {run_dir}; see isheep status {run_dir}\n"
     assert "is not a run folder" in refused("run", "--watch", tmp_path)
     for words in (["lamb"], ["--fork", "other"], ["--reuse", run_dir], ["--unsafe-code"]):
-        assert "only looks on: give it alone" in refused("run", "--watch", run_dir, *words)
+        assert "only shows another run: give it alone" in refused("run", "--watch", run_dir, *words)
 
 
 @pytest.mark.parametrize("content", [None, "", "{", '{"stage": 3}', "\udcff"])
@@ -236,7 +236,7 @@ def test_a_missing_or_damaged_file_is_one_line(tmp_path: Path, content: str | No
 
 
 def test_a_run_folder_that_cannot_be_written_to_does_not_end_the_run(tmp_path: Path) -> None:
-    """The file is for those who look on."""
+    """The file is only for `isheep run --watch`."""
     with progress.run(tmp_path, 1):
         (tmp_path / f"{PROGRESS_FILE}.part").mkdir()
         with progress.stage("iter-1/pairs.jsonl", 1):

@@ -20,8 +20,8 @@ class BenchmarkComparison:
     The p values are those of tests over items, which say nothing about another random seed. They are not corrected for
     the number of scores; `isheep compare` prints corrected ones, and compares over random seeds. `left_out` has the
     scores that can't be compared, because the two have another number of items, or only one of them has the score: the
-    numbers of items before and after, 0 without the score. `part` names the items if these are not all, such as
-    "reported half" if a stop rule reads the other half, else "".
+    numbers of items before and after, 0 without the score. `part` says what differs from the original benchmark,
+    such as "reported half" if a stop rule reads the other half, else "".
     """
 
     before: RunModel

@@ -17,7 +17,7 @@ from isheep.benchmarks.support.base import (
 from isheep.benchmarks.support.conflicts import conflicts, settings_conflicts
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.fingerprints import fingerprint
-from isheep.benchmarks.support.halves import (
+from isheep.benchmarks.support.item_parts import (
     HalfSettings,
     as_half,
     benchmark_title,
@@ -48,10 +48,10 @@ __all__ = [
     "evaluation_prompts",
     "fingerprint",
     "half_name",
-    "part_name",
     "halved",
     "is_readable",
     "load_benchmark",
+    "part_name",
     "prompt_fingerprint",
     "register_benchmark",
     "reported_benchmarks",

@@ -18,7 +18,7 @@ from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Sc
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import read_rows, read_text
 from isheep.benchmarks.support.foreign_rows import ModelOutput
-from isheep.benchmarks.support.halves import select_items
+from isheep.benchmarks.support.item_parts import select_items
 from isheep.benchmarks.support.responses import ResponseContext, match_responses
 from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError

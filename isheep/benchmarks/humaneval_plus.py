@@ -15,7 +15,7 @@ from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import DataRow, require_file
 from isheep.benchmarks.support.evalplus import PlusOutcome, PlusTask, expected_values, run_solution
 from isheep.benchmarks.support.fingerprints import check_unchanged, item_fingerprints
-from isheep.benchmarks.support.halves import select_items
+from isheep.benchmarks.support.item_parts import select_items
 from isheep.benchmarks.support.programs import BATCH_SIZE, code_result
 from isheep.benchmarks.support.responses import ResponseContext
 from isheep.benchmarks.support.validation_parts import validation_half

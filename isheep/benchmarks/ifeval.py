@@ -18,8 +18,8 @@ from pydantic import BaseModel, ValidationError
 
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
 from isheep.benchmarks.support.context import EvalContext, data_path
-from isheep.benchmarks.support.halves import select_items
 from isheep.benchmarks.support.ifeval_checks import linear_check
+from isheep.benchmarks.support.item_parts import select_items
 from isheep.benchmarks.support.responses import ResponseContext, match_responses, read_sample
 from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError, one_line, option

@@ -9,7 +9,7 @@ from typing import Any
 from isheep.benchmarks.support import fastchat
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
 from isheep.benchmarks.support.context import EvalContext, data_path
-from isheep.benchmarks.support.halves import select_items
+from isheep.benchmarks.support.item_parts import select_items
 from isheep.benchmarks.support.responses import ResponseContext, match_responses
 from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.judges.base import count_outcomes, judge_notes, merge_parameters, safe_file_name

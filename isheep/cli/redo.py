@@ -15,8 +15,8 @@ def redo(
         typer.Option(
             "--from",
             metavar="STAGE",
-            help="Stage: instructions, answers, measures, ratings, filtering, training or evaluation; names such as "
-            "assess and train do, too.",
+            help="Stage: instructions, answers, measures, ratings, filtering, training or evaluation. Names "
+            "such as assess and train are accepted too.",
             show_default=False,
         ),
     ],

@@ -38,7 +38,7 @@ Watch = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Only look on while another process runs in this folder, until it ends. Ctrl-C leaves it untouched.",
+        help="Only show the progress of a run that another process executes in DIR. Ctrl-C leaves that run untouched.",
     ),
 ]
 
@@ -67,7 +67,7 @@ def run(
         from isheep.cli.run_watch import watch_run
 
         if any((recipe_name, settings, out, model, seeds, reuse, fork, unsafe_code, allow_code)):
-            raise UserError(f"--watch {watch} only looks on: give it alone, isheep run --watch {watch}")
+            raise UserError(f"--watch {watch} only shows another run: give it alone, isheep run --watch {watch}")
         return watch_run(watch)
     from isheep import api
     from isheep.cli.sweep import run_settings

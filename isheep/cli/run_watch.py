@@ -1,4 +1,4 @@
-"""isheep run --watch: look on while another process works in a run folder. Writes nothing there."""
+"""isheep run --watch: show the progress of a run that another process executes. Writes nothing."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from isheep.rundir.progress import console
 from isheep.rundir.run import is_locked, open_run
 from isheep.rundir.snapshot import PROGRESS_FILE, Snapshot, read_snapshot
 
-SECONDS_PER_LOOK = 1.0
+SECONDS_PER_READ = 1.0
 OLD_SECONDS = 10.0
 """The age of a state from which on it is shown: a long forward pass reports nothing."""
 
@@ -40,31 +40,31 @@ def watch_run(run_dir: Path, wait: Callable[[float], None] = time.sleep) -> None
 
 def _watch_live(run_dir: Path, wait: Callable[[float], None]) -> None:
     with Live(console=console, transient=True, auto_refresh=False) as live:
-        while looked := _look(run_dir):
-            live.update(_aged_view(*looked), refresh=True)
-            wait(SECONDS_PER_LOOK)
+        while state := _read_state(run_dir):
+            live.update(_aged_view(*state), refresh=True)
+            wait(SECONDS_PER_READ)
 
 
 def _watch_lines(run_dir: Path, wait: Callable[[float], None]) -> None:
-    while looked := _look(run_dir):
-        console.print(Text(plain_line(looked[0])), soft_wrap=True)
-        for _ in range(int(SECONDS_PER_LINE / SECONDS_PER_LOOK)):
+    while state := _read_state(run_dir):
+        console.print(Text(plain_line(state[0])), soft_wrap=True)
+        for _ in range(int(SECONDS_PER_LINE / SECONDS_PER_READ)):
             if not is_locked(run_dir):
                 return
-            wait(SECONDS_PER_LOOK)
+            wait(SECONDS_PER_READ)
 
 
-def _look(run_dir: Path) -> tuple[Snapshot, float] | None:
+def _read_state(run_dir: Path) -> tuple[Snapshot, float] | None:
     """Return the state of a run and its age in seconds; None if the run has ended."""
-    looked = read_snapshot(run_dir)
+    state = read_snapshot(run_dir)
     if not is_locked(run_dir):
         return None
-    if looked is None:
+    if state is None:
         raise UserError(
             f"{run_dir} is in use by a process that reports no progress ({PROGRESS_FILE} is missing): try again, "
             f"or see isheep status {run_dir}"
         )
-    return looked
+    return state
 
 
 def _aged_view(snapshot: Snapshot, age: float) -> RenderableType:

@@ -1,5 +1,6 @@
 """A model's checkpoint: where its files are, its tokenizer, configuration and weights."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,6 @@ def num_parameters(base: str) -> int | None:
 
     Reads the headers of the files alone.
     """
-    import math
-
     from safetensors import SafetensorError, safe_open
 
     folder = Path(find_checkpoint(base))

@@ -4,6 +4,7 @@ The package `gguf` writes the file (the extra isheep[gguf]). The names and the o
 llama.cpp's own converter, which reads many more kinds of model: what is not known here is refused, never guessed.
 """
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,10 +27,8 @@ SPLITS = {_WORDS % "{1,3}": "llama-bpe", _WORDS % "": "qwen2"}
 
 def check_gguf_package() -> None:
     """Raise UserError if the package that writes GGUF files is not installed."""
-    try:
-        import gguf  # noqa: F401
-    except ImportError:
-        raise UserError("--as gguf needs the package gguf: pip install 'isheep[gguf]'") from None
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError("--as gguf needs the package gguf: pip install 'isheep[gguf]'")
 
 
 def write_gguf(checkpoint: Path, tokenizer: Any, end: str, file: Path, keep_bfloat16: bool = True) -> None:

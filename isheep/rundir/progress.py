@@ -193,7 +193,7 @@ class Tracker:
             with self.lock:
                 self.stages.remove(stage)
 
-    # --- who looks on
+    # --- the state that a view reads
 
     def snapshot(self) -> Snapshot | None:
         """Return the state of the innermost stage, or None if none is under way."""
@@ -255,8 +255,8 @@ class Tracker:
                 is_due = stage_changed or last_time is None or now - last_time >= SECONDS_PER_WRITE
                 if is_due and (snapshot := self.snapshot()):
                     last_time = now
-                    # The file is for people who look on. The run does not end because it can't be written: what the run
-                    # itself writes next tells the user that the disk is full.
+                    # The file is only for `isheep run --watch`. The run does not end because it can't be written: what
+                    # the run itself writes next tells the user that the disk is full.
                     with contextlib.suppress(OSError):
                         write_snapshot(run_dir, snapshot)
 

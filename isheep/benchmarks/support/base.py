@@ -61,11 +61,11 @@ class Fingerprints(Record):
 class Result(Fingerprints):
     """What a model achieved on a benchmark; eval/NAME.json holds it as JSON.
 
-    `part` names the items that were asked if these are not all: "reported half" or "validation half", because a stop
-    rule looks at one of them, and "sample of 100". `template` is the name of the chat template that the model was
-    prompted in, or "plain". `breakdowns` has for each title and kind of item the number of items that are right and the
-    number of all. `notes` are sentences that a reader of the scores must know. `details` has whatever else the
-    benchmark records; its keys are the benchmark's own.
+    `part` says what differs from the original benchmark: "reported half" or "validation half", because a stop rule
+    looks at one of them, "sample of 100", "at most 256 tokens". `template` is the name of the chat template that the
+    model was prompted in, or "plain". `breakdowns` has for each title and kind of item the number of items that are
+    right and the number of all. `notes` are sentences that a reader of the scores must know. `details` has whatever
+    else the benchmark records; its keys are the benchmark's own.
     """
 
     part: str = ""
@@ -113,7 +113,7 @@ class ValidationPart:
     A model is better the higher the mean of the score named `score` is; "" stands for the first score. `largest` is the
     largest value that the score can have: the rule counts in points, which are hundredths of it.
 
-    The items are beside those of the benchmark, or half of them (support/halves.py). Then `items` names the set of
+    The items are beside those of the benchmark, or half of them (support/item_parts.py). Then `items` names the set of
     items: a run that stops by it reports the other half, of every benchmark with the same `items`.
     """
 

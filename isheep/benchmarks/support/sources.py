@@ -12,7 +12,7 @@ from pathlib import Path
 
 from isheep.benchmarks.support.context import data_path
 from isheep.benchmarks.support.data_files import DataRow, check_columns, check_rows, read_rows, require_file
-from isheep.benchmarks.support.halves import select_items
+from isheep.benchmarks.support.item_parts import select_items
 from isheep.benchmarks.support.question_rows import AliasesRow, AnswersRow, PassageRow
 from isheep.errors import UserError, one_line
 from isheep.json_files import ForeignRow

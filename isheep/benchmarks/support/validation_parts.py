@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from isheep.benchmarks.support.base import PlannedAnswers, Result, ValidationPart
 from isheep.benchmarks.support.context import EvalContext
-from isheep.benchmarks.support.halves import as_half
+from isheep.benchmarks.support.item_parts import as_half
 from isheep.recipe.evaluation import BenchmarkSettings
 
 
