@@ -266,7 +266,7 @@ def test_a_sweep_counts_once_what_settings_share() -> None:
 def test_memory_is_that_of_the_rows_that_there_will_be(recipe: Path) -> None:
     """Six tasks in one epoch are one batch of at most six rows, however large the batch size of the recipe is."""
     words = ["training.batch_size=2048", "training.epochs=1", "training.cutoff=1024"]
-    # On a CPU no more rows than have 4,096 tokens would be computed at once.
+    # On a CPU no more rows than have 1,024 tokens would be computed at once.
     small, large = (planned(recipe, f"synthesis.tasks={tasks}", *words, "--gpu", "L4") for tasks in (6, 600))
     assert stage(small, "training")["batch_size"] == 6 and stage(large, "training")["batch_size"] == 600
     assert sum(large["memory"]["training"].values()) > 10 * sum(small["memory"]["training"].values())

@@ -96,7 +96,7 @@ class Machine(Settings):
     """The Ray cluster of the replicas: auto, HOST:PORT or ray://HOST:PORT; null: a local one."""
     rows_per_process: Count | None = None
     """The number of rows that a training process computes at once, a divisor of training.batch_size; null: its whole
-    share of a batch, and on the CPU in one process as many as have 4096 tokens."""
+    share of a batch, and on the CPU in one process as many as have 1024 tokens."""
     gpus: Count = 1
     """The number of GPUs that train on each node, with one process each. With `device: cpu`, processes on the CPU."""
     nodes: Count = 1
