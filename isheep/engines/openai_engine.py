@@ -153,6 +153,10 @@ class OpenAIEngine:
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
         """Return one continuation per prompt, in order, each drawn with its own seed."""
+        return self.generate_seeded(prompts, sampling, [derive_seed(seed, index) for index in range(len(prompts))])
+
+    def generate_seeded(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+        """Return one continuation per prompt as `generate`, each drawn with its own seed."""
         progress.expect(sampling.max_tokens)
         rows = self._prompt_ids(prompts)
         fitting = [index for index, row in enumerate(rows) if len(row) < self.context]
@@ -162,7 +166,7 @@ class OpenAIEngine:
             {
                 **self._prompt_parameters(prompts[index], rows[index]),
                 **self._sampling_parameters(sampling, min(sampling.max_tokens, self.context - len(rows[index]))),
-                "seed": derive_seed(seed, index) % SEED_LIMIT,
+                "seed": seeds[index] % SEED_LIMIT,
             }
             for index in fitting
         ]
@@ -284,7 +288,7 @@ class OpenAIEngine:
                 **sampling.model_dump(include={"temperature", "top_p"}),
                 **form(options),
                 "max_tokens": max_tokens,
-                "seed": derive_seed(seed, index) % SEED_LIMIT,
+                "seed": seeds[index] % SEED_LIMIT,
             }
             for index in fitting
         ]

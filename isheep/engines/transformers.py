@@ -108,6 +108,10 @@ class TransformersEngine:
         A stop string is a single special token or plain text. The token that ended a completion is counted too. A
         prompt that leaves no room in the context gets an empty completion; raises UserError if no prompt leaves any.
         """
+        return self.generate_seeded(prompts, sampling, [derive_seed(seed, index) for index in range(len(prompts))])
+
+    def generate_seeded(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+        """Return one continuation per prompt as `generate`, each drawn with its own seed."""
         from isheep.engines import decode
 
         rows = self._prompt_ids(prompts)
@@ -116,7 +120,7 @@ class TransformersEngine:
             raise self._too_long(f"a prompt of {min(map(len, rows))} tokens")
         completions = [Completion("", 0, "length") for _ in rows]
         if fitting:
-            uniforms = decode.seeded_uniforms([derive_seed(seed, index) for index in fitting], sampling.max_tokens)
+            uniforms = decode.seeded_uniforms([seeds[index] for index in fitting], sampling.max_tokens)
             continued = self._continue([rows[index] for index in fitting], sampling, uniforms)
             for index, completion in zip(fitting, continued, strict=True):
                 completions[index] = completion

@@ -92,6 +92,10 @@ class VLLMEngine:
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
         """Return one continuation per prompt, in order, each with its own seed, because vLLM uses one seed for all."""
+        return self.generate_seeded(prompts, sampling, [derive_seed(seed, index) for index in range(len(prompts))])
+
+    def generate_seeded(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+        """Return one continuation per prompt as `generate`, each drawn with its own seed."""
         rows = self._prompt_ids(prompts)
         fitting = [index for index, row in enumerate(rows) if len(row) < self.context]
         if rows and not fitting:
@@ -107,7 +111,7 @@ class VLLMEngine:
         parameters = []
         for index in fitting:
             max_tokens = min(sampling.max_tokens, self.context - len(rows[index]))
-            parameters.append({**shared_parameters, "max_tokens": max_tokens, "seed": derive_seed(seed, index)})
+            parameters.append({**shared_parameters, "max_tokens": max_tokens, "seed": seeds[index]})
         completions = [Completion("", 0, "length") for _ in rows]
         outputs = self._request("generate", [rows[index] for index in fitting], parameters)
         for index, (output, finish) in zip(fitting, outputs, strict=True):

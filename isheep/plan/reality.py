@@ -1,12 +1,12 @@
 """The plan of a run beside what happened: rows, tokens and seconds of each stage.
 
-When a run ends, `isheep run` writes the plan that it would have had before as an event into run.jsonl: from the same
-assumptions, on the same machine, and with nothing measured in the run. `isheep status` compares.
+When a run ends, it writes the plan that it would have had before as an event into run.jsonl: from the same assumptions,
+on the same machine, and with nothing measured in the run. `isheep status` compares, for one run or for all of a sweep.
 """
 
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from isheep.errors import UserError
@@ -104,14 +104,34 @@ def compare_with_plan(recipe: Recipe, run: RunFolder, seconds: Mapping[StageKey,
             StageReality(
                 stage,
                 sums[0],
-                _sum_of(rows, of_stage),
+                _sum_of_known([rows.get(key) for key in of_stage]),
                 sums[1],
-                _sum_of(tokens, of_stage),
+                _sum_of_known([tokens.get(key) for key in of_stage]),
                 sums[2],
                 sum(seconds[key] for key in of_stage),
             )
         )
     return compared
+
+
+def add_up(compared: Iterable[Sequence[StageReality]]) -> list[StageReality]:
+    """Return the sums over several runs, a row for each stage. A count that one run does not know is not known."""
+    by_stage: dict[str, list[StageReality]] = defaultdict(list)
+    for rows in compared:
+        for row in rows:
+            by_stage[row.stage].append(row)
+    return [
+        StageReality(
+            stage,
+            sum(row.planned_rows for row in rows),
+            _sum_of_known([row.rows for row in rows]),
+            sum(row.planned_tokens for row in rows),
+            _sum_of_known([row.tokens for row in rows]),
+            sum(row.planned_seconds for row in rows),
+            sum(row.seconds for row in rows),
+        )
+        for stage, rows in by_stage.items()
+    ]
 
 
 def made_counts(run: RunFolder) -> tuple[dict[StageKey, int], dict[StageKey, int]]:
@@ -156,7 +176,6 @@ def _calls_per_row(recipe: Recipe, stage: str) -> int:
     return 3 if stage == "answers" and recipe.response.num_instance_examples else 1
 
 
-def _sum_of(counts: Mapping[StageKey, int], keys: list[StageKey]) -> int | None:
-    """Return the sum over the keys, or None if one of them is not known."""
-    values = [counts.get(key) for key in keys]
+def _sum_of_known(values: Sequence[int | None]) -> int | None:
+    """Return the sum, or None if one of the values is not known."""
     return None if None in values else sum(value for value in values if value is not None)
