@@ -235,7 +235,8 @@ def _last_iteration(recipe: Recipe, run: RunFolder) -> int:
 def run_sweep(recipes: Mapping[str, Recipe], out: Path, *, backend: Backend = DEFAULT_BACKEND) -> list[Path]:
     """Run recipes by name, each in the folder of its name in `out`, or continue their runs; return the folders.
 
-    A folder with the name that isheep 0.1 gave a setting is continued, too (recipe.sweeps.folder_of_setting). Raises UserError before anything runs if one of them can't begin, or if `out` is a run folder itself. A recipe that
+    A folder with the name that an older isheep gave a setting is continued, too (recipe.sweeps.folder_of_setting).
+    Raises UserError before anything runs if one of them can't begin, or if `out` is a run folder itself. A recipe that
     can't be finished (a threshold may keep nothing to train on) does not stop the others: the error is raised at the
     end.
     """

@@ -633,7 +633,9 @@ def test_shell_completion_offers_recipes() -> None:
         [*command[:2], "import sys; sys.argv = ['isheep']; from isheep.cli import main; main()"],
         env={**os.environ, **variables}, cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert done.stdout.split() == ["paper/qwen1.5-72b", "paper/qwen1.5-72b-above-8", "paper/qwen1.5-7b"]
+    assert done.stdout.split() == [
+        "paper/qwen1.5-72b", "paper/qwen1.5-72b-above-8", "paper/qwen1.5-72b-appendix-e", "paper/qwen1.5-7b",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("words", "code"), [(["run"], 2), (["run", "--help"], 0), (["--version"], 0), (["--help"], 0)])

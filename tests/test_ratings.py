@@ -13,7 +13,7 @@ from rich.text import Text
 import isheep
 from isheep.cli import main
 from isheep.cli.pair_cards import pair_card
-from isheep.engines.function import SeededFunctionEngine
+from isheep.engines.function import FunctionEngine, SeededFunctionEngine
 from isheep.engines.transformers import open_engine
 from isheep.errors import UserError
 from isheep.filters.score import ScoreFilter
@@ -281,12 +281,12 @@ def align_with(path: Path, engine: Any, **settings: Any) -> None:
 
 def test_a_run_says_at_once_that_ratings_can_not_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engine = RatingFunction("I like\x1b[31m it " + "very " * 40)
-    with pytest.raises(UserError, match=r"0 of 8 pairs left.*unreadable rating 8.*take assessment\.read: constrained"):
+    with pytest.raises(UserError, match=r"0 of 8 pairs left.*unreadable rating 8.*let the texts of the function"):
         align_with(tmp_path, engine, **{"assessment.batch_size": 4})
     assert engine.num_ratings == 8
     [line] = [line for line in capsys.readouterr().err.splitlines() if "ratings can't be read" in line]
     assert line.startswith("iteration 1: 4 of the first 4 ratings can't be read, such as 'I like\\x1b[31m it very")
-    assert "...; take assessment.read: constrained or expected, or another assessment.sampling" in line
+    assert "...; let the texts of the function that is the engine begin with a score, which can't be" in line
     assert line.endswith("(assessment.on_unreadable: continue: the run goes on)") and len(line) < 400
     assert line in json.loads(isheep_command("status", tmp_path, "--json").out)["notes"]
 
@@ -357,8 +357,65 @@ def test_a_run_that_may_constrain_finishes(tmp_path: Path) -> None:
     assert run("run", tmp_path / "run") == 0 and hash_files(tmp_path / "run") == whole
 
 
+class OwnEngine:
+    """An engine of the user's own that gives no score a probability."""
+
+    max_in_flight = 1
+
+    def __init__(self, rating: str) -> None:
+        self.generating = FunctionEngine(RatingFunction(rating))
+        self.generate, self.logprobs, self.embed = (
+            self.generating.generate, self.generating.logprobs, self.generating.embed,
+        )  # fmt: skip
+
+    def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
+        return [[0.0] * len(options) for _ in prompts]
+
+    def close(self) -> None:
+        pass
+
+
+CONSTRAIN = {"assessment.on_unreadable": "constrain"}
+
+
+@pytest.mark.parametrize(
+    ("engine", "settings", "at_once", "at_the_end"),
+    [
+        (RatingFunction("fine"), CONSTRAIN, "let the texts of the function", "let the texts of the function"),
+        (OwnEngine("fine"), CONSTRAIN, "the method choices of your engine must give", "let the method choices of your"),
+        (OwnEngine("fine"), {}, "take assessment.read: constrained or expected", "take assessment.read: constrained"),
+        (OwnEngine("fine"), {"assessment.read": "constrained"}, "let the method choices of", "let the method choices"),
+    ],
+)
+def test_advice_on_unreadable_ratings_fits_the_engine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: Any, settings: dict[str, str], at_once: str,
+    at_the_end: str,
+) -> None:  # fmt: skip
+    with pytest.raises(UserError, match=rf"with a new run folder, {at_the_end}"):
+        align_with(tmp_path, engine, **settings)
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "of the first" in line]
+    assert f"; {at_once}" in line
+
+
+def test_advice_for_more_rows_fits_the_filters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ratings = iter(["9||", "2||"] * 4)
+
+    def write(prompts: list[str]) -> list[str]:
+        return [next(ratings) if "Please rate" in p else write_texts([p])[0] for p in prompts]
+
+    few = {"training.num_rows": None, "assessment.criteria": ["quality"]}
+    align_with(tmp_path / "a", write, **few, filters=[{"kind": "score", "best": 0.5}])
+    line = capsys.readouterr().err.replace("\n", " ")
+    assert "for more rows raise synthesis.tasks, or raise best of the score filter, in a new run" in line
+    ratings = iter(["9||", "2||"] * 4)
+    align_with(tmp_path / "b", write, **few, filters=[{"kind": "score", "at_least": 5}, {"kind": "random", "keep": 3}])
+    line = capsys.readouterr().err.replace("\n", " ")
+    assert "or lower the threshold of the score filter, or let the filters drop less (random), in a new" in line
+
+
 ADVICE = [
     ("2||bad", {}, r"lower the threshold of the score filter, or take a share of the best pairs: \{kind: score, best"),
+    ("2||bad", {"filters": [{"kind": "score", "best": 0.1}]}, "raise best of the score filter, or synthesis.tasks"),
     ("9||", {"filters": [{"kind": "perplexity", "at_most": 1.5}]}, "raise at_most of the perplexity filter"),
     ("9||", {"filters": [{"kind": "random", "as_many_as": {"above": 9.5}}]}, "keep more pairs in the random filter"),
 ]
@@ -454,12 +511,12 @@ EXPECTED_REPLY = ", ".join(f"{score}: {share:.4f}" for score, share in enumerate
     [
         (Grade(score=2, reply=" 2||Wrong, and long."), "quality 2: Wrong, and long."),
         (Grade(score=8, reply="<8>||Good || really"), "quality 8: Good || really"),
-        (Grade(score=8, reply=" 8"), "quality 8: "),
+        (Grade(score=8, reply=" 8"), "quality 8"),
         (Grade(score=8, reply="Score: 8, good"), "quality 8: Score: 8, good"),
         (Grade(score=None, reply="eight||good"), "quality unreadable: eight||good"),
-        (Grade(score=None, reply=""), "quality unreadable: "),
+        (Grade(score=None, reply=""), "quality unreadable"),
         (Grade(score=8, reply="8||Good", expected=6.41), "quality 8 (expected 6.4): Good"),
-        (Grade(score=3, reply="3", expected=6.41), "quality 3 (expected 6.4): "),
+        (Grade(score=3, reply="3", expected=6.41), "quality 3 (expected 6.4)"),
         (Grade(score=7.9, reply=EXPECTED_REPLY), "quality 7.9: most probable 8 (40%), 7 (30%), 9 (20%)"),
     ],
 )

@@ -209,7 +209,7 @@ machine: {threads: 1, device: cpu}
 WEIGHTS = {
     "lora.rank": 2, "lora.alpha": 4, "lora.dropout": 0.5, "epochs": 1, "learning_rate": 0.05, "scheduler": "constant",
     "warmup_steps": 2, "batch_size": 2, "cutoff": 40, "max_steps": 3, "max_rows": 12, "num_rows": 10, "held_out": 0.5,
-    "eval_every": 3, "keep": "last",
+    "eval_every": 3, "keep": "last", "order": "random", "weigh": "rows", "end": "tokenizer",
 }  # fmt: skip
 
 

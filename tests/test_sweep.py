@@ -651,7 +651,7 @@ WRONG = {
     "model: lamb\nsettings: {a/b: {}, a b: {}}": "two settings are named 'a-b'",
     "model: lamb\ngrid: {}": "s.yaml: the folder of a setting would be named '': 1 to 200 characters are needed; name",
     "model: lamb\nsettings: {..: {}}": "s.yaml: the folder of a setting would be named '': 1 to",
-    f"model: lamb\ngrid: {{model: [{'x' * 201}]}}": "s.yaml: the folder of a setting would be named 'model=-x",
+    f"model: lamb\ngrid: {{model: [{'x' * 201}]}}": "s.yaml: the folder of a setting would be named 'model=x",
     "settings: [s.yaml]": "s.yaml: s.yaml is a sweep itself: list the recipes that it is made of",
     "settings: [one.yaml, ./one.yaml]": "s.yaml: two settings are named 'one'",
     "settings: []": "s.yaml: the folder of a setting would be named ''",
@@ -668,6 +668,27 @@ def test_a_wrong_sweep_is_refused_in_one_line(text: str, tmp_path: Path) -> None
     with pytest.raises(UserError) as error:
         api.load_sweep(tmp_path / "s.yaml")
     assert WRONG[text] in str(error.value) and "\n" not in str(error.value)
+
+
+def test_values_that_are_texts_are_named_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "model: lamb\ngrid: {assessment.read: [generate, expected], seed: [1], response.prompt: [chat, {text: 'a b'}]}"
+    )
+    assert list(api.load_sweep(tmp_path / "s.yaml"))[::2] == [
+        "assessment.read=generate,seed=1,response.prompt=chat", "assessment.read=expected,seed=1,response.prompt=chat",
+    ]  # fmt: skip
+
+
+def test_a_folder_with_the_name_of_an_earlier_version_is_continued(lab: Lab, tmp_path: Path) -> None:
+    settings = recipe(training={"scheduler": "linear"})
+    name, older = "seed=1,training.scheduler=linear", "seed=1,training.scheduler=-linear-"
+    lab.run_sweep({older: settings}, tmp_path)
+    before = result_hashes(tmp_path / older)
+    assert lab.run_sweep({name: settings}, tmp_path) == [tmp_path / older]
+    assert [path.name for path in tmp_path.iterdir()] == [older] and result_hashes(tmp_path / older) == before
+    with (console := Console(width=100)).capture() as capture:
+        console.print(sweep_table({name: settings}, tmp_path))
+    assert "seed=1" in capture.get() and " 1 " in capture.get()
 
 
 def test_a_sweep_is_not_run_as_a_recipe() -> None:

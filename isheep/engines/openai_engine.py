@@ -288,7 +288,7 @@ class OpenAIEngine:
                 **sampling.model_dump(include={"temperature", "top_p"}),
                 **form(options),
                 "max_tokens": max_tokens,
-                "seed": seeds[index] % SEED_LIMIT,
+                "seed": derive_seed(seed, index) % SEED_LIMIT,
             }
             for index in fitting
         ]

@@ -14,7 +14,7 @@ from isheep.recipe.source import RecipeSource, apply_overrides, find_recipe, lay
 
 _MEANINGS = {"settings": "names to what differs, or a list of recipe files", "grid": "keys to lists of values"}
 
-# A text as a value in the name of a setting as isheep 0.1 wrote it.
+# A text as a value in the name of a setting as earlier versions wrote it.
 DASHED_VALUE = re.compile(r"(?<==)-(.*?)-(?=,|\Z)")
 
 # A setting's name is the name of a folder: at most this many characters.
@@ -46,9 +46,9 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | Iterable[str], checks:
 
 
 def folder_of_setting(out: Path, name: str) -> Path:
-    """Return the folder of a setting's run in `out`: the name, or what isheep 0.1 named it if only that folder exists.
+    """Return the folder of a setting's run in `out`: its name, or its older name if only that folder exists.
 
-    isheep 0.1 put dashes around values that are texts: "assessment.read=-constrained-".
+    Earlier versions put dashes around values that are texts: "assessment.read=-constrained-".
     """
     folder = out / name
     if folder.exists() or not out.is_dir():

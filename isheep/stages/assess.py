@@ -253,7 +253,7 @@ def draw_scores(
     probabilities: Sequence[Sequence[float]],
     seed: int,
 ) -> list[int | None]:
-    """Return a score for each prompt of a criterion. Where there are no probabilities, a server may choose it, or None."""
+    """Return a score for each prompt of a criterion; None if there are no probabilities and no server that chooses."""
     scores = [
         draw_score(row, settings.sampling, derive_seed(seed, "score", index)) for index, row in enumerate(probabilities)
     ]

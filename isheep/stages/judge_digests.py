@@ -64,7 +64,7 @@ def check_same_judges(run_dir: Path, recipe: Recipe) -> None:
 
 
 def save_judges(run: RunFolder, recipe: Recipe) -> None:
-    """Write the digests of the judges that the run has from now on. A run of isheep 0.1 may have begun without them."""
+    """Write the digests of the judges that the run has from now on. An older run has none at first."""
     saved = saved_judges(run.path)
     missing = {name: judge_digest(name) for name in local_judges(recipe) if name not in saved}
     if missing:
