@@ -29,7 +29,7 @@ from isheep.models.gguf_file import write_gguf
 from isheep.recipe.machine import ServerSettings
 from isheep.recipe.schema import Recipe
 from isheep.records import Model, Sampling
-from isheep.seeds import load_seed_tasks
+from isheep.seeds import load_seed_file
 from tests.helpers.backends import add_benchmark
 from tests.helpers.command import refused
 from tests.helpers.hashes import hash_files
@@ -79,7 +79,8 @@ def run(*words: str | Path) -> None:
 
 def questions(count: int) -> list[str]:
     """Chat turns and plain text in turn."""
-    chat, seeds = load_chat_template("tokenizer", "lamb"), load_seed_tasks(LAMB_CHECKPOINT.parent / "seed_tasks.jsonl")
+    chat = load_chat_template("tokenizer", "lamb")
+    seeds = load_seed_file(LAMB_CHECKPOINT.parent / "seed_tasks.jsonl").tasks
     return [chat.prompt(seed.content) if n % 4 else seed.content for n, seed in enumerate(seeds[:count])]
 
 

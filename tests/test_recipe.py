@@ -17,7 +17,7 @@ from isheep.recipe import loading
 from isheep.recipe.reference import render_reference
 from isheep.recipe.schema import Recipe
 from isheep.records import Sampling
-from isheep.seeds import load_seed_tasks
+from isheep.seeds import load_seed_file
 
 
 def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
@@ -564,7 +564,7 @@ def test_the_examples_of_prompts_and_seeds_load(tmp_path: Path, monkeypatch: pyt
         assert name == "rating.yaml" or api.load_recipe(path)
     assert len(texts) == 9
     write(tmp_path, "".join(blocks("seeds.md", "json")), "seeds.jsonl")
-    assert [len(seed.output) > 0 for seed in load_seed_tasks(tmp_path / "seeds.jsonl")] == [True] * 4
+    assert [len(seed.output) > 0 for seed in load_seed_file(tmp_path / "seeds.jsonl").tasks] == [True] * 4
     names: dict[str, Any] = {}
     for text in blocks("prompts.md", "python"):
         exec(text.replace("import isheep", "from isheep import api as isheep"), names)
