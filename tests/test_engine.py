@@ -103,6 +103,14 @@ def test_neighbours_do_not_change_a_draw(checkpoint: Path) -> None:
 
 
 @pytest.mark.usefixtures("clear")
+def test_requests_may_have_seeds_of_their_own(checkpoint: Path) -> None:
+    engine = opened(checkpoint)
+    seeds = [derive_seed(seed, index) for seed in (5, 6) for index in range(4)]
+    together = engine.generate_seeded(SHARED + MIXED, DRAWN, seeds)
+    assert together == engine.generate(SHARED, DRAWN, 5) + engine.generate(MIXED, DRAWN, 6)
+
+
+@pytest.mark.usefixtures("clear")
 def test_batches_are_cut_at_fixed_places_and_answers_come_in_order(checkpoint: Path) -> None:
     prompts = [f"{text} {i}" for i in range(3) for text in MIXED]
     assert opened(checkpoint, batch=5).generate(prompts, DRAWN, 4) == opened(checkpoint).generate(prompts, DRAWN, 4)

@@ -86,6 +86,43 @@ def test_a_batch_is_rated_by_one_call_for_each_criterion(tmp_path: Path) -> None
     assert assess(resumed, pairs) == rows and resumed_engine.calls == engine.calls[4:]
 
 
+class SeededRatings(SeededFunctionEngine):
+    """A fake judge whose texts follow from the seed; it counts the prompts of each call."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda prompt, seed: f"{1 + seed % 10}||because {seed}")
+        self.calls: list[int] = []
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
+        self.calls.append(len(prompts))
+        return super().generate(prompts, sampling, seed)
+
+    def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
+        return [[0.1] * len(options) for _ in prompts]
+
+
+class SharingRatings(SeededRatings):
+    """The same judge with a seed for each request."""
+
+    def generate_seeded(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+        self.calls.append(len(prompts))
+        return [Completion(text, 2, "stop") for text in self.texts(prompts, seeds)]
+
+
+@pytest.mark.parametrize("settings", [{}, {"read": "constrained"}])
+def test_an_engine_that_can_writes_the_ratings_of_all_criteria_in_one_call(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    """Each rating is what a call for its criterion would draw."""
+    pairs, engines = [make_pair(n) for n in range(5)], (SeededRatings(), SharingRatings())
+    rows, shared_rows = (
+        assess(stage_context(tmp_path / str(n), engine, assessment={"batch_size": 2, **settings}), pairs)
+        for n, engine in enumerate(engines)
+    )
+    assert shared_rows == rows
+    assert [engine.calls for engine in engines] == [[2, 2, 2, 2, 1, 1], [4, 4, 2]]
+
+
 def test_a_rating_prompt_may_be_a_chat_turn(tmp_path: Path) -> None:
     engine = RecordingEngine()
     assessment = {"chat": True, "prompt": "icl", "criteria": ["overall"]}
