@@ -171,8 +171,8 @@ def test_a_run_goes_on_with_the_judge_that_it_began_with(tmp_path: Path) -> None
     assert "iterations=2" not in (out / "recipe.yaml").read_text() and "--fork run-2" in message
     # Another run takes over no ratings of that judge, but everything before them.
     text = run(out, "--fork", "run-2")
-    taken, made = text.split("iteration 1: taken over from ")[1].split("made new: ")
-    assert "answers" in taken and "ratings" in made.splitlines()[0]
+    taken, new = text.split("iteration 1: taken over from ")[1].split("made new: ")
+    assert "answers" in taken and "ratings" in new.splitlines()[0]
     config.write_text(content)
     run(out, "iterations=2")
     assert json.loads((out / "judges.json").read_text()) == digests

@@ -11,7 +11,7 @@ from typing import Any
 from isheep.errors import UserError
 from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import find_checkpoint, load_tokenizer, num_embeddings
-from isheep.models.hub import hub_settings
+from isheep.models.hub import check_hub
 from isheep.models.template_frame import with_start
 from isheep.models.tokenization import encode, prompt_ids
 from isheep.records import Model
@@ -83,11 +83,11 @@ def _copy_tokenizer(tokenizer: Any, base: str, output_dir: Path) -> None:
     from transformers.utils.hub import cached_file
 
     checkpoint = find_checkpoint(base)
+    check_hub(checkpoint)
     for name in TOKENIZER_FILES:
         path = cached_file(
             checkpoint,
             name,
-            **hub_settings(checkpoint),
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isheep.errors import UserError
-from isheep.models.hub import HUB_NAME, hub_settings
+from isheep.models.hub import HUB_NAME, cached_commit, check_hub
 from isheep.recipe.packaged import PACKAGED_MODELS
 from isheep.records import Model
 from isheep.rundir.digests import file_sha256
@@ -51,7 +51,7 @@ def load_pretrained(base: str, auto_class: Any, **settings: Any) -> Any:
 
     checkpoint = find_checkpoint(base)
     if not settings.get("local_files_only"):
-        settings |= hub_settings(checkpoint)
+        check_hub(checkpoint)
     try:
         return auto_class.from_pretrained(checkpoint, trust_remote_code=False, **settings)
     # It says nothing about the files.
@@ -69,7 +69,7 @@ def load_pretrained(base: str, auto_class: Any, **settings: Any) -> Any:
 def load_tokenizer(base: str) -> Any:
     """Return the tokenizer of `base`. Raises UserError if there is none."""
     # A wrong name is reported before transformers is imported, which takes seconds.
-    hub_settings(find_checkpoint(base))
+    check_hub(find_checkpoint(base))
     from transformers import AutoTokenizer
 
     return load_pretrained(base, AutoTokenizer)
@@ -98,8 +98,9 @@ def generation_config(base: str) -> Any:
     from transformers import AutoConfig, GenerationConfig
 
     checkpoint = find_checkpoint(base)
+    check_hub(checkpoint)
     try:
-        return GenerationConfig.from_pretrained(checkpoint, **hub_settings(checkpoint))
+        return GenerationConfig.from_pretrained(checkpoint)
     except OSError:
         return GenerationConfig.from_model_config(load_pretrained(base, AutoConfig))
 
@@ -172,9 +173,9 @@ def checkpoint_digest(model: Model) -> str:
     if folder.is_dir():
         digests.append(_folder_digests(folder))
     else:
-        from transformers import AutoConfig
-
-        digests.append({"commit": str(load_pretrained(model.base, AutoConfig)._commit_hash)})
+        # The files are here only after they have been loaded.
+        load_config(model.base)
+        digests.append({"commit": str(cached_commit(model.base))})
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 

@@ -3,7 +3,6 @@
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from isheep.errors import UserError, describe_exception
 
@@ -13,25 +12,40 @@ HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 TIMEOUT = 3.0
 
 
-def hub_settings(checkpoint: str) -> dict[str, Any]:
-    """Return the arguments with which transformers loads a checkpoint: files on this machine only, if the Hub is away.
+def check_hub(checkpoint: str) -> None:
+    """Raise UserError if a checkpoint is a name on the Hub, nothing answers there, and its files are not here.
 
-    `checkpoint` is a folder or a name on the Hub. Raises UserError if it is a name, nothing answers at the Hub, and no
-    file of the model is on this machine.
+    If they are, the libraries look for nothing on the Hub in this process any more. `checkpoint` may be a folder.
     """
-    if Path(checkpoint).is_dir():
-        return {}
-    from huggingface_hub import constants, try_to_load_from_cache
+    if Path(checkpoint).is_dir() or _is_offline_by_choice():
+        return
+    from huggingface_hub import constants
 
-    # Offline, the libraries ask nobody, and say so.
-    if constants.HF_HUB_OFFLINE or (problem := _hub_problem(constants.ENDPOINT)) is None:
-        return {}
-    if isinstance(try_to_load_from_cache(checkpoint, "config.json"), str):
-        return {"local_files_only": True}
-    raise UserError(
-        f"model {checkpoint!r} not found: there is no folder of this name, the Hub's files on this machine do not have "
-        f"it, and {constants.ENDPOINT} can't be reached ({problem}); give a checkpoint's folder"
-    )
+    problem = _hub_problem(constants.ENDPOINT)
+    if problem is None:
+        return
+    constants.HF_HUB_OFFLINE = True
+    if cached_commit(checkpoint) is None:
+        raise UserError(
+            f"model {checkpoint!r} not found: there is no folder of this name, the Hub's files on this machine do not "
+            f"have it, and {constants.ENDPOINT} can't be reached ({problem}); give a checkpoint's folder"
+        )
+
+
+def cached_commit(name: str) -> str | None:
+    """Return the commit of a model's files from the Hub on this machine, or None if they are not here."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(name, "config.json")
+    return Path(path).parent.name if isinstance(path, str) else None
+
+
+@cache
+def _is_offline_by_choice() -> bool:
+    """Return whether the user has set HF_HUB_OFFLINE. Then the libraries ask nobody, and say so."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 @cache

@@ -110,9 +110,9 @@ def _ways_to_more_rows(drops: Sequence[Drop]) -> str:
     """Return what gives a training more rows: more tasks, and filters that drop less, of those that dropped pairs."""
     causes = Counter(map(_cause, drops))
     ways = [WAYS_TO_MORE_ROWS[cause] for cause in causes if cause in WAYS_TO_MORE_ROWS]
-    others = sorted({drop.by for drop in drops} - {"score", "rules", "answer"})
-    if others:
-        ways.append(f"let the filters drop less ({', '.join(others)})")
+    other_filters = sorted({drop.by for drop in drops} - {"score", "rules", "answer"})
+    if other_filters:
+        ways.append(f"let the filters drop less ({', '.join(other_filters)})")
     return ", or ".join(["raise synthesis.tasks", *ways])
 
 

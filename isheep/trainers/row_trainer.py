@@ -28,6 +28,6 @@ def row_trainer() -> "type[SFTTrainer]":
             if num_items_in_batch is not None:
                 num_tokens = inputs["labels"][..., 1:].ne(IGNORED).sum().clamp(min=1)
                 num_items_in_batch = num_items_in_batch * num_tokens
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
 
     return RowTrainer
