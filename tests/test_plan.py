@@ -316,7 +316,7 @@ def test_runs_of_a_sweep_and_from_python_have_a_plan_too(recipe: Path, tmp_path:
         # Instructions, answers and ratings are shared: one run has made them.
         assert len(rows) == (3 if stage_name == "training" else 1)
     printed = isheep("status", out).out
-    assert "plan and reality, all runs" in printed and max(map(len, printed.splitlines())) <= 80
+    assert "plan, all runs" in printed and max(map(len, printed.splitlines()[1:])) <= 80
     assert all(f"{name}: 1 of 1 iterations are trained" in printed for name in names)
     assert "--full is for a single run" in refused("status", out, "--full")
 

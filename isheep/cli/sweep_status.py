@@ -22,7 +22,7 @@ def sweep_status(path: Path, runs: list[Path]) -> Iterator[RenderableType]:
     opened = {run_dir.name: open_run(run_dir) for run_dir in runs}
     yield sweep_table({name: recipe for name, (recipe, _) in opened.items()}, path)
     compared = {name: reality_of(*pair) for name, pair in opened.items()}
-    yield from reality_table(add_up(compared.values()), "plan and reality, all runs")
+    yield from reality_table(add_up(compared.values()), "plan, all runs")
     yield from times_table({name: rows for name, rows in compared.items() if rows})
     for name, (recipe, run) in opened.items():
         yield Text(f"{escape_unprintable(name)}: {progress_line(recipe, run)}")

@@ -83,7 +83,8 @@ def plan_rows(recipe: Recipe) -> list[dict[str, Any]]:
 def compare_with_plan(recipe: Recipe, run: RunFolder, seconds: Mapping[StageKey, float]) -> list[StageReality]:
     """Return each stage of a run beside the newest plan in its events; nothing without a plan.
 
-    `seconds` are those of the stages by (folder, stage). Only stages that the run has done are compared.
+    `seconds` are those of the stages by (folder, stage). Only stages that the run has done itself are compared: none of
+    whose files it has copied from another run.
     """
     planned: dict[StageKey, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     plans = _recorded_plans(run)
@@ -95,7 +96,8 @@ def compare_with_plan(recipe: Recipe, run: RunFolder, seconds: Mapping[StageKey,
         for index, value in enumerate((row["rows"] / calls_per_row, row["tokens"], row["seconds"])):
             sums[index] += value
     rows, tokens = made_counts(run)
-    keys = [key for key in planned if seconds.get(key)]
+    copied = _copied_stages(run)
+    keys = [key for key in planned if seconds.get(key) and key not in copied]
     compared = []
     for stage in dict.fromkeys(stage for _, stage in keys):
         of_stage = [key for key in keys if key[1] == stage]
@@ -112,6 +114,12 @@ def compare_with_plan(recipe: Recipe, run: RunFolder, seconds: Mapping[StageKey,
             )
         )
     return compared
+
+
+def _copied_stages(run: RunFolder) -> set[StageKey]:
+    """Return the stages of which the run has copied a file from another run."""
+    files = (str(event["file"]).partition("/") for event in read_events(run.root) if "shared_from" in event)
+    return {(folder, stage_of(name)) for folder, _, name in files}
 
 
 def add_up(compared: Iterable[Sequence[StageReality]]) -> list[StageReality]:
