@@ -20,7 +20,7 @@ from isheep.engines.transformers import TransformersEngine, open_engine
 from isheep.lamb import SEEDS
 from isheep.models.checkpoint import find_checkpoint, load_tokenizer
 from isheep.records import Model, Sampling
-from isheep.seeds import load_seed_tasks
+from isheep.seeds import load_seed_file
 from isheep.stages.synthesize import render_synthesis_prompt
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def make_prompts(tokenizer: "PreTrainedTokenizerBase", prefix: int, count: int) 
     if words:
         start, *endings = ("".join(rng.choices(words, k=k)) for k in [prefix, *rng.choices(range(20, 41), k=count)])
         return [start + text for text in endings]
-    seeds = load_seed_tasks(SEEDS)
+    seeds = load_seed_file(SEEDS).tasks
     examples = rng.sample(seeds, len(seeds))
     texts = (render_synthesis_prompt(examples[:n], True) for n in range(1, len(seeds)))
     start = next(text for text in texts if len(tokenizer(text).input_ids) >= prefix)

@@ -28,7 +28,7 @@ from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.models.checkpoint import find_checkpoint
 from isheep.recipe.schema import Assessment, Recipe
 from isheep.records import Pair, Sampling, Task
-from isheep.seeds import load_seed_tasks
+from isheep.seeds import load_seed_file
 from isheep.stages import assess, grades, synthesize
 from isheep.stages.blocks import parse_blocks
 from isheep.stages.rules import broken_rule
@@ -91,7 +91,7 @@ def write_tasks(loop: Loop, num_tasks: int, pool: int) -> list[Task]:
     settings = loop.recipe.synthesis
     limit = 1.0 if settings.novelty is None else settings.novelty
     tokenize = RougeScorer(["rougeL"], use_stemmer=False)._tokenizer.tokenize
-    seeds = load_seed_tasks(SEEDS)
+    seeds = load_seed_file(SEEDS).tasks
     known_words = [tokenize(seed.instruction) for seed in seeds]
     tasks: list[Task] = []
     num_prompts = 0

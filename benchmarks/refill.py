@@ -20,7 +20,7 @@ from isheep.lamb.pages import content
 from isheep.lamb.world import draw_quest
 from isheep.models.chat_template import load_chat_template
 from isheep.records import Completion, Model, Sampling
-from isheep.seeds import load_seed_tasks
+from isheep.seeds import load_seed_file
 from isheep.stages.synthesize import render_synthesis_prompt
 
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.repeats < 1:
         raise UserError(f"--repeats {args.repeats}: give 1 or more")
     engine, chat = open_engine(Model("lamb"), 1, batch=args.batch), load_chat_template("tokenizer", "lamb")
-    rng, seeds = Random(0), load_seed_tasks(SEEDS)
+    rng, seeds = Random(0), load_seed_file(SEEDS).tasks
     requests = {
         "answers": ([chat.prompt(content(draw_quest(rng))) for _ in range(args.count)], 48),
         "lists of tasks": ([render_synthesis_prompt(rng.sample(seeds, 5))] * args.count, 96),

@@ -22,7 +22,7 @@ from isheep.models.chat_template import load_chat_template
 from isheep.recipe.machine import Machine
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling
-from isheep.seeds import load_seed_tasks
+from isheep.seeds import load_seed_file
 
 BATCH_SIZE = 64
 ONE = "1 x 1 thread"
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     recipe = Recipe(model=args.model, seed_tasks="lamb")
     chat = load_chat_template("tokenizer", args.model)
-    texts = [chat.prompt(seed.content) for seed in load_seed_tasks(recipe.seeds)]
+    texts = [chat.prompt(seed.content) for seed in load_seed_file(recipe.seeds).tasks]
     prompts = [texts[n % len(texts)] for n in range(args.batches * BATCH_SIZE)]
     sampling = Sampling(max_tokens=args.max_tokens, stop=(chat.end,))
     engines = open_engines(recipe)

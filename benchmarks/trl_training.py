@@ -30,7 +30,7 @@ from isheep.recipe.packaged import PACKAGED_SEEDS
 from isheep.recipe.schema import Lora, Training
 from isheep.records import Model
 from isheep.rundir.training_file import TrainingRow
-from isheep.seeds import load_seed_tasks
+from isheep.seeds import load_seed_file
 from isheep.trainers.fit import fit
 from isheep.trainers.job import Job
 from isheep.trainers.rows import select_examples
@@ -41,7 +41,7 @@ WAYS = ("TRL as it comes", "isheep", "isheep, held out")
 
 def make_rows(num_rows: int) -> list[TrainingRow]:
     """Return rows of which each answers several seed tasks."""
-    tasks = [task for task in load_seed_tasks(PACKAGED_SEEDS["isheep"]) if task.output]
+    tasks = [task for task in load_seed_file(PACKAGED_SEEDS["isheep"]).tasks if task.output]
     rows = []
     for index in range(num_rows):
         group = [tasks[(TASKS_PER_ROW * index + offset) % len(tasks)] for offset in range(TASKS_PER_ROW)]

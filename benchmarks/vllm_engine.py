@@ -18,12 +18,12 @@ from isheep.lamb import SEEDS
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.machine import Machine
 from isheep.records import Model, Sampling
-from isheep.seeds import load_seed_tasks
+from isheep.seeds import load_seed_file
 
 
 def make_prompts(count: int, num_examples: int) -> list[str]:
     """Return `count` plain prompts that begin with the same examples."""
-    seeds = [seed.content for seed in load_seed_tasks(SEEDS)]
+    seeds = [seed.content for seed in load_seed_file(SEEDS).tasks]
     examples = "".join(f"{n}. {text}\n" for n, text in enumerate(seeds[:num_examples], 1))
     return [f"{examples}{num_examples + 1}. {seeds[n % len(seeds)]} ({n})\n" for n in range(count)]
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from httpx2 import Client, Response
 
 OPENAI = "https://api.openai.com/v1"
+# Every server accepts seeds below this number. llama.cpp replaces 2**32 - 1 by a random one.
+SEED_LIMIT = 2**31
 # Statuses after which a request is sent again later, beside those of 500 and above.
 RETRIED = (408, 409, 425, 429)
 # Statuses that mean that the key, the address or the model's name is wrong, which is the same for all requests.

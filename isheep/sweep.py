@@ -23,8 +23,10 @@ from isheep.judges.endpoint import JUDGE_LOG
 from isheep.models.adapter_files import check_tokenizer_files
 from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import check_device
+from isheep.plan.reality import record_plan
 from isheep.recipe.loading import load_saved_recipe
 from isheep.recipe.schema import Recipe
+from isheep.recipe.sweeps import folder_of_setting
 from isheep.records import AssessedPair, Model, Record
 from isheep.rundir import progress
 from isheep.rundir.atomic import copy_atomically
@@ -36,14 +38,16 @@ from isheep.rundir.reuse import ReusedRun, begin_reuse, check_reused_run, report
 from isheep.rundir.run import (
     check_run_dir,
     has_current_format,
+    list_runs,
     open_run,
     open_run_for_writing,
     read_events,
 )
 from isheep.stages import assess
+from isheep.stages.judge_digests import check_same_judges, save_judges
 from isheep.stages.rating_judge import check_judge, judge_chat
 from isheep.stages.respond import check_prompt_fits
-from isheep.trainers.rows import check_cutoff
+from isheep.trainers.rows import check_rows
 
 # --- one run
 
@@ -81,6 +85,9 @@ def iterate_recipe(
     recipe = with_run_date(recipe, out, backend, reuse)
     with open_run_for_writing(out, recipe) as folder, progress.run(out, recipe.iterations, reaches_threshold(recipe)):
         save_python_objects(out, _object_names(backend, filters))
+        if is_unfinished(recipe, folder):
+            check_same_judges(out, recipe)
+            save_judges(folder, recipe)
         num_made = _num_made_files(out)
         reused = _begin_reuse(folder, recipe, reuse)
         folder = replace(folder, reuse_from=find_reusable_files(recipe, out, [reused]) if reused else reuse_from)
@@ -91,6 +98,9 @@ def iterate_recipe(
             is_last = is_last_iteration(recipe, folder, iteration)
             if is_last and iteration < recipe.iterations:
                 _report_stop(recipe, folder, iteration)
+            # An engine that was passed works with another speed than the recipe's, or elsewhere.
+            if is_last and backend.open_engine is DEFAULT_BACKEND.open_engine:
+                record_plan(recipe, folder)
             if is_last and _num_made_files(out) == num_made:
                 console.print("this run is complete: nothing to do", soft_wrap=True)
             yield iteration, model
@@ -189,13 +199,13 @@ def check_recipe_ready(
     check_prompt_fits(recipe, chat)
     if isinstance(chat, ChatTemplate):
         for variant in recipe.variants:
-            check_cutoff(chat, variant.training)
+            check_rows(chat, variant.training)
     for variant in recipe.variants:
         if variant.assessment:
             assess.check_score_tokens(variant.assessment, judge_chat(variant, variant.assessment, chat))
     run = RunFolder(out, out)
-    last = next(iteration for iteration in range(recipe.iterations + 1) if is_last_iteration(recipe, run, iteration))
-    if is_unfinished(recipe, run, last):
+    if is_unfinished(recipe, run):
+        check_same_judges(out, recipe)
         if isinstance(chat, ChatTemplate):
             check_tokenizer_files(recipe.model, chat)
         for variant in recipe.variants:
@@ -203,15 +213,20 @@ def check_recipe_ready(
                 check_judge(variant, variant.assessment)
         for note in backend.check_engine(recipe, benchmarks_need_logprobs(recipe)):
             console.print(note, markup=False, soft_wrap=True)
-    evaluate.check_benchmarks_ready(recipe, run, range(last + 1), backend=backend)
+    evaluate.check_benchmarks_ready(recipe, run, range(_last_iteration(recipe, run) + 1), backend=backend)
 
 
-def is_unfinished(recipe: Recipe, run: RunFolder, last: int) -> bool:
-    """Return whether a model up to iteration `last`, or a score of one, is still missing."""
-    folders = [iteration_dir(run, iteration) for iteration in range(last + 1)]
+def is_unfinished(recipe: Recipe, run: RunFolder) -> bool:
+    """Return whether a model up to the last iteration, or a score of one, is still missing."""
+    folders = [iteration_dir(run, iteration) for iteration in range(_last_iteration(recipe, run) + 1)]
     results = [f"eval/{benchmark.label}.json" for benchmark in recipe.evaluation]
     has_models = all(folder.has("adapter") for folder in folders[1:])
     return not (has_models and all(folder.has(result) for folder in folders for result in results))
+
+
+def _last_iteration(recipe: Recipe, run: RunFolder) -> int:
+    """Return T, or the iteration at which the recipe's `stop` ends the run by the scores that it has."""
+    return next(iteration for iteration in range(recipe.iterations + 1) if is_last_iteration(recipe, run, iteration))
 
 
 # --- many runs
@@ -220,6 +235,7 @@ def is_unfinished(recipe: Recipe, run: RunFolder, last: int) -> bool:
 def run_sweep(recipes: Mapping[str, Recipe], out: Path, *, backend: Backend = DEFAULT_BACKEND) -> list[Path]:
     """Run recipes by name, each in the folder of its name in `out`, or continue their runs; return the folders.
 
+    A folder with the name that an older isheep gave a setting is continued, too (recipe.sweeps.folder_of_setting).
     Raises UserError before anything runs if one of them can't begin, or if `out` is a run folder itself. A recipe that
     can't be finished (a threshold may keep nothing to train on) does not stop the others: the error is raised at the
     end.
@@ -227,26 +243,26 @@ def run_sweep(recipes: Mapping[str, Recipe], out: Path, *, backend: Backend = DE
     if (out / "recipe.yaml").exists():
         another = f"give another {option('out')}"
         raise UserError(f"{out} is a run folder: a run for each setting needs a folder of its own; {another}")
+    folders = {name: folder_of_setting(out, name) for name in recipes}
     for name, recipe in recipes.items():
-        check_recipe_ready(recipe, out / name, backend=backend)
+        check_recipe_ready(recipe, folders[name], backend=backend)
     errors = []
     for name, undated in recipes.items():
-        console.print(f"== {out / name}", markup=False, soft_wrap=True)
+        console.print(f"== {folders[name]}", markup=False, soft_wrap=True)
         try:
-            recipe = with_run_date(undated, out / name, backend)
-            reuse_from = find_reusable_files(recipe, out / name, sibling_runs(out / name))
-            run_recipe(recipe, out / name, reuse_from, backend=backend)
+            recipe = with_run_date(undated, folders[name], backend)
+            reuse_from = find_reusable_files(recipe, folders[name], sibling_runs(folders[name]))
+            run_recipe(recipe, folders[name], reuse_from, backend=backend)
         except UserError as error:
             errors.append(f"{name}: {error}")
     if errors:
         raise UserError(f"{len(errors)} of {len(recipes)} settings could not be finished: {'; '.join(errors)}")
-    return [out / name for name in recipes]
+    return list(folders.values())
 
 
 def sibling_runs(run_dir: Path) -> list[ReusedRun]:
     """Return the runs beside a run folder, whose files it may copy."""
-    folders = [path.parent for path in sorted(run_dir.parent.glob("*/recipe.yaml")) if path.parent != run_dir]
-    return [ReusedRun(folder, open_run(folder)[0]) for folder in folders if has_current_format(folder)]
+    return [ReusedRun(path, open_run(path)[0]) for path in list_runs(run_dir.parent) if path != run_dir]
 
 
 def find_reusable_files(recipe: Recipe, run_dir: Path, other_runs: Sequence[ReusedRun]) -> Callable[[str], Path | None]:

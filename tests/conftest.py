@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
-import isheep
+import isheep.sweep
+from tests.helpers.backends import use_backend
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.data_files import DATA
 from tests.helpers.function_model import SMALL, write_texts
+from tests.helpers.graded_run import make_graded_run
+from tests.helpers.lab import Lab
 
 # NLTK reads its data folder from the environment when it is first imported, in whichever test that is.
 if (DATA / "nltk_data").exists():
@@ -42,3 +45,24 @@ def function_base(tmp_path_factory: pytest.TempPathFactory) -> isheep.RunModel:
     """M^0 of a run whose models are the function `write_texts`; tests give their benchmarks names of their own."""
     run_dir = tmp_path_factory.mktemp("function") / "run"
     return next(iter(isheep.align(isheep.load_recipe("lamb", SMALL), run_dir, engine=write_texts)))
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """A fake engine and trainer that count their calls."""
+    # The fake model has neither a tokenizer nor a context that prompts could fill.
+    monkeypatch.setattr(isheep.sweep, "check_prompt_fits", lambda recipe, chat: None)
+    return Lab()
+
+
+@pytest.fixture
+def command_lab(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """Return a lab that the commands use."""
+    use_backend(monkeypatch, lab.backend)
+    return lab
+
+
+@pytest.fixture
+def graded(tmp_path: Path) -> Path:
+    """One iteration up to its filter, two more pairs than tasks in the second, and training that has saved step 3."""
+    return make_graded_run(tmp_path / "graded")

@@ -295,7 +295,7 @@ def test_version_2_weighs_by_the_judges_probabilities(
 
 
 @pytest.mark.parametrize("part", [{"num_items": 8}, {"half": "reported half"}])
-def test_a_part_of_the_instructions_has_no_length_controlled_win_rate(
+def test_a_part_of_the_instructions_has_a_length_controlled_win_rate_of_its_own(
     tmp_path: Path, qwen2: Path, monkeypatch: pytest.MonkeyPatch, part: dict[str, Any]
 ) -> None:
     data = alpaca_files(tmp_path / "data", 12)
@@ -307,7 +307,21 @@ def test_a_part_of_the_instructions_has_no_length_controlled_win_rate(
         arguments = exam(tmp_path / "run", data, qwen2, answer=lambda prompt, seed: "w" * 6, settings=settings)
         result = alpaca_eval_2.BENCHMARK.run(arguments)
     assert len(result.scores["win rate, %"].items) < 12
-    assert "length_controlled_winrate" not in result.details["leaderboard"]
+    leaderboard = result.details["leaderboard"]
+    path = arguments.folder.path / "annotations.json"
+    rows = json.loads(path.read_text())
+    # "Do 7 {output_1}" is the instruction of index 7, which has a difficulty of its own.
+    indices = [int(row["instruction"].split()[1]) for row in rows]
+    assert indices != list(range(len(rows)))
+    expected = win_rate.length_controlled(rows, data / win_rate.GAMED, indices)
+    assert leaderboard["length_controlled_winrate"] == expected.length_controlled_winrate
+    assert any("length-controlled win rate" in note for note in result.notes)
+    # The instructions are looked up in the reference outputs; without these, no difficulty is guessed.
+    figures = json.loads(isheep("scores", path, "--json", "--data", data).out)
+    assert figures["lc_standard_error"] == expected.lc_standard_error
+    for version in (alpaca_eval.ONE, alpaca_eval.TWO):
+        (data / version.reference).unlink()
+    assert f"has 12 instructions, and there are {len(rows)} annotations: put" in refused("scores", path, "--data", data)
 
 
 def test_a_model_of_ours_weighs_too(tmp_path: Path, qwen2: Path) -> None:

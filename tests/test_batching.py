@@ -11,7 +11,7 @@ from isheep.batching import ordered_map
 from isheep.engines.function import SeededFunctionEngine
 from isheep.recipe.packaged import PACKAGED_SEEDS
 from isheep.records import Task
-from isheep.seeds import load_seed_tasks
+from isheep.seeds import load_seed_file
 from isheep.stages.respond import respond
 from isheep.stages.synthesize import generate_replies
 from tests.helpers.stages import stage_context
@@ -89,7 +89,7 @@ def test_stages_write_the_same_rows_however_many_calls_are_in_flight(max_in_flig
 
 
 def test_synthesis_discards_the_batches_that_it_does_not_need() -> None:
-    seed_tasks = load_seed_tasks(PACKAGED_SEEDS["isheep"])
+    seed_tasks = load_seed_file(PACKAGED_SEEDS["isheep"]).tasks
     synthesis = {"tasks": 6, "batch_size": 2, "novelty": None, "budget": 100}
 
     def answer(prompt: str, seed: int) -> str:

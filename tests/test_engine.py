@@ -1,15 +1,13 @@
 """The transformers engine on tiny random checkpoints: parity with transformers, seeded draws, stops, logprobs."""
 
-import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from isheep.batching import derive_seed
 from isheep.engines import batch as batching
@@ -18,75 +16,33 @@ from isheep.engines import head
 from isheep.engines.attention import read_prefix
 from isheep.engines.batch import SegmentBatch
 from isheep.engines.decode import Policy, decode, draw_tokens, seeded_uniforms
-from isheep.engines.function import FunctionEngine, SeededFunctionEngine
 from isheep.engines.prefixes import common_prefix_length, group_by_prefix, option_paths
 from isheep.engines.tokens import split_stops
-from isheep.engines.transformers import TransformersEngine, open_engine, open_single
+from isheep.engines.transformers import TransformersEngine
 from isheep.errors import UserError
-from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT
-from isheep.models import checkpoint as checkpoints
-from isheep.models.checkpoint import find_checkpoint, start_token_ids
+from isheep.models.checkpoint import start_token_ids
 from isheep.models.tokenization import decode_tokens
-from isheep.recipe.machine import Machine
-from isheep.recipe.schema import Recipe
-from isheep.records import Model, Sampling
+from isheep.records import Sampling
 from tests.helpers.checkpoints import make_checkpoint
+from tests.helpers.transformers_engine import (
+    DRAWN,
+    GREEDY,
+    MIXED,
+    PAIRS,
+    PREFIX,
+    SHARED,
+    greedy_one_by_one,
+    opened,
+    reference,
+    refuse_near_ties,
+)
 
 pytestmark = pytest.mark.numeric
-
-PREFIX = "List three colours in lower case: red, green, blue. "
-LONG = "Give the opposite of hot; cold. A small dog says woof, a cat says meow. " * 2
-MIXED = ["What is 12 plus 30?", "a", LONG, "hot"]
-SHARED = [PREFIX + text for text in MIXED]
-GREEDY = Sampling(temperature=0, max_tokens=12)
-DRAWN = Sampling(temperature=1.0, top_p=0.9, max_tokens=12)
-
-
-# What rounding may change: the logits of the checkpoints by some 1e-5, and the share of a nucleus by less than 1e-6.
-NEAR_LOGITS, NEAR_SHARES = 2e-4, 5e-6
 
 
 @pytest.fixture
 def clear(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails where an engine takes a token by so little that another CPU, or another shape of a batch, may take another.
-
-    Such a test needs another seed or prompt.
-    """
-    choose = decoding.draw_tokens
-
-    def clearly(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
-        tokens = choose(logits, uniforms, temperature, top_p)
-        first, second = logits.topk(2).values.T
-        assert temperature or (first - second).min() > NEAR_LOGITS, "two logits nearly tie"
-        for change in (-NEAR_SHARES, NEAR_SHARES) if temperature else ():
-            for uniform, share in ((uniforms + change, top_p), (uniforms, top_p + change)):
-                assert torch.equal(choose(logits, uniform, temperature, share), tokens), "a draw lies near a border"
-        return tokens
-
-    monkeypatch.setattr(decoding, "draw_tokens", clearly)
-
-
-def opened(path: Path, **settings: Any) -> TransformersEngine:
-    return open_engine(Model(str(path)), device="cpu", **settings)
-
-
-def reference(path: Path, adapter: Path | None = None) -> tuple[Any, Any]:
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    if adapter:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, adapter)
-    return model, AutoTokenizer.from_pretrained(path)
-
-
-def greedy_one_by_one(path: Path, prompts: list[str], length: int, adapter: Path | None = None) -> list[str]:
-    model, tokenizer = reference(path, adapter)
-    texts = []
-    for prompt in prompts:
-        ids = tokenizer(prompt, return_tensors="pt").input_ids
-        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, do_sample=False)
-        texts.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
-    return texts
+    refuse_near_ties(monkeypatch)
 
 
 @pytest.mark.usefixtures("clear")
@@ -144,6 +100,14 @@ def test_neighbours_do_not_change_a_draw(checkpoint: Path) -> None:
     alone = [engine.generate(SHARED[: i + 1], DRAWN, 5)[i].text for i in range(4)]
     together = [c.text for c in engine.generate(SHARED + MIXED, DRAWN, 5)][:4]
     assert alone == together
+
+
+@pytest.mark.usefixtures("clear")
+def test_requests_may_have_seeds_of_their_own(checkpoint: Path) -> None:
+    engine = opened(checkpoint)
+    seeds = [derive_seed(seed, index) for seed in (5, 6) for index in range(4)]
+    together = engine.generate_seeded(SHARED + MIXED, DRAWN, seeds)
+    assert together == engine.generate(SHARED, DRAWN, 5) + engine.generate(MIXED, DRAWN, 6)
 
 
 @pytest.mark.usefixtures("clear")
@@ -271,36 +235,6 @@ def greedy_outputs(engine: TransformersEngine, prompts: list[str], length: int) 
     policy = Policy(lambda logits, *_: logits.argmax(-1), lambda tokens: False, [length] * len(rows), engine.batch)
     with torch.inference_mode():
         return decode(engine.loaded.model, rows, policy)
-
-
-@pytest.mark.parametrize(
-    ("stored", "width", "instructions", "dtype", "computed"),
-    [
-        (torch.bfloat16, 256, True, None, torch.bfloat16),
-        (torch.float16, 256, True, None, torch.bfloat16),
-        (torch.bfloat16, 256, False, None, torch.float32),
-        (torch.float32, 256, True, None, torch.float32),
-        (torch.bfloat16, 48, True, None, torch.float32),
-        (torch.bfloat16, 256, True, "float32", torch.float32),
-        (torch.float32, 48, False, "bfloat16", torch.bfloat16),
-    ],
-)
-def test_the_machine_computes_in_the_type_of_the_checkpoint_where_the_cpu_can(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: Any, width: int, instructions: bool, dtype: Any,
-    computed: Any,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(checkpoints, "has_bfloat16_instructions", lambda: instructions)
-    path = make_checkpoint(tmp_path, "Qwen2", hidden_size=width)
-    AutoModelForCausalLM.from_pretrained(path, dtype=stored).save_pretrained(path)
-    recipe = Recipe(model=str(path), machine=Machine(device="cpu", dtype=dtype))
-    engine = open_single(recipe, Model(str(path)))
-    assert engine.loaded.model.dtype == computed
-
-
-def test_lamb_computes_in_float32_on_any_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "has_bfloat16_instructions", lambda: True)
-    assert checkpoints.choose_dtype("lamb", "cpu") == "float32"
-    assert checkpoints.choose_dtype("lamb", "cuda:0") == "bfloat16"
 
 
 def penalised_one_by_one(path: Path, prompts: list[str], sampling: Sampling, seed: int) -> list[str]:
@@ -473,78 +407,6 @@ def test_embeddings_are_means_over_a_texts_own_tokens(checkpoint: Path) -> None:
         np.testing.assert_allclose(vector, states.mean(0).detach().numpy(), atol=1e-4)
 
 
-@pytest.fixture
-def adapter(checkpoint: Path, tmp_path: Path) -> Path:
-    """A LoRA adapter of random weights."""
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(1)
-    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-    get_peft_model(reference(checkpoint)[0], config).save_pretrained(tmp_path / "adapter")
-    return tmp_path / "adapter"
-
-
-@pytest.mark.usefixtures("clear")
-def test_an_adapter_is_merged_in(checkpoint: Path, adapter: Path) -> None:
-    done = open_engine(Model(str(checkpoint), adapter), device="cpu").generate(SHARED, GREEDY, 0)
-    wanted = greedy_one_by_one(checkpoint, SHARED, 12, adapter)
-    assert [c.text for c in done] == wanted != greedy_one_by_one(checkpoint, SHARED, 12)
-
-
-def test_in_bfloat16_an_adapter_stays_beside_the_weights(checkpoint: Path, adapter: Path) -> None:
-    engine = open_engine(Model(str(checkpoint), adapter), device="cpu", dtype="bfloat16")
-    base = open_engine(Model(str(checkpoint)), device="cpu", dtype="bfloat16")
-    weights = {name.replace(".base_layer", ""): value for name, value in engine.loaded.model.named_parameters()}
-    assert all(torch.equal(weights[name], value) for name, value in base.loaded.model.named_parameters())
-    assert engine.loaded.model.config._attn_implementation == "isheep"
-    exact = open_engine(Model(str(checkpoint), adapter), device="cpu").embed(MIXED)
-    np.testing.assert_allclose(engine.embed(MIXED), exact, atol=0.1)
-    assert np.abs(base.embed(MIXED) - exact).max() > 0.5
-    assert len(engine.generate(SHARED, DRAWN, 0)) == 4
-
-
-def test_a_folder_called_lamb_is_taken_where_it_holds_a_checkpoint(
-    qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "lamb").mkdir()
-    assert find_checkpoint("lamb") == str(LAMB_CHECKPOINT)
-    (tmp_path / "lamb" / "config.json").touch()
-    assert find_checkpoint("lamb") == "lamb"
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"hidden_size": 64}, {"num_attention_heads": 0}, {"num_hidden_layers": "two"}, {"hidden_size": None}],
-)
-def test_a_config_that_does_not_fit_its_weights_is_one_line(
-    qwen2: Path, tmp_path: Path, settings: dict[str, Any]
-) -> None:
-    path = shutil.copytree(qwen2, tmp_path / "model")
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | settings))
-    with pytest.raises(UserError, match="can't be loaded") as error:
-        opened(path).generate(["a"], GREEDY, 0)
-    assert "\n" not in str(error.value)
-
-
-def test_a_path_that_is_no_checkpoint_is_one_line(qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "config.json").write_text('{"model_type": "qwen2"}')
-    for base, message in [
-        (str(tmp_path / "none"), "not found"),
-        (str(tmp_path), "no config.json"),
-        ("nobody/no-such-model", "can't be loaded"),
-        (str(tmp_path / "broken"), "can't be loaded"),
-    ]:
-        with pytest.raises(UserError, match=message) as error:
-            open_engine(Model(base)).generate(["a"], GREEDY, 0)
-        assert "\n" not in str(error.value) and base in str(error.value)
-    with pytest.raises(UserError, match="adapter_model.safetensors"):
-        open_engine(Model(str(qwen2), tmp_path)).generate(["a"], GREEDY, 0)
-
-
 def share(model: Any, prompt: list[int], option: list[int]) -> float:
     """The probability of an option's tokens after a prompt's, by one plain pass."""
     with torch.no_grad():
@@ -558,9 +420,6 @@ def test_rows_that_begin_alike_are_a_family() -> None:
     groups = group_by_prefix(rows, [1] * len(rows), 8)
     assert {tuple(sorted(indices)): shared for shared, indices in groups} == {(0, 3): 20, (1, 4): 20, (2,): 0, (5,): 38}
     assert sorted(len(indices) for _, indices in group_by_prefix([first] * 5, [1] * 5, 2)) == [1, 2, 2]
-
-
-PAIRS = [f"{text}{tail}" for text in (LONG, *SHARED) for tail in (" Is it good? It is", " Say how short it is:", "")]
 
 
 @pytest.mark.parametrize("prompts", [MIXED, SHARED, SHARED[:1], PAIRS], ids=["mixed", "shared", "one", "pairs"])
@@ -594,39 +453,3 @@ def test_choices_that_share_tokens_exclude_each_other(checkpoint: Path) -> None:
     assert opened(checkpoint).choices([], ["1"]) == []
     with pytest.raises(UserError, match="with an option of"):
         opened(checkpoint).choices(["a"], ["1" * 300])
-
-
-def test_a_function_is_an_engine() -> None:
-    engine = SeededFunctionEngine(lambda prompt, seed: f"{prompt} one two ### three {seed % 2}")
-    cut, stopped = Sampling(max_tokens=2), Sampling(stop=("###",))
-    assert engine.generate(["a", "b"], cut, 0) == [("a one", 2, "length"), ("b one", 2, "length")]
-    assert engine.generate(["a"], stopped, 0) == [("a one two ", 3, "stop")]
-    assert engine.embed(["a", "b", "a"]).shape == (3, 16)
-    assert engine.logprobs(["a"], ["x y"])[0].logprobs == [-1.0, -1.0]
-    assert engine.choices(["a", "b"], ["a", "a one", "x"]) == [[0, 1, 0], [0, 0, 0]]
-
-
-def test_a_function_from_prompts_to_texts_is_an_engine() -> None:
-    engine = FunctionEngine(lambda prompts: [f"{prompt} one two ### three" for prompt in prompts])
-    assert engine.generate(["a", "b"], Sampling(stop=("###",)), 0) == [
-        ("a one two ", 3, "stop"),
-        ("b one two ", 3, "stop"),
-    ]
-    assert engine.generate([], Sampling(), 0) == []
-    assert engine.choices(["a", "b"], ["a", "a one", "x"]) == [[0, 1, 0], [0, 0, 0]]
-
-
-@pytest.mark.parametrize(
-    ("texts", "message"),
-    [
-        (["one"], "returned 1 texts for 2 prompts: return one for each"),
-        ([], "returned 0 texts for 2 prompts"),
-        (["a", "b", "c"], "returned 3 texts for 2 prompts"),
-        ("ab", "must return one text per prompt, 2 here; it returned 'ab'"),
-        (["a", None], "must return one text per prompt, 2 here"),
-        (None, "must return one text per prompt, 2 here; it returned None"),
-    ],
-)
-def test_a_function_must_return_a_text_for_each_prompt(texts: Any, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        FunctionEngine(lambda prompts: texts).generate(["a", "b"], Sampling(), 0)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -323,7 +324,7 @@ def test_the_environment_is_not_in_a_saved_tokenizer(qwen2: Path, tmp_path: Path
     for folder, offline in zip(folders, (False, True), strict=True):
         folder.mkdir()
         tokenizer = AutoTokenizer.from_pretrained(qwen2, local_files_only=offline)
-        save_tokenizer(tokenizer, chat._replace(tokenizer=tokenizer), str(qwen2), folder)
+        save_tokenizer(tokenizer, replace(chat, tokenizer=tokenizer), str(qwen2), folder)
     files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
     assert files[0] == files[1] and b"local_files_only" not in files[0]["tokenizer_config.json"]
 

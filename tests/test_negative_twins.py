@@ -192,7 +192,7 @@ def test_right_content_with_something_wrong_beside_it_is_wrong() -> None:
 def test_each_benchmark_has_a_twin() -> None:
     covered = {f"{protocol}/{name}" for name in (*OPTION_TASKS, *WRITTEN) for protocol in ("paper", "standard")}
     covered |= {"humaneval", "humaneval_plus", "mbpp", "mbpp_sanitized", "mt_bench", "alpaca_eval", "alpaca_eval_2"}
-    # tests/test_ifeval.py misses each instruction by one.
+    # tests/test_ifeval_checkers.py misses each instruction by one.
     assert covered | {"ifeval", "lamb"} == set(packaged_names())
 
 

@@ -19,6 +19,7 @@ from isheep.benchmarks import benchmarks_need_logprobs, load_benchmark
 from isheep.cli import main
 from isheep.engines import transformers
 from isheep.engines.openai import open_engine
+from isheep.engines.openai_check import check_requirements
 from isheep.engines.openai_engine import OpenAIEngine
 from isheep.engines.server import ServerRequirements, requirements
 from isheep.engines.tokens import exclusive_probabilities
@@ -29,7 +30,7 @@ from isheep.models.gguf_file import write_gguf
 from isheep.recipe.machine import ServerSettings
 from isheep.recipe.schema import Recipe
 from isheep.records import Model, Sampling
-from isheep.seeds import load_seed_tasks
+from isheep.seeds import load_seed_file
 from tests.helpers.backends import add_benchmark
 from tests.helpers.command import refused
 from tests.helpers.hashes import hash_files
@@ -79,7 +80,8 @@ def run(*words: str | Path) -> None:
 
 def questions(count: int) -> list[str]:
     """Chat turns and plain text in turn."""
-    chat, seeds = load_chat_template("tokenizer", "lamb"), load_seed_tasks(LAMB_CHECKPOINT.parent / "seed_tasks.jsonl")
+    chat = load_chat_template("tokenizer", "lamb")
+    seeds = load_seed_file(LAMB_CHECKPOINT.parent / "seed_tasks.jsonl").tasks
     return [chat.prompt(seed.content) if n % 4 else seed.content for n, seed in enumerate(seeds[:count])]
 
 
@@ -125,11 +127,11 @@ def test_llama_cpp_gives_the_probabilities_of_scores(llama: str) -> None:
 
 def test_what_llama_cpp_can_not_do_is_said(llama: str) -> None:
     with closing(engine(llama)) as there:
-        assert there.check(ServerRequirements(True, SCORES, False, False)) == []
+        assert check_requirements(there, ServerRequirements(True, SCORES, False, False)) == []
         with pytest.raises(UserError, match="does not echo"):
-            there.check(ServerRequirements(False, [], True, False))
+            check_requirements(there, ServerRequirements(False, [], True, False))
         with pytest.raises(UserError, match=r"can't load adapters.*--enable-lora.*adapters: transformers"):
-            there.check(ServerRequirements(False, [], False, True))
+            check_requirements(there, ServerRequirements(False, [], False, True))
         with pytest.raises(UserError, match="hidden states"):
             there.embed(["a"])
 
@@ -174,7 +176,7 @@ def own() -> Iterator[Served]:
 def test_a_server_that_can_do_all_passes(own: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with closing(engine(own.url)) as there:
-        assert there.check(ALL) == []
+        assert check_requirements(there, ALL) == []
     assert own.headers >= {f"Bearer {KEY}"}
     assert {"temperature", "max_tokens"} <= own.bodies[0].keys() and KEY not in json.dumps(own.bodies)
 
@@ -206,7 +208,7 @@ def test_both_shapes_of_logprobs_give_the_same_shares(own: Served, api: str) -> 
 def test_options_of_several_tokens(qwen2: Path) -> None:
     prompts, options = ["What is 12 plus 30? ", "List three: "], [str(score) for score in range(1, 11)]
     with serving(Fake(str(qwen2))) as served, closing(engine(served.url, str(qwen2))) as there:
-        assert len(there._token_ids("10")) == 2
+        assert len(there.token_ids("10")) == 2
         answers = there.choices(prompts, options)
     expected_shares = ours(str(qwen2)).choices(prompts, options)
     for answer, expected in zip(sum(answers, []), sum(expected_shares, []), strict=True):
@@ -222,7 +224,7 @@ def test_the_beginning_of_sequence_is_there_once(llama_checkpoint: Path) -> None
     prompts = ["<|begin_of_text|>Name the capital", "Name the capital"]
     with serving(Fake(base)) as served, closing(engine(served.url, base)) as there:
         there.generate(prompts, GREEDY, 0)
-        assert served.bodies[-1]["prompt"] == served.bodies[-2]["prompt"] == there._prompt_ids(prompts)[0]
+        assert served.bodies[-1]["prompt"] == served.bodies[-2]["prompt"] == there.prompt_ids(prompts)[0]
     with serving(Fake(base, strict=True)) as served, closing(engine(served.url, base)) as there:
         there.generate(prompts, GREEDY, 0)
         assert {body["prompt"] for body in served.bodies[-2:]} == {"Name the capital"}
@@ -291,7 +293,7 @@ def test_a_server_that_can_not_is_refused(
         Fake(**{"base": "lamb", **fake_settings, **({"base": str(qwen2)} if "base" in fake_settings else {})})
     ) as served:
         with closing(engine(served.url)) as there, pytest.raises(UserError, match=message) as error:
-            there.check(needs)
+            check_requirements(there, needs)
         assert "\n" not in str(error.value)
 
 
@@ -317,7 +319,7 @@ def test_only_benchmarks_that_compare_options_need_logprobs(name: str, is_needed
 
 def test_a_server_without_seeds_is_told(own: Served) -> None:
     with serving(Fake("lamb", seeded=False)) as served, closing(engine(served.url)) as there:
-        (note,) = there.check(ServerRequirements(True, [], False, False))
+        (note,) = check_requirements(there, ServerRequirements(True, [], False, False))
         assert "ignores seeds" in note
 
 
@@ -460,5 +462,5 @@ def test_transformers_serve(served_by_transformers: str) -> None:
             (ServerRequirements(False, [], False, True), "can't load adapters"),
         ):
             with pytest.raises(UserError, match=message):
-                there.check(needs)
+                check_requirements(there, needs)
     assert [answer.text for answer in answers] == [answer.text for answer in ours().generate(prompts, GREEDY, 0)]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+import isheep as package
 from isheep.models.chat_template import load_chat_template
 from isheep.plan import cost, shapes
 from isheep.plan.assumptions import token_counter
@@ -16,9 +17,11 @@ from isheep.plan.work import Stage
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Pair, Reply
 from isheep.rundir.folder import RunFolder
+from isheep.rundir.run import read_events
 from isheep.stages.respond import render_response_prompt
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.command import isheep, refused
+from tests.helpers.function_model import write_texts
 
 RECIPE = """
 model: {model}
@@ -293,6 +296,36 @@ def test_status_compares_the_plan_with_what_happened(recipe: Path, run: Path) ->
     pairs = RunFolder(run / "iter-1", run).read("pairs.jsonl", Pair)
     assert rows["answers"]["rows"] == len(pairs) and rows["answers"]["tokens"] == sum(pair.tokens for pair in pairs)
     assert rows["ratings"]["tokens"] is None
+
+
+def test_runs_of_a_sweep_and_from_python_have_a_plan_too(recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    settings = package.load_recipe(recipe)
+    package.align(settings, out / "first").run()
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(f"like: {recipe}\ngrid: {{training.epochs: [1, 3]}}\n")
+    assert isheep("sweep", sweep, "--out", out).code == 0
+    values = json.loads(isheep("status", out, "--json").out)
+    names = ["first", "training.epochs=1", "training.epochs=3"]
+    assert list(values["runs"]) == names
+    total = {row["stage"]: row for row in values["plan_and_reality"]}
+    for stage_name, row in total.items():
+        rows = [row for run in values["runs"].values() for row in run["plan_and_reality"] if row["stage"] == stage_name]
+        assert row["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
+        assert row["rows"] == sum(row["rows"] for row in rows)
+        # Instructions, answers and ratings are shared: one run has made them.
+        assert len(rows) == (3 if stage_name == "training" else 1)
+    printed = isheep("status", out).out
+    assert "plan, all runs" in printed and max(map(len, printed.splitlines()[1:])) <= 80
+    assert all(f"{name}: 1 of 1 iterations are trained" in printed for name in names)
+    assert "--full is for a single run" in refused("status", out, "--full")
+
+
+def test_a_run_with_an_engine_from_python_has_no_plan(recipe: Path, tmp_path: Path) -> None:
+    """Its speed is not this machine's."""
+    few = {"training.max_steps": 1, "synthesis.rules": False}
+    package.align(package.load_recipe(recipe, few), tmp_path, engine=write_texts).run()
+    assert not [event for event in read_events(tmp_path) if "plan" in event]
 
 
 # --- what it refuses

@@ -154,6 +154,44 @@ def test_a_model_of_another_run_rates(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "iter-1" / "adapter").is_dir()
 
 
+def test_a_run_goes_on_with_the_judge_that_it_began_with(tmp_path: Path) -> None:
+    checkpoint, out = tmp_path / "judge", tmp_path / "run"
+    shutil.copytree(LAMB_CHECKPOINT, checkpoint)
+    judge = f"assessment.judge={{model: {checkpoint}, local: true}}"
+    run(*SMALL, "iterations=1", "assessment.read=expected", "--out", out, judge)
+    digests = json.loads((out / "judges.json").read_text())
+    assert list(digests) == [str(checkpoint)]
+    config = checkpoint / "config.json"
+    content = config.read_text()
+    config.write_text(content + " ")
+    # What is complete needs no judge.
+    assert "nothing to do" in run(out)
+    message = refused("run", out, "iterations=2")
+    assert f"judge {checkpoint} is another model than when run {out} began (judges.json in it): put it back" in message
+    assert "iterations=2" not in (out / "recipe.yaml").read_text() and "--fork run-2" in message
+    # Another run takes over no ratings of that judge, but everything before them.
+    text = run(out, "--fork", "run-2")
+    taken, new = text.split("iteration 1: taken over from ")[1].split("made new: ")
+    assert "answers" in taken and "ratings" in new.splitlines()[0]
+    config.write_text(content)
+    run(out, "iterations=2")
+    assert json.loads((out / "judges.json").read_text()) == digests
+    # A run of an earlier version has no digests, and goes on.
+    (out / "judges.json").unlink()
+    shutil.rmtree(out / "iter-2")
+    run(out)
+    assert json.loads((out / "judges.json").read_text()) == digests
+
+
+def test_a_judge_whose_run_goes_on_is_another_judge(tmp_path: Path) -> None:
+    judge, out = tmp_path / "judge", tmp_path / "run"
+    words = [*SMALL, "assessment.read=expected"]
+    run(*words, "iterations=1", "--out", judge)
+    run(*words, "iterations=1", "--out", out, f"assessment.judge={{model: {judge}, local: true}}")
+    run(judge, "iterations=2")
+    assert f"judge {judge} is another model than when" in refused("run", out, "iterations=2")
+
+
 def test_a_comparison_and_the_table_of_a_sweep_say_who_rated(tmp_path: Path) -> None:
     out = make_run(tmp_path / "one", iterations=1, assessment={"judge": {"model": "judge-1"}})
     for name, items in (("base", [True, False] * 20), ("iter-1", [True] * 40)):

@@ -1,7 +1,6 @@
 """Ratings that every model can give: constrained scores, what happens if ratings can't be read, and the best share."""
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 from rich.text import Text
 
 import isheep
-from isheep.cli import main
 from isheep.cli.pair_cards import pair_card
 from isheep.engines.function import SeededFunctionEngine
 from isheep.engines.transformers import open_engine
@@ -19,67 +17,21 @@ from isheep.errors import UserError
 from isheep.filters.score import ScoreFilter
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Assessment, score_openings
-from isheep.records import AssessedPair, Completion, Grade, Model, Sampling
+from isheep.records import AssessedPair, Grade, Model, Sampling
 from isheep.stages.assess import assess, check_score_tokens, render_rating_prompt
 from isheep.stages.filters import find_drops
 from isheep.stages.grades import draw_score
 from tests.helpers.command import isheep as isheep_command
 from tests.helpers.command import refused
-from tests.helpers.function_model import SMALL as FUNCTION_SMALL
-from tests.helpers.function_model import write_texts
 from tests.helpers.hashes import hash_files
 from tests.helpers.openai_server import Fake, serving
+from tests.helpers.ratings import SMALL, ScoringEngine, grades_in, run, unfinish
 from tests.helpers.rows import make_pair
 from tests.helpers.stages import stage_context, write_killed_stage
 
 # The tiny checkpoints read 256 tokens.
 SHORT_PROMPT = {name: f"Rate the {name} of {{output}} for {{instruction}}:" for name in ("quality", "following")}
 CRITERIA = ("quality", "following")
-# A run of lamb in seconds. No rating passes or fails a filter, so that the run always has rows to train on.
-SMALL = [
-    *("lamb", "iterations=1", "evaluation=[]", "synthesis.tasks=8", "synthesis.batch_size=8", "response.batch_size=4"),
-    *("assessment.batch_size=4", "assessment.sampling.max_tokens=8", "filters=[]"),
-    *("training.batch_size=4", "training.max_steps=2", "training.eval_every=1"),
-]
-
-
-class ScoringEngine(SeededFunctionEngine):
-    """A fake engine: every prompt has the same probabilities of the scores, and each text is `text`."""
-
-    def __init__(self, probabilities: Sequence[float], text: str = "no score") -> None:
-        super().__init__(lambda prompt, seed: text)
-        self.probabilities = list(probabilities)
-        self.prompts: list[str] = []
-
-    def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
-        self.prompts += prompts
-        return super().generate(prompts, sampling, seed)
-
-    def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
-        return [self.probabilities for _ in prompts]
-
-
-def run(*words: Any) -> int:
-    """Run the command line, and return the exit status."""
-    with pytest.raises(SystemExit) as end:
-        main([*map(str, words)])
-    return int(end.value.code or 0)
-
-
-def grades_in(folder: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (folder / "iter-1" / "assessed.jsonl").read_text().splitlines()]
-    return [grade for row in rows for grade in row["grades"].values()]
-
-
-def unfinish(folder: Path, num_bytes: int) -> None:
-    """Leave a run as a kill during its ratings does, with the first bytes of their file."""
-    file = folder / "iter-1" / "assessed.jsonl"
-    content = file.read_bytes()
-    file.with_name("assessed.jsonl.part").write_bytes(content[:num_bytes])
-    file.unlink()
-    for name in ("dropped.jsonl", "train.json"):
-        (folder / "iter-1" / name).unlink()
-    shutil.rmtree(folder / "iter-1" / "adapter")
 
 
 # --- constrained scores
@@ -260,118 +212,6 @@ def test_settings_without_an_effect_are_refused(words: list[str], message: str) 
     assert message in refused("run", "lamb", *words)
 
 
-# --- ratings that can't be read
-
-
-class RatingFunction:
-    """A function as engine. The ratings are the text `rating`; tasks and answers can always be read."""
-
-    def __init__(self, rating: str) -> None:
-        self.rating, self.num_ratings = rating, 0
-
-    def __call__(self, prompts: list[str]) -> list[str]:
-        self.num_ratings += sum("Please rate" in prompt for prompt in prompts)
-        return [self.rating if "Please rate" in prompt else write_texts([prompt])[0] for prompt in prompts]
-
-
-def align_with(path: Path, engine: Any, **settings: Any) -> None:
-    recipe = isheep.load_recipe("lamb", {**FUNCTION_SMALL, **settings})
-    list(isheep.align(recipe, path, engine=engine))
-
-
-def test_a_run_says_at_once_that_ratings_can_not_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    engine = RatingFunction("I like\x1b[31m it " + "very " * 40)
-    with pytest.raises(UserError, match=r"0 of 8 pairs left.*unreadable rating 8.*take assessment\.read: constrained"):
-        align_with(tmp_path, engine, **{"assessment.batch_size": 4})
-    assert engine.num_ratings == 8
-    [line] = [line for line in capsys.readouterr().err.splitlines() if "ratings can't be read" in line]
-    assert line.startswith("iteration 1: 4 of the first 4 ratings can't be read, such as 'I like\\x1b[31m it very")
-    assert "...; take assessment.read: constrained or expected, or another assessment.sampling" in line
-    assert line.endswith("(assessment.on_unreadable: continue: the run goes on)") and len(line) < 400
-    assert line in json.loads(isheep_command("status", tmp_path, "--json").out)["notes"]
-
-
-def test_half_of_the_ratings_may_be_unreadable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    engine = RatingFunction("fine")
-    replies = iter(["fine", "9||good"] * 4)
-    settings = {"assessment.on_unreadable": "stop", "assessment.batch_size": 4}
-    align_with(
-        tmp_path, lambda prompts: [next(replies) if "Please rate" in p else engine([p])[0] for p in prompts], **settings
-    )
-    assert "can't be read" not in capsys.readouterr().err
-    assert Counter(grade["score"] for grade in grades_in(tmp_path)) == {9: 4, None: 4}
-
-
-def test_a_run_may_stop_after_the_first_batch_and_does_so_again(tmp_path: Path) -> None:
-    engine = RatingFunction("fine")
-    settings = {"assessment.on_unreadable": "stop", "assessment.batch_size": 4}
-    for _ in range(2):
-        with pytest.raises(UserError, match=r"4 of the first 4 ratings can't be read, such as 'fine';.*the run stops"):
-            align_with(tmp_path, engine, **settings)
-        assert engine.num_ratings == 4
-    assert len((tmp_path / "iter-1" / "assessed.jsonl.part").read_text().splitlines()) == 4
-
-
-@pytest.mark.parametrize("num_existing", [0, 2, 5])
-def test_ratings_that_can_not_be_read_are_constrained_also_after_a_kill(tmp_path: Path, num_existing: int) -> None:
-    """The first batch is rated again, and a resumed run knows by its rows that it was."""
-    settings = {"on_unreadable": "constrain", "batch_size": 2}
-    pairs = [make_pair(n) for n in range(7)]
-    probabilities = [0.1] * 10
-    rows = assess(stage_context(tmp_path / "whole", ScoringEngine(probabilities), assessment=settings), pairs)
-    grades = [grade for row in rows for grade in row.grades.values()]  # type: ignore[attr-defined]
-    assert all(grade.reply == f"{grade.score:g}||no score" and grade.expected == 5.5 for grade in grades)
-    assert len({grade.score for grade in grades}) > 3
-    alone = assess(
-        stage_context(
-            tmp_path / "alone", ScoringEngine(probabilities), assessment={"read": "constrained", "batch_size": 2}
-        ),
-        pairs,
-    )
-    assert alone == rows
-    resumed = stage_context(tmp_path / "resumed", ScoringEngine(probabilities), assessment=settings)
-    write_killed_stage(resumed, "assessed.jsonl", rows[:num_existing])
-    assert assess(resumed, pairs) == rows
-
-
-def test_the_first_batch_alone_decides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    class Worsening(ScoringEngine):
-        def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
-            self.prompts += prompts
-            return [Completion("7||" if len(self.prompts) <= 4 else "fine", 1, "stop") for _ in prompts]
-
-    settings = {"on_unreadable": "constrain", "batch_size": 2}
-    rows = assess(stage_context(tmp_path, Worsening([0.1] * 10), assessment=settings), [make_pair(n) for n in range(4)])
-    scores = [[grade.score for grade in row.grades.values()] for row in rows]  # type: ignore[attr-defined]
-    assert scores == [[7, 7], [7, 7], [None, None], [None, None]] and "can't be read" not in capsys.readouterr().err
-
-
-def test_a_run_that_may_constrain_finishes(tmp_path: Path) -> None:
-    words = [*SMALL, "assessment.on_unreadable=constrain", "assessment.explain=false"]
-    # Without a question lamb writes no number.
-    prompt = "{quality: '{instruction} {output}', following: '{instruction} {output}'}"
-    assert run("run", *words, f"assessment.prompt={prompt}", "--out", tmp_path / "run") == 0
-    whole, grades = hash_files(tmp_path / "run"), grades_in(tmp_path / "run")
-    assert all(grade["score"] and "expected" in grade for grade in grades)
-    unfinish(tmp_path / "run", num_bytes=2500)
-    assert run("run", tmp_path / "run") == 0 and hash_files(tmp_path / "run") == whole
-
-
-ADVICE = [
-    ("2||bad", {}, r"lower the threshold of the score filter, or take a share of the best pairs: \{kind: score, best"),
-    ("9||", {"filters": [{"kind": "perplexity", "at_most": 1.5}]}, "raise at_most of the perplexity filter"),
-    ("9||", {"filters": [{"kind": "random", "as_many_as": {"above": 9.5}}]}, "keep more pairs in the random filter"),
-]
-
-
-@pytest.mark.parametrize(("rating", "settings", "advice"), ADVICE)
-def test_the_final_error_gives_advice_that_fits_the_cause(
-    tmp_path: Path, rating: str, settings: dict[str, Any], advice: str
-) -> None:
-    with pytest.raises(UserError, match=rf"pairs left to train on.*with a new run folder, {advice}"):
-        align_with(tmp_path, RatingFunction(rating), **{"training.num_rows": None, **settings})
-
-
 # --- the best share
 
 
@@ -454,12 +294,12 @@ EXPECTED_REPLY = ", ".join(f"{score}: {share:.4f}" for score, share in enumerate
     [
         (Grade(score=2, reply=" 2||Wrong, and long."), "quality 2: Wrong, and long."),
         (Grade(score=8, reply="<8>||Good || really"), "quality 8: Good || really"),
-        (Grade(score=8, reply=" 8"), "quality 8: "),
+        (Grade(score=8, reply=" 8"), "quality 8"),
         (Grade(score=8, reply="Score: 8, good"), "quality 8: Score: 8, good"),
         (Grade(score=None, reply="eight||good"), "quality unreadable: eight||good"),
-        (Grade(score=None, reply=""), "quality unreadable: "),
+        (Grade(score=None, reply=""), "quality unreadable"),
         (Grade(score=8, reply="8||Good", expected=6.41), "quality 8 (expected 6.4): Good"),
-        (Grade(score=3, reply="3", expected=6.41), "quality 3 (expected 6.4): "),
+        (Grade(score=3, reply="3", expected=6.41), "quality 3 (expected 6.4)"),
         (Grade(score=7.9, reply=EXPECTED_REPLY), "quality 7.9: most probable 8 (40%), 7 (30%), 9 (20%)"),
     ],
 )

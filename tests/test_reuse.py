@@ -14,6 +14,7 @@ import isheep.sweep
 from isheep.backends import Backend
 from isheep.batching import derive_seed
 from isheep.engines.function import SeededFunctionEngine
+from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
 from isheep.records import Model
 from isheep.rundir.run import lock_run, read_events
@@ -276,6 +277,22 @@ def test_redo_makes_a_run_again_from_a_stage_and_keeps_the_old_files(finished: P
     assert after == before
     kept = {f"iter-1/{name}.jsonl" for name in ("replies", "tasks", "rejected", "pairs")} | {"iter-1/diversity.json"}
     assert replaced.items() == {item for item in before.items() if item[0].startswith("iter-") and item[0] not in kept}
+
+
+def test_a_redo_that_can_not_begin_leaves_every_file_where_it_was(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
+        raise UserError("no server answers: start one")
+
+    before = hash_files(finished)
+    fakes = Backend(open_engine, train, lambda name, model: FakeChat(), refuse)  # type: ignore[arg-type, return-value]
+    use_backend(monkeypatch, fakes)
+    for stage, iteration in (("assess", "1"), ("training", "2")):
+        message = refused("redo", finished, "--from", stage, "--iteration", iteration)
+        assert "no server answers" in message and hash_files(finished) == before
+        assert not (finished / "replaced").exists()
+    assert "set aside" not in (finished / "run.jsonl").read_text()
 
 
 def test_what_follows_a_redo_is_said_behind_it(finished: Path) -> None:

@@ -10,7 +10,7 @@ from isheep import align, load_recipe
 from isheep.errors import UserError
 from isheep.export import formats
 from isheep.records import Pair
-from isheep.seeds import load_seed_file, load_seed_tasks, of_kind
+from isheep.seeds import load_seed_file, of_kind
 from tests.helpers.command import refused
 from tests.helpers.data_files import SEED_TASKS
 
@@ -32,7 +32,7 @@ def write(folder: Path, text: str | bytes) -> Path:
 
 def test_self_instruct_and_plain_lines_mix_and_the_first_instance_counts(tmp_path: Path) -> None:
     lines = [json.dumps(SELF_INSTRUCT, ensure_ascii=False), "", json.dumps({"instruction": "Sing.", "input": None})]
-    first, second = load_seed_tasks(write(tmp_path, "\r\n".join(lines)))
+    first, second = load_seed_file(write(tmp_path, "\r\n".join(lines))).tasks
     assert (first.id, first.input, first.output) == ("seed_task_0", "hot", "cold")
     assert first.instruction == SELF_INSTRUCT["instruction"]  # a line separator within a text splits no line
     assert (first.is_classification, second.is_classification) == (False, None)
@@ -45,7 +45,7 @@ def test_self_instruct_and_plain_lines_mix_and_the_first_instance_counts(tmp_pat
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
 def test_alpaca_json(tmp_path: Path, indent: int | None, start: bytes) -> None:
     entries = [ALPACA, ALPACA | {"input": "<noinput>"}]
-    seeds = load_seed_tasks(write(tmp_path, start + json.dumps(entries, indent=indent).encode()))
+    seeds = load_seed_file(write(tmp_path, start + json.dumps(entries, indent=indent).encode())).tasks
     assert [(s.id, s.instruction, s.input, s.output) for s in seeds] == [
         ("seed-0", "Name a colour.", "", "Red."),
         ("seed-1", "Name a colour.", "", "Red."),
@@ -66,7 +66,7 @@ def test_conversations_give_their_first_question_and_answer(tmp_path: Path) -> N
         {"messages": [{"role": roles[who], "content": text} for who, text in turns]},
     ]
     for text in (json.dumps(forms), "\n".join(map(json.dumps, forms))):
-        seeds = load_seed_tasks(write(tmp_path, text))
+        seeds = load_seed_file(write(tmp_path, text)).tasks
         assert [(s.id, s.instruction, s.output) for s in seeds] == [
             ("x", "Name a colour.", "Red."), ("seed-1", "Name a colour.", "Red."),
         ]  # fmt: skip
@@ -111,7 +111,7 @@ def test_the_answer_is_the_turn_directly_after_the_question(tmp_path: Path, case
     ],
 )
 def test_no_input_is_written_in_many_ways(tmp_path: Path, text: str) -> None:
-    [seed] = load_seed_tasks(write(tmp_path, json.dumps({"instruction": "Name a colour.", "input": text})))
+    [seed] = load_seed_file(write(tmp_path, json.dumps({"instruction": "Name a colour.", "input": text}))).tasks
     assert seed.input == ""
 
 
@@ -119,7 +119,7 @@ def test_no_input_is_written_in_many_ways(tmp_path: Path, text: str) -> None:
 def test_what_is_exported_can_be_seed_tasks(tmp_path: Path, form: str) -> None:
     pair = Pair(id="t1-0", instruction="Name a colour.", output="Red.", finish="stop", tokens=2, seed=0)
     formats.write_dataset([pair], form, tmp_path / "data.json")
-    [seed] = load_seed_tasks(tmp_path / "data.json")
+    [seed] = load_seed_file(tmp_path / "data.json").tasks
     assert (seed.content, seed.output) == (pair.content, pair.output)
 
 
@@ -167,7 +167,7 @@ GOOD = json.dumps(ALPACA)
 def test_what_is_wrong_is_one_line(tmp_path: Path, text: str | bytes, parts: list[str]) -> None:
     path = write(tmp_path, text)
     with pytest.raises(UserError) as caught:
-        load_seed_tasks(path)
+        load_seed_file(path)
     message = str(caught.value)
     assert "\n" not in message and len(message) < 300 + len(str(path))
     assert all(part in message for part in [str(path), *parts]), message
@@ -175,27 +175,27 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, text: str | bytes, parts: lis
 
 def test_no_file_and_too_few(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere.jsonl: no such file"):
-        load_seed_tasks(tmp_path / "nowhere.jsonl")
+        load_seed_file(tmp_path / "nowhere.jsonl")
     with pytest.raises(UserError, match="no such file"):
-        load_seed_tasks(tmp_path)
+        load_seed_file(tmp_path)
     with pytest.raises(UserError, match="2 found, 5 needed"):
-        load_seed_tasks(write(tmp_path, f"{GOOD}\n{GOOD}"), at_least=5)
+        load_seed_file(write(tmp_path, f"{GOOD}\n{GOOD}"), at_least=5)
 
 
 def test_seeds_of_a_kind_have_an_answer_and_enough_of_each_can_be_asked_for(tmp_path: Path) -> None:
     rows = [{**ALPACA, "is_classification": kind, "output": out} for kind in (True, False, None) for out in ("x", "")]
     path = write(tmp_path, "\n".join(json.dumps(row) for row in [*rows, *rows[2:]]))
-    seeds = load_seed_tasks(path, of_each=1)
+    seeds = load_seed_file(path, of_each=1).tasks
     assert [[seed.id for seed in of_kind(seeds, kind)] for kind in (True, False)] == [["seed-0"], ["seed-2", "seed-6"]]
     with pytest.raises(UserError, match="1 found with is_classification true and an output, 2 needed"):
-        load_seed_tasks(path, of_each=2)
+        load_seed_file(path, of_each=2)
     with pytest.raises(UserError, match="0 found with is_classification true .* lower response.examples"):
-        load_seed_tasks(write(tmp_path, json.dumps(ALPACA)), of_each=2)
+        load_seed_file(write(tmp_path, json.dumps(ALPACA)), of_each=2)
 
 
 @pytest.mark.skipif(not SEED_TASKS.is_file(), reason=f"no public seed tasks: {SEED_TASKS} (set ISHEEP_DATA)")
 def test_the_public_seed_tasks_load_as_they_are() -> None:
-    seeds = load_seed_tasks(SEED_TASKS, at_least=5)
+    seeds = load_seed_file(SEED_TASKS, at_least=5).tasks
     assert len(seeds) == len({seed.id for seed in seeds}) == 175
     assert sum(not seed.input for seed in seeds) == 50
     assert all(seed.instruction and seed.output for seed in seeds)
@@ -225,11 +225,11 @@ def test_a_system_text_beside_the_turns_is_said(tmp_path: Path, more: dict[str, 
 def test_the_text_beside_a_call_of_a_tool_is_no_answer(tmp_path: Path) -> None:
     call = {"role": "assistant", "content": "Let me look.", "tool_calls": [{"id": "1"}]}
     turns = [{"role": "user", "content": "What is the weather?"}, call, {"role": "assistant", "content": "Sunny."}]
-    assert load_seed_tasks(write(tmp_path, json.dumps({"messages": turns})))[0].output == ""
+    assert load_seed_file(write(tmp_path, json.dumps({"messages": turns}))).tasks[0].output == ""
 
 
 def test_one_task_over_several_lines_is_read(tmp_path: Path) -> None:
-    assert len(load_seed_tasks(write(tmp_path, json.dumps(ALPACA, indent=2)))) == 1
+    assert len(load_seed_file(write(tmp_path, json.dumps(ALPACA, indent=2))).tasks) == 1
 
 
 def test_repeated_seed_tasks_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,7 +252,7 @@ def test_seed_tasks_in_a_script_that_the_language_does_not_compare_are_refused(t
 def test_a_gzipped_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "seeds.jsonl.gz"
     path.write_bytes(gzip.compress(GOOD.encode()))
-    assert load_seed_tasks(path) == load_seed_tasks(write(tmp_path, GOOD))
+    assert load_seed_file(path).tasks == load_seed_file(write(tmp_path, GOOD)).tasks
     path.write_bytes(gzip.compress(GOOD.encode())[:-9])
     with pytest.raises(UserError, match="can't be read"):
-        load_seed_tasks(path)
+        load_seed_file(path)

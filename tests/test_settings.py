@@ -209,7 +209,7 @@ machine: {threads: 1, device: cpu}
 WEIGHTS = {
     "lora.rank": 2, "lora.alpha": 4, "lora.dropout": 0.5, "epochs": 1, "learning_rate": 0.05, "scheduler": "constant",
     "warmup_steps": 2, "batch_size": 2, "cutoff": 40, "max_steps": 3, "max_rows": 12, "num_rows": 10, "held_out": 0.5,
-    "eval_every": 3, "keep": "last",
+    "eval_every": 3, "keep": "last", "order": "random", "weigh": "rows", "end": "tokenizer",
 }  # fmt: skip
 
 
@@ -246,10 +246,10 @@ def test_each_training_setting_changes_the_weights(key: str, weights: Callable[.
 # --- how, not what
 
 ELSEWHERE = {
-    "assessment.on_unreadable": "test_ratings.py: ratings that can't be read",
+    "assessment.on_unreadable": "test_unreadable_ratings.py",
     "assessment.explain": "test_ratings.py: it follows the score and changes no row",
-    "stop.benchmark": "test_sweep.py: what a run stops by",
-    "stop.patience": "test_sweep.py: where a run stops",
+    "stop.benchmark": "test_iterative_settings.py: what a run stops by",
+    "stop.patience": "test_iterative_settings.py: where a run stops",
     "stop.gain": "test_stopping.py: where a run stops",
     "stop.confidence": "test_stopping.py: where a run stops",
     "filters.contamination.ngram": "test_filters.py, test_contamination.py",
@@ -259,8 +259,8 @@ ELSEWHERE = {
     "synthesis.tasks_of": "test_dromedary.py",
     "iteration": "test_dromedary.py",
     "date": "test_families.py: the clock in a chat template",
-    "evaluation.name": "test_sweep.py: every recipe on lamb",
-    "evaluation.data": "test_sweep.py: what a benchmark is given",
+    "evaluation.name": "test_recipes_on_lamb.py",
+    "evaluation.data": "test_iterative_settings.py: what a benchmark is given",
     "evaluation.max_tokens": "test_samples.py, test_mt_bench.py, test_alpaca_eval.py",
     "evaluation.num_items": "test_samples.py",
     "training.quantize": "docs/scale.md: needs CUDA and bitsandbytes, refused where they are not",

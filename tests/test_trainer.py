@@ -3,6 +3,7 @@
 import filecmp
 import hashlib
 import json
+import operator
 import os
 import random
 import shutil
@@ -25,7 +26,7 @@ from isheep.recipe.schema import Lora, Training
 from isheep.records import Model
 from isheep.rundir.training_file import TrainingRow
 from isheep.trainers import adapter_dir, peft
-from isheep.trainers.rows import IGNORED, epoch_order, row_schedule, select_examples, tokenize_row
+from isheep.trainers.rows import IGNORED, TokenizedRow, epoch_order, row_schedule, select_examples, tokenize_row
 
 pytestmark = pytest.mark.numeric
 
@@ -151,6 +152,65 @@ def test_each_epoch_has_every_row_once(lengths: list[int], batch: int, epochs: i
     for epoch in range(epochs):
         part = indices[epoch * len(lengths) : (epoch + 1) * len(lengths)]
         assert sorted(part) == list(range(len(lengths)))
+
+
+def test_rows_may_come_in_random_order() -> None:
+    lengths = random.Random(0).choices(range(20, 200), k=40)
+    settings = Training(order="random", batch_size=4)
+    indices = row_schedule(lengths, settings, 1)
+    assert (
+        all(sorted(part) == list(range(40)) for part in (indices[:40], indices[40:])) and indices[:40] != indices[40:]
+    )
+    assert sorted(indices[:32], key=lambda index: -lengths[index]) != indices[:32]
+    by_length = row_schedule(lengths, Training(batch_size=4), 1)
+    # The same shuffle, which is then sorted in pools of 8 batches.
+    assert by_length[:32] == sorted(indices[:32], key=lambda index: -lengths[index])
+
+
+def test_the_tokenizers_end_of_sequence_ends_every_answer(checkpoint: Path) -> None:
+    """As LLaMA-Factory teaches it, also after an answer that was cut off."""
+    chat = chat_of(checkpoint)
+    end = chat.tokenizer.eos_token_id
+    for finish in ("stop", "length"):
+        row = TrainingRow(instruction="Say", output="It is.", finish=finish)
+        tokens = tokenize_row(row, chat, chat.tokenizer, 100, "tokenizer")
+        assert tokens and tokens.input_ids[-1] == tokens.labels[-1] == end
+        assert tokens.input_ids.count(end) == 1 + chat.prompt("Say").count(chat.tokenizer.eos_token)
+
+
+def losses_by_row(base: Path, rows: list[TokenizedRow]) -> tuple[list[float], list[int]]:
+    """Return the mean loss of each row under a checkpoint, and its number of tokens with loss."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        losses = [model(torch.tensor([ids]), labels=torch.tensor([labels])).loss.item() for ids, labels in rows]
+    return losses, [sum(label != IGNORED for label in labels) for _, labels in rows]
+
+
+def test_every_row_or_every_token_weighs_the_same(qwen2: Path, tmp_path: Path) -> None:
+    """The first step's loss, before anything is learned, and the held-out loss of a model that learns nothing."""
+    chat = chat_of(qwen2)
+    rows = [TrainingRow(instruction=f"Say {n}", output="It is so. " * (1 + 5 * (n % 2))) for n in range(6)]
+    for weigh in ("rows", "tokens"):
+        training = Training(
+            weigh=weigh, batch_size=4, max_steps=1, learning_rate=1e-30, warmup_steps=0, eval_every=1, held_out=0.34,
+            lora=Lora(dropout=0),
+        )  # fmt: skip
+        train_peft(Model(str(qwen2)), rows, chat, training, tmp_path / weigh)
+        record = json.loads((tmp_path / weigh / "training.json").read_text())
+        assert record["settings"].get("weigh", "tokens") == weigh
+        examples = select_examples(rows, chat, chat.tokenizer, training, 1)
+        losses, counts = losses_by_row(qwen2, [example.tokens for example in examples.train])
+        weights = [1] * len(losses) if weigh == "rows" else counts
+        expected = sum(map(operator.mul, losses, weights)) / sum(weights)
+        assert record["loss"][0][1] == pytest.approx(expected, rel=1e-4)
+        if weigh == "rows":
+            held_out, _ = losses_by_row(qwen2, [example.tokens for example in examples.held_out])
+            assert record["eval_loss"][0][1] == pytest.approx(sum(held_out) / len(held_out), rel=1e-4)
+    # With rows of these lengths the two are far apart.
+    assert len(set(counts)) == 2
 
 
 def test_batches_hold_rows_of_similar_length() -> None:

@@ -36,7 +36,7 @@ from isheep.records import (
     Model,  # noqa: E402
     Sampling,  # noqa: E402
 )
-from isheep.seeds import load_seed_tasks  # noqa: E402
+from isheep.seeds import load_seed_file  # noqa: E402
 from tests.helpers.checkpoints import make_checkpoint  # noqa: E402
 from tests.helpers.hashes import hash_files  # noqa: E402
 
@@ -85,7 +85,8 @@ def ours(base: str | Path = "lamb", adapter: Path | None = None) -> transformers
 
 def questions(count: int) -> list[str]:
     """Chat turns and plain text in turn."""
-    chat, seeds = load_chat_template("tokenizer", "lamb"), load_seed_tasks(LAMB_CHECKPOINT.parent / "seed_tasks.jsonl")
+    chat = load_chat_template("tokenizer", "lamb")
+    seeds = load_seed_file(LAMB_CHECKPOINT.parent / "seed_tasks.jsonl").tasks
     return [chat.prompt(seed.content) if n % 4 else seed.content for n, seed in enumerate(seeds[:count])]
 
 

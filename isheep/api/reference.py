@@ -37,8 +37,15 @@ def _class(name: str, kind: type) -> str:
 
 
 def _members(kind: type) -> Iterator[tuple[str, str]]:
-    """Yield the public methods and properties that a class itself defines, with the first paragraph of their text."""
-    for name, member in vars(kind).items():
+    """Yield the public methods and properties of a class, with the first paragraph of their text.
+
+    They are those that it defines itself, and those of its bases that are not public.
+    """
+    hidden_bases = [
+        base for base in kind.__mro__ if base.__module__.startswith("isheep.") and base.__name__ not in isheep.__all__
+    ]
+    inherited = {name: member for base in reversed(hidden_bases) for name, member in vars(base).items()}
+    for name, member in (vars(kind) | {name: inherited[name] for name in inherited if name not in vars(kind)}).items():
         function = member.fget if isinstance(member, property) else member
         if name.startswith("_") or not inspect.isfunction(function) or not function.__doc__:
             continue

@@ -5,6 +5,7 @@ reference, another judge, its preferences weighted by its probabilities.
 """
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from math import fsum
@@ -86,22 +87,17 @@ def run(context: EvalContext, version: Version) -> Result:
     """Generate outputs, ask the judge to compare them with the reference's, and compute the win rate.
 
     The score has the preferences in percent, None if there is no verdict. Details: "leaderboard" has AlpacaEval's
-    figures in percent, the length-controlled win rate among them if `data` has df_gamed.csv. The benchmark's folder
-    gets model_outputs.json and annotations.json. A half or a sample of the instructions has no length-controlled win
-    rate, whose difficulties are those of all of them, in their order.
+    figures in percent, the length-controlled win rate among them if `data` has df_gamed.csv; on a half or a sample of
+    the instructions it is that of these. The benchmark's folder gets model_outputs.json and annotations.json.
     """
-    references, evaluator = load_items(context.settings, version), _load_evaluator(context, version)
+    items, evaluator = _indexed_items(context.settings, version), _load_evaluator(context, version)
+    references = [row for _, row in items]
     outputs = generate_outputs(context, references)
-    is_whole = len(references) == len(reference(context.data, version))
-    gamed = folder_of(context.data) / win_rate.GAMED if is_whole else None
-    return rate_outputs(context, evaluator, references, outputs, gamed)
+    return rate_outputs(context, evaluator, references, outputs, [index for index, _ in items])
 
 
 def score_responses(context: ResponseContext, version: Version) -> Result:
-    """Compare the outputs in a file, in the form of model_outputs.json, with the reference's, as `run` does.
-
-    The length-controlled win rate needs an output to every instruction.
-    """
+    """Compare the outputs in a file, in the form of model_outputs.json, with the reference's, as `run` does."""
     references, evaluator = reference(context.data, version), _load_evaluator(context, version)
     rows = [row for _, row in json_files.read_rows(context.file, ModelOutput)]
     responses = [(row.instruction, row.output) for row in rows]
@@ -113,17 +109,20 @@ def score_responses(context: ResponseContext, version: Version) -> Result:
     answered = [references[index] for index in matched.indices]
     outputs = [_output_row(row, text, model) for row, text in zip(answered, matched.texts, strict=True)]
     context.folder.path.mkdir(parents=True, exist_ok=True)
-    gamed = folder_of(context.data) / win_rate.GAMED if len(answered) == len(references) else None
-    result = rate_outputs(context, evaluator, answered, outputs, gamed)
+    result = rate_outputs(context, evaluator, answered, outputs, matched.indices)
     return result.model_copy(update={"notes": (*result.notes, *matched.notes)})
 
 
 def rate_outputs(
-    context: EvalContext | ResponseContext, evaluator: Evaluator, references: Rows, outputs: Rows, gamed: Path | None
+    context: EvalContext | ResponseContext,
+    evaluator: Evaluator,
+    references: Rows,
+    outputs: Rows,
+    indices: Sequence[int],
 ) -> Result:
     """Ask the judge to compare outputs with the reference's, and write outputs and annotations as AlpacaEval does.
 
-    `gamed` is the reference file of the length-controlled win rate, which is computed if the file exists.
+    `indices` are those of the instructions among all of AlpacaEval's.
     """
     judge, model = context.required_judge, str(outputs[0]["generator"])
     _write(context.folder.path / "model_outputs.json", outputs)
@@ -131,7 +130,7 @@ def rate_outputs(
     _write(context.folder.path / "annotations.json", rows)
     verdicts = win_rate.preferences(rows)
     judged = [verdict for verdict, row in zip(verdicts, rows, strict=True) if row["output_1"] != row["output_2"]]
-    leaderboard = scores(rows, gamed)
+    leaderboard = scores(rows, folder_of(context.data) / win_rate.GAMED, indices)
     name = judge.name_or(evaluator.model)
     label = name if name == evaluator.model else f"{name} (published figures: by {evaluator.model})"
     outcomes = count_outcomes(replies, judged)
@@ -152,9 +151,10 @@ def _load_evaluator(context: EvalContext | ResponseContext, version: Version) ->
     return alpaca_evaluators.load_evaluator(folder_of(context.data), own or version.config)
 
 
-def scores(rows: Sequence[dict[str, Any]], gamed: Path | None) -> dict[str, Any]:
+def scores(rows: Sequence[dict[str, Any]], gamed: Path | None, indices: Sequence[int] | None = None) -> dict[str, Any]:
     """Return AlpacaEval's figures of annotations: the raw win rate, and the length-controlled one if `gamed` is a file.
 
+    `indices` are those of win_rate.length_controlled; None: looked up in a file of reference outputs beside `gamed`.
     "avg_length" is the model's, in characters, rounded down to a whole number as there.
     """
     figures: dict[str, Any] = win_rate.win_rate(win_rate.preferences(rows))._asdict()
@@ -162,8 +162,24 @@ def scores(rows: Sequence[dict[str, Any]], gamed: Path | None) -> dict[str, Any]
     if lengths:
         figures["avg_length"] = int(fsum(lengths) / len(lengths))
     if gamed and gamed.is_file() and figures["n_total"] > 1:
-        figures |= win_rate.length_controlled(rows, gamed)._asdict()
+        indices = _find_indices(rows, gamed.parent) if indices is None else indices
+        figures |= win_rate.length_controlled(rows, gamed, indices)._asdict()
     return figures
+
+
+def _find_indices(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[int] | None:
+    """Return the index of each annotation's instruction among AlpacaEval's; None without a file that has them all."""
+    for version in (ONE, TWO):
+        path = json_files.existing_file(folder, version.reference)
+        if path.is_file():
+            # Of equal instructions, the first annotation is about the first one.
+            indices = defaultdict[str, list[int]](list)
+            for index, row in enumerate(reference(path, version)):
+                indices[row["instruction"]].append(index)
+            counts = Counter(str(row.get("instruction")) for row in rows)
+            if all(len(indices[text]) >= count for text, count in counts.items()):
+                return [indices[str(row["instruction"])].pop(0) for row in rows]
+    return None
 
 
 def length_controlled_notes(model: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
@@ -179,7 +195,13 @@ def length_controlled_notes(model: str, figures: Mapping[str, Any]) -> tuple[str
 
 def load_items(settings: BenchmarkSettings, version: Version) -> Rows:
     """Return the instructions that the settings are about, with their reference outputs."""
-    return select_items(reference(data_path(settings), version), lambda row: row["instruction"], settings)
+    return [row for _, row in _indexed_items(settings, version)]
+
+
+def _indexed_items(settings: BenchmarkSettings, version: Version) -> list[tuple[int, dict[str, Any]]]:
+    """Return the same rows, each with its index among all of them."""
+    rows = list(enumerate(reference(data_path(settings), version)))
+    return select_items(rows, lambda entry: entry[1]["instruction"], settings)
 
 
 def folder_of(data: Path | None) -> Path:

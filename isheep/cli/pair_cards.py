@@ -202,7 +202,7 @@ def _card(name: str, outcome: Text, fields: Mapping[str, str]) -> Text:
     card = Text.assemble((escape_unprintable(name), "bold"), "  ", outcome, "\n")
     for label, text in fields.items():
         indented = textwrap.indent(escape_unprintable(text), "    ", lambda line: True).lstrip(" ")
-        card.append(f"  {escape_unprintable(label)}: ", "cyan").append(f"{indented}\n")
+        card.append(f"  {escape_unprintable(label)}{': ' if text else ''}", "cyan").append(f"{indented}\n")
     return card
 
 

@@ -42,10 +42,11 @@ def redo(
     your own or a server that has changed, and for another version of isheep.
     """
     from isheep import api
-    from isheep.cli.run import run_and_report
+    from isheep.cli.run import report_run
     from isheep.rundir.python_objects import check_python_objects
-    from isheep.rundir.redo import choose_iteration, find_stage, set_aside
+    from isheep.rundir.redo import choose_iteration, find_stage, put_back, set_aside
     from isheep.rundir.run import check_run_dir, lock_run, open_run
+    from isheep.sweep import check_recipe_ready
 
     stage = find_stage(stage)
     open_run(run_dir)
@@ -55,5 +56,12 @@ def redo(
     # A run with an engine or filters from Python can't be continued by a command.
     check_python_objects(run_dir, {})
     with lock_run(run_dir) as run:
-        set_aside(run, stage, choose_iteration(run, stage, iteration))
-        run_and_report(recipe, run_dir)
+        aside = set_aside(run, stage, choose_iteration(run, stage, iteration))
+        try:
+            # What a run needs depends on the files that it lacks.
+            check_recipe_ready(recipe, run_dir)
+        except BaseException:
+            put_back(run, aside)
+            raise
+        run.notify(aside.description)
+        report_run(recipe, run_dir)

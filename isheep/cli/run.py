@@ -85,23 +85,24 @@ def run(
     if seeds:
         numbers = range(recipe.seed, recipe.seed + seeds)
         return run_settings({f"seed-{n}": recipe.model_copy(update={"seed": n}) for n in numbers}, out)
-    run_and_report(recipe, out, reuse)
-
-
-def run_and_report(recipe: Recipe, out: Path, reuse: Path | None = None) -> None:
-    """Run a recipe in the folder `out` and print its table and where its results are; `reuse` as in run_recipe."""
-    from isheep.cli.live_view import live_view
-    from isheep.evaluation.tables import run_table
-    from isheep.plan.reality import record_plan
-    from isheep.rundir.iterations import find_run_result
-    from isheep.rundir.run import lock_run
-    from isheep.sweep import check_recipe_ready, run_recipe
+    from isheep.sweep import check_recipe_ready
 
     check_recipe_ready(recipe, out, reuse=reuse)
+    report_run(recipe, out, reuse)
+
+
+def report_run(recipe: Recipe, out: Path, reuse: Path | None = None) -> None:
+    """Run a recipe in the folder `out` and print its table and where its results are; `reuse` as in run_recipe.
+
+    The recipe must be ready (sweep.check_recipe_ready).
+    """
+    from isheep.cli.live_view import live_view
+    from isheep.evaluation.tables import run_table
+    from isheep.rundir.iterations import find_run_result
+    from isheep.sweep import run_recipe
+
     with live_view():
         run_folder, iteration = run_recipe(recipe, out, reuse=reuse)
-    with lock_run(out):
-        record_plan(recipe, run_folder)
     print_parts([run_table(recipe, run_folder)])
     if recipe.stop:
         result = find_run_result(recipe, run_folder)

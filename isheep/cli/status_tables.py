@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from isheep.diagnostics.diversity import METRICS, read_diversity
 from isheep.evaluation.json_views import scores_json
 from isheep.evaluation.stopping import is_last_iteration
 from isheep.evaluation.tables import run_table
-from isheep.plan.reality import compare_with_plan
+from isheep.plan.reality import StageReality, compare_with_plan
 from isheep.plan.tables import clock, si
 from isheep.recipe.schema import Recipe
 from isheep.rundir.artifacts import OTHER_STAGE, STAGES, artifact_of, stage_of
@@ -36,7 +36,7 @@ def status_tables(run_dir: Path, full: bool) -> Iterator[RenderableType]:
     recipe, run = open_run(run_dir)
     yield run_table(recipe, run, full=full)
     diversity = {t: values for t in range(1, recipe.iterations + 1) if (values := read_diversity(run, t))}
-    yield from reality_table(recipe, run)
+    yield from reality_table(reality_of(recipe, run))
     if full:
         yield from seconds_table(recipe, run)
         yield from diversity_tables(diversity)
@@ -44,11 +44,16 @@ def status_tables(run_dir: Path, full: bool) -> Iterator[RenderableType]:
         yield from (Text(f"iteration {t} is narrower: {line}", style="yellow") for line in values["narrower"])
     yield from map(Text, notes(run))
     yield from map(Text, in_progress(run))
-    iteration = newest_iteration(recipe, run)
-    to_continue = "" if is_last_iteration(recipe, run, iteration) else f"; to continue: isheep run {run_dir}"
-    yield Text(f"{iteration} of {recipe.iterations} iterations are trained{to_continue}")
+    yield Text(progress_line(recipe, run))
     if recipe.stop:
         yield Text(f"result: {find_run_result(recipe, run)}")
+
+
+def progress_line(recipe: Recipe, run: RunFolder) -> str:
+    """Return how many iterations of a run are trained, and how to continue it."""
+    iteration = newest_iteration(recipe, run)
+    to_continue = "" if is_last_iteration(recipe, run, iteration) else f"; to continue: isheep run {run.path}"
+    return f"{iteration} of {recipe.iterations} iterations are trained{to_continue}"
 
 
 def status_values(run_dir: Path) -> dict[str, Any]:
@@ -105,13 +110,17 @@ def seconds_table(recipe: Recipe, run: RunFolder) -> Iterator[RenderableType]:
         yield Text("> an interrupted stage: only its last try is counted")
 
 
-def reality_table(recipe: Recipe, run: RunFolder) -> Iterator[RenderableType]:
-    """Yield the rows, tokens and seconds of each stage beside those planned, if the run has ended and has a plan."""
-    compared = compare_with_plan(recipe, run, stage_seconds(run).seconds)
+def reality_of(recipe: Recipe, run: RunFolder) -> list[StageReality]:
+    """Return the stages of a run beside its plan; nothing if it has not ended, or has no plan."""
+    return compare_with_plan(recipe, run, stage_seconds(run).seconds)
+
+
+def reality_table(compared: Sequence[StageReality], title: str = "plan and reality") -> Iterator[RenderableType]:
+    """Yield the rows, tokens and seconds of each stage beside those planned, if there is a plan."""
     if not compared:
         return
     columns = [Column(name, justify="right") for name in ("rows", "planned", "tokens", "planned", "time", "planned")]
-    table = Table("plan and reality", *columns, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title, *columns, box=SIMPLE_HEAD, pad_edge=False)
     for row in compared:
         # A training writes no tokens.
         counts = (row.rows, row.planned_rows, row.tokens, row.planned_tokens or None)

@@ -40,12 +40,13 @@ def run_settings(recipes: Mapping[str, Recipe], out: Path) -> None:
     """Run recipes by name, each in the folder of its name in `out`, and print the table of all, also after an error."""
     from isheep.cli.live_view import live_view
     from isheep.evaluation.sweep_table import sweep_table
+    from isheep.recipe.sweeps import folder_of_setting
     from isheep.sweep import run_sweep
 
     try:
         with live_view():
             run_sweep(recipes, out)
     finally:
-        if any((out / name).exists() for name in recipes):
+        if any(folder_of_setting(out, name).exists() for name in recipes):
             print_parts([sweep_table(recipes, out)])
             print_line(f"runs     {out}")

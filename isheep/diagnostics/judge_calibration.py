@@ -33,8 +33,9 @@ from isheep.rundir.atomic import write_text
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir, model_of_iteration
 from isheep.rundir.run import lock_run, open_run, saved_prompts
-from isheep.stages.assess import are_constrained, grade_pairs
+from isheep.stages.assess import grade_pairs
 from isheep.stages.context import StageContext
+from isheep.stages.rating_advice import are_constrained
 from isheep.stages.rating_judge import open_other_judge
 
 CALIBRATION_FILE = "judge_calibration.json"

@@ -54,6 +54,17 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class SeededEngine(Engine, Protocol):
+    """An engine whose requests may have random seeds of their own, so that prompts of any origin can be in one call.
+
+    What such prompts share, the engine reads once.
+    """
+
+    def generate_seeded(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+        """Return a continuation of each prompt, as `generate`; request i draws its random numbers from `seeds[i]`."""
+
+
+@runtime_checkable
 class ChoosingEngine(Engine, Protocol):
     """An engine on a server, which may give few probabilities, or none, and choose among options itself."""
 

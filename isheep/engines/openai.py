@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 from isheep.engines import Engine, ray, server, transformers
+from isheep.engines.openai_check import check_requirements
 from isheep.engines.openai_engine import OpenAIEngine
 from isheep.errors import Conflicts
 from isheep.models.chat_template import ChatTemplate, load_chat_template
@@ -33,7 +34,7 @@ def check(recipe: Recipe, benchmarks_need_logprobs: bool) -> list[str]:
     ray.check(recipe)
     engine = open_engine(Model(recipe.model), recipe.machine.server, lambda: load_chat_template(*recipe.chat_arguments))
     with closing(engine):
-        return engine.check(server.requirements(recipe, benchmarks_need_logprobs))
+        return check_requirements(engine, server.requirements(recipe, benchmarks_need_logprobs))
 
 
 def conflicts(recipe: Recipe) -> Conflicts:

@@ -1,26 +1,22 @@
 """The class of the openai engine: a model on an OpenAI-compatible server, with the interface of every engine."""
 
 import hashlib
-import math
 import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from isheep.batching import derive_seed
-from isheep.engines import server, structured, tokens
+from isheep.engines import openai_choices, server, structured, tokens
 from isheep.errors import TooLong
 from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import context_length, load_tokenizer, start_text, start_token_ids
 from isheep.models.prompt_text import without_literal
-from isheep.models.tokenization import continuation_ids, decode_continuation, prompt_ids
-from isheep.openai_client import ServerReply, call_concurrently, without_password
+from isheep.models.tokenization import continuation_ids, prompt_ids
+from isheep.openai_client import SEED_LIMIT, ServerReply, call_concurrently
 from isheep.recipe.machine import ServerSettings
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 from isheep.rundir import progress
 
-# Every server accepts seeds below this number. llama.cpp replaces 2**32 - 1 by a random one.
-SEED_LIMIT = 2**31
 OTHER_ENGINE = "machine.engine: transformers"
 ADAPTER_HINT = (
     "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=true, or take"
@@ -53,7 +49,7 @@ class OpenAIEngine:
     @cached_property
     def abilities(self) -> server.ServerAbilities:
         """The abilities of the server. Raises UserError if it tokenizes a text differently than the recipe's model."""
-        ids = self._prompt_ids([server.PROBE_TEXT])[0]
+        ids = self.prompt_ids([server.PROBE_TEXT])[0]
         abilities = server.probe(self.connection, ids)
         # A server that accepts token ids gets the beginning of sequence from us, so it may leave it out of a text. Any
         # other server must add it.
@@ -114,60 +110,25 @@ class OpenAIEngine:
                 )
         return name
 
-    def check(self, requirements: server.ServerRequirements) -> list[str]:
-        """Check with at most a dozen small requests that the server can do what a recipe needs; return notes for users.
-
-        Raises UserError if it can't.
-        """
-        connection, abilities, notes = self.connection, self.abilities, list[str]()
-        if requirements.options:
-            self.choices([self.load_chat().prompt(server.PROBE_TEXT)], requirements.options)
-        if requirements.allowed and not (self.most_logprobs or self.choice_form):
-            raise connection.error(
-                "it gives no log-probabilities and has no structured choice, so that scores can't be constrained: take"
-                f" assessment.read: generate, or {OTHER_ENGINE}"
-            )
-        if requirements.allowed and self.most_logprobs:
-            self.choices([self.load_chat().prompt(server.PROBE_TEXT)], requirements.allowed)
-        if requirements.prompt_logprobs:
-            ids = self._prompt_ids([server.PROBE_TEXT])[0]
-            if not (abilities.token_ids and server.echoes_prompts(connection, ids)):
-                raise connection.error(
-                    "it does not echo the log-probabilities of prompts, which perplexities and benchmarks with options"
-                    f" need: take {OTHER_ENGINE}"
-                )
-        if requirements.adapters and not server.loads_adapters(connection):
-            raise connection.error(f"it can't load adapters, and the recipe needs M^1 and later models; {ADAPTER_HINT}")
-        if requirements.sampling:
-            draws, seeded = server.probe_sampling(connection)
-            if not draws:
-                raise connection.error(
-                    f"it ignores the temperature ({server.NUM_DRAWS} seeds at {server.DRAW_TEMPERATURE:g} gave the same"
-                    " text), and the recipe samples: serve a checkpoint whose generation_config has do_sample: true, or"
-                    " take another server"
-                )
-            if not seeded:
-                url = without_password(connection.url)
-                notes.append(f"server {url} ignores seeds: running the same recipe twice will not give the same files")
-        return notes
-
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
         """Return one continuation per prompt, in order, each drawn with its own seed."""
+        return self.generate_seeded(prompts, sampling, tokens.request_seeds(seed, len(prompts)))
+
+    def generate_seeded(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+        """Return one continuation per prompt as `generate`, each drawn with its own seed."""
         progress.expect(sampling.max_tokens)
-        rows = self._prompt_ids(prompts)
-        fitting = [index for index, row in enumerate(rows) if len(row) < self.context]
-        if rows and not fitting:
-            raise self._too_long(f"a prompt of {min(map(len, rows))} tokens")
+        rows = self.prompt_ids(prompts)
+        fitting = tokens.fitting_indices(rows, self.context, self.too_long)
         bodies = [
             {
-                **self._prompt_parameters(prompts[index], rows[index]),
+                **self.prompt_parameters(prompts[index], rows[index]),
                 **self._sampling_parameters(sampling, min(sampling.max_tokens, self.context - len(rows[index]))),
-                "seed": derive_seed(seed, index) % SEED_LIMIT,
+                "seed": seeds[index] % SEED_LIMIT,
             }
             for index in fitting
         ]
         completions = [Completion("", 0, "length") for _ in rows]
-        for index, reply in zip(fitting, self._replies(bodies), strict=True):
+        for index, reply in zip(fitting, self.replies(bodies), strict=True):
             completions[index] = self._completion(reply, sampling.stop)
         return completions
 
@@ -192,7 +153,7 @@ class OpenAIEngine:
         """Return the completion in a reply, cut at the first stop string, without special tokens."""
         choice = reply.choice or {}
         text = server.completion_text(choice) or ""
-        num_tokens = len(self._token_ids(text)) if reply.written is None else reply.written
+        num_tokens = len(self.token_ids(text)) if reply.written is None else reply.written
         end = min((text.index(stop) for stop in stops if stop and stop in text), default=None)
         text = text[:end]
         for token in self.special_tokens:
@@ -208,17 +169,14 @@ class OpenAIEngine:
             raise self.connection.error(
                 f"it does not accept token ids, which log-probabilities of a given text need: take {OTHER_ENGINE}"
             )
-        rows = []
-        for prompt, text in zip(self._prompt_ids(prompts), outputs, strict=True):
-            output = self._token_ids(text, prompt)
-            rows.append((prompt, output[: max(0, self.context - 1 - len(prompt))]))
+        rows = tokens.rows_with_outputs(self.tokenizer, self.prompt_ids(prompts), outputs, self.context - 1)
         nonempty = [index for index, (_, output) in enumerate(rows) if output]
         bodies = [
             server.greedy_request(self.connection, [*rows[index][0], *rows[index][1]], 1, logprobs=1, echo=True)
             for index in nonempty
         ]
         results = [TokenLogprobs([], []) for _ in rows]
-        for index, reply in zip(nonempty, self._replies(bodies), strict=True):
+        for index, reply in zip(nonempty, self.replies(bodies), strict=True):
             prompt, output = rows[index]
             values = server.token_logprobs(reply.choice or {})[len(prompt) : len(prompt) + len(output)]
             if len(values) < len(output) or None in values:
@@ -227,39 +185,8 @@ class OpenAIEngine:
         return results
 
     def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
-        """Return the probability of each option as the beginning of each prompt's continuation: (prompts, options).
-
-        Sends a request for each beginning that options share: one if all are single tokens, two if " 10" is two
-        tokens. The server gives only the 20 or 5 most probable tokens at a position; others have probability 0.
-        """
-        rows = self._prompt_ids(prompts)
-        option_ids = [tuple(self._token_ids(option, rows[0])) for option in options] if rows else []
-        beginnings = sorted({option[:length] for option in option_ids for length in range(len(option))})
-        longest = max(map(len, option_ids), default=1)
-        if self.settings.api == "chat" and longest > 1:
-            raise self.connection.error(
-                "its chat API gives no probabilities of options of several tokens: take machine.server.api: completions"
-            )
-        fitting = [index for index, row in enumerate(rows) if len(row) + longest <= self.context]
-        if rows and not fitting:
-            raise self._too_long(f"a prompt of {min(map(len, rows))} tokens with an option of {longest}")
-        parameters = {
-            "max_tokens": 1,
-            "temperature": 0,
-            **server.logprob_parameters(self.connection, self.num_top_logprobs),
-        }
-        bodies = []
-        for index in fitting:
-            for tokens_before in beginnings:
-                text = prompts[index] + decode_continuation(self.tokenizer, tokens_before, rows[index])
-                bodies.append({**self._prompt_parameters(text, [*rows[index], *tokens_before]), **parameters})
-        replies = iter(self._replies(bodies))
-        results = [[0.0] * len(options) for _ in rows]
-        for index in fitting:
-            logprobs = {beginning: server.first_logprobs(next(replies).choice or {}) for beginning in beginnings}
-            probabilities = [self._option_probability(option, logprobs) for option in option_ids]
-            results[index] = tokens.exclusive_probabilities(option_ids, probabilities)
-        return results
+        """Return the probability of each option as the beginning of each prompt's continuation: (prompts, options)."""
+        return openai_choices.option_probabilities(self, prompts, options)
 
     def gives_probabilities(self) -> bool:
         """Return whether the server gives log-probabilities of the next tokens."""
@@ -270,40 +197,7 @@ class OpenAIEngine:
 
         None for a prompt that leaves no room, and for all prompts if the server has no structured choice.
         """
-        form = self.choice_form
-        results: list[int | None] = [None] * len(prompts)
-        if form is None:
-            return results
-        rows = self._prompt_ids(prompts)
-        # A server may write an option with other tokens, one for each character at most.
-        max_tokens = max(map(len, options)) + 1
-        fitting = [index for index, row in enumerate(rows) if len(row) + max_tokens <= self.context]
-        bodies = [
-            {
-                **self._prompt_parameters(prompts[index], rows[index]),
-                **sampling.model_dump(include={"temperature", "top_p"}),
-                **form(options),
-                "max_tokens": max_tokens,
-                "seed": derive_seed(seed, index) % SEED_LIMIT,
-            }
-            for index in fitting
-        ]
-        # Servers differ in whether they return the white space that a text begins with.
-        stripped = [option.strip() for option in options]
-        for index, reply in zip(fitting, self._replies(bodies), strict=True):
-            text = (server.completion_text(reply.choice or {}) or "").strip()
-            results[index] = stripped.index(text) if text in stripped else None
-        return results
-
-    def _option_probability(
-        self, option: tuple[int, ...], logprobs: dict[tuple[int, ...], dict[int | str, float]]
-    ) -> float:
-        """Return an option's probability from `logprobs`, the most probable tokens after each beginning of options."""
-        total = 0.0
-        for step, token in enumerate(option):
-            candidates = logprobs[option[:step]]
-            total += candidates.get(token, candidates.get(decode_continuation(self.tokenizer, [token]), -math.inf))
-        return math.exp(total)
+        return openai_choices.choose_options(self, prompts, options, sampling, seed)
 
     def embed(self, texts: Sequence[str]) -> Any:
         """Raise UserError: a server gives no hidden states."""
@@ -319,7 +213,7 @@ class OpenAIEngine:
         for cached in ("abilities", "context", "num_top_logprobs", "most_logprobs", "choice_form"):
             self.__dict__.pop(cached, None)
 
-    def _replies(self, bodies: Sequence[dict[str, Any]]) -> list[ServerReply]:
+    def replies(self, bodies: Sequence[dict[str, Any]]) -> list[ServerReply]:
         """Request completions and return the replies in order. Raises UserError if one fails in all its attempts."""
         connection = self.connection._replace(name=self.adapter, stop=threading.Event())
 
@@ -335,7 +229,7 @@ class OpenAIEngine:
 
         return call_concurrently(call, list(enumerate(bodies)), self.settings, connection.stop)
 
-    def _prompt_parameters(self, prompt: str, row: list[int]) -> dict[str, Any]:
+    def prompt_parameters(self, prompt: str, row: list[int]) -> dict[str, Any]:
         """Return the parameters with a prompt: as chat, as token ids, or as text without the beginning of sequence."""
         if self.settings.api == "chat":
             return {"messages": [{"role": "user", "content": self._turn_content(prompt)}]}
@@ -351,13 +245,13 @@ class OpenAIEngine:
         prompt = without_literal(prompt)
         return prompt[len(head) : len(prompt) - len(tail)]
 
-    def _token_ids(self, text: str, prompt: Sequence[int] = ()) -> list[int]:
+    def token_ids(self, text: str, prompt: Sequence[int] = ()) -> list[int]:
         return continuation_ids(self.tokenizer, text, prompt)
 
-    def _prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+    def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         return prompt_ids(self.tokenizer, prompts)
 
-    def _too_long(self, text: str) -> TooLong:
+    def too_long(self, text: str) -> TooLong:
         """Return the error for a text, described by its length, that leaves no room for an answer."""
         return TooLong(
             f"{text} does not fit the server's {self.context} tokens, the answer included: shorten it (fewer or shorter"

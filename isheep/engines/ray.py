@@ -92,7 +92,14 @@ class Replicas:
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
         """Return the completions of one of the engines."""
-        completions: list[Completion] = self._call("generate", prompts, sampling, seed)
+        return self._completions("generate", prompts, sampling, seed)
+
+    def generate_seeded(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+        """Return the completions of one of the engines, each drawn with its own seed."""
+        return self._completions("generate_seeded", prompts, sampling, seeds)
+
+    def _completions(self, name: str, *arguments: Any) -> list[Completion]:
+        completions: list[Completion] = self._call(name, *arguments)
         progress.report(tokens=sum(completion.tokens for completion in completions), rows=len(completions))
         return completions
 

@@ -1,9 +1,11 @@
-"""What every engine makes of token ids: stop strings, completions, probabilities of options."""
+"""What every engine makes of token ids: prompts that fit, stop strings, completions, probabilities of options."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from isheep.models.tokenization import decode_continuation
+from isheep.batching import derive_seed
+from isheep.errors import TooLong
+from isheep.models.tokenization import continuation_ids, decode_continuation
 from isheep.records import Completion
 
 
@@ -16,6 +18,36 @@ def split_stops(tokenizer: Any, stops: Sequence[str]) -> tuple[set[int], list[st
     special_ids = {token.content: index for index, token in added if token.special}
     special_ids |= {token: tokenizer.convert_tokens_to_ids(token) for token in tokenizer.all_special_tokens}
     return {special_ids[stop] for stop in stops if stop in special_ids}, [stop for stop in stops if stop]
+
+
+def fitting_indices(
+    rows: Sequence[Sequence[int]], context: int, too_long: Callable[[str], TooLong], option_length: int | None = None
+) -> list[int]:
+    """Return the indices of the prompts that leave room in the context for a token, or for options of a length.
+
+    Raises the error that `too_long` makes of a description of the shortest prompt if there are prompts and none fits.
+    """
+    indices = [index for index, row in enumerate(rows) if len(row) + (option_length or 1) <= context]
+    if rows and not indices:
+        option = "" if option_length is None else f" with an option of {option_length}"
+        raise too_long(f"a prompt of {min(map(len, rows))} tokens{option}")
+    return indices
+
+
+def rows_with_outputs(
+    tokenizer: Any, rows: Sequence[list[int]], outputs: Sequence[str], context: int
+) -> list[tuple[list[int], list[int]]]:
+    """Return each prompt with the tokens of its output, as far as both fit the context.
+
+    They are tokenized separately, so that the prompt's tokens are those that `generate` reads.
+    """
+    pairs = ((row, continuation_ids(tokenizer, text, row)) for row, text in zip(rows, outputs, strict=True))
+    return [(row, output[: max(0, context - len(row))]) for row, output in pairs]
+
+
+def request_seeds(seed: int, num_requests: int) -> list[int]:
+    """Return the random seeds of the requests of a call, so that the other prompts of the call never change one."""
+    return [derive_seed(seed, index) for index in range(num_requests)]
 
 
 def make_completion(

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from isheep.batching import derive_seed
 from isheep.engines import Engine, prefixes, ray, tokens
 from isheep.errors import Conflicts, TooLong
 from isheep.models.checkpoint import check_device, choose_dtype, find_checkpoint, load_model, load_tokenizer
@@ -108,15 +107,17 @@ class TransformersEngine:
         A stop string is a single special token or plain text. The token that ended a completion is counted too. A
         prompt that leaves no room in the context gets an empty completion; raises UserError if no prompt leaves any.
         """
+        return self.generate_seeded(prompts, sampling, tokens.request_seeds(seed, len(prompts)))
+
+    def generate_seeded(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+        """Return one continuation per prompt as `generate`, each drawn with its own seed."""
         from isheep.engines import decode
 
         rows = self._prompt_ids(prompts)
-        fitting = [index for index, row in enumerate(rows) if len(row) < self.loaded.context]
-        if rows and not fitting:
-            raise self._too_long(f"a prompt of {min(map(len, rows))} tokens")
+        fitting = tokens.fitting_indices(rows, self.loaded.context, self._too_long)
         completions = [Completion("", 0, "length") for _ in rows]
         if fitting:
-            uniforms = decode.seeded_uniforms([derive_seed(seed, index) for index in fitting], sampling.max_tokens)
+            uniforms = decode.seeded_uniforms([seeds[index] for index in fitting], sampling.max_tokens)
             continued = self._continue([rows[index] for index in fitting], sampling, uniforms)
             for index, completion in zip(fitting, continued, strict=True):
                 completions[index] = completion
@@ -176,10 +177,7 @@ class TransformersEngine:
         from isheep.engines import batch
 
         model, *_, context = self.loaded
-        rows = []
-        for prompt, text in zip(self._prompt_ids(prompts), outputs, strict=True):
-            output = self._token_ids(text, prompt)
-            rows.append((prompt, output[: max(0, context - len(prompt))]))
+        rows = tokens.rows_with_outputs(self.loaded.tokenizer, self._prompt_ids(prompts), outputs, context)
         nonempty = [index for index, (_, output) in enumerate(rows) if output]
         longest = max((len(output) for _, output in rows), default=0) + 1
         results = [TokenLogprobs([], []) for _ in rows]
@@ -207,9 +205,7 @@ class TransformersEngine:
         rows = self._prompt_ids(prompts)
         option_ids = [tuple(self._token_ids(option, rows[0])) for option in options] if rows else []
         longest = max(map(len, option_ids), default=1)
-        fitting = [index for index, row in enumerate(rows) if len(row) + longest <= context]
-        if rows and not fitting:
-            raise self._too_long(f"a prompt of {min(map(len, rows))} tokens with an option of {longest}")
+        fitting = tokens.fitting_indices(rows, context, self._too_long, longest)
         results = [[0.0] * len(options) for _ in rows]
         if fitting and options:
             with torch.inference_mode():

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from isheep.batching import chunks, derive_seed
+from isheep.batching import chunks
 from isheep.engines import tokens
 from isheep.engines.vllm_worker import AdapterRequest, VLLMOptions, Worker, WorkerError
 from isheep.errors import TooLong, UserError
@@ -92,10 +92,12 @@ class VLLMEngine:
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
         """Return one continuation per prompt, in order, each with its own seed, because vLLM uses one seed for all."""
+        return self.generate_seeded(prompts, sampling, tokens.request_seeds(seed, len(prompts)))
+
+    def generate_seeded(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+        """Return one continuation per prompt as `generate`, each drawn with its own seed."""
         rows = self._prompt_ids(prompts)
-        fitting = [index for index, row in enumerate(rows) if len(row) < self.context]
-        if rows and not fitting:
-            raise self._too_long(f"a prompt of {min(map(len, rows))} tokens")
+        fitting = tokens.fitting_indices(rows, self.context, self._too_long)
         stop_ids, stop_texts = tokens.split_stops(self.tokenizer, sampling.stop)
         stop_ids |= self.end_ids
         shared_parameters = {
@@ -107,7 +109,7 @@ class VLLMEngine:
         parameters = []
         for index in fitting:
             max_tokens = min(sampling.max_tokens, self.context - len(rows[index]))
-            parameters.append({**shared_parameters, "max_tokens": max_tokens, "seed": derive_seed(seed, index)})
+            parameters.append({**shared_parameters, "max_tokens": max_tokens, "seed": seeds[index]})
         completions = [Completion("", 0, "length") for _ in rows]
         outputs = self._request("generate", [rows[index] for index in fitting], parameters)
         for index, (output, finish) in zip(fitting, outputs, strict=True):
@@ -124,10 +126,7 @@ class VLLMEngine:
         They are vLLM's log-probabilities of a prompt's own tokens. One token less fits the context than with the
         transformers engine, because vLLM generates a token.
         """
-        rows = []
-        for prompt, text in zip(self._prompt_ids(prompts), outputs, strict=True):
-            output = continuation_ids(self.tokenizer, text, prompt)
-            rows.append((prompt, output[: max(0, self.context - 1 - len(prompt))]))
+        rows = tokens.rows_with_outputs(self.tokenizer, self._prompt_ids(prompts), outputs, self.context - 1)
         nonempty = [index for index, (_, output) in enumerate(rows) if output]
         parameters = {"max_tokens": 1, "temperature": 0, "prompt_logprobs": 0, "detokenize": False}
         joined = [[*rows[index][0], *rows[index][1]] for index in nonempty]
@@ -146,9 +145,7 @@ class VLLMEngine:
         rows = self._prompt_ids(prompts)
         option_ids = [tuple(continuation_ids(self.tokenizer, option, rows[0])) for option in options] if rows else []
         longest = max(map(len, option_ids), default=1)
-        fitting = [index for index, row in enumerate(rows) if len(row) + longest <= self.context]
-        if rows and not fitting:
-            raise self._too_long(f"a prompt of {min(map(len, rows))} tokens with an option of {longest}")
+        fitting = tokens.fitting_indices(rows, self.context, self._too_long, longest)
         queries = _next_token_queries(option_ids)
         inputs, parameters = [], []
         for index in fitting:

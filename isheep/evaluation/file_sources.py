@@ -5,8 +5,7 @@ Two files that are made from the same are equal, so that one run may copy the fi
 
 import hashlib
 import json
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,10 @@ from isheep.benchmarks import reported_benchmarks, stop_settings
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.recipe.schema import Recipe
 from isheep.rundir.artifacts import COMMON_KEYS, Artifact, artifact_of
+from isheep.rundir.digests import file_sha256
 from isheep.rundir.iterations import iteration_name, parse_run_file
 from isheep.rundir.run import saved_prompts
+from isheep.stages.judge_digests import saved_judges
 
 # The files of a model's adapter that decide what the model generates.
 MODEL_FILES = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
@@ -37,7 +38,10 @@ def source_fingerprint(recipe: Recipe, run_dir: Path, file: str) -> str | None:
     settings = _settings_of_file(artifact, recipe, name)
     prompts = saved_prompts(run_dir)
     settings["prompts"] = [prompts.get(name) for name in recipe.own_prompts(artifact.recipe_keys)]
-    return hashlib.sha256(json.dumps([file, settings, _digests(paths)]).encode()).hexdigest()
+    judges = saved_judges(run_dir)
+    settings["judges"] = [judges.get(name) for name in _local_judges(settings)]
+    digests = [file_sha256(path) for path in paths]
+    return hashlib.sha256(json.dumps([file, settings, digests]).encode()).hexdigest()
 
 
 def _source_files(artifact: Artifact, recipe: Recipe, run_dir: Path, iteration: int) -> list[Path]:
@@ -71,15 +75,11 @@ def _settings_of_file(artifact: Artifact, recipe: Recipe, name: str) -> dict[str
     return settings
 
 
-def _digests(paths: Iterable[Path]) -> list[str]:
-    return [_digest(path, path.stat().st_mtime_ns) for path in paths]
-
-
-@cache
-def _digest(path: Path, modified: int) -> str:
-    """Return the SHA-256 of a file. `modified` is its modification time, so that a new content is read anew."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _local_judges(settings: Mapping[str, Any]) -> list[str]:
+    """Return the names of the judges on this machine that the settings of a file name."""
+    sections = (settings.get(key) or {} for key in ("assessment", "evaluation", "stop"))
+    judges = [section.get("judge") for section in sections]
+    return [judge["model"] for judge in judges if isinstance(judge, dict) and judge["local"]]
 
 
 def benchmark_of_file(recipe: Recipe, name: str) -> BenchmarkSettings | None:

@@ -14,24 +14,23 @@ from isheep.evaluation import formatting
 from isheep.evaluation.counts import count_rows
 from isheep.evaluation.results import load_result
 from isheep.recipe.schema import Recipe
+from isheep.recipe.sweeps import folder_of_setting
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
 
 
 def sweep_table(recipes: Mapping[str, Recipe], output_dir: Path) -> Group:
     """Return a row for each model that exists, with the first score of each benchmark. Keys are names of settings."""
-    titles = {
-        setting: _titles(recipe, RunFolder(output_dir / setting, output_dir / setting))
-        for setting, recipe in recipes.items()
-    }
+    folders = {setting: folder_of_setting(output_dir, setting) for setting in recipes}
+    runs = {setting: RunFolder(folder, folder) for setting, folder in folders.items()}
+    titles = {setting: _titles(recipe, runs[setting]) for setting, recipe in recipes.items()}
     names = list(dict.fromkeys(title for by_label in titles.values() for title in by_label.values()))
     columns = [Column("setting", overflow="fold", min_width=10), Column("iter", no_wrap=True), Column("kept")]
     columns += [Column("rows", no_wrap=True), *(Column(name, overflow="fold") for name in names)]
     table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     templates: dict[str, dict[str, None]] = {name: {} for name in names}
     for setting, recipe in recipes.items():
-        run = RunFolder(output_dir / setting, output_dir / setting)
-        label = setting
+        run, label = runs[setting], setting
         for iteration, results in _models(recipe, run, list(titles[setting])):
             by_title = {titles[setting][name]: result for name, result in results.items()}
             for name, result in by_title.items():

@@ -7,12 +7,9 @@ from isheep.errors import UserError
 from isheep.judges.base import Messages
 from isheep.judges.endpoint import JUDGE_LOG, EndpointJudge, ReplyLog, cost_line, estimate_line, request_bodies
 from isheep.models.prompt_text import without_literal
-from isheep.openai_client import ServerReply
+from isheep.openai_client import SEED_LIMIT, ServerReply
 from isheep.records import Completion, Sampling, TokenLogprobs
 from isheep.rundir.folder import RunFolder
-
-# Every server accepts seeds below this number.
-SEED_LIMIT = 2**31
 
 
 class EndpointEngine:

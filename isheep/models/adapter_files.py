@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from isheep.errors import UserError
 from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import find_checkpoint, load_tokenizer, num_embeddings
+from isheep.models.hub import check_hub
 from isheep.models.template_frame import with_start
 from isheep.models.tokenization import encode, prompt_ids
 from isheep.records import Model
@@ -65,7 +67,7 @@ def save_tokenizer(tokenizer: Any, chat_template: ChatTemplate, base: str, outpu
 
 def check_tokenizer_files(model: str, chat_template: ChatTemplate) -> None:
     """Raise UserError if an adapter's saved tokenizer would give other tokens than training has. Before a run."""
-    _check_tokenizer_files(model, chat_template._replace(tokenizer=None))
+    _check_tokenizer_files(model, replace(chat_template, tokenizer=None))
 
 
 @lru_cache(maxsize=64)
@@ -73,7 +75,7 @@ def _check_tokenizer_files(model: str, chat_template: ChatTemplate) -> None:
     """Check a template, given without its tokenizer, once for all runs of a sweep."""
     tokenizer = load_training_tokenizer(Model(model), chat_template)
     with tempfile.TemporaryDirectory() as folder:
-        save_tokenizer(tokenizer, chat_template._replace(tokenizer=tokenizer), model, Path(folder))
+        save_tokenizer(tokenizer, replace(chat_template, tokenizer=tokenizer), model, Path(folder))
 
 
 def _copy_tokenizer(tokenizer: Any, base: str, output_dir: Path) -> None:
@@ -81,6 +83,7 @@ def _copy_tokenizer(tokenizer: Any, base: str, output_dir: Path) -> None:
     from transformers.utils.hub import cached_file
 
     checkpoint = find_checkpoint(base)
+    check_hub(checkpoint)
     for name in TOKENIZER_FILES:
         path = cached_file(
             checkpoint,

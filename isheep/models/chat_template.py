@@ -1,8 +1,9 @@
 """Chat templates: the text that a model reads before it answers, and the token that ends an answer."""
 
+from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from isheep.errors import UserError, one_line
 from isheep.models.checkpoint import load_tokenizer, num_embeddings
@@ -21,21 +22,16 @@ OWN = "own"
 """The name of a template whose text the recipe holds."""
 
 
-class ChatTemplate(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class ChatTemplate(Frame):
     """A chat template together with a model's tokenizer.
 
-    `name` is "qwen", "llama3", "tokenizer" or "own", `template` the Jinja text, `end` the special token that ends an
-    answer, such as "<|im_end|>". The other fields are those of template_frame.Frame.
+    `name` is "qwen", "llama3", "tokenizer" or "own". `template` is the Jinja text, `end` the special token that ends an
+    answer, such as "<|im_end|>"; the other fields are those of Frame, too.
     """
 
     name: str
-    template: str
-    end: str
     tokenizer: Any
-    parts: bool = False
-    before: str = ""
-    after: str = ""
-    reads_clock: bool = False
 
     def prompt(self, content: str) -> str:
         """Return the text that the model reads, up to where the answer to `content` starts."""
@@ -111,7 +107,7 @@ def load_chat_template(name: str, model: str, day: date | None = None) -> ChatTe
             f"({', '.join(PACKAGED_TEMPLATES)}, {TOKENIZER}, or a .jinja file of yours)"
         ) from problem.__cause__
     _check_vocabulary(tokenizer, frame, model)
-    return ChatTemplate(name, frame.template, frame.end, tokenizer, *frame[2:])
+    return ChatTemplate(name=name, tokenizer=tokenizer, **vars(frame))
 
 
 def plain_prompt(text: str, chat: Any) -> str:

@@ -1,15 +1,19 @@
 """A model's checkpoint: where its files are, its tokenizer, configuration and weights."""
 
+import hashlib
+import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 from isheep.errors import UserError
+from isheep.models.hub import HUB_NAME, cached_commit, check_hub
 from isheep.recipe.packaged import PACKAGED_MODELS
 from isheep.records import Model
+from isheep.rundir.digests import file_sha256
 
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+# The kinds of files that decide what a checkpoint or an adapter writes: weights, configuration, tokenizer, template.
+MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 UNBOUNDED = 2**30
 """Stands for a size that a model's configuration does not give."""
@@ -34,7 +38,9 @@ def find_checkpoint(base: str) -> str:
         raise UserError(
             f"model {base!r} is no checkpoint: {folder} has no config.json; give the folder that contains it"
         )
-    if folder == packaged or not HUB_NAME.fullmatch(base):
+    # Beside run folders, a name is that of another one.
+    is_run = "/" in base and any(folder.parent.glob("*/recipe.yaml"))
+    if folder == packaged or is_run or not HUB_NAME.fullmatch(base):
         raise UserError(f"model {base!r} not found: {folder} does not exist; give a checkpoint's folder or a Hub name")
     return base
 
@@ -43,8 +49,11 @@ def load_pretrained(base: str, auto_class: Any, **settings: Any) -> Any:
     """Return `auto_class.from_pretrained` of `base`, without remote code. Raises UserError if it can't be loaded."""
     from torch import OutOfMemoryError
 
+    checkpoint = find_checkpoint(base)
+    if not settings.get("local_files_only"):
+        check_hub(checkpoint)
     try:
-        return auto_class.from_pretrained(find_checkpoint(base), trust_remote_code=False, **settings)
+        return auto_class.from_pretrained(checkpoint, trust_remote_code=False, **settings)
     # It says nothing about the files.
     except OutOfMemoryError:
         raise
@@ -59,8 +68,8 @@ def load_pretrained(base: str, auto_class: Any, **settings: Any) -> Any:
 
 def load_tokenizer(base: str) -> Any:
     """Return the tokenizer of `base`. Raises UserError if there is none."""
-    # A wrong path is reported before transformers is imported, which takes seconds.
-    find_checkpoint(base)
+    # A wrong name is reported before transformers is imported, which takes seconds.
+    check_hub(find_checkpoint(base))
     from transformers import AutoTokenizer
 
     return load_pretrained(base, AutoTokenizer)
@@ -88,8 +97,10 @@ def generation_config(base: str) -> Any:
     """Return the generation settings of `base`; if it has none, those that follow from its config.json."""
     from transformers import AutoConfig, GenerationConfig
 
+    checkpoint = find_checkpoint(base)
+    check_hub(checkpoint)
     try:
-        return GenerationConfig.from_pretrained(find_checkpoint(base))
+        return GenerationConfig.from_pretrained(checkpoint)
     except OSError:
         return GenerationConfig.from_model_config(load_pretrained(base, AutoConfig))
 
@@ -150,6 +161,27 @@ def num_parameters(base: str) -> int | None:
     except (SafetensorError, OSError):
         return None
     return count or None
+
+
+def checkpoint_digest(model: Model) -> str:
+    """Return a digest of the files of a model and its adapter; of a name on the Hub, the commit of its files.
+
+    Raises UserError if there is no such checkpoint.
+    """
+    digests = [_folder_digests(model.adapter)] if model.adapter else []
+    folder = Path(find_checkpoint(model.base))
+    if folder.is_dir():
+        digests.append(_folder_digests(folder))
+    else:
+        # The files are here only after they have been loaded.
+        load_config(model.base)
+        digests.append({"commit": str(cached_commit(model.base))})
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
+def _folder_digests(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.iterdir()) if path.suffix in MODEL_FILES and path.is_file())
+    return {path.name: file_sha256(path) for path in files}
 
 
 def check_device(device: str | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from isheep.models.adapter_files import WEIGHTS, load_training_tokenizer, save_tokenizer
 from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import find_checkpoint, generation_config, load_pretrained
+from isheep.models.hub import check_hub
 from isheep.records import Model
 
 INDEX = "model.safetensors.index.json"
@@ -93,7 +94,9 @@ def _weight_files(base: str) -> list[Path]:
 def _find_file(base: str, name: str) -> Path | None:
     from transformers.utils.hub import cached_file
 
-    path = cached_file(find_checkpoint(base), name, _raise_exceptions_for_missing_entries=False)
+    checkpoint = find_checkpoint(base)
+    check_hub(checkpoint)
+    path = cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False)
     return Path(path) if path else None
 
 

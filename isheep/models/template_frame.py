@@ -7,8 +7,9 @@ the answer, as its model was trained. Both must agree up to the answer and have 
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import date, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from isheep.errors import one_line
 from isheep.models.checkpoint import start_text, start_token_ids
@@ -28,7 +29,8 @@ class TemplateProblem(Exception):
     """The reason why a template can't be used, as the end of a message."""
 
 
-class Frame(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Frame:
     """A template as it is used, and what it writes around an answer."""
 
     template: str
@@ -65,7 +67,7 @@ def find_frame(tokenizer: Any, template: str, day: date | None) -> Frame:
     for variant in _variants(dated):
         for parts in (False, True):
             try:
-                return _frame(tokenizer, variant, parts)._replace(reads_clock=reads_clock)
+                return replace(_frame(tokenizer, variant, parts), reads_clock=reads_clock)
             except TemplateProblem as error:
                 problem = problem or error
     assert problem
@@ -101,7 +103,7 @@ def _frame(tokenizer: Any, template: str, parts: bool) -> Frame:
     if started != template and _adds_space_at_start(tokenizer, opened):
         return _frame(tokenizer, started, parts)
     _check_tokens(tokenizer, opened, closed, before + MARK + after, end)
-    return Frame(template, end, parts, before, after)
+    return Frame(template=template, end=end, parts=parts, before=before, after=after)
 
 
 def _render(tokenizer: Any, template: str, turns: Turns, open_answer: bool, parts: bool) -> str:

@@ -18,7 +18,7 @@ from isheep.recipe.schema import Recipe
 from isheep.records import Record, Task
 from isheep.seeds import SeedTask, load_seed_file
 from isheep.stages import respond, synthesize
-from isheep.trainers.rows import check_cutoff
+from isheep.trainers.rows import check_rows
 
 GUESSED, COUNTED, MEASURED, GIVEN, RECIPE = "assumed", "counted", "measured", "given", "recipe"
 # Characters of English text in a token, if there is no tokenizer to count with.
@@ -134,7 +134,7 @@ def _count(recipe: Recipe, characters: float | None) -> tuple[dict[str, float], 
     ).tasks
     chat = load_chat_template(*recipe.chat_arguments) if tokenizer else None
     if chat:
-        check_cutoff(chat, recipe.training)
+        check_rows(chat, recipe.training)
     task_texts = [task.content for task in seed_tasks]
 
     def mean_tokens(texts: Sequence[str]) -> float:

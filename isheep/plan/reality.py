@@ -1,12 +1,12 @@
 """The plan of a run beside what happened: rows, tokens and seconds of each stage.
 
-When a run ends, `isheep run` writes the plan that it would have had before as an event into run.jsonl: from the same
-assumptions, on the same machine, and with nothing measured in the run. `isheep status` compares.
+When a run ends, it writes the plan that it would have had before as an event into run.jsonl: from the same assumptions,
+on the same machine, and with nothing measured in the run. `isheep status` compares, for one run or for all of a sweep.
 """
 
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from isheep.errors import UserError
@@ -83,7 +83,8 @@ def plan_rows(recipe: Recipe) -> list[dict[str, Any]]:
 def compare_with_plan(recipe: Recipe, run: RunFolder, seconds: Mapping[StageKey, float]) -> list[StageReality]:
     """Return each stage of a run beside the newest plan in its events; nothing without a plan.
 
-    `seconds` are those of the stages by (folder, stage). Only stages that the run has done are compared.
+    `seconds` are those of the stages by (folder, stage). Only stages that the run has done itself are compared: none of
+    whose files it has copied from another run.
     """
     planned: dict[StageKey, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     plans = _recorded_plans(run)
@@ -95,7 +96,8 @@ def compare_with_plan(recipe: Recipe, run: RunFolder, seconds: Mapping[StageKey,
         for index, value in enumerate((row["rows"] / calls_per_row, row["tokens"], row["seconds"])):
             sums[index] += value
     rows, tokens = made_counts(run)
-    keys = [key for key in planned if seconds.get(key)]
+    copied = _copied_stages(run)
+    keys = [key for key in planned if seconds.get(key) and key not in copied]
     compared = []
     for stage in dict.fromkeys(stage for _, stage in keys):
         of_stage = [key for key in keys if key[1] == stage]
@@ -104,14 +106,40 @@ def compare_with_plan(recipe: Recipe, run: RunFolder, seconds: Mapping[StageKey,
             StageReality(
                 stage,
                 sums[0],
-                _sum_of(rows, of_stage),
+                _sum_of_known([rows.get(key) for key in of_stage]),
                 sums[1],
-                _sum_of(tokens, of_stage),
+                _sum_of_known([tokens.get(key) for key in of_stage]),
                 sums[2],
                 sum(seconds[key] for key in of_stage),
             )
         )
     return compared
+
+
+def _copied_stages(run: RunFolder) -> set[StageKey]:
+    """Return the stages of which the run has copied a file from another run."""
+    files = (str(event["file"]).partition("/") for event in read_events(run.root) if "shared_from" in event)
+    return {(folder, stage_of(name)) for folder, _, name in files}
+
+
+def add_up(compared: Iterable[Sequence[StageReality]]) -> list[StageReality]:
+    """Return the sums over several runs, a row for each stage. A count that one run does not know is not known."""
+    by_stage: dict[str, list[StageReality]] = defaultdict(list)
+    for rows in compared:
+        for row in rows:
+            by_stage[row.stage].append(row)
+    return [
+        StageReality(
+            stage,
+            sum(row.planned_rows for row in rows),
+            _sum_of_known([row.rows for row in rows]),
+            sum(row.planned_tokens for row in rows),
+            _sum_of_known([row.tokens for row in rows]),
+            sum(row.planned_seconds for row in rows),
+            sum(row.seconds for row in rows),
+        )
+        for stage, rows in by_stage.items()
+    ]
 
 
 def made_counts(run: RunFolder) -> tuple[dict[StageKey, int], dict[StageKey, int]]:
@@ -156,7 +184,6 @@ def _calls_per_row(recipe: Recipe, stage: str) -> int:
     return 3 if stage == "answers" and recipe.response.num_instance_examples else 1
 
 
-def _sum_of(counts: Mapping[StageKey, int], keys: list[StageKey]) -> int | None:
-    """Return the sum over the keys, or None if one of them is not known."""
-    values = [counts.get(key) for key in keys]
+def _sum_of_known(values: Sequence[int | None]) -> int | None:
+    """Return the sum, or None if one of the values is not known."""
     return None if None in values else sum(value for value in values if value is not None)

@@ -211,6 +211,7 @@ def training_stage(iteration: PlannedIteration, num_rows: float, most_rows: floa
     length = min(settings.cutoff, assumed.turn + assumed.task + assumed.answer + 1)
     most_seen = steps * settings.batch_size if settings.max_steps else ceil(most_rows * settings.epochs)
     longest = assumed.turn + assumed.longest * assumed.task + recipe.response.sampling.max_tokens + 1
+    rows_at_once = 1 if settings.weigh == "rows" else recipe.machine.rows_per_process or settings.batch_size
     rows_evaluated = ceil(steps / settings.eval_every) * held_out
     return Stage(
         iteration=number,
@@ -220,7 +221,7 @@ def training_stage(iteration: PlannedIteration, num_rows: float, most_rows: floa
         computed_tokens=rows_evaluated * length,
         output_tokens=0,
         max_output_tokens=0,
-        batch_size=max(1, min(recipe.machine.rows_per_process or settings.batch_size, most_seen)),
+        batch_size=max(1, min(rows_at_once, most_seen)),
         max_row_tokens=min(settings.cutoff, longest),
         trained_tokens=rows_seen * length,
         all_logits=True,

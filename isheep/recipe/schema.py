@@ -211,6 +211,16 @@ class Training(Settings):
     """The number of optimizer steps between two measurements of the held-out loss (Appendix E)."""
     keep: Literal["best", "last"] = "best"
     """The checkpoint that is kept: the one with the lowest held-out loss (Appendix E), or the last one."""
+    order: Literal["length", "random"] = "length"
+    """The order of the rows in an epoch. "length": shuffled, then sorted by length within a few batches, so that little
+    is padded. "random": shuffled alone (LLaMA-Factory)."""
+    weigh: Literal["tokens", "rows"] = "tokens"
+    """What weighs the same in the loss of an optimizer step, and in the held-out loss: every token, or every row, as
+    with Appendix E's one row at a time on each GPU. "rows" computes one row at a time."""
+    end: Literal["template", "tokenizer"] = "template"
+    """The token that ends an answer. "template": the chat template's, and none after an answer that was cut off at
+    max_tokens. "tokenizer": the tokenizer's end of sequence after every answer (LLaMA-Factory with Appendix E's
+    templates)."""
     quantize: Literal["nf4"] | None = None
     """Hold the frozen base in 4 bits (QLoRA, Dettmers et al. 2023); needs CUDA and bitsandbytes. null: no."""
 

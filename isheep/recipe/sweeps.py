@@ -14,6 +14,9 @@ from isheep.recipe.source import RecipeSource, apply_overrides, find_recipe, lay
 
 _MEANINGS = {"settings": "names to what differs, or a list of recipe files", "grid": "keys to lists of values"}
 
+# A text as a value in the name of a setting as earlier versions wrote it.
+DASHED_VALUE = re.compile(r"(?<==)-(.*?)-(?=,|\Z)")
+
 # A setting's name is the name of a folder: at most this many characters.
 MAX_NAME_LENGTH = 200
 
@@ -40,6 +43,18 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | Iterable[str], checks:
             _check_label(label, recipes, path)
             recipes[label] = check(combination, checks)
     return recipes
+
+
+def folder_of_setting(out: Path, name: str) -> Path:
+    """Return the folder of a setting's run in `out`: its name, or its older name if only that folder exists.
+
+    Earlier versions put dashes around values that are texts: "assessment.read=-constrained-".
+    """
+    folder = out / name
+    if folder.exists() or not out.is_dir():
+        return folder
+    older = (path for path in sorted(out.iterdir()) if DASHED_VALUE.sub(r"\1", path.name) == name and path.is_dir())
+    return next(older, folder)
 
 
 def _label(parts: list[str]) -> str:
@@ -92,4 +107,8 @@ def _grid(source: RecipeSource, grid: dict[str, Any]) -> Iterator[tuple[list[str
         for key, value in zip(grid, values, strict=True):
             location = source.location_of(("grid", str(key)))
             combination = set_key(combination, str(key), value, location)
-        yield [f"{key}={json.dumps(value)}" for key, value in zip(grid, values, strict=True)], combination
+        yield [f"{key}={_value_text(value)}" for key, value in zip(grid, values, strict=True)], combination
+
+
+def _value_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -4,8 +4,11 @@ Files are renamed one by one, those that are made last first. So at any moment t
 stopped: no file in it is made from one that is set aside.
 """
 
-from collections.abc import Iterator
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from isheep.errors import UserError, unknown_name
 from isheep.rundir.artifacts import ARTIFACTS, STAGES, artifact_of, stage_of
@@ -81,38 +84,58 @@ def choose_iteration(run: RunFolder, stage: str, iteration: int | None) -> int:
     return existing[0] if iteration is None else iteration
 
 
-def set_aside(run: RunFolder, stage: str, iteration: int) -> Path:
+class SetAside(NamedTuple):
+    """What was set aside: the folder replaced/N, the files and folders in the order of their moves, and a text."""
+
+    folder: Path
+    moved: list[Path]
+    description: str
+
+
+def set_aside(run: RunFolder, stage: str, iteration: int) -> SetAside:
     """Move the files of a stage in an iteration, and all that depend on them, into a new folder in replaced/.
 
     Of the later iterations the whole folders are moved if their models change, else the files of the same stages. The
-    folder replaced/N, which is returned, has the same paths as the run folder.
+    folder replaced/N has the same paths as the run folder.
     """
     stages = dependent_stages(stage)
     later = [number for number in _iterations(run) if number > iteration]
     target = _new_folder(run.path / REPLACED_DIR)
-    moved: list[str] = []
+    moved: list[Path] = []
+    texts: list[str] = []
     # Without it, a run that takes files over from another one would take the same ones again.
     if run.has(REUSE_FILE):
-        _move(run.path / REUSE_FILE, run.path, target)
-    for number in reversed(later):
-        if "training" in stages:
-            _move(run.path / iteration_name(number), run.path, target)
-            moved.append(f"all of iteration {number}")
+        moved.append(run.path / REUSE_FILE)
+        _move(moved[-1], run.path, target)
+    for number in [*reversed(later), iteration]:
+        if number > iteration and "training" in stages:
+            paths, text = [run.path / iteration_name(number)], f"all of iteration {number}"
         else:
-            moved += _move_files(run, number, stages, target)
-    moved += _move_files(run, iteration, stages, target)
-    run.notify(f"set aside in {target}: {'; '.join(reversed(moved))}")
-    return target
+            # What was made last is moved first.
+            paths = list(_files(run, number, stages))[::-1]
+            text = _describe_files(number, paths)
+        for path in paths:
+            moved.append(path)
+            _move(path, run.path, target)
+        texts += [text] if text else []
+    return SetAside(target, moved, f"set aside in {target}: {'; '.join(reversed(texts))}")
 
 
-def _move_files(run: RunFolder, iteration: int, stages: set[str], target: Path) -> list[str]:
-    """Move the files of stages in an iteration, the last ones first; return a text about them, or no text."""
-    files = list(_files(run, iteration, stages))
-    for path in reversed(files):
-        _move(path, run.path, target)
-    names = dict.fromkeys(stage_of(_whole_name(path)) for path in files)
+def put_back(run: RunFolder, aside: SetAside) -> None:
+    """Move everything back to where it was, in the opposite order, and remove the folder replaced/N."""
+    for path in reversed(aside.moved):
+        (aside.folder / path.relative_to(run.path)).rename(path)
+        fsync_path(path.parent)
+    shutil.rmtree(aside.folder)
+    with contextlib.suppress(OSError):
+        aside.folder.parent.rmdir()
+
+
+def _describe_files(iteration: int, paths: Sequence[Path]) -> str:
+    """Return a text about files of an iteration that are moved in this order; "" if there are none."""
+    names = dict.fromkeys(stage_of(_whole_name(path)) for path in reversed(paths))
     label = f"iteration {iteration}" if iteration else "the base model"
-    return [f"{', '.join(names)} of {label}"] if names else []
+    return f"{', '.join(names)} of {label}" if names else ""
 
 
 def _files(run: RunFolder, iteration: int, stages: set[str]) -> Iterator[Path]:

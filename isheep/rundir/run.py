@@ -83,6 +83,11 @@ def open_run(path: Path) -> tuple[Recipe, RunFolder]:
     return loading.load_saved_recipe(path / "recipe.yaml"), RunFolder(path, path)
 
 
+def list_runs(path: Path) -> list[Path]:
+    """Return the run folders of this version's format in a folder, such as those of a sweep, in the order of names."""
+    return [file.parent for file in sorted(path.glob("*/recipe.yaml")) if has_current_format(file.parent)]
+
+
 def read_events(root: Path) -> list[dict[str, Any]]:
     """Return the events of a run (the lines of run.jsonl), without lines that are none, as a kill tears them."""
     events: list[dict[str, Any]] = []
@@ -247,7 +252,7 @@ def _check_same_recipe(path: Path, recipe: Recipe) -> None:
     if differences:
         raise UserError(
             f"run folder {path.parent} was made with another recipe ({'; '.join(differences)}); only machine may "
-            f"change, and iterations grow; {_fork_advice(path.parent, loading.changed_settings(saved, recipe))}"
+            f"change, and iterations grow; {fork_advice(path.parent, loading.changed_settings(saved, recipe))}"
         )
 
 
@@ -258,11 +263,11 @@ def _check_same_prompts(path: Path, recipe: Recipe) -> None:
         if saved.get(name) != text:
             raise UserError(
                 f"prompt file {name} is not what run folder {path} was made with (prompts.yaml in it); "
-                f"put it back; {_fork_advice(path, [])}"
+                f"put it back; {fork_advice(path, [])}"
             )
 
 
-def _fork_advice(path: Path, settings: Sequence[str]) -> str:
+def fork_advice(path: Path, settings: Sequence[str]) -> str:
     """Return how to begin another run that takes over what the run in `path` has and these settings do not change."""
     folder = next(
         name for n in itertools.count(2) if not (name := path.with_name(f"{path.resolve().name}-{n}")).exists()

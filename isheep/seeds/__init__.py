@@ -31,11 +31,6 @@ class SeedFile(NamedTuple):
     notices: list[str]
 
 
-def load_seed_tasks(path: str | Path, at_least: int = 1, of_each: int = 0) -> list[SeedTask]:
-    """Return the seed tasks of a file, as `load_seed_file` does."""
-    return load_seed_file(path, at_least, of_each).tasks
-
-
 def load_seed_file(path: str | Path, at_least: int = 1, of_each: int = 0, language: Language = "any") -> SeedFile:
     """Read a file of seed tasks. The form of each entry is recognized by its keys.
 

@@ -1,11 +1,11 @@
 """Self-assessment (Algorithm 1, line 6; Section 3.2, Appendix A): pairs -> graded pairs."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from isheep import prompts
 from isheep.batching import derive_seed, ordered_map
-from isheep.engines import ChoosingEngine
+from isheep.engines import ChoosingEngine, SeededEngine
 from isheep.errors import UserError, excerpt
 from isheep.judges.rating_engine import EndpointEngine
 from isheep.models.chat_template import ChatTemplate, plain_prompt
@@ -14,6 +14,7 @@ from isheep.recipe.schema import RATING_SCALE, Assessment, score_openings
 from isheep.records import AssessedPair, Grade, Pair
 from isheep.stages.context import StageContext
 from isheep.stages.grades import SEPARATOR, constrained_grade, draw_score, expected_grade, parse_grade
+from isheep.stages.rating_advice import are_constrained, constraining_advice, unreadable_advice
 from isheep.stages.rating_judge import open_judge
 
 # The unreadable replies that a message shows.
@@ -142,30 +143,18 @@ def settings_after(
     action, examples = settings.on_unreadable, ", ".join(map(excerpt, list(dict.fromkeys(replies))[:NUM_EXAMPLES]))
     if settings.read == "constrained" and action == "constrain":
         action = "continue"
+    if action == "constrain":
+        advice = constraining_advice(context.engine)
+    else:
+        advice = unreadable_advice(settings, context.engine, settings.read == "constrained")
     problem = (
         f"iteration {context.iteration}: {len(replies)} of the first {len(grades)} ratings can't be read, such as "
-        f"{examples}; {unreadable_advice(settings)} (assessment.on_unreadable: {action}: {ACTIONS[action]})"
+        f"{examples}; {advice} (assessment.on_unreadable: {action}: {ACTIONS[action]})"
     )
     if action == "stop":
         return settings, UserError(problem)
     context.folder.notify(problem)
     return (constrained if action == "constrain" else settings), None
-
-
-def unreadable_advice(settings: Assessment) -> str:
-    """Return what helps if most ratings of a recipe can't be read."""
-    if settings.is_at_endpoint:
-        return "take another assessment.prompt or another judge"
-    if settings.read == "constrained":
-        return "take another engine, or assessment.read: generate, because this engine gives no score a probability"
-    if settings.read == "expected":
-        return "take assessment.read: constrained, because the judge would write something else than a score"
-    return "take assessment.read: constrained or expected, or another assessment.sampling, such as a lower temperature"
-
-
-def are_constrained(pairs: Iterable[AssessedPair]) -> bool:
-    """Return whether the scores of graded pairs were drawn among the allowed ones."""
-    return any(grade.expected is not None for pair in pairs for grade in pair.grades.values())
 
 
 def rate(
@@ -177,12 +166,10 @@ def rate(
         for criterion in seeds
     }
     if settings.read == "generate":
+        replies = write_replies(context, settings, texts, seeds)
         return {
-            criterion: [
-                Grade(score=parse_grade(reply), reply=reply)
-                for reply in write_replies(context, settings, texts[criterion], seed)
-            ]
-            for criterion, seed in seeds.items()
+            criterion: [Grade(score=parse_grade(reply), reply=reply) for reply in replies[criterion]]
+            for criterion in seeds
         }
     # One call rates all criteria: a pair's prompts share their beginning, which the engine then reads once.
     prompts_of_all = [text for criterion_texts in texts.values() for text in criterion_texts]
@@ -190,10 +177,7 @@ def rate(
     probabilities = {criterion: [next(rows) for _ in pairs] for criterion in texts}
     if settings.read == "expected":
         return {criterion: list(map(expected_grade, probabilities[criterion])) for criterion in texts}
-    return {
-        criterion: constrained_grades(context, settings, texts[criterion], probabilities[criterion], seed)
-        for criterion, seed in seeds.items()
-    }
+    return constrained_grades(context, settings, texts, probabilities, seeds)
 
 
 def score_probabilities(context: StageContext, settings: Assessment, texts: Sequence[str]) -> Sequence[Sequence[float]]:
@@ -204,38 +188,81 @@ def score_probabilities(context: StageContext, settings: Assessment, texts: Sequ
     return engine.choices(texts, openings)
 
 
-def write_replies(context: StageContext, settings: Assessment, texts: Sequence[str], seed: int) -> list[str]:
-    """Return what the judge writes after each text."""
-    return [reply.text for reply in context.engine.generate(texts, context.sampling(settings.sampling), seed)]
+def write_replies(
+    context: StageContext, settings: Assessment, texts: Mapping[str, Sequence[str]], seeds: Mapping[str, int]
+) -> dict[str, list[str]]:
+    """Return by criterion what the judge writes after each text.
+
+    If the engine can, one call writes all of them, because a pair's texts share their beginning. The random draws are
+    those of a call for each criterion.
+    """
+    engine, sampling = context.engine, context.sampling(settings.sampling)
+    if not isinstance(engine, SeededEngine):
+        replies_of: dict[str, list[str]] = {}
+        for criterion, rows in texts.items():
+            completions = engine.generate(rows, sampling, seeds[criterion]) if rows else []
+            replies_of[criterion] = [reply.text for reply in completions]
+        return replies_of
+    all_texts = [text for criterion_texts in texts.values() for text in criterion_texts]
+    all_seeds = [derive_seed(seeds[criterion], row) for criterion in texts for row in range(len(texts[criterion]))]
+    replies = iter(engine.generate_seeded(all_texts, sampling, all_seeds) if all_texts else [])
+    return {criterion: [next(replies).text for _ in texts[criterion]] for criterion in texts}
 
 
 def constrained_grades(
     context: StageContext,
     settings: Assessment,
+    texts: Mapping[str, Sequence[str]],
+    probabilities: Mapping[str, Sequence[Sequence[float]]],
+    seeds: Mapping[str, int],
+) -> dict[str, list[Grade]]:
+    """Return grades by criterion: scores drawn by their probabilities, then explanations as the judge writes them.
+
+    A prompt without a score gets no explanation.
+    """
+    openings = score_openings(settings)
+    scores = {
+        criterion: draw_scores(context, settings, texts[criterion], probabilities[criterion], seed)
+        for criterion, seed in seeds.items()
+    }
+    explanations: dict[str, dict[int, str]] = {criterion: {} for criterion in scores}
+    if settings.explain:
+        begun = {
+            criterion: {
+                row: texts[criterion][row] + openings[RATING_SCALE.index(score)] + SEPARATOR
+                for row, score in enumerate(scores[criterion])
+                if score is not None
+            }
+            for criterion in scores
+        }
+        replies = write_replies(context, settings, {name: list(rows.values()) for name, rows in begun.items()}, seeds)
+        explanations = {name: dict(zip(begun[name], replies[name], strict=True)) for name in replies}
+    return {
+        criterion: [
+            constrained_grade(row, score, explanations.get(criterion, {}).get(index))
+            for index, (row, score) in enumerate(zip(probabilities[criterion], scores[criterion], strict=True))
+        ]
+        for criterion in scores
+    }
+
+
+def draw_scores(
+    context: StageContext,
+    settings: Assessment,
     texts: Sequence[str],
     probabilities: Sequence[Sequence[float]],
     seed: int,
-) -> list[Grade]:
-    """Return a grade for each prompt: a score drawn by its probabilities, then the explanation as the judge writes it.
-
-    For a prompt without probabilities a server may choose the score itself. Else it has none, and no explanation.
-    """
-    openings = score_openings(settings)
+) -> list[int | None]:
+    """Return a score for each prompt of a criterion; None if there are no probabilities and no server that chooses."""
     scores = [
         draw_score(row, settings.sampling, derive_seed(seed, "score", index)) for index, row in enumerate(probabilities)
     ]
     without_score = [index for index, score in enumerate(scores) if score is None]
     if without_score and isinstance(context.engine, ChoosingEngine):
         remaining = [texts[index] for index in without_score]
-        draws = context.engine.choose(remaining, openings, settings.sampling, derive_seed(seed, "choice"))
+        draws = context.engine.choose(
+            remaining, score_openings(settings), settings.sampling, derive_seed(seed, "choice")
+        )
         for index, draw in zip(without_score, draws, strict=True):
             scores[index] = None if draw is None else RATING_SCALE[draw]
-    explanations: dict[int, str] = {}
-    if settings.explain:
-        scored = {index: score for index, score in enumerate(scores) if score is not None}
-        begun = [texts[index] + openings[RATING_SCALE.index(score)] + SEPARATOR for index, score in scored.items()]
-        explanations = dict(zip(scored, write_replies(context, settings, begun, seed) if begun else [], strict=True))
-    return [
-        constrained_grade(row, score, explanations.get(index))
-        for index, (row, score) in enumerate(zip(probabilities, scores, strict=True))
-    ]
+    return scores

@@ -17,13 +17,14 @@ from isheep.rundir.training_file import (
     training_row,
     write_training_file,
 )
-from isheep.stages.assess import unreadable_advice
 from isheep.stages.context import StageContext
 from isheep.stages.filters import find_drops, has_unreadable_rating, kept_pairs
+from isheep.stages.rating_advice import unreadable_advice, were_constrained
 
 # What helps against each reason for which pairs are dropped.
 ADVICE = {
     "low score": "lower the threshold of the score filter, or take a share of the best pairs: {kind: score, best: 0.3}",
+    "not among the best": "raise best of the score filter, or synthesis.tasks",
     "cut off": "raise response.sampling.max_tokens, because answers are cut off before they begin",
     "answer": "take another response.prompt, because the model ends its thoughts without an answer",
     "rules": "look at the answers (isheep show --dropped): another chat_template or response.prompt may help",
@@ -32,6 +33,11 @@ ADVICE = {
     "density": "raise clusters or keep of the density filter, or synthesis.tasks",
     "random": "keep more pairs in the random filter, or raise synthesis.tasks",
     "nothing": "raise synthesis.tasks or synthesis.budget",
+}
+# The same for a training on few rows, for which any reason counts that can be changed by one key.
+WAYS_TO_MORE_ROWS = {
+    "low score": "lower the threshold of the score filter",
+    "not among the best": "raise best of the score filter",
 }
 FEW_ROWS = 16
 """A training on fewer rows is reported: that is less than one batch of 16, and every row is seen in each epoch."""
@@ -61,8 +67,7 @@ def select_training_rows(context: StageContext, pairs: Sequence[Pair], measures:
     if is_new and len(data) < FEW_ROWS and (num_rows := len(read_training_file(path).rows)) < FEW_ROWS:
         folder.notify(
             f"iteration {context.iteration}: training on {num_rows} rows only, fewer than {FEW_ROWS}: the model will "
-            "mostly learn these texts by heart; for more rows raise synthesis.tasks, or lower the filters' thresholds, "
-            "in a new run folder"
+            f"mostly learn these texts by heart; for more rows {_ways_to_more_rows(drops)}, in a new run folder"
         )
     return path
 
@@ -81,23 +86,40 @@ def _too_few_message(context: StageContext, pairs: Sequence[Pair], drops: Sequen
     counts = [f"{name} {count}" for name, count in dropped_by]
     if num_unreadable:
         counts.append(f"of these with an unreadable rating {num_unreadable}")
+    advice = _advice(context, pairs, drops)
     return (
         f"iteration {context.iteration}: {num_kept} of {len(pairs)} pairs left to train on, and training needs 2 "
         f"(dropped by: {', '.join(counts) or 'nothing'}; the reasons are in {context.folder.path / 'dropped.jsonl'}); "
-        f"with a new run folder, {_advice(context, drops)}"
+        f"with a new run folder, {advice}"
     )
 
 
-def _advice(context: StageContext, drops: Sequence[Drop]) -> str:
+def _advice(context: StageContext, pairs: Sequence[Pair], drops: Sequence[Drop]) -> str:
     """Return what helps against the most frequent reason for which pairs were dropped."""
     (cause, _), *_ = Counter(map(_cause, drops)).most_common(1) or [("nothing", 0)]
-    if cause == "unreadable" and context.recipe.assessment:
-        return unreadable_advice(context.recipe.assessment)
+    settings = context.recipe.assessment
+    if cause == "unreadable" and settings:
+        rated = (pair for pair in pairs if isinstance(pair, AssessedPair))
+        # The engine of another judge is that of transformers or vLLM, which give probabilities.
+        engine = context.engine if isinstance(settings.judge, str) else None
+        return unreadable_advice(settings, engine, were_constrained(settings, rated))
     return ADVICE.get(cause) or f"change the filter {cause}, or raise synthesis.tasks"
+
+
+def _ways_to_more_rows(drops: Sequence[Drop]) -> str:
+    """Return what gives a training more rows: more tasks, and filters that drop less, of those that dropped pairs."""
+    causes = Counter(map(_cause, drops))
+    ways = [WAYS_TO_MORE_ROWS[cause] for cause in causes if cause in WAYS_TO_MORE_ROWS]
+    other_filters = sorted({drop.by for drop in drops} - {"score", "rules", "answer"})
+    if other_filters:
+        ways.append(f"let the filters drop less ({', '.join(other_filters)})")
+    return ", or ".join(["raise synthesis.tasks", *ways])
 
 
 def _cause(drop: Drop) -> str:
     """Return the key of ADVICE for a dropped pair, or the name of the filter."""
     if drop.by == "score":
-        return "unreadable" if drop.why.endswith("unreadable") else "low score"
+        if drop.why.endswith("unreadable"):
+            return "unreadable"
+        return "not among the best" if drop.why.endswith("are kept") else "low score"
     return "cut off" if drop.why.endswith("(cut off)") else drop.by

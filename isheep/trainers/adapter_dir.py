@@ -22,6 +22,8 @@ TRAINING_RECORD = "training.json"
 TRAINING_FILE_HASH = "training_file.sha256"
 """Exists while a training runs: the hash of the training file that the checkpoints beside it learned from."""
 
+NEWER_SETTINGS = ("quantize", "order", "weigh", "end")
+
 Losses = dict[str, list[list[float]]]
 """loss and eval_loss, each as a list of [step, value]."""
 
@@ -123,10 +125,10 @@ def write_adapter(
 
 def _training_record(request: TrainingRequest, examples: TrainingExamples, result: TrainingResult) -> dict[str, Any]:
     """Return the content of training.json: what was trained, on what, and how the losses went."""
+    # Keys that isheep did not have from the start are written only if they are set, so that old records stay equal.
+    newer = {name for name in NEWER_SETTINGS if getattr(request.training, name) == getattr(Training(), name)}
     # `start` and `data` only decide which model and which rows the trainer is given.
-    excluded = {"start", "data"}
-    if request.training.quantize is None:
-        excluded.add("quantize")
+    excluded = {"start", "data", *newer}
     return {
         "base": request.start_model.base,
         "chat": request.chat_template.name,

@@ -11,6 +11,7 @@ from isheep.models.checkpoint import load_pretrained
 from isheep.rundir import progress
 from isheep.trainers import checkpoints
 from isheep.trainers.job import Job
+from isheep.trainers.row_trainer import row_trainer
 from isheep.trainers.rows import TokenizedRow, fill_batches, row_without_loss
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def _fit(job: Job, tokenizer: Any, advance: Callable[[int], None]) -> None:
     torch.manual_seed(arguments.seed)
     train_indices, held_out_indices = row_indices(job)
     eval_dataset = _make_dataset(job.held_out, held_out_indices) if held_out_indices else None
-    trainer = SFTTrainer(
+    trainer_class = row_trainer() if job.training.weigh == "rows" else SFTTrainer
+    trainer = trainer_class(
         _load_trainable_model(job, arguments),
         args=arguments,
         train_dataset=_make_dataset(job.train, train_indices),

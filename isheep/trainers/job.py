@@ -36,15 +36,20 @@ class Job(Settings):
 
     @property
     def device_batch_size(self) -> int:
-        """Return the number of rows that a process reads in one forward pass."""
+        """Return the number of rows that a process reads in one forward pass: 1 if every row weighs the same."""
+        if self.training.weigh == "rows":
+            return 1
         return self.machine.rows_per_process or ceil(self.training.batch_size / self.machine.processes)
 
     @property
     def eval_batch_size(self) -> int:
         """Return the number of held-out rows in a batch.
 
-        The held-out loss is a mean of batch means, so the size must not depend on the number of processes.
+        The held-out loss is a mean of batch means, so the size must not depend on the number of processes. Of one row
+        each, it is a mean of row means.
         """
+        if self.training.weigh == "rows":
+            return 1
         return self.machine.rows_per_process or self.training.batch_size
 
     @property

@@ -85,6 +85,8 @@ def conflicts(recipe: Recipe) -> Conflicts:
     unsupported = {"strategy": machine.strategy != "ddp", "nodes": machine.nodes > 1, "packing": machine.packing}
     for key in (key for key, is_set in unsupported.items() if is_set):
         yield ("machine", key), "it is for trainer: peft, and trainer is llamafactory"
+    if recipe.training.weigh == "rows":
+        yield ("training", "weigh"), "what weighs the same is up to LLaMA-Factory's version: take machine.trainer: peft"
     if batch_size % ((machine.rows_per_process or 1) * machine.gpus):
         product = f"{machine.gpus} times machine.rows_per_process"
         yield ("machine", "gpus"), f"{product} does not divide training.batch_size {batch_size}, as llamafactory needs"

@@ -73,6 +73,10 @@ def conflicts(recipe: Recipe) -> Conflicts:
     """Yield the settings of the recipe that exclude each other with this trainer, as (key path, message)."""
     machine, path = recipe.machine, ("machine", "strategy")
     yield from batch_conflicts(recipe)
+    if recipe.training.weigh == "rows":
+        for key, is_set in (("packing", machine.packing), ("rows_per_process", (machine.rows_per_process or 1) > 1)):
+            if is_set:
+                yield ("machine", key), "training.weigh: rows computes one row at a time: leave it out"
     if machine.strategy == "ddp":
         return
     if machine.processes == 1:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from math import ceil
 from random import Random
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from isheep.batching import chunks, derive_seed
 from isheep.errors import UserError
@@ -60,7 +60,7 @@ def select_examples(
     Raises UserError if fewer than two rows, or fewer than `training.num_rows`, can be used.
     """
     sampled = sample(rows, training.max_rows, seed)
-    examples = _tokenize_rows(sampled, chat_template, tokenizer, training.cutoff)
+    examples = _tokenize_rows(sampled, chat_template, tokenizer, training)
     num_too_long = len(sampled) - len(examples)
     if len(examples) < MIN_ROWS:
         way_out = "raise training.cutoff" if num_too_long else "keep more pairs"
@@ -93,9 +93,9 @@ def sample(items: Sequence[T], at_most: int | None, seed: int) -> list[T]:
 
 
 def _tokenize_rows(
-    rows: Sequence[TrainingRow], chat_template: ChatTemplate, tokenizer: Any, cutoff: int
+    rows: Sequence[TrainingRow], chat_template: ChatTemplate, tokenizer: Any, training: Training
 ) -> list[Example]:
-    tokenized = ((row, tokenize_row(row, chat_template, tokenizer, cutoff)) for row in rows)
+    tokenized = ((row, tokenize_row(row, chat_template, tokenizer, training.cutoff, training.end)) for row in rows)
     return [Example(row, tokens) for row, tokens in tokenized if tokens is not None]
 
 
@@ -107,17 +107,25 @@ def _held_out_indices(num_examples: int, share: float, seed: int) -> set[int]:
     return set(Random(derive_seed(seed, "held out")).sample(range(num_examples), num_held_out))
 
 
-def tokenize_row(row: TrainingRow, chat_template: ChatTemplate, tokenizer: Any, cutoff: int) -> TokenizedRow | None:
+def tokenize_row(
+    row: TrainingRow,
+    chat_template: ChatTemplate,
+    tokenizer: Any,
+    cutoff: int,
+    end: Literal["template", "tokenizer"] = "template",
+) -> TokenizedRow | None:
     """Return a row as tokens: the prompt as an engine reads it, then the answer and the token that ends it.
 
     The two are tokenized separately, because a model that writes the answer also starts it at a token of its own.
     Special tokens spelled out in an answer are plain text. A row with `finish` "length" gets no end token, because the
-    model would learn to stop in the middle; an answer beyond the cutoff loses its last tokens and the end token.
-    Returns None if no token of the answer fits.
+    model would learn to stop in the middle; an answer beyond the cutoff loses its last tokens and the end token. With
+    `end` "tokenizer" it is the tokenizer's token, and every row gets it. Returns None if no token of the answer fits.
     """
     prompt = prompt_ids(tokenizer, [chat_template.prompt(row.content)])[0]
     answer_ids = continuation_ids(tokenizer, chat_template.answer(row.output), prompt)
-    if row.finish != "length":
+    if end == "tokenizer":
+        answer_ids = [*answer_ids, tokenizer.eos_token_id]
+    elif row.finish != "length":
         answer_ids = [*answer_ids, tokenizer.convert_tokens_to_ids(chat_template.end)]
     answer_ids = answer_ids[: max(0, cutoff - len(prompt))]
     if not answer_ids:
@@ -125,8 +133,13 @@ def tokenize_row(row: TrainingRow, chat_template: ChatTemplate, tokenizer: Any, 
     return TokenizedRow(prompt + answer_ids, [IGNORED] * len(prompt) + answer_ids)
 
 
-def check_cutoff(chat_template: ChatTemplate, training: Training) -> None:
-    """Raise UserError if the chat template alone fills training.cutoff, so that no row could be trained on."""
+def check_rows(chat_template: ChatTemplate, training: Training) -> None:
+    """Raise UserError if the chat template alone fills training.cutoff, so that no row could be trained on.
+
+    Also if answers are to end with a token that the tokenizer does not have (`training.end: tokenizer`).
+    """
+    if training.end == "tokenizer" and chat_template.tokenizer.eos_token_id is None:
+        raise UserError("training.end is tokenizer, and the tokenizer has no end of sequence: set it to template")
     num_tokens = len(prompt_ids(chat_template.tokenizer, [chat_template.prompt("")])[0])
     if num_tokens >= training.cutoff:
         raise UserError(
@@ -141,21 +154,26 @@ def row_schedule(lengths: Sequence[int], training: Training, seed: int) -> list[
     The training has `training.max_steps` full batches if that is set, else `training.epochs` epochs. `lengths` are
     the rows' numbers of tokens.
     """
+    by_length = training.order == "length"
     if not training.max_steps:
-        return epoch_order(lengths, training.batch_size, training.epochs, seed)
+        return epoch_order(lengths, training.batch_size, training.epochs, seed, by_length)
     num_indices = training.max_steps * training.batch_size
-    return epoch_order(lengths, training.batch_size, ceil(num_indices / len(lengths)), seed)[:num_indices]
+    epochs = ceil(num_indices / len(lengths))
+    return epoch_order(lengths, training.batch_size, epochs, seed, by_length)[:num_indices]
 
 
-def epoch_order(lengths: Sequence[int], batch_size: int, epochs: int, seed: int) -> list[int]:
-    """Return the indices of the rows, epoch after epoch.
+def epoch_order(lengths: Sequence[int], batch_size: int, epochs: int, seed: int, by_length: bool = True) -> list[int]:
+    """Return the indices of the rows, epoch after epoch. Each epoch is shuffled anew.
 
-    Each epoch is shuffled anew; within a pool of POOL_BATCHES batches rows are sorted by length, the longest first.
+    If `by_length`, rows are then sorted by length within a pool of POOL_BATCHES batches, the longest first.
     """
     indices: list[int] = []
     for epoch in range(epochs):
         shuffled = list(range(len(lengths)))
         Random(derive_seed(seed, "order", epoch)).shuffle(shuffled)
+        if not by_length:
+            indices += shuffled
+            continue
         for pool in chunks(shuffled, POOL_BATCHES * batch_size):
             indices += sorted(pool, key=lambda index: -lengths[index])
     return indices

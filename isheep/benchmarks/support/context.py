@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from isheep.batching import derive_seed
 from isheep.engines import Engine
@@ -24,8 +24,49 @@ def data_path(settings: BenchmarkSettings) -> Path | None:
     return Path(settings.data) if settings.data else None
 
 
+class JudgedContext:
+    """What `run` and `score_responses` of a benchmark have in common: the user's data and the judge."""
+
+    settings: BenchmarkSettings
+    folder: RunFolder
+    judge: Judge | None
+
+    JUDGE_FROM: ClassVar[str]
+    """Where the user names a judge."""
+
+    @property
+    def data(self) -> Path | None:
+        """The user's copy of the benchmark's files."""
+        return data_path(self.settings)
+
+    @property
+    def required_judge(self) -> Judge:
+        """The judge. Raises UserError if there is none."""
+        if self.judge is None:
+            raise UserError(f"{self.settings.label} needs a judge: give one {self.JUDGE_FROM}")
+        return self.judge
+
+    def ask_judge(
+        self,
+        conversations: Sequence[Messages],
+        parameters: Mapping[str, Any],
+        default_model: str,
+        options: Sequence[str] = (),
+    ) -> list[ServerReply]:
+        """Return the judge's replies, as Judge.ask. An endpoint's are stored in the run folder, or the output folder.
+
+        Frees the memory of the model first if both run on this machine.
+        """
+        if self.required_judge.kind == "local":
+            self.free_memory()
+        return self.required_judge.ask(conversations, parameters, self.folder, default_model, options)
+
+    def free_memory(self) -> None:
+        """Do nothing: no model was asked."""
+
+
 @dataclass(frozen=True)
-class EvalContext:
+class EvalContext(JudgedContext):
     """What a benchmark's `run` gets: the model, the benchmark's settings, and a folder for its files.
 
     `folder` is eval/NAME, beside the result NAME.json: raw answers and judgments go there. `is_base` says that the
@@ -42,10 +83,7 @@ class EvalContext:
     judge: Judge | None = None
     unsafe_code: bool = False
 
-    @property
-    def data(self) -> Path | None:
-        """The user's copy of the benchmark's files."""
-        return data_path(self.settings)
+    JUDGE_FROM = "in the recipe's evaluation"
 
     @property
     def template(self) -> str:
@@ -56,13 +94,6 @@ class EvalContext:
     def model_name(self) -> str:
         """The model's name in files: base, iter-1, ..."""
         return self.folder.path.relative_to(self.folder.root).parts[0]
-
-    @property
-    def required_judge(self) -> Judge:
-        """The judge. Raises UserError if there is none."""
-        if self.judge is None:
-            raise UserError(f"{self.folder.path.name} needs a judge: give one in the recipe's evaluation")
-        return self.judge
 
     def prompt(self, instruction: str) -> str:
         """Return the prompt for an instruction, as the model reads it."""
@@ -83,17 +114,9 @@ class EvalContext:
         """Return the maximum number of tokens of an answer: the recipe's, or the original benchmark's `default`."""
         return self.settings.max_tokens or default
 
-    def ask_judge(
-        self,
-        conversations: Sequence[Messages],
-        parameters: Mapping[str, Any],
-        default_model: str,
-        options: Sequence[str] = (),
-    ) -> list[ServerReply]:
-        """Return the judge's replies, as Judge.ask. Frees the model's memory first if the judge runs on this machine"""
-        if self.required_judge.kind == "local":
-            self.engine.close()
-        return self.required_judge.ask(conversations, parameters, self.folder, default_model, options)
+    def free_memory(self) -> None:
+        """Free the memory of the model that was asked. A later call loads it again."""
+        self.engine.close()
 
     def answers(self, prompts: Sequence[str], sampling: Sampling, name: str = "answers.jsonl") -> list[Answer]:
         """Generate the model's answers to prompts, given as it reads them, and store them in the benchmark's folder.

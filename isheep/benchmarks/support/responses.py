@@ -1,19 +1,18 @@
 """Answers that another program wrote, from a file: which of them answer a benchmark's items, what is left out."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from isheep.benchmarks.support.context import data_path
+from isheep.benchmarks.support.context import JudgedContext
 from isheep.benchmarks.support.data_files import DataRow
 from isheep.benchmarks.support.sources import DataSource
 from isheep.errors import UserError
 from isheep.json_files import ForeignRow, OptionalText, Text, parse_row, read_values
-from isheep.judges.base import Judge, Messages
-from isheep.openai_client import ServerReply
+from isheep.judges.base import Judge
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.rundir.folder import RunFolder
 
@@ -25,7 +24,7 @@ Response = tuple[Hashable, str]
 
 
 @dataclass(frozen=True)
-class ResponseContext:
+class ResponseContext(JudgedContext):
     """What a benchmark's `score_responses` gets: a file of answers, the benchmark's settings, and an output folder.
 
     `judge` is None unless the benchmark needs one. `unsafe_code` allows code in the answers to run on a machine without
@@ -38,32 +37,12 @@ class ResponseContext:
     judge: Judge | None = None
     unsafe_code: bool = False
 
-    @property
-    def data(self) -> Path | None:
-        """The user's copy of the benchmark's files."""
-        return data_path(self.settings)
+    JUDGE_FROM = "with --judge"
 
     @property
     def template(self) -> str:
         """The name of the chat template in which the answers were asked for, which is not known."""
         return UNKNOWN_TEMPLATE
-
-    @property
-    def required_judge(self) -> Judge:
-        """The judge. Raises UserError if there is none."""
-        if self.judge is None:
-            raise UserError(f"{self.settings.label} needs a judge: give one with --judge")
-        return self.judge
-
-    def ask_judge(
-        self,
-        conversations: Sequence[Messages],
-        parameters: Mapping[str, Any],
-        default_model: str,
-        options: Sequence[str] = (),
-    ) -> list[ServerReply]:
-        """Return the judge's replies, as Judge.ask. An endpoint's replies are stored in the output folder."""
-        return self.required_judge.ask(conversations, parameters, self.folder, default_model, options)
 
 
 class LoggedSample(ForeignRow):

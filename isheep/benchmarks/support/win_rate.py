@@ -82,7 +82,9 @@ class LengthControlled(NamedTuple):
     lc_standard_error: float
 
 
-def length_controlled(rows: Sequence[Mapping[str, Any]], gamed: Path) -> LengthControlled:
+def length_controlled(
+    rows: Sequence[Mapping[str, Any]], gamed: Path, indices: Sequence[int] | None = None
+) -> LengthControlled:
     """Return the win rate that outputs of equal length would have: AlpacaEval's length_controlled_v1.
 
     A logistic regression without an intercept of the preference on tanh of the standardized difference in length, the
@@ -90,23 +92,31 @@ def length_controlled(rows: Sequence[Mapping[str, Any]], gamed: Path) -> LengthC
     the difficulties by index of the instruction, and annotations of two gamed baselines, which regularize the fit. Its
     standard error is AlpacaEval's, sd / sqrt(n) of the predicted preferences, without that of the regression.
 
-    `rows` must be in the order of AlpacaEval's instructions. Raises UserError if `gamed` does not fit them.
+    `indices` are those of the rows' instructions among AlpacaEval's, of which a part may be there: the regression is
+    over the rows that there are, and the rate is that on their instructions. None: the rows are all of them, in order.
+    Raises UserError if `gamed` does not fit them.
     """
     import numpy as np
 
     reference = _read_gamed(gamed)
-    if not set(range(len(rows))) <= reference.difficulties.keys():
-        count = len(reference.difficulties)
-        raise UserError(f"{gamed} has {count} instructions, and there are {len(rows)} annotations")
     if {row.get("generator_1") for row in rows} == {row.get("generator_2") for row in rows}:
         # A model against itself.
         return LengthControlled(50.0, 0.0)
     _check_outputs(rows)
+    count = len(reference.difficulties)
+    if indices is None and len(rows) < count:
+        raise UserError(
+            f"{gamed} has {count} instructions, and there are {len(rows)} annotations: put AlpacaEval's file of "
+            "reference outputs beside it, so that the difficulty of each one is known"
+        )
+    indices = range(len(rows)) if indices is None else indices
+    if not set(indices) <= reference.difficulties.keys():
+        raise UserError(f"{gamed} has {count} instructions, and there are {len(rows)} annotations")
     lengths = [len(row["output_1"]) - len(row["output_2"]) for row in rows]
     length_gap = np.array(lengths, np.float64)
     # If all gaps are equal, nothing is known about length.
     spread = float(length_gap.std(ddof=1)) or 1.0
-    difficulties = [reference.difficulties[index] for index in range(len(rows))]
+    difficulties = [reference.difficulties[index] for index in indices]
     features = np.column_stack([np.tanh(length_gap / spread), difficulties, np.ones(len(rows))])
     wins = np.array([np.nan if value is None else value - 1 for value in preferences(rows)])
     x, y = np.vstack([reference.features, features]), np.concatenate([reference.wins, wins])

@@ -1,0 +1,3 @@
+"""The names of the packaged principles."""
+
+LONG, SHORT = "dromedary/principles", "principles"
