@@ -42,7 +42,7 @@ demo: setup
 REAL := models/smollm2
 IFEVAL :=
 comma := ,
-EVALUATION := {name: ifeval, num_items: 100, max_tokens: 256$(if $(IFEVAL),$(comma) data: $(IFEVAL))}
+EVALUATION := {name: ifeval, num_items: 100, max_tokens: 256, base_in_template: true$(if $(IFEVAL),$(comma) data: $(IFEVAL))}
 
 real: setup
 	@$(PIP) --quiet -e '.[eval,gguf]' -c constraints.txt

@@ -106,3 +106,20 @@ def test_a_benchmark_without_answers_has_no_length(tmp_path: Path) -> None:
     entry = f"{{name: paper/piqa, max_tokens: 5, data: {write_benchmark(tmp_path / 'data', 'piqa')}}}"
     line = refused("run", "lamb", f"evaluation=[{entry}]", "--out", tmp_path / "run")
     assert "paper/piqa scores given texts, and the model writes no answers: leave out max_tokens" in line
+
+
+def test_a_base_that_knows_the_template_can_be_asked_in_it(tmp_path: Path) -> None:
+    """Otherwise the difference between the base and an iteration would have the template's effect in it."""
+    settings = {"name": "paper/nq", "data": str(write_benchmark(tmp_path / "data", "nq"))}
+    prompts: dict[bool, list[str]] = {}
+    for base_in_template in (False, True):
+        entry = {**settings, "base_in_template": base_in_template}
+        recipe = isheep.load_recipe("lamb", {**SMALL, "evaluation": [entry]})
+        base = next(iter(isheep.align(recipe, tmp_path / str(base_in_template), engine=write_texts)))
+        result = isheep.evaluate(base, "paper/nq")
+        assert (result.template == "plain") is not base_in_template
+        answers = tmp_path / str(base_in_template) / "base/eval/paper/nq/answers.jsonl"
+        prompts[base_in_template] = [json.loads(line)["prompt"] for line in answers.read_text().splitlines()]
+    marks = "<user>", "<|user|>", "<|im_start|>"
+    assert not any(mark in prompt for prompt in prompts[False] for mark in marks)
+    assert prompts[True] != prompts[False] and len(prompts[True]) == len(prompts[False])

@@ -87,6 +87,17 @@ def test_scores_of_other_items_have_no_change(run: Path) -> None:
     assert line_of(isheep("status", run).out, "right").count("[") == 4
 
 
+def test_an_iteration_without_scores_has_no_column_of_scores(tmp_path: Path) -> None:
+    """The change is that of the last iteration with scores, and stands beside it."""
+    run = make_run(tmp_path / "run", iterations=2, evaluation=["lamb"])
+    for iteration in range(2):
+        write_result(run, f"iter-{iteration}" if iteration else "base", "lamb", lamb_result(iteration))
+    (run / "iter-2").mkdir()
+    out = isheep("status", run).out
+    assert re.search(r"(?m)^ +base +iter 1 +change *$", out)
+    assert re.search(r"(?m)^ +iter 1 +iter 2 *$", out) and out.count("iter 2") == 1
+
+
 def test_the_full_table_has_all_scores_and_tests(run: Path) -> None:
     text = isheep("status", run, "--full").out
     assert all(line_of(text, name) for name in SCORES) and is_narrow(text)

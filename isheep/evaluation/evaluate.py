@@ -82,7 +82,7 @@ def ensure_result(model_context: ModelContext, settings: BenchmarkSettings, part
             seed=recipe.seed,
             folder=folder / part / settings.label,
             settings=items,
-            is_base=is_base,
+            is_base=is_base and not settings.base_in_template,
             judge=open_judge(recipe, settings) if benchmark.needs_judge else None,
             unsafe_code=recipe.machine.unsafe_code,
         )

@@ -10,6 +10,11 @@ from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
 
 
+def has_result(run: RunFolder, iteration: int, benchmark: str) -> bool:
+    """Return whether M^iteration was evaluated on a benchmark."""
+    return (iteration_dir(run, iteration).path / "eval" / f"{benchmark}.json").exists()
+
+
 def load_result(run: RunFolder, iteration: int, benchmark: str, part: str = "eval") -> Result | None:
     """Return the result of M^iteration on a benchmark, or None if it was not evaluated.
 

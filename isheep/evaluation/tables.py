@@ -15,6 +15,7 @@ from isheep.benchmarks import Result
 from isheep.evaluation import formatting
 from isheep.evaluation.counts import count_instances, count_rows, pair_accuracy
 from isheep.evaluation.formatting import format_number
+from isheep.evaluation.results import has_result
 from isheep.evaluation.score_rows import (
     BenchmarkScores,
     ModelScore,
@@ -66,7 +67,9 @@ def run_table(recipe: Recipe, run: RunFolder, only: Sequence[str] = (), *, full:
     iterations = started_iterations(recipe, run)
     names = list(only) or evaluated_benchmarks(recipe, run, iterations)
     result = find_run_result(recipe, run) if recipe.stop and iterations[1:] else None
-    scores = [load_scores(run, iterations, name, result.iteration if result else None) for name in names]
+    # An iteration that has begun and has no scores yet would be an empty column beside the change of the one before.
+    scored = [t for t in iterations if t == 0 or any(has_result(run, t, name) for name in names)]
+    scores = [load_scores(run, scored, name, result.iteration if result else None) for name in names]
     parts: list[RenderableType] = [Text(f"{recipe.model}: {run.path}\n", style="bold")]
     if note := recipe.judge_note:
         parts.append(Text(f"{note}\n", style="yellow"))
@@ -77,9 +80,9 @@ def run_table(recipe: Recipe, run: RunFolder, only: Sequence[str] = (), *, full:
         rows = [row for benchmark in scores for row in full_score_rows(benchmark)]
     else:
         rows = [row for benchmark in scores for row in short_score_rows(benchmark)]
-    columns = _headings(iterations)
+    columns = _headings(scored)
     if rows:
-        has_change = not full and len(iterations) > 1
+        has_change = not full and len(scored) > 1
         parts += lay_out(rows, [*columns, CHANGE] if has_change else columns, num_fixed=1)
     parts += notes(scores)
     if rows:

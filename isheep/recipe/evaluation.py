@@ -51,6 +51,9 @@ class BenchmarkSettings(Settings):
     """The judge, for benchmarks that need one."""
     max_tokens: Count | None = None
     """The largest number of tokens of an answer; null: the original's number. Tables name it."""
+    base_in_template: bool = False
+    """Whether the base model is asked in the chat template, as the iterations are, and not as plain text (Appendix C).
+    For a base that was tuned in this template: its difference to an iteration has then no effect of the template."""
     num_items: Count | None = None
     """The number of items to ask, a fixed sample that a hash of each item's key draws; null: all. Tables name it, and
     scores on samples are not compared with scores on all items."""
