@@ -92,7 +92,6 @@ def test_an_iteration_without_scores_has_no_column_of_scores(tmp_path: Path) -> 
     run = make_run(tmp_path / "run", iterations=2, evaluation=["lamb"])
     for iteration in range(2):
         write_result(run, f"iter-{iteration}" if iteration else "base", "lamb", lamb_result(iteration))
-    (run / "iter-2").mkdir()
     out = isheep("status", run).out
     assert re.search(r"(?m)^ +base +iter 1 +change *$", out)
     assert re.search(r"(?m)^ +iter 1 +iter 2 *$", out) and out.count("iter 2") == 1

@@ -9,8 +9,9 @@ from isheep.recipe.schema import Recipe
 MAX_CPU_TOKENS = 1024
 """The number of tokens that training computes at once on a CPU, unless the recipe gives machine.rows_per_process.
 
-More tokens cost time, because their activations leave the CPU's caches and the memory for them is requested anew in each
-step, and memory: on SmolLM2-135M 2,550 tokens took 12.8 GB and 69 CPU seconds, the same in four parts 3.8 GB and 53.
+More tokens cost time, because their activations leave the CPU's caches and the memory for them is requested anew in
+each step. They cost memory too: on SmolLM2-135M 2,550 tokens at once took 12.8 GB and 69 CPU seconds, in four parts
+3.8 GB and 53 CPU seconds.
 """
 
 

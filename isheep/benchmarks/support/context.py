@@ -70,8 +70,8 @@ class EvalContext(JudgedContext):
     """What a benchmark's `run` gets: the model, the benchmark's settings, and a folder for its files.
 
     `folder` is eval/NAME, beside the result NAME.json: raw answers and judgments go there. `is_base` says that the
-    model is the base model M^0, asked as plain text because it was not trained on a chat template. `judge` is None unless the benchmark needs
-    one. `unsafe_code` allows code that a model wrote to run on a machine without a sandbox.
+    model is the base model M^0, asked as plain text because it was not trained on a chat template. `judge` is None
+    unless the benchmark needs one. `unsafe_code` allows code that a model wrote to run on a machine without a sandbox.
     """
 
     engine: Engine
