@@ -50,8 +50,8 @@ real: setup
 	@$(VENV)/bin/isheep run smollm2 --model $(REAL) --out runs/smollm2 'evaluation=[$(EVALUATION)]'
 
 check: dev
-	@$(VENV)/bin/ruff check isheep tests benchmarks
-	@$(VENV)/bin/ruff format --check isheep tests benchmarks
+	@$(VENV)/bin/ruff check isheep tests benchmarks docs/_site
+	@$(VENV)/bin/ruff format --check isheep tests benchmarks docs/_site
 	@$(VENV)/bin/mypy
 
 test: check

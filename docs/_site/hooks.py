@@ -1,6 +1,6 @@
 """Add the pages that stand beside docs/ in the repository (README.md, LOG.md, ...) to the site.
 
-MkDocs reads one folder. The repository's own pages are read on GitHub as well, where their links go from one folder to the
+MkDocs reads one folder. The pages beside it are read on GitHub as well, where their links go from one folder to the
 other. This file adds them to the site and turns such links into links between pages of the site. A link to another file
 of the repository, such as a notebook, becomes a link to a copy of it.
 """
