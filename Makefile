@@ -10,7 +10,7 @@ ONE := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 # The instructions that every x86-64 CPU has: torch, oneDNN and MKL add in another order with them, and round otherwise.
 OLDEST := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 
-.PHONY: setup dev demo real check test test-numeric test-all test-vllm benchmarks figures clean
+.PHONY: setup dev demo real check test test-numeric test-all test-vllm benchmarks figures docs clean
 
 setup: $(VENV)/.runtime
 
@@ -50,8 +50,8 @@ real: setup
 	@$(VENV)/bin/isheep run smollm2 --model $(REAL) --out runs/smollm2 'evaluation=[$(EVALUATION)]'
 
 check: dev
-	@$(VENV)/bin/ruff check isheep tests benchmarks
-	@$(VENV)/bin/ruff format --check isheep tests benchmarks
+	@$(VENV)/bin/ruff check isheep tests benchmarks docs/_site
+	@$(VENV)/bin/ruff format --check isheep tests benchmarks docs/_site
 	@$(VENV)/bin/mypy
 
 test: check
@@ -85,5 +85,9 @@ benchmarks: dev
 figures: setup
 	@$(ONE) $(PY) -m benchmarks.lamb
 
+# The documentation as a site, in site/index.html. It needs no server and no network.
+docs: dev
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict && echo "site/index.html"
+
 clean:
-	rm -rf $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf site $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis
