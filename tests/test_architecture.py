@@ -15,7 +15,7 @@ HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "lm_e
 FLOORS = (
     "cli",
     "api",
-    "plan sweep export",
+    "plan sweep export report",
     "algorithm",
     "diagnostics annotation evaluation",
     "benchmarks stages",
