@@ -198,7 +198,9 @@ def _verdicts(
         for result in benchmark.results:
             places = _locate(settings, result, row.name, num_prompts) if result else None
             values: list[list[Any]] = [[] for _ in range(num_prompts)]
-            for index, value in zip(places or (), result.scores[row.name].items if result and places else (), strict=True):
+            for index, value in zip(
+                places or (), result.scores[row.name].items if result and places else (), strict=True
+            ):
                 values[index].append(value)
             by_model.append([_summary(of_prompt) for of_prompt in values] if places else [])
         if any(by_model):
@@ -206,9 +208,7 @@ def _verdicts(
     return "", [[] for _ in benchmark.results]
 
 
-def _locate(
-    settings: BenchmarkSettings | None, result: Result, score: str, num_prompts: int
-) -> Sequence[int] | None:
+def _locate(settings: BenchmarkSettings | None, result: Result, score: str, num_prompts: int) -> Sequence[int] | None:
     """Return the index of the prompt of each item of a score, or None if it is not known."""
     if score not in result.scores:
         return None

@@ -142,7 +142,7 @@ function generatedKind(rows) {
       ...ratings.map((name) => ({
         title: visible(name), class: "wide", sort: (index) => score(name, index) ?? -1, show: (index) => scoreText(name, index),
       })),
-      { title: "outcome", sort: (index) => outcomeOf(rows, index), show: (index) => tag(outcomeOf(rows, index), rows.outcome[index]) },
+      { title: "outcome", sort: (index) => outcomeOf(rows, index), show: (index) => tag(rows.outcome[index], rows.outcome[index]) },
     ],
     filters: [
       { name: "iteration", values: (index) => String(rows.iteration[index]) },
