@@ -18,6 +18,13 @@ if (DATA / "nltk_data").exists():
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
 
 
+@pytest.fixture(autouse=True)
+def no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switch off the report that a run writes, in this process and its children, except in tests marked `report`."""
+    if not request.node.get_closest_marker("report"):
+        monkeypatch.setenv("ISHEEP_NO_REPORT", "1")
+
+
 @pytest.fixture(scope="session")
 def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Qwen2 checkpoint: no beginning of sequence, ends at <|endoftext|>, chat template "qwen"."""

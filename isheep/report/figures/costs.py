@@ -49,11 +49,12 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
 
     stages = [stage for stage in (*STAGES, OTHER_STAGE) if any(row["stage"] == stage for row in rows)]
     height = HEIGHT_OF_BAR * len(stages)
-    base = alt.Chart(alt.Data(values=list(rows))).properties(width=panel_width(4, 260), height=height)
+    base = alt.Chart(alt.Data(values=list(rows))).properties(width=panel_width(4), height=height)
     tooltip = ["stage:N", "iteration:O"]
 
-    def panel(quantity: str, title: str, is_first: bool) -> Any:
-        axis = alt.Axis(labels=is_first, ticks=False, domain=False, labelLimit=200)
+    axis = alt.Axis(ticks=False, domain=False, labelLimit=200)
+
+    def panel(quantity: str, title: str) -> Any:
         return base.mark_bar().encode(
             y=alt.Y("stage:N", sort=stages, title=None, axis=axis),
             x=alt.X(f"{quantity}:Q", title=title, axis=alt.Axis(**SHORT_NUMBERS)),
@@ -63,12 +64,12 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
         )
 
     memory = base.mark_bar().encode(
-        y=alt.Y("stage:N", sort=stages, title=None, axis=alt.Axis(labels=False, ticks=False, domain=False)),
+        y=alt.Y("stage:N", sort=stages, title=None, axis=axis),
         x=alt.X("max(peak memory, GiB):Q", title="peak memory, GiB", axis=alt.Axis(tickCount=4)),
     )
-    panels = [panel("seconds", "seconds", True)]
+    panels = [panel("seconds", "seconds")]
     if any(row["tokens"] for row in rows):
-        panels.append(panel("tokens", "tokens written", False))
+        panels.append(panel("tokens", "tokens written"))
     if any(row["peak memory, GiB"] for row in rows):
         panels.append(memory)
     return alt.hconcat(*panels)
