@@ -58,8 +58,8 @@ def make_examples(run: RunData) -> Examples:
     shown = generated[::step], items[::step]
     if limit < TEXT_LIMITS[0]:
         notes.append(
-            f"To keep the page small, texts are cut after {limit:,} characters; the files of the run folder have all of "
-            "them."
+            f"To keep the page small, texts are cut after {limit:,} characters; the files of the run folder have all "
+            "of them."
         )
     if step * first_step > 1:
         notes.append(
