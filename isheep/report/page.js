@@ -410,7 +410,7 @@ function restoreView() {
 
 // --- start
 
-window.isheepReport = { browsers: {}, tab: "generated", isReady: false };
+window.isheepReport = { browsers: {}, tab: "generated", isReady: false, reload: reloadWhenIdle };
 const savedScheme = recall("isheep-scheme");
 if (savedScheme) root.classList.add(savedScheme);
 document.getElementById("scheme").addEventListener("click", () => setScheme(isDark() ? "light" : "dark"));
