@@ -161,7 +161,7 @@ def test_an_unfinished_run(tmp_path: Path) -> None:
 
 
 def test_a_new_run_without_anything(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", iterations=0 or 1)
+    run = make_run(tmp_path / "run", iterations=1)
     (run / "iter-1" / "adapter").rmdir()
     text = visible_text(write_report(run).read_text(encoding="utf-8"))
     assert "0 of 1 iterations are trained" in text and "No pair is rated yet." in text
