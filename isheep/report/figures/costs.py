@@ -58,7 +58,7 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
         return base.mark_bar().encode(
             y=alt.Y("stage:N", sort=stages, title=None, axis=axis),
             x=alt.X(f"{quantity}:Q", title=title, axis=alt.Axis(**SHORT_NUMBERS)),
-            color=alt.Color("iteration:O", title="iteration"),
+            color=alt.Color("iteration:O", title="iteration", legend=alt.Legend(columns=8)),
             order="iteration:Q",
             tooltip=[*tooltip, f"{quantity}:Q"],
         )

@@ -47,7 +47,7 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
         encoded = chart.encode(
             x=alt.X("step:Q", title="optimizer step", axis=alt.Axis(format="d", tickMinStep=1)),
             y=alt.Y("loss:Q", title="loss, nats per token"),
-            color=alt.Color("iteration:O", title="iteration"),
+            color=alt.Color("iteration:O", title="iteration", legend=alt.Legend(columns=8)),
             tooltip=["iteration:O", "step:Q", alt.Tooltip("loss:Q", format=".3f")],
         )
         panels.append(encoded.properties(width=panel_width(len(kinds)), height=HEIGHT, title=f"on the {kind}"))
