@@ -28,6 +28,7 @@ from isheep.recipe.loading import load_saved_recipe
 from isheep.recipe.schema import Recipe
 from isheep.recipe.sweeps import folder_of_setting
 from isheep.records import AssessedPair, Model, Record
+from isheep.report.hook import live_report
 from isheep.rundir import progress
 from isheep.rundir.atomic import copy_atomically
 from isheep.rundir.folder import RunFolder
@@ -81,9 +82,14 @@ def iterate_recipe(
     """Run a recipe as `run_recipe` does; yield each iteration with its model once the model is trained and evaluated.
 
     `filters` are those of algorithm.align. The run folder is locked until the iterator is exhausted or closed.
+    With `machine.report`, report.html is written after stages.
     """
     recipe = with_run_date(recipe, out, backend, reuse)
-    with open_run_for_writing(out, recipe) as folder, progress.run(out, recipe.iterations, reaches_threshold(recipe)):
+    with (
+        open_run_for_writing(out, recipe) as folder,
+        progress.run(out, recipe.iterations, reaches_threshold(recipe)),
+        live_report(folder, recipe.machine.report),
+    ):
         save_python_objects(out, _object_names(backend, filters))
         if is_unfinished(recipe, folder):
             check_same_judges(out, recipe)

@@ -27,6 +27,7 @@ COMMANDS = (
     "recipes",
     "status",
     "show",
+    "report",
     "chat",
     "export",
     "eval",

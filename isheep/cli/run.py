@@ -98,6 +98,7 @@ def report_run(recipe: Recipe, out: Path, reuse: Path | None = None) -> None:
     """
     from isheep.cli.live_view import live_view
     from isheep.evaluation.tables import run_table
+    from isheep.report import REPORT_FILE
     from isheep.rundir.iterations import find_run_result
     from isheep.sweep import run_recipe
 
@@ -111,3 +112,5 @@ def report_run(recipe: Recipe, out: Path, reuse: Path | None = None) -> None:
     last = run_folder.path / f"iter-{iteration}"
     for name, path in (("adapter", last / "adapter"), ("dataset", last / "train.json"), ("run", run_folder.path)):
         print_line(f"{name:<9}{path}")
+    if run_folder.has(REPORT_FILE):
+        print_line(f"report   {run_folder.path / REPORT_FILE}")
