@@ -15,7 +15,7 @@ HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "lm_e
 FLOORS = (
     "cli",
     "api",
-    "plan sweep export",
+    "plan sweep export report trackers",
     "algorithm",
     "diagnostics annotation evaluation",
     "benchmarks stages",
@@ -32,7 +32,7 @@ MOST_ROOT_MODULES = 10
 MOST_GROUPS = 30
 
 # The folders that may name a heavy library in an import.
-HEAVY_FOLDERS = ("engines", "trainers", "models", "lamb", "benchmarks", "plan.devices")
+HEAVY_FOLDERS = ("engines", "trainers", "models", "lamb", "benchmarks", "plan.devices", "trackers")
 
 
 @cache

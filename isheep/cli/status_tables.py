@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
@@ -19,10 +19,11 @@ from isheep.evaluation.tables import run_table
 from isheep.plan.reality import compare_with_plan
 from isheep.plan.tables import clock, si
 from isheep.recipe.schema import Recipe
-from isheep.rundir.artifacts import OTHER_STAGE, STAGES, artifact_of, stage_of
+from isheep.rundir.artifacts import OTHER_STAGE, STAGES, artifact_of
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import find_run_result, iteration_dir, newest_iteration
 from isheep.rundir.run import open_run, read_events
+from isheep.rundir.stage_times import stage_seconds
 
 ITERATIONS_PER_TABLE = 4
 """The number of iterations that fit side by side on a screen of 80 columns."""
@@ -79,13 +80,6 @@ def notes(run: RunFolder) -> list[str]:
 # --- seconds
 
 
-class StageSeconds(NamedTuple):
-    """Seconds by (folder, stage), such as ("iter-1", "answers"), and the stages that were interrupted."""
-
-    seconds: dict[tuple[str, str], float]
-    resumed: set[tuple[str, str]]
-
-
 def seconds_table(recipe: Recipe, run: RunFolder) -> Iterator[RenderableType]:
     """Yield the seconds of each stage and iteration; for an interrupted stage those of its last try, marked ">"."""
     timing = stage_seconds(run)
@@ -126,24 +120,6 @@ def _format_count(value: float | None) -> str:
     if value is None:
         return "-"
     return si(value) if value >= 1000 else f"{value:.0f}"
-
-
-def stage_seconds(run: RunFolder) -> StageSeconds:
-    """Return the seconds of each stage, from run.jsonl. For a file made twice, the later event counts.
-
-    The seconds of a benchmark's answers are part of those of its result, unless an earlier try made the answers.
-    """
-    events = {str(event["file"]): event for event in read_events(run.root) if "file" in event and "seconds" in event}
-    timing = StageSeconds({}, set())
-    for name, event in events.items():
-        folder, _, file = name.partition("/")
-        key = (folder, stage_of(file))
-        result = events.get(f"{name.rpartition('/')[0]}.json")
-        if result is None or event.get("time", 0) < result.get("time", 0) - result["seconds"]:
-            timing.seconds[key] = timing.seconds.get(key, 0.0) + float(event["seconds"])
-        if event.get("made", 0) < event.get("rows", 0):
-            timing.resumed.add(key)
-    return timing
 
 
 def _format_seconds(value: float | None, resumed: bool) -> str:

@@ -109,6 +109,9 @@ class Machine(Settings):
     """Whether rows that are computed at once form one sequence: no padding, but attention over all of it."""
     unsafe_code: bool = False
     """Whether model-written code may run without a sandbox if this machine has none (--unsafe-code)."""
+    track: tuple[str, ...] = ()
+    """The trackers that get losses and figures while the run goes on: tensorboard, wandb, mlflow, trackio
+    (docs/tracking.md)."""
     judging: Judging = Judging()
     """How judges at an endpoint are called."""
 

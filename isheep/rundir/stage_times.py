@@ -1,0 +1,32 @@
+"""The seconds of each stage of a run, from the events in run.jsonl."""
+
+from typing import NamedTuple
+
+from isheep.rundir.artifacts import stage_of
+from isheep.rundir.folder import RunFolder
+from isheep.rundir.run import read_events
+
+
+class StageSeconds(NamedTuple):
+    """Seconds by (folder, stage), such as ("iter-1", "answers"), and the stages that were interrupted."""
+
+    seconds: dict[tuple[str, str], float]
+    resumed: set[tuple[str, str]]
+
+
+def stage_seconds(run: RunFolder) -> StageSeconds:
+    """Return the seconds of each stage, from run.jsonl. For a file made twice, the later event counts.
+
+    The seconds of a benchmark's answers are part of those of its result, unless an earlier try made the answers.
+    """
+    events = {str(event["file"]): event for event in read_events(run.root) if "file" in event and "seconds" in event}
+    timing = StageSeconds({}, set())
+    for name, event in events.items():
+        folder, _, file = name.partition("/")
+        key = (folder, stage_of(file))
+        result = events.get(f"{name.rpartition('/')[0]}.json")
+        if result is None or event.get("time", 0) < result.get("time", 0) - result["seconds"]:
+            timing.seconds[key] = timing.seconds.get(key, 0.0) + float(event["seconds"])
+        if event.get("made", 0) < event.get("rows", 0):
+            timing.resumed.add(key)
+    return timing
