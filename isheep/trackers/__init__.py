@@ -65,9 +65,9 @@ def track_run(recipe: Recipe, folder: RunFolder) -> Iterator[Callable[[int], Non
     sender = _Sender(recipe, folder)
 
     def send_losses(iteration: int | None, step: int, losses: Mapping[str, float]) -> None:
-        sender.send(
-            STEP, step, {f"training/{iteration_series(iteration, name)}": value for name, value in losses.items()}
-        )
+        # The curves of the iterations lie over each other.
+        by_series = {f"training/{name}/iteration {iteration}": value for name, value in losses.items()}
+        sender.send(STEP, step, by_series)
 
     def send_figures(iteration: int) -> None:
         if not sender.names:
