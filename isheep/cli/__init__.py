@@ -29,6 +29,7 @@ COMMANDS = (
     "show",
     "chat",
     "export",
+    "push",
     "eval",
     "compare",
     "contamination",

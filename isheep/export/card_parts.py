@@ -37,6 +37,9 @@ class CardOptions(NamedTuple):
     repo: str | None = None
 
 
+NO_OPTIONS = CardOptions()
+
+
 class CardScore(NamedTuple):
     """A score of the exported model in a card, beside the base's. `before` is None if they can't be compared."""
 
