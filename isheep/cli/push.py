@@ -36,9 +36,7 @@ def push(
     private: Annotated[
         bool, typer.Option("--private", help="Make the repository private if it does not exist yet.")
     ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Upload. Without it, the files and the card are only shown.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Upload. Without it, files and card are only shown.")] = False,
 ) -> None:
     """Upload the adapter of an iteration, its merged checkpoint or its data to the Hugging Face Hub.
 

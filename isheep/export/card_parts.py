@@ -82,7 +82,7 @@ class CardSubject(NamedTuple):
         if name := self.base_on_hub:
             return f"[{markdown_text(name)}](https://huggingface.co/{name})"
         if self.recipe.model in PACKAGED_MODELS:
-            return f"{self.recipe.model}, which comes with isheep"
+            return f"{self.recipe.model} (the model that comes with isheep)"
         return f"{markdown_text(public_name(self.recipe.model))} (a local folder)"
 
 

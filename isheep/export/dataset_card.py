@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from isheep import __version__
 from isheep.export import ExportFormat, ExportRows, card_parts
 from isheep.export.card_parts import UNKNOWN, CardSubject
 from isheep.recipe.public import public_name
@@ -59,7 +58,7 @@ def _sections(subject: CardSubject, export_format: ExportFormat, rows: ExportRow
     writer = f"{base} itself" if iteration == 1 else f"iteration {iteration - 1} of the alignment of {base}"
     yield (
         f"The {num_rows} rows are data of iteration {iteration} of I-SHEEP "
-        f"([Liang et al. 2024](https://arxiv.org/abs/2408.08072)), made with isheep {__version__}. "
+        "([Liang et al. 2024](https://arxiv.org/abs/2408.08072)). "
         f"{writer[:1].upper()}{writer[1:]} wrote them, from the seed tasks "
         f"{card_parts.markdown_text(public_name(subject.recipe.seed_tasks))}."
     )

@@ -3,10 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from isheep import __version__
 from isheep.export import card_parts
 from isheep.export.card_parts import UNKNOWN, CardScore, CardSubject, fenced
-from isheep.recipe.public import public_name
 
 ModelKind = Literal["adapter", "merged"]
 
@@ -88,11 +86,13 @@ def _sections(subject: CardSubject, kind: ModelKind, scores: Sequence[CardScore]
     form = "a LoRA adapter for" if kind == "adapter" else "a checkpoint with the merged LoRA adapter of"
     yield (
         f"This is {form} {subject.base_title}: iteration {iteration} of {recipe.iterations} of "
-        f"I-SHEEP ([Liang et al. 2024](https://arxiv.org/abs/2408.08072)), made with isheep {__version__}."
+        "I-SHEEP ([Liang et al. 2024](https://arxiv.org/abs/2408.08072))."
     )
     yield "## Use"
-    base = subject.base_on_hub or public_name(recipe.model)
-    yield fenced(USE[kind].format(name=options.repo or "FOLDER", base=base), "python")
+    base = subject.base_on_hub
+    yield fenced(USE[kind].format(name=options.repo or "FOLDER", base=base or "BASE"), "python")
+    if kind == "adapter" and not base:
+        yield f"BASE is the folder of {subject.base_title}."
     yield from card_parts.results_section(scores, "Results")
     yield "## Training data"
     has_all = recipe.at(iteration).training.data == "all"

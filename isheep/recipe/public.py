@@ -9,7 +9,8 @@ from isheep.recipe.schema import Recipe
 
 def public_settings(recipe: Recipe) -> dict[str, Any]:
     """Return the settings of a recipe without `machine`; a file or folder is named by its last component."""
-    settings: dict[str, Any] = _without_paths(recipe.model_dump(mode="json", exclude={"machine"}))
+    excluded = {"machine"} if recipe.date else {"machine", "date"}
+    settings: dict[str, Any] = _without_paths(recipe.model_dump(mode="json", exclude=excluded))
     return settings
 
 

@@ -72,10 +72,15 @@ def track_run(recipe: Recipe, folder: RunFolder) -> Iterator[Callable[[int], Non
     def send_figures(iteration: int) -> None:
         if not sender.names:
             return
+        try:
+            losses, figures = list(training_losses(folder, iteration)), iteration_figures(recipe, folder, iteration)
+        # A trainer or benchmark of the user's own may leave files of another form.
+        except Exception as error:
+            return folder.notify(f"trackers get no figures of iteration {iteration}: {describe_exception(error)}")
         # Those of a trainer that did not report them, or of an adapter that was taken over.
-        for step, name, value in training_losses(folder, iteration):
+        for step, name, value in losses:
             send_losses(iteration, step, {name: value})
-        sender.send(ITERATION, iteration, iteration_figures(recipe, folder, iteration))
+        sender.send(ITERATION, iteration, figures)
 
     try:
         with progress.listen_to_losses(send_losses):
