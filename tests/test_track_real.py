@@ -1,18 +1,18 @@
 """TensorBoard, MLflow, Weights & Biases and Trackio for real, in one run that is continued. `make test-track` runs it.
 
 MLflow has a server on loopback, W&B is in its offline mode, and Trackio writes into a folder of the tests. Each test
-skips where its package is missing.
+skips where its package is missing. The second iteration trains in two processes.
 """
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,7 +53,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackedTwice]:
     with server as url:
         environment |= {"MLFLOW_TRACKING_URI": url} if url else {}
         printed = run_command("run", "lamb", *words, **environment)
-        printed += run_command("run", str(out), "iterations=2", **environment)
+        printed += run_command("run", str(out), "iterations=2", "machine.gpus=2", **environment)
         assert "gets nothing more" not in printed
         yield TrackedTwice(out, url, environment)
 
@@ -67,24 +67,21 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
-    with (folder / "mlflow.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
-        try:
-            yield wait_for(f"http://127.0.0.1:{port}", process)
-        finally:
-            server = psutil.Process(process.pid)
-            for child in (*server.children(recursive=True), server):
-                child.kill()
-            process.wait()
-
-
-def wait_for(url: str, process: "subprocess.Popen[bytes]") -> str:
-    """Return the address of a server once it answers. Raises AssertionError if it has ended before."""
-    while process.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5):
-            return url
-        time.sleep(0.2)
-    raise AssertionError("MLflow's server did not start")
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder, start_new_session=True
+    )
+    try:
+        assert process.stdout
+        lines = list(itertools.takewhile(lambda line: "Application startup complete" not in line, process.stdout))
+        assert process.poll() is None, lines
+        # Nothing reads what it prints from now on, and a full pipe would stop it.
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server = psutil.Process(process.pid)
+        for child in (*server.children(recursive=True), server):
+            child.kill()
+        process.wait()
 
 
 def needs(name: str) -> pytest.MarkDecorator:
