@@ -15,6 +15,7 @@ import secrets
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ class _Sender:
         for name in list(self.names):
             sent = self.sent["trackers"].get(name, {})
             fresh = {key: value for key, value in values.items() if sent.get(key, {}).get(str(position)) != value}
-            if fresh and self._attempt(name, lambda name=name, fresh=fresh: self._log(name, axis, position, fresh)):
+            if fresh and self._attempt(name, partial(self._log, name, axis, position, fresh)):
                 by_series = self.sent["trackers"].setdefault(name, {})
                 for key, value in fresh.items():
                     by_series.setdefault(key, {})[str(position)] = value
@@ -167,8 +168,9 @@ def _read_sent(path: Path) -> dict[str, Any]:
     """Return the record of what was sent; a new one with a new id if there is none, or if it is damaged."""
     if path.exists():
         with contextlib.suppress(ValueError):
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return record
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(record, dict) and {"id", "trackers"} <= record.keys():
+                return record
     return {"id": secrets.token_hex(4), "trackers": {}}
 
 
