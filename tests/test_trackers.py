@@ -82,8 +82,7 @@ def test_a_tracker_gets_each_number_once_over_resumed_calls(recorder: type[Recor
     assert isheep("run", out).code == 0
     assert len(recorder.calls) == num_calls
 
-    # In two processes, whose losses come back to this one.
-    assert isheep("run", out, "iterations=2", "machine.gpus=2").code == 0
+    assert isheep("run", out, "iterations=2").code == 0
     assert recorder.calls[num_calls] == ("start", arguments)
     numbers = logged(recorder)
     assert len({(step, name) for step, name, _ in numbers}) == len(numbers)
@@ -96,6 +95,18 @@ def test_a_tracker_gets_each_number_once_over_resumed_calls(recorder: type[Recor
     ]
     sent = json.loads((out / "tracking" / "sent.json").read_text())["trackers"]["recorder"]
     assert {name for name in sent} == series
+
+
+@pytest.mark.slow
+def test_the_losses_of_a_training_in_two_processes_arrive(recorder: type[Recorder], tmp_path: Path) -> None:
+    out, words = tmp_path / "run", ("machine.track=[recorder]", *SETTINGS, "machine.gpus=2")
+    assert isheep("run", "lamb", *words, "--out", out).code == 0
+    record = json.loads((out / "iter-1" / "adapter" / "training.json").read_text())
+    losses = [[step, value] for step, name, value in logged(recorder) if name == "training/loss/iteration 1"]
+    assert losses == record["loss"]
+    names = [sorted(values) for _, values in (value for name, value in recorder.calls if name == "log")]
+    # They came one by one, while the training went on.
+    assert ["training/loss/iteration 1"] in names
 
 
 def test_a_tracker_that_fails_leaves_a_note_and_the_run_as_it_is(recorder: type[Recorder], tmp_path: Path) -> None:
@@ -129,22 +140,18 @@ def test_the_scores_of_a_run_have_intervals(
     assert all(set(name) <= set(trackers._series_name(name)) for _, name in values)
 
 
-def test_each_random_seed_has_a_run_of_its_own(recorder: type[Recorder], tmp_path: Path) -> None:
-    words = ("machine.track=[recorder]", *SETTINGS)
-    assert isheep("run", "lamb", *words, "--seeds", "2", "--out", tmp_path / "both").code == 0
-    starts = [value for name, value in recorder.calls if name == "start"]
-    assert [start["name"] for start in starts] == ["both-seed-42", "both-seed-43"]
-    assert len({start["id"] for start in starts}) == 2
-
-
-def test_no_path_of_the_machine_is_sent(recorder: type[Recorder], tmp_path: Path) -> None:
+def test_each_random_seed_has_a_run_of_its_own_and_no_path_is_sent(recorder: type[Recorder], tmp_path: Path) -> None:
     seeds = tmp_path / "seeds.jsonl"
     rows = [{"instruction": f"Say {n} and {n + 1}", "input": "", "output": str(n)} for n in range(8)]
     seeds.write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ("machine.track=[recorder]", *SETTINGS, f"seed_tasks={seeds}")
-    assert isheep("run", "lamb", *words, "--out", tmp_path / "run").code == 0
-    assert recorder.calls[1][1]["seed_tasks"] == "seeds.jsonl"
-    assert str(tmp_path) not in repr(recorder.calls[1:])
+    assert isheep("run", "lamb", *words, "--seeds", "2", "--out", tmp_path / "both").code == 0
+    starts = [value for name, value in recorder.calls if name == "start"]
+    assert [start["name"] for start in starts] == ["both-seed-42", "both-seed-43"]
+    assert len({start["id"] for start in starts}) == 2
+    settings = [value for name, value in recorder.calls if name == "settings"]
+    assert [dict(values)["seed_tasks"] for values in settings] == ["seeds.jsonl"] * 2
+    assert str(tmp_path) not in repr([call for call in recorder.calls if call[0] != "start"])
 
 
 def test_a_tracker_that_is_not_known_or_not_installed_is_refused(
