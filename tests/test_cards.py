@@ -127,7 +127,7 @@ def test_names_with_markup_are_text_in_a_card(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 1, synthesis={"prompt": {
         "meta": "```\n---\n<b>", "block": "Instruction: {instruction}\nInput: {input}", "open": "Instruction:"
     }})  # fmt: skip
-    result: dict[str, Any] = {"template": "qwen", "scores": {name: {"items": [True, False]}}, "fingerprint": "1"}
+    result: dict[str, Any] = {"template": "qwen", "scores": {name: {"items": [True, False]}}}
     write_result(run, "base", "ifeval", result)
     write_result(run, "iter-1", "ifeval", result)
     (run / "iter-1" / "adapter" / "adapter_config.json").write_text("{}")

@@ -138,7 +138,7 @@ def test_a_report_is_refused_for_a_secret_in_the_rows_behind_it(
     (run / "report.html").write_text("compressed rows")
     instruction = json.loads((run / "iter-1" / "pairs.jsonl").read_text().splitlines()[0])["instruction"]
     monkeypatch.setenv("SOME_KEY", json.dumps(instruction)[1:-1])
-    assert "pairs.jsonl holds the value of the environment variable SOME_KEY" in refused("push", run, "--repo", "me/a")
+    assert "jsonl holds the value of the environment variable SOME_KEY" in refused("push", run, "--repo", "me/a")
     (run / "report.html").unlink()
 
 

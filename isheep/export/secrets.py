@@ -28,9 +28,7 @@ def check_files(paths: Iterable[Path], environment: Mapping[str, str], token: st
         needles[f"{home}/".encode()] = "the path of the home folder"
     for path in paths:
         if needle := _find(path, list(needles)):
-            raise UserError(
-                f"{path} holds {needles[needle]}, so nothing is uploaded: take it out of what made the file"
-            )
+            raise UserError(f"{path} holds {needles[needle]}, so nothing is uploaded: take it out of the run")
 
 
 def _secrets(environment: Mapping[str, str]) -> dict[bytes, str]:

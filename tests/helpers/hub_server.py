@@ -16,7 +16,7 @@ COMMIT = "0" * 39 + "1"
 class HubServer:
     """The repositories of the stand-in, and the requests that it got.
 
-    `refuse` maps the beginning of a step ("create", "preupload", "batch", "upload", "commit") to a status.
+    `refuse` maps a step ("create", "preupload", "batch", "upload", "commit") to the status of its answer.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,8 @@ class HubServer:
             ((name, handler) for pattern, name, handler in self._routes() if re.fullmatch(pattern, path)), ("", None)
         )
         if handle is None:
-            return 404, {"error": f"{method} {path} is no part of the stand-in"}
+            # Such as a question about a repository that was not made.
+            return 404, {"error": f"{method} {path} is not there"}
         self.steps.append(step)
         if status := self.refuse.get(step):
             return status, {"error": "refused by the test"}
@@ -49,15 +50,12 @@ class HubServer:
             (r"/.+\.git/info/lfs/objects/batch", "batch", self._batch),
             (r"/objects/\w+", "upload", self._upload),
             (r"/api/(models|datasets)/.+/commit/main", "commit", self._commit),
-            (r"/api/(models|datasets)/[^/]+/[^/]+(/revision/main)?", "info", self._info),
         ]
 
     def _create(self, path: str, body: bytes) -> dict[str, Any]:
-        self.created.append(json.loads(body))
-        return {"url": f"{self.url}/{self.created[-1]['name']}"}
-
-    def _info(self, path: str, body: bytes) -> dict[str, Any]:
-        return {"id": "me/repo", "sha": COMMIT, "siblings": [], "tags": []}
+        repo = json.loads(body)
+        self.created.append(repo)
+        return {"url": f"{self.url}/{'datasets/' * (repo['type'] == 'dataset')}{repo['organization']}/{repo['name']}"}
 
     def _preupload(self, path: str, body: bytes) -> dict[str, Any]:
         """Weights are uploaded on their own, all other files in the commit."""
@@ -100,7 +98,7 @@ def serve_hub() -> Iterator[HubServer]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             # Uploads of files go to another host than the Hub, without the token.
             if not self.path.startswith("/objects/"):
-                hub.tokens.add(self.headers.get("Authorization"))
+                hub.tokens.add(self.headers.get("Authorization") or self.path)
             status, value = hub.answer(self.command, self.path.partition("?")[0], body)
             content = json.dumps(value).encode()
             self.send_response(status)
