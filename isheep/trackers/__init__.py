@@ -133,23 +133,16 @@ class _Sender:
             # accelerate's classes ask which process this is.
             PartialState(cpu=True)
         self.path.parent.mkdir(exist_ok=True)
-        kind, run = TRACKERS[name], TrackedRun(_run_name(self.folder.path), self.sent["id"], self.path.parent)
+        settings = dict(_flatten(public_settings(self.recipe)))
+        run = TrackedRun(_run_name(self.folder.path), self.sent["id"], self.path.parent, settings)
+        kind = TRACKERS[name]
         tracker = LOGGER_TYPE_TO_CLASS[name](**kind.arguments(run))
         tracker.start()
         self.open_trackers[name] = tracker
         kind.prepare(tracker, run)
         if name not in self.sent["trackers"]:
-            self._send_settings(name, tracker)
+            kind.store_settings(tracker, run)
         return tracker
-
-    def _send_settings(self, name: str, tracker: Any) -> None:
-        settings = public_settings(self.recipe)
-        if name == "tensorboard":
-            # Its class would put settings into a run of their own.
-            text = json.dumps(settings, indent=1, ensure_ascii=False)
-            tracker.log({"recipe": "\n".join(f"    {line}" for line in text.splitlines())}, step=0)
-        else:
-            tracker.store_init_configuration(dict(_flatten(settings)))
 
     def _attempt(self, name: str, call: Callable[[], Any]) -> bool:
         """Return whether a call of a tracker worked. After an error the tracker gets nothing more."""

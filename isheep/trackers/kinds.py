@@ -1,5 +1,6 @@
 """The trackers that a recipe can name, and how a run is opened in each of them by the classes of accelerate."""
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -19,30 +20,46 @@ RUN_TAG = "isheep_run"
 
 
 class TrackedRun(NamedTuple):
-    """What a tracker has to know: the name of the run, an id that it keeps when it is resumed, a folder for files."""
+    """What a tracker has to know: the name of the run, an id that it keeps when it is resumed, a folder for files.
+
+    `settings` are those of the recipe by their keys.
+    """
 
     name: str
     id: str
     folder: Path
+    settings: dict[str, Any]
 
 
 def _nothing(tracker: Any, run: TrackedRun) -> None:
     """Leave a tracker as it is."""
 
 
+def _store_settings(tracker: Any, run: TrackedRun) -> None:
+    tracker.store_init_configuration(run.settings)
+
+
 class TrackerKind(NamedTuple):
     """A tracker: the arguments of accelerate's class for it, and what is done once it has started.
 
-    `takes_steps`: it takes the place on the axis as a step. Otherwise it gets it as a value beside the others.
+    `prepare` is called whenever it has started, `store_settings` only in a new run. `takes_steps`: it takes the place
+    on the axis as a step. Otherwise it gets it as a value beside the others.
     """
 
     arguments: Callable[[TrackedRun], dict[str, Any]]
     prepare: Callable[[Any, TrackedRun], None] = _nothing
+    store_settings: Callable[[Any, TrackedRun], None] = _store_settings
     takes_steps: bool = True
 
 
 def _tensorboard(run: TrackedRun) -> dict[str, Any]:
     return {"run_name": "tensorboard", "logging_dir": str(run.folder)}
+
+
+def _write_settings(tracker: Any, run: TrackedRun) -> None:
+    """Write the settings as text. The class of accelerate would put them into a run of their own."""
+    text = json.dumps(run.settings, indent=1, ensure_ascii=False)
+    tracker.log({"recipe": "\n".join(f"    {line}" for line in text.splitlines())}, step=0)
 
 
 def _wandb(run: TrackedRun) -> dict[str, Any]:
@@ -51,7 +68,7 @@ def _wandb(run: TrackedRun) -> dict[str, Any]:
 
     settings = wandb.Settings(
         console="off", silent=True, save_code=False, disable_code=True, disable_git=True, x_disable_meta=True,
-        x_disable_machine_info=True, x_disable_stats=True, x_save_requirements=False,
+        x_disable_machine_info=True, x_disable_stats=True, x_save_requirements=False, host=PROJECT,
     )  # fmt: skip
     project, folder = os.environ.get("WANDB_PROJECT", PROJECT), os.environ.get("WANDB_DIR", str(run.folder))
     return {
@@ -109,15 +126,18 @@ def _set_mlflow_tags(tracker: Any, run: TrackedRun) -> None:
 
 
 def _trackio(run: TrackedRun) -> dict[str, Any]:
-    """Return the arguments of trackio.init. It knows a run by its name, over all runs of the user."""
-    name = f"{run.name}-{run.id}"
-    return {"run_name": PROJECT, "name": name, "resume": "allow", "auto_log_cpu": False, "auto_log_gpu": False}
+    """Return the arguments of trackio.init. It knows a run by its name, over all runs of the user.
+
+    The settings go with them, because those of a resumed run would be replaced by none.
+    """
+    name, no_facts = f"{run.name}-{run.id}", {"auto_log_cpu": False, "auto_log_gpu": False}
+    return {"run_name": PROJECT, "name": name, "resume": "allow", "config": run.settings, **no_facts}
 
 
 TRACKERS = {
-    "tensorboard": TrackerKind(_tensorboard),
+    "tensorboard": TrackerKind(_tensorboard, store_settings=_write_settings),
     "wandb": TrackerKind(_wandb, _define_wandb_axes, takes_steps=False),
     "mlflow": TrackerKind(_mlflow, _set_mlflow_tags),
-    "trackio": TrackerKind(_trackio),
+    "trackio": TrackerKind(_trackio, store_settings=_nothing),
 }
 """The trackers by the name that accelerate, their package and a recipe's machine.track give them."""

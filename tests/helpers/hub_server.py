@@ -96,10 +96,10 @@ def serve_hub() -> Iterator[HubServer]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            # Uploads of files go to another host than the Hub, without the token.
-            if not self.path.startswith("/objects/"):
-                hub.tokens.add(self.headers.get("Authorization") or self.path)
             status, value = hub.answer(self.command, self.path.partition("?")[0], body)
+            # Uploads of files go to another host than the Hub, without the token.
+            if status == 200 and not self.path.startswith("/objects/"):
+                hub.tokens.add(self.headers.get("Authorization"))
             content = json.dumps(value).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
