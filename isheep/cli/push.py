@@ -45,7 +45,7 @@ def push(
     (hf auth login).
     """
     from isheep.export.card_parts import CardOptions, check_options
-    from isheep.export.hub import prepare_upload, upload_folder
+    from isheep.export.hub import Published, prepare_upload, upload_folder
 
     if merged and dataset:
         raise UserError("--merged uploads a model and --dataset the data: give one of them, in two calls")
@@ -55,7 +55,7 @@ def push(
         raise UserError(f"--as {export_format} is no format of a dataset: take one of {', '.join(DATA_FORMATS)}")
     options = CardOptions(license_name, base_model, dataset_name, repo)
     check_options(options)
-    published = "dataset" if dataset else "merged" if merged else "adapter"
+    published: Published = "dataset" if dataset else "merged" if merged else "adapter"
     upload = prepare_upload(
         run_dir, published, iteration, options, export_format or ExportFormat.alpaca, rows or ExportRows.kept
     )

@@ -205,7 +205,8 @@ def recipe_section(subject: CardSubject) -> Iterator[str]:
     """Yield the versions, the command that makes the run again, and the recipe without paths of the machine."""
     recipe, run, iteration, _ = subject
     yield "## Make it again"
-    started = next((event["started"] for event in read_events(run.root) if isinstance(event.get("started"), dict)), {})
+    starts = [event["started"] for event in read_events(run.root) if isinstance(event.get("started"), dict)]
+    started: dict[str, str] = starts[0] if starts else {}
     versions = [f"{name} {started[name]}" for name in VERSIONS if name in started]
     made_with = f"isheep {started.get('isheep', __version__)}{' with ' if versions else ''}{', '.join(versions)}"
     command = ["isheep", "run", "recipe.yaml", "--out", f"runs/{run.path.resolve().name}"]

@@ -23,7 +23,7 @@ def iteration_figures(recipe: Recipe, run: RunFolder, iteration: int) -> dict[st
 
     What is not known is left out. Scores that are shares are from 0 to 1.
     """
-    values = dict(_scores(recipe, run, iteration))
+    values: dict[str, float | None] = dict(_scores(recipe, run, iteration))
     if iteration:
         values |= dict(_data(run, iteration))
     values |= dict(_cost(run, iteration))
