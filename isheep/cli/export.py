@@ -11,6 +11,16 @@ from isheep.errors import UserError
 from isheep.export import ExportFormat, ExportRows
 
 
+Rows = Annotated[
+    ExportRows | None,
+    typer.Option(
+        help="Rows: the pairs that the filters kept, or those of them that training used, without the held-out "
+        "rows (default: kept).",
+        show_default=False,
+    ),
+]
+
+
 def export(
     run_dir: RunDir,
     export_format: Annotated[
@@ -22,14 +32,7 @@ def export(
     adapter: Annotated[
         bool, typer.Option("--adapter", help="Write the adapter alone, with a card, as others can load it.")
     ] = False,
-    rows: Annotated[
-        ExportRows | None,
-        typer.Option(
-            help="Rows: the pairs that the filters kept, or those of them that training used, without the held-out "
-            "rows (default: kept).",
-            show_default=False,
-        ),
-    ] = None,
+    rows: Rows = None,
     iteration: Annotated[
         int | None, typer.Option(help="Iteration (default: the newest, or the best by the recipe's stop rule).")
     ] = None,

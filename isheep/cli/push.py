@@ -64,10 +64,10 @@ def push(
         print_line(upload.card)
     for path in upload.files:
         print_line(f"{_size(path.stat().st_size):>9}  {path.relative_to(upload.folder)}")
-    what = f"{len(upload.files)} files, {_size(total)}"
+    amount = f"{len(upload.files)} files, {_size(total)}"
     if not yes:
-        return print_line(f"nothing was uploaded; with --yes these {what} go to {upload.url} ({upload.folder})")
-    print_line(f"uploaded {what}: {upload_folder(upload, private)}")
+        return print_line(f"nothing was uploaded; with --yes these {amount} go to {upload.url} ({upload.folder})")
+    print_line(f"uploaded {amount}: {upload_folder(upload, private)}")
 
 
 def _size(num_bytes: int) -> str:
