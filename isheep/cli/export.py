@@ -10,7 +10,6 @@ from isheep.cli.output import print_line
 from isheep.errors import UserError
 from isheep.export import ExportFormat, ExportRows
 
-
 Rows = Annotated[
     ExportRows | None,
     typer.Option(

@@ -38,7 +38,7 @@ def push(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Upload. Without it, files and card are only shown.")] = False,
 ) -> None:
-    """Upload the adapter of an iteration, its merged checkpoint or its data to the Hugging Face Hub.
+    """Upload a model or data to the Hugging Face Hub.
 
     A card goes with it, and report.html if the run has one. Without --yes nothing is uploaded: the files lie in
     DIR/export, and their names, their sizes and the card are shown. The token is that of HF_TOKEN or of the login
