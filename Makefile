@@ -10,7 +10,7 @@ ONE := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 # The instructions that every x86-64 CPU has: torch, oneDNN and MKL add in another order with them, and round otherwise.
 OLDEST := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 
-.PHONY: setup dev demo real check test test-numeric test-all test-vllm benchmarks figures docs clean
+.PHONY: setup dev demo real check test test-numeric test-all test-vllm test-track benchmarks figures docs clean
 
 setup: $(VENV)/.runtime
 
@@ -78,6 +78,18 @@ $(VLLM)/.made: pyproject.toml
 	@$(VLLM)/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
+# TensorBoard, MLflow with its server, Weights & Biases offline and Trackio for real, in an environment of its own.
+TRACK := .venv-track
+
+test-track: $(TRACK)/.made
+	@$(ONE) $(TRACK)/bin/python -m pytest -q -rs tests/test_trackers.py tests/test_track_real.py </dev/null
+
+$(TRACK)/.made: pyproject.toml
+	@$(MAKE) --no-print-directory VENV=$(TRACK) $(TRACK)/bin/python
+	@echo "installing the trackers and isheep"
+	@$(TRACK)/bin/python -m pip --disable-pip-version-check install --quiet -e '.[tensorboard,wandb,mlflow,trackio]' pytest
+	@touch $@
+
 benchmarks: dev
 	@for name in engine novelty; do echo "== $$name"; $(ONE) $(PY) -m benchmarks.$$name || exit 1; done
 
@@ -90,4 +102,4 @@ docs: dev
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict && echo "site/index.html"
 
 clean:
-	rm -rf site $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf site $(VENV) $(VLLM) $(TRACK) .pytest_cache .mypy_cache .ruff_cache .hypothesis

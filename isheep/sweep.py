@@ -48,6 +48,7 @@ from isheep.stages import assess
 from isheep.stages.judge_digests import check_same_judges, save_judges
 from isheep.stages.rating_judge import check_judge, judge_chat
 from isheep.stages.respond import check_prompt_fits
+from isheep.trackers import check_trackers, track_run
 from isheep.trainers.rows import check_rows
 
 # --- one run
@@ -89,6 +90,7 @@ def iterate_recipe(
         open_run_for_writing(out, recipe) as folder,
         progress.run(out, recipe.iterations, reaches_threshold(recipe)),
         live_report(folder, recipe.machine.report),
+        track_run(recipe, folder) as send_figures,
     ):
         save_python_objects(out, _object_names(backend, filters))
         if is_unfinished(recipe, folder):
@@ -99,6 +101,7 @@ def iterate_recipe(
         folder = replace(folder, reuse_from=find_reusable_files(recipe, out, [reused]) if reused else reuse_from)
         for iteration, model in enumerate(align(recipe, folder, backend=backend, filters=filters)):
             evaluate.evaluate(recipe, folder, iteration, model, backend=backend)
+            send_figures(iteration)
             if reused and _num_made_files(out) > num_made:
                 report_files(folder, iteration, reused)
             is_last = is_last_iteration(recipe, folder, iteration)
@@ -200,6 +203,7 @@ def check_recipe_ready(
     check_run_dir(out, recipe)
     check_python_objects(out, _object_names(backend, filters))
     check_device(recipe.machine.device)
+    check_trackers(recipe)
     backend.check_training(recipe)
     chat = backend.load_chat_template(*recipe.chat_arguments)
     check_prompt_fits(recipe, chat)

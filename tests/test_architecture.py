@@ -15,7 +15,7 @@ HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "lm_e
 FLOORS = (
     "cli",
     "api",
-    "plan sweep export report",
+    "plan sweep export report trackers",
     "algorithm",
     "diagnostics annotation evaluation",
     "benchmarks stages",
@@ -29,10 +29,10 @@ FLOORS = (
     "errors",
 )
 MOST_ROOT_MODULES = 10
-MOST_GROUPS = 31
+MOST_GROUPS = 32
 
 # The folders that may name a heavy library in an import.
-HEAVY_FOLDERS = ("engines", "trainers", "models", "lamb", "benchmarks", "plan.devices")
+HEAVY_FOLDERS = ("engines", "trainers", "models", "lamb", "benchmarks", "plan.devices", "trackers")
 
 
 @cache

@@ -390,11 +390,11 @@ def test_export_merged_is_a_checkpoint_of_its_own(aligned: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "wrong"),
     [
-        ((), "give one of --as alpaca|sharegpt|messages|paper|llamafactory|gguf and --merged"),
+        ((), "give one of --as alpaca|sharegpt|messages|paper|llamafactory|gguf, --adapter and --merged"),
         (("--as", "paper", "--merged"), "give one of --as"),
         (("--as", "paper", "--iteration", "2"), "has no data of iteration 2 yet"),
         (("--as", "paper", "--iteration", "0"), "has no data of iteration 0 yet"),
-        (("--merged",), "the base has no adapter to merge"),
+        (("--merged",), "the base has no adapter to export"),
         (("--merged", "--rows", "kept"), "--rows is for data"),
         (("--as", "alpaca", "--rows", "trained"), "iteration 1 is not trained yet"),
         (("--as", "alpaca", "--out", "taken/data.json"), "taken: File exists"),

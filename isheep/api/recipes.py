@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from isheep import backends, benchmarks, extensions
+from isheep import backends, benchmarks, extensions, trackers
 from isheep.api.arguments import flag_argument
 from isheep.errors import Conflicts, UserError, quote_path
 from isheep.recipe import loading, sweeps, validation
@@ -15,7 +15,8 @@ Overrides = Mapping[str, Any] | Iterable[str]
 
 
 def _backend_conflicts(recipe: Recipe, iteration: int) -> Conflicts:
-    return backends.conflicts(recipe)
+    yield from backends.conflicts(recipe)
+    yield from trackers.conflicts(recipe)
 
 
 CHECKS: loading.Checks = (validation.conflicts, benchmarks.conflicts, _backend_conflicts)

@@ -30,6 +30,7 @@ COMMANDS = (
     "report",
     "chat",
     "export",
+    "push",
     "eval",
     "compare",
     "contamination",

@@ -37,3 +37,15 @@ UnsafeCode = Annotated[
 BaseModelName = Annotated[
     str | None, typer.Option("--model", help="Base model: a folder, or a name on the Hugging Face Hub.")
 ]
+License = Annotated[
+    str | None,
+    typer.Option("--license", help="Licence for the card, such as apache-2.0 (default: unknown).", show_default=False),
+]
+BaseOnHub = Annotated[
+    str | None,
+    typer.Option("--base-model", help="The base model's name on the Hub for the card, if the recipe names a folder."),
+]
+DatasetOnHub = Annotated[
+    str | None,
+    typer.Option("--dataset-name", help="The name on the Hub of the training data, for a model card."),
+]

@@ -1,7 +1,9 @@
 """Write pairs in the usual formats of datasets, and checkpoints with the adapter merged in."""
 
+import contextlib
+import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,14 @@ from isheep.records import AssessedPair, Model, Pair
 from isheep.rundir.atomic import commit_folder, write_json_list, write_text
 from isheep.rundir.training_file import TrainingRow
 from isheep.trainers import llamafactory
+from isheep.trainers.adapter_dir import TRAINING_RECORD
 
 Row = Pair | TrainingRow
 
 GGUF_FILE = "model.gguf"
+ADAPTER_CONFIG = "adapter_config.json"
+CARD_FILE = "README.md"
+"""The name of a card on the Hugging Face Hub."""
 
 
 def write_dataset(rows: Sequence[Row], format_name: str, path: Path) -> None:
@@ -48,19 +54,43 @@ def write_llamafactory_folder(recipe: Recipe, start_model: Model, rows: Sequence
     llamafactory.write_input_files(output_dir, {llamafactory.TRAIN_DATASET: rows}, settings)
 
 
-def write_merged_checkpoint(model: Model, chat: ChatTemplate, output_dir: Path) -> None:
-    """Write the base with the adapter of `model` merged into its weights, the tokenizer and the chat template.
+def write_merged_checkpoint(model: Model, chat: ChatTemplate, output_dir: Path, card: str | None = None) -> None:
+    """Write the base with the adapter of `model` merged into its weights, the tokenizer, the chat template and a card.
 
     Plain transformers loads the folder. It is written completely or not at all. Raises UserError if it exists.
     """
     from isheep.models.merge import merge_adapter
 
+    with new_folder(output_dir, "the merged checkpoint") as part:
+        merge_adapter(model, chat, part)
+        if card:
+            write_text(part / CARD_FILE, card)
+
+
+def write_adapter_folder(adapter: Path, base: str, output_dir: Path, card: str) -> None:
+    """Write the files of an adapter that others need, which name its base `base`, and its card.
+
+    The folder is written completely or not at all. Raises UserError if it exists.
+    """
+    with new_folder(output_dir, "the adapter") as part:
+        for path in adapter.iterdir():
+            if path.name != TRAINING_RECORD:
+                shutil.copyfile(path, part / path.name)
+        config = json.loads((part / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = base
+        write_text(part / ADAPTER_CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
+        write_text(part / CARD_FILE, card)
+
+
+@contextlib.contextmanager
+def new_folder(output_dir: Path, content: str) -> Iterator[Path]:
+    """Yield the folder to write into; it gets the name `output_dir` at the end. Raises UserError if that exists."""
     if output_dir.exists():
-        raise UserError(f"{output_dir} exists: give another folder for the merged checkpoint, or remove it")
+        raise UserError(f"{output_dir} exists: give another folder for {content}, or remove it")
     part = output_dir.with_name(f"{output_dir.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    merge_adapter(model, chat, part)
+    yield part
     commit_folder(part)
 
 

@@ -6,13 +6,18 @@ from typing import Any
 
 from isheep.errors import UserError, option
 from isheep.export import ExportFormat, ExportRows, formats
+from isheep.export.card_parts import NO_OPTIONS, CardOptions, CardSubject
+from isheep.export.dataset_card import DATA_FILE, dataset_card
+from isheep.export.model_card import model_card
 from isheep.models.adapter_files import load_training_tokenizer
 from isheep.models.chat_template import load_chat_template
 from isheep.models.gguf_file import check_gguf_package
+from isheep.recipe.public import public_name
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Model, Pair
+from isheep.rundir.atomic import write_text
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.iterations import BASE_DIR, find_run_result, iteration_dir, model_of_iteration
+from isheep.rundir.iterations import BASE_DIR, find_run_result, iteration_dir, model_of_iteration, parse_run_file
 from isheep.rundir.progress import console
 from isheep.rundir.run import open_run
 from isheep.rundir.training_file import TRAINING_FILE, read_training_file, training_row
@@ -22,16 +27,23 @@ from isheep.trainers.rows import select_examples
 
 
 def export_dataset(
-    run_dir: Path, export_format: ExportFormat, rows: ExportRows, iteration: int | None, output: Path | None
+    run_dir: Path,
+    export_format: ExportFormat,
+    rows: ExportRows,
+    iteration: int | None,
+    output: Path | None,
+    card: CardOptions | None = None,
 ) -> str:
     """Write the data of an iteration and return a line that says where, and which rows they are.
 
     None stands for the newest iteration, or for that of the run's result if the recipe has a stop rule.
 
     `rows` are the pairs that the filters kept, with training.data: all also those of the earlier iterations; or the
-    rows that training used, without the held-out ones. Raises UserError if the iteration has no such data.
+    rows that training used, without the held-out ones. With `card` the output is a new folder with the data and a card,
+    as the Hub takes it. Raises UserError if the iteration has no such data.
     """
-    if rows == ExportRows.trained and export_format == ExportFormat.llamafactory:
+    is_folder = export_format == ExportFormat.llamafactory
+    if rows == ExportRows.trained and is_folder:
         raise UserError("LLaMA-Factory holds rows out by itself: leave out --rows trained with --as llamafactory")
     recipe, run = open_run(run_dir)
     if iteration is None:
@@ -40,11 +52,16 @@ def export_dataset(
     data: Sequence[formats.Row] = kept
     if rows == ExportRows.trained:
         data = load_trained_rows(recipe, run, iteration, kept)
-    suffix = f"{export_format}.json" if export_format != ExportFormat.llamafactory else export_format
-    name = f"iter-{iteration}.trained.{suffix}" if rows == ExportRows.trained else f"iter-{iteration}.{suffix}"
-    output = output or run.path / "export" / name
-    if export_format == ExportFormat.llamafactory:
+    name = f"iter-{iteration}.trained" if rows == ExportRows.trained else f"iter-{iteration}"
+    suffix = export_format if is_folder or card else f"{export_format}.json"
+    output = output or run.path / "export" / f"{name}.{suffix}"
+    if is_folder:
         _write_llamafactory_folder(recipe.at(iteration), run, iteration, data, output)
+    elif card:
+        subject = CardSubject(recipe, run, iteration, card)
+        with formats.new_folder(output, "the dataset") as part:
+            formats.write_dataset(data, export_format, part / DATA_FILE)
+            write_text(part / formats.CARD_FILE, dataset_card(subject, export_format, rows, len(data)))
     else:
         formats.write_dataset(data, export_format, output)
     if rows == ExportRows.trained:
@@ -52,22 +69,46 @@ def export_dataset(
     return f"{output}: {len(kept)} kept pairs ({_describe_training(run, iteration, len(kept))})"
 
 
-def export_checkpoint(run_dir: Path, iteration: int | None, output_dir: Path | None) -> str:
+def export_checkpoint(
+    run_dir: Path, iteration: int | None, output_dir: Path | None, card: CardOptions = NO_OPTIONS
+) -> str:
     """Write M^iteration (None: the run's result) with its adapter merged into the weights, and return the folder.
 
     Raises UserError if the model has no adapter, or if the folder exists.
     """
+    subject, adapter = _find_adapter(run_dir, iteration, card)
+    output_dir = output_dir or run_dir / "export" / adapter.parent.name
+    model, chat = Model(subject.recipe.model, adapter), load_chat_template(*subject.recipe.chat_arguments)
+    formats.write_merged_checkpoint(model, chat, output_dir, model_card(subject, "merged"))
+    return str(output_dir)
+
+
+def export_adapter(
+    run_dir: Path, iteration: int | None, output_dir: Path | None, card: CardOptions = NO_OPTIONS
+) -> str:
+    """Write the adapter of M^iteration (None: the run's result) with a card, for others, and return the folder.
+
+    It names its base as the Hub does, or a local base by the name of its folder. Raises UserError if the model has no
+    adapter, or if the folder exists.
+    """
+    subject, adapter = _find_adapter(run_dir, iteration, card)
+    output_dir = output_dir or run_dir / "export" / f"{adapter.parent.name}-adapter"
+    base = subject.base_on_hub or public_name(subject.recipe.model)
+    formats.write_adapter_folder(adapter, base, output_dir, model_card(subject, "adapter"))
+    return str(output_dir)
+
+
+def _find_adapter(run_dir: Path, iteration: int | None, card: CardOptions) -> tuple[CardSubject, Path]:
+    """Return what the card of M^iteration is about, and its adapter. Raises UserError if it has none."""
     recipe, run = open_run(run_dir)
     model = model_of_iteration(recipe, run, iteration)
     if iteration is None:
         notify_of_result(recipe, run)
     if model.adapter is None:
         raise UserError(
-            f"{run.path}: the base has no adapter to merge: give {option('iteration')} 1 or more, once it is trained"
+            f"{run.path}: the base has no adapter to export: give {option('iteration')} 1 or more, once it is trained"
         )
-    output_dir = output_dir or run.path / "export" / model.adapter.parent.name
-    formats.write_merged_checkpoint(model, load_chat_template(*recipe.chat_arguments), output_dir)
-    return str(output_dir)
+    return CardSubject(recipe, run, parse_run_file(f"{model.adapter.parent.name}/")[0], card), model.adapter
 
 
 def export_gguf(run_dir: Path, iteration: int | None, output_dir: Path | None) -> str:

@@ -111,6 +111,9 @@ class Machine(Settings):
     """Whether model-written code may run without a sandbox if this machine has none (--unsafe-code)."""
     report: bool = True
     """Whether a run writes report.html after its stages (docs/report.md)."""
+    track: tuple[str, ...] = ()
+    """The trackers that get losses and figures while the run goes on: tensorboard, wandb, mlflow, trackio
+    (docs/tracking.md)."""
     judging: Judging = Judging()
     """How judges at an endpoint are called."""
 

@@ -8,7 +8,7 @@ process, because an engine may work in threads that know nothing of the stage th
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -26,6 +26,8 @@ EXAMPLE_CHARACTERS = 400
 
 Listener = Callable[[bool], None]
 """Called after each change; with True if a stage has begun or ended."""
+LossListener = Callable[[int | None, int, Mapping[str, float]], None]
+"""Called with the iteration, the optimizer step and the losses of a training, by name."""
 IsKept = Callable[[Record, int | None], bool | None]
 """Whether a row of an iteration passes the filters that read ratings; None if it has none, or if that is open."""
 
@@ -98,6 +100,7 @@ class Tracker:
         self.clock, self.lock = clock, threading.RLock()
         self.stages: list[StageCounts] = []
         self.listeners: list[Listener] = []
+        self.loss_listeners: list[LossListener] = []
         self.run_dirs: list[Path] = []
         self.num_iterations = 0
         self.is_kept: IsKept = lambda row, iteration: None
@@ -134,6 +137,13 @@ class Tracker:
         with self.lock:
             self.facts[name] = text
         self._notify(False)
+
+    def report_losses(self, step: int, losses: Mapping[str, float]) -> None:
+        """Report the losses of a training after an optimizer step: "loss", and "held-out loss" where it is measured."""
+        for name, value in losses.items():
+            self.set_fact(name, f"{value:.3f}")
+        for listener in list(self.loss_listeners):
+            listener(self.iteration, step, losses)
 
     def show_example(self, **fields: str) -> None:
         """Show a fresh text of the model by field, if the last one has been shown long enough."""
@@ -226,6 +236,15 @@ class Tracker:
             self.listeners.remove(listener)
 
     @contextlib.contextmanager
+    def listen_to_losses(self, listener: LossListener) -> Iterator[None]:
+        """Call `listener` with the losses of each training inside the block."""
+        self.loss_listeners.append(listener)
+        try:
+            yield
+        finally:
+            self.loss_listeners.remove(listener)
+
+    @contextlib.contextmanager
     def run(self, run_dir: Path, num_iterations: int, is_kept: IsKept = lambda row, iteration: None) -> Iterator[None]:
         """Keep progress.json in the folder of a run up to date inside the block, for `isheep run --watch`.
 
@@ -289,3 +308,4 @@ tracker = Tracker()
 report, expect, expect_rows, set_fact = tracker.report, tracker.expect, tracker.expect_rows, tracker.set_fact
 show_example, wants_example, show_rows = tracker.show_example, tracker.wants_example, tracker.show_rows
 stage, run, listen, snapshot = tracker.stage, tracker.run, tracker.listen, tracker.snapshot
+report_losses, listen_to_losses = tracker.report_losses, tracker.listen_to_losses

@@ -23,6 +23,8 @@ TRAINING_FILE_HASH = "training_file.sha256"
 """Exists while a training runs: the hash of the training file that the checkpoints beside it learned from."""
 
 NEWER_SETTINGS = ("quantize", "order", "weigh", "end")
+LOSS_NAMES = {"loss": "loss", "eval_loss": "held-out loss"}
+"""What the losses of training.json and of transformers' logs are called in the progress and in trackers."""
 
 Losses = dict[str, list[list[float]]]
 """loss and eval_loss, each as a list of [step, value]."""
@@ -95,7 +97,7 @@ def read_result(trainer_state: Path, training: Training) -> TrainingResult:
 
 def _read_losses(log_history: list[dict[str, Any]]) -> Losses:
     losses: Losses = {
-        name: [[entry["step"], entry[name]] for entry in log_history if name in entry] for name in ("loss", "eval_loss")
+        name: [[entry["step"], entry[name]] for entry in log_history if name in entry] for name in LOSS_NAMES
     }
     for name, values in losses.items():
         for step, value in values:

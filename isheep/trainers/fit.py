@@ -10,6 +10,7 @@ from isheep.batching import derive_seed
 from isheep.models.checkpoint import load_pretrained
 from isheep.rundir import progress
 from isheep.trainers import checkpoints
+from isheep.trainers.adapter_dir import LOSS_NAMES
 from isheep.trainers.job import Job
 from isheep.trainers.row_trainer import row_trainer
 from isheep.trainers.rows import TokenizedRow, fill_batches, row_without_loss
@@ -225,9 +226,9 @@ def _make_callback(job: Job, advance: Callable[[int], None]) -> "TrainerCallback
                 control.should_evaluate = args.eval_strategy != "no"
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            for name, key in (("loss", "loss"), ("held-out loss", "eval_loss")):
-                if key in (logs or {}):
-                    progress.set_fact(name, f"{float(logs[key]):.3f}")
+            losses = {name: float(logs[key]) for key, name in LOSS_NAMES.items() if key in (logs or {})}
+            if losses:
+                progress.report_losses(state.global_step, losses)
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             # Every process has written its part of the checkpoint once all have reached the barrier.

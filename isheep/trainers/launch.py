@@ -16,7 +16,7 @@ from isheep.errors import UserError
 from isheep.rundir import progress
 from isheep.rundir.atomic import write_text
 from isheep.trainers.job import Job
-from isheep.trainers.worker import ERROR_PREFIX, FACT_PREFIX, STEP_LINE
+from isheep.trainers.worker import ERROR_PREFIX, LOSS_PREFIX, STEP_LINE
 
 CONFIG_DIR = Path(__file__).parent
 """The folder of accelerate's configurations, one for each value of machine.strategy."""
@@ -53,9 +53,8 @@ def launch(job: Job, advance: Callable[[int], None]) -> None:
     def on_line(line: str) -> None:
         if line == STEP_LINE:
             advance(1)
-        elif line.startswith(FACT_PREFIX):
-            for name, text in json.loads(line.removeprefix(FACT_PREFIX)).items():
-                progress.set_fact(name, text)
+        elif line.startswith(LOSS_PREFIX):
+            progress.report_losses(*json.loads(line.removeprefix(LOSS_PREFIX)))
 
     run_training_command(command, on_line)
 
@@ -73,7 +72,7 @@ def run_training_command(command: TrainingCommand, on_line: Callable[[str], None
             on_line(line)
             if line.startswith(ERROR_PREFIX):
                 reason = reason or line.removeprefix(ERROR_PREFIX).strip()
-            elif line != STEP_LINE and not line.startswith(FACT_PREFIX):
+            elif line != STEP_LINE and not line.startswith(LOSS_PREFIX):
                 log.write(line)
                 log.flush()
         status = process.wait()

@@ -1,6 +1,7 @@
 """python -m isheep.trainers.worker JOB: one of the processes that train together, as launch.py starts them.
 
-The process of rank 0 prints a line when an optimizer step is done; one that fails prints the reason in one line.
+The process of rank 0 prints a line when an optimizer step is done, and one with each loss; a process that fails prints
+the reason in one line.
 """
 
 import json
@@ -8,13 +9,13 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from isheep.rundir import progress
 
 STEP_LINE = "isheep: step\n"
-FACT_PREFIX = "isheep: fact "
+LOSS_PREFIX = "isheep: losses "
 ERROR_PREFIX = "isheep: error: "
 
 
@@ -39,7 +40,7 @@ def _train(job_file: Path) -> None:
     job = Job.model_validate_json(job_file.read_bytes())
     tokenizer = load_tokenizer(job.start_model.base)
     tokenizer.pad_token = job.pad_token
-    with progress.listen(_fact_reporter()):
+    with progress.listen_to_losses(_print_losses):
         fit(job, tokenizer, _step_reporter())
 
 
@@ -50,17 +51,10 @@ def _step_reporter() -> Callable[[int], None]:
     return lambda steps: None
 
 
-def _fact_reporter() -> progress.Listener:
-    """Return the listener that prints a line with the newest losses in the process of rank 0."""
-    printed: dict[str, str] = {}
-
-    def report(stage_changed: bool) -> None:
-        facts = dict(progress.tracker.facts)
-        if int(os.environ.get("RANK", "0")) == 0 and facts != printed:
-            printed.update(facts)
-            print(f"{FACT_PREFIX}{json.dumps(facts)}", flush=True)
-
-    return report
+def _print_losses(iteration: int | None, step: int, losses: Mapping[str, float]) -> None:
+    """Print a line with the losses of an optimizer step in the process of rank 0."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"{LOSS_PREFIX}{json.dumps([step, dict(losses)])}", flush=True)
 
 
 def _exit_with_parent() -> None:
