@@ -46,6 +46,7 @@ def judge_tables(run: RunData) -> Iterator[PageTable]:
     if not rated:
         return
     yield _distribution_table(rated)
+    columns: Sequence[str]
     if rows := [row for iteration in rated for row in _truth_rows(iteration)]:
         columns = ("iteration", "truth", "pairs", "right", "AUROC", "kept", "right of kept", "kept of right")
         note = (
@@ -66,7 +67,7 @@ def judge_tables(run: RunData) -> Iterator[PageTable]:
 
 
 def _distribution_table(rated: Sequence[IterationData]) -> PageTable:
-    rows = []
+    rows: list[Sequence[str]] = []
     for iteration in rated:
         for criterion in iteration.criteria:
             scores = score_distribution([pair.grades[criterion] for pair in iteration.assessed])
@@ -124,9 +125,7 @@ def kind_tables(iteration: IterationData) -> Iterator[PageTable]:
             rows.append((kind, *_truth_row(iteration.number, "", _as_values(metrics))[2:]))
         columns = ("kind", "pairs", "right", "AUROC", "kept", "right of kept", "kept of right")
         title = f"The same by kind of task ({settings.label}, iteration {iteration.number})"
-        note = (
-            f"A pair counts for each of its kinds. Few pairs mean wide intervals. {INTERVAL}."
-        )
+        note = f"A pair counts for each of its kinds. Few pairs mean wide intervals. {INTERVAL}."
         yield PageTable(title, columns, rows, note)
 
 
@@ -173,7 +172,7 @@ def diversity_table(run: RunData) -> PageTable | None:
     measured = {iteration.number: iteration.diversity for iteration in run.iterations if iteration.diversity}
     if not measured:
         return None
-    rows = []
+    rows: list[Sequence[str]] = []
     for name, metric in METRICS.items():
         values = [metrics.get(name) for metrics in measured.values()]
         texts = ["–" if value is None else metric.number_format.format(value) for value in values]
@@ -189,7 +188,7 @@ def diversity_table(run: RunData) -> PageTable | None:
 
 def contamination_table(run: RunData) -> PageTable | None:
     """Return how many pairs the contamination filter dropped, by iteration; None if the recipe has no such filter."""
-    rows = []
+    rows: list[Sequence[str]] = []
     for iteration in run.iterations:
         if iteration.is_filtered and any(isinstance(rule, ContaminationFilter) for rule in iteration.recipe.filters):
             num_dropped = sum(drop.by == "contamination" for drop in iteration.drops.values())
@@ -205,7 +204,7 @@ def contamination_table(run: RunData) -> PageTable | None:
 
 def counts_table(run: RunData) -> PageTable | None:
     """Return the number of rows that each iteration generated, kept and learned from."""
-    rows = []
+    rows: list[Sequence[str]] = []
     for iteration in run.iterations:
         trained = ((iteration.training or {}).get("rows") or {}).get("trained")
         num_pairs, num_kept = len(iteration.pairs), len(iteration.kept)

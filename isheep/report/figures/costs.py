@@ -49,7 +49,7 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
 
     stages = [stage for stage in (*STAGES, OTHER_STAGE) if any(row["stage"] == stage for row in rows)]
     height = HEIGHT_OF_BAR * len(stages)
-    base = alt.Chart(alt.Data(values=list(rows))).properties(width=panel_width(4), height=height)
+    base = alt.Chart(alt.InlineData(values=list(rows))).properties(width=panel_width(4), height=height)
     tooltip = ["stage:N", "iteration:O"]
 
     axis = alt.Axis(ticks=False, domain=False, labelLimit=200)

@@ -43,7 +43,7 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
     panels, kinds = [], list(dict.fromkeys(row["rows"] for row in rows))
     for kind in kinds:
         of_kind = [row for row in rows if row["rows"] == kind]
-        chart = alt.Chart(alt.Data(values=of_kind)).mark_line(point=True)
+        chart = alt.Chart(alt.InlineData(values=of_kind)).mark_line(point=True)
         encoded = chart.encode(
             x=alt.X("step:Q", title="optimizer step", axis=alt.Axis(format="d", tickMinStep=1)),
             y=alt.Y("loss:Q", title="loss, nats per token"),
