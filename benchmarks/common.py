@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
-from isheep.engines import Engine
+from isheep.engines import Engine, SeededEngine
 from isheep.errors import UserError
 from isheep.records import Completion, Sampling, TokenLogprobs
 
@@ -68,6 +69,14 @@ class TimedEngine:
 
     def __init__(self, engine: Engine, spent: dict[str, float]) -> None:
         self.engine, self.spent = engine, spent
+        if isinstance(engine, SeededEngine):
+            self.generate_seeded = partial(self._generate_seeded, engine)
+
+    def _generate_seeded(
+        self, engine: SeededEngine, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]:
+        with add_cpu_seconds(self.spent, "generate"):
+            return engine.generate_seeded(prompts, sampling, seeds)
 
     @property
     def max_in_flight(self) -> int:

@@ -382,14 +382,14 @@ DIES = """
 import os, signal, sys
 from isheep.engines.openai_engine import OpenAIEngine
 from isheep.cli import main
-calls, real = 0, OpenAIEngine.generate
+calls, real = 0, OpenAIEngine.generate_seeded
 def generate(*arguments):
     global calls
     calls += 1
     if calls > int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments)
-OpenAIEngine.generate = generate
+OpenAIEngine.generate_seeded = generate
 main(sys.argv[2:])
 """
 

@@ -117,6 +117,16 @@ def test_processes_among_which_a_batch_of_four_is_uneven(
 
 @pytest.mark.numeric
 @pytest.mark.slow
+def test_every_row_weighs_the_same_in_any_number_of_processes(qwen2: Path, tmp_path: Path) -> None:
+    """A batch of four is uneven among three processes, which rows without loss fill up."""
+    training = TRAINING.model_copy(update={"weigh": "rows"})
+    train(qwen2, tmp_path / "single", training)
+    train(qwen2, tmp_path / "adapter", training, gpus=3)
+    assert_same(tmp_path / "single", tmp_path / "adapter", 1e-5)
+
+
+@pytest.mark.numeric
+@pytest.mark.slow
 def test_sharded_weights(qwen2: Path, single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FSDP with its configuration, in two processes on the CPU, computes in bfloat16 and learns the same."""
     original_command = launch.accelerate_command

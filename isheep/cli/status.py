@@ -19,7 +19,7 @@ def status(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the progress, row counts and scores of a run, or of all runs of a sweep.
+    """Show the progress and the scores of a run or a sweep.
 
     Prints the headline scores with their change from the base, and what is in progress. Changes nothing, and works
     while the run goes on.
