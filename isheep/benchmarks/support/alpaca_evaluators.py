@@ -27,6 +27,11 @@ SEED = 0
 DEFAULT_PARAMETERS = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 2048}
 # Keys of completions_kwargs that are not parameters of a request.
 CLIENT_KEYS = ("requires_chatml", "is_chat", "num_procs", "batch_size", "price_per_token", "client_kwargs", "is_strip")
+# Keys of a configuration that are read; another one could change what the judge is asked or how its reply is read.
+KEYS = (
+    "prompt_template", "fn_completions", "completions_kwargs", "fn_completion_parser", "completion_parser_kwargs",
+    "completion_key", "batch_size", "is_randomize_output_order",
+)  # fmt: skip
 # Characters in which a match at the place of the last one's end is looked for.
 WINDOW = 1000
 TURN = re.compile(r"<\|im_start\|>(.*?)\n(.*?)<\|im_end\|>", re.DOTALL)
@@ -120,6 +125,10 @@ def load_evaluator(data: Path, name: str) -> Evaluator:
 
 
 def _check_supported(path: Path, settings: Mapping[str, Any], parameters: Mapping[str, Any], parser: Any) -> None:
+    if unknown := [key for key in settings if key not in KEYS]:
+        raise UserError(f"{path}: {unknown[0]!r} is not known here: take a configuration with {', '.join(KEYS)}")
+    if settings.get("is_randomize_output_order", True) is not True:
+        raise UserError(f"{path}: is_randomize_output_order must be true: the order of two outputs is drawn here")
     if parser not in PARSERS:
         raise UserError(f"{path}: parser {parser!r} is not known here: take a configuration with {', '.join(PARSERS)}")
     is_single_call = settings.get("batch_size", 1) == 1
