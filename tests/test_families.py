@@ -180,6 +180,16 @@ def test_generation_stops_at_the_end_that_was_trained(family_chat: tuple[Family,
     assert engine.generate([merged_chat.prompt("Name a city.")], GREEDY, 0)[0] == completion
 
 
+@pytest.mark.slow
+def test_the_published_tokenizer_of_llama2_is_llama2s(tmp_path: Path) -> None:
+    """Known ids: those of Mistral 7B, whose vocabulary has the same size, are other ones."""
+    tokenizer = load_family(tmp_path, published_family("llama2")).tokenizer
+    assert len(tokenizer) == 32_000
+    ids = [tokenizer(text).input_ids for text in ("Hello world", "grabbed", "ax\n####\nboo", "镇")]
+    assert ids[:2] == [[1, 15043, 3186], [1, 2646, 1327, 287]]
+    assert ids[2:] == [[1, 4853, 13, 4136, 13, 833, 29877], [1, 29871, 30411]]
+
+
 # --- texts and tokens
 
 
