@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from isheep.seeds.no_input import is_no_input
 
-# A label at the start of a line: "7. Instruction:", "7) input :", a bare "Input:", or with full-width signs "7．Input：".
+# A label at the start of a line: "7. Instruction:", "7) input :", a bare "Input:", or full-width "7．Input：".
 LABEL = re.compile(r"(?im)^[ \t]*([0-9]+[ \t]*[.)．）、][ \t]*)?(instruction|input|output)[ \t]*[:：]")
 # A line of number signs, or number signs before a label.
 SEPARATOR = re.compile(
