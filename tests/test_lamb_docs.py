@@ -44,8 +44,8 @@ def test_the_claim_is_said_over_items_and_over_seeds() -> None:
     before, after = ([float(row[index]) for row in rows] for index in (0, 1))
     p = f"{compare_over_seeds(before, after).p:.4f}".removeprefix("0")
     assert f"paired t of three gains, p = {p}." in table[0]
-    most = max(float(row[2]) for row in rows)
-    assert f"p < 1e-19 over items, and over the three seeds with p = {p}." in table[0] and most < 1e-19
+    largest_p = max(float(row[2]) for row in rows)
+    assert f"p < 1e-19 over items, and over the three seeds with p = {p}." in table[0] and largest_p < 1e-19
 
 
 def test_the_docs_count_the_arguments_that_the_corpus_has_in_another_order() -> None:
