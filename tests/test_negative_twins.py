@@ -73,18 +73,18 @@ def test_each_wrong_option_is_wrong(tmp_path: Path, qwen2: Path, name: str) -> N
     first_wins = right_items(name, tmp_path / "none", qwen2, data, engine)
     # The first text only loads the model; then come the options of the first item, of the second, and so on.
     texts = iter(engine.read[1:])
-    asked = [[next(texts) for _ in range(count)] for count, _ in OPTIONS[name]]
-    assert not list(texts) and all(len(set(options)) == len(options) for options in asked)
+    option_texts = [[next(texts) for _ in range(count)] for count, _ in OPTIONS[name]]
+    assert not list(texts) and all(len(set(options)) == len(options) for options in option_texts)
     right = [
         index if index >= 0 else letter_of("four", options[0])
-        for options, (_, index) in zip(asked, OPTIONS[name], strict=True)
+        for options, (_, index) in zip(option_texts, OPTIONS[name], strict=True)
     ]
     assert first_wins == [index == 0 for index in right]
-    for number in range(max(map(len, asked))):
-        indices = [number % len(options) for options in asked]
-        engine = Preferring([options[index] for options, index in zip(asked, indices, strict=True)])
+    for number in range(max(map(len, option_texts))):
+        indices = [number % len(options) for options in option_texts]
+        engine = Preferring([options[index] for options, index in zip(option_texts, indices, strict=True)])
         verdicts = right_items(name, tmp_path / str(number), qwen2, data, engine)
-        assert verdicts == [index == other for index, other in zip(indices, right, strict=True)], number
+        assert verdicts == [index == expected for index, expected in zip(indices, right, strict=True)], number
 
 
 def letter_of(option: str, prompt: str) -> int:
