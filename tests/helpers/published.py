@@ -115,10 +115,8 @@ def _write_llama2(script: str, folder: Path) -> None:
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = {
-        "tokenizer_class": "LlamaTokenizer",
-        "add_bos_token": True,
-        "add_eos_token": False,
-        **families.LLAMA_ROLES,
-    }
+    flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
+    added = {str(index): {"content": piece, **flags} for index, piece in enumerate(pieces[:3])}
+    config: dict[str, Any] = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False}
+    config |= {"added_tokens_decoder": added, **families.LLAMA_ROLES}
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
