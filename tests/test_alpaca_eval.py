@@ -20,7 +20,7 @@ from isheep.openai_client import ServerReply
 from isheep.recipe.evaluation import BenchmarkSettings, JudgeSettings
 from tests.helpers.command import isheep, refused
 from tests.helpers.judge_server import Answer, known, said, serving
-from tests.helpers.judged import alpaca_files, exam
+from tests.helpers.judged import alpaca_files, exam, gamed
 
 # --- figures
 
@@ -102,20 +102,6 @@ def test_a_file_as_it_is_published(tmp_path: Path) -> None:
     assert "annotations of 2 models: choose one with --model: mine, other" in refused("scores", path)
     assert json.loads(isheep("scores", path, "--json", "--model", "mine").out) == outcome
     assert "has no model 'nobody', only mine, other" in refused("scores", path, "--model", "nobody")
-
-
-def gamed(folder: Path, count: int) -> Path:
-    """A df_gamed.csv of our own: two baselines made short and long, and the plain one."""
-    chance = random.Random(3)
-    lines = ["index,model,preference,std_delta_len,instruction_difficulty,not_gamed_baseline"]
-    difficulty = [chance.gauss(0, 1) for _ in range(count)]
-    for model, shift in (("short", 1.0), ("long", -1.0), ("plain", 0.0)):
-        for n in range(count):
-            longer = shift + (chance.gauss(0, 0.5) if shift else 0)
-            share = 1 / (1 + math.exp(longer)) if shift else 0.5
-            lines.append(f"{n},{model},{share},{longer},{difficulty[n]},{not shift}")
-    (folder / win_rate.GAMED).write_text("\n".join(lines) + "\n")
-    return folder / win_rate.GAMED
 
 
 def judged(count: int, longer: int, bias: float) -> list[dict[str, Any]]:
@@ -388,6 +374,11 @@ def test_parsers_read_one_preference_or_none() -> None:
         (("batch_size: 1", "batch_size: 5"), "only openai_completions with batch_size 1"),
         (("max_tokens: 100", "tokens_to_favor: [a]"), "need the judge's tokenizer"),
         (("ranking_parser", "logprob_parser"), "belong together"),
+        (("batch_size: 1", "is_randomize_output_order: false"), "the order of two outputs is drawn here"),
+        (("max_tokens: 100", 'max_tokens: "100"'), "completions_kwargs.max_tokens must be a number, found '100'"),
+        (("max_tokens: 100", "top_p: true"), "completions_kwargs.top_p must be a number, found True"),
+        (("batch_size: 1", "completion_parser_kwargs: [1]"), "completion_parser_kwargs must be a mapping"),
+        (("batch_size: 1", "random_seed_keys: [output_1]"), "'random_seed_keys' is not known here"),
         (("alpaca_eval_gpt4/prompt", "nowhere/prompt"), "can't be read"),
         (("alpaca_eval_gpt4:", "- 1"), "not YAML"),
         ((None, "[]"), "one annotator is wanted"),

@@ -4,11 +4,10 @@ Each field is changed in a file of a few items. The prompts that a model or a ju
 must change for a field that is read, and must not for another one.
 """
 
-import copy
 import csv
 import gzip
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import pytest
 
 from isheep.benchmarks import EvalContext, load_benchmark
-from isheep.benchmarks.support import fastchat
 from isheep.benchmarks.support.data_fields import DATA_FIELDS
 from isheep.benchmarks.support.data_files import read_rows
 from isheep.engines.function import SeededFunctionEngine
@@ -27,8 +25,8 @@ from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Sampling, TokenLogprobs
 from isheep.rundir.folder import RunFolder
 from tests.helpers.benchmark_files import BENCHMARK_FILES, DEV, HUMANEVAL_TASK, LABELS, TRAIN, mbpp_task
+from tests.helpers.data_fields import changed_contents, fields_of, places
 from tests.helpers.data_files import DATA
-from tests.helpers.judged import mt_bench_files
 
 Rows = list[dict[str, Any]]
 FLOAT_TASK = {
@@ -61,13 +59,8 @@ ANSWERS = {
     "mbpp": "def add(n):\n    return n + 11", "mbpp_sanitized": "def add(n):\n    return n + 100",
     "triviaqa": "Ann", "squad2": "Ann", "gpqa_diamond": "The answer is (A)",
 }  # fmt: skip
-# Values that a field may take, beside those of `changes`.
-TEXTS = (
-    "A", "B", "C", "E", "1", "2", "import math\nx = 2", "detectable_format:title", "Ann", "third", "raise ValueError",
-)  # fmt: skip
 # How many values of an unused field are tried.
 MOST_UNUSED = 4
-NUMBERS = (0, 1, 2, 3, 12, 0.001)
 
 
 class FirstOption(SeededFunctionEngine):
@@ -84,52 +77,6 @@ class FirstOption(SeededFunctionEngine):
     def logprobs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[TokenLogprobs]:
         self.seen += [prompt + output for prompt, output in zip(prompts, outputs, strict=True)]
         return [TokenLogprobs([0] * 4, [-1.0] * 4) for _ in prompts]
-
-
-# --- the fields of a file
-
-
-def fields_of(value: Any, declared: Sequence[str], path: str = "") -> Iterator[str]:
-    """Yield the names of the fields of a row; what lies below a declared one belongs to it."""
-    if path in declared:
-        yield path
-    elif isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from fields_of(inner, declared, f"{path}.{key}" if path else key)
-    elif isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
-        for entry in value:
-            yield from fields_of(entry, declared, path)
-    elif value not in ([], {}) or not any(name.startswith(f"{path}.") for name in declared):
-        yield path
-
-
-def places(value: Any, path: list[str]) -> Iterator[tuple[Any, Any]]:
-    """Yield (object, key) for each place of a field in rows."""
-    if isinstance(value, list):
-        for entry in value:
-            yield from places(entry, path)
-    elif isinstance(value, dict) and path[0] in value:
-        if len(path) == 1:
-            yield value, path[0]
-        else:
-            yield from places(value[path[0]], path[1:])
-
-
-def changes(value: Any) -> Iterator[Any]:
-    """Yield values that a field could have instead."""
-    if isinstance(value, bool):
-        yield not value
-    elif isinstance(value, int | float):
-        yield from (number for number in NUMBERS if number != value)
-    elif isinstance(value, str):
-        yield f"{value} zebra"
-        yield from (text for text in TEXTS if text != value)
-    elif isinstance(value, dict):
-        yield from ({**value, key: replacement} for key, inner in value.items() for replacement in changes(inner))
-    elif isinstance(value, list):
-        yield from ([*value[:index], replacement, *value[index + 1 :]]
-                    for index, inner in enumerate(value) for replacement in changes(inner))  # fmt: skip
-        yield value[:-1]
 
 
 # --- what a benchmark makes of a file
@@ -243,54 +190,6 @@ def has_punkt() -> bool:
     except LookupError:
         return False
     return True
-
-
-def changed_contents(content: Any, field: str) -> Iterator[Any]:
-    """Yield the content with another value of a field, one place and value at a time."""
-    for index in range(len(list(places(content, field.split("."))))):
-        for replacement in changes(value_at(content, field, index)):
-            changed = copy.deepcopy(content)
-            holder, key = list(places(changed, field.split(".")))[index]
-            holder[key] = replacement
-            yield changed
-
-
-def value_at(content: Any, field: str, index: int) -> Any:
-    holder, key = list(places(content, field.split(".")))[index]
-    return holder[key]
-
-
-def test_mt_bench_reads_its_fields(tmp_path: Path) -> None:
-    """The questions, references and judge prompts, by what the judge is asked."""
-    fields = DATA_FIELDS["mt_bench"]
-    paths = {
-        "question": "question.jsonl",
-        "reference_answer": "reference_answer/gpt-4.jsonl",
-        "judge_prompts": "judge_prompts.jsonl",
-    }
-
-    def asked(folder: Path) -> Any:
-        try:
-            files = fastchat.load_files(folder, fastchat.DEFAULT_JUDGE)
-            answers = {number: ["one", "two"] for number in range(200)}
-            return load_benchmark("mt_bench").prompts(settings(folder)), fastchat.judge_requests(files, answers)
-        except UserError:
-            return "refused"
-
-    def settings(folder: Path) -> BenchmarkSettings:
-        return BenchmarkSettings(name="mt_bench", data=str(folder))
-
-    before = asked(mt_bench_files(tmp_path / "own", 4))
-    for field in fields.read:
-        kind, _, name = field.partition(".")
-        rows = read_rows(tmp_path / "own" / paths[kind])
-        outcomes: list[Any] = []
-        for changed in islice(changed_contents(rows, name), 20):
-            folder = mt_bench_files(tmp_path / f"{field}-{len(outcomes)}", 4)
-            (folder / paths[kind]).write_text("\n".join(map(json.dumps, changed)))
-            outcomes.append(asked(folder))
-        # An id or a name that fits nothing is refused, which is a way of reading it.
-        assert any(outcome != before for outcome in outcomes), field
 
 
 # --- the originals

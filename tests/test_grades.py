@@ -43,6 +43,7 @@ from tests.helpers.stages import stage_context, write_killed_stage
         ("inf||", None), ("+8||", 8), ("8\u00a0||", 8), ("8\u3002good", 8), ("“8”||", 8), ("<score>8</score>||", 8),
         # A label without a number may stand before it; which number of a label is the score would be a guess.
         ("Overall: 9", 9), ("Overall score: 9", 9), ("Final: 9", 9), ("Overall: 9||good", 9), ("Overall 9", 9),
+        ("**Score:** 9", 9), ("**Score**: 9", 9), ('"score": 9', 9), ("Score\uff1a9", 9), ("**Score**: -9", None),
         ("Score (1-10): 9", None), ("Score (1-10): 9||good", None), ("Score (out of 10): 9", None),
         # A second number on the line of the score.
         ("1. Overall: 9", None), ("8 or 9", None), ("8 9", None), ("8:30", None), ("8;9", None), ("8. 9", None),

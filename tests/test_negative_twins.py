@@ -20,10 +20,18 @@ from isheep.rundir.folder import RunFolder
 from tests.helpers.benchmark_files import HUMANEVAL_TASK, mbpp_task, write_benchmark
 from tests.helpers.data_files import DATA
 
-OPTION_TASKS = (
-    "boolq", "piqa", "siqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa_fact",
-    "commonsense_qa", "mmlu",
-)  # fmt: skip
+# By benchmark: the number of options of each item in tests/helpers/benchmark_files.py, and the index of the right one.
+OPTIONS: dict[str, list[tuple[int, int]]] = {
+    "boolq": [(2, 1), (2, 0)], "piqa": [(2, 0), (2, 1)], "siqa": [(3, 1), (3, 0)], "winogrande": [(2, 0), (2, 1)],
+    "hellaswag": [(4, 1), (4, 0)], "openbookqa_fact": [(4, 0), (4, 1)], "commonsense_qa": [(5, 0), (5, 4)],
+    "mmlu": [(4, 0), (4, 1), (4, 1)],
+    "arc_easy": [(4, 0), (3, 1), (4, 2)], "arc_challenge": [(4, 0), (3, 1), (4, 2)],
+}  # fmt: skip
+OPTIONS = {f"{protocol}/{name}": options for protocol in ("paper", "standard") for name, options in OPTIONS.items()}
+# OpenCompass leaves out items that have not four options.
+OPTIONS |= {f"paper/{name}": [(4, 0), (4, 2)] for name in ("arc_easy", "arc_challenge")}
+# lm-eval shuffles the options of GPQA: the right one is the letter before "four".
+OPTIONS["standard/gpqa_diamond"] = [(4, -1), (4, -1)]
 
 
 class Preferring(SeededFunctionEngine):
@@ -52,22 +60,37 @@ def right_items(name: str, tmp_path: Path, model: Path, data: Path, engine: Any)
     return list((scores.get("accuracy") or scores["acc"]).items)
 
 
-@pytest.mark.parametrize("name", OPTION_TASKS)
-@pytest.mark.parametrize("protocol", ["paper", pytest.param("standard", marks=pytest.mark.slow)])
-def test_each_wrong_option_is_wrong(tmp_path: Path, qwen2: Path, protocol: str, name: str) -> None:
-    """One text is likely at a time: exactly one of the options of each item makes it right."""
-    if protocol == "standard":
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name.startswith("standard/") else ()) for name in OPTIONS],
+)
+def test_each_wrong_option_is_wrong(tmp_path: Path, qwen2: Path, name: str) -> None:
+    """One option of each item is likely at a time: the item is right if and only if it is the right one."""
+    if name.startswith("standard/"):
         pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
-    data, full_name = write_benchmark(tmp_path / "data", name), f"{protocol}/{name}"
+    data = write_benchmark(tmp_path / "data", name.partition("/")[2])
     engine = Preferring()
-    first_wins = right_items(full_name, tmp_path / "none", qwen2, data, engine)
-    changed = []
-    for number, text in enumerate(dict.fromkeys(engine.read)):
-        right = right_items(full_name, tmp_path / str(number), qwen2, data, Preferring([text]))
-        changed.append(sum(now != before for now, before in zip(right, first_wins, strict=True)))
-    # An item whose first option is right loses by each other option; any other item wins by one option alone.
-    options = len(changed) // len(first_wins)
-    assert sum(changed) >= len(first_wins) - first_wins.count(True) and 0 in changed and options >= 2
+    first_wins = right_items(name, tmp_path / "none", qwen2, data, engine)
+    # The first text only loads the model; then come the options of the first item, of the second, and so on.
+    texts = iter(engine.read[1:])
+    option_texts = [[next(texts) for _ in range(count)] for count, _ in OPTIONS[name]]
+    assert not list(texts) and all(len(set(options)) == len(options) for options in option_texts)
+    right = [
+        index if index >= 0 else letter_of("four", options[0])
+        for options, (_, index) in zip(option_texts, OPTIONS[name], strict=True)
+    ]
+    assert first_wins == [index == 0 for index in right]
+    for number in range(max(map(len, option_texts))):
+        indices = [number % len(options) for options in option_texts]
+        engine = Preferring([options[index] for options, index in zip(option_texts, indices, strict=True)])
+        verdicts = right_items(name, tmp_path / str(number), qwen2, data, engine)
+        assert verdicts == [index == expected for index, expected in zip(indices, right, strict=True)], number
+
+
+def letter_of(option: str, prompt: str) -> int:
+    """Return the index of the letter that stands before an option in a prompt."""
+    (index,) = (index for index, letter in enumerate("ABCD") if f"({letter}) {option}\n" in prompt)
+    return index
 
 
 WRITTEN: dict[str, list[str]] = {
@@ -78,6 +101,10 @@ WRITTEN: dict[str, list[str]] = {
     "squad2": ["Ann Lee", "Annn", "The Ann is", "impossible", "impossible to answer it", "unanswerable", "white"],
     "gpqa_diamond": ["E", "", "abcd", "a", "The answer is E", "(b)"],
 }
+
+
+# Those that lm-eval's task has the model write too.
+STANDARD_WRITTEN = ("nq", "triviaqa", "squad2")
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -190,13 +217,13 @@ def test_right_content_with_something_wrong_beside_it_is_wrong() -> None:
 
 
 def test_each_benchmark_has_a_twin() -> None:
-    covered = {f"{protocol}/{name}" for name in (*OPTION_TASKS, *WRITTEN) for protocol in ("paper", "standard")}
+    covered = {*OPTIONS, *(f"paper/{name}" for name in WRITTEN), *(f"standard/{name}" for name in STANDARD_WRITTEN)}
     covered |= {"humaneval", "humaneval_plus", "mbpp", "mbpp_sanitized", "mt_bench", "alpaca_eval", "alpaca_eval_2"}
     # tests/test_ifeval_checkers.py misses each instruction by one.
     assert covered | {"ifeval", "lamb"} == set(packaged_names())
 
 
-@pytest.mark.parametrize("name", ["nq", "triviaqa", "squad2"])
+@pytest.mark.parametrize("name", STANDARD_WRITTEN)
 def test_an_almost_right_answer_is_wrong_by_the_standard_protocol(tmp_path: Path, qwen2: Path, name: str) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: the extra eval")
     data = write_benchmark(tmp_path / "data", name)

@@ -243,6 +243,7 @@ def test_a_judge_or_a_sandbox_that_is_not_used_or_missing_is_refused(
     assert "no judge to ask" in refused(*words, "mt_bench", "--data", mt_bench)
     assert "can't score a file of answers" in refused(*words, "paper/piqa", "--data", nq)
     assert "there is no such file" in refused("eval", "--responses", tmp_path / "none.jsonl", "paper/nq", "--data", nq)
+    assert "there is no such file" in refused("eval", "--responses", ".", "paper/nq", "--data", nq)
     assert "is a file: give a folder as --out" in refused(*words, "paper/nq", "--data", nq, "--out", path)
 
 

@@ -75,6 +75,7 @@ def test_conversations_give_their_first_question_and_answer(tmp_path: Path) -> N
 TURNS = {
     "answered": (["user", "assistant"], "a1"),
     "greeting first": (["assistant", "user", "assistant"], "a2"),
+    "a call that the text spells": (["user", "assistant", "observation", "assistant"], ""),
     "tool turns between": (["system", "user", "function_call", "observation", "assistant"], ""),
     "two questions": (["user", "user", "assistant"], ""),
     "no answer": (["user"], ""),
@@ -104,6 +105,8 @@ def test_the_answer_is_the_turn_directly_after_the_question(tmp_path: Path, case
         "<noinput>",
         "(none).",
         "N/A",
+        "n.a.",
+        "null",
         "no_input",
         "No  input required.",
         "ＮＯＮＥ",

@@ -65,6 +65,7 @@ READS = {
     "carriage returns": " {A}\r\n6. Input:\r\n###\r\n7. Instruction: {B}\r\n7. Input: house\r\n",
     "first label again": "\n6. Instruction: {A}\n6. Input: <noinput>\n###\n7. Instruction: {B}\n7. Input: house",
     "empty sections": " {A}\n6. Input: <noinput> ok\n####\n\n##### 7. Instruction: {B}\n7. Input: house",
+    "full-width signs": " {A}\n6．Input：<noinput>\n###\n7、Instruction：{B}\n7）Input：house",
     "text between label and colon": " {A}\n6 . Input : <noinput>\n###\n7 ) Instruction : {B}\n7. Input: house",
 }
 
@@ -107,6 +108,9 @@ def test_only_labels_and_separators_at_the_start_of_a_line_count(text: str, inst
         ("Convert this log.\n6. Input: one\n8. Output: fake\nrest\n6. Output: z", "ambiguous: two labels 'output'"),
         ("Translate it.\n6. **Input:** Good day\n6. **Output:** Bonjour", "ambiguous: a label within a line"),
         ("Translate it.\n**Input:** Good day", "ambiguous: a label within a line"),
+        ("Translate it.\n**6．Input：** Good day", "ambiguous: a label within a line"),
+        ("Name a cheese. ###", "ambiguous: a separator within a line"),
+        ("Translate it.\n6. Input: Good day ####", "ambiguous: a separator within a line"),
     ],
 )
 def test_what_is_ambiguous_is_rejected_whole(text: str, why: str) -> None:

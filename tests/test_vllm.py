@@ -30,8 +30,7 @@ from isheep.engines import openai, openai_engine, server, transformers, vllm, vl
 from isheep.errors import TooLong, UserError  # noqa: E402
 from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT  # noqa: E402
 from isheep.models.chat_template import load_chat_template  # noqa: E402
-from isheep.recipe.machine import Machine
-from isheep.recipe.schema import ServerSettings  # noqa: E402
+from isheep.recipe.machine import Machine, ServerSettings  # noqa: E402
 from isheep.records import (
     Model,  # noqa: E402
     Sampling,  # noqa: E402

@@ -125,11 +125,11 @@ def score_responses(
     [settings] = with_judge([settings], judge)
     if unsafe_code and not benchmark.needs_sandbox:
         raise UserError(f"{option('unsafe_code')} is for benchmarks that run code: {name} runs none")
+    if not responses.is_file():
+        raise UserError(f"{responses}: there is no such file; give a file of answers as {option('responses')}")
     output_dir = output_dir or _output_dir(responses, settings.label)
     if output_dir.exists() and not output_dir.is_dir():
         raise UserError(f"{output_dir} is a file: give a folder as {option('out')}")
-    if not responses.is_file():
-        raise UserError(f"{responses}: there is no such file; give a file of answers as {option('responses')}")
     if benchmark.needs_sandbox:
         sandbox.find_isolation(unsafe_code)
     opened_judge = open_judge(recipe, settings) if benchmark.needs_judge else None

@@ -269,9 +269,10 @@ def _check_same_prompts(path: Path, recipe: Recipe) -> None:
 
 def fork_advice(path: Path, settings: Sequence[str]) -> str:
     """Return how to begin another run that takes over what the run in `path` has and these settings do not change."""
-    folder = next(
-        name for n in itertools.count(2) if not (name := path.with_name(f"{path.resolve().name}-{n}")).exists()
-    )
+    # The path "." has no name.
+    siblings = path.parent if path.name else path.resolve().parent
+    name = path.resolve().name
+    folder = next(folder for n in itertools.count(2) if not (folder := siblings / f"{name}-{n}").exists())
     if in_command_line():
         command = shlex.join(["isheep", "run", str(path), *settings, "--fork", folder.name])
         if len(command) > MAX_COMMAND_LENGTH:

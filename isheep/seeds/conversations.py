@@ -43,7 +43,9 @@ def first_exchange(entry: dict[str, Any], location: str) -> FirstExchange:
     if "user" not in roles:
         raise UserError(f"{location}: the conversation has no turn of a user ({', '.join(ROLES['user'])})")
     index = roles.index("user")
-    is_answered = roles[index + 1 : index + 2] == ["assistant"] and bool(turns[index + 1][1])
+    # A turn before the response of a tool is a call of that tool, whatever its form.
+    following = roles[index + 1 : index + 3]
+    is_answered = following[:1] == ["assistant"] and following[1:] != ["tool"] and bool(turns[index + 1][1])
     has_system_text = "system" in roles or any(entry.get(key) for key in SYSTEM_KEYS)
     return FirstExchange(turns[index][1], turns[index + 1][1] if is_answered else None, has_system_text)
 

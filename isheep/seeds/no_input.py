@@ -1,10 +1,13 @@
-"""The ways to write that a task has no input: <noinput>, "No input", "(None).", "n/a"."""
+"""The ways to write that a task has no input: <noinput>, "No input", "(None).", "n/a", "null"."""
 
 import re
 import unicodedata
 
 # After a tag, the rest is ignored. Words stand alone, perhaps between signs.
-WORDS = r"no[\W_]{0,3}inputs?(?: (?:is )?(?:required|needed|necessary|given|provided))?|none|n/?a|not applicable"
+WORDS = (
+    r"no[\W_]{0,3}inputs?(?: (?:is )?(?:required|needed|necessary|given|provided))?"
+    r"|none|null|nil|n[/.]?a|not applicable"
+)
 NO_INPUT = re.compile(rf"(?i)<no ?input>.*|[\W_]*(?:{WORDS})[\W_]*|<(?:blank|empty)>", re.DOTALL)
 
 

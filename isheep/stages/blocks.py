@@ -7,15 +7,19 @@ from typing import NamedTuple
 
 from isheep.seeds.no_input import is_no_input
 
-# A label at the start of a line: "7. Instruction:", "7) input :", or a bare "Input:".
-LABEL = re.compile(r"(?im)^[ \t]*([0-9]+[ \t]*[.)][ \t]*)?(instruction|input|output)[ \t]*:")
+# A label at the start of a line: "7. Instruction:", "7) input :", a bare "Input:", or full-width "7．Input：".
+LABEL = re.compile(r"(?im)^[ \t]*([0-9]+[ \t]*[.)．）、][ \t]*)?(instruction|input|output)[ \t]*[:：]")
 # A line of number signs, or number signs before a label.
-SEPARATOR = re.compile(r"(?im)^[ \t]*#{3,}[ \t]*(?=$|(?:[0-9]+[ \t]*[.)][ \t]*)?(?:instruction|input|output)[ \t]*:)")
+SEPARATOR = re.compile(
+    r"(?im)^[ \t]*#{3,}[ \t]*(?=$|(?:[0-9]+[ \t]*[.)．）、][ \t]*)?(?:instruction|input|output)[ \t]*[:：])"
+)
 # A label or a separator that does not begin its line, or a label in bold: it may end the text before it, or be part of
 # that text.
 INLINE_LABEL = re.compile(
-    r"(?im)(?:\b[0-9]+[ \t]*[.)]|(?<!#)#{3,}|^[ \t]*[*_])[*_ \t]*(?:instruction|input|output)[*_ \t]*:"
+    r"(?im)(?:\b[0-9]+[ \t]*[.)．）、]|(?<!#)#{3,}|^[ \t]*[*_])[*_ \t]*(?:instruction|input|output)[*_ \t]*[:：]"
 )
+# A separator at the end of a field, behind other text of its line.
+FINAL_SEPARATOR = "###"
 
 
 class Block(NamedTuple):
@@ -95,6 +99,8 @@ def _parse_block(text: str, cut: bool) -> Block:
     instruction, input = fields.get("instruction", ""), fields.get("input", "")
     if not ambiguous and any(map(INLINE_LABEL.search, (instruction, input))):
         ambiguous = "a label within a line"
+    if not ambiguous and (instruction.endswith(FINAL_SEPARATOR) or input.endswith(FINAL_SEPARATOR)):
+        ambiguous = "a separator within a line"
     return Block(
         text=text.strip(),
         instruction=instruction,

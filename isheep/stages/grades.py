@@ -30,6 +30,9 @@ LABEL = re.compile(
 # The marks that may stand before a rating.
 MARKS = " \t<[(\"'*#_`"
 
+# The marks that may stand between a label and a rating, beside those.
+MARKS_BEHIND_LABEL = ":=："
+
 # The ends of a line: no other control character is one. A stop sequence may cut the end of the last line in two.
 LINE_END = re.compile(r"\r?\n|\r\Z")
 # What makes a number negative: a word, or a minus sign beside the dashes (Unicode's category Pd).
@@ -45,7 +48,7 @@ def parse_grade(reply: str) -> float | None:
     Reads only the first line that is not blank; a line ends at "\\n" or "\\r\\n". If it has a `||`, the score stands
     before it among any words ("8||", "<8>||", "I give it 8/10 || ..."), and what follows is free text that is not read.
     If it has none, the number must open the line, after marks and a label at most: "8", "8.5 because", "Score: 8",
-    "Overall: 8", "8 out of 10". A fraction keeps its value (8.5).
+    "**Score**: 8", "Overall: 8", "8 out of 10". A fraction keeps its value (8.5).
 
     A number is ASCII digits, and only MARKS_BEHIND may follow it directly. A number outside 1 to 10, of another scale
     ("80/100"), of a range ("7-8"), with a minus ("−8", "minus 8"), in words, in other digits, or beside another number
@@ -57,7 +60,7 @@ def parse_grade(reply: str) -> float | None:
     if separator:
         number = RATING.search(head)
     else:
-        head = LABEL.sub("", head.lstrip(MARKS), count=1).lstrip(MARKS)
+        head = LABEL.sub("", head.lstrip(MARKS), count=1).lstrip(MARKS + MARKS_BEHIND_LABEL)
         number = RATING.match(head)
     if number is None or any(map(is_control, head)):
         return None

@@ -83,15 +83,22 @@ def _start_with(tokenizer: Any, *tokens: str) -> None:
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{' '.join(tokens)} $A", special_tokens=pairs)
 
 
+def piece_decoder() -> Any:
+    """Return a decoder of "▁" pieces and bytes that drops the space before a text."""
+    from tokenizers import decoders
+
+    return decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+
+
 def llama2_backend(*added: str, rstrip: bool = False) -> Any:
     """Return a tokenizer of Llama-2's kind: a space before a text and after an added token, dropped when decoding."""
-    from tokenizers import AddedToken, decoders, pre_tokenizers
+    from tokenizers import AddedToken, pre_tokenizers
 
     tokenizer = _pieces(["<unk>", "<s>", "</s>"])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
+    tokenizer.decoder = piece_decoder()
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
     tokenizer.add_special_tokens([AddedToken(token, rstrip=rstrip) for token in added])
     _start_with(tokenizer, "<s>")

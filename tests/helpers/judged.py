@@ -1,11 +1,14 @@
 """Not a test: benchmarks of our own in the originals' formats, and an exam of a fake model on them."""
 
 import json
+import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from isheep.benchmarks import EvalContext, alpaca_eval
+from isheep.benchmarks.support import win_rate
 from isheep.engines.function import SeededFunctionEngine
 from isheep.judges.base import Judge
 from isheep.judges.endpoint import EndpointJudge
@@ -107,3 +110,17 @@ def alpaca_files(folder: Path, count: int) -> Path:
         )
         (config / "configs.yaml").write_text(text + WEIGHTED * weighted)
     return folder
+
+
+def gamed(folder: Path, count: int) -> Path:
+    """A df_gamed.csv of our own: two baselines made short and long, and the plain one."""
+    chance = random.Random(3)
+    lines = ["index,model,preference,std_delta_len,instruction_difficulty,not_gamed_baseline"]
+    difficulty = [chance.gauss(0, 1) for _ in range(count)]
+    for model, shift in (("short", 1.0), ("long", -1.0), ("plain", 0.0)):
+        for n in range(count):
+            longer = shift + (chance.gauss(0, 0.5) if shift else 0)
+            share = 1 / (1 + math.exp(longer)) if shift else 0.5
+            lines.append(f"{n},{model},{share},{longer},{difficulty[n]},{not shift}")
+    (folder / win_rate.GAMED).write_text("\n".join(lines) + "\n")
+    return folder / win_rate.GAMED

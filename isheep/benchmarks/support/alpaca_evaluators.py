@@ -25,8 +25,15 @@ from isheep.openai_client import ServerReply
 SEED = 0
 # Its defaults for the parameters of a request.
 DEFAULT_PARAMETERS = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 2048}
+# The types of parameters that this package computes with, or that no endpoint takes as another type.
+PARAMETER_TYPES = {"max_tokens": int, "temperature": int | float, "top_p": int | float, "top_logprobs": int}
 # Keys of completions_kwargs that are not parameters of a request.
 CLIENT_KEYS = ("requires_chatml", "is_chat", "num_procs", "batch_size", "price_per_token", "client_kwargs", "is_strip")
+# Keys of a configuration that are read; another one could change what the judge is asked or how its reply is read.
+KEYS = (
+    "prompt_template", "fn_completions", "completions_kwargs", "fn_completion_parser", "completion_parser_kwargs",
+    "completion_key", "batch_size", "is_randomize_output_order",
+)  # fmt: skip
 # Characters in which a match at the place of the last one's end is looked for.
 WINDOW = 1000
 TURN = re.compile(r"<\|im_start\|>(.*?)\n(.*?)<\|im_end\|>", re.DOTALL)
@@ -105,6 +112,9 @@ def load_evaluator(data: Path, name: str) -> Evaluator:
     if not isinstance(content, dict) or len(content) != 1 or not isinstance(next(iter(content.values())), dict):
         raise UserError(f"{path}: one annotator is wanted, with its settings")
     ((name, settings),) = content.items()
+    for key in ("completions_kwargs", "completion_parser_kwargs"):
+        if not isinstance(settings.get(key) or {}, dict):
+            raise UserError(f"{path}: {key} must be a mapping, found {settings[key]!r:.60}")
     parameters = dict(settings.get("completions_kwargs") or {})
     parser = settings.get("fn_completion_parser", "regex_parser")
     _check_supported(path, settings, parameters, parser)
@@ -120,6 +130,13 @@ def load_evaluator(data: Path, name: str) -> Evaluator:
 
 
 def _check_supported(path: Path, settings: Mapping[str, Any], parameters: Mapping[str, Any], parser: Any) -> None:
+    for key, kind in PARAMETER_TYPES.items():
+        if isinstance(value := parameters.get(key), bool) or not isinstance(value, kind | None):
+            raise UserError(f"{path}: completions_kwargs.{key} must be a number, found {value!r:.60}")
+    if unknown := [key for key in settings if key not in KEYS]:
+        raise UserError(f"{path}: {unknown[0]!r} is not known here: take a configuration with {', '.join(KEYS)}")
+    if settings.get("is_randomize_output_order", True) is not True:
+        raise UserError(f"{path}: is_randomize_output_order must be true: the order of two outputs is drawn here")
     if parser not in PARSERS:
         raise UserError(f"{path}: parser {parser!r} is not known here: take a configuration with {', '.join(PARSERS)}")
     is_single_call = settings.get("batch_size", 1) == 1

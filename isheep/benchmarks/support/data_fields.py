@@ -19,6 +19,8 @@ class DataFields(NamedTuple):
 ID = "a name of the item"
 OTHER_FORM = "another form of a field that is read"
 NOT_SCORED = "the original's scorer does not read it"
+COPIED = "copied into the files of outputs and annotations; no prompt and no score depends on it"
+CLIENT = "for alpaca_eval's client; machine.judging says how the judge is called"
 
 _HUMANEVAL = ("prompt", "entry_point", "canonical_solution", "test")
 _MBPP = ("task_id", "code", "test_list")
@@ -50,6 +52,21 @@ _SQUAD_UNUSED = {
     f"{_SQUAD}.is_impossible": "true where there are no answers",
     f"{_SQUAD}.plausible_answers.answer_start": "where the answer stands in the passage",
 }
+_REQUEST, _PARSER = "configs.completions_kwargs", "configs.completion_parser_kwargs"
+# "reference" is the file of instructions and reference outputs, "configs" an evaluator's configs.yaml.
+_ALPACA = (
+    "reference.instruction", "reference.output", "reference.generator",
+    "df_gamed.index", "df_gamed.preference", "df_gamed.std_delta_len", "df_gamed.instruction_difficulty",
+    "df_gamed.not_gamed_baseline",
+    "configs.prompt_template", "configs.fn_completions", "configs.fn_completion_parser", "configs.batch_size",
+    "configs.is_randomize_output_order",
+    f"{_REQUEST}.model_name", f"{_REQUEST}.max_tokens", f"{_REQUEST}.temperature",
+)  # fmt: skip
+_ALPACA_UNUSED = {
+    "reference.dataset": COPIED, "reference.datasplit": COPIED, "df_gamed.model": "a name of the baseline",
+    f"{_REQUEST}.requires_chatml": "every prompt in ChatML is a conversation", f"{_REQUEST}.num_procs": CLIENT,
+    f"{_REQUEST}.price_per_token": CLIENT,
+}  # fmt: skip
 _PLAUSIBLE, _TITLE = f"{_SQUAD}.plausible_answers.text", "data.title"
 
 DATA_FIELDS: dict[str, DataFields] = {
@@ -80,8 +97,14 @@ DATA_FIELDS: dict[str, DataFields] = {
             "judge_prompts.output_format": "the form of the verdict is that of the pattern",
         },
     ),
-    "alpaca_eval": DataFields(("instruction", "output", "generator", "dataset"), {"datasplit": NOT_SCORED}),
-    "alpaca_eval_2": DataFields(("instruction", "output", "generator", "dataset"), {"datasplit": NOT_SCORED}),
+    "alpaca_eval": DataFields(_ALPACA, _ALPACA_UNUSED),
+    "alpaca_eval_2": DataFields(
+        (
+            *_ALPACA, f"{_REQUEST}.logprobs", f"{_REQUEST}.top_logprobs", f"{_PARSER}.numerator_token",
+            f"{_PARSER}.denominator_tokens", f"{_PARSER}.is_binarize", "configs.completion_key",
+        ),
+        _ALPACA_UNUSED,
+    ),
     "paper/boolq": DataFields(("question", "passage", "answer"), {"title": "OpenCompass removes it from the passage"}),
     "standard/boolq": DataFields(("question", "passage", "answer", "title")),
     "paper/squad2": DataFields((*_SQUAD_READ, _PLAUSIBLE), {**_SQUAD_UNUSED, _TITLE: "not in OpenCompass's prompt"}),
