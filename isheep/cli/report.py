@@ -16,7 +16,7 @@ def report(
     ] = None,
     allow_code: AllowCode = False,
 ) -> None:
-    """Write the report of a run: one page with its results, figures and examples.
+    """Write the report of a run: results, figures, examples.
 
     The page needs no server and no network: open the file in a browser. A run writes it after every stage by itself.
     """
