@@ -89,7 +89,7 @@ def test_another_file(tmp_path: Path, attacked: Path) -> None:
 def test_the_headline_says_what_got_better_and_worse(page: str) -> None:
     text = visible_text(page)
     assert "25.0% → 100.0% +75.0" in text
-    assert "of iteration 2, the best by this score, it is 100.0%" in text
+    assert "and iteration 2, the best by this score, 100.0%" in text
     better, worse = text.index("Got better"), text.index("Got worse")
     assert better < text.index("right 25.0%", better) < worse < text.index("content 75.0% → 0.0% -75.0", worse)
     assert "flatters it" in text
@@ -173,6 +173,17 @@ def test_a_new_run_without_anything(tmp_path: Path) -> None:
     text = visible_text(write_report(run).read_text(encoding="utf-8"))
     assert "0 of 1 iterations are trained" in text and "No pair is rated yet." in text
     assert "isheep eval scores a run at any time" in text
+
+
+def test_a_base_that_was_asked_in_another_template_is_named(tmp_path: Path) -> None:
+    """Part of the difference may be the template's."""
+    for templates, is_said in ((("plain", "qwen"), True), (("qwen", "qwen"), False)):
+        run = make_run(tmp_path / str(is_said), iterations=1)
+        for folder, template in zip(("base", "iter-1"), templates, strict=True):
+            write_result(run, folder, "own", {"template": template, "scores": {"right": {"items": [True, False] * 50}}})
+        assert isheep("report", run).code == 0
+        text = " ".join((run / "report.html").read_text(encoding="utf-8").split())
+        assert ("asked in the template “plain” and the iteration in “qwen”" in text) is is_said
 
 
 def test_the_result_by_a_stop_rule(tmp_path: Path) -> None:

@@ -25,9 +25,10 @@ class ScoreChange(NamedTuple):
 class BenchmarkHeadline(NamedTuple):
     """A benchmark's changes from the base to its best iteration: the headline score first, then all other scores.
 
-    `best` is the iteration with the highest value of the first headline score; `is_result` says that it is the run's
-    result, `result` is the change of the same score to that result if it is another iteration. Without a score of the
-    base, or of an iteration, `best` is None and `only` holds the value that there is.
+    `best` is the iteration with the highest value of the first headline score. `result` is the change of the same score
+    to the run's result if that is another iteration. Without a score of the base, or of an iteration, `best` is None and
+    `only` holds the value that there is. `templates` are the chat templates of the base and of the best iteration if
+    they differ: part of the difference may then be the template's.
     """
 
     benchmark: str
@@ -35,6 +36,7 @@ class BenchmarkHeadline(NamedTuple):
     changes: list[ScoreChange]
     result: ScoreChange | None
     only: str
+    templates: tuple[str, str] | None = None
 
     def with_verdict(self, verdict: str) -> list[ScoreChange]:
         """Return the changes with a verdict."""
@@ -61,7 +63,10 @@ def headline(benchmark: BenchmarkScores, result: int) -> BenchmarkHeadline:
     more_rows = [row for row in benchmark.rows if row.name not in names]
     changes = [change for row in (*rows, *more_rows) if (change := change_to(row, best.iteration))]
     of_result = change_to(first, result) if result not in (0, best.iteration) else None
-    return BenchmarkHeadline(benchmark.title, best.iteration, changes, of_result, "")
+    by_iteration = dict(zip(benchmark.iterations, benchmark.templates, strict=True))
+    templates = by_iteration[0], by_iteration[best.iteration]
+    differing = templates if templates[0] != templates[1] else None
+    return BenchmarkHeadline(benchmark.title, best.iteration, changes, of_result, "", differing)
 
 
 def change_to(row: ScoreRow, iteration: int) -> ScoreChange | None:
