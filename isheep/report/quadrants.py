@@ -44,7 +44,8 @@ def quadrants(iteration: IterationData) -> list[Quadrant]:
     members: dict[tuple[bool, bool], list[AssessedPair]] = {key: [] for key in product((False, True), repeat=2)}
     for pair in readable:
         verdicts = [
-            rule.reason_against({name: pair.grades[name]}) is None for rule, name in zip(rules, (first, second), strict=True)
+            rule.reason_against({name: pair.grades[name]}) is None
+            for rule, name in zip(rules, (first, second), strict=True)
         ]
         members[verdicts[0], verdicts[1]].append(pair)
     words = [f"{name} {threshold_words(rule)}" for rule, name in zip(rules, (first, second), strict=True)]

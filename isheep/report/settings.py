@@ -44,9 +44,7 @@ def group_settings(runs: Sequence[RunData]) -> list[Setting]:
             group.append(run)
     members = [group for candidates in groups.values() for group in candidates]
     members.sort(key=lambda group: runs.index(group[0]))
-    return [
-        Setting(name, tuple(group)) for name, group in zip(_unique_names(members), members, strict=True)
-    ]
+    return [Setting(name, tuple(group)) for name, group in zip(_unique_names(members), members, strict=True)]
 
 
 def _unique_names(groups: Sequence[Sequence[RunData]]) -> list[str]:

@@ -125,7 +125,7 @@ def _markdown_cell(cell: PaperCell) -> str:
     # GitHub's pages show <ins> underlined, and no <u>.
     text = {1: f"**{text}**", 2: f"<ins>{text}</ins>"}.get(cell.rank, text)
     arrow = {"up": "↑", "down": "↓", "": ""}[cell.mark]
-    note = f" {_markdown_text(cell.note)}" if cell.note else ""
+    note = f" {cell.note}" if cell.note else ""
     return f"{text}{arrow}{note}"
 
 
@@ -251,5 +251,9 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return file.getvalue()
 
 
+# The beginnings of a text that a spreadsheet reads as a formula; a negative number is none.
+FORMULA = re.compile(r"[=+@\t\r]|-(?!\d)")
+
+
 def _csv_value(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value

@@ -14,7 +14,7 @@ from isheep.report.settings import Setting, group_settings, spread_over_seeds
 
 CAPTION = (
     "As the paper's Figure 3: of all generated pairs, those whose rating passes the threshold ({threshold}). A rating "
-    "that can't be read does not pass. \"kept\" are the pairs that no filter dropped."
+    'that can\'t be read does not pass. "kept" are the pairs that no filter dropped.'
 )
 EXPECTED = (
     " Dashed: the same for the expected rating, which the judge gives on average under the probabilities of its scores."
@@ -45,7 +45,7 @@ def draw(runs: Sequence[RunData]) -> Figure | None:
 
 def setting_rows(setting: Setting) -> Iterator[dict[str, Any]]:
     """Yield a row for each iteration and series that all runs of a setting have."""
-    by_run = [{series: value for iteration in run.iterations for series, value in shares(iteration)} for run in setting.runs]
+    by_run = [dict(chain.from_iterable(map(shares, run.iterations))) for run in setting.runs]
     for key in by_run[0]:
         if not all(key in values for values in by_run):
             continue

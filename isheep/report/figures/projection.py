@@ -7,16 +7,17 @@ from isheep.diagnostics.two_sample import halves_mmd, kernel_width, project, sam
 from isheep.evaluation.statistics import Estimate
 from isheep.records import Pair
 from isheep.report.figures import Figure
-from isheep.report.reference import ReferenceTexts, load_reference, open_vectors
+from isheep.report.reference import load_reference, open_vectors
 from isheep.report.run_data import RunData
 from isheep.stages.measure import pair_text
 
 CAPTION = (
     "As the paper's Figure 4: {embedding}. The two axes are the first principal components of the reference, {label}; "
-    "they hold {variance:.0%} of its variance, so the picture leaves out the rest, and the distance does not. Points of "
-    "the reference lie further out because the axes are fitted on them. The distance is the squared maximum mean discrepancy over all dimensions (Gaussian kernel; 0: the same distribution; "
-    "at most 2) with its bootstrap 95% interval. The grey band is where two random halves of the reference lie in 95% "
-    "of 1000 splits. At most 1000 texts of each are measured, and {num_points} drawn."
+    "they hold {variance:.0%} of its variance, so the picture leaves out the rest, and the distance does not. The "
+    "reference's points lie further out because the axes are fitted on them. The distance is the squared maximum mean "
+    "discrepancy over all dimensions (Gaussian kernel; 0: the same distribution; at most 2) with its bootstrap 95% "
+    "interval. The grey band is where two random halves of the reference lie in 95% of 1000 splits. At most 1000 texts "
+    "of each are measured, and {num_points} drawn."
 )
 BY_WORDS = "each text (instruction, input and output) is the vector of its words' TF-IDF weights"
 BY_MODEL = "each text (instruction, input and output) is the mean last hidden state of the base model"

@@ -58,7 +58,13 @@ def chart_of(rated: Sequence[IterationData], rows: Sequence[dict[str, Any]], cor
     for iteration in rated:
         quality, following = iteration.criteria
         cells = [
-            {**row, "x0": row[following] - 0.5, "x1": row[following] + 0.5, "y0": row[quality] - 0.5, "y1": row[quality] + 0.5}
+            {
+                **row,
+                "x0": row[following] - 0.5,
+                "x1": row[following] + 0.5,
+                "y0": row[quality] - 0.5,
+                "y1": row[quality] + 0.5,
+            }
             for row in rows
             if row["iteration"] == iteration.number
         ]
