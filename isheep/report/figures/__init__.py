@@ -11,7 +11,7 @@ from typing import Any
 
 from isheep.report.run_data import RunData
 
-FIGURES = ("scores",)
+FIGURES = ("scores", "compute", "loss", "costs", "ratings", "diversity")
 
 
 @dataclass(frozen=True)
