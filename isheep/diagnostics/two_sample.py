@@ -80,7 +80,9 @@ def squared_mmd(reference: Any, vectors: Any, width: float) -> Estimate:
     generator = np.random.default_rng(0)
     resamples = [generator.multinomial(size, np.full(size, 1 / size), RESAMPLES).astype(float) for size in sizes]
     value = _weighted_mmd(kernels, *(np.ones((1, size)) for size in sizes))[0]
-    low, high = np.quantile(_weighted_mmd(kernels, *resamples), (0.025, 0.975))
+    # A resample of few texts may hold one text alone, which has no similarity within.
+    with np.errstate(invalid="ignore"):
+        low, high = np.nanquantile(_weighted_mmd(kernels, *resamples), (0.025, 0.975))
     return Estimate(float(value), float(low), float(high), sizes[1])
 
 
