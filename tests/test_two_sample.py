@@ -51,10 +51,15 @@ def test_the_estimate_equals_the_formula_of_gretton() -> None:
     def kernel(a: float, b: float) -> float:
         return float(np.exp(-((a - b) ** 2) / (2 * 1.5**2)))
 
-    within_first = sum(kernel(a, b) for i, a in enumerate(first[:, 0]) for j, b in enumerate(first[:, 0]) if i != j) / 6
-    within_second = sum(kernel(a, b) for i, a in enumerate(second[:, 0]) for j, b in enumerate(second[:, 0]) if i != j) / 2
-    between = sum(kernel(a, b) for a in first[:, 0] for b in second[:, 0]) / 6
-    assert squared_mmd(first, second, 1.5).value == pytest.approx(within_first + within_second - 2 * between)
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
+
+    within = [
+        mean([kernel(side[i, 0], side[j, 0]) for i in range(len(side)) for j in range(len(side)) if i != j])
+        for side in (first, second)
+    ]
+    between = mean([kernel(a, b) for a in first[:, 0] for b in second[:, 0]])
+    assert squared_mmd(first, second, 1.5).value == pytest.approx(sum(within) - 2 * between)
 
 
 def test_numbers_of_an_iteration_do_not_depend_on_later_ones() -> None:

@@ -31,6 +31,7 @@ COMMANDS = (
     "export",
     "eval",
     "compare",
+    "report",
     "contamination",
     "judge-calibration",
     "annotate",

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from isheep.errors import UserError
+from isheep.errors import UserError, unknown_name
 from isheep.recipe.loading import differences
-from isheep.report.figure_files import Format, Scheme, figure_svg, write_figure
+from isheep.report.figure_files import FORMATS, Format, Scheme, figure_svg, write_figure
 from isheep.report.figures import Figure, all_figures
 from isheep.report.reference import load_reference
 from isheep.report.run_data import RunData, load_run_data
@@ -45,6 +45,14 @@ def find_run_dirs(paths: Sequence[Path]) -> list[Path]:
             raise UserError(f"{path}: {what}; give run folders, or the folder of a sweep")
         run_dirs += inside
     return list({run_dir.resolve(): run_dir for run_dir in run_dirs}.values())
+
+
+def check_formats(names: Sequence[str]) -> list[Format]:
+    """Return the formats of figures, each once. Raises UserError for an unknown one."""
+    for name in names:
+        if name not in FORMATS:
+            raise UserError(unknown_name("format", name, FORMATS))
+    return [name for name in FORMATS if name in names]
 
 
 def load_runs(run_dirs: Sequence[Path], reference: Path | None = None, by_model: bool = False) -> list[RunData]:

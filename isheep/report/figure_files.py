@@ -10,6 +10,7 @@ from isheep.report.table_formats import to_csv
 from isheep.rundir.atomic import write_text
 
 Format = Literal["svg", "pdf", "png"]
+FORMATS: tuple[Format, ...] = ("svg", "pdf", "png")
 Scheme = Literal["light", "dark"]
 
 # A font that papers are set in beside their text, and its free equivalents. vl-convert draws with one that it has.

@@ -152,7 +152,7 @@ class ScoreTable:
             return self.bases.get(key.setting, {}) if key.iteration else {}
         if key.setting == self.reference or not key.iteration:
             return {}
-        iterations = [other.iteration for other in self.results if other.setting == self.reference]
+        iterations = [model.iteration for model in self.results if model.setting == self.reference]
         iteration = key.iteration if key.iteration in iterations else max(iterations, default=0)
         return self.results.get(ModelKey(self.reference, iteration), {})
 
@@ -174,7 +174,7 @@ class ScoreTable:
 
     def ranks(self, column: ScoreColumn) -> dict[str, int]:
         """Return the rank of each text of a column: 1 is the best, 2 the second best. Equal texts share a rank."""
-        cells = [cell for (_, other), cell in self.cells.items() if other == column and not math.isnan(cell.value)]
+        cells = [cell for (_, name), cell in self.cells.items() if name == column and not math.isnan(cell.value)]
         values: dict[str, float] = {}
         for cell in cells:
             values[cell.text] = max(cell.value, values.get(cell.text, -math.inf))
