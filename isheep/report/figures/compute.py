@@ -5,7 +5,7 @@ from typing import Any
 
 from isheep.report.compute import model_computes
 from isheep.report.figures import Figure
-from isheep.report.figures.theme import HEIGHT, WIDTH
+from isheep.report.figures.theme import HEIGHT, SHORT_NUMBERS, panel_width
 from isheep.report.run_data import RunData
 
 TITLE = "Score against compute"
@@ -60,14 +60,15 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
 def _panel(rows: Sequence[dict[str, Any]], quantity: str, unit: str) -> Any:
     import altair as alt
 
+    title = "% of the items" if unit == "%" else "mean score"
     base = alt.Chart(alt.Data(values=list(rows))).encode(
-        x=alt.X(f"{quantity}:Q", title=QUANTITIES[quantity], axis=alt.Axis(format="~s", tickCount=4)),
-        y=alt.Y("value:Q", title=unit, scale=alt.Scale(zero=False)),
+        x=alt.X(f"{quantity}:Q", title=QUANTITIES[quantity], axis=alt.Axis(**SHORT_NUMBERS)),
+        y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)),
         color=alt.Color("benchmark:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=1)),
     )
     tooltip = [alt.Tooltip("benchmark:N"), alt.Tooltip("iteration:Q")]
     tooltip += [alt.Tooltip(f"{quantity}:Q", format=",.4~g"), alt.Tooltip("value:Q", format=".1f")]
-    interval = base.mark_rule().encode(y=alt.Y("low:Q", title=unit), y2="high:Q")
+    interval = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=title), y2="high:Q")
     line, points = base.mark_line(), base.mark_point(filled=True, size=60).encode(tooltip=tooltip)
     numbers = base.mark_text(align="left", dx=7, dy=-7).encode(text="iteration:Q", color=alt.Undefined)
-    return (interval + line + points + numbers).properties(width=WIDTH - 60, height=HEIGHT)
+    return (interval + line + points + numbers).properties(width=panel_width(3), height=HEIGHT)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from isheep.report.figures import Figure
-from isheep.report.figures.theme import WIDTH
+from isheep.report.figures.theme import SHORT_NUMBERS, panel_width
 from isheep.report.run_data import RunData
 from isheep.rundir.artifacts import OTHER_STAGE, STAGES
 
@@ -49,14 +49,14 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
 
     stages = [stage for stage in (*STAGES, OTHER_STAGE) if any(row["stage"] == stage for row in rows)]
     height = HEIGHT_OF_BAR * len(stages)
-    base = alt.Chart(alt.Data(values=list(rows))).properties(width=WIDTH - 90, height=height)
+    base = alt.Chart(alt.Data(values=list(rows))).properties(width=panel_width(4, 260), height=height)
     tooltip = ["stage:N", "iteration:O"]
 
     def panel(quantity: str, title: str, is_first: bool) -> Any:
         axis = alt.Axis(labels=is_first, ticks=False, domain=False, labelLimit=200)
         return base.mark_bar().encode(
             y=alt.Y("stage:N", sort=stages, title=None, axis=axis),
-            x=alt.X(f"{quantity}:Q", title=title, axis=alt.Axis(format="~s", tickCount=4)),
+            x=alt.X(f"{quantity}:Q", title=title, axis=alt.Axis(**SHORT_NUMBERS)),
             color=alt.Color("iteration:O", title="iteration"),
             order="iteration:Q",
             tooltip=[*tooltip, f"{quantity}:Q"],

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from isheep.report.figures import Figure
-from isheep.report.figures.theme import HEIGHT, WIDTH
+from isheep.report.figures.theme import HEIGHT, iteration_ticks, panel_width
 from isheep.report.run_data import RunData
 
 TITLE = "Diversity of the generated data"
@@ -63,20 +63,21 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
     import altair as alt
 
     panels = []
+    axis = alt.Axis(values=iteration_ticks(row["iteration"] for row in rows), format="d")
     for title, unit, _, _ in PANELS:
         of_panel = [row for row in rows if row["panel"] == title]
         if not of_panel:
             continue
         base = alt.Chart(alt.Data(values=of_panel)).encode(
-            x=alt.X("iteration:Q", title="iteration", axis=alt.Axis(tickMinStep=1, format="d")),
+            x=alt.X("iteration:Q", title="iteration", axis=axis),
         )
         line = base.mark_line(point=True).encode(
             y=alt.Y("value:Q", title=unit),
-            color=alt.Color("series:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=1)),
+            color=alt.Color("series:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=3)),
             tooltip=["iteration:Q", "series:N", alt.Tooltip("value:Q", format=".3~f")],
         )
         layers = [line]
         if "low" in of_panel[0]:
             layers.insert(0, base.mark_area(opacity=0.2).encode(y=alt.Y("low:Q", title=unit), y2="high:Q"))
-        panels.append(alt.layer(*layers).properties(width=WIDTH - 20, height=HEIGHT - 40, title=title))
+        panels.append(alt.layer(*layers).properties(width=panel_width(2), height=HEIGHT - 60, title=title))
     return alt.concat(*panels, columns=2).resolve_scale(color="independent")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from isheep.report.figures import Figure
-from isheep.report.figures.theme import HEIGHT, WIDTH
+from isheep.report.figures.theme import HEIGHT, panel_width
 from isheep.report.run_data import RunData
 
 TITLE = "Loss of the trainings"
@@ -40,8 +40,8 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
     """Return the panels side by side, with a line for each iteration."""
     import altair as alt
 
-    panels = []
-    for kind in dict.fromkeys(row["rows"] for row in rows):
+    panels, kinds = [], list(dict.fromkeys(row["rows"] for row in rows))
+    for kind in kinds:
         of_kind = [row for row in rows if row["rows"] == kind]
         chart = alt.Chart(alt.Data(values=of_kind)).mark_line(point=True)
         encoded = chart.encode(
@@ -50,5 +50,5 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
             color=alt.Color("iteration:O", title="iteration"),
             tooltip=["iteration:O", "step:Q", alt.Tooltip("loss:Q", format=".3f")],
         )
-        panels.append(encoded.properties(width=WIDTH, height=HEIGHT, title=f"on the {kind}"))
+        panels.append(encoded.properties(width=panel_width(len(kinds)), height=HEIGHT, title=f"on the {kind}"))
     return alt.hconcat(*panels)

@@ -7,6 +7,7 @@ from typing import Any
 
 from isheep.recipe.schema import RATING_SCALE
 from isheep.report.figures import Figure
+from isheep.report.figures.theme import panel_width
 from isheep.report.run_data import RunData
 
 TITLE = "Ratings of the generated pairs"
@@ -16,7 +17,9 @@ CAPTION = (
     "reach the threshold of the recipe. A rating that can't be read is no low rating, and stands apart as “?”."
 )
 UNREADABLE = "?"
-SIDES = ("reaches the threshold", "below the threshold", "no threshold")
+REACHES, BELOW, NO_THRESHOLD, NOT_READ = SIDES = (
+    "reaches the threshold", "below the threshold", "no threshold", "can't be read"
+)  # fmt: skip
 
 
 def draw(runs: Sequence[RunData]) -> Figure | None:
@@ -36,10 +39,10 @@ def rating_rows(run: RunData) -> list[dict[str, Any]]:
             rule = iteration.score_filter(criterion)
             limit = None if rule is None else rule.at_least if rule.at_least is not None else rule.above
             for rating in (*map(str, RATING_SCALE), UNREADABLE):
-                side = SIDES[2]
+                side = NOT_READ if rating == UNREADABLE else NO_THRESHOLD
                 if rule is not None and limit is not None and rating != UNREADABLE:
                     is_high = float(rating) >= limit if rule.at_least is not None else float(rating) > limit
-                    side = SIDES[0] if is_high else SIDES[1]
+                    side = REACHES if is_high else BELOW
                 rows.append(
                     {
                         "iteration": iteration.number,
@@ -58,14 +61,22 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
     import altair as alt
 
     order = [*map(str, RATING_SCALE), UNREADABLE]
-    sides = [side for side in SIDES if any(row["threshold"] == side for row in rows)]
+    sides = [side for side in SIDES if any(row["threshold"] == side and row["pairs"] for row in rows)]
+    width = panel_width(len({row["iteration"] for row in rows}), 320)
+    criteria = list(dict.fromkeys(row["criterion"] for row in rows))
     chart = alt.Chart(alt.Data(values=list(rows))).mark_bar()
     encoded = chart.encode(
         x=alt.X("rating:N", sort=order, title="rating", axis=alt.Axis(labelAngle=0)),
         y=alt.Y("share:Q", title="% of the pairs"),
-        color=alt.Color("threshold:N", sort=list(SIDES), scale=alt.Scale(domain=sides), title=None),
+        color=alt.Color(
+            "threshold:N",
+            sort=list(SIDES),
+            scale=alt.Scale(domain=sides),
+            title=None,
+            legend=alt.Legend(orient="bottom"),
+        ),
         tooltip=["iteration:O", "criterion:N", "rating:N", "pairs:Q", alt.Tooltip("share:Q", format=".1f")],
     )
-    return encoded.properties(width=190, height=130).facet(
-        column=alt.Column("iteration:O", title="iteration"), row=alt.Row("criterion:N", title=None, sort=None)
+    return encoded.properties(width=width, height=130).facet(
+        column=alt.Column("iteration:O", title="iteration"), row=alt.Row("criterion:N", title=None, sort=criteria)
     )

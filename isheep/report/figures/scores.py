@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from isheep.report.figures import Figure
-from isheep.report.figures.theme import HEIGHT, WIDTH
+from isheep.report.figures.theme import HEIGHT, iteration_ticks, panel_width
 from isheep.report.run_data import RunData
 
 CAPTION = (
@@ -45,14 +45,23 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
     """Return the panels side by side, three in a row."""
     import altair as alt
 
-    panels = []
-    for benchmark, unit in dict.fromkeys((row["benchmark"], row["unit"]) for row in rows):
+    panels, names = [], list(dict.fromkeys((row["benchmark"], row["unit"]) for row in rows))
+    axis = alt.Axis(values=iteration_ticks(row["iteration"] for row in rows), format="d")
+    for benchmark, unit in names:
+        title = "% of the items" if unit == "%" else "mean score"
         of_panel = [row for row in rows if (row["benchmark"], row["unit"]) == (benchmark, unit)]
         base = alt.Chart(alt.Data(values=of_panel)).encode(
-            x=alt.X("iteration:Q", title="iteration (0: base model)", axis=alt.Axis(tickMinStep=1, format="d")),
-            color=alt.Color("score:N", title="score", sort=None),
+            x=alt.X("iteration:Q", title="iteration (0: base model)", axis=axis),
+            color=alt.Color("score:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=3)),
         )
-        line = base.mark_line(point=True).encode(y=alt.Y("value:Q", title=unit, scale=alt.Scale(zero=False)))
-        interval = base.mark_errorbar().encode(y=alt.Y("low:Q", title=unit), y2="high:Q")
-        panels.append((interval + line).properties(width=WIDTH, height=HEIGHT, title=benchmark))
+        tooltip = [
+            "score:N",
+            "iteration:Q",
+            *(alt.Tooltip(f"{key}:Q", format=".4~g") for key in ("value", "low", "high")),
+        ]
+        value = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
+        line = base.mark_line(point=alt.OverlayMarkDef(size=50)).encode(y=value, tooltip=tooltip)
+        interval = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=title), y2="high:Q")
+        width = panel_width(min(3, len(names)))
+        panels.append((interval + line).properties(width=width, height=HEIGHT, title=benchmark))
     return alt.concat(*panels, columns=3).resolve_scale(color="independent")

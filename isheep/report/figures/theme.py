@@ -4,6 +4,7 @@ A chart leaves colours to the configuration: it says `alt.Color("series:N")` and
 the same chart is readable on the light page, on the dark page, and on paper.
 """
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 # Okabe and Ito (2008), without the black and the yellow, which one of the two backgrounds hides. The dark page has
@@ -15,10 +16,14 @@ INK = {"light": "#24292f", "dark": "#e6e6e3"}
 GRID = {"light": "#e3e3df", "dark": "#33383f"}
 AXIS = {"light": "#8a8f98", "dark": "#8a8f98"}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
-# Shades of an ordered series, such as iterations, from the first to the last.
-ORDERED_SCHEME = {"light": ["#9ecae1", "#08306b"], "dark": ["#2d5f8a", "#c6e2f5"]}
-# The width in pixels of a panel, and its height.
-WIDTH, HEIGHT = 300, 200
+# Shades of an ordered series, such as iterations, from the first to the last: away from the colour of the page.
+ORDERED_SCHEME = {"light": {"scheme": "blues", "extent": [0.3, 1]}, "dark": {"scheme": "blues", "extent": [0.75, 0.1]}}
+# The width in pixels of all panels of a line together, and the height of a panel.
+FULL_WIDTH, HEIGHT = 1000, 220
+# The most ticks of an axis of iterations.
+MAX_TICKS = 12
+# Larger numbers with a suffix: 20k. Without the expression, the tick at 0 would be 0k.
+SHORT_NUMBERS = {"format": "~s", "labelExpr": "datum.value === 0 ? '0' : datum.label", "tickCount": 4}
 
 
 def vega_config(scheme: Literal["light", "dark"]) -> dict[str, Any]:
@@ -31,7 +36,10 @@ def vega_config(scheme: Literal["light", "dark"]) -> dict[str, Any]:
             "labelColor": ink, "titleColor": ink, "gridColor": GRID[scheme], "domainColor": AXIS[scheme],
             "tickColor": AXIS[scheme], "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": 500,
         },
-        "legend": {"labelColor": ink, "titleColor": ink, "labelFontSize": 11, "titleFontSize": 12, "symbolSize": 90},
+        "legend": {
+            "labelColor": ink, "titleColor": ink, "labelFontSize": 11, "titleFontSize": 12, "symbolSize": 90,
+            "labelLimit": 400,
+        },
         "header": {"labelColor": ink, "titleColor": ink, "labelFontSize": 12, "labelFontWeight": 600},
         "title": {
             "color": ink, "fontSize": 13, "fontWeight": 600, "anchor": "start", "subtitleColor": ink,
@@ -44,3 +52,14 @@ def vega_config(scheme: Literal["light", "dark"]) -> dict[str, Any]:
                   "heatmap": ORDERED_SCHEME[scheme]},
         "view": {"stroke": None},
     }  # fmt: skip
+
+
+def panel_width(num_panels: int, most: int = 640) -> int:
+    """Return the width of each of some panels side by side."""
+    return min(most, FULL_WIDTH // max(1, num_panels) - 70)
+
+
+def iteration_ticks(iterations: Iterable[int]) -> list[int]:
+    """Return the ticks of an axis of iterations: whole numbers, MAX_TICKS at most."""
+    numbers = sorted(set(iterations))
+    return numbers[:: -(-len(numbers) // MAX_TICKS)]

@@ -1,0 +1,271 @@
+"""The rows of the browser of examples: generated pairs and rejected candidates, and the items of benchmarks.
+
+A table is stored by columns, as JSON that is compressed inside the page. Texts are cut, and rows left out, only if the
+page would become too large; `Examples.notes` says so in words.
+"""
+
+import base64
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from isheep.benchmarks import Result, fingerprint, is_readable, load_benchmark, reported_benchmarks
+from isheep.diagnostics.contamination import locate_items
+from isheep.errors import UserError
+from isheep.evaluation.score_rows import BenchmarkScores
+from isheep.filters.base import FilterContext
+from isheep.recipe.evaluation import BenchmarkSettings
+from isheep.records import Answer, AssessedPair, Pair, Rejected
+from isheep.report.run_data import IterationData, RunData
+from isheep.rundir.iterations import iteration_dir
+
+# Bytes of the compressed rows in the page, in base64. With the scripts, a page stays below 10 MB.
+MAX_BYTES = 7_500_000
+# The longest texts that are tried, in characters, until the rows fit.
+TEXT_LIMITS = (20_000, 4_000, 2_000, 1_000, 500, 250)
+# Every how many rows one is compressed to estimate the size of all.
+SAMPLE_STEP = 20
+# The files in eval/NAME/ that hold a model's answers to the items, in the order in which they are looked for.
+ANSWER_FILES = ("answers.jsonl", "greedy.jsonl")
+
+Row = dict[str, Any]
+
+
+class Examples(NamedTuple):
+    """The two tables for the page, compressed: `data` is base64 of gzip of JSON. `notes` say what is left out."""
+
+    data: str
+    num_generated: int
+    num_items: int
+    notes: list[str]
+
+
+def make_examples(run: RunData) -> Examples:
+    """Return the rows of a run for its page."""
+    generated = [row for iteration in run.iterations for row in generated_rows(iteration)]
+    items, models, notes = [], [f"iteration {number}" if number else "base" for number in run.numbers], []
+    for benchmark in run.benchmarks:
+        rows = item_rows(run, benchmark)
+        items += rows
+        if not rows:
+            notes.append(f"The items of {benchmark.title} are not shown: the run has no texts of them.")
+    limit, step = _fitting(generated, items)
+    if limit < TEXT_LIMITS[0]:
+        notes.append(
+            f"To keep the page small, texts are cut after {limit:,} characters; the files of the run folder have all of "
+            "them."
+        )
+    if step > 1:
+        notes.append(f"To keep the page small, only one row in {step} is here; the files of the run folder have all.")
+    shown = generated[::step], items[::step]
+    content = _columns_json([*(cut_texts(rows, limit) for rows in shown)], models)
+    return Examples(_compressed(content), len(shown[0]), len(shown[1]), notes)
+
+
+# --- generated pairs and rejected candidates
+
+
+def generated_rows(iteration: IterationData) -> Iterator[Row]:
+    """Yield a row for each pair of an iteration, then for each candidate that became none."""
+    low = {criterion: low_ids(iteration, criterion) for criterion in iteration.criteria}
+    for pair in iteration.pairs:
+        yield _pair_row(iteration, pair, low)
+    for rejected in iteration.rejected:
+        yield _rejected_row(iteration, rejected)
+
+
+def low_ids(iteration: IterationData, criterion: str) -> set[str] | None:
+    """Return the ids of the pairs that do not reach the recipe's threshold of a criterion; None without a threshold."""
+    rule = iteration.score_filter(criterion)
+    if rule is None:
+        return None
+    rule = rule.model_copy(update={"criteria": (criterion,)})
+    return {pair_id for pair_id, _ in rule.reasons(iteration.assessed, FilterContext())}
+
+
+def _pair_row(iteration: IterationData, pair: Pair, low: Mapping[str, set[str] | None]) -> Row:
+    drop = iteration.drops.get(pair.id)
+    outcome = "dropped" if drop else "kept" if iteration.is_filtered else "not filtered yet"
+    grades = pair.grades if isinstance(pair, AssessedPair) else {}
+    sides = [
+        f"{name} {'unreadable' if grade.score is None else 'low' if pair.id in (low[name] or ()) else 'high'}"
+        for name, grade in grades.items()
+        if low.get(name) is not None
+    ]
+    return {
+        "iteration": iteration.number,
+        "id": pair.id,
+        "instruction": pair.instruction,
+        "input": pair.input,
+        "thoughts": pair.thoughts or "",
+        "output": pair.output,
+        "finish": pair.finish,
+        "outcome": outcome,
+        "by": drop.by if drop else "",
+        "why": drop.why if drop else "",
+        "quadrant": ", ".join(sides),
+        **{f"score {name}": grade.score for name, grade in grades.items()},
+        **{f"words {name}": grade.reply for name, grade in grades.items()},
+    }
+
+
+def _rejected_row(iteration: IterationData, rejected: Rejected) -> Row:
+    return {
+        "iteration": iteration.number,
+        "id": rejected.id,
+        "instruction": rejected.text,
+        "input": "",
+        "thoughts": "",
+        "output": "",
+        "finish": "",
+        "outcome": "rejected",
+        "by": rejected.by,
+        "why": rejected.why,
+        "quadrant": "",
+    }
+
+
+# --- items of benchmarks
+
+
+def item_rows(run: RunData, benchmark: BenchmarkScores) -> list[Row]:
+    """Return a row for each item of a benchmark: its prompt, and by model the answer and the verdict, None if unknown.
+
+    The verdict is the value of the first headline score that has one for each prompt. Nothing if the prompts are not
+    known, or not those that the models were scored on.
+    """
+    answers = [_answers(run, number, benchmark.benchmark) for number in run.numbers]
+    result = next(result for result in benchmark.results if result)
+    settings = _settings(run, benchmark.benchmark)
+    prompts = _prompts(settings, result) or next(([row.prompt for row in rows] for rows in answers if rows), [])
+    if not prompts:
+        return []
+    score, by_model = _verdicts(settings, benchmark, len(prompts))
+    return [
+        {
+            "benchmark": benchmark.title,
+            "item": index,
+            "prompt": prompt,
+            "score": score,
+            "answers": [rows[index].output if len(rows) == len(prompts) else None for rows in answers],
+            "verdicts": [values[index] if values else None for values in by_model],
+        }
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+def _settings(run: RunData, label: str) -> BenchmarkSettings | None:
+    """Return the recipe's settings of a benchmark, or its defaults; None for code of the user's that is not loaded."""
+    settings = next((entry for entry in reported_benchmarks(run.recipe) if entry.label == label), None)
+    try:
+        settings = settings or BenchmarkSettings(name=label)
+    # A benchmark that isheep eval named by its file.
+    except ValueError:
+        return None
+    return settings if is_readable(settings.name) else None
+
+
+def _prompts(settings: BenchmarkSettings | None, result: Result) -> list[str]:
+    """Return a benchmark's prompts, if its items come with isheep and are those of the result. Downloads nothing."""
+    if settings is None or load_benchmark(settings.name).items_from != "package":
+        return []
+    try:
+        prompts = load_benchmark(settings.name).prompts(settings)
+    except UserError:
+        return []
+    return prompts if fingerprint(prompts) == result.prompt_fingerprint else []
+
+
+def _answers(run: RunData, number: int, label: str) -> Sequence[Answer]:
+    folder = iteration_dir(run.folder, number) / "eval"
+    for name in ANSWER_FILES:
+        if folder.has(f"{label}/{name}"):
+            try:
+                return list(folder.read(f"{label}/{name}", Answer))
+            # A benchmark of the user's may keep rows of another form.
+            except UserError:
+                return []
+    return []
+
+
+def _verdicts(
+    settings: BenchmarkSettings | None, benchmark: BenchmarkScores, num_prompts: int
+) -> tuple[str, list[list[bool | float | None]]]:
+    """Return the name of a score, and for each model its value for each prompt; nothing for a model without it."""
+    for row in benchmark.headline:
+        by_model = []
+        for result in benchmark.results:
+            places = _locate(settings, result, row.name, num_prompts) if result else None
+            values: list[list[Any]] = [[] for _ in range(num_prompts)]
+            for index, value in zip(
+                places or (), result.scores[row.name].items if result and places else (), strict=True
+            ):
+                values[index].append(value)
+            by_model.append([_summary(of_prompt) for of_prompt in values] if places else [])
+        if any(by_model):
+            return row.name, by_model
+    return "", [[] for _ in benchmark.results]
+
+
+def _locate(settings: BenchmarkSettings | None, result: Result, score: str, num_prompts: int) -> Sequence[int] | None:
+    """Return the index of the prompt of each item of a score, or None if it is not known."""
+    if score not in result.scores:
+        return None
+    if settings is not None:
+        try:
+            return locate_items(settings, result, num_prompts).get(score)
+        # The data are gone.
+        except UserError:
+            return None
+    return range(num_prompts) if len(result.scores[score].items) == num_prompts else None
+
+
+def _summary(values: Sequence[bool | float | None]) -> bool | float | None:
+    """Return whether all items of a prompt are right, the mean of numbers, or None without a value."""
+    readable = [value for value in values if value is not None]
+    if not readable:
+        return None
+    if all(isinstance(value, bool) for value in readable):
+        return all(readable)
+    return sum(readable) / len(readable)
+
+
+# --- in the page
+
+
+def cut_texts(rows: Sequence[Row], limit: int) -> list[Row]:
+    """Return rows whose texts have `limit` characters at most; a cut text ends with the number of those left out."""
+    return [{key: _cut(value, limit) for key, value in row.items()} for row in rows]
+
+
+def _cut(value: Any, limit: int) -> Any:
+    if isinstance(value, str) and len(value) > limit:
+        return f"{value[:limit]} [… {len(value) - limit:,} more characters]"
+    return [_cut(entry, limit) for entry in value] if isinstance(value, list) else value
+
+
+def _fitting(generated: Sequence[Row], items: Sequence[Row]) -> tuple[int, int]:
+    """Return the largest length of texts, and the smallest step between rows, with which the rows fit into the page."""
+    sample = generated[::SAMPLE_STEP], items[::SAMPLE_STEP]
+    scale = (len(generated) + len(items)) / max(1, len(sample[0]) + len(sample[1]))
+    for limit in TEXT_LIMITS:
+        size = scale * len(_compressed(_columns_json([*(cut_texts(rows, limit) for rows in sample)], [])))
+        if size <= MAX_BYTES:
+            return limit, 1
+    return TEXT_LIMITS[-1], -int(-size // MAX_BYTES)
+
+
+def _columns_json(tables: Sequence[Sequence[Row]], models: Sequence[str]) -> str:
+    """Return the tables by columns. A key that some rows lack is null there."""
+    columns = []
+    for rows in tables:
+        keys = dict.fromkeys(key for row in rows for key in row)
+        columns.append({key: [row.get(key) for row in rows] for key in keys})
+    # Escaped, so that a lone surrogate is no error.
+    return json.dumps({"generated": columns[0], "items": columns[1], "models": list(models)})
+
+
+def _compressed(text: str) -> str:
+    # Without the time, the same rows give the same bytes.
+    return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
