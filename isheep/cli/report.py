@@ -24,8 +24,18 @@ def report(
         typer.Option("--format", help="Format of the figures: svg, pdf, png; may be repeated (default: svg, pdf)."),
     ] = None,
     against: Annotated[
-        str, typer.Option(help="What scores are tested against: base, or the name of a setting in the table.")
+        str,
+        typer.Option(
+            help="What scores are tested against: base, iteration-N of the same setting, or the name of a setting."
+        ),
     ] = "base",
+    score: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only this score in the table; may be repeated. The p values are corrected for the scores printed.",
+            show_default=False,
+        ),
+    ] = None,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -47,5 +57,5 @@ def report(
     run_dirs = find_run_dirs(runs)
     is_sweep = len(runs) == 1 and run_dirs != runs
     folder = out or (runs[0] / "report" if is_sweep else Path("report"))
-    for path in write_comparison(load_runs(run_dirs, reference, embed), folder, formats, against):
+    for path in write_comparison(load_runs(run_dirs, reference, embed), folder, formats, against, score or []):
         print_line(str(path))

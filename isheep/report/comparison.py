@@ -64,14 +64,18 @@ def load_runs(run_dirs: Sequence[Path], reference: Path | None = None, by_model:
 
 
 def write_comparison(
-    runs: Sequence[RunData], out: Path, formats: Sequence[Format] = ("svg", "pdf"), against: str = BASE
+    runs: Sequence[RunData],
+    out: Path,
+    formats: Sequence[Format] = ("svg", "pdf"),
+    against: str = BASE,
+    score_names: Sequence[str] = (),
 ) -> list[Path]:
     """Write the page and the files of one run or several into a folder; return the paths, the page first.
 
-    `against` is what scores are compared with: "base", or the name of a setting.
+    `against` is what scores are compared with, and `score_names` limits them, as in ScoreTable.
     """
     settings = group_settings(runs)
-    tables = [score_table(settings, against)]
+    tables = [score_table(settings, against, score_names)]
     if len(runs) == 1 and (table := quadrant_table(runs[0])):
         tables.append(table)
     figures = list(all_figures(runs))

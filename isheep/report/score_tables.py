@@ -5,6 +5,7 @@ tests of a table are corrected together (Holm).
 """
 
 import math
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,7 @@ IFEVAL_SCORES = ("prompt strict", "instruction strict", "prompt loose", "instruc
 # Scores of a benchmark that names no headline.
 MAX_SCORES = 2
 BASE = "base"
+ITERATION = re.compile(r"iteration-(\d+)")
 
 
 class ModelKey(NamedTuple):
@@ -82,17 +84,21 @@ class ScoreCell:
 class ScoreTable:
     """The scores of the models of some settings, from which a table is made.
 
-    `against` names what each model is compared with: "base", or the name of a setting, whose model of the same
-    iteration it is (its last one if it has none of that iteration). Raises UserError for another name, or if no model
-    is scored.
+    `against` names what each model is compared with: "base"; "iteration-1", that iteration of the same setting; or the
+    name of a setting, whose model of the same iteration it is (its last one if it has none of that iteration).
+    `score_names` limits the scores ("right", or "lamb right"), and with them the tests. Raises UserError for another
+    name, or if no model is scored.
     """
 
-    def __init__(self, settings: Sequence[Setting], against: str = BASE) -> None:
+    def __init__(self, settings: Sequence[Setting], against: str = BASE, score_names: Sequence[str] = ()) -> None:
         self.settings = settings
         names = [setting.name for setting in settings]
-        if against not in (BASE, *names):
-            raise UserError(unknown_name("setting", against, [BASE, *names]))
-        self.reference = None if against == BASE else names.index(against)
+        number = ITERATION.fullmatch(against)
+        if against not in (BASE, *names) and not number:
+            raise UserError(unknown_name("setting", against, [BASE, "iteration-1", *names]))
+        # The setting whose models are the reference, or the iteration of each setting that is.
+        self.reference = names.index(against) if against in names else None
+        self.reference_iteration = int(number[1]) if number and self.reference is None else 0
         self.results = {
             ModelKey(index, iteration): results
             for index, setting in enumerate(settings)
@@ -100,12 +106,14 @@ class ScoreTable:
         }
         if not self.results:
             raise UserError(f"{', '.join(names)}: no model is scored on a benchmark; score them with isheep eval")
+        # Those of all models: of a base that all settings share, the table shows the first one alone.
+        self.all_results = dict(self.results)
         if self.shares_base:
             # The base is one model, and has one row.
             self.results = {
                 key: results for key, results in self.results.items() if key.iteration or key == self.first_base
             }
-        self.columns = list(_columns(self.results.values()))
+        self.columns = _choose_columns(list(_columns(self.results.values())), score_names)
         self.cells = {
             (key, column): cell
             for key in self.results
@@ -116,7 +124,7 @@ class ScoreTable:
     @cached_property
     def bases(self) -> dict[int, dict[str, dict[int, Result]]]:
         """The results of the base model of each setting."""
-        return {key.setting: results for key, results in self.results.items() if not key.iteration}
+        return {key.setting: results for key, results in self.all_results.items() if not key.iteration}
 
     @cached_property
     def first_base(self) -> ModelKey | None:
@@ -149,12 +157,13 @@ class ScoreTable:
     def _reference_results(self, key: ModelKey) -> Mapping[str, dict[int, Result]]:
         """Return the results that a model is compared with; empty for the reference itself."""
         if self.reference is None:
-            return self.bases.get(key.setting, {}) if key.iteration else {}
+            is_later = key.iteration > self.reference_iteration
+            return self.all_results.get(ModelKey(key.setting, self.reference_iteration), {}) if is_later else {}
         if key.setting == self.reference or not key.iteration:
             return {}
-        iterations = [model.iteration for model in self.results if model.setting == self.reference]
+        iterations = [model.iteration for model in self.all_results if model.setting == self.reference]
         iteration = key.iteration if key.iteration in iterations else max(iterations, default=0)
-        return self.results.get(ModelKey(self.reference, iteration), {})
+        return self.all_results.get(ModelKey(self.reference, iteration), {})
 
     @cached_property
     def corrected(self) -> dict[Hashable, float]:
@@ -221,6 +230,19 @@ def _columns(models: Iterable[Mapping[str, dict[int, Result]]]) -> Iterator[Scor
         chosen = [name for name in headline if name in scores] or list(scores)[:MAX_SCORES]
         four = [name for name in IFEVAL_SCORES if name in scores]
         yield from ((title, name) for name in dict.fromkeys([*(name for name in chosen if name not in four), *four]))
+
+
+def _choose_columns(columns: list[ScoreColumn], names: Sequence[str]) -> list[ScoreColumn]:
+    """Return the columns that one of the names stands for, or all without names."""
+    by_name: dict[str, list[ScoreColumn]] = {}
+    for column in columns:
+        for name in (column[1], " ".join(column)):
+            by_name.setdefault(name, []).append(column)
+    for name in names:
+        if name not in by_name:
+            raise UserError(unknown_name("score", name, by_name))
+    chosen = {column for name in names for column in by_name[name]}
+    return [column for column in columns if column in chosen or not names]
 
 
 def _compare_pairs(pairs: Sequence[tuple[Score, Score]]) -> tuple[Comparison | None, Hashable]:

@@ -17,9 +17,14 @@ from isheep.report.table_formats import PaperCell, PaperRow, PaperTable
 MISSING = PaperCell("-")
 
 
-def score_table(settings: Sequence[Setting], against: str = BASE, title: str = "Scores of each setting") -> PaperTable:
-    """Return the paper's Tables 1 to 5: a row for each model, a column for each score."""
-    scores = ScoreTable(settings, against)
+def score_table(
+    settings: Sequence[Setting],
+    against: str = BASE,
+    score_names: Sequence[str] = (),
+    title: str = "Scores of each setting",
+) -> PaperTable:
+    """Return the paper's Tables 1 to 5: a row for each model, a column for each score. Arguments as of ScoreTable."""
+    scores = ScoreTable(settings, against, score_names)
     rows = []
     ranks = {column: scores.ranks(column) for column in scores.columns}
     previous: int | None = None
@@ -78,6 +83,8 @@ def _caption(scores: ScoreTable, against: str) -> str:
             "the items."
         )
     reference = "the base model" if against == BASE else f"{against} in the same iteration"
+    if scores.reference_iteration:
+        reference = f"iteration {scores.reference_iteration} of the same setting"
     if scores.num_tests:
         tests = "one test" if scores.num_tests == 1 else f"the {scores.num_tests} tests of this table"
         parts.append(
