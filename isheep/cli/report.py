@@ -25,9 +25,7 @@ def report(
     ] = None,
     against: Annotated[
         str,
-        typer.Option(
-            help="What scores are tested against: base, iteration-N of the same setting, or the name of a setting."
-        ),
+        typer.Option(help="Scores are tested against: base, a setting's name, or iteration-N of the same setting."),
     ] = "base",
     score: Annotated[
         list[str] | None,
