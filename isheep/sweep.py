@@ -26,6 +26,7 @@ from isheep.models.checkpoint import check_device
 from isheep.recipe.loading import load_saved_recipe
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Model, Record
+from isheep.report.hook import live_report
 from isheep.rundir import progress
 from isheep.rundir.atomic import copy_atomically
 from isheep.rundir.folder import RunFolder
@@ -77,9 +78,14 @@ def iterate_recipe(
     """Run a recipe as `run_recipe` does; yield each iteration with its model once the model is trained and evaluated.
 
     `filters` are those of algorithm.align. The run folder is locked until the iterator is exhausted or closed.
+    With `machine.report`, report.html is written after stages.
     """
     recipe = with_run_date(recipe, out, backend, reuse)
-    with open_run_for_writing(out, recipe) as folder, progress.run(out, recipe.iterations, reaches_threshold(recipe)):
+    with (
+        open_run_for_writing(out, recipe) as folder,
+        progress.run(out, recipe.iterations, reaches_threshold(recipe)),
+        live_report(folder, recipe.machine.report),
+    ):
         save_python_objects(out, _object_names(backend, filters))
         num_made = _num_made_files(out)
         reused = _begin_reuse(folder, recipe, reuse)

@@ -1,11 +1,14 @@
 """Fixtures that several test files share: tiny checkpoints, made once in a test session."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import isheep
+from tests.helpers.browser import start_browser
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.data_files import DATA
 from tests.helpers.function_model import SMALL, write_texts
@@ -16,6 +19,24 @@ if (DATA / "nltk_data").exists():
 
 # Some virtual machines name AMX among the CPU's features and end a process that uses it: bfloat16 does, in oneDNN.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
+
+
+@pytest.fixture(autouse=True)
+def no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switch off the report that a run writes, in this process and its children, except in tests marked `report`."""
+    if not request.node.get_closest_marker("report"):
+        monkeypatch.setenv("ISHEEP_NO_REPORT", "1")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium, driven by selenium; skips without one of them."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install isheep[browser]")
+    driver = start_browser(webdriver, tmp_path_factory.mktemp("profile"))
+    if driver is None:
+        pytest.skip("no browser: install chromium and chromium-driver")
+    yield driver
+    driver.quit()
 
 
 @pytest.fixture(scope="session")

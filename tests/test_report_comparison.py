@@ -24,7 +24,7 @@ from isheep.report.table_formats import (
 )
 from isheep.report.tables import quadrant_table, score_table
 from tests.helpers.command import isheep, refused
-from tests.helpers.report_runs import make_finished_run, rated, share, with_expected
+from tests.helpers.finished_runs import make_finished_run, rated, share, with_expected
 
 IFEVAL = ("prompt strict", "instruction strict", "prompt loose", "instruction loose")
 NASTY = r"""50% & <b>#1_x</b> {a} $y$ ~^\ "q" `t` 'a' | [b] *c* """

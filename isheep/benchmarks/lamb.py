@@ -10,12 +10,15 @@ from isheep.lamb.pages import content
 from isheep.lamb.suite import is_right, is_truly_right, suite, validation
 from isheep.lamb.world import Quest
 from isheep.recipe.evaluation import BenchmarkSettings
-from isheep.records import Completion, Sampling
+from isheep.records import Answer, Completion, Sampling
 from isheep.rundir import progress
+from isheep.rundir.atomic import write_pieces
 
 # Of an answer.
 MAX_TOKENS = 64
 READINGS = ("strict", "loose")
+# The greedy answers. Not answers.jsonl, which judge calibration would rate: the truth of pairs is known anyway.
+GREEDY_FILE = "greedy.jsonl"
 
 
 def run(context: EvalContext) -> Result:
@@ -27,7 +30,9 @@ def run(context: EvalContext) -> Result:
     """
     quests = suite()
     progress.expect_rows(2 * len(quests), exact=True)
-    result = greedy_result(quests, context)
+    greedy = answer(quests, context, temperature=0.0)
+    save_answers(quests, greedy, context)
+    result = greedy_result(quests, greedy, context)
     sampled = score_answers(quests, answer(quests, context, temperature=1.0))
     first = {"right": result.scores["right"], "right sampled": Score(items=sampled["right"])}
     return result.model_copy(update={"scores": {**first, **result.scores}})
@@ -36,11 +41,10 @@ def run(context: EvalContext) -> Result:
 def run_validation(context: EvalContext) -> Result:
     """Answer the validation part greedily."""
     progress.expect_rows(len(validation()), exact=True)
-    return greedy_result(validation(), context)
+    return greedy_result(validation(), answer(validation(), context, temperature=0.0), context)
 
 
-def greedy_result(quests: Sequence[Quest], context: EvalContext) -> Result:
-    answers = answer(quests, context, temperature=0.0)
+def greedy_result(quests: Sequence[Quest], answers: Sequence[Completion], context: EvalContext) -> Result:
     by_constraint = [index for index, quest in enumerate(quests) for _ in quest.demands]
     scores = {
         name: Score(items=items, clusters=by_constraint if name.startswith("instruction ") else None)
@@ -53,6 +57,15 @@ def answer(quests: Sequence[Quest], context: EvalContext, temperature: float) ->
     max_tokens = context.max_tokens(MAX_TOKENS)
     sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=max_tokens, stop=(context.chat.end,))
     return context.engine.generate([context.chat.prompt(content(quest)) for quest in quests], sampling, context.seed)
+
+
+def save_answers(quests: Sequence[Quest], answers: Sequence[Completion], context: EvalContext) -> None:
+    """Write the greedy answers into the benchmark's folder, for reports."""
+    rows = [
+        Answer(prompt=content(quest), output=completion.text, finish=completion.finish, tokens=completion.tokens)
+        for quest, completion in zip(quests, answers, strict=True)
+    ]
+    write_pieces(context.folder.path / GREEDY_FILE, (f"{row.model_dump_json()}\n" for row in rows))
 
 
 def prompts(settings: BenchmarkSettings) -> list[str]:

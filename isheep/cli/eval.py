@@ -49,6 +49,7 @@ def eval(
     from isheep.evaluation import evaluate_run, json_views, tables
     from isheep.recipe import loading
     from isheep.recipe.benchmark_names import benchmark_label
+    from isheep.report.hook import refresh_report
 
     names = benchmarks or []
     if responses:
@@ -60,6 +61,7 @@ def eval(
     settings = loading.parse_judge(judge) if judge is not None else None
     with live_view():
         recipe, run = evaluate_run.evaluate_run(Path(run_dir), names, data, iteration, settings, unsafe_code)
+        refresh_report(run.path)
     labels = [benchmark_label(name) for name in names]
     if as_json:
         return print_json(json_views.scores_json(recipe, run, labels))

@@ -21,5 +21,7 @@ def judge_calibration(
     """
     from isheep.diagnostics.judge_calibration import calibrate_judge
     from isheep.diagnostics.judge_tables import calibration_tables
+    from isheep.report.hook import refresh_report
 
     print_parts(calibration_tables(calibrate_judge(run_dir, pairs, iteration)))
+    refresh_report(run_dir)

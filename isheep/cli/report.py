@@ -1,31 +1,39 @@
-"""isheep report: the page of a run, or tables and figures that compare runs and sweeps."""
+"""isheep report: the page of a run, and tables and figures of runs and sweeps as files."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from isheep.cli.options import AllowCode
 from isheep.cli.output import print_line
+
+PAGE_SUFFIX = ".html"
 
 
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Run folders, or the folder of a sweep.", show_default=False),
+        typer.Argument(metavar="DIR...", help="Run folders, or the folder of a sweep.", show_default=False),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for tables and figures (default: report/ in the sweep's folder, or here).", show_default=False
+            help="Folder for page, tables and figures (default: report/ in the sweep's folder, or in the current one); "
+            "for one run also the page's file, NAME.html (default: report.html in DIR).",
+            show_default=False,
         ),
     ] = None,
     format_names: Annotated[
         list[str] | None,
-        typer.Option("--format", help="Format of the figures: svg, pdf, png; may be repeated (default: svg, pdf)."),
+        typer.Option(
+            "--format",
+            help="Format of figures: svg, pdf or png; may be repeated (default: svg and pdf).",
+            show_default=False,
+        ),
     ] = None,
     against: Annotated[
-        str,
-        typer.Option(help="Scores are tested against: base, a setting's name, or iteration-N of the same setting."),
+        str, typer.Option(help="Scores are tested against: base, a setting's name, or iteration-N of the same setting.")
     ] = "base",
     score: Annotated[
         list[str] | None,
@@ -44,16 +52,22 @@ def report(
     embed: Annotated[
         bool, typer.Option("--embed", help="Embed the texts of Figure 4 with the base model instead of by their words.")
     ] = False,
+    allow_code: AllowCode = False,
 ) -> None:
-    """Compare runs and sweeps: the paper's tables and figures as a page and as files.
+    """Write the report of a run: one page with its results, figures and examples. Compare runs and sweeps.
 
-    Runs that differ in their random seed alone are one setting: its scores are means over the seeds.
+    The page needs no server and no network: open the file in a browser. A run writes it after every stage by itself.
+    With several runs, or --out FOLDER, the paper's tables and figures are written as files, too. Runs that differ in
+    their random seed alone are one setting, whose scores are means over the seeds.
     """
-    from isheep.report.comparison import check_formats, find_run_dirs, load_runs, write_comparison
+    from isheep.report.comparison import check_formats, find_run_dirs, load_runs, write_comparison, write_run_page
 
     formats = check_formats(format_names or ["svg", "pdf"])
     run_dirs = find_run_dirs(runs)
-    is_sweep = len(runs) == 1 and run_dirs != runs
-    folder = out or (runs[0] / "report" if is_sweep else Path("report"))
-    for path in write_comparison(load_runs(run_dirs, reference, embed), folder, formats, against, score or []):
+    is_one_run = run_dirs == runs and len(runs) == 1
+    loaded = load_runs(run_dirs, reference, embed)
+    if is_one_run and (out is None or out.suffix == PAGE_SUFFIX):
+        return print_line(f"report   {write_run_page(loaded[0], out)}")
+    default = runs[0] / "report" if len(runs) == 1 else Path("report")
+    for path in write_comparison(loaded, out or default, formats, against, score or []):
         print_line(str(path))

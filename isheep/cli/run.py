@@ -93,6 +93,8 @@ def run_and_report(recipe: Recipe, out: Path, reuse: Path | None = None) -> None
     from isheep.cli.live_view import live_view
     from isheep.evaluation.tables import run_table
     from isheep.plan.reality import record_plan
+    from isheep.report import REPORT_FILE
+    from isheep.report.hook import refresh_report
     from isheep.rundir.iterations import find_run_result
     from isheep.rundir.run import lock_run
     from isheep.sweep import check_recipe_ready, run_recipe
@@ -101,7 +103,9 @@ def run_and_report(recipe: Recipe, out: Path, reuse: Path | None = None) -> None
     with live_view():
         run_folder, iteration = run_recipe(recipe, out, reuse=reuse)
     with lock_run(out):
-        record_plan(recipe, run_folder)
+        is_new_plan = record_plan(recipe, run_folder)
+    if is_new_plan:
+        refresh_report(out)
     print_parts([run_table(recipe, run_folder)])
     if recipe.stop:
         result = find_run_result(recipe, run_folder)
@@ -110,3 +114,5 @@ def run_and_report(recipe: Recipe, out: Path, reuse: Path | None = None) -> None
     last = run_folder.path / f"iter-{iteration}"
     for name, path in (("adapter", last / "adapter"), ("dataset", last / "train.json"), ("run", run_folder.path)):
         print_line(f"{name:<9}{path}")
+    if run_folder.has(REPORT_FILE):
+        print_line(f"report   {run_folder.path / REPORT_FILE}")

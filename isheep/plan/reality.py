@@ -38,18 +38,20 @@ class StageReality(NamedTuple):
     seconds: float
 
 
-def record_plan(recipe: Recipe, run: RunFolder) -> None:
-    """Write the plan of a run as an event, unless its events have one for as many iterations.
+def record_plan(recipe: Recipe, run: RunFolder) -> bool:
+    """Write the plan of a run as an event, unless its events have one for as many iterations; return whether it did.
 
     A run whose models do not work in this process (a server, a function) has none: its speed is not this machine's.
     """
     if "torch" not in sys.modules:
-        return
+        return False
     plans = _recorded_plans(run)
     if plans and max(row["iteration"] for row in plans[-1]) == recipe.iterations:
-        return
-    if rows := plan_rows(recipe):
+        return False
+    rows = plan_rows(recipe)
+    if rows:
         run.event(plan=rows)
+    return bool(rows)
 
 
 def _recorded_plans(run: RunFolder) -> list[list[dict[str, Any]]]:

@@ -109,6 +109,8 @@ class Machine(Settings):
     """Whether rows that are computed at once form one sequence: no padding, but attention over all of it."""
     unsafe_code: bool = False
     """Whether model-written code may run without a sandbox if this machine has none (--unsafe-code)."""
+    report: bool = True
+    """Whether a run writes report.html after its stages (docs/report.md)."""
     judging: Judging = Judging()
     """How judges at an endpoint are called."""
 

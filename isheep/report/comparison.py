@@ -11,6 +11,7 @@ from typing import Any
 
 from isheep.errors import UserError, unknown_name
 from isheep.recipe.loading import differences
+from isheep.report import REPORT_FILE
 from isheep.report.figure_files import FORMATS, Format, Scheme, figure_svg, write_figure
 from isheep.report.figures import Figure, all_figures
 from isheep.report.reference import load_reference
@@ -21,7 +22,6 @@ from isheep.report.table_formats import PaperTable, to_csv, to_html, to_latex, t
 from isheep.report.tables import quadrant_table, score_table
 from isheep.rundir.atomic import write_text
 
-PAGE = "report.html"
 # Keys of a recipe whose change does not make another setting.
 HIDDEN_KEYS = ("machine.", "seed:", "date:")
 TABLE_FORMATS = {"html": to_html, "md": to_markdown, "tex": to_latex}
@@ -63,6 +63,15 @@ def load_runs(run_dirs: Sequence[Path], reference: Path | None = None, by_model:
     return [replace(run, reference=load_reference(reference, run.path / "seeds.jsonl", by_model)) for run in runs]
 
 
+def write_run_page(run: RunData, out: Path | None = None) -> Path:
+    """Write the page of one run into its folder, or to `out`; return the path."""
+    from isheep.report.page import render_page
+
+    path = out or run.path / REPORT_FILE
+    write_text(path, render_page(run))
+    return path
+
+
 def write_comparison(
     runs: Sequence[RunData],
     out: Path,
@@ -79,7 +88,7 @@ def write_comparison(
     if len(runs) == 1 and (table := quadrant_table(runs[0])):
         tables.append(table)
     figures = list(all_figures(runs))
-    page = out / PAGE
+    page = out / REPORT_FILE
     write_text(page, render_comparison(settings, tables, figures))
     paths = [page]
     for table in tables:

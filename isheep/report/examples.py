@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from isheep.benchmarks import Result, fingerprint, is_readable, load_benchmark, reported_benchmarks
+from isheep.benchmarks import Result, is_readable, load_benchmark, prompt_fingerprint, reported_benchmarks
 from isheep.diagnostics.contamination import locate_items
 from isheep.errors import UserError
 from isheep.evaluation.score_rows import BenchmarkScores
@@ -22,6 +22,8 @@ from isheep.rundir.iterations import iteration_dir
 
 # Bytes of the compressed rows in the page, in base64. With the scripts, a page stays below 10 MB.
 MAX_BYTES = 7_500_000
+# Generated rows that are read for the page, at most.
+MOST_ROWS = 60_000
 # The longest texts that are tried, in characters, until the rows fit.
 TEXT_LIMITS = (20_000, 4_000, 2_000, 1_000, 500, 250)
 # Every how many rows one is compressed to estimate the size of all.
@@ -43,7 +45,9 @@ class Examples(NamedTuple):
 
 def make_examples(run: RunData) -> Examples:
     """Return the rows of a run for its page."""
-    generated = [row for iteration in run.iterations for row in generated_rows(iteration)]
+    num_rows = sum(len(iteration.pairs) + len(iteration.rejected) for iteration in run.iterations)
+    first_step = max(1, -(-num_rows // MOST_ROWS))
+    generated = [row for iteration in run.iterations for row in generated_rows(iteration, first_step)]
     items, models, notes = [], [f"iteration {number}" if number else "base" for number in run.numbers], []
     for benchmark in run.benchmarks:
         rows = item_rows(run, benchmark)
@@ -51,14 +55,17 @@ def make_examples(run: RunData) -> Examples:
         if not rows:
             notes.append(f"The items of {benchmark.title} are not shown: the run has no texts of them.")
     limit, step = _fitting(generated, items)
+    shown = generated[::step], items[::step]
     if limit < TEXT_LIMITS[0]:
         notes.append(
-            f"To keep the page small, texts are cut after {limit:,} characters; the files of the run folder have all of "
-            "them."
+            f"To keep the page small, texts are cut after {limit:,} characters; the files of the run folder have all "
+            "of them."
         )
-    if step > 1:
-        notes.append(f"To keep the page small, only one row in {step} is here; the files of the run folder have all.")
-    shown = generated[::step], items[::step]
+    if step * first_step > 1:
+        notes.append(
+            f"To keep the page small, only one generated row in {step * first_step} is here; the files of the run "
+            "folder have all of them."
+        )
     content = _columns_json([*(cut_texts(rows, limit) for rows in shown)], models)
     return Examples(_compressed(content), len(shown[0]), len(shown[1]), notes)
 
@@ -66,12 +73,12 @@ def make_examples(run: RunData) -> Examples:
 # --- generated pairs and rejected candidates
 
 
-def generated_rows(iteration: IterationData) -> Iterator[Row]:
-    """Yield a row for each pair of an iteration, then for each candidate that became none."""
+def generated_rows(iteration: IterationData, step: int = 1) -> Iterator[Row]:
+    """Yield a row for each pair of an iteration, then for each candidate that became none; of both, one in `step`."""
     low = {criterion: low_ids(iteration, criterion) for criterion in iteration.criteria}
-    for pair in iteration.pairs:
+    for pair in iteration.pairs[::step]:
         yield _pair_row(iteration, pair, low)
-    for rejected in iteration.rejected:
+    for rejected in iteration.rejected[::step]:
         yield _rejected_row(iteration, rejected)
 
 
@@ -174,7 +181,7 @@ def _prompts(settings: BenchmarkSettings | None, result: Result) -> list[str]:
         prompts = load_benchmark(settings.name).prompts(settings)
     except UserError:
         return []
-    return prompts if fingerprint(prompts) == result.prompt_fingerprint else []
+    return prompts if prompt_fingerprint(settings) == result.prompt_fingerprint else []
 
 
 def _answers(run: RunData, number: int, label: str) -> Sequence[Answer]:

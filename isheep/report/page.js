@@ -42,11 +42,29 @@ function recall(key, storage = "localStorage") {
 
 // --- figures
 
+// On a narrow screen panels stand below each other, each as wide as there is room.
+function fitted(spec, room) {
+  if (room > 800) return spec;
+  const { hconcat, ...rest } = spec;
+  if (hconcat) return { ...rest, vconcat: hconcat.map((part) => fitted(part, room)) };
+  for (const name of ["vconcat", "concat"]) {
+    if (spec[name]) return { ...spec, [name]: spec[name].map((part) => fitted(part, room)), ...(name === "concat" ? { columns: 1 } : {}) };
+  }
+  if (spec.spec?.width) return { ...spec, spec: { ...spec.spec, width: Math.max(90, Math.min(spec.spec.width, (room - 90) / facetColumns(spec))) } };
+  return typeof spec.width === "number" ? { ...spec, width: Math.min(spec.width, Math.max(180, room - 100)) } : spec;
+}
+
+function facetColumns(spec) {
+  const field = spec.facet?.column?.field;
+  const values = spec.data?.values ?? [];
+  return field ? new Set(values.map((row) => row[field])).size || 1 : 1;
+}
+
 async function drawCharts() {
   const config = data.config[isDark() ? "dark" : "light"];
   for (const figure of data.figures) {
     const target = document.querySelector(`#${CSS.escape(figure.name)} .chart`);
-    const spec = { ...structuredClone(figure.spec), config };
+    const spec = { ...fitted(structuredClone(figure.spec), target.clientWidth), config };
     // With the interpreter (ast), no expression is compiled, so that the policy need not allow it.
     await window.vegaEmbed(target, spec, {
       ast: true, renderer: "svg", downloadFileName: figure.name,
@@ -392,7 +410,7 @@ function restoreView() {
 
 // --- start
 
-window.isheepReport = { browsers: {}, tab: "generated", isReady: false };
+window.isheepReport = { browsers: {}, tab: "generated", isReady: false, reload: reloadWhenIdle };
 const savedScheme = recall("isheep-scheme");
 if (savedScheme) root.classList.add(savedScheme);
 document.getElementById("scheme").addEventListener("click", () => setScheme(isDark() ? "light" : "dark"));

@@ -1,7 +1,7 @@
 """The page of one run: report.html, one file without any other that it would load.
 
-Text of a model is untrusted. The template escapes what it prints; rows of examples are data that the script sets as text;
-and the content security policy allows the scripts of this page alone, by their hashes, and no network.
+Text of a model is untrusted. The template escapes what it prints; rows of examples are data that the script sets as
+text; and the content security policy allows the scripts of this page alone, by their hashes, and no network.
 """
 
 import base64

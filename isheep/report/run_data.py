@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from isheep.diagnostics.diversity import read_diversity
 from isheep.diagnostics.judge_calibration import CALIBRATION_FILE
@@ -24,11 +24,15 @@ from isheep.rundir.iterations import (
     newest_iteration,
     parse_run_file,
 )
+from isheep.rundir.jsonl import filter_rows
 from isheep.rundir.run import is_locked, open_run, read_events
 from isheep.rundir.stage_times import stage_seconds
 from isheep.trainers.adapter_dir import TRAINING_RECORD
 
 R = TypeVar("R", bound=Record)
+
+# A file with more rows is read from the disk again whenever its rows are needed.
+MOST_ROWS_IN_MEMORY = 50_000
 
 
 class StageCost(NamedTuple):
@@ -50,7 +54,7 @@ class StageCost(NamedTuple):
 
 @dataclass(frozen=True)
 class IterationData:
-    """The files of an iteration, each read once. What is not there yet is empty or None.
+    """The files of an iteration, each read once if it is not too long. What is not there yet is empty or None.
 
     `recipe` is the recipe as the iteration has it (its own settings applied).
     """
@@ -64,10 +68,10 @@ class IterationData:
         """The pairs of the iteration, D_raw^t; AssessedPair with grades where they are rated."""
         return self._read("assessed.jsonl", AssessedPair) or self._read("pairs.jsonl", Pair)
 
-    @cached_property
+    @property
     def assessed(self) -> Sequence[AssessedPair]:
         """The pairs with their grades; empty without ratings."""
-        return [pair for pair in self.pairs if isinstance(pair, AssessedPair)]
+        return cast(Sequence[AssessedPair], self.pairs) if self.folder.has("assessed.jsonl") else ()
 
     @cached_property
     def drops(self) -> dict[str, Drop]:
@@ -81,12 +85,13 @@ class IterationData:
     @cached_property
     def kept(self) -> Sequence[Pair]:
         """The pairs that no filter dropped, D^t; empty before they are filtered."""
-        return [pair for pair in self.pairs if pair.id not in self.drops] if self.is_filtered else []
+        return filter_rows(self.pairs, lambda pair: pair.id not in self.drops) if self.is_filtered else ()
 
     @cached_property
     def rejected(self) -> Sequence[Rejected]:
         """The candidates that became no task, and the instances that became no pair."""
-        return [*self._read("rejected.jsonl", Rejected), *self._read("unanswered.jsonl", Rejected)]
+        tasks, instances = (self._read(name, Rejected) for name in ("rejected.jsonl", "unanswered.jsonl"))
+        return [*tasks, *instances] if instances else tasks
 
     @cached_property
     def diversity(self) -> dict[str, Any] | None:
@@ -121,7 +126,10 @@ class IterationData:
         return None
 
     def _read(self, name: str, row_type: type[R]) -> Sequence[R]:
-        return list(self.folder.read(name, row_type)) if self.folder.has(name) else []
+        if not self.folder.has(name):
+            return ()
+        rows = self.folder.read(name, row_type)
+        return rows if len(rows) > MOST_ROWS_IN_MEMORY else list(rows)
 
 
 @dataclass(frozen=True)

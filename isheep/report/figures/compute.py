@@ -64,7 +64,7 @@ def _panel(rows: Sequence[dict[str, Any]], quantity: str, unit: str) -> Any:
     base = alt.Chart(alt.Data(values=list(rows))).encode(
         x=alt.X(f"{quantity}:Q", title=QUANTITIES[quantity], axis=alt.Axis(**SHORT_NUMBERS)),
         y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)),
-        color=alt.Color("benchmark:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=1)),
+        color=alt.Color("benchmark:N", title=None, sort=None),
     )
     tooltip = [alt.Tooltip("benchmark:N"), alt.Tooltip("iteration:Q")]
     tooltip += [alt.Tooltip(f"{quantity}:Q", format=",.4~g"), alt.Tooltip("value:Q", format=".1f")]

@@ -11,8 +11,8 @@ from isheep.rundir.artifacts import OTHER_STAGE, STAGES
 TITLE = "What each stage took"
 CAPTION = (
     "Seconds and written tokens of each stage, one piece of a bar for each iteration (0: the base model, which is only "
-    "evaluated), and the peak memory of the process up to the end of the stage: of the GPU if there is one, else of the "
-    "main memory. The tokens of ratings and of benchmarks' answers are not recorded. Of an interrupted stage the "
+    "evaluated), and the peak memory of the process up to the end of the stage: of the GPU if there is one, else of "
+    "the main memory. The tokens of ratings and of benchmarks' answers are not recorded. Of an interrupted stage the "
     "seconds are those of the last try; a file that was copied from another run has none."
 )
 HEIGHT_OF_BAR = 22
@@ -49,11 +49,12 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
 
     stages = [stage for stage in (*STAGES, OTHER_STAGE) if any(row["stage"] == stage for row in rows)]
     height = HEIGHT_OF_BAR * len(stages)
-    base = alt.Chart(alt.Data(values=list(rows))).properties(width=panel_width(4, 260), height=height)
+    base = alt.Chart(alt.Data(values=list(rows))).properties(width=panel_width(4), height=height)
     tooltip = ["stage:N", "iteration:O"]
 
-    def panel(quantity: str, title: str, is_first: bool) -> Any:
-        axis = alt.Axis(labels=is_first, ticks=False, domain=False, labelLimit=200)
+    axis = alt.Axis(ticks=False, domain=False, labelLimit=200)
+
+    def panel(quantity: str, title: str) -> Any:
         return base.mark_bar().encode(
             y=alt.Y("stage:N", sort=stages, title=None, axis=axis),
             x=alt.X(f"{quantity}:Q", title=title, axis=alt.Axis(**SHORT_NUMBERS)),
@@ -63,12 +64,12 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
         )
 
     memory = base.mark_bar().encode(
-        y=alt.Y("stage:N", sort=stages, title=None, axis=alt.Axis(labels=False, ticks=False, domain=False)),
+        y=alt.Y("stage:N", sort=stages, title=None, axis=axis),
         x=alt.X("max(peak memory, GiB):Q", title="peak memory, GiB", axis=alt.Axis(tickCount=4)),
     )
-    panels = [panel("seconds", "seconds", True)]
+    panels = [panel("seconds", "seconds")]
     if any(row["tokens"] for row in rows):
-        panels.append(panel("tokens", "tokens written", False))
+        panels.append(panel("tokens", "tokens written"))
     if any(row["peak memory, GiB"] for row in rows):
         panels.append(memory)
     return alt.hconcat(*panels)

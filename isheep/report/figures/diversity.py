@@ -73,7 +73,7 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
         )
         line = base.mark_line(point=True).encode(
             y=alt.Y("value:Q", title=unit),
-            color=alt.Color("series:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=3)),
+            color=alt.Color("series:N", title=None, sort=None),
             tooltip=["iteration:Q", "series:N", alt.Tooltip("value:Q", format=".3~f")],
         )
         layers = [line]

@@ -68,13 +68,7 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
     encoded = chart.encode(
         x=alt.X("rating:N", sort=order, title="rating", axis=alt.Axis(labelAngle=0)),
         y=alt.Y("share:Q", title="% of the pairs"),
-        color=alt.Color(
-            "threshold:N",
-            sort=list(SIDES),
-            scale=alt.Scale(domain=sides),
-            title=None,
-            legend=alt.Legend(orient="bottom"),
-        ),
+        color=alt.Color("threshold:N", sort=list(SIDES), scale=alt.Scale(domain=sides), title=None),
         tooltip=["iteration:O", "criterion:N", "rating:N", "pairs:Q", alt.Tooltip("share:Q", format=".1f")],
     )
     return encoded.properties(width=width, height=130).facet(

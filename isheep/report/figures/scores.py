@@ -52,7 +52,7 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
         of_panel = [row for row in rows if (row["benchmark"], row["unit"]) == (benchmark, unit)]
         base = alt.Chart(alt.Data(values=of_panel)).encode(
             x=alt.X("iteration:Q", title="iteration (0: base model)", axis=axis),
-            color=alt.Color("score:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=3)),
+            color=alt.Color("score:N", title=None, sort=None),
         )
         tooltip = [
             "score:N",

@@ -38,7 +38,7 @@ def vega_config(scheme: Literal["light", "dark"]) -> dict[str, Any]:
         },
         "legend": {
             "labelColor": ink, "titleColor": ink, "labelFontSize": 11, "titleFontSize": 12, "symbolSize": 90,
-            "labelLimit": 400,
+            "labelLimit": 400, "orient": "bottom", "columns": 3,
         },
         "header": {"labelColor": ink, "titleColor": ink, "labelFontSize": 12, "labelFontWeight": 600},
         "title": {
