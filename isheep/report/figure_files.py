@@ -15,15 +15,41 @@ Scheme = Literal["light", "dark"]
 
 # A font that papers are set in beside their text, and its free equivalents. vl-convert draws with one that it has.
 PAPER_FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
+# The width of a page of a paper in points, and what a panel needs beside its plot for the axis.
+PAGE_WIDTH, AXIS_WIDTH = 500, 55
+# The largest width and height of a panel: one panel with its axes fits a column of a paper.
+PANEL_WIDTH, PANEL_HEIGHT = 220, 165
 # Pixels of a PNG for each point of the figure: 288 dots per inch.
 PNG_SCALE = 4.0
 
 
 def figure_spec(figure: Figure, scheme: Scheme = "light", background: str | None = None) -> dict[str, Any]:
-    """Return a figure for Vega-Lite, with the colours of a scheme. Its size is in points of 1/72 inch."""
+    """Return a figure for Vega-Lite, with the colours of a scheme. Its size is in points of 1/72 inch.
+
+    Panels are narrower than on the page of a run, with letters of the same size, so that a figure can be read in a
+    column or across a page of a paper.
+    """
     spec: dict[str, Any] = figure.chart.to_dict()
+    columns = min(len(spec.get("concat", spec.get("hconcat", [0]))), spec.get("columns", 3))
+    _narrow(spec, min(PANEL_WIDTH, PAGE_WIDTH // columns - AXIS_WIDTH))
     spec["config"] = {**vega_config(scheme), "font": PAPER_FONT, "background": background}
     return spec
+
+
+def _narrow(spec: Any, width: int) -> None:
+    """Limit the size of each panel of a chart: to `width`, with the same ratio of the sides."""
+    if isinstance(spec, list):
+        for part in spec:
+            _narrow(part, width)
+    elif isinstance(spec, dict):
+        size = spec.get("width"), spec.get("height")
+        if all(isinstance(side, int | float) for side in size):
+            factor = min(1, width / size[0])
+            spec["width"], spec["height"] = round(size[0] * factor), min(PANEL_HEIGHT, size[1])
+            if size[0] == size[1]:
+                spec["height"] = spec["width"]
+        for key in ("concat", "hconcat", "vconcat", "layer", "spec"):
+            _narrow(spec.get(key), width)
 
 
 def figure_svg(figure: Figure, scheme: Scheme = "light", background: str | None = None) -> str:

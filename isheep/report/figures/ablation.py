@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from isheep.recipe.schema import Recipe
-from isheep.report.figures.theme import HEIGHT, WIDTH
+from isheep.report.figures.theme import HEIGHT, panel_width
 from isheep.report.run_data import RunData
 from isheep.report.settings import Setting, Spread, group_settings, spread_over_seeds
 
+# The width in pixels of a panel, at most.
+MOST_WIDTH = 460
 ONE_SEED = "Bands are 95% intervals over the items of the benchmark: they say nothing about another random seed."
 SEVERAL_SEEDS = "Bands are 95% intervals of the mean over random seeds (Student's t)."
 
@@ -99,7 +101,9 @@ def ablation_chart(rows: Sequence[dict[str, Any]], axis: str, title: str) -> Any
     iterations = sorted({row["iteration"] for row in rows if row["iteration"]})
     names = [f"iteration {number}" for number in iterations]
     panels = []
-    for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
+    benchmarks = list(dict.fromkeys(row["benchmark"] for row in rows))
+    width = panel_width(min(3, len(benchmarks)), MOST_WIDTH)
+    for benchmark in benchmarks:
         of_panel = [
             {**row, "model": f"iteration {row['iteration']}" if row["iteration"] else "base"}
             for row in rows
@@ -112,8 +116,9 @@ def ablation_chart(rows: Sequence[dict[str, Any]], axis: str, title: str) -> Any
         y_title = f"{benchmark}: {score}" + (" (%)" if unit == "%" else "")
         y_axis = alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=False))
         x_axis = alt.X(f"{axis}:O", title=title, axis=alt.Axis(labelAngle=0, grid=True), scale=alt.Scale(padding=0.3))
-        color = alt.Color("model:N", title=None, sort=names, scale=alt.Scale(domain=names))
-        shape = alt.Shape("model:N", title=None, sort=names, scale=alt.Scale(domain=names))
+        # The band would make the symbols of the legend as faint as itself.
+        by_name = {"title": None, "scale": alt.Scale(domain=names), "legend": alt.Legend(symbolOpacity=1)}
+        color, shape = alt.Color("model:N", **by_name), alt.Shape("model:N", **by_name)
         base = alt.Chart(alt.Data(values=lines)).encode(x=x_axis)
         band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title=y_title), y2="high:Q", color=color)
         line = base.mark_line().encode(y=y_axis, color=color)
@@ -121,10 +126,10 @@ def ablation_chart(rows: Sequence[dict[str, Any]], axis: str, title: str) -> Any
         rule = alt.Chart(alt.Data(values=bases)).mark_rule(strokeDash=[5, 4], strokeWidth=1.5).encode(y="value:Q")
         label = (
             alt.Chart(alt.Data(values=bases))
-            .mark_text(align="left", baseline="bottom", dx=4, dy=-2)
-            .encode(x=alt.value(0), y="value:Q", text=alt.value("base"))
+            .mark_text(align="left", dx=4)
+            .encode(x=alt.value("width"), y="value:Q", text=alt.value("base"))
         )
-        panels.append(alt.layer(band, rule, line, points, label).properties(width=WIDTH, height=HEIGHT))
+        panels.append(alt.layer(band, rule, line, points, label).properties(width=width, height=HEIGHT))
     return alt.concat(*panels, columns=3)
 
 

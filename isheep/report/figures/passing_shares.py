@@ -7,7 +7,7 @@ from typing import Any
 from isheep.evaluation.statistics import Estimate, estimate
 from isheep.records import Grade
 from isheep.report.figures import Figure
-from isheep.report.figures.theme import HEIGHT, WIDTH
+from isheep.report.figures.theme import HEIGHT, panel_width
 from isheep.report.quadrants import passing_rule, threshold_words
 from isheep.report.run_data import IterationData, RunData
 from isheep.report.settings import Setting, group_settings, spread_over_seeds
@@ -25,6 +25,8 @@ SEVERAL_SEEDS = " Bars are 95% intervals of the mean over random seeds (Student'
 ALL_CRITERIA = {2: "both"}
 KEPT = "kept"
 MAX_PANELS = 12
+# The width in pixels of a panel, at most.
+MOST_WIDTH = 420
 # The distance between two series, in iterations.
 DODGE = 0.04
 
@@ -109,7 +111,7 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
 
     series = list(dict.fromkeys(row["series"] for row in rows))
     settings = list(dict.fromkeys(row["setting"] for row in rows))
-    panels = []
+    panels, width = [], panel_width(min(3, len(settings)), MOST_WIDTH)
     for setting in settings:
         # The series are drawn side by side, because their intervals would hide each other at one place.
         of_panel = [
@@ -134,5 +136,5 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
         bars = base.mark_rule(strokeWidth=1.2).encode(y=alt.Y("low:Q"), y2="high:Q", color=color)
         points = base.mark_point(filled=True, size=55, opacity=1).encode(y=y_axis, color=color, shape=shape)
         title = {"title": setting} if len(settings) > 1 else {}
-        panels.append(alt.layer(bars, line, points).properties(width=WIDTH, height=HEIGHT, **title))
+        panels.append(alt.layer(bars, line, points).properties(width=width, height=HEIGHT, **title))
     return alt.concat(*panels, columns=3)

@@ -114,8 +114,8 @@ def _corner(quadrant: Quadrant) -> Any:
             fontWeight="bold",
         )
         .encode(
-            x=alt.value(SIDE if is_right else 0),
-            y=alt.value(0 if is_top else SIDE),
+            x=alt.value("width" if is_right else 0),
+            y=alt.value(0 if is_top else "height"),
             text="text:N",
         )
     )
