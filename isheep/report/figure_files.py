@@ -19,6 +19,8 @@ PAPER_FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
 PAGE_WIDTH, AXIS_WIDTH = 500, 55
 # The largest width and height of a panel: one panel with its axes fits a column of a paper.
 PANEL_WIDTH, PANEL_HEIGHT = 220, 165
+# A square panel is a plane with marks along both axes, which need their room.
+SQUARE_SIDE = 165
 # Pixels of a PNG for each point of the figure: 288 dots per inch.
 PNG_SCALE = 4.0
 
@@ -37,17 +39,16 @@ def figure_spec(figure: Figure, scheme: Scheme = "light", background: str | None
 
 
 def _narrow(spec: Any, width: int) -> None:
-    """Limit the size of each panel of a chart: to `width`, with the same ratio of the sides."""
+    """Limit the size of each panel of a chart. A square one stays square."""
     if isinstance(spec, list):
         for part in spec:
             _narrow(part, width)
     elif isinstance(spec, dict):
         size = spec.get("width"), spec.get("height")
         if all(isinstance(side, int | float) for side in size):
-            factor = min(1, width / size[0])
-            spec["width"], spec["height"] = round(size[0] * factor), min(PANEL_HEIGHT, size[1])
-            if size[0] == size[1]:
-                spec["height"] = spec["width"]
+            is_square = size[0] == size[1]
+            spec["width"] = min(size[0], max(width, SQUARE_SIDE) if is_square else width)
+            spec["height"] = spec["width"] if is_square else min(PANEL_HEIGHT, size[1])
         for key in ("concat", "hconcat", "vconcat", "layer", "spec"):
             _narrow(spec.get(key), width)
 

@@ -73,8 +73,8 @@ def chart_of(rated: Sequence[IterationData], rows: Sequence[dict[str, Any]], cor
         y_scale = alt.Scale(domain=[low - MARGIN, high + MARGIN], nice=False)
         axis = alt.Axis(values=list(RATING_SCALE), grid=False, labelAngle=0, labelOverlap=False)
         # Every layer names the axes: Vega-Lite merges them, and an axis without values would thin out the labels.
-        x_axis = {"title": f"{following} (rating from 1 to 10)", "scale": scale, "axis": axis}
-        y_axis = {"title": f"{quality} (rating from 1 to 10)", "scale": y_scale, "axis": axis}
+        x_axis = {"title": f"{following} (1 to 10)", "scale": scale, "axis": axis}
+        y_axis = {"title": f"{quality} (1 to 10)", "scale": y_scale, "axis": axis}
         heat = (
             alt.Chart(alt.Data(values=cells))
             .mark_rect()
@@ -103,7 +103,7 @@ def _corner(quadrant: Quadrant) -> Any:
     import altair as alt
 
     is_top, is_right = quadrant.passes
-    text = f"{quadrant.count} ({quadrant.count / max(1, quadrant.total):.0%})"
+    text = f"{quadrant.count:,}"
     return (
         alt.Chart(alt.Data(values=[{"text": text}]))
         .mark_text(
