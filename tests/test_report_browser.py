@@ -98,12 +98,12 @@ def test_texts_are_shown_as_they_are_with_control_characters_as_escapes(opened: 
         texts.append(
             script(opened, "[...document.querySelectorAll('#detail-generated .text')].map(n => n.textContent)")
         )
-    for number, (attack, shown) in enumerate(zip(ATTACKS, texts, strict=True)):
+    for number, (attack, fields) in enumerate(zip(ATTACKS, texts, strict=True)):
         escaped = attack
         for sign in "\u202e\u202c\u200f\x00\x07\x1b":
             escaped = escaped.replace(sign, f"\\u{ord(sign):04x}")
-        assert shown[0] == f"Do {number}: {escaped}"
-        assert f"Did in 1: {escaped}" in shown
+        assert fields[0] == f"Do {number}: {escaped}"
+        assert f"Did in 1: {escaped}" in fields
     # The judge's own words.
     assert any(text.startswith("9.0||</script>") for text in texts[0])
 
@@ -151,8 +151,8 @@ def test_items_right_and_wrong(opened: Any) -> None:
 
 def test_the_same_instruction_in_another_iteration_is_beside_it(opened: Any) -> None:
     opened.execute_script("document.querySelector('#table-generated tbody tr').click()")
-    [other] = script(opened, "[...document.querySelectorAll('#detail-generated .version')].map(n => n.textContent)")
-    assert other.startswith("iteration 2 kept") and "Did in 2: </script>" in other and "quality 9" in other
+    [version] = script(opened, "[...document.querySelectorAll('#detail-generated .version')].map(n => n.textContent)")
+    assert version.startswith("iteration 2 kept") and "Did in 2: </script>" in version and "quality 9" in other
 
 
 def test_the_keyboard_alone(opened: Any) -> None:

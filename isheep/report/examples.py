@@ -55,7 +55,7 @@ def make_examples(run: RunData) -> Examples:
         if not rows:
             notes.append(f"The items of {benchmark.title} are not shown: the run has no texts of them.")
     limit, step = _fitting(generated, items)
-    shown = generated[::step], items[::step]
+    chosen = generated[::step], items[::step]
     if limit < TEXT_LIMITS[0]:
         notes.append(
             f"To keep the page small, texts are cut after {limit:,} characters; the files of the run folder have all "
@@ -66,8 +66,8 @@ def make_examples(run: RunData) -> Examples:
             f"To keep the page small, only one generated row in {step * first_step} is here; the files of the run "
             "folder have all of them."
         )
-    content = _columns_json([*(cut_texts(rows, limit) for rows in shown)], models)
-    return Examples(_compressed(content), len(shown[0]), len(shown[1]), notes)
+    content = _columns_json([*(cut_texts(rows, limit) for rows in chosen)], models)
+    return Examples(_compressed(content), len(chosen[0]), len(chosen[1]), notes)
 
 
 # --- generated pairs and rejected candidates
@@ -203,13 +203,13 @@ def _verdicts(
     for row in benchmark.headline:
         by_model = []
         for result in benchmark.results:
-            places = _locate(settings, result, row.name, num_prompts) if result else None
+            indices = _locate(settings, result, row.name, num_prompts) if result else None
             values: list[list[Any]] = [[] for _ in range(num_prompts)]
             for index, value in zip(
-                places or (), result.scores[row.name].items if result and places else (), strict=True
+                indices or (), result.scores[row.name].items if result and indices else (), strict=True
             ):
                 values[index].append(value)
-            by_model.append([_summary(of_prompt) for of_prompt in values] if places else [])
+            by_model.append([_summary(of_prompt) for of_prompt in values] if indices else [])
         if any(by_model):
             return row.name, by_model
     return "", [[] for _ in benchmark.results]

@@ -58,8 +58,8 @@ def headline(benchmark: BenchmarkScores, result: int) -> BenchmarkHeadline:
         return BenchmarkHeadline(benchmark.title, None, [], None, only)
     best = max(compared, key=lambda model: (model.estimate.value, -model.iteration))
     names = {name for row in rows for name in (row.name, *row.copies)}
-    others = [row for row in benchmark.rows if row.name not in names]
-    changes = [change for row in (*rows, *others) if (change := change_to(row, best.iteration))]
+    more_rows = [row for row in benchmark.rows if row.name not in names]
+    changes = [change for row in (*rows, *more_rows) if (change := change_to(row, best.iteration))]
     of_result = change_to(first, result) if result not in (0, best.iteration) else None
     return BenchmarkHeadline(benchmark.title, best.iteration, changes, of_result, "")
 

@@ -1,6 +1,6 @@
 """Scores against what the models have cost: tokens written, seconds, FLOPs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from isheep.report.compute import model_computes
@@ -23,10 +23,15 @@ QUANTITIES = {
 
 
 def draw(runs: Sequence[RunData]) -> Figure | None:
-    """Return a panel for each quantity and unit of scores; None without scores of a trained model."""
+    """Return a panel for each quantity and unit of scores; None without scores of a trained model, or without costs."""
+    import altair as alt
+
     if len(runs) != 1 or not runs[0].num_trained or not (rows := compute_rows(runs[0])):
         return None
-    return Figure("compute", TITLE, CAPTION, chart_of(rows), rows)
+    panels = list(lines_of_panels(rows))
+    if not panels:
+        return None
+    return Figure("compute", TITLE, CAPTION, alt.vconcat(*panels), rows)
 
 
 def compute_rows(run: RunData) -> list[dict[str, Any]]:
@@ -45,16 +50,15 @@ def compute_rows(run: RunData) -> list[dict[str, Any]]:
     return rows
 
 
-def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
-    """Return a row of panels for each unit, with a panel for each quantity that every model has."""
+def lines_of_panels(rows: Sequence[dict[str, Any]]) -> Iterator[Any]:
+    """Yield a line of panels for each unit, with a panel for each quantity that every model has."""
     import altair as alt
 
-    lines = []
     for unit in dict.fromkeys(row["unit"] for row in rows):
         of_unit = [row for row in rows if row["unit"] == unit]
-        known = [name for name in QUANTITIES if all(row[name] is not None for row in of_unit)]
-        lines.append(alt.hconcat(*(_panel(of_unit, name, unit) for name in known)))
-    return alt.vconcat(*lines)
+        quantities = [name for name in QUANTITIES if all(row[name] is not None for row in of_unit)]
+        if quantities:
+            yield alt.hconcat(*(_panel(of_unit, name, unit) for name in quantities))
 
 
 def _panel(rows: Sequence[dict[str, Any]], quantity: str, unit: str) -> Any:

@@ -54,9 +54,9 @@ def vega_config(scheme: Literal["light", "dark"]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def panel_width(num_panels: int, most: int = 640) -> int:
+def panel_width(num_panels: int, widest: int = 640) -> int:
     """Return the width of each of some panels side by side."""
-    return min(most, FULL_WIDTH // max(1, num_panels) - 70)
+    return min(widest, FULL_WIDTH // max(1, num_panels) - 70)
 
 
 def iteration_ticks(iterations: Iterable[int]) -> list[int]:
