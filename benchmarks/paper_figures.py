@@ -31,11 +31,11 @@ FIGURES = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder with the runs lamb, thresholds, data-sizes, table2, ...")
     parser.add_argument("--page", type=Path, default=PAGE, help="page whose tables are replaced (default: %(default)s)")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     images = args.page.parent / "images"
     images.mkdir(exist_ok=True)
     for name, folder in FIGURES.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.paper_figures import replace_table
 from isheep.evaluation.statistics import mcnemar
 from isheep.report.comparison import find_run_dirs, load_runs
 from isheep.report.figures import Figure, passing_shares, rating_plane
@@ -181,6 +182,19 @@ def test_scores_are_tested_against_another_setting(tmp_path: Path) -> None:
     assert (tmp_path / "out/figures/figure-2b.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_scores_are_tested_against_an_iteration_of_the_same_run(tmp_path: Path) -> None:
+    scores = [{"lamb": {"right": share(right, 40), "content": share(30, 40)}} for right in (10, 20, 30)]
+    run = make_finished_run(tmp_path / "run", scores=scores)
+    words = ("--against", "iteration-1", "--score", "right", "--format", "svg", "--out", tmp_path / "out")
+    done = isheep("report", run, *words)
+    assert done.code == 0, done.err
+    numbers = read_csv(tmp_path / "out/tables/scores.csv")
+    assert [(row["iteration"], row["score"]) for row in numbers] == [(t, "right") for t in "012"]
+    assert [row["difference"] for row in numbers] == ["", "", "0.25"]
+    text = (tmp_path / "out/tables/scores.md").read_text()
+    assert "than iteration 1 of the same setting" in text and "corrected for one test" in text
+
+
 def test_runs_that_differ_in_the_seed_alone_are_one_setting(tmp_path: Path) -> None:
     paths = [make_finished_run(tmp_path / "runs" / str(seed), seed=seed) for seed in (4, 5)]
     paths.append(make_finished_run(tmp_path / "copy", seed=5))
@@ -200,6 +214,9 @@ def test_bad_input_gets_one_line(tmp_path: Path) -> None:
     assert "neither a run folder nor a folder of runs" in refused("report", empty, "--out", tmp_path / "o")
     assert "'gif' is not known" in refused("report", run, "--format", "gif", "--out", tmp_path / "o")
     assert "'smal' is not known" in refused("report", run, "--against", "smal", "--out", tmp_path / "o")
+    assert "'rigth' is not known: did you mean 'right'?" in refused(
+        "report", run, "--score", "rigth", "--out", tmp_path / "o"
+    )
     assert "no such file" in refused("report", run, "--reference", tmp_path / "x.json", "--out", tmp_path / "o")
     unscored = make_finished_run(tmp_path / "unscored")
     assert "no model is scored" in refused("report", unscored, "--out", tmp_path / "o")
@@ -326,6 +343,31 @@ def test_a_text_of_a_model_is_inert_in_the_page(tmp_path: Path) -> None:
     page = (tmp_path / "out/report.html").read_text()
     assert "<script" not in page and "onerror=alert(2)>" not in page and "&lt;script&gt;alert(1)" in page
     assert "default-src 'none'" in page and "http://" not in re.sub(r'"data:[^"]*"', "", page)
+
+
+def test_a_real_run_has_its_figures_and_the_model_embeds_the_texts(tmp_path: Path) -> None:
+    run = tmp_path / "lamb"
+    words = ("iterations=1", "synthesis.tasks=12", "synthesis.batch_size=4", "filters=[]", "training.max_steps=2")
+    small = ("training.held_out=0.2", "training.eval_every=1", "evaluation=[{name: lamb, num_items: 20}]")
+    assert isheep("run", "lamb", *words, *small, "--out", run).code == 0
+    done = isheep("report", run, "--embed", "--out", tmp_path / "out", "--format", "svg")
+    assert done.code == 0, done.err
+    names = {path.name for path in (tmp_path / "out/figures").glob("*.svg")}
+    assert {"figure-3.svg", "figure-4.svg", "table-6.svg", "scores.svg"} <= names
+    assert "mean last hidden state of the base model" in (tmp_path / "out/report.html").read_text()
+    distance, halves = read_csv(tmp_path / "out/figures/figure-4.csv")
+    assert float(distance["texts"]) == 12 and float(halves["texts"]) == 88
+    assert float(distance["low"]) <= float(distance["squared_mmd"]) <= float(distance["high"])
+    assert "lamb (sample of 20): right" in (tmp_path / "out/tables/scores.md").read_text()
+
+
+def test_the_page_of_the_docs_takes_a_table_anew() -> None:
+    page = "# Title\n<!-- t -->\nold | table\n<!-- end of t -->\nText\n"
+    text = replace_table(page, cell_of("new"))
+    assert "old" not in text and "| new |" in text and text.startswith("# Title\n") and text.endswith("\nText\n")
+    assert replace_table(text, cell_of("new")) == text
+    with pytest.raises(SystemExit, match="no marker"):
+        replace_table("# Title\n", cell_of("new"))
 
 
 def test_runs_of_one_recipe_are_loaded_with_the_reference(tmp_path: Path) -> None:

@@ -21,13 +21,13 @@ def test_the_same_distribution_is_near_zero_and_other_words_are_far() -> None:
     features = WordFeatures(reference)
     vectors = features(reference)
     width = kernel_width(vectors)
-    same = squared_mmd(vectors, features(texts_of(ANIMALS, 200, 1)), width)
-    other = squared_mmd(vectors, features(texts_of(NUMBERS, 200, 2)), width)
+    near = squared_mmd(vectors, features(texts_of(ANIMALS, 200, 1)), width)
+    far = squared_mmd(vectors, features(texts_of(NUMBERS, 200, 2)), width)
     halves = halves_mmd(vectors, width)
-    assert abs(same.value) < 0.02 and same.low < 0.02
-    assert other.low > 0.3 and other.low <= other.value <= other.high < 2
+    assert abs(near.value) < 0.02 and near.low < 0.02
+    assert far.low > 0.3 and far.low <= far.value <= far.high < 2
     assert abs(halves.value) < 0.005 and halves.low < 0 < halves.high < 0.05
-    assert same.num_items == 200 and halves.num_items == 120
+    assert near.num_items == 200 and halves.num_items == 120
 
 
 def test_a_mixture_lies_between_the_two() -> None:

@@ -123,8 +123,8 @@ def _weighted_mmd(kernels: tuple[Any, Any, Any], first: Any, second: Any) -> Any
     return within(kernels[0], first) + within(kernels[1], second) - 2 * between
 
 
-def project(reference: Any, others: Sequence[Any]) -> tuple[Any, list[Any], tuple[float, float]]:
-    """Fit PCA on the reference vectors; return its points, those of the others, and the shares of explained variance.
+def project(reference: Any, samples: Sequence[Any]) -> tuple[Any, list[Any], tuple[float, float]]:
+    """Fit PCA on the reference vectors; return its points, those of the samples, and the shares of explained variance.
 
     The points have two coordinates, the first two principal components of the reference (Figure 4 of the paper).
     """
@@ -133,4 +133,4 @@ def project(reference: Any, others: Sequence[Any]) -> tuple[Any, list[Any], tupl
     pca = PCA(n_components=2, svd_solver="arpack", random_state=0)
     points = pca.fit_transform(reference)
     shares = [float(share) for share in pca.explained_variance_ratio_]
-    return points, [pca.transform(vectors) for vectors in others], (shares[0], shares[1])
+    return points, [pca.transform(vectors) for vectors in samples], (shares[0], shares[1])

@@ -41,8 +41,8 @@ def find_run_dirs(paths: Sequence[Path]) -> list[Path]:
         # Folders of runs in a folder: a sweep for each random seed.
         inside = inside or [file.parent for file in sorted(path.glob("*/*/recipe.yaml"))]
         if not inside:
-            what = "neither a run folder nor a folder of runs" if path.is_dir() else "no such folder"
-            raise UserError(f"{path}: {what}; give run folders, or the folder of a sweep")
+            reason = "neither a run folder nor a folder of runs" if path.is_dir() else "no such folder"
+            raise UserError(f"{path}: {reason}; give run folders, or the folder of a sweep")
         run_dirs += inside
     return list({run_dir.resolve(): run_dir for run_dir in run_dirs}.values())
 

@@ -30,14 +30,14 @@ def settings_by_value(runs: Sequence[RunData], position: Callable[[Recipe], Posi
     """Return the settings by the value of the x axis, in its order; empty if the runs vary in anything else, too."""
     settings = group_settings(runs)
     positions = [position(setting.runs[0].recipe) for setting in settings]
-    known = [entry for entry in positions if entry]
-    values = [entry.value for entry in known]
-    parts = [entry.remaining for entry in known]
-    is_one_value_each = len(known) == len(settings) and len(values) == len({*values}) > 1
+    chosen = [entry for entry in positions if entry]
+    values = [entry.value for entry in chosen]
+    parts = [entry.remaining for entry in chosen]
+    is_one_value_each = len(chosen) == len(settings) and len(values) == len({*values}) > 1
     if not is_one_value_each or _num_different(parts) > 1:
         return {}
-    for key in known[0].optional:
-        if _num_different([entry.optional[key] for entry in known if entry.optional[key] is not None]) > 1:
+    for key in chosen[0].optional:
+        if _num_different([entry.optional[key] for entry in chosen if entry.optional[key] is not None]) > 1:
             return {}
     return dict(sorted(zip(values, settings, strict=True)))
 

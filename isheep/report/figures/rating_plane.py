@@ -52,7 +52,7 @@ def chart_of(rated: Sequence[IterationData], rows: Sequence[dict[str, Any]], cor
     """Return a heat map for each iteration, with the thresholds as lines and the counts of the quadrants."""
     import altair as alt
 
-    most = max(row["pairs"] for row in rows)
+    highest_count = max(row["pairs"] for row in rows)
     low, high = RATING_SCALE[0] - 0.5, RATING_SCALE[-1] + 0.5
     panels = []
     for iteration in rated:
@@ -83,7 +83,7 @@ def chart_of(rated: Sequence[IterationData], rows: Sequence[dict[str, Any]], cor
                 x2="x1:Q",
                 y=alt.Y("y0:Q", **y_axis),
                 y2="y1:Q",
-                color=alt.Color("pairs:Q", title="pairs", scale=alt.Scale(type="sqrt", domain=[1, most])),
+                color=alt.Color("pairs:Q", title="pairs", scale=alt.Scale(type="sqrt", domain=[1, highest_count])),
                 tooltip=[f"{following}:Q", f"{quality}:Q", "pairs:Q"],
             )
         )
