@@ -8,6 +8,7 @@ It reads run folders alone and takes seconds: no model is loaded. Tables are wri
 import argparse
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def paper_tables(folder: Path) -> list[PaperTable]:
 
     def table(name: str, runs: str, title: str, against: str = "base", scores: Sequence[str] = ()) -> PaperTable:
         content = score_table(group_settings(read_runs(folder / runs)), against, scores, title)
-        return PaperTable(**{**vars(content), "name": name})
+        return replace(content, name=name)
 
     plane = quadrant_table(read_runs(folder / "lamb")[0])
     assert plane
@@ -72,7 +73,7 @@ def paper_tables(folder: Path) -> list[PaperTable]:
         table("table-3", "table3", "Filters and rating prompts, as in Table 3", scores=chat),
         table("table-4", "table4", "Levels of self-assessment, as in Table 4", scores=chat),
         table("table-5", "lamb", "Iterations against the first one, as in Table 5", "iteration-1", chat),
-        plane,
+        replace(plane, name="table-6"),
     ]
 
 

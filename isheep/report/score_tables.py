@@ -42,11 +42,13 @@ class ModelKey(NamedTuple):
 class ScoreCell:
     """A score of a model over the seeds of its setting, and its comparison with the reference of the table.
 
+    `scores` are by seed, and `num_runs` counts the seeds of the setting: an unfinished run may have no score.
     `comparison` is None if there is nothing to compare with. `values` are equal for comparisons of the same numbers,
     which are one test.
     """
 
     scores: dict[int, Score]
+    num_runs: int
     comparison: Comparison | None
     values: Hashable
 
@@ -76,9 +78,12 @@ class ScoreCell:
         """The standard deviation over seeds, or with one seed the interval over the items."""
         scale, digits = (100, 1) if self.is_share else (1, 2)
         if self.spread.deviation is not None:
-            return f"±{scale * self.spread.deviation:.{digits}f}"
-        low, high = self.spread.estimate.low, self.spread.estimate.high
-        return "" if math.isnan(low) else f"[{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+            note = f"±{scale * self.spread.deviation:.{digits}f}"
+        else:
+            low, high = self.spread.estimate.low, self.spread.estimate.high
+            note = "" if math.isnan(low) else f"[{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+        missing = f" ({len(self.scores)} of {self.num_runs} seeds)" if len(self.scores) < self.num_runs else ""
+        return note + missing
 
 
 class ScoreTable:
@@ -152,7 +157,7 @@ class ScoreTable:
             and same_fingerprints(reference[seed], result)
             and len(reference[seed].scores[name].items) == len(scores[seed].items)
         ]
-        return ScoreCell(scores, *_compare_pairs(pairs))
+        return ScoreCell(scores, len(self.settings[key.setting].runs), *_compare_pairs(pairs))
 
     def _reference_results(self, key: ModelKey) -> Mapping[str, dict[int, Result]]:
         """Return the results that a model is compared with; empty for the reference itself."""

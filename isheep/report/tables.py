@@ -78,10 +78,9 @@ def _caption(scores: ScoreTable, against: str) -> str:
     if spreads == {1}:
         parts.append("One random seed; in brackets: 95% intervals over the items.")
     elif spreads:
-        parts.append(
-            "Means over random seeds with their standard deviation (±); in brackets, with one seed: 95% intervals over "
-            "the items."
-        )
+        numbers = " or ".join(str(number) for number in sorted(spreads - {1}))
+        alone = "; in brackets, with one seed: 95% intervals over the items" if 1 in spreads else ""
+        parts.append(f"Means over {numbers} random seeds with their standard deviation (±){alone}.")
     reference = "the base model" if against == BASE else f"{against} in the same iteration"
     if scores.reference_iteration:
         reference = f"iteration {scores.reference_iteration} of the same setting"
@@ -151,7 +150,7 @@ def quadrant_table(run: RunData) -> PaperTable | None:
     corners = quadrants(rated[-1])
     criteria = corners[0].criteria
     return PaperTable(
-        name="table-6",
+        name="quadrants",
         title=f"Generated pairs by their ratings, iteration {rated[-1].number}",
         caption=f"Good: {corners[0].thresholds}. Each example is drawn at random from its quadrant.",
         headings=("quadrant", "pairs"),
