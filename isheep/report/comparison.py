@@ -84,10 +84,14 @@ def write_comparison(
     `against` is what scores are compared with, and `score_names` limits them, as in ScoreTable.
     """
     settings = group_settings(runs)
-    tables = [score_table(settings, against, score_names)]
+    # A run may have no benchmark, and figures of its data all the same.
+    tables = [score_table(settings, against, score_names)] if any(run.benchmarks for run in runs) else []
     if len(runs) == 1 and (table := quadrant_table(runs[0])):
         tables.append(table)
     figures = list(all_figures(runs))
+    if not tables and not figures:
+        names = ", ".join(setting.name for setting in settings)
+        raise UserError(f"{names}: no model is scored and no pair is rated, so there is nothing to show yet")
     page = out / REPORT_FILE
     write_text(page, render_comparison(settings, tables, figures))
     paths = [page]
