@@ -87,15 +87,14 @@ figures: setup
 
 # The pictures and tables of docs/figures.md. The runs take half an hour and can be resumed.
 PAPER := runs/paper
-SAMPLE := 'evaluation=[{name: lamb, num_items: 400}]'
 
 paper-figures: setup
 	@$(VENV)/bin/isheep run lamb --out $(PAPER)/lamb
-	@$(VENV)/bin/isheep sweep lamb/thresholds iterations=3 training.max_rows=null $(SAMPLE) --out $(PAPER)/thresholds
-	@$(VENV)/bin/isheep sweep lamb/data-sizes iterations=3 training.max_rows=null $(SAMPLE) --out $(PAPER)/data-sizes
-	@$(VENV)/bin/isheep sweep lamb/table2 $(SAMPLE) --out $(PAPER)/table2
-	@$(VENV)/bin/isheep sweep lamb/table3 iterations=3 $(SAMPLE) --out $(PAPER)/table3
-	@$(VENV)/bin/isheep sweep lamb/table4 iterations=3 $(SAMPLE) --out $(PAPER)/table4
+	@$(VENV)/bin/isheep sweep lamb/thresholds iterations=3 training.max_rows=null --out $(PAPER)/thresholds
+	@$(VENV)/bin/isheep sweep lamb/data-sizes training.max_rows=null --out $(PAPER)/data-sizes
+	@$(VENV)/bin/isheep sweep lamb/table2 --out $(PAPER)/table2
+	@$(VENV)/bin/isheep sweep lamb/table3 --out $(PAPER)/table3
+	@$(VENV)/bin/isheep sweep lamb/table4 --out $(PAPER)/table4
 	@$(ONE) $(PY) -m benchmarks.paper_figures $(PAPER)
 
 clean:
