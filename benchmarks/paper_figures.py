@@ -7,7 +7,7 @@ It reads run folders alone and takes seconds: no model is loaded. Tables are wri
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +30,14 @@ FIGURES = {
     "projection": "lamb",
     "rating_plane": "lamb",
 }
+# The folder of the runs, the title, what scores are compared with, and the scores (none: all) of each table.
+TABLES: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
+    "table-1": ("lamb", "Iterations on one base model, as in Table 1", "base", ()),
+    "table-2": ("table2", "Iterative settings, as in Table 2", "base", ("right", *IFEVAL_SCORES)),
+    "table-3": ("table3", "Filters and rating prompts, as in Table 3", "base", IFEVAL_SCORES),
+    "table-4": ("table4", "Levels of self-assessment, as in Table 4", "base", IFEVAL_SCORES),
+    "table-5": ("lamb", "Iterations against the first one, as in Table 5", "iteration-1", IFEVAL_SCORES),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = args.page.parent / "images"
     images.mkdir(exist_ok=True)
     for name, folder in FIGURES.items():
+        if not is_there(args.folder / folder):
+            continue
         figure = import_module(f"isheep.report.figures.{name}").draw(read_runs(args.folder / folder))
         if figure is None:
             raise SystemExit(f"{args.folder / folder}: these runs give no figure {name}")
@@ -57,24 +67,21 @@ def read_runs(folder: Path) -> list[RunData]:
     return load_runs(find_run_dirs([folder]))
 
 
-def paper_tables(folder: Path) -> list[PaperTable]:
-    """Return Tables 1 to 6 in the paper's shape."""
+def paper_tables(folder: Path) -> Iterator[PaperTable]:
+    """Yield those of Tables 1 to 6 whose runs are there, in the paper's shape."""
+    for name, (run_folder, title, against, scores) in TABLES.items():
+        if is_there(folder / run_folder):
+            table = score_table(group_settings(read_runs(folder / run_folder)), against, scores, title)
+            yield replace(table, name=name)
+    if is_there(folder / "lamb") and (plane := quadrant_table(read_runs(folder / "lamb")[0])):
+        yield replace(plane, name="table-6")
 
-    def table(name: str, runs: str, title: str, against: str = "base", scores: Sequence[str] = ()) -> PaperTable:
-        content = score_table(group_settings(read_runs(folder / runs)), against, scores, title)
-        return replace(content, name=name)
 
-    plane = quadrant_table(read_runs(folder / "lamb")[0])
-    assert plane
-    chat = [*IFEVAL_SCORES]
-    return [
-        table("table-1", "lamb", "Iterations on one base model, as in Table 1"),
-        table("table-2", "table2", "Iterative settings, as in Table 2", scores=["right", *chat]),
-        table("table-3", "table3", "Filters and rating prompts, as in Table 3", scores=chat),
-        table("table-4", "table4", "Levels of self-assessment, as in Table 4", scores=chat),
-        table("table-5", "lamb", "Iterations against the first one, as in Table 5", "iteration-1", chat),
-        replace(plane, name="table-6"),
-    ]
+def is_there(folder: Path) -> bool:
+    """Return whether a folder exists, and say so if it does not."""
+    if not folder.is_dir():
+        print(f"{folder} is not there: what is made from it stays as it is")
+    return folder.is_dir()
 
 
 def replace_table(text: str, table: PaperTable) -> str:

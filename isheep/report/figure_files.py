@@ -44,11 +44,12 @@ def _narrow(spec: Any, width: int) -> None:
         for part in spec:
             _narrow(part, width)
     elif isinstance(spec, dict):
-        size = spec.get("width"), spec.get("height")
-        if all(isinstance(side, int | float) for side in size):
-            is_square = size[0] == size[1]
-            spec["width"] = min(size[0], max(width, SQUARE_SIDE) if is_square else width)
-            spec["height"] = spec["width"] if is_square else min(PANEL_HEIGHT, size[1])
+        # Some charts have a size for each step of an axis instead.
+        panel_width, panel_height = spec.get("width"), spec.get("height")
+        if isinstance(panel_width, int) and isinstance(panel_height, int):
+            is_square = panel_width == panel_height
+            spec["width"] = min(panel_width, max(width, SQUARE_SIDE) if is_square else width)
+            spec["height"] = spec["width"] if is_square else min(PANEL_HEIGHT, panel_height)
         for key in ("concat", "hconcat", "vconcat", "layer", "spec"):
             _narrow(spec.get(key), width)
 

@@ -2,7 +2,6 @@
 
 import random
 from dataclasses import dataclass
-from itertools import product
 
 from isheep.filters.score import ScoreFilter
 from isheep.records import AssessedPair
@@ -10,6 +9,8 @@ from isheep.report.run_data import IterationData
 
 # The paper's Figure 3 counts scores greater than 8; it serves where a recipe has no threshold of its own.
 PAPER_RULE = ScoreFilter(above=8)
+# Whether the pairs of a quadrant pass by each of the two criteria, in the order of Table 6.
+QUADRANTS = ((False, False), (True, False), (False, True), (True, True))
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def quadrants(iteration: IterationData) -> list[Quadrant]:
     first, second = iteration.criteria
     rules = [passing_rule(iteration.score_filter(name)) for name in (first, second)]
     readable = [pair for pair in iteration.assessed if all(grade.score is not None for grade in pair.grades.values())]
-    members: dict[tuple[bool, bool], list[AssessedPair]] = {key: [] for key in product((False, True), repeat=2)}
+    members: dict[tuple[bool, bool], list[AssessedPair]] = {passes: [] for passes in QUADRANTS}
     for pair in readable:
         verdicts = [
             rule.reason_against({name: pair.grades[name]}) is None
@@ -60,7 +61,7 @@ def quadrants(iteration: IterationData) -> list[Quadrant]:
             len(readable),
             random.Random(iteration.number).choice(members[passes]) if members[passes] else None,
         )
-        for passes in ((False, False), (True, False), (False, True), (True, True))
+        for passes in QUADRANTS
     ]
 
 
