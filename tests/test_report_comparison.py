@@ -218,6 +218,9 @@ def test_bad_input_gets_one_line(tmp_path: Path) -> None:
         "report", run, "--score", "rigth", "--out", tmp_path / "o"
     )
     assert "no such file" in refused("report", run, "--reference", tmp_path / "x.json", "--out", tmp_path / "o")
+    for words in ((run, "--score", "right"), (run, run.parent / "run2")):
+        make_finished_run(tmp_path / "run2", seed=7)
+        assert "tables and figures give a folder" in refused("report", *words, "--out", tmp_path / "o.html")
     unscored = make_finished_run(tmp_path / "unscored")
     assert "no model is scored" in refused("report", unscored, "--out", tmp_path / "o")
     assert not (tmp_path / "o").exists()

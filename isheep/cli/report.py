@@ -57,17 +57,22 @@ def report(
     """Write the report of a run: one page with its results, figures and examples. Compare runs and sweeps.
 
     The page needs no server and no network: open the file in a browser. A run writes it after every stage by itself.
-    With several runs, or --out FOLDER, the paper's tables and figures are written as files, too. Runs that differ in
-    their random seed alone are one setting, whose scores are means over the seeds.
+    With several runs, with --out FOLDER, --format, --score or --against, the paper's tables and figures are written as
+    files. Runs that differ in their random seed alone are one setting, whose scores are means over the seeds.
     """
+    from isheep.errors import UserError
     from isheep.report.comparison import check_formats, find_run_dirs, load_runs, write_comparison, write_run_page
 
     formats = check_formats(format_names or ["svg", "pdf"])
     run_dirs = find_run_dirs(runs)
-    is_one_run = run_dirs == runs and len(runs) == 1
+    is_one_run = len(runs) == 1 and run_dirs == runs
+    wants_files = bool(not is_one_run or format_names or score or against != "base")
+    if out and out.suffix == PAGE_SUFFIX and wants_files:
+        raise UserError(f"--out {out} is the page of one run: for several runs, tables and figures give a folder")
     loaded = load_runs(run_dirs, reference, embed)
-    if is_one_run and (out is None or out.suffix == PAGE_SUFFIX):
+    if not wants_files and (out is None or out.suffix == PAGE_SUFFIX):
         return print_line(f"report   {write_run_page(loaded[0], out)}")
-    default = runs[0] / "report" if len(runs) == 1 else Path("report")
+    is_sweep = len(runs) == 1 and not is_one_run
+    default = runs[0] / "report" if is_sweep else Path("report")
     for path in write_comparison(loaded, out or default, formats, against, score or []):
         print_line(str(path))
