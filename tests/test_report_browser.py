@@ -105,7 +105,7 @@ def test_texts_are_shown_as_they_are_with_control_characters_as_escapes(opened: 
         assert fields[0] == f"Do {number}: {escaped}"
         assert f"Did in 1: {escaped}" in fields
     # The judge's own words.
-    assert any(text.startswith("9.0||</script>") for text in texts[0])
+    assert any(text.startswith("9||</script>") for text in texts[0])
 
 
 def test_a_planted_script_does_not_run(opened: Any) -> None:
@@ -113,7 +113,7 @@ def test_a_planted_script_does_not_run(opened: Any) -> None:
         const script = document.createElement("script");
         script.textContent = "{TAKEN}";
         document.body.append(script);
-        document.body.insertAdjacentHTML("beforeend", '<img src="data:," onerror="{TAKEN}">');
+        document.body.insertAdjacentHTML("beforeend", `<img src="data:," onerror="{TAKEN}">`);
         return document.title;
     }})()"""
     assert script(opened, planted) != "taken"
@@ -123,7 +123,7 @@ def test_a_planted_script_does_not_run(opened: Any) -> None:
 def test_search_and_filters(opened: Any) -> None:
     total = NUM_PAIRS + NUM_REJECTED
     assert info(opened, "generated") == f"1 to 25 of {total}"
-    assert choose(opened, "generated", "search", "SCRIPT did IN 2").startswith("1 to 3 of 3 ")
+    assert choose(opened, "generated", "search", "SCRIPT t2-").startswith("1 to 6 of 6 ")
     assert choose(opened, "generated", "search", "no such word").startswith("no row")
     assert choose(opened, "generated", "search", "").startswith("1 to 25 of")
     assert choose(opened, "generated", "iteration", "2").startswith(f"1 to {total // 2} of {total // 2}")
@@ -146,7 +146,7 @@ def test_items_right_and_wrong(opened: Any) -> None:
     opened.execute_script("document.querySelector('#table-items tbody tr').click()")
     answers = script(opened, "[...document.querySelectorAll('#detail-items .version')].map(n => n.textContent)")
     assert [answer.split()[0] for answer in answers] == ["base", "iteration", "iteration"]
-    assert "wrong" in answers[0] and "right" in answers[2] and "iter-2 &lt;" in answers[2]
+    assert "wrong" in answers[0] and "right" in answers[2] and "iter-2 <img" in answers[2]
 
 
 def test_the_same_instruction_in_another_iteration_is_beside_it(opened: Any) -> None:

@@ -200,32 +200,39 @@ def _verdicts(
     settings: BenchmarkSettings | None, benchmark: BenchmarkScores, num_prompts: int
 ) -> tuple[str, list[list[bool | float | None]]]:
     """Return the name of a score, and for each model its value for each prompt; nothing for a model without it."""
+    first = next(result for result in benchmark.results if result)
     for row in benchmark.headline:
-        by_model = []
-        for result in benchmark.results:
-            indices = _locate(settings, result, row.name, num_prompts) if result else None
-            values: list[list[Any]] = [[] for _ in range(num_prompts)]
-            for index, value in zip(
-                indices or (), result.scores[row.name].items if result and indices else (), strict=True
-            ):
-                values[index].append(value)
-            by_model.append([_summary(of_prompt) for of_prompt in values] if indices else [])
+        indices = _locate(settings, first, row.name, num_prompts)
+        by_model = [_values_of_prompts(result, row.name, indices, num_prompts) for result in benchmark.results]
         if any(by_model):
             return row.name, by_model
     return "", [[] for _ in benchmark.results]
 
 
-def _locate(settings: BenchmarkSettings | None, result: Result, score: str, num_prompts: int) -> Sequence[int] | None:
-    """Return the index of the prompt of each item of a score, or None if it is not known."""
+def _values_of_prompts(
+    result: Result | None, score: str, indices: Sequence[int], num_prompts: int
+) -> list[bool | float | None]:
+    """Return a score's value for each prompt; `indices` are those of the items' prompts. Nothing without the score."""
+    items = result.scores[score].items if result and score in result.scores else ()
+    if not items or len(items) != len(indices):
+        return []
+    values: list[list[bool | float | None]] = [[] for _ in range(num_prompts)]
+    for index, value in zip(indices, items, strict=True):
+        values[index].append(value)
+    return [_summary(of_prompt) for of_prompt in values]
+
+
+def _locate(settings: BenchmarkSettings | None, result: Result, score: str, num_prompts: int) -> Sequence[int]:
+    """Return the index of the prompt of each item of a score; nothing if it is not known."""
     if score not in result.scores:
-        return None
+        return ()
     if settings is not None:
         try:
-            return locate_items(settings, result, num_prompts).get(score)
+            return locate_items(settings, result, num_prompts).get(score, ())
         # The data are gone.
         except UserError:
-            return None
-    return range(num_prompts) if len(result.scores[score].items) == num_prompts else None
+            return ()
+    return range(num_prompts) if len(result.scores[score].items) == num_prompts else ()
 
 
 def _summary(values: Sequence[bool | float | None]) -> bool | float | None:
