@@ -128,7 +128,10 @@ def render_comparison(settings: Sequence[Setting], tables: Sequence[PaperTable],
         title=names[0] if len(names) == 1 else f"Comparison of {len(names)} settings",
         summary=summary,
         style=Markup((folder / "comparison.css").read_text(encoding="utf-8")),
-        tables=[{"name": table.name, "title": table.title, "html": Markup(to_html(table))} for table in tables],
+        tables=[
+            {"name": table.name, "title": table.title, "caption": table.caption, "html": Markup(to_html(table, False))}
+            for table in tables
+        ],
         figures=[_figure_view(figure) for figure in figures],
         settings=[_setting_view(setting, settings[0]) for setting in settings],
         version=isheep.__version__,

@@ -65,10 +65,11 @@ class PaperTable:
 # --- HTML
 
 
-def to_html(table: PaperTable) -> str:
-    """Return a table element with its caption."""
+def to_html(table: PaperTable, has_caption: bool = True) -> str:
+    """Return a table element, with its title and caption or without."""
     lines = [f'<table class="paper" id="{html.escape(table.name)}">']
-    lines.append(f"<caption><b>{html.escape(table.title)}.</b> {html.escape(table.caption)}</caption>")
+    if has_caption:
+        lines.append(f"<caption><b>{html.escape(table.title)}.</b> {html.escape(table.caption)}</caption>")
     has_groups = any(group for group, _ in table.groups)
     span = ' rowspan="2"' if has_groups else ""
     labels = "".join(f'<th scope="col"{span}>{html.escape(heading)}</th>' for heading in table.headings)
