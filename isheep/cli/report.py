@@ -9,6 +9,21 @@ from isheep.cli.options import AllowCode
 from isheep.cli.output import print_line
 
 PAGE_SUFFIX = ".html"
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        help="Format of figures: svg, pdf or png; may be repeated (default: svg and pdf).",
+        show_default=False,
+    ),
+]
+Reference = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of tasks with answers for Figure 4, such as Alpaca's JSON (default: the run's seed tasks).",
+        show_default=False,
+    ),
+]
 
 
 def report(
@@ -24,14 +39,7 @@ def report(
             show_default=False,
         ),
     ] = None,
-    format_names: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--format",
-            help="Format of figures: svg, pdf or png; may be repeated (default: svg and pdf).",
-            show_default=False,
-        ),
-    ] = None,
+    format_names: Formats = None,
     against: Annotated[
         str, typer.Option(help="Scores are tested against: base, a setting's name, or iteration-N of the same setting.")
     ] = "base",
@@ -42,13 +50,7 @@ def report(
             show_default=False,
         ),
     ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of tasks with answers for Figure 4, such as Alpaca's JSON (default: the run's seed tasks).",
-            show_default=False,
-        ),
-    ] = None,
+    reference: Reference = None,
     embed: Annotated[
         bool, typer.Option("--embed", help="Embed the texts of Figure 4 with the base model instead of by their words.")
     ] = False,

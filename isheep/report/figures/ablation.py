@@ -123,11 +123,11 @@ def ablation_chart(rows: Sequence[dict[str, Any]], axis: str, title: str) -> Any
         band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title=y_title), y2="high:Q", color=color)
         line = base.mark_line().encode(y=y_axis, color=color)
         points = base.mark_point(filled=True, size=55, opacity=1).encode(y=y_axis, color=color, shape=shape)
-        rule = alt.Chart(alt.Data(values=bases)).mark_rule(strokeDash=[5, 4], strokeWidth=1.5).encode(y="value:Q")
+        rule = alt.Chart(alt.Data(values=bases)).mark_rule(strokeDash=[5, 4], strokeWidth=1.5).encode(y=y_axis)
         label = (
             alt.Chart(alt.Data(values=bases))
             .mark_text(align="left", dx=4)
-            .encode(x=alt.value("width"), y="value:Q", text=alt.value("base"))
+            .encode(x=alt.value("width"), y=y_axis, text=alt.value("base"))
         )
         panels.append(alt.layer(band, rule, line, points, label).properties(width=width, height=HEIGHT))
     return alt.concat(*panels, columns=3)

@@ -131,9 +131,10 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
                 scale=alt.Scale(domain=[numbers[0] - 0.3, numbers[-1] + 0.3], nice=False),
             )
         )
-        y_axis = alt.Y("value:Q", title="share of the generated pairs (%)", scale=alt.Scale(domainMin=0, nice=True))
+        y_title = "share of the generated pairs (%)"
+        y_axis = alt.Y("value:Q", title=y_title, scale=alt.Scale(domainMin=0, nice=True))
         line = base.mark_line().encode(y=y_axis, color=color, strokeDash=dash)
-        bars = base.mark_rule(strokeWidth=1.2).encode(y=alt.Y("low:Q"), y2="high:Q", color=color)
+        bars = base.mark_rule(strokeWidth=1.2).encode(y=alt.Y("low:Q", title=y_title), y2="high:Q", color=color)
         points = base.mark_point(filled=True, size=55, opacity=1).encode(y=y_axis, color=color, shape=shape)
         title = {"title": setting} if len(settings) > 1 else {}
         panels.append(alt.layer(bars, line, points).properties(width=width, height=HEIGHT, **title))

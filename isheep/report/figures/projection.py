@@ -127,7 +127,11 @@ def _layout(panels: Sequence[Any], rows: Sequence[dict[str, Any]]) -> Any:
     distances = [row for row in rows if row["iteration"]]
     halves = [row for row in rows if row["source"] == HALVES]
     title = "squared MMD from the reference"
-    band = alt.Chart(alt.Data(values=halves)).mark_rect(opacity=0.25, color="#8a8f98").encode(y="low:Q", y2="high:Q")
+    band = (
+        alt.Chart(alt.Data(values=halves))
+        .mark_rect(opacity=0.25, color="#8a8f98")
+        .encode(y=alt.Y("low:Q", title=title), y2="high:Q")
+    )
     base = alt.Chart(alt.Data(values=distances)).encode(
         x=alt.X("iteration:O", title="iteration", axis=alt.Axis(labelAngle=0))
     )
