@@ -102,7 +102,7 @@ for (const button of document.querySelectorAll("button.copy")) {
 // --- the browser of examples
 
 async function unpack(text) {
-  const bytes = Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
+  const bytes = Uint8Array.fromBase64?.(text) ?? Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return JSON.parse(await new Response(stream).text());
 }
@@ -307,8 +307,10 @@ function makeBrowser(name, kind) {
     if (order) {
       const by = kind.columns[order.column].sort;
       const sign = order.dir === "desc" ? -1 : 1;
+      const keys = [];
+      for (const index of matching) keys[index] = by(index);
       const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
-      matching = [...matching].sort((a, b) => sign * compare(by(a), by(b)) || a - b);
+      matching = [...matching].sort((a, b) => sign * compare(keys[a], keys[b]) || a - b);
     }
     const rows = matching.slice(request.start, request.start + request.length).map((index) => ({ index }));
     callback({ draw: request.draw, recordsTotal: kind.size, recordsFiltered: matching.length, data: rows });
@@ -354,7 +356,6 @@ function makeBrowser(name, kind) {
   return {
     state, refresh,
     restore(saved) { Object.assign(state, saved); showState(); refresh(); },
-    // The first search would wait for the texts in small letters.
     prepare() { texts ??= everyRow.map((index) => kind.text(index).toLowerCase()); },
   };
 }
@@ -379,7 +380,6 @@ async function openBrowser() {
   }
   if (!Object.keys(window.isheepReport.browsers).length) document.getElementById("browser").hidden = true;
   showTab(kinds.generated.size || !kinds.items.size ? "generated" : "items");
-  window.isheepReport.browsers.generated?.prepare();
 }
 
 // --- a run that is under way
@@ -421,4 +421,7 @@ if (data.underWay) {
 }
 await Promise.all([drawCharts(), openBrowser()]);
 restoreView();
+window.isheepReport.readyMilliseconds = performance.now();
 window.isheepReport.isReady = true;
+// Otherwise the first search would wait for it.
+setTimeout(() => Object.values(window.isheepReport.browsers).forEach((browser) => browser.prepare()));
