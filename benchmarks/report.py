@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,7 +106,7 @@ def make_run(path: Path, num_rows: int, num_iterations: int) -> None:
                 "loss": [[n, 2 / n] for n in range(1, 40)],
                 "eval_loss": [],
             }
-            folder.json("adapter/training.json", lambda training=training: training)
+            folder.json("adapter/training.json", partial(dict, training))
             write_scores(run, f"iter-{t}", 0.3 + 0.1 * t, draw)
 
 

@@ -7,7 +7,7 @@ from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Sc
 from isheep.benchmarks.support.context import EvalContext
 from isheep.errors import UserError
 from isheep.lamb.pages import content
-from isheep.lamb.suite import is_right, is_truly_right, suite, validation
+from isheep.lamb.suite import is_right, is_truly_right, kinds_of, suite, validation
 from isheep.lamb.world import Quest
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Answer, Completion, Sampling
@@ -149,6 +149,7 @@ BENCHMARK = Benchmark(
         planned=PlannedAnswers(num_answers=500, max_tokens=MAX_TOKENS, batch_size=500),
     ),
     is_right=is_truly_right,
+    kinds_of=kinds_of,
     locate_items=locate_items,
     planned=PlannedAnswers(num_answers=2000, max_tokens=MAX_TOKENS, batch_size=1000),
 )

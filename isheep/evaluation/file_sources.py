@@ -59,6 +59,8 @@ def _source_files(artifact: Artifact, recipe: Recipe, run_dir: Path, iteration: 
 def _settings_of_file(artifact: Artifact, recipe: Recipe, name: str) -> dict[str, Any]:
     """Return the settings that the file `name` of an artifact depends on."""
     settings = recipe.model_dump(mode="json", include={*COMMON_KEYS, *artifact.recipe_keys})
+    # No file depends on whether the run has a report.
+    del settings["machine"]["report"]
     if artifact.name == "adapter":
         # These two choose the model and the rows to start from, whose files are among the sources.
         del settings["training"]["start"], settings["training"]["data"]

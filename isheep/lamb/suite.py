@@ -66,6 +66,17 @@ def is_truly_right(pair: Pair) -> bool:
     return quest is not None and is_right(quest, pair.output, pair.finish == "stop")
 
 
+def kinds_of(pair: Pair) -> list[str]:
+    """Return the family of a generated pair's task, and the kind of each of its demands."""
+    quest = understand_task(pair)
+    if quest is None:
+        return ["family: not understood"]
+    return [
+        f"family: {quest.family}",
+        *(f"constraint: {kind}" for kind in {demand.kind: None for demand in quest.demands}),
+    ]
+
+
 def understand_task(task: Task) -> Quest | None:
     """Return the quest that a task states, or None if it states none."""
     return understand(task.instruction, task.input)

@@ -201,7 +201,7 @@ function itemKind(rows, models) {
       { title: "item", sort: (index) => rows.item[index], show: (index) => String(rows.item[index]) },
       { title: "prompt", sort: (index) => rows.prompt[index], show: (index) => cell(rows.prompt[index]) },
       ...models.map((model, number) => ({
-        title: model.replace("iteration ", "t = "), sort: (index) => Number(rows.verdicts[index][number] ?? -1),
+        title: model.replace("iteration ", "t = "), class: number && number < models.length - 1 ? "wide" : "", sort: (index) => Number(rows.verdicts[index][number] ?? -1),
         show: (index) => tag(verdictText(rows.verdicts[index][number]), right(rows.verdicts[index][number]) ? "right" : wrong(rows.verdicts[index][number]) ? "wrong" : ""),
       })),
     ],
@@ -213,7 +213,7 @@ function itemKind(rows, models) {
     detail: (index) => [
       element("h3", {}, visible(`${rows.benchmark[index]}, item ${rows.item[index]}`)),
       ...textField("prompt", rows.prompt[index]),
-      element("h4", {}, `answers${rows.score[index] ? `; verdict: ${visible(rows.score[index])}` : ""}`),
+      element("h4", {}, `answers${rows.score[index] ? `, right or wrong by the score “${visible(rows.score[index])}”` : ""}`),
       element("div", { class: "versions" }, ...models.map((model, number) => element("div", { class: "version" },
         element("h5", {}, `${model} `, tag(verdictText(rows.verdicts[index][number]), right(rows.verdicts[index][number]) ? "right" : wrong(rows.verdicts[index][number]) ? "wrong" : "")),
         ...(rows.answers[index][number] === null || rows.answers[index][number] === undefined

@@ -14,6 +14,7 @@ from isheep.filters.contamination import ContaminationFilter
 from isheep.plan.reality import compare_with_plan
 from isheep.plan.tables import clock, si
 from isheep.recipe import loading
+from isheep.records import AssessedPair
 from isheep.report.run_data import MOST_ROWS_IN_MEMORY, IterationData, RunData
 from isheep.rundir.stage_times import stage_seconds
 
@@ -52,6 +53,7 @@ def judge_tables(run: RunData) -> Iterator[PageTable]:
             f"perfect. Kept: by the thresholds of the recipe. {INTERVAL}."
         )
         yield PageTable("Do high ratings mean right answers?", columns, rows, note)
+    yield from kind_tables(rated[-1])
     calibrated = [iteration for iteration in rated if iteration.calibration]
     if rows := [row for iteration in calibrated for row in _repeated_rows(iteration)]:
         columns = ("iteration", "criterion", "pairs", "equal", "at most 1 apart", "concordance")
@@ -64,7 +66,7 @@ def judge_tables(run: RunData) -> Iterator[PageTable]:
 
 
 def _distribution_table(rated: Sequence[IterationData]) -> PageTable:
-    rows = []
+    rows: list[Sequence[str]] = []
     for iteration in rated:
         for criterion in iteration.criteria:
             scores = score_distribution([pair.grades[criterion] for pair in iteration.assessed])
@@ -104,6 +106,26 @@ def _truth_row(iteration: int, name: str, values: Mapping[str, Any]) -> Sequence
     shares = (_share(values.get("precision")), _share(values.get("recall")))
     numbers = (str(values["num_pairs"]), _share(values["right"]), _coefficient(values["auroc"]))
     return (str(iteration), name, *numbers, "–" if kept is None else str(kept), *shares)
+
+
+def kind_tables(iteration: IterationData) -> Iterator[PageTable]:
+    """Yield how well ratings tell right from wrong pairs of each kind, if a benchmark knows the kinds."""
+    for settings in iteration.recipe.evaluation:
+        benchmark = load_benchmark(settings.name) if is_readable(settings.name) else None
+        if benchmark is None or benchmark.is_right is None or benchmark.kinds_of is None:
+            continue
+        by_kind: dict[str, list[AssessedPair]] = {}
+        for pair in iteration.assessed[:: -(-len(iteration.assessed) // MOST_ROWS_IN_MEMORY)]:
+            for kind in benchmark.kinds_of(pair):
+                by_kind.setdefault(kind, []).append(pair)
+        rows = []
+        for kind, pairs in sorted(by_kind.items()):
+            metrics = truth_metrics(iteration.recipe, pairs, [benchmark.is_right(pair) for pair in pairs])
+            rows.append((kind, *_truth_row(iteration.number, "", _as_values(metrics))[2:]))
+        columns = ("kind", "pairs", "right", "AUROC", "kept", "right of kept", "kept of right")
+        title = f"The same by kind of task ({settings.label}, iteration {iteration.number})"
+        note = f"A pair counts for each of its kinds. Few pairs mean wide intervals. {INTERVAL}."
+        yield PageTable(title, columns, rows, note)
 
 
 def _repeated_rows(iteration: IterationData) -> Iterator[Sequence[str]]:
@@ -149,7 +171,7 @@ def diversity_table(run: RunData) -> PageTable | None:
     measured = {iteration.number: iteration.diversity for iteration in run.iterations if iteration.diversity}
     if not measured:
         return None
-    rows = []
+    rows: list[Sequence[str]] = []
     for name, metric in METRICS.items():
         values = [metrics.get(name) for metrics in measured.values()]
         texts = ["–" if value is None else metric.number_format.format(value) for value in values]
@@ -165,7 +187,7 @@ def diversity_table(run: RunData) -> PageTable | None:
 
 def contamination_table(run: RunData) -> PageTable | None:
     """Return how many pairs the contamination filter dropped, by iteration; None if the recipe has no such filter."""
-    rows = []
+    rows: list[Sequence[str]] = []
     for iteration in run.iterations:
         if iteration.is_filtered and any(isinstance(rule, ContaminationFilter) for rule in iteration.recipe.filters):
             num_dropped = sum(drop.by == "contamination" for drop in iteration.drops.values())
@@ -181,7 +203,7 @@ def contamination_table(run: RunData) -> PageTable | None:
 
 def counts_table(run: RunData) -> PageTable | None:
     """Return the number of rows that each iteration generated, kept and learned from."""
-    rows = []
+    rows: list[Sequence[str]] = []
     for iteration in run.iterations:
         trained = ((iteration.training or {}).get("rows") or {}).get("trained")
         num_pairs, num_kept = len(iteration.pairs), len(iteration.kept)

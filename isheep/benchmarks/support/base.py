@@ -165,6 +165,12 @@ class Benchmark:
     is_right: Callable[[Pair], bool] | None = None
     """Return whether a generated pair is right, if the benchmark knows the truth about pairs of the loop."""
 
+    kinds_of: Callable[[Pair], list[str]] | None = None
+    """Return the kinds of a generated pair, such as its subject and its constraints.
+
+    A report says for each kind how far ratings can be trusted. Needs `is_right`.
+    """
+
     locate_items: Callable[[BenchmarkSettings], dict[str, list[int]]] | None = None
     """Return for each score the index, in `prompts`, of the prompt of each item.
 

@@ -21,6 +21,7 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {"run": ("context",), "prompts": ("sett
 _OPTIONAL_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "score_responses": ("context",),
     "is_right": ("pair",),
+    "kinds_of": ("pair",),
     "locate_items": ("settings",),
 }
 
@@ -44,6 +45,7 @@ def guard_benchmark(benchmark: Benchmark) -> Benchmark:
         validation=_guard_validation(benchmark.validation, label),
         score_responses=_guard_responses(benchmark.score_responses, f"score_responses {label}"),
         is_right=_guard_is_right(benchmark.is_right, f"is_right {label}"),
+        kinds_of=_guard_kinds_of(benchmark.kinds_of, f"kinds_of {label}"),
         locate_items=_guard_locate_items(benchmark.locate_items, f"locate_items {label}"),
     )
 
@@ -161,6 +163,19 @@ def _guard_is_right(function: Callable[[Pair], bool] | None, name: str) -> Calla
         if not isinstance(is_right, bool):
             raise UserError(f"{name} returned {excerpt(is_right)} for pair {pair.id}: return True or False")
         return is_right
+
+    return guarded
+
+
+def _guard_kinds_of(function: Callable[[Pair], list[str]] | None, name: str) -> Callable[[Pair], list[str]] | None:
+    if function is None:
+        return None
+
+    def guarded(pair: Pair) -> list[str]:
+        kinds: Any = _call(function, name, pair)
+        if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+            raise UserError(f"{name} returned {excerpt(kinds)} for pair {pair.id}: return a list of texts")
+        return kinds
 
     return guarded
 

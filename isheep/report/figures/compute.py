@@ -65,7 +65,7 @@ def _panel(rows: Sequence[dict[str, Any]], quantity: str, unit: str) -> Any:
     import altair as alt
 
     title = "% of the items" if unit == "%" else "mean score"
-    base = alt.Chart(alt.Data(values=list(rows))).encode(
+    base = alt.Chart(alt.InlineData(values=list(rows))).encode(
         x=alt.X(f"{quantity}:Q", title=QUANTITIES[quantity], axis=alt.Axis(**SHORT_NUMBERS)),
         y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)),
         color=alt.Color("benchmark:N", title=None, sort=None),

@@ -49,7 +49,7 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
 
     stages = [stage for stage in (*STAGES, OTHER_STAGE) if any(row["stage"] == stage for row in rows)]
     height = HEIGHT_OF_BAR * len(stages)
-    base = alt.Chart(alt.Data(values=list(rows))).properties(width=panel_width(4), height=height)
+    base = alt.Chart(alt.InlineData(values=list(rows))).properties(width=panel_width(4), height=height)
     tooltip = ["stage:N", "iteration:O"]
 
     axis = alt.Axis(ticks=False, domain=False, labelLimit=200)
@@ -58,7 +58,7 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
         return base.mark_bar().encode(
             y=alt.Y("stage:N", sort=stages, title=None, axis=axis),
             x=alt.X(f"{quantity}:Q", title=title, axis=alt.Axis(**SHORT_NUMBERS)),
-            color=alt.Color("iteration:O", title="iteration"),
+            color=alt.Color("iteration:O", title="iteration", legend=alt.Legend(columns=8)),
             order="iteration:Q",
             tooltip=[*tooltip, f"{quantity}:Q"],
         )

@@ -68,7 +68,7 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
         of_panel = [row for row in rows if row["panel"] == title]
         if not of_panel:
             continue
-        base = alt.Chart(alt.Data(values=of_panel)).encode(
+        base = alt.Chart(alt.InlineData(values=of_panel)).encode(
             x=alt.X("iteration:Q", title="iteration", axis=axis),
         )
         line = base.mark_line(point=True).encode(

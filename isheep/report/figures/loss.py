@@ -43,11 +43,11 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
     panels, kinds = [], list(dict.fromkeys(row["rows"] for row in rows))
     for kind in kinds:
         of_kind = [row for row in rows if row["rows"] == kind]
-        chart = alt.Chart(alt.Data(values=of_kind)).mark_line(point=True)
+        chart = alt.Chart(alt.InlineData(values=of_kind)).mark_line(point=True)
         encoded = chart.encode(
             x=alt.X("step:Q", title="optimizer step", axis=alt.Axis(format="d", tickMinStep=1)),
             y=alt.Y("loss:Q", title="loss, nats per token"),
-            color=alt.Color("iteration:O", title="iteration"),
+            color=alt.Color("iteration:O", title="iteration", legend=alt.Legend(columns=8)),
             tooltip=["iteration:O", "step:Q", alt.Tooltip("loss:Q", format=".3f")],
         )
         panels.append(encoded.properties(width=panel_width(len(kinds)), height=HEIGHT, title=f"on the {kind}"))

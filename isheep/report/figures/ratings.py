@@ -64,7 +64,7 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
     sides = [side for side in SIDES if any(row["threshold"] == side and row["pairs"] for row in rows)]
     width = panel_width(len({row["iteration"] for row in rows}), 320)
     criteria = list(dict.fromkeys(row["criterion"] for row in rows))
-    chart = alt.Chart(alt.Data(values=list(rows))).mark_bar()
+    chart = alt.Chart(alt.InlineData(values=list(rows))).mark_bar()
     encoded = chart.encode(
         x=alt.X("rating:N", sort=order, title="rating", axis=alt.Axis(labelAngle=0)),
         y=alt.Y("share:Q", title="% of the pairs"),

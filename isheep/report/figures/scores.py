@@ -50,7 +50,7 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
     for benchmark, unit in names:
         title = "% of the items" if unit == "%" else "mean score"
         of_panel = [row for row in rows if (row["benchmark"], row["unit"]) == (benchmark, unit)]
-        base = alt.Chart(alt.Data(values=of_panel)).encode(
+        base = alt.Chart(alt.InlineData(values=of_panel)).encode(
             x=alt.X("iteration:Q", title="iteration (0: base model)", axis=axis),
             color=alt.Color("score:N", title=None, sort=None),
         )

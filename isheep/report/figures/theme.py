@@ -23,7 +23,7 @@ FULL_WIDTH, HEIGHT = 1000, 220
 # The most ticks of an axis of iterations.
 MAX_TICKS = 12
 # Larger numbers with a suffix: 20k. Without the expression, the tick at 0 would be 0k.
-SHORT_NUMBERS = {"format": "~s", "labelExpr": "datum.value === 0 ? '0' : datum.label", "tickCount": 4}
+SHORT_NUMBERS: dict[str, Any] = {"format": "~s", "labelExpr": "datum.value === 0 ? '0' : datum.label", "tickCount": 4}
 
 
 def vega_config(scheme: Literal["light", "dark"]) -> dict[str, Any]:
