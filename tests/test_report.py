@@ -21,7 +21,7 @@ from isheep.rundir.run import lock_run, read_events
 from tests.helpers.command import isheep, refused
 from tests.helpers.function_model import SMALL, write_texts
 from tests.helpers.report_runs import ATTACKS, NAME, attacking_run, page_data, page_rows, write_scores
-from tests.helpers.runs import make_run, write_result
+from tests.helpers.runs import fake_models, make_run, write_result
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +52,19 @@ def visible_text(page: str) -> str:
 
 def test_a_run_of_lamb_has_its_figures_and_rows(tmp_path: Path) -> None:
     run = tmp_path / "lamb-run"
-    words = ("synthesis.tasks=12", "synthesis.batch_size=4", "synthesis.budget=40", "iterations=1", "filters=[]")
-    small = ("training.max_steps=2", "training.held_out=0.2", "training.eval_every=1", "machine.threads=1")
+    words = ("synthesis.tasks=6", "synthesis.batch_size=8", "synthesis.budget=40", "iterations=1", "filters=[]")
+    small = (
+        "training.max_steps=2",
+        "training.held_out=0.2",
+        "training.eval_every=1",
+        "machine.threads=1",
+    )
     assert isheep("run", "lamb", *words, *small, "evaluation=[]", "--out", run).code == 0
     assert not (run / "report.html").exists()
     isheep("report", run)
     page = (run / "report.html").read_text(encoding="utf-8")
     rows = page_rows(page)["generated"]
-    assert rows["outcome"].count("kept") == 12 and rows["words quality"][0]
+    assert rows["outcome"].count("kept") == 6 and rows["words quality"][0]
     names = [figure["name"] for figure in page_data(page)["figures"]]
     assert names == ["loss", "costs", "ratings", "figure-3", "table-6", "figure-4", "diversity"]
     text = visible_text(page)
@@ -199,6 +204,22 @@ def test_a_benchmark_of_code_that_is_not_allowed_is_read_and_not_loaded(tmp_path
     for name, right in (("base", True), ("iter-1", False)):
         write_result(run, name, "thing", {"scores": {"right": {"items": [right, True]}}})
     assert "right 100.0% → 50.0%" in visible_text(write_report(run).read_text(encoding="utf-8"))
+
+
+def test_the_judge_by_kind_of_task(page: str) -> None:
+    text = visible_text(page)
+    start = text.index("The same by kind of task (lamb, iteration 2)")
+    assert "family: not understood 9 0.0%" in text[start : start + 300]
+
+
+def test_the_answers_to_lambs_items_are_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_models(monkeypatch)
+    run = make_run(tmp_path / "run", iterations=1, evaluation=["lamb"])
+    assert isheep("eval", run).code == 0
+    items = page_rows(write_report(run).read_text(encoding="utf-8"))["items"]
+    assert len(items["prompt"]) == 30 and set(items["score"]) == {"right"}
+    assert [answer.split(",")[0] for answer in items["answers"][0]] == ["base", "iter-1"]
+    assert items["verdicts"][0] == [False, False]
 
 
 # --- limits

@@ -46,6 +46,7 @@ def judge_tables(run: RunData) -> Iterator[PageTable]:
     if not rated:
         return
     yield _distribution_table(rated)
+    columns: Sequence[str]
     if rows := [row for iteration in rated for row in _truth_rows(iteration)]:
         columns = ("iteration", "truth", "pairs", "right", "AUROC", "kept", "right of kept", "kept of right")
         note = (
