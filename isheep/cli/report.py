@@ -56,7 +56,7 @@ def report(
     ] = False,
     allow_code: AllowCode = False,
 ) -> None:
-    """Write the report of a run: one page with its results, figures and examples. Compare runs and sweeps.
+    """Write the report of a run: results, figures, examples. Compare runs.
 
     The page needs no server and no network: open the file in a browser. A run writes it after every stage by itself.
     With several runs, with --out FOLDER, --format, --score or --against, the paper's tables and figures are written as
