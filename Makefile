@@ -10,7 +10,7 @@ ONE := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 # The instructions that every x86-64 CPU has: torch, oneDNN and MKL add in another order with them, and round otherwise.
 OLDEST := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 
-.PHONY: setup dev demo real check test test-numeric test-all test-vllm test-track benchmarks figures docs clean
+.PHONY: setup dev demo real check test test-numeric test-all test-vllm test-track benchmarks figures paper-figures docs clean
 
 setup: $(VENV)/.runtime
 
@@ -96,6 +96,18 @@ benchmarks: dev
 # The tables of docs/lamb.md: three seeds of the demo, resumable.
 figures: setup
 	@$(ONE) $(PY) -m benchmarks.lamb
+
+# The pictures and tables of docs/figures.md. The runs take half an hour and can be resumed.
+PAPER := runs/paper
+
+paper-figures: setup
+	@$(VENV)/bin/isheep run lamb --out $(PAPER)/lamb
+	@$(VENV)/bin/isheep sweep lamb/thresholds iterations=3 training.max_rows=null --out $(PAPER)/thresholds
+	@$(VENV)/bin/isheep sweep lamb/data-sizes training.max_rows=null --out $(PAPER)/data-sizes
+	@$(VENV)/bin/isheep sweep lamb/table2 --out $(PAPER)/table2
+	@$(VENV)/bin/isheep sweep lamb/table3 --out $(PAPER)/table3
+	@$(VENV)/bin/isheep sweep lamb/table4 --out $(PAPER)/table4
+	@$(ONE) $(PY) -m benchmarks.paper_figures $(PAPER)
 
 # The documentation as a site, in site/index.html. It needs no server and no network.
 docs: dev

@@ -66,16 +66,15 @@ def test_a_run_of_lamb_has_its_figures_and_rows(tmp_path: Path) -> None:
     rows = page_rows(page)["generated"]
     assert rows["outcome"].count("kept") == 6 and rows["words quality"][0]
     names = [figure["name"] for figure in page_data(page)["figures"]]
-    assert names == ["loss", "costs", "ratings", "diversity"]
+    assert names == ["loss", "costs", "ratings", "figure-3", "table-6", "figure-4", "diversity"]
     text = visible_text(page)
     assert "1 of 1 iterations are trained" in text and "The model rated its own answers" in text
     assert "isheep run lamb-run.yaml --out runs/lamb-run" in text and "python 3" in text
     assert str(tmp_path) not in page
 
 
-def test_refusals(tmp_path: Path, attacked: Path) -> None:
-    assert "is not a run folder" in refused("report", tmp_path)
-    assert f"{tmp_path} is a folder: give a file" in refused("report", attacked, "--out", tmp_path)
+def test_refusals(tmp_path: Path) -> None:
+    assert "neither a run folder nor a folder of runs" in refused("report", tmp_path)
 
 
 def test_another_file(tmp_path: Path, attacked: Path) -> None:
@@ -127,7 +126,7 @@ def test_the_rows_have_their_quadrants_reasons_and_the_judges_words(page: str) -
 
 def test_every_figure_has_titles_on_its_axes(attacked: Path) -> None:
     figures = list(all_figures([load_run_data(attacked)]))
-    assert {figure.name for figure in figures} <= {*FIGURES}
+    assert len({figure.name for figure in figures}) == len(figures) >= len(FIGURES) - 2
     for figure in figures:
         assert figure.rows and figure.caption.endswith(".")
         for encoding in encodings(figure.chart.to_dict()):

@@ -13,6 +13,7 @@ from isheep.evaluation.stopping import is_last_iteration
 from isheep.filters.score import ScoreFilter
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Pair, Record, Rejected, Reply
+from isheep.report.reference import ReferenceTexts
 from isheep.rundir.artifacts import stage_of
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import (
@@ -135,13 +136,15 @@ class IterationData:
 class RunData:
     """A run folder as a report reads it: recipe, iterations, scores, costs. Nothing is written.
 
-    `is_under_way`: a process works on the run at this moment.
+    `is_under_way`: a process works on the run at this moment. `reference`: the texts of the user's choice that Figure 4
+    compares the generated pairs with; None: the run's own seed tasks.
     """
 
     path: Path
     recipe: Recipe
     folder: RunFolder
     is_under_way: bool
+    reference: ReferenceTexts | None = None
 
     @property
     def name(self) -> str:

@@ -11,7 +11,19 @@ from typing import Any
 
 from isheep.report.run_data import RunData
 
-FIGURES = ("scores", "compute", "loss", "costs", "ratings", "diversity")
+FIGURES = (
+    "scores",
+    "compute",
+    "loss",
+    "costs",
+    "ratings",
+    "passing_shares",
+    "rating_plane",
+    "projection",
+    "diversity",
+    "thresholds",
+    "data_sizes",
+)
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,15 @@ def vega_config(scheme: Literal["light", "dark"]) -> dict[str, Any]:
             "labelLimit": 400, "orient": "bottom", "columns": 3,
         },
         "header": {"labelColor": ink, "titleColor": ink, "labelFontSize": 12, "labelFontWeight": 600},
-        "title": {"color": ink, "fontSize": 13, "fontWeight": 600, "anchor": "start"},
+        "title": {
+            "color": ink, "fontSize": 13, "fontWeight": 600, "anchor": "start", "subtitleColor": ink,
+            "subtitleFontSize": 11,
+        },
         "text": {"color": ink},
         "rule": {"color": AXIS[scheme]},
         "mark": {"color": palette[0]},
-        "range": {"category": palette, "ordinal": ORDERED_SCHEME[scheme], "ramp": ORDERED_SCHEME[scheme]},
+        "range": {"category": palette, "ordinal": ORDERED_SCHEME[scheme], "ramp": ORDERED_SCHEME[scheme],
+                  "heatmap": ORDERED_SCHEME[scheme]},
         "view": {"stroke": None},
     }  # fmt: skip
 
