@@ -25,10 +25,10 @@ class ScoreChange(NamedTuple):
 class BenchmarkHeadline(NamedTuple):
     """A benchmark's changes from the base to its best iteration: the headline score first, then all other scores.
 
-    `best` is the iteration with the highest value of the first headline score. `result` is the change of the same score
-    to the run's result if that is another iteration. Without a score of the base, or of an iteration, `best` is None and
-    `only` holds the value that there is. `templates` are the chat templates of the base and of the best iteration if
-    they differ: part of the difference may then be the template's.
+    `best` is the iteration with the highest value of the first headline score. `result` is the change of the same
+    score to the run's result if that is another iteration. Without a score of the base, or of an iteration, `best` is
+    None and `only` holds the value that there is. `templates` are the chat templates of the base and of the best
+    iteration if they differ: part of the difference may then be the template's.
     """
 
     benchmark: str
