@@ -12,7 +12,7 @@ from isheep.errors import UserError
 from isheep.models.chat_template import plain_prompt
 from isheep.recipe.schema import Recipe
 from isheep.records import Model, user_turn
-from isheep.seeds import SeedTask, load_seed_tasks
+from isheep.seeds import SeedTask, load_seed_file
 
 # A function from texts to their vectors, a row each.
 Vectors = Callable[[Sequence[str]], Any]
@@ -37,7 +37,7 @@ def load_reference(path: Path | None, default: Path, by_model: bool = False) -> 
     """
     if path is not None and not path.is_file():
         raise UserError(f"reference {path}: no such file; give a file of tasks with answers, such as Alpaca's JSON")
-    tasks = load_seed_tasks(path or default)
+    tasks = load_seed_file(path or default).tasks
     texts = tuple(task_text(task) for task in tasks)
     name = path.name if path else "the run's own seed tasks"
     return ReferenceTexts(f"{name} ({len(texts)} texts)", texts, by_model)
