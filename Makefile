@@ -97,7 +97,7 @@ benchmarks: dev
 figures: setup
 	@$(ONE) $(PY) -m benchmarks.lamb
 
-# The pictures and tables of docs/figures.md. The runs take half an hour and can be resumed.
+# The pictures and tables of docs/figures.md. The runs take about an hour and can be resumed.
 PAPER := runs/paper
 
 paper-figures: setup
