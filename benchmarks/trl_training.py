@@ -7,7 +7,8 @@ Each way trains in a process of its own, on one thread, with the same LoRA setti
 
 - "TRL as it comes": SFTTrainer with a conversational dataset of prompts and completions and its own defaults otherwise,
 - "isheep": the peft trainer with the defaults of a recipe,
-- "isheep, held out": the same with a tenth of the rows held out, as in Appendix E.
+- "isheep, held out": the same with a tenth of the rows held out, as in Appendix E,
+- "isheep, whole batch": as "isheep", but with all rows of a batch computed at once instead of 1,024 tokens.
 
 Seconds are those of the training alone, without imports and the loading of weights. The peak includes both.
 """
@@ -33,10 +34,11 @@ from isheep.rundir.training_file import TrainingRow
 from isheep.seeds import load_seed_file
 from isheep.trainers.fit import fit
 from isheep.trainers.job import Job
+from isheep.trainers.machine import rows_on_cpu
 from isheep.trainers.rows import select_examples
 
 TASKS_PER_ROW = 4
-WAYS = ("TRL as it comes", "isheep", "isheep, held out")
+WAYS = ("TRL as it comes", "isheep", "isheep, held out", "isheep, whole batch")
 
 
 def make_rows(num_rows: int) -> list[TrainingRow]:
@@ -83,16 +85,21 @@ def train(way: str, model: str, num_rows: int, epochs: int) -> dict[str, float]:
         if way == WAYS[0]:
             seconds, loss = train_with_trl(model, rows, training, folder)
         else:
-            seconds, loss = train_with_isheep(model, rows, training, Path(folder))
+            whole_batch = way.endswith("whole batch")
+            seconds, loss = train_with_isheep(model, rows, training, Path(folder), whole_batch)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return {"seconds": seconds, "peak": peak, "loss": loss}
 
 
-def train_with_isheep(model: str, rows: list[TrainingRow], training: Training, folder: Path) -> tuple[float, float]:
+def train_with_isheep(
+    model: str, rows: list[TrainingRow], training: Training, folder: Path, whole_batch: bool
+) -> tuple[float, float]:
     """Return the CPU seconds of `fit`, and the last logged loss."""
     chat = load_chat_template("tokenizer", model)
     tokenizer = chat.tokenizer
     examples = select_examples(rows, chat, tokenizer, training, 1)
+    longest_row = max(len(example.tokens.input_ids) for example in (*examples.train, *examples.held_out))
+    at_once = training.batch_size if whole_batch else rows_on_cpu(training.batch_size, longest_row)
     job = Job(
         start_model=Model(model),
         train=[example.tokens for example in examples.train],
@@ -100,7 +107,7 @@ def train_with_isheep(model: str, rows: list[TrainingRow], training: Training, f
         pad_token=tokenizer.pad_token,
         training=training,
         seed=1,
-        machine=Machine(threads=1, device="cpu"),
+        machine=Machine(threads=1, device="cpu", rows_per_process=at_once),
         output_dir=folder / "adapter",
     )
     start = time.process_time()
