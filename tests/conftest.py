@@ -24,11 +24,15 @@ if (DATA / "nltk_data").exists():
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
 
 
+# Runs write no report, which takes seconds, in the tests and in fixtures that many of them share.
+os.environ["ISHEEP_NO_REPORT"] = "1"
+
+
 @pytest.fixture(autouse=True)
-def no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switch off the report that a run writes, in this process and its children, except in tests marked `report`."""
-    if not request.node.get_closest_marker("report"):
-        monkeypatch.setenv("ISHEEP_NO_REPORT", "1")
+def reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs write their reports in tests marked `report`."""
+    if request.node.get_closest_marker("report"):
+        monkeypatch.delenv("ISHEEP_NO_REPORT")
 
 
 @pytest.fixture(scope="module")
