@@ -40,6 +40,18 @@ def test_without_yes_nothing_is_uploaded(run: Path, hub: HubServer) -> None:
     assert "nothing was uploaded; with --yes these 6 files, " in done.out and f"go to {hub.url}/me/adapter" in done.out
 
 
+def test_the_report_can_be_left_out(run: Path, hub: HubServer) -> None:
+    """It holds all generated texts, which the command says before anything is uploaded."""
+    (run / "report.html").write_text("<title>a report</title>")
+    try:
+        done = isheep("push", run, "--repo", "me/adapter")
+        assert "report.html holds all generated texts" in done.out and "these 7 files, " in done.out
+        done = isheep("push", run, "--repo", "me/adapter", "--no-report")
+        assert "report.html" not in done.out.partition("README.md\n")[2] and "these 6 files, " in done.out
+    finally:
+        (run / "report.html").unlink()
+
+
 def test_an_adapter_is_uploaded_with_its_card_and_the_report(run: Path, tmp_path: Path) -> None:
     """By the command in a process of its own, which has the address and the token from its environment."""
     (run / "report.html").write_text("<title>a report</title>")

@@ -1,6 +1,7 @@
 """isheep report and the report that a run writes: what the page says of runs in every state, without a browser."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -75,6 +76,17 @@ def test_a_run_of_lamb_has_its_figures_and_rows(tmp_path: Path) -> None:
 
 def test_refusals(tmp_path: Path) -> None:
     assert "neither a run folder nor a folder of runs" in refused("report", tmp_path)
+
+
+def test_damaged_files_are_named_with_the_way_out(tmp_path: Path, attacked: Path) -> None:
+    run = Path(shutil.copytree(attacked, tmp_path / "run"))
+    (run / "iter-1" / "assessed.jsonl").write_text("")
+    assert re.search(r"assessed.jsonl: 0 rated pairs, and pairs.jsonl has \d+", refused("report", run))
+    (run / "iter-1" / "assessed.jsonl").unlink()
+    (run / "iter-1" / "adapter" / "training.json").write_text("{")
+    assert re.search(
+        r"training.json: not JSON .*; delete the folder .*adapter to have it made again", refused("report", run)
+    )
 
 
 def test_another_file(tmp_path: Path, attacked: Path) -> None:

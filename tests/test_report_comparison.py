@@ -195,6 +195,21 @@ def test_scores_are_tested_against_an_iteration_of_the_same_run(tmp_path: Path) 
     assert "than iteration 1 of the same setting" in text and "corrected for one test" in text
 
 
+@pytest.mark.parametrize(("name", "against"), [("base", "base"), ("iteration-1", "iteration-1")])
+def test_a_run_folder_may_have_the_name_of_a_keyword(name: str, against: str, tmp_path: Path) -> None:
+    scores = [{"lamb": {"right": share(right, 40)}} for right in (10, 20, 30)]
+    runs = [
+        make_finished_run(tmp_path / name, scores=scores),
+        make_finished_run(tmp_path / "x", training={"epochs": 9}),
+    ]
+    words = ("--against", against, "--format", "svg", "--out", tmp_path / "out")
+    assert isheep("report", *runs, *words).code == 0
+    numbers = read_csv(tmp_path / "out/tables/scores.csv")
+    assert [row["difference"] for row in numbers][-1] in ("0.5", "0.25") and "↑" in (
+        tmp_path / "out/tables/scores.md"
+    ).read_text(encoding="utf-8")
+
+
 def test_runs_that_differ_in_the_seed_alone_are_one_setting(tmp_path: Path) -> None:
     paths = [make_finished_run(tmp_path / "runs" / str(seed), seed=seed) for seed in (4, 5)]
     paths.append(make_finished_run(tmp_path / "copy", seed=5))
@@ -221,6 +236,13 @@ def test_bad_input_gets_one_line(tmp_path: Path) -> None:
     for words in ((run, "--score", "right"), (run, run.parent / "run2")):
         make_finished_run(tmp_path / "run2", seed=7)
         assert "tables and figures give a folder" in refused("report", *words, "--out", tmp_path / "o.html")
+    assert "no setting has scores of iteration 9" in refused(
+        "report", run, "--against", "iteration-9", "--out", tmp_path / "o"
+    )
+    (tmp_path / "few.json").write_text(json.dumps([{"instruction": "Say baa.", "output": "baa"}]))
+    assert "reference" in refused("report", run, "--reference", tmp_path / "few.json", "--out", tmp_path / "o")
+    for place in (run / "recipe.yaml", run / "recipe.yaml" / "x.html"):
+        assert "recipe.yaml is a file; give a folder" in refused("report", run, "--out", place)
     unscored = make_finished_run(tmp_path / "unscored")
     assert "no model is scored" in refused("report", unscored, "--out", tmp_path / "o")
     assert not (tmp_path / "o").exists()

@@ -7,7 +7,7 @@ from typer import BadParameter
 
 from isheep.errors import UserError, find_disk_full, is_out_of_memory, one_line
 
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 """Errors of the operating system that mean: this path cannot be written to."""
 
 # The class of all errors of a command line that typer can't read; typer has no public name for it.

@@ -36,6 +36,9 @@ def push(
     private: Annotated[
         bool, typer.Option("--private", help="Make the repository private if it does not exist yet.")
     ] = False,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Leave out report.html, which holds all generated texts.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Upload. Without it, files and card are only shown.")] = False,
 ) -> None:
     """Upload a model or data to the Hugging Face Hub.
@@ -45,7 +48,7 @@ def push(
     (hf auth login).
     """
     from isheep.export.card_parts import CardOptions, check_options
-    from isheep.export.hub import Published, prepare_upload, upload_folder
+    from isheep.export.hub import REPORT_FILE, Published, prepare_upload, upload_folder
 
     if merged and dataset:
         raise UserError("--merged uploads a model and --dataset the data: give one of them, in two calls")
@@ -57,7 +60,13 @@ def push(
     check_options(options)
     published: Published = "dataset" if dataset else "merged" if merged else "adapter"
     upload = prepare_upload(
-        run_dir, published, iteration, options, export_format or ExportFormat.alpaca, rows or ExportRows.kept
+        run_dir,
+        published,
+        iteration,
+        options,
+        export_format or ExportFormat.alpaca,
+        rows or ExportRows.kept,
+        with_report=not no_report,
     )
     total = sum(path.stat().st_size for path in upload.files)
     if not yes:
@@ -65,6 +74,11 @@ def push(
     for path in upload.files:
         print_line(f"{_size(path.stat().st_size):>9}  {path.relative_to(upload.folder)}")
     amount = f"{len(upload.files)} files, {_size(total)}"
+    if not yes and any(path.name == REPORT_FILE for path in upload.files):
+        print_line(
+            f"{REPORT_FILE} holds all generated texts, and the prompts and answers of benchmarks: look at their "
+            "licences, or leave it out with --no-report"
+        )
     if not yes:
         return print_line(f"nothing was uploaded; with --yes these {amount} go to {upload.url} ({upload.folder})")
     print_line(f"uploaded {amount}: {upload_folder(upload, private)}")

@@ -71,6 +71,9 @@ def report(
     wants_files = bool(not is_one_run or format_names or score or against != "base")
     if out and out.suffix == PAGE_SUFFIX and wants_files:
         raise UserError(f"--out {out} is the page of one run: for several runs, tables and figures give a folder")
+    file = next((path for path in (out, *out.parents) if path.is_file()), None) if out else None
+    if file and (file != out or file.suffix != PAGE_SUFFIX):
+        raise UserError(f"--out {out}: {file} is a file; give a folder, or NAME.html for the page of one run")
     loaded = load_runs(run_dirs, reference, embed)
     if not wants_files and (out is None or out.suffix == PAGE_SUFFIX):
         return print_line(f"report   {write_run_page(loaded[0], out)}")

@@ -112,5 +112,5 @@ def report_run(recipe: Recipe, out: Path, reuse: Path | None = None) -> None:
     last = run_folder.path / f"iter-{iteration}"
     for name, path in (("adapter", last / "adapter"), ("dataset", last / "train.json"), ("run", run_folder.path)):
         print_line(f"{name:<9}{path}")
-    if run_folder.has(REPORT_FILE):
+    if (run_folder.path / REPORT_FILE).is_file():
         print_line(f"report   {run_folder.path / REPORT_FILE}")

@@ -60,6 +60,7 @@ def prepare_upload(
     options: CardOptions,
     export_format: ExportFormat = ExportFormat.alpaca,
     rows: ExportRows = ExportRows.kept,
+    with_report: bool = True,
 ) -> Upload:
     """Write what is to be uploaded into a folder of the run, in place of that of an earlier call, and check it.
 
@@ -76,7 +77,7 @@ def prepare_upload(
         write_model = export_adapter if published == "adapter" else export_checkpoint
         write_model(run_dir, iteration, folder, options)
     checked: list[Path] = []
-    if (run_dir / REPORT_FILE).exists():
+    if with_report and (run_dir / REPORT_FILE).is_file():
         shutil.copyfile(run_dir / REPORT_FILE, folder / REPORT_FILE)
         # The report holds rows of these files in a compressed form, in which nothing can be found.
         checked = [*run_dir.glob("iter-*/*.jsonl"), *run_dir.glob("iter-*/eval/*/*.jsonl")]

@@ -120,7 +120,7 @@ def token_counter(model: str) -> tuple[Callable[[str], int], Any]:
     tokenizer = load_local_tokenizer(model)
     if tokenizer is None:
         return (lambda text: round(len(text) / CHARACTERS_PER_TOKEN)), None
-    return (lambda text: len(tokenizer(text, add_special_tokens=False).input_ids)), tokenizer
+    return (lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)), tokenizer
 
 
 def _count(recipe: Recipe, characters: float | None) -> tuple[dict[str, float], dict[str, str]]:

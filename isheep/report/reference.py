@@ -14,6 +14,8 @@ from isheep.recipe.schema import Recipe
 from isheep.records import Model, user_turn
 from isheep.seeds import SeedTask, load_seed_file
 
+# With fewer texts there are no two halves to compare.
+MIN_TEXTS = 4
 # A function from texts to their vectors, a row each.
 Vectors = Callable[[Sequence[str]], Any]
 
@@ -33,11 +35,15 @@ class ReferenceTexts:
 def load_reference(path: Path | None, default: Path, by_model: bool = False) -> ReferenceTexts:
     """Read the reference of the user's choice, or `default`, the seed tasks of a run, without one.
 
-    A file has a form of seed tasks (docs/seeds.md), such as Alpaca's. Raises UserError in one line if it can't be read.
+    A file has a form of seed tasks (docs/seeds.md), such as Alpaca's. Raises UserError in one line if it can't be read
+    or has fewer than MIN_TEXTS tasks.
     """
     if path is not None and not path.is_file():
         raise UserError(f"reference {path}: no such file; give a file of tasks with answers, such as Alpaca's JSON")
-    tasks = load_seed_file(path or default).tasks
+    try:
+        tasks = load_seed_file(path or default, at_least=MIN_TEXTS if path else 1).tasks
+    except UserError as error:
+        raise UserError(str(error).replace("seed tasks", "reference", 1) if path else str(error)) from None
     texts = tuple(task_text(task) for task in tasks)
     name = path.name if path else "the run's own seed tasks"
     return ReferenceTexts(f"{name} ({len(texts)} texts)", texts, by_model)

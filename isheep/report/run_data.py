@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from isheep.diagnostics.diversity import read_diversity
 from isheep.diagnostics.judge_calibration import CALIBRATION_FILE
+from isheep.errors import UserError
 from isheep.evaluation.score_rows import BenchmarkScores, evaluated_benchmarks, load_scores, started_iterations
 from isheep.evaluation.stopping import is_last_iteration
 from isheep.filters.score import ScoreFilter
@@ -65,8 +66,19 @@ class IterationData:
 
     @cached_property
     def pairs(self) -> Sequence[Pair]:
-        """The pairs of the iteration, D_raw^t; AssessedPair with grades where they are rated."""
-        return self._read("assessed.jsonl", AssessedPair) or self._read("pairs.jsonl", Pair)
+        """The pairs of the iteration, D_raw^t; AssessedPair with grades where they are rated.
+
+        Raises UserError if another number of pairs is rated than there are.
+        """
+        pairs, rated = self._read("pairs.jsonl", Pair), self._read("assessed.jsonl", AssessedPair)
+        if not self.folder.has("assessed.jsonl"):
+            return pairs
+        if self.folder.has("pairs.jsonl") and len(pairs) != len(rated):
+            raise UserError(
+                f"{self.folder.path / 'assessed.jsonl'}: {len(rated)} rated pairs, and pairs.jsonl has {len(pairs)}; "
+                "put the file back as it was, or delete it to have it made again"
+            )
+        return rated
 
     @property
     def assessed(self) -> Sequence[AssessedPair]:

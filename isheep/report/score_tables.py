@@ -100,10 +100,11 @@ class ScoreTable:
         names = [setting.name for setting in settings]
         number = ITERATION.fullmatch(against)
         if against not in (BASE, *names) and not number:
-            raise UserError(unknown_name("setting", against, [BASE, "iteration-1", *names]))
-        # The setting whose models are the reference, or the iteration of each setting that is.
-        self.reference = names.index(against) if against in names else None
-        self.reference_iteration = int(number[1]) if number and self.reference is None else 0
+            raise UserError(unknown_name("setting", against, dict.fromkeys([BASE, "iteration-1", *names])))
+        # The setting whose models are the reference, or the iteration of each setting that is. A setting may have the
+        # name of a keyword, which is the keyword all the same.
+        self.reference = names.index(against) if against in names and against != BASE and not number else None
+        self.reference_iteration = int(number[1]) if number else 0
         self.results = {
             ModelKey(index, iteration): results
             for index, setting in enumerate(settings)
@@ -111,6 +112,8 @@ class ScoreTable:
         }
         if not self.results:
             raise UserError(f"{', '.join(names)}: no model is scored on a benchmark; score them with isheep eval")
+        if number and self.reference_iteration not in {key.iteration for key in self.results}:
+            raise UserError(f"--against {against}: no setting has scores of iteration {self.reference_iteration}")
         # Those of all models: of a base that all settings share, the table shows the first one alone.
         self.all_results = dict(self.results)
         if self.shares_base:

@@ -48,10 +48,10 @@ def judge_tables(run: RunData) -> Iterator[PageTable]:
     yield _distribution_table(rated)
     columns: Sequence[str]
     if rows := [row for iteration in rated for row in _truth_rows(iteration)]:
-        columns = ("iteration", "truth", "pairs", "right", "AUROC", "kept", "right of kept", "kept of right")
+        columns = ("iteration", "truth", "pairs", "right", "AUROC", "pass", "right of those", "right that pass")
         note = (
             "AUROC: the probability that a right pair has a higher mean rating than a wrong one; 0.5 is chance, 1 is "
-            f"perfect. Kept: by the thresholds of the recipe. {INTERVAL}."
+            f"perfect. Pass: the thresholds of the recipe. {INTERVAL}."
         )
         yield PageTable("Do high ratings mean right answers?", columns, rows, note)
     yield from kind_tables(rated[-1])
@@ -123,7 +123,7 @@ def kind_tables(iteration: IterationData) -> Iterator[PageTable]:
         for kind, pairs in sorted(by_kind.items()):
             metrics = truth_metrics(iteration.recipe, pairs, [benchmark.is_right(pair) for pair in pairs])
             rows.append((kind, *_truth_row(iteration.number, "", _as_values(metrics))[2:]))
-        columns = ("kind", "pairs", "right", "AUROC", "kept", "right of kept", "kept of right")
+        columns = ("kind", "pairs", "right", "AUROC", "pass", "right of those", "right that pass")
         title = f"The same by kind of task ({settings.label}, iteration {iteration.number})"
         note = f"A pair counts for each of its kinds. Few pairs mean wide intervals. {INTERVAL}."
         yield PageTable(title, columns, rows, note)

@@ -233,7 +233,9 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({one_line(error)}); delete the file to have it made again") from None
+        # A file in an adapter's folder is made with the adapter.
+        target = f"the folder {path.parent}" if path.parent.name == "adapter" else "the file"
+        raise UserError(f"{path}: not JSON ({one_line(error)}); delete {target} to have it made again") from None
 
 
 def _peak_memory() -> dict[str, int]:

@@ -69,7 +69,7 @@ def read_rows(path: Path, row_type: type[R]) -> JsonlRows[R]:
                 row_type.model_validate_json(line)
             except ValidationError:
                 raise UserError(
-                    f"{path} line {number}: not a {row_type.__name__} row; "
+                    f"{path} line {number}: not a row of type {row_type.__name__}; "
                     "correct the line, or delete the file to have it made again"
                 ) from None
             starts.append(end)
