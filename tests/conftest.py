@@ -1,6 +1,7 @@
 """Fixtures that several test files share: tiny checkpoints, made once in a test session."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,17 @@ def reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Let runs write their reports in tests marked `report`."""
     if request.node.get_closest_marker("report"):
         monkeypatch.delenv("ISHEEP_NO_REPORT")
+
+
+@pytest.fixture(autouse=True)
+def forget_the_hub() -> Iterator[None]:
+    """Undo what a process remembers of the Hub: whether it answers, and that it is not to be asked any more."""
+    is_offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
+    yield
+    if hub := sys.modules.get("isheep.models.hub"):
+        hub._is_offline_by_choice.cache_clear()
+        hub._hub_problem.cache_clear()
+        sys.modules["huggingface_hub.constants"].HF_HUB_OFFLINE = is_offline  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")

@@ -253,6 +253,7 @@ SMALL = [
 
 
 @pytest.mark.numeric
+@pytest.mark.slow
 def test_the_long_principles_run_end_to_end_on_noise(
     far: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

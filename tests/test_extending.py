@@ -87,6 +87,7 @@ def test_the_page_has_an_example_of_each_kind() -> None:
     assert {table for _, table, _ in lines_to_add()} == {"FILTERS", "ENGINES", "TRAINERS", "COMMANDS"}
 
 
+@pytest.mark.slow
 def test_a_filter_from_outside(outside: Path) -> None:
     refused = isheep(outside, "run", "no_lists.yaml", "--out", "filtered", *BRIEF[:3])
     assert refused.returncode == 2 and "--allow-code" in refused.stderr and refused.stderr.count("\n") == 1
@@ -120,6 +121,7 @@ def test_a_filter_in_the_package(package: Path) -> None:
     assert all(json.loads(line)["by"] in ("max_words", "rules") for line in dropped.splitlines())
 
 
+@pytest.mark.slow
 def test_a_benchmark_in_the_package(package: Path) -> None:
     question = {
         "stem": "What do plants need?",
@@ -134,6 +136,7 @@ def test_a_benchmark_in_the_package(package: Path) -> None:
     assert "standard/openbookqa" in output
 
 
+@pytest.mark.slow
 def test_an_engine_a_trainer_and_a_command_in_the_package(package: Path) -> None:
     words = [word for word in BRIEF if not word.startswith("training")]
     succeeded(isheep(package, "run", "lamb", "--out", "brief", *words, "machine.trainer=short", path=package))

@@ -170,6 +170,7 @@ def test_the_world_checks_as_ifeval_does() -> None:
 
 
 @pytest.mark.numeric
+@pytest.mark.slow
 def test_pretraining_resumes_and_lowers_the_loss(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -158,6 +158,7 @@ def test_a_recipe_that_needs_later_models_is_refused_before_anything_is_made(
     assert "can't load adapters" in message and not out.exists()
 
 
+@pytest.mark.slow
 def test_later_models_may_be_elsewhere(llama: str, tmp_path: Path) -> None:
     words = ["iterations=2", f"machine.server.url={llama}", "machine.server.adapters=transformers"]
     run(*words, "--out", tmp_path / "run")
@@ -394,6 +395,7 @@ main(sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_asks_for_nothing_twice(tmp_path: Path) -> None:
     """Answers and ratings come in batches of four: a kill between two of them loses none that is complete."""
     with serving(Fake("lamb", fault=faults)) as served:

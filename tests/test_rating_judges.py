@@ -62,6 +62,7 @@ def test_an_endpoint_rates_every_iteration_and_every_table_says_so(endpoint: Ser
     assert json.loads(isheep("status", out, "--json").out)["judge_note"] == NOTE
 
 
+@pytest.mark.slow
 def test_calibration_asks_the_endpoint_again_and_compares_it_with_the_current_model(
     endpoint: Server, tmp_path: Path
 ) -> None:
@@ -77,6 +78,7 @@ def test_calibration_asks_the_endpoint_again_and_compares_it_with_the_current_mo
     assert values["comparisons"]["current judge"].keys() == {"quality", "following"}
 
 
+@pytest.mark.slow
 def test_no_paid_answer_is_lost_if_calls_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Ratings of one criterion fail; the run ends, and the next one asks only for what is missing."""
     is_failing = [True]
@@ -146,6 +148,7 @@ def test_another_checkpoint_rates_with_every_way_to_read(tmp_path: Path) -> None
     assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_a_model_of_another_run_rates(tmp_path: Path) -> None:
     run(*SMALL, "iterations=1", "assessment.read=constrained", "assessment.explain=false", "--out", tmp_path / "judge")
     judge = f"assessment.judge={{model: {tmp_path / 'judge'}, local: true}}"
@@ -183,6 +186,7 @@ def test_a_run_goes_on_with_the_judge_that_it_began_with(tmp_path: Path) -> None
     assert json.loads((out / "judges.json").read_text()) == digests
 
 
+@pytest.mark.slow
 def test_a_judge_whose_run_goes_on_is_another_judge(tmp_path: Path) -> None:
     judge, out = tmp_path / "judge", tmp_path / "run"
     words = [*SMALL, "assessment.read=expected"]

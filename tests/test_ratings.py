@@ -142,6 +142,7 @@ def test_a_server_rates_with_constrained_scores(tmp_path: Path) -> None:
 
 
 @pytest.mark.numeric
+@pytest.mark.slow
 def test_a_server_without_probabilities_chooses_the_score_itself(tmp_path: Path) -> None:
     with serving(Fake("lamb", logprobs=False, structured=True)) as served:
         server = [f"machine.server.url={served.url}", "machine.engine=openai", "assessment.read=constrained"]

@@ -41,6 +41,7 @@ def test_two_iterations(architecture: str, chat: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not SEED_TASKS.is_file(), reason=f"no public seed tasks: {SEED_TASKS} (set ISHEEP_DATA)")
+@pytest.mark.slow
 def test_the_public_seed_tasks(tmp_path: Path) -> None:
     base = make_checkpoint(tmp_path / "base", "Qwen2", max_position_embeddings=8192)
     run(base, "qwen", tmp_path / "run", str(SEED_TASKS))

@@ -241,8 +241,8 @@ def test_bad_input_gets_one_line(tmp_path: Path) -> None:
     )
     (tmp_path / "few.json").write_text(json.dumps([{"instruction": "Say baa.", "output": "baa"}]))
     assert "reference" in refused("report", run, "--reference", tmp_path / "few.json", "--out", tmp_path / "o")
-    for place in (run / "recipe.yaml", run / "recipe.yaml" / "x.html"):
-        assert "recipe.yaml is a file; give a folder" in refused("report", run, "--out", place)
+    for out in (run / "recipe.yaml", run / "recipe.yaml" / "x.html"):
+        assert "recipe.yaml is a file; give a folder" in refused("report", run, "--out", out)
     unscored = make_finished_run(tmp_path / "unscored")
     assert "no model is scored" in refused("report", unscored, "--out", tmp_path / "o")
     assert not (tmp_path / "o").exists()
@@ -369,6 +369,7 @@ def test_a_text_of_a_model_is_inert_in_the_page(tmp_path: Path) -> None:
     assert "default-src 'none'" in page and "http://" not in re.sub(r'"data:[^"]*"', "", page)
 
 
+@pytest.mark.slow
 def test_a_real_run_has_its_figures_and_the_model_embeds_the_texts(tmp_path: Path) -> None:
     run = tmp_path / "lamb"
     words = ("iterations=1", "synthesis.tasks=12", "synthesis.batch_size=4", "filters=[]", "training.max_steps=2")

@@ -96,6 +96,7 @@ def files_by_origin(out: Path) -> tuple[set[str], set[str]]:
 # --- run --reuse, run --fork
 
 
+@pytest.mark.slow
 def test_a_forked_run_of_a_real_model_has_the_files_of_one_made_from_nothing(tmp_path: Path) -> None:
     assert command("run", *ON_LAMB, "--out", tmp_path / "a").code == 0
     assert command("run", *ON_LAMB, "training.learning_rate=0.01", "--out", tmp_path / "alone").code == 0

@@ -152,6 +152,7 @@ def test_sharded_weights(qwen2: Path, single: Path, tmp_path: Path, monkeypatch:
 # --- failures
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_reported_in_one_line(qwen2: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
@@ -255,6 +256,7 @@ state = {{"global_step": 9, "best_global_step": 9, "log_history": log}}
 """
 
 
+@pytest.mark.slow
 def test_llamafactory_reads_our_files_and_its_adapter_is_used(
     qwen2: Path, single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def test_the_losses_of_a_training_in_two_processes_arrive(recorder: type[Recorde
     assert ["training/loss/iteration 1"] in names
 
 
+@pytest.mark.slow
 def test_a_tracker_that_fails_leaves_a_note_and_the_run_as_it_is(recorder: type[Recorder], tmp_path: Path) -> None:
     plain, tracked, failing = tmp_path / "plain", tmp_path / "tracked", tmp_path / "failing"
     assert isheep("run", "lamb", *SETTINGS, "--out", plain).code == 0
@@ -124,6 +125,7 @@ def test_a_tracker_that_fails_leaves_a_note_and_the_run_as_it_is(recorder: type[
     assert run_files(plain) == run_files(tracked) == run_files(failing)
 
 
+@pytest.mark.slow
 def test_the_scores_of_a_run_have_intervals(
     recorder: type[Recorder], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -141,6 +143,7 @@ def test_the_scores_of_a_run_have_intervals(
     assert all(set(name) <= set(trackers._series_name(name)) for _, name in values)
 
 
+@pytest.mark.slow
 def test_each_random_seed_has_a_run_of_its_own_and_no_path_is_sent(recorder: type[Recorder], tmp_path: Path) -> None:
     seeds = tmp_path / "seeds.jsonl"
     rows = [{"instruction": f"Say {n} and {n + 1}", "input": "", "output": str(n)} for n in range(8)]

@@ -402,6 +402,7 @@ def test_without_a_pad_token_a_resumed_training_ends_with_the_same_tokenizer(
     assert filecmp.cmpfiles(undisturbed, killed, names, shallow=False)[1:] == ([], [])
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_bytes(qwen2: Path, tmp_path: Path) -> None:
     report = kill_at(qwen2, tmp_path, [17, 30])
     assert report.pop("moments") > 50

@@ -1,6 +1,6 @@
 """isheep push: upload a model or the data of an iteration to the Hugging Face Hub."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,6 +8,9 @@ from isheep.cli.options import BaseOnHub, DatasetOnHub, License, RunDir
 from isheep.cli.output import print_line
 from isheep.errors import UserError
 from isheep.export import ExportFormat, ExportRows
+
+if TYPE_CHECKING:
+    from isheep.export.hub import Upload
 
 DATA_FORMATS = (ExportFormat.alpaca, ExportFormat.sharegpt, ExportFormat.messages, ExportFormat.paper)
 
@@ -68,20 +71,24 @@ def push(
         rows or ExportRows.kept,
         with_report=not no_report,
     )
-    total = sum(path.stat().st_size for path in upload.files)
-    if not yes:
-        print_line(upload.card)
-    for path in upload.files:
-        print_line(f"{_size(path.stat().st_size):>9}  {path.relative_to(upload.folder)}")
-    amount = f"{len(upload.files)} files, {_size(total)}"
-    if not yes and any(path.name == REPORT_FILE for path in upload.files):
+    if yes:
+        amount = _print_files(upload)
+        return print_line(f"uploaded {amount}: {upload_folder(upload, private)}")
+    print_line(upload.card)
+    amount = _print_files(upload)
+    if any(path.name == REPORT_FILE for path in upload.files):
         print_line(
             f"{REPORT_FILE} holds all generated texts, and the prompts and answers of benchmarks: look at their "
             "licences, or leave it out with --no-report"
         )
-    if not yes:
-        return print_line(f"nothing was uploaded; with --yes these {amount} go to {upload.url} ({upload.folder})")
-    print_line(f"uploaded {amount}: {upload_folder(upload, private)}")
+    print_line(f"nothing was uploaded; with --yes these {amount} go to {upload.url} ({upload.folder})")
+
+
+def _print_files(upload: "Upload") -> str:
+    """Print the files with their sizes, and return how many they are and how large together."""
+    for path in upload.files:
+        print_line(f"{_size(path.stat().st_size):>9}  {path.relative_to(upload.folder)}")
+    return f"{len(upload.files)} files, {_size(sum(path.stat().st_size for path in upload.files))}"
 
 
 def _size(num_bytes: int) -> str:

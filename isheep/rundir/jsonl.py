@@ -68,8 +68,9 @@ def read_rows(path: Path, row_type: type[R]) -> JsonlRows[R]:
             try:
                 row_type.model_validate_json(line)
             except ValidationError:
+                article = "an" if row_type.__name__[0] in "AEIOU" else "a"
                 raise UserError(
-                    f"{path} line {number}: not a row of type {row_type.__name__}; "
+                    f"{path} line {number}: not {article} {row_type.__name__} row; "
                     "correct the line, or delete the file to have it made again"
                 ) from None
             starts.append(end)
