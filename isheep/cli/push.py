@@ -53,12 +53,7 @@ def push(
     from isheep.export.card_parts import CardOptions, check_options
     from isheep.export.hub import REPORT_FILE, Published, prepare_upload, upload_folder
 
-    if merged and dataset:
-        raise UserError("--merged uploads a model and --dataset the data: give one of them, in two calls")
-    if (export_format or rows) and not dataset:
-        raise UserError("--as and --rows are for --dataset: leave them out")
-    if export_format and export_format not in DATA_FORMATS:
-        raise UserError(f"--as {export_format} is no format of a dataset: take one of {', '.join(DATA_FORMATS)}")
+    _check_words(merged, dataset, export_format, rows)
     options = CardOptions(license_name, base_model, dataset_name, repo)
     check_options(options)
     published: Published = "dataset" if dataset else "merged" if merged else "adapter"
@@ -82,6 +77,16 @@ def push(
             "licences, or leave it out with --no-report"
         )
     print_line(f"nothing was uploaded; with --yes these {amount} go to {upload.url} ({upload.folder})")
+
+
+def _check_words(merged: bool, dataset: bool, export_format: ExportFormat | None, rows: ExportRows | None) -> None:
+    """Raise UserError for options that exclude each other."""
+    if merged and dataset:
+        raise UserError("--merged uploads a model and --dataset the data: give one of them, in two calls")
+    if (export_format or rows) and not dataset:
+        raise UserError("--as and --rows are for --dataset: leave them out")
+    if export_format and export_format not in DATA_FORMATS:
+        raise UserError(f"--as {export_format} is no format of a dataset: take one of {', '.join(DATA_FORMATS)}")
 
 
 def _print_files(upload: "Upload") -> str:
