@@ -57,15 +57,8 @@ def push(
     options = CardOptions(license_name, base_model, dataset_name, repo)
     check_options(options)
     published: Published = "dataset" if dataset else "merged" if merged else "adapter"
-    upload = prepare_upload(
-        run_dir,
-        published,
-        iteration,
-        options,
-        export_format or ExportFormat.alpaca,
-        rows or ExportRows.kept,
-        with_report=not no_report,
-    )
+    data_format, data_rows = export_format or ExportFormat.alpaca, rows or ExportRows.kept
+    upload = prepare_upload(run_dir, published, iteration, options, data_format, data_rows, with_report=not no_report)
     if yes:
         amount = _print_files(upload)
         return print_line(f"uploaded {amount}: {upload_folder(upload, private)}")
