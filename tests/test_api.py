@@ -77,6 +77,7 @@ def test_every_function_shows_an_example(name: str) -> None:
 
 
 @pytest.mark.numeric
+@pytest.mark.slow
 def test_the_real_model_aligns_itself_as_by_the_command_line(tmp_path: Path) -> None:
     settings = {**SMALL, "filters": [], "synthesis.batch_size": 4}
     recipe = isheep.load_recipe("lamb", settings)

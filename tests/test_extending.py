@@ -113,6 +113,7 @@ def test_an_engine_from_outside(outside: Path) -> None:
     assert "Please. Name three rivers" in json.loads(replies.splitlines()[0])["text"], process.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_a_filter_in_the_package(package: Path) -> None:
     words = [word for word in BRIEF if not word.startswith("filters")]
     filters = "filters=[{kind: max_words, at_most: 10}]"

@@ -258,6 +258,7 @@ def test_a_killed_run_pays_nothing_twice(
 
 
 @pytest.mark.parametrize("earlier", [0, 5])
+@pytest.mark.slow
 def test_a_run_that_is_told_to_end_keeps_the_calls_under_way(
     earlier: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

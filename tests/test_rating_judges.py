@@ -157,6 +157,7 @@ def test_a_model_of_another_run_rates(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "iter-1" / "adapter").is_dir()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_judge_that_it_began_with(tmp_path: Path) -> None:
     checkpoint, out = tmp_path / "judge", tmp_path / "run"
     shutil.copytree(LAMB_CHECKPOINT, checkpoint)

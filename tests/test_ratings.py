@@ -264,6 +264,7 @@ def test_a_share_is_between_0_and_1_and_alone(words: str, message: str) -> None:
     assert message in refused("run", "lamb", "evaluation=[]", f"filters=[{words}]")
 
 
+@pytest.mark.slow
 def test_a_run_with_the_best_share_is_read_by_every_command(tmp_path: Path) -> None:
     """The commands that read thresholds cope with a share; the control keeps as many pairs at random."""
     share = "{kind: score, best: 0.25}"

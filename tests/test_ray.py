@@ -139,6 +139,7 @@ def run(out: Path, cluster: Any, *words: str) -> str:
 # --- the same files
 
 
+@pytest.mark.slow
 def test_two_replicas_write_the_same_files(single: Path, cluster: Any, tmp_path: Path) -> None:
     run(tmp_path / "two", cluster, *TWO_ITERATIONS)
     assert hash_results(tmp_path / "two") == hash_results(single)

@@ -94,6 +94,7 @@ def test_every_step_has_its_rows_with_any_number_of_processes(rows: int, batch: 
 
 @pytest.mark.numeric
 @pytest.mark.parametrize("machine", [{"packing": True}, {"gradient_checkpointing": True}, {"gpus": 2}])
+@pytest.mark.slow
 def test_settings_of_the_machine_do_not_change_what_is_learned(
     machine: dict[str, Any], qwen2: Path, single: Path, tmp_path: Path
 ) -> None:
