@@ -44,7 +44,8 @@ def forget_the_hub() -> Iterator[None]:
     if hub := sys.modules.get("isheep.models.hub"):
         hub._is_offline_by_choice.cache_clear()
         hub._hub_problem.cache_clear()
-        sys.modules["huggingface_hub.constants"].HF_HUB_OFFLINE = is_offline  # type: ignore[attr-defined]
+    if constants := sys.modules.get("huggingface_hub.constants"):
+        constants.HF_HUB_OFFLINE = is_offline  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
