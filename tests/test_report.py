@@ -194,7 +194,7 @@ def test_a_base_that_was_asked_in_another_template_is_named(tmp_path: Path) -> N
             write_result(run, folder, "own", {"template": template, "scores": {"right": {"items": [True, False] * 50}}})
         assert isheep("report", run).code == 0
         text = " ".join((run / "report.html").read_text(encoding="utf-8").split())
-        assert ("asked in the template “plain” and the iteration in “qwen”" in text) is is_said
+        assert ("asked as plain text and the iteration in the chat template “qwen”:" in text) is is_said
 
 
 def test_the_result_by_a_stop_rule(tmp_path: Path) -> None:

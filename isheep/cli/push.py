@@ -51,7 +51,8 @@ def push(
     (hf auth login).
     """
     from isheep.export.card_parts import CardOptions, check_options
-    from isheep.export.hub import REPORT_FILE, Published, prepare_upload, upload_folder
+    from isheep.export.hub import Published, prepare_upload, upload_folder
+    from isheep.report import REPORT_FILE
 
     _check_words(merged, dataset, export_format, rows)
     options = CardOptions(license_name, base_model, dataset_name, repo)

@@ -63,7 +63,7 @@ def report(
     files. Runs that differ in their random seed alone are one setting, whose scores are means over the seeds.
     """
     from isheep.errors import UserError
-    from isheep.report.comparison import check_formats, find_run_dirs, load_runs, write_comparison, write_run_page
+    from isheep.report.comparison import check_formats, find_run_dirs, load_runs, write_comparison
 
     formats = check_formats(format_names or ["svg", "pdf"])
     run_dirs = find_run_dirs(runs)
@@ -76,7 +76,9 @@ def report(
         raise UserError(f"--out {out}: {file} is a file; give a folder, or NAME.html for the page of one run")
     loaded = load_runs(run_dirs, reference, embed)
     if not wants_files and (out is None or out.suffix == PAGE_SUFFIX):
-        return print_line(f"report   {write_run_page(loaded[0], out)}")
+        from isheep.report.page import write_page
+
+        return print_line(f"report   {write_page(loaded[0], out)}")
     is_sweep = len(runs) == 1 and not is_one_run
     default = runs[0] / "report" if is_sweep else Path("report")
     for path in write_comparison(loaded, out or default, formats, against, score or []):

@@ -14,12 +14,12 @@ from isheep.export.card_parts import CardOptions
 from isheep.export.formats import CARD_FILE
 from isheep.export.iteration import export_adapter, export_checkpoint, export_dataset
 from isheep.export.secrets import check_files
+from isheep.report import REPORT_FILE
 
 Published = Literal["adapter", "merged", "dataset"]
 """What is uploaded."""
 
 REPO_NAME = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", re.ASCII)
-REPORT_FILE = "report.html"
 
 REFUSALS = {
     401: "the Hub does not know the token (401): log in again with hf auth login, or correct HF_TOKEN",

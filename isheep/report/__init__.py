@@ -10,10 +10,7 @@ def write_report(run_dir: Path, out: Path | None = None, is_under_way: bool | No
 
     `is_under_way` of None asks whether a process works on the run. Raises UserError if `run_dir` is no run folder.
     """
-    from isheep.report.page import render_page
+    from isheep.report.page import write_page
     from isheep.report.run_data import load_run_data
-    from isheep.rundir.atomic import write_text
 
-    path = out or run_dir / REPORT_FILE
-    write_text(path, render_page(load_run_data(run_dir, is_under_way)))
-    return path
+    return write_page(load_run_data(run_dir, is_under_way), out)

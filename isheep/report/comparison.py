@@ -63,15 +63,6 @@ def load_runs(run_dirs: Sequence[Path], reference: Path | None = None, by_model:
     return [replace(run, reference=load_reference(reference, run.path / "seeds.jsonl", by_model)) for run in runs]
 
 
-def write_run_page(run: RunData, out: Path | None = None) -> Path:
-    """Write the page of one run into its folder, or to `out`; return the path."""
-    from isheep.report.page import render_page
-
-    path = out or run.path / REPORT_FILE
-    write_text(path, render_page(run))
-    return path
-
-
 def write_comparison(
     runs: Sequence[RunData],
     out: Path,

@@ -20,18 +20,26 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 import isheep
-from isheep.report import sections
+from isheep.report import REPORT_FILE, sections
 from isheep.report.examples import make_examples
 from isheep.report.figures import Figure, all_figures
 from isheep.report.figures.theme import vega_config
 from isheep.report.headline import headlines
 from isheep.report.run_data import RunData
+from isheep.rundir.atomic import write_text
 
 PAGE_DIR = Path(__file__).parent
 # The seconds after which the page of a run that is under way reads its file again.
 REFRESH_SECONDS = 20
 # itables ends its bundle with the names that it exports: export{vh as default,...}
 EXPORTS = re.compile(r"export\s*\{[^}]*?(\w+) as default[^}]*\};?\s*")
+
+
+def write_page(run: RunData, out: Path | None = None) -> Path:
+    """Write the page of a run, whole or not at all, and return its path: report.html in the run folder, or `out`."""
+    path = out or run.path / REPORT_FILE
+    write_text(path, render_page(run))
+    return path
 
 
 def render_page(run: RunData) -> str:
