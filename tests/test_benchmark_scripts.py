@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,11 @@ def test_a_script_explains_how_it_is_run(name: str, capsys: pytest.CaptureFixtur
     assert end.value.code == 0
     command = f"benchmarks/{name}.py" if name == "distilabel_worker" else f"python -m benchmarks.{name}"
     assert command in capsys.readouterr().out
+
+
+def test_the_makefile_names_scripts_that_exist() -> None:
+    names = re.findall(r"-m benchmarks\.(\w+)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert names and set(names) <= set(SCRIPTS)
 
 
 def test_a_script_runs_as_a_module_and_prints_its_table() -> None:
