@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+import psutil
+
 from isheep.engines import Engine, SeededEngine
 from isheep.errors import UserError
 from isheep.records import Completion, Sampling, TokenLogprobs
@@ -52,6 +54,13 @@ def best_time(
         result = work()
         seconds.append(clock() - start)
     return min(seconds), result
+
+
+def process_seconds() -> float:
+    """Return the CPU seconds that this process and its living children have used so far."""
+    current = psutil.Process()
+    times = [process.cpu_times() for process in (current, *current.children(recursive=True))]
+    return sum(float(process.user) + float(process.system) for process in times)
 
 
 @contextmanager

@@ -10,9 +10,7 @@ take. The start of an engine is not counted.
 from collections.abc import Sequence
 from functools import partial
 
-import psutil
-
-from benchmarks.common import best_time, make_parser, run_script
+from benchmarks.common import best_time, make_parser, process_seconds, run_script
 from isheep.engines import Engine, transformers, vllm
 from isheep.lamb import SEEDS
 from isheep.models.chat_template import load_chat_template
@@ -26,13 +24,6 @@ def make_prompts(count: int, num_examples: int) -> list[str]:
     seeds = [seed.content for seed in load_seed_file(SEEDS).tasks]
     examples = "".join(f"{n}. {text}\n" for n, text in enumerate(seeds[:num_examples], 1))
     return [f"{examples}{num_examples + 1}. {seeds[n % len(seeds)]} ({n})\n" for n in range(count)]
-
-
-def process_seconds() -> float:
-    """Return the CPU seconds that this process and its children have used so far."""
-    current = psutil.Process()
-    times = [process.cpu_times() for process in (current, *current.children(recursive=True))]
-    return sum(float(process.user) + float(process.system) for process in times)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
