@@ -1,13 +1,14 @@
-"""Run lamb's loop as it is usually built from common parts: `generate`, Alpaca's filter, TRL. See loop.py.
+"""Run the loop as it is usually built from common parts: `generate`, Alpaca's filter, TRL. See loop.py.
 
-    python -m benchmarks.glued FOLDER [--tasks 700] [--iterations 3] [--batch 16] [--pool 0]
+    python -m benchmarks.glued FOLDER [--recipe lamb] [--model lamb] [--tasks 700] [--iterations 3] [--batch 16]
 
-Prompts, sampling, sizes and the shape of training are those of recipes/lamb.yaml, and isheep's own functions write the
+Prompts, sampling, sizes and the shape of training are those of the recipe, and isheep's own functions write the
 prompts and read the replies, so that both sides do the same work. The rest is as people write it: padded batches,
 examples drawn for each prompt, a generated reply for every criterion, each new instruction compared with every known
 one by `rouge_score`, SFTTrainer with its defaults, the adapter merged before the next iteration. Alpaca's code makes
 these comparisons in a pool of processes that it starts for each new instruction. `--pool` is the number of processes;
-with 0 it is a plain loop, which costs less as long as a few hundred instructions are known.
+with 0 it is a plain loop, which costs less as long as a few hundred instructions are known. Where a recipe keeps the best
+share of the pairs, generated ratings decide, and one that can't be read counts as 0.
 """
 
 import argparse
@@ -23,9 +24,10 @@ from rouge_score.rouge_scorer import RougeScorer, _score_lcs
 from benchmarks.common import add_cpu_seconds, make_parser, run_script
 from isheep.api import load_recipe
 from isheep.errors import UserError
+from isheep.filters.score import ScoreFilter
 from isheep.lamb import SEEDS
 from isheep.models.chat_template import ChatTemplate, load_chat_template
-from isheep.models.checkpoint import find_checkpoint
+from isheep.models.checkpoint import choose_dtype, find_checkpoint
 from isheep.recipe.schema import Assessment, Recipe
 from isheep.records import Pair, Sampling, Task
 from isheep.seeds import load_seed_file
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SEED = 42
-LEAST_SCORE = 8
 # One pair to learn from and one to hold out.
 MIN_PAIRS = 2
 
@@ -45,6 +46,7 @@ MIN_PAIRS = 2
 class Loop(NamedTuple):
     """What every step of an iteration needs: the model that generates, and the settings."""
 
+    base: str
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     recipe: Recipe
@@ -123,34 +125,39 @@ def write_pairs(loop: Loop, tasks: Sequence[Task]) -> list[Pair]:
 
 
 def select_pairs(loop: Loop, pairs: Sequence[Pair]) -> list[Pair]:
-    """Return the pairs whose ratings all reach LEAST_SCORE."""
+    """Return the pairs that the recipe's filter of scores keeps, by the lowest of their generated ratings."""
     settings = loop.recipe.assessment or Assessment()
     lowest = [10.0] * len(pairs)
     for criterion in settings.criteria:
         prompts = [assess.render_rating_prompt(pair, criterion, settings, loop.chat) for pair in pairs]
         replies = generate(loop, prompts, settings.sampling)
         lowest = [min(score, grades.parse_grade(text) or 0) for score, (text, _) in zip(lowest, replies, strict=True)]
-    return [pair for pair, score in zip(pairs, lowest, strict=True) if score >= LEAST_SCORE]
+    [score_filter] = [entry for entry in loop.recipe.filters if isinstance(entry, ScoreFilter)]
+    if score_filter.best is None:
+        threshold = score_filter.at_least or 0
+        return [pair for pair, score in zip(pairs, lowest, strict=True) if score >= threshold]
+    ranked = sorted(range(len(pairs)), key=lambda index: -lowest[index])
+    return [pairs[index] for index in sorted(ranked[: round(score_filter.best * len(pairs))])]
 
 
-def train(base: str, recipe: Recipe, chat: ChatTemplate, pairs: Sequence[Pair], output_dir: Path) -> None:
-    """Train a LoRA adapter on the pairs with TRL's SFTTrainer."""
+def train(loop: Loop, pairs: Sequence[Pair], output_dir: Path) -> None:
+    """Train a LoRA adapter of the base on the pairs with TRL's SFTTrainer."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    settings = recipe.training
+    settings, chat, base, dtype = loop.recipe.training, loop.chat, loop.base, loop.model.dtype
     rows = [{"prompt": chat.prompt(pair.content), "completion": pair.output + chat.end} for pair in pairs]
     parts = Dataset.from_list(rows).train_test_split(settings.held_out, seed=SEED)
     arguments = SFTConfig(
         output_dir=str(output_dir), num_train_epochs=settings.epochs, learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine", warmup_steps=settings.warmup_steps,
         per_device_train_batch_size=settings.batch_size, max_length=settings.cutoff, eval_strategy="epoch",
-        save_strategy="epoch", use_cpu=True, bf16=False, report_to="none", disable_tqdm=True,
+        save_strategy="epoch", use_cpu=True, bf16=dtype == torch.bfloat16, report_to="none", disable_tqdm=True,
     )  # fmt: skip
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
     lora = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear")
     trainer = SFTTrainer(
         model, arguments, train_dataset=parts["train"], eval_dataset=parts["test"],
@@ -161,23 +168,23 @@ def train(base: str, recipe: Recipe, chat: ChatTemplate, pairs: Sequence[Pair], 
 
 
 def open_loop(args: argparse.Namespace) -> Loop:
-    """Return the settings of lamb's recipe with the base model."""
+    """Return the settings of the recipe with the base model, in the type that isheep computes it in."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(1)
     random.seed(SEED), torch.manual_seed(SEED)
-    recipe = load_recipe("lamb")
-    base, chat = find_checkpoint("lamb"), load_chat_template(recipe.chat_template, "lamb")
+    recipe = load_recipe(args.recipe)
+    base, chat = find_checkpoint(args.model), load_chat_template(recipe.chat_template, args.model)
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
     end_ids = sorted({tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(chat.end)})
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    return Loop(model.eval(), tokenizer, recipe, chat, end_ids, args.batch)
+    dtype = getattr(torch, choose_dtype(args.model, "cpu"))
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    return Loop(base, model.eval(), tokenizer, recipe, chat, end_ids, args.batch)
 
 
 def run_iteration(loop: Loop, t: int, args: argparse.Namespace) -> Loop:
     """Run an iteration, print its CPU seconds, and return the settings with its merged model."""
-    import torch
     from peft import AutoPeftModelForCausalLM
 
     spent: dict[str, float] = {}
@@ -191,10 +198,10 @@ def run_iteration(loop: Loop, t: int, args: argparse.Namespace) -> Loop:
     if len(selected) < MIN_PAIRS:
         raise UserError(f"iteration {t} keeps {len(selected)} of {len(pairs)} pairs, too few to train: raise --tasks")
     with add_cpu_seconds(spent, "training"):
-        train(find_checkpoint("lamb"), loop.recipe, loop.chat, selected, adapter)
+        train(loop, selected, adapter)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in spent.items())
     print(f"iteration {t}: {len(tasks)} tasks, {len(selected)} pairs kept; {seconds} of CPU", flush=True)
-    merged = AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=torch.float32).merge_and_unload().eval()
+    merged = AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=loop.model.dtype).merge_and_unload().eval()
     return loop._replace(model=merged)
 
 
@@ -202,6 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the iterations one after another."""
     parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="Name the folder of the adapters.")
+    parser.add_argument("--recipe", default="lamb", help="Name the recipe.")
+    parser.add_argument("--model", default="lamb", help="Name the checkpoint of the base.")
     parser.add_argument("--tasks", type=int, default=700, help="Set the number of tasks of an iteration.")
     parser.add_argument("--iterations", type=int, default=3, help="Set the number of iterations.")
     parser.add_argument("--batch", type=int, default=16, help="Set the number of rows in a padded batch.")
