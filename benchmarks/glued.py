@@ -7,8 +7,8 @@ prompts and read the replies, so that both sides do the same work. The rest is a
 examples drawn for each prompt, a generated reply for every criterion, each new instruction compared with every known
 one by `rouge_score`, SFTTrainer with its defaults, the adapter merged before the next iteration. Alpaca's code makes
 these comparisons in a pool of processes that it starts for each new instruction. `--pool` is the number of processes;
-with 0 it is a plain loop, which costs less as long as a few hundred instructions are known. Where a recipe keeps the best
-share of the pairs, generated ratings decide, and one that can't be read counts as 0.
+with 0 it is a plain loop, which costs less as long as a few hundred instructions are known. Where a recipe keeps the
+best share of the pairs, generated ratings decide, and one that can't be read counts as 0.
 """
 
 import argparse
