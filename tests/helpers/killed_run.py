@@ -82,6 +82,9 @@ def killed(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def write(prompt: str, seed: int) -> str:
+    # The texts of all processes of a run are counted, the killed ones included.
+    with OUT.with_suffix(".texts").open("ab") as texts:
+        texts.write(b".")
     if prompt.endswith("Classification:"):
         return (" Yes", " No", " both")[seed % 3]
     if prompt.endswith(("Input:", "Output:")):
