@@ -193,7 +193,8 @@ def local_model(name: str) -> tuple[Model, str]:
     if iteration != BASE_DIR and iteration not in adapters:
         models = ", ".join([BASE_DIR, *sorted(adapters)])
         raise UserError(f"judge {name!r} is no model of that run: give {models} in it")
-    return Model(recipe.model, adapters.get(iteration)), recipe.chat_template
+    adapter = run / iteration
+    return Model(recipe.model, adapter.checked("adapter") if iteration in adapters else None), recipe.chat_template
 
 
 def _run_of_model(name: str) -> Path | None:

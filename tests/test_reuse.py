@@ -17,7 +17,8 @@ from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
 from isheep.records import Model
-from isheep.rundir.run import lock_run, read_events
+from isheep.rundir.events import read_events
+from isheep.rundir.run import lock_run
 from isheep.rundir.training_file import training_file_sha256
 from tests.helpers.backends import use_backend
 from tests.helpers.command import isheep as command

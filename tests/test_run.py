@@ -15,8 +15,9 @@ import yaml
 from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
 from isheep.records import Drop
+from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.run import lock_run, open_run, open_run_for_writing, read_events
+from isheep.rundir.run import lock_run, open_run, open_run_for_writing
 from tests.helpers.hashes import hash_files
 from tests.helpers.kills import count_moments, run_until_killed
 

@@ -15,8 +15,8 @@ def redo(
         typer.Option(
             "--from",
             metavar="STAGE",
-            help="Stage: instructions, answers, measures, ratings, filtering, training or evaluation. Names "
-            "such as assess and train are accepted too.",
+            help="Stage: instructions, answers, measures, ratings, filtering, training or evaluation; or seeds, for "
+            "the seed tasks and all iterations. Names such as assess and train are accepted too.",
             show_default=False,
         ),
     ],
@@ -38,11 +38,12 @@ def redo(
     ... Then the run goes on as with `isheep run DIR`, which also continues it after an interruption.
 
     The recipe stays the same, except for the keys of machine; to change another key: isheep run DIR KEY=VALUE --fork
-    NAME. The same recipe and the same code give the same files; `redo` is for a file that you have edited, for code of
-    your own or a server that has changed, and for another version of isheep.
+    NAME. The same recipe and the same code give the same files; `redo` is for a file that is damaged or that you have
+    edited, for code of your own or a server that has changed, and for another version of isheep.
     """
     from isheep import api
     from isheep.cli.run import report_run
+    from isheep.rundir.manifest import forget_files, read_manifest, restore_manifest
     from isheep.rundir.python_objects import check_python_objects
     from isheep.rundir.redo import choose_iteration, find_stage, put_back, set_aside
     from isheep.rundir.run import check_run_dir, lock_run, open_run
@@ -56,12 +57,17 @@ def redo(
     # A run with an engine or filters from Python can't be continued by a command.
     check_python_objects(run_dir, {})
     with lock_run(run_dir) as run:
+        records = read_manifest(run_dir)
         aside = set_aside(run, stage, choose_iteration(run, stage, iteration))
         try:
             # What a run needs depends on the files that it lacks.
             check_recipe_ready(recipe, run_dir)
         except BaseException:
             put_back(run, aside)
+            restore_manifest(run_dir, records)
             raise
+        forget_files(run_dir, [str(path.relative_to(run_dir)) for path in aside.moved])
+        for file in aside.edited:
+            run.notify(f"{run_dir / file} has changed since the run made it: the run goes on from it as it is now")
         run.notify(aside.description)
         report_run(recipe, run_dir)

@@ -183,7 +183,7 @@ def load_trained_rows(recipe: Recipe, run: RunFolder, iteration: int, kept: Sequ
     record = _training_record(run, iteration)
     if "rows" not in record:
         raise UserError(f"{run.path}: iteration {iteration} is not trained yet: leave out --rows trained")
-    training_file = iteration_dir(run, iteration).path / TRAINING_FILE
+    training_file = iteration_dir(run, iteration).checked(TRAINING_FILE)
     check_training_file(training_file.parent / "adapter", training_file)
     rows = read_training_file(training_file).rows
     chat = load_chat_template(*recipe.chat_arguments)
@@ -219,6 +219,6 @@ def _describe_training(run: RunFolder, iteration: int, num_kept: int) -> str:
 def _write_llamafactory_folder(
     recipe: Recipe, run: RunFolder, iteration: int, rows: Sequence[formats.Row], output_dir: Path
 ) -> None:
-    adapter = iteration_dir(run, iteration - 1).path / "adapter" if iteration > 1 else None
+    adapter = iteration_dir(run, iteration - 1).checked("adapter") if iteration > 1 else None
     start_model = Model(recipe.model, adapter if recipe.training.start == "last" else None)
     formats.write_llamafactory_folder(recipe, start_model, rows, output_dir)

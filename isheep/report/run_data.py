@@ -16,6 +16,7 @@ from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Pair, Record, Rejected, Reply
 from isheep.report.reference import ReferenceTexts
 from isheep.rundir.artifacts import stage_of
+from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import (
     RunResult,
@@ -26,7 +27,7 @@ from isheep.rundir.iterations import (
     parse_run_file,
 )
 from isheep.rundir.jsonl import filter_rows
-from isheep.rundir.run import is_locked, open_run, read_events
+from isheep.rundir.run import is_locked, open_run
 from isheep.rundir.stage_times import stage_seconds
 from isheep.trainers.adapter_dir import TRAINING_RECORD
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from isheep.errors import UserError
-from isheep.rundir.atomic import write_json
+from isheep.rundir.folder import RunFolder
 
 FILE = "python.json"
 
@@ -35,10 +35,10 @@ def read_python_objects(run_dir: Path) -> Names:
     return names
 
 
-def save_python_objects(run_dir: Path, names: Names) -> None:
+def save_python_objects(run: RunFolder, names: Names) -> None:
     """Write the names of a run's objects; nothing if there are none."""
     if names:
-        write_json(run_dir / FILE, {role: list(values) for role, values in names.items()})
+        run.write_json(FILE, {role: list(values) for role, values in names.items()})
 
 
 def _describe(names: Names) -> str:

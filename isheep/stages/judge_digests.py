@@ -14,7 +14,6 @@ from isheep.errors import UserError
 from isheep.models.checkpoint import checkpoint_digest
 from isheep.recipe.evaluation import RatingJudge
 from isheep.recipe.schema import Recipe
-from isheep.rundir.atomic import write_json
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import fork_advice
 
@@ -68,4 +67,4 @@ def save_judges(run: RunFolder, recipe: Recipe) -> None:
     saved = saved_judges(run.path)
     missing = {name: judge_digest(name) for name in local_judges(recipe) if name not in saved}
     if missing:
-        write_json(run.path / JUDGES_FILE, {**saved, **missing})
+        run.write_json(JUDGES_FILE, {**saved, **missing})
