@@ -33,12 +33,12 @@ from isheep.rundir import progress
 from isheep.rundir.atomic import copy_atomically
 from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.integrity import check_run_files
 from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.progress import console
 from isheep.rundir.python_objects import Names, check_python_objects, save_python_objects
 from isheep.rundir.reuse import ReusedRun, begin_reuse, check_reused_run, report_files
 from isheep.rundir.run import (
+    check_finished_files,
     check_run_dir,
     has_current_format,
     list_runs,
@@ -202,7 +202,7 @@ def check_recipe_ready(
     if reuse:
         check_reused_run(reuse, out, _object_names(backend, filters))
     check_run_dir(out, recipe)
-    check_run_files(out)
+    check_finished_files(out, recipe)
     check_python_objects(out, _object_names(backend, filters))
     check_device(recipe.machine.device)
     check_trackers(recipe)

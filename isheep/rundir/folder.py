@@ -43,7 +43,8 @@ class RunFolder:
     `reuse_from` returns the path of a file ("iter-1/pairs.jsonl") in another run, of the same sweep or one whose files
     are taken over, if this run would make the same file again; None otherwise. `on_problem` gets the line about a file
     to be read that is not as the run made it. `is_read_only` says that nothing is made: then a file that is gone, while
-    files that were made from it are there, is such a problem, too.
+    files that were made from it are there, is such a problem, too. `is_recorded` says that the run has a manifest, in
+    which finished files are recorded.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class RunFolder:
     reuse_from: Callable[[str], Path | None] = lambda file: None
     on_problem: Callable[[str], None] = refuse
     is_read_only: bool = False
+    is_recorded: bool = False
 
     def __truediv__(self, name: str) -> "RunFolder":
         """Return the folder `name` in this one."""
@@ -261,6 +263,8 @@ class RunFolder:
         """
 
         def record(part: Path) -> None:
+            if not self.is_recorded:
+                return
             contents = {self.path / name: part}
             if (folder := (self.path / name).with_suffix("")) != self.path / name and folder.is_dir():
                 contents[folder] = folder

@@ -144,12 +144,14 @@ def begin_manifest(root: Path) -> list[str]:
 def record_files(root: Path, parts: Mapping[str, Path]) -> None:
     """Record files of a run by their names; the values are the paths of their content, which may be NAME.part.
 
-    Does nothing in a folder without a manifest. Raises UserError, and records nothing, if another file was made from an
-    earlier content of one of them: a file that was deleted and made again did not come out the same.
+    Raises UserError, and records nothing, if another file was made from an earlier content of one of them: a file that
+    was deleted and made again did not come out the same.
     """
     parts = {name: path for name, path in parts.items() if is_recorded(name)}
-    if not parts or not has_manifest(root):
+    if not parts:
         return
+    if not has_manifest(root):
+        raise UserError(f"{root / MANIFEST_FILE} is gone while the run is under way: run the same command again")
     with _writing:
         before = read_manifest(root)
         files = dict(before)

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import IO
@@ -19,13 +19,14 @@ from isheep import prompts
 from isheep.errors import UserError, in_command_line, option
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
-from isheep.rundir.artifacts import split_file
+from isheep.rundir.artifacts import SEEDS_FILE, redo_command, split_file
 from isheep.rundir.atomic import write_json
 from isheep.rundir.events import damaged_events, remove_torn_event
 from isheep.rundir.folder import RunFolder, refuse
 from isheep.rundir.integrity import check_run_files
-from isheep.rundir.manifest import MANIFEST_FILE, begin_manifest
-from isheep.seeds import load_seed_file
+from isheep.rundir.jsonl import read_rows
+from isheep.rundir.manifest import MANIFEST_FILE, begin_manifest, has_manifest
+from isheep.seeds import SeedTask, load_seed_file
 
 # The packages whose versions are recorded when a run begins or continues.
 PACKAGES = ("isheep", "torch", "transformers", "peft", "trl", "datasets", "numpy", "rapidfuzz")
@@ -57,7 +58,8 @@ def open_run_for_writing(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
         if not (path / VERSION_FILE).exists():
             write_json(path / VERSION_FILE, {"format": FORMAT})
         _begin_manifest(folder)
-        check_run_files(path)
+        folder = replace(folder, is_recorded=True)
+        check_finished_files(path, recipe)
         _write_recipe(folder, recipe)
         if own_prompts := _own_prompts(recipe):
             _write_if_changed(folder, "prompts.yaml", yaml.safe_dump(own_prompts, allow_unicode=True))
@@ -130,13 +132,22 @@ _locks: dict[tuple[int, int], _Lock] = {}
 def lock_run(path: Path) -> Iterator[RunFolder]:
     """Return a run folder that only this process writes. Raises UserError if another process writes it.
 
+    An error inside the block becomes a UserError if the folder has been removed meanwhile.
+
     Within a process, the lock can be taken more than once: a caller may evaluate a model of a run while the generator
     of isheep.align, which made the model, still holds the lock.
     """
     lock = _take_lock(path)
     lock.num_holders += 1
     try:
-        yield RunFolder(path, path)
+        yield RunFolder(path, path, is_recorded=has_manifest(path))
+    except Exception as error:
+        if not os.path.lexists(path / "lock"):
+            raise UserError(
+                f"run folder {path} was removed while a command was at work in it: what it held is lost; put it back, "
+                "or begin again with the same command"
+            ) from error
+        raise
     finally:
         lock.num_holders -= 1
         if lock.num_holders == 0:
@@ -200,6 +211,21 @@ def check_run_dir(path: Path, recipe: Recipe) -> None:
         _check_same_recipe(path / "recipe.yaml", recipe)
     if (path / "prompts.yaml").exists():
         _check_same_prompts(path, recipe)
+
+
+def check_finished_files(path: Path, recipe: Recipe) -> None:
+    """Raise UserError if a run can't go on from the files in its folder: one has changed, is gone or is not the run's.
+
+    The message says what depends on the file. Files above 1 GiB are checked by sampled blocks.
+    """
+    check_run_files(path)
+    saved = path / SEEDS_FILE
+    num_examples = max(variant.synthesis.examples for variant in recipe.variants)
+    if saved.exists() and (num_tasks := len(read_rows(saved, SeedTask))) < num_examples:
+        raise UserError(
+            f"{saved}: {num_tasks} seed tasks found, and a prompt shows {num_examples}: put it back as it was, or "
+            f"make the run again from there: {redo_command(path, SEEDS_FILE)}"
+        )
 
 
 def has_current_format(path: Path) -> bool:
