@@ -22,6 +22,8 @@ from isheep.rundir.artifacts import (
 from isheep.rundir.digests import file_sha256, sample_sha256
 from isheep.rundir.manifest import (
     Files,
+    awaits_commit,
+    digest_of,
     files_made_from,
     find_stale_files,
     finished_files,
@@ -77,9 +79,12 @@ def find_problems(root: Path, all_bytes: bool = False) -> Iterator[Problem]:
 
 
 def describe_change(root: Path, files: Files, file: str, all_bytes: bool = False) -> str | None:
-    """Return the line about a file whose content is not the recorded one; None if it is, or is not recorded."""
+    """Return the line about a file whose content is not the recorded one; None if it is, or is not recorded.
+
+    None as well if the recorded content is just about to get its name.
+    """
     record, path = files.get(file), root / file
-    if record is None or not path.exists():
+    if record is None or not path.exists() or awaits_commit(root, file, record):
         return None
     try:
         size = path.stat().st_size
@@ -112,7 +117,7 @@ def describe_changes(root: Path, name: str) -> Iterator[str]:
 def describe_missing(root: Path, file: str) -> str | None:
     """Return the line about a recorded file that is gone while files that were made from it are there, else None."""
     files = read_manifest(root)
-    if file not in files or (root / file).exists() or not files_made_from(root, files, file):
+    if digest_of(files, file) is None or (root / file).exists() or not files_made_from(root, files, file):
         return None
     return _describe_missing(root, file)
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from isheep.errors import UserError
 from isheep.rundir.artifacts import SEEDS_FILE, artifact_of, iteration_name, production_order, redo_command, split_file
-from isheep.rundir.atomic import write_text
+from isheep.rundir.atomic import commit_file, write_text
 from isheep.rundir.digests import file_sha256, sample_sha256
 
 MANIFEST_FILE = "manifest.json"
@@ -184,6 +184,19 @@ def forget_files(root: Path, names: Iterable[str]) -> None:
     folders = tuple(f"{name}/" for name in names)
     if has_manifest(root):
         accept_files(root, [file for file in read_manifest(root) if f"{file}/".startswith(folders)])
+
+
+def awaits_commit(root: Path, name: str, record: FileRecord) -> bool:
+    """Return whether NAME.part has the recorded content: NAME is being replaced, or a kill has struck just before."""
+    part = root / f"{name}.part"
+    return part.is_file() and part.stat().st_size == record.size and file_sha256(part) == record.sha256
+
+
+def complete_commits(root: Path) -> None:
+    """Give the recorded content of files their names, where a kill struck between the two."""
+    for name, record in read_manifest(root).items():
+        if (root / name).is_file() and awaits_commit(root, name, record):
+            commit_file(root / f"{name}.part")
 
 
 def restore_manifest(root: Path, files: Files) -> None:

@@ -25,7 +25,7 @@ from isheep.rundir.events import damaged_events, remove_torn_event
 from isheep.rundir.folder import RunFolder, refuse
 from isheep.rundir.integrity import check_run_files
 from isheep.rundir.jsonl import read_rows
-from isheep.rundir.manifest import MANIFEST_FILE, begin_manifest, has_manifest
+from isheep.rundir.manifest import MANIFEST_FILE, begin_manifest, complete_commits, has_manifest
 from isheep.seeds import SeedTask, load_seed_file
 
 # The packages whose versions are recorded when a run begins or continues.
@@ -51,6 +51,7 @@ def open_run_for_writing(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
     check_run_dir(path, recipe)
     _make_run_dir(path)
     with lock_run(path) as folder:
+        complete_commits(path)
         # Another process may have begun a run since the first check.
         check_run_dir(path, recipe)
         remove_torn_event(path)
