@@ -21,6 +21,7 @@ from isheep.rundir.artifacts import (
 )
 from isheep.rundir.digests import file_sha256, sample_sha256
 from isheep.rundir.manifest import (
+    ROOT_FILES,
     Files,
     awaits_commit,
     digest_of,
@@ -46,6 +47,14 @@ def check_run_files(root: Path) -> None:
     """Raise UserError if a run can't go on with the files in its folder; nothing without a manifest."""
     if problem := next(find_problems(root), None):
         raise UserError(problem.text)
+
+
+def check_root_files(root: Path) -> None:
+    """Raise UserError if one of the recorded files beside the iterations has changed, the seed tasks aside."""
+    files = read_manifest(root)
+    for file in sorted({*ROOT_FILES} - {SEEDS_FILE}):
+        if text := describe_change(root, files, file):
+            raise UserError(text)
 
 
 def find_problems(root: Path, all_bytes: bool = False) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from isheep.errors import UserError
 from isheep.rundir.artifacts import SEEDS_FILE, artifact_of, iteration_name, production_order, redo_command, split_file
-from isheep.rundir.atomic import commit_file, write_text
+from isheep.rundir.atomic import write_text
 from isheep.rundir.digests import file_sha256, sample_sha256
 
 MANIFEST_FILE = "manifest.json"
@@ -192,11 +192,14 @@ def awaits_commit(root: Path, name: str, record: FileRecord) -> bool:
     return part.is_file() and part.stat().st_size == record.size and file_sha256(part) == record.sha256
 
 
-def complete_commits(root: Path) -> None:
-    """Give the recorded content of files their names, where a kill struck between the two."""
-    for name, record in read_manifest(root).items():
-        if (root / name).is_file() and awaits_commit(root, name, record):
-            commit_file(root / f"{name}.part")
+def undo_commits(root: Path) -> None:
+    """Record the old content of files again whose replacement a kill has stopped after it was recorded."""
+    files = read_manifest(root)
+    names = [name for name in files if (root / name).is_file() and awaits_commit(root, name, files[name])]
+    if names:
+        accept_files(root, names)
+    for name in names:
+        (root / f"{name}.part").unlink()
 
 
 def restore_manifest(root: Path, files: Files) -> None:

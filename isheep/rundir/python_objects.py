@@ -30,9 +30,15 @@ def check_python_objects(run_dir: Path, names: Names) -> None:
 
 
 def read_python_objects(run_dir: Path) -> Names:
-    """Return the names of the objects that a run was begun with."""
-    names: Names = json.loads((run_dir / FILE).read_bytes()) if (run_dir / FILE).exists() else {}
-    return names
+    """Return the names of the objects that a run was begun with. Raises UserError if the file is damaged."""
+    path = run_dir / FILE
+    try:
+        names = json.loads(path.read_bytes()) if path.exists() else {}
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, dict) or not all(isinstance(values, list) for values in names.values()):
+        raise UserError(f"{path} is damaged: it must hold the names of Python objects by their roles; put it back")
+    return {role: [str(value) for value in values] for role, values in names.items()}
 
 
 def save_python_objects(run: RunFolder, names: Names) -> None:

@@ -23,9 +23,9 @@ from isheep.rundir.artifacts import SEEDS_FILE, redo_command, split_file
 from isheep.rundir.atomic import write_json
 from isheep.rundir.events import damaged_events, remove_torn_event
 from isheep.rundir.folder import RunFolder, refuse
-from isheep.rundir.integrity import check_run_files
+from isheep.rundir.integrity import check_root_files, check_run_files
 from isheep.rundir.jsonl import read_rows
-from isheep.rundir.manifest import MANIFEST_FILE, begin_manifest, complete_commits, has_manifest
+from isheep.rundir.manifest import MANIFEST_FILE, begin_manifest, has_manifest, undo_commits
 from isheep.seeds import SeedTask, load_seed_file
 
 # The packages whose versions are recorded when a run begins or continues.
@@ -51,7 +51,7 @@ def open_run_for_writing(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
     check_run_dir(path, recipe)
     _make_run_dir(path)
     with lock_run(path) as folder:
-        complete_commits(path)
+        undo_commits(path)
         # Another process may have begun a run since the first check.
         check_run_dir(path, recipe)
         remove_torn_event(path)
@@ -110,7 +110,12 @@ def list_runs(path: Path) -> list[Path]:
 def saved_prompts(run_dir: Path) -> dict[str, str]:
     """Return the texts of the user's own prompt files that a run began with, by their names in the recipe."""
     path = run_dir / "prompts.yaml"
-    texts: dict[str, str] = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        texts = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (yaml.YAMLError, ValueError, RecursionError):
+        texts = None
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for item in texts.items() for text in item):
+        raise UserError(f"{path} is damaged: it must hold the texts of prompt files by their names; put it back")
     return texts
 
 
@@ -209,6 +214,7 @@ def check_run_dir(path: Path, recipe: Recipe) -> None:
         load_seed_file(recipe.seeds, num_examples, of_each, recipe.language)
     if (path / "recipe.yaml").exists():
         check_format(path)
+        check_root_files(path)
         _check_same_recipe(path / "recipe.yaml", recipe)
     if (path / "prompts.yaml").exists():
         _check_same_prompts(path, recipe)

@@ -47,7 +47,12 @@ def judge_digest(name: str) -> str:
 def saved_judges(run_dir: Path) -> dict[str, str]:
     """Return the digests of the judges that a run began with, by their names in the recipe."""
     path = run_dir / JUDGES_FILE
-    digests: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
+    try:
+        digests = json.loads(path.read_bytes()) if path.exists() else {}
+    except (ValueError, RecursionError):
+        digests = None
+    if not isinstance(digests, dict):
+        raise UserError(f"{path} is damaged: it must hold the digests of judges by their names; put it back")
     return digests
 
 
