@@ -43,9 +43,8 @@ def redo(
     """
     from isheep import api
     from isheep.cli.run import report_run
-    from isheep.rundir.manifest import forget_files, read_manifest, restore_manifest
     from isheep.rundir.python_objects import check_python_objects
-    from isheep.rundir.redo import choose_iteration, find_stage, put_back, set_aside
+    from isheep.rundir.redo import choose_iteration, find_stage, forget_moved_files, put_back, set_aside
     from isheep.rundir.run import check_run_dir, lock_run, open_run
     from isheep.sweep import check_recipe_ready
 
@@ -57,17 +56,13 @@ def redo(
     # A run with an engine or filters from Python can't be continued by a command.
     check_python_objects(run_dir, {})
     with lock_run(run_dir) as run:
-        records = read_manifest(run_dir)
         aside = set_aside(run, stage, choose_iteration(run, stage, iteration))
         try:
             # What a run needs depends on the files that it lacks.
             check_recipe_ready(recipe, run_dir)
         except BaseException:
             put_back(run, aside)
-            restore_manifest(run_dir, records)
             raise
-        forget_files(run_dir, [str(path.relative_to(run_dir)) for path in aside.moved])
-        for file in aside.edited:
-            run.notify(f"{run_dir / file} has changed since the run made it: the run goes on from it as it is now")
-        run.notify(aside.description)
+        for note in forget_moved_files(run, aside):
+            run.notify(note)
         report_run(recipe, run_dir)

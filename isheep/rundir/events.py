@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 EVENTS_FILE = "run.jsonl"
 
@@ -21,7 +21,7 @@ class _Event(BaseModel):
     note: str = ""
     seconds: float = 0
     rows: int = 0
-    made: int = 0
+    num_made: int = Field(0, alias="made")
     tokens: int = 0
     shared_from: str = ""
     peak_memory: dict[str, int] | None = None

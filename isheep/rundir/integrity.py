@@ -36,7 +36,7 @@ from isheep.rundir.manifest import (
 ADDED_LATER = ("evaluation", JUDGE_CALIBRATION)
 
 
-class Problem(NamedTuple):
+class FileProblem(NamedTuple):
     """A file of a run that is not as the run made it, and the line that says so with the way out."""
 
     file: str
@@ -57,7 +57,7 @@ def check_root_files(root: Path) -> None:
             raise UserError(text)
 
 
-def find_problems(root: Path, all_bytes: bool = False) -> Iterator[Problem]:
+def find_problems(root: Path, all_bytes: bool = False) -> Iterator[FileProblem]:
     """Yield the files of a run that have changed, are gone, do not fit together, or were not made by the run.
 
     A missing file that the run makes again by itself is none. Large files are checked by sampled blocks, unless
@@ -69,18 +69,18 @@ def find_problems(root: Path, all_bytes: bool = False) -> Iterator[Problem]:
     files = read_manifest(root)
     for file in sorted(files, key=production_order):
         if text := describe_change(root, files, file, all_bytes):
-            yield Problem(file, text)
+            yield FileProblem(file, text)
         elif not (root / file).exists() and not _is_made_again(root, file):
-            yield Problem(file, _describe_missing(root, file))
+            yield FileProblem(file, _describe_missing(root, file))
     for stale in find_stale_files(root, files):
-        yield Problem(
+        yield FileProblem(
             stale.file,
             f"{root / stale.file} was made from another {stale.source} than the one that is there now: put back the "
             f"one of the two that was replaced, or make it again: {redo_command(root, stale.file)}",
         )
     for file in finished_files(root):
         if file not in files and _is_foreign(file, files):
-            yield Problem(
+            yield FileProblem(
                 file,
                 f"{root / file} was not made by this run (manifest.json does not name it): move it away, or, to go on "
                 f"with it, record it: isheep verify {_quoted(root)} --accept {shlex.quote(file)}",
@@ -165,9 +165,11 @@ def _dependents(root: Path, file: str) -> str:
         return ""
     stages = dependent_stages(artifact.stage)
     parts = []
-    others = [stage for stage in STAGES if stage in stages - {artifact.stage} and _has_stage(root, iteration, stage)]
-    if others:
-        parts.append(f"{', '.join(others)} of {f'iteration {iteration}' if iteration else 'the base model'}")
+    dependents = [
+        stage for stage in STAGES if stage in stages - {artifact.stage} and _has_stage(root, iteration, stage)
+    ]
+    if dependents:
+        parts.append(f"{', '.join(dependents)} of {f'iteration {iteration}' if iteration else 'the base model'}")
     if later and "training" in stages:
         parts.append("all of iteration " + ", ".join(map(str, later)))
     return f", and {' and '.join(parts)} depend on it" if parts else ""
@@ -178,14 +180,14 @@ def _has_stage(root: Path, iteration: int, stage: str) -> bool:
     return any(stage_of(path.name) == stage for path in folder.glob("*"))
 
 
-def _find_gaps(root: Path) -> Iterator[Problem]:
+def _find_gaps(root: Path) -> Iterator[FileProblem]:
     """Yield each iteration whose adapter is missing although a later iteration was made with it."""
     for number in existing_iterations(root):
         previous = number - 1
         if previous > 0 and not (root / f"iter-{previous}" / "adapter").exists() and _has_results(root, number):
             file = f"iter-{previous}/adapter"
             stage = "training" if (root / f"iter-{previous}" / "train.json").exists() else "instructions"
-            yield Problem(
+            yield FileProblem(
                 file,
                 f"{root / file} is missing, and iteration {number} was made with it: put it back, or make it again "
                 f"with all that follows: isheep redo {_quoted(root)} --from {stage} --iteration {previous}",
@@ -219,7 +221,7 @@ def _is_foreign(file: str, files: Files) -> bool:
     if artifact.name == name:
         return True
     # A file that was added to a finished adapter is no part of it.
-    return not any(other.startswith(f"{iteration_name(iteration)}/{artifact.name}/") for other in files)
+    return not any(name.startswith(f"{iteration_name(iteration)}/{artifact.name}/") for name in files)
 
 
 def _quoted(root: Path) -> str:

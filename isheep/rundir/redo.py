@@ -26,7 +26,7 @@ from isheep.rundir.artifacts import (
 from isheep.rundir.atomic import fsync_path
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.integrity import describe_change
-from isheep.rundir.manifest import accept_files, read_manifest
+from isheep.rundir.manifest import Files, accept_files, forget_files, read_manifest, restore_manifest
 from isheep.rundir.reuse import REUSE_FILE
 
 REPLACED_DIR = "replaced"
@@ -101,13 +101,14 @@ class SetAside(NamedTuple):
     """What was set aside: the folder replaced/N, the files and folders in the order of their moves, and a text.
 
     `edited` are the files, as paths in the run folder, that have changed since the run made them, and from which the
-    run now goes on.
+    run now goes on. `records` is the manifest as it was before.
     """
 
     folder: Path
     moved: list[Path]
     description: str
     edited: list[str]
+    records: Files
 
 
 def set_aside(run: RunFolder, stage: str, iteration: int) -> SetAside:
@@ -117,6 +118,7 @@ def set_aside(run: RunFolder, stage: str, iteration: int) -> SetAside:
     folder replaced/N has the same paths as the run folder. Files that the stage reads and that have changed are
     recorded as they are: `redo` is the way to go on from an edited file.
     """
+    records = read_manifest(run.path)
     stages, edited = _stages_made_again(run, stage, iteration)
     # Before anything is moved: a kill leaves a run that says what does not fit together.
     if edited:
@@ -142,7 +144,7 @@ def set_aside(run: RunFolder, stage: str, iteration: int) -> SetAside:
             moved.append(path)
             _move(path, run.path, target)
         texts += [text] if text else []
-    return SetAside(target, moved, f"set aside in {target}: {'; '.join(reversed(texts))}", edited)
+    return SetAside(target, moved, f"set aside in {target}: {'; '.join(reversed(texts))}", edited, records)
 
 
 def _stages_made_again(run: RunFolder, stage: str, iteration: int) -> tuple[set[str], list[str]]:
@@ -173,6 +175,15 @@ def put_back(run: RunFolder, aside: SetAside) -> None:
     shutil.rmtree(aside.folder)
     with contextlib.suppress(OSError):
         aside.folder.parent.rmdir()
+    restore_manifest(run.path, aside.records)
+
+
+def forget_moved_files(run: RunFolder, aside: SetAside) -> Iterator[str]:
+    """Remove what was set aside from the manifest, and yield notes on what it is and what the run goes on from."""
+    forget_files(run.path, [str(path.relative_to(run.path)) for path in aside.moved])
+    for file in aside.edited:
+        yield f"{run.path / file} has changed since the run made it: the run goes on from it as it is now"
+    yield aside.description
 
 
 def _describe_files(iteration: int, paths: Sequence[Path]) -> str:

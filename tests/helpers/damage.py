@@ -51,33 +51,33 @@ Damage = Callable[[Path, Path], bool]
 # --- ways of damage
 
 
-def remove(path: Path, other: Path) -> bool:
+def remove(path: Path, foreign: Path) -> bool:
     path.unlink()
     return True
 
 
-def empty(path: Path, other: Path) -> bool:
+def empty(path: Path, foreign: Path) -> bool:
     return _replace(path, b"")
 
 
-def truncate(path: Path, other: Path) -> bool:
+def truncate(path: Path, foreign: Path) -> bool:
     content = path.read_bytes()
     return _replace(path, content[: len(content) * 2 // 3])
 
 
-def flip_bit(path: Path, other: Path) -> bool:
+def flip_bit(path: Path, foreign: Path) -> bool:
     """Flip the lowest bit of a letter or digit in the middle: in most files the content stays well formed."""
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
-    places = [*range(middle, len(content)), *range(middle)]
-    place = next((place for place in places if chr(content[place]).isalnum()), None)
-    if place is None:
+    indices = [*range(middle, len(content)), *range(middle)]
+    index = next((index for index in indices if chr(content[index]).isalnum()), None)
+    if index is None:
         return False
-    content[place] ^= 1
+    content[index] ^= 1
     return _replace(path, bytes(content))
 
 
-def edit(path: Path, other: Path) -> bool:
+def edit(path: Path, foreign: Path) -> bool:
     """Change one value, so that the file stays valid."""
     text = path.read_text(encoding="utf-8", errors="surrogateescape")
     if path.suffix == ".jsonl" and text:
@@ -88,21 +88,21 @@ def edit(path: Path, other: Path) -> bool:
         return _replace(path, _edited_json(text, indent=1).encode())
     if path.suffix == ".yaml":
         return _replace(path, text.replace("seed: 0", "seed: 1").replace("perplexity", "density").encode())
-    return flip_bit(path, other)
+    return flip_bit(path, foreign)
 
 
-def swap_rows(path: Path, other: Path) -> bool:
+def swap_rows(path: Path, foreign: Path) -> bool:
     lines = path.read_bytes().split(b"\n")
-    places = [place for place, line in enumerate(lines) if line.strip()]
-    if len(places) < 2:
+    indices = [index for index, line in enumerate(lines) if line.strip()]
+    if len(indices) < 2:
         return False
-    first, last = places[0], places[-1]
+    first, last = indices[0], indices[-1]
     lines[first], lines[last] = lines[last], lines[first]
     return _replace(path, b"\n".join(lines))
 
 
-def take_foreign(path: Path, other: Path) -> bool:
-    return other.is_file() and _replace(path, other.read_bytes())
+def take_foreign(path: Path, foreign: Path) -> bool:
+    return foreign.is_file() and _replace(path, foreign.read_bytes())
 
 
 DAMAGES: Mapping[str, Damage] = {
@@ -261,7 +261,7 @@ class Matrix:
         root = self.states[state]
         return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
-    def walk(self, selected: Callable[[str, str, str, str], bool] = lambda *place: True) -> Iterator[Tried]:
+    def walk(self, selected: Callable[[str, str, str, str], bool] = lambda *names: True) -> Iterator[Tried]:
         """Damage each file in each way, and try each command; `selected` gets state, file, damage and command."""
         for state in self.states:
             for file in self.files(state):
