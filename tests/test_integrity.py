@@ -70,7 +70,7 @@ def test_the_line_names_the_file_what_depends_on_it_and_the_way_out(finished: Pa
     line = refused("run", finished)
     assert f"{finished}/iter-1/pairs.jsonl has changed since the run made it (other content of the same size)" in line
     assert "measures for filters, ratings, filtering, training, evaluation, diversity of iteration 1" in line
-    assert "all of iteration 2 depend on it: put it back as it was, or make it again with all that follows" in line
+    assert "and all of iteration 2: put it back as it was, or make it again with all that follows" in line
     assert f"isheep redo {finished} --from answers --iteration 1" in line
     # Only what reads the file is refused.
     assert command("chat", finished, typed=b"Name a city.\n").code == 0
@@ -123,7 +123,10 @@ def test_a_deleted_file_is_made_again_and_must_come_out_the_same(finished: Path)
     before = hash_files(finished)
     (finished / "iter-1/dropped.jsonl").unlink()
     line = refused("export", finished, "--as", "alpaca", "--iteration", "1")
-    assert "iter-1/dropped.jsonl is gone, and training, evaluation of iteration 1 and all of iteration 2" in line
+    assert (
+        "iter-1/dropped.jsonl is gone, and is the source of training, evaluation of iteration 1 and all of iteration 2"
+        in line
+    )
     assert command("run", finished).code == 0 and hash_files(finished) == before
     (finished / "iter-1/pairs.jsonl").unlink()
     manifest.accept_files(finished, ["iter-1/pairs.jsonl"])

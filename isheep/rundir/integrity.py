@@ -155,11 +155,11 @@ def _describe_missing(root: Path, file: str) -> str:
 
 
 def _dependents(root: Path, file: str) -> str:
-    """Return ", and ratings, filtering of iteration 1 and all of iteration 2 depend on it", "" if nothing does."""
+    """Return ", and is the source of ratings, filtering of iteration 1 and all of iteration 2"; "" if it is of none."""
     iteration, name = split_file(file)
     later = [number for number in existing_iterations(root) if iteration is None or number > iteration]
     if file == SEEDS_FILE:
-        return ", and all iterations depend on it" if later else ""
+        return ", and is the source of all iterations" if later else ""
     artifact = artifact_of(name)
     if iteration is None or artifact is None:
         return ""
@@ -172,7 +172,7 @@ def _dependents(root: Path, file: str) -> str:
         parts.append(f"{', '.join(dependents)} of {f'iteration {iteration}' if iteration else 'the base model'}")
     if later and "training" in stages:
         parts.append("all of iteration " + ", ".join(map(str, later)))
-    return f", and {' and '.join(parts)} depend on it" if parts else ""
+    return f", and is the source of {' and '.join(parts)}" if parts else ""
 
 
 def _has_stage(root: Path, iteration: int, stage: str) -> bool:
