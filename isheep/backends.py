@@ -21,7 +21,8 @@ from isheep.recipe.evaluation import BenchmarkSettings, JudgeSettings
 from isheep.recipe.machine import Machine
 from isheep.recipe.schema import Recipe, Training
 from isheep.records import Model
-from isheep.rundir.iterations import BASE_DIR, adapters_by_folder, find_run_result, iteration_name
+from isheep.rundir.artifacts import BASE_DIR, iteration_name
+from isheep.rundir.iterations import adapters_by_folder, find_run_result
 from isheep.rundir.run import open_run
 
 PromptsToTexts = Callable[[list[str]], Sequence[str]]

@@ -15,9 +15,10 @@ from isheep.models.gguf_file import check_gguf_package
 from isheep.recipe.public import public_name
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Model, Pair
+from isheep.rundir.artifacts import BASE_DIR
 from isheep.rundir.atomic import write_text
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.iterations import BASE_DIR, find_run_result, iteration_dir, model_of_iteration, parse_run_file
+from isheep.rundir.iterations import find_run_result, iteration_dir, model_of_iteration, parse_run_file
 from isheep.rundir.progress import console
 from isheep.rundir.run import open_run
 from isheep.rundir.training_file import TRAINING_FILE, read_training_file, training_row

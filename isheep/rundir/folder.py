@@ -268,7 +268,7 @@ class RunFolder:
             contents = {self.path / name: part}
             if (folder := (self.path / name).with_suffix("")) != self.path / name and folder.is_dir():
                 contents[folder] = folder
-            files = {}
+            files: dict[str, Path] = {}
             for path, content in contents.items():
                 paths = [file for file in content.rglob("*") if file.is_file()] if content.is_dir() else [content]
                 files |= {str((path / file.relative_to(content)).relative_to(self.root)): file for file in paths}
