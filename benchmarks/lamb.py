@@ -21,9 +21,10 @@ from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import auroc, compare_over_seeds, mcnemar, wilson
 from isheep.lamb.suite import is_truly_right
 from isheep.records import AssessedPair, Drop
+from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
-from isheep.rundir.run import open_run, read_events
+from isheep.rundir.run import open_run
 from isheep.stages.filters import kept_pairs
 
 SCORES = ("right", "right sampled", "content", "prompt strict", "instruction strict")

@@ -16,7 +16,7 @@ from benchmarks.common import ISHEEP, make_parser, run_child, run_script
 from isheep import api
 from isheep.errors import UserError
 from isheep.recipe import loading
-from isheep.rundir.run import read_events
+from isheep.rundir.events import read_events
 
 STAGES = ("replies.jsonl", "pairs.jsonl", "assessed.jsonl", "adapter", "eval/lamb.json")
 

@@ -21,7 +21,8 @@ from isheep.recipe.evaluation import BenchmarkSettings, JudgeSettings
 from isheep.recipe.machine import Machine
 from isheep.recipe.schema import Recipe, Training
 from isheep.records import Model
-from isheep.rundir.iterations import BASE_DIR, adapters_by_folder, find_run_result, iteration_name
+from isheep.rundir.artifacts import BASE_DIR, iteration_name
+from isheep.rundir.iterations import adapters_by_folder, find_run_result
 from isheep.rundir.run import open_run
 
 PromptsToTexts = Callable[[list[str]], Sequence[str]]
@@ -193,7 +194,8 @@ def local_model(name: str) -> tuple[Model, str]:
     if iteration != BASE_DIR and iteration not in adapters:
         models = ", ".join([BASE_DIR, *sorted(adapters)])
         raise UserError(f"judge {name!r} is no model of that run: give {models} in it")
-    return Model(recipe.model, adapters.get(iteration)), recipe.chat_template
+    adapter = run / iteration
+    return Model(recipe.model, adapter.checked("adapter") if iteration in adapters else None), recipe.chat_template
 
 
 def _run_of_model(name: str) -> Path | None:

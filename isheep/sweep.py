@@ -31,18 +31,19 @@ from isheep.records import AssessedPair, Model, Record
 from isheep.report.hook import live_report
 from isheep.rundir import progress
 from isheep.rundir.atomic import copy_atomically
+from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.progress import console
 from isheep.rundir.python_objects import Names, check_python_objects, save_python_objects
 from isheep.rundir.reuse import ReusedRun, begin_reuse, check_reused_run, report_files
 from isheep.rundir.run import (
+    check_finished_files,
     check_run_dir,
     has_current_format,
     list_runs,
     open_run,
     open_run_for_writing,
-    read_events,
 )
 from isheep.stages import assess
 from isheep.stages.judge_digests import check_same_judges, save_judges
@@ -92,7 +93,7 @@ def iterate_recipe(
         live_report(folder, recipe.machine.report),
         track_run(recipe, folder) as send_figures,
     ):
-        save_python_objects(out, _object_names(backend, filters))
+        save_python_objects(folder, _object_names(backend, filters))
         if is_unfinished(recipe, folder):
             check_same_judges(out, recipe)
             save_judges(folder, recipe)
@@ -201,6 +202,7 @@ def check_recipe_ready(
     if reuse:
         check_reused_run(reuse, out, _object_names(backend, filters))
     check_run_dir(out, recipe)
+    check_finished_files(out, recipe)
     check_python_objects(out, _object_names(backend, filters))
     check_device(recipe.machine.device)
     check_trackers(recipe)

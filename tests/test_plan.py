@@ -16,8 +16,8 @@ from isheep.plan.assumptions import token_counter
 from isheep.plan.work import Stage
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Pair, Reply
+from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.run import read_events
 from isheep.stages.respond import render_response_prompt
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.command import isheep, refused

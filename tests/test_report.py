@@ -17,8 +17,9 @@ from isheep.report.page import inert_json
 from isheep.report.run_data import load_run_data
 from isheep.report.sections import without_paths
 from isheep.rundir import progress
+from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.run import lock_run, read_events
+from isheep.rundir.run import lock_run
 from tests.helpers.command import isheep, refused
 from tests.helpers.function_model import SMALL, write_texts
 from tests.helpers.report_runs import ATTACKS, NAME, attacking_run, page_data, page_rows, write_scores

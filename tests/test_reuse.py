@@ -17,7 +17,8 @@ from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
 from isheep.records import Model
-from isheep.rundir.run import lock_run, read_events
+from isheep.rundir.events import read_events
+from isheep.rundir.run import lock_run
 from isheep.rundir.training_file import training_file_sha256
 from tests.helpers.backends import use_backend
 from tests.helpers.command import isheep as command
@@ -179,6 +180,7 @@ def test_damaged_files_of_a_reused_run_are_refused(finished: Path) -> None:
     lines = pairs.read_bytes().splitlines(keepends=True)
     words = ("run", finished, "training.epochs=3", "--fork", "b")
     for content, message in (
+        ([*lines[:2], b"{}\n", *lines[3:]], f"{pairs} has changed since the run made it"),
         ([*lines[:2], b"{}\n", *lines[3:]], f"{pairs} line 3: not a Pair row"),
         (lines[:-1], f"{pairs}: 7 rows found, 8 expected"),
     ):
@@ -186,6 +188,8 @@ def test_damaged_files_of_a_reused_run_are_refused(finished: Path) -> None:
         done = command(*words)
         assert done.code == 2 and message in done.err
         assert not (fork / "iter-1/pairs.jsonl").exists()
+        # As in a run of an earlier version.
+        (finished / "manifest.json").unlink(missing_ok=True)
     pairs.unlink()
     assert command(*words).code == 0
     taken, new = files_by_origin(fork)

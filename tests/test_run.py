@@ -15,8 +15,9 @@ import yaml
 from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
 from isheep.records import Drop
+from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.run import lock_run, open_run, open_run_for_writing, read_events
+from isheep.rundir.run import lock_run, open_run, open_run_for_writing
 from tests.helpers.hashes import hash_files
 from tests.helpers.kills import count_moments, run_until_killed
 
@@ -204,7 +205,8 @@ def test_a_key_that_is_newer_than_a_run_is_not_added_to_its_recipe(tmp_path: Pat
     file = tmp_path / "run" / "recipe.yaml"
     with open_run_for_writing(tmp_path / "run", RECIPE):
         settings = yaml.safe_load(file.read_text())
-    # The run began before there was training.keep and machine.packing.
+    # The run began before there were training.keep, machine.packing and manifests.
+    (tmp_path / "run" / "manifest.json").unlink()
     del settings["training"]["keep"], settings["machine"]["packing"]
     file.write_text(yaml.safe_dump(settings, sort_keys=False) + "# by hand\n")
     before = file.read_bytes()
@@ -283,6 +285,7 @@ def test_a_run_that_is_killed_and_started_again_has_the_same_files(
     assert run_until_killed(run, kill_at=3) == -signal.SIGKILL
     assert run_until_killed(run, kill_at=0) == 0
     assert hash_files(run) == hash_files(undisturbed)
+    assert (run / "manifest.json").read_bytes() == (undisturbed / "manifest.json").read_bytes()
 
 
 def test_self_instructs_own_pipeline_has_the_same_files_after_kills(tmp_path: Path) -> None:
@@ -319,6 +322,7 @@ def test_a_run_that_is_killed_at_any_moment_has_the_same_files(recipe: str, tmp_
         assert run_until_killed(run, moment, recipe) == -signal.SIGKILL, moment
         assert run_until_killed(run, 0, recipe) == 0, moment
         assert hash_files(run) == hash_files(undisturbed), moment
+        assert (run / "manifest.json").read_bytes() == (undisturbed / "manifest.json").read_bytes(), moment
         shutil.rmtree(run)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from isheep.recipe.schema import Recipe
 from isheep.records import Pair, Reply
+from isheep.rundir.manifest import accept_files
 from isheep.rundir.run import open_run_for_writing
 from tests.helpers.command import ROOT, Done, isheep, refused
 from tests.helpers.graded_run import ATTACK, SCORES
@@ -89,6 +90,7 @@ def test_show_dropped_says_who_and_why(graded: Path) -> None:
 
 def test_show_dropped_says_so_if_every_pair_was_kept(graded: Path) -> None:
     (graded / "iter-1" / "dropped.jsonl").write_text("")
+    accept_files(graded, ["iter-1/dropped.jsonl"])
     done = isheep("show", graded, "1", "--dropped")
     assert done.out.startswith("no pair was dropped\n1 row, page 1 of 1; rejected by parse: 1\n")
 

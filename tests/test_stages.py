@@ -23,6 +23,7 @@ from isheep.filters.custom import PairFunction
 from isheep.recipe.schema import Recipe
 from isheep.records import Drop, Model, Pair, Task
 from isheep.rundir.folder import RunFolder
+from isheep.rundir.manifest import accept_files
 from isheep.rundir.run import open_run_for_writing
 from isheep.rundir.training_file import read_training_file
 from isheep.stages.respond import respond
@@ -262,8 +263,16 @@ def test_an_edited_training_file_is_learned_from_or_refused(world: World, tmp_pa
     assert world.trained == [6]
     training_file, adapter = tmp_path / "iter-1" / "train.json", tmp_path / "iter-1" / "adapter"
     training_file.write_text(json.dumps(json.loads(training_file.read_text())[:-2]))
+    with pytest.raises(UserError, match=r"train\.json has changed since the run made it"):
+        world.run(recipe(iterations=1), tmp_path)
+    accept_files(tmp_path, ["iter-1/train.json"])
+    with pytest.raises(UserError, match=r"adapter/\S+ was made from another iter-1/train\.json"):
+        world.run(recipe(iterations=1), tmp_path)
+    # A run of an earlier version has no manifest.
+    (tmp_path / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"train\.json has changed since .*adapter was trained on it: restore it, or"):
         world.run(recipe(iterations=1), tmp_path)
+    (tmp_path / "manifest.json").unlink()
     shutil.rmtree(adapter)
     world.run(recipe(iterations=1), tmp_path)
     assert world.trained == [6, 4]

@@ -75,11 +75,11 @@ class Iteration:
     @property
     def training_rows(self) -> Sequence[TrainingRow]:
         """The rows of the training file."""
-        return read_training_file(self.path / TRAINING_FILE).rows if self._folder.has(TRAINING_FILE) else []
+        return read_training_file(self._folder.checked(TRAINING_FILE)).rows if self._folder.has(TRAINING_FILE) else []
 
     @property
     def _folder(self) -> RunFolder:
-        return iteration_dir(RunFolder(self.run_dir, self.run_dir), self.number)
+        return iteration_dir(RunFolder(self.run_dir, self.run_dir, is_read_only=True), self.number)
 
     def _read(self, name: str, row_type: type[R]) -> Sequence[R]:
         return self._folder.read(name, row_type) if self._folder.has(name) else []
@@ -133,7 +133,7 @@ class Run:
 
     @property
     def _folder(self) -> RunFolder:
-        return RunFolder(self.path, self.path)
+        return RunFolder(self.path, self.path, is_read_only=True)
 
     def __str__(self) -> str:
         return f"run {self.path}: {len(self.models) - 1} of {self.recipe.iterations} iterations are trained"

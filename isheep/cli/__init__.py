@@ -26,6 +26,7 @@ COMMANDS = (
     "plan",
     "recipes",
     "status",
+    "verify",
     "show",
     "report",
     "chat",

@@ -15,8 +15,8 @@ def redo(
         typer.Option(
             "--from",
             metavar="STAGE",
-            help="Stage: instructions, answers, measures, ratings, filtering, training or evaluation. Names "
-            "such as assess and train are accepted too.",
+            help="Stage: instructions, answers, measures, ratings, filtering, training or evaluation; or seeds, for "
+            "the seed tasks and all iterations. Names such as assess and train are accepted too.",
             show_default=False,
         ),
     ],
@@ -38,13 +38,13 @@ def redo(
     ... Then the run goes on as with `isheep run DIR`, which also continues it after an interruption.
 
     The recipe stays the same, except for the keys of machine; to change another key: isheep run DIR KEY=VALUE --fork
-    NAME. The same recipe and the same code give the same files; `redo` is for a file that you have edited, for code of
-    your own or a server that has changed, and for another version of isheep.
+    NAME. The same recipe and the same code give the same files; `redo` is for a file that is damaged or that you have
+    edited, for code of your own or a server that has changed, and for another version of isheep.
     """
     from isheep import api
     from isheep.cli.run import report_run
     from isheep.rundir.python_objects import check_python_objects
-    from isheep.rundir.redo import choose_iteration, find_stage, put_back, set_aside
+    from isheep.rundir.redo import choose_iteration, find_stage, forget_moved_files, put_back, set_aside
     from isheep.rundir.run import check_run_dir, lock_run, open_run
     from isheep.sweep import check_recipe_ready
 
@@ -63,5 +63,6 @@ def redo(
         except BaseException:
             put_back(run, aside)
             raise
-        run.notify(aside.description)
+        for note in forget_moved_files(run, aside):
+            run.notify(note)
         report_run(recipe, run_dir)

@@ -20,9 +20,10 @@ from isheep.plan.reality import StageReality, compare_with_plan
 from isheep.plan.tables import clock, si
 from isheep.recipe.schema import Recipe
 from isheep.rundir.artifacts import OTHER_STAGE, STAGES, artifact_of
+from isheep.rundir.events import damaged_events, read_events
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import find_run_result, iteration_dir, newest_iteration
-from isheep.rundir.run import open_run, read_events
+from isheep.rundir.run import open_run
 from isheep.rundir.stage_times import stage_seconds
 
 ITERATIONS_PER_TABLE = 4
@@ -34,7 +35,8 @@ def status_tables(run_dir: Path, full: bool) -> Iterator[RenderableType]:
 
     Raises UserError if `run_dir` is not a run folder, or a finished file is corrupt.
     """
-    recipe, run = open_run(run_dir)
+    problems: list[str] = []
+    recipe, run = open_run(run_dir, problems.append)
     yield run_table(recipe, run, full=full)
     diversity = {t: values for t in range(1, recipe.iterations + 1) if (values := read_diversity(run, t))}
     yield from reality_table(reality_of(recipe, run))
@@ -45,6 +47,7 @@ def status_tables(run_dir: Path, full: bool) -> Iterator[RenderableType]:
         yield from (Text(f"iteration {t} is narrower: {line}", style="yellow") for line in values["narrower"])
     yield from map(Text, notes(run))
     yield from map(Text, in_progress(run))
+    yield from (Text(line, style="red") for line in _described_problems(run, problems))
     yield Text(progress_line(recipe, run))
     if recipe.stop:
         yield Text(f"result: {find_run_result(recipe, run)}")
@@ -59,10 +62,11 @@ def progress_line(recipe: Recipe, run: RunFolder) -> str:
 
 def status_values(run_dir: Path) -> dict[str, Any]:
     """Return what `isheep status --json` prints: rows and scores, diversity, seconds, notes and work in progress."""
-    recipe, run = open_run(run_dir)
+    problems: list[str] = []
+    recipe, run = open_run(run_dir, problems.append)
     iteration = newest_iteration(recipe, run)
     seconds = stage_seconds(run).seconds
-    return {
+    values = {
         **scores_json(recipe, run),
         "num_trained_iterations": iteration,
         "num_iterations": recipe.iterations,
@@ -74,6 +78,13 @@ def status_values(run_dir: Path) -> dict[str, Any]:
         "notes": notes(run),
         "in_progress": list(in_progress(run)),
     }
+    return {**values, "problems": _described_problems(run, problems)}
+
+
+def _described_problems(run: RunFolder, problems: Sequence[str]) -> list[str]:
+    """Return the lines about files that are not as the run made them, each once, and about damaged events."""
+    events = damaged_events(run.root)
+    return [*dict.fromkeys(problems), *([events] if events else [])]
 
 
 def notes(run: RunFolder) -> list[str]:

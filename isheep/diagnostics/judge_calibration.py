@@ -170,7 +170,7 @@ def calibrate_judge(
             case = JudgedIteration(recipe_now, own_settings, run, index, pairs, min(sample_size, len(pairs)), backend)
             calibrations.append(measure_judge(case))
             text = json.dumps(calibrations[-1].to_json(), ensure_ascii=False, indent=1)
-            write_text(case.folder.path / CALIBRATION_FILE, f"{text}\n")
+            case.folder.write_text(CALIBRATION_FILE, f"{text}\n")
     return calibrations
 
 

@@ -1,7 +1,6 @@
 """The class of the vllm engine: a model in vLLM, with the interface of every engine."""
 
 import hashlib
-import json
 import math
 import os
 import tempfile
@@ -14,6 +13,7 @@ from isheep.batching import chunks
 from isheep.engines import tokens
 from isheep.engines.vllm_worker import AdapterRequest, VLLMOptions, Worker, WorkerError
 from isheep.errors import TooLong, UserError
+from isheep.models.adapter_check import check_adapter
 from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import (
     context_length,
@@ -253,7 +253,7 @@ class VLLMEngine:
         """
         config: dict[str, Any] = {}
         if self.adapter_request:
-            config = json.loads((Path(self.adapter_request.path) / "adapter_config.json").read_text(encoding="utf-8"))
+            config = check_adapter(Path(self.adapter_request.path))
         rank, module_names = max(config.get("r", 0), self.rank), config.get("target_modules")
         if rank > ADAPTER_RANKS[-1]:
             raise UserError(

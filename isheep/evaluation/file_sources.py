@@ -12,9 +12,9 @@ from typing import Any
 from isheep.benchmarks import reported_benchmarks, stop_settings
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.recipe.schema import Recipe
-from isheep.rundir.artifacts import COMMON_KEYS, Artifact, artifact_of
+from isheep.rundir.artifacts import COMMON_KEYS, Artifact, artifact_of, iteration_name
 from isheep.rundir.digests import file_sha256
-from isheep.rundir.iterations import iteration_name, parse_run_file
+from isheep.rundir.iterations import parse_run_file
 from isheep.rundir.run import saved_prompts
 from isheep.stages.judge_digests import saved_judges
 

@@ -20,8 +20,8 @@ def load_result(run: RunFolder, iteration: int, benchmark: str, part: str = "eva
 
     `part` is "validation" for the items of a stop rule. Raises UserError if the file is not a result of this version.
     """
-    path = iteration_dir(run, iteration).path / part / f"{benchmark}.json"
-    return read_result(path) if path.exists() else None
+    folder, name = iteration_dir(run, iteration), f"{part}/{benchmark}.json"
+    return read_result(folder.checked(name)) if folder.has(name) else None
 
 
 def read_result(path: Path) -> Result:

@@ -16,9 +16,9 @@ from isheep.recipe.loading import dump_settings
 from isheep.recipe.packaged import PACKAGED_MODELS
 from isheep.recipe.public import public_name, public_settings
 from isheep.recipe.schema import Recipe
+from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
-from isheep.rundir.run import read_events
 
 UNKNOWN = "unknown"
 """The Hub's word for a licence that the user has not given."""

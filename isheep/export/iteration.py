@@ -15,9 +15,10 @@ from isheep.models.gguf_file import check_gguf_package
 from isheep.recipe.public import public_name
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Model, Pair
+from isheep.rundir.artifacts import BASE_DIR
 from isheep.rundir.atomic import write_text
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.iterations import BASE_DIR, find_run_result, iteration_dir, model_of_iteration, parse_run_file
+from isheep.rundir.iterations import find_run_result, iteration_dir, model_of_iteration, parse_run_file
 from isheep.rundir.progress import console
 from isheep.rundir.run import open_run
 from isheep.rundir.training_file import TRAINING_FILE, read_training_file, training_row
@@ -183,7 +184,7 @@ def load_trained_rows(recipe: Recipe, run: RunFolder, iteration: int, kept: Sequ
     record = _training_record(run, iteration)
     if "rows" not in record:
         raise UserError(f"{run.path}: iteration {iteration} is not trained yet: leave out --rows trained")
-    training_file = iteration_dir(run, iteration).path / TRAINING_FILE
+    training_file = iteration_dir(run, iteration).checked(TRAINING_FILE)
     check_training_file(training_file.parent / "adapter", training_file)
     rows = read_training_file(training_file).rows
     chat = load_chat_template(*recipe.chat_arguments)
@@ -219,6 +220,6 @@ def _describe_training(run: RunFolder, iteration: int, num_kept: int) -> str:
 def _write_llamafactory_folder(
     recipe: Recipe, run: RunFolder, iteration: int, rows: Sequence[formats.Row], output_dir: Path
 ) -> None:
-    adapter = iteration_dir(run, iteration - 1).path / "adapter" if iteration > 1 else None
+    adapter = iteration_dir(run, iteration - 1).checked("adapter") if iteration > 1 else None
     start_model = Model(recipe.model, adapter if recipe.training.start == "last" else None)
     formats.write_llamafactory_folder(recipe, start_model, rows, output_dir)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isheep.errors import UserError
+from isheep.models.adapter_check import check_adapter, load_adapter
 from isheep.models.hub import HUB_NAME, cached_commit, check_hub
 from isheep.recipe.packaged import PACKAGED_MODELS
 from isheep.records import Model
@@ -233,15 +234,13 @@ def load_model(source: Model, dtype: str) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    if source.adapter:
+        # Before the base loads, which takes longer.
+        check_adapter(source.adapter)
     # The progress bar is written even if there is no terminal.
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = load_pretrained(source.base, AutoModelForCausalLM, use_safetensors=True, dtype=getattr(torch, dtype))
     if source.adapter is None:
         return model
-    # Without this file peft would unpickle an adapter_model.bin, which can execute code.
-    if not (source.adapter / "adapter_model.safetensors").is_file():
-        raise UserError(f"adapter {str(source.adapter)!r} has no adapter_model.safetensors: give a LoRA's folder")
-    from peft import PeftModel
-
-    adapted: Any = PeftModel.from_pretrained(model, str(source.adapter))
+    adapted: Any = load_adapter(model, source.adapter)
     return adapted.merge_and_unload() if dtype == "float32" else adapted.base_model.model

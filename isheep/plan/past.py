@@ -18,9 +18,10 @@ from isheep.plan.work import run_stages, uncounted_benchmarks
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Pair, Reply
 from isheep.rundir.artifacts import artifact_of
+from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
-from isheep.rundir.run import open_run, read_events
+from isheep.rundir.run import open_run
 from isheep.seeds import SeedTask
 from isheep.stages.synthesize import read_tasks
 

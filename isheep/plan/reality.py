@@ -13,10 +13,9 @@ from isheep.errors import UserError
 from isheep.models.checkpoint import load_local_tokenizer
 from isheep.plan import device_of, plan
 from isheep.recipe.schema import Recipe
-from isheep.rundir.artifacts import stage_of
+from isheep.rundir.artifacts import iteration_name, stage_of
+from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.iterations import iteration_name
-from isheep.rundir.run import read_events
 from isheep.trainers.adapter_dir import TRAINING_RECORD
 
 StageKey = tuple[str, str]

@@ -15,18 +15,18 @@ from isheep.filters.score import ScoreFilter
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Pair, Record, Rejected, Reply
 from isheep.report.reference import ReferenceTexts
-from isheep.rundir.artifacts import stage_of
+from isheep.rundir.artifacts import iteration_name, stage_of
+from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import (
     RunResult,
     find_run_result,
     iteration_dir,
-    iteration_name,
     newest_iteration,
     parse_run_file,
 )
 from isheep.rundir.jsonl import filter_rows
-from isheep.rundir.run import is_locked, open_run, read_events
+from isheep.rundir.run import is_locked, open_run
 from isheep.rundir.stage_times import stage_seconds
 from isheep.trainers.adapter_dir import TRAINING_RECORD
 

@@ -3,6 +3,8 @@
 `isheep status`, sharing between runs, `isheep redo`, `isheep plan` and docs/run-folder.md read this table.
 """
 
+import shlex
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 
@@ -83,6 +85,12 @@ STAGE_WORDS = {
 }
 STAGES = tuple(dict.fromkeys(artifact.stage for artifact in ARTIFACTS))
 
+JUDGE_CALIBRATION = "judge calibration"
+"""The stage that no run makes: `isheep judge-calibration` makes its files."""
+SEEDS_FILE, SEEDS_STAGE = "seeds.jsonl", "seeds"
+"""The seed tasks of a run, and the name under which `isheep redo` makes all iterations again."""
+BASE_DIR = "base"
+
 
 def artifact_of(name: str) -> Artifact | None:
     """Return the artifact that a path inside an iteration's folder belongs to, such as eval/lamb.json, or None."""
@@ -99,14 +107,63 @@ def stage_of(name: str) -> str:
     return artifact.stage if artifact else OTHER_STAGE
 
 
+def dependent_stages(stage: str) -> set[str]:
+    """Return a stage and those that read its files, directly or not."""
+    stages = {stage}
+    # The table lists every file after its sources.
+    for artifact in ARTIFACTS:
+        if any(stage_of(source) in stages for source in artifact.sources):
+            stages.add(artifact.stage)
+    return stages
+
+
+def iteration_name(iteration: int) -> str:
+    """Return the name of an iteration's folder; iteration 0 is the base model."""
+    return f"iter-{iteration}" if iteration else BASE_DIR
+
+
+def existing_iterations(root: Path) -> list[int]:
+    """Return the iterations that have a folder in a run folder, the base model's 0 included, in their order."""
+    numbers = (split_file(f"{path.name}/")[0] for path in root.glob("*") if path.is_dir())
+    return sorted(number for number in numbers if number is not None)
+
+
+def production_order(file: str) -> tuple[int, int, str]:
+    """Return a key that sorts the files of a run so that each comes after those that it is made from."""
+    iteration, name = split_file(file)
+    artifact = artifact_of(name) if iteration is not None else None
+    index = ARTIFACTS.index(artifact) if artifact else -1
+    return -1 if iteration is None else iteration, index, file
+
+
+def redo_command(root: Path, file: str) -> str:
+    """Return the command that makes a file of a run again, and all that follows."""
+    folder = shlex.quote(str(root))
+    if file == SEEDS_FILE:
+        return f"isheep redo {folder} --from {SEEDS_STAGE}"
+    iteration, name = split_file(file)
+    stage = stage_of(name).removesuffix(" for filters")
+    return f"isheep redo {folder} --from {stage} --iteration {iteration}"
+
+
+def split_file(file: str) -> tuple[int | None, str]:
+    """Return the iteration of a file of a run, None if it belongs to none, and its name in the iteration's folder.
+
+    "iter-2/pairs.jsonl" -> (2, "pairs.jsonl"), "base/eval/lamb.json" -> (0, "eval/lamb.json").
+    """
+    folder, _, name = file.partition("/")
+    number = folder.removeprefix("iter-")
+    if folder == BASE_DIR:
+        return 0, name
+    return (int(number), name) if folder != number and number.isdecimal() else (None, name)
+
+
 def stage_words(file: str) -> tuple[int | None, str]:
     """Return the iteration of a file of a run, None if it belongs to none, and what a run does while it makes it.
 
     "iter-2/pairs.jsonl" -> (2, "Writing answers"), "base/eval/standard/nq.json" -> (0, "Evaluating standard/nq").
     """
-    folder, _, name = file.partition("/")
-    number = folder.removeprefix("iter-")
-    iteration = 0 if folder == "base" else int(number) if number.isdigit() else None
+    iteration, name = split_file(file)
     words = STAGE_WORDS.get(stage_of(name), f"Making {file}")
     if words == STAGE_WORDS["evaluation"]:
         words = f"{words} {name.partition('/')[2].removesuffix('.json')}"

@@ -3,17 +3,24 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+BeforeCommit = Callable[[Path], None]
+"""Called with the path of the complete and synced content just before it gets its name."""
 
-def write_text(path: Path, text: str) -> None:
+
+def do_nothing(part: Path) -> None:
+    """Do nothing before a file gets its name."""
+
+
+def write_text(path: Path, text: str, before_commit: BeforeCommit = do_nothing) -> None:
     """Write a file so that it exists completely or not at all."""
-    write_pieces(path, (text,))
+    write_pieces(path, (text,), before_commit)
 
 
-def write_pieces(path: Path, pieces: Iterable[str]) -> None:
+def write_pieces(path: Path, pieces: Iterable[str], before_commit: BeforeCommit = do_nothing) -> None:
     """Write a file like `write_text`, from pieces that need not be in memory together."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
@@ -22,6 +29,7 @@ def write_pieces(path: Path, pieces: Iterable[str]) -> None:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
+        before_commit(part)
     except BaseException:
         # No incomplete file is left if a piece can't be made.
         part.unlink(missing_ok=True)
@@ -29,12 +37,12 @@ def write_pieces(path: Path, pieces: Iterable[str]) -> None:
     commit_file(part)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, before_commit: BeforeCommit = do_nothing) -> None:
     """Write a value as JSON, like `write_text`."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n", before_commit)
 
 
-def write_json_list(path: Path, values: Iterable[Any]) -> None:
+def write_json_list(path: Path, values: Iterable[Any], before_commit: BeforeCommit = do_nothing) -> None:
     """Write a JSON list value by value, with the same bytes as `write_json` of the whole list."""
 
     def pieces() -> Iterator[str]:
@@ -46,10 +54,10 @@ def write_json_list(path: Path, values: Iterable[Any]) -> None:
             opening = ","
         yield "[]\n" if opening == "[" else "\n]\n"
 
-    write_pieces(path, pieces())
+    write_pieces(path, pieces(), before_commit)
 
 
-def copy_atomically(source: Path, target: Path) -> None:
+def copy_atomically(source: Path, target: Path, before_commit: BeforeCommit = do_nothing) -> None:
     """Copy a file or a folder so that it exists completely or not at all. Removes an incomplete `target`.
 
     The copy has a name of its own until it is complete, because a stage would resume from a `target.part`.
@@ -65,6 +73,7 @@ def copy_atomically(source: Path, target: Path) -> None:
         shutil.copytree(source, part)
     else:
         shutil.copyfile(source, part)
+    before_commit(part)
     commit_folder(part, target)
 
 

@@ -1,6 +1,7 @@
 """A folder of a run: a file or folder whose name has no `.part` is complete.
 
-Rows are appended, synced and renamed. Events are written beside them, and nothing reads them to decide anything.
+Rows are appended, synced, recorded in the run's manifest and renamed; a file that is read is compared with its record.
+Events are written beside them, and nothing reads them to decide anything.
 """
 
 import json
@@ -17,8 +18,8 @@ from typing import Any, TypeVar
 from isheep.batching import chunks, ordered_map
 from isheep.errors import UserError, one_line
 from isheep.records import Record
-from isheep.rundir import atomic, jsonl, progress
-from isheep.rundir.atomic import commit_file, commit_folder, copy_atomically, write_json
+from isheep.rundir import atomic, integrity, jsonl, manifest, progress
+from isheep.rundir.atomic import commit_file, commit_folder, copy_atomically
 from isheep.rundir.jsonl import JsonlRows
 from isheep.rundir.progress import console
 
@@ -30,17 +31,28 @@ Batches = Callable[[Sequence[R]], Iterator[Sequence[R]]]
 ROWS_PER_SYNC = 1000
 
 
+def refuse(problem: str) -> None:
+    """Raise UserError with the line about a file that is not as the run made it."""
+    raise UserError(problem)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A folder of a run, such as iter-1. `root` is the run folder, which has the events (run.jsonl).
 
     `reuse_from` returns the path of a file ("iter-1/pairs.jsonl") in another run, of the same sweep or one whose files
-    are taken over, if this run would make the same file again; None otherwise.
+    are taken over, if this run would make the same file again; None otherwise. `on_problem` gets the line about a file
+    to be read that is not as the run made it. `is_read_only` says that nothing is made: then a file that is gone, while
+    files that were made from it are there, is such a problem, too. `is_recorded` says that the run has a manifest, in
+    which finished files are recorded.
     """
 
     path: Path
     root: Path
     reuse_from: Callable[[str], Path | None] = lambda file: None
+    on_problem: Callable[[str], None] = refuse
+    is_read_only: bool = False
+    is_recorded: bool = False
 
     def __truediv__(self, name: str) -> "RunFolder":
         """Return the folder `name` in this one."""
@@ -48,7 +60,20 @@ class RunFolder:
 
     def has(self, name: str) -> bool:
         """Return whether a file or folder exists, which means that it is complete."""
-        return (self.path / name).exists()
+        exists = (self.path / name).exists()
+        if (
+            not exists
+            and self.is_read_only
+            and (text := integrity.describe_missing(self.root, self._relative_path(name)))
+        ):
+            self.on_problem(text)
+        return exists
+
+    def checked(self, name: str) -> Path:
+        """Return the path of a file or folder that is about to be read, after comparing it with the run's manifest."""
+        for text in integrity.describe_changes(self.root, self._relative_path(name)):
+            self.on_problem(text)
+        return self.path / name
 
     def ensure(self, name: str, check: Callable[[Path], object] = lambda path: None) -> bool:
         """Return whether a file or folder exists, after copying it from another run if one has it.
@@ -56,12 +81,16 @@ class RunFolder:
         `check` gets the path in the other run before it is copied, and raises UserError if the file is damaged.
         """
         if not self.has(name) and (source := self.reuse_from(self._relative_path(name))):
-            check(source)
             # The folder eval/NAME belongs to the file eval/NAME.json.
-            source_folder = source.with_suffix("")
+            source_folder, folder_name = source.with_suffix(""), str(Path(name).with_suffix(""))
+            other_root = source.parents[len(Path(self._relative_path(name)).parts) - 1]
+            other_run = RunFolder(source.parent, other_root, is_read_only=True)
+            other_run.checked(source.name)
+            check(source)
             if source_folder != source and source_folder.is_dir():
-                copy_atomically(source_folder, (self.path / name).with_suffix(""))
-            copy_atomically(source, self.path / name)
+                other_run.checked(source_folder.name)
+                copy_atomically(source_folder, self.path / folder_name, self._recorder(folder_name))
+            copy_atomically(source, self.path / name, self._recorder(name))
             self.event(file=self._relative_path(name), shared_from=os.path.relpath(source, self.root))
             source_label = os.path.relpath(source, self.root.parent)
             console.print(f"{self._relative_path(name)}: shared from {source_label}", markup=False)
@@ -69,7 +98,7 @@ class RunFolder:
 
     def read(self, name: str, row_type: type[R]) -> JsonlRows[R]:
         """Return the rows of a complete file. Raises UserError, naming the line, if one is not a row of this type."""
-        return jsonl.read_rows(self.path / name, row_type)
+        return jsonl.read_rows(self.checked(name), row_type)
 
     def map_batches(
         self,
@@ -131,7 +160,7 @@ class RunFolder:
             return rows
 
         if self.ensure(name, lambda source: check(read_complete(source))):
-            return read_complete(self.path / name)
+            return read_complete(self.checked(name))
         # The name may have a folder, as in standard/nq.jsonl.
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)
         part = self.path / f"{name}.part"
@@ -152,6 +181,7 @@ class RunFolder:
                 advance(len(batch))
                 progress.show_rows(batch)
             os.fsync(file.fileno())
+        self._recorder(name)(part)
         commit_file(part)
         cost = {"tokens": num_tokens} if by_model and "tokens" in row_type.__annotations__ else {}
         self._report_file(name, start_time, rows=len(rows), made=len(rows) - num_existing, **cost)
@@ -169,7 +199,7 @@ class RunFolder:
         """Write values as a JSON list, one after the other, unless the file exists."""
         if not self.ensure(name):
             start_time = time.monotonic()
-            atomic.write_json_list(self.path / name, values)
+            atomic.write_json_list(self.path / name, values, self._recorder(name))
             self._report_file(name, start_time)
 
     def json(self, name: str, make: Callable[[], Any]) -> Any:
@@ -181,9 +211,17 @@ class RunFolder:
         if not self.ensure(name, _read_json):
             start_time = time.monotonic()
             with self.stage(name):
-                write_json(path, make())
+                atomic.write_json(path, make(), self._recorder(name))
             self._report_file(name, start_time)
-        return _read_json(path)
+        return _read_json(self.checked(name))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file, in place of an existing one."""
+        atomic.write_text(self.path / name, text, self._recorder(name))
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a value as JSON, in place of an existing file."""
+        atomic.write_json(self.path / name, value, self._recorder(name))
 
     def artifact(
         self, name: str, make: Callable[[Path], None], check: Callable[[Path], object] = lambda path: None
@@ -199,9 +237,10 @@ class RunFolder:
             part.mkdir(parents=True, exist_ok=True)
             with self.stage(name):
                 make(part)
+            self._recorder(name)(part)
             commit_folder(part)
             self._report_file(name, start_time)
-        return self.path / name
+        return self.checked(name)
 
     def stage(self, name: str, *counts: Any) -> AbstractContextManager[Callable[[int], None]]:
         """Return a block inside which the progress shows that the file `name` is made; `counts` as progress.stage."""
@@ -216,6 +255,26 @@ class RunFolder:
         """Print a line for the user, and write it as an event."""
         self.event(note=text)
         console.print(text, markup=False, soft_wrap=True)
+
+    def _recorder(self, name: str) -> atomic.BeforeCommit:
+        """Return the function that records a file or folder in the manifest before it gets its name.
+
+        With the scores in eval/NAME.json, the files are recorded that the benchmark has written into eval/NAME/.
+        """
+
+        def record(part: Path) -> None:
+            if not self.is_recorded:
+                return
+            contents = {self.path / name: part}
+            if (folder := (self.path / name).with_suffix("")) != self.path / name and folder.is_dir():
+                contents[folder] = folder
+            files: dict[str, Path] = {}
+            for path, content in contents.items():
+                paths = [file for file in content.rglob("*") if file.is_file()] if content.is_dir() else [content]
+                files |= {str((path / file.relative_to(content)).relative_to(self.root)): file for file in paths}
+            manifest.record_files(self.root, files)
+
+        return record
 
     def _relative_path(self, name: str) -> str:
         return str((self.path / name).relative_to(self.root))

@@ -7,15 +7,9 @@ from isheep.errors import UserError
 from isheep.recipe.benchmark_names import benchmark_label
 from isheep.recipe.schema import Recipe
 from isheep.records import Model
+from isheep.rundir.artifacts import BASE_DIR, iteration_name
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.validation_scores import ValidationScore, read_validation_score
-
-BASE_DIR = "base"
-
-
-def iteration_name(iteration: int) -> str:
-    """Return the name of an iteration's folder; iteration 0 is the base model."""
-    return f"iter-{iteration}" if iteration else BASE_DIR
 
 
 def iteration_dir(run: RunFolder, iteration: int) -> RunFolder:
@@ -42,7 +36,10 @@ def adapters_by_folder(run_dir: Path) -> dict[str, Path]:
 
 
 def model_of_iteration(recipe: Recipe, run: RunFolder, iteration: int | None) -> Model:
-    """Return M^t of a run, its result for None. Raises UserError if the run has no model of the iteration."""
+    """Return M^t of a run, its result for None.
+
+    Raises UserError if the run has no model of the iteration, or if a file of its adapter has changed.
+    """
     newest = newest_iteration(recipe, run)
     if iteration is None:
         iteration = find_run_result(recipe, run).iteration
@@ -52,7 +49,7 @@ def model_of_iteration(recipe: Recipe, run: RunFolder, iteration: int | None) ->
     if iteration < 0 or not folder.has("adapter"):
         existing = f"0 (the base) to {newest}" if newest else "0 (the base)"
         raise UserError(f"{run.path} has no model of iteration {iteration}: give {existing}")
-    return Model(recipe.model, folder.path / "adapter")
+    return Model(recipe.model, folder.checked("adapter"))
 
 
 # --- the result of a run
@@ -94,8 +91,8 @@ def find_run_result(recipe: Recipe, run: RunFolder) -> RunResult:
 def load_validation_score(recipe: Recipe, run: RunFolder, iteration: int) -> ValidationScore | None:
     """Return the score of M^iteration that the recipe's stop rule reads, or None if it is not there."""
     assert recipe.stop
-    path = iteration_dir(run, iteration).path / "validation" / f"{benchmark_label(recipe.stop.benchmark)}.json"
-    return read_validation_score(path)
+    name = f"validation/{benchmark_label(recipe.stop.benchmark)}.json"
+    return read_validation_score(iteration_dir(run, iteration).checked(name))
 
 
 def _validation_mean(recipe: Recipe, run: RunFolder, iteration: int) -> float | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from isheep.errors import UserError
-from isheep.rundir.atomic import write_json
+from isheep.rundir.folder import RunFolder
 
 FILE = "python.json"
 
@@ -30,15 +30,21 @@ def check_python_objects(run_dir: Path, names: Names) -> None:
 
 
 def read_python_objects(run_dir: Path) -> Names:
-    """Return the names of the objects that a run was begun with."""
-    names: Names = json.loads((run_dir / FILE).read_bytes()) if (run_dir / FILE).exists() else {}
-    return names
+    """Return the names of the objects that a run was begun with. Raises UserError if the file is damaged."""
+    path = run_dir / FILE
+    try:
+        names = json.loads(path.read_bytes()) if path.exists() else {}
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, dict) or not all(isinstance(values, list) for values in names.values()):
+        raise UserError(f"{path} is damaged: it must hold the names of Python objects by their roles; put it back")
+    return {role: [str(value) for value in values] for role, values in names.items()}
 
 
-def save_python_objects(run_dir: Path, names: Names) -> None:
+def save_python_objects(run: RunFolder, names: Names) -> None:
     """Write the names of a run's objects; nothing if there are none."""
     if names:
-        write_json(run_dir / FILE, {role: list(values) for role, values in names.items()})
+        run.write_json(FILE, {role: list(values) for role, values in names.items()})
 
 
 def _describe(names: Names) -> str:

@@ -11,16 +11,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 from isheep.errors import UserError, unknown_name
-from isheep.rundir.artifacts import ARTIFACTS, STAGES, artifact_of, stage_of
+from isheep.rundir.artifacts import (
+    ARTIFACTS,
+    JUDGE_CALIBRATION,
+    SEEDS_FILE,
+    SEEDS_STAGE,
+    STAGES,
+    artifact_of,
+    dependent_stages,
+    existing_iterations,
+    iteration_name,
+    stage_of,
+)
 from isheep.rundir.atomic import fsync_path
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.iterations import iteration_name
+from isheep.rundir.integrity import describe_change
+from isheep.rundir.manifest import Files, accept_files, forget_files, read_manifest, restore_manifest
 from isheep.rundir.reuse import REUSE_FILE
 
 REPLACED_DIR = "replaced"
-
-JUDGE_CALIBRATION = "judge calibration"
-"""The stage that no run makes: `isheep judge-calibration` makes its files."""
 
 # Other names of the stages: those of the functions and of the recipe's sections.
 STAGE_NAMES = {
@@ -42,29 +51,26 @@ STAGE_NAMES = {
 
 def find_stage(name: str) -> str:
     """Return the stage of a name that the user writes. Raises UserError if there is none."""
-    stages = [stage for stage in STAGES if stage != JUDGE_CALIBRATION]
+    stages = [SEEDS_STAGE, *(stage for stage in STAGES if stage != JUDGE_CALIBRATION)]
     stage = STAGE_NAMES.get(name, name)
     if stage not in stages:
         raise UserError(unknown_name("stage", name, [*stages, *STAGE_NAMES]))
     return stage
 
 
-def dependent_stages(stage: str) -> set[str]:
-    """Return a stage and those that read its files, directly or not."""
-    stages = {stage}
-    # The table lists every file after its sources.
-    for artifact in ARTIFACTS:
-        if any(stage_of(source) in stages for source in artifact.sources):
-            stages.add(artifact.stage)
-    return stages
-
-
 def choose_iteration(run: RunFolder, stage: str, iteration: int | None) -> int:
     """Return the iteration from which a stage is made again: `iteration`, or the only one that has files of the stage.
 
-    Raises UserError if it has none, or if `iteration` is None and several have.
+    An iteration whose files of the stage are gone may be named, too, if files that were made from them are there; 0
+    stands for the seed tasks. Raises UserError if there are none, or if `iteration` is None and several have some.
     """
-    existing = [number for number in _iterations(run) if any(_files(run, number, {stage}))]
+    if stage == SEEDS_STAGE:
+        if iteration is not None:
+            raise UserError("the seed tasks belong to all iterations: leave out --iteration")
+        return 0
+    existing = [number for number in existing_iterations(run.path) if any(_files(run, number, {stage}))]
+    if iteration and iteration not in existing and _has_dependents(run, stage, iteration):
+        return iteration
     makes_rest = f"isheep run {run.path} makes what is missing"
     if not existing:
         raise UserError(f"{run.path} has no files of the stage {stage!r} that could be made again; {makes_rest}")
@@ -84,22 +90,40 @@ def choose_iteration(run: RunFolder, stage: str, iteration: int | None) -> int:
     return existing[0] if iteration is None else iteration
 
 
+def _has_dependents(run: RunFolder, stage: str, iteration: int) -> bool:
+    """Return whether files that depend on a stage of an iteration exist."""
+    stages = dependent_stages(stage)
+    later = [number for number in existing_iterations(run.path) if number > iteration]
+    return any(_files(run, iteration, stages)) or bool(later) and "training" in stages
+
+
 class SetAside(NamedTuple):
-    """What was set aside: the folder replaced/N, the files and folders in the order of their moves, and a text."""
+    """What was set aside: the folder replaced/N, the files and folders in the order of their moves, and a text.
+
+    `edited` are the files, as paths in the run folder, that have changed since the run made them, and from which the
+    run now goes on. `records` is the manifest as it was before.
+    """
 
     folder: Path
     moved: list[Path]
     description: str
+    edited: list[str]
+    records: Files
 
 
 def set_aside(run: RunFolder, stage: str, iteration: int) -> SetAside:
     """Move the files of a stage in an iteration, and all that depend on them, into a new folder in replaced/.
 
     Of the later iterations the whole folders are moved if their models change, else the files of the same stages. The
-    folder replaced/N has the same paths as the run folder.
+    folder replaced/N has the same paths as the run folder. Files that the stage reads and that have changed are
+    recorded as they are: `redo` is the way to go on from an edited file.
     """
-    stages = dependent_stages(stage)
-    later = [number for number in _iterations(run) if number > iteration]
+    records = read_manifest(run.path)
+    stages, edited = _stages_made_again(run, stage, iteration)
+    # Before anything is moved: a kill leaves a run that says what does not fit together.
+    if edited:
+        accept_files(run.path, edited)
+    later = [number for number in existing_iterations(run.path) if number > iteration]
     target = _new_folder(run.path / REPLACED_DIR)
     moved: list[Path] = []
     texts: list[str] = []
@@ -110,6 +134,8 @@ def set_aside(run: RunFolder, stage: str, iteration: int) -> SetAside:
     for number in [*reversed(later), iteration]:
         if number > iteration and "training" in stages:
             paths, text = [run.path / iteration_name(number)], f"all of iteration {number}"
+        elif stage == SEEDS_STAGE:
+            paths, text = [run.path / SEEDS_FILE] if run.has(SEEDS_FILE) else [], "the seed tasks"
         else:
             # What was made last is moved first.
             paths = list(_files(run, number, stages))[::-1]
@@ -118,7 +144,27 @@ def set_aside(run: RunFolder, stage: str, iteration: int) -> SetAside:
             moved.append(path)
             _move(path, run.path, target)
         texts += [text] if text else []
-    return SetAside(target, moved, f"set aside in {target}: {'; '.join(reversed(texts))}")
+    return SetAside(target, moved, f"set aside in {target}: {'; '.join(reversed(texts))}", edited, records)
+
+
+def _stages_made_again(run: RunFolder, stage: str, iteration: int) -> tuple[set[str], list[str]]:
+    """Return the stages of an iteration that are made again from a stage on, and the edited files that they read.
+
+    All that reads an edited file is made again, too.
+    """
+    if stage == SEEDS_STAGE:
+        return dependent_stages(STAGES[0]), []
+    stages, files, edited = dependent_stages(stage), read_manifest(run.path), dict[str, None]()
+    for artifact in ARTIFACTS:
+        # An adapter is a folder that nobody edits: a damaged one is made again by its own stage.
+        for source in artifact.sources if artifact.stage in stages else ():
+            file = f"{iteration_name(iteration)}/{source}"
+            is_made_again = stage_of(source) in stages
+            if source != "adapter" and not is_made_again and describe_change(run.path, files, file):
+                edited[file] = None
+                for reader in ARTIFACTS:
+                    stages |= dependent_stages(reader.stage) if source in reader.sources else set()
+    return stages, list(edited)
 
 
 def put_back(run: RunFolder, aside: SetAside) -> None:
@@ -129,6 +175,15 @@ def put_back(run: RunFolder, aside: SetAside) -> None:
     shutil.rmtree(aside.folder)
     with contextlib.suppress(OSError):
         aside.folder.parent.rmdir()
+    restore_manifest(run.path, aside.records)
+
+
+def forget_moved_files(run: RunFolder, aside: SetAside) -> Iterator[str]:
+    """Remove what was set aside from the manifest, and yield notes on what it is and what the run goes on from."""
+    forget_files(run.path, [str(path.relative_to(run.path)) for path in aside.moved])
+    for file in aside.edited:
+        yield f"{run.path / file} has changed since the run made it: the run goes on from it as it is now"
+    yield aside.description
 
 
 def _describe_files(iteration: int, paths: Sequence[Path]) -> str:
@@ -150,13 +205,6 @@ def _files(run: RunFolder, iteration: int, stages: set[str]) -> Iterator[Path]:
 def _whole_name(path: Path) -> str:
     """Return the name that a file has when it is complete."""
     return path.name.removesuffix(".part").removesuffix(".copy")
-
-
-def _iterations(run: RunFolder) -> list[int]:
-    """Return the iterations that have a folder, the base model's 0 included."""
-    numbers = [path.name.removeprefix("iter-") for path in run.path.glob("iter-*") if path.is_dir()]
-    base = [0] if run.has(iteration_name(0)) else []
-    return base + sorted(int(number) for number in numbers if number.isdecimal())
 
 
 def _new_folder(parent: Path) -> Path:

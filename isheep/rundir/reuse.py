@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 from isheep.errors import UserError
 from isheep.recipe.loading import differences
 from isheep.recipe.schema import Recipe
-from isheep.rundir.artifacts import COMMON_KEYS, artifact_of
+from isheep.rundir.artifacts import COMMON_KEYS, artifact_of, split_file
 from isheep.rundir.atomic import write_json
+from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.iterations import parse_run_file
 from isheep.rundir.python_objects import Names, read_python_objects
-from isheep.rundir.run import open_run, read_events
+from isheep.rundir.run import open_run
 
 REUSE_FILE = "reuse.json"
 
@@ -117,7 +117,7 @@ def _file_groups(events: Sequence[Mapping[str, Any]], iteration: int) -> dict[st
     """
     groups: dict[str, bool] = {}
     for file, event in {event["file"]: event for event in events if "file" in event}.items():
-        folder_iteration, name = parse_run_file(file)
+        folder_iteration, name = split_file(file)
         artifact = artifact_of(name)
         if folder_iteration != iteration or artifact is None:
             continue

@@ -7,11 +7,11 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import yaml
 
@@ -19,9 +19,14 @@ from isheep import prompts
 from isheep.errors import UserError, in_command_line, option
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
-from isheep.rundir.atomic import write_json, write_text
-from isheep.rundir.folder import RunFolder
-from isheep.seeds import load_seed_file
+from isheep.rundir.artifacts import SEEDS_FILE, redo_command, split_file
+from isheep.rundir.atomic import write_json
+from isheep.rundir.events import damaged_events, remove_torn_event
+from isheep.rundir.folder import RunFolder, refuse
+from isheep.rundir.integrity import check_root_files, check_run_files
+from isheep.rundir.jsonl import read_rows
+from isheep.rundir.manifest import MANIFEST_FILE, begin_manifest, has_manifest, undo_commits
+from isheep.seeds import SeedTask, load_seed_file
 
 # The packages whose versions are recorded when a run begins or continues.
 PACKAGES = ("isheep", "torch", "transformers", "peft", "trl", "datasets", "numpy", "rapidfuzz")
@@ -41,25 +46,31 @@ MAX_COMMAND_LENGTH = 300
 def open_run_for_writing(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
     """Begin the run of a recipe in the folder `path`, or continue it, and hold its lock.
 
-    Raises UserError if another process writes the folder, and as `check_run_dir` does.
+    Raises UserError if another process writes the folder, if a finished file has changed, and as `check_run_dir` does.
     """
     check_run_dir(path, recipe)
     _make_run_dir(path)
     with lock_run(path) as folder:
+        undo_commits(path)
         # Another process may have begun a run since the first check.
         check_run_dir(path, recipe)
+        remove_torn_event(path)
         # The version is written before the recipe: a folder with a recipe and without a version is one of isheep 0.1.
         if not (path / VERSION_FILE).exists():
             write_json(path / VERSION_FILE, {"format": FORMAT})
-        _write_recipe(path / "recipe.yaml", recipe)
+        _begin_manifest(folder)
+        folder = replace(folder, is_recorded=True)
+        check_finished_files(path, recipe)
+        _write_recipe(folder, recipe)
         if own_prompts := _own_prompts(recipe):
-            _write_if_changed(path / "prompts.yaml", yaml.safe_dump(own_prompts, allow_unicode=True))
+            _write_if_changed(folder, "prompts.yaml", yaml.safe_dump(own_prompts, allow_unicode=True))
         if not folder.has("seeds.jsonl"):
             seed_file = load_seed_file(recipe.seeds, language=recipe.language)
-            write_text(path / "seeds.jsonl", "".join(task.model_dump_json() + "\n" for task in seed_file.tasks))
+            folder.write_text("seeds.jsonl", "".join(task.model_dump_json() + "\n" for task in seed_file.tasks))
             for notice in seed_file.notices:
                 folder.notify(notice)
-        _complete_last_line(path / "run.jsonl")
+        if text := damaged_events(path):
+            folder.notify(text)
         folder.event(started=_versions(), machine=recipe.machine.model_dump())
         yield folder
 
@@ -71,16 +82,24 @@ def _make_run_dir(path: Path) -> None:
         raise UserError(f"run folder {path} can't be made: {error.strerror} ({error.filename})") from None
 
 
-def open_run(path: Path) -> tuple[Recipe, RunFolder]:
+def open_run(path: Path, on_problem: Callable[[str], None] = refuse) -> tuple[Recipe, RunFolder]:
     """Return the recipe and the folder of a run, to be read only: takes no lock and writes nothing.
 
-    Raises UserError if the folder is not a run folder, or one of another version of isheep.
+    Every file that is read through the folder is compared with the manifest; `on_problem` as in RunFolder.
+    Raises UserError if the folder is not a run folder, or one of another version of isheep, or if its recipe or its
+    manifest is damaged.
     """
+    check_is_run(path)
+    run = RunFolder(path, path, on_problem=on_problem, is_read_only=True)
+    return loading.load_saved_recipe(run.checked("recipe.yaml")), run
+
+
+def check_is_run(path: Path) -> None:
+    """Raise UserError if the folder is not a run folder, or one of another version of isheep."""
     # Unlike Path.is_file, it returns False for a path that is too long or may not be read.
     if not os.path.isfile(path / "recipe.yaml"):
         raise UserError(f"{path} is not a run folder: it has no recipe.yaml; give the folder of a run")
     check_format(path)
-    return loading.load_saved_recipe(path / "recipe.yaml"), RunFolder(path, path)
 
 
 def list_runs(path: Path) -> list[Path]:
@@ -88,22 +107,15 @@ def list_runs(path: Path) -> list[Path]:
     return [file.parent for file in sorted(path.glob("*/recipe.yaml")) if has_current_format(file.parent)]
 
 
-def read_events(root: Path) -> list[dict[str, Any]]:
-    """Return the events of a run (the lines of run.jsonl), without lines that are none, as a kill tears them."""
-    events: list[dict[str, Any]] = []
-    if (root / "run.jsonl").exists():
-        for line in (root / "run.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                event = json.loads(line)
-                if isinstance(event, dict):
-                    events.append(event)
-    return events
-
-
 def saved_prompts(run_dir: Path) -> dict[str, str]:
     """Return the texts of the user's own prompt files that a run began with, by their names in the recipe."""
     path = run_dir / "prompts.yaml"
-    texts: dict[str, str] = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        texts = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (yaml.YAMLError, ValueError, RecursionError):
+        texts = None
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for item in texts.items() for text in item):
+        raise UserError(f"{path} is damaged: it must hold the texts of prompt files by their names; put it back")
     return texts
 
 
@@ -126,13 +138,22 @@ _locks: dict[tuple[int, int], _Lock] = {}
 def lock_run(path: Path) -> Iterator[RunFolder]:
     """Return a run folder that only this process writes. Raises UserError if another process writes it.
 
+    An error inside the block becomes a UserError if the folder has been removed meanwhile.
+
     Within a process, the lock can be taken more than once: a caller may evaluate a model of a run while the generator
     of isheep.align, which made the model, still holds the lock.
     """
     lock = _take_lock(path)
     lock.num_holders += 1
     try:
-        yield RunFolder(path, path)
+        yield RunFolder(path, path, is_recorded=has_manifest(path))
+    except Exception as error:
+        if not os.path.lexists(path / "lock"):
+            raise UserError(
+                f"run folder {path} was removed while a command was at work in it: what it held is lost; put it back, "
+                "or begin again with the same command"
+            ) from error
+        raise
     finally:
         lock.num_holders -= 1
         if lock.num_holders == 0:
@@ -193,9 +214,25 @@ def check_run_dir(path: Path, recipe: Recipe) -> None:
         load_seed_file(recipe.seeds, num_examples, of_each, recipe.language)
     if (path / "recipe.yaml").exists():
         check_format(path)
+        check_root_files(path)
         _check_same_recipe(path / "recipe.yaml", recipe)
     if (path / "prompts.yaml").exists():
         _check_same_prompts(path, recipe)
+
+
+def check_finished_files(path: Path, recipe: Recipe) -> None:
+    """Raise UserError if a run can't go on from the files in its folder: one has changed, is gone or is not the run's.
+
+    The message says what depends on the file. Files above 1 GiB are checked by sampled blocks.
+    """
+    check_run_files(path)
+    saved = path / SEEDS_FILE
+    num_examples = max(variant.synthesis.examples for variant in recipe.variants)
+    if saved.exists() and (num_tasks := len(read_rows(saved, SeedTask))) < num_examples:
+        raise UserError(
+            f"{saved}: {num_tasks} seed tasks found, and a prompt shows {num_examples}: put it back as it was, or "
+            f"make the run again from there: {redo_command(path, SEEDS_FILE)}"
+        )
 
 
 def has_current_format(path: Path) -> bool:
@@ -235,7 +272,8 @@ def _check_is_run_dir(path: Path) -> None:
     if exists and not path.is_dir():
         raise UserError(f"{path} is a file; give a folder as {option('out', 'run_dir')}")
     # The files that a run writes before its recipe.
-    first_files = {"lock", "recipe.yaml.part", VERSION_FILE, f"{VERSION_FILE}.part"}
+    names = (VERSION_FILE, MANIFEST_FILE)
+    first_files = {"lock", "recipe.yaml.part", *names, *(f"{name}.part" for name in names)}
     if path.is_dir() and not (path / "recipe.yaml").exists() and {file.name for file in path.iterdir()} - first_files:
         another = f"give another {option('out', 'run_dir')}"
         raise UserError(f"{path} holds files and no recipe.yaml: it is not a run folder; {another}")
@@ -291,14 +329,25 @@ def _own_prompts(recipe: Recipe) -> dict[str, str]:
 # --- files of the run
 
 
-def _write_recipe(path: Path, recipe: Recipe) -> None:
+def _begin_manifest(run: RunFolder) -> None:
+    """Begin the manifest of a run that has none: a new run, or one of an earlier version, of which it says so."""
+    recorded = begin_manifest(run.path)
+    if any(split_file(name)[0] is not None for name in recorded):
+        run.notify(
+            f"{run.path} has no {MANIFEST_FILE}, as runs of earlier versions: its {len(recorded)} finished files are "
+            "recorded as they are now, and checked from now on"
+        )
+
+
+def _write_recipe(run: RunFolder, recipe: Recipe) -> None:
     """Write the recipe of a run that begins; of one that continues, replace `machine` and `iterations` if they differ.
 
     The other keys stay as they are in the file. A key that isheep did not have when the run began is not added with its
     default, because the file is the record of the settings that the run was made with.
     """
+    path = run.path / "recipe.yaml"
     if not path.exists():
-        return write_text(path, loading.dump_recipe(recipe))
+        return run.write_text("recipe.yaml", loading.dump_recipe(recipe))
     saved = loading.load_saved_recipe(path)
     changes = {
         key: value
@@ -306,12 +355,13 @@ def _write_recipe(path: Path, recipe: Recipe) -> None:
         if value != saved.model_dump(mode="json", include={key})[key]
     }
     if changes:
-        write_text(path, loading.dump_settings({**loading.load_saved_settings(path), **changes}))
+        run.write_text("recipe.yaml", loading.dump_settings({**loading.load_saved_settings(path), **changes}))
 
 
-def _write_if_changed(path: Path, text: str) -> None:
+def _write_if_changed(run: RunFolder, name: str, text: str) -> None:
+    path = run.path / name
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
+        run.write_text(name, text)
 
 
 def _versions() -> dict[str, str]:
@@ -320,10 +370,3 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions
-
-
-def _complete_last_line(path: Path) -> None:
-    """Write the missing end of a line that a kill has torn, so that the next line is complete."""
-    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
-        with path.open("ab") as file:
-            file.write(b"\n")

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from isheep.rundir.artifacts import stage_of
+from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.run import read_events
 
 
 class StageSeconds(NamedTuple):

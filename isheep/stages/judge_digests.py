@@ -14,7 +14,6 @@ from isheep.errors import UserError
 from isheep.models.checkpoint import checkpoint_digest
 from isheep.recipe.evaluation import RatingJudge
 from isheep.recipe.schema import Recipe
-from isheep.rundir.atomic import write_json
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import fork_advice
 
@@ -48,7 +47,12 @@ def judge_digest(name: str) -> str:
 def saved_judges(run_dir: Path) -> dict[str, str]:
     """Return the digests of the judges that a run began with, by their names in the recipe."""
     path = run_dir / JUDGES_FILE
-    digests: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
+    try:
+        digests = json.loads(path.read_bytes()) if path.exists() else {}
+    except (ValueError, RecursionError):
+        digests = None
+    if not isinstance(digests, dict):
+        raise UserError(f"{path} is damaged: it must hold the digests of judges by their names; put it back")
     return digests
 
 
@@ -68,4 +72,4 @@ def save_judges(run: RunFolder, recipe: Recipe) -> None:
     saved = saved_judges(run.path)
     missing = {name: judge_digest(name) for name in local_judges(recipe) if name not in saved}
     if missing:
-        write_json(run.path / JUDGES_FILE, {**saved, **missing})
+        run.write_json(JUDGES_FILE, {**saved, **missing})

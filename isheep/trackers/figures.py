@@ -9,8 +9,9 @@ from isheep.evaluation.counts import count_rows
 from isheep.evaluation.score_rows import evaluated_benchmarks, load_scores
 from isheep.recipe.schema import Recipe
 from isheep.records import Pair, Reply
+from isheep.rundir.artifacts import iteration_name
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.iterations import iteration_dir, iteration_name
+from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.stage_times import stage_seconds
 from isheep.trainers.adapter_dir import LOSS_NAMES, TRAINING_RECORD
 

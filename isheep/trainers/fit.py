@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from isheep.batching import derive_seed
+from isheep.models.adapter_check import load_adapter
 from isheep.models.checkpoint import load_pretrained
 from isheep.rundir import progress
 from isheep.trainers import checkpoints
@@ -169,7 +170,7 @@ def _load_trainable_model(job: Job, arguments: "SFTConfig") -> Any:
     The random part of a new adapter depends on torch's seed.
     """
     import torch
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     model, lora = job.start_model, job.training.lora
@@ -178,7 +179,7 @@ def _load_trainable_model(job: Job, arguments: "SFTConfig") -> Any:
         settings |= {"quantization_config": _nf4_config(), "device_map": {"": arguments.device}}
     base = load_pretrained(model.base, AutoModelForCausalLM, use_safetensors=True, **settings)
     if model.adapter:
-        adapted = PeftModel.from_pretrained(base, str(model.adapter), is_trainable=True)
+        adapted = load_adapter(base, model.adapter, is_trainable=True)
         # The adapter names its base as the recipe does, such as "lamb"; peft would look that name up on the Hub at
         # every checkpoint.
         adapted.peft_config["default"].base_model_name_or_path = base.name_or_path

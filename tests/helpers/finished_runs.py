@@ -7,8 +7,8 @@ from typing import Any
 from isheep.benchmarks import Result, Score
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Grade
+from isheep.rundir.artifacts import iteration_name
 from isheep.rundir.atomic import write_json, write_text
-from isheep.rundir.iterations import iteration_name
 from isheep.rundir.run import open_run_for_writing
 from tests.helpers.rows import make_pair, rate_pair
 

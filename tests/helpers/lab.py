@@ -11,9 +11,9 @@ from isheep.benchmarks import Result, Score
 from isheep.engines.function import SeededFunctionEngine
 from isheep.recipe.schema import Recipe
 from isheep.records import Model, Task
+from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.jsonl import read_rows
-from isheep.rundir.run import read_events
 from isheep.rundir.training_file import read_training_file
 from isheep.sweep import run_recipe, run_sweep
 from tests.helpers.fakes import FakeChat

@@ -1,0 +1,312 @@
+"""Damage to the files of a run: it is named in one line with the way out, or proved harmless. Nothing else."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+
+from isheep.errors import UserError
+from isheep.models.adapter_check import check_adapter
+from isheep.rundir import manifest
+from isheep.rundir.events import read_events
+from tests.helpers.command import isheep as command
+from tests.helpers.command import refused
+from tests.helpers.damage import DAMAGES, FakeModels, Matrix, edit, flip_bit, table, use_fake_models
+from tests.helpers.hashes import hash_files
+
+
+@pytest.fixture(scope="module")
+def models() -> Iterator[FakeModels]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield use_fake_models(patch.setattr)
+
+
+@pytest.fixture(scope="module")
+def matrix(models: FakeModels, tmp_path_factory: pytest.TempPathFactory) -> Matrix:
+    return Matrix(tmp_path_factory.mktemp("matrix"), models)
+
+
+def copy_of(matrix: Matrix, state: str, out: Path) -> Path:
+    """Return a copy of a run in a state."""
+    return Path(shutil.copytree(matrix.states[state], out))
+
+
+@pytest.fixture
+def finished(matrix: Matrix, tmp_path: Path) -> Path:
+    return copy_of(matrix, "finished", tmp_path / "run")
+
+
+# --- the matrix of files, damages, states and commands
+
+
+def test_a_sample_of_damages_is_detected_or_harmless(matrix: Matrix) -> None:
+    """Each damage of each file in one of the states under one of the commands, which change from file to file."""
+
+    def is_selected(state: str, file: str, damage: str, name: str) -> bool:
+        return crc32(f"{state} {file} {damage} {name}".encode()) % 30 == 0
+
+    tries = list(matrix.walk(is_selected))
+    assert not [tried for tried in tries if tried.is_wrong]
+    assert {"detected", "harmless"} <= {tried.outcome for tried in tries}
+    assert {tried.damage for tried in tries} == {*DAMAGES}
+
+
+@pytest.mark.slow
+def test_every_damage_of_every_file_is_detected_or_harmless(matrix: Matrix) -> None:
+    tries = list(matrix.walk())
+    assert not [tried for tried in tries if tried.is_wrong], table(tries)
+    files = {tried.file for tried in tries}
+    assert {"seeds.jsonl", "manifest.json", "iter-2/adapter/adapter_model.safetensors", "iter-1/train.json"} <= files
+
+
+# --- what is said, and the ways out
+
+
+def test_the_line_names_the_file_what_depends_on_it_and_the_way_out(finished: Path) -> None:
+    flip_bit(finished / "iter-1/pairs.jsonl", finished)
+    line = refused("run", finished)
+    assert f"{finished}/iter-1/pairs.jsonl has changed since the run made it (other content of the same size)" in line
+    assert "measures for filters, ratings, filtering, training, evaluation, diversity of iteration 1" in line
+    assert "and all of iteration 2: put it back as it was, or make it again with all that follows" in line
+    assert f"isheep redo {finished} --from answers --iteration 1" in line
+    # Only what reads the file is refused.
+    assert command("chat", finished, typed=b"Name a city.\n").code == 0
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "iter-1/replies.jsonl",
+        "iter-1/dropped.jsonl",
+        "iter-1/adapter/adapter_model.safetensors",
+        "iter-2/adapter/adapter_config.json",
+        "base/eval/counting.json",
+        "seeds.jsonl",
+    ],
+)
+def test_the_way_out_that_is_named_ends_with_the_files_of_an_undamaged_run(finished: Path, file: str) -> None:
+    before = hash_files(finished)
+    edit(finished / file, finished)
+    words = refused("run", finished).partition(": isheep ")[2].split()
+    assert words[:2] == ["redo", str(finished)]
+    assert command(*words).code == 0
+    after = {name: digest for name, digest in hash_files(finished).items() if not name.startswith("replaced/")}
+    assert after == before and "as the run made them" in command("verify", finished).out
+
+
+def test_redo_goes_on_from_a_file_that_was_edited_and_makes_again_all_that_reads_it(finished: Path) -> None:
+    edit(finished / "iter-2/pairs.jsonl", finished)
+    edited = (finished / "iter-2/pairs.jsonl").read_bytes()
+    done = command("redo", finished, "--from", "measures", "--iteration", "2")
+    assert (
+        done.code == 0 and "iter-2/pairs.jsonl has changed since the run made it: the run goes on from it" in done.err
+    )
+    assert (finished / "replaced/1/iter-2/diversity.json").exists()
+    assert (finished / "iter-2/pairs.jsonl").read_bytes() == edited and command("verify", finished).code == 0
+
+
+def test_an_edit_is_accepted_by_verify_and_then_learned_from(matrix: Matrix, tmp_path: Path) -> None:
+    run = copy_of(matrix, "training 2 owed", tmp_path / "run")
+    edit(run / "iter-2/train.json", run)
+    line = refused("run", run)
+    assert "iter-2/train.json has changed" in line and "--from filtering --iteration 2" in line
+    assert "no such file among those" in refused("verify", run, "--accept", "iter-2/trian.json")
+    assert command("verify", run, "--accept", "iter-2/train.json").code == 0
+    assert command("run", run).code == 0 and command("verify", run).code == 0
+    assert hash_files(run) != hash_files(matrix.states["finished"])
+
+
+def test_a_deleted_file_is_made_again_and_must_come_out_the_same(finished: Path) -> None:
+    before = hash_files(finished)
+    (finished / "iter-1/dropped.jsonl").unlink()
+    line = refused("export", finished, "--as", "alpaca", "--iteration", "1")
+    assert (
+        "iter-1/dropped.jsonl is gone, and is the source of training, evaluation of iteration 1 and all of iteration 2"
+        in line
+    )
+    assert command("run", finished).code == 0 and hash_files(finished) == before
+    (finished / "iter-1/pairs.jsonl").unlink()
+    manifest.accept_files(finished, ["iter-1/pairs.jsonl"])
+    records = dict(manifest.read_manifest(finished))
+    sources = {**records["iter-1/assessed.jsonl"].sources, "iter-1/pairs.jsonl": "0" * 64}
+    records["iter-1/assessed.jsonl"] = records["iter-1/assessed.jsonl"].model_copy(update={"sources": sources})
+    manifest.restore_manifest(finished, records)
+    line = refused("run", finished)
+    assert "iter-1/pairs.jsonl was made again and is another file" in line and "--from ratings --iteration 1" in line
+
+
+def test_a_folder_whose_parts_do_not_fit_is_refused_before_anything_is_made(finished: Path, matrix: Matrix) -> None:
+    shutil.rmtree(finished / "iter-1")
+    before = hash_files(finished)
+    line = refused("run", finished)
+    assert "iter-1/adapter is missing, and iteration 2 was made with it" in line
+    assert f"isheep redo {finished} --from instructions --iteration 1" in line and hash_files(finished) == before
+    assert command("redo", finished, "--from", "instructions", "--iteration", "1").code == 0
+    after = {name: digest for name, digest in hash_files(finished).items() if not name.startswith("replaced/")}
+    assert after == hash_files(matrix.states["finished"])
+
+
+def test_a_file_that_the_run_did_not_make_is_refused(matrix: Matrix, tmp_path: Path) -> None:
+    run = copy_of(matrix, "iteration 2 owed", tmp_path / "run")
+    (run / "iter-2").mkdir()
+    shutil.copyfile(matrix.states["finished"] / "iter-2/replies.jsonl", run / "iter-2/replies.jsonl")
+    line = refused("run", run, "iterations=2")
+    assert "iter-2/replies.jsonl was not made by this run" in line and "--accept iter-2/replies.jsonl" in line
+    assert command("verify", run, "--accept", "iter-2").code == 0
+    assert command("run", run, "iterations=2").code == 0
+
+
+def test_files_of_ones_own_are_left_alone(finished: Path) -> None:
+    (finished / "annotations").mkdir()
+    for name in (
+        "notes.txt",
+        "annotations/ratings.jsonl",
+        "report.html",
+        "iter-1/notes.json",
+        "iter-1/adapter/README.md",
+    ):
+        (finished / name).write_text("mine\n")
+    assert command("eval", finished, "later").code == 0
+    assert command("run", finished).code == 0 and command("verify", finished).code == 0
+    assert (finished / "iter-1/notes.json").read_text() == "mine\n"
+    assert {name for name in manifest.read_manifest(finished) if "later" in name} == {
+        f"{folder}/eval/later{end}" for folder in ("base", "iter-1", "iter-2") for end in (".json", "/answers.jsonl")
+    }
+
+
+def test_a_run_of_an_earlier_version_works_and_is_recorded_with_a_word(finished: Path) -> None:
+    (finished / "manifest.json").unlink()
+    assert command("export", finished, "--as", "alpaca").code == 0
+    assert "nothing to compare with" in refused("verify", finished)
+    assert command("status", finished).code == 0
+    done = command("run", finished)
+    assert done.code == 0 and "recorded as they are now, and checked from now on" in done.err.replace("\n", " ")
+    flip_bit(finished / "iter-1/replies.jsonl", finished)
+    assert "has changed" in refused("run", finished)
+
+
+def test_a_kill_before_a_file_is_replaced_leaves_a_run_that_goes_on(finished: Path) -> None:
+    before, part = hash_files(finished), finished / "recipe.yaml.part"
+    part.write_text((finished / "recipe.yaml").read_text().replace("iterations: 2", "iterations: 3"))
+    manifest.record_files(finished, {"recipe.yaml": part})
+    assert command("status", finished).code == 0 and command("verify", finished).code == 0
+    assert command("run", finished).code == 0 and hash_files(finished) == before
+    assert command("verify", finished).code == 0
+
+
+def test_a_file_of_another_run_is_compared_before_it_is_taken_over(finished: Path) -> None:
+    flip_bit(finished / "iter-1/replies.jsonl", finished)
+    line = refused("run", finished, "training.epochs=3", "--fork", "b")
+    assert f"{finished}/iter-1/replies.jsonl has changed" in line
+
+
+def test_large_files_are_checked_by_sampled_blocks_and_verify_reads_all_bytes(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest, "SAMPLED_FROM", 1000)
+    big = finished / "iter-1/replies.jsonl"
+    big.write_bytes(b"x" * 2**26)
+    manifest.accept_files(finished, ["iter-1/replies.jsonl"])
+    with big.open("r+b") as file:
+        # Between two sampled blocks.
+        file.seek(2**17)
+        file.write(b"y")
+    records = manifest.read_manifest(finished)
+    assert records["iter-1/replies.jsonl"].sample and not records["version.json"].sample
+    assert "replies.jsonl" not in command("run", finished).err
+    assert "iter-1/replies.jsonl has changed" in command("verify", finished).out
+    with big.open("r+b") as file:
+        file.write(b"y")
+    assert "other bytes in a sampled block" in refused("run", finished)
+
+
+# --- one line, no traceback
+
+
+def test_lines_of_the_events_that_are_none_are_said(finished: Path) -> None:
+    events = finished / "run.jsonl"
+    lines = events.read_text().splitlines()
+    for bad in ("null", '"x"', "[1]", '{"file": 5}', '{"file": "iter-1/pairs.jsonl", "seconds": "long"}', '{"torn'):
+        events.write_text("\n".join([*lines[:2], bad, *lines[2:]]) + "\n")
+        for words in (("status", finished), ("status", finished, "--full"), ("report", finished), ("run", finished)):
+            assert command(*words).code == 0
+        assert "run.jsonl: line 3 is no event" in command("status", finished).out
+    # A kill may tear the last line, and the next start removes it.
+    events.write_text("\n".join(lines) + '\n{"torn')
+    assert "no event" not in command("status", finished).out
+    assert command("run", finished).code == 0 and len(read_events(finished)) == len(lines) + 1
+
+
+def test_a_damaged_manifest_is_named(finished: Path) -> None:
+    text = (finished / "manifest.json").read_text()
+    for damaged in ("", text[:500], text.replace('"size": 6', '"size": 7', 1), "[]", '{"format": 1}'):
+        (finished / "manifest.json").write_text(damaged)
+        for words in (("status", finished), ("run", finished), ("verify", finished)):
+            assert f"{finished}/manifest.json is damaged: put it back" in refused(*words)
+
+
+def test_a_run_folder_that_is_removed_under_way_ends_in_one_line(
+    matrix: Matrix, models: FakeModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copy_of(matrix, "training 2 owed", tmp_path / "run")
+    train = models.train
+
+    def remove_and_train(*arguments: object) -> None:
+        shutil.rmtree(run)
+        train(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("isheep.backends.DEFAULT_BACKEND.train", remove_and_train)
+    assert f"run folder {run} was removed while a command was at work in it" in refused("run", run)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """An adapter folder that is right."""
+    from numpy import ones
+    from safetensors.numpy import save_file
+
+    save_file({"base_model.model.a.lora_A.weight": ones((8, 4), "float32")}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"r": 8, "lora_alpha": 16, "peft_type": "LORA"}')
+    record = {"starts_from_adapter": False, "settings": {"lora": {"rank": 8, "alpha": 16}}}
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("adapter_config.json", None, "has no adapter_config.json"),
+        ("adapter_config.json", "", "not JSON"),
+        ("adapter_config.json", '{"r": 8}', "lora_alpha must be a number above 0, found None"),
+        ("adapter_config.json", "[]", "r must be a number above 0"),
+        (
+            "adapter_config.json",
+            '{"r": 8, "lora_alpha": 160}',
+            "lora_alpha is 160, and the adapter was trained",
+        ),
+        ("adapter_model.safetensors", None, "has no adapter_model.safetensors"),
+        ("adapter_model.safetensors", "", "is damaged"),
+        ("adapter_model.safetensors", "x" * 50, "is damaged"),
+    ],
+)
+def test_a_damaged_adapter_is_named(adapter: Path, file: str, content: str | None, message: str) -> None:
+    assert check_adapter(adapter)["lora_alpha"] == 16
+    if content is None:
+        (adapter / file).unlink()
+    else:
+        (adapter / file).write_text(content)
+    with pytest.raises(UserError, match=message) as raised:
+        check_adapter(adapter)
+    assert "\n" not in str(raised.value) and str(adapter) in str(raised.value)
+
+
+def test_truncated_weights_are_named(adapter: Path) -> None:
+    weights = adapter / "adapter_model.safetensors"
+    content = weights.read_bytes()
+    for length in (4, 30, len(content) - 1):
+        weights.write_bytes(content[:length])
+        with pytest.raises(UserError, match="adapter_model.safetensors is damaged"):
+            check_adapter(adapter)
