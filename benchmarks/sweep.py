@@ -16,7 +16,7 @@ from benchmarks.common import ISHEEP, make_parser, run_child, run_script
 from isheep import api
 from isheep.errors import UserError
 from isheep.recipe import loading
-from isheep.rundir.run import read_events
+from isheep.rundir.run import list_runs, read_events
 
 STAGES = ("replies.jsonl", "pairs.jsonl", "assessed.jsonl", "adapter", "eval/lamb.json")
 
@@ -24,7 +24,7 @@ STAGES = ("replies.jsonl", "pairs.jsonl", "assessed.jsonl", "adapter", "eval/lam
 def count_computed_stages(folder: Path) -> Counter[str]:
     """Return how many files of each of STAGES the runs in a folder computed, and did not copy from each other."""
     counts: Counter[str] = Counter()
-    for run in (path.parent for path in folder.glob("*/recipe.yaml")):
+    for run in list_runs(folder):
         for event in read_events(run):
             stage = next((name for name in STAGES if str(event.get("file", "")).endswith(name)), None)
             if stage and "shared_from" not in event:

@@ -75,7 +75,7 @@ def test_a_run_of_lamb_has_its_figures_and_rows(tmp_path: Path) -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    assert "neither a run folder nor a folder of runs" in refused("report", tmp_path)
+    assert "is not a run folder: it has no recipe.yaml, and neither has a folder in it" in refused("report", tmp_path)
 
 
 def test_damaged_files_are_named_with_the_way_out(tmp_path: Path, attacked: Path) -> None:

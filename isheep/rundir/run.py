@@ -88,6 +88,25 @@ def list_runs(path: Path) -> list[Path]:
     return [file.parent for file in sorted(path.glob("*/recipe.yaml")) if has_current_format(file.parent)]
 
 
+def find_runs(path: Path) -> list[Path]:
+    """Return the run folders that a path stands for: itself, or those in it, or else those in its folders.
+
+    Folders of runs in a folder are, for example, a sweep for each random seed. Folders of another version's format are
+    left out unless the path itself is one. Raises UserError if there is none.
+    """
+    if os.path.isfile(path / "recipe.yaml"):
+        return [path]
+    if not os.path.isdir(path):
+        raise UserError(f"{path}: no such folder; give the folder of a run, or of runs")
+    run_dirs = list_runs(path) or [run_dir for folder in sorted(path.glob("*/")) for run_dir in list_runs(folder)]
+    if not run_dirs:
+        raise UserError(
+            f"{path} is not a run folder: it has no recipe.yaml, and neither has a folder in it; give the folder of a "
+            "run, or of runs"
+        )
+    return run_dirs
+
+
 def read_events(root: Path) -> list[dict[str, Any]]:
     """Return the events of a run (the lines of run.jsonl), without lines that are none, as a kill tears them."""
     events: list[dict[str, Any]] = []
