@@ -21,7 +21,7 @@ from isheep.evaluation.power import ALPHA
 from isheep.evaluation.results import load_result
 from isheep.evaluation.score_rows import evaluated_benchmarks, started_iterations
 from isheep.evaluation.statistics import Comparison, compare, compare_over_seeds, estimate, holm, is_share
-from isheep.rundir.iterations import find_run_result
+from isheep.rundir.iterations import find_run_result, model_words
 from isheep.rundir.run import find_runs, open_run
 
 # A model's results by benchmark.
@@ -162,7 +162,7 @@ def _load_model(run_dir: Path, iteration: int | None) -> tuple[int, str, Results
         iteration, label = run_result.iteration, str(run_result)
     elif iteration is None:
         iteration = max((index for index in started if results[index]), default=0)
-    label = label or (f"iteration {iteration}" if iteration else "base")
+    label = label or model_words(iteration)
     if iteration and recipe.judge_note:
         label += f" ({recipe.judge_note})"
     if not results.get(iteration):

@@ -18,7 +18,7 @@ from isheep.filters.base import FilterContext
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Answer, AssessedPair, Pair, Rejected
 from isheep.report.run_data import IterationData, RunData
-from isheep.rundir.iterations import iteration_dir
+from isheep.rundir.iterations import iteration_dir, model_words
 
 # Bytes of the compressed rows in the page, in base64. With the scripts, a page stays below 10 MB.
 MAX_BYTES = 7_500_000
@@ -48,7 +48,7 @@ def make_examples(run: RunData) -> Examples:
     num_rows = sum(len(iteration.pairs) + len(iteration.rejected) for iteration in run.iterations)
     first_step = max(1, -(-num_rows // MOST_ROWS))
     generated = [row for iteration in run.iterations for row in generated_rows(iteration, first_step)]
-    items, models, notes = [], [f"iteration {number}" if number else "base" for number in run.numbers], []
+    items, models, notes = [], [*map(model_words, run.numbers)], []
     for benchmark in run.benchmarks:
         rows = item_rows(run, benchmark)
         items += rows

@@ -134,7 +134,7 @@ class Tracker:
         self._notify(False)
 
     def expect(self, max_tokens: int) -> None:
-        """Say how many tokens a request has at most, so that the time left can be estimated from the first step on."""
+        """Say how many tokens a request has at most, so that the time left can be estimated before any has ended."""
         with self.lock:
             if self.stages:
                 self.stages[-1].limit = max_tokens
