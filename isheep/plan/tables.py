@@ -19,6 +19,7 @@ PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 TIME_UNITS = ((90, 1, "s"), (90 * 60, 60, "min"), (72 * 3600, 3600, "h"), (float("inf"), 86400, "days"))
 LEGEND = (
     "Expected numbers. 'at most': every prompt of the budget is used and every answer has max_tokens. "
+    "The calls of a training are its rows times its epochs. "
     "Not included: downloading and loading weights, the novelty check, the filters."
 )
 
