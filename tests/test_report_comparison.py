@@ -265,7 +265,7 @@ def test_a_folder_of_sweeps_is_all_their_runs(tmp_path: Path) -> None:
     assert find_run_dirs([tmp_path / "a", tmp_path / "a/1"]) == [tmp_path / "a/1", tmp_path / "a/2"]
     # The other commands have the same rule.
     assert "a/1: 0 of 1 iterations are trained" in isheep("status", tmp_path).out
-    assert "holds two runs with random seed" in refused("compare", tmp_path, tmp_path)
+    assert "a/1, base: it has no results to compare" in refused("compare", tmp_path, tmp_path)
 
 
 def test_a_run_of_another_version_is_left_out_of_a_folder_and_named_alone(tmp_path: Path) -> None:

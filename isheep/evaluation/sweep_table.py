@@ -25,7 +25,7 @@ def sweep_table(recipes: Mapping[str, Recipe], output_dir: Path) -> Group:
     runs = {setting: RunFolder(folder, folder) for setting, folder in folders.items()}
     titles = {setting: _titles(recipe, runs[setting]) for setting, recipe in recipes.items()}
     names = list(dict.fromkeys(title for by_label in titles.values() for title in by_label.values()))
-    columns = [Column("setting", overflow="fold", min_width=10), Column("model", no_wrap=True), Column("kept")]
+    columns = [Column("setting", overflow="fold", min_width=10), Column("model"), Column("kept")]
     columns += [Column("rows", no_wrap=True), *(Column(name, overflow="fold") for name in names)]
     table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     templates: dict[str, dict[str, None]] = {name: {} for name in names}
