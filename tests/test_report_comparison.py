@@ -46,7 +46,8 @@ def cell_of(text: str) -> PaperTable:
 def test_latex_escapes_every_special_character() -> None:
     assert latex_text(NASTY) == (
         r"50\% \& \textless{}b\textgreater{}\#1\_x\textless{}/b\textgreater{} \{a\} \$y\$ "
-        r"\textasciitilde{}\textasciicircum{}\textbackslash{} \textquotedbl{}q\textquotedbl{} "
+        r"\textasciitilde{}\textasciicircum{}\textbackslash{} "
+        r"\textquotesingle\textquotesingle{}q\textquotesingle\textquotesingle{} "
         r"\textasciigrave{}t\textasciigrave{} \textquotesingle{}a\textquotesingle{} \textbar{} {[}b{]} {*}c{*}"
     )
     assert latex_text("a\nb\tc \x1b[0m") == r"a b c \textbackslash{}x1b{[}0m"

@@ -30,20 +30,15 @@ function numColumns(spec) {
   return spec.concat ? spec.columns : facetColumns(spec);
 }
 
-// Give all panels the width with which the chart is as wide as its card. A square panel stays square.
+// Give all panels the width with which the chart is as wide as its card.
 async function widen(view, target, columns) {
-  const sizes = view.getState({ signals: (name) => /(^|_)(width|childWidth)$/.test(name), data: () => false }).signals;
-  const room = roomOf(target);
+  const { signals } = view.getState({ signals: () => true, data: () => false });
+  const ofPanels = Object.keys(signals).filter((name) => /_width$|(^|_)childWidth$/.test(name));
+  const names = ofPanels.length ? ofPanels : ["width"];
   for (let round = 0; round < 3; round += 1) {
-    const missing = room - target.querySelector("svg").getBoundingClientRect().width;
+    const missing = roomOf(target) - target.querySelector("svg").getBoundingClientRect().width;
     if (Math.abs(missing) < 2) return;
-    for (const name of Object.keys(sizes)) {
-      const height = name.replace("width", "height").replace("Width", "Height");
-      const before = view.signal(name);
-      const width = Math.max(MIN_PANEL, before + missing / columns);
-      view.signal(name, width);
-      if (height in view.getState({ data: () => false }).signals && view.signal(height) === before) view.signal(height, width);
-    }
+    for (const name of names) view.signal(name, Math.max(MIN_PANEL, view.signal(name) + missing / columns));
     await view.runAsync();
   }
 }
