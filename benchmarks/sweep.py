@@ -17,6 +17,7 @@ from isheep import api
 from isheep.errors import UserError
 from isheep.recipe import loading
 from isheep.rundir.events import read_events
+from isheep.rundir.run import list_runs
 
 STAGES = ("replies.jsonl", "pairs.jsonl", "assessed.jsonl", "adapter", "eval/lamb.json")
 
@@ -24,7 +25,7 @@ STAGES = ("replies.jsonl", "pairs.jsonl", "assessed.jsonl", "adapter", "eval/lam
 def count_computed_stages(folder: Path) -> Counter[str]:
     """Return how many files of each of STAGES the runs in a folder computed, and did not copy from each other."""
     counts: Counter[str] = Counter()
-    for run in (path.parent for path in folder.glob("*/recipe.yaml")):
+    for run in list_runs(folder):
         for event in read_events(run):
             stage = next((name for name in STAGES if str(event.get("file", "")).endswith(name)), None)
             if stage and "shared_from" not in event:

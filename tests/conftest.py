@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,17 @@ if (DATA / "nltk_data").exists():
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
 
 
-# Runs write no report, which takes seconds, in the tests and in fixtures that many of them share.
-os.environ["ISHEEP_NO_REPORT"] = "1"
+# Runs write no report, which takes seconds, in the tests and in fixtures that many of them share. Runs in processes of
+# their own have machine.report=false.
+live_report = isheep.sweep.live_report
+isheep.sweep.live_report = lambda run, is_wanted, clock=time.monotonic: live_report(run, False, clock)
 
 
 @pytest.fixture(autouse=True)
 def reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs write their reports in tests marked `report`."""
     if request.node.get_closest_marker("report"):
-        monkeypatch.delenv("ISHEEP_NO_REPORT")
+        monkeypatch.setattr(isheep.sweep, "live_report", live_report)
 
 
 @pytest.fixture(autouse=True)

@@ -83,8 +83,8 @@ def test_the_real_model_aligns_itself_as_by_the_command_line(tmp_path: Path) -> 
     recipe = isheep.load_recipe("lamb", settings)
     models = list(isheep.align(recipe, tmp_path / "api"))
     assert [str(model) for model in models] == [
-        f"M^0 of {tmp_path / 'api'}: lamb",
-        f"M^1 of {tmp_path / 'api'}: lamb with adapter {tmp_path / 'api'}/iter-1/adapter",
+        f"base of {tmp_path / 'api'}: lamb",
+        f"iteration 1 of {tmp_path / 'api'}: lamb with adapter {tmp_path / 'api'}/iter-1/adapter",
     ]
     assert command_line("run", tmp_path / "api" / "recipe.yaml", "--out", tmp_path / "cli").code == 0
     assert hash_files(tmp_path / "cli") == hash_files(tmp_path / "api")

@@ -39,7 +39,7 @@ def no_code_is_allowed() -> None:
         ({"iteration": "1"}, "iteration '1': give a whole number"),
         ({"iteration": True}, "iteration True: give a whole number"),
         ({"iteration": -1}, "iteration -1: give a whole number"),
-        ({"iteration": 5}, "iteration 5 is not that of M^0 of"),
+        ({"iteration": 5}, "iteration 5 with the model base of"),
         ({"data": 5}, "data 5: give the path"),
         ({"unsafe_code": "no"}, "unsafe_code 'no': give True or False"),
         ({"benchmark": 5}, "benchmark 5 is not a Benchmark: pass a name"),

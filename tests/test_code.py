@@ -12,12 +12,13 @@ import pytest
 from isheep import sandbox
 from isheep.benchmarks import EvalContext, Score, humaneval, humaneval_plus, load_benchmark, mbpp, mbpp_sanitized
 from isheep.benchmarks.support.data_files import read_rows
-from isheep.benchmarks.support.programs import body, extract
+from isheep.benchmarks.support.programs import PASSED, Verdict, body, extract, why_wrong
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.evaluation.results import read_result
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.evaluation import BenchmarkSettings
+from isheep.records import Answer
 from isheep.rundir.folder import RunFolder
 from tests.helpers.benchmark_files import HUMANEVAL_TASK, mbpp_task
 from tests.helpers.command import isheep
@@ -30,6 +31,14 @@ SECOND = {
     "canonical_solution": "    return first(xs[1:])\n", "test": "def check(f):\n    assert f([1, 2]) == 2\n",
 }  # fmt: skip
 WRONG = {**HUMANEVAL_TASK, "task_id": "Own/2", "canonical_solution": "    return n\n"}
+
+
+def test_why_an_answer_is_wrong_is_how_its_program_ended(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, tmp_path)
+    ends = [PASSED, "AssertionError"]
+    folder.write("verdicts.jsonl", Verdict, [Verdict(id=str(n), why=why) for n, why in enumerate(ends)])
+    answers = [Answer(output="def f(): pass", finish="stop", tokens=5)] * 2
+    assert why_wrong(folder, answers) == ["", "the tests ended with: AssertionError"]
 
 
 @pytest.fixture

@@ -189,7 +189,9 @@ def test_invalid_comparisons_are_refused(run: Path, tmp_path: Path) -> None:
     write_result(second, "iter-2", "ifeval", result(HALF, prompts="b"))
     assert "ifeval: the two were asked other items" in refused("compare", run, second)
     assert "no score 'promt' on both sides: ifeval prompt" in refused("compare", run, run, "--score", "promt")
-    assert "is neither a run folder nor a folder of runs" in refused("compare", run, tmp_path / "nowhere")
+    assert "nowhere: no such folder; give the folder of a run, or of runs" in refused(
+        "compare", run, tmp_path / "nowhere"
+    )
     assert "--iteration is given 3 times" in refused("compare", run, *["--iteration", "1"] * 3)
     folder = tmp_path / "folder"
     for name in ("x", "y"):

@@ -21,6 +21,7 @@ BRIEF = (
     "filters=[]",
     "training.max_steps=2",
     "machine.threads=1",
+    "machine.report=false",
 )
 
 

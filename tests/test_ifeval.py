@@ -26,7 +26,7 @@ from isheep.errors import UserError  # noqa: E402
 from isheep.models.chat_template import load_chat_template  # noqa: E402
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.recipe.schema import Recipe  # noqa: E402
-from isheep.records import Model  # noqa: E402
+from isheep.records import Answer, Model  # noqa: E402
 from isheep.rundir.folder import RunFolder  # noqa: E402
 from tests.helpers.backends import use_backend  # noqa: E402
 from tests.helpers.command import isheep, refused  # noqa: E402
@@ -165,6 +165,19 @@ def test_a_file_is_scored_twice_the_same(public: list[Item], tmp_path: Path) -> 
     assert first == again
     for name in ("eval_results_strict.jsonl", "eval_results_loose.jsonl"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_why_an_answer_is_wrong_is_read_from_the_verdicts(tmp_path: Path) -> None:
+    kinds = ["keywords:existence", "length_constraints:number_words"]
+    kwargs = [{"keywords": ["baa"]}, {"num_words": 3, "relation": "at least"}]
+    items = [Item(key=n, prompt="Say baa.", instruction_id_list=kinds, kwargs=kwargs) for n in range(3)]
+    texts = ["baa baa baa", "baa", "moo"]
+    score_answers(items, texts, tmp_path)
+    rows, folder = [Answer(output=text, finish="stop", tokens=3) for text in texts], RunFolder(tmp_path, tmp_path)
+    assert ifeval.why_wrong(folder, rows) == ["", f"not followed: {kinds[1]}", f"not followed: {', '.join(kinds)}"]
+    for changed in (rows[1:], rows[::-1]):
+        with pytest.raises(ValueError):
+            ifeval.why_wrong(folder, changed)
 
 
 # --- a file of answers

@@ -161,7 +161,7 @@ def test_the_other_judge_rates_the_same_pairs(bench: Bench, tmp_path: Path, judg
     bench.say = lambda model, prompt, seed: f"{max(1, truth_in(prompt) - (model.adapter is None))}||"
     result = calibrate(run, 2, "--pairs", "40")
     rating_judge, other_judge = (aligned, Model("fake")) if judge == "current" else (Model("fake"), aligned)
-    assert result["judge"] == ("M^1" if judge == "current" else "base")
+    assert result["judge"] == ("iteration 1" if judge == "current" else "base")
     assert [call.model for call in bench.calls][-2:] == [other_judge, other_judge]
     assert rating_judge in {call.model for call in bench.calls}
     row = result["comparisons"][name]["quality"]

@@ -203,7 +203,7 @@ assessment: null
 filters:    []
 training:   {{epochs: 1, batch_size: 2, cutoff: 128, warmup_steps: 0}}
 evaluation: [{{name: mt_bench, data: {data}, max_tokens: 4, judge: {{model: the judge}}}}]
-machine:    {{threads: 1, device: cpu, judging: {{max_in_flight: 4, retry_wait: 0}}}}
+machine:    {{threads: 1, device: cpu, report: false, judging: {{max_in_flight: 4, retry_wait: 0}}}}
 """
 
 

@@ -53,6 +53,7 @@ SMALL = [
         "filters=[{kind: score, at_least: 2}]",
     ),
     "machine.engine=openai",
+    "machine.report=false",
 ]
 
 

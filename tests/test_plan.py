@@ -284,6 +284,7 @@ def test_a_cpu_that_is_too_small_is_said_once() -> None:
 
 def test_status_compares_the_plan_with_what_happened(recipe: Path, run: Path) -> None:
     out = isheep("status", run).out
+    assert "training, all epochs" in out
     assert max(map(len, out[out.index("plan and reality") : out.index("iteration 1: ")].splitlines())) <= 80
     rows = {row["stage"]: row for row in json.loads(isheep("status", run, "--json").out)["plan_and_reality"]}
     plan = planned(recipe)

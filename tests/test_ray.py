@@ -32,6 +32,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": F
 SMALL = [
     *("lamb", "synthesis.tasks=12", "synthesis.batch_size=4", "response.batch_size=4", "assessment.batch_size=4"),
     *("training.batch_size=4", "training.eval_every=1", "evaluation=[]", "machine.threads=1", "machine.device=cpu"),
+    "machine.report=false",
     "filters=[{kind: score, at_least: 2}, {kind: perplexity, at_most: 1000}]",
 ]
 # The second iteration's ratings are constrained.

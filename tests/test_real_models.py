@@ -15,6 +15,7 @@ from tests.helpers.data_files import SEED_TASKS
 # Random weights generate noise: the rules that would reject it are off, and completions are short.
 SETTINGS = [
     *("iterations=2", "assessment=null", "filters=[]", "machine.threads=1", "machine.device=cpu"),
+    "machine.report=false",
     "synthesis={tasks: 4, examples: 2, rules: false, novelty: null, batch_size: 4}",
     "synthesis.sampling={max_tokens: 48, stop: [e]}",
     "response={batch_size: 4, sampling: {max_tokens: 8}}",

@@ -76,7 +76,7 @@ def test_a_run_of_lamb_has_its_figures_and_rows(tmp_path: Path) -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    assert "neither a run folder nor a folder of runs" in refused("report", tmp_path)
+    assert "is not a run folder: it has no recipe.yaml, and neither has a folder in it" in refused("report", tmp_path)
 
 
 def test_damaged_files_are_named_with_the_way_out(tmp_path: Path, attacked: Path) -> None:
@@ -244,6 +244,12 @@ def test_the_answers_to_lambs_items_are_beside_each_other(tmp_path: Path, monkey
     assert len(items["prompt"]) == 30 and set(items["score"]) == {"right"}
     assert [answer.split(",")[0] for answer in items["answers"][0]] == ["base", "iter-1"]
     assert items["verdicts"][0] == [False, False]
+    assert all(reason.startswith("expected content: ") for reason in items["why"][0])
+    # Files that do not belong together: the verdicts stand without reasons.
+    answers = run / "base" / "eval" / "lamb" / "greedy.jsonl"
+    answers.write_text("".join(answers.read_text().splitlines(keepends=True)[1:]))
+    items = page_rows(write_report(run).read_text(encoding="utf-8"))["items"]
+    assert items["why"][0][0] == "" and items["why"][0][1] and items["verdicts"][0] == [False, False]
 
 
 # --- limits

@@ -36,7 +36,7 @@ def show(browser: Any, page: Path, width: int = 1280, scheme: str = "light") -> 
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     browser.get(page.as_uri())
-    wait(browser, "window.isheepReport?.isReady")
+    wait(browser, "window.isheepReport?.isReady && window.isheepReport.isDrawn")
 
 
 def wait(browser: Any, condition: str) -> None:
@@ -77,6 +77,29 @@ def test_every_figure_is_drawn_and_nothing_runs(opened: Any, page: Path) -> None
     assert "taken" not in opened.title
     assert script(opened, "document.querySelectorAll('#examples img, #examples script, #examples svg, #examples b')"
                           ".length") == 0  # fmt: skip
+
+
+# For each figure: the room in its card, the width of its picture, and whether a text lies outside the picture.
+SIZES = """[...document.querySelectorAll(".chart")].map((chart) => {
+  const svg = chart.querySelector("svg").getBoundingClientRect();
+  const texts = [...chart.querySelectorAll("svg text")].map((text) => text.getBoundingClientRect());
+  return [chart.clientWidth, svg.width, texts.some((box) => box.left < svg.left - 1 || box.right > svg.right + 1)];
+})"""
+
+
+@pytest.mark.parametrize("width", [390, 800, 1280])
+def test_figures_are_as_wide_as_their_cards(opened: Any, page: Path, width: int) -> None:
+    show(opened, page, width)
+    for room, drawn, is_cut in script(opened, SIZES):
+        assert 0.95 * room < drawn <= room and not is_cut
+
+
+def test_figures_are_drawn_again_for_another_width(opened: Any) -> None:
+    opened.execute_script("isheepReport.isDrawn = false")
+    size = {"width": 600, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    wait(opened, "window.isheepReport.isDrawn")
+    assert all(0.95 * room < drawn <= room for room, drawn, _ in script(opened, SIZES))
 
 
 def show_every_row(browser: Any) -> None:
@@ -136,6 +159,45 @@ def test_search_and_filters(opened: Any) -> None:
     assert choose(opened, "generated", "quality", "4").startswith("1 to 8 of 8")
     opened.execute_script("document.querySelector('form[data-kind=generated] button').click()")
     assert info(opened, "generated") == f"1 to 25 of {total}"
+
+
+def test_the_numbers_of_a_filter_follow_the_other_filters(opened: Any) -> None:
+    total = NUM_PAIRS + NUM_REJECTED
+    assert {f"all ({total})", f"1 ({total // 2})", f"2 ({total // 2})"} == {*options(opened, "iteration")}
+    choose(opened, "generated", "outcome", "rejected by novelty")
+    # A filter's own choice does not count for its own numbers.
+    assert {f"1 ({NUM_REJECTED // 2})", f"2 ({NUM_REJECTED // 2})"} < {*options(opened, "iteration")}
+    assert f"all ({total})" in options(opened, "outcome")
+    choose(opened, "generated", "iteration", "2")
+    assert f"rejected by novelty ({NUM_REJECTED // 2})" in options(opened, "outcome")
+    choose(opened, "generated", "search", "no such word")
+    assert all(text.endswith(" (0)") for text in options(opened, "outcome"))
+
+
+def options(browser: Any, label: str) -> list[str]:
+    """Return the texts of a filter's options."""
+    texts: list[str] = browser.execute_script(
+        """const labels = [...document.querySelectorAll("form[data-kind=generated] label")];
+        const label = labels.find((node) => node.firstChild.textContent === arguments[0]);
+        return [...label.querySelectorAll("option")].map((node) => node.textContent);""",
+        label,
+    )
+    return texts
+
+
+def test_a_detail_closes_with_its_row(opened: Any) -> None:
+    opened.execute_script("document.querySelector('#table-generated tbody tr').click()")
+    choose(opened, "generated", "iteration", "1")
+    assert "t1-0" in script(opened, "document.getElementById('detail-generated').textContent")
+    assert script(opened, "document.querySelectorAll('#table-generated tr[aria-selected=true]').length") == 1
+    choose(opened, "generated", "iteration", "2")
+    assert script(opened, "document.getElementById('detail-generated').textContent").strip().startswith("Choose a row")
+
+
+def test_the_table_of_items_is_made_when_it_is_opened(opened: Any) -> None:
+    assert script(opened, "document.querySelector('#table-items tbody')") is None
+    opened.execute_script("document.getElementById('tab-items').click()")
+    assert info(opened, "items").startswith("1 to 25 of 40")
 
 
 def test_items_right_and_wrong(opened: Any) -> None:

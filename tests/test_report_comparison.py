@@ -46,7 +46,8 @@ def cell_of(text: str) -> PaperTable:
 def test_latex_escapes_every_special_character() -> None:
     assert latex_text(NASTY) == (
         r"50\% \& \textless{}b\textgreater{}\#1\_x\textless{}/b\textgreater{} \{a\} \$y\$ "
-        r"\textasciitilde{}\textasciicircum{}\textbackslash{} \textquotedbl{}q\textquotedbl{} "
+        r"\textasciitilde{}\textasciicircum{}\textbackslash{} "
+        r"\textquotesingle\textquotesingle{}q\textquotesingle\textquotesingle{} "
         r"\textasciigrave{}t\textasciigrave{} \textquotesingle{}a\textquotesingle{} \textbar{} {[}b{]} {*}c{*}"
     )
     assert latex_text("a\nb\tc \x1b[0m") == r"a b c \textbackslash{}x1b{[}0m"
@@ -226,7 +227,9 @@ def test_bad_input_gets_one_line(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "no such folder" in refused("report", tmp_path / "missing", "--out", tmp_path / "o")
-    assert "neither a run folder nor a folder of runs" in refused("report", empty, "--out", tmp_path / "o")
+    assert "is not a run folder: it has no recipe.yaml, and neither has a folder in it" in refused(
+        "report", empty, "--out", tmp_path / "o"
+    )
     assert "'gif' is not known" in refused("report", run, "--format", "gif", "--out", tmp_path / "o")
     assert "'smal' is not known" in refused("report", run, "--against", "smal", "--out", tmp_path / "o")
     assert "'rigth' is not known: did you mean 'right'?" in refused(
@@ -240,7 +243,15 @@ def test_bad_input_gets_one_line(tmp_path: Path) -> None:
         "report", run, "--against", "iteration-9", "--out", tmp_path / "o"
     )
     (tmp_path / "few.json").write_text(json.dumps([{"instruction": "Say baa.", "output": "baa"}]))
-    assert "reference" in refused("report", run, "--reference", tmp_path / "few.json", "--out", tmp_path / "o")
+    few = refused("report", run, "--reference", tmp_path / "few.json", "--out", tmp_path / "o")
+    assert "reference" in few and "1 found, 4 needed" in few and "synthesis" not in few
+    (tmp_path / "bad.json").write_text(json.dumps([{"instruction": "Say baa."}, {"instruction": ""}]))
+    bad = refused("report", run, "--reference", tmp_path / "bad.json", "--out", tmp_path / "o")
+    assert "reference" in bad and "entry 2: the instruction is missing or empty" in bad and "seed tasks" not in bad
+    without_seeds = make_finished_run(tmp_path / "without-seeds", ratings=[PAIRS])
+    (without_seeds / "seeds.jsonl").unlink()
+    missing = refused("report", without_seeds)
+    assert "seeds.jsonl is missing" in missing and "--reference FILE" in missing and "recipe" not in missing
     for out in (run / "recipe.yaml", run / "recipe.yaml" / "x.html"):
         assert "recipe.yaml is a file; give a folder" in refused("report", run, "--out", out)
     unscored = make_finished_run(tmp_path / "unscored")
@@ -253,6 +264,19 @@ def test_a_folder_of_sweeps_is_all_their_runs(tmp_path: Path) -> None:
         make_finished_run(tmp_path / name)
     assert find_run_dirs([tmp_path]) == [tmp_path / "a/1", tmp_path / "a/2", tmp_path / "b/1"]
     assert find_run_dirs([tmp_path / "a", tmp_path / "a/1"]) == [tmp_path / "a/1", tmp_path / "a/2"]
+    # The other commands have the same rule.
+    assert "a/1: 0 of 1 iterations are trained" in isheep("status", tmp_path).out
+    assert "a/1, base: it has no results to compare" in refused("compare", tmp_path, tmp_path)
+
+
+def test_a_run_of_another_version_is_left_out_of_a_folder_and_named_alone(tmp_path: Path) -> None:
+    for name in ("new", "old"):
+        make_finished_run(tmp_path / name)
+    (tmp_path / "old/version.json").unlink()
+    assert find_run_dirs([tmp_path]) == [tmp_path / "new"]
+    assert "old" not in isheep("status", tmp_path).out
+    for command in ("status", "report", "compare"):
+        assert "was made by isheep 0.1" in refused(command, tmp_path / "old")
 
 
 # --- figures and Table 6

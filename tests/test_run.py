@@ -17,6 +17,7 @@ from isheep.recipe.schema import Recipe
 from isheep.records import Drop
 from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
+from isheep.rundir.memory import RESET
 from isheep.rundir.run import lock_run, open_run, open_run_for_writing
 from tests.helpers.hashes import hash_files
 from tests.helpers.kills import count_moments, run_until_killed
@@ -113,6 +114,14 @@ def test_an_artifact_exists_completely_or_not_at_all(folder: RunFolder) -> None:
     path = folder.artifact("adapter", goes_on)
     assert (path / "weights").read_text() == "half and half"
     assert folder.artifact("adapter", fails) == path
+
+
+@pytest.mark.skipif(not os.access(RESET, os.W_OK), reason="the system does not measure a peak anew")
+def test_the_memory_of_a_file_is_that_of_making_it(folder: RunFolder) -> None:
+    folder.json("large.json", lambda: {"bytes": len(bytearray(200_000_000))})
+    folder.json("small.json", dict)
+    large, small = (event["peak_memory"]["resident"] for event in read_events(folder.root))
+    assert large - small > 150_000_000
 
 
 def test_json_is_made_once(folder: RunFolder) -> None:

@@ -93,8 +93,8 @@ def test_an_iteration_without_scores_has_no_column_of_scores(tmp_path: Path) -> 
     for iteration in range(2):
         write_result(run, f"iter-{iteration}" if iteration else "base", "lamb", lamb_result(iteration))
     out = isheep("status", run).out
-    assert re.search(r"(?m)^ +base +iter 1 +change *$", out)
-    assert re.search(r"(?m)^ +iter 1 +iter 2 *$", out) and out.count("iter 2") == 1
+    assert re.search(r"(?m)^ +base +iteration 1 +change *$", out)
+    assert re.search(r"(?m)^ +iteration 1 +iteration 2 *$", out) and out.count("iteration 2") == 1
 
 
 def test_the_full_table_has_all_scores_and_tests(run: Path) -> None:
@@ -118,7 +118,7 @@ def test_means_unreadable_items_notes_and_many_iterations(tmp_path: Path, option
     # The base is in every table, and "unreadable" also names a row of counts.
     num_tables = text.count("[plain]")
     assert num_tables >= 2 and text.count("llama3") == 5 and text.count("  unreadable") == num_tables
-    assert "6.58 [6.0,7.1]" in text and "iter 5" in text and text.count("mt_bench: not checked") == 1
+    assert "6.58 [6.0,7.1]" in text and "iteration 5" in text and text.count("mt_bench: not checked") == 1
     assert is_narrow("\n".join(line for line in text.splitlines() if str(tmp_path) not in line))
 
 

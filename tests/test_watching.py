@@ -10,7 +10,7 @@ import pytest
 
 import isheep
 from isheep.cli import main
-from isheep.cli.live_view import PlainLines
+from isheep.cli.live_view import PlainLines, count_texts
 from isheep.cli.run_watch import watch_run
 from isheep.engines.transformers import open_engine
 from isheep.records import Model, Sampling
@@ -49,6 +49,7 @@ def words(tmp_path: Path) -> list[str]:
     """The command line of a run on lamb with a function as its engine."""
     (tmp_path / "engine.py").write_text(ENGINE)
     settings = {**SMALL, "machine.engine": f"{tmp_path / 'engine.py'}:open_engine", "evaluation": "[lamb]"}
+    settings["machine.report"] = "false"
     settings["filters"] = "[{kind: score, at_least: 8}]"
     overrides = [f"{key}={value}" for key, value in settings.items()]
     return ["run", "lamb", *overrides, "--allow-code", "--out", str(tmp_path / "run")]
@@ -81,6 +82,39 @@ def test_the_time_left_counts_every_decoding_step() -> None:
         assert seconds_left() == (280 - 40) / 10
         snapshot = tracker.snapshot()
         assert snapshot and snapshot.rows == 4 and snapshot.tokens_per_second == 10
+
+
+def test_the_time_left_is_shown_once_enough_is_measured() -> None:
+    """The first step of many says little: it takes 2% of the work, or 5 seconds and 10 answers."""
+    now = [0.0]
+    tracker = Tracker(lambda: now[0])
+
+    def shown() -> str:
+        snapshot = tracker.snapshot()
+        assert snapshot
+        return count_texts(snapshot)[-1]
+
+    with tracker.stage("iter-1/pairs.jsonl", total=1000):
+        tracker.expect(500)
+        # The worst case would be 9 hours here, and it is one after ten answers.
+        for _ in range(6):
+            now[0] += 1
+            tracker.report(tokens=16)
+            assert shown() == f"{now[0]:.0f} s so far, estimating the time left"
+        tracker.report(tokens=4, rows=10)
+        assert shown() == "about 54 min left"
+    with tracker.stage("iter-1/assessed.jsonl", total=1000) as advance:
+        advance(1)
+        assert shown().endswith("estimating the time left")
+        now[0] += 5
+        advance(1)
+        assert shown() == "about 83 min left"
+    with tracker.stage("iter-1/adapter", total=4, unit="steps") as advance:
+        for _ in range(2):
+            now[0] += 0.5
+            advance(1)
+        # A quarter of the steps is enough, whatever the time.
+        assert shown() == "about 1 s left"
 
 
 def test_rows_of_several_requests_are_counted_as_rows() -> None:

@@ -32,7 +32,8 @@ def open_session(
     if not compare:
         return rating_session(run_dir, person, iteration, num_questions)
     recipe, run = open_run(run_dir)
-    seed_tasks = load_seed_file(tasks, language=recipe.language).tasks if tasks else run.read("seeds.jsonl", SeedTask)
+    own_tasks = load_seed_file(tasks, language=recipe.language, name="tasks").tasks if tasks else None
+    seed_tasks = own_tasks or run.read("seeds.jsonl", SeedTask)
     # A choice is stored by the id of its task.
     if len({seed.id for seed in seed_tasks}) < len(seed_tasks):
         source = tasks or run.path / "seeds.jsonl"

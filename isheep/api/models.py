@@ -15,7 +15,7 @@ from isheep.evaluation.evaluate_run import evaluate_run
 from isheep.evaluation.results import load_result
 from isheep.recipe.evaluation import JudgeSettings
 from isheep.records import Model, Sampling, Settings
-from isheep.rundir.iterations import find_run_result, model_of_iteration
+from isheep.rundir.iterations import find_run_result, model_of_iteration, model_words
 from isheep.rundir.run import open_run
 
 S = TypeVar("S", bound=Settings)
@@ -31,7 +31,7 @@ class RunModel:
     Example:
         >>> run = isheep.read_run("runs/mine")
         >>> print(run.models[-1])
-        M^3 of runs/mine: lamb with adapter runs/mine/iter-3/adapter
+        iteration 3 of runs/mine: lamb with adapter runs/mine/iter-3/adapter
     """
 
     run_dir: Path
@@ -42,7 +42,7 @@ class RunModel:
 
     def __str__(self) -> str:
         adapter = f" with adapter {self.adapter}" if self.adapter else ""
-        return f"M^{self.iteration} of {self.run_dir}: {self.base}{adapter}"
+        return f"{model_words(self.iteration)} of {self.run_dir}: {self.base}{adapter}"
 
     # A str is a Sequence[str] as well; the first signature that fits counts.
     @overload
@@ -94,7 +94,9 @@ def find_model(model: RunModel | str | Path, iteration: int | None = None) -> Ru
     iteration = iteration_argument(iteration)
     if isinstance(model, RunModel):
         if iteration not in (None, model.iteration):
-            raise UserError(f"iteration {iteration} is not that of {model}: leave it out, or give the run folder")
+            raise UserError(
+                f"iteration {iteration} with the model {model}: leave the iteration out, or give the run folder"
+            )
         return model
     path = path_argument(model, "model")
     recipe, run = open_run(path)

@@ -14,7 +14,7 @@ from isheep.benchmarks.support.code_samples import CodeSample, score_samples
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import DataRow, check_rows, check_unique_tasks, read_rows, require_file
 from isheep.benchmarks.support.item_parts import select_items
-from isheep.benchmarks.support.programs import Problem, body, defines, extract, score_programs
+from isheep.benchmarks.support.programs import Problem, body, defines, extract, score_programs, why_wrong
 from isheep.benchmarks.support.responses import ResponseContext
 from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.json_files import FilledText, ForeignRow, RowId, Text
@@ -131,5 +131,6 @@ BENCHMARK = Benchmark(
     needs_sandbox=True,
     validation=validation_half("humaneval", run, prompts, planned=PLANNED),
     score_responses=score_responses,
+    why_wrong=why_wrong,
     planned=PLANNED,
 )

@@ -25,10 +25,13 @@ from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError, one_line, option
 from isheep.json_files import ForeignRow, Text, existing_file, parse_row, read_values
 from isheep.recipe.evaluation import BenchmarkSettings
-from isheep.records import Sampling
+from isheep.records import Answer, Sampling
 from isheep.rundir.atomic import write_text
+from isheep.rundir.folder import RunFolder
 
 HUB, FILE = "google/IFEval", "input_data.jsonl"
+# The verdicts of a reading, in the original's format.
+VERDICTS_FILE = "eval_results_{}.jsonl"
 # Of an answer, as in lm-eval's task.
 MAX_TOKENS = 1280
 PLANNED = PlannedAnswers(num_answers=541, max_tokens=MAX_TOKENS, batch_size=64)
@@ -119,9 +122,24 @@ def score_answers(items: Sequence[Item], answers: Sequence[str], output_dir: Pat
         flat = [value for row in followed for value in row]
         scores[f"instruction {reading}"] = Score(items=flat, clusters=by_instruction)
         breakdowns[f"instruction {reading}"] = count_kinds(items, followed)
-        write_text(output_dir / f"eval_results_{reading}.jsonl", "".join(lines(items, answers, followed)))
+        write_text(output_dir / VERDICTS_FILE.format(reading), "".join(lines(items, answers, followed)))
     accuracies = {name: score.mean for name, score in scores.items()}
     return Result(scores=scores, breakdowns=breakdowns, details={"accuracies": accuracies})
+
+
+def why_wrong(folder: RunFolder, answers: Sequence[Answer]) -> list[str]:
+    """Return for each answer the instructions that it does not follow by the strict reading."""
+    rows = [row for _, row in read_values(folder.path / VERDICTS_FILE.format("strict"))]
+    return [describe_mistakes(answer, row) for answer, row in zip(answers, rows, strict=True)]
+
+
+def describe_mistakes(answer: Answer, verdict: Any) -> str:
+    match verdict:
+        case {"response": answer.output, "instruction_id_list": [*kinds], "follow_instruction_list": [*verdicts]}:
+            kinds = [str(kind) for kind, is_followed in zip(kinds, verdicts, strict=True) if not is_followed]
+        case _:
+            raise ValueError("the verdict is about another answer")
+    return f"not followed: {', '.join(kinds)}" if kinds else ""
 
 
 def lines(items: Sequence[Item], answers: Sequence[str], followed: Sequence[list[bool]]) -> Iterator[str]:
@@ -294,5 +312,6 @@ BENCHMARK = Benchmark(
     items_from="hub",
     validation=validation_half("ifeval", run, prompts, "prompt strict", planned=PLANNED),
     score_responses=score_responses,
+    why_wrong=why_wrong,
     planned=PLANNED,
 )

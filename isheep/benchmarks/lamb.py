@@ -13,6 +13,7 @@ from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Answer, Completion, Sampling
 from isheep.rundir import progress
 from isheep.rundir.atomic import write_pieces
+from isheep.rundir.folder import RunFolder
 
 # Of an answer.
 MAX_TOKENS = 64
@@ -66,6 +67,19 @@ def save_answers(quests: Sequence[Quest], answers: Sequence[Completion], context
         for quest, completion in zip(quests, answers, strict=True)
     ]
     write_pieces(context.folder.path / GREEDY_FILE, (f"{row.model_dump_json()}\n" for row in rows))
+
+
+def why_wrong(folder: RunFolder, answers: Sequence[Answer]) -> list[str]:
+    """Return for each greedy answer what is wrong: its content, the constraints that it does not meet, its end."""
+    return [describe_mistakes(quest, answer) for quest, answer in zip(suite(), answers, strict=True)]
+
+
+def describe_mistakes(quest: Quest, answer: Answer) -> str:
+    text = answer.output.strip()
+    followed = zip(quest.demands, quest.followed(text), strict=True)
+    mistakes = [] if quest.content_right(text) else [f"expected content: {quest.right}"]
+    mistakes += [f"not met: {demand.kind} {demand.value}".rstrip() for demand, is_met in followed if not is_met]
+    return "; ".join([*mistakes, *(["it did not end by itself"] if answer.finish != "stop" else [])])
 
 
 def prompts(settings: BenchmarkSettings) -> list[str]:
@@ -151,5 +165,6 @@ BENCHMARK = Benchmark(
     is_right=is_truly_right,
     kinds_of=kinds_of,
     locate_items=locate_items,
+    why_wrong=why_wrong,
     planned=PlannedAnswers(num_answers=2000, max_tokens=MAX_TOKENS, batch_size=1000),
 )

@@ -19,7 +19,7 @@ from isheep.benchmarks.support.code_samples import CodeSample, score_samples
 from isheep.benchmarks.support.context import EvalContext, data_path
 from isheep.benchmarks.support.data_files import DataRow, check_rows, check_unique_tasks, read_rows, require_file
 from isheep.benchmarks.support.item_parts import select_items
-from isheep.benchmarks.support.programs import Problem, extract, score_programs
+from isheep.benchmarks.support.programs import Problem, extract, score_programs, why_wrong
 from isheep.benchmarks.support.responses import ResponseContext
 from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError
@@ -84,6 +84,7 @@ def make_benchmark(name: str, file: str, task_column: str, planned: PlannedAnswe
         needs_sandbox=True,
         validation=validation_half("mbpp", run_file, prompts, planned=planned),
         score_responses=partial(score_responses, file=file, task_column=task_column),
+        why_wrong=why_wrong,
         planned=planned,
     )
 

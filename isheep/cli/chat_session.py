@@ -17,7 +17,7 @@ from isheep.evaluation.formatting import escape_unprintable
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling
 from isheep.rundir import progress
-from isheep.rundir.iterations import find_run_result, model_of_iteration
+from isheep.rundir.iterations import find_run_result, model_of_iteration, model_words
 from isheep.rundir.run import open_run
 
 NEW = "/new"
@@ -34,14 +34,16 @@ def chat_with_run(
     """
     recipe, run = open_run(run_dir)
     backend.check_code(recipe)
+    result = find_run_result(recipe, run)
+    is_chosen = bool(recipe.stop) and iteration is None
+    iteration = result.iteration if iteration is None else iteration
     model = model_of_iteration(recipe, run, iteration)
     console, is_terminal = make_console(), sys.stdin.isatty()
-    result = find_run_result(recipe, run) if recipe.stop and iteration is None else None
-    if result and not is_terminal:
+    if is_chosen and not is_terminal:
         progress.console.print(f"answers of {result}", markup=False, soft_wrap=True)
     with contextlib.suppress(KeyboardInterrupt):
         if is_terminal:
-            name = str(result or (model.adapter.parent.name if model.adapter else "base"))
+            name = str(result) if is_chosen else model_words(iteration)
             text = f"{recipe.model}, {name}; {NEW} starts a new conversation; Ctrl-D ends"
             console.print(Text(text), style="dim")
         for answer in answers(recipe, model, temperature, _lines(is_terminal), backend):

@@ -118,7 +118,8 @@ def count_texts(snapshot: Snapshot) -> list[str]:
     if snapshot.seconds_left:
         texts.append(f"about {duration_text(snapshot.seconds_left)} left")
     else:
-        texts.append(f"{duration_text(snapshot.seconds)} so far")
+        is_open = snapshot.total is not None and snapshot.seconds_left is None
+        texts.append(f"{duration_text(snapshot.seconds)} so far{', estimating the time left' if is_open else ''}")
     return texts
 
 

@@ -25,9 +25,11 @@ def status(
     while the run goes on.
     """
     from isheep.cli.status_tables import status_tables, status_values
-    from isheep.cli.sweep_status import runs_in, sweep_status, sweep_values
+    from isheep.cli.sweep_status import sweep_status, sweep_values
+    from isheep.rundir.run import find_runs
 
-    if runs := runs_in(run_dir):
+    runs = find_runs(run_dir)
+    if runs != [run_dir]:
         if full:
             raise UserError(f"--full is for a single run: give one of those in {run_dir}, such as {runs[0]}")
         return print_json(sweep_values(run_dir, runs)) if as_json else print_parts(sweep_status(run_dir, runs))

@@ -129,7 +129,7 @@ def reality_table(compared: Sequence[StageReality], title: str = "plan and reali
     for row in compared:
         # A training writes no tokens.
         counts = (row.rows, row.planned_rows, row.tokens, row.planned_tokens or None)
-        table.add_row(row.stage, *map(_format_count, counts), clock(row.seconds), clock(row.planned_seconds))
+        table.add_row(row.label, *map(_format_count, counts), clock(row.seconds), clock(row.planned_seconds))
     table.add_section()
     seconds, planned_seconds = sum(row.seconds for row in compared), sum(row.planned_seconds for row in compared)
     table.add_row("all", *[""] * 4, clock(seconds), clock(planned_seconds))

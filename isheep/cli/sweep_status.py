@@ -14,12 +14,12 @@ from isheep.evaluation.formatting import escape_unprintable
 from isheep.evaluation.sweep_table import sweep_table
 from isheep.plan.reality import StageReality, add_up
 from isheep.plan.tables import clock
-from isheep.rundir.run import list_runs, open_run
+from isheep.rundir.run import open_run
 
 
 def sweep_status(path: Path, runs: list[Path]) -> Iterator[RenderableType]:
     """Yield the scores of all runs, their plan and reality in sum, and the time and the progress of each."""
-    opened = {run_dir.name: open_run(run_dir) for run_dir in runs}
+    opened = {_name_in(path, run_dir): open_run(run_dir) for run_dir in runs}
     yield sweep_table({name: recipe for name, (recipe, _) in opened.items()}, path)
     compared = {name: reality_of(*pair) for name, pair in opened.items()}
     yield from reality_table(add_up(compared.values()), "plan, all runs")
@@ -45,11 +45,11 @@ def sweep_values(path: Path, runs: list[Path]) -> dict[str, Any]:
     compared = (reality_of(*open_run(run_dir)) for run_dir in runs)
     return {
         "folder": str(path),
-        "runs": {run_dir.name: status_values(run_dir) for run_dir in runs},
+        "runs": {_name_in(path, run_dir): status_values(run_dir) for run_dir in runs},
         "plan_and_reality": [row._asdict() for row in add_up(compared)],
     }
 
 
-def runs_in(path: Path) -> list[Path]:
-    """Return the runs in a folder that is no run folder itself; none if it is one, or has none."""
-    return [] if (path / "recipe.yaml").exists() else list_runs(path)
+def _name_in(path: Path, run_dir: Path) -> str:
+    """Return the name of a run in a folder of runs, with the folder between them if there is one."""
+    return str(run_dir.relative_to(path))

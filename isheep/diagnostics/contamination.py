@@ -250,7 +250,7 @@ def count_table(
 
 def split_table(benchmark: str, splits: Mapping[int, Sequence[SplitScore]]) -> Group:
     """Return a row for each score and iteration, with the clean and the touched items side by side."""
-    columns = ("t", "clean", "base", "M^t", "touched", "base", "M^t")
+    columns = ("iteration", "clean", "base", "model", "touched", "base", "model")
     headings = (Column("score", no_wrap=True), *(Column(name, justify="right") for name in columns))
     table = Table(*headings, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in dict.fromkeys(split.name for scores in splits.values() for split in scores):
@@ -260,7 +260,7 @@ def split_table(benchmark: str, splits: Mapping[int, Sequence[SplitScore]]) -> G
                     cells = [cell for part in (split.clean, split.touched) for cell in _part_cells(part, split)]
                     table.add_row(escape(name), str(iteration), *cells)
     title = Text(f"{benchmark}: scores on the clean and on the touched items", style="bold")
-    legend = "M^t: the model of iteration t; shares in %; 95% intervals as in isheep status\n"
+    legend = "model: that of the iteration; shares in %; 95% intervals as in isheep status\n"
     return Group(title, table, Text(legend, "dim"))
 
 

@@ -31,7 +31,7 @@ from isheep.recipe.schema import NOT_SELF, Assessment, Recipe
 from isheep.records import Answer, AssessedPair, Pair
 from isheep.rundir.atomic import write_text
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.iterations import iteration_dir, model_of_iteration
+from isheep.rundir.iterations import iteration_dir, model_of_iteration, model_words
 from isheep.rundir.run import lock_run, open_run, saved_prompts
 from isheep.stages.assess import grade_pairs
 from isheep.stages.context import StageContext
@@ -198,7 +198,7 @@ def judge_name(case: JudgedIteration) -> str:
     """Return the name of the iteration's judge in the results."""
     if not isinstance(case.settings.judge, str):
         return f"{case.settings.judge.model}, {NOT_SELF}"
-    return f"M^{case.iteration - 1}" if case.is_judged_by_current and case.iteration > 1 else "base"
+    return model_words(case.iteration - 1 if case.is_judged_by_current else 0)
 
 
 # --- new ratings

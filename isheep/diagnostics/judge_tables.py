@@ -11,6 +11,7 @@ from rich.text import Text
 from isheep.diagnostics.judge_calibration import JudgeCalibration
 from isheep.evaluation.statistics import Estimate
 from isheep.recipe.schema import NOT_SELF
+from isheep.rundir.iterations import model_words
 
 BARS = " ▁▂▃▄▅▆▇█"
 # The column of judges has no room for the name of a model.
@@ -98,7 +99,7 @@ def win_table(calibrations: Sequence[JudgeCalibration]) -> Table:
     table = _table("people choose between answers", "against", "tasks", "win rate, %")
     for calibration in calibrations:
         for win in calibration.wins:
-            against = f"iteration {win.against}" if win.against else "base"
+            against = model_words(win.against)
             table.add_row(str(calibration.iteration), against, str(win.num_tasks), format_share(win.win_rate))
     table.caption = "a tie counts half"
     return table

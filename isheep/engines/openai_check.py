@@ -28,7 +28,9 @@ def check_requirements(engine: OpenAIEngine, requirements: server.ServerRequirem
                 f" need: take {OTHER_ENGINE}"
             )
     if requirements.adapters and not server.loads_adapters(connection):
-        raise connection.error(f"it can't load adapters, and the recipe needs M^1 and later models; {ADAPTER_HINT}")
+        raise connection.error(
+            f"it can't load adapters, and the recipe needs the models of its iterations; {ADAPTER_HINT}"
+        )
     if requirements.sampling:
         draws, seeded = server.probe_sampling(connection)
         if not draws:

@@ -52,7 +52,7 @@ class ServerRequirements(NamedTuple):
     prompt_logprobs: bool
     """The log-probabilities of a prompt's own tokens, for perplexities and for benchmarks that compare options."""
     adapters: bool
-    """Adapters, for M^1 and later models."""
+    """Adapters, for the models of the iterations."""
     allowed: Sequence[str] = ()
     """Completions that are one of these texts (assessment.read: constrained): by their probabilities, or by structured
     choice."""

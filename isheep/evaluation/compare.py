@@ -21,8 +21,8 @@ from isheep.evaluation.power import ALPHA
 from isheep.evaluation.results import load_result
 from isheep.evaluation.score_rows import evaluated_benchmarks, started_iterations
 from isheep.evaluation.statistics import Comparison, compare, compare_over_seeds, estimate, holm, is_share
-from isheep.rundir.iterations import find_run_result
-from isheep.rundir.run import open_run
+from isheep.rundir.iterations import find_run_result, model_words
+from isheep.rundir.run import find_runs, open_run
 
 # A model's results by benchmark.
 Results = dict[str, Result]
@@ -132,19 +132,18 @@ def compare_models(a: Path, b: Path | None, iterations: Sequence[int], names: Se
 
 def load_side(path: Path, iteration: int | None) -> Side:
     """Return the results of M^iteration of a run, or of each run in a folder; None is the run's result."""
-    if (path / "recipe.yaml").is_file():
+    run_dirs = find_runs(path)
+    if run_dirs == [path]:
         _, name, results = _load_model(path, iteration)
         return Side(f"{path}, {name}", {None: results})
     by_seed: dict[int | None, Results] = {}
     labels = []
-    for file in sorted(path.glob("*/recipe.yaml")):
-        seed, name, results = _load_model(file.parent, iteration)
+    for run_dir in run_dirs:
+        seed, name, results = _load_model(run_dir, iteration)
         if seed in by_seed:
             raise UserError(f"{path} holds two runs with random seed {seed}: give a folder with one run for each")
         by_seed[seed] = results
         labels.append(f"seed {seed} {name}")
-    if not by_seed:
-        raise UserError(f"{path} is neither a run folder nor a folder of runs: give the folder of a run")
     return Side(f"{path}: {', '.join(labels)}", by_seed)
 
 
@@ -163,7 +162,7 @@ def _load_model(run_dir: Path, iteration: int | None) -> tuple[int, str, Results
         iteration, label = run_result.iteration, str(run_result)
     elif iteration is None:
         iteration = max((index for index in started if results[index]), default=0)
-    label = label or (f"iteration {iteration}" if iteration else "base")
+    label = label or model_words(iteration)
     if iteration and recipe.judge_note:
         label += f" ({recipe.judge_note})"
     if not results.get(iteration):

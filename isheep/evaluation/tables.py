@@ -27,7 +27,7 @@ from isheep.evaluation.score_rows import (
 from isheep.evaluation.statistics import estimate
 from isheep.recipe.schema import Recipe
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.iterations import find_run_result
+from isheep.rundir.iterations import find_run_result, model_words
 
 WIDTH = 80
 # Iterations beside the base in one table, at most.
@@ -75,12 +75,12 @@ def run_table(recipe: Recipe, run: RunFolder, only: Sequence[str] = (), *, full:
         parts.append(Text(f"{note}\n", style="yellow"))
     if iterations[1:]:
         rows = list(count_table_rows(recipe, run, iterations[1:], full))
-        parts += lay_out(rows, _headings(iterations[1:]))
+        parts += lay_out(rows, [*map(model_words, iterations[1:])])
     if full:
         rows = [row for benchmark in scores for row in full_score_rows(benchmark)]
     else:
         rows = [row for benchmark in scores for row in short_score_rows(benchmark)]
-    columns = _headings(scored)
+    columns = [*map(model_words, scored)]
     if rows:
         has_change = not full and len(scored) > 1
         parts += lay_out(rows, [*columns, CHANGE] if has_change else columns, num_fixed=1)
@@ -183,10 +183,6 @@ def _p_value(model: ModelScore | None) -> str:
     return f"{formatting.format_p_value(model.change.p)} ({detectable})"
 
 
-def _headings(iterations: Sequence[int]) -> list[str]:
-    return [f"iter {iteration}" if iteration else "base" for iteration in iterations]
-
-
 # --- layout
 
 
@@ -236,7 +232,7 @@ def breakdowns(recipe: Recipe, run: RunFolder, only: Sequence[str] = ()) -> Grou
             rows = list(kind_rows([by_title.get(title, {}) for by_title in counts]))
             parts += [
                 Text(f"{scores.title}: {title}\n", style="bold"),
-                *lay_out(rows, _headings(iterations), num_fixed=1),
+                *lay_out(rows, [*map(model_words, iterations)], num_fixed=1),
             ]
     return Group(*parts)
 

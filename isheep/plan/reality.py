@@ -36,6 +36,11 @@ class StageReality(NamedTuple):
     planned_seconds: float
     seconds: float
 
+    @property
+    def label(self) -> str:
+        """The name of the stage in tables. The rows of a training count once in each epoch."""
+        return "training, all epochs" if self.stage == "training" else self.stage
+
 
 def record_plan(recipe: Recipe, run: RunFolder) -> bool:
     """Write the plan of a run as an event, unless its events have one for as many iterations; return whether it did.

@@ -12,12 +12,14 @@ from isheep.plan import Cost, Plan, added_seconds
 from isheep.plan.assumptions import MEANINGS, MEASURED
 from isheep.plan.cost import DEVICE_COUNTS
 from isheep.plan.work import Stage
+from isheep.rundir.iterations import model_words
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 # (largest number of seconds, seconds of the unit, name of the unit)
 TIME_UNITS = ((90, 1, "s"), (90 * 60, 60, "min"), (72 * 3600, 3600, "h"), (float("inf"), 86400, "days"))
 LEGEND = (
     "Expected numbers. 'at most': every prompt of the budget is used and every answer has max_tokens. "
+    "The calls of a training are its rows times its epochs. "
     "Not included: downloading and loading weights, the novelty check, the filters."
 )
 
@@ -76,7 +78,7 @@ def _block_name(block: Sequence[int]) -> str:
     first, last = block[0], block[-1]
     if last > first:
         return f"iterations {first} to {last}, each"
-    return f"iteration {first}" if first else "the base"
+    return model_words(first)
 
 
 def _equal_iterations(by_iteration: Mapping[int, list[Cost]]) -> Iterator[list[int]]:

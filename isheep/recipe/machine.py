@@ -41,7 +41,7 @@ class ServerSettings(Calls):
     context: Count | None = None
     """The number of tokens that the server can read, the answer included; null: what it reports, or the model's."""
     adapters: Literal["server", "transformers"] = "server"
-    """Where M^1 and later models generate: on the server, or in this process."""
+    """Where the iterations' models generate: on the server, or in this process."""
     max_in_flight: Count = 32
     """The number of concurrent calls."""
     timeout: Annotated[float, Field(gt=0)] = 600
@@ -62,7 +62,7 @@ class VLLMSettings(Settings):
     eager: bool = False
     """Whether to run without compiled graphs, which starts sooner and generates more slowly. Always on a CPU."""
     adapters: Literal["lora", "merged"] = "lora"
-    """How M^1 and later models are served: as LoRA adapters, or each as a merged checkpoint if LoRA can't be served."""
+    """How the iterations' models are served: as LoRA adapters, or as a merged checkpoint each if LoRA can't be."""
     sleep: bool = False
     """Whether vLLM keeps its weights in main memory while other stages compute, instead of restarting. CUDA only."""
 

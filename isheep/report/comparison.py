@@ -21,6 +21,7 @@ from isheep.report.settings import Setting, group_settings
 from isheep.report.table_formats import PaperTable, to_csv, to_html, to_latex, to_markdown
 from isheep.report.tables import quadrant_table, score_table
 from isheep.rundir.atomic import write_text
+from isheep.rundir.run import find_runs
 
 # Keys of a recipe whose change does not make another setting.
 HIDDEN_KEYS = ("machine.", "seed:", "date:")
@@ -28,22 +29,11 @@ TABLE_FORMATS = {"html": to_html, "md": to_markdown, "tex": to_latex}
 
 
 def find_run_dirs(paths: Sequence[Path]) -> list[Path]:
-    """Return the run folders that some paths name: run folders, and folders of runs such as a sweep's.
+    """Return the run folders that some paths stand for, each once: run folders, and folders of runs such as a sweep's.
 
     Raises UserError for another path.
     """
-    run_dirs: list[Path] = []
-    for path in paths:
-        if (path / "recipe.yaml").is_file():
-            run_dirs.append(path)
-            continue
-        inside = [file.parent for file in sorted(path.glob("*/recipe.yaml"))]
-        # Folders of runs in a folder: a sweep for each random seed.
-        inside = inside or [file.parent for file in sorted(path.glob("*/*/recipe.yaml"))]
-        if not inside:
-            reason = "neither a run folder nor a folder of runs" if path.is_dir() else "no such folder"
-            raise UserError(f"{path}: {reason}; give run folders, or the folder of a sweep")
-        run_dirs += inside
+    run_dirs = [run_dir for path in paths for run_dir in find_runs(path)]
     return list({run_dir.resolve(): run_dir for run_dir in run_dirs}.values())
 
 

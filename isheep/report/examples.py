@@ -18,7 +18,7 @@ from isheep.filters.base import FilterContext
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Answer, AssessedPair, Pair, Rejected
 from isheep.report.run_data import IterationData, RunData
-from isheep.rundir.iterations import iteration_dir
+from isheep.rundir.iterations import iteration_dir, model_words
 
 # Bytes of the compressed rows in the page, in base64. With the scripts, a page stays below 10 MB.
 MAX_BYTES = 7_500_000
@@ -48,7 +48,7 @@ def make_examples(run: RunData) -> Examples:
     num_rows = sum(len(iteration.pairs) + len(iteration.rejected) for iteration in run.iterations)
     first_step = max(1, -(-num_rows // MOST_ROWS))
     generated = [row for iteration in run.iterations for row in generated_rows(iteration, first_step)]
-    items, models, notes = [], [f"iteration {number}" if number else "base" for number in run.numbers], []
+    items, models, notes = [], [*map(model_words, run.numbers)], []
     for benchmark in run.benchmarks:
         rows = item_rows(run, benchmark)
         items += rows
@@ -137,10 +137,11 @@ def _rejected_row(iteration: IterationData, rejected: Rejected) -> Row:
 
 
 def item_rows(run: RunData, benchmark: BenchmarkScores) -> list[Row]:
-    """Return a row for each item of a benchmark: its prompt, and by model the answer and the verdict, None if unknown.
+    """Return a row for each item of a benchmark: its prompt, and by model the answer, the verdict and what is wrong.
 
-    The verdict is the value of the first headline score that has one for each prompt. Nothing if the prompts are not
-    known, or not those that the models were scored on.
+    An answer or a verdict that is not known is None, and a reason that is not known "". The verdict is the value of the
+    first headline score that has one for each prompt. Nothing if the prompts are not known, or not those that the
+    models were scored on.
     """
     answers = [_answers(run, number, benchmark.benchmark) for number in run.numbers]
     result = next(result for result in benchmark.results if result)
@@ -149,6 +150,7 @@ def item_rows(run: RunData, benchmark: BenchmarkScores) -> list[Row]:
     if not prompts:
         return []
     score, by_model = _verdicts(settings, benchmark, len(prompts))
+    reasons = [_reasons(run, number, settings, rows) for number, rows in zip(run.numbers, answers, strict=True)]
     return [
         {
             "benchmark": benchmark.title,
@@ -157,6 +159,7 @@ def item_rows(run: RunData, benchmark: BenchmarkScores) -> list[Row]:
             "score": score,
             "answers": [rows[index].output if len(rows) == len(prompts) else None for rows in answers],
             "verdicts": [values[index] if values else None for values in by_model],
+            "why": [texts[index] if len(texts) == len(prompts) else "" for texts in reasons],
         }
         for index, prompt in enumerate(prompts)
     ]
@@ -194,6 +197,18 @@ def _answers(run: RunData, number: int, label: str) -> Sequence[Answer]:
             except UserError:
                 return []
     return []
+
+
+def _reasons(run: RunData, number: int, settings: BenchmarkSettings | None, answers: Sequence[Answer]) -> Sequence[str]:
+    """Return what is wrong with each answer of a model, in the benchmark's words; nothing if it can't be told."""
+    why_wrong = load_benchmark(settings.name).why_wrong if settings else None
+    if settings is None or why_wrong is None or not answers:
+        return ()
+    try:
+        return why_wrong(iteration_dir(run.folder, number) / f"eval/{settings.label}", answers)
+    # The files are of an older version, or were changed by hand: the verdicts stand without reasons.
+    except (UserError, ValueError):
+        return ()
 
 
 def _verdicts(

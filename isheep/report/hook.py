@@ -1,7 +1,6 @@
 """The report while a run goes on: report.html is written again after stages, and once more when the run ends."""
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +13,6 @@ from isheep.rundir.folder import RunFolder
 # most a thirtieth of a run's time goes into its report.
 LEAST_SECONDS = 5.0
 LEAST_DURATIONS = 30
-# Set by the tests of other things, which must not wait for a report.
-SWITCHED_OFF = "ISHEEP_NO_REPORT"
 
 
 @contextlib.contextmanager
@@ -25,7 +22,7 @@ def live_report(run: RunFolder, is_wanted: bool, clock: Callable[[], float] = ti
     An error in the report never ends the run: it is printed as one line and noted in run.jsonl, once. `clock` returns
     seconds.
     """
-    if not is_wanted or os.environ.get(SWITCHED_OFF):
+    if not is_wanted:
         yield
         return
     reporter = _Reporter(run, clock)

@@ -45,7 +45,7 @@ def write_page(run: RunData, out: Path | None = None) -> Path:
 def render_page(run: RunData) -> str:
     """Return the report of a run as HTML."""
     figures, examples = list(all_figures([run])), make_examples(run)
-    scripts = {"charts": chart_script() if figures else "", "tables": table_script(), "page": _file("page.js")}
+    scripts = {"charts": chart_script() if figures else "", "tables": table_script(), "page": page_script()}
     data = {
         "figures": [{"name": figure.name, "spec": _spec(figure), "rows": figure.rows} for figure in figures],
         "config": {"light": vega_config("light"), "dark": vega_config("dark")},
@@ -123,6 +123,12 @@ def table_script() -> str:
 @cache
 def table_style() -> str:
     return (resources.files("itables") / "html" / "dt_bundle.css").read_text(encoding="utf-8")
+
+
+@cache
+def page_script() -> str:
+    """Return the page's own script, of which page.js begins the work."""
+    return "\n".join(_file(name) for name in ("page_base.js", "page_charts.js", "page_examples.js", "page.js"))
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Any
 
 from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.diagnostics.two_sample import WordFeatures, sample_texts
-from isheep.errors import UserError
+from isheep.errors import UserError, option
 from isheep.models.chat_template import plain_prompt
 from isheep.recipe.schema import Recipe
 from isheep.records import Model, user_turn
@@ -35,15 +35,17 @@ class ReferenceTexts:
 def load_reference(path: Path | None, default: Path, by_model: bool = False) -> ReferenceTexts:
     """Read the reference of the user's choice, or `default`, the seed tasks of a run, without one.
 
-    A file has a form of seed tasks (docs/seeds.md), such as Alpaca's. Raises UserError in one line if it can't be read
-    or has fewer than MIN_TEXTS tasks.
+    A file has a form of seed tasks (docs/seeds.md), such as Alpaca's. Raises UserError in one line if it can't be read,
+    or if a file of the user's choice has fewer than MIN_TEXTS tasks.
     """
-    if path is not None and not path.is_file():
-        raise UserError(f"reference {path}: no such file; give a file of tasks with answers, such as Alpaca's JSON")
-    try:
-        tasks = load_seed_file(path or default, at_least=MIN_TEXTS if path else 1).tasks
-    except UserError as error:
-        raise UserError(str(error).replace("seed tasks", "reference", 1) if path else str(error)) from None
+    if path is None and not default.is_file():
+        raise UserError(
+            f"{default} is missing, and Figure 4 compares the generated pairs with the seed tasks in it: put the file "
+            f"back, or name other tasks with {option('reference')} FILE"
+        )
+    tasks = load_seed_file(path or default, name="reference" if path else "seed tasks").tasks
+    if path and len(tasks) < MIN_TEXTS:
+        raise UserError(f"reference {path}: {len(tasks)} found, {MIN_TEXTS} needed; give a file with more tasks")
     texts = tuple(task_text(task) for task in tasks)
     name = path.name if path else "the run's own seed tasks"
     return ReferenceTexts(f"{name} ({len(texts)} texts)", texts, by_model)

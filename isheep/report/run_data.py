@@ -39,7 +39,8 @@ MOST_ROWS_IN_MEMORY = 50_000
 class StageCost(NamedTuple):
     """What a stage of an iteration took in this run. None: not known.
 
-    `tokens` are those that the model wrote (instructions and answers; those of ratings are not recorded). `is_shared`:
+    `tokens` are those that the model wrote (instructions and answers; those of ratings are not recorded). `peak_memory`
+    is the most that the process held while the stage was at work, in bytes. `is_shared`:
     a file was copied from another run, so that the seconds are not those of making it. `is_partial`: the stage was
     interrupted, and the seconds are those of the last try.
     """

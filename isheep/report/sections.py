@@ -220,7 +220,7 @@ def plan_table(run: RunData) -> PageTable | None:
     compared = compare_with_plan(run.recipe, run.folder, stage_seconds(run.folder).seconds)
     rows = [
         (
-            row.stage,
+            row.label,
             *map(_count, (row.rows, row.planned_rows, row.tokens, row.planned_tokens or None)),
             clock(row.seconds),
             clock(row.planned_seconds),

@@ -152,7 +152,8 @@ LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    # \textquotedbl is not in LaTeX's default font encoding.
+    '"': r"\textquotesingle\textquotesingle{}",
     "`": r"\textasciigrave{}",
     "'": r"\textquotesingle{}",
     # After the end of a row, LaTeX reads a bracket or an asterisk as an argument of the line break.
@@ -165,6 +166,9 @@ LATEX = {
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "…": r"\ldots{}",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "→": r"$\to$",
 }
 
 
@@ -172,7 +176,7 @@ def to_latex(table: PaperTable) -> str:
     """Return a table for the packages booktabs and textcomp (the latter is part of LaTeX since 2020)."""
     num_labels = len(table.headings)
     lines = [
-        r"% \usepackage{booktabs}",
+        r"% \usepackage[T1]{fontenc} \usepackage{booktabs}; other scripts than Latin need LuaLaTeX with their fonts",
         r"\begin{table}[t]",
         r"\centering",
         r"\small",

@@ -13,6 +13,7 @@ from isheep.report.run_data import RunData
 from isheep.report.score_tables import BASE, ModelKey, ScoreColumn, ScoreTable
 from isheep.report.settings import Setting
 from isheep.report.table_formats import PaperCell, PaperRow, PaperTable
+from isheep.rundir.iterations import model_words
 
 MISSING = PaperCell("-")
 
@@ -34,8 +35,7 @@ def score_table(
         is_common = not key.iteration and scores.shares_base
         group = -1 if is_common else key.setting
         name = "" if is_common or group == previous else setting.name
-        model = f"iteration {key.iteration}" if key.iteration else BASE
-        labels = (name, model, _training_rows(setting, key.iteration))
+        labels = (name, model_words(key.iteration), _training_rows(setting, key.iteration))
         rows.append(PaperRow(labels if len(settings) > 1 else labels[1:], tuple(cells), group != previous))
         previous = group
     headings = ("setting", "model", "training rows")

@@ -6,8 +6,6 @@ Events are written beside them, and nothing reads them to decide anything.
 
 import json
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -21,6 +19,7 @@ from isheep.records import Record
 from isheep.rundir import atomic, integrity, jsonl, manifest, progress
 from isheep.rundir.atomic import commit_file, commit_folder, copy_atomically
 from isheep.rundir.jsonl import JsonlRows
+from isheep.rundir.memory import take_peak_memory
 from isheep.rundir.progress import console
 
 R = TypeVar("R", bound=Record)
@@ -282,7 +281,7 @@ class RunFolder:
     def _report_file(self, name: str, start_time: float, **fields: Any) -> None:
         """Write an event and print a line about a file that was made since `start_time`."""
         seconds = round(time.monotonic() - start_time, 3)
-        self.event(file=self._relative_path(name), seconds=seconds, **fields, peak_memory=_peak_memory())
+        self.event(file=self._relative_path(name), seconds=seconds, **fields, peak_memory=take_peak_memory())
         num_rows = f"{fields['rows']} rows, " if "rows" in fields else ""
         rate = f", {fields['made'] / seconds:.1f} rows/s" if fields.get("made") and seconds > 1 else ""
         console.print(f"{self._relative_path(name)}: {num_rows}{seconds:.1f} s{rate}", markup=False)
@@ -295,13 +294,3 @@ def _read_json(path: Path) -> Any:
         # A file in an adapter's folder is made with the adapter.
         target = f"the folder {path.parent}" if path.parent.name == "adapter" else "the file"
         raise UserError(f"{path}: not JSON ({one_line(error)}); delete {target} to have it made again") from None
-
-
-def _peak_memory() -> dict[str, int]:
-    """Return the peak memory in bytes: this process's resident set, and CUDA's allocations if torch is loaded."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        peak["cuda"] = torch.cuda.max_memory_allocated()
-    return peak

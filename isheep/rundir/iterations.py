@@ -12,6 +12,11 @@ from isheep.rundir.folder import RunFolder
 from isheep.rundir.validation_scores import ValidationScore, read_validation_score
 
 
+def model_words(iteration: int) -> str:
+    """Return the words for the model of an iteration: "iteration 1", or "base"."""
+    return f"iteration {iteration}" if iteration else "base"
+
+
 def iteration_dir(run: RunFolder, iteration: int) -> RunFolder:
     """Return the folder of an iteration: the data that M^(t-1) generated, and the adapter and the scores of M^t."""
     return run / iteration_name(iteration)
@@ -62,8 +67,7 @@ class RunResult(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        name = f"iteration {self.iteration}" if self.iteration else "the base"
-        return f"{name}, {self.reason}"
+        return f"{model_words(self.iteration) if self.iteration else 'the base'}, {self.reason}"
 
 
 def find_run_result(recipe: Recipe, run: RunFolder) -> RunResult:

@@ -22,6 +22,10 @@ console = Console(stderr=True, highlight=False)
 SECONDS_PER_WRITE = 1.0
 """The least time between two versions of progress.json."""
 SECONDS_PER_EXAMPLE = 10.0
+MEASURED_SHARE = 0.02
+"""The time left is estimated once this share of the expected work is measured, or"""
+MEASURED_SECONDS, MEASURED_REQUESTS = 5.0, 10
+"""so many seconds, and, where the length of answers is not known beforehand, so many answers."""
 EXAMPLE_CHARACTERS = 400
 
 Listener = Callable[[bool], None]
@@ -70,18 +74,27 @@ class StageCounts:
         return self._rate(self.num_tokens, 2, now) if self.num_tokens else None
 
     def seconds_left(self, now: float) -> float | None:
-        """Return how long the stage is expected to go on, from its tokens if an engine reports them, else its rows."""
-        if self.total is None:
+        """Return how long the stage is expected to go on, from its tokens if an engine reports them, else its rows.
+
+        None as long as too little is measured: an estimate from the first steps would change by factors.
+        """
+        if self.total is None or self.first is None:
             return None
         requests = (self.total - self.num_done) * self.requests_per_row
         if self.num_requests >= requests:
             return 0.0
-        rate = self.tokens_per_second(now)
-        if rate is not None:
+        amount, index, expected, num_missing = self.num_requests, 1, float(requests), 0
+        if self.num_tokens:
             tokens = expected_tokens(requests, self.num_requests, self.num_tokens, self.limit)
-            return None if tokens is None or not rate else max(0.0, tokens - self.num_tokens) / rate
-        rate = self._rate(self.num_requests, 1, now)
-        return (requests - self.num_requests) / rate if rate else None
+            if tokens is None:
+                return None
+            amount, index, expected = self.num_tokens, 2, tokens
+            num_missing = max(0, MEASURED_REQUESTS - self.num_requests)
+        is_long = now - self.first[0] >= MEASURED_SECONDS and not num_missing
+        if not is_long and amount - self.first[index] < MEASURED_SHARE * expected:
+            return None
+        rate = self._rate(amount, index, now)
+        return max(0.0, expected - amount) / rate if rate else None
 
     def _rate(self, amount: int, index: int, now: float) -> float | None:
         """Return an amount per second since the first report, or since the beginning if there was no other report."""
@@ -121,7 +134,7 @@ class Tracker:
         self._notify(False)
 
     def expect(self, max_tokens: int) -> None:
-        """Say how many tokens a request has at most, so that the time left can be estimated from the first step on."""
+        """Say how many tokens a request has at most, so that the time left can be estimated before any has ended."""
         with self.lock:
             if self.stages:
                 self.stages[-1].limit = max_tokens

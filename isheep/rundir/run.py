@@ -107,6 +107,25 @@ def list_runs(path: Path) -> list[Path]:
     return [file.parent for file in sorted(path.glob("*/recipe.yaml")) if has_current_format(file.parent)]
 
 
+def find_runs(path: Path) -> list[Path]:
+    """Return the run folders that a path stands for: itself, or those in it, or else those in its folders.
+
+    Folders of runs in a folder are, for example, a sweep for each random seed. Folders of another version's format are
+    left out unless the path itself is one. Raises UserError if there is none.
+    """
+    if os.path.isfile(path / "recipe.yaml"):
+        return [path]
+    if not os.path.isdir(path):
+        raise UserError(f"{path}: no such folder; give the folder of a run, or of runs")
+    run_dirs = list_runs(path) or [run_dir for folder in sorted(path.glob("*/")) for run_dir in list_runs(folder)]
+    if not run_dirs:
+        raise UserError(
+            f"{path} is not a run folder: it has no recipe.yaml, and neither has a folder in it; give the folder of a "
+            "run, or of runs"
+        )
+    return run_dirs
+
+
 def saved_prompts(run_dir: Path) -> dict[str, str]:
     """Return the texts of the user's own prompt files that a run began with, by their names in the recipe."""
     path = run_dir / "prompts.yaml"

@@ -31,7 +31,9 @@ class SeedFile(NamedTuple):
     notices: list[str]
 
 
-def load_seed_file(path: str | Path, at_least: int = 1, of_each: int = 0, language: Language = "any") -> SeedFile:
+def load_seed_file(
+    path: str | Path, at_least: int = 1, of_each: int = 0, language: Language = "any", name: str = "seed tasks"
+) -> SeedFile:
     """Read a file of seed tasks. The form of each entry is recognized by its keys.
 
     Forms, as JSON lines or as one JSON list: Self-Instruct's (instruction, instances: the first one counts), Alpaca's
@@ -39,35 +41,36 @@ def load_seed_file(path: str | Path, at_least: int = 1, of_each: int = 0, langua
     task's id is that of the entry, or "seed-N" by its position. Notices count repeated tasks and ids, system turns
     (which are not used), questions without an answer, and instructions in another script than `language` compares.
 
-    Raises UserError if the file can't be read, if an entry is malformed (which, and why), if it has fewer than
-    `at_least` tasks, or fewer than `of_each` tasks with an answer that are classification, or that are not, or if most
-    of its instructions are in another script than `language` compares.
+    `name` says in messages what the tasks are. Raises UserError if the file can't be read, if an entry is malformed
+    (which, and why), if it has fewer than `at_least` tasks, or fewer than `of_each` tasks with an answer that are
+    classification, or that are not, or if most of its instructions are in another script than `language` compares.
     """
     path = Path(path)
-    entries = list(_entries(path, _read_text(path)))
-    seeds = [_seed_task(entry, index, f"{path}, {location}") for index, (location, entry) in enumerate(entries)]
+    source = f"{name} {path}"
+    entries = list(_entries(source, _read_text(path, source)))
+    seeds = [_seed_task(entry, index, location) for index, (location, entry) in enumerate(entries)]
     if not seeds:
-        raise UserError(f"seed tasks {path}: the file is empty; give one JSON object with an instruction per line")
+        raise UserError(f"{source}: the file is empty; give one JSON object with an instruction per line")
     if len(seeds) < at_least:
         need = f"{len(seeds)} found, {at_least} needed for one prompt; add seeds or lower synthesis.examples"
-        raise UserError(f"seed tasks {path}: {need}")
+        raise UserError(f"{source}: {need}")
     for classification in (True, False):
         count = len(of_kind(seeds, classification))
         if count < of_each:
             need = f"{count} found with is_classification {json.dumps(classification)} and an output, {of_each} needed"
-            raise UserError(f"seed tasks {path}: {need} for one prompt; add such seeds or lower response.examples")
-    notices = _check_script(path, seeds, language) + _count_notices(seeds, [entry for _, entry in entries])
-    return SeedFile(seeds, [f"seed tasks {path}: {notice}" for notice in notices])
+            raise UserError(f"{source}: {need} for one prompt; add such seeds or lower response.examples")
+    notices = _check_script(source, seeds, language) + _count_notices(seeds, [entry for _, entry in entries])
+    return SeedFile(seeds, [f"{source}: {notice}" for notice in notices])
 
 
-def _check_script(path: Path, seeds: Sequence[SeedTask], language: Language) -> list[str]:
+def _check_script(source: str, seeds: Sequence[SeedTask], language: Language) -> list[str]:
     """Return a notice about instructions in another script than the language's; raise UserError if most are such."""
     num_foreign = sum(not is_in_script(seed.instruction, language) for seed in seeds)
     if not num_foreign:
         return []
     text = f"{num_foreign} of {len(seeds)} instructions are mostly in another script than language: {language}"
     if 2 * num_foreign > len(seeds):
-        raise UserError(f"seed tasks {path}: {text}; set language: any")
+        raise UserError(f"{source}: {text}; set language: any")
     return [text]
 
 
@@ -98,30 +101,34 @@ def _normalize(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, source: str) -> str:
     if not path.is_file():
-        raise UserError(f"seed tasks {path}: no such file; set seed_tasks to a file of Self-Instruct or Alpaca form")
+        raise UserError(f"{source}: no such file; give a file of tasks in a form of docs/seeds.md")
     try:
         return json_files.read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"seed tasks {path}: not UTF-8 text at byte {error.start}") from None
+        raise UserError(f"{source}: not UTF-8 text at byte {error.start}") from None
 
 
-def _entries(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    """Yield each entry with its location in words. Only newlines end a line: JSON texts may hold other separators."""
+def _entries(source: str, text: str) -> Iterator[tuple[str, Any]]:
+    """Yield each entry with its location in words, which begins with the source.
+
+    Only newlines end a line: JSON texts may hold other separators.
+    """
     if text.lstrip().startswith("["):
-        for number, entry in enumerate(_parse_json(text, str(path)), 1):
-            yield f"entry {number}", entry
+        for number, entry in enumerate(_parse_json(text, source), 1):
+            yield f"{source}, entry {number}", entry
         return
     whole = _read_one_object(text)
     if whole is not None:
         if not _is_task(whole):
-            raise UserError(f"seed tasks {path}: {_describe_object(whole)}")
-        yield "entry 1", whole
+            raise UserError(f"{source}: {_describe_object(whole)}")
+        yield f"{source}, entry 1", whole
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield f"line {number}", _parse_json(line, f"{path}, line {number}")
+            location = f"{source}, line {number}"
+            yield location, _parse_json(line, location)
 
 
 def _read_one_object(text: str) -> dict[str, Any] | None:
@@ -166,28 +173,28 @@ def _parse_json(text: str, location: str) -> Any:
         return json.loads(text, object_pairs_hook=json_files.unique_keys)
     except json.JSONDecodeError as error:
         line = f" (line {error.lineno})" if error.lineno > 1 else ""
-        raise UserError(f"seed tasks {location}: not JSON{line}: {error.msg}") from None
+        raise UserError(f"{location}: not JSON{line}: {error.msg}") from None
     except (ValueError, RecursionError) as error:
         # A repeated key, a number of thousands of digits, or brackets nested too deeply.
-        raise UserError(f"seed tasks {location}: not JSON that can be read: {one_line(error)}") from None
+        raise UserError(f"{location}: not JSON that can be read: {one_line(error)}") from None
 
 
 def _seed_task(entry: Any, index: int, location: str) -> SeedTask:
     """Return one entry as a SeedTask. Other keys (name, text) are ignored."""
     if not isinstance(entry, dict):
-        raise UserError(f"seed tasks {location}: an object with an instruction is needed, found {_shorten(entry)}")
+        raise UserError(f"{location}: an object with an instruction is needed, found {_shorten(entry)}")
     entry = _from_conversation(entry, location)
     instruction = _text_of(entry, "instruction", location)
     if not instruction:
-        raise UserError(f"seed tasks {location}: the instruction is missing or empty")
+        raise UserError(f"{location}: the instruction is missing or empty")
     instances = entry.get("instances", [entry])
     if not isinstance(instances, list) or not instances or not isinstance(instances[0], dict):
-        raise UserError(f"seed tasks {location}: instances must be a list of objects, found {_shorten(instances)}")
+        raise UserError(f"{location}: instances must be a list of objects, found {_shorten(instances)}")
     input = _text_of(instances[0], "input", location)
     is_classification = entry.get("is_classification")
     if is_classification is not None and not isinstance(is_classification, bool):
         value = _shorten(is_classification)
-        raise UserError(f"seed tasks {location}: is_classification must be true or false, found {value}")
+        raise UserError(f"{location}: is_classification must be true or false, found {value}")
     return SeedTask(
         id=str(entry.get("id") or f"seed-{index}"),
         instruction=instruction,
@@ -201,16 +208,16 @@ def _from_conversation(entry: dict[str, Any], location: str) -> dict[str, Any]:
     """Return the first question and answer of a conversation in Alpaca's form; other entries unchanged."""
     if not is_conversation(entry):
         return entry
-    exchange = first_exchange(entry, f"seed tasks {location}")
+    exchange = first_exchange(entry, location)
     return {"id": entry.get("id"), "instruction": exchange.question, "output": exchange.answer}
 
 
 def _text_of(entry: dict[str, Any], key: str, location: str) -> str:
     value = entry.get(key)
     if value is not None and not isinstance(value, str):
-        raise UserError(f"seed tasks {location}: {key} must be text, found {_shorten(value)}")
+        raise UserError(f"{location}: {key} must be text, found {_shorten(value)}")
     if value and re.search("[\ud800-\udfff]", value):
-        raise UserError(f"seed tasks {location}: {key} holds half a surrogate pair, which is no character")
+        raise UserError(f"{location}: {key} holds half a surrogate pair, which is no character")
     return (value or "").strip()
 
 

@@ -132,6 +132,6 @@ isheep.sweep.check_prompt_fits = lambda recipe, chat: None
 os.fsync, Path.rename = killed(os.fsync), killed(Path.rename)  # type: ignore[method-assign]
 OUT.with_suffix(".yaml").write_text(RECIPES[NAME])
 try:
-    main(sys.argv[4:] or ["run", str(OUT.with_suffix(".yaml")), "--out", str(OUT)])
+    main(sys.argv[4:] or ["run", str(OUT.with_suffix(".yaml")), "machine.report=false", "--out", str(OUT)])
 finally:
     OUT.with_suffix(".moments").write_text(str(next(moments) - 1))

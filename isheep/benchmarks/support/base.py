@@ -9,7 +9,8 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer, model_vali
 from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.responses import ResponseContext
 from isheep.recipe.evaluation import BenchmarkSettings
-from isheep.records import Pair, Record
+from isheep.records import Answer, Pair, Record
+from isheep.rundir.folder import RunFolder
 
 ItemSource = Literal["package", "hub", "user"]
 """Where items come from without `data` in the recipe: the package, the Hub, or "user": the recipe must give `data`."""
@@ -175,6 +176,13 @@ class Benchmark:
     """Return for each score the index, in `prompts`, of the prompt of each item.
 
     Without it, the n-th item or the n-th cluster belongs to the n-th prompt if there are as many of them.
+    """
+
+    why_wrong: Callable[[RunFolder, Sequence[Answer]], list[str]] | None = None
+    """Return for each answer of a model what is wrong with it, in words; "" for a right one. A report shows it.
+
+    The folder is the benchmark's, eval/NAME, in which `run` has written its files. Raises ValueError or UserError if
+    the answers and the files do not belong together.
     """
 
     planned: PlannedAnswers | None = None

@@ -160,6 +160,13 @@ def score_programs(
     return code_result(context, scores, ends, [verdict.why for verdict in verdicts], answers, isolation)
 
 
+def why_wrong(folder: RunFolder, answers: Sequence[Answer]) -> list[str]:
+    """Return how the program of each answer ended, if it did not pass the tests."""
+    verdicts = folder.read("verdicts.jsonl", Verdict)
+    ends = [verdict.why for _, verdict in zip(answers, verdicts, strict=True)]
+    return ["" if why == PASSED else f"the tests ended with: {why}" for why in ends]
+
+
 def control_file(context: EvalContext | ResponseContext, name: str, canonical: Sequence[Any]) -> tuple[RunFolder, str]:
     """Return where the verdicts on the canonical solutions lie, once for all models of a run."""
     folder = RunFolder(context.folder.root, context.folder.root) / "control"

@@ -8,6 +8,7 @@ from isheep.recipe.schema import Recipe
 from isheep.report.figures.theme import HEIGHT, panel_width
 from isheep.report.run_data import RunData
 from isheep.report.settings import Setting, Spread, group_settings, spread_over_seeds
+from isheep.rundir.iterations import model_words
 
 # The width in pixels of a panel, at most.
 MOST_WIDTH = 460
@@ -104,11 +105,7 @@ def ablation_chart(rows: Sequence[dict[str, Any]], axis: str, title: str) -> Any
     benchmarks = list(dict.fromkeys(row["benchmark"] for row in rows))
     width = panel_width(min(3, len(benchmarks)), MOST_WIDTH)
     for benchmark in benchmarks:
-        of_panel = [
-            {**row, "model": f"iteration {row['iteration']}" if row["iteration"] else "base"}
-            for row in rows
-            if row["benchmark"] == benchmark
-        ]
+        of_panel = [{**row, "model": model_words(row["iteration"])} for row in rows if row["benchmark"] == benchmark]
         lines = [row for row in of_panel if row["iteration"]]
         # The same base model stands at every value of the axis, so one value is enough.
         bases = [row for row in of_panel if not row["iteration"]][:1]

@@ -11,9 +11,10 @@ from isheep.rundir.artifacts import OTHER_STAGE, STAGES
 TITLE = "What each stage took"
 CAPTION = (
     "Seconds and written tokens of each stage, one piece of a bar for each iteration (0: the base model, which is only "
-    "evaluated), and the peak memory of the process up to the end of the stage: of the GPU if there is one, else of "
-    "the main memory. The tokens of ratings and of benchmarks' answers are not recorded. Of an interrupted stage the "
-    "seconds are those of the last try; a file that was copied from another run has none."
+    "evaluated), and the most memory of the process while the stage was at work, the model and the libraries included: "
+    "of the GPU if there is one, else the main memory. The tokens of ratings and of benchmarks' answers are not "
+    "recorded. Of an interrupted stage the seconds are those of the last try; a file that was copied from another run "
+    "has none."
 )
 HEIGHT_OF_BAR = 22
 

@@ -41,12 +41,17 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
     import altair as alt
 
     panels, kinds = [], list(dict.fromkeys(row["rows"] for row in rows))
+    # Both panels have the same steps, and room around the points.
+    last = max(row["step"] for row in rows)
+    steps = alt.Scale(domain=[0, last], nice=False, padding=8)
     for kind in kinds:
         of_kind = [row for row in rows if row["rows"] == kind]
         chart = alt.Chart(alt.InlineData(values=of_kind)).mark_line(point=True)
         encoded = chart.encode(
-            x=alt.X("step:Q", title="optimizer step", axis=alt.Axis(format="d", tickMinStep=1)),
-            y=alt.Y("loss:Q", title="loss, nats per token"),
+            x=alt.X(
+                "step:Q", title="optimizer step", scale=steps, axis=alt.Axis(format="d", tickMinStep=1, tickCount=8)
+            ),
+            y=alt.Y("loss:Q", title="loss, nats per token", scale=alt.Scale(zero=False, padding=8)),
             color=alt.Color("iteration:O", title="iteration", legend=alt.Legend(columns=8)),
             tooltip=["iteration:O", "step:Q", alt.Tooltip("loss:Q", format=".3f")],
         )

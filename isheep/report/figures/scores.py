@@ -51,7 +51,7 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
         title = "% of the items" if unit == "%" else "mean score"
         of_panel = [row for row in rows if (row["benchmark"], row["unit"]) == (benchmark, unit)]
         base = alt.Chart(alt.InlineData(values=of_panel)).encode(
-            x=alt.X("iteration:Q", title="iteration (0: base model)", axis=axis),
+            x=alt.X("iteration:Q", title="iteration (0: base)", axis=axis),
             color=alt.Color("score:N", title=None, sort=None),
         )
         tooltip = [
