@@ -36,7 +36,7 @@ def chat_with_run(
     backend.check_code(recipe)
     model = model_of_iteration(recipe, run, iteration)
     console, is_terminal = make_console(), sys.stdin.isatty()
-    result = find_run_result(recipe, run) if recipe.stop and iteration is None else None
+    result = find_run_result(recipe, run) if recipe.stop_rule and iteration is None else None
     if result and not is_terminal:
         progress.console.print(f"answers of {result}", markup=False, soft_wrap=True)
     with contextlib.suppress(KeyboardInterrupt):

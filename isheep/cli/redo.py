@@ -56,12 +56,13 @@ def redo(
     # A run with an engine or filters from Python can't be continued by a command.
     check_python_objects(run_dir, {})
     with lock_run(run_dir) as run:
-        aside = set_aside(run, stage, choose_iteration(run, stage, iteration))
+        first = choose_iteration(run, stage, iteration)
+        aside = set_aside(run, stage, first)
         try:
             # What a run needs depends on the files that it lacks.
             check_recipe_ready(recipe, run_dir)
         except BaseException:
             put_back(run, aside)
             raise
-        run.notify(aside.description)
+        run.notify(aside.description, redone_from=first)
         report_run(recipe, run_dir)
