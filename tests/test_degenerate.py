@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+import isheep
 from isheep.backends import Backend
 from isheep.models.chat_template import ChatTemplate
-from isheep.recipe.evaluation import FindingName
+from isheep.recipe.evaluation import FindingName, Stop
+from isheep.recipe.loading import dump_recipe
 from isheep.rundir import progress
 from isheep.rundir.run import read_events
 from tests.helpers.backends import add_benchmark, use_backend
@@ -200,6 +202,16 @@ def test_findings_are_in_the_report_and_follow_a_redo(tmp_path: Path, monkeypatc
 )
 def test_settings_that_stop_nothing_are_refused(settings: list[str], reason: str, tmp_path: Path) -> None:
     assert reason in refused("run", "lamb", *settings, "--out", tmp_path / "run")
+
+
+def test_the_key_on_is_no_truth_value_of_yaml(tmp_path: Path) -> None:
+    """YAML 1.1 reads `on` as true, as a key too."""
+    (tmp_path / "mine.yaml").write_text("model: lamb\nstop: {on: [few_rows, bad_loss]}\n")
+    recipe = isheep.load_recipe(tmp_path / "mine.yaml")
+    assert recipe.stop == Stop(on=("few_rows", "bad_loss")) and recipe.stop_rule is None
+    (tmp_path / "saved.yaml").write_text(dump_recipe(recipe))
+    assert isheep.load_recipe(tmp_path / "saved.yaml") == recipe
+    assert isheep.load_recipe("lamb", ["stop=null", "stop.on=[few_rows]"]).stop == Stop(on=("few_rows",))
 
 
 @pytest.mark.slow
