@@ -194,6 +194,8 @@ def test_findings_are_in_the_report_and_follow_a_redo(tmp_path: Path, monkeypatc
     assert figure in command_line("run", *RECIPE, "--out", tmp_path / "run").err
     rigor = (tmp_path / "run/report.html").read_text().partition('id="rigor"')[2]
     assert figure in rigor
+    export = ("export", tmp_path / "run", "--as", "alpaca", "--card", "--out", tmp_path / "data")
+    assert command_line(*export).code == 0 and "have the same ratings" in (tmp_path / "data/README.md").read_text()
     assert figure in command_line("redo", tmp_path / "run", "--from", "ratings").err
     writer.texts = {}
     assert figure not in command_line("redo", tmp_path / "run", "--from", "ratings").err

@@ -142,6 +142,11 @@ def test_files_are_taken_over_from_a_run_that_may_only_be_read(folder: Path) -> 
 # --- paths
 
 
+def test_the_home_of_an_unknown_user_is_one_line(tmp_path: Path) -> None:
+    line = refused("run", "model=~nobody-of-this-name/model", "--out", tmp_path / "run")
+    assert "~nobody-of-this-name/model does not exist" in line
+
+
 def test_a_path_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:
     name = os.fsdecode(os.fsencode(tmp_path) + b"/run\xff")
     for words in (
