@@ -108,8 +108,10 @@ def same_ratings(iteration: int, pairs: Sequence[Pair]) -> Finding | None:
 
 
 def few_rows(context: StageContext, training_file: Path) -> Finding | None:
-    """Return a finding if the model is to be trained on fewer than FEW_ROWS rows."""
+    """Return a finding if the model is to be trained on fewer than FEW_ROWS rows; None if it is trained already."""
     training = context.recipe.training
+    if context.folder.has("adapter"):
+        return None
     for key, limit in (("max_rows", training.max_rows), ("num_rows", training.num_rows)):
         if limit and limit < FEW_ROWS:
             return _few_rows(context.iteration, limit, f"for more rows raise training.{key}, in a new run folder")

@@ -38,11 +38,11 @@ def report_findings(run: RunFolder, recipe: Recipe, *findings: Finding | None) -
         is_new = (finding.iteration, finding.name) not in read_findings(run)
         if is_new:
             run.event(note=str(finding), finding=finding.name, iteration=finding.iteration)
+        if finding.is_final:
+            raise UserError(str(finding))
         if is_stopping(recipe, finding.name):
             way_on = fork_advice(run.root, [_without(recipe, finding.name)])
             raise UserError(f"{finding} (stopped by stop.on: {finding.name}; {way_on})")
-        if finding.is_final:
-            raise UserError(str(finding))
         if is_new:
             console.print(str(finding), markup=False, soft_wrap=True)
 
