@@ -237,6 +237,5 @@ def test_a_file_system_that_fails_is_one_line(
         raise OSError(number, os.strerror(number))
 
     run = make_graded_run(tmp_path / "run")
-    (run / "iter-1/dropped.jsonl").unlink()
     monkeypatch.setattr(os, "fsync", fail)
     assert line in refused("export", run, "--as", "alpaca", "--iteration", "1", "--out", tmp_path / "rows.json")

@@ -29,7 +29,7 @@ from isheep.stages.context import StageContext
 from isheep.stages.select import ways_to_more_rows
 from isheep.trainers.adapter_dir import LOSS_NAMES, TRAINING_RECORD
 
-MIN_COMPARED = 8
+MIN_COMPARED = 16
 """The number of texts, or of rated pairs, from which on it is a sign that all are the same."""
 
 MAX_SPREAD = 0.5
