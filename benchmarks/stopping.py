@@ -16,17 +16,17 @@ import numpy as np
 from benchmarks.common import make_parser, run_script
 from isheep.errors import UserError
 from isheep.evaluation.stopping import find_gain_test
-from isheep.recipe.evaluation import Stop
+from isheep.recipe.evaluation import StopRule
 from isheep.rundir.validation_scores import ValidationScore
 
 NUM_ITERATIONS = 6
 SEED = 0
 RULES = {
-    "any loss ends it (earlier versions)": Stop(benchmark="lamb", gain=0, confidence=0.5),
-    "the same, patience 2": Stop(benchmark="lamb", gain=0, confidence=0.5, patience=2),
-    "the default": Stop(benchmark="lamb"),
-    "the default, patience 2": Stop(benchmark="lamb", patience=2),
-    "confidence 0.9": Stop(benchmark="lamb", confidence=0.9),
+    "any loss ends it (earlier versions)": StopRule(benchmark="lamb", gain=0, confidence=0.5),
+    "the same, patience 2": StopRule(benchmark="lamb", gain=0, confidence=0.5, patience=2),
+    "the default": StopRule(benchmark="lamb"),
+    "the default, patience 2": StopRule(benchmark="lamb", patience=2),
+    "confidence 0.9": StopRule(benchmark="lamb", confidence=0.9),
 }
 
 
@@ -62,7 +62,7 @@ def simulate_run(gains: Sequence[float], num_items: int, changed: float, rng: np
     return SimulatedRun(scores, true_gains)
 
 
-def end_run(run: SimulatedRun, stop: Stop) -> Ending:
+def end_run(run: SimulatedRun, stop: StopRule) -> Ending:
     """Return where a rule ends a run."""
     num_iterations = len(run.scores) - 1
     last = next(

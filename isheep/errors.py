@@ -74,6 +74,15 @@ def quote_path(value: object) -> str:
     return line if len(line) <= MAX_PATH_LENGTH else f"{line[:20]}...{line[23 - MAX_PATH_LENGTH :]}"
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether a text can be written as UTF-8. The name of a file that is none has lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _repr_of(value: object) -> str:
     try:
         return repr(value)

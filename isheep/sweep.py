@@ -12,6 +12,7 @@ from pathlib import Path
 from isheep.algorithm import align
 from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.benchmarks import benchmarks_need_logprobs, half_name, stop_settings
+from isheep.diagnostics.degenerate import worse_score
 from isheep.errors import UserError, option
 from isheep.evaluation import evaluate
 from isheep.evaluation.file_sources import benchmark_of_file, source_fingerprint
@@ -32,6 +33,7 @@ from isheep.report.hook import live_report
 from isheep.rundir import progress
 from isheep.rundir.atomic import copy_atomically
 from isheep.rundir.events import read_events
+from isheep.rundir.findings import report_findings
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.progress import console
@@ -102,6 +104,7 @@ def iterate_recipe(
         folder = replace(folder, reuse_from=find_reusable_files(recipe, out, [reused]) if reused else reuse_from)
         for iteration, model in enumerate(align(recipe, folder, backend=backend, filters=filters)):
             evaluate.evaluate(recipe, folder, iteration, model, backend=backend)
+            report_findings(folder, recipe, worse_score(recipe, folder, iteration))
             send_figures(iteration)
             if reused and _num_made_files(out) > num_made:
                 report_files(folder, iteration, reused)
@@ -306,7 +309,7 @@ def is_current_result(recipe: Recipe, path: Path) -> bool:
     part = "validation" if "/validation/" in str(path) else "eval"
     folder, _, name = str(path).rpartition(f"/{part}/")
     if part == "validation":
-        benchmark = stop_settings(recipe) if recipe.stop and half_name(stop_settings(recipe)) else None
+        benchmark = stop_settings(recipe) if recipe.stop_rule and half_name(stop_settings(recipe)) else None
     else:
         benchmark = benchmark_of_file(recipe, name) if folder else None
     if benchmark is None:

@@ -252,6 +252,7 @@ ELSEWHERE = {
     "stop.patience": "test_iterative_settings.py: where a run stops",
     "stop.gain": "test_stopping.py: where a run stops",
     "stop.confidence": "test_stopping.py: where a run stops",
+    "stop.on": "test_degenerate.py: what a run stops by",
     "filters.contamination.ngram": "test_filters.py, test_contamination.py",
     "filters.contamination.rouge": "test_filters.py, test_contamination.py",
     "filters.custom.function": "test_filters.py",

@@ -23,7 +23,7 @@ from isheep.errors import UserError
 from isheep.evaluation.statistics import compare, upper_bound
 from isheep.evaluation.stopping import find_gain_test
 from isheep.recipe.benchmark_names import packaged_names
-from isheep.recipe.evaluation import BenchmarkSettings, Stop
+from isheep.recipe.evaluation import BenchmarkSettings, Stop, StopRule
 from isheep.recipe.loading import load_saved_recipe
 from isheep.recipe.schema import Recipe
 from isheep.rundir.folder import RunFolder
@@ -47,7 +47,7 @@ def shares(*right: int, total: int = 500) -> list[ValidationScore]:
 
 
 def stops(scores: Sequence[ValidationScore], largest: float = 1.0, **settings: float) -> bool:
-    return find_gain_test(scores, Stop(benchmark="lamb", **settings), largest).is_over  # type: ignore[arg-type]
+    return find_gain_test(scores, StopRule(benchmark="lamb", **settings), largest).is_over  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_values_that_are_numbers_or_in_clusters_are_compared_by_t() -> None:
     ratings = [ValidationScore(before, dialogues), ValidationScore(after, dialogues)]
     # Each dialogue loses 0.5 in sum, without any spread: 2.5 points of ten.
     assert stops(ratings, largest=10.0)
-    assert find_gain_test(ratings, Stop(benchmark="lamb"), 10.0).bound == pytest.approx(-2.5)
+    assert find_gain_test(ratings, StopRule(benchmark="lamb"), 10.0).bound == pytest.approx(-2.5)
     assert not stops([ValidationScore(before), ValidationScore(after)], largest=10.0)
 
 
@@ -145,7 +145,7 @@ def test_the_items_of_a_stopping_rule_are_not_reported(name: str) -> None:
     recipe = Recipe.model_validate({"model": "fake", "evaluation": [entry], "stop": {"benchmark": name}})
     [settings] = recipe.evaluation
     read = validation_prompts(recipe)
-    reported = evaluation_prompts([reported_settings(recipe.stop, settings)])
+    reported = evaluation_prompts([reported_settings(recipe.stop_rule, settings)])
     assert read and reported and not {*read} & {*reported}
     if name != "lamb":
         everything = evaluation_prompts([settings])
@@ -170,7 +170,7 @@ def test_the_halves_depend_neither_on_the_order_nor_on_other_items(tmp_path: Pat
 
 def test_other_benchmarks_on_the_same_items_report_the_other_half_too() -> None:
     def is_halved(stop: str, name: str) -> bool:
-        return isinstance(reported_settings(Stop(benchmark=stop), BenchmarkSettings(name=name)), HalfSettings)
+        return isinstance(reported_settings(StopRule(benchmark=stop), BenchmarkSettings(name=name)), HalfSettings)
 
     assert is_halved("standard/piqa", "paper/piqa") and is_halved("humaneval", "humaneval_plus")
     assert is_halved("mbpp", "mbpp_sanitized") and is_halved("alpaca_eval_2", "alpaca_eval")

@@ -102,7 +102,7 @@ WRONG = {
     "model: lamb\nsettings: {a: 3}": "s.yaml line 2: setting 'a' must be a mapping",
     "model: lamb\nsettings:\n  a: {}\n  b: {sed: 1}": "s.yaml line 4: unknown key 'sed': did you mean 'seed'",
     "model: lamb\nsettings: {a/b: {}, a b: {}}": "two settings are named 'a-b'",
-    "model: lamb\ngrid: {}": "s.yaml: the folder of a setting would be named '': 1 to 200 characters are needed; name",
+    "model: lamb\ngrid: {}": "s.yaml: the folder of a setting would be named '': 1 to 200 bytes are needed; name",
     "model: lamb\nsettings: {..: {}}": "s.yaml: the folder of a setting would be named '': 1 to",
     f"model: lamb\ngrid: {{model: [{'x' * 201}]}}": "s.yaml: the folder of a setting would be named 'model=x",
     "settings: [s.yaml]": "s.yaml: s.yaml is a sweep itself: list the recipes that it is made of",

@@ -25,7 +25,8 @@ from isheep.recipe.machine import Machine
 from isheep.recipe.schema import Lora, Training
 from isheep.records import Model
 from isheep.rundir.training_file import TrainingRow
-from isheep.trainers import adapter_dir, peft
+from isheep.trainers import adapter_dir, fit, peft
+from isheep.trainers.job import Job
 from isheep.trainers.rows import IGNORED, TokenizedRow, epoch_order, row_schedule, select_examples, tokenize_row
 
 pytestmark = pytest.mark.numeric
@@ -290,7 +291,7 @@ def test_the_best_checkpoint_is_kept_and_everything_is_recorded(qwen2: Path, tmp
     best, last = (read_record(tmp_path / keep) for keep in ("best", "last"))
     assert best["rows"] == {"sampled": 20, "prompt_too_long": 0, "trained": 16, "held_out": 4}
     assert best["training_file_sha256"] == hashlib.sha256((tmp_path / "best.json").read_bytes()).hexdigest()
-    assert [step for step, _ in best["eval_loss"]] == [2, 4, 6, 8, 10, 12]
+    assert [step for step, _ in best["eval_loss"]] == [0, 2, 4, 6, 8, 10, 12]
     lowest, second = sorted(loss for _, loss in best["eval_loss"])[:2]
     assert second > lowest + 0.1 and best["eval_loss"][-1][1] > lowest + 1
     assert best["kept_step"] == min(best["eval_loss"], key=lambda entry: entry[1])[0] < last["kept_step"] == 12
@@ -327,6 +328,27 @@ def test_a_smaller_device_batch_learns_the_same(qwen2: Path, tmp_path: Path) -> 
     for name in ("loss", "eval_loss"):
         losses = [[loss for _, loss in record[name]] for record in records]
         assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_the_measurement_before_the_training_changes_no_draw(
+    qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout draws the same masks with and without it."""
+    training = Training(batch_size=4, max_steps=2, warmup_steps=0, held_out=0.25, lora=Lora(dropout=0.5))
+    train_peft(Model(str(qwen2)), numbered_rows(8), chat_of(qwen2), training, tmp_path / "measured")
+    arguments = fit._training_arguments
+
+    def without_measurement(job: Job, use_cuda: bool) -> Any:
+        changed = arguments(job, use_cuda)
+        changed.eval_on_start = False
+        return changed
+
+    monkeypatch.setattr(fit, "_training_arguments", without_measurement)
+    train_peft(Model(str(qwen2)), numbered_rows(8), chat_of(qwen2), training, tmp_path / "not")
+    records = [read_record(tmp_path / name) for name in ("measured", "not")]
+    assert [[step for step, _ in record["eval_loss"]] for record in records] == [[0, 2], [2]]
+    weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("measured", "not")]
+    assert weights[0] == weights[1]
 
 
 def test_a_loss_that_is_not_finite_is_reported_in_one_line(qwen2: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from isheep.records import Record
-from isheep.rundir.atomic import fsync_path
+from isheep.rundir.atomic import fsync, fsync_path
 
 RATINGS, CHOICES = "annotations/ratings.jsonl", "annotations/choices.jsonl"
 # Stands for a person if two answers are the same text: a tie that nobody needs to be asked about.
@@ -67,7 +67,7 @@ def append_annotation(path: Path, row: Rating | Choice) -> None:
                 file.write(b"\n")
         file.write(row.model_dump_json().encode() + b"\n")
         file.flush()
-        os.fsync(file.fileno())
+        fsync(file.fileno())
     if is_new:
         fsync_path(path.parent)
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from isheep.errors import UserError, excerpt, quote_path
+from isheep.errors import UserError, excerpt, is_utf8, quote_path
 
 MAX_NAME_BYTES = 255
 """The longest name of a file that Linux has."""
@@ -16,6 +16,8 @@ def path_argument(value: object, name: str) -> Path:
     text = os.fspath(value)
     if not isinstance(text, str) or not text or "\0" in text:
         raise UserError(f"{name} {quote_path(value)}: give a path of at least one character, without a NUL")
+    if not is_utf8(text):
+        raise UserError(f"{name} {quote_path(value)} is not UTF-8: rename the file or folder, or give another one")
     if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in Path(text).parts):
         raise UserError(f"{name} {quote_path(value)}: a name in it is longer than {MAX_NAME_BYTES} bytes")
     return Path(text)

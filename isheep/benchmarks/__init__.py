@@ -29,7 +29,7 @@ from isheep.benchmarks.support.loading import is_readable, load_benchmark, regis
 from isheep.benchmarks.support.responses import ResponseContext
 from isheep.benchmarks.support.validation_parts import halved, validation_half
 from isheep.errors import UserError
-from isheep.recipe.evaluation import BenchmarkSettings, Stop
+from isheep.recipe.evaluation import BenchmarkSettings, StopRule
 from isheep.recipe.schema import Recipe
 
 __all__ = [
@@ -69,8 +69,8 @@ __all__ = [
 def benchmarks_need_logprobs(recipe: Recipe) -> bool:
     """Return whether a benchmark of the recipe, its stop rule's included, needs log-probabilities of given texts."""
     names = [settings.name for settings in recipe.evaluation]
-    if recipe.stop:
-        names.append(recipe.stop.benchmark)
+    if recipe.stop_rule:
+        names.append(recipe.stop_rule.benchmark)
     return any(load_benchmark(name).needs_logprobs for name in names)
 
 
@@ -86,12 +86,12 @@ def prompt_fingerprint(settings: BenchmarkSettings) -> str:
 
 def validation_prompts(recipe: Recipe) -> list[str]:
     """Return the prompts that the recipe's stop rule measures with; none if the recipe has no such rule."""
-    if recipe.stop is None:
+    if recipe.stop_rule is None:
         return []
-    return validation_part(recipe.stop).prompts(stop_settings(recipe))
+    return validation_part(recipe.stop_rule).prompts(stop_settings(recipe))
 
 
-def validation_part(stop: Stop) -> ValidationPart:
+def validation_part(stop: StopRule) -> ValidationPart:
     """Return the items that a stop rule measures with. Raises UserError if its benchmark has none."""
     part = load_benchmark(stop.benchmark).validation
     if part is None:
@@ -111,13 +111,13 @@ def stop_settings(recipe: Recipe) -> BenchmarkSettings:
 
     They are those of the validation half if the rule measures with half of the benchmark's items.
     """
-    assert recipe.stop
+    assert recipe.stop_rule
     entries = {settings.name: settings for settings in recipe.evaluation}
-    settings = entries.get(recipe.stop.benchmark) or BenchmarkSettings(name=recipe.stop.benchmark)
-    return as_half(settings, "validation half") if validation_part(recipe.stop).items else settings
+    settings = entries.get(recipe.stop_rule.benchmark) or BenchmarkSettings(name=recipe.stop_rule.benchmark)
+    return as_half(settings, "validation half") if validation_part(recipe.stop_rule).items else settings
 
 
-def reported_settings(stop: Stop | None, settings: BenchmarkSettings) -> BenchmarkSettings:
+def reported_settings(stop: StopRule | None, settings: BenchmarkSettings) -> BenchmarkSettings:
     """Return the settings by which a benchmark is reported: those of the other half if a stop rule reads one half.
 
     Code of the user's that is not allowed is not loaded: it can't be evaluated either.
@@ -133,4 +133,4 @@ def reported_settings(stop: Stop | None, settings: BenchmarkSettings) -> Benchma
 
 def reported_benchmarks(recipe: Recipe) -> list[BenchmarkSettings]:
     """Return the settings by which the recipe's benchmarks are reported."""
-    return [reported_settings(recipe.stop, settings) for settings in recipe.evaluation]
+    return [reported_settings(recipe.stop_rule, settings) for settings in recipe.evaluation]

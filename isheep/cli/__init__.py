@@ -16,7 +16,7 @@ import typer
 
 from isheep import __version__
 from isheep.cli import error_lines
-from isheep.errors import UserError, command_line
+from isheep.errors import UserError, command_line, is_utf8, quote_path
 
 # The commands in the order in which `isheep --help` lists them.
 COMMANDS = (
@@ -100,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         warnings.simplefilter("ignore", FutureWarning)
     try:
         with command_line():
-            _check_operating_system(sys.argv[1:] if arguments is None else arguments)
+            arguments = sys.argv[1:] if arguments is None else arguments
+            _check_operating_system(arguments)
+            _check_encoding(arguments)
             # Not standalone, so that typer raises its errors: they get the same form as ours.
             code = app(args=arguments, prog_name="isheep", standalone_mode=False)
     except typer.Abort:
@@ -123,6 +125,13 @@ def _check_operating_system(arguments: Sequence[str]) -> None:
         raise UserError(
             f"isheep runs on Linux, and this is {sys.platform}: use WSL 2 on Windows, or a Linux container on macOS"
         )
+
+
+def _check_encoding(arguments: Sequence[str]) -> None:
+    """Raise UserError if an argument is not UTF-8, as a file's name may be: recipes, cards and reports are UTF-8."""
+    for argument in arguments:
+        if not is_utf8(argument):
+            raise UserError(f"{quote_path(argument)} is not UTF-8: rename the file or folder, or give another one")
 
 
 def _exit(line: str, code: int) -> NoReturn:

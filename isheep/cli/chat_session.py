@@ -35,7 +35,7 @@ def chat_with_run(
     recipe, run = open_run(run_dir)
     backend.check_code(recipe)
     result = find_run_result(recipe, run)
-    is_chosen = bool(recipe.stop) and iteration is None
+    is_chosen = bool(recipe.stop_rule) and iteration is None
     iteration = result.iteration if iteration is None else iteration
     model = model_of_iteration(recipe, run, iteration)
     console, is_terminal = make_console(), sys.stdin.isatty()

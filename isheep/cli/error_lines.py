@@ -7,8 +7,8 @@ from typer import BadParameter
 
 from isheep.errors import UserError, find_disk_full, is_out_of_memory, one_line
 
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
-"""Errors of the operating system that mean: this path cannot be written to."""
+FAILING = (errno.EIO, errno.ESTALE, errno.EROFS, errno.ETIMEDOUT)
+"""Errors by which a disk or a network file system fails while a file is written, which name no file."""
 
 # The class of all errors of a command line that typer can't read; typer has no public name for it.
 ClickException = BadParameter.__mro__[2]
@@ -23,10 +23,9 @@ def error_line(error: Exception) -> str | None:
     if full := find_disk_full(error):
         path = getattr(full, "filename", None)
         target = f" for {path}" if path else ""
-        return (
-            f"no space left on the device{target}; everything finished so far is saved: "
-            "free some space and run the same command again"
-        )
+        is_quota = getattr(full, "errno", None) == errno.EDQUOT
+        problem = "the disk quota is used up" if is_quota else "no space left on the device"
+        return f"{problem}{target}; everything finished so far is saved: free some space and run the same command again"
     if is_out_of_memory(error):
         reason = one_line(str(error).strip().partition("\n")[0])
         return (
@@ -34,8 +33,14 @@ def error_line(error: Exception) -> str | None:
             "a lower machine.engine_batch_size (prompts in a batch) or machine.rows_per_process (rows that train at "
             "once)"
         )
-    if isinstance(error, OSError) and error.errno in UNWRITABLE and error.filename:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        if error.filename:
+            return f"{error.filename}: {error.strerror}"
+        if error.errno in FAILING:
+            return (
+                f"the file system fails ({error.strerror}); everything finished so far is saved: "
+                "run the same command again when it works"
+            )
     return None
 
 

@@ -56,7 +56,8 @@ def redo(
     # A run with an engine or filters from Python can't be continued by a command.
     check_python_objects(run_dir, {})
     with lock_run(run_dir) as run:
-        aside = set_aside(run, stage, choose_iteration(run, stage, iteration))
+        first = choose_iteration(run, stage, iteration)
+        aside = set_aside(run, stage, first)
         try:
             # What a run needs depends on the files that it lacks.
             check_recipe_ready(recipe, run_dir)
@@ -64,5 +65,5 @@ def redo(
             put_back(run, aside)
             raise
         for note in forget_moved_files(run, aside):
-            run.notify(note)
+            run.notify(note, redone_from=first)
         report_run(recipe, run_dir)

@@ -105,7 +105,7 @@ def report_run(recipe: Recipe, out: Path, reuse: Path | None = None) -> None:
     with live_view():
         run_folder, iteration = run_recipe(recipe, out, reuse=reuse)
     print_parts([run_table(recipe, run_folder)])
-    if recipe.stop:
+    if recipe.stop_rule:
         result = find_run_result(recipe, run_folder)
         print_line(f"result   {result}")
         iteration = result.iteration

@@ -21,6 +21,7 @@ from isheep.plan.tables import clock, si
 from isheep.recipe.schema import Recipe
 from isheep.rundir.artifacts import OTHER_STAGE, STAGES, artifact_of
 from isheep.rundir.events import damaged_events, read_events
+from isheep.rundir.findings import find_stop, read_findings
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import find_run_result, iteration_dir, newest_iteration
 from isheep.rundir.run import open_run
@@ -49,15 +50,17 @@ def status_tables(run_dir: Path, full: bool) -> Iterator[RenderableType]:
     yield from map(Text, in_progress(run))
     yield from (Text(line, style="red") for line in _described_problems(run, problems))
     yield Text(progress_line(recipe, run))
-    if recipe.stop:
+    if recipe.stop_rule:
         yield Text(f"result: {find_run_result(recipe, run)}")
 
 
 def progress_line(recipe: Recipe, run: RunFolder) -> str:
     """Return how many iterations of a run are trained, and how to continue it."""
     iteration = newest_iteration(recipe, run)
-    to_continue = "" if is_last_iteration(recipe, run, iteration) else f"; to continue: isheep run {run.path}"
-    return f"{iteration} of {recipe.iterations} iterations are trained{to_continue}"
+    way_on = "" if is_last_iteration(recipe, run, iteration) else f"; to continue: isheep run {run.path}"
+    if stop := find_stop(recipe, run):
+        way_on = f"; stopped by stop.on: {stop}"
+    return f"{iteration} of {recipe.iterations} iterations are trained{way_on}"
 
 
 def status_values(run_dir: Path) -> dict[str, Any]:
@@ -76,6 +79,7 @@ def status_values(run_dir: Path) -> dict[str, Any]:
         "seconds": [{"folder": folder, "stage": stage, "seconds": value} for (folder, stage), value in seconds.items()],
         "plan_and_reality": [row._asdict() for row in compare_with_plan(recipe, run, seconds)],
         "notes": notes(run),
+        "findings": [{"iteration": t, "name": name, "text": text} for (t, name), text in read_findings(run).items()],
         "in_progress": list(in_progress(run)),
     }
     return {**values, "problems": _described_problems(run, problems)}

@@ -84,7 +84,7 @@ def contamination_report(
     iterations = [index for index in range(1, recipe.iterations + 1) if iteration_dir(run, index).has("pairs.jsonl")]
     if not iterations:
         raise UserError(f"{run_dir} has no pairs yet: see isheep status {run_dir}")
-    benchmarks = [reported_settings(recipe.stop, settings) for settings in choose_benchmarks(recipe, names, data)]
+    benchmarks = [reported_settings(recipe.stop_rule, settings) for settings in choose_benchmarks(recipe, names, data)]
     # Before the first table is printed: a benchmark may be code that is not allowed, or that can't be loaded.
     for settings in benchmarks:
         load_benchmark(settings.name)

@@ -68,7 +68,7 @@ def _chat_conflicts(recipe: Recipe) -> Conflicts:
     if recipe.assessment and recipe.assessment.may_constrain and recipe.assessment.explain:
         reason = "machine.server.api: chat can't continue a reply after its score: set explain to false, or take"
         yield ("assessment", "explain"), f"{reason} completions"
-    if recipe.evaluation or recipe.stop:
+    if recipe.evaluation or recipe.stop_rule:
         reason = "benchmarks give the base model plain prompts: take completions, or no evaluation"
         yield ("machine", "server", "api"), reason
 

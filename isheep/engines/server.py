@@ -60,7 +60,7 @@ class ServerRequirements(NamedTuple):
 
 def requirements(recipe: Recipe, benchmarks_need_logprobs: bool) -> ServerRequirements:
     """Return what the recipe needs its server to do, over all of its iterations and benchmarks."""
-    variants, is_evaluated = recipe.variants, bool(recipe.evaluation or recipe.stop)
+    variants, is_evaluated = recipe.variants, bool(recipe.evaluation or recipe.stop_rule)
     assessments = [variant.assessment for variant in variants if variant.assessment]
     samplings = [section.sampling for variant in variants for section in (variant.synthesis, variant.response)]
     samplings += [assessment.sampling for assessment in assessments]

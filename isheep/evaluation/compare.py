@@ -157,7 +157,7 @@ def _load_model(run_dir: Path, iteration: int | None) -> tuple[int, str, Results
         for index in started
     }
     label = ""
-    if iteration is None and recipe.stop:
+    if iteration is None and recipe.stop_rule:
         run_result = find_run_result(recipe, run)
         iteration, label = run_result.iteration, str(run_result)
     elif iteration is None:

@@ -54,7 +54,7 @@ def evaluate(
 
 def evaluated_parts(recipe: Recipe) -> list[tuple[str, BenchmarkSettings]]:
     """Return what every model is evaluated on: the folder of the result (eval, validation) and the settings."""
-    validation = [("validation", stop_settings(recipe))] if recipe.stop else []
+    validation = [("validation", stop_settings(recipe))] if recipe.stop_rule else []
     return [*validation, *(("eval", settings) for settings in reported_benchmarks(recipe))]
 
 
@@ -88,8 +88,8 @@ def ensure_result(model_context: ModelContext, settings: BenchmarkSettings, part
         )
         fingerprints = _fingerprints_of_part(recipe, settings, part)
         if part == "validation":
-            assert recipe.stop
-            result = _measured_score_first(validation_part(recipe.stop), benchmark.name, context)
+            assert recipe.stop_rule
+            result = _measured_score_first(validation_part(recipe.stop_rule), benchmark.name, context)
         else:
             result = benchmark.run(context)
         template = "" if result.template in ("", PLAIN) else fingerprint(chat.template)

@@ -52,7 +52,7 @@ def evaluate_run(
         )
     if data and len(names) != 1:
         raise UserError(f"{option('data')} {data} is for one benchmark: name it, and it alone")
-    benchmarks = [reported_settings(recipe.stop, settings) for settings in with_judge(benchmarks, judge)]
+    benchmarks = [reported_settings(recipe.stop_rule, settings) for settings in with_judge(benchmarks, judge)]
     models = range(newest_iteration(recipe, run) + 1) if iteration is None else [iteration]
     # Raises an error for a wrong iteration before the benchmarks are read.
     model_of_iteration(recipe, run, iteration)

@@ -73,7 +73,7 @@ def _settings_of_file(artifact: Artifact, recipe: Recipe, name: str) -> dict[str
         settings["evaluation"] = benchmark.model_dump(mode="json") if benchmark else None
     elif artifact.name == "validation":
         # The rule's numbers do not change a score.
-        settings["stop"] = stop_settings(recipe).model_dump(mode="json") if recipe.stop else None
+        settings["stop"] = stop_settings(recipe).model_dump(mode="json") if recipe.stop_rule else None
     return settings
 
 

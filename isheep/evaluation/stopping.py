@@ -6,7 +6,7 @@ from typing import NamedTuple
 from isheep.benchmarks import validation_part
 from isheep.errors import UserError
 from isheep.evaluation.statistics import upper_bound
-from isheep.recipe.evaluation import Stop
+from isheep.recipe.evaluation import StopRule
 from isheep.recipe.schema import Recipe
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import load_validation_score
@@ -37,7 +37,7 @@ def is_last_iteration(recipe: Recipe, run: RunFolder, t: int) -> bool:
 
     Reads the validation results that `evaluate` wrote.
     """
-    if not recipe.stop or t == recipe.iterations:
+    if not recipe.stop_rule or t == recipe.iterations:
         return t == recipe.iterations
     test = run_gain_test(recipe, run, t)
     return test is not None and test.is_over
@@ -45,20 +45,21 @@ def is_last_iteration(recipe: Recipe, run: RunFolder, t: int) -> bool:
 
 def run_gain_test(recipe: Recipe, run: RunFolder, t: int) -> GainTest | None:
     """Return the test of the stop rule after iteration t; None for the base, or if a model has no validation score."""
-    assert recipe.stop
+    rule = recipe.stop_rule
+    assert rule
     scores = [load_validation_score(recipe, run, iteration) for iteration in range(t + 1)]
     complete = [score for score in scores if score and score.mean is not None]
     if t == 0 or len(complete) < len(scores):
         return None
     if len({len(score.items) for score in complete}) > 1:
         raise UserError(
-            f"{run.path}: the models were scored on different numbers of items of {recipe.stop.benchmark}'s validation "
+            f"{run.path}: the models were scored on different numbers of items of {rule.benchmark}'s validation "
             "part: delete the folders validation in it to have them scored again"
         )
-    return find_gain_test(complete, recipe.stop, validation_part(recipe.stop).largest)
+    return find_gain_test(complete, rule, validation_part(rule).largest)
 
 
-def find_gain_test(scores: Sequence[ValidationScore], stop: Stop, largest: float = 1.0) -> GainTest:
+def find_gain_test(scores: Sequence[ValidationScore], stop: StopRule, largest: float = 1.0) -> GainTest:
     """Return whether the gains of M^0, M^1, ... are over after the last of them, by their values on the same items.
 
     They are not over while the last model is the best. Otherwise it is compared with the best one, s iterations before
@@ -78,11 +79,12 @@ def find_gain_test(scores: Sequence[ValidationScore], stop: Stop, largest: float
 
 def describe_stop(recipe: Recipe, test: GainTest) -> str:
     """Return why the stop rule ended a run: the comparison with its figures."""
-    assert recipe.stop
+    rule = recipe.stop_rule
+    assert rule
     base = "the base" if test.best == 0 else f"iteration {test.best}"
-    part = f"{recipe.stop.benchmark}'s validation part"
+    part = f"{rule.benchmark}'s validation part"
     return (
         f"stopped after iteration {test.newest} of {recipe.iterations}: on {part} it is {test.gain:+.1f} points from "
-        f"{base}, the best so far, and with a confidence of {recipe.stop.confidence:.0%} not above {test.bound:+.1f}; "
+        f"{base}, the best so far, and with a confidence of {rule.confidence:.0%} not above {test.bound:+.1f}; "
         f"{test.wanted:+g} would be worth going on for (stop.gain)"
     )

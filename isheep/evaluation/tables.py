@@ -66,7 +66,7 @@ def run_table(recipe: Recipe, run: RunFolder, only: Sequence[str] = (), *, full:
     """
     iterations = started_iterations(recipe, run)
     names = list(only) or evaluated_benchmarks(recipe, run, iterations)
-    result = find_run_result(recipe, run) if recipe.stop and iterations[1:] else None
+    result = find_run_result(recipe, run) if recipe.stop_rule and iterations[1:] else None
     # An iteration that has begun and has no scores yet would be an empty column beside the change of the one before.
     scored = [t for t in iterations if t == 0 or any(has_result(run, t, name) for name in names)]
     scores = [load_scores(run, scored, name, result.iteration if result else None) for name in names]

@@ -17,6 +17,7 @@ from isheep.recipe.packaged import PACKAGED_MODELS
 from isheep.recipe.public import public_name, public_settings
 from isheep.recipe.schema import Recipe
 from isheep.rundir.events import read_events
+from isheep.rundir.findings import read_findings
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
 
@@ -188,6 +189,7 @@ def limits_section(subject: CardSubject) -> Iterator[str]:
         limits.append("The model rated its own answers. Such ratings are often too high (`isheep judge-calibration`).")
     diversity = read_diversity(run, iteration) or {}
     limits += [f"The data of iteration {iteration} are narrower: {line}." for line in diversity.get("narrower", [])]
+    limits += [f"{markdown_text(text)}." for (t, _), text in read_findings(run).items() if t <= iteration]
     yield "\n".join(f"- {line}" for line in limits)
 
 

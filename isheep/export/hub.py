@@ -82,7 +82,7 @@ def prepare_upload(
         # The report holds rows of these files in a compressed form, in which nothing can be found.
         checked = [*run_dir.glob("iter-*/*.jsonl"), *run_dir.glob("iter-*/eval/*/*.jsonl")]
     upload = Upload(folder, repo, "dataset" if published == "dataset" else "model")
-    check_files([*upload.files, *checked], os.environ, _token(), Path.home())
+    check_files([*upload.files, *checked], os.environ, _token(), Path(os.path.expanduser("~")))
     return upload
 
 

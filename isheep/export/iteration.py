@@ -134,7 +134,7 @@ def export_gguf(run_dir: Path, iteration: int | None, output_dir: Path | None) -
 
 def default_data_iteration(recipe: Recipe, run: RunFolder) -> int:
     """Return the iteration of the run's result if a stop rule chooses it, otherwise the newest with filtered pairs."""
-    if recipe.stop and (result := find_run_result(recipe, run)).iteration:
+    if recipe.stop_rule and (result := find_run_result(recipe, run)).iteration:
         notify_of_result(recipe, run)
         return result.iteration
     return newest_filtered_iteration(recipe, run)
@@ -142,7 +142,7 @@ def default_data_iteration(recipe: Recipe, run: RunFolder) -> int:
 
 def notify_of_result(recipe: Recipe, run: RunFolder) -> None:
     """Say on standard error which iteration is exported if a stop rule chooses it."""
-    if recipe.stop:
+    if recipe.stop_rule:
         console.print(f"exporting {find_run_result(recipe, run)}", markup=False, soft_wrap=True)
 
 

@@ -1,7 +1,6 @@
 """A judge at an OpenAI-compatible endpoint: its calls, their stored replies, and their cost."""
 
 import contextlib
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from isheep.openai_client import (
 )
 from isheep.recipe.machine import Judging
 from isheep.rundir import progress
+from isheep.rundir.atomic import fsync
 from isheep.rundir.folder import RunFolder
 
 JUDGE_LOG = "judge.jsonl"
@@ -179,7 +179,7 @@ class ReplyLog:
                 file.write(b"\n")
             file.write(reply.model_dump_json().encode() + b"\n")
             file.flush()
-            os.fsync(file.fileno())
+            fsync(file.fileno())
             self.ends_torn = False
             self.replies[reply.key] = reply
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def find_checkpoint(base: str) -> str:
     A name in PACKAGED_MODELS stands for a model that isheep includes, unless a folder of that name holds a checkpoint.
     Raises UserError if `base` is a path without a checkpoint.
     """
-    folder = Path(base).expanduser()
+    # Unlike Path.expanduser, it leaves a folder as it is whose user is not known.
+    folder = Path(os.path.expanduser(base))
     packaged = PACKAGED_MODELS.get(base)
     if packaged and not (folder / "config.json").is_file():
         folder = packaged

@@ -233,8 +233,8 @@ def evaluation_stages(iteration: PlannedIteration, model: str) -> Iterator[Stage
     """Yield the model's answers to each benchmark whose number of items is known, and to a stopping rule's."""
     number, recipe, assumed = iteration
     sizes = {settings.model_dump_json(): planned_answers(settings) for settings in reported_benchmarks(recipe)}
-    if recipe.stop:
-        part, settings = validation_part(recipe.stop), stop_settings(recipe)
+    if recipe.stop_rule:
+        part, settings = validation_part(recipe.stop_rule), stop_settings(recipe)
         sizes["validation"] = planned_answers(settings) if half_name(settings) else part.planned
     for name, size in sizes.items():
         if size is None:

@@ -1,6 +1,6 @@
 """The recipe's sections `evaluation` and `stop`. A field's docstring is its description in docs/recipe.md."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
@@ -69,22 +69,48 @@ def entry_of(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-class Stop(Settings):
-    """End the run early if iterations bring no improvement (Table 1: performance "stagnates or diminishes").
+FindingName = Literal["same_instructions", "same_answers", "same_ratings", "few_rows", "bad_loss", "worse_than_base"]
+"""The signs of degenerate learning, in the order in which a run looks for them (diagnostics/degenerate.py)."""
 
-    The decision is made on the benchmark's validation part, whose items are never reported. Of a benchmark whose items
-    are all reported otherwise, it is a fixed half of them, and the run reports the other half. The run ends after an
-    iteration that is no new best if the gain over the best model is, by a one-sided paired test, less than `gain` for
-    each iteration since then (docs/evaluation.md). The best iteration is the result of the run.
+
+class StopRule(NamedTuple):
+    """The rule that ends a run when iterations bring no gain any more. The fields are those of Stop."""
+
+    benchmark: str
+    patience: int = 1
+    gain: float = 1.0
+    confidence: float = 0.95
+
+
+class Stop(Settings):
+    """End the run early if iterations bring no improvement (Table 1: performance "stagnates or diminishes"), or if
+    learning is degenerate.
+
+    With `benchmark`, the decision is made on the benchmark's validation part, whose items are never reported. Of a
+    benchmark whose items are all reported otherwise, it is a fixed half of them, and the run reports the other half.
+    The run ends after an iteration that is no new best if the gain over the best model is, by a one-sided paired test,
+    less than `gain` for each iteration since then (docs/evaluation.md). The best iteration is the result of the run.
     """
 
-    benchmark: BenchmarkName
-    """The benchmark: any that comes with isheep, or your own if it has a validation part."""
-    patience: Count = 1
+    benchmark: BenchmarkName | None = None
+    """The benchmark: any that comes with isheep, or your own if it has a validation part; null: gains are not
+    tested."""
+    patience: Count = StopRule._field_defaults["patience"]
     """The number of consecutive iterations without a new best after which the run may end."""
-    gain: Annotated[float, Field(ge=0)] = 1.0
+    gain: Annotated[float, Field(ge=0)] = StopRule._field_defaults["gain"]
     """The gain for which an iteration is worth its cost, in points: hundredths of the score's largest value (a point is
     0.01 of a share, and 0.1 of MT-Bench's ratings)."""
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = StopRule._field_defaults["confidence"]
     """The confidence of the one-sided test with which the run ends. With gain: 0 and confidence: 0.5, every iteration
     without a new best counts, whatever the noise."""
+    on: tuple[FindingName, ...] = ()
+    """The signs of degenerate learning that stop the run, with an error that says what was seen. Each is said at once
+    in any case (docs/diagnostics.md). same_instructions, same_answers: all are the same text. same_ratings: each
+    criterion has one value. few_rows: training on fewer than 16 rows. bad_loss: a loss above that of uniform guesses.
+    worse_than_base: a held-out loss, or a score on the validation part, that is clearly worse than before the
+    training."""
+
+    @property
+    def rule(self) -> StopRule | None:
+        """The rule that tests the gains of iterations; None without a benchmark."""
+        return StopRule(self.benchmark, self.patience, self.gain, self.confidence) if self.benchmark else None

@@ -13,7 +13,7 @@ from isheep.errors import quote_path
 from isheep.filters import Filter
 from isheep.filters.score import ScoreFilter
 from isheep.prompts import PromptSource
-from isheep.recipe.evaluation import BenchmarkSettings, RatingJudge, Stop, entry_of
+from isheep.recipe.evaluation import BenchmarkSettings, RatingJudge, Stop, StopRule, entry_of
 from isheep.recipe.machine import Machine
 from isheep.recipe.packaged import PACKAGED_SEEDS, SYNTHESIS_PROMPTS
 from isheep.recipe.paths import PathText
@@ -294,6 +294,11 @@ class Recipe(Settings):
             return self
         data = merge_settings(self.model_dump(mode="json", exclude={"iteration"}), self.iteration[iteration])
         return Recipe.model_validate_json(json.dumps(data), strict=True)
+
+    @property
+    def stop_rule(self) -> StopRule | None:
+        """The rule that ends the run when iterations bring no gain any more; None if the recipe has none."""
+        return self.stop.rule if self.stop else None
 
     @property
     def judge_note(self) -> str | None:

@@ -30,7 +30,12 @@ class _Loader(yaml.SafeLoader):
     """A YAML loader that reads 5e-5 as a number (YAML 1.1 reads it as a text) and every key as a text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
+        self.flatten_mapping(node)
+        # As it is written: YAML 1.1 reads the key `on` as true.
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -249,14 +254,18 @@ def set_key(source: RecipeSource, key: str, value: Any, location: str) -> Recipe
 
 
 def put(container: Any, path: KeyPath, value: Any) -> Any:
-    """Return `container` with `value` at `path`. Missing mappings on the way are made, lists are not: KeyError."""
+    """Return `container` with `value` at `path`. Missing mappings, and those that are null, are made on the way.
+
+    Raises KeyError if a list on the way has no such item, or if something on the way is neither mapping nor list.
+    """
     if not path:
         return value
     key, *remaining = path
     if isinstance(container, list) and isinstance(key, int) and key < len(container):
         return [*container[:key], put(container[key], tuple(remaining), value), *container[key + 1 :]]
     if isinstance(container, dict) and isinstance(key, str):
-        return {**container, key: put(container.get(key, {}), tuple(remaining), value)}
+        inner = container.get(key)
+        return {**container, key: put({} if inner is None else inner, tuple(remaining), value)}
     raise KeyError(key)
 
 

@@ -17,7 +17,7 @@ _MEANINGS = {"settings": "names to what differs, or a list of recipe files", "gr
 # A text as a value in the name of a setting as earlier versions wrote it.
 DASHED_VALUE = re.compile(r"(?<==)-(.*?)-(?=,|\Z)")
 
-# A setting's name is the name of a folder: at most this many characters.
+# A setting's name is the name of a folder: at most this many bytes.
 MAX_NAME_LENGTH = 200
 
 
@@ -64,8 +64,8 @@ def _label(parts: list[str]) -> str:
 def _check_label(label: str, labels: Iterable[str], path: Path) -> None:
     if label in labels:
         raise UserError(f"{path}: two settings are named {label!r}")
-    if not 0 < len(label) <= MAX_NAME_LENGTH:
-        why = f"the folder of a setting would be named {label!r}: 1 to {MAX_NAME_LENGTH} characters are needed"
+    if not 0 < len(label.encode()) <= MAX_NAME_LENGTH:
+        why = f"the folder of a setting would be named {label!r}: 1 to {MAX_NAME_LENGTH} bytes are needed"
         raise UserError(f"{path}: {why}; name it under settings")
 
 

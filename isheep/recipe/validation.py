@@ -12,6 +12,7 @@ from isheep.filters.base import FilterSettings, RecipeFacts
 from isheep.filters.custom import CustomFilter
 from isheep.prompts import forms
 from isheep.prompts.jinja_syntax import find_syntax_error
+from isheep.recipe.evaluation import StopRule
 from isheep.recipe.packaged import PACKAGED_SEEDS
 from isheep.recipe.schema import SECTIONS_PER_ITERATION, Assessment, Recipe, TopicSettings
 
@@ -33,6 +34,7 @@ def conflicts(recipe: Recipe, iteration: int = 1) -> Conflicts:
     yield from _assessment(recipe)
     yield from _filters(recipe)
     yield from _training(recipe, iteration)
+    yield from _stop(recipe)
     yield from _extensions(recipe)
 
 
@@ -171,7 +173,7 @@ def _prompt_name(source: prompts.PromptSource) -> str:
 
 def _filters(recipe: Recipe) -> Conflicts:
     criteria = recipe.assessment.criteria if recipe.assessment else None
-    facts = RecipeFacts(recipe.synthesis.tasks, criteria, bool(recipe.evaluation or recipe.stop))
+    facts = RecipeFacts(recipe.synthesis.tasks, criteria, bool(recipe.evaluation or recipe.stop_rule))
     for index, settings in enumerate(recipe.filters):
         remaining = [*recipe.filters[:index], *recipe.filters[index + 1 :]]
         for path, why in settings.conflicts(facts._replace(other_filters=_filters_as_yaml(remaining))):
@@ -199,6 +201,18 @@ def _training(recipe: Recipe, iteration: int) -> Conflicts:
         yield ("training", "keep"), "best is found on held-out rows, and training.held_out is 0: set keep to last"
 
 
+def _stop(recipe: Recipe) -> Conflicts:
+    """Check that `stop` has something to stop by: a benchmark, or signs of degenerate learning."""
+    stop = recipe.stop
+    if stop is None or stop.benchmark:
+        return
+    for key, default in StopRule._field_defaults.items():
+        if getattr(stop, key) != default:
+            yield ("stop", key), "it is for the gains on a benchmark, and stop.benchmark is null"
+    if not stop.on:
+        yield ("stop",), "it has nothing to stop by: give stop.benchmark or stop.on, or set stop to null"
+
+
 def _extensions(recipe: Recipe) -> Conflicts:
     """Yield the code of the user's own that the recipe names, unless the user has allowed it."""
     if extensions.is_code_allowed():
@@ -209,8 +223,8 @@ def _extensions(recipe: Recipe) -> Conflicts:
     for index, benchmark in enumerate(recipe.evaluation):
         if extensions.parse_reference(benchmark.name):
             yield ("evaluation", index), extensions.refusal(benchmark.name, "benchmark")
-    if recipe.stop and extensions.parse_reference(recipe.stop.benchmark):
-        yield ("stop", "benchmark"), extensions.refusal(recipe.stop.benchmark, "benchmark")
+    if recipe.stop_rule and extensions.parse_reference(recipe.stop_rule.benchmark):
+        yield ("stop", "benchmark"), extensions.refusal(recipe.stop_rule.benchmark, "benchmark")
     if extensions.parse_reference(recipe.machine.engine):
         yield ("machine", "engine"), extensions.refusal(recipe.machine.engine, "engine")
 

@@ -192,7 +192,7 @@ class RunData:
     def benchmarks(self) -> list[BenchmarkScores]:
         """The scores of the base and of each iteration, a record for each benchmark that a model was scored on."""
         names = evaluated_benchmarks(self.recipe, self.folder, self.numbers)
-        result = self.result.iteration if self.recipe.stop and self.num_trained else None
+        result = self.result.iteration if self.recipe.stop_rule and self.num_trained else None
         scores = [load_scores(self.folder, self.numbers, name, result) for name in names]
         return [benchmark for benchmark in scores if any(benchmark.results)]
 

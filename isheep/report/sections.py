@@ -16,6 +16,7 @@ from isheep.plan.tables import clock, si
 from isheep.recipe import loading
 from isheep.records import AssessedPair
 from isheep.report.run_data import MOST_ROWS_IN_MEMORY, IterationData, RunData
+from isheep.rundir.findings import read_findings
 from isheep.rundir.stage_times import stage_seconds
 
 # An absolute path: a report is handed on, and says nothing about the machine.
@@ -240,15 +241,15 @@ def _count(value: float | None) -> str:
 
 def rigor_facts(run: RunData) -> Iterator[str]:
     """Yield sentences on what the figures of this report can bear, and what was not done."""
+    yield from (without_paths(escape_unprintable(text)) for text in read_findings(run.folder).values())
     yield f"This is one run with one random seed ({run.recipe.seed}). How much another seed would change is not known."
     yield (
         "Intervals are 95% intervals over the items of a benchmark; differences are paired, item by item. They are not "
         "corrected for the number of scores: of 20 true non-differences, one looks like a difference."
     )
-    if run.recipe.stop:
+    if rule := run.recipe.stop_rule:
         yield (
-            f"The result of the run is {run.result}. It was chosen on items of {run.recipe.stop.benchmark} that are "
-            "not reported."
+            f"The result of the run is {run.result}. It was chosen on items of {rule.benchmark} that are not reported."
         )
     elif run.num_trained > 1:
         yield (

@@ -1,11 +1,15 @@
 """Write files atomically: write, fsync, rename, fsync the folder."""
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+NO_FSYNC = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EROFS)
+"""How a file system answers that can't sync a file or a folder: some network file systems and FUSE."""
 
 BeforeCommit = Callable[[Path], None]
 """Called with the path of the complete and synced content just before it gets its name."""
@@ -28,7 +32,7 @@ def write_pieces(path: Path, pieces: Iterable[str], before_commit: BeforeCommit 
         with part.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(pieces)
             file.flush()
-            os.fsync(file.fileno())
+            fsync(file.fileno())
         before_commit(part)
     except BaseException:
         # No incomplete file is left if a piece can't be made.
@@ -70,11 +74,21 @@ def copy_atomically(source: Path, target: Path, before_commit: BeforeCommit = do
             old.unlink(missing_ok=True)
     part.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, part)
+        _copy_folder(source, part)
     else:
         shutil.copyfile(source, part)
     before_commit(part)
     commit_folder(part, target)
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder without its permissions: the copy of one that may only be read can be written to."""
+    target.mkdir()
+    for path in sorted(source.rglob("*")):
+        if path.is_dir():
+            (target / path.relative_to(source)).mkdir()
+        else:
+            shutil.copyfile(path, target / path.relative_to(source))
 
 
 def commit_file(part: Path, target: Path | None = None) -> None:
@@ -94,6 +108,18 @@ def fsync_path(path: Path) -> None:
     """Sync a file or a folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        fsync(handle)
     finally:
         os.close(handle)
+
+
+def fsync(handle: int) -> None:
+    """Sync an open file to the disk, where the file system can.
+
+    Where it can't, a power cut may lose what was written last; a killed process loses nothing.
+    """
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_FSYNC:
+            raise

@@ -17,7 +17,7 @@ from isheep.batching import chunks, ordered_map
 from isheep.errors import UserError, one_line
 from isheep.records import Record
 from isheep.rundir import atomic, integrity, jsonl, manifest, progress
-from isheep.rundir.atomic import commit_file, commit_folder, copy_atomically
+from isheep.rundir.atomic import commit_file, commit_folder, copy_atomically, fsync
 from isheep.rundir.jsonl import JsonlRows
 from isheep.rundir.memory import take_peak_memory
 from isheep.rundir.progress import console
@@ -176,10 +176,10 @@ class RunFolder:
                     length += len(line)
                     num_tokens += getattr(row, "tokens", 0)
                 file.flush()
-                os.fsync(file.fileno())
+                fsync(file.fileno())
                 advance(len(batch))
                 progress.show_rows(batch)
-            os.fsync(file.fileno())
+            fsync(file.fileno())
         self._recorder(name)(part)
         commit_file(part)
         cost = {"tokens": num_tokens} if by_model and "tokens" in row_type.__annotations__ else {}
@@ -250,9 +250,9 @@ class RunFolder:
         with (self.root / "run.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"time": round(time.time(), 3), **fields}) + "\n")
 
-    def notify(self, text: str) -> None:
-        """Print a line for the user, and write it as an event."""
-        self.event(note=text)
+    def notify(self, text: str, **fields: Any) -> None:
+        """Print a line for the user, and write it as an event, with more fields if any are given."""
+        self.event(note=text, **fields)
         console.print(text, markup=False, soft_wrap=True)
 
     def _recorder(self, name: str) -> atomic.BeforeCommit:

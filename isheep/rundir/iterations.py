@@ -80,9 +80,9 @@ def find_run_result(recipe: Recipe, run: RunFolder) -> RunResult:
     newest = newest_iteration(recipe, run)
     if not newest:
         return RunResult(0, "because no iteration is trained yet")
-    if recipe.stop is None:
+    if recipe.stop_rule is None:
         return RunResult(newest, "the newest")
-    part = f"{benchmark_label(recipe.stop.benchmark)}'s validation part"
+    part = f"{benchmark_label(recipe.stop_rule.benchmark)}'s validation part"
     means = {t: mean for t in range(newest + 1) if (mean := _validation_mean(recipe, run, t)) is not None}
     base_mean = means.pop(0, None)
     if not means:
@@ -94,8 +94,8 @@ def find_run_result(recipe: Recipe, run: RunFolder) -> RunResult:
 
 def load_validation_score(recipe: Recipe, run: RunFolder, iteration: int) -> ValidationScore | None:
     """Return the score of M^iteration that the recipe's stop rule reads, or None if it is not there."""
-    assert recipe.stop
-    name = f"validation/{benchmark_label(recipe.stop.benchmark)}.json"
+    assert recipe.stop_rule
+    name = f"validation/{benchmark_label(recipe.stop_rule.benchmark)}.json"
     return read_validation_score(iteration_dir(run, iteration).checked(name))
 
 

@@ -1,6 +1,7 @@
 """A run folder as a whole: begin or continue a run, open it for reading, lock it, and check what is in it."""
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import json
@@ -16,7 +17,7 @@ from typing import IO
 import yaml
 
 from isheep import prompts
-from isheep.errors import UserError, in_command_line, option
+from isheep.errors import UserError, in_command_line, option, quote_path
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.rundir.artifacts import SEEDS_FILE, redo_command, split_file
@@ -26,6 +27,7 @@ from isheep.rundir.folder import RunFolder, refuse
 from isheep.rundir.integrity import check_root_files, check_run_files
 from isheep.rundir.jsonl import read_rows
 from isheep.rundir.manifest import MANIFEST_FILE, begin_manifest, has_manifest, undo_commits
+from isheep.rundir.progress import console
 from isheep.seeds import SeedTask, load_seed_file
 
 # The packages whose versions are recorded when a run begins or continues.
@@ -34,6 +36,15 @@ PACKAGES = ("isheep", "torch", "transformers", "peft", "trl", "datasets", "numpy
 # The format of the run folder, in version.json. Run folders of isheep 0.1 have no such file.
 FORMAT = 2
 VERSION_FILE = "version.json"
+
+# How a file system answers that has no locks, such as some network file systems.
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+
+# The number of bytes of the name of a run that the name of its fork begins with.
+MAX_FORK_NAME = 200
+
+# The longest path of a run folder in bytes: Linux has paths of up to 4096, and the files of a run are below its folder.
+MAX_PATH_BYTES = 4096 - 256
 
 # The number of characters of a command that an error message proposes.
 MAX_COMMAND_LENGTH = 300
@@ -194,6 +205,11 @@ def _take_lock(path: Path) -> _Lock:
         file.close()
         another = f"give another {option('out', 'run_dir')}"
         raise UserError(f"run folder {path} is in use by another process; wait for it or {another}") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        line = f"run folder {path} is on a file system without locks: see to it that no other process writes it"
+        console.print(line, markup=False, soft_wrap=True)
     return _locks.setdefault(_inode(file), _Lock(file))
 
 
@@ -208,6 +224,9 @@ def is_locked(path: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
     return False
 
 
@@ -285,6 +304,11 @@ def _check_is_run_dir(path: Path) -> None:
     # The path is too long, or a folder on the way may not be read.
     except OSError as error:
         raise UserError(f"run folder {path} can't be used: {error.strerror}") from None
+    if len(os.fsencode(path.absolute())) > MAX_PATH_BYTES:
+        shorter = f"give a shorter {option('out', 'run_dir')}"
+        raise UserError(
+            f"the path of run folder {quote_path(str(path))} is longer than {MAX_PATH_BYTES} bytes: {shorter}"
+        )
     nearest = next((folder for folder in (path, *path.parents) if folder.exists()), path)
     if not exists and not nearest.is_dir():
         raise UserError(f"run folder {path} lies below {nearest}, which is a file; give a folder below a folder")
@@ -328,8 +352,9 @@ def fork_advice(path: Path, settings: Sequence[str]) -> str:
     """Return how to begin another run that takes over what the run in `path` has and these settings do not change."""
     # The path "." has no name.
     siblings = path.parent if path.name else path.resolve().parent
-    name = path.resolve().name
-    folder = next(folder for n in itertools.count(2) if not (folder := siblings / f"{name}-{n}").exists())
+    # With its number, a long name could be longer than a file system allows.
+    name = os.fsencode(path.resolve().name)[:MAX_FORK_NAME].decode(errors="ignore")
+    folder = next(folder for n in itertools.count(2) if not os.path.exists(folder := siblings / f"{name}-{n}"))
     if in_command_line():
         command = shlex.join(["isheep", "run", str(path), *settings, "--fork", folder.name])
         if len(command) > MAX_COMMAND_LENGTH:

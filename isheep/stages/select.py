@@ -39,8 +39,6 @@ WAYS_TO_MORE_ROWS = {
     "low score": "lower the threshold of the score filter",
     "not among the best": "raise best of the score filter",
 }
-FEW_ROWS = 16
-"""A training on fewer rows is reported: that is less than one batch of 16, and every row is seen in each epoch."""
 
 
 def select_training_rows(context: StageContext, pairs: Sequence[Pair], measures: FilterContext) -> Path:
@@ -62,14 +60,7 @@ def select_training_rows(context: StageContext, pairs: Sequence[Pair], measures:
     progress.set_fact("kept so far", progress.share_text(len(data), len(pairs)))
     if len(data) < 2:
         raise UserError(_too_few_message(context, pairs, drops, len(data)))
-    is_new = not folder.has(TRAINING_FILE)
-    path = write_training_file(folder, chain(_earlier_rows(context), map(training_row, data)))
-    if is_new and len(data) < FEW_ROWS and (num_rows := len(read_training_file(path).rows)) < FEW_ROWS:
-        folder.notify(
-            f"iteration {context.iteration}: training on {num_rows} rows only, fewer than {FEW_ROWS}: the model will "
-            f"mostly learn these texts by heart; for more rows {_ways_to_more_rows(drops)}, in a new run folder"
-        )
-    return path
+    return write_training_file(folder, chain(_earlier_rows(context), map(training_row, data)))
 
 
 def _earlier_rows(context: StageContext) -> Iterator[TrainingRow]:
@@ -106,7 +97,7 @@ def _advice(context: StageContext, pairs: Sequence[Pair], drops: Sequence[Drop])
     return ADVICE.get(cause) or f"change the filter {cause}, or raise synthesis.tasks"
 
 
-def _ways_to_more_rows(drops: Sequence[Drop]) -> str:
+def ways_to_more_rows(drops: Sequence[Drop]) -> str:
     """Return what gives a training more rows: more tasks, and filters that drop less, of those that dropped pairs."""
     causes = Counter(map(_cause, drops))
     ways = [WAYS_TO_MORE_ROWS[cause] for cause in causes if cause in WAYS_TO_MORE_ROWS]

@@ -125,6 +125,8 @@ def _training_arguments(job: Job, use_cuda: bool) -> "SFTConfig":
         max_length=None,
         padding_free=machine.packing,
         eval_strategy="steps" if evaluate else "no",
+        # The held-out loss of the model that the training begins with.
+        eval_on_start=evaluate and not checkpoints.newest_step(job.output_dir),
         eval_steps=training.eval_every,
         save_steps=training.eval_every,
         logging_steps=_logging_steps(training.eval_every),
@@ -213,12 +215,19 @@ def _make_callback(job: Job, advance: Callable[[int], None]) -> "TrainerCallback
     from transformers import TrainerCallback
 
     output_dir, is_distributed = job.output_dir, job.machine.processes > 1
+    random_states: dict[str, torch.Tensor] = {}
 
     class CheckpointCallback(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             # Each process draws dropout masks of its own. A resumed process gets its random state back after this.
             if is_distributed:
                 torch.manual_seed(derive_seed(args.seed, "process", args.process_index))
+            random_states["before"] = torch.get_rng_state()
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            # Going over the held-out rows before the training must not change its random draws.
+            if state.global_step == 0:
+                torch.set_rng_state(random_states["before"])
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             advance(1)

@@ -40,7 +40,7 @@ def settings_conflicts(settings: BenchmarkSettings) -> Iterator[str]:
 
 
 def _stop_conflicts(recipe: Recipe) -> Conflicts:
-    stop = recipe.stop
+    stop = recipe.stop_rule
     if stop is None:
         return
     if stop.patience >= recipe.iterations:
