@@ -23,7 +23,7 @@ from isheep.benchmarks.support.programs import Problem, extract, score_programs
 from isheep.benchmarks.support.responses import ResponseContext
 from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError
-from isheep.json_files import FilledTexts, ForeignRow, OptionalText, RowId, Text
+from isheep.files.json_files import FilledTexts, ForeignRow, OptionalText, RowId, Text
 from isheep.prompts import fill_template
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Answer, Sampling

@@ -17,6 +17,8 @@ import yaml
 
 from isheep import prompts
 from isheep.errors import UserError, in_command_line, option
+from isheep.files.reading import MAX_BYTES, read_small_text
+from isheep.files.yaml_files import read_yaml
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.rundir.atomic import write_json, write_text
@@ -103,7 +105,7 @@ def read_events(root: Path) -> list[dict[str, Any]]:
 def saved_prompts(run_dir: Path) -> dict[str, str]:
     """Return the texts of the user's own prompt files that a run began with, by their names in the recipe."""
     path = run_dir / "prompts.yaml"
-    texts: dict[str, str] = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    texts: dict[str, str] = read_yaml(path, MAX_BYTES) if path.exists() else {}
     return texts
 
 
@@ -285,7 +287,7 @@ def fork_advice(path: Path, settings: Sequence[str]) -> str:
 def _own_prompts(recipe: Recipe) -> dict[str, str]:
     """Return the texts of the user's own prompt files by their names in the recipe; the run folder keeps them."""
     names = [name for variant in recipe.variants for name in variant.own_prompts()]
-    return {name: prompts.find_prompt_file(name).read_text(encoding="utf-8") for name in names}
+    return {name: read_small_text(prompts.find_prompt_file(name)) for name in names}
 
 
 # --- files of the run
