@@ -1,7 +1,6 @@
 """The class of the vllm engine: a model in vLLM, with the interface of every engine."""
 
 import hashlib
-import json
 import math
 import os
 import tempfile
@@ -22,6 +21,7 @@ from isheep.models.checkpoint import (
     load_config,
     load_tokenizer,
 )
+from isheep.models.declared_sizes import read_adapter_config
 from isheep.models.tokenization import continuation_ids, prompt_ids
 from isheep.recipe.machine import Machine
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
@@ -253,7 +253,7 @@ class VLLMEngine:
         """
         config: dict[str, Any] = {}
         if self.adapter_request:
-            config = json.loads((Path(self.adapter_request.path) / "adapter_config.json").read_text(encoding="utf-8"))
+            config = read_adapter_config(Path(self.adapter_request.path))
         rank, module_names = max(config.get("r", 0), self.rank), config.get("target_modules")
         if rank > ADAPTER_RANKS[-1]:
             raise UserError(

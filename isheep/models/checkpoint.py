@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from isheep.errors import UserError
+from isheep.errors import UserError, describe_exception
+from isheep.models.declared_sizes import check_adapter, check_model_size
 from isheep.models.hub import HUB_NAME, cached_commit, check_hub
 from isheep.recipe.packaged import PACKAGED_MODELS
 from isheep.records import Model
@@ -14,6 +15,8 @@ from isheep.rundir.digests import file_sha256
 
 # The kinds of files that decide what a checkpoint or an adapter writes: weights, configuration, tokenizer, template.
 MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt")
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 UNBOUNDED = 2**30
 """Stands for a size that a model's configuration does not give."""
@@ -235,13 +238,36 @@ def load_model(source: Model, dtype: str) -> Any:
 
     # The progress bar is written even if there is no terminal.
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    check_size(source.base)
     model = load_pretrained(source.base, AutoModelForCausalLM, use_safetensors=True, dtype=getattr(torch, dtype))
     if source.adapter is None:
         return model
-    # Without this file peft would unpickle an adapter_model.bin, which can execute code.
-    if not (source.adapter / "adapter_model.safetensors").is_file():
-        raise UserError(f"adapter {str(source.adapter)!r} has no adapter_model.safetensors: give a LoRA's folder")
-    from peft import PeftModel
-
-    adapted: Any = PeftModel.from_pretrained(model, str(source.adapter))
+    adapted = load_adapter(model, source.adapter)
     return adapted.merge_and_unload() if dtype == "float32" else adapted.base_model.model
+
+
+def load_adapter(model: Any, adapter: Path, **settings: Any) -> Any:
+    """Return peft's model of a base's weights with an adapter. Raises UserError if it can't be loaded."""
+    from peft import PeftModel
+    from torch import OutOfMemoryError
+
+    # Without this file peft would unpickle an adapter_model.bin, which can execute code.
+    if not (adapter / ADAPTER_WEIGHTS).is_file():
+        raise UserError(f"adapter {str(adapter)!r} has no {ADAPTER_WEIGHTS}: give a LoRA's folder")
+    check_adapter(adapter, ADAPTER_WEIGHTS)
+    try:
+        return PeftModel.from_pretrained(model, str(adapter), **settings)
+    except OutOfMemoryError:
+        raise
+    # A configuration of another base, or one that was edited, may raise any exception.
+    except Exception as error:
+        raise UserError(
+            f"adapter {str(adapter)!r} can't be loaded: {describe_exception(error)}; give an adapter of this base"
+        ) from error
+
+
+def check_size(base: str) -> None:
+    """Raise UserError if the config.json of `base` declares a far larger model than its weights are."""
+    from transformers import AutoConfig
+
+    check_model_size(load_pretrained(base, AutoConfig).get_text_config(), base, Path(find_checkpoint(base)))

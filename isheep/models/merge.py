@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from isheep.models.adapter_files import WEIGHTS, load_training_tokenizer, save_tokenizer
 from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import find_checkpoint, generation_config, load_pretrained
+from isheep.models.declared_sizes import check_adapter, read_adapter_config
 from isheep.models.hub import check_hub
 from isheep.records import Model
 
@@ -106,7 +107,8 @@ def _read_deltas(adapter: Path | None) -> dict[str, Delta] | None:
 
     if adapter is None:
         return {}
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config = read_adapter_config(adapter)
+    check_adapter(adapter, WEIGHTS)
     unknown_keys = {key for key, value in config.items() if value} - LORA_KEYS
     if unknown_keys or any(config.get(key) not in values for key, values in LORA_VALUES.items()):
         return None

@@ -26,7 +26,8 @@ def find_drops(
 ) -> list[Drop]:
     """Return one Drop for each pair that is not trained on, in the order of the pairs.
 
-    A pair is dropped because its answer can't be read, for its characters, by the rules, or by a filter. A filter sees only the pairs that
+    A pair is dropped because its answer can't be read, for its characters, by the rules, or by a filter. A filter sees
+    only the pairs that
     the filters before it kept. `special_tokens` are the tokenizer's. A pair that no judge rated (no AssessedPair)
     passes no score filter. The draws of a filter depend on the context's seed and on the filter's position. Raises
     UserError if a filter fails.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from isheep.batching import derive_seed
-from isheep.models.checkpoint import load_pretrained
+from isheep.models.checkpoint import check_size, load_adapter, load_pretrained
 from isheep.rundir import progress
 from isheep.trainers import checkpoints
 from isheep.trainers.adapter_dir import LOSS_NAMES
@@ -169,16 +169,17 @@ def _load_trainable_model(job: Job, arguments: "SFTConfig") -> Any:
     The random part of a new adapter depends on torch's seed.
     """
     import torch
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     model, lora = job.start_model, job.training.lora
     settings: dict[str, Any] = {"dtype": torch.bfloat16 if arguments.bf16 else torch.float32}
     if job.training.quantize:
         settings |= {"quantization_config": _nf4_config(), "device_map": {"": arguments.device}}
+    check_size(model.base)
     base = load_pretrained(model.base, AutoModelForCausalLM, use_safetensors=True, **settings)
     if model.adapter:
-        adapted = PeftModel.from_pretrained(base, str(model.adapter), is_trainable=True)
+        adapted = load_adapter(base, model.adapter, is_trainable=True)
         # The adapter names its base as the recipe does, such as "lamb"; peft would look that name up on the Hub at
         # every checkpoint.
         adapted.peft_config["default"].base_model_name_or_path = base.name_or_path
