@@ -4,17 +4,19 @@ Each has texts to begin with. A parser raises UserError or nothing; a file's par
 """
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from isheep import prompts
 from isheep.annotation import Choice, Rating, mean_ratings, points_of_later, read_annotations
+from isheep.api.recipes import load_recipe
 from isheep.benchmarks import ifeval, lamb
 from isheep.benchmarks.standard import squad2
 from isheep.benchmarks.support import alpaca_evaluators, data_files, fastchat, opencompass, programs, responses
+from isheep.errors import UserError
 from isheep.evaluation import judgment_files
 from isheep.evaluation.formatting import escape_unprintable
 from isheep.judges.base import safe_file_name
@@ -23,7 +25,6 @@ from isheep.lamb.suite import suite
 from isheep.models import declared_sizes, prompt_text
 from isheep.openai_client import ServerReply
 from isheep.prompts import forms, jinja_syntax
-from isheep.recipe import loading
 from isheep.records import Completion, Grade, Reply
 from isheep.seeds import load_seed_file
 from isheep.stages import filters, grades, instances, topics
@@ -47,7 +48,8 @@ CHOICE = '{"task": "a", "of": "b", "by": "c", "left": 0, "right": 1, "chosen": "
 CONFIG = "mine:\n  prompt_template: prompt.txt\n  fn_completion_parser: regex_parser\n  completion_parser_kwargs:\n"
 CONFIG += "    outputs_to_match: {1: 'a', 2: 'b'}\n"
 ADAPTER = '{"peft_type": "LORA", "r": 8, "rank_pattern": {"q": 4}}'
-WEIGHTS = "\x08\0\0\0\0\0\0\0{}      "
+HEADER = '{"a":{"dtype":"F32","shape":[8,0],"data_offsets":[0,0]}}'
+WEIGHTS = len(HEADER).to_bytes(8, "little") + HEADER.encode()
 IFEVAL_ANSWERS = ('{"a": [1, 2]}', "* one\n* two\n\nP.S. done", "<<Title>>\n[name] It's fine!", "First.\n\n***\n\nB")
 
 
@@ -159,13 +161,14 @@ def _template(text: str) -> object:
 
 
 def _adapter(path: Path) -> object:
-    folder = Path(tempfile.mkdtemp(dir=path.parent))
-    try:
-        shutil.copyfile(path, folder / declared_sizes.ADAPTER_CONFIG)
-        shutil.copyfile(path, folder / "w.safetensors")
-        return declared_sizes.check_adapter(folder, "w.safetensors")
-    finally:
-        shutil.rmtree(folder)
+    """Read a file as the configuration of an adapter, and as its weights."""
+    folder = path.parent
+    shutil.copyfile(path, folder / "mine.safetensors")
+    with suppress(UserError):
+        declared_sizes.read_shapes(folder / "mine.safetensors")
+    shutil.copyfile(path, folder / declared_sizes.ADAPTER_CONFIG)
+    (folder / "own.safetensors").write_bytes(WEIGHTS)
+    return declared_sizes.check_adapter(folder, "own.safetensors")
 
 
 def _evaluator_config(path: Path) -> object:
@@ -246,6 +249,6 @@ def _file_parsers() -> dict[str, tuple[Callable[[Path], object], tuple[str, ...]
         "rows of benchmarks": (_table("jsonl"), ('{"question": "a", "answer": ["b"]}',)),
         "evaluator configurations": (_evaluator_config, (CONFIG,)),
         "prompt files": (_prompt_file, ("chat: 'Answer: {instruction}'\n", turn)),
-        "recipes": (loading.load_recipe, (RECIPE,)),
-        "files of adapters": (_adapter, (ADAPTER, WEIGHTS)),
+        "recipes": (load_recipe, (RECIPE,)),
+        "files of adapters": (_adapter, (ADAPTER, WEIGHTS.decode())),
     }

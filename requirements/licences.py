@@ -12,8 +12,8 @@ from packaging.requirements import Requirement
 HEAD = """# Licences of the dependencies
 
 Each package that isheep needs, without its extras, on Linux with Python 3.11, and the licence that the package itself
-states. `make licences` writes this page from the installed packages. isheep's own licence is Apache-2.0; it includes the
-code of none of them.
+states. `make licences` writes this page from the installed packages. isheep's own licence is Apache-2.0; it holds no
+code of them.
 
 | package | version | licence |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""Files that a stranger may hand over ask for more than a machine has; each is refused in one line, in little memory."""
+"""Files that a stranger may hand over and that ask for too much: each is refused in one line, in little memory."""
 
 import gzip
 import io
@@ -236,9 +236,7 @@ def test_a_recipe_with_such_a_template_is_refused(tmp_path: Path) -> None:
 def test_usual_templates_are_within_the_limits() -> None:
     plain = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
     refusing = "{{ raise_exception('no') }}"
-    block = (
-        "{% generation %}{{ messages[0].content }}{% endgeneration %}{{ strftime_now('%Y') }}{{ 1 | tojson }}"
-    )
+    block = "{% generation %}{{ messages[0].content }}{% endgeneration %}{{ strftime_now('%Y') }}{{ 1 | tojson }}"
     assert [find_excess(text, {"bos_token": "<s>"}) for text in (plain, refusing, block)] == [None, None, None]
 
 
