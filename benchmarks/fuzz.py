@@ -25,7 +25,7 @@ from isheep.errors import UserError, describe_exception, unknown_name
 
 MOST_GROWTH, FLOOR, LONGEST = 40, 0.01, 20
 # The number of characters of a changed text, and those of the shorter of the two texts that are compared.
-MOST_CHARACTERS, COMPARED_CHARACTERS = 5000, 4000
+MOST_CHARACTERS, COMPARED_CHARACTERS = 2000, 4000
 # The texts of each parser that took longest, which are repeated at the end.
 SLOWEST = 3
 TOKENS = (
@@ -49,9 +49,14 @@ class Feeder:
         self.slowest: list[tuple[float, str]] = []
         self.failures: dict[str, str] = {}
 
-    def feed(self, text: str) -> float:
+    def feed(self, text: str) -> None:
+        """Give the parser a text, and keep the time that it takes."""
+        seconds = self.time(text)
+        self.num_inputs, self.seconds = self.num_inputs + 1, self.seconds + seconds
+        self.slowest = sorted([*self.slowest, (seconds, text)], key=lambda entry: -entry[0])[:SLOWEST]
+
+    def time(self, text: str) -> float:
         """Return the CPU seconds that the parser takes for a text; a failure is kept by its exception and place."""
-        self.num_inputs += 1
         start = time.process_time()
         try:
             with _time_limit(LONGEST):
@@ -61,10 +66,7 @@ class Feeder:
         # Whatever else a parser raises is a finding.
         except (Exception, RecursionError, MemoryError) as error:
             self.failures.setdefault(f"{describe_exception(error)[:100]} {_place(error)}", text)
-        seconds = time.process_time() - start
-        self.seconds += seconds
-        self.slowest = sorted([*self.slowest, (seconds, text)], key=lambda entry: -entry[0])[:SLOWEST]
-        return seconds
+        return time.process_time() - start
 
     def _parse(self, text: str) -> None:
         if not self.parser.of_file:
@@ -76,10 +78,10 @@ class Feeder:
 
     def check_growth(self) -> None:
         """Compare the time of the slowest texts, repeated to one length and to ten times that length."""
-        for _, text in list(self.slowest):
+        for _, text in self.slowest:
             if text:
                 shorter = text * (COMPARED_CHARACTERS // len(text) + 1)
-                before, after = (max(min(self.feed(part), self.feed(part)), FLOOR) for part in (shorter, shorter * 10))
+                before, after = (max(min(self.time(part), self.time(part)), FLOOR) for part in (shorter, shorter * 10))
                 self.growth = max(self.growth, after / before)
                 if after / before > MOST_GROWTH:
                     self.failures.setdefault(f"ten times the length takes {after / before:.0f} times as long", text)
