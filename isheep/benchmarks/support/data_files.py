@@ -78,12 +78,24 @@ def require_file(name: str, data: Path | None, description: str) -> Path:
 
 
 def _read_parquet(path: Path) -> list[DataRow]:
-    """Return the rows of a Parquet file, decoded in batches: a few bytes of it may stand for billions of values."""
+    """Return the rows of a Parquet file, decoded in batches: a few bytes of it may stand for billions of values.
+
+    Raises UserError if there are too many of them, and ValueError if the file can't be read.
+    """
+    import pyarrow
     from pyarrow import parquet
 
+    try:
+        return _read_batches(parquet.ParquetFile(path), path)
+    # Not all of them are a ValueError.
+    except pyarrow.ArrowException as error:
+        raise ValueError(str(error)) from None
+
+
+def _read_batches(file: Any, path: Path) -> list[DataRow]:
     rows: list[DataRow] = []
     num_bytes = 0
-    with parquet.ParquetFile(path) as file:
+    with file:
         if file.metadata.num_rows > MAX_ROWS:
             raise UserError(f"{path}: has {file.metadata.num_rows} rows; at most {MAX_ROWS} are read")
         for batch in file.iter_batches(batch_size=PARQUET_BATCH):
