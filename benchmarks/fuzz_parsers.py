@@ -85,9 +85,13 @@ def _words(text: str) -> object:
     return split_words(text, "en"), split_words(text, "any")
 
 
+@cache
+def _guide() -> forms.TopicGuide:
+    return forms.load_topic_guide("dromedary/topics")
+
+
 def _topics(text: str) -> object:
-    guide = forms.load_topic_guide("dromedary/topics")
-    return topics.parse_topics([Reply(id="a", text=text, finish="length", tokens=1)], guide)
+    return topics.parse_topics([Reply(id="a", text=text, finish="length", tokens=1)], _guide())
 
 
 def _spelled(text: str) -> object:
@@ -104,11 +108,16 @@ def _code(text: str) -> object:
     return programs.body(code), programs.tested_names(programs.Problem("a", "add", "", code, code))
 
 
+@cache
+def _form(name: str) -> opencompass.PromptTemplate:
+    return opencompass.load_template(name)
+
+
 def _standard(text: str) -> object:
     names = ("nq", "triviaqa", "squad2")
     return [
         opencompass.read_letter(text),
-        [opencompass.matches(opencompass.load_template(name), text, ["ann lee", text[:9]]) for name in names],
+        [opencompass.matches(_form(name), text, ["ann lee", text[:9]]) for name in names],
         squad2.words(text),
     ]
 
