@@ -67,7 +67,7 @@ class Feeder:
             pass
         # Whatever else a parser raises is a finding.
         except (Exception, RecursionError, MemoryError) as error:
-            self.failures.setdefault(f"{describe_exception(error)[:100]} {_place(error)}", text)
+            self.failures.setdefault(f"{describe_exception(error)[:100]} {_location(error)}", text)
         return time.process_time() - start
 
     def _parse(self, text: str) -> None:
@@ -105,15 +105,15 @@ def _time_limit(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _place(error: BaseException) -> str:
+def _location(error: BaseException) -> str:
     """Return the file and line of this project that an exception comes from."""
-    place, trace = "", error.__traceback__
+    location, trace = "", error.__traceback__
     while trace:
         path = trace.tb_frame.f_code.co_filename
         if "isheep" in path:
-            place = f"{path.rpartition('isheep')[2].lstrip(os.sep)} line {trace.tb_lineno}"
+            location = f"{path.rpartition('isheep')[2].lstrip(os.sep)} line {trace.tb_lineno}"
         trace = trace.tb_next
-    return f"({place})"
+    return f"({location})"
 
 
 # --- changes

@@ -81,5 +81,5 @@ def test_a_run_counts_what_it_drops_for_its_characters(tmp_path: Path) -> None:
     }
     trained = json.loads((tmp_path / "run" / "iter-1" / "train.json").read_text())
     assert trained and not any(unfit_character(row["output"]) for row in trained)
-    shown = isheep("show", tmp_path / "run", "1", "--dropped").out
-    assert "dropped by characters" in shown and "\0" not in shown and "\u202e" not in shown
+    output = isheep("show", tmp_path / "run", "1", "--dropped").out
+    assert "dropped by characters" in output and "\0" not in output and "\u202e" not in output

@@ -17,7 +17,7 @@ from isheep.files.reading import read_text
 
 MAX_DEPTH = 100
 """The most lists and objects inside one another: what reads a value later may go down by calls of its own."""
-MAX_DIGITS = 400
+MAX_DIGITS = 1000
 """The most digits of a whole number: a double has at most 309 before its point."""
 
 # Characters of a value that a message shows.
@@ -175,7 +175,7 @@ def _whole_number(text: str) -> int:
 def _check_depth(value: Any) -> None:
     """Raise ValueError if lists and objects are nested deeper than MAX_DEPTH."""
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         level = [
             inner
             for outer in level
@@ -202,7 +202,7 @@ def _refuse(location: str, error: Exception) -> NoReturn:
         line = f" (line {error.lineno})" if error.lineno > 1 else ""
         reason = f"not JSON{line}: {error.msg}"
     else:
-        # A repeated key, a number of hundreds of digits, or brackets nested too deeply.
+        # A repeated key, a number of a thousand digits, or brackets nested too deeply.
         reason = f"not JSON that can be read: {error}"
     raise UserError(f"{location}: {reason}; give JSON lines, or one JSON list, also gzipped") from None
 

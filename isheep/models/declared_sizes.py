@@ -45,7 +45,7 @@ def check_adapter(adapter: Path, weights: str) -> None:
     config = read_adapter_config(adapter)
     largest = max((size for shape in read_shapes(adapter / weights).values() for size in shape), default=0)
     pattern = config.get("rank_pattern") or {}
-    ranks = {"r": config.get("r", 1)} | (pattern if isinstance(pattern, dict) else {"rank_pattern": pattern})
+    ranks = {"r": config.get("r", 1)} | (pattern if isinstance(pattern, dict) else {"rank_pattern": str(pattern)})
     for name, rank in ranks.items():
         if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= largest:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Render a chat template within limits of time and memory: a module that isheep.models.template_limits starts.
+"""Render a chat template within limits of time and memory: a program that isheep.models.template_limits starts.
 
 The job is JSON on standard input: the template, the dialogues and the special tokens. The environment is that of
 transformers. What a template raises is not judged here; a template within the limits prints "within".
@@ -39,7 +39,8 @@ def render_all(job: dict[str, Any]) -> str:
     return "within"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Read the job, set the limits and print the outcome."""
     job = json.load(sys.stdin)
     resource.setrlimit(resource.RLIMIT_CPU, (job["cpu_seconds"], job["cpu_seconds"] + 1))
     resource.setrlimit(resource.RLIMIT_AS, (job["memory"], job["memory"]))

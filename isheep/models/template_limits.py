@@ -11,13 +11,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from isheep.errors import UserError, one_line
 from isheep.files.reading import MAX_TEXT_BYTES
 from isheep.recipe.packaged import PACKAGED_MODELS
 
-CHILD = "isheep.models.template_child"
+BEGIN = "import sys; sys.path.append(sys.argv[1]); from isheep.models.template_child import main; main()"
 
 CPU_SECONDS, MEMORY = 10, 2**30
 """What rendering three short dialogues may take: seconds of computing, and bytes of address space."""
@@ -70,7 +71,8 @@ def _find_excess(template: str, tokens: str) -> str | None:
         "memory": MEMORY,
     }
     try:
-        command = [sys.executable, "-m", CHILD]
+        # -P: a file of the working directory must not stand in for a library.
+        command = [sys.executable, "-P", "-c", BEGIN, str(Path(__file__).parents[2])]
         process = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, timeout=CLOCK_SECONDS)
     except subprocess.TimeoutExpired:
         return REASONS["time"]

@@ -169,7 +169,7 @@ def _parse_json(text: str, location: str) -> Any:
         line = f" (line {error.lineno})" if error.lineno > 1 else ""
         raise UserError(f"seed tasks {location}: not JSON{line}: {error.msg}") from None
     except (ValueError, RecursionError) as error:
-        # A repeated key, a number of hundreds of digits, or brackets nested too deeply.
+        # A repeated key, a number of a thousand digits, or brackets nested too deeply.
         raise UserError(f"seed tasks {location}: not JSON that can be read: {one_line(error)}") from None
 
 

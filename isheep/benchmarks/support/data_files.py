@@ -11,7 +11,7 @@ from isheep.files.json_files import ForeignRow, parse_row, read_values
 from isheep.files.reading import MAX_BYTES, read_text
 
 DataRow = dict[str, Any]
-MAX_ROWS, PARQUET_BATCH = 2_000_000, 256
+MAX_ROWS, PARQUET_BATCH = 2_000_000, 64
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 
 
@@ -99,11 +99,22 @@ def _read_batches(file: Any, path: Path) -> list[DataRow]:
         if file.metadata.num_rows > MAX_ROWS:
             raise UserError(f"{path}: has {file.metadata.num_rows} rows; at most {MAX_ROWS} are read")
         for batch in file.iter_batches(batch_size=PARQUET_BATCH):
-            num_bytes += batch.nbytes
+            num_bytes += batch.nbytes + sum(map(_decoded_bytes, batch.columns))
             if num_bytes > MAX_BYTES:
                 raise UserError(f"{path}: has more than {MAX_BYTES / 2**20:,.0f} MiB unpacked; give fewer rows")
             rows += batch.to_pylist()
     return rows
+
+
+def _decoded_bytes(column: Any) -> int:
+    """Return the bytes of the texts in a column that holds each of them once, as often as the rows name them."""
+    import pyarrow
+    from pyarrow import compute
+
+    if not pyarrow.types.is_dictionary(column.type) or not pyarrow.types.is_string(column.type.value_type):
+        return 0
+    lengths = compute.binary_length(column.dictionary).take(column.indices)
+    return int(compute.sum(lengths).as_py() or 0)
 
 
 def _reason(error: Exception) -> str:
