@@ -10,7 +10,8 @@ ONE := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 # The instructions that every x86-64 CPU has: torch, oneDNN and MKL add in another order with them, and round otherwise.
 OLDEST := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 
-.PHONY: setup dev demo real check test test-numeric test-all test-vllm test-track benchmarks figures paper-figures docs clean
+.PHONY: setup dev demo real hashed hashes licences audit check test test-numeric test-all test-vllm test-track fuzz benchmarks \
+    figures paper-figures docs clean
 
 setup: $(VENV)/.runtime
 
@@ -34,6 +35,28 @@ $(VENV)/.dev: $(VENV)/.runtime
 	@$(PIP) -e '.[dev]' -c constraints.txt
 	@touch $@
 
+# The same, each file but torch's and those that torch brings checked against the hashes in requirements/demo.txt.
+hashed: $(PY)
+	@$(PIP) --require-hashes --no-deps -r requirements/demo.txt
+	@$(PIP) "$$(grep '^torch==' constraints.txt)" -c constraints.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $(VENV)/.runtime
+
+# Write requirements/demo.txt and docs/licences.md again, after a change of constraints.txt.
+hashes: setup
+	@$(PY) requirements/hashes.py
+
+licences: setup
+	@$(PY) requirements/licences.py >docs/licences.md
+
+# Known vulnerabilities of the versions in constraints.txt. Asks a database in the network, so not a part of make test.
+AUDIT := .venv-audit
+
+audit:
+	@$(MAKE) --no-print-directory VENV=$(AUDIT) $(AUDIT)/bin/python
+	@$(AUDIT)/bin/python -m pip --disable-pip-version-check install --quiet pip-audit
+	@$(AUDIT)/bin/pip-audit -r constraints.txt --no-deps --disable-pip --strict
+
 demo: setup
 	@$(VENV)/bin/isheep run
 
@@ -50,8 +73,8 @@ real: setup
 	@$(VENV)/bin/isheep run smollm2 --model $(REAL) --out runs/smollm2 'evaluation=[$(EVALUATION)]'
 
 check: dev
-	@$(VENV)/bin/ruff check isheep tests benchmarks docs/_site
-	@$(VENV)/bin/ruff format --check isheep tests benchmarks docs/_site
+	@$(VENV)/bin/ruff check isheep tests benchmarks requirements docs/_site
+	@$(VENV)/bin/ruff format --check isheep tests benchmarks requirements docs/_site
 	@$(VENV)/bin/mypy
 
 test: check
@@ -90,6 +113,12 @@ $(TRACK)/.made: pyproject.toml
 	@$(TRACK)/bin/python -m pip --disable-pip-version-check install --quiet -e '.[tensorboard,wandb,mlflow,trackio]' pytest
 	@touch $@
 
+# A million changed texts for all parsers (docs/testing.md).
+FUZZ := --inputs 1000000
+
+fuzz: dev
+	@$(ONE) $(PY) -m benchmarks.fuzz $(FUZZ)
+
 benchmarks: dev
 	@for name in engine novelty; do echo "== $$name"; $(ONE) $(PY) -m benchmarks.$$name || exit 1; done
 
@@ -114,4 +143,4 @@ docs: dev
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict && echo "site/index.html"
 
 clean:
-	rm -rf site $(VENV) $(VLLM) $(TRACK) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf site $(VENV) $(VLLM) $(TRACK) $(AUDIT) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -169,7 +169,7 @@ def test_invalid_answers_are_not_written(run: Path, open_page: Any, fields: dict
     assert not (run / "annotations").exists() and page.session.num_answered == 0
 
 
-@pytest.mark.parametrize("at", ["4", "-1", "", "x", "²", "1e3"])
+@pytest.mark.parametrize("at", ["4", "-1", "", "x", "²", "1e3", "9" * 5000])
 def test_questions_that_do_not_exist(run: Path, open_page: Any, at: str) -> None:
     page = open_page(rating_session(run, "me", 1, 4))
     assert page.look(f"?{urlencode({'at': at})}").status == (200 if at == "" else 404)
@@ -191,6 +191,29 @@ def test_requests_from_other_sites_and_users_are_refused(run: Path, open_page: A
     huge = page.ask("POST", None, "x" * 20_000, Origin=f"http://{page.host}")
     assert huge.status == 400 and not (run / "annotations").exists()
     assert page.server.server_address[0] == "127.0.0.1"
+
+
+def test_requests_beyond_the_limits_are_refused_without_a_traceback(
+    run: Path, open_page: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    page = open_page(rating_session(run, "me", 1, 4))
+    origin = f"http://{page.host}"
+    assert page.look("?" + "&".join(f"f{n}=1" for n in range(60))).status == 400
+    for length in ("9" * 5000, "-1", "1e3", "", "²"):
+        headers = {"Origin": origin, "Content_Length": length.encode().decode("latin-1")}
+        assert page.ask("POST", None, None, **headers).status == 400
+    for body in ("at=0&quality=%ff&following=1", "at=%00&skip=1", "&" * 9000, "at=0&skip=%ED%A0%80&at=9"):
+        assert page.ask("POST", None, body, Origin=origin).status in (400, 404)
+    for path in (f"{page.path}%7f", f"{page.path}%00", page.path + "a" * 60_000, f"{page.path}?at=%00"):
+        assert page.ask("GET", path).status in (400, 404, 414)
+    assert capfd.readouterr().err == "" and not (run / "annotations").exists()
+
+
+def test_an_answer_that_can_not_be_written_is_said_on_the_page(run: Path, open_page: Any) -> None:
+    page = open_page(rating_session(run, "me", 1, 4))
+    (run / "annotations").write_text("in the way")
+    refusal = page.write(at=0, quality=7, following=7)
+    assert refusal.status == 507 and "could not be written" in refusal.text and page.session.num_answered == 0
 
 
 def test_each_start_has_another_key(run: Path, open_page: Any) -> None:

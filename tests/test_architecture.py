@@ -26,7 +26,7 @@ FLOORS = (
     "recipe",
     "filters text sandbox seeds extensions",
     "prompts",
-    "records batching json_files",
+    "records batching files",
     "errors",
 )
 MOST_ROOT_MODULES = 10

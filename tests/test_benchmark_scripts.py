@@ -6,20 +6,22 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import decoding, demo_figure, novelty
+from benchmarks import decoding, demo_figure, fuzz, novelty
 from benchmarks.common import TimedEngine, best_time, run_child, run_script
+from benchmarks.fuzz_parsers import Parser
 from isheep.engines import check_engine_object
 from isheep.engines.function import FunctionEngine
 from isheep.errors import UserError
 from isheep.records import Sampling
 
 ROOT = Path(__file__).parents[1]
-HELPERS = {"__init__", "common"}
+HELPERS = {"__init__", "common", "fuzz_parsers"}
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem not in HELPERS)
 # The smallest sizes of the scripts that compute with torch.
 SMALL_RUNS = {
@@ -110,3 +112,32 @@ def test_a_timed_engine_answers_as_its_engine_does_and_counts_each_method() -> N
     assert timed.choices(["a"], ["a 8", "c"]) == [[1.0, 0.0]]
     assert timed.embed(["a"]).tolist() == engine.embed(["a"]).tolist()
     assert set(spent) == {"generate", "logprobs", "choices", "embed"}
+
+
+def fuzz_output(parse: Callable[[str], object], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
+    """Return what the fuzzer prints of a parser that it finds something about."""
+    monkeypatch.setattr(fuzz, "load_parsers", lambda data: {"mine": Parser(parse, ("8",))})
+    monkeypatch.setattr(fuzz, "TOKENS", ("8", "²"))
+    with pytest.raises(SystemExit) as end:
+        fuzz.main(["--inputs", "200"])
+    output: str = capsys.readouterr().out
+    assert end.value.code == 1 and "200 inputs" in output
+    return output
+
+
+def test_the_fuzzer_reports_an_exception(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    output = fuzz_output(lambda text: int(text) if text.isdigit() else 0, monkeypatch, capsys)
+    assert "mine: ValueError: invalid literal for int" in output
+
+
+def test_the_fuzzer_reports_quadratic_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(fuzz.Feeder, "time", lambda self, text: 1e-6 * len(text) ** 2)
+    assert "mine: ten times the length takes 100 times as long" in fuzz_output(len, monkeypatch, capsys)
+
+
+@pytest.mark.slow
+def test_the_fuzzer_finds_nothing_in_a_few_inputs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        fuzz.main(["--inputs", "2000", "--seed", "1"])
+    output = capsys.readouterr().out
+    assert end.value.code == 0 and "2000 inputs" in output, output

@@ -263,6 +263,14 @@ def test_a_test_that_is_only_a_comment_is_refused(tmp_path: Path) -> None:
         load_benchmark("mbpp").prompts(settings(path, "mbpp"))
 
 
+@pytest.mark.parametrize("task_id", ["x", "9" * 5000, "²"], ids=lambda value: value[:9])
+def test_a_task_id_that_is_no_number_is_refused(tmp_path: Path, task_id: str) -> None:
+    path = tmp_path / "mbpp.jsonl"
+    path.write_text(json.dumps({**mbpp_task(11), "task_id": task_id}))
+    with pytest.raises(UserError, match="task_id must be a number"):
+        load_benchmark("mbpp").prompts(settings(path, "mbpp"))
+
+
 @pytest.mark.parametrize(
     ("name", "row"),
     [

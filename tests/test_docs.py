@@ -17,7 +17,7 @@ from isheep.judges.endpoint import JUDGE_LOG
 from isheep.rundir.artifacts import ARTIFACTS, markdown_table
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 IN_BLOCK = re.compile(r"^(?:\$ )?(?:\.venv/bin/)?(isheep .*)$", re.MULTILINE)
 IN_LINE = re.compile(r"`(?:\.venv/bin/)?(isheep [^`]+)`")
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")

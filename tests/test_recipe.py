@@ -166,7 +166,7 @@ WRONG = {
     "model: {a: b\n": "not YAML",
     "- model": "mine.yaml: a recipe is a mapping of keys to values",
     "": "mine.yaml: a recipe is a mapping of keys to values",
-    "model: lamb\nsynthesis: &a {sampling: *a}": "mine.yaml: nested too deeply, or an alias that contains itself",
+    "model: lamb\nsynthesis: &a {sampling: *a}": "mine.yaml line 2: an alias that contains itself",
     "like: nowhere.yaml": "mine.yaml line 1: recipe 'nowhere.yaml' not found: give a file, or a name",
     "like: mine.yaml": "mine.yaml line 1: like leads round in a circle: name a recipe that is not like this one",
 }
@@ -277,9 +277,9 @@ def test_wrong_words(word: str, wrong: str, tmp_path: Path) -> None:
             b"quality: '{instruction} {output_data}'\n",
             "no {output}; {output_data}, as the paper spells it, is not filled",
         ),
-        (b"quality: '\xff'\n", "prompt file {path} is not UTF-8 text at byte 10"),
-        (b"quality: 2020-99-99\n", "prompt file {path} is not YAML"),
-        (b"[" * 5000, "prompt file {path} is not YAML"),
+        (b"quality: '\xff'\n", "prompt file {path}: can't be read: not UTF-8 text at byte 10"),
+        (b"quality: 2020-99-99\n", "prompt file {path}: not YAML"),
+        (b"[" * 5000, "prompt file {path} line 1: nested too deeply"),
     ],
 )
 def test_wrong_prompt_files(content: bytes, wrong: str, tmp_path: Path) -> None:
@@ -299,8 +299,8 @@ def test_a_prompt_file_that_can_not_be_opened(tmp_path: Path, monkeypatch: pytes
     def refuse(*_: Any, **__: Any) -> str:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_text", refuse)
-    with pytest.raises(UserError, match=r"rating\.yaml can't be read: Permission denied"):
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"rating\.yaml: can't be read: Permission denied"):
         prompts.load_prompts(str(tmp_path / "rating.yaml"))
 
 

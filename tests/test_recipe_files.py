@@ -91,7 +91,7 @@ def test_texts_are_read_from_files_and_code_beside_the_recipe(tmp_path: Path) ->
         extensions.allow_code(False)
     assert recipe.chat_template == CHAT
     assert recipe.assessment and recipe.assessment.prompt == {"quality": "{instruction} {output}"}
-    with pytest.raises(UserError, match=r"line 3: chat_template: nowhere\.jinja can't be read: No such file"):
+    with pytest.raises(UserError, match=r"line 3: chat_template: nowhere\.jinja: can't be read: No such file"):
         api.load_recipe(write(tmp_path, "model: lamb\n\nchat_template: nowhere.jinja\n"))
 
 

@@ -24,7 +24,7 @@ def build(root: Path, output_dir: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def copy_of_docs(tmp_path: Path) -> Path:
     """A repository with the pages alone, to break them."""
-    for name in ("mkdocs.yml", "README.md", "CONTRIBUTING.md", "LOG.md", "CHANGELOG.md"):
+    for name in ("mkdocs.yml", "README.md", "CONTRIBUTING.md", "SECURITY.md", "LOG.md", "CHANGELOG.md"):
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     return tmp_path

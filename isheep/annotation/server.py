@@ -6,6 +6,7 @@ user of the machine can read or write; the Host and, for answers, the Origin mus
 """
 
 import secrets
+import sys
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,8 +16,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from jinja2 import Environment, FileSystemLoader
 
-from isheep.annotation.session import AnnotationSession
-from isheep.errors import UserError
+from isheep.annotation.session import AnnotationSession, parse_number
+from isheep.errors import UserError, describe_exception
 
 PAGE_DIR = Path(__file__).parent
 FILES = {"page.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
@@ -53,6 +54,12 @@ class AnnotationServer(ThreadingHTTPServer):
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/{self.key}/"
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Write one line about a request that failed, none if the browser has only closed its connection."""
+        error = sys.exception()
+        if error and not isinstance(error, ConnectionError):
+            print(f"isheep: a request to the page failed: {describe_exception(error)}", file=sys.stderr)
+
 
 class AnnotationHandler(BaseHTTPRequestHandler):
     """Answers one request: GET shows a question or a file of the page, POST writes an answer."""
@@ -77,7 +84,7 @@ class AnnotationHandler(BaseHTTPRequestHandler):
             key, slash, name = path.removeprefix("/").partition("/")
             if not secrets.compare_digest(key.encode(), self.server.key.encode()):
                 raise RefusedRequest(HTTPStatus.FORBIDDEN, "Open the whole address that isheep annotate printed last.")
-            respond(name if slash else None, dict(parse_qsl(query)))
+            respond(name if slash else None, _fields(query))
         except RefusedRequest as refused:
             status, reason = refused.args
             self._send(status, f"{reason}\n".encode(), "text/plain; charset=utf-8")
@@ -96,21 +103,26 @@ class AnnotationHandler(BaseHTTPRequestHandler):
             raise RefusedRequest(HTTPStatus.FORBIDDEN, "Only this server's own page can send answers.")
         if name != "":
             raise RefusedRequest(HTTPStatus.NOT_FOUND, "There is no such page.")
-        length = self.headers.get("Content-Length", "")
-        if not length.isascii() or not length.isdigit() or int(length) > MAX_ANSWER_BYTES:
+        length = parse_number(self.headers.get("Content-Length", ""))
+        if length is None or length > MAX_ANSWER_BYTES:
             raise RefusedRequest(HTTPStatus.BAD_REQUEST, f"An answer has at most {MAX_ANSWER_BYTES} bytes.")
+        body = self.rfile.read(length)
         try:
-            fields = dict(parse_qsl(self.rfile.read(int(length)).decode(), max_num_fields=MAX_ANSWER_FIELDS))
+            fields = dict(parse_qsl(body.decode(), max_num_fields=MAX_ANSWER_FIELDS))
             self.server.session.answer(self._index(fields.pop("at", "")), fields)
         except ValueError as error:
             raise RefusedRequest(HTTPStatus.BAD_REQUEST, f"This is no answer to the question: {error}") from None
+        except OSError as error:
+            reason = f"The answer could not be written: {error.strerror}"
+            raise RefusedRequest(HTTPStatus.INSUFFICIENT_STORAGE, reason) from None
         self._send(HTTPStatus.SEE_OTHER, b"", "text/plain; charset=utf-8", Location=f"/{self.server.key}/")
 
     def _index(self, text: str) -> int:
         """Return the index of a question that a request names."""
-        if not (text.isascii() and text.isdigit() and int(text) < len(self.server.session.questions)):
+        index = parse_number(text)
+        if index is None or index >= len(self.server.session.questions):
             raise RefusedRequest(HTTPStatus.NOT_FOUND, "There is no such question.")
-        return int(text)
+        return index
 
     def _page(self, index: int | None) -> str:
         """Return the page of a question, or for None the page that is shown after the last question."""
@@ -139,6 +151,14 @@ class AnnotationHandler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Write no line for a request, because the terminal shows the address."""
+
+
+def _fields(query: str) -> dict[str, str]:
+    """Return the fields of a query. Raises RefusedRequest if there are too many."""
+    try:
+        return dict(parse_qsl(query, max_num_fields=MAX_ANSWER_FIELDS))
+    except ValueError:
+        raise RefusedRequest(HTTPStatus.BAD_REQUEST, f"A query has at most {MAX_ANSWER_FIELDS} fields.") from None
 
 
 def _hostname(host: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from isheep.annotation import CHOICES, NOBODY, RATINGS, Choice, Rating, append_annotation, read_annotations
 from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.batching import derive_seed
-from isheep.errors import UserError
+from isheep.errors import UserError, excerpt
 from isheep.recipe.schema import Recipe
 from isheep.records import Pair, Task
 from isheep.rundir.folder import RunFolder
@@ -20,6 +20,8 @@ from isheep.rundir.run import lock_run, open_run
 from isheep.stages.context import StageContext
 from isheep.stages.respond import answer_tasks
 
+# Digits of a number in a request.
+MAX_DIGITS = 9
 CRITERIA = {"quality": "Is the answer right, clear and free of padding?", "following": "Does it do what it was asked?"}
 # The question for a criterion of the user's own rating prompts.
 OVERALL = "How good is the answer?"
@@ -90,9 +92,16 @@ class AnnotationSession:
 
 def _parse_score(text: str) -> int:
     """Return a score in ASCII digits. Raises ValueError for anything else, such as 1_0, +8 or other digits."""
-    if not text.isascii() or not text.isdigit():
-        raise ValueError(text)
-    return int(text)
+    score = parse_number(text)
+    if score is None:
+        raise ValueError(excerpt(text))
+    return score
+
+
+def parse_number(text: str) -> int | None:
+    """Return a whole number of a few ASCII digits, or None: Python reads other forms, and refuses thousands of them."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+    return int(text) if is_number else None
 
 
 # --- rating

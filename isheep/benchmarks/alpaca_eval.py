@@ -12,17 +12,18 @@ from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep import json_files
 from isheep.benchmarks.support import alpaca_evaluators, win_rate
 from isheep.benchmarks.support.alpaca_evaluators import Evaluator, is_switched
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score
 from isheep.benchmarks.support.context import EvalContext, data_path
-from isheep.benchmarks.support.data_files import read_rows, read_text
+from isheep.benchmarks.support.data_files import read_rows
 from isheep.benchmarks.support.foreign_rows import ModelOutput
 from isheep.benchmarks.support.item_parts import select_items
 from isheep.benchmarks.support.responses import ResponseContext, match_responses
 from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError
+from isheep.files import json_files
+from isheep.files.reading import read_text
 from isheep.judges.base import count_outcomes, judge_notes, merge_parameters
 from isheep.openai_client import ServerReply
 from isheep.recipe.evaluation import BenchmarkSettings, JudgeSettings

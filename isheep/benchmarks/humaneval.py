@@ -17,7 +17,7 @@ from isheep.benchmarks.support.item_parts import select_items
 from isheep.benchmarks.support.programs import Problem, body, defines, extract, score_programs, why_wrong
 from isheep.benchmarks.support.responses import ResponseContext
 from isheep.benchmarks.support.validation_parts import validation_half
-from isheep.json_files import FilledText, ForeignRow, RowId, Text
+from isheep.files.json_files import FilledText, ForeignRow, RowId, Text
 from isheep.prompts import fill_template
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Answer, Sampling

@@ -23,7 +23,7 @@ from isheep.benchmarks.support.item_parts import select_items
 from isheep.benchmarks.support.responses import ResponseContext, match_responses, read_sample
 from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError, one_line, option
-from isheep.json_files import ForeignRow, Text, existing_file, parse_row, read_values
+from isheep.files.json_files import ForeignRow, Text, existing_file, parse_row, read_values
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Answer, Sampling
 from isheep.rundir.atomic import write_text

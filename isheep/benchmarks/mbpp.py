@@ -23,7 +23,7 @@ from isheep.benchmarks.support.programs import Problem, extract, score_programs,
 from isheep.benchmarks.support.responses import ResponseContext
 from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError
-from isheep.json_files import FilledTexts, ForeignRow, OptionalText, RowId, Text
+from isheep.files.json_files import FilledTexts, ForeignRow, OptionalText, RowId, Text
 from isheep.prompts import fill_template
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Answer, Sampling
@@ -35,6 +35,8 @@ BEGIN, DONE = "[BEGIN]", "[DONE]"
 EXAMPLES = (2, 3, 4)
 # task_id of the test split: 500 tasks, 257 of the sanitized ones.
 TEST = range(11, 511)
+# Of the number of a task.
+MAX_DIGITS = 9
 MAX_TOKENS = 512
 
 
@@ -151,7 +153,7 @@ def load(settings: BenchmarkSettings, file: str, task_column: str) -> tuple[list
 def _task_number(path: Path, row: DataRow) -> int:
     """Return a task's number. Raises UserError if its task_id is none."""
     text = task_key(row["task_id"])
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS:
         raise UserError(f"{path}: task_id must be a number, found {row['task_id']!r:.60}; give MBPP's own file")
     return int(text)
 

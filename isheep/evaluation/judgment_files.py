@@ -18,7 +18,7 @@ from isheep.benchmarks.support import fastchat, win_rate
 from isheep.errors import UserError, option
 from isheep.evaluation.formatting import escape_unprintable, format_fixed
 from isheep.evaluation.statistics import estimate
-from isheep.json_files import read_values
+from isheep.files.json_files import read_values
 from isheep.rundir.atomic import write_text
 
 # The name of a model, baseline or annotator in rows that name none.

@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-import yaml
+from isheep.files.yaml_files import read_yaml
 
 Part = Literal["corpus", "validation", "exam"]
 PARTS: tuple[Part, ...] = ("corpus", "validation", "exam")
@@ -12,8 +12,7 @@ PARTS: tuple[Part, ...] = ("corpus", "validation", "exam")
 
 @cache
 def _read() -> dict[str, dict[str, dict[Part, list[str]]]]:
-    text = Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
-    phrasings: dict[str, dict[str, dict[Part, list[str]]]] = yaml.safe_load(text)
+    phrasings: dict[str, dict[str, dict[Part, list[str]]]] = read_yaml(Path(__file__).with_suffix(".yaml"))
     return phrasings
 
 

@@ -19,6 +19,9 @@ from isheep.lamb.constraints import CONFLICTS, CONSTRAINTS
 from isheep.lamb.families import FAMILIES, Args, Family
 from isheep.lamb.phrasings import PARTS, Part
 
+MAX_DIGITS = 9
+"""The most digits of a number of words that a constraint asks for."""
+
 EVENLY: Mapping[str, int] = MappingProxyType({})
 """No family or constraint is drawn more often than the others."""
 
@@ -162,7 +165,7 @@ def _read_demands(text: str) -> tuple[Demand, ...] | None:
             match = pattern.match(text)
             if match and match[0]:
                 value = match.groupdict().get("v", "")
-                if kind in ("few", "many") and not (value.isascii() and value.isdigit()):
+                if kind in ("few", "many") and not (value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS):
                     return None
                 demands.append(Demand(kind, value))
                 text = text[match.end() :]

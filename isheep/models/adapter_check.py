@@ -1,10 +1,14 @@
 """Checks of an adapter folder before it is loaded, so that a damaged one is named in one line."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from isheep.errors import UserError, describe_exception, is_out_of_memory, one_line
+from isheep.errors import UserError, describe_exception, excerpt, is_out_of_memory, one_line
+from isheep.files.json_files import parse_json
+from isheep.files.reading import read_small_text
+from isheep.models.declared_sizes import read_shapes
 
 WEIGHTS, CONFIG, TRAINING_RECORD = "adapter_model.safetensors", "adapter_config.json", "training.json"
 
@@ -12,11 +16,12 @@ WEIGHTS, CONFIG, TRAINING_RECORD = "adapter_model.safetensors", "adapter_config.
 def check_adapter(adapter: Path) -> dict[str, Any]:
     """Return the content of adapter_config.json, after checking that the folder holds a LoRA that can be loaded.
 
-    Raises UserError if a file is missing or damaged, or if rank or alpha are not those that the adapter was trained
-    with. Of the weights only the header is read, which says how long the file must be.
+    Raises UserError if a file is missing or damaged, if the configuration asks for a rank that no matrix of the weights
+    can have, or if rank or alpha are not those that the adapter was trained with. Of the weights only the header is
+    read, which says how long the file must be.
     """
     config = _read_config(adapter)
-    _check_weights(adapter)
+    _check_ranks(adapter, config)
     trained = _trained_lora(adapter)
     for key, trained_key in (("r", "rank"), ("lora_alpha", "alpha")):
         if trained_key in trained and config[key] != trained[trained_key]:
@@ -34,7 +39,8 @@ def load_adapter(model: Any, adapter: Path, is_trainable: bool = False) -> Any:
 
     try:
         return PeftModel.from_pretrained(model, str(adapter), is_trainable=is_trainable)
-    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+    # A configuration of another base, or one that was edited, may raise any exception.
+    except Exception as error:
         if is_out_of_memory(error):
             raise
         reason = one_line(describe_exception(error))
@@ -43,33 +49,39 @@ def load_adapter(model: Any, adapter: Path, is_trainable: bool = False) -> Any:
 
 def _read_config(adapter: Path) -> dict[str, Any]:
     path = adapter / CONFIG
+    if not path.is_file():
+        raise UserError(f"adapter {str(adapter)!r} has no {CONFIG}: {_way_out(adapter)}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"adapter {str(adapter)!r} has no {CONFIG}: {_way_out(adapter)}") from None
-    except (ValueError, RecursionError, OSError) as error:
+        config = parse_json(read_small_text(path))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({one_line(error)}); {_way_out(adapter)}") from None
-    for key in ("r", "lora_alpha"):
-        value = config.get(key) if isinstance(config, dict) else None
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise UserError(f"{path}: {key} must be a number above 0, found {value!r}; {_way_out(adapter)}")
-    result: dict[str, Any] = config
-    return result
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: an object is needed, found {excerpt(config)}; {_way_out(adapter)}")
+    alpha = config.get("lora_alpha")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or alpha <= 0:
+        raise UserError(f"{path}: lora_alpha must be a number above 0, found {excerpt(alpha)}; {_way_out(adapter)}")
+    return config
 
 
-def _check_weights(adapter: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
+def _check_ranks(adapter: Path, config: Mapping[str, Any]) -> None:
     # Without this file peft would unpickle an adapter_model.bin, which can execute code.
     if not (adapter / WEIGHTS).is_file():
         raise UserError(f"adapter {str(adapter)!r} has no {WEIGHTS}: give a LoRA's folder")
     try:
-        with safe_open(adapter / WEIGHTS, framework="numpy") as weights:
-            names = weights.keys()
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{adapter / WEIGHTS} is damaged ({one_line(error)}); {_way_out(adapter)}") from None
-    if not names:
-        raise UserError(f"{adapter / WEIGHTS} is damaged: it holds no weights; {_way_out(adapter)}")
+        shapes = read_shapes(adapter / WEIGHTS)
+    except UserError as error:
+        raise UserError(f"{error}; {_way_out(adapter)}") from None
+    if not shapes:
+        raise UserError(f"{adapter / WEIGHTS}: it holds no weights; {_way_out(adapter)}")
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    pattern = config.get("rank_pattern") or {}
+    ranks = {"r": config.get("r")} | (pattern if isinstance(pattern, dict) else {"rank_pattern": str(pattern)})
+    for name, rank in ranks.items():
+        if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= largest:
+            raise UserError(
+                f"{adapter / CONFIG}: {name} is {excerpt(rank)}, and {WEIGHTS} has no matrix of that rank; "
+                f"{_way_out(adapter)}"
+            )
 
 
 def _trained_lora(adapter: Path) -> dict[str, Any]:

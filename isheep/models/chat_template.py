@@ -9,6 +9,7 @@ from isheep.errors import UserError, one_line
 from isheep.models.checkpoint import load_tokenizer, num_embeddings
 from isheep.models.prompt_text import literal_text, mark_tokens, unmark
 from isheep.models.template_frame import MARK, QUESTION, Frame, TemplateProblem, Turns, find_frame, render
+from isheep.models.template_limits import find_excess
 from isheep.models.tokenization import prompt_ids
 from isheep.prompts import FOLDER, is_jinja_text
 
@@ -84,9 +85,10 @@ def load_chat_template(name: str, model: str, day: date | None = None) -> ChatTe
     `name` is "qwen", "llama3", "tokenizer" (the tokenizer's own), or the Jinja text of a template of the user's own.
     `day` is the date that a template sees which asks for it.
 
-    Raises UserError if the name is unknown, if the tokenizer has no template, if the template can't be rendered or
-    drops a turn's text, if generation would read another text than training shows, if an answer does not end with one
-    special token of the tokenizer, or if the tokenizer has tokens without an embedding in the model.
+    Raises UserError if the name is unknown, if the tokenizer has no template, if the template can't be rendered, takes
+    too much time or memory, or drops a turn's text, if generation would read another text than training shows, if an
+    answer does not end with one special token of the tokenizer, or if the tokenizer has tokens without an embedding in
+    the model.
     """
     is_text = is_jinja_text(name)
     if name not in (*PACKAGED_TEMPLATES, TOKENIZER) and not is_text:
@@ -100,6 +102,8 @@ def load_chat_template(name: str, model: str, day: date | None = None) -> ChatTe
     else:
         template = _tokenizer_template(tokenizer, model)
     try:
+        if name not in PACKAGED_TEMPLATES and (excess := find_excess(template, tokenizer.special_tokens_map)):
+            raise TemplateProblem(excess)
         frame = find_frame(tokenizer, template, day)
     except TemplateProblem as problem:
         raise UserError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from isheep.errors import UserError
 from isheep.models.adapter_check import check_adapter, load_adapter
+from isheep.models.declared_sizes import check_model_size
 from isheep.models.hub import HUB_NAME, cached_commit, check_hub
 from isheep.recipe.packaged import PACKAGED_MODELS
 from isheep.records import Model
@@ -16,6 +17,8 @@ from isheep.rundir.digests import file_sha256
 
 # The kinds of files that decide what a checkpoint or an adapter writes: weights, configuration, tokenizer, template.
 MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt")
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 UNBOUNDED = 2**30
 """Stands for a size that a model's configuration does not give."""
@@ -241,8 +244,16 @@ def load_model(source: Model, dtype: str) -> Any:
         check_adapter(source.adapter)
     # The progress bar is written even if there is no terminal.
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    check_size(source.base)
     model = load_pretrained(source.base, AutoModelForCausalLM, use_safetensors=True, dtype=getattr(torch, dtype))
     if source.adapter is None:
         return model
-    adapted: Any = load_adapter(model, source.adapter)
+    adapted = load_adapter(model, source.adapter)
     return adapted.merge_and_unload() if dtype == "float32" else adapted.base_model.model
+
+
+def check_size(base: str) -> None:
+    """Raise UserError if the config.json of `base` declares a far larger model than its weights are."""
+    from transformers import AutoConfig
+
+    check_model_size(load_pretrained(base, AutoConfig).get_text_config(), base, Path(find_checkpoint(base)))

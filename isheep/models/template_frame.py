@@ -13,6 +13,7 @@ from typing import Any
 
 from isheep.errors import one_line
 from isheep.models.checkpoint import start_text, start_token_ids
+from isheep.models.template_limits import is_too_long
 from isheep.models.tokenization import continuation_ids, encode, prompt_ids
 
 QUESTION, MARK = "0question0", "0answer0"
@@ -46,13 +47,18 @@ class Frame:
 
 
 def render(tokenizer: Any, template: str, turns: Turns, open_answer: bool, parts: bool = False) -> str:
-    """Return a conversation as text, up to where an answer starts if `open_answer`."""
+    """Return a conversation as text, up to where an answer starts if `open_answer`.
+
+    Raises TemplateProblem if it is far longer than its turns, and what the template raises.
+    """
     messages = [
         {"role": role, "content": [{"type": "text", "text": content}] if parts else content} for role, content in turns
     ]
     text: str = tokenizer.apply_chat_template(
         messages, chat_template=template, tokenize=False, add_generation_prompt=open_answer
     )
+    if is_too_long(text, [content for _, content in turns]):
+        raise TemplateProblem(f"makes {len(text)} characters of a dialogue with far fewer")
     return text
 
 
@@ -109,6 +115,8 @@ def _frame(tokenizer: Any, template: str, parts: bool) -> Frame:
 def _render(tokenizer: Any, template: str, turns: Turns, open_answer: bool, parts: bool) -> str:
     try:
         return render(tokenizer, template, turns, open_answer, parts)
+    except TemplateProblem:
+        raise
     # A template may raise any exception.
     except Exception as error:
         raise TemplateProblem(f"can't be rendered: {one_line(error)}") from error

@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import psutil
-import yaml
 
 from isheep.errors import UserError
+from isheep.files.yaml_files import read_yaml
 from isheep.models.checkpoint import check_device
 from isheep.records import Record
 
@@ -43,7 +43,7 @@ class Device(Record):
 @cache
 def known_gpus() -> dict[str, Device]:
     """Return the GPUs of gpus.yaml by name."""
-    rows = yaml.safe_load((Path(__file__).parent / "gpus.yaml").read_text(encoding="utf-8"))
+    rows = read_yaml(Path(__file__).parent / "gpus.yaml")
     return {
         name: Device(
             name=name, memory=row["memory"] * 1e9, bandwidth=row["bandwidth"] * 1e12, flops=row["tflops"] * 1e12

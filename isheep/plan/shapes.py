@@ -6,9 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from isheep.errors import UserError
+from isheep.files.yaml_files import read_yaml
 from isheep.models import checkpoint
 from isheep.records import Record
 
@@ -85,8 +84,7 @@ def shape_of(model: str) -> Shape:
 @cache
 def known_configs() -> dict[str, dict[str, Any]]:
     """Return the configurations of shapes.yaml by name."""
-    text = (Path(__file__).parent / "shapes.yaml").read_text(encoding="utf-8")
-    configs: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    configs: dict[str, dict[str, Any]] = read_yaml(Path(__file__).parent / "shapes.yaml")
     return configs
 
 

@@ -7,9 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from isheep.errors import UserError, one_line, quote_path
+from isheep.errors import UserError, quote_path
+from isheep.files.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent
 
@@ -70,13 +69,9 @@ def read_prompt_file(name: str) -> Any:
         names = ", ".join(sorted(str(p.relative_to(FOLDER).with_suffix("")) for p in FOLDER.rglob("*.yaml")))
         raise UserError(f"prompt file {quote_path(name)} not found: give one of {names}, or the path of a .yaml file")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"prompt file {path} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"prompt file {path} is not UTF-8 text at byte {error.start}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"prompt file {path} is not YAML: {one_line(error)}") from None
+        return read_yaml(path)
+    except UserError as error:
+        raise UserError(f"prompt file {error}") from None
 
 
 def load_prompts(source: PromptSource) -> Mapping[str, str]:

@@ -2,6 +2,8 @@
 
 from functools import cache
 
+from isheep.errors import one_line
+
 
 @cache
 def find_syntax_error(template: str) -> str | None:
@@ -10,18 +12,9 @@ def find_syntax_error(template: str) -> str | None:
     The syntax is that of transformers: Jinja's own with `break`, `continue` and blocks {% generation %}.
     """
     # Imported here, because most recipes name a template that isheep has.
-    from jinja2 import Environment, TemplateSyntaxError, nodes
-    from jinja2.ext import Extension
-    from jinja2.parser import Parser
+    from jinja2 import Environment, TemplateSyntaxError
 
-    class GenerationBlock(Extension):
-        """The block around what an assistant says, which transformers adds to Jinja."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    from isheep.prompts.generation_block import GenerationBlock
 
     # Nothing is rendered, so nothing has to be escaped.
     environment = Environment(extensions=["jinja2.ext.loopcontrols", GenerationBlock], autoescape=True)
@@ -29,4 +22,8 @@ def find_syntax_error(template: str) -> str | None:
         environment.parse(template)
     except TemplateSyntaxError as error:
         return f"line {error.lineno}: {error.message}"
+    except RecursionError:
+        return "nested too deeply"
+    except ValueError as error:
+        return one_line(error)
     return None

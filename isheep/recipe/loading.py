@@ -10,7 +10,8 @@ import yaml
 from pydantic import ValidationError
 
 from isheep import extensions
-from isheep.errors import Conflicts, KeyPath, UserError, excerpt, one_line, option, override_place
+from isheep.errors import Conflicts, KeyPath, UserError, excerpt, option, override_place
+from isheep.files.reading import read_small_text
 from isheep.recipe.evaluation import JudgeSettings
 from isheep.recipe.messages import describe_error, error_path, first_error
 from isheep.recipe.schema import Recipe
@@ -188,12 +189,7 @@ def _text_keys(data: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
 def _read_text(value: str, key: str) -> Any:
     """Return the text of a .jinja file, or what code gives: a text for chat_template, texts by name for prompt."""
     if value.endswith(".jinja"):
-        try:
-            return Path(value).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{one_line(value, 80)} can't be read: {getattr(error, 'strerror', None) or one_line(error)}"
-            ) from None
+        return read_small_text(Path(value))
     loaded = extensions.load_object(value, key.replace("_", " "))
     if key == "chat_template" and isinstance(loaded, str):
         return loaded

@@ -12,7 +12,10 @@ import yaml
 from pydantic import BaseModel
 
 from isheep import extensions
-from isheep.errors import KeyPath, UserError, excerpt, one_line, override_place, quote_path
+from isheep.errors import KeyPath, UserError, excerpt, override_place, quote_path
+from isheep.files import yaml_files
+from isheep.files.reading import read_small_text
+from isheep.files.yaml_files import BoundedLoader, line_of
 from isheep.recipe.packaged import PACKAGED_SEEDS
 from isheep.recipe.schema import merge_settings
 
@@ -26,8 +29,8 @@ _FILE_KEYS = {"seed_tasks": (), "chat_template": (".jinja",), "prompt": (".yaml"
 _CODE_KEYS = ("function", "name", "engine", "prompt", "chat_template", "evaluation")
 
 
-class _Loader(yaml.SafeLoader):
-    """A YAML loader that reads 5e-5 as a number (YAML 1.1 reads it as a text) and every key as a text."""
+class _Loader(BoundedLoader):
+    """A loader that reads 5e-5 as a number (YAML 1.1 reads it as a text) and every key as a text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         self.flatten_mapping(node)
@@ -59,22 +62,10 @@ class RecipeSource(NamedTuple):
 def parse_yaml(text: str, name: str, show_lines: bool = True) -> tuple[Any, dict[KeyPath, str]]:
     """Return the value of a YAML text and the location of each key: `name`, and the line if `show_lines` is true.
 
-    Raises UserError if the text is not YAML, or a key is given twice.
+    Raises UserError if the text is not YAML or is beyond the limits, or a key is given twice.
     """
-    try:
-        # _Loader is a SafeLoader.
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506
-        return value, dict(_locations(yaml.compose(text, Loader=_Loader), name, show_lines))
-    except yaml.MarkedYAMLError as error:
-        raise UserError(f"{_line(name, error.problem_mark, show_lines)}: not YAML: {one_line(error.problem)}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{name}: not YAML: {one_line(error)}") from None
-    except RecursionError:
-        raise UserError(f"{name}: nested too deeply, or an alias that contains itself") from None
-
-
-def _line(name: str, mark: yaml.Mark | None, show_lines: bool) -> str:
-    return f"{name} line {mark.line + 1}" if mark and show_lines else name
+    value = yaml_files.parse_yaml(text, name, _Loader, show_lines)
+    return value, dict(_locations(yaml_files.compose_yaml(text, name, _Loader, show_lines), name, show_lines))
 
 
 def _locations(
@@ -84,7 +75,7 @@ def _locations(
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
-            location = _line(name, key.start_mark, show_lines)
+            location = line_of(name, key.start_mark, show_lines)
             if key.value in seen:
                 raise UserError(f"{location}: key {key.value!r} is given twice")
             seen.add(key.value)
@@ -92,7 +83,7 @@ def _locations(
             yield from _locations(value, name, show_lines, (*path, key.value))
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            yield (*path, index), _line(name, value.start_mark, show_lines)
+            yield (*path, index), line_of(name, value.start_mark, show_lines)
             yield from _locations(value, name, show_lines, (*path, index))
 
 
@@ -103,9 +94,9 @@ def read_source(path: Path, resolve_files: bool = True, chain: tuple[Path, ...] 
     led here by their `like`. Raises UserError if the file can't be read, or is not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
+        text = read_small_text(path)
+    except UserError as error:
+        raise UserError(f"recipe {error}") from None
     data, locations = parse_yaml(text, str(path))
     if not isinstance(data, dict):
         raise UserError(f"{path}: a recipe is a mapping of keys to values, such as model: lamb")
@@ -185,7 +176,7 @@ def find_recipe(name: str, folder: Path = Path(), location: str = "") -> Path:
 
 def recipe_title(path: Path) -> str:
     """Return what a recipe file's first line says about it, without the command that often follows."""
-    first_line = path.read_text(encoding="utf-8").partition("\n")[0]
+    first_line = read_small_text(path).partition("\n")[0]
     return first_line.lstrip("# ").partition("   ")[0] if first_line.startswith("#") else ""
 
 

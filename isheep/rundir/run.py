@@ -18,6 +18,8 @@ import yaml
 
 from isheep import prompts
 from isheep.errors import UserError, in_command_line, option, quote_path
+from isheep.files.reading import MAX_BYTES, read_small_text
+from isheep.files.yaml_files import read_yaml
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.rundir.artifacts import SEEDS_FILE, redo_command, split_file
@@ -140,10 +142,7 @@ def find_runs(path: Path) -> list[Path]:
 def saved_prompts(run_dir: Path) -> dict[str, str]:
     """Return the texts of the user's own prompt files that a run began with, by their names in the recipe."""
     path = run_dir / "prompts.yaml"
-    try:
-        texts = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (yaml.YAMLError, ValueError, RecursionError):
-        texts = None
+    texts = read_yaml(path, MAX_BYTES) if path.exists() else {}
     if not isinstance(texts, dict) or not all(isinstance(text, str) for item in texts.items() for text in item):
         raise UserError(f"{path} is damaged: it must hold the texts of prompt files by their names; put it back")
     return texts
@@ -367,7 +366,7 @@ def fork_advice(path: Path, settings: Sequence[str]) -> str:
 def _own_prompts(recipe: Recipe) -> dict[str, str]:
     """Return the texts of the user's own prompt files by their names in the recipe; the run folder keeps them."""
     names = [name for variant in recipe.variants for name in variant.own_prompts()]
-    return {name: prompts.find_prompt_file(name).read_text(encoding="utf-8") for name in names}
+    return {name: read_small_text(prompts.find_prompt_file(name)) for name in names}
 
 
 # --- files of the run

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep import json_files
 from isheep.errors import UserError, one_line
+from isheep.files import json_files
+from isheep.files.reading import read_text
 from isheep.records import Task
 from isheep.seeds.conversations import first_exchange, is_conversation
 from isheep.seeds.no_input import is_no_input
@@ -105,9 +106,9 @@ def _read_text(path: Path, source: str) -> str:
     if not path.is_file():
         raise UserError(f"{source}: no such file; give a file of tasks in a form of docs/seeds.md")
     try:
-        return json_files.read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{source}: not UTF-8 text at byte {error.start}") from None
+        return read_text(path)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
 
 
 def _entries(source: str, text: str) -> Iterator[tuple[str, Any]]:
@@ -137,7 +138,7 @@ def _read_one_object(text: str) -> dict[str, Any] | None:
     An object on one line is left to the reader of lines, unless it is around the tasks.
     """
     with contextlib.suppress(ValueError, RecursionError):
-        data = json.loads(text)
+        data = json_files.parse_json(text)
         is_several_lines = "\n" in text.strip()
         if isinstance(data, dict) and (is_several_lines or not _is_task(data)):
             return data
@@ -170,7 +171,7 @@ def _is_task_row(value: Any) -> bool:
 
 def _parse_json(text: str, location: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=json_files.unique_keys)
+        return json_files.parse_json(text)
     except json.JSONDecodeError as error:
         line = f" (line {error.lineno})" if error.lineno > 1 else ""
         raise UserError(f"{location}: not JSON{line}: {error.msg}") from None

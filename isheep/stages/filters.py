@@ -8,9 +8,13 @@ from isheep.extensions import user_code
 from isheep.filters.base import FilterContext, PairFilter, Reasons
 from isheep.records import AssessedPair, Drop, Pair
 from isheep.rundir.jsonl import filter_rows
+from isheep.text.characters import unfit_character
 
 # The form of nearly every tokenizer's special tokens.
 SPECIAL_TOKEN = r"<\|\w{1,40}\|>"
+
+CHARACTERS = "characters"
+"""What drops a pair with a control character and the like, in dropped.jsonl."""
 
 
 def find_drops(
@@ -22,7 +26,8 @@ def find_drops(
 ) -> list[Drop]:
     """Return one Drop for each pair that is not trained on, in the order of the pairs.
 
-    A pair is dropped because its answer can't be read, by the rules, or by a filter. A filter sees only the pairs that
+    A pair is dropped because its answer can't be read, for its characters, by the rules, or by a filter. A filter sees
+    only the pairs that
     the filters before it kept. `special_tokens` are the tokenizer's. A pair that no judge rated (no AssessedPair)
     passes no score filter. The draws of a filter depend on the context's seed and on the filter's position. Raises
     UserError if a filter fails.
@@ -30,6 +35,7 @@ def find_drops(
     context = context or FilterContext()
     pattern = re.compile("|".join([*map(re.escape, sorted(special_tokens)), SPECIAL_TOKEN]))
     drops = {row: Drop(row=row, by="rules", why=why) for row, why in _dropped_by_rules(pairs, use_rules, pattern)}
+    drops |= {pair.id: Drop(row=pair.id, by=CHARACTERS, why=why) for pair in pairs if (why := unfit_text_in(pair))}
     drops |= {pair.id: Drop(row=pair.id, by="answer", why=no_answer(pair)) for pair in pairs if pair.unanswered}
     for index, pair_filter in enumerate(filters):
         remaining = _RemainingPairs(pairs, frozenset(drops))
@@ -78,6 +84,14 @@ def special_token_in(pair: Pair, special_tokens: re.Pattern[str]) -> str | None:
     for name, text in (("instruction", pair.instruction), ("input", pair.input), ("output", pair.output)):
         if match := special_tokens.search(text):
             return f"{name} holds {match[0]}"
+    return None
+
+
+def unfit_text_in(pair: Pair) -> str | None:
+    """Return why a pair is never trained on for its characters, whatever the recipe says, or None."""
+    for name, text in (("instruction", pair.instruction), ("input", pair.input), ("output", pair.output)):
+        if why := unfit_character(text):
+            return f"{name} holds {why}"
     return None
 
 

@@ -6,8 +6,8 @@ import unicodedata
 from functools import cache
 from pathlib import Path
 
-import yaml
-
+from isheep.files.yaml_files import read_yaml
+from isheep.text.characters import unfit_character
 from isheep.text.novelty import UNSPACED, Language, split_words
 
 # What would change the meaning of a prompt: a special token, or a line that looks like the prompt's separator.
@@ -22,7 +22,7 @@ def broken_rule(instruction: str, language: Language = "en") -> str | None:
     non-ASCII character. It holds no word of the language's list in word_rules.yaml (things that a text model can't see
     or make) and begins with none of its openings; "any" has no such list. For languages other than "en" the words are
     Unicode words, and an instruction may start with a letter or an opening quotation mark of every script. Text that
-    looks like a special token or the separator of the prompt is rejected too.
+    looks like a special token or the separator of the prompt, or has a control character, is rejected too.
     """
     num_words = len(instruction.split() if language == "en" else split_words(instruction, language))
     if num_words <= 3:
@@ -53,7 +53,7 @@ def broken_word_rule(instruction: str, language: Language) -> str | None:
 @cache
 def word_rules() -> dict[str, tuple[re.Pattern[str], tuple[str, ...]]]:
     """Return for each language that has word rules the pattern of its unsuitable words, and its openings."""
-    data = yaml.safe_load(WORD_RULES.read_text(encoding="utf-8"))
+    data = read_yaml(WORD_RULES)
     return {language: (_any_of(rules["words"]), tuple(rules["openings"])) for language, rules in data.items()}
 
 
@@ -71,9 +71,14 @@ def _any_of(words: list[str]) -> re.Pattern[str]:
 
 
 def unsafe_text(text: str) -> str | None:
-    """Return what in a text looks like a special token or a separator of the prompt, as a reason, or None."""
-    match = UNSAFE.search(text)
-    return f"holds {match[0].strip()!r}" if match else None
+    """Return as a reason what no prompt may hold, or None.
+
+    That is a special token, a separator of the prompt, or a character that is unfit to learn from.
+    """
+    if match := UNSAFE.search(text):
+        return f"holds {match[0].strip()!r}"
+    why = unfit_character(text)
+    return f"holds {why}" if why else None
 
 
 def _first_visible(text: str) -> str:

@@ -18,7 +18,7 @@ from isheep.rundir.training_file import (
     write_training_file,
 )
 from isheep.stages.context import StageContext
-from isheep.stages.filters import find_drops, has_unreadable_rating, kept_pairs
+from isheep.stages.filters import CHARACTERS, find_drops, has_unreadable_rating, kept_pairs
 from isheep.stages.rating_advice import unreadable_advice, were_constrained
 
 # What helps against each reason for which pairs are dropped.
@@ -28,6 +28,7 @@ ADVICE = {
     "cut off": "raise response.sampling.max_tokens, because answers are cut off before they begin",
     "answer": "take another response.prompt, because the model ends its thoughts without an answer",
     "rules": "look at the answers (isheep show --dropped): another chat_template or response.prompt may help",
+    "characters": "look at the answers (isheep show --dropped): the model writes control characters",
     "contamination": "take other seed tasks, or a contamination filter that drops less",
     "perplexity": "raise at_most of the perplexity filter",
     "density": "raise clusters or keep of the density filter, or synthesis.tasks",
@@ -101,7 +102,7 @@ def ways_to_more_rows(drops: Sequence[Drop]) -> str:
     """Return what gives a training more rows: more tasks, and filters that drop less, of those that dropped pairs."""
     causes = Counter(map(_cause, drops))
     ways = [WAYS_TO_MORE_ROWS[cause] for cause in causes if cause in WAYS_TO_MORE_ROWS]
-    other_filters = sorted({drop.by for drop in drops} - {"score", "rules", "answer"})
+    other_filters = sorted({drop.by for drop in drops} - {"score", "rules", "answer", CHARACTERS})
     if other_filters:
         ways.append(f"let the filters drop less ({', '.join(other_filters)})")
     return ", or ".join(["raise synthesis.tasks", *ways])

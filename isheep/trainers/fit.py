@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from isheep.batching import derive_seed
 from isheep.models.adapter_check import load_adapter
-from isheep.models.checkpoint import load_pretrained
+from isheep.models.checkpoint import check_size, load_pretrained
 from isheep.rundir import progress
 from isheep.trainers import checkpoints
 from isheep.trainers.adapter_dir import LOSS_NAMES
@@ -179,6 +179,7 @@ def _load_trainable_model(job: Job, arguments: "SFTConfig") -> Any:
     settings: dict[str, Any] = {"dtype": torch.bfloat16 if arguments.bf16 else torch.float32}
     if job.training.quantize:
         settings |= {"quantization_config": _nf4_config(), "device_map": {"": arguments.device}}
+    check_size(model.base)
     base = load_pretrained(model.base, AutoModelForCausalLM, use_safetensors=True, **settings)
     if model.adapter:
         adapted = load_adapter(base, model.adapter, is_trainable=True)

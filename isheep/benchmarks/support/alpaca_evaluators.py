@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from isheep import prompts
-from isheep.benchmarks.support.data_files import read_text
-from isheep.errors import UserError, one_line
+from isheep.errors import UserError
+from isheep.files.reading import MAX_TEXT_BYTES, read_text
+from isheep.files.yaml_files import parse_yaml
 from isheep.judges.base import Messages
 from isheep.openai_client import ServerReply
 
@@ -105,10 +104,7 @@ def load_evaluator(data: Path, name: str) -> Evaluator:
     """
     folder = data / "evaluators_configs" if (data / "evaluators_configs").is_dir() else data
     path = folder / name / "configs.yaml"
-    try:
-        content = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not YAML: {one_line(error)}") from None
+    content = parse_yaml(read_text(path, MAX_TEXT_BYTES), str(path))
     if not isinstance(content, dict) or len(content) != 1 or not isinstance(next(iter(content.values())), dict):
         raise UserError(f"{path}: one annotator is wanted, with its settings")
     ((name, settings),) = content.items()
@@ -121,7 +117,7 @@ def load_evaluator(data: Path, name: str) -> Evaluator:
     return Evaluator(
         name=str(name),
         model=str(parameters.pop("model_name", "gpt-4")),
-        template=parse_conversation(read_text(folder / str(settings.get("prompt_template")))),
+        template=parse_conversation(read_text(folder / str(settings.get("prompt_template")), MAX_TEXT_BYTES)),
         parameters={**DEFAULT_PARAMETERS, **{key: parameters[key] for key in parameters if key not in CLIENT_KEYS}},
         parser=parser,
         parser_settings=dict(settings.get("completion_parser_kwargs") or {}),

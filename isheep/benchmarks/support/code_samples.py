@@ -8,7 +8,7 @@ from hashlib import sha256
 from isheep.benchmarks.support.base import Result, Score
 from isheep.benchmarks.support.responses import ResponseContext, match_responses
 from isheep.errors import UserError
-from isheep.json_files import ForeignRow, OptionalText, RowId, read_rows
+from isheep.files.json_files import ForeignRow, OptionalText, RowId, read_rows
 from isheep.records import Answer
 from isheep.rundir.atomic import write_text
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from isheep import json_files
 from isheep.errors import UserError, one_line
-from isheep.json_files import ForeignRow, parse_row
+from isheep.files.json_files import ForeignRow, parse_row, read_values
+from isheep.files.reading import MAX_BYTES, read_text
 
 DataRow = dict[str, Any]
+MAX_ROWS, PARQUET_BATCH = 2_000_000, 64
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 
 
@@ -76,9 +77,44 @@ def require_file(name: str, data: Path | None, description: str) -> Path:
     return data
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 text, without a byte order mark. Raises UserError if it can't be read."""
-    return json_files.read_text(path)
+def _read_parquet(path: Path) -> list[DataRow]:
+    """Return the rows of a Parquet file, decoded in batches: a few bytes of it may stand for billions of values.
+
+    Raises UserError if there are too many of them, and ValueError if the file can't be read.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return _read_batches(parquet.ParquetFile(path), path)
+    # Not all of them are a ValueError.
+    except pyarrow.ArrowException as error:
+        raise ValueError(str(error)) from None
+
+
+def _read_batches(file: Any, path: Path) -> list[DataRow]:
+    rows: list[DataRow] = []
+    num_bytes = 0
+    with file:
+        if file.metadata.num_rows > MAX_ROWS:
+            raise UserError(f"{path}: has {file.metadata.num_rows} rows; at most {MAX_ROWS} are read")
+        for batch in file.iter_batches(batch_size=PARQUET_BATCH):
+            num_bytes += batch.nbytes + sum(map(_decoded_bytes, batch.columns))
+            if num_bytes > MAX_BYTES:
+                raise UserError(f"{path}: has more than {MAX_BYTES / 2**20:,.0f} MiB unpacked; give fewer rows")
+            rows += batch.to_pylist()
+    return rows
+
+
+def _decoded_bytes(column: Any) -> int:
+    """Return the bytes of the texts in a column that holds each of them once, as often as the rows name them."""
+    import pyarrow
+    from pyarrow import compute
+
+    if not pyarrow.types.is_dictionary(column.type) or not pyarrow.types.is_string(column.type.value_type):
+        return 0
+    lengths = compute.binary_length(column.dictionary).take(column.indices)
+    return int(compute.sum(lengths).as_py() or 0)
 
 
 def _reason(error: Exception) -> str:
@@ -87,11 +123,8 @@ def _reason(error: Exception) -> str:
 
 def _read(path: Path, kind: str, header: Sequence[str]) -> list[DataRow]:
     if kind == "parquet":
-        from pyarrow import parquet
-
-        table: list[DataRow] = parquet.read_table(path).to_pylist()
-        return table
+        return _read_parquet(path)
     if kind in ("csv", "tsv"):
-        lines = io.StringIO(json_files.read_text(path), newline="")
+        lines = io.StringIO(read_text(path), newline="")
         return list(csv.DictReader(lines, fieldnames=header or None, delimiter="\t" if kind == "tsv" else ","))
-    return [value for _, value in json_files.read_values(path)]
+    return [value for _, value in read_values(path)]

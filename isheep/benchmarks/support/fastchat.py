@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from isheep.benchmarks.support.foreign_rows import JudgePrompt, Judgment, ModelAnswer, TurnQuestion
 from isheep.errors import UserError, one_line
-from isheep.json_files import existing_file, read_checked, read_rows
+from isheep.files.json_files import existing_file, read_checked, read_rows
 from isheep.judges.base import Messages, safe_file_name
 from isheep.openai_client import ServerReply
 from isheep.rundir.atomic import write_text

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from isheep.json_files import ForeignRow, OptionalText, RowId, Text
+from isheep.files.json_files import ForeignRow, OptionalText, RowId, Text
 
 
 def _check_finite(value: float | None) -> float | None:

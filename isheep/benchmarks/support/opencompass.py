@@ -14,8 +14,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
-
 from isheep.benchmarks.support.base import Benchmark, Result, Score
 from isheep.benchmarks.support.context import EvalContext
 from isheep.benchmarks.support.data_files import DataRow
@@ -30,6 +28,7 @@ from isheep.benchmarks.support.sources import (
 )
 from isheep.benchmarks.support.validation_parts import validation_half
 from isheep.errors import UserError, one_line
+from isheep.files.yaml_files import read_yaml
 from isheep.prompts import fill_template
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Record, Sampling
@@ -69,7 +68,7 @@ class PromptTemplate(Record):
 def load_template(name: str) -> PromptTemplate:
     """Return the template of a task: OpenCompass's own text, as data in paper/NAME.yaml with its source and licence."""
     path = PAPER_FOLDER / f"{name}.yaml"
-    return PromptTemplate.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return PromptTemplate.model_validate(read_yaml(path))
 
 
 class Prepared(NamedTuple):

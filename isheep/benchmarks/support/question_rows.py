@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from isheep.json_files import FilledText, FilledTexts, ForeignRow, Text
+from isheep.files.json_files import FilledText, FilledTexts, ForeignRow, Text
 
 
 class AnswersRow(ForeignRow):

@@ -11,7 +11,7 @@ from isheep.benchmarks.support.context import JudgedContext
 from isheep.benchmarks.support.data_files import DataRow
 from isheep.benchmarks.support.sources import DataSource
 from isheep.errors import UserError
-from isheep.json_files import ForeignRow, OptionalText, Text, parse_row, read_values
+from isheep.files.json_files import ForeignRow, OptionalText, Text, parse_row, read_values
 from isheep.judges.base import Judge
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.rundir.folder import RunFolder

@@ -15,7 +15,7 @@ from isheep.benchmarks.support.data_files import DataRow, check_columns, check_r
 from isheep.benchmarks.support.item_parts import select_items
 from isheep.benchmarks.support.question_rows import AliasesRow, AnswersRow, PassageRow
 from isheep.errors import UserError, one_line
-from isheep.json_files import ForeignRow
+from isheep.files.json_files import ForeignRow
 from isheep.recipe.evaluation import BenchmarkSettings
 
 Convert = Callable[[list[DataRow], Path], list[DataRow]]

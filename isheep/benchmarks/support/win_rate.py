@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.benchmarks.support.data_files import read_text
 from isheep.benchmarks.support.foreign_rows import PreferenceRow
 from isheep.errors import UserError, one_line
-from isheep.json_files import read_rows
+from isheep.files.json_files import read_rows
+from isheep.files.reading import read_text
 
 TIE = 1.5
 # The reference file of the length-controlled win rate, in AlpacaEval's dataset.
@@ -147,15 +147,16 @@ def _check_outputs(rows: Sequence[Mapping[str, Any]]) -> None:
 def _read_gamed(path: Path) -> _Gamed:
     import numpy as np
 
-    rows = list(csv.DictReader(read_text(path).splitlines()))
+    lines = read_text(path).splitlines()
     try:
+        rows = list(csv.DictReader(lines))
         gaps, difficulties, wins = (
             np.array([float(row[name] or "nan") for row in rows])
             for name in ("std_delta_len", "instruction_difficulty", "preference")
         )
         not_gamed = np.array([{"True": 1.0, "False": 0.0}[row["not_gamed_baseline"]] for row in rows])
         by_index = {int(float(row["index"])): float(row["instruction_difficulty"]) for row in reversed(rows)}
-    except (KeyError, ValueError, TypeError, OverflowError) as error:
+    except (csv.Error, KeyError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{path} is no {GAMED} of AlpacaEval: {one_line(error)}") from None
     return _Gamed(np.column_stack([np.tanh(gaps), difficulties, not_gamed]), wins, by_index)
 

@@ -4,10 +4,8 @@ All readers of such files use this module, so that they take the same forms and 
 the file, the line or row, the field, the value found, and the way out. No value is converted: text is no number.
 """
 
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
@@ -15,8 +13,13 @@ from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from isheep.errors import UserError
+from isheep.files.reading import read_text
 
-GZIP_START = b"\x1f\x8b"
+MAX_DEPTH = 100
+"""The most lists and objects inside one another: what reads a value later may go down by calls of its own."""
+MAX_DIGITS = 1000
+"""The most digits of a whole number: a double has at most 309 before its point."""
+
 # Characters of a value that a message shows.
 SHOWN_CHARACTERS = 60
 # What must be at a place inside a field, by pydantic's types of errors.
@@ -111,13 +114,13 @@ def read_values(path: Path) -> list[Located]:
     as one row, anything else as JSON lines. Raises UserError if the file can't be read or is not JSON.
     """
     text = read_text(path)
-    decoder = _decoder()
     start = len(text) - len(text.lstrip())
     if start == len(text):
         return []
     first_line = text[start:].partition("\n")[0]
     try:
-        document, end = decoder.raw_decode(text, start)
+        document, end = _decoder().raw_decode(text, start)
+        _check_depth(document)
     except (ValueError, RecursionError) as error:
         is_one_document = first_line.strip() == "{" or first_line.startswith("[") and not _is_json(first_line)
         if is_one_document:
@@ -130,47 +133,61 @@ def read_values(path: Path) -> list[Located]:
     return [(f"{path} line {text.count(chr(10), 0, start) + 1}", document)]
 
 
-def read_text(path: Path) -> str:
-    """Return a UTF-8 text without its byte order mark, unpacked if it is gzipped. Raises UserError if it can't be."""
-    try:
-        return read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: can't be read: not UTF-8 text at byte {error.start}; write it as UTF-8") from None
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return the content of a file, unpacked if it is gzipped. Raises UserError if it can't be read."""
-    try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content.startswith(GZIP_START) else content
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
-
-
 def _read_lines(path: Path, text: str) -> Iterator[Located]:
-    decoder = _decoder()
     # Not splitlines: JSON strings may hold other line separators.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                yield f"{path} line {number}", decoder.decode(line)
+                yield f"{path} line {number}", parse_json(line)
             except (ValueError, RecursionError) as error:
                 _refuse(f"{path} line {number}", error)
 
 
 def _is_json(line: str) -> bool:
     try:
-        json.loads(line)
+        parse_json(line)
     except (ValueError, RecursionError):
         return False
     return True
 
 
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises ValueError or RecursionError if it is not JSON, has a key twice in an object, is nested deeper than
+    MAX_DEPTH, or has a whole number of more than MAX_DIGITS digits.
+    """
+    value = _decoder().decode(text)
+    _check_depth(value)
+    return value
+
+
 def _decoder() -> json.JSONDecoder:
-    return json.JSONDecoder(object_pairs_hook=unique_keys)
+    return json.JSONDecoder(object_pairs_hook=_unique_keys, parse_int=_whole_number)
 
 
-def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def _whole_number(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _check_depth(value: Any) -> None:
+    """Raise ValueError if lists and objects are nested deeper than MAX_DEPTH."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise ValueError(f"more than {MAX_DEPTH} lists and objects inside one another")
+
+
+def _unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object. Raises ValueError if a key occurs twice: which value counts would be a guess."""
     content = dict(pairs)
     if len(content) < len(pairs):
@@ -185,7 +202,7 @@ def _refuse(location: str, error: Exception) -> NoReturn:
         line = f" (line {error.lineno})" if error.lineno > 1 else ""
         reason = f"not JSON{line}: {error.msg}"
     else:
-        # A repeated key, a number of thousands of digits, or brackets nested too deeply.
+        # A repeated key, a number of a thousand digits, or brackets nested too deeply.
         reason = f"not JSON that can be read: {error}"
     raise UserError(f"{location}: {reason}; give JSON lines, or one JSON list, also gzipped") from None
 

@@ -1,0 +1,1 @@
+"""Files that a stranger may hand over, read within limits: their bytes, JSON and YAML."""
