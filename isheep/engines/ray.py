@@ -178,7 +178,9 @@ class Replicas:
             if answer.number != number:
                 raise WrongResult(f"the result of call {answer.number}", f"that of call {number}")
             if answer.model != self.model:
-                raise WrongResult(f"a result of {_describe_model(answer.model)}", f"of {_describe_model(self.model)}")
+                raise WrongResult(
+                    f"a result of {_describe_model(answer.model)}", f"one of {_describe_model(self.model)}"
+                )
             return check_result(name, answer.result, arguments)
         except WrongResult as error:
             raise UserError(

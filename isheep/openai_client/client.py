@@ -49,8 +49,22 @@ class Batch:
     def __init__(self) -> None:
         self.stop = asyncio.Event()
         self.num_under_way = 0
+        # The error that ended the calls.
+        self.error: Exception | None = None
         # The longest wait that the server has asked for.
         self.stated_wait = 0.0
+
+    def fail(self, error: Exception) -> None:
+        """Let no new call be made because of an error, and tell the user what is waited for."""
+        self.error = self.error or error
+        if self.num_under_way and not self.stop.is_set():
+            console.print(
+                f"a call failed: waiting for the answers to {self.num_under_way} others under way, which are kept; "
+                "Ctrl-C stops at once",
+                markup=False,
+                soft_wrap=True,
+            )
+        self.stop.set()
 
     async def pause(self, wait: float, retry_after: float, reason: str) -> bool:
         """Wait before another attempt. Returns whether it shall be made.
@@ -149,23 +163,18 @@ class ServerClient:
                     batch.num_under_way -= 1
                 requests.receive(replies[key])
 
-        tasks = [asyncio.create_task(work()) for _ in range(min(self.settings.max_in_flight, len(requests.bodies)))]
-        if not tasks:
-            return replies
-        try:
-            finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            if error := next((task.exception() for task in finished if task.exception()), None):
-                if batch.num_under_way and not batch.stop.is_set():
-                    line = f"a call failed: waiting for the answers to {batch.num_under_way} others under way"
-                    console.print(f"{line}, which are kept; Ctrl-C stops at once", markup=False, soft_wrap=True)
-                batch.stop.set()
-                await asyncio.wait(tasks)
-                raise error
-            return replies
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        async def work_or_fail() -> None:
+            try:
+                await work()
+            except Exception as error:
+                batch.fail(error)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self.settings.max_in_flight, len(requests.bodies))):
+                group.create_task(work_or_fail())
+        if batch.error:
+            raise batch.error
+        return replies
 
     async def _call(self, requests: Requests, key: str, batch: Batch) -> ServerReply:
         """Send a request in several attempts, and return the last reply.

@@ -49,7 +49,7 @@ class KeptReplies:
 def _read_lines(content: bytes) -> Iterator[tuple[str, str]]:
     """Yield the keys and texts of the lines that are whole."""
     for line in content.splitlines():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             match json.loads(line):
                 case [str(key), str(text)]:
                     yield key, text
