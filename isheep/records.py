@@ -61,7 +61,7 @@ class Answer(Record):
 
 
 class Pair(Task):
-    """A task and the model's answer. `finish` is "stop" (it ended by itself), "length" (it was cut off) or "unreadable".
+    """A task and the model's answer. `finish` is "stop" (ended by itself), "length" (cut off) or "unreadable".
 
     `thoughts` is the text before the answer if the prompt asks for thoughts, else None. If no answer can be read after
     them, which is not the same as an empty answer, `thoughts` is the whole text and the output is empty.
