@@ -64,6 +64,7 @@ class RunFolder:
             if source_folder != source and source_folder.is_dir():
                 copy_atomically(source_folder, (self.path / name).with_suffix(""))
             copy_atomically(source, self.path / name)
+            kept_replies.kept_for(self.path / name).clear()
             self.event(file=self._relative_path(name), shared_from=os.path.relpath(source, self.root))
             source_label = os.path.relpath(source, self.root.parent)
             console.print(f"{self._relative_path(name)}: shared from {source_label}", markup=False)

@@ -55,6 +55,11 @@ def _read_lines(content: bytes) -> Iterator[tuple[str, str]]:
                     yield key, text
 
 
+def kept_for(path: Path) -> KeptReplies:
+    """Return the kept replies to the batch of a file of rows that is under way."""
+    return KeptReplies(path.with_name(f"{path.name}{SUFFIX}"))
+
+
 _stages: list[KeptReplies] = []
 
 
@@ -69,7 +74,7 @@ def keep_replies(path: Path) -> Iterator[KeptReplies]:
 
     If the block is left by an error, they stay on the disk.
     """
-    kept = KeptReplies(path.with_name(f"{path.name}{SUFFIX}"))
+    kept = kept_for(path)
     _stages.append(kept)
     try:
         yield kept
