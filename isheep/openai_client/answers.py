@@ -1,5 +1,6 @@
 """Reading what a server answers. Any bytes may come: nothing here raises an error because of them."""
 
+import codecs
 import email.utils
 import json
 import time
@@ -10,6 +11,9 @@ from isheep.openai_client import ServerReply, redact_key, written_texts
 
 # The number of characters that are kept of an answer that is not a completion.
 BODY_CHARACTERS = 2000
+# The encodings that are read, by Python's names. JSON is UTF-8, and Python's other codecs, such as zip, are no encodings
+# of texts, or not for data from others.
+CHARSETS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "ascii", "iso8859-1", "cp1252")
 # Statuses after which a request is sent again later, beside those of 500 and above.
 RETRIED = (408, 409, 425, 429)
 
@@ -38,10 +42,13 @@ class HttpAnswer(NamedTuple):
 def decode(content: bytes, charset: str | None) -> tuple[str, str]:
     """Return the text of an answer's content, and why it can't be decoded as the header says; "" if it can."""
     try:
-        return content.decode(charset or "utf-8", errors="replace"), ""
-    # A charset may be unknown (LookupError), no encoding of texts such as "zip", or not a name (ValueError).
+        name = codecs.lookup(charset or "utf-8").name
+    # It may have no codec (LookupError), or not be a name (ValueError).
     except (LookupError, ValueError):
-        return content.decode(errors="replace"), f"its charset {charset!r:.40} is unknown"
+        name = ""
+    if name in CHARSETS:
+        return content.decode(name, errors="replace"), ""
+    return content.decode(errors="replace"), f"its charset {charset!r:.40} is unknown"
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
