@@ -11,8 +11,8 @@ from isheep.openai_client import ServerReply, redact_key, written_texts
 
 # The number of characters that are kept of an answer that is not a completion.
 BODY_CHARACTERS = 2000
-# The encodings that are read, by Python's names. JSON is UTF-8, and Python's other codecs, such as zip, are no encodings
-# of texts, or not for data from others.
+# The encodings that are read, by Python's names. JSON is UTF-8, and others of Python's codecs, such as zip, are no
+# encodings of texts, or not for data from others.
 CHARSETS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "ascii", "iso8859-1", "cp1252")
 # Statuses after which a request is sent again later, beside those of 500 and above.
 RETRIED = (408, 409, 425, 429)
