@@ -130,10 +130,10 @@ def test_the_limit_of_the_whole_call_is_twice_the_timeout() -> None:
 
 
 def test_an_answer_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "MAX_ANSWER_BYTES", 2**20)
-    with serving(lambda message, times: Answer(200, b" " * 2**21)) as server:
+    monkeypatch.setattr(client, "MAX_ANSWER_BYTES", 2**18)
+    with dripping(HEAD, b" " * 2**16) as server:
         (reply,) = call_all(server.url, 1)
-    assert reply.error == "an answer of more than 1 MB"
+    assert reply.error == "an answer of more than 262,144 bytes"
 
 
 def test_a_wait_that_the_server_asks_for_is_said_once(

@@ -211,7 +211,7 @@ class ServerClient:
                 async for piece in response.aiter_bytes():
                     content += piece
                     if len(content) > MAX_ANSWER_BYTES:
-                        raise CallError(f"an answer of more than {MAX_ANSWER_BYTES >> 20} MB")
+                        raise CallError(f"an answer of more than {MAX_ANSWER_BYTES:,} bytes")
         except TimeoutError:
             raise CallError(f"timed out: no whole answer within {limit:g} s") from None
         except httpx2.TimeoutException:

@@ -21,9 +21,9 @@ class KeptReplies:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self.path, self.texts = path, dict[str, str]()
-        if path and path.exists():
-            self.texts = dict(_read_lines(path.read_bytes()))
+        content = path.read_bytes() if path and path.exists() else b""
+        self.path, self.texts = path, dict(_read_lines(content))
+        self.ends_torn = bool(content) and not content.endswith(b"\n")
 
     def get(self, key: str) -> str | None:
         """Return the reply to a request; None if it has none."""
@@ -33,15 +33,15 @@ class KeptReplies:
         """Keep the reply to a request."""
         if self.path is None:
             return
-        # An empty line ends one that a kill has torn.
-        beginning = "" if self.texts else "\n"
-        self.texts[key] = text
+        # The end of a line that a kill has torn.
+        beginning = "\n" if self.ends_torn else ""
+        self.texts[key], self.ends_torn = text, False
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{beginning}{json.dumps([key, text])}\n")
 
     def clear(self) -> None:
         """Forget all replies, and remove the file."""
-        self.texts = {}
+        self.texts, self.ends_torn = {}, False
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
