@@ -22,12 +22,13 @@ from isheep.engines import transformers
 from isheep.engines.openai import open_engine
 from isheep.engines.openai_check import check_requirements
 from isheep.engines.openai_engine import OpenAIEngine
-from isheep.engines.server import ServerRequirements, requirements
+from isheep.engines.server import ServerConnection, ServerRequirements, requirements
 from isheep.engines.tokens import exclusive_probabilities
 from isheep.errors import TooLong, UserError
 from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT
 from isheep.models.chat_template import load_chat_template
 from isheep.models.gguf_file import write_gguf
+from isheep.openai_client import client
 from isheep.recipe.machine import ServerSettings
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Reply, Sampling
@@ -36,6 +37,7 @@ from isheep.seeds import load_seed_file
 from isheep.stages.filters import find_drops
 from isheep.stages.instances import parse_part
 from tests.helpers.backends import add_benchmark
+from tests.helpers.byte_server import dripping
 from tests.helpers.command import refused
 from tests.helpers.hashes import hash_files
 from tests.helpers.openai_server import Fake, Refusal, Served, llama_cpp, serving
@@ -382,6 +384,18 @@ def test_a_call_that_always_fails_ends_in_one_line() -> None:
         ):
             there.generate(questions(8), GREEDY, 0)
         assert "\n" not in str(refusal.value)
+
+
+def test_an_engine_closes_although_the_server_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a run is stopped: the server never answers that it has unloaded the adapter."""
+    monkeypatch.setattr(client, "CLOSE_SECONDS", 0.05)
+    with dripping(b"", b"") as server:
+        there = engine(server.url, adapter=Path("adapter"), model="base")
+        opened = client.open_client(server.url, there.settings)
+        connection = ServerConnection(opened, there.settings, server.url, "base")
+        vars(there).update(adapter="isheep-1", connection=connection)
+        there.close()
+        assert server.arrived.acquire(timeout=60) and "connection" not in vars(there)
 
 
 class Switch:

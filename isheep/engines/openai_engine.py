@@ -14,7 +14,7 @@ from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import context_length, load_tokenizer, start_text, start_token_ids
 from isheep.models.prompt_text import without_literal
 from isheep.models.tokenization import continuation_ids, prompt_ids
-from isheep.openai_client import SEED_LIMIT, ServerReply, without_password
+from isheep.openai_client import SEED_LIMIT, ServerReply, client, without_password
 from isheep.recipe.machine import ServerSettings
 from isheep.records import UNREADABLE, Completion, Model, Sampling, TokenLogprobs
 from isheep.rundir import kept_replies, progress
@@ -213,7 +213,8 @@ class OpenAIEngine:
         name = self.__dict__.pop("adapter", None)
         if connection := self.__dict__.pop("connection", None):
             if self.model.adapter and name:
-                connection.post("unload_lora_adapter", {"lora_name": name})
+                # Not longer, because the engine is also closed when a run is stopped while the server hangs.
+                connection.post("unload_lora_adapter", {"lora_name": name}, client.CLOSE_SECONDS)
             connection.client.close()
         for cached in ("abilities", "context", "num_top_logprobs", "most_logprobs", "choice_form"):
             self.__dict__.pop(cached, None)

@@ -93,13 +93,13 @@ class ServerConnection(NamedTuple):
         named = {key: {"model": self.name, **body} for key, body in bodies.items()}
         return self.client.call_all(Requests(self.path, named, receive, is_complete))
 
-    def post(self, path: str, body: dict[str, Any]) -> tuple[int, str]:
+    def post(self, path: str, body: dict[str, Any], limit: float = 0) -> tuple[int, str]:
         """Send a request that is not for a completion; return the status, and the answer's text in one line.
 
-        No answer counts as status 503.
+        No answer counts as status 503. `limit` are the seconds for all of it, 0 for those of the settings.
         """
         try:
-            answer = self.client.request("POST", path, body)
+            answer = self.client.request("POST", path, body, limit)
         except CallError as error:
             return 503, str(error)
         return answer.status, " ".join(answer.text.split())[:200]

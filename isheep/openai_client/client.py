@@ -7,6 +7,7 @@ be cancelled there at any moment, and because a caller may have a loop of its ow
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 import random
 import threading
 from collections.abc import Callable, Coroutine, Mapping
@@ -29,6 +30,8 @@ MAX_WAIT = 300.0
 # The seconds that calls under way have to end after Ctrl-C or SIGTERM, because their answers may have been paid for.
 # Schedulers kill a process 10 to 30 seconds after SIGTERM.
 GRACE_SECONDS = 8.0
+# The seconds that a server has for what is asked of it at the end, such as to unload an adapter.
+CLOSE_SECONDS = 4.0
 # The longest answer in bytes: log-probabilities of the longest prompts take some megabytes.
 MAX_ANSWER_BYTES = 2**28
 
@@ -107,7 +110,8 @@ class ServerClient:
 
     def close(self) -> None:
         """Close the connections."""
-        _wait_for(self.http.aclose())
+        with contextlib.suppress(TimeoutError):
+            _wait_for(asyncio.wait_for(self.http.aclose(), CLOSE_SECONDS))
 
     def request(self, method: str, path: str, body: Mapping[str, Any] | None = None, limit: float = 0) -> HttpAnswer:
         """Send a request once and return the answer. Raises CallError if there is none.
@@ -246,9 +250,14 @@ def open_client(url: str, settings: Calls, source: str = "OPENAI_BASE_URL") -> S
     return ServerClient(http, settings)
 
 
-@cache
 def _event_loop() -> asyncio.AbstractEventLoop:
     """Return the event loop of this process, which runs in a thread that never keeps the process from ending."""
+    # The thread of another process is not copied when that one forks.
+    return _start_loop(os.getpid())
+
+
+@cache
+def _start_loop(process: int) -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="isheep calls", daemon=True).start()
     return loop
