@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from isheep.batching import chunks, ordered_map
 from isheep.errors import UserError, one_line
 from isheep.records import Record
-from isheep.rundir import atomic, integrity, jsonl, manifest, progress
+from isheep.rundir import atomic, integrity, jsonl, kept_replies, manifest, progress
 from isheep.rundir.atomic import commit_file, commit_folder, copy_atomically, fsync
 from isheep.rundir.jsonl import JsonlRows
 from isheep.rundir.memory import take_peak_memory
@@ -26,6 +26,8 @@ R = TypeVar("R", bound=Record)
 Batches = Callable[[Sequence[R]], Iterator[Sequence[R]]]
 """A function from the existing rows (whole batches) of a file to its missing batches, in order."""
 
+# Added to the monotonic time, it gives the seconds since 1970, which go on evenly if the clock is set meanwhile.
+START_TIME = time.time() - time.monotonic()
 # The number of computed rows between two fsyncs.
 ROWS_PER_SYNC = 1000
 
@@ -90,6 +92,7 @@ class RunFolder:
                 other_run.checked(source_folder.name)
                 copy_atomically(source_folder, self.path / folder_name, self._recorder(folder_name))
             copy_atomically(source, self.path / name, self._recorder(name))
+            kept_replies.kept_for(self.path / name).clear()
             self.event(file=self._relative_path(name), shared_from=os.path.relpath(source, self.root))
             source_label = os.path.relpath(source, self.root.parent)
             console.print(f"{self._relative_path(name)}: shared from {source_label}", markup=False)
@@ -144,9 +147,10 @@ class RunFolder:
 
         Each batch is appended to NAME.part, which is renamed at the end. The whole batches of an existing NAME.part are
         kept and the rows after them are made again, so that a run that was killed at any moment gives the same file as
-        one that was not. `num_rows` is the number of rows, if it is known: raises UserError if a complete file has
-        another number. `by_model` says that a model wrote the rows, so that the event counts their tokens. `check` gets
-        the rows of another run's file before it is copied. `requests_per_row` is that of `map_batches`.
+        one that was not; what a server has answered to them is kept too (kept_replies). `num_rows` is the number of
+        rows, if it is known: raises UserError if a complete file has another number. `by_model` says that a model wrote
+        the rows, so that the event counts their tokens. `check` gets the rows of another run's file before it is
+        copied. `requests_per_row` is that of `map_batches`.
         """
 
         def read_complete(path: Path) -> JsonlRows[R]:
@@ -166,7 +170,11 @@ class RunFolder:
         existing, length = jsonl.whole_batches(part, row_type, batch_size)
         start_time, num_existing, num_tokens = time.monotonic(), len(existing), 0
         rows = JsonlRows(self.path / name, row_type, existing.starts[:])
-        with part.open("ab") as file, self.stage(name, num_rows, num_existing, "rows", requests_per_row) as advance:
+        with (
+            part.open("ab") as file,
+            kept_replies.keep_replies(self.path / name) as kept,
+            self.stage(name, num_rows, num_existing, "rows", requests_per_row) as advance,
+        ):
             file.truncate(length)
             for batch in make_batches(existing):
                 for row in batch:
@@ -177,6 +185,7 @@ class RunFolder:
                     num_tokens += getattr(row, "tokens", 0)
                 file.flush()
                 fsync(file.fileno())
+                kept.clear()
                 advance(len(batch))
                 progress.show_rows(batch)
             fsync(file.fileno())
@@ -248,7 +257,7 @@ class RunFolder:
     def event(self, **fields: Any) -> None:
         """Append a line to run.jsonl that says what happened, when, and at what cost."""
         with (self.root / "run.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": round(time.time(), 3), **fields}) + "\n")
+            file.write(json.dumps({"time": round(START_TIME + time.monotonic(), 3), **fields}) + "\n")
 
     def notify(self, text: str, **fields: Any) -> None:
         """Print a line for the user, and write it as an event, with more fields if any are given."""
