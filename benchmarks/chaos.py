@@ -185,14 +185,10 @@ def refuse_calls(kills: int, folder: Path, rng: random.Random) -> Row:
     while num_killed < kills:
         out = folder / f"run-{num_killed}"
         with serving(fake._replace(fault=fault)) as served:
-            words = (
-                *SERVED,
-                f"machine.server.url={served.url}",
-                "machine.server.attempts=10",
-                "machine.server.retry_wait=0",
-            )
-            num_killed += kill_at_random(words, out, seconds, MOST_KILLS_OF_A_RUN, rng)[0]
-            finish_run(words, out)
+            patience = ("machine.server.attempts=10", "machine.server.retry_wait=0")
+            faulty = (*SERVED, f"machine.server.url={served.url}", *patience)
+            num_killed += kill_at_random(faulty, out, seconds, MOST_KILLS_OF_A_RUN, rng)[0]
+            finish_run(faulty, out)
             lost += hash_files(out, ("recipe.yaml",)) != expected
             again += sum(count - 1 for count in served.answered.values())
             num_answers += len(served.answered)

@@ -83,7 +83,7 @@ class PaddedGenerate:
         """Return greedy answers, whatever `sampling` and `seed` ask for."""
         rows = generate_padded(self.model, self.tokenizer, prompts, sampling.max_tokens, self.batch)
         texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        return [Completion(text, "stop", len(row)) for text, row in zip(texts, rows, strict=True)]
+        return [Completion(text, len(row), "stop") for text, row in zip(texts, rows, strict=True)]
 
     def close(self) -> None:
         """Do nothing: the process ends after a turn."""
@@ -140,8 +140,8 @@ def floor_seconds(args: argparse.Namespace, tokens: Sequence[int]) -> float:
     linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     head = model.get_output_embeddings()
 
-    def seconds_of(modules: Sequence[torch.nn.Module], rows: int) -> float:
-        inputs = {module: torch.randn(rows, module.in_features, dtype=module.weight.dtype) for module in modules}
+    def seconds_of(modules: Sequence[torch.nn.Linear], rows: int) -> float:
+        inputs = {module: torch.randn(rows, module.weight.shape[1], dtype=model.dtype) for module in modules}
         work = partial(lambda: [module(inputs[module]) for module in modules])
         with torch.inference_mode():
             return best_time(work, 5, time.perf_counter)[0]
@@ -150,7 +150,7 @@ def floor_seconds(args: argparse.Namespace, tokens: Sequence[int]) -> float:
     num_read = sum(len(ids) - args.shared for ids in tokenizer(prompts).input_ids) + args.shared
     rows = min(args.batch, len(prompts))
     reading = num_read / 512 * seconds_of([module for module in linears if module is not head], 512)
-    return reading + sum(tokens) / rows * seconds_of(linears, rows)
+    return float(reading + sum(tokens) / rows * seconds_of(linears, rows))
 
 
 def profile(args: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
     python -m benchmarks.ifeval_verdicts RUN/base/eval/ifeval --data input_data.jsonl
 
 The folder is the one in which an evaluation left `eval_results_strict.jsonl` and `eval_results_loose.jsonl`. The table
-has the four accuracies by both, and the number of instructions on which they differ. lm-eval draws the letter of two
+has the four accuracies by both, and the keys of the prompts on which they differ. lm-eval draws the letter of two
 prompts (1122 and 1129) at random, so these may differ.
 """
 
@@ -36,9 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from lm_eval.tasks.ifeval.utils import process_results
 
     items = {item["prompt"].strip(): item for item in read_lines(args.data)}
-    print(
-        "| reading | prompts | isheep, prompt | lm-eval, prompt | isheep, instruction | lm-eval, instruction | differ |"
-    )
+    sides = "isheep, prompt | lm-eval, prompt | isheep, instruction | lm-eval, instruction"
+    print(f"| reading | prompts | {sides} | prompts that differ |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for reading in READINGS:
         results = read_lines(args.results / f"eval_results_{reading}.jsonl")
@@ -49,10 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
         columns = [mean([all(verdicts) for verdicts in side]) for side in (ours, theirs)]
         columns += [mean([verdict for verdicts in side for verdict in verdicts]) for side in (ours, theirs)]
-        num_different = sum(
-            own != other for row in zip(ours, theirs, strict=True) for own, other in zip(*row, strict=True)
-        )
-        print(f"| {reading} | {len(results)} | {' | '.join(columns)} | {num_different} |")
+        rows = zip(results, ours, theirs, strict=True)
+        keys = [str(items[result["prompt"].strip()]["key"]) for result, own, other in rows if own != other]
+        print(f"| {reading} | {len(results)} | {' | '.join(columns)} | {', '.join(keys) or 'none'} |")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -43,7 +44,9 @@ def write_checkpoint(package: Path, output_dir: Path) -> None:
     expanded = AutoModelForCausalLM.from_pretrained(package, gguf_file=GGUF_FILE, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=GGUF_FILE)
     settings = {key: value for key, value in expanded.config.to_dict().items() if key not in CONVERSION_KEYS}
-    model = LlamaForCausalLM(LlamaConfig(**settings)).to(torch.bfloat16)
+    # transformers does not annotate `to`.
+    model: Any = LlamaForCausalLM(LlamaConfig(**settings))
+    model = model.to(torch.bfloat16)
     model.load_state_dict({name: weight.to(torch.bfloat16) for name, weight in expanded.state_dict().items()})
     model.tie_weights()
     model.save_pretrained(output_dir)

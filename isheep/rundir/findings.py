@@ -5,9 +5,10 @@ from typing import NamedTuple
 from isheep.errors import UserError
 from isheep.recipe.evaluation import FindingName
 from isheep.recipe.schema import Recipe
+from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.progress import console
-from isheep.rundir.run import fork_advice, read_events
+from isheep.rundir.run import fork_advice
 
 
 class Finding(NamedTuple):
