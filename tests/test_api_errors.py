@@ -124,6 +124,7 @@ def test_what_is_no_sweep_or_no_flag_is_refused() -> None:
         ("", "run_dir '': give a path"),
         ("a\0b", "without a NUL"),
         ("x" * 300, "a name in it is longer than 255 bytes"),
+        ("x\udcff", "is not UTF-8: rename the file or folder"),
     ],
 )
 def test_what_is_no_path_is_refused(name: Any, message: str) -> None:
