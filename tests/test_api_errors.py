@@ -86,6 +86,7 @@ recursive["synthesis"] = recursive
         ({"model": "lamb", "synthesis": {"tasks": 10**5000}}, "synthesis.tasks: a number of more than 18 digits"),
         ({"model": "x" * 5000}, "model: a path, or a name, has no NUL, and at most 255 bytes"),
         ({"model": "a\0b"}, "model: a path, or a name, has no NUL"),
+        ({"model": "a\udcff"}, "model: a path, or a name, is UTF-8"),
         ({"model": "lamb", "seed_tasks": "x" * 5000}, "seed_tasks: a path, or a name"),
         ({"model": "lamb", "chat_template": "x" * 5000 + ".jinja"}, "chat_template: "),
         ({"model": "lamb", "response": {"prompt": "x" * 5000}}, "response.prompt: "),
@@ -124,6 +125,7 @@ def test_what_is_no_sweep_or_no_flag_is_refused() -> None:
         ("", "run_dir '': give a path"),
         ("a\0b", "without a NUL"),
         ("x" * 300, "a name in it is longer than 255 bytes"),
+        ("x\udcff", "is not UTF-8: rename the file or folder"),
     ],
 )
 def test_what_is_no_path_is_refused(name: Any, message: str) -> None:

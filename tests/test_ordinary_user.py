@@ -119,8 +119,8 @@ def test_a_run_needs_neither_a_home_nor_a_checkout_that_can_be_written(home: str
     closed_folder(folder / "closed")
     (folder / "file").write_text("")
     (folder / "work").mkdir()
-    place = str(folder / home) if home in ("closed", "file") else home
-    environment = {"HOME": place, "PYTHONPATH": str(checkout), "ISHEEP_NO_REPORT": None}
+    home_path = str(folder / home) if home in ("closed", "file") else home
+    environment = {"HOME": home_path, "PYTHONPATH": str(checkout), "ISHEEP_NO_REPORT": None}
     words = ["run", *SMALL, "--out", "run"]
     [run, report] = as_ordinary_user([words, ["report", "run"]], folder / "work", environment)
     assert run.code == 0 and (folder / "work/run/report.html").exists(), run.err
