@@ -108,7 +108,7 @@ def test_a_row_that_does_not_fit_alone_is_one_line(capsys: pytest.CaptureFixture
 
 def test_other_errors_are_raised_as_they_are() -> None:
     with pytest.raises(ZeroDivisionError):
-        compute_within_memory(lambda rows: 1 // 0, 8, lambda rows: None)
+        compute_within_memory(lambda rows: 1 // 0, 8, lambda: 8, lambda rows: None)
 
 
 # --- training
