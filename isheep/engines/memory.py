@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 def compute_within_memory(
-    compute: Callable[[int], T], num_rows: int, num_unfinished: Callable[[], int], remember: Callable[[int], None]
+    compute: Callable[[int], T], num_rows: int, num_given: Callable[[], int], remember: Callable[[int], None]
 ) -> T:
     """Return `compute(num_rows)`, which computes at most so many rows at a time; of fewer if memory is too small.
 
-    If it is, half as many are tried, or half of `num_unfinished()`, the rows that are still to be computed, if these are
-    fewer, and so on. `remember` is called with each smaller number, for later calls. Raises UserError if a single row
-    does not fit.
+    If it is, half as many are tried, or half of `num_given()`, the rows that the last attempt had to compute, if these
+    are fewer, and so on. `remember` is called with each smaller number, for later calls. Raises UserError if a single
+    row does not fit.
     """
     while True:
         try:
@@ -32,7 +32,7 @@ def compute_within_memory(
             reason = describe_exception(error)
         # Not in the handler, whose error holds on to the tensors of the batch.
         free_memory()
-        num_rows = min(num_rows, num_unfinished())
+        num_rows = min(num_rows, num_given())
         if num_rows <= 1:
             raise UserError(
                 f"not enough memory for a single prompt ({reason}); everything finished so far is saved: run the same "

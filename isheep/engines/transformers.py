@@ -134,8 +134,10 @@ class TransformersEngine:
         stop_ids |= end_ids
         limits = [min(sampling.max_tokens, context - len(row)) for row in rows]
         finished: dict[int, tuple[list[int], bool]] = {}
+        remaining: list[int] = []
 
         def decode_unfinished(num_rows: int) -> None:
+            nonlocal remaining
             remaining = [index for index in range(len(rows)) if index not in finished]
             policy = decode.Policy(
                 pick=partial(_pick_tokens, sampling, uniforms[remaining]),
@@ -147,7 +149,7 @@ class TransformersEngine:
             with torch.inference_mode():
                 decode.decode(model, [rows[index] for index in remaining], policy)
 
-        compute_within_memory(decode_unfinished, self.batch, lambda: len(rows) - len(finished), self._set_batch)
+        compute_within_memory(decode_unfinished, self.batch, lambda: len(remaining), self._set_batch)
         return [
             tokens.make_completion(tokenizer, row, *finished[index], stop_ids, stop_texts)
             for index, row in enumerate(rows)
