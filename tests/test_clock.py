@@ -67,6 +67,7 @@ def test_what_an_earlier_try_made_is_told_by_the_order_of_the_events(tmp_path: P
     assert stage_seconds(run).seconds == {("iter-1", "evaluation"): 9.5}
 
 
+@pytest.mark.slow
 @pytest.mark.numeric
 def test_a_training_ends_with_the_same_bytes(qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(batch_size=2, max_steps=4, warmup_steps=0, held_out=0.3, eval_every=1, lora=Lora(dropout=0.0))

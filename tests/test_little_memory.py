@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
+import trl
 from torch import Tensor
 
 from isheep.engines.memory import compute_within_memory
@@ -78,8 +78,22 @@ def whole() -> dict[str, Any]:
     return {name: call(engine) for name, call in CALLS.items()}
 
 
-@pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("greedy", "cuda"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("greedy", "cpu"),
+                ("drawn", "python"),
+                ("logprobs", "cuda"),
+                ("choices", "cpu"),
+                ("embed", "cuda"),
+            )
+        ),
+    ],
+)
 def test_fewer_rows_at_once_give_the_same_results(
     name: str, error: str, whole: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,7 +122,7 @@ def test_a_row_that_does_not_fit_alone_is_one_line(capsys: pytest.CaptureFixture
 
 def test_other_errors_are_raised_as_they_are() -> None:
     with pytest.raises(ZeroDivisionError):
-        compute_within_memory(lambda rows: 1 // 0, 8, lambda rows: None)
+        compute_within_memory(lambda rows: 1 // 0, 8, lambda: 8, lambda rows: None)
 
 
 # --- training
@@ -117,15 +131,15 @@ TRAINING = Training(batch_size=4, epochs=2, warmup_steps=0, held_out=0.2, eval_e
 
 
 def limit_training(monkeypatch: pytest.MonkeyPatch, step: str, limit: int, first_step: int = 0) -> None:
-    """Let a step of transformers' trainer raise an error for more than `limit` rows, from the optimizer step on."""
-    real_step = getattr(transformers.Trainer, step)
+    """Let a step of the trainer raise an error for more than `limit` rows, from the optimizer step on."""
+    real_step = getattr(trl.SFTTrainer, step)
 
     def limited_step(trainer: Any, model: Any, inputs: Any, *arguments: Any) -> Any:
         if len(inputs["input_ids"]) > limit and trainer.state.global_step >= first_step:
             raise ERRORS["cuda"]()
         return real_step(trainer, model, inputs, *arguments)
 
-    monkeypatch.setattr(transformers.Trainer, step, limited_step)
+    monkeypatch.setattr(trl.SFTTrainer, step, limited_step)
 
 
 def train(qwen2: Path, output_dir: Path, rows: int = 4) -> Any:
@@ -134,7 +148,7 @@ def train(qwen2: Path, output_dir: Path, rows: int = 4) -> Any:
     return json.loads((output_dir / "training.json").read_text())
 
 
-@pytest.mark.parametrize(("first_step", "limit"), [(0, 1), (2, 2)])
+@pytest.mark.parametrize(("first_step", "limit"), [pytest.param(0, 1, marks=pytest.mark.slow), (2, 2)])
 def test_fewer_training_rows_at_once_learn_the_same(
     first_step: int, limit: int, qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -154,6 +168,7 @@ def test_fewer_training_rows_at_once_learn_the_same(
         assert values[0] == pytest.approx(values[1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_fewer_held_out_rows_at_once(
     qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +178,7 @@ def test_fewer_held_out_rows_at_once(
     assert record["steps"] == 5 and len(record["eval_loss"]) == 5
 
 
+@pytest.mark.slow
 def test_a_training_row_that_does_not_fit_alone_is_one_line(
     qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -424,7 +424,7 @@ def drawn_requests(served: Served) -> set[str]:
     return {request for request in served.answered if (json.loads(request)[1] or 0) > 9}
 
 
-@pytest.mark.parametrize("status", [500, 401])
+@pytest.mark.parametrize("status", [500, pytest.param(401, marks=pytest.mark.slow)])
 def test_the_answers_of_a_batch_outlive_a_call_that_fails(status: int, tmp_path: Path) -> None:
     """Sixteen rows are one batch. Nine are answered, then the server fails or the key has expired."""
     folder, prompts, switch = RunFolder(tmp_path, tmp_path), questions(16), Switch(Refusal(status))
@@ -458,7 +458,9 @@ ZIP = b'{"choices": [{"index": 0, "text": "whole", "finish_reason": "stop"}]}'
     ("refusal", "reason"),
     [
         (Refusal(200, HALF_PAIR), "it has half of a surrogate pair"),
-        (Refusal(200, ZIP, "application/json; charset=zip"), "its charset 'zip' is unknown"),
+        pytest.param(
+            Refusal(200, ZIP, "application/json; charset=zip"), "its charset 'zip' is unknown", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_an_answer_that_can_not_be_read_is_no_text(

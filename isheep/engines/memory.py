@@ -14,10 +14,14 @@ from isheep.rundir.progress import console
 T = TypeVar("T")
 
 
-def compute_within_memory(compute: Callable[[int], T], num_rows: int, remember: Callable[[int], None]) -> T:
-    """Return `compute(num_rows)`; if memory is too small for so many rows at a time, of half as many, and so on.
+def compute_within_memory(
+    compute: Callable[[int], T], num_rows: int, num_given: Callable[[], int], remember: Callable[[int], None]
+) -> T:
+    """Return `compute(num_rows)`, which computes at most so many rows at a time; of fewer if memory is too small.
 
-    `remember` is called with each smaller number, for later calls. Raises UserError if a single row does not fit.
+    If it is, half as many are tried, or half of `num_given()`, the rows that the last attempt had to compute, if these
+    are fewer, and so on. `remember` is called with each smaller number, for later calls. Raises UserError if a single
+    row does not fit.
     """
     while True:
         try:
@@ -28,7 +32,8 @@ def compute_within_memory(compute: Callable[[int], T], num_rows: int, remember: 
             reason = describe_exception(error)
         # Not in the handler, whose error holds on to the tensors of the batch.
         free_memory()
-        if num_rows == 1:
+        num_rows = min(num_rows, num_given())
+        if num_rows <= 1:
             raise UserError(
                 f"not enough memory for a single prompt ({reason}); everything finished so far is saved: run the same "
                 "command where more memory is free, with shorter prompts and answers (synthesis.examples, max_tokens), "

@@ -134,8 +134,10 @@ class TransformersEngine:
         stop_ids |= end_ids
         limits = [min(sampling.max_tokens, context - len(row)) for row in rows]
         finished: dict[int, tuple[list[int], bool]] = {}
+        remaining: list[int] = []
 
         def decode_unfinished(num_rows: int) -> None:
+            nonlocal remaining
             remaining = [index for index in range(len(rows)) if index not in finished]
             policy = decode.Policy(
                 pick=partial(_pick_tokens, sampling, uniforms[remaining]),
@@ -147,7 +149,7 @@ class TransformersEngine:
             with torch.inference_mode():
                 decode.decode(model, [rows[index] for index in remaining], policy)
 
-        compute_within_memory(decode_unfinished, min(self.batch, len(rows)), self._set_batch)
+        compute_within_memory(decode_unfinished, self.batch, lambda: len(remaining), self._set_batch)
         return [
             tokens.make_completion(tokenizer, row, *finished[index], stop_ids, stop_texts)
             for index, row in enumerate(rows)
@@ -202,7 +204,7 @@ class TransformersEngine:
                     progress.report(rows=len(group))
 
         if nonempty:
-            compute_within_memory(read, min(self._batch_size(longest), len(nonempty)), self._set_batch)
+            compute_within_memory(read, self._batch_size(longest), lambda: len(nonempty), self._set_batch)
         return results
 
     def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
@@ -228,8 +230,10 @@ class TransformersEngine:
                     values: list[list[float]] = self._option_probabilities(fitting_rows, option_ids, num_rows).tolist()
                     return values
 
-            num_rows = self._batch_size(max(map(len, prefixes.option_paths(option_ids))) + 1)
-            probabilities = compute_within_memory(read, num_rows, self._set_batch)
+            paths = prefixes.option_paths(option_ids)
+            num_rows = self._batch_size(max(map(len, paths)) + 1)
+            num_pairs = len(fitting) * len(paths)
+            probabilities = compute_within_memory(read, num_rows, lambda: num_pairs, self._set_batch)
             for index, row in zip(fitting, probabilities, strict=True):
                 results[index] = tokens.exclusive_probabilities(option_ids, row)
         return results
@@ -288,7 +292,7 @@ class TransformersEngine:
                 progress.report(rows=len(group))
 
         if rows:
-            compute_within_memory(read, min(self.batch, len(rows)), self._set_batch)
+            compute_within_memory(read, self.batch, lambda: len(rows), self._set_batch)
         return means
 
     def close(self) -> None:
