@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from isheep.errors import UserError
 from isheep.filters import needs as filters_need
@@ -173,7 +173,7 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _is_logprob(value: Any) -> bool:
+def _is_logprob(value: Any) -> TypeGuard[float]:
     """Return whether a value of a server is a log-probability: a number that is not positive, beside rounding."""
     return isinstance(value, Real) and not isinstance(value, bool) and value <= MAX_LOGPROB
 

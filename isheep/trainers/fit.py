@@ -57,7 +57,8 @@ def _fit(job: Job, tokenizer: Any, advance: Callable[[int], None]) -> None:
     train_indices, held_out_indices = row_indices(job)
     eval_dataset = _make_dataset(job.held_out, held_out_indices) if held_out_indices else None
     trainer_class = row_trainer() if job.training.weigh == "rows" else SFTTrainer
-    trainer = trainer_class(
+    # `evaluate` is replaced below, which mypy allows of Any alone.
+    trainer: Any = trainer_class(
         _load_trainable_model(job, arguments),
         args=arguments,
         train_dataset=_make_dataset(job.train, train_indices),
