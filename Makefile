@@ -10,7 +10,7 @@ ONE := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 # The instructions that every x86-64 CPU has: torch, oneDNN and MKL add in another order with them, and round otherwise.
 OLDEST := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 
-.PHONY: setup dev demo real hashed hashes licences audit check test test-numeric test-all test-vllm test-track fuzz benchmarks \
+.PHONY: setup dev demo real hashed hashes licences audit check test test-numeric test-all test-vllm test-track fuzz chaos benchmarks \
     figures paper-figures docs clean
 
 setup: $(VENV)/.runtime
@@ -118,6 +118,12 @@ FUZZ := --inputs 1000000
 
 fuzz: dev
 	@$(ONE) $(PY) -m benchmarks.fuzz $(FUZZ)
+
+# Breaks runs in many ways and writes the table of docs/reliability.md. CHAOS adds words, such as --model models/smollm2.
+CHAOS :=
+
+chaos: dev
+	@$(ONE) $(PY) -m benchmarks.chaos --into docs/reliability.md $(CHAOS)
 
 benchmarks: dev
 	@for name in engine novelty; do echo "== $$name"; $(ONE) $(PY) -m benchmarks.$$name || exit 1; done
