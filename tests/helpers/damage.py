@@ -136,7 +136,8 @@ def _edited_json(text: str, indent: int | None = None) -> str:
             return f"{value} changed"
         items = list(value.items() if isinstance(value, dict) else enumerate(value))
         for key, item in reversed(items):
-            if item is not None and item not in ({}, []):
+            # Only two values of finish are valid.
+            if item is not None and item not in ({}, []) and key != "finish":
                 value[key] = change(item)
                 break
         return value
