@@ -41,15 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("|---|---:|---:|---:|---:|---:|---:|")
     for reading in READINGS:
         results = read_lines(args.results / f"eval_results_{reading}.jsonl")
-        ours = [result["follow_instruction_list"] for result in results]
-        theirs = [
+        own_verdicts = [result["follow_instruction_list"] for result in results]
+        reference = [
             process_results(items[result["prompt"].strip()], [result["response"]])[f"inst_level_{reading}_acc"]
             for result in results
         ]
-        columns = [mean([all(verdicts) for verdicts in side]) for side in (ours, theirs)]
-        columns += [mean([verdict for verdicts in side for verdict in verdicts]) for side in (ours, theirs)]
-        rows = zip(results, ours, theirs, strict=True)
-        keys = [str(items[result["prompt"].strip()]["key"]) for result, own, other in rows if own != other]
+        columns = [mean([all(verdicts) for verdicts in side]) for side in (own_verdicts, reference)]
+        columns += [mean([verdict for verdicts in side for verdict in verdicts]) for side in (own_verdicts, reference)]
+        rows = zip(results, own_verdicts, reference, strict=True)
+        keys = [str(items[result["prompt"].strip()]["key"]) for result, *verdicts in rows if verdicts[0] != verdicts[1]]
         print(f"| {reading} | {len(results)} | {' | '.join(columns)} | {', '.join(keys) or 'none'} |")
 
 

@@ -11,8 +11,8 @@ from isheep.models.chat_template import load_chat_template
 from isheep.recipe.schema import Lora, Training
 from isheep.records import Model
 from isheep.rundir import progress
+from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.run import read_events
 from isheep.rundir.stage_times import stage_seconds
 from tests.helpers import lab as labs
 from tests.helpers.command import isheep

@@ -14,7 +14,7 @@ from isheep.models.chat_template import ChatTemplate
 from isheep.recipe.evaluation import FindingName, Stop
 from isheep.recipe.loading import dump_recipe
 from isheep.rundir import progress
-from isheep.rundir.run import read_events
+from isheep.rundir.events import read_events
 from tests.helpers.backends import add_benchmark, use_backend
 from tests.helpers.command import isheep as command_line
 from tests.helpers.command import refused

@@ -44,7 +44,7 @@ def redo(
     from isheep import api
     from isheep.cli.run import report_run
     from isheep.rundir.python_objects import check_python_objects
-    from isheep.rundir.redo import choose_iteration, find_stage, forget_moved_files, put_back, set_aside
+    from isheep.rundir.redo import choose_iteration, describe_redo, find_stage, put_back, set_aside
     from isheep.rundir.run import check_run_dir, lock_run, open_run
     from isheep.sweep import check_recipe_ready
 
@@ -64,6 +64,6 @@ def redo(
         except BaseException:
             put_back(run, aside)
             raise
-        for note in forget_moved_files(run, aside):
+        for note in describe_redo(run, aside):
             run.notify(note, redone_from=first)
         report_run(recipe, run_dir)

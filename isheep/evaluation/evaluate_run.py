@@ -1,6 +1,7 @@
 """isheep eval: score the models of a run at any time, or a file of answers that another program wrote."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from isheep import sandbox
@@ -59,7 +60,8 @@ def evaluate_run(
     check_device(recipe.machine.device)
     machine = recipe.machine.model_copy(update={"unsafe_code": unsafe_code or recipe.machine.unsafe_code})
     changed = recipe.model_copy(update={"evaluation": tuple(benchmarks), "stop": None, "machine": machine})
-    check_benchmarks_ready(changed, run, models, backend=backend)
+    # What is gone is made again.
+    check_benchmarks_ready(changed, replace(run, is_read_only=False), models, backend=backend)
     # If all results exist, the data have not been read.
     if data and not data.exists():
         raise UserError(f"{option('data')} {data}: there is no such file or folder")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,8 +44,8 @@ class RunFolder:
 
     `reuse_from` returns the path of a file ("iter-1/pairs.jsonl") in another run, of the same sweep or one whose files
     are taken over, if this run would make the same file again; None otherwise. `on_problem` gets the line about a file
-    to be read that is not as the run made it. `is_read_only` says that nothing is made: then a file that is gone, while
-    files that were made from it are there, is such a problem, too. `is_recorded` says that the run has a manifest, in
+    to be read that is not as the run made it. `is_read_only` says that nothing is made: then a recorded file that is
+    gone is such a problem, too. `is_recorded` says that the run has a manifest, in
     which finished files are recorded.
     """
 
@@ -153,15 +154,7 @@ class RunFolder:
         copied. `requests_per_row` is that of `map_batches`.
         """
 
-        def read_complete(path: Path) -> JsonlRows[R]:
-            rows = jsonl.read_rows(path, row_type)
-            if num_rows is not None and len(rows) != num_rows:
-                raise UserError(
-                    f"{path}: {len(rows)} rows found, {num_rows} expected; "
-                    "put it back as it was, or delete the file to have it made again"
-                )
-            return rows
-
+        read_complete = partial(_read_complete, row_type=row_type, num_rows=num_rows)
         if self.ensure(name, lambda source: check(read_complete(source))):
             return read_complete(self.checked(name))
         # The name may have a folder, as in standard/nq.jsonl.
@@ -303,3 +296,14 @@ def _read_json(path: Path) -> Any:
         # A file in an adapter's folder is made with the adapter.
         target = f"the folder {path.parent}" if path.parent.name == "adapter" else "the file"
         raise UserError(f"{path}: not JSON ({one_line(error)}); delete {target} to have it made again") from None
+
+
+def _read_complete(path: Path, row_type: type[R], num_rows: int | None) -> JsonlRows[R]:
+    """Return the rows of a complete file. Raises UserError if it has another number of rows than `num_rows`."""
+    rows = jsonl.read_rows(path, row_type)
+    if num_rows is not None and len(rows) != num_rows:
+        raise UserError(
+            f"{path}: {len(rows)} rows found, {num_rows} expected; "
+            "put it back as it was, or delete the file to have it made again"
+        )
+    return rows

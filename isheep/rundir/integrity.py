@@ -124,11 +124,16 @@ def describe_changes(root: Path, name: str) -> Iterator[str]:
 
 
 def describe_missing(root: Path, file: str) -> str | None:
-    """Return the line about a recorded file that is gone while files that were made from it are there, else None."""
+    """Return the line about a recorded file or folder that is gone, None if it is there, is not recorded, or is coming.
+
+    A file is recorded just before NAME.part gets its name.
+    """
     files = read_manifest(root)
-    if digest_of(files, file) is None or (root / file).exists() or not files_made_from(root, files, file):
+    if digest_of(files, file) is None or (root / file).exists() or (root / f"{file}.part").exists():
         return None
-    return _describe_missing(root, file)
+    if files_made_from(root, files, file):
+        return _describe_missing(root, file)
+    return f"{root / file} is gone: put it back as it was, or isheep run {_quoted(root)} makes it again"
 
 
 def way_out(root: Path, file: str) -> str:

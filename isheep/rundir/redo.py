@@ -144,6 +144,7 @@ def set_aside(run: RunFolder, stage: str, iteration: int) -> SetAside:
         for path in paths:
             moved.append(path)
             _move(path, run.path, target)
+            forget_files(run.path, [str(path.relative_to(run.path))])
         texts += [text] if text else []
     return SetAside(target, moved, f"set aside in {target}: {'; '.join(reversed(texts))}", edited, records)
 
@@ -179,9 +180,8 @@ def put_back(run: RunFolder, aside: SetAside) -> None:
     restore_manifest(run.path, aside.records)
 
 
-def forget_moved_files(run: RunFolder, aside: SetAside) -> Iterator[str]:
-    """Remove what was set aside from the manifest, and yield notes on what it is and what the run goes on from."""
-    forget_files(run.path, [str(path.relative_to(run.path)) for path in aside.moved])
+def describe_redo(run: RunFolder, aside: SetAside) -> Iterator[str]:
+    """Yield notes on what was set aside, and on the edited files that the run goes on from."""
     for file in aside.edited:
         yield f"{run.path / file} has changed since the run made it: the run goes on from it as it is now"
     yield aside.description
