@@ -21,9 +21,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks.common import make_parser, run_child, run_script
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.machine import Machine
@@ -64,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.way:
         print(json.dumps(train(args.way, args.model, args.rows, args.epochs)))
         return
-    table = Table("trainer", "CPU s", "times as fast", "peak GB", "last loss", box=None)
+    print("| trainer | CPU s | times as fast | peak GB | last loss |\n|---|---:|---:|---:|---:|", flush=True)
     slowest = 0.0
     for way in WAYS:
         words = ("--model", args.model, "--rows", str(args.rows), "--epochs", str(args.epochs), "--way", way)
@@ -72,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = json.loads(next(line for line in output.splitlines() if line.startswith('{"seconds"')))
         slowest = slowest or result["seconds"]
         speed = f"{slowest / result['seconds']:.2f}"
-        table.add_row(way, f"{result['seconds']:.1f}", speed, f"{result['peak']:.2f}", f"{result['loss']:.3f}")
-    Console().print(table)
+        values = (f"{result['seconds']:.1f}", speed, f"{result['peak']:.2f}", f"{result['loss']:.3f}")
+        print(f"| {way} | {' | '.join(values)} |", flush=True)
 
 
 def train(way: str, model: str, num_rows: int, epochs: int) -> dict[str, float]:
