@@ -13,7 +13,7 @@ from isheep.errors import UserError
 from isheep.judges.base import count_outcomes
 from isheep.judges.endpoint import EndpointJudge, ReplyLog
 from isheep.openai_client import ServerReply, client
-from isheep.openai_client.client import Requests, open_client
+from isheep.openai_client.client import ServerRequests, open_client
 from isheep.recipe.machine import Calls
 from isheep.rundir import kept_replies
 from tests.helpers.byte_server import HEAD, dripping
@@ -32,7 +32,7 @@ def chat_bodies(count: int) -> dict[str, dict[str, Any]]:
 def call_all(url: str, count: int, settings: Calls = QUICK) -> list[ServerReply]:
     """Send requests and return the replies in order."""
     with open_client(url, settings) as opened:
-        return list(opened.call_all(Requests("chat/completions", chat_bodies(count))).values())
+        return list(opened.call_all(ServerRequests("chat/completions", chat_bodies(count))).values())
 
 
 # --- stopping
@@ -44,7 +44,7 @@ from isheep.recipe.machine import Calls
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 client.GRACE_SECONDS = float(sys.argv[2])
 bodies = {str(n): {"messages": [{"role": "user", "content": f"Say {n}"}]} for n in range(12)}
-requests = client.Requests("chat/completions", bodies, lambda reply: print("kept", reply.key, flush=True))
+requests = client.ServerRequests("chat/completions", bodies, lambda reply: print("kept", reply.key, flush=True))
 with client.open_client(sys.argv[1], Calls(max_in_flight=4, timeout=600)) as opened:
     try:
         opened.call_all(requests)
@@ -106,7 +106,7 @@ def test_an_error_waits_for_the_answers_under_way(capsys: pytest.CaptureFixture[
         open_client(server.url, QUICK) as opened,
         pytest.raises(UserError, match="HTTP 400: no"),
     ):
-        opened.call_all(Requests("chat/completions", chat_bodies(12), receive))
+        opened.call_all(ServerRequests("chat/completions", chat_bodies(12), receive))
     # Three were under way, and none was begun later.
     assert received == ["late"] * 3 and sum(server.asked.values()) == 4
     assert "a call failed: waiting for the answers to 3 others under way" in capsys.readouterr().err

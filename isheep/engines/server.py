@@ -8,7 +8,7 @@ from isheep.errors import UserError
 from isheep.filters import needs as filters_need
 from isheep.openai_client import FATAL, ServerReply, base_url_from_environment, without_password
 from isheep.openai_client.answers import parse_object
-from isheep.openai_client.client import CallError, Receive, Requests, ServerClient, open_client
+from isheep.openai_client.client import CallError, Receive, ServerClient, ServerRequests, open_client
 from isheep.recipe.machine import ServerSettings
 from isheep.recipe.schema import Recipe, score_openings
 
@@ -91,7 +91,7 @@ class ServerConnection(NamedTuple):
     def complete_all(self, bodies: Mapping[str, Mapping[str, Any]], receive: Receive) -> dict[str, ServerReply]:
         """Request completions by key, several at a time, as ServerClient.call_all."""
         named = {key: {"model": self.name, **body} for key, body in bodies.items()}
-        return self.client.call_all(Requests(self.path, named, receive, is_complete))
+        return self.client.call_all(ServerRequests(self.path, named, receive, is_complete))
 
     def post(self, path: str, body: dict[str, Any], limit: float = 0) -> tuple[int, str]:
         """Send a request that is not for a completion; return the status, and the answer's text in one line.

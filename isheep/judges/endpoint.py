@@ -18,7 +18,7 @@ from isheep.openai_client import (
     base_url_from_environment,
     without_password,
 )
-from isheep.openai_client.client import CallError, Requests, open_client
+from isheep.openai_client.client import CallError, ServerRequests, open_client
 from isheep.recipe.machine import Judging
 from isheep.rundir import progress
 from isheep.rundir.folder import RunFolder
@@ -132,7 +132,7 @@ class EndpointJudge(NamedTuple):
 
             def call_all(keys: Sequence[str]) -> dict[str, ServerReply]:
                 requests = {key: bodies[key] for key in keys}
-                return client.call_all(Requests("chat/completions", requests, receive))
+                return client.call_all(ServerRequests("chat/completions", requests, receive))
 
             replies = call_all([first]) | call_all(remaining)
         return {key: reply for key, reply in replies.items() if reply.error}

@@ -84,7 +84,7 @@ class Batch:
         return not self.stop.is_set()
 
 
-class Requests(NamedTuple):
+class ServerRequests(NamedTuple):
     """Requests to one path: their bodies by key, what is called with each reply, and which replies are usable.
 
     An answer with a good status for which `is_usable` is False counts as a failure with status 500.
@@ -122,9 +122,9 @@ class ServerClient:
 
     def call(self, path: str, body: Mapping[str, Any], is_usable: Callable[[ServerReply], bool]) -> ServerReply:
         """Send one request, with further attempts if these may help, and return the last reply."""
-        return self.call_all(Requests(path, {"": body}, is_usable=is_usable))[""]
+        return self.call_all(ServerRequests(path, {"": body}, is_usable=is_usable))[""]
 
-    def call_all(self, requests: Requests) -> dict[str, ServerReply]:
+    def call_all(self, requests: ServerRequests) -> dict[str, ServerReply]:
         """Send requests, `settings.max_in_flight` at a time, and return the replies by key.
 
         If `requests.receive` raises an error, no new call is made, those under way are received, and the error is
@@ -153,7 +153,7 @@ class ServerClient:
     def _limit(self) -> float:
         return self.settings.total_timeout or 2 * self.settings.timeout
 
-    async def _call_all(self, requests: Requests, batch: Batch) -> dict[str, ServerReply]:
+    async def _call_all(self, requests: ServerRequests, batch: Batch) -> dict[str, ServerReply]:
         waiting, replies = iter(requests.bodies), dict[str, ServerReply]()
 
         async def work() -> None:
@@ -180,7 +180,7 @@ class ServerClient:
             raise batch.error
         return replies
 
-    async def _call(self, requests: Requests, key: str, batch: Batch) -> ServerReply:
+    async def _call(self, requests: ServerRequests, key: str, batch: Batch) -> ServerReply:
         """Send a request in several attempts, and return the last reply.
 
         The wait before the next attempt doubles each time, or is as long as the server asks for if that is longer.
