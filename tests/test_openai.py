@@ -440,8 +440,8 @@ def test_the_answers_of_a_batch_outlive_a_call_that_fails(status: int, tmp_path:
         assert len(drawn_requests(served)) == 9 and (tmp_path / "replies.jsonl.part").read_bytes() == b""
         switch.end()
         # Another engine, as in another process.
-        with closing(engine(served.url)) as second_engine:
-            there = second_engine
+        with closing(engine(served.url)) as reopened:
+            there = reopened
             rows = list(folder.map_batches("replies.jsonl", Reply, make_batch, 16, 16))
         assert {served.answered[request] for request in drawn_requests(served)} == {1}
         assert len(drawn_requests(served)) == 16

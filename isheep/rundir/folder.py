@@ -147,19 +147,19 @@ class RunFolder:
         """Return the rows of `name`; if the file is not complete, make its missing batches first.
 
         Each batch is appended to NAME.part, which is renamed at the end. The whole batches of an existing NAME.part are
-        kept and the rows after them are made again, so that a run that was killed at any moment gives the same file as
-        one that was not; what a server has answered to them is kept too (kept_replies). `num_rows` is the number of
-        rows, if it is known: raises UserError if a complete file has another number. `by_model` says that a model wrote
-        the rows, so that the event counts their tokens. `check` gets the rows of another run's file before it is
-        copied. `requests_per_row` is that of `map_batches`.
+        kept and the rows after them are made again, with what a server has answered to them (kept_replies), so that a
+        run that was killed at any moment gives the same file as one that was not. `num_rows` is the number of rows, if
+        it is known: raises UserError if a complete file has another one. `by_model` says that a model wrote the rows,
+        so that the event counts their tokens. `check` gets the rows of another run's file before it is copied.
+        `requests_per_row` is that of `map_batches`.
         """
 
         read_complete = partial(_read_complete, row_type=row_type, num_rows=num_rows)
         if self.ensure(name, lambda source: check(read_complete(source))):
             return read_complete(self.checked(name))
-        # The name may have a folder, as in standard/nq.jsonl.
-        (self.path / name).parent.mkdir(parents=True, exist_ok=True)
         part = self.path / f"{name}.part"
+        # The name may have a folder, as in standard/nq.jsonl.
+        part.parent.mkdir(parents=True, exist_ok=True)
         existing, length = jsonl.whole_batches(part, row_type, batch_size)
         start_time, num_existing, num_tokens = time.monotonic(), len(existing), 0
         rows = JsonlRows(self.path / name, row_type, existing.starts[:])
