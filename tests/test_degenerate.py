@@ -236,4 +236,4 @@ def test_the_trainer_measures_the_model_before_the_training_and_a_loss_that_expl
     settings = ["training.learning_rate=1000", "stop.on=[bad_loss]", "--fork", "exploding"]
     line = stopped("run", tmp_path / "run", *settings)
     assert "above 7.60" in line and "stopped by stop.on: bad_loss" in line
-    assert refused("run", tmp_path / "exploding") == line
+    assert stopped("run", tmp_path / "exploding") == line
