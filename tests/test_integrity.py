@@ -281,7 +281,7 @@ def adapter(tmp_path: Path) -> Path:
         ("adapter_config.json", None, "has no adapter_config.json"),
         ("adapter_config.json", "", "not JSON"),
         ("adapter_config.json", '{"r": 8}', "lora_alpha must be a number above 0, found None"),
-        ("adapter_config.json", "[]", "r must be a number above 0"),
+        ("adapter_config.json", "[]", "an object is needed"),
         (
             "adapter_config.json",
             '{"r": 8, "lora_alpha": 160}',

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from isheep.errors import UserError, describe_exception, is_out_of_memory, one_line
+from isheep.errors import UserError, describe_exception, excerpt, is_out_of_memory, one_line
 
 WEIGHTS, CONFIG, TRAINING_RECORD = "adapter_model.safetensors", "adapter_config.json", "training.json"
 
 
 def check_adapter(adapter: Path) -> dict[str, Any]:
-    """Return the content of adapter_config.json, after checking that the folder holds a LoRA that can be loaded.
+    """Return the content of adapter_config.json, after checking that the folder holds an adapter that can be loaded.
 
     Raises UserError if a file is missing or damaged, or if rank or alpha are not those that the adapter was trained
     with. Of the weights only the header is read, which says how long the file must be.
@@ -19,9 +19,9 @@ def check_adapter(adapter: Path) -> dict[str, Any]:
     _check_weights(adapter)
     trained = _trained_lora(adapter)
     for key, trained_key in (("r", "rank"), ("lora_alpha", "alpha")):
-        if trained_key in trained and config[key] != trained[trained_key]:
+        if trained_key in trained and config.get(key) != trained[trained_key]:
             raise UserError(
-                f"{adapter / CONFIG}: {key} is {config[key]}, and the adapter was trained with {trained[trained_key]} "
+                f"{adapter / CONFIG}: {key} is {config.get(key)}, and the adapter was trained with {trained[trained_key]} "
                 f"({TRAINING_RECORD} beside it): {_way_out(adapter)}"
             )
     return config
@@ -49,11 +49,14 @@ def _read_config(adapter: Path) -> dict[str, Any]:
         raise UserError(f"adapter {str(adapter)!r} has no {CONFIG}: {_way_out(adapter)}") from None
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path}: not JSON ({one_line(error)}); {_way_out(adapter)}") from None
-    for key in ("r", "lora_alpha"):
-        value = config.get(key) if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: an object is needed, found {excerpt(config)}; {_way_out(adapter)}")
+    result: dict[str, Any] = config
+    # A trainer of the user's own may write another kind of adapter that peft loads.
+    for key in ("r", "lora_alpha") if config.get("peft_type", "LORA") == "LORA" else ():
+        value = config.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise UserError(f"{path}: {key} must be a number above 0, found {value!r}; {_way_out(adapter)}")
-    result: dict[str, Any] = config
     return result
 
 
