@@ -18,10 +18,10 @@ def check_adapter(adapter: Path) -> dict[str, Any]:
     config = _read_config(adapter)
     _check_weights(adapter)
     trained = _trained_lora(adapter)
-    for key, trained_key in (("r", "rank"), ("lora_alpha", "alpha")):
-        if trained_key in trained and config.get(key) != trained[trained_key]:
+    for key, expected in (("r", trained.get("rank")), ("lora_alpha", trained.get("alpha"))):
+        if expected is not None and config.get(key) != expected:
             raise UserError(
-                f"{adapter / CONFIG}: {key} is {config.get(key)}, and the adapter was trained with {trained[trained_key]} "
+                f"{adapter / CONFIG}: {key} is {config.get(key)}, and the adapter was trained with {expected} "
                 f"({TRAINING_RECORD} beside it): {_way_out(adapter)}"
             )
     return config
