@@ -43,10 +43,10 @@ def finished(matrix: Matrix, tmp_path: Path) -> Path:
 
 
 def test_a_sample_of_damages_is_detected_or_harmless(matrix: Matrix) -> None:
-    """Each damage of each file in one of the states under one of the commands, which change from file to file."""
+    """One of a hundred and fifty combinations, without the report, which takes longer."""
 
     def is_selected(state: str, file: str, damage: str, name: str) -> bool:
-        return crc32(f"{state} {file} {damage} {name}".encode()) % 90 == 0
+        return name != "report" and crc32(f"{state} {file} {damage} {name}".encode()) % 150 == 0
 
     tries = list(matrix.walk(is_selected))
     assert not [tried for tried in tries if tried.is_wrong]

@@ -14,7 +14,7 @@ WEIGHTS, CONFIG, TRAINING_RECORD = "adapter_model.safetensors", "adapter_config.
 
 
 def check_adapter(adapter: Path) -> dict[str, Any]:
-    """Return the content of adapter_config.json, after checking that the folder holds a LoRA that can be loaded.
+    """Return the content of adapter_config.json, after checking that the folder holds an adapter that can be loaded.
 
     Raises UserError if a file is missing or damaged, if the configuration asks for a rank that no matrix of the weights
     can have, or if rank or alpha are not those that the adapter was trained with. Of the weights only the header is
@@ -23,10 +23,10 @@ def check_adapter(adapter: Path) -> dict[str, Any]:
     config = _read_config(adapter)
     _check_ranks(adapter, config)
     trained = _trained_lora(adapter)
-    for key, trained_key in (("r", "rank"), ("lora_alpha", "alpha")):
-        if trained_key in trained and config[key] != trained[trained_key]:
+    for key, expected in (("r", trained.get("rank")), ("lora_alpha", trained.get("alpha"))):
+        if expected is not None and config.get(key) != expected:
             raise UserError(
-                f"{adapter / CONFIG}: {key} is {config[key]}, and the adapter was trained with {trained[trained_key]} "
+                f"{adapter / CONFIG}: {key} is {config.get(key)}, and the adapter was trained with {expected} "
                 f"({TRAINING_RECORD} beside it): {_way_out(adapter)}"
             )
     return config
@@ -57,10 +57,17 @@ def _read_config(adapter: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not JSON ({one_line(error)}); {_way_out(adapter)}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: an object is needed, found {excerpt(config)}; {_way_out(adapter)}")
+    if not _is_lora(config):
+        return config
     alpha = config.get("lora_alpha")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or alpha <= 0:
         raise UserError(f"{path}: lora_alpha must be a number above 0, found {excerpt(alpha)}; {_way_out(adapter)}")
     return config
+
+
+def _is_lora(config: Mapping[str, Any]) -> bool:
+    """Return whether an adapter is a LoRA. A trainer of the user's own may write another kind that peft loads."""
+    return bool(config.get("peft_type", "LORA") == "LORA")
 
 
 def _check_ranks(adapter: Path, config: Mapping[str, Any]) -> None:
@@ -73,6 +80,8 @@ def _check_ranks(adapter: Path, config: Mapping[str, Any]) -> None:
         raise UserError(f"{error}; {_way_out(adapter)}") from None
     if not shapes:
         raise UserError(f"{adapter / WEIGHTS}: it holds no weights; {_way_out(adapter)}")
+    if not _is_lora(config):
+        return
     largest = max((size for shape in shapes.values() for size in shape), default=0)
     pattern = config.get("rank_pattern") or {}
     ranks = {"r": config.get("r")} | (pattern if isinstance(pattern, dict) else {"rank_pattern": str(pattern)})
