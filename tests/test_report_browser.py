@@ -69,8 +69,10 @@ def info(browser: Any, kind: str) -> str:
 
 def test_every_figure_is_drawn_and_nothing_runs(opened: Any, page: Path) -> None:
     names = [figure["name"] for figure in page_data(page.read_text(encoding="utf-8"))["figures"]]
-    drawn = script(opened, "[...document.querySelectorAll('figure')].filter(f => f.querySelector('.chart svg path'))"
-                           ".map(f => f.id)")  # fmt: skip
+    drawn = script(
+        opened,
+        "[...document.querySelectorAll('figure')].filter(f => f.querySelector('svg.marks path')).map(f => f.id)",
+    )
     assert drawn == names and len(names) >= 5
     show_every_row(opened)
     assert opened.get_log("browser") == []
@@ -81,8 +83,8 @@ def test_every_figure_is_drawn_and_nothing_runs(opened: Any, page: Path) -> None
 
 # For each figure: the room in its card, the width of its picture, and whether a text lies outside the picture.
 SIZES = """[...document.querySelectorAll(".chart")].map((chart) => {
-  const svg = chart.querySelector("svg").getBoundingClientRect();
-  const texts = [...chart.querySelectorAll("svg text")].map((text) => text.getBoundingClientRect());
+  const svg = chart.querySelector("svg.marks").getBoundingClientRect();
+  const texts = [...chart.querySelectorAll("svg.marks text")].map((text) => text.getBoundingClientRect());
   return [chart.clientWidth, svg.width, texts.some((box) => box.left < svg.left - 1 || box.right > svg.right + 1)];
 })"""
 

@@ -16,7 +16,7 @@ from isheep.evaluation.results import load_result
 from isheep.recipe.schema import Recipe
 from isheep.recipe.sweeps import folder_of_setting
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.iterations import iteration_dir, model_words
+from isheep.rundir.iterations import iteration_dir
 
 
 def sweep_table(recipes: Mapping[str, Recipe], output_dir: Path) -> Group:
@@ -25,7 +25,7 @@ def sweep_table(recipes: Mapping[str, Recipe], output_dir: Path) -> Group:
     runs = {setting: RunFolder(folder, folder) for setting, folder in folders.items()}
     titles = {setting: _titles(recipe, runs[setting]) for setting, recipe in recipes.items()}
     names = list(dict.fromkeys(title for by_label in titles.values() for title in by_label.values()))
-    columns = [Column("setting", overflow="fold", min_width=10), Column("model"), Column("kept")]
+    columns = [Column("setting", overflow="fold", min_width=10), Column("iteration", overflow="fold"), Column("kept")]
     columns += [Column("rows", no_wrap=True), *(Column(name, overflow="fold") for name in names)]
     table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     templates: dict[str, dict[str, None]] = {name: {} for name in names}
@@ -70,7 +70,7 @@ def _models(recipe: Recipe, run: RunFolder, names: Sequence[str]) -> Iterator[tu
 
 def _cells(run: RunFolder, iteration: int, results: Sequence[Result | None]) -> Iterator[str]:
     counts = count_rows(run, iteration)
-    yield model_words(iteration)
+    yield str(iteration) if iteration else "base"
     yield formatting.format_part(counts.kept, counts.generated)
     yield formatting.format_number(counts.trained)
     for result in results:

@@ -5,29 +5,28 @@ const MIN_PANEL = 90;
 const BESIDE_PANEL = 70;
 
 // Panels stand side by side as far as there is room, in lines of about the same length.
-function fitted(spec, room) {
+function fitted(spec, room, rows) {
   const panels = spec.concat ?? spec.hconcat;
   if (panels) {
     const { hconcat, ...rest } = spec;
     const widest = Math.max(...panels.map((panel) => panel.width ?? 0));
     const most = Math.max(1, Math.min(panels.length, Math.floor(room / (widest + BESIDE_PANEL))));
     const columns = Math.ceil(panels.length / Math.ceil(panels.length / most));
-    return { ...rest, concat: panels.map((panel) => fitted(panel, room / columns)), columns };
+    return { ...rest, concat: panels.map((panel) => fitted(panel, room / columns, rows)), columns };
   }
-  if (spec.vconcat) return { ...spec, vconcat: spec.vconcat.map((part) => fitted(part, room)) };
-  if (spec.spec) return { ...spec, spec: fitted(spec.spec, room / facetColumns(spec)) };
+  if (spec.vconcat) return { ...spec, vconcat: spec.vconcat.map((part) => fitted(part, room, rows)) };
+  if (spec.spec) return { ...spec, spec: fitted(spec.spec, room / facetColumns(spec, rows), rows) };
   return typeof spec.width === "number" ? { ...spec, width: Math.max(MIN_PANEL, Math.min(spec.width, room - BESIDE_PANEL)) } : spec;
 }
 
-function facetColumns(spec) {
+function facetColumns(spec, rows) {
   const field = spec.facet?.column?.field;
-  const values = spec.data?.values ?? [];
-  return field ? new Set(values.map((row) => row[field])).size || 1 : 1;
+  return field ? new Set(rows.map((row) => row[field])).size || 1 : 1;
 }
 
-function numColumns(spec) {
-  if (spec.vconcat) return Math.max(...spec.vconcat.map(numColumns));
-  return spec.concat ? spec.columns : facetColumns(spec);
+function numColumns(spec, rows) {
+  if (spec.vconcat) return Math.max(...spec.vconcat.map((part) => numColumns(part, rows)));
+  return spec.concat ? spec.columns : facetColumns(spec, rows);
 }
 
 // Give all panels the width with which the chart is as wide as its card.
@@ -36,10 +35,10 @@ async function widen(view, target, columns) {
   const ofPanels = Object.keys(signals).filter((name) => /_width$|(^|_)childWidth$/.test(name));
   const names = ofPanels.length ? ofPanels : ["width"];
   for (let round = 0; round < 3; round += 1) {
-    const missing = roomOf(target) - target.querySelector("svg").getBoundingClientRect().width;
+    const missing = roomOf(target) - Number(target.querySelector("svg.marks").getAttribute("width"));
     if (Math.abs(missing) < 2) return;
     for (const name of names) view.signal(name, Math.max(MIN_PANEL, view.signal(name) + missing / columns));
-    await view.runAsync();
+    await view.resize().runAsync();
   }
 }
 
@@ -53,13 +52,13 @@ function chartConfig(room) {
 
 async function drawChart(figure) {
   const target = document.querySelector(`#${CSS.escape(figure.name)} .chart`);
-  const spec = fitted(structuredClone(figure.spec), roomOf(target));
+  const spec = fitted(structuredClone(figure.spec), roomOf(target), figure.rows);
   // With the interpreter (ast), no expression is compiled, so that the policy need not allow it.
   const { view } = await window.vegaEmbed(target, { ...spec, config: chartConfig(roomOf(target)) }, {
     ast: true, renderer: "svg", downloadFileName: figure.name,
     actions: { export: { svg: true, png: true }, source: false, compiled: false, editor: false },
   });
-  await widen(view, target, numColumns(spec));
+  await widen(view, target, numColumns(spec, figure.rows));
   document.getElementById(figure.name).style.minHeight = "";
   target.dataset.drawn = isDark() ? "dark" : "light";
 }

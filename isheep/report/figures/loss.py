@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from isheep.report.figures import Figure
-from isheep.report.figures.theme import HEIGHT, panel_width
+from isheep.report.figures.theme import HEIGHT, panel_width, whole_ticks
 from isheep.report.run_data import RunData
 
 TITLE = "Loss of the trainings"
@@ -44,13 +44,12 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
     # Both panels have the same steps, and room around the points.
     last = max(row["step"] for row in rows)
     steps = alt.Scale(domain=[0, last], nice=False, padding=8)
+    ticks = alt.Axis(format="d", values=whole_ticks(last))
     for kind in kinds:
         of_kind = [row for row in rows if row["rows"] == kind]
         chart = alt.Chart(alt.InlineData(values=of_kind)).mark_line(point=True)
         encoded = chart.encode(
-            x=alt.X(
-                "step:Q", title="optimizer step", scale=steps, axis=alt.Axis(format="d", tickMinStep=1, tickCount=8)
-            ),
+            x=alt.X("step:Q", title="optimizer step", scale=steps, axis=ticks),
             y=alt.Y("loss:Q", title="loss, nats per token", scale=alt.Scale(zero=False, padding=8)),
             color=alt.Color("iteration:O", title="iteration", legend=alt.Legend(columns=8)),
             tooltip=["iteration:O", "step:Q", alt.Tooltip("loss:Q", format=".3f")],

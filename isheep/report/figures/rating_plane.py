@@ -83,7 +83,12 @@ def chart_of(rated: Sequence[IterationData], rows: Sequence[dict[str, Any]], cor
                 x2="x1:Q",
                 y=alt.Y("y0:Q", **y_axis),
                 y2="y1:Q",
-                color=alt.Color("pairs:Q", title="pairs", scale=alt.Scale(type="sqrt", domain=[1, highest_count])),
+                color=alt.Color(
+                    "pairs:Q",
+                    title="pairs",
+                    scale=alt.Scale(type="sqrt", domain=[1, highest_count]),
+                    legend=alt.Legend(format="d", tickMinStep=1, tickCount=4),
+                ),
                 tooltip=[f"{following}:Q", f"{quality}:Q", "pairs:Q"],
             )
         )

@@ -66,7 +66,7 @@ def chart_of(rows: Sequence[dict[str, Any]]) -> Any:
     criteria = list(dict.fromkeys(row["criterion"] for row in rows))
     chart = alt.Chart(alt.InlineData(values=list(rows))).mark_bar()
     encoded = chart.encode(
-        x=alt.X("rating:N", sort=order, title="rating", axis=alt.Axis(labelAngle=0)),
+        x=alt.X("rating:N", sort=order, title="rating", axis=alt.Axis(labelAngle=0, labelOverlap="greedy")),
         y=alt.Y("share:Q", title="% of the pairs"),
         color=alt.Color("threshold:N", sort=list(SIDES), scale=alt.Scale(domain=sides), title=None),
         tooltip=["iteration:O", "criterion:N", "rating:N", "pairs:Q", alt.Tooltip("share:Q", format=".1f")],

@@ -5,6 +5,7 @@ the same chart is readable on the light page, on the dark page, and on paper.
 """
 
 from collections.abc import Iterable
+from itertools import count
 from typing import Any, Literal
 
 # Okabe and Ito (2008), without the black and the yellow, which one of the two backgrounds hides. The dark page has
@@ -22,8 +23,12 @@ ORDERED_SCHEME = {"light": {"scheme": "blues", "extent": [0.3, 1]}, "dark": {"sc
 FULL_WIDTH, HEIGHT = 1000, 220
 # The most ticks of an axis of iterations.
 MAX_TICKS = 12
-# Larger numbers with a suffix: 20k. Without the expression, the tick at 0 would be 0k.
-SHORT_NUMBERS: dict[str, Any] = {"format": "~s", "labelExpr": "datum.value === 0 ? '0' : datum.label", "tickCount": 4}
+# Larger numbers with a suffix: 20k. Without the expression, the tick at 0 would be 0k, and that at 0.01 would be 10m.
+SHORT_NUMBERS: dict[str, Any] = {
+    "format": "~s",
+    "labelExpr": "abs(datum.value) < 1 ? format(datum.value, '~f') : datum.label",
+    "tickCount": 4,
+}
 
 
 def vega_config(scheme: Literal["light", "dark"]) -> dict[str, Any]:
@@ -57,6 +62,12 @@ def vega_config(scheme: Literal["light", "dark"]) -> dict[str, Any]:
 def panel_width(num_panels: int, widest: int = 640) -> int:
     """Return the width of each of some panels side by side."""
     return min(widest, FULL_WIDTH // max(1, num_panels) - 70)
+
+
+def whole_ticks(last: int) -> list[int]:
+    """Return the ticks of an axis of whole numbers from 0 to `last`: steps of 1, 2 or 5 times a power of ten."""
+    steps = (size * 10**power for power in count() for size in (1, 2, 5))
+    return [*range(0, last + 1, next(step for step in steps if last // step < MAX_TICKS))]
 
 
 def iteration_ticks(iterations: Iterable[int]) -> list[int]:
