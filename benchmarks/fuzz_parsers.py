@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from isheep import prompts
 from isheep.annotation import Choice, Rating, mean_ratings, points_of_later, read_annotations
@@ -31,7 +31,7 @@ from isheep.stages import filters, grades, instances, topics
 from isheep.stages.blocks import parse_blocks
 from isheep.stages.rules import broken_rule, unsafe_text
 from isheep.text.characters import unfit_character
-from isheep.text.novelty import SCRIPTS, is_in_script, split_words
+from isheep.text.novelty import Language, is_in_script, split_words
 
 TASK = '{"instruction": "Add 2 and 3.", "input": "", "output": "5", "is_classification": false}'
 INSTANCE = '{"id": "seed_1", "instruction": "Add.", "instances": [{"input": "2", "output": "3"}]}'
@@ -72,7 +72,7 @@ def _blocks(text: str) -> object:
 
 
 def _rules(text: str) -> object:
-    languages = (*SCRIPTS, "any")
+    languages: tuple[Language, ...] = get_args(Language)
     verdicts = [broken_rule(text, language) for language in languages if text.strip()]
     return verdicts, [is_in_script(text, language) for language in languages], unsafe_text(text)
 
@@ -177,7 +177,8 @@ def _adapter(path: Path) -> object:
         declared_sizes.read_shapes(folder / "mine.safetensors")
     shutil.copyfile(path, folder / declared_sizes.ADAPTER_CONFIG)
     (folder / "own.safetensors").write_bytes(WEIGHTS)
-    return declared_sizes.check_adapter(folder, "own.safetensors")
+    declared_sizes.check_adapter(folder, "own.safetensors")
+    return None
 
 
 def _evaluator_config(path: Path) -> object:

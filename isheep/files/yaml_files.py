@@ -55,7 +55,7 @@ class BoundedLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.depth, self.num_nodes = self.depth + 1, self.num_nodes + 1
-        mark = self.peek_event().start_mark
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         if self.depth > MAX_DEPTH:
             raise _too_deep(mark)
         if self.num_nodes > MAX_VALUES:
