@@ -177,7 +177,8 @@ def _adapter(path: Path) -> object:
         declared_sizes.read_shapes(folder / "mine.safetensors")
     shutil.copyfile(path, folder / adapter_check.CONFIG)
     (folder / adapter_check.WEIGHTS).write_bytes(WEIGHTS)
-    return adapter_check.check_adapter(folder)
+    adapter_check.check_adapter(folder)
+    return None
 
 
 def _evaluator_config(path: Path) -> object:

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,9 +20,12 @@ from isheep.files.json_files import parse_json, read_values
 from isheep.files.reading import MAX_BYTES, read_bytes, read_small_text
 from isheep.files.yaml_files import parse_yaml
 from isheep.models.adapter_check import check_adapter
+from isheep.models.checkpoint import load_tokenizer
 from isheep.models.declared_sizes import check_model_size
 from isheep.models.template_limits import find_excess
+from isheep.models.tokenization import encode, prompt_ids
 from isheep.prompts.jinja_syntax import find_syntax_error
+from isheep.recipe.packaged import PACKAGED_MODELS
 from tests.helpers.command import ROOT, refused
 
 LETTERS = "abcdefghi"
@@ -288,11 +292,7 @@ def test_shapes_beyond_a_file_of_weights_are_refused(adapter: Path) -> None:
 
 @pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "vocab_size"])
 def test_a_model_that_declares_more_than_its_weights_is_refused(tmp_path: Path, key: str) -> None:
-    import shutil
-
     from transformers import AutoConfig
-
-    from isheep.recipe.packaged import PACKAGED_MODELS
 
     base = tmp_path / "base"
     shutil.copytree(PACKAGED_MODELS["lamb"], base)
@@ -301,3 +301,15 @@ def test_a_model_that_declares_more_than_its_weights_is_refused(tmp_path: Path, 
     (base / "config.json").write_text(json.dumps({**config, key: 10**8}))
     with pytest.raises(UserError, match=rf"model 'base': config\.json says {key} 100000000, and its weights are"):
         check_model_size(AutoConfig.from_pretrained(base), "base", base)
+
+
+def test_a_tokenizer_whose_expression_takes_too_many_steps_gives_up_in_one_line(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(PACKAGED_MODELS["lamb"], base)
+    content = json.loads((base / "tokenizer.json").read_text())
+    expression = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    (base / "tokenizer.json").write_text(json.dumps({**content, "pre_tokenizer": expression}))
+    tokenizer = load_tokenizer(str(base))
+    for read in (lambda text: encode(tokenizer, text), lambda text: prompt_ids(tokenizer, [text])):
+        with pytest.raises(UserError, match="the tokenizer gives up on a text: .*retry-limit"):
+            read("a" * 40 + "!")

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from isheep.files.reading import read_bytes
 from isheep.records import Record
 from isheep.rundir.atomic import fsync, fsync_path
 
@@ -75,7 +76,7 @@ def append_annotation(path: Path, row: Rating | Choice) -> None:
 def read_annotations(path: Path, row_type: type[Annotation]) -> tuple[list[Annotation], int]:
     """Return the rows of a file and the number of its unreadable lines. A missing file has no rows."""
     rows, num_unreadable = [], 0
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    lines = read_bytes(path).split(b"\n") if path.exists() else []
     for line in lines:
         try:
             if line.strip():

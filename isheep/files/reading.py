@@ -3,7 +3,7 @@
 import gzip
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from isheep.errors import UserError
 
@@ -42,7 +42,7 @@ def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
         raise _unreadable(path, error) from None
 
 
-def _read(file: IO[bytes] | gzip.GzipFile, max_bytes: int, refusal: str) -> bytes:
+def _read(file: BinaryIO | gzip.GzipFile, max_bytes: int, refusal: str) -> bytes:
     """Return the rest of a file, read in pieces: a device or a packed file does not say how long it is."""
     pieces, size = [], 0
     while piece := file.read(_CHUNK):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from isheep.errors import UserError, one_line
 from isheep.models.checkpoint import start_token_ids
 from isheep.models.prompt_text import NAME_END, NAME_START, literal_spans, token_pattern, without_literal
 
@@ -25,7 +26,7 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     """
     if literal_spans(text):
         return _literal_ids(tokenizer, text)
-    ids: list[int] = tokenizer(str(text), add_special_tokens=False).input_ids
+    ids: list[int] = _plain_ids(tokenizer, [str(text)])[0]
     return ids
 
 
@@ -36,10 +37,27 @@ def prompt_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """
     start = start_token_ids(tokenizer)
     plain = [str(text) for text in texts if not literal_spans(text)]
-    plain_rows = iter(tokenizer(plain, add_special_tokens=False).input_ids if plain else [])
+    plain_rows = iter(_plain_ids(tokenizer, plain) if plain else [])
     rows = [_literal_ids(tokenizer, text) if literal_spans(text) else next(plain_rows) for text in texts]
     rows = [row if row[: len(start)] == start else start + row for row in rows]
     return [row or [tokenizer.eos_token_id or 0] for row in rows]
+
+
+def _plain_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Return the token ids of texts without literal places.
+
+    Raises UserError if the tokenizer gives up on one, as its library does where a regular expression of its file takes
+    too many steps. That is an exception of Rust, which is no Exception of Python.
+    """
+    try:
+        rows: list[list[int]] = tokenizer(texts, add_special_tokens=False).input_ids
+        return rows
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise UserError(
+            f"the tokenizer gives up on a text: {one_line(error)}; give a tokenizer.json with simpler expressions"
+        ) from None
 
 
 def continuation_ids(tokenizer: Any, text: str, before: Sequence[int]) -> list[int]:

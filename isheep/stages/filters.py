@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from isheep.batching import derive_seed
 from isheep.extensions import user_code
-from isheep.filters.base import FilterContext, PairFilter, Reasons
+from isheep.filters.base import FilterContext, PairFilter
 from isheep.records import UNREADABLE, AssessedPair, Drop, Pair
 from isheep.rundir.jsonl import filter_rows
 from isheep.text.characters import unfit_character
@@ -27,16 +27,13 @@ def find_drops(
     """Return one Drop for each pair that is not trained on, in the order of the pairs.
 
     A pair is dropped because its answer can't be read, for its characters, by the rules, or by a filter. A filter sees
-    only the pairs that
-    the filters before it kept. `special_tokens` are the tokenizer's. A pair that no judge rated (no AssessedPair)
-    passes no score filter. The draws of a filter depend on the context's seed and on the filter's position. Raises
-    UserError if a filter fails.
+    only the pairs that the filters before it kept. `special_tokens` are the tokenizer's. A pair that no judge rated (no
+    AssessedPair) passes no score filter. The draws of a filter depend on the context's seed and on the filter's
+    position. Raises UserError if a filter fails.
     """
     context = context or FilterContext()
     pattern = re.compile("|".join([*map(re.escape, sorted(special_tokens)), SPECIAL_TOKEN]))
-    drops = {row: Drop(row=row, by="rules", why=why) for row, why in _dropped_by_rules(pairs, use_rules, pattern)}
-    drops |= {pair.id: Drop(row=pair.id, by=CHARACTERS, why=why) for pair in pairs if (why := unfit_text_in(pair))}
-    drops |= {pair.id: Drop(row=pair.id, by="answer", why=no_answer(pair)) for pair in pairs if pair.unanswered}
+    drops = {drop.row: drop for pair in pairs if (drop := _drop_by_text(pair, use_rules, pattern))}
     for index, pair_filter in enumerate(filters):
         remaining = _RemainingPairs(pairs, frozenset(drops))
         seeded = context._replace(seed=derive_seed(context.seed, "filters", index))
@@ -67,13 +64,14 @@ class _RemainingPairs:
         return (pair for pair in self.pairs if pair.id not in self.dropped_ids)
 
 
-def _dropped_by_rules(pairs: Sequence[Pair], use_rules: bool, special_tokens: re.Pattern[str]) -> Reasons:
-    for pair in pairs:
-        why = special_token_in(pair, special_tokens)
-        if why is None and use_rules:
-            why = broken_rule(pair)
-        if why:
-            yield pair.id, why
+def _drop_by_text(pair: Pair, use_rules: bool, special_tokens: re.Pattern[str]) -> Drop | None:
+    """Return the Drop of a pair whose texts alone say that it is not trained on, or None."""
+    if pair.unanswered:
+        return Drop(row=pair.id, by="answer", why=no_answer(pair))
+    if why := unfit_text_in(pair):
+        return Drop(row=pair.id, by=CHARACTERS, why=why)
+    why = special_token_in(pair, special_tokens) or (broken_rule(pair) if use_rules else None)
+    return Drop(row=pair.id, by="rules", why=why) if why else None
 
 
 def special_token_in(pair: Pair, special_tokens: re.Pattern[str]) -> str | None:

@@ -1,9 +1,9 @@
 """Samples of code that another program wrote, from a file: their tests are run in the sandbox."""
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from hashlib import sha256
 
 from isheep.benchmarks.support.base import Result, Score
 from isheep.benchmarks.support.responses import ResponseContext, match_responses
@@ -120,7 +120,8 @@ def _merge_rounds(results: Sequence[Result], num_samples: Sequence[int]) -> Resu
 def _forget_other_verdicts(context: ResponseContext) -> None:
     """Delete verdicts in the output folder that are about another file of samples; those about this file are kept."""
     path = context.folder.path / DIGEST_FILE
-    digest = sha256(context.file.read_bytes()).hexdigest()
+    with context.file.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not path.exists() or path.read_text(encoding="utf-8") != digest:
         for folder in (context.folder.path, *context.folder.path.glob("sample-*")):
             for name in ("verdicts.jsonl", "verdicts.jsonl.part"):

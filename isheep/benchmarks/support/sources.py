@@ -16,6 +16,7 @@ from isheep.benchmarks.support.item_parts import select_items
 from isheep.benchmarks.support.question_rows import AliasesRow, AnswersRow, PassageRow
 from isheep.errors import UserError, one_line
 from isheep.files.json_files import ForeignRow
+from isheep.files.reading import read_text
 from isheep.recipe.evaluation import BenchmarkSettings
 
 Convert = Callable[[list[DataRow], Path], list[DataRow]]
@@ -186,7 +187,7 @@ def add_labels(rows: list[DataRow], path: Path) -> list[DataRow]:
     label_file = path.with_name(f"{path.name.partition('.')[0]}-labels.lst")
     if "label" in rows[0] or not label_file.exists():
         return rows
-    labels = label_file.read_text(encoding="utf-8").split()
+    labels = read_text(label_file).split()
     if len(labels) != len(rows):
         raise ValueError(f"{label_file.name} has {len(labels)} labels for {len(rows)} rows")
     return [{**row, "label": int(label)} for row, label in zip(rows, labels, strict=True)]
