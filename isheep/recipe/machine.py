@@ -89,8 +89,9 @@ class Machine(Settings):
     device: str | None = None
     """The device, such as cpu or cuda:0; null: CUDA if it is available."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """The type in which the engines transformers and vllm compute; null: bfloat16 on CUDA, otherwise float32, except
-    with transformers on a CPU that has bfloat16 instructions, for checkpoints stored in 16 bits (docs/engines.md)."""
+    """The type in which the engines transformers and vllm compute, and in which training computes on a CPU; null:
+    bfloat16 on CUDA, otherwise float32, except with transformers and in training on a CPU that has bfloat16
+    instructions, for checkpoints stored in 16 bits (docs/engines.md)."""
     engine_batch_size: Count = 128
     """The number of prompts that the engine computes at once."""
     replicas: Count = 1

@@ -9,10 +9,11 @@ from isheep.batching import derive_seed
 from isheep.engines.memory import free_memory
 from isheep.errors import describe_exception, is_out_of_memory
 from isheep.models.adapter_check import load_adapter
-from isheep.models.checkpoint import check_size, load_pretrained
+from isheep.models.checkpoint import check_size, choose_dtype, load_pretrained
 from isheep.rundir import progress
 from isheep.trainers import checkpoints
 from isheep.trainers.adapter_dir import LOSS_NAMES
+from isheep.trainers.freed_memory import keep_freed_memory
 from isheep.trainers.job import Job
 from isheep.trainers.memory import EvaluationMemoryError
 from isheep.trainers.row_trainer import row_trainer
@@ -34,10 +35,10 @@ WARMUP_SHARE = 10
 def fit(job: Job, tokenizer: Any, advance: Callable[[int], None]) -> None:
     """Train to the last step, resuming from the newest sealed checkpoint if there is one.
 
-    Leaves sealed checkpoints in `job.output_dir`. Computes in float32 on the CPU, in bfloat16 on CUDA. `tokenizer`
-    must have a padding token; `advance` is called with the number of steps that are done.
+    Leaves sealed checkpoints in `job.output_dir`. Computes in bfloat16 on CUDA, and on a CPU in the type of
+    generation. `tokenizer` must have a padding token; `advance` is called with the number of steps that are done.
     """
-    with _deterministic_torch(job.machine.threads):
+    with _deterministic_torch(job.machine.threads), keep_freed_memory():
         _fit(job, tokenizer, advance)
         free_memory()
 
@@ -151,7 +152,7 @@ def _training_arguments(job: Job, use_cuda: bool) -> "SFTConfig":
         logging_nan_inf_filter=False,
         metric_for_best_model="loss" if evaluate else None,
         prediction_loss_only=True,
-        bf16=use_cuda,
+        bf16=_uses_bfloat16(job, use_cuda),
         use_cpu=not use_cuda,
         gradient_checkpointing=use_cuda if checkpointing is None else checkpointing,
         ddp_find_unused_parameters=False,
@@ -160,6 +161,11 @@ def _training_arguments(job: Job, use_cuda: bool) -> "SFTConfig":
         disable_tqdm=True,
         log_level="error",
     )
+
+
+def _uses_bfloat16(job: Job, use_cuda: bool) -> bool:
+    """Return whether the matrix products are in bfloat16: always on CUDA, and on a CPU where generation is, too."""
+    return use_cuda or (job.machine.dtype or choose_dtype(job.start_model.base, "cpu")) == "bfloat16"
 
 
 def _warmup_steps(job: Job) -> int:
