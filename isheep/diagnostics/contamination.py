@@ -250,9 +250,9 @@ def count_table(
 
 def split_table(benchmark: str, splits: Mapping[int, Sequence[SplitScore]]) -> Group:
     """Return a row for each score and iteration, with the clean and the touched items side by side."""
-    columns = ("iter-\nation", "clean", "base", "model", "touched", "base", "model")
+    columns = ("iteration", "clean", "base", "model", "touched", "base", "model")
     headings = (Column("score", no_wrap=True), *(Column(name, justify="right") for name in columns))
-    table = Table(*headings, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(*headings, box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for name in dict.fromkeys(split.name for scores in splits.values() for split in scores):
         for iteration, scores in splits.items():
             for split in scores:
