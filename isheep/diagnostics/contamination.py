@@ -252,7 +252,7 @@ def split_table(benchmark: str, splits: Mapping[int, Sequence[SplitScore]]) -> G
     """Return a row for each score and iteration, with the clean and the touched items side by side."""
     columns = ("iteration", "clean", "base", "model", "touched", "base", "model")
     headings = (Column("score", no_wrap=True), *(Column(name, justify="right") for name in columns))
-    table = Table(*headings, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(*headings, box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for name in dict.fromkeys(split.name for scores in splits.values() for split in scores):
         for iteration, scores in splits.items():
             for split in scores:

@@ -193,10 +193,12 @@ def lay_out(rows: Sequence[TableRow], columns: Sequence[str], num_fixed: int = 0
     """
     fixed, last = list(range(num_fixed)), [index for index, name in enumerate(columns) if name == CHANGE]
     middle = [index for index in range(len(columns)) if index not in (*fixed, *last)]
-    for size, padding in product(range(MAX_ITERATIONS, 0, -1), (1, 0)):
+    # A heading may have two lines.
+    for size, padding, separator in product(range(MAX_ITERATIONS, 0, -1), (1, 0), (" ", "\n")):
         groups = [middle[start : start + size] for start in range(0, max(1, len(middle)), size)]
         groups[-1] += last
-        tables = [_table(rows, columns, [*fixed, *group], padding) for group in groups]
+        headings = [name.replace(" ", separator) for name in columns]
+        tables = [_table(rows, headings, [*fixed, *group], padding) for group in groups]
         if max(map(_width, tables)) <= WIDTH:
             break
     yield from chain(*((table, Text("")) for table in tables))
