@@ -22,6 +22,12 @@ MAX_PATH_LENGTH = 200
 DISK_FULL = ("No space left", "PytorchStreamWriter failed", "unexpected pos")
 """How safetensors (the first) and torch.save (the others) report a full disk, without an errno."""
 
+OUT_OF_MEMORY = (
+    "OutOfMemoryError", "MemoryError", "out of memory", "can't allocate memory", "not enough memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)  # fmt: skip
+"""How torch reports that memory is too small, on CUDA, on a CPU, and from the libraries that it calls."""
+
 _in_command = False
 
 
@@ -95,8 +101,18 @@ def find_disk_full(error: BaseException) -> BaseException | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether torch has run out of memory. The class is compared by name, because loading torch is slow."""
-    return type(error).__name__ == "OutOfMemoryError"
+    """Return whether Python or torch has run out of memory, on a GPU or a CPU.
+
+    torch's class is compared by name, because loading torch is slow.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and says_out_of_memory(str(error))
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Return whether a message, such as the last line of another program, says that memory was too small."""
+    return any(part in text for part in OUT_OF_MEMORY)
 
 
 # --- the command line and Python

@@ -28,7 +28,7 @@ def error_line(error: Exception) -> str | None:
             "free some space and run the same command again"
         )
     if is_out_of_memory(error):
-        reason = one_line(str(error).strip().partition("\n")[0])
+        reason = one_line(str(error).strip().partition("\n")[0]) or type(error).__name__
         return (
             f"out of memory on the device ({reason}); everything finished so far is saved: run the same command with "
             "a lower machine.engine_batch_size (prompts in a batch) or machine.rows_per_process (rows that train at "

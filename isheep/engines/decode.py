@@ -76,6 +76,8 @@ class Policy(NamedTuple):
     limits: Sequence[int]
     """The largest number of new tokens of each row."""
     batch_size: int
+    finish: Callable[[int, list[int], bool], None] = lambda row, output, ended: None
+    """Called with the number of each row that has finished, its new tokens, and whether it has ended."""
 
 
 def decode(model: Any, rows: Sequence[Sequence[int]], policy: Policy) -> list[tuple[list[int], bool]]:
@@ -113,6 +115,7 @@ def decode(model: Any, rows: Sequence[Sequence[int]], policy: Policy) -> list[tu
                 ended[index] = policy.has_ended(outputs[index])
                 if ended[index] or len(outputs[index]) == policy.limits[index]:
                     unfinished.remove(index)
+                    policy.finish(index, outputs[index], ended[index])
         progress.report(tokens=num_tokens, rows=num_unfinished - len(unfinished))
         order = batch.keep([position for position, index in enumerate(indices) if index in unfinished])
         if len(order) < len(indices):

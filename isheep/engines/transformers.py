@@ -1,11 +1,11 @@
 """The transformers engine: a causal language model in safetensors, with or without a LoRA adapter, on CPU or CUDA."""
 
-import gc
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isheep.engines import Engine, prefixes, ray, tokens
+from isheep.engines.memory import compute_within_memory, free_memory
 from isheep.errors import Conflicts, TooLong
 from isheep.models.checkpoint import check_device, choose_dtype, find_checkpoint, load_model, load_tokenizer
 from isheep.models.tokenization import continuation_ids, decode_continuation, prompt_ids
@@ -132,17 +132,27 @@ class TransformersEngine:
         model, tokenizer, end_ids, context = self.loaded
         stop_ids, stop_texts = tokens.split_stops(tokenizer, sampling.stop)
         stop_ids |= end_ids
-        policy = decode.Policy(
-            pick=partial(_pick_tokens, sampling, uniforms),
-            has_ended=self._end_test(stop_ids, stop_texts),
-            limits=[min(sampling.max_tokens, context - len(row)) for row in rows],
-            batch_size=self.batch,
-        )
-        with torch.inference_mode():
-            outputs = decode.decode(model, rows, policy)
+        limits = [min(sampling.max_tokens, context - len(row)) for row in rows]
+        finished: dict[int, tuple[list[int], bool]] = {}
+        remaining: list[int] = []
+
+        def decode_unfinished(num_rows: int) -> None:
+            nonlocal remaining
+            remaining = [index for index in range(len(rows)) if index not in finished]
+            policy = decode.Policy(
+                pick=partial(_pick_tokens, sampling, uniforms[remaining]),
+                has_ended=self._end_test(stop_ids, stop_texts),
+                limits=[limits[index] for index in remaining],
+                batch_size=num_rows,
+                finish=lambda row, output, ended: finished.update({remaining[row]: (output, ended)}),
+            )
+            with torch.inference_mode():
+                decode.decode(model, [rows[index] for index in remaining], policy)
+
+        compute_within_memory(decode_unfinished, self.batch, lambda: len(remaining), self._set_batch)
         return [
-            tokens.make_completion(tokenizer, row, output, stopped, stop_ids, stop_texts)
-            for row, (output, stopped) in zip(rows, outputs, strict=True)
+            tokens.make_completion(tokenizer, row, *finished[index], stop_ids, stop_texts)
+            for index, row in enumerate(rows)
         ]
 
     def _end_test(self, stop_ids: set[int], stop_texts: Sequence[str]) -> Callable[[list[int]], bool]:
@@ -181,15 +191,20 @@ class TransformersEngine:
         nonempty = [index for index, (_, output) in enumerate(rows) if output]
         longest = max((len(output) for _, output in rows), default=0) + 1
         results = [TokenLogprobs([], []) for _ in rows]
-        with torch.inference_mode():
-            num_own = [len(rows[index][1]) + 1 for index in nonempty]
-            joined = [[*rows[index][0], *rows[index][1]] for index in nonempty]
-            prefix, tails = batch.read_shared_prefix(model, joined, num_own)
-            for group, logits in batch.read_rows(model, prefix, tails, num_own, self._batch_size(longest)):
-                for i, row_logits in zip(group, logits, strict=True):
-                    output = rows[nonempty[i]][1]
-                    results[nonempty[i]] = TokenLogprobs(output, _output_logprobs(row_logits, output))
-                progress.report(rows=len(group))
+        num_own = [len(rows[index][1]) + 1 for index in nonempty]
+        joined = [[*rows[index][0], *rows[index][1]] for index in nonempty]
+
+        def read(num_rows: int) -> None:
+            with torch.inference_mode():
+                prefix, tails = batch.read_shared_prefix(model, joined, num_own)
+                for group, logits in batch.read_rows(model, prefix, tails, num_own, num_rows):
+                    for i, row_logits in zip(group, logits, strict=True):
+                        output = rows[nonempty[i]][1]
+                        results[nonempty[i]] = TokenLogprobs(output, _output_logprobs(row_logits, output))
+                    progress.report(rows=len(group))
+
+        if nonempty:
+            compute_within_memory(read, self._batch_size(longest), lambda: len(nonempty), self._set_batch)
         return results
 
     def choices(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
@@ -208,14 +223,28 @@ class TransformersEngine:
         fitting = tokens.fitting_indices(rows, context, self._too_long, longest)
         results = [[0.0] * len(options) for _ in rows]
         if fitting and options:
-            with torch.inference_mode():
-                probabilities = self._option_probabilities([rows[index] for index in fitting], option_ids).tolist()
+            fitting_rows = [rows[index] for index in fitting]
+
+            def read(num_rows: int) -> list[list[float]]:
+                with torch.inference_mode():
+                    values: list[list[float]] = self._option_probabilities(fitting_rows, option_ids, num_rows).tolist()
+                    return values
+
+            paths = prefixes.option_paths(option_ids)
+            num_rows = self._batch_size(max(map(len, paths)) + 1)
+            num_pairs = len(fitting) * len(paths)
+            probabilities = compute_within_memory(read, num_rows, lambda: num_pairs, self._set_batch)
             for index, row in zip(fitting, probabilities, strict=True):
                 results[index] = tokens.exclusive_probabilities(option_ids, row)
         return results
 
-    def _option_probabilities(self, rows: Sequence[list[int]], options: Sequence[tuple[int, ...]]) -> "Tensor":
-        """Return the probability that a row's continuation begins with an option's tokens: float64 (rows, options)."""
+    def _option_probabilities(
+        self, rows: Sequence[list[int]], options: Sequence[tuple[int, ...]], num_rows: int
+    ) -> "Tensor":
+        """Return the probability that a row's continuation begins with an option's tokens: float64 (rows, options).
+
+        At most `num_rows` are read at a time.
+        """
         import torch
 
         from isheep.engines import batch
@@ -226,7 +255,7 @@ class TransformersEngine:
         all_own = [num_own] * len(pairs)
         prefix, tails = batch.read_shared_prefix(model, [[*rows[row], *paths[path]] for row, path in pairs], all_own)
         result = torch.ones(len(rows), len(options), dtype=torch.float64, device=model.device)
-        for indices, logits in batch.read_rows(model, prefix, tails, all_own, self._batch_size(num_own)):
+        for indices, logits in batch.read_rows(model, prefix, tails, all_own, num_rows):
             for number, path in enumerate(paths):
                 positions = [position for position, index in enumerate(indices) if pairs[index][1] == number]
                 # (rows, positions along the path, vocabulary)
@@ -250,25 +279,29 @@ class TransformersEngine:
         model = self.loaded.model
         rows = [row[: self.loaded.context] for row in self._prompt_ids(texts)]
         means = np.zeros((len(rows), model.config.get_text_config().hidden_size), np.float32)
-        for group in prefixes.group_by_length([len(row) for row in rows], self.batch):
-            group_rows = [rows[i] for i in group]
-            width = len(group_rows[0])
-            ids = torch.tensor([row + [0] * (width - len(row)) for row in group_rows], device=model.device)
-            mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in group_rows], device=model.device)
-            with torch.inference_mode():
-                states = model.base_model(ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
-                means[group] = ((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()
-            progress.report(rows=len(group))
+
+        def read(num_rows: int) -> None:
+            for group in prefixes.group_by_length([len(row) for row in rows], num_rows):
+                padded = [rows[i] + [0] * (len(rows[group[0]]) - len(rows[i])) for i in group]
+                ids = torch.tensor(padded, device=model.device)
+                lengths = torch.tensor([len(rows[i]) for i in group], device=model.device)
+                mask = (torch.arange(ids.shape[1], device=model.device) < lengths[:, None]).long()
+                with torch.inference_mode():
+                    states = model.base_model(ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
+                    means[group] = ((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()
+                progress.report(rows=len(group))
+
+        if rows:
+            compute_within_memory(read, self.batch, lambda: len(rows), self._set_batch)
         return means
 
     def close(self) -> None:
         """Free the model's memory. A later call loads the weights again."""
         if self.__dict__.pop("loaded", None) is not None:
-            import torch
+            free_memory()
 
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+    def _set_batch(self, num_rows: int) -> None:
+        self.batch = num_rows
 
     def _batch_size(self, num_positions: int) -> int:
         """Return the number of rows to read at a time if the logits of `num_positions` of each are needed."""

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from isheep.errors import UserError
+from isheep.errors import UserError, is_out_of_memory
 from isheep.models.hub import HUB_NAME, cached_commit, check_hub
 from isheep.recipe.packaged import PACKAGED_MODELS
 from isheep.records import Model
@@ -47,18 +47,16 @@ def find_checkpoint(base: str) -> str:
 
 def load_pretrained(base: str, auto_class: Any, **settings: Any) -> Any:
     """Return `auto_class.from_pretrained` of `base`, without remote code. Raises UserError if it can't be loaded."""
-    from torch import OutOfMemoryError
-
     checkpoint = find_checkpoint(base)
     if not settings.get("local_files_only"):
         check_hub(checkpoint)
     try:
         return auto_class.from_pretrained(checkpoint, trust_remote_code=False, **settings)
-    # It says nothing about the files.
-    except OutOfMemoryError:
-        raise
     # A broken configuration may raise any exception.
     except Exception as error:
+        # It says nothing about the files.
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"model {base!r} can't be loaded: {reason} Give a folder that holds a safetensors checkpoint"

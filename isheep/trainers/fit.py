@@ -1,17 +1,19 @@
 """Resumable fine-tuning with TRL's SFTTrainer, in this process alone or in each of several that train together."""
 
 import contextlib
-import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from isheep.batching import derive_seed
+from isheep.engines.memory import free_memory
+from isheep.errors import describe_exception, is_out_of_memory
 from isheep.models.checkpoint import load_pretrained
 from isheep.rundir import progress
 from isheep.trainers import checkpoints
 from isheep.trainers.adapter_dir import LOSS_NAMES
 from isheep.trainers.job import Job
+from isheep.trainers.memory import EvaluationMemoryError
 from isheep.trainers.row_trainer import row_trainer
 from isheep.trainers.rows import TokenizedRow, fill_batches, row_without_loss
 
@@ -36,7 +38,7 @@ def fit(job: Job, tokenizer: Any, advance: Callable[[int], None]) -> None:
     """
     with _deterministic_torch(job.machine.threads):
         _fit(job, tokenizer, advance)
-        _free_gpu_memory()
+        free_memory()
 
 
 def _fit(job: Job, tokenizer: Any, advance: Callable[[int], None]) -> None:
@@ -61,11 +63,26 @@ def _fit(job: Job, tokenizer: Any, advance: Callable[[int], None]) -> None:
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
     )
+    trainer.evaluate = _name_memory_errors(trainer.evaluate)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_make_callback(job, advance))
     newest = checkpoints.newest_step(job.output_dir)
     resume_from = str(checkpoints.checkpoint_dir(job.output_dir, newest)) if newest else None
     trainer.train(resume_from_checkpoint=resume_from)
+
+
+def _name_memory_errors(evaluate: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `evaluate`, which raises EvaluationMemoryError if memory is too small for the held-out rows."""
+
+    def evaluate_held_out(*arguments: Any, **keywords: Any) -> Any:
+        try:
+            return evaluate(*arguments, **keywords)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise EvaluationMemoryError(describe_exception(error)) from error
+            raise
+
+    return evaluate_held_out
 
 
 def _silence_libraries() -> None:
@@ -274,11 +291,3 @@ def _deterministic_torch(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(num_threads)
         torch.use_deterministic_algorithms(is_deterministic, warn_only=is_warn_only)
         deterministic.fill_uninitialized_memory = fills_memory
-
-
-def _free_gpu_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

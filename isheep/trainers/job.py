@@ -12,7 +12,8 @@ from isheep.trainers.rows import TokenizedRow, row_schedule
 class Job(Settings):
     """One training: LoRA on `start_model` with the rows `train`; sealed checkpoints are written into `output_dir`.
 
-    `pad_token` fills the shorter rows of a batch.
+    `pad_token` fills the shorter rows of a batch. `eval_rows` is the number of held-out rows in a batch if memory was
+    too small for the usual one.
     """
 
     start_model: Model
@@ -23,6 +24,7 @@ class Job(Settings):
     seed: int
     machine: Machine
     output_dir: Path
+    eval_rows: int | None = None
 
     @property
     def schedule(self) -> list[int]:
@@ -50,7 +52,7 @@ class Job(Settings):
         """
         if self.training.weigh == "rows":
             return 1
-        return self.machine.rows_per_process or self.training.batch_size
+        return self.eval_rows or self.machine.rows_per_process or self.training.batch_size
 
     @property
     def accumulation_steps(self) -> int:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from isheep.batching import num_cpu_threads
-from isheep.errors import UserError
+from isheep.errors import UserError, says_out_of_memory
 from isheep.rundir import progress
 from isheep.rundir.atomic import write_text
 from isheep.trainers.job import Job
+from isheep.trainers.memory import TrainingMemoryError
 from isheep.trainers.worker import ERROR_PREFIX, LOSS_PREFIX, STEP_LINE
 
 CONFIG_DIR = Path(__file__).parent
@@ -78,7 +79,8 @@ def run_training_command(command: TrainingCommand, on_line: Callable[[str], None
         status = process.wait()
     if status:
         reason = reason or _last_line(command.log) or "it gave no reason"
-        raise UserError(
+        error_class = TrainingMemoryError if says_out_of_memory(reason) else UserError
+        raise error_class(
             f"{command.description} failed with exit status {status}: {reason}; its output is in {command.log}; "
             "the same command resumes from the last checkpoint"
         )

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from isheep.trainers import adapter_dir, checkpoints, launch
 from isheep.trainers.adapter_dir import TrainingRequest
 from isheep.trainers.job import Job
 from isheep.trainers.machine import batch_conflicts, can_use_cuda, check_gpus, is_installed, rows_on_cpu
+from isheep.trainers.memory import fit_within_memory
 from isheep.trainers.rows import TrainingExamples, select_examples
 
 TRL_MODEL_CARD = "README.md"
@@ -98,8 +99,7 @@ def _train(request: TrainingRequest, machine: Machine) -> None:
     first_step = checkpoints.newest_step(output_dir)
     if first_step < job.num_steps:
         _check_strategy(checkpoints.checkpoint_dir(output_dir, first_step), machine)
-        with progress.stage(f"{output_dir.parent.name}/adapter", job.num_steps, first_step, "steps") as advance:
-            _fit(job, tokenizer, advance)
+        fit_within_memory(job, partial(_fit, tokenizer=tokenizer))
     _finish(request, examples, tokenizer)
 
 
@@ -121,13 +121,17 @@ def _make_job(request: TrainingRequest, examples: TrainingExamples, pad_token: s
     )
 
 
-def _fit(job: Job, tokenizer: Any, advance: Callable[[int], None]) -> None:
+def _fit(job: Job, tokenizer: Any) -> None:
+    """Train from the newest checkpoint to the last step, in this process or in several."""
     from isheep.trainers.fit import fit
 
-    if job.machine.processes > 1:
-        launch.launch(job, advance)
-    else:
-        fit(job, tokenizer, advance)
+    checkpoints.remove_torn_checkpoints(job.output_dir)
+    first_step = checkpoints.newest_step(job.output_dir)
+    with progress.stage(f"{job.output_dir.parent.name}/adapter", job.num_steps, first_step, "steps") as advance:
+        if job.machine.processes > 1:
+            launch.launch(job, advance)
+        else:
+            fit(job, tokenizer, advance)
 
 
 def _check_strategy(checkpoint: Path, machine: Machine) -> None:
