@@ -50,8 +50,10 @@ class Replica:
         if differences:
             raise UserError(f"{node_name()} has {', '.join(differences)}: install the same versions on all nodes")
 
-    def call(self, open_single: Callable[[Model], Engine], model: Model, name: str, arguments: tuple[Any, ...]) -> Any:
-        """Return the result of the method `name` of an engine on `model`.
+    def call(
+        self, open_single: Callable[[Model], Engine], model: Model, number: int, name: str, arguments: tuple[Any, ...]
+    ) -> "ReplicaAnswer":
+        """Return the result of the method `name` of an engine on `model`, for the call of this number.
 
         If the actor has another model, that one is closed and `open_single` opens the new one. Raises UserError if this
         node can't read the model.
@@ -66,13 +68,22 @@ class Replica:
                 self.engine, self.model = open_single(model), model
             except UserError as error:
                 raise UserError(f"{node_name()}: {error}") from None
-        return getattr(self.engine, name)(*arguments)
+        return ReplicaAnswer(number, self.model, node_name(), getattr(self.engine, name)(*arguments))
 
     def close(self, model: Model | None) -> None:
         """Close the engine if it is on `model`."""
         if self.model and model == self.model:
             self.engine.close()
             self.model = None
+
+
+class ReplicaAnswer(NamedTuple):
+    """What a replica sends back: the number of the call, the model that computed it, its node, and the result."""
+
+    number: int
+    model: Model | None
+    node: str
+    result: Any
 
 
 class ActorResources(NamedTuple):

@@ -1,5 +1,6 @@
 """Replicas: several engines in Ray's actors, on this machine or the nodes of a cluster, that share the calls."""
 
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -7,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from isheep.engines import Engine
-from isheep.engines.actors import ReplicaPool, check_ray, error_summary, pool_of
-from isheep.errors import Conflicts, UserError
+from isheep.engines.actors import ReplicaAnswer, ReplicaPool, check_ray, error_summary, pool_of
+from isheep.engines.checks import WrongResult, check_result
+from isheep.errors import Conflicts, UserError, excerpt
 from isheep.models.checkpoint import find_checkpoint
 from isheep.recipe.machine import Machine
 from isheep.recipe.packaged import PACKAGED_MODELS
@@ -16,6 +18,8 @@ from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
 from isheep.rundir import progress
 
+# The numbers of the calls of this process.
+call_numbers = itertools.count(1)
 # The number of replicas that one call may lose: a batch that ends three processes would end the next one too.
 ATTEMPTS = 3
 
@@ -129,7 +133,11 @@ class Replicas:
             pool.release(self.model, self.busy)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        """Return the result of an engine's method. Raises the method's error, or UserError if ATTEMPTS actors die."""
+        """Return the result of an engine's method.
+
+        Raises the method's error, or UserError if ATTEMPTS actors die, or if an actor's answer is wrong.
+        """
+        number = next(call_numbers)
         num_closings = getattr(self.thread_state, "num_closings", self.num_closings)
         self.thread_state.num_closings = num_closings
         for attempt in range(1, ATTEMPTS + 1):
@@ -137,7 +145,7 @@ class Replicas:
             errors = pool.ray.exceptions
             self.busy.add(actor)
             try:
-                result = pool.ray.get(actor.call.remote(self.open_single, self.model, name, arguments))
+                answer = pool.ray.get(actor.call.remote(self.open_single, self.model, number, name, arguments))
             # The engine raised an error.
             except errors.RayTaskError as error:
                 pool.free.put(actor)
@@ -152,7 +160,7 @@ class Replicas:
                 raise
             else:
                 pool.free.put(actor)
-                return result
+                return self._check_answer(answer, number, name, arguments)
             finally:
                 self.busy.discard(actor)
         raise UserError(
@@ -161,6 +169,26 @@ class Replicas:
             " not enough memory"
         )
 
+    def _check_answer(self, answer: Any, number: int, name: str, arguments: Sequence[Any]) -> Any:
+        """Return the result in an actor's answer. Raises UserError if it can't be the result of this call."""
+        node = f"a replica on {answer.node}" if isinstance(answer, ReplicaAnswer) else "a replica"
+        try:
+            if not isinstance(answer, ReplicaAnswer):
+                raise WrongResult(excerpt(answer), "an answer with its call and its model")
+            if answer.number != number:
+                raise WrongResult(f"the result of call {answer.number}", f"that of call {number}")
+            if answer.model != self.model:
+                raise WrongResult(
+                    f"a result of {_describe_model(answer.model)}", f"one of {_describe_model(self.model)}"
+                )
+            return check_result(name, answer.result, arguments)
+        except WrongResult as error:
+            raise UserError(
+                f"{node} answered {name} with {error.found_text}, in place of {error.needed}; nothing of it is "
+                "written, and completed batches are saved: restart Ray with the same isheep on all nodes, then run the "
+                "same command"
+            ) from None
+
     def _take_actor(self, num_closings: int) -> tuple[ReplicaPool, Any]:
         """Wait for a free actor. Raises RuntimeError if another thread closes the engine, as after an interruption."""
         while num_closings == self.num_closings:
@@ -168,3 +196,10 @@ class Replicas:
             if actor := pool.take():
                 return pool, actor
         raise RuntimeError("the engine was closed while a thread of an interrupted stage still used it")
+
+
+def _describe_model(model: Model | None) -> str:
+    """Return a model in words."""
+    if model is None:
+        return "no model"
+    return f"{model.base!r} with the adapter {str(model.adapter)!r}" if model.adapter else repr(model.base)

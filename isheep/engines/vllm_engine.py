@@ -192,7 +192,14 @@ class VLLMEngine:
 
     def _request(self, action: str, rows: list[list[int]], *arguments: Any, pooling: bool = False) -> Any:
         """Return the result of an action on rows of token ids; no rows need no process."""
-        return self._call(self._open_worker(pooling), action, rows, *arguments, self.adapter_request) if rows else []
+        if not rows:
+            return []
+        worker = self._open_worker(pooling)
+        results = self._call(worker, action, rows, *arguments, self.adapter_request)
+        if not isinstance(results, list) or len(results) != len(rows):
+            count = len(results) if isinstance(results, list) else "no"
+            raise self._user_error(WorkerError(f"it gave {count} results for {len(rows)} requests", worker.log))
+        return results
 
     def _call(self, worker: Worker, action: str, *arguments: Any) -> Any:
         try:
