@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Count = Annotated[int, Field(ge=1)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
+UNREADABLE = "unreadable"
+"""The `finish` of a completion whose text a server sent in a form that can't be read. The text is empty then."""
+
 
 class Settings(BaseModel):
     """A section of a recipe: frozen, without unknown keys; each field's docstring is its description."""
@@ -58,7 +61,7 @@ class Answer(Record):
 
 
 class Pair(Task):
-    """A task and the model's answer. `finish` is "stop" (it ended by itself) or "length" (it was cut off).
+    """A task and the model's answer. `finish` is "stop" (ended by itself), "length" (cut off) or "unreadable".
 
     `thoughts` is the text before the answer if the prompt asks for thoughts, else None. If no answer can be read after
     them, which is not the same as an empty answer, `thoughts` is the whole text and the output is empty.
@@ -73,7 +76,7 @@ class Pair(Task):
     @property
     def unanswered(self) -> bool:
         """Whether no answer could be read in the model's text."""
-        return self.thoughts is not None and not self.output
+        return self.finish == UNREADABLE or (self.thoughts is not None and not self.output)
 
 
 def _is_none(value: object) -> bool:
@@ -173,7 +176,8 @@ class Sampling(Settings):
 
 
 class Completion(NamedTuple):
-    """A continuation. `finish` is "stop" (end token or stop string) or "length" (`max_tokens` or the context)."""
+    """A continuation. `finish` is "stop" (end token or stop string), "length" (`max_tokens` or the context), or
+    "unreadable" (a server's answer that is no text)."""
 
     text: str
     tokens: int

@@ -11,7 +11,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from isheep.api import load_recipe
@@ -25,7 +24,7 @@ from isheep.evaluation.evaluate import evaluate
 from isheep.judges.base import LocalJudge
 from isheep.judges.endpoint import EndpointJudge
 from isheep.models.chat_template import load_chat_template
-from isheep.openai_client import retry_after
+from isheep.openai_client.answers import retry_after
 from isheep.recipe.evaluation import BenchmarkSettings, JudgeSettings
 from isheep.recipe.machine import Machine
 from isheep.recipe.schema import Recipe
@@ -170,11 +169,13 @@ def test_no_endpoint_a_wrong_one_and_one_that_never_answers(
 
 
 def test_how_long_to_wait_is_what_the_endpoint_asks() -> None:
-    assert retry_after(httpx2.Response(429, headers={"retry-after": "7.5"})) == 7.5
-    assert retry_after(httpx2.Response(429, headers={"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"})) > 1e9
-    assert retry_after(httpx2.Response(429, headers={"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"})) == 0
-    assert retry_after(httpx2.Response(503, headers={"retry-after": "soon"})) == 0
-    assert retry_after(httpx2.Response(503)) == 0
+    assert retry_after({"retry-after": "7.5"}) == 7.5
+    assert retry_after({"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"}) > 1e9
+    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+    assert retry_after({"retry-after": "soon"}) == retry_after({"retry-after": "nan"}) == retry_after({}) == 0
+    # The server's own clock counts, whatever ours says.
+    dates = {"date": "Wed, 21 Oct 2015 07:28:00 GMT", "retry-after": "Wed, 21 Oct 2015 07:28:30 GMT"}
+    assert retry_after(dates) == 30
 
 
 def test_a_torn_line_is_asked_again_and_nothing_else(

@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     The exit code is 0 after success, 2 after an error that the user can fix (one line on standard error says how), and
     130 after an interruption. SIGTERM, which a job scheduler sends before it kills, interrupts like Ctrl-C: calls to a
-    judge that are in flight, and may be paid, are completed and saved.
+    server that are under way, and may be paid, have some seconds to end, and their answers are saved.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not sys.warnoptions:

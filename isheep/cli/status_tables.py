@@ -19,6 +19,7 @@ from isheep.evaluation.tables import run_table
 from isheep.plan.reality import StageReality, compare_with_plan
 from isheep.plan.tables import clock, si
 from isheep.recipe.schema import Recipe
+from isheep.rundir import kept_replies
 from isheep.rundir.artifacts import OTHER_STAGE, STAGES, artifact_of
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import find_run_result, iteration_dir, newest_iteration
@@ -167,6 +168,8 @@ def _format_metric(value: float | None, number_format: str) -> str:
 def in_progress(run: RunFolder) -> Iterator[str]:
     """Yield a line for every unfinished file or training: its rows or steps, and when it was last written."""
     for part in sorted([*run.path.glob("*/*.part"), *run.path.glob("*/eval/*/*.part")]):
+        if part.name.endswith(kept_replies.SUFFIX):
+            continue
         # It may be finished, and renamed, at any moment.
         with contextlib.suppress(FileNotFoundError):
             name = part.relative_to(run.path).with_suffix("")

@@ -1,10 +1,12 @@
 """The class of the openai engine: a model on an OpenAI-compatible server, with the interface of every engine."""
 
 import hashlib
-import threading
+import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
+
+from pydantic import ValidationError
 
 from isheep.engines import openai_choices, server, structured, tokens
 from isheep.errors import TooLong
@@ -12,10 +14,11 @@ from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import context_length, load_tokenizer, start_text, start_token_ids
 from isheep.models.prompt_text import without_literal
 from isheep.models.tokenization import continuation_ids, prompt_ids
-from isheep.openai_client import SEED_LIMIT, ServerReply, call_concurrently
+from isheep.openai_client import SEED_LIMIT, ServerReply, client, without_password
 from isheep.recipe.machine import ServerSettings
-from isheep.records import Completion, Model, Sampling, TokenLogprobs
-from isheep.rundir import progress
+from isheep.records import UNREADABLE, Completion, Model, Sampling, TokenLogprobs
+from isheep.rundir import kept_replies, progress
+from isheep.rundir.progress import console
 
 OTHER_ENGINE = "machine.engine: transformers"
 ADAPTER_HINT = (
@@ -44,7 +47,7 @@ class OpenAIEngine:
 
     @cached_property
     def connection(self) -> server.ServerConnection:
-        return server.connect(self.settings, threading.Event())
+        return server.connect(self.settings)
 
     @cached_property
     def abilities(self) -> server.ServerAbilities:
@@ -151,6 +154,8 @@ class OpenAIEngine:
 
     def _completion(self, reply: ServerReply, stops: Sequence[str]) -> Completion:
         """Return the completion in a reply, cut at the first stop string, without special tokens."""
+        if reply.unreadable:
+            return Completion("", reply.written or 0, UNREADABLE)
         choice = reply.choice or {}
         text = server.completion_text(choice) or ""
         num_tokens = len(self.token_ids(text)) if reply.written is None else reply.written
@@ -208,26 +213,47 @@ class OpenAIEngine:
         name = self.__dict__.pop("adapter", None)
         if connection := self.__dict__.pop("connection", None):
             if self.model.adapter and name:
-                connection.post("unload_lora_adapter", {"lora_name": name})
+                # Not longer, because the engine is also closed when a run is stopped while the server hangs.
+                connection.post("unload_lora_adapter", {"lora_name": name}, client.CLOSE_SECONDS)
             connection.client.close()
         for cached in ("abilities", "context", "num_top_logprobs", "most_logprobs", "choice_form"):
             self.__dict__.pop(cached, None)
 
     def replies(self, bodies: Sequence[dict[str, Any]]) -> list[ServerReply]:
-        """Request completions and return the replies in order. Raises UserError if one fails in all its attempts."""
-        connection = self.connection._replace(name=self.adapter, stop=threading.Event())
+        """Request completions and return the replies in order. Raises UserError if one fails in all its attempts.
 
-        def call(numbered: tuple[int, dict[str, Any]]) -> ServerReply:
-            number, body = numbered
-            reply = connection.complete(body, key=str(number))
+        A reply is kept on the disk as soon as it arrives, until its batch of rows is written, so that a request is not
+        sent again after an error or a kill. Equal requests are sent once.
+        """
+        connection, kept = self.connection._replace(name=self.adapter), kept_replies.current()
+        keys = [_request_key(connection.name, body) for body in bodies]
+        replies = {key: reply for key in keys if (reply := _parse_reply(kept.get(key)))}
+        for reply in replies.values():
+            progress.report(tokens=reply.written or 0, rows=1)
+
+        def receive(reply: ServerReply) -> None:
             if reply.error:
                 raise connection.error(
-                    f"a request failed ({reply.error}); completed batches are saved: run the same command to continue"
+                    f"a request failed ({reply.error}); the answers so far are kept: run the same command to continue"
                 )
+            if not reply.unreadable:
+                kept.add(reply.key, reply.model_dump_json())
             progress.report(tokens=reply.written or 0, rows=1)
-            return reply
 
-        return call_concurrently(call, list(enumerate(bodies)), self.settings, connection.stop)
+        missing = {key: body for key, body in zip(keys, bodies, strict=True) if key not in replies}
+        replies |= connection.complete_all(missing, receive)
+        self._report_unreadable([reply for reply in replies.values() if reply.unreadable], len(replies))
+        return [replies[key] for key in keys]
+
+    def _report_unreadable(self, unreadable: Sequence[ServerReply], num_replies: int) -> None:
+        """Tell the user how many replies can't be read. Raises UserError if these are more than half of several."""
+        if not unreadable:
+            return
+        text = f"{len(unreadable)} of {num_replies} answers can't be read ({unreadable[0].unreadable})"
+        if num_replies > 1 and 2 * len(unreadable) > num_replies:
+            raise self.connection.error(f"{text}; the others are kept: run the same command when it answers again")
+        url = without_password(self.connection.url)
+        console.print(f"server {url}: {text}; none is trained on", markup=False, soft_wrap=True)
 
     def prompt_parameters(self, prompt: str, row: list[int]) -> dict[str, Any]:
         """Return the parameters with a prompt: as chat, as token ids, or as text without the beginning of sequence."""
@@ -257,3 +283,16 @@ class OpenAIEngine:
             f"{text} does not fit the server's {self.context} tokens, the answer included: shorten it (fewer or shorter"
             " examples), or serve the model with a longer context"
         )
+
+
+def _request_key(model: str, body: dict[str, Any]) -> str:
+    """Return a hash of a request; the server's address is no part of it."""
+    return hashlib.sha256(json.dumps([model, body], sort_keys=True).encode()).hexdigest()
+
+
+def _parse_reply(text: str | None) -> ServerReply | None:
+    """Return a kept reply; None if there is none, or if the text is not one."""
+    try:
+        return None if text is None else ServerReply.model_validate_json(text)
+    except ValidationError:
+        return None

@@ -1,25 +1,16 @@
 """Connect to an OpenAI-compatible server, and find out with small requests what it can do, because servers differ."""
 
-import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
-from isheep.errors import UserError, one_line
+from isheep.errors import UserError
 from isheep.filters import needs as filters_need
-from isheep.openai_client import (
-    FATAL,
-    ServerReply,
-    base_url_from_environment,
-    open_client,
-    post_with_retries,
-    redact_key,
-    without_password,
-)
+from isheep.openai_client import FATAL, ServerReply, base_url_from_environment, without_password
+from isheep.openai_client.answers import parse_object
+from isheep.openai_client.client import CallError, Receive, ServerClient, ServerRequests, open_client
 from isheep.recipe.machine import ServerSettings
 from isheep.recipe.schema import Recipe, score_openings
-
-if TYPE_CHECKING:
-    from httpx2 import Client
 
 # The text of small requests. It has characters of more than one byte.
 PROBE_TEXT = "The 27 quick brown foxes jump over a lazy dog, Ångström said:"
@@ -29,6 +20,8 @@ TOP_LOGPROBS = (20, 5)
 OPEN_PROMPT = "1. Instruction:"
 # Number, length in tokens and temperature of the answers that are compared: drawn ones can't all be equal by chance.
 NUM_DRAWS, DRAW_TOKENS, DRAW_TEMPERATURE = 8, 16, 1.5
+# The largest log-probability, which rounding may put a little above 0.
+MAX_LOGPROB = 0.01
 # Statuses of a server that does not offer a path.
 NOT_FOUND = (404, 405, 501)
 # Statuses of a server that refuses the key.
@@ -79,31 +72,37 @@ def requirements(recipe: Recipe, benchmarks_need_logprobs: bool) -> ServerRequir
 class ServerConnection(NamedTuple):
     """A connection to a server: the HTTP client, its settings, and the model's name on the server."""
 
-    client: "Client"
+    client: ServerClient
     settings: ServerSettings
     url: str
     name: str
-    stop: threading.Event
-    """No further attempts are made after it is set."""
 
-    def complete(self, body: Mapping[str, Any], key: str = "") -> ServerReply:
+    @property
+    def path(self) -> str:
+        """The path of requests for completions."""
+        return "chat/completions" if self.settings.api == "chat" else "completions"
+
+    def complete(self, body: Mapping[str, Any]) -> ServerReply:
         """Request a completion, with all attempts. An answer without a finished completion counts as a failure."""
-        path = "chat/completions" if self.settings.api == "chat" else "completions"
-        body = {"model": self.name, **body}
-        return post_with_retries(self.client, path, body, key, self.settings, self.stop, is_complete)
+        client = ServerClient(self.client.http, self.settings)
+        reply = client.call(self.path, {"model": self.name, **body}, is_complete)
+        return reply.model_copy(update={"error": f"unreadable: {reply.unreadable}"}) if reply.unreadable else reply
 
-    def post(self, path: str, body: dict[str, Any]) -> tuple[int, str]:
+    def complete_all(self, bodies: Mapping[str, Mapping[str, Any]], receive: Receive) -> dict[str, ServerReply]:
+        """Request completions by key, several at a time, as ServerClient.call_all."""
+        named = {key: {"model": self.name, **body} for key, body in bodies.items()}
+        return self.client.call_all(ServerRequests(self.path, named, receive, is_complete))
+
+    def post(self, path: str, body: dict[str, Any], limit: float = 0) -> tuple[int, str]:
         """Send a request that is not for a completion; return the status, and the answer's text in one line.
 
-        No connection counts as status 503.
+        No answer counts as status 503. `limit` are the seconds for all of it, 0 for those of the settings.
         """
-        import httpx2
-
         try:
-            response = self.client.post(path, json=body)
-        except httpx2.HTTPError as error:
-            return 503, one_line(redact_key(f"{type(error).__name__}: {error}"))
-        return response.status_code, " ".join(redact_key(response.text).split())[:200]
+            answer = self.client.request("POST", path, body, limit)
+        except CallError as error:
+            return 503, str(error)
+        return answer.status, " ".join(answer.text.split())[:200]
 
     def error(self, reason: str) -> UserError:
         """Return an error that names the server."""
@@ -140,29 +139,49 @@ def is_complete(reply: ServerReply) -> bool:
 
 
 def token_logprobs(choice: Mapping[str, Any]) -> list[float | None]:
-    """Return each token's log-probability, from {token_logprobs: [...]} or {content: [{logprob: ...}]}."""
-    logprobs = choice.get("logprobs") or {}
+    """Return each token's log-probability, from {token_logprobs: [...]} or {content: [{logprob: ...}]}.
+
+    None in place of what is no number.
+    """
+    logprobs = _object(choice.get("logprobs"))
     content = logprobs.get("content")
     if isinstance(content, list):
-        return [entry.get("logprob") for entry in content]
-    return logprobs.get("token_logprobs") or []
+        values = [_object(entry).get("logprob") for entry in content]
+    else:
+        values = _list(logprobs.get("token_logprobs"))
+    return [float(value) if _is_logprob(value) else None for value in values]
 
 
 def first_logprobs(choice: Mapping[str, Any]) -> dict[int | str, float]:
     """Return the log-probabilities of the most probable first tokens, by id if the server gives it, or by text."""
-    logprobs = choice.get("logprobs") or {}
+    logprobs = _object(choice.get("logprobs"))
     content = logprobs.get("content")
     if not isinstance(content, list):
-        return dict((logprobs.get("top_logprobs") or [{}])[0] or {})
-    entries = content[0].get("top_logprobs") or [] if content else []
-    by_id = {entry["id"]: entry["logprob"] for entry in entries if isinstance(entry.get("id"), int)}
-    return by_id or {entry["token"]: entry["logprob"] for entry in entries}
+        first = _object(next(iter(_list(logprobs.get("top_logprobs"))), None))
+        return {token: value for token, value in first.items() if _is_logprob(value)}
+    entries = map(_object, _list(_object(next(iter(content), None)).get("top_logprobs")))
+    valued = [entry for entry in entries if _is_logprob(entry.get("logprob"))]
+    by_id = {entry["id"]: entry["logprob"] for entry in valued if isinstance(entry.get("id"), int)}
+    return by_id or {entry["token"]: entry["logprob"] for entry in valued if isinstance(entry.get("token"), str)}
+
+
+def _object(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_logprob(value: Any) -> bool:
+    """Return whether a value of a server is a log-probability: a number that is not positive, beside rounding."""
+    return isinstance(value, Real) and not isinstance(value, bool) and value <= MAX_LOGPROB
 
 
 # --- connecting and probing
 
 
-def connect(settings: ServerSettings, stop: threading.Event) -> ServerConnection:
+def connect(settings: ServerSettings) -> ServerConnection:
     """Connect to the recipe's server. Raises UserError if no server answers, or if its model has no name."""
     url, source = settings.url, "machine.server.url"
     if not url:
@@ -170,7 +189,7 @@ def connect(settings: ServerSettings, stop: threading.Event) -> ServerConnection
     if not url:
         raise UserError("machine.engine openai has no server: set machine.server.url or OPENAI_BASE_URL")
     client = open_client(url, settings, source)
-    connection = ServerConnection(client, settings, url, settings.model or "", stop)
+    connection = ServerConnection(client, settings, url, settings.model or "")
     names = [entry["id"] for entry in list_models(connection) if isinstance(entry.get("id"), str)]
     if settings.model:
         return connection
@@ -185,19 +204,13 @@ def list_models(connection: ServerConnection) -> list[dict[str, Any]]:
 
     Raises UserError if the server can't be reached or refuses the key.
     """
-    import httpx2
-
     try:
-        response = connection.client.get("models")
-        status = response.status_code
-        if status in REFUSED or (status >= 500 and status not in NOT_FOUND):
-            raise connection.error(f"its list of models has HTTP status {status}; set OPENAI_API_KEY, or try again")
-        data = response.json().get("data") if response.is_success else []
-    except httpx2.HTTPError as error:
-        reason = one_line(redact_key(f"{type(error).__name__}: {error}"))
-        raise connection.error(f"no connection ({reason}); start it, or set machine.server.url") from None
-    except (ValueError, AttributeError):
-        data = []
+        answer = connection.client.request("GET", "models")
+    except CallError as error:
+        raise connection.error(f"{error}; start it, or set machine.server.url") from None
+    if answer.status in REFUSED or (answer.status >= 500 and answer.status not in NOT_FOUND):
+        raise connection.error(f"its list of models has HTTP status {answer.status}; set OPENAI_API_KEY, or try again")
+    data = parse_object(answer.text).get("data") if answer.is_success else []
     return [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
 
 
@@ -277,7 +290,7 @@ def echoes_prompts(connection: ServerConnection, ids: Sequence[int]) -> bool:
     body = greedy_request(connection, list(ids), 1, logprobs=1, echo=True)
     reply = with_few_attempts(connection).complete(body)
     values = token_logprobs(reply.choice or {})
-    return len(values) >= len(ids) and all(isinstance(value, float | int) for value in values[1 : len(ids)])
+    return len(values) >= len(ids) and None not in values[1 : len(ids)]
 
 
 def probe_sampling(connection: ServerConnection) -> tuple[bool, bool]:

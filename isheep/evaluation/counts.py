@@ -17,7 +17,7 @@ class RowCounts(NamedTuple):
     - `kept`: pairs that passed the filters, D^t
     - `unreadable`: pairs with a rating that can't be parsed
     - `trained`: rows that M^t learned from, without the held-out rows
-    - `unanswered`: pairs whose answer can't be parsed, if the model writes thoughts first; otherwise None
+    - `unanswered`: pairs whose answer can't be read; None if the model writes no thoughts first, and all were read
     """
 
     generated: int | None
@@ -33,13 +33,14 @@ def count_rows(run: RunFolder, iteration: int) -> RowCounts:
     pairs = folder.read("pairs.jsonl", Pair) if folder.has("pairs.jsonl") else None
     graded = folder.read("assessed.jsonl", AssessedPair) if folder.has("assessed.jsonl") else None
     drops = folder.read("dropped.jsonl", Drop) if folder.has("dropped.jsonl") else None
+    unanswered = None if pairs is None else sum(pair.unanswered for pair in pairs)
     training = folder.json("adapter/training.json", dict) if folder.has("adapter/training.json") else {}
     return RowCounts(
         generated=None if pairs is None else len(pairs),
         kept=None if pairs is None or drops is None else len(pairs) - len(drops),
         unreadable=None if graded is None else sum(map(has_unreadable_rating, graded)),
         trained=training.get("rows", {}).get("trained"),
-        unanswered=sum(pair.unanswered for pair in pairs) if pairs and pairs[0].thoughts is not None else None,
+        unanswered=unanswered if unanswered or (pairs and pairs[0].thoughts is not None) else None,
     )
 
 

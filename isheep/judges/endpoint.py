@@ -1,6 +1,5 @@
 """A judge at an OpenAI-compatible endpoint: its calls, their stored replies, and their cost."""
 
-import contextlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from isheep.errors import UserError, one_line
+from isheep.errors import UserError
 from isheep.judges.base import Messages, count_tokens, merge_parameters, request_key
 from isheep.openai_client import (
     FATAL,
@@ -17,12 +16,9 @@ from isheep.openai_client import (
     ServerReply,
     api_key,
     base_url_from_environment,
-    call_concurrently,
-    open_client,
-    post_with_retries,
-    redact_key,
     without_password,
 )
+from isheep.openai_client.client import CallError, ServerRequests, open_client
 from isheep.recipe.machine import Judging
 from isheep.rundir import progress
 from isheep.rundir.folder import RunFolder
@@ -32,6 +28,8 @@ JUDGE_LOG = "judge.jsonl"
 
 # HTTP statuses that mean that the key is refused.
 REFUSED = (401, 403)
+# The error of a key that has expired. Some endpoints send 403 for a single prompt that they don't want to answer.
+KEY_REFUSED = "HTTP 401"
 # Seconds to wait for the list of models.
 CHECK_TIMEOUT = 10.0
 # Characters in a token, for the estimate of the cost.
@@ -64,18 +62,16 @@ class EndpointJudge(NamedTuple):
 
         Asks for the list of models, which is free. An endpoint that has no such list, or is slow, may still judge.
         """
-        import httpx2
-
         url = judge_url()
-        with open_client(url, self.settings) as client, contextlib.suppress(httpx2.HTTPError):
+        with open_client(url, self.settings) as client:
             try:
-                status = client.get("models", timeout=min(CHECK_TIMEOUT, self.settings.timeout)).status_code
+                status = client.request("GET", "models", limit=min(CHECK_TIMEOUT, self.settings.timeout)).status
                 problem = f"HTTP {status}" if status in REFUSED else ""
-            except httpx2.ConnectError as error:
-                problem = one_line(redact_key(f"no connection: {error}"))
-            if problem:
-                judge = f"judge {self.model!r}" if self.model else "the judge"
-                raise UserError(f"{judge} at {without_password(url)}: {problem}; {WAY_OUT}")
+            except CallError as error:
+                problem = str(error) if str(error).startswith(FATAL) else ""
+        if problem:
+            judge = f"judge {self.model!r}" if self.model else "the judge"
+            raise UserError(f"{judge} at {without_password(url)}: {problem}; {WAY_OUT}")
 
     def ask(
         self,
@@ -116,28 +112,30 @@ class EndpointJudge(NamedTuple):
         return [log.replies.get(key) or failed[key] for key in keys]
 
     def _call(self, bodies: Mapping[str, dict[str, Any]], log: "ReplyLog") -> dict[str, ServerReply]:
-        """Make the calls, and store each answer in the log at once. Return the replies of those that failed, by key."""
+        """Make the calls, and store each answer in the log at once. Return the replies of those that failed, by key.
+
+        The first call is made alone. Raises UserError if it fails with an error that all calls would end with, and as
+        soon as the key of the others is refused.
+        """
         url = judge_url()
+        first, *remaining = bodies
         with open_client(url, self.settings) as client, progress.stage("judge", len(bodies), 0, "calls") as advance:
 
-            def call_all(keys: Sequence[str]) -> list[ServerReply]:
-                stop = threading.Event()
+            def receive(reply: ServerReply) -> None:
+                if reply.error.startswith(FATAL if reply.key == first else KEY_REFUSED):
+                    judge = f"judge {bodies[first]['model']!r} at {without_password(url)}"
+                    kept = "" if reply.key == first else f"the other answers are kept in {JUDGE_LOG}; "
+                    raise UserError(f"{judge}: {reply.error}; {kept}{WAY_OUT}")
+                if not reply.error:
+                    log.append(reply)
+                advance(1)
 
-                def call(key: str) -> ServerReply:
-                    reply = post_with_retries(client, "chat/completions", bodies[key], key, self.settings, stop)
-                    if not reply.error:
-                        log.append(reply)
-                    return reply
+            def call_all(keys: Sequence[str]) -> dict[str, ServerReply]:
+                requests = {key: bodies[key] for key in keys}
+                return client.call_all(ServerRequests("chat/completions", requests, receive))
 
-                return call_concurrently(call, keys, self.settings, stop, advance)
-
-            first, *remaining = bodies
-            replies = call_all([first])
-            if replies[0].error.startswith(FATAL):
-                model = bodies[first]["model"]
-                raise UserError(f"judge {model!r} at {without_password(url)}: {replies[0].error}; {WAY_OUT}")
-            replies += call_all(remaining)
-        return {reply.key: reply for reply in replies if reply.error}
+            replies = call_all([first]) | call_all(remaining)
+        return {key: reply for key, reply in replies.items() if reply.error}
 
 
 def request_bodies(

@@ -15,7 +15,10 @@ class Calls(Settings):
     max_in_flight: Count = 8
     """The number of concurrent calls."""
     timeout: Annotated[float, Field(gt=0)] = 120
-    """The seconds without data from the server after which a call has failed."""
+    """The seconds without data from the server after which an attempt at a call has failed."""
+    total_timeout: Annotated[float | None, Field(gt=0)] = None
+    """The seconds after which an attempt has failed although data arrive, such as a byte now and then; null: twice
+    `timeout`."""
     attempts: Count = 6
     """The number of attempts at a call that gets status 429 or 5xx, or no answer."""
     retry_wait: Annotated[float, Field(ge=0)] = 1
@@ -45,7 +48,7 @@ class ServerSettings(Calls):
     max_in_flight: Count = 32
     """The number of concurrent calls."""
     timeout: Annotated[float, Field(gt=0)] = 600
-    """The seconds without data from the server after which a call has failed."""
+    """The seconds without data from the server after which an attempt at a call has failed."""
 
 
 class VLLMSettings(Settings):

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from isheep.batching import chunks, ordered_map
 from isheep.errors import UserError, one_line
 from isheep.records import Record
-from isheep.rundir import atomic, jsonl, progress
+from isheep.rundir import atomic, jsonl, kept_replies, progress
 from isheep.rundir.atomic import commit_file, commit_folder, copy_atomically, write_json
 from isheep.rundir.jsonl import JsonlRows
 from isheep.rundir.progress import console
@@ -26,6 +26,8 @@ R = TypeVar("R", bound=Record)
 Batches = Callable[[Sequence[R]], Iterator[Sequence[R]]]
 """A function from the existing rows (whole batches) of a file to its missing batches, in order."""
 
+# Added to the monotonic time, it gives the seconds since 1970, which go on evenly if the clock is set meanwhile.
+START_TIME = time.time() - time.monotonic()
 # The number of computed rows between two fsyncs.
 ROWS_PER_SYNC = 1000
 
@@ -62,6 +64,7 @@ class RunFolder:
             if source_folder != source and source_folder.is_dir():
                 copy_atomically(source_folder, (self.path / name).with_suffix(""))
             copy_atomically(source, self.path / name)
+            kept_replies.kept_for(self.path / name).clear()
             self.event(file=self._relative_path(name), shared_from=os.path.relpath(source, self.root))
             source_label = os.path.relpath(source, self.root.parent)
             console.print(f"{self._relative_path(name)}: shared from {source_label}", markup=False)
@@ -115,30 +118,33 @@ class RunFolder:
         """Return the rows of `name`; if the file is not complete, make its missing batches first.
 
         Each batch is appended to NAME.part, which is renamed at the end. The whole batches of an existing NAME.part are
-        kept and the rows after them are made again, so that a run that was killed at any moment gives the same file as
-        one that was not. `num_rows` is the number of rows, if it is known: raises UserError if a complete file has
-        another number. `by_model` says that a model wrote the rows, so that the event counts their tokens. `check` gets
-        the rows of another run's file before it is copied. `requests_per_row` is that of `map_batches`.
+        kept and the rows after them are made again, with what a server has answered to them (kept_replies), so that a
+        run that was killed at any moment gives the same file as one that was not. `num_rows` is the number of rows, if
+        it is known: raises UserError if a complete file has another one. `by_model` says that a model wrote the rows,
+        so that the event counts their tokens. `check` gets the rows of another run's file before it is copied.
+        `requests_per_row` is that of `map_batches`.
         """
 
         def read_complete(path: Path) -> JsonlRows[R]:
             rows = jsonl.read_rows(path, row_type)
             if num_rows is not None and len(rows) != num_rows:
-                raise UserError(
-                    f"{path}: {len(rows)} rows found, {num_rows} expected; "
-                    "put it back as it was, or delete the file to have it made again"
-                )
+                way_out = "put it back as it was, or delete the file to have it made again"
+                raise UserError(f"{path}: {len(rows)} rows found, {num_rows} expected; {way_out}")
             return rows
 
         if self.ensure(name, lambda source: check(read_complete(source))):
             return read_complete(self.path / name)
-        # The name may have a folder, as in standard/nq.jsonl.
-        (self.path / name).parent.mkdir(parents=True, exist_ok=True)
         part = self.path / f"{name}.part"
+        # The name may have a folder, as in standard/nq.jsonl.
+        part.parent.mkdir(parents=True, exist_ok=True)
         existing, length = jsonl.whole_batches(part, row_type, batch_size)
         start_time, num_existing, num_tokens = time.monotonic(), len(existing), 0
         rows = JsonlRows(self.path / name, row_type, existing.starts[:])
-        with part.open("ab") as file, self.stage(name, num_rows, num_existing, "rows", requests_per_row) as advance:
+        with (
+            part.open("ab") as file,
+            kept_replies.keep_replies(self.path / name) as kept,
+            self.stage(name, num_rows, num_existing, "rows", requests_per_row) as advance,
+        ):
             file.truncate(length)
             for batch in make_batches(existing):
                 for row in batch:
@@ -149,6 +155,7 @@ class RunFolder:
                     num_tokens += getattr(row, "tokens", 0)
                 file.flush()
                 os.fsync(file.fileno())
+                kept.clear()
                 advance(len(batch))
                 progress.show_rows(batch)
             os.fsync(file.fileno())
@@ -210,7 +217,7 @@ class RunFolder:
     def event(self, **fields: Any) -> None:
         """Append a line to run.jsonl that says what happened, when, and at what cost."""
         with (self.root / "run.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": round(time.time(), 3), **fields}) + "\n")
+            file.write(json.dumps({"time": round(START_TIME + time.monotonic(), 3), **fields}) + "\n")
 
     def notify(self, text: str) -> None:
         """Print a line for the user, and write it as an event."""

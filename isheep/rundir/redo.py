@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from isheep.errors import UserError, unknown_name
+from isheep.rundir import kept_replies
 from isheep.rundir.artifacts import ARTIFACTS, STAGES, artifact_of, stage_of
 from isheep.rundir.atomic import fsync_path
 from isheep.rundir.folder import RunFolder
@@ -149,7 +150,7 @@ def _files(run: RunFolder, iteration: int, stages: set[str]) -> Iterator[Path]:
 
 def _whole_name(path: Path) -> str:
     """Return the name that a file has when it is complete."""
-    return path.name.removesuffix(".part").removesuffix(".copy")
+    return path.name.removesuffix(kept_replies.SUFFIX).removesuffix(".part").removesuffix(".copy")
 
 
 def _iterations(run: RunFolder) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from isheep.batching import derive_seed
 from isheep.extensions import user_code
 from isheep.filters.base import FilterContext, PairFilter, Reasons
-from isheep.records import AssessedPair, Drop, Pair
+from isheep.records import UNREADABLE, AssessedPair, Drop, Pair
 from isheep.rundir.jsonl import filter_rows
 
 # The form of nearly every tokenizer's special tokens.
@@ -83,6 +83,8 @@ def special_token_in(pair: Pair, special_tokens: re.Pattern[str]) -> str | None:
 
 def no_answer(pair: Pair) -> str:
     """Return the reason to drop a pair in which no answer could be read."""
+    if pair.finish == UNREADABLE:
+        return "the server's answer can't be read"
     reason = "no answer after the thoughts"
     return f"{reason} (cut off)" if pair.finish == "length" else reason
 

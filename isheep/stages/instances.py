@@ -14,7 +14,7 @@ from typing import NamedTuple
 from isheep.batching import derive_seed
 from isheep.errors import UserError
 from isheep.prompts import render_few_shot
-from isheep.records import Completion, Instance, Pair, Rejected, Sampling, Task, TaskKind
+from isheep.records import UNREADABLE, Completion, Instance, Pair, Rejected, Sampling, Task, TaskKind
 from isheep.seeds import SeedTask, of_kind
 from isheep.seeds.no_input import is_no_input
 from isheep.stages.blocks import INLINE_LABEL, normalize_newlines
@@ -172,7 +172,9 @@ def parse_part(reply: Completion) -> InstancePart:
     """Return a reply up to where the next part or task begins, without white space around it."""
     reply_text = normalize_newlines(reply.text)
     text = PART_END.split(reply_text)[0]
-    return InstancePart(text.strip(), reply.finish == "length" and text == reply_text, reply.tokens)
+    # Of a reply that can't be read, no part is whole.
+    is_cut = reply.finish == UNREADABLE or (reply.finish == "length" and text == reply_text)
+    return InstancePart(text.strip(), is_cut, reply.tokens)
 
 
 def _join_parts(id: str, parts: dict[str, InstancePart]) -> Instance:

@@ -51,8 +51,10 @@ def serve_gguf(gguf: str) -> None:
 class Refusal(Exception):
     """A status and a body instead of an answer; status 0: the connection is closed without a word."""
 
-    def __init__(self, status: int, body: bytes = b'{"error": {"message": "no"}}') -> None:
-        self.status, self.body = status, body
+    def __init__(
+        self, status: int, body: bytes = b'{"error": {"message": "no"}}', content_type: str = "application/json"
+    ) -> None:
+        self.status, self.body, self.content_type = status, body, content_type
 
 
 class Fake(NamedTuple):
@@ -194,13 +196,14 @@ def serving(fake: Fake) -> Iterator[Served]:
                 self.send(200, json.dumps(answer).encode())
             except Refusal as refusal:
                 if refusal.status:
-                    self.send(refusal.status, refusal.body)
+                    self.send(refusal.status, refusal.body, refusal.content_type)
                 else:
                     self.close_connection = True
 
-        def send(self, status: int, content: bytes) -> None:
+        def send(self, status: int, content: bytes, content_type: str = "application/json") -> None:
             with contextlib.suppress(OSError):  # who asked may be gone
                 self.send_response(status)
+                self.send_header("content-type", content_type)
                 self.send_header("content-length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
