@@ -179,7 +179,7 @@ def work(worker: int, port: int, tokenizer: Any, output_dir: Path, settings: Pre
     optimizers = make_optimizers(model, settings.learning_rate)
     num_tokens, step = resume(model, optimizers, output_dir)
     batch_stream = batches(tokenizer, settings.seed + 1000 * step + worker, settings.batch_size)
-    log, saved_at, average_loss = SpeedLog(num_tokens), time.time(), 0.0
+    log, saved_at, average_loss = SpeedLog(num_tokens), time.monotonic(), 0.0
     while num_tokens < settings.num_tokens:
         set_learning_rates(optimizers, settings, num_tokens, step)
         loss = train_step(model, optimizers, next(batch_stream), settings.workers)
@@ -187,9 +187,9 @@ def work(worker: int, port: int, tokenizer: Any, output_dir: Path, settings: Pre
         average_loss = loss if average_loss == 0 else 0.98 * average_loss + 0.02 * loss
         if worker == 0 and step % settings.log_every == 0:
             log.write(step, num_tokens, average_loss)
-        if worker == 0 and (time.time() - saved_at > SAVE_SECONDS or num_tokens >= settings.num_tokens):
+        if worker == 0 and (time.monotonic() - saved_at > SAVE_SECONDS or num_tokens >= settings.num_tokens):
             save(model, optimizers, num_tokens, step, output_dir)
-            saved_at = time.time()
+            saved_at = time.monotonic()
     if worker == 0:
         export(model, output_dir)
 
@@ -198,11 +198,11 @@ class SpeedLog:
     """Lines of JSON on standard output with the step, the loss and the speed since this process began."""
 
     def __init__(self, num_tokens: int) -> None:
-        self.num_tokens_at_start, self.started = num_tokens, time.time()
+        self.num_tokens_at_start, self.started = num_tokens, time.monotonic()
 
     def write(self, step: int, num_tokens: int, loss: float) -> None:
         """Print a line."""
-        speed = round((num_tokens - self.num_tokens_at_start) / (time.time() - self.started))
+        speed = round((num_tokens - self.num_tokens_at_start) / (time.monotonic() - self.started))
         print(json.dumps({"step": step, "tokens": num_tokens, "loss": round(loss, 4), "tokens/s": speed}), flush=True)
 
 
