@@ -13,6 +13,7 @@ from isheep.records import Model
 from isheep.rundir import progress
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import read_events
+from isheep.rundir.snapshot import Snapshot
 from isheep.rundir.stage_times import stage_seconds
 from tests.helpers import lab as labs
 from tests.helpers.command import isheep
@@ -31,7 +32,7 @@ def test_a_run_ends_with_the_same_files_and_no_negative_time(
 ) -> None:
     command_lab.run_recipe(labs.recipe(), tmp_path / "whole")
     set_clock_back(monkeypatch)
-    snapshots = list[progress.Snapshot]()
+    snapshots = list[Snapshot]()
 
     def look(stage_changed: bool) -> None:
         if snapshot := progress.snapshot():

@@ -12,7 +12,7 @@ import pytest
 from isheep.errors import UserError
 from isheep.judges.base import count_outcomes
 from isheep.judges.endpoint import EndpointJudge, ReplyLog
-from isheep.openai_client import ServerReply, client
+from isheep.openai_client import ServerReply, answers, client
 from isheep.openai_client.client import ServerRequests, open_client
 from isheep.recipe.machine import Calls
 from isheep.rundir import kept_replies
@@ -191,7 +191,7 @@ CHARSETS = ["zip", "undefined", "idna", "nonsense", "utf\x00", "base64", "unicod
 @pytest.mark.parametrize("charset", CHARSETS)
 def test_no_charset_raises_an_error(charset: str) -> None:
     for content in (b'{"choices": []}', bytes(range(256))):
-        text, reason = client.decode(content, charset)
+        text, reason = answers.decode(content, charset)
         assert isinstance(text, str) and text.encode(errors="surrogatepass")
         assert not reason or f"{charset!r}"[:10] in reason
 

@@ -49,6 +49,10 @@ def with_result(change: Callable[[Any], Any]) -> Spoil:
     return lambda answer: answer._replace(result=change(answer.result))
 
 
+def always(result: Any) -> Spoil:
+    return with_result(lambda rows: result)
+
+
 WRONG: list[tuple[Spoil, str]] = [
     (with_result(lambda rows: rows[:-1]), "3 results for 4 prompts, in place of one for each"),
     (with_result(lambda rows: [*rows, rows[0]]), "5 results for 4 prompts"),
@@ -108,7 +112,7 @@ def test_the_results_of_all_methods_are_checked(monkeypatch: pytest.MonkeyPatch)
         (lambda engine: engine.embed(PROMPTS), None, "a row for each of 4 texts"),
     ]
     for call, result, needed in calls:
-        engine = replicas(with_result(lambda rows, result=result: result), monkeypatch)  # type: ignore[misc]
+        engine = replicas(always(result), monkeypatch)
         with pytest.raises(UserError, match=needed):
             call(engine)
         call(replicas(lambda answer: answer, monkeypatch))

@@ -1,7 +1,6 @@
 """Connect to an OpenAI-compatible server, and find out with small requests what it can do, because servers differ."""
 
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any, NamedTuple
 
 from isheep.errors import UserError
@@ -175,7 +174,7 @@ def _list(value: Any) -> list[Any]:
 
 def _is_logprob(value: Any) -> bool:
     """Return whether a value of a server is a log-probability: a number that is not positive, beside rounding."""
-    return isinstance(value, Real) and not isinstance(value, bool) and value <= MAX_LOGPROB
+    return isinstance(value, int | float) and not isinstance(value, bool) and value <= MAX_LOGPROB
 
 
 # --- connecting and probing

@@ -63,7 +63,7 @@ def _fit(job: Job, tokenizer: Any, advance: Callable[[int], None]) -> None:
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
     )
-    trainer.evaluate = _name_memory_errors(trainer.evaluate)
+    vars(trainer)["evaluate"] = _name_memory_errors(trainer.evaluate)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_make_callback(job, advance))
     newest = checkpoints.newest_step(job.output_dir)
