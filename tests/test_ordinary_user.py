@@ -84,7 +84,6 @@ def test_what_may_not_be_read_or_written_is_one_line(folder: Path) -> None:
         (("export", "unwritable", "--as", "alpaca", "--iteration", "1", "--out", "read-only/x.json"), "read-only"),
         (("status", "closed"), "closed"),
         (("show", "closed"), "closed"),
-        (("show", "unreadable", "1"), "pairs.jsonl"),
         (("report", "unreadable"), "pairs.jsonl"),
         (("compare", "closed", "unwritable"), "closed"),
         (("scores", "data.jsonl"), "data.jsonl"),

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def chart_script() -> str:
 @cache
 def table_script() -> str:
     """Return DataTables as one script, which sets window.DataTable."""
-    text = (resources.files("itables") / "html" / "dt_bundle.js").read_text(encoding="utf-8")
+    text = _itables_file("dt_bundle.js")
     text, number = EXPORTS.subn(lambda match: f"window.DataTable={match[1]};", text)
     assert number == 1, "the bundle of itables exports DataTable once"
     return _inline(text)
@@ -122,7 +122,7 @@ def table_script() -> str:
 
 @cache
 def table_style() -> str:
-    return (resources.files("itables") / "html" / "dt_bundle.css").read_text(encoding="utf-8")
+    return _itables_file("dt_bundle.css")
 
 
 @cache
@@ -158,3 +158,8 @@ def _policy(scripts: Sequence[str]) -> str:
         "form-action": "'none'",
     }
     return "; ".join(f"{name} {value}" for name, value in rules.items())
+
+
+def _itables_file(name: str) -> str:
+    """Return a text of itables. The package is not imported: it would read settings in the current and home folders."""
+    return Path(str(metadata.distribution("itables").locate_file(f"itables/html/{name}"))).read_text(encoding="utf-8")
