@@ -86,7 +86,7 @@ recursive["synthesis"] = recursive
         ({"model": "lamb", "synthesis": {"tasks": 10**5000}}, "synthesis.tasks: a number of more than 18 digits"),
         ({"model": "x" * 5000}, "model: a path, or a name, has no NUL, and at most 255 bytes"),
         ({"model": "a\0b"}, "model: a path, or a name, has no NUL"),
-        ({"model": "a\udcff"}, "model: a path, or a name, is UTF-8"),
+        ({"model": "a\udcff"}, "recipe: model: a text that is not UTF-8"),
         ({"model": "lamb", "seed_tasks": "x" * 5000}, "seed_tasks: a path, or a name"),
         ({"model": "lamb", "chat_template": "x" * 5000 + ".jinja"}, "chat_template: "),
         ({"model": "lamb", "response": {"prompt": "x" * 5000}}, "response.prompt: "),

@@ -144,6 +144,7 @@ def test_after_the_filter_no_kept_pair_is_touched(run: Path) -> None:
     rule = ContaminationFilter(kind="contamination")
     pairs = RunFolder(run / "iter-1", run).read("pairs.jsonl", Pair)
     dropped = find_drops(pairs, [rule], False, [], FilterContext(lamb.prompts(BenchmarkSettings(name="lamb"))))
+    (run / "manifest.json").unlink()
     (run / "iter-1" / "dropped.jsonl").write_text("".join(drop.model_dump_json() + "\n" for drop in dropped))
     text = isheep("contamination", run, "--ngram", "13", "--rouge", "0.7").out
     counts = cells(text.split("scores on")[0], "1")

@@ -12,6 +12,7 @@ import pytest
 UNCOMPARED = {"run.jsonl", "lock"}
 SETTINGS = [
     *("iterations=1", "evaluation=[]", "assessment=null", "filters=[]", "machine.threads=1", "machine.device=cpu"),
+    "machine.report=false",
     *("synthesis.tasks=8", "synthesis.batch_size=8", "response.batch_size=8"),
     "training={max_steps: 2, batch_size: 2, eval_every: 1, warmup_steps: 0, cutoff: 256}",
 ]

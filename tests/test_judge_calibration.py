@@ -179,6 +179,7 @@ def test_an_iteration_with_an_assessment_of_its_own_is_measured_with_it(bench: B
     for row in rows:
         del row["grades"]["quality"]
     ratings.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "manifest.json").unlink()
     result = calibrate(run, 2)
     assert [*result["scores"]] == ["following"] and result["judge"] == "base"
     assert [*result["comparisons"]["current judge"]] == ["following"]
@@ -187,6 +188,7 @@ def test_an_iteration_with_an_assessment_of_its_own_is_measured_with_it(bench: B
 def test_a_run_whose_first_iteration_is_not_rated_is_measured(bench: Bench, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", assessment=None, filters=[], iteration={2: {"assessment": {}}})
     (run / "iter-1/assessed.jsonl").unlink()
+    (run / "manifest.json").unlink()
     assert calibrate(run, 2)["iteration"] == 2
 
 

@@ -22,7 +22,7 @@ SMALL = [
         "iterations=2",
     ),
     *("training.eval_every=1", "training.batch_size=4", "filters=[{kind: score, at_least: 2}]", "evaluation=[]"),
-    "machine.threads=1",
+    *("machine.threads=1", "machine.report=false"),
 ]
 
 

@@ -189,7 +189,7 @@ def test_long_names_are_used_or_refused_in_one_line(tmp_path: Path, monkeypatch:
     assert "File name too long" in refused("run", "lamb", "--out", f"{LONG}x/run")
     deep = "/".join([LONG] * 15)
     assert "is longer than 3840 bytes: give a shorter --out" in refused("run", "lamb", "--out", deep)
-    assert "is not a run folder" in refused("status", deep)
+    assert "no such folder" in refused("status", deep)
     assert not (tmp_path / LONG / LONG).exists()
 
 

@@ -181,13 +181,16 @@ def test_a_run_does_not_resume_from_an_incomplete_copy(
     settings = recipe(iterations=1)
     [complete] = lab.run_sweep({"a": settings}, tmp_path)
 
+    copy_file = shutil.copyfile
+
     def stop(source: Path, to: Path) -> None:
-        to.mkdir()
-        (to / "adapter_config.json").write_text("half")
-        raise KeyboardInterrupt
+        if source.name == "adapter_config.json":
+            to.write_text("half")
+            raise KeyboardInterrupt
+        copy_file(source, to)
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
-        context.setattr(shutil, "copytree", stop)
+        context.setattr(shutil, "copyfile", stop)
         lab.run_sweep({"a": settings, "b": settings}, tmp_path)
     assert not (tmp_path / "b/iter-1/adapter.part").exists()
     lab.run_recipe(settings, tmp_path / "b")

@@ -170,7 +170,7 @@ class WrongEngine:
         ("logprobs", [[-1.0], [-2.0]], "returned [-1.0] for a prompt: return a TokenLogprobs"),
         ("choices", [[0.5], [0.5]], "returned [0.5] for a prompt: return a list of 3 probabilities"),
         ("embed", [1.0, 2.0], "embed of engine WrongEngine returned an array of shape (2,)"),
-        ("embed", "text", "embed of engine WrongEngine failed: ValueError"),
+        ("embed", "text", "embed of engine WrongEngine returned 'text': return a row of numbers for each of 2 texts"),
         ("close", OSError("gone"), "close of engine WrongEngine failed: OSError: gone"),
     ],
 )

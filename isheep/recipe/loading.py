@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from isheep import extensions
-from isheep.errors import Conflicts, KeyPath, UserError, excerpt, option, override_place
+from isheep.errors import Conflicts, KeyPath, UserError, excerpt, is_utf8, option, override_place
 from isheep.files.reading import read_small_text
 from isheep.recipe.evaluation import JudgeSettings
 from isheep.recipe.messages import describe_error, error_path, first_error
@@ -118,11 +118,8 @@ def is_sweep(path: Path) -> bool:
 
 def validate(source: RecipeSource) -> Recipe:
     """Return the recipe that plain data spell out, each key checked by itself. Raises RecipeError."""
-    if path := _large_number(source.data):
-        name = ".".join(map(str, path))
-        raise RecipeError(
-            source.location_of(path), f"{name}: a number of more than {MAX_DIGITS} digits; give a smaller one"
-        )
+    for path, why in _odd_values(source.data):
+        raise RecipeError(source.location_of(path), f"{'.'.join(map(str, path))}: {why}")
     try:
         # JSON's strict mode: no text for a number and no 1 for true, but lists for tuples.
         return Recipe.model_validate_json(json.dumps(source.data, default=str), strict=True)
@@ -131,14 +128,15 @@ def validate(source: RecipeSource) -> Recipe:
         raise RecipeError(source.location_of(error_path(error)), describe_error(error)) from None
 
 
-def _large_number(value: Any, path: KeyPath = ()) -> KeyPath | None:
-    """Return the path of a whole number that is too large to be meant, or None."""
-    if isinstance(value, int):
-        return path if abs(value) >= 10**MAX_DIGITS else None
-    entries: Iterable[tuple[str | int, Any]] = ()
+def _odd_values(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the paths of whole numbers that are too large to be meant and of texts that JSON can't hold, with why."""
+    if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
+        yield path, f"a number of more than {MAX_DIGITS} digits; give a smaller one"
+    if isinstance(value, str) and not is_utf8(value):
+        yield path, "a text that is not UTF-8, as of a file with such a name; rename the file or folder"
     if isinstance(value, dict | list):
-        entries = value.items() if isinstance(value, dict) else enumerate(value)
-    return next((found_path for key, inner in entries if (found_path := _large_number(inner, (*path, key)))), None)
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _odd_values(inner, (*path, key))
 
 
 def check(source: RecipeSource, checks: Checks) -> Recipe:

@@ -4,15 +4,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from isheep.errors import is_utf8
-
 MAX_NAME_BYTES = 255
 """The longest name of a file or folder that Linux has."""
 
 
 def _check_path(value: str) -> str:
-    if not is_utf8(value):
-        raise ValueError("a path, or a name, is UTF-8: rename the file or folder")
     names = value.split("/")
     if not value or "\0" in value or max(len(name.encode()) for name in names) > MAX_NAME_BYTES:
         raise ValueError(f"a path, or a name, has no NUL, and at most {MAX_NAME_BYTES} bytes between two slashes")

@@ -36,7 +36,9 @@ def make_graded_run(path: Path) -> Path:
         first.write("rejected.jsonl", Rejected, [Rejected(id="t1-b0001-00.2", text=ATTACK, by="parse", why="cut off")])
         first.write("pairs.jsonl", Pair, [Pair(**row.model_dump(exclude={"grades"})) for row in rows])
         first.write("assessed.jsonl", AssessedPair, rows)
-        first.write("dropped.jsonl", Drop, find_drops(rows, recipe.filters, True, ["<|end|>"]))
+        # As a run of an earlier version, which kept texts with control characters: they must be escaped all the same.
+        harmless_rows = [row.model_copy(update={"output": "fine"}) for row in rows]
+        first.write("dropped.jsonl", Drop, find_drops(harmless_rows, recipe.filters, True, ["<|end|>"]))
         root.notify("iteration 1: all 5 prompts of synthesis.budget are used")
         (first.path / "adapter.part" / "checkpoint-3").mkdir(parents=True)
         second.write("tasks.jsonl", Task, [Task(id="t2-00000", instruction="Go on")])
