@@ -21,6 +21,7 @@ from isheep.lamb.world import draw_quest
 from isheep.recipe.schema import Recipe
 from isheep.records import Answer, AssessedPair, Grade, Model, Pair, Sampling
 from isheep.rundir.folder import RunFolder
+from isheep.rundir.manifest import accept_files
 from isheep.rundir.run import open_run, open_run_for_writing
 from tests.helpers.backends import add_benchmark, use_backend
 from tests.helpers.command import Done, isheep, refused
@@ -179,7 +180,7 @@ def test_an_iteration_with_an_assessment_of_its_own_is_measured_with_it(bench: B
     for row in rows:
         del row["grades"]["quality"]
     ratings.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (run / "manifest.json").unlink()
+    accept_files(run, ["iter-2/assessed.jsonl"])
     result = calibrate(run, 2)
     assert [*result["scores"]] == ["following"] and result["judge"] == "base"
     assert [*result["comparisons"]["current judge"]] == ["following"]
@@ -188,7 +189,7 @@ def test_an_iteration_with_an_assessment_of_its_own_is_measured_with_it(bench: B
 def test_a_run_whose_first_iteration_is_not_rated_is_measured(bench: Bench, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", assessment=None, filters=[], iteration={2: {"assessment": {}}})
     (run / "iter-1/assessed.jsonl").unlink()
-    (run / "manifest.json").unlink()
+    accept_files(run, ["iter-1/assessed.jsonl"])
     assert calibrate(run, 2)["iteration"] == 2
 
 

@@ -5,7 +5,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from isheep.errors import UserError
+from isheep.errors import UserError, quote_path
 
 GZIP_START = b"\x1f\x8b"
 
@@ -19,6 +19,8 @@ MAX_TEXT_BYTES = 2**20
 # those that repeat themselves 100.
 FREE_BYTES, MAX_RATIO = 2**24, 200
 _CHUNK = 2**20
+MAX_SHOWN_PATH = 300
+"""A longer path is shown without its middle."""
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
@@ -80,7 +82,8 @@ def read_small_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
 def _unreadable(path: Path, error: Exception) -> UserError:
     if isinstance(error, UnicodeDecodeError):
         return UserError(f"{path}: can't be read: not UTF-8 text at byte {error.start}; write it as UTF-8")
-    return UserError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}")
+    label = path if len(str(path)) <= MAX_SHOWN_PATH else quote_path(str(path))
+    return UserError(f"{label}: can't be read: {getattr(error, 'strerror', None) or error}")
 
 
 def _amount(num_bytes: int) -> str:

@@ -290,7 +290,7 @@ class Matrix:
         is_same = all(after.get(path) == expected_files.get(path) for path in compared)
         if is_same and (done.out == expected.out or file in NO_RESULTS):
             return Tried(state, file, damage, name, "harmless", done.err)
-        is_said = name == "status" and str(self.run / file) in done.out
+        is_said = name in ("status", "verify") and str(self.run / file) in done.out
         return Tried(state, file, damage, name, "said" if is_said else "used in silence", done.out + done.err)
 
     def _undamaged(self, state: str, name: str) -> tuple[Done, dict[str, str]]:
