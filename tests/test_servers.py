@@ -41,7 +41,9 @@ CALLER = """
 import signal, sys
 from isheep.openai_client import client
 from isheep.recipe.machine import Calls
-signal.signal(signal.SIGTERM, signal.default_int_handler)
+for name in (signal.SIGINT, signal.SIGTERM):
+    # A process that a shell started in the background ignores Ctrl-C.
+    signal.signal(name, signal.default_int_handler)
 client.GRACE_SECONDS = float(sys.argv[2])
 bodies = {str(n): {"messages": [{"role": "user", "content": f"Say {n}"}]} for n in range(12)}
 requests = client.ServerRequests("chat/completions", bodies, lambda reply: print("kept", reply.key, flush=True))
