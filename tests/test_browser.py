@@ -94,6 +94,7 @@ def test_enter_without_scores_sends_nothing_and_clicking_works(
     browser: Any, serve: Any, session: AnnotationSession
 ) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.support.wait import WebDriverWait
 
     browser.get(serve(session))
     # The score for following is missing.
@@ -103,7 +104,8 @@ def test_enter_without_scores_sends_nothing_and_clicking_works(
     for name, score in (("quality", 6), ("following", 9)):
         browser.find_element("css selector", f"[name={name}][value='{score}']").click()
     browser.find_element("css selector", "button.main").click()
-    assert "1 of 3" in browser.find_element("tag name", "header").text
+    # The click may return before the next page is there.
+    WebDriverWait(browser, 60).until(lambda page: "1 of 3" in page.find_element("tag name", "header").text)
     assert ratings(session) == [(session.questions[0].task.id, {"quality": 6, "following": 9})]
 
 
