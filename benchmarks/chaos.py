@@ -37,14 +37,15 @@ FUNCTION_RECIPES = ("isheep", "stop", "dromedary", "self-instruct")
 LAMB = (
     *("lamb", "synthesis.tasks=20", "synthesis.batch_size=8", "response.batch_size=8", "assessment.batch_size=8"),
     *("iterations=2", "training.eval_every=1", "training.batch_size=4", "filters=[{kind: score, at_least: 2}]"),
-    *("evaluation=[{name: lamb, num_items: 20}]", "machine.threads=1", "machine.report=false"),
+    *("evaluation=[]", "machine.threads=1", "machine.report=false"),
 )
 REAL_MODEL = (
     *("small", "synthesis.tasks=8", "synthesis.batch_size=4", "response.batch_size=4", "assessment.batch_size=4"),
     *("synthesis.sampling.max_tokens=96", "response.sampling.max_tokens=48", "training.eval_every=1"),
     *("training.batch_size=2", "iterations=2", "evaluation=[]", "machine.threads=1", "machine.report=false"),
 )
-SERVED = (*LAMB, "iterations=1", "evaluation=[]", "machine.engine=openai", "machine.server.max_in_flight=4")
+SERVED = (*LAMB, "iterations=1", "machine.engine=openai", "machine.server.max_in_flight=4")
+EVALUATED = (*LAMB, "iterations=1", "synthesis.tasks=8", "evaluation=[lamb]")
 # Kilobytes of a disk on which the run of a function becomes full at different moments.
 DISK_SIZES = (40, 60, 80, 100, 120, 140, 160, 200, 240)
 
@@ -236,17 +237,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kills", type=int, default=40, help="Set how often each kind of run is killed.")
     parser.add_argument("--model", help="Name a checkpoint whose runs are killed, too.")
     parser.add_argument("--model-kills", type=int, default=20, help="Set how often runs on --model are killed.")
-    parser.add_argument("--fault", nargs="+", help="Try only these: moments, lamb, two, server, disk, damage, model.")
+    parser.add_argument(
+        "--fault", nargs="+", help="Try only these: moments, lamb, evaluation, two, server, disk, damage, model."
+    )
     parser.add_argument("--seed", type=int, default=1, help="Set the seed of the moments.")
     parser.add_argument("--into", type=Path, help="Write the table into this file, between its markers.")
     args = parser.parse_args(arguments)
     rng, damage_table = random.Random(args.seed), ""
 
     def kill_lamb(folder: Path) -> Row:
-        return kill_real_runs("lamb, evaluation included", LAMB, args.kills, folder, rng)
+        return kill_real_runs("lamb, two iterations", LAMB, args.kills, folder, rng)
+
+    def kill_evaluation(folder: Path) -> Row:
+        return kill_real_runs("lamb, mostly in evaluation", EVALUATED, args.kills // 4, folder, rng)
 
     def kill_two(folder: Path) -> Row:
-        words = (*LAMB, "evaluation=[]", "iterations=1", "machine.device=cpu", "machine.gpus=2")
+        words = (*LAMB, "iterations=1", "machine.device=cpu", "machine.gpus=2")
         return kill_real_runs("lamb, trained in two processes", words, args.kills // 4, folder, rng)
 
     def kill_model(folder: Path) -> Row:
@@ -256,6 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     faults: dict[str, Callable[[Path], Row]] = {
         "moments": lambda folder: kill_at_moments(args.kills, folder, rng),
         "lamb": kill_lamb,
+        "evaluation": kill_evaluation,
         "two": kill_two,
         "server": lambda folder: refuse_calls(args.kills // 4, folder, rng),
         "disk": fill_disks,
