@@ -237,9 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kills", type=int, default=40, help="Set how often each kind of run is killed.")
     parser.add_argument("--model", help="Name a checkpoint whose runs are killed, too.")
     parser.add_argument("--model-kills", type=int, default=20, help="Set how often runs on --model are killed.")
-    parser.add_argument(
-        "--fault", nargs="+", help="Try only these faults, such as moments or damage."
-    )
+    parser.add_argument("--fault", nargs="+", help="Try only these faults, such as moments or damage.")
     parser.add_argument("--seed", type=int, default=1, help="Set the seed of the moments.")
     parser.add_argument("--into", type=Path, help="Write the table into this file, between its markers.")
     args = parser.parse_args(arguments)

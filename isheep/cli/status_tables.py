@@ -24,6 +24,7 @@ from isheep.rundir.artifacts import OTHER_STAGE, STAGES, artifact_of
 from isheep.rundir.events import damaged_events, read_events
 from isheep.rundir.findings import find_stop, read_findings
 from isheep.rundir.folder import RunFolder
+from isheep.rundir.integrity import describe_absent_files
 from isheep.rundir.iterations import find_run_result, iteration_dir, newest_iteration
 from isheep.rundir.run import open_run
 from isheep.rundir.stage_times import stage_seconds
@@ -89,7 +90,9 @@ def status_values(run_dir: Path) -> dict[str, Any]:
 def _described_problems(run: RunFolder, problems: Sequence[str]) -> list[str]:
     """Return the lines about files that are not as the run made them, each once, and about damaged events."""
     events = damaged_events(run.root)
-    return [*dict.fromkeys(problems), *([events] if events else [])]
+    # A file that was already named as gone is not named again.
+    absent = [line for line in describe_absent_files(run.root) if not any(line.split()[0] in text for text in problems)]
+    return [*dict.fromkeys(problems), *absent, *([events] if events else [])]
 
 
 def notes(run: RunFolder) -> list[str]:

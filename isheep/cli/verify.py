@@ -29,7 +29,7 @@ def verify(run_dir: RunDir, accept: Accepted = None) -> None:
     code is 2. Other commands check what they read, files above 1 GiB by sampled blocks.
     """
     from isheep.rundir.events import damaged_events
-    from isheep.rundir.integrity import find_problems
+    from isheep.rundir.integrity import describe_absent_files, find_problems
     from isheep.rundir.manifest import MANIFEST_FILE, has_manifest, read_manifest
     from isheep.rundir.run import check_is_run
 
@@ -45,9 +45,8 @@ def verify(run_dir: RunDir, accept: Accepted = None) -> None:
     if line := damaged_events(run_dir):
         print_line(line)
     files = read_manifest(run_dir)
-    for name in files:
-        if not (run_dir / name).exists() and name not in {problem.file for problem in problems}:
-            print_line(f"{run_dir / name} is not there: the run makes it again if it needs it")
+    for line in describe_absent_files(run_dir):
+        print_line(line)
     if len(problems) == 1:
         raise UserError(problems[0].text)
     for problem in problems:

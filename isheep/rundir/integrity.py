@@ -88,6 +88,13 @@ def find_problems(root: Path, all_bytes: bool = False) -> Iterator[FileProblem]:
             )
 
 
+def describe_absent_files(root: Path) -> Iterator[str]:
+    """Yield a line for each recorded file that is gone and that the run makes again, if it needs it."""
+    for file in read_manifest(root):
+        if not (root / file).exists() and not (root / f"{file}.part").exists() and _is_made_again(root, file):
+            yield f"{root / file} is not there: the run makes it again if it needs it"
+
+
 def describe_change(root: Path, files: Files, file: str, all_bytes: bool = False) -> str | None:
     """Return the line about a file whose content is not the recorded one; None if it is, or is not recorded.
 

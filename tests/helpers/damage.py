@@ -218,7 +218,7 @@ class Tried(NamedTuple):
 
     @property
     def is_wrong(self) -> bool:
-        return self.outcome not in ("detected", "harmless", "said")
+        return self.outcome not in ("detected", "harmless", "said", "another card")
 
 
 Commands = Mapping[str, tuple[str, ...]]
@@ -290,8 +290,14 @@ class Matrix:
         is_same = all(after.get(path) == expected_files.get(path) for path in compared)
         if is_same and (done.out == expected.out or file in NO_RESULTS):
             return Tried(state, file, damage, name, "harmless", done.err)
-        is_said = name in ("status", "verify") and str(self.run / file) in done.out
-        return Tried(state, file, damage, name, "said" if is_said else "used in silence", done.out + done.err)
+        text = done.out + done.err
+        if file == "run.jsonl" and name == "export model":
+            # The card takes versions and times from it. It grows line by line, and no digest is kept of it.
+            return Tried(state, file, damage, name, "another card", text)
+        # A foreign manifest makes every other file look changed.
+        is_foreign_manifest = file == "manifest.json" and "has changed since the run made it" in text
+        is_said = name != "run" and (str(self.run / file) in text or is_foreign_manifest)
+        return Tried(state, file, damage, name, "said" if is_said else "used in silence", text)
 
     def _undamaged(self, state: str, name: str) -> tuple[Done, dict[str, str]]:
         if (state, name) not in self.expected:
