@@ -60,6 +60,7 @@ def verify(run_dir: RunDir, accept: Accepted = None) -> None:
 
 def _accept(run_dir: Path, names: list[str]) -> None:
     """Record the named files, and those in the named folders, as they are now."""
+    from isheep.rundir.integrity import RECIPE_FILE, way_out
     from isheep.rundir.manifest import accept_files, finished_files, read_manifest
     from isheep.rundir.run import lock_run
 
@@ -67,7 +68,10 @@ def _accept(run_dir: Path, names: list[str]) -> None:
         files = sorted({*finished_files(run_dir), *read_manifest(run_dir)})
         for name in names:
             path = str(Path(name))
-            accepted = [file for file in files if path in (file, ".") or file.startswith(f"{path}/")]
+            if path in (".", RECIPE_FILE):
+                # All files follow from its settings, and none would be made again.
+                raise UserError(f"--accept {name}: {RECIPE_FILE} can't be accepted: {way_out(run_dir, RECIPE_FILE)}")
+            accepted = [file for file in files if path == file or file.startswith(f"{path}/")]
             if not accepted:
                 raise UserError(
                     f"--accept {name}: no such file among those of {run_dir} that are recorded; give its path in the "

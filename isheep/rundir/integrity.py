@@ -35,6 +35,7 @@ from isheep.rundir.manifest import (
 # The stages in whose files a run finds what it goes on with; scores may be added at any time.
 ADDED_LATER = ("evaluation", JUDGE_CALIBRATION)
 MEASURES = "measures for filters"
+RECIPE_FILE = "recipe.yaml"
 
 
 class FileProblem(NamedTuple):
@@ -139,9 +140,10 @@ def describe_missing(root: Path, file: str) -> str | None:
     files = read_manifest(root)
     if digest_of(files, file) is None or (root / file).exists() or (root / f"{file}.part").exists():
         return None
-    if files_made_from(root, files, file):
+    if files_made_from(root, files, file) and not _is_made_again(root, file):
         return _describe_missing(root, file)
-    return f"{root / file} is gone: put it back as it was, or isheep run {_quoted(root)} makes it again"
+    source = _dependents(root, file)
+    return f"{root / file} is gone{source}: put it back as it was, or isheep run {_quoted(root)} makes it again"
 
 
 def way_out(root: Path, file: str) -> str:
@@ -150,8 +152,16 @@ def way_out(root: Path, file: str) -> str:
     artifact = artifact_of(name) if iteration is not None else None
     if artifact and artifact.stage == JUDGE_CALIBRATION:
         return f"put it back, or delete {artifact.name} and run isheep judge-calibration again"
+    if name == "train.json" and (root / iteration_name(iteration or 0) / "adapter").exists():
+        redo = f"isheep redo {_quoted(root)} --from training --iteration {iteration}"
+        return f"put it back as it was, or train on it as it is now: {redo}"
     if artifact or file == SEEDS_FILE:
         return f"put it back as it was, or make it again with all that follows: {redo_command(root, file)}"
+    if file == RECIPE_FILE:
+        return (
+            f"put it back as it was; to run with another setting: isheep run {_quoted(root)} KEY=VALUE --fork NAME, "
+            "or for a key of machine without --fork"
+        )
     if file.startswith("control/"):
         return "delete it, and it is made again"
     return (
