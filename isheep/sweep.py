@@ -36,6 +36,7 @@ from isheep.rundir.events import read_events
 from isheep.rundir.findings import report_findings
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
+from isheep.rundir.manifest import is_stale
 from isheep.rundir.progress import console
 from isheep.rundir.python_objects import Names, check_python_objects, save_python_objects
 from isheep.rundir.reuse import ReusedRun, begin_reuse, check_reused_run, report_files
@@ -291,6 +292,7 @@ def find_reusable_files(recipe: Recipe, run_dir: Path, other_runs: Sequence[Reus
             path = folder / file
             if (
                 path.exists()
+                and not is_stale(folder, file)
                 and source_fingerprint(other_recipe, folder, file) == fingerprint
                 and is_current_result(recipe, path)
             ):

@@ -310,3 +310,49 @@ def test_truncated_weights_are_named(adapter: Path) -> None:
         weights.write_bytes(content[:length])
         with pytest.raises(UserError, match="adapter_model.safetensors: can't be read as safetensors"):
             check_adapter(adapter)
+
+
+# --- files that do not belong together
+
+
+def test_a_folder_that_is_accepted_hides_nothing_that_was_made_from_an_edit(finished: Path) -> None:
+    edit(finished / "iter-1/assessed.jsonl", finished)
+    done = command("verify", finished, "--accept", "iter-1")
+    assert done.code == 2 and "iter-1/dropped.jsonl was made from another iter-1/assessed.jsonl" in done.out + done.err
+
+
+def test_a_fork_takes_over_no_file_whose_sources_were_edited(finished: Path, tmp_path: Path) -> None:
+    edit(finished / "iter-1/pairs.jsonl", finished)
+    assert command("verify", finished, "--accept", "iter-1/pairs.jsonl").code == 2
+    fork = finished.with_name("fork")
+    done = command("run", finished, "--fork", "fork", "iterations=1")
+    assert done.code == 0 and command("verify", fork).code == 0, done.err
+    ratings = "iter-1/assessed.jsonl"
+    assert (fork / ratings).read_bytes() != (finished / ratings).read_bytes()
+
+
+def test_scores_that_the_run_did_not_make_are_refused(finished: Path) -> None:
+    shutil.rmtree(finished / "iter-2/eval")
+    manifest.accept_files(
+        finished, [name for name in manifest.read_manifest(finished) if name.startswith("iter-2/eval")]
+    )
+    shutil.copytree(finished / "base/eval", finished / "iter-2/eval")
+    assert "was not made by this run" in refused("run", finished)
+
+
+def test_rows_that_the_run_did_not_write_are_written_again(matrix: Matrix, tmp_path: Path) -> None:
+    run = copy_of(matrix, "finished", tmp_path / "run")
+    before = hash_files(run)
+    pairs = run / "iter-2/pairs.jsonl"
+    part = pairs.with_name("pairs.jsonl.part")
+    part.write_bytes(pairs.read_bytes() * 2)
+    pairs.unlink()
+    assert command("run", run).code == 0 and hash_files(run) == before
+
+
+def test_a_recipe_is_not_accepted(finished: Path) -> None:
+    path = finished / "recipe.yaml"
+    path.write_text(path.read_text().replace("seed: 42", "seed: 43"))
+    assert "--fork NAME" in refused("run", finished)
+    assert "recipe.yaml can't be accepted" in refused("verify", finished, "--accept", "recipe.yaml")
+    assert "can't be accepted" in refused("verify", finished, "--accept", ".")

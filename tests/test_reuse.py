@@ -18,6 +18,7 @@ from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
 from isheep.records import Model
 from isheep.rundir.events import read_events
+from isheep.rundir.manifest import accept_files
 from isheep.rundir.run import lock_run
 from isheep.rundir.training_file import training_file_sha256
 from tests.helpers.backends import use_backend
@@ -334,6 +335,7 @@ def test_scores_are_made_again_for_all_later_models(finished: Path) -> None:
     for folder in ("base", "iter-1", "iter-2"):
         (finished / folder / "eval").mkdir(parents=True)
         (finished / folder / "eval/lamb.json").write_text('{"scores": {"right": {"items": [true]}}}')
+        accept_files(finished, [f"{folder}/eval/lamb.json"])
     done = command("redo", finished, "--from", "evaluate", "--iteration", "1")
     assert done.code == 0 and "replaced/1: evaluation of iteration 1; evaluation of iteration 2\n" in done.err
     assert sorted(path.parent.name for path in finished.rglob("eval")) == ["base", "iter-1", "iter-2"]

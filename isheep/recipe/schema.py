@@ -30,6 +30,9 @@ RATING_SCALE = range(1, 11)
 # The seed tasks in a prompt of response.prompt: instances, unless the recipe gives a number.
 DEFAULT_INSTANCE_EXAMPLES = 6
 
+MAX_ITERATIONS = 1000
+"""The most iterations: a plan, a report and a status have a line for each."""
+
 CHAT_TEMPLATES = ("qwen", "llama3", "tokenizer")
 """The chat templates that a recipe can name: Appendix E's two, and the tokenizer's own."""
 
@@ -247,7 +250,7 @@ class Recipe(Settings):
     """The language of the tasks; any: another one, or several. It decides on the packaged synthesis prompt, what counts
     as a word, which words and beginnings the rules reject, and in which script an instruction must be
     (docs/languages.md)."""
-    iterations: Count = 3
+    iterations: Annotated[int, Field(ge=1, le=MAX_ITERATIONS)] = 3
     """The number of iterations, T (Algorithm 1, line 2)."""
     seed: Annotated[int, Field(ge=0)] = 42
     """The random seed."""

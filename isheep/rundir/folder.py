@@ -161,6 +161,9 @@ class RunFolder:
         # The name may have a folder, as in standard/nq.jsonl.
         part.parent.mkdir(parents=True, exist_ok=True)
         existing, length = jsonl.whole_batches(part, row_type, batch_size)
+        if num_rows is not None and len(existing) > num_rows:
+            # Rows that this run has not written.
+            existing, length = JsonlRows(part, row_type), 0
         start_time, num_existing, num_tokens = time.monotonic(), len(existing), 0
         rows = JsonlRows(self.path / name, row_type, existing.starts[:])
         with (

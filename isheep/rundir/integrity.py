@@ -32,8 +32,8 @@ from isheep.rundir.manifest import (
     read_manifest,
 )
 
-# The stages in whose files a run finds what it goes on with; scores may be added at any time.
-ADDED_LATER = ("evaluation", JUDGE_CALIBRATION)
+# The stages whose files commands other than the run make without recording them.
+ADDED_LATER = (JUDGE_CALIBRATION,)
 MEASURES = "measures for filters"
 RECIPE_FILE = "recipe.yaml"
 

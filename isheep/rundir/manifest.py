@@ -110,13 +110,18 @@ def find_stale_files(root: Path, files: Files) -> list[StaleFile]:
     """Return the existing files one of whose sources has another digest now than when they were made."""
     digests: dict[str, str | None] = {}
     stale = []
-    for file, record in files.items():
+    for file, record in sorted(files.items(), key=lambda entry: production_order(entry[0])):
         for source, digest in record.sources.items():
             if source not in digests:
                 digests[source] = digest_of(files, source)
             if digests[source] not in (None, digest) and (root / file).exists():
                 stale.append(StaleFile(file, source))
     return stale
+
+
+def is_stale(root: Path, file: str) -> bool:
+    """Return whether a file, or one in a folder, was made from another content of its sources than they have now."""
+    return any(f"{stale.file}/".startswith(f"{file}/") for stale in find_stale_files(root, read_manifest(root)))
 
 
 def files_made_from(root: Path, files: Files, file: str) -> list[str]:
@@ -168,12 +173,17 @@ def record_files(root: Path, parts: Mapping[str, Path]) -> None:
 
 
 def accept_files(root: Path, names: Iterable[str]) -> None:
-    """Record existing files as they are now, whatever was made from them, and forget those that do not exist."""
+    """Record existing files as they are now, whatever was made from them, and forget those that do not exist.
+
+    A file that has not changed keeps its record, which says what it was made from.
+    """
     with _writing:
         files = dict(read_manifest(root))
         for name in names:
             if (root / name).is_file():
-                files[name] = _make_record(files, name, root / name)
+                record = _make_record(files, name, root / name)
+                if name not in files or files[name].sha256 != record.sha256:
+                    files[name] = record
             else:
                 files.pop(name, None)
         _write(root, files)
