@@ -34,7 +34,6 @@ from isheep.rundir.manifest import (
 
 # The stages whose files commands other than the run make without recording them.
 ADDED_LATER = (JUDGE_CALIBRATION,)
-MEASURES = "measures for filters"
 RECIPE_FILE = "recipe.yaml"
 
 
@@ -222,16 +221,13 @@ def _has_results(root: Path, iteration: int) -> bool:
 
 
 def _is_made_again(root: Path, file: str) -> bool:
-    """Return whether a run makes a missing file again: not one inside a finished adapter or beside what used it."""
+    """Return whether a run makes a missing file again: not one inside a finished adapter or beside finished scores."""
     iteration, name = split_file(file)
     if iteration is None:
         return file == SEEDS_FILE or file.startswith("control/")
     folder = root / iteration_name(iteration)
     if name.startswith("adapter/"):
         return not (folder / "adapter").exists()
-    if stage_of(name) == MEASURES:
-        # Filters that have chosen do not measure again.
-        return not (folder / "dropped.jsonl").exists()
     if stage_of(name) != "evaluation":
         return True
     # The files of eval/NAME/ are made with eval/NAME.json.
