@@ -313,3 +313,8 @@ def test_a_tokenizer_whose_expression_takes_too_many_steps_gives_up_in_one_line(
     for read in (lambda text: encode(tokenizer, text), lambda text: prompt_ids(tokenizer, [text])):
         with pytest.raises(UserError, match="the tokenizer gives up on a text: .*retry-limit"):
             read("a" * 40 + "!")
+
+
+def test_a_recipe_without_an_end_is_refused() -> None:
+    """A plan has a line for each iteration."""
+    assert "iterations: input should be less than or equal to 1000" in refused("plan", "lamb", "iterations=1000000000")
