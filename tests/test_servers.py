@@ -87,7 +87,6 @@ def test_calls_to_a_server_that_hangs_stop_at_once(grace: float, signals: list[s
     assert sorted(printed.decode().split()) == sorted(["kept"] * 5 + list("01234"))
 
 
-@pytest.mark.slow
 def test_an_error_waits_for_the_answers_under_way(capsys: pytest.CaptureFixture[str]) -> None:
     """The first call fails, and the others are answered only after that: they are received before the error."""
     failed, received = threading.Event(), list[str]()
