@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -82,15 +83,24 @@ def node_id(replica: Any) -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def die_in_next_batch(replica: Any) -> None:
-    """Let the process kill itself when it has computed the next batch and not yet returned it."""
-    generate = replica.engine.generate
+def die_before_answering(replica: Any) -> None:
+    """Let the process kill itself when it has computed its next call and not yet returned the result."""
+    actors.node_name = lambda: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
 
-    def die(*arguments: Any) -> None:
-        generate(*arguments)
-        os.kill(os.getpid(), signal.SIGKILL)
 
-    replica.engine.generate = die
+def hang_before_answering(replica: Any) -> None:
+    """Let the process compute its next call and never return the result."""
+    actors.node_name = threading.Event().wait  # type: ignore[assignment]
+
+
+def start_replicas(cluster: Any) -> None:
+    """Wait until both replicas are alive: on a busy machine the first one may do all the work of a small run."""
+    pool, taken = actors.pool_of(machine(cluster)), list[Any]()
+    while len(taken) < 2:
+        if actor := pool.take():
+            taken.append(actor)
+    for actor in taken:
+        pool.free.put(actor)
 
 
 def disturb(monkeypatch: pytest.MonkeyPatch, batch: int, disturbance: Callable[[Any], bool]) -> list[int]:
@@ -156,9 +166,10 @@ def test_the_batch_of_a_dead_replica_is_repeated(
     single: Path, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill_replica(actor: Any) -> bool:
-        run_in_actor(actor, die_in_next_batch)
+        run_in_actor(actor, die_before_answering)
         return True
 
+    start_replicas(cluster)
     disturbed_batches = disturb(monkeypatch, 5, kill_replica)
     messages = run(tmp_path / "run", cluster, "iterations=1")
     assert disturbed_batches and messages.count("a replica died: another one repeats its batch") == 1
@@ -190,9 +201,12 @@ def test_a_run_survives_the_death_of_a_node(
     def remove_node(actor: Any) -> bool:
         if run_in_actor(actor, node_id) != node.node_id:
             return False
+        # A process outlives its node for a moment, in which it could still return the result.
+        run_in_actor(actor, hang_before_answering)
         cluster.remove_node(node, allow_graceful=False)
         return True
 
+    start_replicas(cluster)
     disturbed_batches = disturb(monkeypatch, 5, remove_node)
     messages = run(tmp_path / "run", cluster, "iterations=1")
     cluster.add_node(**NODE)
