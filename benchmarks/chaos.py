@@ -2,6 +2,7 @@
 
     python -m benchmarks.chaos [--kills 40] [--model CHECKPOINT] [--fault NAME ...] [--into docs/reliability.md]
 
+Two faults are tried at a time, each in a process of its own. The moments of a fault follow from `--seed` and its name.
 Every fault strikes a run of the real command line, which is then started again until it ends. Its files are compared
 with those of a run that nothing disturbed. "Lost" counts runs that ended with other bytes, or not at all. What "done
 again" counts is said in each row. `--model` adds kills of a run on a real checkpoint. `--into FILE` replaces the text
@@ -20,6 +21,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,9 +49,19 @@ REAL_MODEL = (
     *("training.batch_size=2", "iterations=2", "evaluation=[]", "machine.threads=1", "machine.report=false"),
 )
 SERVED = (*LAMB, "iterations=1", "machine.engine=openai", "machine.server.max_in_flight=4")
+TWO_TRAINERS = (*LAMB, "iterations=1", "machine.device=cpu", "machine.gpus=2")
 EVALUATED = (*LAMB, "iterations=1", "synthesis.tasks=8", "evaluation=[lamb]")
 # Kilobytes of a disk on which the run of a function becomes full at different moments.
 DISK_SIZES = (40, 60, 80, 100, 120, 140, 160, 200, 240)
+
+
+class Options(NamedTuple):
+    """How often runs are killed, a checkpoint whose runs are killed too, how often these, and the seed."""
+
+    kills: int
+    model: str | None
+    model_kills: int
+    seed: int
 
 
 class Row(NamedTuple):
@@ -122,7 +135,30 @@ def kill_real_runs(name: str, words: Sequence[str], kills: int, folder: Path, rn
     return Row(f"SIGKILL at a random moment: {name}", num_killed, lost, done_again, "resumed to the same bytes")
 
 
-def kill_at_moments(kills: int, folder: Path, rng: random.Random) -> Row:
+def kill_lamb(options: Options, folder: Path, rng: random.Random) -> Row:
+    """Kill runs of lamb."""
+    return kill_real_runs("lamb, two iterations", LAMB, options.kills, folder, rng)
+
+
+def kill_evaluation(options: Options, folder: Path, rng: random.Random) -> Row:
+    """Kill runs of lamb that spend most of their time in the evaluation."""
+    return kill_real_runs("lamb, mostly in evaluation", EVALUATED, options.kills // 4, folder, rng)
+
+
+def kill_two_trainers(options: Options, folder: Path, rng: random.Random) -> Row:
+    """Kill runs of lamb that train in two processes."""
+    return kill_real_runs("lamb, trained in two processes", TWO_TRAINERS, options.kills // 4, folder, rng)
+
+
+def kill_model(options: Options, folder: Path, rng: random.Random) -> Row:
+    """Kill runs of the real model that the user names."""
+    if not options.model:
+        raise UserError("--fault model kills runs of a real model: name one with --model")
+    words = (*REAL_MODEL, "--model", options.model)
+    return kill_real_runs(f"{Path(options.model).name}, a real model", words, options.model_kills, folder, rng)
+
+
+def kill_at_moments(options: Options, folder: Path, rng: random.Random) -> Row:
     """Kill runs on a function at an engine call, training step, fsync or rename."""
     num_killed, lost, again, num_calls = 0, 0, 0, 0
     for recipe in FUNCTION_RECIPES:
@@ -130,7 +166,7 @@ def kill_at_moments(kills: int, folder: Path, rng: random.Random) -> Row:
         run_until_killed(undisturbed, 0, recipe)
         expected, calls = hash_files(undisturbed), count_calls(undisturbed)
         moments = range(1, count_moments(undisturbed) + 1)
-        for moment in sorted(rng.sample(moments, min(kills // len(FUNCTION_RECIPES), len(moments)))):
+        for moment in sorted(rng.sample(moments, min(options.kills // len(FUNCTION_RECIPES), len(moments)))):
             out = folder / f"{recipe}-{moment}"
             run_until_killed(out, moment, recipe)
             run_until_killed(out, 0, recipe)
@@ -148,7 +184,7 @@ def count_calls(out: Path) -> int:
     return out.with_suffix(".texts").stat().st_size
 
 
-def fill_disks(folder: Path) -> Row:
+def fill_disks(options: Options, folder: Path, rng: random.Random) -> Row:
     """Let runs on a function end on a full disk, and let them go on when the disk is larger."""
     undisturbed = folder / "undisturbed"
     run_until_killed(undisturbed, 0)
@@ -169,7 +205,7 @@ def fill_disks(folder: Path) -> Row:
     return Row("full disk", num_full, lost, "-", "one line, exit code 2; resumed to the same bytes with more room")
 
 
-def refuse_calls(kills: int, folder: Path, rng: random.Random) -> Row:
+def refuse_calls(options: Options, folder: Path, rng: random.Random) -> Row:
     """Kill runs on a server that refuses three calls in ten, and count the answers that were paid for twice."""
     chances = random.Random(0)
 
@@ -184,7 +220,7 @@ def refuse_calls(kills: int, folder: Path, rng: random.Random) -> Row:
         # The address of the server is another one, so the recipe's bytes differ.
         expected = hash_files(undisturbed, ("recipe.yaml",))
     lost, num_killed, num_refused, again, num_answers = 0, 0, 0, 0, 0
-    while num_killed < kills:
+    while num_killed < options.kills // 4:
         out = folder / f"run-{num_killed}"
         with serving(fake._replace(fault=fault)) as served:
             patience = ("machine.server.attempts=10", "machine.server.retry_wait=0")
@@ -217,6 +253,37 @@ def damage_files(folder: Path) -> tuple[list[Row], str]:
 
 # --- the script
 
+Fault = Callable[[Options, Path, random.Random], Row]
+FAULTS: dict[str, Fault] = {
+    "moments": kill_at_moments,
+    "lamb": kill_lamb,
+    "evaluation": kill_evaluation,
+    "two": kill_two_trainers,
+    "server": refuse_calls,
+    "disk": fill_disks,
+    "model": kill_model,
+}
+DAMAGE = "damage"
+
+
+def try_fault(name: str, options: Options) -> tuple[list[Row], str]:
+    """Return the rows of a fault, and the table of all files if the fault is damage to files."""
+    with tempfile.TemporaryDirectory() as folder:
+        if name == DAMAGE:
+            return damage_files(Path(folder))
+        return [FAULTS[name](options, Path(folder), random.Random(f"{options.seed} {name}"))], ""
+
+
+def try_faults(names: Sequence[str], options: Options) -> tuple[list[Row], str]:
+    """Try faults, two at a time, and return all rows in the order of the names, and the table of all files."""
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        # The matrix of damaged files takes longest, so it begins first.
+        futures = {name: pool.submit(try_fault, name, options) for name in sorted(names, key=DAMAGE.__ne__)}
+        for future in as_completed(futures.values()):
+            print(format_rows(future.result()[0]), file=sys.stderr, flush=True)
+        results = [futures[name].result() for name in names]
+    return [row for rows, _ in results for row in rows], "".join(damage_table for _, damage_table in results)
+
 
 def format_rows(rows: Sequence[Row]) -> str:
     """Return the table in Markdown."""
@@ -236,6 +303,7 @@ def write_into(path: Path, text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Try every fault and print the table."""
+    start = time.monotonic()
     parser = make_parser(__doc__)
     parser.add_argument("--kills", type=int, default=40, help="Set how often each kind of run is killed.")
     parser.add_argument("--model", help="Name a checkpoint whose runs are killed, too.")
@@ -244,45 +312,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1, help="Set the seed of the moments.")
     parser.add_argument("--into", type=Path, help="Write the table into this file, between its markers.")
     args = parser.parse_args(arguments)
-    rng, damage_table = random.Random(args.seed), ""
-
-    def kill_lamb(folder: Path) -> Row:
-        return kill_real_runs("lamb, two iterations", LAMB, args.kills, folder, rng)
-
-    def kill_evaluation(folder: Path) -> Row:
-        return kill_real_runs("lamb, mostly in evaluation", EVALUATED, args.kills // 4, folder, rng)
-
-    def kill_two(folder: Path) -> Row:
-        words = (*LAMB, "iterations=1", "machine.device=cpu", "machine.gpus=2")
-        return kill_real_runs("lamb, trained in two processes", words, args.kills // 4, folder, rng)
-
-    def kill_model(folder: Path) -> Row:
-        words = (*REAL_MODEL, "--model", args.model)
-        return kill_real_runs(f"{Path(args.model).name}, a real model", words, args.model_kills, folder, rng)
-
-    faults: dict[str, Callable[[Path], Row]] = {
-        "moments": lambda folder: kill_at_moments(args.kills, folder, rng),
-        "lamb": kill_lamb,
-        "evaluation": kill_evaluation,
-        "two": kill_two,
-        "server": lambda folder: refuse_calls(args.kills // 4, folder, rng),
-        "disk": fill_disks,
-    }
-    if args.model:
-        faults["model"] = kill_model
-    selected = args.fault or [*faults, "damage"]
-    rows: list[Row] = []
-    for name in selected:
-        with tempfile.TemporaryDirectory() as temporary:
-            if name == "damage":
-                new_rows, damage_table = damage_files(Path(temporary))
-            elif name in faults:
-                new_rows = [faults[name](Path(temporary))]
-            else:
-                raise UserError(f"--fault {name!r}: give some of {', '.join([*faults, 'damage'])}")
-        rows += new_rows
-        print(format_rows(new_rows), file=sys.stderr, flush=True)
-    text = format_rows(rows)
+    options = Options(args.kills, args.model, args.model_kills, args.seed)
+    names = args.fault or [name for name in (*FAULTS, DAMAGE) if name != "model" or args.model]
+    for name in names:
+        if name not in (*FAULTS, DAMAGE):
+            raise UserError(f"--fault {name!r}: give some of {', '.join([*FAULTS, DAMAGE])}")
+    rows, damage_table = try_faults(names, options)
+    text = f"{format_rows(rows)}\nTried in {(time.monotonic() - start) / 60:.0f} minutes, two faults at a time.\n"
     if damage_table:
         text += f"\nHow many commands did what with each damaged file:\n\n{damage_table}"
     print(text)

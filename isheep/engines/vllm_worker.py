@@ -21,8 +21,12 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, NamedTuple
 
+import psutil
+
 # Seconds that the process has to end by itself, before it is killed.
 END_TIMEOUT = 20
+# Seconds in which a process with a request uses some CPU time, unless it hangs. A computation on a GPU polls.
+HANG_TIMEOUT = 300.0
 # Environment variables of the process. Those that the user has set take precedence.
 ENVIRONMENT = {
     # The engine core runs in the same process.
@@ -95,10 +99,18 @@ class Worker:
     def call(self, action: str, *arguments: Any) -> Any:
         """Return the result of one of ACTIONS in the process. If it fails, or on Ctrl-C, the process is ended.
 
-        Raises WorkerError if the action fails or the process ends.
+        Raises WorkerError if the action fails, or if the process ends or hangs.
         """
         try:
             self.connection.send((action, arguments))
+            cpu_seconds = self._cpu_seconds()
+            while not self.connection.poll(HANG_TIMEOUT):
+                cpu_seconds, earlier_seconds = self._cpu_seconds(), cpu_seconds
+                if cpu_seconds == earlier_seconds:
+                    log = self._copy_log()
+                    self.kill()
+                    reason = f"the process hung: it used no CPU time for {HANG_TIMEOUT:g} s: {last_line(log)}"
+                    raise WorkerError(reason, log)
             succeeded, result = self.connection.recv()
         except (EOFError, OSError):
             log = self._copy_log()
@@ -120,10 +132,24 @@ class Worker:
         try:
             self.process.wait(END_TIMEOUT)
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+            self.kill()
         self.folder.cleanup()
+
+    def kill(self) -> None:
+        """Kill the process and everything that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def _cpu_seconds(self) -> float:
+        """Return the CPU time that the process and those that it started have used so far."""
+        total = 0.0
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(self.process.pid)
+            for member in (process, *process.children(recursive=True)):
+                times = member.cpu_times()
+                total += times.user + times.system
+        return total
 
     def _copy_log(self) -> Path:
         """Copy the log to a file that is not deleted with the process's folder."""
