@@ -224,7 +224,8 @@ class Tried(NamedTuple):
 
 Commands = Mapping[str, tuple[str, ...]]
 COMMANDS: Commands = {
-    "run": ("run", "RUN", "iterations=2"),
+    # The report has a command of its own.
+    "run": ("run", "RUN", "iterations=2", "machine.report=false"),
     "status": ("status", "RUN"),
     "verify": ("verify", "RUN"),
     "export": ("export", "RUN", "--as", "paper", "--iteration", "1"),
@@ -254,9 +255,10 @@ class Matrix:
 
     def _make(self, name: str, models: FakeModels, *words: str, stops_before_training: int | None = None) -> Path:
         models.stops_before_training = stops_before_training
-        done = command("run", *words, "--out", self.run)
+        done = command("run", *words, "machine.report=false", "--out", self.run)
         models.stops_before_training = None
         assert done.code == 0 or stops_before_training, done.err
+        assert command("report", self.run).code == 0
         return self.run.rename(self.folder / name)
 
     def files(self, state: str) -> list[str]:
