@@ -13,6 +13,7 @@ from isheep.algorithm import align
 from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.benchmarks import benchmarks_need_logprobs, half_name, stop_settings
 from isheep.diagnostics.degenerate import worse_score
+from isheep.diagnostics.judge_kinds import blind_judge
 from isheep.errors import UserError, option
 from isheep.evaluation import evaluate
 from isheep.evaluation.file_sources import benchmark_of_file, source_fingerprint
@@ -105,7 +106,9 @@ def iterate_recipe(
         folder = replace(folder, reuse_from=find_reusable_files(recipe, out, [reused]) if reused else reuse_from)
         for iteration, model in enumerate(align(recipe, folder, backend=backend, filters=filters)):
             evaluate.evaluate(recipe, folder, iteration, model, backend=backend)
-            report_findings(folder, recipe, worse_score(recipe, folder, iteration))
+            report_findings(
+                folder, recipe, worse_score(recipe, folder, iteration), blind_judge(recipe, folder, iteration)
+            )
             send_figures(iteration)
             if reused and _num_made_files(out) > num_made:
                 report_files(folder, iteration, reused)

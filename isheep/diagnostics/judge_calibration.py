@@ -20,6 +20,7 @@ from isheep.batching import derive_seed
 from isheep.benchmarks import load_benchmark, reported_benchmarks
 from isheep.diagnostics import judge_metrics as metrics
 from isheep.diagnostics.contamination import load_prompts
+from isheep.diagnostics.judge_kinds import benchmarks_with_kinds, metrics_by_kind
 from isheep.diagnostics.judge_metrics import Agreement, RankComparison, ScoreDistribution, TruthMetrics
 from isheep.engines import Engine
 from isheep.errors import UserError
@@ -69,7 +70,8 @@ class JudgeCalibration:
     """The metrics of an iteration's judge.
 
     `comparisons` maps what the scores are compared with to a comparison by criterion, or to None if it is missing;
-    `truth` maps the source of the truth to its metrics.
+    `truth` maps the source of the truth to its metrics, `kinds` the label of a benchmark that knows the kinds of
+    generated pairs to the metrics of each kind.
     """
 
     iteration: int
@@ -79,6 +81,7 @@ class JudgeCalibration:
     repeated: Repeatability
     comparisons: dict[str, dict[str, RankComparison] | None]
     truth: dict[str, TruthMetrics]
+    kinds: dict[str, dict[str, TruthMetrics]]
     wins: list[IterationWinRate]
     num_unreadable_annotations: int
 
@@ -189,6 +192,10 @@ def measure_judge(case: JudgedIteration) -> JudgeCalibration:
         repeated=ratings.repeated,
         comparisons=compare_scores(case, ratings, people),
         truth=compare_with_truth(case, ratings, checked, people),
+        kinds={
+            label: metrics_by_kind(case.recipe, benchmark, case.pairs)
+            for label, benchmark in benchmarks_with_kinds(case.recipe).items()
+        },
         wins=win_rates(case),
         num_unreadable_annotations=num_unreadable,
     )

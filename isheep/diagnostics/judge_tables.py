@@ -9,6 +9,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from isheep.diagnostics.judge_calibration import JudgeCalibration
+from isheep.diagnostics.judge_kinds import VERDICTS, verdict
 from isheep.evaluation.statistics import Estimate
 from isheep.recipe.schema import NOT_SELF
 from isheep.rundir.iterations import model_words
@@ -16,7 +17,7 @@ from isheep.rundir.iterations import model_words
 BARS = " ▁▂▃▄▅▆▇█"
 # The column of judges has no room for the name of a model.
 OTHER_JUDGE = "another"
-LEFT_ALIGNED = ("judge", "criterion", "compared with", "truth", "against", "1 to 10")
+LEFT_ALIGNED = ("kind", "judge", "criterion", "compared with", "truth", "against", "1 to 10")
 
 
 def calibration_tables(calibrations: Sequence[JudgeCalibration]) -> Iterator[Table | Text]:
@@ -28,6 +29,7 @@ def calibration_tables(calibrations: Sequence[JudgeCalibration]) -> Iterator[Tab
     yield repeatability_table(calibrations)
     yield rank_table(calibrations)
     yield truth_table(calibrations)
+    yield from kind_tables(calibrations[-1])
     if any(calibration.wins for calibration in calibrations):
         yield win_table(calibrations)
     if num_unreadable := calibrations[-1].num_unreadable_annotations:
@@ -93,6 +95,21 @@ def truth_table(calibrations: Sequence[JudgeCalibration]) -> Table | Text:
     if table.row_count:
         return table
     return Text("the truth is not known: no benchmark has checked answers, and no person rated\n")
+
+
+def kind_tables(calibration: JudgeCalibration) -> Iterator[Table]:
+    """Yield how well the ratings of an iteration tell right from wrong pairs of each kind."""
+    for label, by_kind in calibration.kinds.items():
+        title = f"truth by kind of task ({label})"
+        table = _table(title, "kind", "pairs", "right, %", "AUROC", "kept", "precision, %", "judge")
+        for kind, truth in by_kind.items():
+            kept = "-" if truth.num_passing is None else str(truth.num_passing)
+            numbers = str(truth.num_pairs), format_share(truth.right), format_coefficient(truth.auroc), kept
+            table.add_row(
+                str(calibration.iteration), escape(kind), *numbers, format_share(truth.precision), verdict(truth)
+            )
+        table.caption = VERDICTS
+        yield table
 
 
 def win_table(calibrations: Sequence[JudgeCalibration]) -> Table:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from isheep.benchmarks import is_readable, load_benchmark
 from isheep.diagnostics.diversity import METRICS
+from isheep.diagnostics.judge_kinds import VERDICTS, benchmarks_with_kinds, metrics_by_kind, verdict
 from isheep.diagnostics.judge_metrics import TruthMetrics, score_distribution, truth_metrics
 from isheep.evaluation.formatting import escape_unprintable
 from isheep.evaluation.statistics import Estimate
@@ -14,7 +15,6 @@ from isheep.filters.contamination import ContaminationFilter
 from isheep.plan.reality import compare_with_plan
 from isheep.plan.tables import clock, si
 from isheep.recipe import loading
-from isheep.records import AssessedPair
 from isheep.report.run_data import MOST_ROWS_IN_MEMORY, IterationData, RunData
 from isheep.rundir.findings import read_findings
 from isheep.rundir.stage_times import stage_seconds
@@ -112,21 +112,15 @@ def _truth_row(iteration: int, name: str, values: Mapping[str, Any]) -> Sequence
 
 def kind_tables(iteration: IterationData) -> Iterator[PageTable]:
     """Yield how well ratings tell right from wrong pairs of each kind, if a benchmark knows the kinds."""
-    for settings in iteration.recipe.evaluation:
-        benchmark = load_benchmark(settings.name) if is_readable(settings.name) else None
-        if benchmark is None or benchmark.is_right is None or benchmark.kinds_of is None:
-            continue
-        by_kind: dict[str, list[AssessedPair]] = {}
-        for pair in iteration.assessed[:: -(-len(iteration.assessed) // MOST_ROWS_IN_MEMORY)]:
-            for kind in benchmark.kinds_of(pair):
-                by_kind.setdefault(kind, []).append(pair)
-        rows = []
-        for kind, pairs in sorted(by_kind.items()):
-            metrics = truth_metrics(iteration.recipe, pairs, [benchmark.is_right(pair) for pair in pairs])
-            rows.append((kind, *_truth_row(iteration.number, "", _as_values(metrics))[2:]))
-        columns = ("kind", "pairs", "right", "AUROC", "pass", "right of those", "right that pass")
-        title = f"The same by kind of task ({settings.label}, iteration {iteration.number})"
-        note = f"A pair counts for each of its kinds. Few pairs mean wide intervals. {INTERVAL}."
+    for label, benchmark in benchmarks_with_kinds(iteration.recipe).items():
+        by_kind = metrics_by_kind(iteration.recipe, benchmark, iteration.assessed)
+        rows = [
+            (kind, *_truth_row(iteration.number, "", _as_values(metrics))[2:], verdict(metrics))
+            for kind, metrics in by_kind.items()
+        ]
+        columns = ("kind", "pairs", "right", "AUROC", "pass", "right of those", "right that pass", "judge")
+        title = f"The same by kind of task ({label}, iteration {iteration.number})"
+        note = f"A pair counts for each of its kinds. {VERDICTS} {INTERVAL}."
         yield PageTable(title, columns, rows, note)
 
 

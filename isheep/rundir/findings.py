@@ -1,6 +1,6 @@
 """Findings: signs of degenerate learning. Each is said once and kept in run.jsonl; `stop.on` ends a run by them."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from isheep.errors import UserError
 from isheep.recipe.evaluation import FindingName
@@ -14,10 +14,11 @@ from isheep.rundir.run import fork_advice
 class Finding(NamedTuple):
     """A sign that an iteration learns nothing, or harm: its name in `stop.on`, the figure, and what helps.
 
-    `is_final`: the run can't go on, whatever the recipe says.
+    "blind_judge" rests on right answers that the loop must not know, so `stop.on` can't name it. `is_final`: the run
+    can't go on, whatever the recipe says.
     """
 
-    name: FindingName
+    name: FindingName | Literal["blind_judge"]
     iteration: int
     figure: str
     advice: str
@@ -53,7 +54,7 @@ def is_stopping(recipe: Recipe, name: str) -> bool:
     return recipe.stop is not None and name in recipe.stop.on
 
 
-def _without(recipe: Recipe, name: FindingName) -> str:
+def _without(recipe: Recipe, name: str) -> str:
     """Return the setting by which a recipe no longer stops by a finding: "stop.on=[bad_loss]"."""
     assert recipe.stop
     remaining = [other_name for other_name in recipe.stop.on if other_name != name]
