@@ -55,7 +55,7 @@ def test_a_script_runs_as_a_module_and_prints_its_table() -> None:
     command = [sys.executable, "-m", "benchmarks.streaming", "--rows", "5"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"COLUMNS": "100"})
     assert process.returncode == 0, process.stderr
-    assert process.stdout.startswith("5 rows\n") and "overlap with 500 prompts" in process.stdout
+    assert process.stdout.startswith("| CPU s | 5 rows | exponent |\n") and "overlap with 500 prompts" in process.stdout
 
 
 @pytest.mark.slow
