@@ -8,7 +8,7 @@ import pytest
 from isheep.batching import derive_seed
 from isheep.engines.function import SeededFunctionEngine
 from isheep.recipe.schema import Recipe
-from isheep.records import Drop, Model
+from isheep.records import Drop, Model, Pair
 from isheep.rundir.jsonl import read_rows
 from isheep.stages.filters import find_drops
 from isheep.stages.rules import broken_rule, unsafe_text
@@ -22,6 +22,7 @@ UNFIT = {
     "\x7f": "control character U+007F", "\x9b1m": "control character U+009B", "\x85": "control character U+0085",
     "\ufdd0": "U+FDD0, which is no character", "\uffff": "U+FFFF, which is no character",
     "\U0010fffe": "U+10FFFE, which is no character", "\ud83d": "U+D83D, which is no character",
+    "a\ufffdb": "U+FFFD, which stands for bytes that are no text",
     "\u202egnp.exe": "U+202E, a directional sign without its counterpart",
     "\u202bA\nB\u202c": "U+202B, a directional sign without its counterpart",
     "A\u202c": "U+202C, a directional sign without its counterpart",
@@ -55,6 +56,26 @@ def test_such_a_pair_is_dropped_whatever_the_recipe_says(field: str) -> None:
 def test_such_an_instruction_becomes_no_task() -> None:
     text = "Name a city\0 in the south of France."
     assert broken_rule(text) == unsafe_text(text) == "holds control character U+0000"
+
+
+class CutLab(Lab):
+    """A lab whose answers are cut off in the middle of a character, which is then decoded as U+FFFD."""
+
+    def open_engine(self, recipe: Recipe, model: Model) -> SeededFunctionEngine:
+        def answer(prompt: str, seed: int) -> str:
+            number = derive_seed(prompt, seed) % 10**6
+            return f"It is {number}中\ufffd and more" if prompt.endswith("<|answer|>") else write(prompt, number)
+
+        return SeededFunctionEngine(answer)
+
+
+def test_an_answer_that_is_cut_off_inside_a_character_loses_the_rest_of_it(tmp_path: Path) -> None:
+    response = {"sampling": {"max_tokens": 3}}
+    recipe = Recipe.model_validate({**SMALL, "iterations": 1, "filters": [], "assessment": None, "response": response})
+    CutLab().run_recipe(recipe, tmp_path / "run")
+    pairs = read_rows(tmp_path / "run" / "iter-1" / "pairs.jsonl", Pair)
+    assert pairs and all(pair.finish == "length" and pair.output.endswith("中") for pair in pairs)
+    assert not read_rows(tmp_path / "run" / "iter-1" / "dropped.jsonl", Drop)
 
 
 class NoisyLab(Lab):

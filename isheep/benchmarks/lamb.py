@@ -165,6 +165,7 @@ BENCHMARK = Benchmark(
     is_right=is_truly_right,
     kinds_of=kinds_of,
     locate_items=locate_items,
+    form_and_content=("prompt strict", "content"),
     why_wrong=why_wrong,
     planned=PlannedAnswers(num_answers=2000, max_tokens=MAX_TOKENS, batch_size=1000),
 )

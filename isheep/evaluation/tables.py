@@ -15,6 +15,7 @@ from isheep.benchmarks import Result
 from isheep.evaluation import formatting
 from isheep.evaluation.counts import count_instances, count_rows, pair_accuracy
 from isheep.evaluation.formatting import format_number
+from isheep.evaluation.newly_met import newly_met
 from isheep.evaluation.results import has_result
 from isheep.evaluation.score_rows import (
     BenchmarkScores,
@@ -85,6 +86,9 @@ def run_table(recipe: Recipe, run: RunFolder, only: Sequence[str] = (), *, full:
         has_change = not full and len(scored) > 1
         parts += lay_out(rows, [*columns, CHANGE] if has_change else columns, num_fixed=1)
     parts += notes(scores)
+    if rows and scored[1:]:
+        measured = newly_met(recipe, run, scored[-1])
+        parts += [Text(f"{gain}\n") for gain in measured if gain.benchmark in names]
     if rows:
         newest = f"iteration {result.iteration}" if result else "last iteration"
         parts.append(Text(FULL_LEGEND if full else LEGEND.format(model=newest), style="dim"))

@@ -10,6 +10,7 @@ from isheep.diagnostics.diversity import METRICS
 from isheep.diagnostics.judge_kinds import VERDICTS, benchmarks_with_kinds, metrics_by_kind, verdict
 from isheep.diagnostics.judge_metrics import TruthMetrics, score_distribution, truth_metrics
 from isheep.evaluation.formatting import escape_unprintable
+from isheep.evaluation.newly_met import newly_met
 from isheep.evaluation.statistics import Estimate
 from isheep.filters.contamination import ContaminationFilter
 from isheep.plan.reality import compare_with_plan
@@ -236,6 +237,8 @@ def _count(value: float | None) -> str:
 def rigor_facts(run: RunData) -> Iterator[str]:
     """Yield sentences on what the figures of this report can bear, and what was not done."""
     yield from (without_paths(escape_unprintable(text)) for text in read_findings(run.folder).values())
+    if run.num_trained:
+        yield from (f"{measured}." for measured in newly_met(run.recipe, run.folder, run.num_trained))
     yield f"This is one run with one random seed ({run.recipe.seed}). How much another seed would change is not known."
     yield (
         "Intervals are 95% intervals over the items of a benchmark; differences are paired, item by item. They are not "

@@ -12,6 +12,7 @@ from isheep.recipe.schema import Recipe, Response
 from isheep.records import Completion, Pair, Task
 from isheep.stages.context import StageContext
 from isheep.stages.instances import write_instances
+from isheep.text.characters import REPLACEMENT
 
 
 def respond(context: StageContext, tasks: Sequence[Task]) -> Sequence[Pair]:
@@ -45,7 +46,11 @@ def answer_tasks(context: StageContext, tasks: Sequence[Task], name: str = "pair
 
 
 def _pair(task: Task, completion: Completion, form: AnswerForm, seed: int) -> Pair:
-    thoughts, output = form.read(completion.text)
+    text = completion.text
+    if completion.finish == "length":
+        # The last token may end inside a character, as most Chinese ones take several tokens of bytes.
+        text = text.rstrip(REPLACEMENT)
+    thoughts, output = form.read(text)
     return Pair(
         **task.model_dump(),
         output=output,

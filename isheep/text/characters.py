@@ -12,6 +12,9 @@ _ENDS = "".join(f"{chr((plane << 16) + 0xFFFE)}{chr((plane << 16) + 0xFFFF)}" fo
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 NO_CHARACTER = re.compile(f"[\ud800-\udfff\ufdd0-\ufdef{_ENDS}]")
 
+# What a tokenizer of bytes writes in place of bytes that are no character.
+REPLACEMENT = "\ufffd"
+
 DIRECTIONAL = re.compile("[\u202a-\u202e\u2066-\u2069\n\r\u2029]")
 # What ends an embedding or an override, and what ends an isolate (Unicode Standard Annex 9).
 POP_EMBEDDING, POP_ISOLATE = "\u202c", "\u2069"
@@ -24,6 +27,8 @@ def unfit_character(text: str) -> str | None:
         return f"control character {_code(match[0])}"
     if match := NO_CHARACTER.search(text):
         return f"{_code(match[0])}, which is no character"
+    if REPLACEMENT in text:
+        return f"{_code(REPLACEMENT)}, which stands for bytes that are no text"
     sign = _unbalanced(text)
     return f"{_code(sign)}, a directional sign without its counterpart" if sign else None
 

@@ -178,6 +178,13 @@ class Benchmark:
     Without it, the n-th item or the n-th cluster belongs to the n-th prompt if there are as many of them.
     """
 
+    form_and_content: tuple[str, str] | None = None
+    """The name of a score that says whether an answer has the demanded form, and of one for its content.
+
+    Both have a truth value for each prompt. A run says how many prompts that newly meet the form have the right
+    content. Needs `locate_items`.
+    """
+
     why_wrong: Callable[[RunFolder, Sequence[Answer]], list[str]] | None = None
     """Return for each answer of a model what is wrong with it, in words; "" for a right one. A report shows it.
 
