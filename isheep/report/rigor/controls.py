@@ -23,8 +23,8 @@ class ControlKind(NamedTuple):
     keys: tuple[str, ...]
     is_control: Callable[[Recipe, Recipe], bool]
     """Returns whether the first recipe is this control of the second one, if they differ in `keys` alone."""
-    settings_for: Callable[[RunData], str]
-    """Returns the setting of the command line that makes a run the control; "" if its files do not say which."""
+    overrides: Callable[[RunData], list[str]]
+    """Returns the settings of the command line that make a run the control; none if its files do not say which."""
 
 
 class Control(NamedTuple):
@@ -40,37 +40,45 @@ def _draws(recipe: Recipe) -> bool:
     return any(isinstance(rule, RandomFilter) for rule in recipe.filters)
 
 
-def _random_keep(run: RunData) -> str:
+def _random_keep(run: RunData) -> list[str]:
     rules = [rule for rule in run.recipe.filters if isinstance(rule, ScoreFilter)]
     if len(rules) != 1:
-        return ""
+        return []
     replaced = {"kind": "random", "as_many_as": rules[0].model_dump(mode="json", exclude_none=True, exclude={"kind"})}
-    filters = [
-        replaced if rule is rules[0] else rule.model_dump(mode="json")
-        for rule in run.recipe.filters
-    ]
-    return f"filters={json.dumps(filters)}"
+    filters = [replaced if rule is rules[0] else rule.model_dump(mode="json") for rule in run.recipe.filters]
+    return [f"filters={json.dumps(filters)}"]
 
 
-def _smallest(run: RunData, *keys: str) -> int:
-    """Return the smallest number of the trainings at these keys of training.json; 0 if none has one."""
+def _training_numbers(run: RunData, *keys: str) -> list[int]:
+    """Return the numbers of a run's trainings at these keys of training.json."""
     numbers = []
     for iteration in run.iterations:
         value: Any = iteration.training or {}
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         numbers += [value] if isinstance(value, int) and value > 0 else []
-    return min(numbers, default=0)
+    return numbers
 
 
-def _size_matched(run: RunData) -> str:
-    number = _smallest(run, "rows", "sampled")
-    return f"training.num_rows={number}" if number > 1 else ""
+def _size_matched(run: RunData) -> list[str]:
+    number = min(_training_numbers(run, "rows", "sampled"), default=0)
+    return [f"training.num_rows={number}"] if number > 1 else []
 
 
-def _step_matched(run: RunData) -> str:
-    number = _smallest(run, "steps")
-    return f"training.max_steps={number}" if number else ""
+def _step_matched(run: RunData) -> list[str]:
+    number = min(_training_numbers(run, "steps"), default=0)
+    return [f"training.max_steps={number}"] if number else []
+
+
+def _compute_matched(run: RunData) -> list[str]:
+    """Return the settings of one iteration with as many tasks and training rows as all iterations together."""
+    recipe, num_rows = run.recipe, sum(_training_numbers(run, "rows", "sampled"))
+    if recipe.iterations < 2 or num_rows < 2:
+        return []
+    overrides = ["iterations=1", f"synthesis.tasks={recipe.iterations * recipe.synthesis.tasks}"]
+    if recipe.synthesis.budget:
+        overrides.append(f"synthesis.budget={recipe.iterations * recipe.synthesis.budget}")
+    return [*overrides, f"training.max_rows={num_rows}"]
 
 
 KINDS = (
@@ -102,9 +110,12 @@ KINDS = (
         lambda control, recipe: (
             control.iterations == 1 < recipe.iterations and control.synthesis.tasks > recipe.synthesis.tasks
         ),
-        lambda run: "",
+        _compute_matched,
     ),
 )
+
+
+COMPUTE_MATCHED = KINDS[-1]
 
 
 def find_controls(evidence: Evidence) -> Iterator[Control]:
@@ -163,22 +174,22 @@ def format_controls(controls: Sequence[Control]) -> Iterator[str]:
 
 def alternative_explanations(evidence: Evidence) -> RigorAnswer:
     """Answer with the controls that are among the runs and what the setting gains over each of them."""
-    controls = [control for control in find_controls(evidence) if control.kind.name != "compute-matched"]
+    controls = [control for control in find_controls(evidence) if control.kind != COMPUTE_MATCHED]
     present = {control.kind.name for control in controls}
-    missing = [kind for kind in KINDS[:3] if kind.name not in present]
+    missing = [kind for kind in KINDS[:-1] if kind.name not in present]
     lines = shorten(format_controls(controls), "isheep report RUNS --against SETTING")
     lines += [f"Not excluded: {kind.explanation} (control {kind.name})." for kind in missing]
     look = "isheep report RUNS --against SETTING" if controls else ""
     verdict: Verdict = "not done" if not controls else "partly" if missing else "answered"
     names = {control.control.name for control in controls}
     settings = [setting for setting in evidence.settings if setting.name not in names]
-    return RigorAnswer(verdict, lines, look, _command_for(settings, missing))
+    return RigorAnswer(verdict, lines, look, control_command(settings, missing))
 
 
-def _command_for(settings: Sequence[Setting], missing: Sequence[ControlKind]) -> str:
-    """Return the command that makes the first missing control of the first setting that can have one."""
-    for kind in missing:
+def control_command(settings: Sequence[Setting], kinds: Sequence[ControlKind]) -> str:
+    """Return the command that makes the first of these controls of the first setting that can have one."""
+    for kind in kinds:
         for setting in settings:
-            if override := kind.settings_for(setting.runs[0]):
-                return run_command(setting.runs[0], override, name=kind.name)
+            if overrides := kind.overrides(setting.runs[0]):
+                return run_command(setting.runs[0], *overrides, name=kind.name)
     return ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from isheep.benchmarks import Score
+from isheep.report.rigor.overlaps import RunOverlap, measure_overlaps
 from isheep.report.run_data import RunData
 from isheep.report.score_tables import ModelKey, ScoreCell, ScoreColumn, ScoreTable
 from isheep.report.settings import Setting, group_settings
@@ -98,10 +99,20 @@ class Evidence:
         """The results that are compared with their base."""
         return [item for item in self.results if item.cell.comparison and not math.isnan(item.cell.comparison.p)]
 
-    @property
-    def paths(self) -> str:
-        """The run folders as words of a command."""
-        return shlex.join(str(run.path) for run in self.runs)
+    @cached_property
+    def overlaps(self) -> list[RunOverlap]:
+        """The overlap of each run's generated pairs with each benchmark of its recipe."""
+        return [item for run in self.runs for item in measure_overlaps(run)]
+
+    @cached_property
+    def stop_benchmarks(self) -> list[str]:
+        """The benchmarks whose validation items a stop rule reads."""
+        return sorted({run.recipe.stop_rule.benchmark for run in self.runs if run.recipe.stop_rule})
+
+    def name_of(self, run: RunData) -> str:
+        """Return the name of a run's folder, with that of the folder above if another run has the same name."""
+        is_unique = [member.name for member in self.runs].count(run.name) == 1
+        return run.name if is_unique else f"{run.path.resolve().parent.name}/{run.name}"
 
 
 def seed_command(run: RunData, seeds: Iterable[int]) -> str:
@@ -111,8 +122,12 @@ def seed_command(run: RunData, seeds: Iterable[int]) -> str:
 
 
 def run_command(run: RunData, *overrides: str, name: str) -> str:
-    """Return the command that runs the recipe of a run with other settings in a folder beside it."""
-    out = run.path.parent / f"{run.path.name}-{name}"
+    """Return the command that runs the recipe of a run with other settings in a folder beside it.
+
+    A folder that is named after its seed has a neighbour that is named after another one.
+    """
+    is_of_seed = run.name == f"seed-{run.recipe.seed}" and name.startswith("seed-")
+    out = run.path.parent / (name if is_of_seed else f"{run.name}-{name}")
     return shlex.join(["isheep", "run", str(run.path / "recipe.yaml"), *overrides, "--out", str(out)])
 
 
@@ -127,3 +142,10 @@ def shorten(lines: Iterable[str], where: str = "--json") -> list[str]:
     if len(lines) <= MAX_LINES:
         return lines
     return [*lines[: MAX_LINES - 1], f"... and {len(lines) - MAX_LINES + 1} more: {where}"]
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 run", "2 runs", "2 people"."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {'people' if noun == 'person' else f'{noun}s'}"

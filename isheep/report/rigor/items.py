@@ -27,9 +27,7 @@ ITEMS = (
     RigorItem("seeds", statistics.seeds, ("seed_sensitivity_reported",)),
     RigorItem("search budget", setup.search_budget, ("hyperparameter_search_budget",)),
     RigorItem("compute against score", setup.compute_and_score, ("compute_budget_vs_performance",)),
-    RigorItem(
-        "alternative explanations", controls.alternative_explanations, ("alternative_explanations_discussed",)
-    ),
+    RigorItem("alternative explanations", controls.alternative_explanations, ("alternative_explanations_discussed",)),
     RigorItem(
         "contamination",
         leakage.pretraining,

@@ -9,8 +9,8 @@ from typing import Any
 from isheep.plan.tables import clock, si
 from isheep.recipe.loading import differences
 from isheep.report.compute import ModelCompute, model_computes
-from isheep.report.rigor.controls import find_controls, format_controls
-from isheep.report.rigor.evidence import Evidence, RigorAnswer, command_on, shorten
+from isheep.report.rigor.controls import COMPUTE_MATCHED, control_command, find_controls, format_controls
+from isheep.report.rigor.evidence import Evidence, RigorAnswer, command_on, count, shorten
 from isheep.report.run_data import RunData
 from isheep.report.score_tables import ModelKey
 from isheep.report.sections import versions, without_paths
@@ -23,7 +23,7 @@ def environment(evidence: Evidence) -> RigorAnswer:
     """Answer with the versions of packages, the device and the number of threads of each run."""
     by_text: dict[str, list[str]] = defaultdict(list)
     for run in evidence.runs:
-        by_text[_environment_of(run)].append(run.name)
+        by_text[_environment_of(run)].append(evidence.name_of(run))
     missing = by_text.pop("", [])
     lines = [text if len(by_text) == 1 else f"{', '.join(names)}: {text}" for text, names in by_text.items()]
     if not lines:
@@ -59,8 +59,8 @@ def reproduction(evidence: Evidence) -> RigorAnswer:
         f"From outside: base model {', '.join(_models(evidence))}{_data_of(evidence)}.",
         *_repeated_runs(evidence),
     ]
-    look = f"recipe.yaml, seeds.jsonl, {MANIFEST_FILE}; isheep verify {first.path}"
-    if unrecorded := [run.name for run, record in zip(evidence.runs, records, strict=True) if not record]:
+    look = f"recipe.yaml, seeds.jsonl, {MANIFEST_FILE}; isheep verify DIR"
+    if unrecorded := [evidence.name_of(run) for run, record in zip(evidence.runs, records, strict=True) if not record]:
         lines.append(f"The files of {', '.join(unrecorded)} have no digests.")
         return RigorAnswer("partly", lines, look, f"isheep run --out {first.path}")
     lines.append(f"{num_files} finished files have a recorded SHA-256 and the digests of what they were made from.")
@@ -90,16 +90,18 @@ def _repeated_runs(evidence: Evidence) -> Iterator[str]:
             # The recipe holds the settings of the machine, which do not decide a result.
             names = (reference.keys() & records.keys()) - {"recipe.yaml"}
             equal = sum(reference[name].sha256 == records[name].sha256 for name in names)
-            yield f"{run.name} repeats {first.name}: {equal} of {len(names)} files have the same bytes."
+            name, first_name = evidence.name_of(run), evidence.name_of(first)
+            yield f"{name} repeats {first_name}: {equal} of {len(names)} files have the same bytes."
 
 
 def num_runs(evidence: Evidence) -> RigorAnswer:
     """Answer with the number of runs, settings and seeds, and which runs are not finished."""
-    lines = [f"{len(evidence.runs)} runs of {len(evidence.settings)} settings; each is in the figures of this sheet."]
+    counts = f"{count(len(evidence.runs), 'run')} of {count(len(evidence.settings), 'setting')}"
+    lines = [f"{counts}; each is in the figures of this sheet."]
     lines += [f"{setting.name}: seed {', '.join(map(str, seeds_of(setting)))}" for setting in evidence.settings]
     unfinished = [run for run in evidence.runs if not run.is_finished]
     if unfinished:
-        lines.insert(1, f"Not finished: {', '.join(run.name for run in unfinished)}.")
+        lines.insert(1, f"Not finished: {', '.join(map(evidence.name_of, unfinished))}.")
         command = f"isheep run --out {unfinished[0].path}"
         return RigorAnswer("partly", shorten(lines), "recipe.yaml of each run", command)
     return RigorAnswer("answered", shorten(lines), "recipe.yaml of each run")
@@ -113,7 +115,7 @@ def seeds_of(setting: Setting) -> list[int]:
 def search_budget(evidence: Evidence) -> RigorAnswer:
     """Answer with the keys of the recipe that differ between the settings, and how many settings there are."""
     first, *further = (setting.runs[0].recipe for setting in evidence.settings)
-    rules = {run.recipe.stop_rule.benchmark for run in evidence.runs if run.recipe.stop_rule}
+    rules = evidence.stop_benchmarks
     chosen = f"The iteration was chosen on validation items of {', '.join(rules)}." if rules else ""
     if not further:
         lines = ["One setting in these folders, so that nothing was chosen among them. Earlier trials are not in them."]
@@ -141,16 +143,10 @@ def compute_and_score(evidence: Evidence) -> RigorAnswer:
     if not lines:
         path = evidence.runs[0].path
         return RigorAnswer("not done", ["No score with a cost."], command=command_on("eval", path))
-    controls = [control for control in find_controls(evidence) if control.kind.name == "compute-matched"]
-    if controls:
+    if controls := [control for control in find_controls(evidence) if control.kind == COMPUTE_MATCHED]:
         return RigorAnswer("answered", [*shorten(lines), *format_controls(controls)], look)
     lines = [*shorten(lines), "No control spends the same compute in one iteration."]
-    return RigorAnswer("partly", lines, look, _controls_command(evidence))
-
-
-def _controls_command(evidence: Evidence) -> str:
-    is_lamb = evidence.runs[0].recipe.model == "lamb"
-    return f"isheep sweep {'lamb' if is_lamb else 'paper'}/controls"
+    return RigorAnswer("partly", lines, look, control_command(evidence.settings, [COMPUTE_MATCHED]))
 
 
 def _compute_line(evidence: Evidence, index: int) -> str:
@@ -188,7 +184,7 @@ def scope(evidence: Evidence) -> RigorAnswer:
     """Answer with what the runs are about; nothing else follows from them."""
     recipes = [run.recipe for run in evidence.runs]
     templates = dict.fromkeys(template for run in evidence.runs for b in run.benchmarks for template in b.templates)
-    counts = {
+    values_of: dict[str, Sequence[str]] = {
         "base model": _models(evidence),
         "chat template": [template for template in templates if template],
         "benchmark": list(dict.fromkeys(b.title for run in evidence.runs for b in run.benchmarks)),
@@ -196,7 +192,7 @@ def scope(evidence: Evidence) -> RigorAnswer:
         "iterations": sorted({str(run.num_trained) for run in evidence.runs}),
         "generated tasks of an iteration": sorted({str(recipe.synthesis.tasks) for recipe in recipes}),
     }
-    lines = [f"{name}: {', '.join(without_paths(value) for value in values)}" for name, values in counts.items()]
+    lines = [f"{name}: {', '.join(without_paths(value) for value in values)}" for name, values in values_of.items()]
     alone = "one base model" if len(_models(evidence)) == 1 else f"{len(_models(evidence))} base models"
     lines.append(
         f"The figures are about these alone: {alone}; no other model, size, language or benchmark, no preference "

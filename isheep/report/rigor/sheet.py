@@ -12,7 +12,7 @@ from rich.text import Text
 
 from isheep.evaluation.formatting import escape_unprintable
 from isheep.report.comparison import find_run_dirs, load_runs
-from isheep.report.rigor.evidence import Evidence, RigorAnswer
+from isheep.report.rigor.evidence import Evidence, RigorAnswer, count
 from isheep.report.rigor.items import RigorRow, answer_items
 from isheep.report.table_formats import markdown_line, markdown_text
 
@@ -32,11 +32,15 @@ def make_sheet(evidence: Evidence) -> Sequence[RigorRow]:
 def sheet_parts(evidence: Evidence, rows: Sequence[RigorRow]) -> Iterator[RenderableType]:
     """Yield the table for a terminal, and below it the commands that would answer what is missing."""
     yield Text(_summary(evidence, rows), "bold")
-    table = Table(Column("item", min_width=11), "answer", "where to look", box=SIMPLE_HEAD, padding=0, pad_edge=False)
-    table.columns[0].max_width, table.columns[2].max_width = 14, 20
-    table.padding = (0, 2, 1, 0)
+    columns = (
+        Column("item", max_width=14),
+        Column("answer", overflow="fold"),
+        Column("where to look", max_width=20, overflow="fold"),
+    )
+    table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 2, 1, 0), pad_edge=False)
     for item, answer in rows:
-        text = Text(f"{answer.verdict}\n", STYLES[answer.verdict])
+        advice = ": run the command below" if answer.command and answer.verdict == "not done" else ""
+        text = Text(f"{answer.verdict}{advice}\n", STYLES[answer.verdict])
         text.append("\n".join(map(escape_unprintable, answer.lines)), "default")
         table.add_row(Text(item.name), text, Text(escape_unprintable(answer.look)))
     yield table
@@ -84,11 +88,11 @@ def sheet_json(evidence: Evidence, rows: Sequence[RigorRow]) -> dict[str, Any]:
 
 
 def _counts(rows: Sequence[RigorRow]) -> dict[str, int]:
-    counts = Counter(answer.verdict for _, answer in rows)
+    counts: Counter[str] = Counter(answer.verdict for _, answer in rows)
     return {verdict: counts[verdict] for verdict in STYLES}
 
 
 def _summary(evidence: Evidence, rows: Sequence[RigorRow]) -> str:
     names = ", ".join(setting.name for setting in evidence.settings)
     counts = ", ".join(f"{number} {verdict}" for verdict, number in _counts(rows).items())
-    return f"{len(evidence.runs)} runs ({names}): of {len(rows)} items {counts}"
+    return f"{count(len(evidence.runs), 'run')} ({names}): of {len(rows)} items {counts}"

@@ -90,7 +90,9 @@ def _detectable(result: Comparison, detectable: float, share: bool) -> str:
         return "too few or too equal for a minimum detectable difference"
     text = f"minimum detectable difference {format_detectable(detectable, share)}"
     size = format_detectable(abs(result.difference), share)
-    return f"{text}, measured {size}" + (", which is below it" if abs(result.difference) < detectable else "")
+    return (
+        f"{text}; the measured one, {size}, is {'below it' if abs(result.difference) < detectable else 'not below it'}"
+    )
 
 
 def variance(evidence: Evidence) -> RigorAnswer:
@@ -116,9 +118,8 @@ def seeds(evidence: Evidence) -> RigorAnswer:
             gains = [scale * (_mean(item.cell.scores[seed]) - _mean(score)) for seed, score in reference.items()]
             listed = ", ".join(f"{seed}: {gain:+.2f}" for seed, gain in zip(reference, gains, strict=True))
             gained = sum(gain > 0 for gain in gains)
-            lines.append(
-                f"{item.name}, minus base by seed: {listed}; mean {fmean(gains):+.2f}, a gain in {gained} of {len(gains)}"
-            )
+            mean = f"mean {fmean(gains):+.2f}, a gain in {gained} of {len(gains)}"
+            lines.append(f"{item.name}, minus base by seed: {listed}; {mean}")
     if not lines:
         return _one_seed(evidence, "No setting has two random seeds with a score and one of their base.")
     return _of_all_settings(evidence, lines, len(lines) == len(evidence.results))

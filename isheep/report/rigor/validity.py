@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from statistics import fmean
 
 from isheep import annotation
 from isheep.benchmarks import is_readable, load_benchmark
 from isheep.benchmarks.support.measures import Measures, load_measures
 from isheep.evaluation.statistics import win_rate
 from isheep.report import sections
-from isheep.report.rigor.evidence import Evidence, RigorAnswer, command_on, shorten
+from isheep.report.rigor.evidence import Evidence, RigorAnswer, command_on, count, shorten
 from isheep.report.rigor.leakage import benchmark_names_of
 from isheep.report.run_data import RunData
 from isheep.rundir.iterations import model_words
@@ -51,8 +52,10 @@ def judge(evidence: Evidence) -> RigorAnswer:
     """Answer with how well the ratings of the loop tell right pairs from wrong ones, and agree with other ratings."""
     rated = [run for run in evidence.runs if any(iteration.assessed for iteration in run.iterations)]
     if not rated:
-        return RigorAnswer("answered", ["No pair is rated, so that no rating selects data."], "recipe.yaml (assessment)")
-    lines = [line for run in rated for line in _judge_lines(run)]
+        return RigorAnswer(
+            "answered", ["No pair is rated, so that no rating selects data."], "recipe.yaml (assessment)"
+        )
+    lines = [line for run in rated for line in _judge_lines(evidence, run)]
     calibrated = [run for run in rated if any(iteration.calibration for iteration in run.iterations)]
     command = next((command_on("judge-calibration", run.path) for run in rated if run not in calibrated), "")
     if not lines:
@@ -65,10 +68,10 @@ def judge(evidence: Evidence) -> RigorAnswer:
 
 def _names(evidence: Evidence, rated: list[RunData], calibrated: list[RunData]) -> str:
     missing = [run for run in rated if run not in calibrated]
-    return "any run" if len(missing) == len(evidence.runs) else ", ".join(run.name for run in missing)
+    return "any run" if len(missing) == len(evidence.runs) else ", ".join(map(evidence.name_of, missing))
 
 
-def _judge_lines(run: RunData) -> Iterator[str]:
+def _judge_lines(evidence: Evidence, run: RunData) -> Iterator[str]:
     """Yield the newest figures on a run's judge, those of the report."""
     for table in sections.judge_tables(run):
         if "iteration" not in table.columns[:1] or table.title == "Ratings":
@@ -76,13 +79,13 @@ def _judge_lines(run: RunData) -> Iterator[str]:
         newest = max((row[0] for row in table.rows), key=int)
         for row in table.rows:
             if row[0] == newest:
-                cells = zip(table.columns[1:], row[1:], strict=True)
-                yield f"{run.name}, iteration {newest}: {', '.join(f'{name} {text}' for name, text in cells)}"
+                figures = ", ".join(f"{name} {text}" for name, text in zip(table.columns[1:], row[1:], strict=True))
+                yield f"{evidence.name_of(run)}, iteration {newest}: {figures}"
 
 
 def human_check(evidence: Evidence) -> RigorAnswer:
     """Answer with the ratings and choices by people; without any, with what programs check instead."""
-    lines = [line for run in evidence.runs for line in _annotation_lines(run)]
+    lines = [line for run in evidence.runs for line in _annotation_lines(evidence.name_of(run), run)]
     if lines:
         return RigorAnswer("answered", shorten(lines), f"{annotation.RATINGS}, {annotation.CHOICES}")
     command = command_on("annotate", evidence.runs[0].path)
@@ -96,26 +99,26 @@ def human_check(evidence: Evidence) -> RigorAnswer:
     return RigorAnswer("partly", lines, "recipe.yaml (evaluation)", command)
 
 
-def _annotation_lines(run: RunData) -> Iterator[str]:
+def _annotation_lines(name: str, run: RunData) -> Iterator[str]:
     """Yield how many answers people rated and compared in a run, and how often they preferred the later model's."""
     ratings, _ = annotation.read_annotations(run.path / annotation.RATINGS, annotation.Rating)
     scored = [row for row in ratings if row.scores]
     if scored:
         people = len({row.by for row in scored})
+        by_pair = annotation.mean_ratings(scored)
         means = {
-            name: sum(values) / len(values)
-            for name in dict.fromkeys(name for row in scored for name in row.scores or {})
-            if (values := [scores[name] for scores in annotation.mean_ratings(scored).values() if name in scores])
+            criterion: fmean(scores[criterion] for scores in by_pair.values() if criterion in scores)
+            for criterion in dict.fromkeys(criterion for scores in by_pair.values() for criterion in scores)
         }
-        listed = ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
-        yield f"{run.name}: {people} people rated {len({row.row for row in scored})} pairs; mean {listed}."
+        listed = ", ".join(f"{criterion} {mean:.2f}" for criterion, mean in means.items())
+        yield f"{name}: {count(people, 'person')} rated {len({row.row for row in scored})} pairs; mean {listed}."
     choices, _ = annotation.read_annotations(run.path / annotation.CHOICES, annotation.Choice)
     people = len({row.by for row in choices} - {annotation.NOBODY})
     for (earlier, later), points in annotation.points_of_later(choices).items():
         if people:
             rate = win_rate(points)
             yield (
-                f"{run.name}: {people} people compared {len(points)} answers; {model_words(later)} preferred to "
+                f"{name}: {people} people compared {len(points)} answers; {model_words(later)} preferred to "
                 f"{model_words(earlier)} in {100 * rate.value:.0f}% [{100 * rate.low:.0f},{100 * rate.high:.0f}]."
             )
 
@@ -126,7 +129,9 @@ def threats(evidence: Evidence) -> RigorAnswer:
     lines = list(_threats_to_all(evidence))
     for text, number in texts.items():
         lines.append(text if number == len(evidence.runs) else f"{text} ({number} of {len(evidence.runs)} runs)")
-    return RigorAnswer("answered", shorten(lines, "isheep report DIR (“Rigor”)"), "isheep report DIR (“Rigor”), run.jsonl")
+    return RigorAnswer(
+        "answered", shorten(lines, "isheep report DIR (“Rigor”)"), "isheep report DIR (“Rigor”), run.jsonl"
+    )
 
 
 def _threats_to_all(evidence: Evidence) -> Iterator[str]:
