@@ -22,7 +22,6 @@ from isheep.rundir.run import open_run_for_writing
 from tests.helpers.command import isheep, refused
 from tests.helpers.finished_runs import make_finished_run, rated, share
 from tests.helpers.hashes import hash_files
-from tests.helpers.rows import make_pair
 
 EXAM = suite()[:30]
 SCORE_FILTER = {"kind": "score", "at_least": 8}
