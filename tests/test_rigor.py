@@ -16,9 +16,8 @@ from isheep.lamb.suite import suite
 from isheep.recipe.benchmark_names import packaged_names
 from isheep.records import Pair
 from isheep.report.rigor.items import ITEMS
-from isheep.rundir.atomic import write_json
+from isheep.rundir.atomic import write_json, write_text
 from isheep.rundir.manifest import accept_files
-from isheep.rundir.run import open_run_for_writing
 from tests.helpers.command import isheep, refused
 from tests.helpers.finished_runs import make_finished_run, rated, share
 from tests.helpers.hashes import hash_files
@@ -43,9 +42,9 @@ def make_scored_run(path: Path, gain: int, **settings: Any) -> Path:
     first = pairs[0].model_copy(update={"instruction": EXAM[0].instruction, "input": EXAM[0].input})
     settings = {"evaluation": ["lamb"], "filters": [SCORE_FILTER], **settings}
     run = make_finished_run(path, [[first, pairs[1]]], scores, [[pairs[1].id]], **settings)
-    with open_run_for_writing(run, load_recipe(run / "recipe.yaml")) as folder:
-        rows = [Pair(**pair.model_dump(exclude={"grades"})) for pair in (first, pairs[1])]
-        (folder / "iter-1").write("pairs.jsonl", Pair, rows)
+    rows = [Pair(**pair.model_dump(exclude={"grades"})) for pair in (first, pairs[1])]
+    write_text(run / "iter-1/pairs.jsonl", "".join(row.model_dump_json() + "\n" for row in rows))
+    accept_files(run, ["iter-1/pairs.jsonl"])
     return run
 
 
@@ -79,7 +78,7 @@ def test_one_run_is_answered_from_its_files_and_the_rest_is_not_done(tmp_path: P
     assert f"p {mcnemar(share(10, 30), share(18, 30)):.4f}" in text_of(items["significance"])
     assert "run, iteration 1, lamb right: 60 [42,75]% over 30 items" in text_of(items["intervals"])
     assert "python 3" in text_of(items["environment"])
-    assert "not the truth" not in text_of(items["proxy and outcome"])
+    assert "whether the base has read them is not known" in text_of(items["contamination"])
     assert "lamb right: content, constraints" in text_of(items["construct validity"])
     assert "lamb does not measure knowledge of the real world" in text_of(items["proxy and outcome"])
 
@@ -128,10 +127,10 @@ def test_a_benchmark_without_a_text_is_not_done_and_data_that_are_gone_are_named
     ifeval = [{"name": "ifeval", "data": str(tmp_path / "gone.jsonl")}]
     items = sheet(make_scored_run(tmp_path / "gone", 1, evaluation=ifeval))
     assert items["overlap"]["verdict"] == "not done" and "ifeval: its data are elsewhere" in text_of(items["overlap"])
-    both = sheet(make_finished_run(tmp_path / "both", scores=scores, evaluation=[]))
-    assert both["construct validity"]["verdict"] == "partly"
-    assert "isheep has no text on own" in text_of(both["construct validity"])
-    assert "ifeval: public since 2023" in text_of(both["contamination"])
+    mixed = sheet(make_finished_run(tmp_path / "both", scores=scores, evaluation=[]))
+    assert mixed["construct validity"]["verdict"] == "partly"
+    assert "isheep has no text on own" in text_of(mixed["construct validity"])
+    assert "ifeval: public since 2023" in text_of(mixed["contamination"])
 
 
 def test_people_and_calibration_answer_the_checks_of_the_judge(tmp_path: Path) -> None:
@@ -157,11 +156,11 @@ def test_a_run_without_scores_says_how_to_get_them(tmp_path: Path) -> None:
 
 
 def test_the_table_and_the_markdown_file_show_each_item_and_change_no_run(tmp_path: Path) -> None:
-    run = make_scored_run(tmp_path / "a|b [bold]x[/bold] \x1b[2J", 8)
+    run = make_scored_run(tmp_path / "a|b [bold]x \x1b[2J", 8)
     before = hash_files(run)
     done = isheep("rigor", run, "--out", tmp_path / "rigor.md")
     assert done.code == 0, done.err
-    assert hash_files(run) == before and "\x1b" not in done.out and "[bold]x[/bold]" in done.out
+    assert hash_files(run) == before and "\x1b" not in done.out and "[bold]x" in done.out
     lines = (tmp_path / "rigor.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == [
         "| item", "| ---", *(f"| {item.name}" for item in ITEMS)

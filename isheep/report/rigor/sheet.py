@@ -31,7 +31,7 @@ def make_sheet(evidence: Evidence) -> Sequence[RigorRow]:
 
 def sheet_parts(evidence: Evidence, rows: Sequence[RigorRow]) -> Iterator[RenderableType]:
     """Yield the table for a terminal, and below it the commands that would answer what is missing."""
-    yield Text(_summary(evidence, rows), "bold")
+    yield Text(escape_unprintable(_summary(evidence, rows)), "bold")
     columns = (
         Column("item", max_width=14),
         Column("answer", overflow="fold"),
