@@ -49,12 +49,13 @@ def test_every_json_output_is_one_json_value(run: Path, tmp_path: Path, monkeypa
     assert any(entry["name"] == "lamb" for entry in json_of("recipes"))
     assert json_of("eval", run, "lamb")["benchmarks"]["lamb"]["scores"]
     assert json_of("plan", "lamb", "iterations=1")
+    assert {entry["verdict"] for entry in json_of("rigor", run)["items"]} == {"answered", "partly", "not done"}
     assert json_of("scores", judgments)["win_rate"] is None
 
 
 def test_each_command_with_json_is_covered_here() -> None:
     names = [path.stem for path in (ROOT / "isheep/cli").glob("*.py") if "as_json: Json" in path.read_text()]
-    assert sorted(names) == ["compare", "eval", "plan", "recipes", "scores", "show", "status"]
+    assert sorted(names) == ["compare", "eval", "plan", "recipes", "rigor", "scores", "show", "status"]
 
 
 def test_bash_gets_a_completion_script_and_the_names_of_recipes() -> None:

@@ -29,6 +29,7 @@ COMMANDS = (
     "verify",
     "show",
     "report",
+    "rigor",
     "chat",
     "export",
     "push",

@@ -57,9 +57,7 @@ def _newly_met(settings: BenchmarkSettings, run: RunFolder, iteration: int) -> N
         return None
     form, content = benchmark.form_and_content
     indices = benchmark.locate_items(settings)
-    if any(
-        len(result.scores[name].items) != len(indices[name]) for result in (base, model) for name in (form, content)
-    ):
+    if not all(_has_items(result, name, indices[name]) for result in (base, model) for name in (form, content)):
         # The result of an earlier version of the benchmark.
         return None
     base_form, base_content, new_form, new_content = (
@@ -81,6 +79,10 @@ def _newly_met(settings: BenchmarkSettings, run: RunFolder, iteration: int) -> N
         estimate([base_content[prompt] for prompt in new_prompts]),
         (among_met[0], among_met[1]),
     )
+
+
+def _has_items(result: Result, score: str, prompts: list[int]) -> bool:
+    return score in result.scores and len(result.scores[score].items) == len(prompts)
 
 
 def _by_prompt(result: Result, score: str, prompts: list[int]) -> dict[int, bool]:

@@ -151,15 +151,8 @@ class ScoreTable:
         scores = {seed: result.scores[name] for seed, result in results.items() if name in result.scores}
         if not scores:
             return None
-        reference = self._reference_results(key).get(benchmark, {})
-        pairs = [
-            (reference[seed].scores[name], scores[seed])
-            for seed, result in results.items()
-            if seed in reference
-            and name in reference[seed].scores
-            and same_fingerprints(reference[seed], result)
-            and len(reference[seed].scores[name].items) == len(scores[seed].items)
-        ]
+        reference = self.reference_scores(key, column)
+        pairs = [(score, scores[seed]) for seed, score in reference.items()]
         return ScoreCell(scores, len(self.settings[key.setting].runs), *_compare_pairs(pairs))
 
     def _reference_results(self, key: ModelKey) -> Mapping[str, dict[int, Result]]:
@@ -172,6 +165,21 @@ class ScoreTable:
         iterations = [model.iteration for model in self.all_results if model.setting == self.reference]
         iteration = key.iteration if key.iteration in iterations else max(iterations, default=0)
         return self.all_results.get(ModelKey(self.reference, iteration), {})
+
+    def reference_scores(self, key: ModelKey, column: ScoreColumn) -> dict[int, Score]:
+        """Return, by seed, the scores that a model is compared with: those on the same items by the same rules."""
+        benchmark, name = column
+        results = self.results[key].get(benchmark, {})
+        reference = self._reference_results(key).get(benchmark, {})
+        return {
+            seed: reference[seed].scores[name]
+            for seed, result in results.items()
+            if seed in reference
+            and name in result.scores
+            and name in reference[seed].scores
+            and same_fingerprints(reference[seed], result)
+            and len(reference[seed].scores[name].items) == len(result.scores[name].items)
+        }
 
     @cached_property
     def corrected(self) -> dict[Hashable, float]:

@@ -49,7 +49,7 @@ def judge_tables(run: RunData) -> Iterator[PageTable]:
         return
     yield _distribution_table(rated)
     columns: Sequence[str]
-    if rows := [row for iteration in rated for row in _truth_rows(iteration)]:
+    if rows := [row for iteration in rated for row in truth_rows(iteration)]:
         columns = ("iteration", "truth", "pairs", "right", "AUROC", "pass", "right of those", "right that pass")
         note = (
             "AUROC: the probability that a right pair has a higher mean rating than a wrong one; 0.5 is chance, 1 is "
@@ -80,7 +80,7 @@ def _distribution_table(rated: Sequence[IterationData]) -> PageTable:
     return PageTable("Ratings", columns, rows, "The figure “Ratings of the generated pairs” has their histograms.")
 
 
-def _truth_rows(iteration: IterationData) -> Iterator[Sequence[str]]:
+def truth_rows(iteration: IterationData) -> Iterator[Sequence[str]]:
     """Yield a row for each source of the truth: checks of the recipe's benchmarks, and those of the calibration."""
     calibrated = (iteration.calibration or {}).get("truth", {})
     for name, values in calibrated.items():
@@ -236,7 +236,7 @@ def _count(value: float | None) -> str:
 
 def rigor_facts(run: RunData) -> Iterator[str]:
     """Yield sentences on what the figures of this report can bear, and what was not done."""
-    yield from (without_paths(escape_unprintable(text)) for text in read_findings(run.folder).values())
+    yield from finding_texts(run)
     if run.num_trained:
         yield from (f"{measured}." for measured in newly_met(run.recipe, run.folder, run.num_trained))
     yield f"This is one run with one random seed ({run.recipe.seed}). How much another seed would change is not known."
@@ -244,6 +244,20 @@ def rigor_facts(run: RunData) -> Iterator[str]:
         "Intervals are 95% intervals over the items of a benchmark; differences are paired, item by item. They are not "
         "corrected for the number of scores: of 20 true non-differences, one looks like a difference."
     )
+    yield from selection_threats(run)
+    yield from rating_threats(run)
+    if not any(isinstance(rule, ContaminationFilter) for rule in run.recipe.filters):
+        yield "Overlap of the generated data with benchmarks was not looked for: isheep contamination does."
+    yield from benchmark_notes(run)
+
+
+def finding_texts(run: RunData) -> Iterator[str]:
+    """Yield the signs of degenerate learning that a run has noted."""
+    yield from (without_paths(escape_unprintable(text)) for text in read_findings(run.folder).values())
+
+
+def selection_threats(run: RunData) -> Iterator[str]:
+    """Yield how the result was chosen, if there was a choice."""
     if rule := run.recipe.stop_rule:
         yield (
             f"The result of the run is {run.result}. It was chosen on items of {rule.benchmark} that are not reported."
@@ -253,14 +267,20 @@ def rigor_facts(run: RunData) -> Iterator[str]:
             "The best iteration was chosen by the same scores that are reported, which flatters it. A stop rule in the "
             "recipe would choose it by other items."
         )
+
+
+def rating_threats(run: RunData) -> Iterator[str]:
+    """Yield who rated the pairs, and whether the judge was calibrated."""
     if note := run.recipe.judge_note:
         yield f"{without_paths(note)}."
     elif any(iteration.assessed for iteration in run.iterations):
         yield "The model rated its own answers (self-assessment)."
     if not any(iteration.calibration for iteration in run.iterations) and run.recipe.assessment:
         yield "The judge was not calibrated: isheep judge-calibration rates a sample again and compares."
-    if not any(isinstance(rule, ContaminationFilter) for rule in run.recipe.filters):
-        yield "Overlap of the generated data with benchmarks was not looked for: isheep contamination does."
+
+
+def benchmark_notes(run: RunData) -> Iterator[str]:
+    """Yield what a reader of the scores must know."""
     for benchmark in run.benchmarks:
         yield from (f"{benchmark.title}: {note}" for note in benchmark.notes)
 

@@ -109,20 +109,21 @@ def to_markdown(table: PaperTable) -> str:
     """Return a table in GitHub's form, with its title and caption above it."""
     columns = [f"{group}: {name}" if group else name for group, name in table.columns]
     headings = [*table.headings, *columns]
-    lines = [f"**{_markdown_text(table.title)}.** {_markdown_text(table.caption)}", ""]
-    lines.append(_markdown_line(map(_markdown_text, headings)))
-    lines.append(_markdown_line(["---"] * len(headings)))
+    lines = [f"**{markdown_text(table.title)}.** {markdown_text(table.caption)}", ""]
+    lines.append(markdown_line(map(markdown_text, headings)))
+    lines.append(markdown_line(["---"] * len(headings)))
     for row in table.rows:
-        lines.append(_markdown_line([*map(_markdown_text, row.labels), *map(_markdown_cell, row.cells)]))
+        lines.append(markdown_line([*map(markdown_text, row.labels), *map(_markdown_cell, row.cells)]))
     return "\n".join(lines) + "\n"
 
 
-def _markdown_line(cells: Iterable[str]) -> str:
+def markdown_line(cells: Iterable[str]) -> str:
+    """Return a row of a table of cells that are Markdown."""
     return f"| {' | '.join(cells)} |"
 
 
 def _markdown_cell(cell: PaperCell) -> str:
-    text = _markdown_text(cell.text)
+    text = markdown_text(cell.text)
     # GitHub's pages show <ins> underlined, and no <u>.
     text = {1: f"**{text}**", 2: f"<ins>{text}</ins>"}.get(cell.rank, text)
     arrow = {"up": "↑", "down": "↓", "": ""}[cell.mark]
@@ -130,7 +131,7 @@ def _markdown_cell(cell: PaperCell) -> str:
     return f"{text}{arrow}{note}"
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Return a text in one line that Markdown shows as it is."""
     line = " ".join(escape_unprintable(text).split())
     return re.sub(r"([\\`*_\[\]<>|~$#&])", r"\\\1", line)
