@@ -252,7 +252,7 @@ def run_sweep(recipes: Mapping[str, Recipe], out: Path, *, backend: Backend = DE
         raise UserError(f"{out} is a run folder: a run for each setting needs a folder of its own; {another}")
     check_layout(out, recipes)
     folders = {name: folder_of_setting(out, name) for name in recipes}
-    for name, recipe in recipes.items():
+    for name in recipes:
         check_recipe_ready(_with_expected_steps(name, recipes, out), folders[name], backend=backend)
     if any(parse_run_name(name)[1] is not None for name in recipes):
         declare_runs(out, recipes)
@@ -274,7 +274,7 @@ def run_sweep(recipes: Mapping[str, Recipe], out: Path, *, backend: Backend = DE
 
 
 def _in_order(recipes: Mapping[str, Recipe]) -> list[str]:
-    """Return the names of recipes, one random seed after the other, and those that are matched with another one last."""
+    """Return the names of recipes, one random seed after the other, each time the matched ones last."""
     seeds = list(dict.fromkeys(parse_run_name(name)[1] for name in recipes))
 
     def position(name: str) -> tuple[int, bool]:

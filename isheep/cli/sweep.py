@@ -28,7 +28,8 @@ def sweep(
     """Run every setting of a sweep, or continue them.
 
     A sweep is a recipe file with `settings` or a `grid`. A file that is identical in two settings is made once and
-    copied. With --seeds, every setting runs with every random seed, in a folder --out/SETTING/seed-K. KEY=VALUE sets a key of the recipe in all settings, except in those that the sweep itself sets it for.
+    copied. KEY=VALUE sets a key of the recipe in all settings, except in those that the sweep itself sets it for. With
+    --seeds, every setting runs with every random seed, in a folder --out/SETTING/seed-K.
     """
     from isheep import api
     from isheep.recipe import loading

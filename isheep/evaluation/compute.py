@@ -23,7 +23,7 @@ from isheep.trainers.adapter_dir import TRAINING_RECORD
 # The stages without which there would be no model.
 MODEL_STAGES = ("instructions", "answers", "measures for filters", "ratings", "filtering", "training")
 # The files whose rows count the tokens that a model wrote. Ratings do not count theirs.
-TOKEN_FILES = {
+TOKEN_FILES: dict[str, type[Reply | TaskKind | Instance | Pair]] = {
     "topics.jsonl": Reply,
     "replies.jsonl": Reply,
     "task_kinds.jsonl": TaskKind,
@@ -44,9 +44,9 @@ class ModelCost(NamedTuple):
     was copied from is gone.
     """
 
-    tokens: int | None
-    rows: int | None
-    steps: int | None
+    tokens: float | None
+    rows: float | None
+    steps: float | None
     seconds: float | None
 
 
@@ -141,7 +141,7 @@ def trained_steps(recipe: Recipe, run: RunFolder, batch_size: int) -> int:
 
 
 def with_matched_steps(recipe: Recipe, matched: Path | None = None) -> Recipe:
-    """Return a recipe whose `training.steps_of` is replaced by `max_steps`: the steps that the run `matched` has trained.
+    """Return a recipe with the steps that the run `matched` has trained, as `max_steps` in place of `steps_of`.
 
     `matched` is the run folder that `steps_of` names, if it is not given. Recipes without `steps_of` stay as they are.
     Raises UserError if there is no such run, or if it has not ended.
@@ -177,5 +177,4 @@ def mean_cost(costs: Sequence[ModelCost]) -> ModelCost:
     if not costs:
         return UNKNOWN_COST
     tokens, rows, steps, seconds = (mean(values) for values in zip(*costs, strict=True))
-    counts = (None if value is None else round(value) for value in (tokens, rows, steps))
-    return ModelCost(*counts, seconds)
+    return ModelCost(tokens, rows, steps, seconds)

@@ -71,12 +71,12 @@ def folder_of_setting(out: Path, name: str) -> Path:
 class SeedChoice(NamedTuple):
     """The random seeds of `--seeds`: a number of them, from the recipe's seed on, or a list."""
 
-    count: int
+    number: int
     listed: tuple[int, ...] = ()
 
     def numbers(self, first: int) -> list[int]:
         """Return the random seeds, where `first` is that of the recipe."""
-        return list(self.listed or range(first, first + self.count))
+        return list(self.listed or range(first, first + self.number))
 
 
 def parse_seeds(text: str) -> SeedChoice:
