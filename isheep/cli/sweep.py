@@ -44,6 +44,8 @@ def sweep(
 def run_settings(recipes: Mapping[str, Recipe], out: Path) -> None:
     """Run recipes by name, each in the folder of its name in `out`, and print the table of all, also after an error."""
     from isheep.cli.live_view import live_view
+    from isheep.cli.seed_tables import seed_tables
+    from isheep.evaluation.seed_runs import is_seed_sweep, load_seed_sweep
     from isheep.evaluation.sweep_table import sweep_table
     from isheep.recipe.sweeps import folder_of_setting
     from isheep.sweep import run_sweep
@@ -53,5 +55,5 @@ def run_settings(recipes: Mapping[str, Recipe], out: Path) -> None:
             run_sweep(recipes, out)
     finally:
         if any(folder_of_setting(out, name).exists() for name in recipes):
-            print_parts([sweep_table(recipes, out)])
+            print_parts(seed_tables(load_seed_sweep(out)) if is_seed_sweep(out) else [sweep_table(recipes, out)])
             print_line(f"runs     {out}")
