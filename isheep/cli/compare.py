@@ -8,6 +8,26 @@ import typer
 from isheep.cli.options import Json
 from isheep.cli.output import print_json, print_parts
 
+Baseline = Annotated[
+    str | None, typer.Option(metavar="SETTING", help="Setting of a sweep that every other one is compared with.")
+]
+Contrasts = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="A:B",
+        help="Two models of a sweep, such as one-base@1:one-base@3; may be repeated.",
+        show_default=False,
+    ),
+]
+Within = Annotated[
+    bool,
+    typer.Option(
+        "--within",
+        help="Compare each setting of a sweep with its base and its iteration 1 (done without --baseline and "
+        "--contrast).",
+    ),
+]
+
 
 def compare(
     a: Annotated[
@@ -41,26 +61,9 @@ def compare(
             show_default=False,
         ),
     ] = None,
-    baseline: Annotated[
-        str | None,
-        typer.Option(metavar="SETTING", help="Setting of a sweep that every other one is compared with."),
-    ] = None,
-    contrast: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="A:B",
-            help="Two models of a sweep, such as one-base@1:one-base@3; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    within: Annotated[
-        bool,
-        typer.Option(
-            "--within",
-            help="Compare each setting of a sweep with its base and its iteration 1 (done without --baseline and "
-            "--contrast).",
-        ),
-    ] = False,
+    baseline: Baseline = None,
+    contrast: Contrasts = None,
+    within: Within = False,
     as_json: Json = False,
 ) -> None:
     """Compare two models, or settings over random seeds.

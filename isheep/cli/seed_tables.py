@@ -15,9 +15,9 @@ from isheep.evaluation.seed_runs import SeedRun, SeedSweep, SettingScore, settin
 from isheep.plan.tables import clock, si
 
 LEGEND = (
-    "first score of each benchmark, shares in %: mean over the random seeds with Student's 95% interval. Costs are those "
-    "of a model, up to its iteration and without evaluation, in the mean of the runs: tokens of instructions and "
-    "answers, rows and steps of training, time on the clock. A file that was copied costs what it cost the other run."
+    "first score of each benchmark, shares in %: mean over the random seeds with Student's 95% interval. Costs are "
+    "means over the runs, of all that a model needed but evaluation: tokens of instructions and answers, rows and "
+    "steps of training, time on the clock. A file that was copied costs what it cost the other run."
 )
 RUNS_LEGEND = "runs: scores and costs of the newest model that is scored; intervals are over items"
 

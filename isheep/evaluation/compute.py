@@ -4,7 +4,8 @@ Files that a run has copied count as if it had made them itself, so that the cos
 compared.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from isheep.errors import UserError
 from isheep.evaluation.stopping import last_iteration
 from isheep.recipe.schema import Recipe
 from isheep.records import Instance, Pair, Reply, TaskKind
-from isheep.rundir.artifacts import split_file, stage_of
+from isheep.rundir.artifacts import ARTIFACTS, iteration_name
 from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir, newest_iteration
@@ -57,11 +58,12 @@ UNKNOWN_COST = ModelCost(None, None, None, None)
 def model_costs(recipe: Recipe, run: RunFolder) -> list[ModelCost]:
     """Return the costs of M^0 (nothing), M^1, ... up to the newest model of a run."""
     costs = [NO_COST]
-    seconds_of = _iteration_seconds(run)
+    find_event = _event_finder(run)
     for iteration in range(1, newest_iteration(recipe, run) + 1):
         training = training_record(run, iteration)
         rows, steps = (training.get("rows") or {}).get("trained"), training.get("steps")
-        cost = (_iteration_tokens(run, iteration), rows, steps, seconds_of(iteration))
+        tokens, seconds = (count(run, iteration, find_event) for count in (_iteration_tokens, _iteration_seconds))
+        cost = (tokens, rows, steps, seconds)
         costs.append(ModelCost(*map(_add_known, costs[-1], cost)))
     return costs
 
@@ -77,49 +79,60 @@ def _add_known(total: Any, value: Any) -> Any:
     return None if total is None or value is None else total + value
 
 
-def _iteration_tokens(run: RunFolder, iteration: int) -> int:
-    folder = iteration_dir(run, iteration)
-    # The pairs are made of the instances, and no model is asked for them again.
-    skipped = {"pairs.jsonl"} if folder.has("instances.jsonl") else set()
-    files = [name for name in TOKEN_FILES if name not in skipped and folder.has(name)]
-    return sum(row.tokens for name in files for row in folder.read(name, TOKEN_FILES[name]))
+# --- from the events of the runs that made the files
+
+FindEvent = Callable[[str], dict[str, Any]]
+"""Returns the event of the run that made a file of this run; empty if it is not known."""
 
 
-# --- seconds, from the events of the runs that made the files
+def _event_finder(run: RunFolder) -> FindEvent:
+    """Return the function that finds who made a file of a run, and at what cost."""
 
-
-def _iteration_seconds(run: RunFolder) -> Callable[[int], float | None]:
-    """Return a function that gives the seconds of an iteration's stages, None if those of a file are not known."""
-    events_by_root: dict[Path, dict[str, dict[str, Any]]] = {}
-
+    @cache
     def events_of(root: Path) -> dict[str, dict[str, Any]]:
         """Return the last event of each file of a run that was made or copied."""
-        if root not in events_by_root:
-            events = (event for event in read_events(root) if event.keys() & {"seconds", "shared_from"})
-            events_by_root[root] = {str(event["file"]): event for event in events if "file" in event}
-        return events_by_root[root]
+        events = (event for event in read_events(root) if "file" in event)
+        return {str(event["file"]): event for event in events if event.keys() & {"seconds", "shared_from"}}
 
-    def seconds_of_file(root: Path, file: str) -> float | None:
-        event = events_of(root).get(file, {})
+    def find_event(file: str) -> dict[str, Any]:
+        root, event = run.root, events_of(run.root).get(file, {})
         # Runs share files in one direction, from earlier ones, so this ends.
         while "shared_from" in event:
             source = (root / event["shared_from"]).resolve()
             root = source.parents[len(Path(file).parts) - 1]
             event = events_of(root).get(file, {})
-        # Only the last try of an interrupted stage is in the event.
-        if "seconds" not in event or event.get("made", 0) < event.get("rows", 0):
-            return None
-        return float(event["seconds"])
+        return event
 
-    def seconds_of(iteration: int) -> float | None:
-        seconds: float | None = 0.0
-        for file in events_of(run.root):
-            number, name = split_file(file)
-            if number == iteration and stage_of(name) in MODEL_STAGES:
-                seconds = _add_known(seconds, seconds_of_file(run.root, file))
-        return seconds
+    return find_event
 
-    return seconds_of
+
+def _is_whole(event: Mapping[str, Any]) -> bool:
+    """Return whether an event is about all rows of a file: of an interrupted stage, it is about the last try alone."""
+    return "seconds" in event and event.get("made", 0) >= event.get("rows", 0)
+
+
+def _iteration_tokens(run: RunFolder, iteration: int, find_event: FindEvent) -> int:
+    folder = iteration_dir(run, iteration)
+    # The pairs are made of the instances, and no model is asked for them again.
+    skipped = {"pairs.jsonl"} if folder.has("instances.jsonl") else set()
+    total = 0
+    for name, row_type in TOKEN_FILES.items():
+        if name not in skipped and folder.has(name):
+            event = find_event(f"{iteration_name(iteration)}/{name}")
+            is_counted = _is_whole(event) and "tokens" in event
+            total += event["tokens"] if is_counted else sum(row.tokens for row in folder.read(name, row_type))
+    return total
+
+
+def _iteration_seconds(run: RunFolder, iteration: int, find_event: FindEvent) -> float | None:
+    folder, seconds = iteration_dir(run, iteration), 0.0
+    for artifact in ARTIFACTS:
+        if artifact.stage in MODEL_STAGES and folder.has(artifact.name):
+            event = find_event(f"{iteration_name(iteration)}/{artifact.name}")
+            if not _is_whole(event):
+                return None
+            seconds += event["seconds"]
+    return seconds
 
 
 # --- as many optimizer steps as another run has trained

@@ -15,10 +15,10 @@ from isheep.evaluation.contrasts import Contrast, ContrastFamily, ContrastScore
 # The p of more seeds would widen the table; --json has all.
 MAX_LISTED_P = 5
 LEGEND = (
-    "A is the first side of a contrast, B the second. Shares in % with 95% intervals over the random seeds. p is that of "
-    "Student's paired t test over the seeds, two-sided, and below it corrected for {tests} (Holm). In brackets: minimum "
-    "detectable difference at 80% power with these seeds and the corrected level. p over items is that of each seed's "
-    "own pair of models, uncorrected: it says nothing about another random seed."
+    "A is the first side of a contrast, B the second. Shares in % with 95% intervals over the random seeds. p is that "
+    "of Student's paired t test over the seeds, two-sided, and below it corrected for {tests} (Holm). In brackets: "
+    "minimum detectable difference at 80% power with these seeds and the corrected level. p over items is that of each "
+    "seed's own pair of models, uncorrected: it says nothing about another random seed."
 )
 
 

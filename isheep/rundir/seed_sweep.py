@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isheep.errors import UserError, option
 from isheep.files.reading import read_small_text
-from isheep.recipe.sweeps import SEED_FOLDER, parse_run_name, run_name
+from isheep.recipe.sweeps import SEED_FOLDER, parse_run_name
 from isheep.rundir.atomic import write_text
 from isheep.rundir.run import list_runs
 
@@ -22,11 +22,6 @@ class DeclaredRuns(BaseModel):
 
     settings: list[str]
     seeds: list[int]
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the runs, SETTING/seed-K."""
-        return [run_name(setting, seed) for setting in self.settings for seed in self.seeds]
 
 
 def declare_runs(out: Path, names: Iterable[str]) -> None:
@@ -44,23 +39,23 @@ def declare_runs(out: Path, names: Iterable[str]) -> None:
 def read_declared_runs(out: Path) -> DeclaredRuns | None:
     """Return the runs that belong to a sweep with random seeds; None if the folder is not that of such a sweep.
 
-    Without sweep.json they are those of the folders SETTING/seed-K, which `isheep run --seeds` makes. Raises UserError
-    if sweep.json is damaged.
+    They are those of sweep.json, and of the folders SETTING/seed-K that are there, which `isheep run --seeds` makes,
+    too. Raises UserError if sweep.json is damaged.
     """
-    path = out / SWEEP_FILE
+    path, settings, seeds = out / SWEEP_FILE, list[str](), set[int]()
     if path.is_file():
         try:
-            return DeclaredRuns.model_validate_json(read_small_text(path))
+            saved = DeclaredRuns.model_validate_json(read_small_text(path))
         except ValidationError:
             raise UserError(f"{path} is damaged: delete it, and run the sweep again to have it written anew") from None
-    if os.path.isfile(out / "recipe.yaml") or list_runs(out):
+        settings, seeds = saved.settings, {*saved.seeds}
+    elif os.path.isfile(out / "recipe.yaml") or list_runs(out):
         return None
-    run_dirs = [run_dir for folder in sorted(out.glob("*/")) for run_dir in list_runs(folder)]
-    run_dirs = [run_dir for run_dir in run_dirs if SEED_FOLDER.fullmatch(run_dir.name)]
-    if not run_dirs:
-        return None
-    seeds = {int(run_dir.name.removeprefix("seed-")) for run_dir in run_dirs}
-    return DeclaredRuns(settings=list(dict.fromkeys(run_dir.parent.name for run_dir in run_dirs)), seeds=sorted(seeds))
+    for run_dir in (run_dir for folder in sorted(out.glob("*/")) for run_dir in list_runs(folder)):
+        if match := SEED_FOLDER.fullmatch(run_dir.name):
+            settings.append(run_dir.parent.name)
+            seeds.add(int(match[1]))
+    return DeclaredRuns(settings=list(dict.fromkeys(settings)), seeds=sorted(seeds)) if settings and seeds else None
 
 
 def check_layout(out: Path, names: Iterable[str]) -> None:
