@@ -7,6 +7,7 @@ import typer
 
 from isheep.cli.options import Json
 from isheep.cli.output import print_json, print_parts
+from isheep.errors import UserError
 
 Baseline = Annotated[
     str | None, typer.Option(metavar="SETTING", help="Setting of a sweep that every other one is compared with.")
@@ -71,7 +72,6 @@ def compare(
     Two models are compared on the same items. Two folders of runs are compared over the random seeds that both have. Of
     a sweep with random seeds (isheep sweep --seeds), all contrasts are one family: p is corrected across settings.
     """
-    from isheep.errors import UserError
     from isheep.evaluation.compare import compare_models, comparison_table
     from isheep.evaluation.json_views import comparison_json
     from isheep.evaluation.seed_runs import is_seed_sweep

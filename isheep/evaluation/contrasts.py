@@ -125,8 +125,8 @@ def within_contrasts(sweep: SeedSweep, iterations: Sequence[int] = ()) -> list[C
         num_iterations = sweep.num_iterations(setting)
         for iteration in _or_result(iterations):
             last = num_iterations if iteration is None else iteration
-            # Iteration 1 has nothing but the base before it.
-            earlier = [0, 1] if last > 1 else [0]
+            # Iteration 1 has nothing but the base before it, and the base has nothing.
+            earlier = [0, 1] if last > 1 else [0] if iteration != 0 else []
             contrasts += [Contrast(SettingModel(setting, t), SettingModel(setting, iteration)) for t in earlier]
     return contrasts
 
@@ -182,7 +182,7 @@ def compare_contrasts(sweep: SeedSweep, contrasts: Sequence[Contrast], names: Se
         pairs = dict(_model_pairs(sweep, contrast, left_out))
         scores += _contrast_scores(contrast, pairs, left_out)
     if not scores:
-        raise UserError(f"{sweep.path}: nothing can be compared yet: {'; '.join(left_out) or 'it has one setting'}")
+        raise UserError(f"{sweep.path}: nothing can be compared yet: {'; '.join(left_out) or 'there is no contrast'}")
     scores = choose_scores(scores, names)
     tests = [((tuple(score.scores[0]), tuple(score.scores[1])), score.over_seeds.p) for score in scores]
     return ContrastFamily(contrasts, scores, *correct_family(tests), left_out)
