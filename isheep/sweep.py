@@ -16,9 +16,10 @@ from isheep.diagnostics.degenerate import worse_score
 from isheep.diagnostics.judge_kinds import blind_judge
 from isheep.errors import UserError, option
 from isheep.evaluation import evaluate
+from isheep.evaluation.compute import with_matched_steps, with_steps
 from isheep.evaluation.file_sources import benchmark_of_file, source_fingerprint
 from isheep.evaluation.results import read_result
-from isheep.evaluation.stopping import describe_stop, is_last_iteration, run_gain_test
+from isheep.evaluation.stopping import describe_stop, is_last_iteration, is_unfinished, last_iteration, run_gain_test
 from isheep.filters.custom import PairFunction, as_filter
 from isheep.filters.score import ScoreFilter
 from isheep.judges.endpoint import JUDGE_LOG
@@ -28,7 +29,7 @@ from isheep.models.checkpoint import check_device
 from isheep.plan.reality import record_plan
 from isheep.recipe.loading import load_saved_recipe
 from isheep.recipe.schema import Recipe
-from isheep.recipe.sweeps import folder_of_setting
+from isheep.recipe.sweeps import folder_of_setting, parse_run_name
 from isheep.records import AssessedPair, Model, Record
 from isheep.report.hook import live_report
 from isheep.rundir import progress
@@ -36,7 +37,6 @@ from isheep.rundir.atomic import copy_atomically
 from isheep.rundir.events import read_events
 from isheep.rundir.findings import report_findings
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.manifest import is_stale
 from isheep.rundir.progress import console
 from isheep.rundir.python_objects import Names, check_python_objects, save_python_objects
@@ -45,10 +45,12 @@ from isheep.rundir.run import (
     check_finished_files,
     check_run_dir,
     has_current_format,
+    is_locked,
     list_runs,
     open_run,
     open_run_for_writing,
 )
+from isheep.rundir.seed_sweep import check_layout, declare_runs
 from isheep.stages import assess
 from isheep.stages.judge_digests import check_same_judges, save_judges
 from isheep.stages.rating_judge import check_judge, judge_chat
@@ -90,7 +92,7 @@ def iterate_recipe(
     `filters` are those of algorithm.align. The run folder is locked until the iterator is exhausted or closed.
     With `machine.report`, report.html is written after stages.
     """
-    recipe = with_run_date(recipe, out, backend, reuse)
+    recipe = with_run_date(with_matched_steps(recipe), out, backend, reuse)
     with (
         open_run_for_writing(out, recipe) as folder,
         progress.run(out, recipe.iterations, reaches_threshold(recipe)),
@@ -205,7 +207,7 @@ def check_recipe_ready(
     filters: Sequence[PairFunction] = (),
 ) -> None:
     """Raise UserError if a run of this recipe in the folder `out` can't work, before any weights are loaded."""
-    recipe = with_saved_date(recipe, out)
+    recipe = with_saved_date(with_matched_steps(recipe), out)
     if reuse:
         check_reused_run(reuse, out, _object_names(backend, filters))
     check_run_dir(out, recipe)
@@ -232,20 +234,7 @@ def check_recipe_ready(
                 check_judge(variant, variant.assessment)
         for note in backend.check_engine(recipe, benchmarks_need_logprobs(recipe)):
             console.print(note, markup=False, soft_wrap=True)
-    evaluate.check_benchmarks_ready(recipe, run, range(_last_iteration(recipe, run) + 1), backend=backend)
-
-
-def is_unfinished(recipe: Recipe, run: RunFolder) -> bool:
-    """Return whether a model up to the last iteration, or a score of one, is still missing."""
-    folders = [iteration_dir(run, iteration) for iteration in range(_last_iteration(recipe, run) + 1)]
-    results = [f"eval/{benchmark.label}.json" for benchmark in recipe.evaluation]
-    has_models = all(folder.has("adapter") for folder in folders[1:])
-    return not (has_models and all(folder.has(result) for folder in folders for result in results))
-
-
-def _last_iteration(recipe: Recipe, run: RunFolder) -> int:
-    """Return T, or the iteration at which the recipe's `stop` ends the run by the scores that it has."""
-    return next(iteration for iteration in range(recipe.iterations + 1) if is_last_iteration(recipe, run, iteration))
+    evaluate.check_benchmarks_ready(recipe, run, range(last_iteration(recipe, run) + 1), backend=backend)
 
 
 # --- many runs
@@ -254,34 +243,97 @@ def _last_iteration(recipe: Recipe, run: RunFolder) -> int:
 def run_sweep(recipes: Mapping[str, Recipe], out: Path, *, backend: Backend = DEFAULT_BACKEND) -> list[Path]:
     """Run recipes by name, each in the folder of its name in `out`, or continue their runs; return the folders.
 
-    A folder with the name that an older isheep gave a setting is continued, too (recipe.sweeps.folder_of_setting).
+    Names are those of settings, or SETTING/seed-K (recipe.sweeps.with_seeds). A folder with the name that an older
+    isheep gave a setting is continued, too (recipe.sweeps.folder_of_setting). Settings that are matched with another
+    one (`training.steps_of`) run after it.
     Raises UserError before anything runs if one of them can't begin, or if `out` is a run folder itself. A recipe that
     can't be finished (a threshold may keep nothing to train on) does not stop the others: the error is raised at the
-    end.
+    end, and is an event of the run.
     """
     if (out / "recipe.yaml").exists():
         another = f"give another {option('out')}"
         raise UserError(f"{out} is a run folder: a run for each setting needs a folder of its own; {another}")
+    check_layout(out, recipes)
     folders = {name: folder_of_setting(out, name) for name in recipes}
-    for name, recipe in recipes.items():
-        check_recipe_ready(recipe, folders[name], backend=backend)
+    for name in recipes:
+        check_recipe_ready(_with_expected_steps(name, recipes, out), folders[name], backend=backend)
+    if any(parse_run_name(name)[1] is not None for name in recipes):
+        declare_runs(out, recipes)
     errors = []
-    for name, undated in recipes.items():
+    for name in _in_order(recipes):
         console.print(f"== {folders[name]}", markup=False, soft_wrap=True)
         try:
-            recipe = with_run_date(undated, folders[name], backend)
-            reuse_from = find_reusable_files(recipe, folders[name], sibling_runs(folders[name]))
+            recipe = with_matched_steps(recipes[name], _matched_run(name, recipes, out))
+            recipe = with_run_date(recipe, folders[name], backend)
+            reuse_from = find_reusable_files(recipe, folders[name], sibling_runs(folders[name], out))
             run_recipe(recipe, folders[name], reuse_from, backend=backend)
         except UserError as error:
             errors.append(f"{name}: {error}")
+            if (folders[name] / "recipe.yaml").exists() and not is_locked(folders[name]):
+                RunFolder(folders[name], folders[name]).event(failed=str(error))
     if errors:
         raise UserError(f"{len(errors)} of {len(recipes)} settings could not be finished: {'; '.join(errors)}")
     return list(folders.values())
 
 
-def sibling_runs(run_dir: Path) -> list[ReusedRun]:
-    """Return the runs beside a run folder, whose files it may copy."""
-    return [ReusedRun(path, open_run(path)[0]) for path in list_runs(run_dir.parent) if path != run_dir]
+def _in_order(recipes: Mapping[str, Recipe]) -> list[str]:
+    """Return the names of recipes, one random seed after the other, each time the matched ones last."""
+    seeds = list(dict.fromkeys(parse_run_name(name)[1] for name in recipes))
+
+    def position(name: str) -> tuple[int, bool]:
+        return seeds.index(parse_run_name(name)[1]), recipes[name].training.steps_of is not None
+
+    return sorted(recipes, key=position)
+
+
+def _matched_name(name: str, recipe: Recipe) -> str | None:
+    """Return the name of the run with the same seed that `training.steps_of` means if it names another setting."""
+    _, slash, seed_folder = name.partition("/")
+    return f"{recipe.training.steps_of}{slash}{seed_folder}" if recipe.training.steps_of else None
+
+
+def _matched_run(name: str, recipes: Mapping[str, Recipe], out: Path) -> Path | None:
+    """Return the folder of the setting that a recipe's `training.steps_of` names.
+
+    None if it names no setting of the sweep: then it is a run folder, or nothing.
+    """
+    matched = _matched_name(name, recipes[name])
+    if matched is None:
+        return None
+    folder = folder_of_setting(out, matched)
+    return folder if matched in recipes or folder.exists() else None
+
+
+def _with_expected_steps(name: str, recipes: Mapping[str, Recipe], out: Path) -> Recipe:
+    """Return a recipe whose steps may not be known yet, because the setting that it is matched with runs before it.
+
+    Until then it has the steps with which its own run has begun, or one step. Raises UserError if a setting is matched
+    with one that is matched itself.
+    """
+    recipe = recipes[name]
+    if _matched_run(name, recipes, out) is None:
+        return recipe
+    matched = recipes.get(_matched_name(name, recipe) or "")
+    if matched and matched.training.steps_of:
+        raise UserError(
+            f"{name}: training.steps_of: {recipe.training.steps_of} is itself matched with "
+            f"{matched.training.steps_of}: name that"
+        )
+    saved = folder_of_setting(out, name) / "recipe.yaml"
+    saved_steps = load_saved_recipe(saved).training.max_steps if saved.is_file() else None
+    return with_steps(recipe, saved_steps or 1)
+
+
+def sibling_runs(run_dir: Path, out: Path | None = None) -> list[ReusedRun]:
+    """Return the runs beside a run folder, whose files it may copy.
+
+    `out` is the folder of its sweep, if that is not the folder above: then they are the runs with the same seed.
+    """
+    if out is None or run_dir.parent == out:
+        paths = list_runs(run_dir.parent)
+    else:
+        paths = [path for folder in sorted(out.glob("*/")) for path in list_runs(folder) if path.name == run_dir.name]
+    return [ReusedRun(path, open_run(path)[0]) for path in paths if path != run_dir]
 
 
 def find_reusable_files(recipe: Recipe, run_dir: Path, other_runs: Sequence[ReusedRun]) -> Callable[[str], Path | None]:

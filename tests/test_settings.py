@@ -265,6 +265,7 @@ ELSEWHERE = {
     "evaluation.max_tokens": "test_samples.py, test_mt_bench.py, test_alpaca_eval.py",
     "evaluation.num_items": "test_samples.py",
     "evaluation.base_in_template": "test_samples.py: a base that is asked in the template",
+    "training.steps_of": "test_sweep_seeds.py: the number of steps",
     "training.quantize": "docs/scale.md: needs CUDA and bitsandbytes, refused where they are not",
     "evaluation.judge": "test_judges.py, test_mt_bench.py, test_alpaca_eval.py",
 }

@@ -34,6 +34,15 @@ UnsafeCode = Annotated[
     bool,
     typer.Option("--unsafe-code", help="Run model-written code (HumanEval, MBPP) even if no sandbox is available."),
 ]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N or K,K,...",
+        help="Number of random seeds: seed, seed + 1, ..., where seed is the recipe's; or a list. Each has a folder "
+        "seed-K.",
+        show_default=False,
+    ),
+]
 BaseModelName = Annotated[
     str | None, typer.Option("--model", help="Base model: a folder, or a name on the Hugging Face Hub.")
 ]

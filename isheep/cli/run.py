@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from isheep.cli.options import AllowCode, BaseModelName, UnsafeCode
+from isheep.cli.options import AllowCode, BaseModelName, Seeds, UnsafeCode
 from isheep.cli.output import print_line, print_parts
 from isheep.cli.recipe_choice import RecipeName, Settings, choose_recipe, fork_run
 from isheep.errors import UserError
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
 
 Out = Annotated[Path | None, typer.Option(help="Run folder (default: runs/RECIPE, or runs/MODEL with --model).")]
-Seeds = Annotated[
-    int | None,
-    typer.Option(min=1, help="Number of random seeds: runs with seed, seed + 1, ..., each in a folder --out/seed-N."),
-]
 Reuse = Annotated[
     Path | None,
     typer.Option(
@@ -71,19 +67,21 @@ def run(
         return watch_run(watch)
     from isheep import api
     from isheep.cli.sweep import run_settings
+    from isheep.recipe.sweeps import parse_seeds
 
+    seed_choice = parse_seeds(seeds) if seeds is not None else None
     choice = choose_recipe(recipe_name, settings, model, out)
     overrides = ["machine.unsafe_code=true", *choice.overrides] if unsafe_code else choice.overrides
     recipe = api.load_recipe(choice.path, overrides)
     out = choice.run_dir or out or Path("runs") / (Path(model).resolve().name if model else choice.path.stem)
     if fork is not None:
         out, reuse = fork_run(out, fork, reuse)
-    if seeds and reuse:
+    if seed_choice and reuse:
         raise UserError("--seeds makes several runs, which share files among themselves: leave out --reuse and --fork")
-    if seeds and choice.run_dir:
+    if seed_choice and choice.run_dir:
         raise UserError(f"--seeds needs a folder of runs, and {out} is a single run folder: give another --out")
-    if seeds:
-        numbers = range(recipe.seed, recipe.seed + seeds)
+    if seed_choice:
+        numbers = seed_choice.numbers(recipe.seed)
         return run_settings({f"seed-{n}": recipe.model_copy(update={"seed": n}) for n in numbers}, out)
     from isheep.sweep import check_recipe_ready
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from isheep.cli.options import AllowCode
+from isheep.cli.options import AllowCode, Seeds
 from isheep.cli.output import print_line, print_parts
 from isheep.cli.recipe_choice import Settings
 
@@ -22,23 +22,30 @@ def sweep(
     ],
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Parent folder of the run folders (default: runs/SWEEP).")] = None,
+    seeds: Seeds = None,
     allow_code: AllowCode = False,
 ) -> None:
     """Run every setting of a sweep, or continue them.
 
     A sweep is a recipe file with `settings` or a `grid`. A file that is identical in two settings is made once and
-    copied. KEY=VALUE sets a key of the recipe in all settings, except in those that the sweep itself sets it for.
+    copied. KEY=VALUE sets a key of the recipe in all settings, except in those that the sweep itself sets it for. With
+    --seeds, every setting runs with every random seed, in a folder --out/SETTING/seed-K.
     """
     from isheep import api
     from isheep.recipe import loading
+    from isheep.recipe.sweeps import parse_seeds, with_seeds
 
+    choice = parse_seeds(seeds) if seeds is not None else None
     path = loading.find_recipe(name)
-    run_settings(api.load_sweep(path, settings or []), out or Path("runs") / path.stem)
+    recipes = api.load_sweep(path, settings or [])
+    run_settings(with_seeds(recipes, choice) if choice else recipes, out or Path("runs") / path.stem)
 
 
 def run_settings(recipes: Mapping[str, Recipe], out: Path) -> None:
     """Run recipes by name, each in the folder of its name in `out`, and print the table of all, also after an error."""
     from isheep.cli.live_view import live_view
+    from isheep.cli.seed_tables import seed_tables
+    from isheep.evaluation.seed_runs import is_seed_sweep, load_seed_sweep
     from isheep.evaluation.sweep_table import sweep_table
     from isheep.recipe.sweeps import folder_of_setting
     from isheep.sweep import run_sweep
@@ -48,5 +55,5 @@ def run_settings(recipes: Mapping[str, Recipe], out: Path) -> None:
             run_sweep(recipes, out)
     finally:
         if any(folder_of_setting(out, name).exists() for name in recipes):
-            print_parts([sweep_table(recipes, out)])
+            print_parts(seed_tables(load_seed_sweep(out)) if is_seed_sweep(out) else [sweep_table(recipes, out)])
             print_line(f"runs     {out}")

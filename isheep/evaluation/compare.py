@@ -2,10 +2,10 @@
 
 import difflib
 from collections.abc import Hashable, Iterator, Sequence
-from math import isnan
+from math import nan
 from pathlib import Path
 from statistics import stdev
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -13,14 +13,13 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from isheep.benchmarks import Result
+from isheep.benchmarks import Result, Score
 from isheep.errors import UserError, option
 from isheep.evaluation import formatting
 from isheep.evaluation.evaluate import same_fingerprints, same_prompts
 from isheep.evaluation.power import ALPHA
-from isheep.evaluation.results import load_result
-from isheep.evaluation.score_rows import evaluated_benchmarks, started_iterations
-from isheep.evaluation.statistics import Comparison, compare, compare_over_seeds, estimate, holm, is_share
+from isheep.evaluation.score_rows import load_results
+from isheep.evaluation.statistics import Comparison, compare, compare_over_seeds, correct_family, estimate, is_share
 from isheep.rundir.iterations import find_run_result, model_words
 from isheep.rundir.run import find_runs, open_run
 
@@ -66,9 +65,8 @@ class ScoreComparison(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """The names of the score for `--score`: alone, or after the benchmark's name, with or without the part."""
-        benchmark = self.benchmark.removesuffix(f" ({self.part})")
-        return [self.score, f"{benchmark} {self.score}", self.full_name]
+        """The names of the score for `--score`."""
+        return score_names(self.benchmark, self.score, self.part)
 
 
 class LeftOutScore(NamedTuple):
@@ -123,8 +121,12 @@ def compare_models(a: Path, b: Path | None, iterations: Sequence[int], names: Se
     all_scores = list(_compare_scores(*sides, seeds))
     if not all_scores:
         raise UserError(_nothing_in_common(sides, left_out))
-    scores = _choose_scores(all_scores, left_out, names)
-    return ModelComparison(sides, seeds, scores, *_correct_p(scores), left_out)
+    for score in left_out:
+        if {score.score, f"{score.benchmark} {score.score}"} & {*names}:
+            raise UserError(f"{score}: score both anew")
+    scores = choose_scores(all_scores, names)
+    corrected_p, num_tests = correct_family([(score.values, score.result.p) for score in scores])
+    return ModelComparison(sides, seeds, scores, corrected_p, num_tests, left_out)
 
 
 # --- the two sides
@@ -150,18 +152,13 @@ def load_side(path: Path, iteration: int | None) -> Side:
 def _load_model(run_dir: Path, iteration: int | None) -> tuple[int, str, Results]:
     """Return a run's seed, and the name and results of one of its models."""
     recipe, run = open_run(run_dir)
-    started = started_iterations(recipe, run)
-    names = evaluated_benchmarks(recipe, run, started)
-    results = {
-        index: {result.title(name): result for name in names if (result := load_result(run, index, name))}
-        for index in started
-    }
+    results = load_results(recipe, run)
     label = ""
     if iteration is None and recipe.stop_rule:
         run_result = find_run_result(recipe, run)
         iteration, label = run_result.iteration, str(run_result)
     elif iteration is None:
-        iteration = max((index for index in started if results[index]), default=0)
+        iteration = max((index for index in results if results[index]), default=0)
     label = label or model_words(iteration)
     if iteration and recipe.judge_note:
         label += f" ({recipe.judge_note})"
@@ -207,9 +204,8 @@ def _common_results(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[t
 def _compare_scores(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[ScoreComparison]:
     """Yield a comparison for every score that all models of both sides have."""
     for benchmark, results in _common_results(a, b, seeds):
-        if not same_fingerprints(*results):
-            reason = "scored by other rules" if same_prompts(*results) else "asked other items"
-            raise UserError(f"{benchmark}: the two were {reason}, so that they can't be compared: score both anew")
+        if reason := fingerprint_conflict(results):
+            raise UserError(f"{benchmark}: {reason}, so that they can't be compared: score both anew")
         for name, first in results[0].scores.items():
             if all(name in result.scores and len(result.scores[name].items) == len(first.items) for result in results):
                 yield _compare_score(benchmark, name, results[: len(seeds)], results[len(seeds) :], seeds == [None])
@@ -223,6 +219,13 @@ def _left_out_scores(a: Side, b: Side, seeds: Sequence[int | None]) -> Iterator[
             if len({*numbers}) > 1:
                 sides = numbers[: len(seeds)], numbers[len(seeds) :]
                 yield LeftOutScore(benchmark, name, (sorted({*sides[0]}), sorted({*sides[1]})))
+
+
+def fingerprint_conflict(results: Sequence[Result]) -> str | None:
+    """Return why results of a benchmark can't be compared; None if items and rules are the same."""
+    if same_fingerprints(*results):
+        return None
+    return f"the two were {'scored by other rules' if same_prompts(*results) else 'asked other items'}"
 
 
 def num_items(result: Result, score: str) -> int:
@@ -241,18 +244,39 @@ def _compare_score(
         result = compare(score.items, items, score.clusters, unit)
         values = tuple(score.items), tuple(items), None if score.clusters is None else tuple(score.clusters)
         return ScoreComparison(benchmark, name, templates, share, result, None, values, before[0].part)
-    a, b = ([estimate(result.scores[name].items).value for result in results] for results in (before, after))
+    means = [paired_means(x.scores[name], y.scores[name]) for x, y in zip(before, after, strict=True)]
+    a, b = [mean[0] for mean in means], [mean[1] for mean in means]
     result = compare_over_seeds(a, b, share)
     return ScoreComparison(benchmark, name, templates, share, result, (a, b), (tuple(a), tuple(b)), before[0].part)
 
 
-def _choose_scores(
-    scores: Sequence[ScoreComparison], left_out: Sequence[LeftOutScore], names: Sequence[str]
-) -> list[ScoreComparison]:
-    """Return the scores with one of the names, or all without names."""
-    for score in left_out:
-        if {score.score, f"{score.benchmark} {score.score}"} & {*names}:
-            raise UserError(f"{score}: score both anew")
+def paired_means(before: Score, after: Score) -> tuple[float, float]:
+    """Return the means of a score on two sides over the items that both can be read for; nan without such an item."""
+    pairs = [pair for pair in zip(before.items, after.items, strict=True) if None not in pair]
+    first, second = (estimate(values).value for values in zip(*pairs, strict=True)) if pairs else (nan, nan)
+    return first, second
+
+
+def score_names(benchmark: str, score: str, part: str) -> list[str]:
+    """Return the names of a score for `--score`: alone, or after the benchmark's name, with or without the part."""
+    return [score, f"{benchmark.removesuffix(f' ({part})')} {score}", f"{benchmark} {score}"]
+
+
+class ScoreOfBenchmark(Protocol):
+    """A compared score that `--score` may choose."""
+
+    @property
+    def full_name(self) -> str: ...
+
+    @property
+    def names(self) -> list[str]: ...
+
+
+S = TypeVar("S", bound=ScoreOfBenchmark)
+
+
+def choose_scores(scores: Sequence[S], names: Sequence[str]) -> list[S]:
+    """Return the scores with one of the names, or all without names. Raises UserError for a name that none has."""
     by_name = {name: score for score in scores for name in score.names}
     for name in names:
         if name not in by_name:
@@ -270,16 +294,6 @@ def _nothing_in_common(sides: tuple[Side, Side], left_out: Sequence[LeftOutScore
     is_part = not left_out and any(result.part for side in results for result in side.values())
     way_out = "take runs whose recipes have the same stop and num_items" if is_part else "score both with isheep eval"
     return f"the two have no score in common ({reason}): {way_out}"
-
-
-def _correct_p(scores: Sequence[ScoreComparison]) -> tuple[list[float], int]:
-    """Return the p of each score corrected for all tests (Holm), and the number of tests.
-
-    Scores with the same values on both sides, such as strict and loose accuracy if no answer differs, are one test.
-    """
-    tests = {score.values: score.result.p for score in scores}
-    corrected = dict(zip(tests, holm(list(tests.values())), strict=True))
-    return [corrected[score.values] for score in scores], sum(not isnan(p) for p in tests.values())
 
 
 # --- as a table

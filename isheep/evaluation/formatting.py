@@ -34,7 +34,8 @@ def format_estimate(result: Estimate, share: bool) -> str:
     if math.isnan(result.value):
         return "-"
     if share:
-        return f"{100 * result.value:.3g} [{100 * result.low:.0f},{100 * result.high:.0f}]"
+        interval = "" if math.isnan(result.low) else f" [{100 * result.low:.0f},{100 * result.high:.0f}]"
+        return f"{100 * result.value:.3g}{interval}"
     interval = "" if math.isnan(result.low) else f" [{_short(result.low)},{_short(result.high)}]"
     return f"{result.value:.3g}{interval}"
 

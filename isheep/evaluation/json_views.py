@@ -6,9 +6,11 @@ from typing import Any
 
 from isheep.benchmarks import Result
 from isheep.evaluation.compare import ModelComparison, ScoreComparison
+from isheep.evaluation.contrasts import ContrastFamily, ContrastScore
 from isheep.evaluation.counts import count_rows, pair_accuracy
 from isheep.evaluation.power import ALPHA
 from isheep.evaluation.score_rows import ModelScore, evaluated_benchmarks, load_scores, started_iterations
+from isheep.evaluation.seed_runs import SeedSweep, setting_scores
 from isheep.evaluation.statistics import Comparison, Estimate, estimate, is_share
 from isheep.recipe.schema import Recipe
 from isheep.rundir.folder import RunFolder
@@ -64,6 +66,76 @@ def comparison_json(comparison: ModelComparison) -> dict[str, Any]:
             for left in comparison.left_out
         ],
     }
+
+
+def sweep_json(sweep: SeedSweep) -> dict[str, Any]:
+    """Return a sweep with random seeds: {"folder", "seeds", "settings": [...], "states": {...}}.
+
+    "settings" has every score of every model over the seeds, with the mean costs of its runs; "states" has every run.
+    """
+    return {
+        "folder": str(sweep.path),
+        "seeds": sweep.seeds,
+        "settings": [
+            {
+                "setting": score.setting,
+                "iteration": score.iteration,
+                "benchmark": score.benchmark,
+                "score": score.score,
+                **_over_seeds(_estimate_json(score.estimate, score.is_share)),
+                "standard_deviation": score.deviation,
+                "by_seed": {str(seed): _number(value) for seed, value in score.by_seed.items()},
+                "cost": score.cost._asdict(),
+            }
+            for score in setting_scores(sweep)
+        ],
+        "states": {run.name: {"state": run.state, "reason": run.reason} for run in sweep.runs},
+    }
+
+
+def contrasts_json(family: ContrastFamily) -> dict[str, Any]:
+    """Return contrasts over random seeds: {"p_over", "num_tests", "contrasts", "scores": [...], "left_out": [...]}.
+
+    Each score has the two sides and their difference over the seeds, the comparison over items of each seed, and the
+    mean costs of the two models.
+    """
+    pairs = zip(family.scores, family.corrected_p, strict=True)
+    return {
+        "p_over": "seeds",
+        "num_tests": family.num_tests,
+        "contrasts": list(map(str, family.contrasts)),
+        "scores": [_contrast_json(score, corrected, family.alpha) for score, corrected in pairs],
+        "left_out": family.left_out,
+    }
+
+
+def _contrast_json(score: ContrastScore, corrected_p: float, alpha: float) -> dict[str, Any]:
+    result = score.over_seeds
+    values: dict[str, Any] = {
+        "contrast": str(score.contrast),
+        "benchmark": score.benchmark,
+        "score": score.score,
+        "seeds": score.seeds,
+        "b_minus_a": {**_over_seeds(_difference_json(result, alpha)), "p_holm": _number(corrected_p)},
+    }
+    for side, estimated, by_seed, cost in zip(
+        "ab", (result.before, result.after), score.scores, score.costs, strict=True
+    ):
+        values[side] = {
+            **_over_seeds(_estimate_json(estimated, score.is_share)),
+            "by_seed": by_seed,
+            "cost": cost._asdict(),
+        }
+    values["over_items"] = [
+        {"seed": seed, **_difference_json(items, ALPHA)}
+        for seed, items in zip(score.seeds, score.over_items, strict=True)
+    ]
+    return values
+
+
+def _over_seeds(values: dict[str, Any]) -> dict[str, Any]:
+    """Return an estimate or a difference whose observations are seeds, which its number is named by."""
+    return {("num_seeds" if key == "num_items" else key): value for key, value in values.items()}
 
 
 def _iteration_json(recipe: Recipe, run: RunFolder, iteration: int) -> dict[str, Any]:

@@ -131,6 +131,16 @@ def load_scores(
     return BenchmarkScores(benchmark, iterations, results, run_result)
 
 
+def load_results(recipe: Recipe, run: RunFolder) -> dict[int, dict[str, Result]]:
+    """Return the results of each model of a run that has begun, by its iteration and by the title of the benchmark."""
+    iterations = started_iterations(recipe, run)
+    names = evaluated_benchmarks(recipe, run, iterations)
+    return {
+        iteration: {result.title(name): result for name in names if (result := load_result(run, iteration, name))}
+        for iteration in iterations
+    }
+
+
 def started_iterations(recipe: Recipe, run: RunFolder) -> list[int]:
     """Return 0 for the base, and each iteration that has begun."""
     return [0, *(index for index in range(1, recipe.iterations + 1) if (run / f"iter-{index}").path.exists())]

@@ -9,7 +9,7 @@ from isheep.evaluation.statistics import upper_bound
 from isheep.recipe.evaluation import StopRule
 from isheep.recipe.schema import Recipe
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.iterations import load_validation_score
+from isheep.rundir.iterations import iteration_dir, load_validation_score
 from isheep.rundir.validation_scores import ValidationScore
 
 # Points below which a difference is rounding.
@@ -41,6 +41,19 @@ def is_last_iteration(recipe: Recipe, run: RunFolder, t: int) -> bool:
         return t == recipe.iterations
     test = run_gain_test(recipe, run, t)
     return test is not None and test.is_over
+
+
+def last_iteration(recipe: Recipe, run: RunFolder) -> int:
+    """Return T, or the iteration at which the recipe's `stop` ends the run by the scores that it has."""
+    return next(iteration for iteration in range(recipe.iterations + 1) if is_last_iteration(recipe, run, iteration))
+
+
+def is_unfinished(recipe: Recipe, run: RunFolder) -> bool:
+    """Return whether a model up to the last iteration, or a score of one, is still missing."""
+    folders = [iteration_dir(run, iteration) for iteration in range(last_iteration(recipe, run) + 1)]
+    results = [f"eval/{benchmark.label}.json" for benchmark in recipe.evaluation]
+    has_models = all(folder.has("adapter") for folder in folders[1:])
+    return not (has_models and all(folder.has(result) for folder in folders for result in results))
 
 
 def run_gain_test(recipe: Recipe, run: RunFolder, t: int) -> GainTest | None:

@@ -204,6 +204,11 @@ class Training(Settings):
     """The number of tokens after which a row is cut off (Appendix E)."""
     max_steps: Count | None = None
     """The exact number of optimizer steps, in as many epochs as they need; null: `epochs` decides."""
+    steps_of: PathText | None = None
+    """The run with whose compute a recipe of one iteration is matched: it trains as many optimizer steps as that run
+    has trained in all its iterations. The name of another setting of the sweep (with random seeds, its run with the
+    same seed), or a run folder. The steps are known when that run has ended, and are then written into recipe.yaml as
+    `max_steps`. null: not matched."""
     max_rows: Annotated[int, Field(ge=2)] | None = 3000
     """The largest number of rows, held-out ones included (Appendix E); null: all."""
     num_rows: Annotated[int, Field(ge=2)] | None = None

@@ -3,12 +3,12 @@
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from isheep.errors import KeyPath, UserError
-from isheep.recipe.loading import SWEEP_KEYS, Checks, check
+from isheep.errors import KeyPath, UserError, excerpt, option
+from isheep.recipe.loading import MAX_DIGITS, SWEEP_KEYS, Checks, check
 from isheep.recipe.schema import Recipe, merge_settings
 from isheep.recipe.source import RecipeSource, apply_overrides, find_recipe, lay_over, read_source, set_key
 
@@ -17,8 +17,14 @@ _MEANINGS = {"settings": "names to what differs, or a list of recipe files", "gr
 # A text as a value in the name of a setting as earlier versions wrote it.
 DASHED_VALUE = re.compile(r"(?<==)-(.*?)-(?=,|\Z)")
 
+# The folder of a run in a sweep with random seeds, below the folder of its setting.
+SEED_FOLDER = re.compile(r"seed-(\d+)")
+
 # A setting's name is the name of a folder: at most this many bytes.
 MAX_NAME_LENGTH = 200
+
+MAX_SEEDS = 1000
+"""The most random seeds of a sweep that is given their number."""
 
 
 def load_sweep(path: Path, overrides: Mapping[str, Any] | Iterable[str], checks: Checks) -> dict[str, Recipe]:
@@ -48,13 +54,83 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | Iterable[str], checks:
 def folder_of_setting(out: Path, name: str) -> Path:
     """Return the folder of a setting's run in `out`: its name, or its older name if only that folder exists.
 
-    Earlier versions put dashes around values that are texts: "assessment.read=-constrained-".
+    Earlier versions put dashes around values that are texts: "assessment.read=-constrained-". The name of a run with a
+    random seed, SETTING/seed-K, is that of a folder in the setting's folder.
     """
+    name, _, seed_folder = name.partition("/")
     folder = out / name
-    if folder.exists() or not out.is_dir():
-        return folder
-    older = (path for path in sorted(out.iterdir()) if DASHED_VALUE.sub(r"\1", path.name) == name and path.is_dir())
-    return next(older, folder)
+    if not folder.exists() and out.is_dir():
+        older = (path for path in sorted(out.iterdir()) if DASHED_VALUE.sub(r"\1", path.name) == name and path.is_dir())
+        folder = next(older, folder)
+    return folder / seed_folder
+
+
+# --- random seeds
+
+
+class SeedChoice(NamedTuple):
+    """The random seeds of `--seeds`: a number of them, from the recipe's seed on, or a list."""
+
+    number: int
+    listed: tuple[int, ...] = ()
+
+    def numbers(self, first: int) -> list[int]:
+        """Return the random seeds, where `first` is that of the recipe."""
+        return list(self.listed or range(first, first + self.number))
+
+
+def parse_seeds(text: str) -> SeedChoice:
+    """Return the random seeds that a text means: "5" is their number, "4,5,6" and "4," list them.
+
+    Raises UserError for another text, and for a seed that is listed twice.
+    """
+    parts = text.removesuffix(",").split(",")
+    wrong = f"invalid value for '{option('seeds')}': {excerpt(text)}"
+    if not all(part.strip().isdecimal() and len(part) <= MAX_DIGITS for part in parts):
+        raise UserError(f"{wrong} is neither a number of random seeds, such as 5, nor a list of them, such as 4,5,6")
+    numbers = tuple(map(int, parts))
+    if len({*numbers}) < len(numbers):
+        raise UserError(f"{wrong} lists a random seed twice")
+    if "," in text:
+        return SeedChoice(len(numbers), numbers)
+    if not 1 <= numbers[0] <= MAX_SEEDS:
+        raise UserError(f"{wrong} is no number of random seeds: give 1 to {MAX_SEEDS}, or a list, such as 4,5,6")
+    return SeedChoice(numbers[0])
+
+
+def run_name(setting: str, seed: int) -> str:
+    """Return the name of a setting's run with a random seed, which is its folder in the folder of a sweep."""
+    return f"{setting}/seed-{seed}"
+
+
+def parse_run_name(name: str) -> tuple[str, int | None]:
+    """Return the setting and the random seed of the name of a run in a sweep; None if the sweep has no seeds."""
+    setting, _, folder = name.partition("/")
+    match = SEED_FOLDER.fullmatch(folder)
+    return setting, int(match[1]) if match else None
+
+
+def with_seeds(recipes: Mapping[str, Recipe], seeds: SeedChoice | Sequence[int]) -> dict[str, Recipe]:
+    """Return every recipe of a sweep with every random seed, by the names SETTING/seed-K; all settings of a seed first.
+
+    Raises UserError if `seeds` is a number and the recipes have different random seeds to count from.
+    """
+    if isinstance(seeds, SeedChoice):
+        first_seeds = sorted({recipe.seed for recipe in recipes.values()})
+        if len(first_seeds) > 1:
+            raise UserError(
+                f"the settings have the random seeds {', '.join(map(str, first_seeds))}, and {option('seeds')} gives "
+                "all settings the same ones: leave seed out of the sweep"
+            )
+        seeds = seeds.numbers(first_seeds[0])
+    return {
+        run_name(setting, seed): recipe.model_copy(update={"seed": seed})
+        for seed in seeds
+        for setting, recipe in recipes.items()
+    }
+
+
+# --- reading the file
 
 
 def _label(parts: list[str]) -> str:

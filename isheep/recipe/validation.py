@@ -46,6 +46,11 @@ def _iterations(recipe: Recipe) -> Conflicts:
         for key in changes:
             if key not in SECTIONS_PER_ITERATION:
                 yield ("iteration", str(number), key), f"all iterations share it; one may differ in {sections}"
+        if isinstance(training := changes.get("training"), dict) and training.get("steps_of"):
+            yield (
+                ("iteration", str(number), "training", "steps_of"),
+                "it is for the recipe as a whole: set it in training",
+            )
 
 
 def _chat_template(recipe: Recipe) -> Conflicts:
@@ -188,6 +193,14 @@ def _filters_as_yaml(filters: Sequence[FilterSettings]) -> str:
 
 def _training(recipe: Recipe, iteration: int) -> Conflicts:
     training, num_tasks = recipe.training, recipe.synthesis.tasks
+    if training.steps_of and recipe.iterations > 1:
+        why = f"it is for a recipe of one iteration, and this one has {recipe.iterations}: set iterations to 1"
+        yield ("training", "steps_of"), why
+    if training.steps_of and training.max_steps:
+        yield (
+            ("training", "steps_of"),
+            f"the number of steps is training.max_steps, {training.max_steps}: give one of them",
+        )
     if training.num_rows and training.max_rows and training.num_rows > training.max_rows:
         yield ("training", "num_rows"), f"{training.num_rows} is more than training.max_rows, {training.max_rows}"
     max_kept = min([num_tasks, *(entry.max_kept for entry in recipe.filters if entry.max_kept is not None)])

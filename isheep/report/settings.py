@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import stdev
 from typing import NamedTuple
 
-from isheep.evaluation.statistics import Estimate, estimate
+from isheep.evaluation.statistics import Estimate, estimate_over_seeds
 from isheep.report.run_data import RunData
 
 # The keys of a recipe that runs of one setting may differ in.
@@ -86,7 +86,4 @@ def spread_over_seeds(estimates: Sequence[Estimate], is_share: bool) -> Spread:
     if len(estimates) == 1:
         return Spread(estimates[0], None, 1)
     values = [result.value for result in estimates]
-    mean = estimate(values)
-    if is_share:
-        mean = mean._replace(low=max(0.0, mean.low), high=min(1.0, mean.high))
-    return Spread(mean, stdev(values), len(values))
+    return Spread(estimate_over_seeds(values, is_share), stdev(values), len(values))

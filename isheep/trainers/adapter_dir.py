@@ -22,7 +22,7 @@ TRAINING_RECORD = "training.json"
 TRAINING_FILE_HASH = "training_file.sha256"
 """Exists while a training runs: the hash of the training file that the checkpoints beside it learned from."""
 
-NEWER_SETTINGS = ("quantize", "order", "weigh", "end")
+NEWER_SETTINGS = ("quantize", "order", "weigh", "end", "steps_of")
 LOSS_NAMES = {"loss": "loss", "eval_loss": "held-out loss"}
 """What the losses of training.json and of transformers' logs are called in the progress and in trackers."""
 

@@ -116,13 +116,16 @@ def compare_over_seeds(before: Sequence[float], after: Sequence[float], is_of_sh
 
     changes = np.subtract(after, before)
     low, high, p, test, precision = _test_student(changes, range(len(changes)), "paired t over seeds")
-    first, second = estimate(before), estimate(after)
+    first, second = (estimate_over_seeds(side, is_of_shares) for side in (before, after))
     if is_of_shares:
         low, high = _clip(low, -1, 1), _clip(high, -1, 1)
-        first, second = (
-            side._replace(low=_clip(side.low, 0, 1), high=_clip(side.high, 0, 1)) for side in (first, second)
-        )
     return Comparison(first, second, float(changes.mean()), low, high, p, test, precision, len(changes), 0)
+
+
+def estimate_over_seeds(scores: Sequence[float], is_of_shares: bool = False) -> Estimate:
+    """Return the mean of a setting's scores, one for each seed, with Student's interval; cut at 0 and 1 for shares."""
+    result = estimate(scores)
+    return result._replace(low=_clip(result.low, 0, 1), high=_clip(result.high, 0, 1)) if is_of_shares else result
 
 
 def _clip(value: float, low: float, high: float) -> float:
@@ -148,6 +151,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     defined = [p for p in p_values if not math.isnan(p)]
     corrected = iter(multipletests(defined, method="holm")[1]) if defined else iter(())
     return [p if math.isnan(p) else float(next(corrected)) for p in p_values]
+
+
+def correct_family(tests: Sequence[tuple[Hashable, float]]) -> tuple[list[float], int]:
+    """Return the p of each test of a family corrected for all of them (Holm), and the number of different tests.
+
+    A test is the values that it tests and its p. Tests of the same values, such as strict and loose accuracy if no
+    answer differs, are one test; those without a p are not counted.
+    """
+    p_values = dict(tests)
+    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    return [corrected[values] for values, _ in tests], sum(not math.isnan(p) for p in p_values.values())
 
 
 # What a test adds to the two sides of a comparison: low, high, p, name of the test, precision.

@@ -1,0 +1,193 @@
+"""What the models of a run have cost, whichever run has made the files, and recipes with as much training as a run had.
+
+Files that a run has copied count as if it had made them itself, so that the costs of the settings of a sweep can be
+compared.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from isheep.errors import UserError
+from isheep.evaluation.stopping import last_iteration
+from isheep.recipe.schema import Recipe
+from isheep.records import Instance, Pair, Reply, TaskKind
+from isheep.rundir.artifacts import ARTIFACTS, iteration_name
+from isheep.rundir.events import read_events
+from isheep.rundir.folder import RunFolder
+from isheep.rundir.iterations import iteration_dir, newest_iteration
+from isheep.rundir.run import open_run
+from isheep.trainers.adapter_dir import TRAINING_RECORD
+
+# The stages without which there would be no model.
+MODEL_STAGES = ("instructions", "answers", "measures for filters", "ratings", "filtering", "training")
+# The files whose rows count the tokens that a model wrote. Ratings do not count theirs.
+TOKEN_FILES: dict[str, type[Reply | TaskKind | Instance | Pair]] = {
+    "topics.jsonl": Reply,
+    "replies.jsonl": Reply,
+    "task_kinds.jsonl": TaskKind,
+    "instances.jsonl": Instance,
+    "pairs.jsonl": Pair,
+}
+
+
+class ModelCost(NamedTuple):
+    """What it took to make M^t from the base: the stages of all iterations up to it, without evaluation.
+
+    - `tokens`: tokens that the models wrote as instructions and answers; those of ratings are not recorded
+    - `rows`: rows that were trained on, each once in an iteration
+    - `steps`: optimizer steps
+    - `seconds`: seconds on the clock; those of a copied file are the seconds of the run that made it
+
+    None: not known, because a trainer of another kind left no record, a stage was interrupted, or the run that a file
+    was copied from is gone.
+    """
+
+    tokens: float | None
+    rows: float | None
+    steps: float | None
+    seconds: float | None
+
+
+NO_COST = ModelCost(0, 0, 0, 0.0)
+UNKNOWN_COST = ModelCost(None, None, None, None)
+
+
+def model_costs(recipe: Recipe, run: RunFolder) -> list[ModelCost]:
+    """Return the costs of M^0 (nothing), M^1, ... up to the newest model of a run."""
+    costs = [NO_COST]
+    find_event = _event_finder(run)
+    for iteration in range(1, newest_iteration(recipe, run) + 1):
+        training = training_record(run, iteration)
+        rows, steps = (training.get("rows") or {}).get("trained"), training.get("steps")
+        tokens, seconds = (count(run, iteration, find_event) for count in (_iteration_tokens, _iteration_seconds))
+        cost = (tokens, rows, steps, seconds)
+        costs.append(ModelCost(*map(_add_known, costs[-1], cost)))
+    return costs
+
+
+def training_record(run: RunFolder, iteration: int) -> dict[str, Any]:
+    """Return the content of an iteration's training.json; empty if its trainer has left none."""
+    folder, name = iteration_dir(run, iteration), f"adapter/{TRAINING_RECORD}"
+    record = folder.json(name, dict) if folder.has(name) else {}
+    return record if isinstance(record, dict) else {}
+
+
+def _add_known(total: Any, value: Any) -> Any:
+    return None if total is None or value is None else total + value
+
+
+# --- from the events of the runs that made the files
+
+FindEvent = Callable[[str], dict[str, Any]]
+"""Returns the event of the run that made a file of this run; empty if it is not known."""
+
+
+def _event_finder(run: RunFolder) -> FindEvent:
+    """Return the function that finds who made a file of a run, and at what cost."""
+
+    @cache
+    def events_of(root: Path) -> dict[str, dict[str, Any]]:
+        """Return the last event of each file of a run that was made or copied."""
+        events = (event for event in read_events(root) if "file" in event)
+        return {str(event["file"]): event for event in events if event.keys() & {"seconds", "shared_from"}}
+
+    def find_event(file: str) -> dict[str, Any]:
+        root, event = run.root, events_of(run.root).get(file, {})
+        # Runs share files in one direction, from earlier ones, so this ends.
+        while "shared_from" in event:
+            source = (root / event["shared_from"]).resolve()
+            root = source.parents[len(Path(file).parts) - 1]
+            event = events_of(root).get(file, {})
+        return event
+
+    return find_event
+
+
+def _is_whole(event: Mapping[str, Any]) -> bool:
+    """Return whether an event is about all rows of a file: of an interrupted stage, it is about the last try alone."""
+    return "seconds" in event and event.get("made", 0) >= event.get("rows", 0)
+
+
+def _iteration_tokens(run: RunFolder, iteration: int, find_event: FindEvent) -> int:
+    folder = iteration_dir(run, iteration)
+    # The pairs are made of the instances, and no model is asked for them again.
+    skipped = {"pairs.jsonl"} if folder.has("instances.jsonl") else set()
+    total = 0
+    for name, row_type in TOKEN_FILES.items():
+        if name not in skipped and folder.has(name):
+            event = find_event(f"{iteration_name(iteration)}/{name}")
+            is_counted = _is_whole(event) and "tokens" in event
+            total += event["tokens"] if is_counted else sum(row.tokens for row in folder.read(name, row_type))
+    return total
+
+
+def _iteration_seconds(run: RunFolder, iteration: int, find_event: FindEvent) -> float | None:
+    folder, seconds = iteration_dir(run, iteration), 0.0
+    for artifact in ARTIFACTS:
+        if artifact.stage in MODEL_STAGES and folder.has(artifact.name):
+            event = find_event(f"{iteration_name(iteration)}/{artifact.name}")
+            if not _is_whole(event):
+                return None
+            seconds += event["seconds"]
+    return seconds
+
+
+# --- as many optimizer steps as another run has trained
+
+
+def trained_steps(recipe: Recipe, run: RunFolder, batch_size: int) -> int:
+    """Return the optimizer steps that a run has trained in all its iterations, as steps of `batch_size` rows.
+
+    Raises UserError if a trainer has left no record of its steps.
+    """
+    num_rows = 0
+    for iteration in range(1, newest_iteration(recipe, run) + 1):
+        steps = training_record(run, iteration).get("steps")
+        if not isinstance(steps, int):
+            where = iteration_dir(run, iteration).path / "adapter" / TRAINING_RECORD
+            raise UserError(f"{where}: it does not say how many steps were trained: give training.max_steps instead")
+        num_rows += steps * recipe.at(iteration).training.batch_size
+    return ceil(num_rows / batch_size)
+
+
+def with_matched_steps(recipe: Recipe, matched: Path | None = None) -> Recipe:
+    """Return a recipe with the steps that the run `matched` has trained, as `max_steps` in place of `steps_of`.
+
+    `matched` is the run folder that `steps_of` names, if it is not given. Recipes without `steps_of` stay as they are.
+    Raises UserError if there is no such run, or if it has not ended.
+    """
+    training = recipe.training
+    if training.steps_of is None:
+        return recipe
+    path = matched or Path(training.steps_of)
+    if not (path / "recipe.yaml").is_file():
+        raise UserError(
+            f"training.steps_of: {training.steps_of} is neither another setting of the sweep nor a run folder: run it "
+            "in a sweep with that setting (such as lamb/controls), or give training.steps_of=DIR"
+        )
+    matched_recipe, run = open_run(path)
+    if newest_iteration(matched_recipe, run) < last_iteration(matched_recipe, run):
+        raise UserError(f"training.steps_of: {path} has not ended, so its steps are not known: isheep run {path}")
+    return with_steps(recipe, trained_steps(matched_recipe, run, training.batch_size))
+
+
+def with_steps(recipe: Recipe, num_steps: int) -> Recipe:
+    """Return the recipe with a number of optimizer steps in place of the run that it is matched with."""
+    training = recipe.training.model_copy(update={"max_steps": num_steps, "steps_of": None})
+    return recipe.model_copy(update={"training": training})
+
+
+def mean_cost(costs: Sequence[ModelCost]) -> ModelCost:
+    """Return the mean of some runs' costs, each figure None if that of one run is not known."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        numbers = [value for value in values if value is not None]
+        return sum(numbers) / len(numbers) if numbers and len(numbers) == len(values) else None
+
+    if not costs:
+        return UNKNOWN_COST
+    tokens, rows, steps, seconds = (mean(values) for values in zip(*costs, strict=True))
+    return ModelCost(tokens, rows, steps, seconds)
