@@ -71,8 +71,11 @@ def run(
         return watch_run(watch)
     from isheep import api
     from isheep.cli.sweep import run_settings
+    from isheep.rundir.run import complete_replacements
 
     choice = choose_recipe(recipe_name, settings, model, out)
+    if choice.run_dir and fork is None:
+        complete_replacements(choice.run_dir)
     overrides = ["machine.unsafe_code=true", *choice.overrides] if unsafe_code else choice.overrides
     recipe = api.load_recipe(choice.path, overrides)
     out = choice.run_dir or out or Path("runs") / (Path(model).resolve().name if model else choice.path.stem)

@@ -11,8 +11,9 @@ from rich.text import Text
 from isheep.cli.live_view import SECONDS_PER_LINE, can_redraw, duration_text, plain_line, view
 from isheep.cli.output import print_line
 from isheep.errors import UserError
+from isheep.rundir.lock import is_locked
 from isheep.rundir.progress import console
-from isheep.rundir.run import is_locked, open_run
+from isheep.rundir.run import open_run
 from isheep.rundir.snapshot import PROGRESS_FILE, Snapshot, read_snapshot
 
 SECONDS_PER_READ = 1.0

@@ -52,7 +52,8 @@ def verify(run_dir: RunDir, accept: Accepted = None) -> None:
     for problem in problems:
         print_line(problem.text)
     if problems:
-        raise UserError(f"{len(problems)} files of {run_dir} are not as the run made them; they are named above")
+        num_files = sum(problem.num_files for problem in problems)
+        raise UserError(f"{num_files} files of {run_dir} are not as the run made them: the lines above say what helps")
     existing = [name for name in files if (run_dir / name).exists()]
     size = sum((run_dir / name).stat().st_size for name in existing)
     print_line(f"all bytes of {len(existing)} files ({size:,} bytes) are as the run made them")

@@ -1,7 +1,7 @@
 """Checks of a run's finished files against its manifest: what has changed, what depends on it, and the way out."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +20,9 @@ from isheep.rundir.artifacts import (
     stage_of,
 )
 from isheep.rundir.digests import file_sha256, sample_sha256
+from isheep.rundir.entries import ROOT_FILES
+from isheep.rundir.lock import is_locked
 from isheep.rundir.manifest import (
-    ROOT_FILES,
     Files,
     awaits_commit,
     digest_of,
@@ -38,10 +39,14 @@ RECIPE_FILE = "recipe.yaml"
 
 
 class FileProblem(NamedTuple):
-    """A file of a run that is not as the run made it, and the line that says so with the way out."""
+    """A file of a run that is not as the run made it, and the line that says so with the way out.
+
+    `num_files` counts the files that the line is about, which have the same cause and the same way out.
+    """
 
     file: str
     text: str
+    num_files: int = 1
 
 
 def check_run_files(root: Path) -> None:
@@ -73,12 +78,11 @@ def find_problems(root: Path, all_bytes: bool = False) -> Iterator[FileProblem]:
             yield FileProblem(file, text)
         elif not (root / file).exists() and not _is_made_again(root, file):
             yield FileProblem(file, _describe_missing(root, file))
+    made_from: dict[str, list[str]] = {}
     for stale in find_stale_files(root, files):
-        yield FileProblem(
-            stale.file,
-            f"{root / stale.file} was made from another {stale.source} than the one that is there now: put back the "
-            f"one of the two that was replaced, or make it again: {redo_command(root, stale.file)}",
-        )
+        made_from.setdefault(stale.source, []).append(stale.file)
+    for source, stale_files in made_from.items():
+        yield FileProblem(stale_files[0], _describe_stale(root, source, stale_files), len(stale_files))
     for file in finished_files(root):
         if file not in files and _is_foreign(file, files):
             yield FileProblem(
@@ -98,11 +102,14 @@ def describe_absent_files(root: Path) -> Iterator[str]:
 def describe_change(root: Path, files: Files, file: str, all_bytes: bool = False) -> str | None:
     """Return the line about a file whose content is not the recorded one; None if it is, or is not recorded.
 
-    None as well if the recorded content is just about to get its name.
+    None as well if a run that is under way is just about to give the recorded content its name.
     """
     record, path = files.get(file), root / file
-    if record is None or not path.exists() or awaits_commit(root, file, record):
+    if record is None or not path.exists():
         return None
+    if awaits_commit(root, file, record):
+        stopped = f"{path} was about to be replaced when its run was stopped (its content is in {path.name}.part)"
+        return None if is_locked(root) else f"{stopped}: isheep run {_quoted(root)} completes it"
     try:
         size = path.stat().st_size
         if size != record.size:
@@ -174,6 +181,15 @@ def way_out(root: Path, file: str) -> str:
 
 def _describe_missing(root: Path, file: str) -> str:
     return f"{root / file} is gone{_dependents(root, file)}: {way_out(root, file)}"
+
+
+def _describe_stale(root: Path, source: str, files: Sequence[str]) -> str:
+    """Return the line about files that were made from an earlier content of a file. The redo of the first makes all."""
+    more = f" and {len(files) - 1} more files were" if len(files) > 1 else " was"
+    return (
+        f"{root / files[0]}{more} made from another {source} than the one that is there now: put back the one of the "
+        f"two that was replaced, or make {'them' if len(files) > 1 else 'it'} again: {redo_command(root, files[0])}"
+    )
 
 
 def _dependents(root: Path, file: str) -> str:
