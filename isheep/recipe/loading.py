@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from isheep import extensions
 from isheep.errors import Conflicts, KeyPath, UserError, excerpt, is_utf8, option, override_place
 from isheep.files.reading import read_small_text
+from isheep.files.yaml_files import dump_yaml
 from isheep.recipe.evaluation import JudgeSettings
 from isheep.recipe.messages import describe_error, error_path, first_error
 from isheep.recipe.schema import Recipe
@@ -241,7 +241,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def dump_settings(settings: Mapping[str, Any]) -> str:
     """Return the settings of a recipe as YAML."""
-    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120)
+    return dump_yaml(settings, sort_keys=False, allow_unicode=True, width=120)
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:

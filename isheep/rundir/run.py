@@ -11,12 +11,10 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-import yaml
-
 from isheep import prompts
 from isheep.errors import UserError, in_command_line, option, quote_path
 from isheep.files.reading import MAX_BYTES, read_small_text
-from isheep.files.yaml_files import read_yaml
+from isheep.files.yaml_files import dump_yaml, read_yaml
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.rundir.artifacts import SEEDS_FILE, redo_command, split_file
@@ -77,7 +75,7 @@ def open_run_for_writing(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
         check_finished_files(path, recipe)
         _write_recipe(folder, recipe)
         if own_prompts := _own_prompts(recipe):
-            _write_if_changed(folder, "prompts.yaml", yaml.safe_dump(own_prompts, allow_unicode=True))
+            _write_if_changed(folder, "prompts.yaml", dump_yaml(own_prompts, allow_unicode=True))
         if not folder.has("seeds.jsonl"):
             seed_file = load_seed_file(recipe.seeds, language=recipe.language)
             folder.write_text("seeds.jsonl", "".join(task.model_dump_json() + "\n" for task in seed_file.tasks))
