@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
@@ -13,8 +15,8 @@ from isheep.errors import UserError
 from isheep.models.adapter_check import check_adapter
 from isheep.rundir import manifest
 from isheep.rundir.events import read_events
+from tests.helpers.command import ROOT, refused
 from tests.helpers.command import isheep as command
-from tests.helpers.command import refused
 from tests.helpers.damage import DAMAGES, FakeModels, Matrix, edit, flip_bit, table, use_fake_models
 from tests.helpers.hashes import hash_files
 
@@ -503,3 +505,27 @@ def test_a_recipe_is_not_accepted(finished: Path) -> None:
     assert "--fork NAME" in refused("run", finished)
     assert "recipe.yaml can't be accepted" in refused("verify", finished, "--accept", "recipe.yaml")
     assert "can't be accepted" in refused("verify", finished, "--accept", ".")
+
+
+# --- names of folders
+
+
+PROPOSED = re.compile(r"isheep (?:run|redo|status|show|eval|sweep|verify)(?: --watch)? \{(?!shell_word\(|folder\})")
+
+
+def test_a_proposed_command_quotes_every_name() -> None:
+    files = (ROOT / "isheep").rglob("*.py")
+    assert not [path for path in files if PROPOSED.search(path.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("name", ["a  b; c", "it's", "line\nend", "\x1b[31mred", "tab\tand \\ '", "\x85"])
+def test_a_proposed_command_works_in_a_shell_for_every_name(finished: Path, name: str) -> None:
+    run = finished.rename(finished.with_name(name))
+    edit(run / "iter-2/pairs.jsonl", run)
+    line = refused("run", run)
+    assert line[:-1].isprintable()
+    proposed = line.partition(": isheep ")[2].rstrip("\n")
+    words = subprocess.run(["bash", "-c", f"printf '%s\\0' {proposed}"], capture_output=True, text=True, check=True)
+    assert words.stdout.split("\0") == ["redo", str(run), "--from", "answers", "--iteration", "2", ""]
+    done = command("verify", run)
+    assert done.code == 2 and "\x1b" not in done.out + done.err

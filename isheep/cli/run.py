@@ -10,7 +10,7 @@ import typer
 from isheep.cli.options import AllowCode, BaseModelName, UnsafeCode
 from isheep.cli.output import print_line, print_parts
 from isheep.cli.recipe_choice import RecipeName, Settings, choose_recipe, fork_run
-from isheep.errors import UserError
+from isheep.errors import UserError, shell_word
 
 if TYPE_CHECKING:
     from isheep.recipe.schema import Recipe
@@ -67,7 +67,9 @@ def run(
         from isheep.cli.run_watch import watch_run
 
         if any((recipe_name, settings, out, model, seeds, reuse, fork, unsafe_code, allow_code)):
-            raise UserError(f"--watch {watch} only shows another run: give it alone, isheep run --watch {watch}")
+            raise UserError(
+                f"--watch {watch} only shows another run: give it alone, isheep run --watch {shell_word(watch)}"
+            )
         return watch_run(watch)
     from isheep import api
     from isheep.cli.sweep import run_settings

@@ -7,7 +7,7 @@ import typer
 
 from isheep.cli.options import RunDir
 from isheep.cli.output import print_line
-from isheep.errors import UserError
+from isheep.errors import UserError, shell_word
 
 Accepted = Annotated[
     list[str] | None,
@@ -37,7 +37,7 @@ def verify(run_dir: RunDir, accept: Accepted = None) -> None:
     if not has_manifest(run_dir):
         raise UserError(
             f"{run_dir} has no {MANIFEST_FILE}, as runs of earlier versions, so that there is nothing to compare with: "
-            f"isheep run {run_dir} records its files as they are"
+            f"isheep run {shell_word(run_dir)} records its files as they are"
         )
     if accept:
         _accept(run_dir, accept)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from isheep import extensions
-from isheep.errors import Conflicts, KeyPath, UserError, excerpt, is_utf8, option, override_place
+from isheep.errors import Conflicts, KeyPath, UserError, excerpt, is_utf8, option, override_place, shell_word
 from isheep.files.reading import read_small_text
 from isheep.files.yaml_files import dump_yaml
 from isheep.recipe.evaluation import JudgeSettings
@@ -58,7 +58,7 @@ def load_recipe(
     source = open_source(recipe)
     if source.data.keys() & set(SWEEP_KEYS):
         path = source.locations[()]
-        raise UserError(f"{path} is a sweep over many settings: run it with isheep sweep {path}")
+        raise UserError(f"{path} is a sweep over many settings: run it with isheep sweep {shell_word(path)}")
     if isinstance(overrides, str) or not isinstance(overrides, Mapping | Iterable):
         raise UserError(f"overrides {excerpt(overrides)}: give a mapping or a list such as ['training.epochs=1']")
     if not isinstance(overrides, Mapping):

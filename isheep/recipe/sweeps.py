@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from isheep.errors import KeyPath, UserError
+from isheep.errors import KeyPath, UserError, shell_word
 from isheep.recipe.loading import SWEEP_KEYS, Checks, check
 from isheep.recipe.schema import Recipe, merge_settings
 from isheep.recipe.source import RecipeSource, apply_overrides, find_recipe, lay_over, read_source, set_key
@@ -30,7 +30,9 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | Iterable[str], checks:
     """
     source = read_source(path)
     if not source.data.keys() & set(SWEEP_KEYS):
-        raise UserError(f"{path} is no sweep, it has neither settings nor grid: run it with isheep run {path}")
+        raise UserError(
+            f"{path} is no sweep, it has neither settings nor grid: run it with isheep run {shell_word(path)}"
+        )
     parts = {key: source.data.pop(key, None) or {} for key in SWEEP_KEYS}
     for key, values in parts.items():
         if not isinstance(values, dict | list if key == "settings" else dict):

@@ -1,11 +1,10 @@
 """Checks of a run's finished files against its manifest: what has changed, what depends on it, and the way out."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from isheep.errors import UserError
+from isheep.errors import UserError, shell_word
 from isheep.rundir.artifacts import (
     JUDGE_CALIBRATION,
     SEEDS_FILE,
@@ -88,7 +87,7 @@ def find_problems(root: Path, all_bytes: bool = False) -> Iterator[FileProblem]:
             yield FileProblem(
                 file,
                 f"{root / file} was not made by this run (manifest.json does not name it): move it away, or, to go on "
-                f"with it, record it: isheep verify {_quoted(root)} --accept {shlex.quote(file)}",
+                f"with it, record it: isheep verify {shell_word(root)} --accept {shell_word(file)}",
             )
 
 
@@ -109,7 +108,7 @@ def describe_change(root: Path, files: Files, file: str, all_bytes: bool = False
         return None
     if awaits_commit(root, file, record):
         stopped = f"{path} was about to be replaced when its run was stopped (its content is in {path.name}.part)"
-        return None if is_locked(root) else f"{stopped}: isheep run {_quoted(root)} completes it"
+        return None if is_locked(root) else f"{stopped}: isheep run {shell_word(root)} completes it"
     try:
         size = path.stat().st_size
         if size != record.size:
@@ -149,7 +148,7 @@ def describe_missing(root: Path, file: str) -> str | None:
     if files_made_from(root, files, file) and not _is_made_again(root, file):
         return _describe_missing(root, file)
     source = _dependents(root, file)
-    return f"{root / file} is gone{source}: put it back as it was, or isheep run {_quoted(root)} makes it again"
+    return f"{root / file} is gone{source}: put it back as it was, or isheep run {shell_word(root)} makes it again"
 
 
 def way_out(root: Path, file: str) -> str:
@@ -159,20 +158,20 @@ def way_out(root: Path, file: str) -> str:
     if artifact and artifact.stage == JUDGE_CALIBRATION:
         return f"put it back, or delete {artifact.name} and run isheep judge-calibration again"
     if name == "train.json" and (root / iteration_name(iteration or 0) / "adapter").exists():
-        redo = f"isheep redo {_quoted(root)} --from training --iteration {iteration}"
+        redo = f"isheep redo {shell_word(root)} --from training --iteration {iteration}"
         return f"put it back as it was, or train on it as it is now: {redo}"
     if artifact or file == SEEDS_FILE:
         return f"put it back as it was, or make it again with all that follows: {redo_command(root, file)}"
     if file == RECIPE_FILE:
         return (
-            f"put it back as it was; to run with another setting: isheep run {_quoted(root)} KEY=VALUE --fork NAME, "
+            f"put it back as it was; to run with another setting: isheep run {shell_word(root)} KEY=VALUE --fork NAME, "
             "or for a key of machine without --fork"
         )
     if file.startswith("control/"):
         return "delete it, and it is made again"
     return (
-        f"put it back as it was; if the change is yours and is right: isheep verify {_quoted(root)} "
-        f"--accept {shlex.quote(file)}"
+        f"put it back as it was; if the change is yours and is right: isheep verify {shell_word(root)} "
+        f"--accept {shell_word(file)}"
     )
 
 
@@ -228,7 +227,7 @@ def _find_gaps(root: Path) -> Iterator[FileProblem]:
             yield FileProblem(
                 file,
                 f"{root / file} is missing, and iteration {number} was made with it: put it back, or make it again "
-                f"with all that follows: isheep redo {_quoted(root)} --from {stage} --iteration {previous}",
+                f"with all that follows: isheep redo {shell_word(root)} --from {stage} --iteration {previous}",
             )
 
 
@@ -260,7 +259,3 @@ def _is_foreign(file: str, files: Files) -> bool:
         return True
     # A file that was added to a finished adapter is no part of it.
     return not any(name.startswith(f"{iteration_name(iteration)}/{artifact.name}/") for name in files)
-
-
-def _quoted(root: Path) -> str:
-    return shlex.quote(str(root))

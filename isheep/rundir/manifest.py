@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from isheep.errors import UserError
+from isheep.errors import UserError, shell_word
 from isheep.rundir.artifacts import (
     JUDGE_CALIBRATION,
     SEEDS_FILE,
@@ -101,7 +101,7 @@ def _read_manifest(path: Path, modified: int, size: int, inode: int) -> Files:
     if manifest is None or manifest.format != FORMAT or manifest.digest != _digest_of_records(manifest.files):
         raise UserError(
             f"{path} is damaged: put it back as it was; or, if you trust the files of the run, delete it: the next "
-            f"isheep run {path.parent} records them as they are"
+            f"isheep run {shell_word(path.parent)} records them as they are"
         )
     return manifest.files
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from isheep.errors import UserError, unknown_name
+from isheep.errors import UserError, shell_word, unknown_name
 from isheep.rundir import kept_replies
 from isheep.rundir.artifacts import (
     ARTIFACTS,
@@ -73,7 +73,7 @@ def choose_iteration(run: RunFolder, stage: str, iteration: int | None) -> int:
     existing = [number for number in existing_iterations(run.path) if any(_files(run, number, {stage}))]
     if iteration and iteration not in existing and _has_dependents(run, stage, iteration):
         return iteration
-    makes_rest = f"isheep run {run.path} makes what is missing"
+    makes_rest = f"isheep run {shell_word(run.path)} makes what is missing"
     if not existing:
         raise UserError(f"{run.path} has no files of the stage {stage!r} that could be made again; {makes_rest}")
     if iteration is None and len(existing) > 1:

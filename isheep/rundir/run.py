@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from isheep import prompts
-from isheep.errors import UserError, in_command_line, option, quote_path
+from isheep.errors import UserError, in_command_line, option, quote_path, shell_word
 from isheep.files.reading import MAX_BYTES, read_small_text
 from isheep.files.yaml_files import dump_yaml, read_yaml
 from isheep.recipe import loading
@@ -303,9 +302,9 @@ def fork_advice(path: Path, settings: Sequence[str]) -> str:
     name = os.fsencode(path.resolve().name)[:MAX_FORK_NAME].decode(errors="ignore")
     folder = next(folder for n in itertools.count(2) if not os.path.exists(folder := siblings / f"{name}-{n}"))
     if in_command_line():
-        command = shlex.join(["isheep", "run", str(path), *settings, "--fork", folder.name])
+        command = " ".join(map(shell_word, ["isheep", "run", path, *settings, "--fork", folder.name]))
         if len(command) > MAX_COMMAND_LENGTH:
-            command = f"the same command with --fork {shlex.quote(folder.name)}"
+            command = f"the same command with --fork {shell_word(folder.name)}"
     else:
         command = f"isheep.align(recipe, {str(folder)!r}, reuse={str(path)!r})"
     return f"for a new run that takes over what stays the same: {command}"
