@@ -3,7 +3,9 @@
 import contextlib
 import difflib
 import errno
+import shlex
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 
 KeyPath = tuple[str | int, ...]
@@ -35,8 +37,9 @@ class UserError(Exception):
     """An error that the user can correct. The message is one line: the thing, the value found, the way out."""
 
     def __init__(self, message: str) -> None:
-        # Messages quote values and other libraries, which may have line ends.
-        super().__init__(message if len(message.splitlines()) < 2 else " ".join(message.split()))
+        # Messages quote values and other libraries, which may have line ends, and names that control a terminal.
+        line = message if len(message.splitlines()) < 2 else " ".join(message.split())
+        super().__init__(escape_controls(line))
 
 
 class TooLong(UserError):
@@ -78,6 +81,28 @@ def quote_path(value: object) -> str:
     """Return a value that should name a file as a line. A long path loses its middle: its end tells it apart."""
     line = one_line(_repr_of(value), sys.maxsize)
     return line if len(line) <= MAX_PATH_LENGTH else f"{line[:20]}...{line[23 - MAX_PATH_LENGTH :]}"
+
+
+def shell_word(value: object) -> str:
+    """Return a value as a word of a shell command that a message proposes: quoted, and in one line.
+
+    Bash, zsh and ksh read control characters in the form $'...'.
+    """
+    text = str(value)
+    if not any(map(_is_control, text)):
+        return shlex.quote(text)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + "".join(f"\\u{ord(char):04x}" if _is_control(char) else char for char in escaped) + "'"
+
+
+def escape_controls(text: str) -> str:
+    """Return a text with escapes such as \\x1b in place of what controls a terminal or ends a line."""
+    return "".join(char.encode("unicode_escape").decode() if _is_control(char) else char for char in text)
+
+
+def _is_control(character: str) -> bool:
+    """Return whether a character controls a terminal, or ends a line for some program."""
+    return unicodedata.category(character) in ("Cc", "Zl", "Zp")
 
 
 def is_utf8(text: str) -> bool:

@@ -37,13 +37,14 @@ from isheep.rundir.atomic import copy_atomically
 from isheep.rundir.events import read_events
 from isheep.rundir.findings import report_findings
 from isheep.rundir.folder import RunFolder
-from isheep.rundir.manifest import is_stale
+from isheep.rundir.manifest import is_accepted, is_stale
 from isheep.rundir.progress import console
 from isheep.rundir.python_objects import Names, check_python_objects, save_python_objects
 from isheep.rundir.reuse import ReusedRun, begin_reuse, check_reused_run, report_files
 from isheep.rundir.run import (
     check_finished_files,
     check_run_dir,
+    complete_replacements,
     has_current_format,
     is_locked,
     list_runs,
@@ -207,6 +208,7 @@ def check_recipe_ready(
     filters: Sequence[PairFunction] = (),
 ) -> None:
     """Raise UserError if a run of this recipe in the folder `out` can't work, before any weights are loaded."""
+    complete_replacements(out)
     recipe = with_saved_date(with_matched_steps(recipe), out)
     if reuse:
         check_reused_run(reuse, out, _object_names(backend, filters))
@@ -348,6 +350,7 @@ def find_reusable_files(recipe: Recipe, run_dir: Path, other_runs: Sequence[Reus
             if (
                 path.exists()
                 and not is_stale(folder, file)
+                and not is_accepted(folder, file)
                 and source_fingerprint(other_recipe, folder, file) == fingerprint
                 and is_current_result(recipe, path)
             ):

@@ -1,7 +1,10 @@
 """Damage to the files of a run: it is named in one line with the way out, or proved harmless. Nothing else."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
@@ -12,8 +15,8 @@ from isheep.errors import UserError
 from isheep.models.adapter_check import check_adapter
 from isheep.rundir import manifest
 from isheep.rundir.events import read_events
+from tests.helpers.command import ROOT, refused
 from tests.helpers.command import isheep as command
-from tests.helpers.command import refused
 from tests.helpers.damage import DAMAGES, FakeModels, Matrix, edit, flip_bit, table, use_fake_models
 from tests.helpers.hashes import hash_files
 
@@ -192,9 +195,34 @@ def test_a_kill_before_a_file_is_replaced_leaves_a_run_that_goes_on(finished: Pa
     before, part = hash_files(finished), finished / "recipe.yaml.part"
     part.write_text((finished / "recipe.yaml").read_text().replace("iterations: 2", "iterations: 3"))
     manifest.record_files(finished, {"recipe.yaml": part})
-    assert command("status", finished).code == 0 and command("verify", finished).code == 0
-    assert command("run", finished).code == 0 and hash_files(finished) == before
+    for words in (("verify", finished), ("show", finished, "1")):
+        line = refused(*words)
+        assert "recipe.yaml was about to be replaced when its run was stopped" in line
+        assert line.endswith(f"isheep run {finished} completes it\n")
+    assert command("status", finished).code == 0
+    # The run goes on with the recipe that it had recorded.
+    assert command("run", finished).code == 0 and (finished / "iter-3/adapter").is_dir() and not part.exists()
+    after = hash_files(finished)
+    assert {name for name in before if after[name] != before[name]} == {"recipe.yaml"}
     assert command("verify", finished).code == 0
+
+
+@pytest.mark.parametrize(
+    "file", ["iter-1/pairs.jsonl", "iter-2/train.json", "iter-1/eval/counting.json", "recipe.yaml", "seeds.jsonl"]
+)
+def test_a_copy_beside_a_damaged_file_does_not_hide_the_damage(finished: Path, file: str) -> None:
+    path = finished / file
+    part = shutil.copyfile(path, path.with_name(f"{path.name}.part"))
+    text = path.read_text()
+    path.write_text(text.replace("seed: 42", "seed: 43") if file == "recipe.yaml" else f"{text}\n")
+    assert path.name in refused("verify", finished)
+    done = command("run", finished)
+    # Only what a kill can leave is completed: the content that the manifest has comes back.
+    if "/" in file:
+        assert done.code == 2 and f"{path} has changed since the run made it" in done.err
+    else:
+        assert path.read_text() == text and not part.exists()
+        assert done.code == 0 or "seed: 42 -> 43" in done.err
 
 
 def test_a_file_of_another_run_is_compared_before_it_is_taken_over(finished: Path) -> None:
@@ -321,14 +349,135 @@ def test_a_folder_that_is_accepted_hides_nothing_that_was_made_from_an_edit(fini
     assert done.code == 2 and "iter-1/dropped.jsonl was made from another iter-1/assessed.jsonl" in done.out + done.err
 
 
-def test_a_fork_takes_over_no_file_whose_sources_were_edited(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["iter-1/pairs.jsonl", "iter-2/adapter", "iter-1/eval/counting"])
+def test_a_fork_makes_again_what_was_edited_and_accepted(finished: Path, file: str, matrix: Matrix) -> None:
+    path = finished / file
+    edited = next(path.glob("*.json*")) if path.is_dir() else path
+    edit(edited, finished)
+    command("verify", finished, "--accept", file)
+    assert manifest.accepted_files(finished) == [str(edited.relative_to(finished))]
+    done = command("run", finished, "--fork", "fork")
+    assert done.code == 0, done.err
+    assert f"{edited.relative_to(finished)} in {finished} were changed by hand and accepted" in done.err
+    expected = hash_files(matrix.states["finished"])
+    assert hash_files(finished.with_name("fork")) == expected | {
+        "reuse.json": hash_files(finished.with_name("fork"))["reuse.json"]
+    }
+
+
+def test_a_redo_from_an_edited_file_marks_it_and_making_it_again_does_not(finished: Path) -> None:
+    before = hash_files(finished)
     edit(finished / "iter-1/pairs.jsonl", finished)
-    assert command("verify", finished, "--accept", "iter-1/pairs.jsonl").code == 2
-    fork = finished.with_name("fork")
-    done = command("run", finished, "--fork", "fork", "iterations=1")
-    assert done.code == 0 and command("verify", fork).code == 0, done.err
-    ratings = "iter-1/assessed.jsonl"
-    assert (fork / ratings).read_bytes() != (finished / ratings).read_bytes()
+    assert command("redo", finished, "--from", "measures", "--iteration", "1").code == 0
+    assert manifest.accepted_files(finished) == ["iter-1/pairs.jsonl"]
+    assert command("redo", finished, "--from", "answers", "--iteration", "1").code == 0
+    assert not manifest.accepted_files(finished)
+    assert before.items() <= hash_files(finished).items()
+
+
+def test_what_an_accepted_adapter_makes_stale_is_one_line_and_made_again_by_its_command(finished: Path) -> None:
+    edit(finished / "iter-1/adapter/adapter_config.json", finished)
+    edited = (finished / "iter-1/adapter/adapter_config.json").read_bytes()
+    line = command("verify", finished, "--accept", "iter-1/adapter").err.splitlines()[-1]
+    assert "iter-1/eval/counting.json and 13 more files were made from another iter-1/adapter" in line
+    assert command(*line.partition(": isheep ")[2].split()).code == 0
+    assert command("verify", finished).code == 0
+    assert (finished / "iter-1/adapter/adapter_config.json").read_bytes() == edited
+    assert (finished / "replaced/1/iter-2/replies.jsonl").exists() and (finished / "iter-2/adapter").exists()
+
+
+def test_one_redo_makes_again_all_that_was_made_from_an_accepted_file(finished: Path) -> None:
+    edit(finished / "iter-1/pairs.jsonl", finished)
+    line = command("verify", finished, "--accept", "iter-1/pairs.jsonl").err.splitlines()[-1]
+    assert command(*line.partition(": isheep ")[2].split()).code == 0 and command("verify", finished).code == 0
+    assert (finished / "replaced/1/iter-1/diversity.json").exists()
+
+
+# --- what is neither a file nor a folder, and links
+
+
+ODD = {
+    "a pipe": os.mkfifo,
+    "a folder": Path.mkdir,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a symbolic link to nothing": lambda path: path.symlink_to("nowhere"),
+    "a file": lambda path: path.write_text("no folder"),
+}
+FOLDERS = ("iter-2", "iter-1/adapter", "base/eval", "annotations")
+FILES = (
+    "run.jsonl",
+    "manifest.json",
+    "lock",
+    "judge.jsonl",
+    "reuse.json",
+    "iter-1/pairs.jsonl",
+    "iter-2/train.json.part",
+)
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("name", [*FOLDERS, *FILES])
+def test_what_is_no_file_or_no_folder_is_refused_in_one_line(finished: Path, name: str, kind: str) -> None:
+    if kind == ("a folder" if name in FOLDERS else "a file"):
+        return
+    path = finished / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    ODD[kind](path)
+    must_be = "a folder" if name in FOLDERS else "a file"
+    for command_name in ("run", "status", "verify", "report"):
+        line = refused(command_name, finished)
+        assert f"{path} is {kind}, and must be {must_be}: put the run's own back, or" in line and "move it away" in line
+
+
+def test_events_without_end_are_refused(finished: Path) -> None:
+    with (finished / "run.jsonl").open("r+b") as file:
+        file.truncate(2**40)
+    assert "run.jsonl: 1,099,511,627,776 bytes, and at most" in refused("status", finished)
+
+
+def test_a_link_to_a_folder_is_followed_by_the_checks(finished: Path) -> None:
+    moved = finished.with_name("elsewhere")
+    (finished / "iter-1").rename(moved)
+    (finished / "iter-1").symlink_to(moved)
+    # A way back up is not followed without end.
+    (moved / "up").symlink_to(moved)
+    assert command("verify", finished).code == 0 and command("run", finished).code == 0
+    (moved / "topics.jsonl").write_text("")
+    assert "iter-1/topics.jsonl was not made by this run" in refused("run", finished)
+    (moved / "topics.jsonl").unlink()
+    flip_bit(moved / "pairs.jsonl", finished)
+    assert "iter-1/pairs.jsonl has changed" in refused("run", finished)
+
+
+# --- the lock
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+@pytest.mark.parametrize("step", ["train", "open_engine"])
+def test_a_run_whose_lock_is_removed_writes_nothing_more(
+    matrix: Matrix, models: FakeModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, is_replaced: bool
+) -> None:
+    run = copy_of(matrix, "training 2 owed", tmp_path / "run")
+    if step == "open_engine":
+        (run / "iter-2/pairs.jsonl").unlink()
+    work, left = getattr(models, step), dict[str, str]()
+
+    def unlock_and_work(*arguments: object) -> object:
+        result = work(*arguments)
+        (run / "lock").unlink(missing_ok=True)
+        if is_replaced:
+            (run / "lock").write_text("")
+        left.update(hash_files(run))
+        return result
+
+    monkeypatch.setattr(f"isheep.backends.DEFAULT_BACKEND.{step}", unlock_and_work)
+    assert f"{run}/lock was removed or replaced while this process was writing the folder" in refused("run", run)
+    after = hash_files(run)
+    assert {name for name in left if after.get(name) != left[name]} <= {"progress.json"}
+    assert {name for name in after.keys() - left.keys() if not name.endswith(".part")} == set()
 
 
 def test_scores_that_the_run_did_not_make_are_refused(finished: Path) -> None:
@@ -356,3 +505,27 @@ def test_a_recipe_is_not_accepted(finished: Path) -> None:
     assert "--fork NAME" in refused("run", finished)
     assert "recipe.yaml can't be accepted" in refused("verify", finished, "--accept", "recipe.yaml")
     assert "can't be accepted" in refused("verify", finished, "--accept", ".")
+
+
+# --- names of folders
+
+
+PROPOSED = re.compile(r"isheep (?:run|redo|status|show|eval|sweep|verify)(?: --watch)? \{(?!shell_word\(|folder\})")
+
+
+def test_a_proposed_command_quotes_every_name() -> None:
+    files = (ROOT / "isheep").rglob("*.py")
+    assert not [path for path in files if PROPOSED.search(path.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("name", ["a  b; c", "it's", "line\nend", "\x1b[31mred", "tab\tand \\ '", "\x85"])
+def test_a_proposed_command_works_in_a_shell_for_every_name(finished: Path, name: str) -> None:
+    run = finished.rename(finished.with_name(name))
+    edit(run / "iter-2/pairs.jsonl", run)
+    line = refused("run", run)
+    assert line[:-1].isprintable()
+    proposed = line.partition(": isheep ")[2].rstrip("\n")
+    words = subprocess.run(["bash", "-c", f"printf '%s\\0' {proposed}"], capture_output=True, text=True, check=True)
+    assert words.stdout.split("\0") == ["redo", str(run), "--from", "answers", "--iteration", "2", ""]
+    done = command("verify", run)
+    assert done.code == 2 and "\x1b" not in done.out + done.err

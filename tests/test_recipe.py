@@ -250,6 +250,17 @@ def test_words_of_the_command_line(tmp_path: Path) -> None:
     assert recipe.synthesis.novelty is None and recipe.assessment and recipe.assessment.criteria == ("quality",)
 
 
+@pytest.mark.parametrize("text", ["no", "on", "0200", "1:30", "2024-01-01", "1_0"])
+def test_a_text_that_another_yaml_reads_as_a_value_stays_a_text(text: str, tmp_path: Path) -> None:
+    """In a file, as a word of the command line, and in the recipe that a run folder keeps."""
+    stop = ["response.sampling.stop", f"[{text}]"]
+    written = api.load_recipe(write(tmp_path, f"model: {text}\nresponse: {{sampling: {{stop: [{text}]}}}}\n"))
+    by_words = api.load_recipe(write(tmp_path, "model: lamb\n"), [f"model={text}", "=".join(stop)])
+    (tmp_path / "saved.yaml").write_text(loading.dump_recipe(written))
+    assert written == by_words == api.load_recipe(tmp_path / "saved.yaml")
+    assert written.model == text and written.response.sampling.stop == (text,)
+
+
 @pytest.mark.parametrize(
     ("word", "wrong"),
     [
@@ -259,6 +270,10 @@ def test_words_of_the_command_line(tmp_path: Path) -> None:
         ("model.sub=7", "there is nothing at 'sub' in this recipe"),
         ("training", "write key=value, such as training.epochs=1"),
         ("seed=[", "not YAML"),
+        ("seed=1:30", "seed: input should be a valid integer; found '1:30': write a number in plain digits"),
+        ("seed=0200", "found '0200': write a number in plain digits, such as 90"),
+        ("training.max_rows=1_0", "found '1_0': write a number in plain digits"),
+        ("machine.report=no", "machine.report: input should be a valid boolean; found 'no': write true or false"),
     ],
 )
 def test_wrong_words(word: str, wrong: str, tmp_path: Path) -> None:
@@ -278,7 +293,7 @@ def test_wrong_words(word: str, wrong: str, tmp_path: Path) -> None:
             "no {output}; {output_data}, as the paper spells it, is not filled",
         ),
         (b"quality: '\xff'\n", "prompt file {path}: can't be read: not UTF-8 text at byte 10"),
-        (b"quality: 2020-99-99\n", "prompt file {path}: not YAML"),
+        (b"quality: !!int x\n", "prompt file {path}: not YAML"),
         (b"[" * 5000, "prompt file {path} line 1: nested too deeply"),
     ],
 )

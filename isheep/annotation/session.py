@@ -11,7 +11,7 @@ from typing import NamedTuple
 from isheep.annotation import CHOICES, NOBODY, RATINGS, Choice, Rating, append_annotation, read_annotations
 from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.batching import derive_seed
-from isheep.errors import UserError, excerpt
+from isheep.errors import UserError, excerpt, shell_word
 from isheep.recipe.schema import Recipe
 from isheep.records import Pair, Task
 from isheep.rundir.folder import RunFolder
@@ -118,7 +118,7 @@ def rating_session(run_dir: Path, person: str, iteration: int | None, num_questi
     pairs = [pair for folder in folders if folder.has("pairs.jsonl") for pair in folder.read("pairs.jsonl", Pair)]
     if not pairs:
         of_iteration = "" if iteration is None else f" of iteration {iteration}"
-        raise UserError(f"{run_dir} has no pairs{of_iteration} yet: see isheep status {run_dir}")
+        raise UserError(f"{run_dir} has no pairs{of_iteration} yet: see isheep status {shell_word(run_dir)}")
     sample = sorted(pairs, key=lambda pair: derive_seed(recipe.seed, "annotation", pair.id))[:num_questions]
     # An iteration may have criteria of its own.
     assessments = [settings for index in iterations if (settings := recipe.at(index).assessment)]

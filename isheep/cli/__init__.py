@@ -136,5 +136,6 @@ def _check_encoding(arguments: Sequence[str]) -> None:
 
 
 def _exit(line: str, code: int) -> NoReturn:
-    print(f"isheep: {' '.join(line.split())}", file=sys.stderr)
+    # Spaces in a name that is quoted stay as they are.
+    print(f"isheep: {line if len(line.splitlines()) < 2 else ' '.join(line.split())}", file=sys.stderr)
     sys.exit(code)

@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from isheep.errors import escape_controls
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -64,10 +66,10 @@ def print_paged(parts: Iterable[RenderableType]) -> None:
 
 
 def print_line(line: str) -> None:
-    """Print a line without breaking it."""
+    """Print a line without breaking it. The name of a file in it does not control the terminal."""
     from rich.text import Text
 
-    print_parts([Text(line)])
+    print_parts([Text(escape_controls(line))])
 
 
 def print_json(value: Any) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from rich.text import Text
 
 from isheep.cli.show import Band
-from isheep.errors import UserError
+from isheep.errors import UserError, shell_word
 from isheep.evaluation.formatting import escape_unprintable
 from isheep.filters.base import FilterContext
 from isheep.filters.score import ScoreFilter
@@ -68,7 +68,7 @@ def select_rows(path: Path, iteration: int, selection: Selection) -> SelectedRow
     if selection.dropped and not folder.has("rejected.jsonl") and (replies := unfinished_replies(folder)):
         return SelectedRows(folder, rejected_so_far(replies, recipe, run, iteration), {})
     if iteration < 1 or not (folder.has("pairs.jsonl") or selection.dropped and folder.has("rejected.jsonl")):
-        raise UserError(f"{path} has no answers of iteration {iteration} yet: see isheep status {path}")
+        raise UserError(f"{path} has no answers of iteration {iteration} yet: see isheep status {shell_word(path)}")
     pairs: Sequence[Pair] = _read(folder, "assessed.jsonl", AssessedPair) or _read(folder, "pairs.jsonl", Pair)
     drops = {drop.row: drop for drop in _read(folder, "dropped.jsonl", Drop)}
     rows: Sequence[Pair | Rejected] = select_bands(pairs, selection, recipe)

@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from isheep.errors import UserError
+from isheep.errors import UserError, shell_word
 
 DEFAULT = "lamb"
 DEFAULT_FOR_MODEL = "qwen2.5-0.5b"
@@ -97,7 +97,8 @@ def _find_run_dir(name: str | None, model: str | None, out: Path | None) -> Path
     if model or out and out.resolve() != path.resolve():
         raise UserError(
             f"{name} is a run folder, which continues in place, with its own model; to begin another run with its "
-            f"recipe: isheep run {path / 'recipe.yaml'} --out ANOTHER, or with its files: isheep run {name} --fork NAME"
+            f"recipe: isheep run {shell_word(path / 'recipe.yaml')} --out ANOTHER, or with its files: "
+            f"isheep run {shell_word(name)} --fork NAME"
         )
     return path
 

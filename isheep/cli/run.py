@@ -10,7 +10,7 @@ import typer
 from isheep.cli.options import AllowCode, BaseModelName, Seeds, UnsafeCode
 from isheep.cli.output import print_line, print_parts
 from isheep.cli.recipe_choice import RecipeName, Settings, choose_recipe, fork_run
-from isheep.errors import UserError
+from isheep.errors import UserError, shell_word
 
 if TYPE_CHECKING:
     from isheep.recipe.schema import Recipe
@@ -63,14 +63,19 @@ def run(
         from isheep.cli.run_watch import watch_run
 
         if any((recipe_name, settings, out, model, seeds, reuse, fork, unsafe_code, allow_code)):
-            raise UserError(f"--watch {watch} only shows another run: give it alone, isheep run --watch {watch}")
+            raise UserError(
+                f"--watch {watch} only shows another run: give it alone, isheep run --watch {shell_word(watch)}"
+            )
         return watch_run(watch)
     from isheep import api
     from isheep.cli.sweep import run_settings
     from isheep.recipe.sweeps import parse_seeds
+    from isheep.rundir.run import complete_replacements
 
     seed_choice = parse_seeds(seeds) if seeds is not None else None
     choice = choose_recipe(recipe_name, settings, model, out)
+    if choice.run_dir and fork is None:
+        complete_replacements(choice.run_dir)
     overrides = ["machine.unsafe_code=true", *choice.overrides] if unsafe_code else choice.overrides
     recipe = api.load_recipe(choice.path, overrides)
     out = choice.run_dir or out or Path("runs") / (Path(model).resolve().name if model else choice.path.stem)

@@ -10,9 +10,10 @@ from rich.text import Text
 
 from isheep.cli.live_view import SECONDS_PER_LINE, can_redraw, duration_text, plain_line, view
 from isheep.cli.output import print_line
-from isheep.errors import UserError
+from isheep.errors import UserError, shell_word
+from isheep.rundir.lock import is_locked
 from isheep.rundir.progress import console
-from isheep.rundir.run import is_locked, open_run
+from isheep.rundir.run import open_run
 from isheep.rundir.snapshot import PROGRESS_FILE, Snapshot, read_snapshot
 
 SECONDS_PER_READ = 1.0
@@ -27,7 +28,7 @@ def watch_run(run_dir: Path, wait: Callable[[float], None] = time.sleep) -> None
     """
     open_run(run_dir)
     if not is_locked(run_dir):
-        return print_line(f"no run is under way in {run_dir}; see isheep status {run_dir}")
+        return print_line(f"no run is under way in {run_dir}; see isheep status {shell_word(run_dir)}")
     try:
         if can_redraw():
             _watch_live(run_dir, wait)
@@ -35,7 +36,7 @@ def watch_run(run_dir: Path, wait: Callable[[float], None] = time.sleep) -> None
             _watch_lines(run_dir, wait)
     except KeyboardInterrupt:
         return print_line(f"not watching any more; the run in {run_dir} goes on")
-    print_line(f"the run in {run_dir} has ended; see isheep status {run_dir}")
+    print_line(f"the run in {run_dir} has ended; see isheep status {shell_word(run_dir)}")
 
 
 def _watch_live(run_dir: Path, wait: Callable[[float], None]) -> None:
@@ -62,7 +63,7 @@ def _read_state(run_dir: Path) -> tuple[Snapshot, float] | None:
     if state is None:
         raise UserError(
             f"{run_dir} is in use by a process that reports no progress ({PROGRESS_FILE} is missing): try again, "
-            f"or see isheep status {run_dir}"
+            f"or see isheep status {shell_word(run_dir)}"
         )
     return state
 

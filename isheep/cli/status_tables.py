@@ -13,6 +13,7 @@ from rich.text import Text
 
 from isheep.batching import chunks
 from isheep.diagnostics.diversity import METRICS, read_diversity
+from isheep.errors import shell_word
 from isheep.evaluation.json_views import scores_json
 from isheep.evaluation.stopping import is_last_iteration
 from isheep.evaluation.tables import run_table
@@ -59,7 +60,7 @@ def status_tables(run_dir: Path, full: bool) -> Iterator[RenderableType]:
 def progress_line(recipe: Recipe, run: RunFolder) -> str:
     """Return how many iterations of a run are trained, and how to continue it."""
     iteration = newest_iteration(recipe, run)
-    way_on = "" if is_last_iteration(recipe, run, iteration) else f"; to continue: isheep run {run.path}"
+    way_on = "" if is_last_iteration(recipe, run, iteration) else f"; to continue: isheep run {shell_word(run.path)}"
     if stop := find_stop(recipe, run):
         way_on = f"; stopped by stop.on: {stop}"
     return f"{iteration} of {recipe.iterations} iterations are trained{way_on}"

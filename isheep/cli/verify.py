@@ -7,7 +7,7 @@ import typer
 
 from isheep.cli.options import RunDir
 from isheep.cli.output import print_line
-from isheep.errors import UserError
+from isheep.errors import UserError, shell_word
 
 Accepted = Annotated[
     list[str] | None,
@@ -37,7 +37,7 @@ def verify(run_dir: RunDir, accept: Accepted = None) -> None:
     if not has_manifest(run_dir):
         raise UserError(
             f"{run_dir} has no {MANIFEST_FILE}, as runs of earlier versions, so that there is nothing to compare with: "
-            f"isheep run {run_dir} records its files as they are"
+            f"isheep run {shell_word(run_dir)} records its files as they are"
         )
     if accept:
         _accept(run_dir, accept)
@@ -52,7 +52,8 @@ def verify(run_dir: RunDir, accept: Accepted = None) -> None:
     for problem in problems:
         print_line(problem.text)
     if problems:
-        raise UserError(f"{len(problems)} files of {run_dir} are not as the run made them; they are named above")
+        num_files = sum(problem.num_files for problem in problems)
+        raise UserError(f"{num_files} files of {run_dir} are not as the run made them: the lines above say what helps")
     existing = [name for name in files if (run_dir / name).exists()]
     size = sum((run_dir / name).stat().st_size for name in existing)
     print_line(f"all bytes of {len(existing)} files ({size:,} bytes) are as the run made them")

@@ -22,7 +22,7 @@ from isheep.benchmarks import (
     reported_settings,
     without_needless_sample,
 )
-from isheep.errors import UserError, option
+from isheep.errors import UserError, option, shell_word
 from isheep.evaluation.evaluate import same_prompts
 from isheep.evaluation.formatting import escape_unprintable
 from isheep.evaluation.results import load_result
@@ -83,7 +83,7 @@ def contamination_report(
     rule = choose_rule(recipe, ngram, rouge)
     iterations = [index for index in range(1, recipe.iterations + 1) if iteration_dir(run, index).has("pairs.jsonl")]
     if not iterations:
-        raise UserError(f"{run_dir} has no pairs yet: see isheep status {run_dir}")
+        raise UserError(f"{run_dir} has no pairs yet: see isheep status {shell_word(run_dir)}")
     benchmarks = [reported_settings(recipe.stop_rule, settings) for settings in choose_benchmarks(recipe, names, data)]
     # Before the first table is printed: a benchmark may be code that is not allowed, or that can't be loaded.
     for settings in benchmarks:

@@ -23,7 +23,7 @@ from isheep.diagnostics.contamination import load_prompts
 from isheep.diagnostics.judge_kinds import benchmarks_with_kinds, metrics_by_kind
 from isheep.diagnostics.judge_metrics import Agreement, RankComparison, ScoreDistribution, TruthMetrics
 from isheep.engines import Engine
-from isheep.errors import UserError
+from isheep.errors import UserError, shell_word
 from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import Estimate, estimate, win_rate
 from isheep.models.chat_template import ChatTemplate
@@ -154,7 +154,7 @@ def calibrate_judge(
     selected = with_ratings if iteration is None else [index for index in with_ratings if index == iteration]
     if not selected:
         of_iteration = f" of iteration {iteration}" if iteration is not None else ""
-        raise UserError(f"{run_dir} has no ratings{of_iteration} yet: see isheep status {run_dir}")
+        raise UserError(f"{run_dir} has no ratings{of_iteration} yet: see isheep status {shell_word(run_dir)}")
     # Before a model is opened: the engine or a benchmark may be code that is not allowed, or that can't be loaded.
     backend.check_code(recipe)
     for benchmark in recipe.evaluation:

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from isheep.benchmarks import Result, Score
-from isheep.errors import UserError, option
+from isheep.errors import UserError, option, shell_word
 from isheep.evaluation import formatting
 from isheep.evaluation.evaluate import same_fingerprints, same_prompts
 from isheep.evaluation.power import ALPHA
@@ -163,7 +163,9 @@ def _load_model(run_dir: Path, iteration: int | None) -> tuple[int, str, Results
     if iteration and recipe.judge_note:
         label += f" ({recipe.judge_note})"
     if not results.get(iteration):
-        raise UserError(f"{run_dir}, {label}: it has no results to compare; make them with isheep eval {run_dir}")
+        raise UserError(
+            f"{run_dir}, {label}: it has no results to compare; make them with isheep eval {shell_word(run_dir)}"
+        )
     return recipe.seed, label, results[iteration]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from isheep.errors import UserError, option
+from isheep.errors import UserError, option, shell_word
 from isheep.export import ExportFormat, ExportRows, formats
 from isheep.export.card_parts import NO_OPTIONS, CardOptions, CardSubject
 from isheep.export.dataset_card import DATA_FILE, dataset_card
@@ -166,7 +166,9 @@ def load_kept_pairs(run: RunFolder, iteration: int) -> Sequence[Pair]:
     """Return D^iteration: the pairs that no filter dropped, with their ratings if they have any."""
     folder = iteration_dir(run, iteration)
     if iteration < 1 or not folder.has("dropped.jsonl"):
-        raise UserError(f"{run.path} has no data of iteration {iteration} yet: see isheep status {run.path}")
+        raise UserError(
+            f"{run.path} has no data of iteration {iteration} yet: see isheep status {shell_word(run.path)}"
+        )
     pairs: Sequence[Pair]
     if folder.has("assessed.jsonl"):
         pairs = folder.read("assessed.jsonl", AssessedPair)

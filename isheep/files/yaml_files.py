@@ -1,12 +1,16 @@
-"""YAML within limits: every YAML text of this package is read here.
+"""YAML within limits: every YAML text of this package is read here, plain values as in YAML 1.2.
+
+YAML 1.1, which PyYAML reads, takes no, on and yes for truth values, 1:30 for 90, 0200 for 128, 1_0 for 10 and 5e-5 for
+a text. Here only true and false are truth values, and a number is written in plain digits; all else is a text.
 
 A few hundred bytes of aliases can stand for billions of values. They are counted before any value is made, each anchor
 once, with the values that it stands for.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import yaml
 
@@ -27,6 +31,20 @@ MAX_NUMBER_LENGTH = 400
 
 WITH_ALIASES = ", with those that aliases stand for; give a smaller text with fewer aliases"
 NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+PLAIN_VALUES = (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))"
+        r"|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("merge", r"<<", ["<"]),
+)
+"""The plain values that are no texts: the tag, the form, and the first characters."""
 
 T = TypeVar("T")
 
@@ -49,6 +67,9 @@ class _Size(NamedTuple):
 class BoundedLoader(yaml.SafeLoader):
     """A loader of plain values that refuses a text as too deep or too large before it makes a value of it."""
 
+    # Without those of YAML 1.1.
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
         self.depth = self.num_nodes = 0
@@ -70,6 +91,24 @@ class BoundedLoader(yaml.SafeLoader):
         if node is not None:
             _measure(node, {})
         return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """A dumper that quotes a text which either version of YAML would read as another value."""
+
+
+for _tag, _form, _characters in PLAIN_VALUES:
+    for _class in (BoundedLoader, _Dumper):
+        # yaml does not annotate it.
+        _class.add_implicit_resolver(  # type: ignore[no-untyped-call]
+            f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_form})\Z"), _characters
+        )
+
+
+def dump_yaml(value: Any, **options: Any) -> str:
+    """Return plain values as YAML that is read here, and by PyYAML, as the same values; `options` are PyYAML's."""
+    text: str = yaml.dump(value, Dumper=_Dumper, **options)
+    return text
 
 
 def _measure(node: yaml.Node, sizes: dict[int, _Size | None]) -> _Size:

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from isheep.batching import chunks
-from isheep.errors import UserError
+from isheep.errors import UserError, shell_word
 from isheep.plan.assumptions import Assumptions, assume, token_counter
 from isheep.plan.cost import seconds
 from isheep.plan.devices import Device
@@ -51,7 +51,9 @@ def read_past_run(path: Path) -> PastRun:
         if values := _measure_iteration(recipe.at(iteration), run, iteration):
             measured[iteration] = values
     if not measured:
-        raise UserError(f"{path} tells nothing yet: none of its stages is complete; see isheep status {path}")
+        raise UserError(
+            f"{path} tells nothing yet: none of its stages is complete; see isheep status {shell_word(path)}"
+        )
     return PastRun(recipe, run, measured)
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from isheep import extensions
-from isheep.errors import Conflicts, KeyPath, UserError, excerpt, is_utf8, option, override_place
+from isheep.errors import Conflicts, KeyPath, UserError, excerpt, is_utf8, option, override_place, shell_word
 from isheep.files.reading import read_small_text
+from isheep.files.yaml_files import dump_yaml
 from isheep.recipe.evaluation import JudgeSettings
 from isheep.recipe.messages import describe_error, error_path, first_error
 from isheep.recipe.schema import Recipe
@@ -58,7 +58,7 @@ def load_recipe(
     source = open_source(recipe)
     if source.data.keys() & set(SWEEP_KEYS):
         path = source.locations[()]
-        raise UserError(f"{path} is a sweep over many settings: run it with isheep sweep {path}")
+        raise UserError(f"{path} is a sweep over many settings: run it with isheep sweep {shell_word(path)}")
     if isinstance(overrides, str) or not isinstance(overrides, Mapping | Iterable):
         raise UserError(f"overrides {excerpt(overrides)}: give a mapping or a list such as ['training.epochs=1']")
     if not isinstance(overrides, Mapping):
@@ -241,7 +241,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def dump_settings(settings: Mapping[str, Any]) -> str:
     """Return the settings of a recipe as YAML."""
-    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120)
+    return dump_yaml(settings, sort_keys=False, allow_unicode=True, width=120)
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:

@@ -28,6 +28,10 @@ RENAMED_KEYS: dict[tuple[str, str], str] = {
     ("server", "wait"): "retry_wait",
 }
 
+NUMBER = "write a number in plain digits, such as 90"
+WRITTEN_AS = {"bool_type": "write true or false", "int_type": NUMBER, "float_type": NUMBER}
+"""How a value is written, by pydantic's type of the error."""
+
 JUDGE_PATH = ("assessment", "judge")
 """The end of the path of the rating judge, which is one of two names or a mapping."""
 
@@ -76,7 +80,9 @@ def describe_error(error: ErrorDetails) -> str:
         return f"{name} must be a mapping of {', '.join(_keys_of(error['loc']))}; found {excerpt(error['input'])}"
     if error["type"] == "value_error":
         return f"{name}: {error['ctx']['error']}"
-    return f"{name}: {error['msg'][:1].lower()}{error['msg'][1:]}; found {excerpt(error['input'])}"
+    # A text such as no, 1:30 or 0200 in place of a truth value or a number.
+    hint = f": {WRITTEN_AS[error['type']]}" if error["type"] in WRITTEN_AS and isinstance(error["input"], str) else ""
+    return f"{name}: {error['msg'][:1].lower()}{error['msg'][1:]}; found {excerpt(error['input'])}{hint}"
 
 
 def _wrong_filter(name: str, value: object) -> str:

@@ -15,6 +15,7 @@ INTRODUCTION = """# The keys of a recipe
 A recipe is a YAML file. The only key without a default is `model`. `isheep recipes` lists the packaged recipes, and
 `like: NAME` or `like: FILE` begins a recipe with the keys of another one. On the command line `KEY=VALUE` sets a key,
 such as `training.epochs=1` (the key `epochs` of the section `training`) or `filters.0.at_least=7` (the first filter).
+Values are those of YAML 1.2: only `true` and `false` are truth values, and numbers are written in plain digits.
 
 This page is generated from the schema (`python -m isheep.recipe.reference`), and a test compares them. "Paper" is the
 place in Liang et al. 2024.

@@ -2,7 +2,6 @@
 
 import difflib
 import os
-import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
@@ -30,20 +29,15 @@ _CODE_KEYS = ("function", "name", "engine", "prompt", "chat_template", "evaluati
 
 
 class _Loader(BoundedLoader):
-    """A loader that reads 5e-5 as a number (YAML 1.1 reads it as a text) and every key as a text."""
+    """A loader that reads every key as a text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         self.flatten_mapping(node)
-        # As it is written: YAML 1.1 reads the key `on` as true.
+        # As it is written: the keys of `iteration` look like numbers.
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 key.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
 
 
 class RecipeSource(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.errors import KeyPath, UserError, excerpt, option
+from isheep.errors import KeyPath, UserError, excerpt, option, shell_word
 from isheep.recipe.loading import MAX_DIGITS, SWEEP_KEYS, Checks, check
 from isheep.recipe.schema import Recipe, merge_settings
 from isheep.recipe.source import RecipeSource, apply_overrides, find_recipe, lay_over, read_source, set_key
@@ -36,7 +36,9 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | Iterable[str], checks:
     """
     source = read_source(path)
     if not source.data.keys() & set(SWEEP_KEYS):
-        raise UserError(f"{path} is no sweep, it has neither settings nor grid: run it with isheep run {path}")
+        raise UserError(
+            f"{path} is no sweep, it has neither settings nor grid: run it with isheep run {shell_word(path)}"
+        )
     parts = {key: source.data.pop(key, None) or {} for key in SWEEP_KEYS}
     for key, values in parts.items():
         if not isinstance(values, dict | list if key == "settings" else dict):

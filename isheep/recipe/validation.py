@@ -4,10 +4,9 @@ import math
 import os
 from collections.abc import Sequence
 
-import yaml
-
 from isheep import extensions, prompts
 from isheep.errors import Conflicts, quote_path
+from isheep.files.yaml_files import dump_yaml
 from isheep.filters.base import FilterSettings, RecipeFacts
 from isheep.filters.custom import CustomFilter
 from isheep.prompts import forms
@@ -188,7 +187,7 @@ def _filters(recipe: Recipe) -> Conflicts:
 def _filters_as_yaml(filters: Sequence[FilterSettings]) -> str:
     """Return filters as a recipe lists them, in one line and without their defaults."""
     entries = [{"kind": entry.kind, **entry.model_dump(mode="json", exclude_defaults=True)} for entry in filters]
-    return yaml.safe_dump(entries, default_flow_style=True, sort_keys=False, width=math.inf).strip()
+    return dump_yaml(entries, default_flow_style=True, sort_keys=False, width=math.inf).strip()
 
 
 def _training(recipe: Recipe, iteration: int) -> Conflicts:

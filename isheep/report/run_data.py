@@ -26,7 +26,8 @@ from isheep.rundir.iterations import (
     parse_run_file,
 )
 from isheep.rundir.jsonl import filter_rows
-from isheep.rundir.run import is_locked, open_run
+from isheep.rundir.lock import is_locked
+from isheep.rundir.run import open_run
 from isheep.rundir.stage_times import stage_seconds
 from isheep.trainers.adapter_dir import TRAINING_RECORD
 

@@ -3,9 +3,10 @@
 `isheep status`, sharing between runs, `isheep redo`, `isheep plan` and docs/run-folder.md read this table.
 """
 
-import shlex
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+from isheep.errors import shell_word
 
 
 class Artifact(NamedTuple):
@@ -138,7 +139,7 @@ def production_order(file: str) -> tuple[int, int, str]:
 
 def redo_command(root: Path, file: str) -> str:
     """Return the command that makes a file of a run again, and all that follows."""
-    folder = shlex.quote(str(root))
+    folder = shell_word(root)
     if file == SEEDS_FILE:
         return f"isheep redo {folder} --from {SEEDS_STAGE}"
     iteration, name = split_file(file)

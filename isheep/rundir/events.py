@@ -2,11 +2,14 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from isheep.errors import UserError
+from isheep.files.reading import MAX_BYTES
 
 EVENTS_FILE = "run.jsonl"
 
@@ -46,6 +49,12 @@ def damaged_events(root: Path) -> str | None:
     return f"{root / EVENTS_FILE}: {lines}; times and costs of the run may lack something, its results do not"
 
 
+def append_event(root: Path, fields: Mapping[str, Any]) -> None:
+    """Append a line to run.jsonl."""
+    with (root / EVENTS_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(fields) + "\n")
+
+
 def remove_torn_event(root: Path) -> None:
     """Remove the last line if a kill has torn it, so that the next line is complete."""
     path = root / EVENTS_FILE
@@ -61,6 +70,10 @@ def _events(root: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
     path = root / EVENTS_FILE
     if not path.exists():
         return
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise UserError(
+            f"{path}: {size:,} bytes, and at most {MAX_BYTES:,} are read: move it away, because no result depends on it"
+        )
     *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, 1):
         try:

@@ -19,7 +19,10 @@ from isheep.errors import UserError, one_line
 from isheep.records import Record
 from isheep.rundir import atomic, integrity, jsonl, kept_replies, manifest, progress
 from isheep.rundir.atomic import commit_file, commit_folder, copy_atomically, fsync
+from isheep.rundir.entries import walk
+from isheep.rundir.events import append_event
 from isheep.rundir.jsonl import JsonlRows
+from isheep.rundir.lock import check_lock
 from isheep.rundir.memory import take_peak_memory
 from isheep.rundir.progress import console
 
@@ -173,6 +176,7 @@ class RunFolder:
         ):
             file.truncate(length)
             for batch in make_batches(existing):
+                check_lock(self.root)
                 for row in batch:
                     line = row.model_dump_json().encode() + b"\n"
                     file.write(line)
@@ -252,8 +256,8 @@ class RunFolder:
 
     def event(self, **fields: Any) -> None:
         """Append a line to run.jsonl that says what happened, when, and at what cost."""
-        with (self.root / "run.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": round(START_TIME + time.monotonic(), 3), **fields}) + "\n")
+        check_lock(self.root)
+        append_event(self.root, {"time": round(START_TIME + time.monotonic(), 3), **fields})
 
     def notify(self, text: str, **fields: Any) -> None:
         """Print a line for the user, and write it as an event, with more fields if any are given."""
@@ -267,6 +271,7 @@ class RunFolder:
         """
 
         def record(part: Path) -> None:
+            check_lock(self.root)
             if not self.is_recorded:
                 return
             contents = {self.path / name: part}
@@ -274,7 +279,7 @@ class RunFolder:
                 contents[folder] = folder
             files: dict[str, Path] = {}
             for path, content in contents.items():
-                paths = [file for file in content.rglob("*") if file.is_file()] if content.is_dir() else [content]
+                paths = [file for file in walk(content) if file.is_file()] if content.is_dir() else [content]
                 files |= {str((path / file.relative_to(content)).relative_to(self.root)): file for file in paths}
             manifest.record_files(self.root, files)
 

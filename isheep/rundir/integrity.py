@@ -1,11 +1,10 @@
 """Checks of a run's finished files against its manifest: what has changed, what depends on it, and the way out."""
 
-import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from isheep.errors import UserError
+from isheep.errors import UserError, shell_word
 from isheep.rundir.artifacts import (
     JUDGE_CALIBRATION,
     SEEDS_FILE,
@@ -20,8 +19,9 @@ from isheep.rundir.artifacts import (
     stage_of,
 )
 from isheep.rundir.digests import file_sha256, sample_sha256
+from isheep.rundir.entries import ROOT_FILES
+from isheep.rundir.lock import is_locked
 from isheep.rundir.manifest import (
-    ROOT_FILES,
     Files,
     awaits_commit,
     digest_of,
@@ -38,10 +38,14 @@ RECIPE_FILE = "recipe.yaml"
 
 
 class FileProblem(NamedTuple):
-    """A file of a run that is not as the run made it, and the line that says so with the way out."""
+    """A file of a run that is not as the run made it, and the line that says so with the way out.
+
+    `num_files` counts the files that the line is about, which have the same cause and the same way out.
+    """
 
     file: str
     text: str
+    num_files: int = 1
 
 
 def check_run_files(root: Path) -> None:
@@ -73,18 +77,17 @@ def find_problems(root: Path, all_bytes: bool = False) -> Iterator[FileProblem]:
             yield FileProblem(file, text)
         elif not (root / file).exists() and not _is_made_again(root, file):
             yield FileProblem(file, _describe_missing(root, file))
+    made_from: dict[str, list[str]] = {}
     for stale in find_stale_files(root, files):
-        yield FileProblem(
-            stale.file,
-            f"{root / stale.file} was made from another {stale.source} than the one that is there now: put back the "
-            f"one of the two that was replaced, or make it again: {redo_command(root, stale.file)}",
-        )
+        made_from.setdefault(stale.source, []).append(stale.file)
+    for source, stale_files in made_from.items():
+        yield FileProblem(stale_files[0], _describe_stale(root, source, stale_files), len(stale_files))
     for file in finished_files(root):
         if file not in files and _is_foreign(file, files):
             yield FileProblem(
                 file,
                 f"{root / file} was not made by this run (manifest.json does not name it): move it away, or, to go on "
-                f"with it, record it: isheep verify {_quoted(root)} --accept {shlex.quote(file)}",
+                f"with it, record it: isheep verify {shell_word(root)} --accept {shell_word(file)}",
             )
 
 
@@ -98,11 +101,14 @@ def describe_absent_files(root: Path) -> Iterator[str]:
 def describe_change(root: Path, files: Files, file: str, all_bytes: bool = False) -> str | None:
     """Return the line about a file whose content is not the recorded one; None if it is, or is not recorded.
 
-    None as well if the recorded content is just about to get its name.
+    None as well if a run that is under way is just about to give the recorded content its name.
     """
     record, path = files.get(file), root / file
-    if record is None or not path.exists() or awaits_commit(root, file, record):
+    if record is None or not path.exists():
         return None
+    if awaits_commit(root, file, record):
+        stopped = f"{path} was about to be replaced when its run was stopped (its content is in {path.name}.part)"
+        return None if is_locked(root) else f"{stopped}: isheep run {shell_word(root)} completes it"
     try:
         size = path.stat().st_size
         if size != record.size:
@@ -142,7 +148,7 @@ def describe_missing(root: Path, file: str) -> str | None:
     if files_made_from(root, files, file) and not _is_made_again(root, file):
         return _describe_missing(root, file)
     source = _dependents(root, file)
-    return f"{root / file} is gone{source}: put it back as it was, or isheep run {_quoted(root)} makes it again"
+    return f"{root / file} is gone{source}: put it back as it was, or isheep run {shell_word(root)} makes it again"
 
 
 def way_out(root: Path, file: str) -> str:
@@ -152,20 +158,20 @@ def way_out(root: Path, file: str) -> str:
     if artifact and artifact.stage == JUDGE_CALIBRATION:
         return f"put it back, or delete {artifact.name} and run isheep judge-calibration again"
     if name == "train.json" and (root / iteration_name(iteration or 0) / "adapter").exists():
-        redo = f"isheep redo {_quoted(root)} --from training --iteration {iteration}"
+        redo = f"isheep redo {shell_word(root)} --from training --iteration {iteration}"
         return f"put it back as it was, or train on it as it is now: {redo}"
     if artifact or file == SEEDS_FILE:
         return f"put it back as it was, or make it again with all that follows: {redo_command(root, file)}"
     if file == RECIPE_FILE:
         return (
-            f"put it back as it was; to run with another setting: isheep run {_quoted(root)} KEY=VALUE --fork NAME, "
+            f"put it back as it was; to run with another setting: isheep run {shell_word(root)} KEY=VALUE --fork NAME, "
             "or for a key of machine without --fork"
         )
     if file.startswith("control/"):
         return "delete it, and it is made again"
     return (
-        f"put it back as it was; if the change is yours and is right: isheep verify {_quoted(root)} "
-        f"--accept {shlex.quote(file)}"
+        f"put it back as it was; if the change is yours and is right: isheep verify {shell_word(root)} "
+        f"--accept {shell_word(file)}"
     )
 
 
@@ -174,6 +180,15 @@ def way_out(root: Path, file: str) -> str:
 
 def _describe_missing(root: Path, file: str) -> str:
     return f"{root / file} is gone{_dependents(root, file)}: {way_out(root, file)}"
+
+
+def _describe_stale(root: Path, source: str, files: Sequence[str]) -> str:
+    """Return the line about files that were made from an earlier content of a file. The redo of the first makes all."""
+    more = f" and {len(files) - 1} more files were" if len(files) > 1 else " was"
+    return (
+        f"{root / files[0]}{more} made from another {source} than the one that is there now: put back the one of the "
+        f"two that was replaced, or make {'them' if len(files) > 1 else 'it'} again: {redo_command(root, files[0])}"
+    )
 
 
 def _dependents(root: Path, file: str) -> str:
@@ -212,7 +227,7 @@ def _find_gaps(root: Path) -> Iterator[FileProblem]:
             yield FileProblem(
                 file,
                 f"{root / file} is missing, and iteration {number} was made with it: put it back, or make it again "
-                f"with all that follows: isheep redo {_quoted(root)} --from {stage} --iteration {previous}",
+                f"with all that follows: isheep redo {shell_word(root)} --from {stage} --iteration {previous}",
             )
 
 
@@ -244,7 +259,3 @@ def _is_foreign(file: str, files: Files) -> bool:
         return True
     # A file that was added to a finished adapter is no part of it.
     return not any(name.startswith(f"{iteration_name(iteration)}/{artifact.name}/") for name in files)
-
-
-def _quoted(root: Path) -> str:
-    return shlex.quote(str(root))

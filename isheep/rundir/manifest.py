@@ -10,24 +10,30 @@ import threading
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from isheep.errors import UserError
-from isheep.rundir.artifacts import SEEDS_FILE, artifact_of, iteration_name, production_order, redo_command, split_file
-from isheep.rundir.atomic import write_text
+from isheep.errors import UserError, shell_word
+from isheep.rundir.artifacts import (
+    JUDGE_CALIBRATION,
+    SEEDS_FILE,
+    artifact_of,
+    iteration_name,
+    production_order,
+    redo_command,
+    split_file,
+)
+from isheep.rundir.atomic import commit_file, write_text
 from isheep.rundir.digests import file_sha256, sample_sha256
+from isheep.rundir.entries import RECORDED_FOLDERS, ROOT_FILES, walk
+from isheep.rundir.lock import check_lock
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
 
 SAMPLED_FROM = 2**30
 """Files of more bytes are checked by sampled blocks, unless all bytes are to be checked."""
-
-ROOT_FILES = ("recipe.yaml", "version.json", "prompts.yaml", "python.json", "judges.json", SEEDS_FILE)
-"""The files beside the iterations that are recorded. The others grow by lines, or are no part of a run's results."""
-RECORDED_FOLDERS = ("control",)
 
 _writing = threading.Lock()
 
@@ -36,7 +42,8 @@ class FileRecord(BaseModel):
     """What the manifest says about a file: size in bytes, SHA-256, that of sampled blocks for a large file.
 
     `sources` are the digests that the files had that this one was made from, by their paths in the run folder; an
-    adapter, which is a folder, counts as one (`digest_of`).
+    adapter, which is a folder, counts as one (`digest_of`). `accepted` says that the user changed the file, and had it
+    recorded as it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +52,7 @@ class FileRecord(BaseModel):
     sha256: str
     sample: str | None = None
     sources: dict[str, str] = {}
+    accepted: Literal[True] | None = None
 
 
 Files = Mapping[str, FileRecord]
@@ -93,7 +101,7 @@ def _read_manifest(path: Path, modified: int, size: int, inode: int) -> Files:
     if manifest is None or manifest.format != FORMAT or manifest.digest != _digest_of_records(manifest.files):
         raise UserError(
             f"{path} is damaged: put it back as it was; or, if you trust the files of the run, delete it: the next "
-            f"isheep run {path.parent} records them as they are"
+            f"isheep run {shell_word(path.parent)} records them as they are"
         )
     return manifest.files
 
@@ -175,7 +183,7 @@ def record_files(root: Path, parts: Mapping[str, Path]) -> None:
 def accept_files(root: Path, names: Iterable[str]) -> None:
     """Record existing files as they are now, whatever was made from them, and forget those that do not exist.
 
-    A file that has not changed keeps its record, which says what it was made from.
+    A file that has not changed keeps its record, which says what it was made from. The others are marked as accepted.
     """
     with _writing:
         files = dict(read_manifest(root))
@@ -183,10 +191,24 @@ def accept_files(root: Path, names: Iterable[str]) -> None:
             if (root / name).is_file():
                 record = _make_record(files, name, root / name)
                 if name not in files or files[name].sha256 != record.sha256:
-                    files[name] = record
+                    files[name] = record.model_copy(update={"accepted": True})
             else:
                 files.pop(name, None)
         _write(root, files)
+
+
+def accepted_files(root: Path) -> list[str]:
+    """Return the files of a run that the user changed and had recorded as they are."""
+    return [name for name, record in read_manifest(root).items() if record.accepted]
+
+
+def is_accepted(root: Path, file: str) -> bool:
+    """Return whether a file, or one of its folder or of what belongs to it, was accepted after a change of the user's.
+
+    The folder eval/NAME belongs to the file eval/NAME.json.
+    """
+    folder = f"{Path(file).with_suffix('')}/"
+    return any(name == file or name.startswith((f"{file}/", folder)) for name in accepted_files(root))
 
 
 def forget_files(root: Path, names: Iterable[str]) -> None:
@@ -197,19 +219,35 @@ def forget_files(root: Path, names: Iterable[str]) -> None:
 
 
 def awaits_commit(root: Path, name: str, record: FileRecord) -> bool:
-    """Return whether NAME.part has the recorded content: NAME is being replaced, or a kill has struck just before."""
+    """Return whether a kill has stopped the replacement of a file after it was recorded: NAME.part is its new content.
+
+    No other files than those that are written in place of existing ones can be left so. Any other NAME.part beside a
+    finished file is not the run's.
+    """
     part = root / f"{name}.part"
-    return part.is_file() and part.stat().st_size == record.size and file_sha256(part) == record.sha256
+    return (
+        _is_replaced_in_place(name)
+        and part.is_file()
+        and part.stat().st_size == record.size
+        and file_sha256(part) == record.sha256
+    )
 
 
-def undo_commits(root: Path) -> None:
-    """Record the old content of files again whose replacement a kill has stopped after it was recorded."""
-    files = read_manifest(root)
-    names = [name for name in files if (root / name).is_file() and awaits_commit(root, name, files[name])]
-    if names:
-        accept_files(root, names)
-    for name in names:
-        (root / f"{name}.part").unlink()
+def files_awaiting_commit(root: Path) -> list[str]:
+    """Return the files whose replacement a kill has stopped, or which another process is replacing at the moment."""
+    return [name for name, record in read_manifest(root).items() if awaits_commit(root, name, record)]
+
+
+def complete_commits(root: Path) -> None:
+    """Give files their recorded content whose replacement a kill has stopped."""
+    check_lock(root)
+    for name in files_awaiting_commit(root):
+        commit_file(root / f"{name}.part", root / name)
+
+
+def _is_replaced_in_place(name: str) -> bool:
+    artifact = artifact_of(split_file(name)[1])
+    return name in ROOT_FILES or artifact is not None and artifact.stage == JUDGE_CALIBRATION
 
 
 def restore_manifest(root: Path, files: Files) -> None:
@@ -220,8 +258,9 @@ def restore_manifest(root: Path, files: Files) -> None:
 
 def finished_files(root: Path) -> list[str]:
     """Return the finished files of a run folder that belong into a manifest, as paths in it."""
-    names = (str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
-    return [name for name in names if is_recorded(name)]
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and _is_recorded_folder(path.name)]
+    paths = [*(root / name for name in ROOT_FILES), *(path for folder in folders for path in walk(folder))]
+    return [name for path in paths if path.is_file() and is_recorded(name := str(path.relative_to(root)))]
 
 
 def is_recorded(name: str) -> bool:
@@ -231,8 +270,13 @@ def is_recorded(name: str) -> bool:
         return False
     if len(path.parts) == 1:
         return name in ROOT_FILES
-    iteration, rest = split_file(name)
-    return path.parts[0] in RECORDED_FOLDERS or iteration is not None and artifact_of(rest) is not None
+    _, rest = split_file(name)
+    first = path.parts[0]
+    return _is_recorded_folder(first) and (first in RECORDED_FOLDERS or artifact_of(rest) is not None)
+
+
+def _is_recorded_folder(name: str) -> bool:
+    return name in RECORDED_FOLDERS or split_file(f"{name}/")[0] is not None
 
 
 def _make_record(files: Files, name: str, path: Path) -> FileRecord:
@@ -256,6 +300,7 @@ def _sources(name: str) -> list[str]:
 
 
 def _write(root: Path, files: Files) -> None:
+    check_lock(root)
     records = {name: files[name].model_dump(exclude_none=True) for name in sorted(files)}
     content = {"format": FORMAT, "digest": _digest_of_records(files), "files": records}
     write_text(root / MANIFEST_FILE, json.dumps(content, ensure_ascii=False, indent=1) + "\n")

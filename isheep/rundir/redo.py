@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from isheep.errors import UserError, unknown_name
+from isheep.errors import UserError, shell_word, unknown_name
 from isheep.rundir import kept_replies
 from isheep.rundir.artifacts import (
     ARTIFACTS,
@@ -22,12 +22,13 @@ from isheep.rundir.artifacts import (
     dependent_stages,
     existing_iterations,
     iteration_name,
+    split_file,
     stage_of,
 )
 from isheep.rundir.atomic import fsync_path
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.integrity import describe_change
-from isheep.rundir.manifest import Files, accept_files, forget_files, read_manifest, restore_manifest
+from isheep.rundir.manifest import Files, accept_files, find_stale_files, forget_files, read_manifest, restore_manifest
 from isheep.rundir.reuse import REUSE_FILE
 
 REPLACED_DIR = "replaced"
@@ -72,7 +73,7 @@ def choose_iteration(run: RunFolder, stage: str, iteration: int | None) -> int:
     existing = [number for number in existing_iterations(run.path) if any(_files(run, number, {stage}))]
     if iteration and iteration not in existing and _has_dependents(run, stage, iteration):
         return iteration
-    makes_rest = f"isheep run {run.path} makes what is missing"
+    makes_rest = f"isheep run {shell_word(run.path)} makes what is missing"
     if not existing:
         raise UserError(f"{run.path} has no files of the stage {stage!r} that could be made again; {makes_rest}")
     if iteration is None and len(existing) > 1:
@@ -117,14 +118,15 @@ def set_aside(run: RunFolder, stage: str, iteration: int) -> SetAside:
 
     Of the later iterations the whole folders are moved if their models change, else the files of the same stages. The
     folder replaced/N has the same paths as the run folder. Files that the stage reads and that have changed are
-    recorded as they are: `redo` is the way to go on from an edited file.
+    recorded as they are: `redo` is the way to go on from an edited file. Whatever else was made from an earlier content
+    of a file, in these iterations, is moved, too.
     """
     records = read_manifest(run.path)
     stages, edited = _stages_made_again(run, stage, iteration)
     # Before anything is moved: a kill leaves a run that says what does not fit together.
     if edited:
         accept_files(run.path, edited)
-    later = [number for number in existing_iterations(run.path) if number > iteration]
+    stages_of = _stages_by_iteration(run, iteration, stages)
     target = _new_folder(run.path / REPLACED_DIR)
     moved: list[Path] = []
     texts: list[str] = []
@@ -132,14 +134,14 @@ def set_aside(run: RunFolder, stage: str, iteration: int) -> SetAside:
     if run.has(REUSE_FILE):
         moved.append(run.path / REUSE_FILE)
         _move(moved[-1], run.path, target)
-    for number in [*reversed(later), iteration]:
-        if number > iteration and "training" in stages:
+    for number in reversed(stages_of):
+        if stages_of[number] is None:
             paths, text = [run.path / iteration_name(number)], f"all of iteration {number}"
         elif stage == SEEDS_STAGE:
             paths, text = [run.path / SEEDS_FILE] if run.has(SEEDS_FILE) else [], "the seed tasks"
         else:
             # What was made last is moved first.
-            paths = list(_files(run, number, stages))[::-1]
+            paths = list(_files(run, number, stages_of[number] or set()))[::-1]
             text = _describe_files(number, paths)
         for path in paths:
             moved.append(path)
@@ -167,6 +169,20 @@ def _stages_made_again(run: RunFolder, stage: str, iteration: int) -> tuple[set[
                 for reader in ARTIFACTS:
                     stages |= dependent_stages(reader.stage) if source in reader.sources else set()
     return stages, list(edited)
+
+
+def _stages_by_iteration(run: RunFolder, iteration: int, stages: set[str]) -> dict[int, set[str] | None]:
+    """Return the stages that are made again in an iteration and in the later ones; None for all that is in one."""
+    stages_of: dict[int, set[str] | None] = {}
+    stale_files = [split_file(stale.file) for stale in find_stale_files(run.path, read_manifest(run.path))]
+    for number in [iteration, *(number for number in existing_iterations(run.path) if number > iteration)]:
+        if number > iteration and "training" in stages:
+            stages_of[number] = None
+        else:
+            stale_stages = {stage_of(name) for stale_iteration, name in stale_files if stale_iteration == number}
+            stages = stages.union(*map(dependent_stages, stale_stages))
+            stages_of[number] = stages
+    return stages_of
 
 
 def put_back(run: RunFolder, aside: SetAside) -> None:

@@ -17,6 +17,7 @@ from isheep.rundir.artifacts import COMMON_KEYS, artifact_of, split_file
 from isheep.rundir.atomic import write_json
 from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
+from isheep.rundir.manifest import accepted_files
 from isheep.rundir.python_objects import Names, read_python_objects
 from isheep.rundir.run import open_run
 
@@ -24,6 +25,8 @@ REUSE_FILE = "reuse.json"
 
 # The number of keys that a line about two recipes names.
 MAX_DIFFERENCES = 6
+# The number of files that a line names.
+MAX_FILES = 4
 
 
 class ReusedRun(NamedTuple):
@@ -68,6 +71,12 @@ def begin_reuse(run: RunFolder, recipe: Recipe, path: Path | None) -> ReusedRun 
         run.notify(f"nothing more is taken over: {error}")
         return None
     run.notify(f"what comes out the same is taken over from {path}{_describe_differences(saved, recipe)}")
+    if accepted := [file for file in accepted_files(path) if artifact_of(split_file(file)[1])]:
+        more = f" and {len(accepted) - MAX_FILES} more" if len(accepted) > MAX_FILES else ""
+        run.notify(
+            f"{', '.join(accepted[:MAX_FILES])}{more} in {path} were changed by hand and accepted: they are not taken "
+            "over, nor is what was made from them"
+        )
     # How a run computes does not decide what is taken over, as it does not when a run is resumed.
     return ReusedRun(path, saved.model_copy(update={"machine": recipe.machine}))
 

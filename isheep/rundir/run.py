@@ -1,35 +1,36 @@
 """A run folder as a whole: begin or continue a run, open it for reading, lock it, and check what is in it."""
 
 import contextlib
-import errno
-import fcntl
 import itertools
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import IO
-
-import yaml
 
 from isheep import prompts
-from isheep.errors import UserError, in_command_line, option, quote_path
+from isheep.errors import UserError, in_command_line, option, quote_path, shell_word
 from isheep.files.reading import MAX_BYTES, read_small_text
-from isheep.files.yaml_files import read_yaml
+from isheep.files.yaml_files import dump_yaml, read_yaml
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.rundir.artifacts import SEEDS_FILE, redo_command, split_file
 from isheep.rundir.atomic import write_json
+from isheep.rundir.entries import check_entries
 from isheep.rundir.events import damaged_events, remove_torn_event
 from isheep.rundir.folder import RunFolder, refuse
 from isheep.rundir.integrity import check_root_files, check_run_files
 from isheep.rundir.jsonl import read_rows
-from isheep.rundir.manifest import MANIFEST_FILE, begin_manifest, has_manifest, undo_commits
-from isheep.rundir.progress import console
+from isheep.rundir.lock import LOCK_FILE, hold_lock
+from isheep.rundir.manifest import (
+    MANIFEST_FILE,
+    begin_manifest,
+    complete_commits,
+    files_awaiting_commit,
+    has_manifest,
+)
 from isheep.seeds import SeedTask, load_seed_file
 
 # The packages whose versions are recorded when a run begins or continues.
@@ -38,9 +39,6 @@ PACKAGES = ("isheep", "torch", "transformers", "peft", "trl", "datasets", "numpy
 # The format of the run folder, in version.json. Run folders of isheep 0.1 have no such file.
 FORMAT = 2
 VERSION_FILE = "version.json"
-
-# How a file system answers that has no locks, such as some network file systems.
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 # The number of bytes of the name of a run that the name of its fork begins with.
 MAX_FORK_NAME = 200
@@ -61,10 +59,10 @@ def open_run_for_writing(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
 
     Raises UserError if another process writes the folder, if a finished file has changed, and as `check_run_dir` does.
     """
+    complete_replacements(path)
     check_run_dir(path, recipe)
     _make_run_dir(path)
     with lock_run(path) as folder:
-        undo_commits(path)
         # Another process may have begun a run since the first check.
         check_run_dir(path, recipe)
         remove_torn_event(path)
@@ -76,7 +74,7 @@ def open_run_for_writing(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
         check_finished_files(path, recipe)
         _write_recipe(folder, recipe)
         if own_prompts := _own_prompts(recipe):
-            _write_if_changed(folder, "prompts.yaml", yaml.safe_dump(own_prompts, allow_unicode=True))
+            _write_if_changed(folder, "prompts.yaml", dump_yaml(own_prompts, allow_unicode=True))
         if not folder.has("seeds.jsonl"):
             seed_file = load_seed_file(recipe.seeds, language=recipe.language)
             folder.write_text("seeds.jsonl", "".join(task.model_dump_json() + "\n" for task in seed_file.tasks))
@@ -86,6 +84,15 @@ def open_run_for_writing(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
             folder.notify(text)
         folder.event(started=_versions(), machine=recipe.machine.model_dump())
         yield folder
+
+
+def complete_replacements(path: Path) -> None:
+    """Complete what a kill has stopped between the record of a file and its name, before anything is checked."""
+    if os.path.isfile(path / "recipe.yaml"):
+        check_entries(path)
+        if files_awaiting_commit(path):
+            with lock_run(path):
+                complete_commits(path)
 
 
 def _make_run_dir(path: Path) -> None:
@@ -108,10 +115,11 @@ def open_run(path: Path, on_problem: Callable[[str], None] = refuse) -> tuple[Re
 
 
 def check_is_run(path: Path) -> None:
-    """Raise UserError if the folder is not a run folder, or one of another version of isheep."""
+    """Raise UserError if the folder is not a run folder, one of another version of isheep, or has odd entries."""
     # Unlike Path.is_file, it returns False for a path that is too long or may not be read.
     if not os.path.isfile(path / "recipe.yaml"):
         raise UserError(f"{path} is not a run folder: it has no recipe.yaml; give the folder of a run")
+    check_entries(path)
     check_format(path)
 
 
@@ -151,18 +159,6 @@ def saved_prompts(run_dir: Path) -> dict[str, str]:
 # --- locking
 
 
-@dataclass
-class _Lock:
-    """A lock that this process holds on a run folder, and the number of callers that hold it."""
-
-    file: IO[str]
-    num_holders: int = 0
-
-
-# The locks of this process by the device and inode of the lock file.
-_locks: dict[tuple[int, int], _Lock] = {}
-
-
 @contextlib.contextmanager
 def lock_run(path: Path) -> Iterator[RunFolder]:
     """Return a run folder that only this process writes. Raises UserError if another process writes it.
@@ -172,66 +168,16 @@ def lock_run(path: Path) -> Iterator[RunFolder]:
     Within a process, the lock can be taken more than once: a caller may evaluate a model of a run while the generator
     of isheep.align, which made the model, still holds the lock.
     """
-    lock = _take_lock(path)
-    lock.num_holders += 1
-    try:
-        yield RunFolder(path, path, is_recorded=has_manifest(path))
-    except Exception as error:
-        if not os.path.lexists(path / "lock"):
-            raise UserError(
-                f"run folder {path} was removed while a command was at work in it: what it held is lost; put it back, "
-                "or begin again with the same command"
-            ) from error
-        raise
-    finally:
-        lock.num_holders -= 1
-        if lock.num_holders == 0:
-            _locks.pop(_inode(lock.file))
-            lock.file.close()
-
-
-def _take_lock(path: Path) -> _Lock:
-    try:
-        file = (path / "lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"run folder {path} can't be written to: {error.strerror}") from None
-    if lock := _locks.get(_inode(file)):
-        file.close()
-        return lock
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        another = f"give another {option('out', 'run_dir')}"
-        raise UserError(f"run folder {path} is in use by another process; wait for it or {another}") from None
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        line = f"run folder {path} is on a file system without locks: see to it that no other process writes it"
-        console.print(line, markup=False, soft_wrap=True)
-    return _locks.setdefault(_inode(file), _Lock(file))
-
-
-def is_locked(path: Path) -> bool:
-    """Return whether a process, this one included, holds the lock of a run folder. Leaves the folder as it is."""
-    try:
-        file = (path / "lock").open(encoding="utf-8")
-    except FileNotFoundError:
-        return False
-    with file:
+    with hold_lock(path):
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-    return False
-
-
-def _inode(file: IO[str]) -> tuple[int, int]:
-    status = os.fstat(file.fileno())
-    return status.st_dev, status.st_ino
+            yield RunFolder(path, path, is_recorded=has_manifest(path))
+        except Exception as error:
+            if not os.path.lexists(path / LOCK_FILE) and not os.path.lexists(path / "recipe.yaml"):
+                raise UserError(
+                    f"run folder {path} was removed while a command was at work in it: what it held is lost; put it "
+                    "back, or begin again with the same command"
+                ) from error
+            raise
 
 
 # --- checks
@@ -313,6 +259,7 @@ def _check_is_run_dir(path: Path) -> None:
         raise UserError(f"run folder {path} lies below {nearest}, which is a file; give a folder below a folder")
     if exists and not path.is_dir():
         raise UserError(f"{path} is a file; give a folder as {option('out', 'run_dir')}")
+    check_entries(path)
     # The files that a run writes before its recipe.
     names = (VERSION_FILE, MANIFEST_FILE)
     first_files = {"lock", "recipe.yaml.part", *names, *(f"{name}.part" for name in names)}
@@ -355,9 +302,9 @@ def fork_advice(path: Path, settings: Sequence[str]) -> str:
     name = os.fsencode(path.resolve().name)[:MAX_FORK_NAME].decode(errors="ignore")
     folder = next(folder for n in itertools.count(2) if not os.path.exists(folder := siblings / f"{name}-{n}"))
     if in_command_line():
-        command = shlex.join(["isheep", "run", str(path), *settings, "--fork", folder.name])
+        command = " ".join(map(shell_word, ["isheep", "run", path, *settings, "--fork", folder.name]))
         if len(command) > MAX_COMMAND_LENGTH:
-            command = f"the same command with --fork {shlex.quote(folder.name)}"
+            command = f"the same command with --fork {shell_word(folder.name)}"
     else:
         command = f"isheep.align(recipe, {str(folder)!r}, reuse={str(path)!r})"
     return f"for a new run that takes over what stays the same: {command}"

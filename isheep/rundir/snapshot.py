@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from isheep.errors import UserError
+from isheep.errors import UserError, shell_word
 from isheep.records import Record
 
 PROGRESS_FILE = "progress.json"
@@ -70,5 +70,5 @@ def read_snapshot(run_dir: Path) -> tuple[Snapshot, float] | None:
     except (ValidationError, OSError):
         raise UserError(
             f"{path} is damaged: delete it (the run needs it for nothing and writes it again); the files that are "
-            f"complete are shown by isheep status {run_dir}"
+            f"complete are shown by isheep status {shell_word(run_dir)}"
         ) from None

@@ -14,7 +14,7 @@ from math import ceil
 
 from isheep import prompts
 from isheep.batching import chunks, ordered_map
-from isheep.errors import UserError
+from isheep.errors import UserError, shell_word
 from isheep.prompts import PromptSource
 from isheep.recipe.schema import Synthesis
 from isheep.records import Rejected, Reply, Task
@@ -98,7 +98,7 @@ def generate_replies(
     if not reader.tasks:
         raise UserError(
             f"{_no_task_message(context.iteration, num_replies, reader.rejected)}; to read the replies: "
-            f"isheep show {context.run.path} {context.iteration} --dropped"
+            f"isheep show {shell_word(context.run.path)} {context.iteration} --dropped"
         )
 
 
