@@ -23,6 +23,7 @@ COMMANDS = (
     "run",
     "redo",
     "sweep",
+    "reproduce",
     "plan",
     "recipes",
     "status",

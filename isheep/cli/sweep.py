@@ -23,6 +23,9 @@ def sweep(
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Parent folder of the run folders (default: runs/SWEEP).")] = None,
     seeds: Seeds = None,
+    setting: Annotated[
+        list[str] | None, typer.Option(help="Only this setting; may be repeated (default: all).", show_default=False)
+    ] = None,
     allow_code: AllowCode = False,
 ) -> None:
     """Run every setting of a sweep, or continue them.
@@ -32,12 +35,17 @@ def sweep(
     --seeds, every setting runs with every random seed, in a folder --out/SETTING/seed-K.
     """
     from isheep import api
+    from isheep.errors import UserError, unknown_name
     from isheep.recipe import loading
     from isheep.recipe.sweeps import parse_seeds, with_seeds
 
     choice = parse_seeds(seeds) if seeds is not None else None
     path = loading.find_recipe(name)
     recipes = api.load_sweep(path, settings or [])
+    for label in setting or []:
+        if label not in recipes:
+            raise UserError(f"{path}: {unknown_name('setting', label, list(recipes))}")
+    recipes = {label: recipes[label] for label in setting or recipes}
     run_settings(with_seeds(recipes, choice) if choice else recipes, out or Path("runs") / path.stem)
 
 

@@ -1,0 +1,57 @@
+"""isheep reproduce: test every claim of the paper again on lamb, and write the findings."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isheep.cli.options import Seeds
+from isheep.cli.output import print_line
+
+# What --quick runs: the claims of the base, of iterating and of the random control, with few tasks.
+QUICK_CLAIMS = ("iterating", "base", "random-keep", "kept-share", "content")
+QUICK_SETTINGS = ("synthesis.tasks=100", "synthesis.budget=300")
+QUICK_SEEDS, FULL_SEEDS = "2", "5"
+
+
+def reproduce(
+    out: Annotated[Path, typer.Option(help="Folder of the runs and of findings.md.")] = Path("runs/reproduce"),
+    seeds: Seeds = None,
+    claim: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this claim, such as threshold; may be repeated (default: all).", show_default=False),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Number of random seeds at a time (default: one for each core).")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small part: five claims, two random seeds, a third of the tasks.")
+    ] = False,
+    findings: Annotated[
+        Path | None, typer.Option(help="Write the findings to this file, too, such as docs/findings.md.")
+    ] = None,
+) -> None:
+    """Test every claim of the paper again on lamb, with several random seeds, controls and corrected significance.
+
+    Runs the settings that the claims compare and writes findings.md: for each claim a verdict, the effect with its
+    interval over random seeds, and the difference that could have been found. Started again, it continues.
+    """
+    from isheep.cli.seed_processes import run_seeds
+    from isheep.errors import UserError
+    from isheep.recipe.sweeps import parse_seeds
+    from isheep.report.claims.declared import load_laboratory
+    from isheep.report.claims.findings import write_findings
+    from isheep.rundir.atomic import write_text
+
+    laboratory = load_laboratory(claim or (QUICK_CLAIMS if quick else ()))
+    if not laboratory.settings:
+        raise UserError(f"--claim: {', '.join(claim or ())} can't be tested: {laboratory.claims[0].untested}")
+    choice = parse_seeds(seeds or (QUICK_SEEDS if quick else FULL_SEEDS))
+    overrides = QUICK_SETTINGS if quick else ()
+    failures = run_seeds(laboratory.sweep, laboratory.settings, overrides, out, choice, jobs)
+    page = write_findings(laboratory, out)
+    for path in dict.fromkeys((out / "findings.md", *([findings] if findings else []))):
+        write_text(path, page)
+        print_line(f"findings {path}")
+    if failures:
+        raise UserError("; ".join(failures))

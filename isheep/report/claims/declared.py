@@ -1,0 +1,82 @@
+"""The claims of the paper as data: claims.yaml, read and checked."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from isheep.errors import UserError, unknown_name
+from isheep.files.yaml_files import read_yaml
+
+CLAIMS_FILE = Path(__file__).with_name("claims.yaml")
+KEPT_SHARE = "kept share"
+"""The measure that is no score of a benchmark: the share of an iteration's pairs that pass the filters."""
+
+
+class Claim(BaseModel):
+    """A claim, where the paper makes it and with what figures, and the contrasts that test it.
+
+    `contrasts` are texts BEFORE:AFTER, each side SETTING@ITERATION. `expect` is what the claim says of AFTER. A claim
+    without contrasts is `untested`, for the reason given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    claim: str
+    source: str
+    paper: str
+    measure: str
+    contrasts: tuple[str, ...] = ()
+    expect: Literal["better", "same"] = "better"
+    untested: str = ""
+
+    @model_validator(mode="after")
+    def _check_test(self) -> Self:
+        if bool(self.contrasts) == bool(self.untested):
+            raise ValueError("a claim has contrasts, or a reason why it is untested")
+        return self
+
+    @property
+    def settings(self) -> list[str]:
+        """The settings that its contrasts compare."""
+        sides = [side for contrast in self.contrasts for side in contrast.split(":")]
+        return list(dict.fromkeys(side.partition("@")[0] for side in sides))
+
+
+class Laboratory(BaseModel):
+    """The sweep that has all settings, the claims, and the smallest difference that counts as one.
+
+    `measure` is that of claims that name none, as NAME of a benchmark's score.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sweep: str
+    measure: str
+    margin: float
+    claims: tuple[Claim, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_measure(cls, values: dict[str, object]) -> dict[str, object]:
+        claims = values.get("claims")
+        assert isinstance(claims, list)
+        return {**values, "claims": [{"measure": values.get("measure"), **claim} for claim in claims]}
+
+    @property
+    def settings(self) -> list[str]:
+        """The settings that the claims compare."""
+        return list(dict.fromkeys(name for claim in self.claims for name in claim.settings))
+
+
+def load_laboratory(ids: Sequence[str] = ()) -> Laboratory:
+    """Return the packaged claims, or only those named. Raises UserError for a name that no claim has."""
+    laboratory = Laboratory.model_validate(read_yaml(CLAIMS_FILE))
+    names = [claim.id for claim in laboratory.claims]
+    for name in ids:
+        if name not in names:
+            raise UserError(unknown_name("claim", name, names))
+    claims = tuple(claim for claim in laboratory.claims if not ids or claim.id in ids)
+    return laboratory.model_copy(update={"claims": claims})

@@ -1,0 +1,153 @@
+"""The page of findings in Markdown: each claim with its verdict, its tests, what the paper reports, and every run."""
+
+import math
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from isheep.evaluation.compute import ModelCost
+from isheep.evaluation.formatting import format_change, format_change_interval, format_detectable, format_p_value
+from isheep.evaluation.seed_runs import SeedRun, SeedSweep, load_seed_sweep
+from isheep.plan.tables import clock, si
+from isheep.report.claims.declared import Laboratory
+from isheep.report.claims.verdicts import ClaimResult, ClaimResults, ClaimTest, judge_claims
+from isheep.report.table_formats import markdown_line, markdown_text
+
+INTRODUCTION = """\
+# Findings: the paper's claims, tested again
+
+Made by `isheep reproduce` from run folders alone. The base model is `{model}`, which comes with the package and has
+1.3 million parameters, so a finding is about the method on this model and not about large ones. {runs} runs: {settings}
+settings with the random seeds {seeds}; isheep {version}.
+
+Each contrast is a difference over random seeds: for each seed both models answer the same items, and the test is
+Student's paired t over the seeds' differences. p is corrected for all {num_tests} tests of this page together (Holm).
+Differences and their 95% intervals are in points. "Detectable" is the difference that a test would find in 80% of cases
+at the corrected level.
+
+- **holds**: of a claim that something is better, every contrast is above 0 with p < .05; of a claim that two things are
+  the same, every interval lies within {margin:g} points on both sides.
+- **does not hold**: a contrast is below 0 with p < .05, or its interval ends below {margin:g} points; of a claim that
+  two things are the same, a contrast differs from 0 with p < .05.
+- **can't be told**: neither.
+"""
+CONTRAST_COLUMNS = (
+    "contrast (before : after)", "measure", "before", "after", "difference", "95% interval", "p", "p (Holm)",
+    "detectable", "by seed", "tokens", "training steps",
+)  # fmt: skip
+
+
+def write_findings(laboratory: Laboratory, sweep_dir: Path) -> str:
+    """Return the page of findings of a sweep's folder. Raises UserError if it is no sweep with random seeds."""
+    sweep = load_seed_sweep(sweep_dir)
+    judged = judge_claims(laboratory.claims, sweep, laboratory.margin)
+    parts = [_introduction(laboratory, sweep, judged), "## Verdicts\n", *_verdict_lines(judged), ""]
+    for result in judged.results:
+        parts += [*_claim_lines(result, judged.alpha), ""]
+    parts += ["## All runs\n", RUNS_NOTE, *_run_lines(laboratory, sweep)]
+    return "\n".join(parts) + "\n"
+
+
+def _introduction(laboratory: Laboratory, sweep: SeedSweep, judged: ClaimResults) -> str:
+    opened = next((run.opened for run in sweep.runs if run.opened), None)
+    return INTRODUCTION.format(
+        model=opened[0].model if opened else "lamb",
+        runs=len(sweep.runs),
+        settings=len(sweep.settings),
+        seeds=", ".join(map(str, sweep.seeds)),
+        version=version("isheep"),
+        num_tests=judged.num_tests,
+        margin=100 * laboratory.margin,
+    )
+
+
+# --- claims
+
+
+def _verdict_lines(judged: ClaimResults) -> Iterator[str]:
+    yield markdown_line(("claim", "source", "verdict", "smallest and largest difference", "the paper"))
+    yield markdown_line(["---"] * 5)
+    for claim, tests, _, verdict in judged.results:
+        differences = sorted(test.comparison.difference for test in tests)
+        span = " to ".join(dict.fromkeys(format_change(value, True) for value in (*differences[:1], *differences[-1:])))
+        link = f"[{markdown_text(claim.claim)}](#{claim.id})"
+        yield markdown_line((link, claim.source, f"**{verdict}**", span or "–", markdown_text(claim.paper)))
+
+
+def _claim_lines(result: ClaimResult, alpha: float) -> Iterator[str]:
+    claim, tests, missing, verdict = result
+    yield f"## {claim.id}\n"
+    yield f"{claim.claim} ({claim.source}.) **{verdict.capitalize()}.**"
+    if claim.untested:
+        yield f"Not tested: {claim.untested}."
+    if tests:
+        yield ""
+        yield markdown_line(CONTRAST_COLUMNS)
+        yield markdown_line(["---", "---", *["---:"] * (len(CONTRAST_COLUMNS) - 2)])
+        yield from (_test_line(test, claim.measure, alpha) for test in tests)
+    if missing:
+        yield ""
+        yield from (f"- Left out: {markdown_text(line)}." for line in missing)
+
+
+def _test_line(test: ClaimTest, measure: str, alpha: float) -> str:
+    comparison = test.comparison
+    differences = (after - before for before, after in zip(*test.values, strict=True))
+    return markdown_line(
+        (
+            f"`{test.contrast}`",
+            measure,
+            *(f"{100 * side.value:.1f}%" for side in (comparison.before, comparison.after)),
+            format_change(comparison.difference, True),
+            format_change_interval(comparison.low, comparison.high, True),
+            format_p_value(comparison.p),
+            format_p_value(test.corrected_p),
+            format_detectable(comparison.precision.detectable_at(alpha), True),
+            ", ".join(format_change(value, True) for value in differences),
+            " : ".join(_count(cost.tokens) for cost in test.costs),
+            " : ".join(_count(cost.steps) for cost in test.costs),
+        )
+    )
+
+
+def _count(value: float | None) -> str:
+    return "–" if value is None else si(value)
+
+
+# --- runs
+
+RUNS_NOTE = """\
+Scores by model, from the base to the last iteration. Costs are those of the last model: tokens that it took to write,
+rows and steps of training, time on the clock of one process. A file that was copied from another setting counts as if
+it had been made.
+"""
+
+
+def _run_lines(laboratory: Laboratory, sweep: SeedSweep) -> Iterator[str]:
+    columns = ("run", "state", laboratory.measure, "tokens", "rows", "steps", "time")
+    yield markdown_line(columns)
+    yield markdown_line(["---"] * len(columns))
+    for run in sweep.runs:
+        state = run.state if run.state == "finished" else f"{run.state}: {run.reason}"
+        cost = run.costs[-1] if run.costs else ModelCost(None, None, None, None)
+        seconds = "–" if cost.seconds is None else clock(cost.seconds)
+        counts = [_count(value) for value in (cost.tokens, cost.rows, cost.steps)]
+        yield markdown_line((run.name, markdown_text(state), _scores(run, laboratory.measure), *counts, seconds))
+
+
+def _scores(run: SeedRun, measure: str) -> str:
+    """Return a score of each model of a run, as 55.9 → 66.3 → 69.3."""
+    benchmark, _, name = measure.partition(" ")
+    means = [_mean(run, iteration, benchmark, name) for iteration in sorted(run.results)]
+    return " → ".join(f"{100 * mean:.1f}" for mean in means if not math.isnan(mean)) or "–"
+
+
+def _mean(run: SeedRun, iteration: int, benchmark: str, name: str) -> float:
+    result = run.results[iteration].get(benchmark)
+    return result.scores[name].mean if result and name in result.scores else math.nan
+
+
+def verdict_counts(results: Sequence[ClaimResult]) -> dict[str, int]:
+    """Return how many claims have each verdict."""
+    verdicts = [result.verdict for result in results]
+    return {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}

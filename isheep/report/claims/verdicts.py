@@ -1,0 +1,132 @@
+"""The tests of the claims over random seeds, corrected together, and the verdict on each claim."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from isheep.evaluation.compute import ModelCost, mean_cost
+from isheep.evaluation.contrasts import Contrast, SettingModel, parse_contrast
+from isheep.evaluation.counts import count_rows
+from isheep.evaluation.power import ALPHA
+from isheep.evaluation.seed_runs import SeedRun, SeedSweep
+from isheep.evaluation.statistics import Comparison, compare_over_seeds, correct_family
+from isheep.report.claims.declared import KEPT_SHARE, Claim
+
+Verdict = Literal["holds", "does not hold", "can't be told", "not tested"]
+
+
+class ClaimTest(NamedTuple):
+    """A contrast over the random seeds that both sides have, with its p corrected for all tests of all claims.
+
+    `costs` are the mean costs of the models of both sides.
+    """
+
+    contrast: Contrast
+    seeds: list[int]
+    values: tuple[list[float], list[float]]
+    comparison: Comparison
+    costs: tuple[ModelCost, ModelCost]
+    corrected_p: float = math.nan
+
+
+class ClaimResult(NamedTuple):
+    """A claim, its tests and its verdict; `missing` says for each contrast without a test what is missing."""
+
+    claim: Claim
+    tests: list[ClaimTest]
+    missing: list[str]
+    verdict: Verdict
+
+
+class ClaimResults(NamedTuple):
+    """The results of all claims, and the number of tests that were corrected together."""
+
+    results: list[ClaimResult]
+    num_tests: int
+
+    @property
+    def alpha(self) -> float:
+        """The level of one test if all of them together have 5%, at which detectable differences are computed."""
+        return ALPHA / max(1, self.num_tests)
+
+
+def judge_claims(claims: Sequence[Claim], sweep: SeedSweep, margin: float) -> ClaimResults:
+    """Test all claims whose settings the sweep has, as one family; `margin` is the smallest difference that counts."""
+    measured = [measure_claim(claim, sweep) for claim in claims]
+    tests = [test for claim_tests, _ in measured for test in claim_tests]
+    keys = [((tuple(test.values[0]), tuple(test.values[1])), test.comparison.p) for test in tests]
+    corrected, num_tests = correct_family(keys)
+    p_values = iter(corrected)
+    results = []
+    for claim, (claim_tests, missing) in zip(claims, measured, strict=True):
+        claim_tests = [test._replace(corrected_p=next(p_values)) for test in claim_tests]
+        results.append(ClaimResult(claim, claim_tests, missing, decide(claim, claim_tests, missing, margin)))
+    return ClaimResults(results, num_tests)
+
+
+def measure_claim(claim: Claim, sweep: SeedSweep) -> tuple[list[ClaimTest], list[str]]:
+    """Return the tests of a claim, and a line for each contrast that can't be tested."""
+    tests, missing = [], []
+    for text in claim.contrasts:
+        lacking = [name for name in _settings_of(text) if name not in sweep.settings]
+        if lacking:
+            missing.append(f"{text}: the sweep has no setting {', '.join(lacking)}")
+            continue
+        contrast = parse_contrast(text, sweep)
+        sides = [_values(sweep, model, claim.measure) for model in contrast]
+        seeds = sorted(sides[0].keys() & sides[1].keys())
+        if lacking_seeds := [str(seed) for seed in sweep.seeds if seed not in seeds]:
+            missing.append(f"{text}: no {claim.measure} for random seed {', '.join(lacking_seeds)}")
+        if seeds:
+            before, after = ([side[seed] for seed in seeds] for side in sides)
+            costs = tuple(_mean_cost(sweep, model, seeds) for model in contrast)
+            comparison = compare_over_seeds(before, after, is_of_shares=True)
+            tests.append(ClaimTest(contrast, seeds, (before, after), comparison, (costs[0], costs[1])))
+    return tests, missing
+
+
+def decide(claim: Claim, tests: Sequence[ClaimTest], missing: Sequence[str], margin: float) -> Verdict:
+    """Return the verdict on a claim by the rule in claims.yaml. A contrast without a test leaves it open."""
+    if claim.untested or not tests:
+        return "not tested"
+    differ = [test.corrected_p < ALPHA for test in tests]
+    if claim.expect == "same":
+        if any(differ):
+            return "does not hold"
+        is_within = all(-margin < test.comparison.low and test.comparison.high < margin for test in tests)
+        return "holds" if is_within and len(tests) == len(claim.contrasts) else "can't be told"
+    if any(_is_no_gain(test, margin) for test in tests):
+        return "does not hold"
+    is_above = all(is_clear and test.comparison.difference > 0 for test, is_clear in zip(tests, differ, strict=True))
+    return "holds" if is_above and len(tests) == len(claim.contrasts) else "can't be told"
+
+
+def _is_no_gain(test: ClaimTest, margin: float) -> bool:
+    """Return whether a contrast is clearly below 0, or its interval ends below the margin."""
+    is_below = test.corrected_p < ALPHA and test.comparison.difference < 0
+    return is_below or test.comparison.high < margin
+
+
+def _settings_of(contrast: str) -> list[str]:
+    return [side.partition("@")[0] for side in contrast.split(":")]
+
+
+def _values(sweep: SeedSweep, model: SettingModel, measure: str) -> dict[int, float]:
+    """Return a measure of a model by random seed, for the runs that have it."""
+    values = {run.seed: _value(run, model.iteration or 0, measure) for run in sweep.runs_of(model.setting)}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
+def _value(run: SeedRun, iteration: int, measure: str) -> float | None:
+    if run.opened is None:
+        return None
+    if measure == KEPT_SHARE:
+        counts = count_rows(run.opened[1], iteration)
+        return counts.kept / counts.generated if counts.generated and counts.kept is not None else None
+    benchmark, _, name = measure.partition(" ")
+    result = run.results.get(iteration, {}).get(benchmark)
+    return result.scores[name].mean if result and name in result.scores else None
+
+
+def _mean_cost(sweep: SeedSweep, model: SettingModel, seeds: Sequence[int]) -> ModelCost:
+    return mean_cost([run.cost(model.iteration or 0) for run in sweep.runs_of(model.setting) if run.seed in seeds])
