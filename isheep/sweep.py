@@ -37,6 +37,7 @@ from isheep.rundir.atomic import copy_atomically
 from isheep.rundir.events import read_events
 from isheep.rundir.findings import report_findings
 from isheep.rundir.folder import RunFolder
+from isheep.rundir.lock import is_locked
 from isheep.rundir.manifest import is_accepted, is_stale
 from isheep.rundir.progress import console
 from isheep.rundir.python_objects import Names, check_python_objects, save_python_objects
@@ -46,7 +47,6 @@ from isheep.rundir.run import (
     check_run_dir,
     complete_replacements,
     has_current_format,
-    is_locked,
     list_runs,
     open_run,
     open_run_for_writing,

@@ -18,7 +18,8 @@ from isheep.recipe.sweeps import folder_of_setting, run_name
 from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import find_run_result, newest_iteration
-from isheep.rundir.run import is_locked, open_run
+from isheep.rundir.lock import is_locked
+from isheep.rundir.run import open_run
 from isheep.rundir.seed_sweep import read_declared_runs
 
 RunState = Literal["finished", "running", "unfinished", "failed", "damaged", "missing"]
