@@ -339,3 +339,16 @@ def test_one_seed_has_no_interval(sweep_dir: Path) -> None:
     assert score["b_minus_a"]["p"] is None and score["over_items"][0]["p"] is not None and values["num_tests"] == 0
     text = isheep("status", sweep_dir).out
     assert "1 of 1" in text and "nan" not in text and "nan" not in isheep("compare", sweep_dir).out
+
+
+def test_costs_are_shown_without_scores(command_lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_backend(monkeypatch, with_records(command_lab))
+    (tmp_path / "sweep.yaml").write_text(BASE + SETTINGS)
+    done = isheep("sweep", tmp_path / "sweep.yaml", "--seeds", "2", "--out", tmp_path / "out")
+    sweep = load_seed_sweep(tmp_path / "out")
+    steps = [run.cost(1).steps for run in sweep.runs_of("high")]
+    assert done.code == 0 and "2 of 2" in done.out and None not in steps
+    [row] = [line.split() for line in done.out.splitlines() if line.split()[:1] == ["high/seed-43"]]
+    assert row[1:3] == ["finished", "1"] and str(steps[1]) in row
+    message = refused("compare", tmp_path / "out")
+    assert "nothing can be compared yet: low@0:low, random seed 42: " in message and ", and 2 more" in message

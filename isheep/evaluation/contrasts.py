@@ -18,6 +18,9 @@ from isheep.evaluation.power import ALPHA
 from isheep.evaluation.seed_runs import SeedRun, SeedSweep
 from isheep.evaluation.statistics import Comparison, compare, compare_over_seeds, correct_family, is_share
 
+# Reasons that an error lists.
+MAX_LISTED = 2
+
 
 class SettingModel(NamedTuple):
     """M^iteration of a setting, the result of each run for None; `str` gives SETTING@ITERATION, or SETTING."""
@@ -182,7 +185,9 @@ def compare_contrasts(sweep: SeedSweep, contrasts: Sequence[Contrast], names: Se
         pairs = dict(_model_pairs(sweep, contrast, left_out))
         scores += _contrast_scores(contrast, pairs, left_out)
     if not scores:
-        raise UserError(f"{sweep.path}: nothing can be compared yet: {'; '.join(left_out) or 'there is no contrast'}")
+        more = f", and {len(left_out) - MAX_LISTED} more" if len(left_out) > MAX_LISTED else ""
+        reasons = "; ".join(left_out[:MAX_LISTED]) or "there is no contrast"
+        raise UserError(f"{sweep.path}: nothing can be compared yet: {reasons}{more}")
     scores = choose_scores(scores, names)
     tests = [((tuple(score.scores[0]), tuple(score.scores[1])), score.over_seeds.p) for score in scores]
     return ContrastFamily(contrasts, scores, *correct_family(tests), left_out)
@@ -206,7 +211,7 @@ def _find_model(run: SeedRun, model: SettingModel) -> tuple[int, dict[str, Resul
     if iteration is not None and run.results.get(iteration):
         return iteration, run.results[iteration]
     label = "" if iteration is None else f", iteration {iteration}" if iteration else ", the base"
-    state = f"it is {run.state} ({run.reason})" if run.state != "finished" else "it has no such iteration, or no scores"
+    state = f"it is {run.state} ({run.reason})" if run.state != "finished" else "it has no scores of such a model"
     return f"{run.name}{label}: {state}"
 
 
