@@ -280,6 +280,25 @@ def test_iterations_are_compared_within_each_setting(sweep_dir: Path) -> None:
     assert second["b"]["by_seed"] == [mean("better", seed) for seed in SHIFT]
 
 
+def test_equal_means_of_other_items_are_tests_of_their_own(sweep_dir: Path) -> None:
+    for seed in SHIFT:
+        path = sweep_dir / f"better/seed-{seed}/iter-2/eval/exam.json"
+        result = json.loads(path.read_text())
+        items = result["scores"]["right"]["items"]
+        result["scores"] |= {"copy": {"items": items}, "turned": {"items": items[::-1]}}
+        path.write_text(json.dumps(result))
+        plain = sweep_dir / f"plain/seed-{seed}/iter-2/eval/exam.json"
+        result = json.loads(plain.read_text())
+        items = result["scores"]["right"]["items"]
+        plain.write_text(
+            json.dumps({**result, "scores": {name: {"items": items} for name in ("right", "copy", "turned")}})
+        )
+    values = json.loads(isheep("compare", sweep_dir, "--contrast", "plain:better", "--json").out)
+    right, copy, turned = (score["b_minus_a"] for score in values["scores"])
+    assert values["num_tests"] == 2 and right["p"] == copy["p"] == turned["p"] > 0
+    assert right["p_holm"] == copy["p_holm"] == turned["p_holm"] == 2 * right["p"]
+
+
 def test_a_run_that_is_missing_is_said(sweep_dir: Path) -> None:
     (sweep_dir / "sweep.json").write_text('{"settings": ["plain", "better", "gone"], "seeds": [1, 2, 3, 9]}')
     for path in (*sweep_dir.glob("*/seed-4"), sweep_dir / "worse"):
@@ -322,7 +341,7 @@ def test_scores_over_seeds_stand_beside_their_costs(sweep_dir: Path) -> None:
     assert len(by_model) == 9
     score, values = by_model["better", 2], [mean("better", seed) for seed in SHIFT]
     assert list(score.by_seed) == list(SHIFT) and score.estimate == estimate(values)
-    assert score.cost.rows == 30 and score.cost.steps is None
+    assert score.cost.rows == 30 and score.cost.steps is None and score.cost.tokens is None
     text = isheep("status", sweep_dir).out
     assert (
         "4 of 4" in text

@@ -5,7 +5,7 @@ Beside it stands the comparison over items of each seed, as `isheep compare` mak
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -78,6 +78,12 @@ class ContrastScore:
     def names(self) -> list[str]:
         """The names of the score for `--score`."""
         return score_names(self.benchmark, self.score, self.part)
+
+    @property
+    def values(self) -> Hashable:
+        """What is tested: the items of both sides for each seed. Scores that are equal in all of them are one test."""
+        pairs = ((before.scores[self.score], after.scores[self.score]) for before, after in self.results)
+        return tuple((tuple(a.items), tuple(b.items)) for a, b in pairs)
 
     @cached_property
     def over_items(self) -> list[Comparison]:
@@ -189,7 +195,7 @@ def compare_contrasts(sweep: SeedSweep, contrasts: Sequence[Contrast], names: Se
         reasons = "; ".join(left_out[:MAX_LISTED]) or "there is no contrast"
         raise UserError(f"{sweep.path}: nothing can be compared yet: {reasons}{more}")
     scores = choose_scores(scores, names)
-    tests = [((tuple(score.scores[0]), tuple(score.scores[1])), score.over_seeds.p) for score in scores]
+    tests = [(score.values, score.over_seeds.p) for score in scores]
     return ContrastFamily(contrasts, scores, *correct_family(tests), left_out)
 
 
