@@ -280,6 +280,25 @@ def test_iterations_are_compared_within_each_setting(sweep_dir: Path) -> None:
     assert second["b"]["by_seed"] == [mean("better", seed) for seed in SHIFT]
 
 
+def test_equal_means_of_other_items_are_tests_of_their_own(sweep_dir: Path) -> None:
+    for seed in SHIFT:
+        path = sweep_dir / f"better/seed-{seed}/iter-2/eval/exam.json"
+        result = json.loads(path.read_text())
+        items = result["scores"]["right"]["items"]
+        result["scores"] |= {"copy": {"items": items}, "turned": {"items": items[::-1]}}
+        path.write_text(json.dumps(result))
+        plain = sweep_dir / f"plain/seed-{seed}/iter-2/eval/exam.json"
+        result = json.loads(plain.read_text())
+        items = result["scores"]["right"]["items"]
+        plain.write_text(
+            json.dumps({**result, "scores": {name: {"items": items} for name in ("right", "copy", "turned")}})
+        )
+    values = json.loads(isheep("compare", sweep_dir, "--contrast", "plain:better", "--json").out)
+    right, copy, turned = (score["b_minus_a"] for score in values["scores"])
+    assert values["num_tests"] == 2 and right["p"] == copy["p"] == turned["p"] > 0
+    assert right["p_holm"] == copy["p_holm"] == turned["p_holm"] == 2 * right["p"]
+
+
 def test_a_run_that_is_missing_is_said(sweep_dir: Path) -> None:
     (sweep_dir / "sweep.json").write_text('{"settings": ["plain", "better", "gone"], "seeds": [1, 2, 3, 9]}')
     for path in (*sweep_dir.glob("*/seed-4"), sweep_dir / "worse"):
@@ -322,7 +341,7 @@ def test_scores_over_seeds_stand_beside_their_costs(sweep_dir: Path) -> None:
     assert len(by_model) == 9
     score, values = by_model["better", 2], [mean("better", seed) for seed in SHIFT]
     assert list(score.by_seed) == list(SHIFT) and score.estimate == estimate(values)
-    assert score.cost.rows == 30 and score.cost.steps is None
+    assert score.cost.rows == 30 and score.cost.steps is None and score.cost.tokens is None
     text = isheep("status", sweep_dir).out
     assert (
         "4 of 4" in text
@@ -339,3 +358,16 @@ def test_one_seed_has_no_interval(sweep_dir: Path) -> None:
     assert score["b_minus_a"]["p"] is None and score["over_items"][0]["p"] is not None and values["num_tests"] == 0
     text = isheep("status", sweep_dir).out
     assert "1 of 1" in text and "nan" not in text and "nan" not in isheep("compare", sweep_dir).out
+
+
+def test_costs_are_shown_without_scores(command_lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_backend(monkeypatch, with_records(command_lab))
+    (tmp_path / "sweep.yaml").write_text(BASE + SETTINGS)
+    done = isheep("sweep", tmp_path / "sweep.yaml", "--seeds", "2", "--out", tmp_path / "out")
+    sweep = load_seed_sweep(tmp_path / "out")
+    steps = [run.cost(1).steps for run in sweep.runs_of("high")]
+    assert done.code == 0 and "2 of 2" in done.out and None not in steps
+    [row] = [line.split() for line in done.out.splitlines() if line.split()[:1] == ["high/seed-43"]]
+    assert row[1:3] == ["finished", "1"] and str(steps[1]) in row
+    message = refused("compare", tmp_path / "out")
+    assert "nothing can be compared yet: low@0:low, random seed 42: " in message and ", and 2 more" in message

@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from isheep.evaluation import formatting
-from isheep.evaluation.compute import ModelCost
+from isheep.evaluation.compute import ModelCost, mean_cost
 from isheep.evaluation.score_rows import ModelScore
 from isheep.evaluation.seed_runs import SeedRun, SeedSweep, SettingScore, setting_scores
 from isheep.plan.tables import clock, si
@@ -19,7 +19,7 @@ LEGEND = (
     "means over the runs, of all that a model needed but evaluation: tokens of instructions and answers, rows and "
     "steps of training, time on the clock. A file that was copied costs what it cost the other run."
 )
-RUNS_LEGEND = "runs: scores and costs of the newest model that is scored; intervals are over items"
+RUNS_LEGEND = "runs: scores and costs of the newest model; intervals are over items"
 
 
 def seed_tables(sweep: SeedSweep) -> Iterator[RenderableType]:
@@ -47,16 +47,17 @@ def _settings_table(
     for setting in sweep.settings:
         label = setting
         for iteration in range(sweep.num_iterations(setting) + 1):
+            runs = [run for run in sweep.runs_of(setting) if run.has_model(iteration)]
+            if not runs:
+                continue
             scores = [first_scores.get((setting, iteration, name)) for name in benchmarks]
-            if existing := [score for score in scores if score]:
-                num_seeds = max(len(score.by_seed) for score in existing)
-                cells = [
-                    formatting.format_estimate(score.estimate, score.is_share) if score else "" for score in scores
-                ]
-                seeds = f"{num_seeds} of {len(sweep.seeds)}"
-                name = str(iteration) if iteration else "base"
-                table.add_row(escape(label), name, seeds, *cells, *_cost_cells(existing[0].cost))
-                label = ""
+            scored = [score for score in scores if score]
+            num_seeds = max((len(score.by_seed) for score in scored), default=len(runs))
+            cost = scored[0].cost if scored else mean_cost([run.cost(iteration) for run in runs])
+            cells = [formatting.format_estimate(score.estimate, score.is_share) if score else "" for score in scores]
+            name = str(iteration) if iteration else "base"
+            table.add_row(escape(label), name, f"{num_seeds} of {len(sweep.seeds)}", *cells, *_cost_cells(cost))
+            label = ""
         if label:
             table.add_row(escape(setting), "-", f"0 of {len(sweep.seeds)}")
     return table
@@ -68,7 +69,7 @@ def _runs_table(sweep: SeedSweep, benchmarks: Sequence[str]) -> Table:
     columns += [Column(name, justify="right") for name in ("tokens", "rows", "steps", "time")]
     table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for run in sweep.runs:
-        iteration = max((number for number, results in run.results.items() if results), default=None)
+        iteration = max((number for number in run.results if run.has_model(number)), default=None)
         if iteration is None:
             table.add_row(escape(run.name), run.state, "-")
             continue
@@ -79,7 +80,7 @@ def _runs_table(sweep: SeedSweep, benchmarks: Sequence[str]) -> Table:
 
 
 def _first_score(run: SeedRun, iteration: int, benchmark: str) -> str:
-    result = run.results[iteration].get(benchmark)
+    result = run.results.get(iteration, {}).get(benchmark)
     first = next(iter(result.scores.values()), None) if result else None
     if first is None:
         return ""

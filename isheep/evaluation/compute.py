@@ -111,17 +111,15 @@ def _is_whole(event: Mapping[str, Any]) -> bool:
     return "seconds" in event and event.get("made", 0) >= event.get("rows", 0)
 
 
-def _iteration_tokens(run: RunFolder, iteration: int, find_event: FindEvent) -> int:
-    folder = iteration_dir(run, iteration)
-    # The pairs are made of the instances, and no model is asked for them again.
-    skipped = {"pairs.jsonl"} if folder.has("instances.jsonl") else set()
-    total = 0
+def _iteration_tokens(run: RunFolder, iteration: int, find_event: FindEvent) -> int | None:
+    folder, counts = iteration_dir(run, iteration), list[int]()
     for name, row_type in TOKEN_FILES.items():
-        if name not in skipped and folder.has(name):
+        # Pairs that are made of instances are not asked of a model again.
+        if folder.has(name) and not (name == "pairs.jsonl" and folder.has("instances.jsonl")):
             event = find_event(f"{iteration_name(iteration)}/{name}")
             is_counted = _is_whole(event) and "tokens" in event
-            total += event["tokens"] if is_counted else sum(row.tokens for row in folder.read(name, row_type))
-    return total
+            counts.append(event["tokens"] if is_counted else sum(row.tokens for row in folder.read(name, row_type)))
+    return sum(counts) if counts else None
 
 
 def _iteration_seconds(run: RunFolder, iteration: int, find_event: FindEvent) -> float | None:

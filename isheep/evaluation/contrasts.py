@@ -5,7 +5,7 @@ Beside it stands the comparison over items of each seed, as `isheep compare` mak
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -17,6 +17,9 @@ from isheep.evaluation.compute import ModelCost, mean_cost
 from isheep.evaluation.power import ALPHA
 from isheep.evaluation.seed_runs import SeedRun, SeedSweep
 from isheep.evaluation.statistics import Comparison, compare, compare_over_seeds, correct_family, is_share
+
+# Reasons that an error lists.
+MAX_LISTED = 2
 
 
 class SettingModel(NamedTuple):
@@ -75,6 +78,12 @@ class ContrastScore:
     def names(self) -> list[str]:
         """The names of the score for `--score`."""
         return score_names(self.benchmark, self.score, self.part)
+
+    @property
+    def values(self) -> Hashable:
+        """What is tested: the items of both sides for each seed. Scores that are equal in all of them are one test."""
+        pairs = ((before.scores[self.score], after.scores[self.score]) for before, after in self.results)
+        return tuple((tuple(a.items), tuple(b.items)) for a, b in pairs)
 
     @cached_property
     def over_items(self) -> list[Comparison]:
@@ -182,9 +191,11 @@ def compare_contrasts(sweep: SeedSweep, contrasts: Sequence[Contrast], names: Se
         pairs = dict(_model_pairs(sweep, contrast, left_out))
         scores += _contrast_scores(contrast, pairs, left_out)
     if not scores:
-        raise UserError(f"{sweep.path}: nothing can be compared yet: {'; '.join(left_out) or 'there is no contrast'}")
+        more = f", and {len(left_out) - MAX_LISTED} more" if len(left_out) > MAX_LISTED else ""
+        reasons = "; ".join(left_out[:MAX_LISTED]) or "there is no contrast"
+        raise UserError(f"{sweep.path}: nothing can be compared yet: {reasons}{more}")
     scores = choose_scores(scores, names)
-    tests = [((tuple(score.scores[0]), tuple(score.scores[1])), score.over_seeds.p) for score in scores]
+    tests = [(score.values, score.over_seeds.p) for score in scores]
     return ContrastFamily(contrasts, scores, *correct_family(tests), left_out)
 
 
@@ -206,7 +217,7 @@ def _find_model(run: SeedRun, model: SettingModel) -> tuple[int, dict[str, Resul
     if iteration is not None and run.results.get(iteration):
         return iteration, run.results[iteration]
     label = "" if iteration is None else f", iteration {iteration}" if iteration else ", the base"
-    state = f"it is {run.state} ({run.reason})" if run.state != "finished" else "it has no such iteration, or no scores"
+    state = f"it is {run.state} ({run.reason})" if run.state != "finished" else "it has no scores of such a model"
     return f"{run.name}{label}: {state}"
 
 

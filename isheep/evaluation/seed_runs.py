@@ -56,6 +56,10 @@ class SeedRun:
     def cost(self, iteration: int) -> ModelCost:
         return self.costs[iteration] if iteration < len(self.costs) else UNKNOWN_COST
 
+    def has_model(self, iteration: int) -> bool:
+        """Return whether a model is trained, or scored."""
+        return bool(self.results.get(iteration)) or 0 < iteration < len(self.costs)
+
     def iteration_of(self, iteration: int | None) -> int | None:
         """Return an iteration, or for None that of the run's result: M^T, or the best by the recipe's stop rule.
 
