@@ -10,7 +10,7 @@ from isheep.cli.output import print_line
 
 # What --quick runs: the claims of the base, of iterating and of the random control, with few tasks.
 QUICK_CLAIMS = ("iterating", "base", "random-keep", "kept-share", "content")
-QUICK_SETTINGS = ("synthesis.tasks=100", "synthesis.budget=300")
+QUICK_SETTINGS = ("synthesis.tasks=120", "synthesis.budget=360")
 QUICK_SEEDS, FULL_SEEDS = "2", "5"
 
 

@@ -64,7 +64,8 @@ def auroc(scores: Sequence[float], right: Sequence[bool]) -> Estimate:
 
     if len(set(right)) < 2:
         return unknown(len(right))
-    value, num_right = float(roc_auc_score(right, scores)), sum(right)
+    # scikit-learn sums trapezia, so that 1 may come out as 1.0000000000000002.
+    value, num_right = round(float(roc_auc_score(right, scores)), 12), sum(right)
     bound = _auroc_bounds(value, num_right, len(right) - num_right)
     return Estimate(value, bound(-1), bound(1), len(right))
 
