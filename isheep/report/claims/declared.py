@@ -58,13 +58,6 @@ class Laboratory(BaseModel):
     margin: float
     claims: tuple[Claim, ...]
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_measure(cls, values: dict[str, object]) -> dict[str, object]:
-        claims = values.get("claims")
-        assert isinstance(claims, list)
-        return {**values, "claims": [{"measure": values.get("measure"), **claim} for claim in claims]}
-
     @property
     def settings(self) -> list[str]:
         """The settings that the claims compare."""
@@ -73,10 +66,12 @@ class Laboratory(BaseModel):
 
 def load_laboratory(ids: Sequence[str] = ()) -> Laboratory:
     """Return the packaged claims, or only those named. Raises UserError for a name that no claim has."""
-    laboratory = Laboratory.model_validate(read_yaml(CLAIMS_FILE))
+    values = read_yaml(CLAIMS_FILE)
+    claims = [{"measure": values["measure"], **claim} for claim in values["claims"]]
+    laboratory = Laboratory.model_validate({**values, "claims": claims})
     names = [claim.id for claim in laboratory.claims]
     for name in ids:
         if name not in names:
             raise UserError(unknown_name("claim", name, names))
-    claims = tuple(claim for claim in laboratory.claims if not ids or claim.id in ids)
-    return laboratory.model_copy(update={"claims": claims})
+    selected = tuple(claim for claim in laboratory.claims if not ids or claim.id in ids)
+    return laboratory.model_copy(update={"claims": selected})

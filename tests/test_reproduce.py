@@ -1,0 +1,104 @@
+"""The claims of the paper: their verdicts, and the page of findings that is made from run folders."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from isheep import api
+from isheep.evaluation.seed_runs import load_seed_sweep
+from isheep.report.claims.declared import Claim, Laboratory, load_laboratory
+from isheep.report.claims.findings import write_findings
+from isheep.report.claims.verdicts import judge_claims
+from tests.helpers.command import isheep, refused
+from tests.helpers.finished_runs import make_finished_run
+
+SETTINGS = ("weak", "equal", "strong")
+
+
+def make_sweep(out: Path, num_seeds: int = 5) -> Path:
+    """Make finished runs of three settings: "equal" is like "weak" in each seed, and "strong" has 50 items more."""
+    rng = random.Random(0)
+    for seed in range(1, num_seeds + 1):
+        num_right = 250 + rng.randint(-5, 5)
+        for setting, gain in (("weak", 0), ("equal", rng.randint(-1, 1)), ("strong", 50 + rng.randint(-2, 2))):
+            items = [[number < count for number in range(500)] for count in (200, num_right + gain)]
+            scores = [{"lamb": {"right": values}} for values in items]
+            make_finished_run(out / setting / f"seed-{seed}", scores=scores, seed=seed, evaluation=["lamb"])
+    return out
+
+
+def make_claim(contrast: str, expect: str = "better") -> Claim:
+    names = {"id": contrast.replace("@1", ""), "claim": f"{expect}: {contrast}", "source": "here", "paper": "-"}
+    return Claim.model_validate({**names, "measure": "lamb right", "contrasts": [contrast], "expect": expect})
+
+
+@pytest.mark.parametrize(
+    ("contrast", "expect", "verdict"),
+    [
+        ("weak@1:strong@1", "better", "holds"),
+        ("strong@1:weak@1", "better", "does not hold"),
+        ("weak@1:equal@1", "better", "does not hold"),
+        ("weak@1:equal@1", "same", "holds"),
+        ("weak@1:strong@1", "same", "does not hold"),
+        ("weak@1:absent@1", "better", "not tested"),
+    ],
+)
+def test_verdicts(contrast: str, expect: str, verdict: str, tmp_path: Path) -> None:
+    sweep = load_seed_sweep(make_sweep(tmp_path / "sweep"))
+    (result,) = judge_claims([make_claim(contrast, expect)], sweep, 0.02).results
+    assert result.verdict == verdict
+
+
+def test_two_seeds_tell_little(tmp_path: Path) -> None:
+    sweep = load_seed_sweep(make_sweep(tmp_path / "sweep", num_seeds=2))
+    claims = [make_claim("weak@1:strong@1"), make_claim("weak@1:equal@1", "same")]
+    assert judge_claims(claims, sweep, 0.002).results[1].verdict == "can't be told"
+
+
+def test_p_is_corrected_for_all_claims(tmp_path: Path) -> None:
+    sweep = load_seed_sweep(make_sweep(tmp_path / "sweep"))
+    alone = judge_claims([make_claim("weak@1:strong@1")], sweep, 0.02)
+    both = judge_claims([make_claim("weak@1:strong@1"), make_claim("weak@1:equal@1")], sweep, 0.02)
+    test = both.results[0].tests[0]
+    assert (alone.num_tests, both.num_tests) == (1, 2)
+    assert test.corrected_p == pytest.approx(2 * test.comparison.p) and both.alpha == pytest.approx(0.025)
+
+
+def test_the_page_names_every_claim_test_and_run(tmp_path: Path) -> None:
+    claims = (make_claim("weak@1:strong@1"), make_claim("weak@1:absent@1"))
+    untested = Claim(id="later", claim="Later.", source="here", paper="-", measure="lamb right", untested="no data")
+    laboratory = Laboratory(sweep="s", measure="lamb right", margin=0.02, claims=(*claims, untested))
+    out = make_sweep(tmp_path / "sweep", num_seeds=3)
+    (out / "equal" / "seed-2" / "iter-1" / "eval" / "lamb.json").unlink()
+    page = write_findings(laboratory, out)
+    assert "| `weak@1:strong@1` | lamb right |" in page and "Not tested: no data." in page
+    assert "weak@1:absent@1: the sweep has no setting absent" in page.replace("\\", "")
+    for setting in SETTINGS:
+        assert all(f"| {setting}/seed-{seed} | " in page for seed in (1, 2, 3))
+    assert "| equal/seed-2 | unfinished" in page and write_findings(laboratory, out) == page
+
+
+def test_the_packaged_claims_name_settings_and_iterations_that_exist() -> None:
+    laboratory = load_laboratory()
+    recipes = api.load_sweep(laboratory.sweep)
+    for claim in laboratory.claims:
+        for side in (side for contrast in claim.contrasts for side in contrast.split(":")):
+            setting, _, iteration = side.partition("@")
+            assert setting in recipes and int(iteration) <= recipes[setting].iterations, claim.id
+
+
+def test_an_unknown_claim_and_one_without_a_test_are_refused(tmp_path: Path) -> None:
+    assert "threshold" in refused("reproduce", "--claim", "treshold", "--out", tmp_path / "out")
+    message = refused("reproduce", "--claim", "second-turns", "--out", tmp_path / "out")
+    assert "can't be tested" in message and "two turns" in message and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_quick_laboratory_runs_and_continues(tmp_path: Path) -> None:
+    words = ("reproduce", "--quick", "--claim", "random-keep", "--out", tmp_path / "out")
+    done = isheep(*words, "--jobs", "2")
+    assert done.code == 0, done.err
+    page = (tmp_path / "out" / "findings.md").read_text()
+    assert page.count("| finished |") == 4 and "`random-keep@3:plain@3`" in page
+    assert isheep(*words).code == 0 and (tmp_path / "out" / "findings.md").read_text() == page
