@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import subprocess
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from isheep import read_run
 from isheep.backends import Backend
 from isheep.cli.recipe_choice import choose_recipe
 from isheep.engines.function import SeededFunctionEngine
@@ -125,6 +127,21 @@ def test_chat_says_when_the_context_is_full(aligned: Path) -> None:
     assert done.code == 0 and first == third and second == ""
     assert done.err.endswith("isheep: the conversation fills the model's context: /new starts a new one\n")
     assert "does not fit" in refused("chat", aligned, typed=line.encode())
+
+
+def test_chat_sends_no_unknown_command_to_the_model(aligned: Path) -> None:
+    plain = isheep("chat", aligned, typed=b"Hello\nHello again\n")
+    done = isheep("chat", aligned, typed=b"/quit\nHello\nHello again\n")
+    assert done.code == 0 and done.out == f"\n{plain.out}"
+    assert done.err.endswith("isheep: /quit is no command: /new starts a new conversation; Ctrl-D ends\n")
+    # A text with slashes is no command.
+    assert "no command" not in isheep("chat", aligned, typed=b"/etc/passwd is a file\n").err
+
+
+def test_a_model_with_an_adapter_answers_without_warnings_of_libraries(aligned: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        assert isinstance(read_run(aligned).models[-1].answer("Hello"), str)
 
 
 def test_chat_wants_a_model_that_is_there(aligned: Path) -> None:

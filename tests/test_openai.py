@@ -32,6 +32,7 @@ from isheep.openai_client import client
 from isheep.recipe.machine import ServerSettings
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Reply, Sampling
+from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
 from isheep.seeds import load_seed_file
 from isheep.stages.filters import find_drops
@@ -341,6 +342,34 @@ def test_no_server_a_wrong_name_a_dead_one(own: Served) -> None:
     ):
         with pytest.raises(UserError, match=message):
             there.generate(["a"], GREEDY, 0)
+
+
+NO_LIST = [
+    (Refusal(429), r"no list of models \(HTTP 429, 'application/json'\): try again later, or set machine\.server"),
+    (Refusal(302, b"", "text/html"), r"\(HTTP 302, 'text/html'\): set machine\.server\.url to the address of the API"),
+    (Refusal(200, b"<html>", "text/html; charset=utf-8"), r"\(HTTP 200, 'text/html'\): set machine\.server\.url"),
+    (Refusal(404, b"", "text/plain"), r"\(HTTP 404, 'text/plain'\): set machine\.server\.url .* ends in /v1"),
+    (Refusal(200, b'{"data": []}'), r"it lists no models: set machine\.server\.model"),
+]
+
+
+@pytest.mark.parametrize(("models", "message"), NO_LIST, ids=["busy", "redirect", "page", "missing", "empty"])
+def test_what_a_server_answers_in_place_of_its_models_is_said(models: Refusal, message: str) -> None:
+    with serving(Fake("lamb", models=models)) as served:
+        with pytest.raises(UserError, match=message):
+            engine(served.url).generate(["a"], GREEDY, 0)
+        # A server without a list serves the model that is named.
+        assert engine(served.url, model="base").generate(["a"], GREEDY, 0)
+
+
+def test_another_name_of_the_model_in_the_answers_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(Fake("lamb", answers_as="lamb-2026\x1b[31m")) as served:
+        run(f"machine.server.url={served.url}", "--out", tmp_path / "run")
+    line = f"server {served.url}/ was asked for the model 'base' and answers as 'lamb-2026 [31m'"
+    assert capsys.readouterr().err.count(line) == 1
+    assert [line in event["note"] for event in read_events(tmp_path / "run") if "was asked" in event.get("note", "")]
 
 
 REFUSED = [

@@ -420,6 +420,16 @@ def test_a_recipe_may_have_the_name_of_the_packaged_one_that_it_is_like(tmp_path
     [
         (["run", "lamb", "trainin.epochs=2"], "isheep: 'trainin.epochs=2' on the command line: unknown key 'trainin'"),
         (["run", "nowhere.yaml"], "isheep: recipe 'nowhere.yaml' not found"),
+        (["run", "runs/lam"], "isheep: 'runs/lam' is neither a recipe nor a run folder: give a file, or a name"),
+        (
+            ["run", "lamb", "seeds=mine.jsonl"],
+            "isheep: 'seeds=mine.jsonl' on the command line: unknown key 'seeds': did you mean 'seed_tasks'?",
+        ),
+        (
+            ["run", "--model", "./lambb"],
+            "isheep: model './lambb' not found: lambb does not exist; give a checkpoint's folder or a Hub name; did "
+            "you mean 'lamb'?",
+        ),
         (["run", "--model", "./nowhere"], "isheep: model './nowhere' not found"),
     ],
 )
@@ -432,6 +442,13 @@ def test_errors_are_one_line(
     message = capsys.readouterr().err
     assert end.value.code == 2 and message.startswith(wrong) and message.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_folder_with_a_similar_name_is_proposed(tmp_path: Path) -> None:
+    (tmp_path / "lamb").mkdir()
+    write(tmp_path / "lamb", "model: lamb\n", "recipe.yaml")
+    with pytest.raises(UserError, match=r"lam' is neither a recipe nor a run folder: did you mean '.*/lamb'\?"):
+        loading.find_recipe(str(tmp_path / "lam"))
 
 
 @pytest.mark.parametrize("name", loading.recipe_names())

@@ -15,7 +15,8 @@ from isheep.judges.endpoint import EndpointJudge, ReplyLog
 from isheep.openai_client import ServerReply, answers, client
 from isheep.openai_client.client import ServerRequests, open_client
 from isheep.recipe.machine import Calls
-from isheep.rundir import kept_replies
+from isheep.rundir import kept_replies, progress
+from isheep.rundir.events import read_events
 from tests.helpers.byte_server import HEAD, dripping
 from tests.helpers.judge_server import KEY, Answer, known, said, serving
 from tests.helpers.judged import HASTE
@@ -196,6 +197,28 @@ def test_no_charset_raises_an_error(charset: str) -> None:
         text, reason = answers.decode(content, charset)
         assert isinstance(text, str) and text.encode(errors="surrogatepass")
         assert not reason or f"{charset!r}"[:10] in reason
+
+
+# --- another model than was asked for
+
+
+def test_the_name_of_another_model_is_kept_with_each_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(message: str, times: int) -> Answer:
+        reply = said("[[7]]")
+        name = {"Say 0": "judge-1", "Say 2": ["no name"]}.get(message, "judge-1-2026")
+        return reply._replace(body=reply.body | {"model": name})
+
+    conversations = [body["messages"] for body in chat_bodies(4).values()]
+    with serving(answer) as server, progress.run(tmp_path, 1):
+        known(server, monkeypatch)
+        replies = EndpointJudge("judge-1", HASTE).replies_to(conversations, {}, ReplyLog(tmp_path / "judge.jsonl"))
+    assert [reply.model for reply in replies] == ["", "judge-1-2026", "", "judge-1-2026"]
+    assert (tmp_path / "judge.jsonl").read_text().count('"model":"judge-1-2026"') == 2
+    line = f"server {server.url}/ was asked for the model 'judge-1' and answers as 'judge-1-2026'"
+    assert capsys.readouterr().err.count(line) == 1
+    assert [line in event["note"] for event in read_events(tmp_path)] == [True]
 
 
 # --- a key that expires

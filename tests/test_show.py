@@ -79,6 +79,11 @@ def test_show_finds_the_quadrants(graded: Path, words: str, expected: str) -> No
     assert ids(isheep("show", graded, "1", *words.split())) == [f"t1-0000{n}" for n in expected]
 
 
+def test_show_says_how_to_see_the_next_page(graded: Path) -> None:
+    last_lines = [isheep("show", graded, "1", "--rows", "2", "--page", n).out.splitlines()[-1] for n in "123"]
+    assert last_lines[:2] == ["next: --page 2", "next: --page 3"] and not last_lines[2].startswith("next")
+
+
 def test_show_dropped_says_who_and_why(graded: Path) -> None:
     done = isheep("show", graded, "1", "--dropped")
     assert ids(done) == [*list(SCORES)[1:], "t1-b0001-00.2"]

@@ -1,6 +1,7 @@
 """Answering the lines of standard input with a model of a run, in the chat template that it was trained in."""
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,6 +23,9 @@ from isheep.rundir.run import open_run
 
 NEW = "/new"
 """The line that begins a new conversation."""
+COMMANDS = f"{NEW} starts a new conversation; Ctrl-D ends"
+COMMAND = re.compile(r"/[A-Za-z?]\w*")
+"""A line that is meant as a command, and not for the model."""
 FULL = f"the conversation fills the model's context: {NEW} starts a new one"
 
 
@@ -44,21 +48,21 @@ def chat_with_run(
     with contextlib.suppress(KeyboardInterrupt):
         if is_terminal:
             name = str(result) if is_chosen else model_words(iteration)
-            text = f"{recipe.model}, {name}; {NEW} starts a new conversation; Ctrl-D ends"
+            text = f"{recipe.model}, {name}; {COMMANDS}"
             console.print(Text(text), style="dim")
         for answer in answers(recipe, model, temperature, _lines(is_terminal), backend):
             note = f" ({answer.note})" if answer.note and is_terminal else ""
             console.print(Text.assemble(escape_unprintable(answer.text), (note, "dim")), soft_wrap=True)
-            if answer.context_is_full and not is_terminal:
-                print(f"isheep: {FULL}", file=sys.stderr)
+            if answer.notice and not is_terminal:
+                print(f"isheep: {answer.notice}", file=sys.stderr)
 
 
 class ChatAnswer(NamedTuple):
-    """An answer of the model. `note` says why its text is not whole."""
+    """An answer of the model. `note` says why its text is not whole, `notice` what the user can do about it."""
 
     text: str
     note: str = ""
-    context_is_full: bool = False
+    notice: str = ""
 
 
 def answers(
@@ -67,7 +71,8 @@ def answers(
     """Yield the model's answer to each line, which it reads after the lines and answers before it, up to a line /new.
 
     Temperature 0 is greedy; above it, the seed of line n is derived from the run's seed and n. A line that leaves no
-    room for an answer in the model's context is not part of the conversation. Raises UserError if a first line does.
+    room for an answer in the model's context is not part of the conversation, and neither is a command that there is
+    not. Raises UserError if a first line leaves no room.
     """
     chat_template = backend.load_chat_template(*recipe.chat_arguments)
     settings = recipe.response.sampling
@@ -79,13 +84,17 @@ def answers(
             if line == NEW:
                 turns = []
                 continue
+            if COMMAND.fullmatch(line):
+                notice = f"{line} is no command: {COMMANDS}"
+                yield ChatAnswer("", notice, notice)
+                continue
             prompt = chat_template.conversation([*turns, ("user", line)])
             try:
                 [completion] = engine.generate([prompt], sampling, derive_seed(recipe.seed, "chat", n))
             except TooLong:
                 if not turns:
                     raise
-                yield ChatAnswer("", FULL, context_is_full=True)
+                yield ChatAnswer("", FULL, FULL)
                 continue
             turns += [("user", line), ("assistant", completion.text.strip())]
             yield _chat_answer(completion, sampling.max_tokens)
@@ -97,7 +106,7 @@ def _chat_answer(completion: Completion, max_tokens: int) -> ChatAnswer:
     if completion.finish != "length":
         return ChatAnswer(text)
     is_full = completion.tokens < max_tokens
-    return ChatAnswer(text, f"cut off: {FULL}" if is_full else "cut off", is_full)
+    return ChatAnswer(text, f"cut off: {FULL}" if is_full else "cut off", FULL if is_full else "")
 
 
 def _lines(is_terminal: bool) -> Iterator[str]:

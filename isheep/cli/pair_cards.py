@@ -156,6 +156,8 @@ def page_texts(selected: SelectedRows, selection: Selection, page: Page) -> Iter
     yield heading
     for row in _rows_of_page(selected, page):
         yield rejected_card(row) if isinstance(row, Rejected) else pair_card(row, _outcome(row, selected))
+    if page.number < _num_pages(selected, page):
+        yield Text(f"next: --page {page.number + 1}")
 
 
 def pair_card(row: Pair, outcome: Text) -> Text:

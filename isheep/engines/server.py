@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
-from isheep.errors import UserError
+from isheep.errors import UserError, excerpt
 from isheep.filters import needs as filters_need
 from isheep.openai_client import FATAL, ServerReply, base_url_from_environment, without_password
-from isheep.openai_client.answers import parse_object
+from isheep.openai_client.answers import HttpAnswer, parse_object
 from isheep.openai_client.client import CallError, Receive, ServerClient, ServerRequests, open_client
 from isheep.recipe.machine import ServerSettings
 from isheep.recipe.schema import Recipe, score_openings
@@ -23,6 +23,8 @@ NUM_DRAWS, DRAW_TOKENS, DRAW_TEMPERATURE = 8, 16, 1.5
 MAX_LOGPROB = 0.01
 # Statuses of a server that does not offer a path.
 NOT_FOUND = (404, 405, 501)
+# The status of a server that has too much to do.
+TOO_MANY = 429
 # Statuses of a server that refuses the key.
 REFUSED = (401, 403)
 # Parameters that switch off the sampling defaults of servers, and make special tokens visible, so that we can stop at
@@ -189,12 +191,13 @@ def connect(settings: ServerSettings) -> ServerConnection:
         raise UserError("machine.engine openai has no server: set machine.server.url or OPENAI_BASE_URL")
     client = open_client(url, settings, source)
     connection = ServerConnection(client, settings, url, settings.model or "")
-    names = [entry["id"] for entry in list_models(connection) if isinstance(entry.get("id"), str)]
+    answer = _request_models(connection)
+    names = [entry["id"] for entry in _entries(answer) if isinstance(entry.get("id"), str)]
     if settings.model:
         return connection
     if len(names) != 1:
-        listed = f"lists {', '.join(names[:8])}" if names else "lists no models"
-        raise connection.error(f"it {listed}: set machine.server.model to its name for the recipe's model")
+        listed = f"it lists {', '.join(names[:8])}:" if names else _describe_no_models(answer)
+        raise connection.error(f"{listed} set machine.server.model to its name for the recipe's model")
     return connection._replace(name=names[0])
 
 
@@ -203,14 +206,37 @@ def list_models(connection: ServerConnection) -> list[dict[str, Any]]:
 
     Raises UserError if the server can't be reached or refuses the key.
     """
+    return _entries(_request_models(connection))
+
+
+def _request_models(connection: ServerConnection) -> HttpAnswer:
     try:
         answer = connection.client.request("GET", "models")
     except CallError as error:
         raise connection.error(f"{error}; start it, or set machine.server.url") from None
     if answer.status in REFUSED or (answer.status >= 500 and answer.status not in NOT_FOUND):
         raise connection.error(f"its list of models has HTTP status {answer.status}; set OPENAI_API_KEY, or try again")
+    return answer
+
+
+def _entries(answer: HttpAnswer) -> list[dict[str, Any]]:
+    """Return the models in the answer to a request for their list."""
     data = parse_object(answer.text).get("data") if answer.is_success else []
     return [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
+
+
+def _describe_no_models(answer: HttpAnswer) -> str:
+    """Return why an answer names no models, with what else than the name may help."""
+    if isinstance(parse_object(answer.text).get("data"), list) and answer.is_success:
+        return "it lists no models:"
+    content = f"HTTP {answer.status}, {excerpt(answer.content_type) if answer.content_type else 'no content type'}"
+    if answer.status == TOO_MANY:
+        way_out = "try again later, or"
+    elif answer.status in NOT_FOUND:
+        way_out = "set machine.server.url to an address of the API, which often ends in /v1, or"
+    else:
+        way_out = "set machine.server.url to the address of the API itself, not of a page or a redirect, or"
+    return f"it answers with no list of models ({content}): {way_out}"
 
 
 def probe(connection: ServerConnection, ids: Sequence[int]) -> ServerAbilities:

@@ -10,7 +10,7 @@ once, with the values that it stands for.
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
@@ -67,9 +67,6 @@ class _Size(NamedTuple):
 class BoundedLoader(yaml.SafeLoader):
     """A loader of plain values that refuses a text as too deep or too large before it makes a value of it."""
 
-    # Without those of YAML 1.1.
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
         self.depth = self.num_nodes = 0
@@ -97,12 +94,11 @@ class _Dumper(yaml.SafeDumper):
     """A dumper that quotes a text which either version of YAML would read as another value."""
 
 
+# Without the forms of YAML 1.1.
+BoundedLoader.yaml_implicit_resolvers = {}
 for _tag, _form, _characters in PLAIN_VALUES:
     for _class in (BoundedLoader, _Dumper):
-        # yaml does not annotate it.
-        _class.add_implicit_resolver(  # type: ignore[no-untyped-call]
-            f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_form})\Z"), _characters
-        )
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_form})\Z"), _characters)
 
 
 def dump_yaml(value: Any, **options: Any) -> str:

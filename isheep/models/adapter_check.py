@@ -1,6 +1,7 @@
 """Checks of an adapter folder before it is loaded, so that a damaged one is named in one line."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,10 @@ def load_adapter(model: Any, adapter: Path, is_trainable: bool = False) -> Any:
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(model, str(adapter), is_trainable=is_trainable)
+        with warnings.catch_warnings():
+            # peft reads a property of transformers that will have another name.
+            warnings.simplefilter("ignore", FutureWarning)
+            return PeftModel.from_pretrained(model, str(adapter), is_trainable=is_trainable)
     # A configuration of another base, or one that was edited, may raise any exception.
     except Exception as error:
         if is_out_of_memory(error):

@@ -11,7 +11,7 @@ from isheep.errors import UserError, is_out_of_memory
 from isheep.models.adapter_check import check_adapter, load_adapter
 from isheep.models.declared_sizes import check_model_size
 from isheep.models.hub import HUB_NAME, cached_commit, check_hub
-from isheep.recipe.packaged import PACKAGED_MODELS
+from isheep.recipe.packaged import PACKAGED_MODELS, similar_model
 from isheep.records import Model
 from isheep.rundir.digests import file_sha256
 
@@ -47,7 +47,8 @@ def find_checkpoint(base: str) -> str:
     # Beside run folders, a name is that of another one.
     is_run = "/" in base and any(folder.parent.glob("*/recipe.yaml"))
     if folder == packaged or is_run or not HUB_NAME.fullmatch(base):
-        raise UserError(f"model {base!r} not found: {folder} does not exist; give a checkpoint's folder or a Hub name")
+        way_out = f"give a checkpoint's folder or a Hub name{similar_model(base)}"
+        raise UserError(f"model {base!r} not found: {folder} does not exist; {way_out}")
     return base
 
 
@@ -66,7 +67,7 @@ def load_pretrained(base: str, auto_class: Any, **settings: Any) -> Any:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"model {base!r} can't be loaded: {reason} Give a folder that holds a safetensors checkpoint"
-            " with its tokenizer, or the name of one on the Hub that this machine can reach"
+            f" with its tokenizer, or the name of one on the Hub that this machine can reach{similar_model(base)}"
         ) from error
 
 

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from isheep.errors import UserError, describe_exception
+from isheep.recipe.packaged import similar_model
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
@@ -29,6 +30,7 @@ def check_hub(checkpoint: str) -> None:
         raise UserError(
             f"model {checkpoint!r} not found: there is no folder of this name, the Hub's files on this machine do not "
             f"have it, and {constants.ENDPOINT} can't be reached ({problem}); give a checkpoint's folder"
+            f"{similar_model(checkpoint)}"
         )
 
 

@@ -36,6 +36,8 @@ class ServerReply(Record):
     """The number of tokens in the prompt, or None if the server does not say."""
     written: int | None = None
     """The number of tokens in the completion, or None if the server does not say."""
+    model: Annotated[str, Field(exclude_if=_is_empty)] = ""
+    """The model's name in the answer if it is not the one that was asked for; "" if it is, or if there is none."""
     unreadable: Annotated[str, Field(exclude_if=_is_empty)] = ""
     """Why the answer, of which `body` holds the beginning, is not a text; "" if it is one. A file then has no key."""
 

@@ -28,6 +28,8 @@ class HttpAnswer(NamedTuple):
     """Why the content can't be decoded as its header says; "" if it can."""
     retry_after: float
     """The seconds that the server asks to wait for; 0 if it asks for nothing."""
+    content_type: str = ""
+    """The type of the content as the header says, without its parameters: "application/json"."""
 
     @property
     def is_success(self) -> bool:
@@ -74,8 +76,8 @@ def _timestamp(date: str) -> float | None:
         return None
 
 
-def read_reply(answer: HttpAnswer, key: str) -> ServerReply:
-    """Return the reply in a server's answer.
+def read_reply(answer: HttpAnswer, key: str, model: object = None) -> ServerReply:
+    """Return the reply in a server's answer to a request for a model.
 
     An answer with a good status that is not a completion is no error: it is kept as `body`, because it was paid for. So
     is one whose text can't be read, with the reason.
@@ -89,12 +91,14 @@ def read_reply(answer: HttpAnswer, key: str) -> ServerReply:
     unreadable, body = answer.unreadable, answer.text
     if choice and not unreadable and any(map(_has_half_pair, written_texts(choice))):
         unreadable, body = "it has half of a surrogate pair", next(iter(written_texts(choice)))
-    usage = content.get("usage")
+    usage, name = content.get("usage"), content.get("model")
+    is_other_model = isinstance(name, str) and isinstance(model, str) and name != model
+    other_model = _printable_line(name)[:200] if is_other_model else ""
     read, written = _token_count(usage, "prompt_tokens"), _token_count(usage, "completion_tokens")
     if choice and not unreadable:
         # Beside the text, such as in the tokens of log-probabilities, "?" replaces what no file can hold.
         choice = json.loads(json.dumps(choice, ensure_ascii=False).encode(errors="replace"))
-        return ServerReply(key=key, choice=choice, read=read, written=written)
+        return ServerReply(key=key, choice=choice, read=read, written=written, model=other_model)
     body = body[:BODY_CHARACTERS].encode(errors="replace").decode()
     return ServerReply(key=key, body=body, read=read, written=written, unreadable=unreadable)
 
@@ -116,9 +120,13 @@ def _has_half_pair(text: str) -> bool:
 def _error_text(status: int, error: object) -> str:
     """Return a status and the server's message in one printable line."""
     message = error.get("message") if isinstance(error, dict) else error
-    printable = "".join(character if character.isprintable() else " " for character in str(message or ""))
-    line = " ".join(printable.split())[:200]
+    line = _printable_line(message or "")[:200]
     return f"HTTP {status}: {redact_key(line)}" if line else f"HTTP {status}"
+
+
+def _printable_line(value: object) -> str:
+    """Return a value of a server as a line that can be printed, and written as UTF-8."""
+    return " ".join("".join(character if character.isprintable() else " " for character in str(value)).split())
 
 
 def _token_count(usage: object, name: str) -> int | None:

@@ -18,6 +18,7 @@ from isheep.errors import UserError, one_line
 from isheep.openai_client import OPENAI, ServerReply, api_key, redact_key, without_password
 from isheep.openai_client.answers import HttpAnswer, decode, read_reply, retry_after
 from isheep.recipe.machine import Calls
+from isheep.rundir import progress
 from isheep.rundir.progress import console
 
 if TYPE_CHECKING:
@@ -193,7 +194,9 @@ class ServerClient:
             except CallError as error:
                 reply = ServerReply(key=key, error=str(error))
             else:
-                reply = read_reply(answer, key)
+                reply = read_reply(answer, key, requests.bodies[key].get("model"))
+                if reply.model:
+                    self._report_other_model(str(requests.bodies[key]["model"]), reply.model)
                 if not reply.error and not reply.unreadable and not requests.is_usable(reply):
                     beginning = reply.body[:80] or f"{reply.choice!r:.80}"
                     reply = ServerReply(key=key, error=f"no completion in the answer: {beginning}")
@@ -204,6 +207,13 @@ class ServerClient:
             if is_last or not await batch.pause(wait, server_wait, reply.error):
                 break
         return reply
+
+    def _report_other_model(self, model: str, other_model: str) -> None:
+        """Say once that the server calls the model by another name. Many servers answer with a longer one."""
+        progress.note_once(
+            f"server {without_password(str(self.http.base_url))} was asked for the model {model!r} and answers as "
+            f"{other_model!r}: see that this is the one that you mean"
+        )
 
     async def _send(self, method: str, path: str, body: Mapping[str, Any] | None, limit: float) -> HttpAnswer:
         """Send a request and return the answer. Raises CallError if there is no whole answer within the limits."""
@@ -224,8 +234,11 @@ class ServerClient:
             raise CallError(f"no connection: {error}") from None
         except httpx2.HTTPError as error:
             raise CallError(f"{type(error).__name__}: {error}") from None
+        content_type = response.headers.get("content-type", "").partition(";")[0].strip()[:80]
         text, unreadable = decode(bytes(content), response.charset_encoding)
-        return HttpAnswer(response.status_code, redact_key(text), unreadable, retry_after(response.headers))
+        return HttpAnswer(
+            response.status_code, redact_key(text), unreadable, retry_after(response.headers), content_type
+        )
 
 
 def open_client(url: str, settings: Calls, source: str = "OPENAI_BASE_URL") -> ServerClient:

@@ -11,9 +11,10 @@ from isheep.errors import KeyPath, excerpt, unknown_name
 from isheep.filters import filter_kinds
 from isheep.recipe.schema import Recipe
 
-# Keys of earlier versions: (the section's last key, the old key) to the new key.
+# Keys of earlier versions, and of a word that has another meaning: (the section's last key, the key) to the right key.
 RENAMED_KEYS: dict[tuple[str, str], str] = {
     ("", "chat"): "chat_template",
+    ("", "seeds"): "seed_tasks",
     ("synthesis", "size"): "batch_size",
     ("response", "size"): "batch_size",
     ("assessment", "size"): "batch_size",

@@ -1,5 +1,6 @@
 """The models and seed tasks that isheep includes, by the names that a recipe gives to them."""
 
+import difflib
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
@@ -24,3 +25,9 @@ SYNTHESIS_PROMPTS = {
     "de": "synthesis/de",
 }
 """The packaged synthesis prompt of each language."""
+
+
+def similar_model(name: str) -> str:
+    """Return "; did you mean 'lamb'?" if a name is similar to that of a model that isheep includes, else ""."""
+    nearest = difflib.get_close_matches(name, PACKAGED_MODELS, n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""

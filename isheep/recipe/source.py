@@ -164,8 +164,19 @@ def find_recipe(name: str, folder: Path = Path(), location: str = "") -> Path:
             return path
     nearest = difflib.get_close_matches(stem, recipe_names(), n=1)
     way_out = f"did you mean {nearest[0]}?" if nearest else "give a file, or a name that isheep recipes lists"
+    if "/" in name and not nearest and not location and Path(name).suffix not in (".yaml", ".yml"):
+        raise UserError(
+            f"{quote_path(name)} is neither a recipe nor a run folder: {_similar_run(Path(name)) or way_out}"
+        )
     prefix = f"{location}: " if location else ""
     raise UserError(f"{prefix}recipe {quote_path(name)} not found: {way_out}")
+
+
+def _similar_run(path: Path) -> str | None:
+    """Return the question whether a run folder beside a path is meant; None if none has a similar name."""
+    siblings = [file.parent.name for file in path.parent.glob("*/recipe.yaml")]
+    nearest = difflib.get_close_matches(path.name, siblings, n=1)
+    return f"did you mean {quote_path(str(path.with_name(nearest[0])))}?" if nearest else None
 
 
 def recipe_title(path: Path) -> str:

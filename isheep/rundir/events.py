@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from isheep.errors import UserError
 from isheep.files.reading import MAX_BYTES
 
 EVENTS_FILE = "run.jsonl"
+
+# Added to the monotonic time, it gives the seconds since 1970, which go on evenly if the clock is set meanwhile.
+START_TIME = time.time() - time.monotonic()
 
 
 class _Event(BaseModel):
@@ -50,9 +54,9 @@ def damaged_events(root: Path) -> str | None:
 
 
 def append_event(root: Path, fields: Mapping[str, Any]) -> None:
-    """Append a line to run.jsonl."""
+    """Append a line to run.jsonl with the time."""
     with (root / EVENTS_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(fields) + "\n")
+        file.write(json.dumps({"time": round(START_TIME + time.monotonic(), 3), **fields}) + "\n")
 
 
 def remove_torn_event(root: Path) -> None:

@@ -30,8 +30,6 @@ R = TypeVar("R", bound=Record)
 Batches = Callable[[Sequence[R]], Iterator[Sequence[R]]]
 """A function from the existing rows (whole batches) of a file to its missing batches, in order."""
 
-# Added to the monotonic time, it gives the seconds since 1970, which go on evenly if the clock is set meanwhile.
-START_TIME = time.time() - time.monotonic()
 # The number of computed rows between two fsyncs.
 ROWS_PER_SYNC = 1000
 
@@ -257,7 +255,7 @@ class RunFolder:
     def event(self, **fields: Any) -> None:
         """Append a line to run.jsonl that says what happened, when, and at what cost."""
         check_lock(self.root)
-        append_event(self.root, {"time": round(START_TIME + time.monotonic(), 3), **fields})
+        append_event(self.root, fields)
 
     def notify(self, text: str, **fields: Any) -> None:
         """Print a line for the user, and write it as an event, with more fields if any are given."""

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from isheep.records import AssessedPair, Pair, Record, Reply
 from isheep.rundir.artifacts import stage_words
+from isheep.rundir.events import append_event, read_events
 from isheep.rundir.snapshot import PROGRESS_FILE, Snapshot, expected_tokens, write_snapshot
 
 console = Console(stderr=True, highlight=False)
@@ -115,6 +116,8 @@ class Tracker:
         self.listeners: list[Listener] = []
         self.loss_listeners: list[LossListener] = []
         self.run_dirs: list[Path] = []
+        # The lines of note_once that were printed (None), or are in the events of a run.
+        self.notes: set[tuple[str, Path | None]] = set()
         self.num_iterations = 0
         self.is_kept: IsKept = lambda row, iteration: None
         self.facts: dict[str, str] = {}
@@ -150,6 +153,17 @@ class Tracker:
         with self.lock:
             self.facts[name] = text
         self._notify(False)
+
+    def note_once(self, text: str) -> None:
+        """Print a line for the user, once in this process, and keep it among the events of a run that is under way."""
+        with self.lock:
+            keys = [(text, run_dir) for run_dir in [None, *self.run_dirs] if (text, run_dir) not in self.notes]
+            self.notes.update(keys)
+        for _, run_dir in keys:
+            if run_dir is None:
+                console.print(text, markup=False, soft_wrap=True)
+            elif all(event.get("note") != text for event in read_events(run_dir)):
+                append_event(run_dir, {"note": text})
 
     def report_losses(self, step: int, losses: Mapping[str, float]) -> None:
         """Report the losses of a training after an optimizer step: "loss", and "held-out loss" where it is measured."""
@@ -321,4 +335,4 @@ tracker = Tracker()
 report, expect, expect_rows, set_fact = tracker.report, tracker.expect, tracker.expect_rows, tracker.set_fact
 show_example, wants_example, show_rows = tracker.show_example, tracker.wants_example, tracker.show_rows
 stage, run, listen, snapshot = tracker.stage, tracker.run, tracker.listen, tracker.snapshot
-report_losses, listen_to_losses = tracker.report_losses, tracker.listen_to_losses
+note_once, report_losses, listen_to_losses = tracker.note_once, tracker.report_losses, tracker.listen_to_losses

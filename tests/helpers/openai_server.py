@@ -67,6 +67,8 @@ class Fake(NamedTuple):
     seeded: bool = True
     loras: bool = True
     structured: bool = False  # vLLM's structured_outputs
+    answers_as: str = ""  # the model's name in answers, if another than was asked for
+    models: Refusal | None = None  # the answer to a request for the list of models
     fault: Callable[[int], Refusal | None] = lambda n: None
 
 
@@ -110,7 +112,11 @@ class Served:
             choice["logprobs"] = self.legacy(engine, ids, body)
         self.answered[json.dumps([prompt, body.get("seed")])] += 1
         choice |= {"text": written.text, "finish_reason": written.finish}
-        return {"choices": [choice], "usage": {"prompt_tokens": len(ids), "completion_tokens": written.tokens}}
+        return {
+            "model": self.fake.answers_as or body["model"],
+            "choices": [choice],
+            "usage": {"prompt_tokens": len(ids), "completion_tokens": written.tokens},
+        }
 
     def write(self, engine: TransformersEngine, text: str, body: dict[str, Any]) -> Any:
         self.chance += 1
@@ -185,7 +191,10 @@ def serving(fake: Fake) -> Iterator[Served]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self.send(200, json.dumps({"data": [{"id": name} for name in served.loaded]}).encode())
+            if spoiled := fake.models:
+                self.send(spoiled.status, spoiled.body, spoiled.content_type)
+            else:
+                self.send(200, json.dumps({"data": [{"id": name} for name in served.loaded]}).encode())
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
