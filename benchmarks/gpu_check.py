@@ -28,8 +28,8 @@ PINNED_PACKAGES = ROOT / "requirements" / "demo.txt"
 # What a machine with torch, transformers and accelerate has already, in versions that belong together.
 PROVIDED = {
     "torch", "transformers", "accelerate", "tokenizers", "safetensors", "huggingface-hub", "hf-xet", "numpy", "regex",
-    "tqdm", "packaging", "filelock", "fsspec", "jinja2", "markupsafe", "networkx", "sympy", "mpmath", "pyyaml", "requests",
-    "typing-extensions", "setuptools", "psutil",
+    "tqdm", "packaging", "filelock", "fsspec", "jinja2", "markupsafe", "networkx", "sympy", "mpmath", "pyyaml",
+    "requests", "typing-extensions", "setuptools", "psutil",
 }  # fmt: skip
 RUN = (
     *("run", "lamb", "synthesis.tasks=60", "iterations=2", "training.eval_every=1", "machine.report=false"),
