@@ -325,6 +325,18 @@ def test_a_process_that_is_killed_is_one_line(tmp_path: Path) -> None:
         log.unlink()
 
 
+def test_a_process_that_hangs_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A computation that takes longer than the limit is none that hangs."""
+    monkeypatch.setattr(vllm_worker, "HANG_TIMEOUT", 1.0)
+    with closing(engine()) as there:
+        assert there.generate(["a"] * 64, Sampling(max_tokens=200, temperature=1.0), 0)
+        assert there.worker
+        there.worker[1].process.send_signal(signal.SIGSTOP)
+        with pytest.raises(UserError, match="the process hung: it used no CPU time for 1 s") as error:
+            there.generate(["a"], GREEDY, 0)
+        Path(str(error.value).rpartition("its log is ")[2]).unlink()
+
+
 KILLED = """
 import os, signal, sys
 from isheep.engines import Sampling, vllm
