@@ -127,9 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         download_packages(args.prepare, args.python)
         return
     with tempfile.TemporaryDirectory() as folder:
+        # dill, with which datasets makes fingerprints, pickles modules of folders with other names by value.
+        packages = Path(folder) / "site-packages"
         if args.packages:
-            install_packages(args.packages, Path(folder))
-        run_checks(args, Path(folder))
+            install_packages(args.packages, packages)
+        run_checks(args, packages)
 
 
 def run_checks(args: argparse.Namespace, packages: Path) -> None:
