@@ -22,7 +22,6 @@ UNFIT = {
     "\x7f": "control character U+007F", "\x9b1m": "control character U+009B", "\x85": "control character U+0085",
     "\ufdd0": "U+FDD0, which is no character", "\uffff": "U+FFFF, which is no character",
     "\U0010fffe": "U+10FFFE, which is no character", "\ud83d": "U+D83D, which is no character",
-    "a\ufffdb": "U+FFFD, which stands for bytes that are no text",
     "\u202egnp.exe": "U+202E, a directional sign without its counterpart",
     "\u202bA\nB\u202c": "U+202B, a directional sign without its counterpart",
     "A\u202c": "U+202C, a directional sign without its counterpart",

@@ -59,10 +59,10 @@ def test_two_seeds_tell_little(tmp_path: Path) -> None:
 def test_p_is_corrected_for_all_claims(tmp_path: Path) -> None:
     sweep = load_seed_sweep(make_sweep(tmp_path / "sweep"))
     alone = judge_claims([make_claim("weak@1:strong@1")], sweep, 0.02)
-    both = judge_claims([make_claim("weak@1:strong@1"), make_claim("weak@1:equal@1")], sweep, 0.02)
-    test = both.results[0].tests[0]
-    assert (alone.num_tests, both.num_tests) == (1, 2)
-    assert test.corrected_p == pytest.approx(2 * test.comparison.p) and both.alpha == pytest.approx(0.025)
+    family = judge_claims([make_claim("weak@1:strong@1"), make_claim("weak@1:equal@1")], sweep, 0.02)
+    test = family.results[0].tests[0]
+    assert (alone.num_tests, family.num_tests) == (1, 2)
+    assert test.corrected_p == pytest.approx(2 * test.comparison.p) and family.alpha == pytest.approx(0.025)
 
 
 def test_the_page_names_every_claim_test_and_run(tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def push(
     if yes:
         amount = _print_files(upload)
         return print_line(f"uploaded {amount}: {upload_folder(upload, private)}")
-    print_line(upload.card)
+    for line in upload.card.splitlines():
+        print_line(line)
     amount = _print_files(upload)
     if any(path.name == REPORT_FILE for path in upload.files):
         print_line(

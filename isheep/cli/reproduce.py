@@ -31,10 +31,11 @@ def reproduce(
         Path | None, typer.Option(help="Write the findings to this file, too, such as docs/findings.md.")
     ] = None,
 ) -> None:
-    """Test every claim of the paper again on lamb, with several random seeds, controls and corrected significance.
+    """Test every claim of the paper again, on lamb.
 
-    Runs the settings that the claims compare and writes findings.md: for each claim a verdict, the effect with its
-    interval over random seeds, and the difference that could have been found. Started again, it continues.
+    Runs the settings and controls that the claims compare, each with several random seeds, and writes findings.md: for
+    each claim a verdict, the effect with its interval over random seeds, and the difference that could have been found.
+    Started again, it continues.
     """
     from isheep.cli.seed_processes import run_seeds
     from isheep.errors import UserError

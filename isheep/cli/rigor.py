@@ -20,7 +20,7 @@ def rigor(
     as_json: Json = False,
     allow_code: AllowCode = False,
 ) -> None:
-    """Answer the items of a methodological review from runs, or say "not done".
+    """Answer a methodological review from runs, or say "not done".
 
     Each item has its figures, where to look, and what is missing the command that would answer it. Nothing is taken
     from elsewhere than the run folders, and nothing in them is changed.

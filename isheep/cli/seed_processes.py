@@ -42,14 +42,14 @@ def run_seeds(
     words = [sweep, *overrides, "--out", str(out), *(word for name in settings for word in ("--setting", name))]
     waiting, processes = list(seeds), dict[int, subprocess.Popen[bytes]]()
     jobs = jobs or max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    shown: dict[int, int] = {}
+    num_shown: dict[int, int] = {}
     try:
         while waiting or any(process.poll() is None for process in processes.values()):
             while waiting and sum(process.poll() is None for process in processes.values()) < jobs:
                 seed = waiting.pop(0)
                 processes[seed] = _start([*CLI, "sweep", *words, "--seeds", f"{seed},"], _log_of(out, seed))
             for seed in processes:
-                _show_progress(seed, _log_of(out, seed), len(settings), shown)
+                _show_progress(seed, _log_of(out, seed), len(settings), num_shown)
             time.sleep(POLL_SECONDS)
     except BaseException:
         for process in processes.values():
@@ -70,12 +70,12 @@ def _start(command: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
 
 
-def _show_progress(seed: int, log: Path, num_settings: int, shown: dict[int, int]) -> None:
+def _show_progress(seed: int, log: Path, num_settings: int, num_shown: dict[int, int]) -> None:
     """Print which run a process has come to, once for each run."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     runs = [line.removeprefix(RUN_MARK) for line in lines if line.startswith(RUN_MARK)]
-    if runs and shown.get(seed) != len(runs):
-        shown[seed] = len(runs)
+    if runs and num_shown.get(seed) != len(runs):
+        num_shown[seed] = len(runs)
         number = (len(runs) - 1) % num_settings + 1
         console.print(f"random seed {seed}: run {number} of {num_settings}, {runs[-1]}", markup=False, soft_wrap=True)
 

@@ -10,7 +10,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.errors import UserError
+from isheep.errors import UserError, shell_word
 from isheep.evaluation.stopping import last_iteration
 from isheep.recipe.schema import Recipe
 from isheep.records import Instance, Pair, Reply, TaskKind
@@ -168,7 +168,9 @@ def with_matched_steps(recipe: Recipe, matched: Path | None = None) -> Recipe:
         )
     matched_recipe, run = open_run(path)
     if newest_iteration(matched_recipe, run) < last_iteration(matched_recipe, run):
-        raise UserError(f"training.steps_of: {path} has not ended, so its steps are not known: isheep run {path}")
+        raise UserError(
+            f"training.steps_of: {path} has not ended, so its steps are not known: isheep run {shell_word(path)}"
+        )
     return with_steps(recipe, trained_steps(matched_recipe, run, training.batch_size))
 
 

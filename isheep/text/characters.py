@@ -27,8 +27,6 @@ def unfit_character(text: str) -> str | None:
         return f"control character {_code(match[0])}"
     if match := NO_CHARACTER.search(text):
         return f"{_code(match[0])}, which is no character"
-    if REPLACEMENT in text:
-        return f"{_code(REPLACEMENT)}, which stands for bytes that are no text"
     sign = _unbalanced(text)
     return f"{_code(sign)}, a directional sign without its counterpart" if sign else None
 

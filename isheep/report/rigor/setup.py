@@ -28,7 +28,9 @@ def environment(evidence: Evidence) -> RigorAnswer:
     lines = [text if len(by_text) == 1 else f"{', '.join(names)}: {text}" for text, names in by_text.items()]
     if not lines:
         first = evidence.runs[0]
-        return RigorAnswer("not done", ["No versions are recorded."], command=f"isheep run --out {first.path}")
+        return RigorAnswer(
+            "not done", ["No versions are recorded."], command=f"isheep run --out {shell_word(first.path)}"
+        )
     lines += [f"not recorded: {', '.join(missing)}"] if missing else []
     return RigorAnswer("partly" if missing else "answered", shorten(lines), 'run.jsonl ("started")')
 
@@ -55,14 +57,14 @@ def reproduction(evidence: Evidence) -> RigorAnswer:
     records = [read_manifest(run.path) for run in evidence.runs]
     num_files = sum(map(len, records))
     lines = [
-        f"Each folder holds its whole recipe and its seed tasks: isheep run {first.path / 'recipe.yaml'} --out NEW.",
+        f"Each folder holds its whole recipe and its seed tasks: isheep run {shell_word(first.path / 'recipe.yaml')} --out NEW.",
         f"From outside: base model {', '.join(_models(evidence))}{_data_of(evidence)}.",
         *_repeated_runs(evidence),
     ]
     look = f"recipe.yaml, seeds.jsonl, {MANIFEST_FILE}; isheep verify DIR"
     if unrecorded := [evidence.name_of(run) for run, record in zip(evidence.runs, records, strict=True) if not record]:
         lines.append(f"The files of {', '.join(unrecorded)} have no digests.")
-        return RigorAnswer("partly", lines, look, f"isheep run --out {first.path}")
+        return RigorAnswer("partly", lines, look, f"isheep run --out {shell_word(first.path)}")
     lines.append(f"{num_files} finished files have a recorded SHA-256 and the digests of what they were made from.")
     return RigorAnswer("answered", lines, look)
 
@@ -102,7 +104,7 @@ def num_runs(evidence: Evidence) -> RigorAnswer:
     unfinished = [run for run in evidence.runs if not run.is_finished]
     if unfinished:
         lines.insert(1, f"Not finished: {', '.join(map(evidence.name_of, unfinished))}.")
-        command = f"isheep run --out {unfinished[0].path}"
+        command = f"isheep run --out {shell_word(unfinished[0].path)}"
         return RigorAnswer("partly", shorten(lines), "recipe.yaml of each run", command)
     return RigorAnswer("answered", shorten(lines), "recipe.yaml of each run")
 
