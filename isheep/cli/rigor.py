@@ -20,9 +20,9 @@ def rigor(
     as_json: Json = False,
     allow_code: AllowCode = False,
 ) -> None:
-    """Answer a methodological review from runs, or say "not done".
+    """Answer the items of a review of rigor from run folders.
 
-    Each item has its figures, where to look, and what is missing the command that would answer it. Nothing is taken
+    An item that they do not answer is "not done". Each has its figures, where to look, and what is missing the command that would answer it. Nothing is taken
     from elsewhere than the run folders, and nothing in them is changed.
     """
     from isheep.errors import UserError

@@ -168,9 +168,8 @@ def with_matched_steps(recipe: Recipe, matched: Path | None = None) -> Recipe:
         )
     matched_recipe, run = open_run(path)
     if newest_iteration(matched_recipe, run) < last_iteration(matched_recipe, run):
-        raise UserError(
-            f"training.steps_of: {path} has not ended, so its steps are not known: isheep run {shell_word(path)}"
-        )
+        way_out = f"isheep run {shell_word(path)}"
+        raise UserError(f"training.steps_of: {path} has not ended, so its steps are not known: {way_out}")
     return with_steps(recipe, trained_steps(matched_recipe, run, training.batch_size))
 
 

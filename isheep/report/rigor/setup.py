@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from isheep.errors import shell_word
 from isheep.plan.tables import clock, si
 from isheep.recipe.loading import differences
 from isheep.report.compute import ModelCompute, model_computes
@@ -56,8 +57,9 @@ def reproduction(evidence: Evidence) -> RigorAnswer:
     first = evidence.runs[0]
     records = [read_manifest(run.path) for run in evidence.runs]
     num_files = sum(map(len, records))
+    recipe_file = shell_word(first.path / "recipe.yaml")
     lines = [
-        f"Each folder holds its whole recipe and its seed tasks: isheep run {shell_word(first.path / 'recipe.yaml')} --out NEW.",
+        f"Each folder holds its whole recipe and its seed tasks: isheep run {recipe_file} --out NEW.",
         f"From outside: base model {', '.join(_models(evidence))}{_data_of(evidence)}.",
         *_repeated_runs(evidence),
     ]
