@@ -22,8 +22,8 @@ def rigor(
 ) -> None:
     """Answer the items of a review of rigor from run folders.
 
-    An item that they do not answer is "not done". Each has its figures, where to look, and what is missing the command that would answer it. Nothing is taken
-    from elsewhere than the run folders, and nothing in them is changed.
+    An item that they do not answer is "not done". Each has its figures, where to look, and what is missing the command
+    that would answer it. Nothing is taken from elsewhere than the run folders, and nothing in them is changed.
     """
     from isheep.errors import UserError
     from isheep.report.rigor import sheet
