@@ -10,7 +10,7 @@ ONE := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 # The instructions that every x86-64 CPU has: torch, oneDNN and MKL add in another order with them, and round otherwise.
 OLDEST := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 
-.PHONY: setup dev demo real hashed hashes licences audit check test test-numeric test-all test-vllm test-track fuzz chaos benchmarks \
+.PHONY: setup dev demo real hashed hashes licences audit check test test-numeric test-all test-deaths test-vllm test-track fuzz chaos benchmarks \
     figures paper-figures docs clean
 
 setup: $(VENV)/.runtime
@@ -86,6 +86,11 @@ test-numeric: dev
 
 test-all: check
 	@$(ONE) $(PY) -m pytest -q -n 2 </dev/null
+	@$(MAKE) --no-print-directory test-deaths
+
+# The tests of replicas that die, 20 times beside 8 busy processes.
+test-deaths: dev
+	@$(ONE) $(PY) -m benchmarks.under_load tests/test_ray.py -k "dead_replica or death_of_a_node or replicas_die" </dev/null
 
 # vLLM for real, on the CPU, in an environment of its own: it wants a transformers below 5.20. The three packages that it
 # brings along are for other media than text, and keep it from loading where they don't fit torch.
