@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.common import ISHEEP, make_parser, run_script
-from isheep.errors import UserError
+from isheep.errors import UserError, one_line
 from isheep.models.checkpoint import find_checkpoint
 from tests.helpers.damage import Matrix, table, use_fake_models
 from tests.helpers.hashes import hash_files
@@ -267,11 +267,17 @@ DAMAGE = "damage"
 
 
 def try_fault(name: str, options: Options) -> tuple[list[Row], str]:
-    """Return the rows of a fault, and the table of all files if the fault is damage to files."""
+    """Return the rows of a fault, and the table of all files if the fault is damage to files.
+
+    A run that does not end is a row, too: the other faults go on.
+    """
     with tempfile.TemporaryDirectory() as folder:
         if name == DAMAGE:
             return damage_files(Path(folder))
-        return [FAULTS[name](options, Path(folder), random.Random(f"{options.seed} {name}"))], ""
+        try:
+            return [FAULTS[name](options, Path(folder), random.Random(f"{options.seed} {name}"))], ""
+        except UserError as error:
+            return [Row(name, 1, 1, "-", f"a run did not end: {one_line(error)}")], ""
 
 
 def try_faults(names: Sequence[str], options: Options) -> tuple[list[Row], str]:
