@@ -107,7 +107,7 @@ def test_no_arguments_print_the_help() -> None:
         (b'{"form": 2}', "version.json is damaged: it must hold"),
         (b'{"format": 3}', "has format 3, and this version of isheep reads 2"),
         (None, "was made by isheep 0.1, whose files this version can't read"),
-        ("folder", "version.json is damaged: it must hold"),
+        ("folder", "version.json is a folder, and must be a file"),
     ],
 )
 def test_a_damaged_or_missing_version_is_one_line(run: Path, content: bytes | str | None, message: str) -> None:
