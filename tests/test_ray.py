@@ -210,7 +210,8 @@ def test_a_run_survives_the_death_of_a_node(
     disturbed_batches = disturb(monkeypatch, 5, remove_node)
     messages = run(tmp_path / "run", cluster, "iterations=1")
     cluster.add_node(**NODE)
-    assert disturbed_batches and messages.count("a replica died: another one repeats its batch") == 1
+    # More than one, if Ray has put the replacement on the node before it has noticed that the node is gone.
+    assert disturbed_batches and "a replica died: another one repeats its batch" in messages
     assert hash_first_iteration(tmp_path / "run") == hash_first_iteration(single)
 
 
