@@ -6,6 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+# Seconds after which a run that hangs fails; on a busy machine a run takes more than a minute.
+WATCHDOG = 600
+
 
 def run_until_killed(out: Path, kill_at: int, recipe: str = "isheep", words: Sequence[str] = ()) -> int:
     """Run a recipe of killed_run.py, kill it at its moment `kill_at` (0: never), and return the exit status.
@@ -15,7 +18,7 @@ def run_until_killed(out: Path, kill_at: int, recipe: str = "isheep", words: Seq
     script = Path(__file__).with_name("killed_run.py")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, str(script), str(out), str(kill_at), recipe, *words]
-    return subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode
+    return subprocess.run(command, env=environment, capture_output=True, timeout=WATCHDOG).returncode
 
 
 def count_moments(run: Path) -> int:
