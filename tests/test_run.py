@@ -297,6 +297,17 @@ def test_a_run_that_is_killed_and_started_again_has_the_same_files(
     assert (run / "manifest.json").read_bytes() == (undisturbed / "manifest.json").read_bytes()
 
 
+@pytest.mark.parametrize("moment", [10, 11])
+def test_a_run_that_is_killed_before_its_recipe_has_a_name_begins_again(
+    undisturbed: Path, tmp_path: Path, moment: int
+) -> None:
+    """recipe.yaml is recorded, and its content is in recipe.yaml.part."""
+    run = tmp_path / "killed"
+    assert run_until_killed(run, moment) == -signal.SIGKILL
+    assert (run / "recipe.yaml.part").exists() and not (run / "recipe.yaml").exists()
+    assert run_until_killed(run, 0) == 0 and hash_files(run) == hash_files(undisturbed)
+
+
 def test_self_instructs_own_pipeline_has_the_same_files_after_kills(tmp_path: Path) -> None:
     run, undisturbed = tmp_path / "killed", tmp_path / "whole"
     assert run_until_killed(undisturbed, 0, "self-instruct") == 0

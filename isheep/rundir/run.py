@@ -88,7 +88,8 @@ def open_run_for_writing(path: Path, recipe: Recipe) -> Iterator[RunFolder]:
 
 def complete_replacements(path: Path) -> None:
     """Complete what a kill has stopped between the record of a file and its name, before anything is checked."""
-    if os.path.isfile(path / "recipe.yaml"):
+    # A kill may have struck before recipe.yaml, the first recorded file, got its name.
+    if any(os.path.isfile(path / name) for name in ("recipe.yaml", MANIFEST_FILE)):
         check_entries(path)
         if files_awaiting_commit(path):
             with lock_run(path):
