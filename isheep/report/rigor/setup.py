@@ -57,9 +57,9 @@ def reproduction(evidence: Evidence) -> RigorAnswer:
     first = evidence.runs[0]
     records = [read_manifest(run.path) for run in evidence.runs]
     num_files = sum(map(len, records))
-    recipe_file = shell_word(first.path / "recipe.yaml")
+    recipe_file = first.path / "recipe.yaml"
     lines = [
-        f"Each folder holds its whole recipe and its seed tasks: isheep run {recipe_file} --out NEW.",
+        f"Each folder holds its whole recipe and its seed tasks: isheep run {shell_word(recipe_file)} --out NEW.",
         f"From outside: base model {', '.join(_models(evidence))}{_data_of(evidence)}.",
         *_repeated_runs(evidence),
     ]
