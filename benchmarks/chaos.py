@@ -277,7 +277,7 @@ def try_fault(name: str, options: Options) -> tuple[list[Row], str]:
         try:
             return [FAULTS[name](options, Path(folder), random.Random(f"{options.seed} {name}"))], ""
         except UserError as error:
-            return [Row(name, 1, 1, "-", f"a run did not end: {one_line(error)}")], ""
+            return [Row(name, 1, 1, "-", f"a run did not end: {one_line(str(error)[-200:])}")], ""
 
 
 def try_faults(names: Sequence[str], options: Options) -> tuple[list[Row], str]:
