@@ -12,7 +12,6 @@ from isheep.lamb.world import Quest
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Answer, Completion, Sampling
 from isheep.rundir import progress
-from isheep.rundir.atomic import write_pieces
 from isheep.rundir.folder import RunFolder
 
 # Of an answer.
@@ -66,7 +65,8 @@ def save_answers(quests: Sequence[Quest], answers: Sequence[Completion], context
         Answer(prompt=content(quest), output=completion.text, finish=completion.finish, tokens=completion.tokens)
         for quest, completion in zip(quests, answers, strict=True)
     ]
-    write_pieces(context.folder.path / GREEDY_FILE, (f"{row.model_dump_json()}\n" for row in rows))
+    # Recorded before it gets its name: a kill may strike at any moment.
+    context.folder.write_text(GREEDY_FILE, "".join(f"{row.model_dump_json()}\n" for row in rows))
 
 
 def why_wrong(folder: RunFolder, answers: Sequence[Answer]) -> list[str]:
