@@ -57,5 +57,9 @@ def derive_seed(*path: int | str) -> int:
 def num_cpu_threads() -> int:
     """Return the number of threads that a process may use: OMP_NUM_THREADS, or the number of its usable cores."""
     setting = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(setting) if setting.isdigit() and int(setting) else num_cores
+    return int(setting) if setting.isdigit() and int(setting) else num_usable_cores()
+
+
+def num_usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,6 +1,5 @@
 """Several random seeds of a sweep at a time: a process of `isheep sweep` for each seed, with its log in a file."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from isheep import api
+from isheep.batching import num_usable_cores
 from isheep.errors import UserError, shell_word, unknown_name
 from isheep.recipe.sweeps import SeedChoice, with_seeds
 from isheep.rundir.progress import console
@@ -41,7 +41,7 @@ def run_seeds(
     seeds = choice.numbers(recipes[settings[0]].seed)
     words = [sweep, *overrides, "--out", str(out), *(word for name in settings for word in ("--setting", name))]
     waiting, processes = list(seeds), dict[int, subprocess.Popen[bytes]]()
-    jobs = jobs or max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    jobs = jobs or num_usable_cores()
     num_shown: dict[int, int] = {}
     try:
         while waiting or any(process.poll() is None for process in processes.values()):

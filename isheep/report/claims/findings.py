@@ -1,7 +1,7 @@
 """The page of findings in Markdown: each claim with its verdict, its tests, what the paper reports, and every run."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -145,9 +145,3 @@ def _scores(run: SeedRun, measure: str) -> str:
 def _mean(run: SeedRun, iteration: int, benchmark: str, name: str) -> float:
     result = run.results[iteration].get(benchmark)
     return result.scores[name].mean if result and name in result.scores else math.nan
-
-
-def verdict_counts(results: Sequence[ClaimResult]) -> dict[str, int]:
-    """Return how many claims have each verdict."""
-    verdicts = [result.verdict for result in results]
-    return {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
