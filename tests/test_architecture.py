@@ -108,6 +108,13 @@ def test_only_some_folders_import_heavy_libraries() -> None:
             assert not heavy, f"isheep.{name} imports {heavy}"
 
 
+def test_stages_and_benchmarks_write_their_files_through_the_run_folder() -> None:
+    """The run folder records a file before it gets its name. A run can't go on after a kill beside an unrecorded file."""
+    for name, tree in modules().items():
+        if group_of(name) in ("benchmarks", "stages", "evaluation") and name != "evaluation.judgment_files":
+            assert "isheep.rundir.atomic" not in imported(tree), f"isheep.{name} writes a file without a record"
+
+
 def test_importing_loads_nothing_heavy() -> None:
     """Covers all that `isheep run` imports before it asks for a model."""
     names = ["isheep", "isheep.cli", "isheep.algorithm", "isheep.evaluation.evaluate", "isheep.evaluation.tables"]

@@ -161,7 +161,7 @@ def test_verdicts_are_lm_evals_and_nothing_is_drawn(
 
 def test_a_file_is_scored_twice_the_same(public: list[Item], tmp_path: Path) -> None:
     snippet = [answer for entry in public[::20] for answer in answers(entry, 1)]
-    first, again = (score_answers(public[::20], snippet, tmp_path / name) for name in "ab")
+    first, again = (score_answers(public[::20], snippet, RunFolder(tmp_path / name, tmp_path)) for name in "ab")
     assert first == again
     for name in ("eval_results_strict.jsonl", "eval_results_loose.jsonl"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -172,8 +172,8 @@ def test_why_an_answer_is_wrong_is_read_from_the_verdicts(tmp_path: Path) -> Non
     kwargs = [{"keywords": ["baa"]}, {"num_words": 3, "relation": "at least"}]
     items = [Item(key=n, prompt="Say baa.", instruction_id_list=kinds, kwargs=kwargs) for n in range(3)]
     texts = ["baa baa baa", "baa", "moo"]
-    score_answers(items, texts, tmp_path)
     rows, folder = [Answer(output=text, finish="stop", tokens=3) for text in texts], RunFolder(tmp_path, tmp_path)
+    score_answers(items, texts, folder)
     assert ifeval.why_wrong(folder, rows) == ["", f"not followed: {kinds[1]}", f"not followed: {', '.join(kinds)}"]
     for changed in (rows[1:], rows[::-1]):
         with pytest.raises(ValueError):

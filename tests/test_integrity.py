@@ -162,6 +162,24 @@ def test_a_file_that_the_run_did_not_make_is_refused(matrix: Matrix, tmp_path: P
     assert command("run", run, "iterations=2").code == 0
 
 
+def test_what_a_stopped_benchmark_has_left_does_not_stop_the_run(matrix: Matrix, tmp_path: Path) -> None:
+    """A benchmark of a user may write files into its folder by itself, without a record before its scores."""
+    run = copy_of(matrix, "training 2 owed", tmp_path / "run")
+    own_file = run / "iter-2/eval/counting/own.csv"
+    own_file.parent.mkdir(parents=True)
+    own_file.write_text("1,2\n")
+    assert command("run", run).code == 0 and command("verify", run).code == 0
+    assert "iter-2/eval/counting/own.csv" in manifest.read_manifest(run)
+    own_file.write_text("1,3\n")
+    assert "iter-2/eval/counting/own.csv has changed" in refused("run", run)
+
+
+def test_answers_that_the_run_did_not_write_are_refused_when_they_are_read(matrix: Matrix, tmp_path: Path) -> None:
+    run = copy_of(matrix, "training 2 owed", tmp_path / "run")
+    shutil.copytree(matrix.states["finished"] / "iter-2/eval/counting", run / "iter-2/eval/counting")
+    assert "iter-2/eval/counting/answers.jsonl was not made by this run" in refused("run", run)
+
+
 def test_files_of_ones_own_are_left_alone(finished: Path) -> None:
     (finished / "annotations").mkdir()
     for name in (

@@ -15,6 +15,7 @@ import yaml
 from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
 from isheep.records import Drop
+from isheep.rundir import manifest
 from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.memory import RESET
@@ -333,8 +334,19 @@ def test_a_run_with_a_stop_rule_has_the_same_files_after_kills(tmp_path: Path) -
     assert {"base/validation/halved.json", "iter-1/eval/halved.json"} <= {*hash_files(run)}
 
 
+def test_a_run_that_is_killed_between_two_files_of_an_evaluation_has_the_same_files(tmp_path: Path) -> None:
+    """The answers are finished and recorded before the scores are."""
+    run, undisturbed = tmp_path / "killed", tmp_path / "whole"
+    assert run_until_killed(undisturbed, 0, "exam") == 0
+    assert run_until_killed(run, 26, "exam") == -signal.SIGKILL
+    assert (run / "base/eval/lamb/greedy.jsonl").exists() and not (run / "base/eval/lamb.json").exists()
+    assert run_until_killed(run, 0, "exam") == 0
+    assert hash_files(run) == hash_files(undisturbed)
+    assert {*hash_files(run)} <= {*manifest.read_manifest(run)}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["isheep", "self-instruct", "dromedary", "stop"])
+@pytest.mark.parametrize("recipe", ["isheep", "self-instruct", "dromedary", "stop", "exam"])
 def test_a_run_that_is_killed_at_any_moment_has_the_same_files(recipe: str, tmp_path: Path) -> None:
     run, undisturbed = tmp_path / "killed", tmp_path / "whole"
     assert run_until_killed(undisturbed, 0, recipe) == 0

@@ -28,7 +28,7 @@ from isheep.judges.base import count_outcomes, judge_notes, merge_parameters
 from isheep.openai_client import ServerReply
 from isheep.recipe.evaluation import BenchmarkSettings, JudgeSettings
 from isheep.records import Sampling
-from isheep.rundir.atomic import write_text
+from isheep.rundir.folder import RunFolder
 
 # Of an answer, as in most of AlpacaEval's model configurations.
 MAX_TOKENS = 2048
@@ -126,9 +126,9 @@ def rate_outputs(
     `indices` are those of the instructions among all of AlpacaEval's.
     """
     judge, model = context.required_judge, str(outputs[0]["generator"])
-    _write(context.folder.path / "model_outputs.json", outputs)
+    _write(context.folder, "model_outputs.json", outputs)
     rows, replies = annotate(context, evaluator, references, outputs)
-    _write(context.folder.path / "annotations.json", rows)
+    _write(context.folder, "annotations.json", rows)
     verdicts = win_rate.preferences(rows)
     judged = [verdict for verdict, row in zip(verdicts, rows, strict=True) if row["output_1"] != row["output_2"]]
     leaderboard = scores(rows, folder_of(context.data) / win_rate.GAMED, indices)
@@ -224,8 +224,8 @@ def reference(data: Path | None, version: Version) -> Rows:
     return rows
 
 
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    write_text(path, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+def _write(folder: RunFolder, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    folder.write_text(name, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
 
 
 # --- asking and judging

@@ -26,7 +26,6 @@ from isheep.errors import UserError, one_line, option
 from isheep.files.json_files import ForeignRow, Text, existing_file, parse_row, read_values
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Answer, Sampling
-from isheep.rundir.atomic import write_text
 from isheep.rundir.folder import RunFolder
 
 HUB, FILE = "google/IFEval", "input_data.jsonl"
@@ -64,7 +63,7 @@ def run(context: EvalContext) -> Result:
     items = load_items(context.settings)
     sampling = Sampling(temperature=0, top_p=1, max_tokens=MAX_TOKENS, stop=(context.chat.end,))
     answers = context.answers([context.prompt(item.prompt) for item in items], sampling)
-    result = score_answers(items, [answer.output for answer in answers], context.folder.path)
+    result = score_answers(items, [answer.output for answer in answers], context.folder)
     details = {**result.details, "cut_off": sum(answer.finish != "stop" for answer in answers)}
     return result.model_copy(update={"template": context.template, "details": details})
 
@@ -86,7 +85,7 @@ def score_responses(context: ResponseContext) -> Result:
     items = load(context.data)
     responses = [read_response(location, row) for location, row in read_values(context.file)]
     matched = match_responses(context.file, [item.prompt for item in items], responses, "prompt")
-    result = score_answers([items[index] for index in matched.indices], matched.texts, context.folder.path)
+    result = score_answers([items[index] for index in matched.indices], matched.texts, context.folder)
     return result.model_copy(update={"template": context.template, "notes": matched.notes})
 
 
@@ -106,10 +105,10 @@ def read_response(location: str, row: Any) -> tuple[str, str]:
     return response.prompt, response.response
 
 
-def score_answers(items: Sequence[Item], answers: Sequence[str], output_dir: Path) -> Result:
+def score_answers(items: Sequence[Item], answers: Sequence[str], folder: RunFolder) -> Result:
     """Compute the four accuracies, and how often each kind of instruction and each group of kinds is followed.
 
-    Writes the verdicts into `output_dir` as the original does: eval_results_strict.jsonl and eval_results_loose.jsonl.
+    Writes the verdicts into `folder` as the original does: eval_results_strict.jsonl and eval_results_loose.jsonl.
     """
     registry = checkers()
     verdicts = [check_answer(item, answer, registry) for item, answer in zip(items, answers, strict=True)]
@@ -122,7 +121,7 @@ def score_answers(items: Sequence[Item], answers: Sequence[str], output_dir: Pat
         flat = [value for row in followed for value in row]
         scores[f"instruction {reading}"] = Score(items=flat, clusters=by_instruction)
         breakdowns[f"instruction {reading}"] = count_kinds(items, followed)
-        write_text(output_dir / VERDICTS_FILE.format(reading), "".join(lines(items, answers, followed)))
+        folder.write_text(VERDICTS_FILE.format(reading), "".join(lines(items, answers, followed)))
     accuracies = {name: score.mean for name, score in scores.items()}
     return Result(scores=scores, breakdowns=breakdowns, details={"accuracies": accuracies})
 

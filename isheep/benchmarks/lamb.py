@@ -65,7 +65,6 @@ def save_answers(quests: Sequence[Quest], answers: Sequence[Completion], context
         Answer(prompt=content(quest), output=completion.text, finish=completion.finish, tokens=completion.tokens)
         for quest, completion in zip(quests, answers, strict=True)
     ]
-    # Recorded before it gets its name: a kill may strike at any moment.
     context.folder.write_text(GREEDY_FILE, "".join(f"{row.model_dump_json()}\n" for row in rows))
 
 

@@ -58,7 +58,7 @@ def rate_answers(
     context: EvalContext | ResponseContext, files: fastchat.QuestionFiles, answers: fastchat.Turns, model: str
 ) -> Result:
     """Ask the judge for a rating of each turn, and write answers and judgments as FastChat does."""
-    judge, folder = context.required_judge, context.folder.path
+    judge, folder = context.required_judge, context.folder
     judge_name = judge.name_or(fastchat.DEFAULT_JUDGE)
     requests = fastchat.judge_requests(files, answers)
     replies = context.ask_judge([request.messages for request in requests], PARAMETERS, fastchat.DEFAULT_JUDGE)
@@ -66,9 +66,9 @@ def rate_answers(
         fastchat.judgment_row(request, reply, model, judge_name)
         for request, reply in zip(requests, replies, strict=True)
     ]
-    answer_file = folder / "model_answer" / f"{safe_file_name(model)}.jsonl"
-    fastchat.write_json_lines(answer_file, fastchat.answer_rows(answers, model))
-    fastchat.write_json_lines(folder / "model_judgment" / f"{safe_file_name(judge_name)}_single.jsonl", rows)
+    answer_rows = fastchat.answer_rows(answers, model)
+    folder.write_text(f"model_answer/{safe_file_name(model)}.jsonl", fastchat.json_lines(answer_rows))
+    folder.write_text(f"model_judgment/{safe_file_name(judge_name)}_single.jsonl", fastchat.json_lines(rows))
     ratings = [fastchat.score_of(row) for row in rows]
     return Result(
         template=context.template,

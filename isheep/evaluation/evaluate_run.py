@@ -21,7 +21,6 @@ from isheep.recipe.benchmark_names import benchmark_names, check_benchmark_name
 from isheep.recipe.evaluation import BenchmarkSettings, JudgeSettings
 from isheep.recipe.schema import Recipe
 from isheep.rundir import progress
-from isheep.rundir.atomic import write_json
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import model_of_iteration, newest_iteration
 from isheep.rundir.run import lock_run, open_run
@@ -140,7 +139,7 @@ def score_responses(
     folder = RunFolder(output_dir, output_dir)
     result = benchmark.score_responses(ResponseContext(responses, settings, folder, opened_judge, unsafe_code))
     result = result.model_copy(update={"prompt_fingerprint": prompt_fingerprint(settings)})
-    write_json(output_dir / f"{settings.label}.json", result.model_dump(mode="json"))
+    folder.write_json(f"{settings.label}.json", result.model_dump(mode="json"))
     return result, output_dir
 
 

@@ -46,8 +46,7 @@ class RunFolder:
     `reuse_from` returns the path of a file ("iter-1/pairs.jsonl") in another run, of the same sweep or one whose files
     are taken over, if this run would make the same file again; None otherwise. `on_problem` gets the line about a file
     to be read that is not as the run made it. `is_read_only` says that nothing is made: then a recorded file that is
-    gone is such a problem, too. `is_recorded` says that the run has a manifest, in
-    which finished files are recorded.
+    gone is such a problem, too. `is_recorded` says that the run has a manifest, in which finished files are recorded.
     """
 
     path: Path

@@ -83,12 +83,9 @@ def find_problems(root: Path, all_bytes: bool = False) -> Iterator[FileProblem]:
     for source, stale_files in made_from.items():
         yield FileProblem(stale_files[0], _describe_stale(root, source, stale_files), len(stale_files))
     for file in finished_files(root):
-        if file not in files and _is_foreign(file, files):
-            yield FileProblem(
-                file,
-                f"{root / file} was not made by this run (manifest.json does not name it): move it away, or, to go on "
-                f"with it, record it: isheep verify {shell_word(root)} --accept {shell_word(file)}",
-            )
+        # A benchmark that was stopped may leave any files in its folder. They are checked when they are read.
+        if file not in files and _is_foreign(file, files) and not _is_left_by_benchmark(root, file):
+            yield FileProblem(file, _describe_foreign(root, file))
 
 
 def describe_absent_files(root: Path) -> Iterator[str]:
@@ -127,8 +124,13 @@ def describe_change(root: Path, files: Files, file: str, all_bytes: bool = False
 
 
 def describe_changes(root: Path, name: str) -> Iterator[str]:
-    """Yield the lines about a file, or the files of a folder, whose content is not the recorded one."""
+    """Yield the lines about a file, or the files of a folder, whose content is not the recorded one.
+
+    A file that the run did not make is one of them.
+    """
     files = read_manifest(root)
+    if name not in files and has_manifest(root) and (root / name).is_file() and _is_foreign(name, files):
+        yield _describe_foreign(root, name)
     for file in files:
         if file == name or file.startswith(f"{name}/"):
             text = describe_change(root, files, file)
@@ -176,6 +178,13 @@ def way_out(root: Path, file: str) -> str:
 
 
 # --- parts of the messages and rules
+
+
+def _describe_foreign(root: Path, file: str) -> str:
+    return (
+        f"{root / file} was not made by this run (manifest.json does not name it): move it away, or, to go on with it, "
+        f"record it: isheep verify {shell_word(root)} --accept {shell_word(file)}"
+    )
 
 
 def _describe_missing(root: Path, file: str) -> str:
@@ -243,10 +252,19 @@ def _is_made_again(root: Path, file: str) -> bool:
     folder = root / iteration_name(iteration)
     if name.startswith("adapter/"):
         return not (folder / "adapter").exists()
-    if stage_of(name) != "evaluation":
-        return True
-    # The files of eval/NAME/ are made with eval/NAME.json.
-    return not any((folder / f"{parent}.json").exists() for parent in Path(name).parents[:-1])
+    return stage_of(name) != "evaluation" or not _has_scores(folder, name)
+
+
+def _is_left_by_benchmark(root: Path, file: str) -> bool:
+    """Return whether a benchmark that was stopped may have left a file in its folder, such as eval/NAME/FILE."""
+    iteration, name = split_file(file)
+    is_in_folder = stage_of(name) == "evaluation" and len(Path(name).parts) > 2
+    return iteration is not None and is_in_folder and not _has_scores(root / iteration_name(iteration), name)
+
+
+def _has_scores(folder: Path, name: str) -> bool:
+    """Return whether a file in the folder eval/NAME has the scores eval/NAME.json beside it, with which it is made."""
+    return any((folder / f"{parent}.json").exists() for parent in Path(name).parents[:-1])
 
 
 def _is_foreign(file: str, files: Files) -> bool:

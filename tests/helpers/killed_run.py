@@ -47,6 +47,15 @@ training:   {epochs: 1}
 evaluation: [halved]
 stop:       {benchmark: halved, patience: 2}
 """,
+    "exam": """
+model: fake
+iterations: 1
+synthesis:  {tasks: 4, batch_size: 4, novelty: null}
+assessment: null
+filters:    []
+training:   {epochs: 1}
+evaluation: [lamb]
+""",
     "dromedary": """
 model: fake
 iterations: 2

@@ -10,7 +10,6 @@ from isheep.benchmarks.support.responses import ResponseContext, match_responses
 from isheep.errors import UserError
 from isheep.files.json_files import ForeignRow, OptionalText, RowId, read_rows
 from isheep.records import Answer
-from isheep.rundir.atomic import write_text
 
 FORMS = ("completion", "solution", "response")
 # The hash of the file whose verdicts are in the output folder.
@@ -126,4 +125,4 @@ def _forget_other_verdicts(context: ResponseContext) -> None:
         for folder in (context.folder.path, *context.folder.path.glob("sample-*")):
             for name in ("verdicts.jsonl", "verdicts.jsonl.part"):
                 (folder / name).unlink(missing_ok=True)
-        write_text(path, digest)
+        context.folder.write_text(DIGEST_FILE, digest)

@@ -18,7 +18,6 @@ from isheep.errors import UserError, one_line
 from isheep.files.json_files import existing_file, read_checked, read_rows
 from isheep.judges.base import Messages, safe_file_name
 from isheep.openai_client import ServerReply
-from isheep.rundir.atomic import write_text
 
 DEFAULT_JUDGE = "gpt-4"
 # The categories whose judge prompt shows a reference answer: FastChat's NEED_REF_CATS.
@@ -139,9 +138,9 @@ def answer_rows(answers: Turns, model: str) -> Iterator[dict[str, Any]]:
         yield {"question_id": question, "answer_id": answer_id, "model_id": model, "choices": choices, "tstamp": 0}
 
 
-def write_json_lines(path: Path, rows: Iterator[Row] | Sequence[Row]) -> None:
-    """Write rows as JSON lines, in FastChat's form."""
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+def json_lines(rows: Iterable[Row]) -> str:
+    """Return rows as JSON lines, in FastChat's form."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def read_judgments(path: Path) -> list[dict[str, Any]]:
