@@ -109,7 +109,7 @@ def test_only_some_folders_import_heavy_libraries() -> None:
 
 
 def test_stages_and_benchmarks_write_their_files_through_the_run_folder() -> None:
-    """The run folder records a file before it gets its name. A run can't go on after a kill beside an unrecorded file."""
+    """The run folder records a file before it gets its name, so that a run can go on after a kill at any moment."""
     for name, tree in modules().items():
         if group_of(name) in ("benchmarks", "stages", "evaluation") and name != "evaluation.judgment_files":
             assert "isheep.rundir.atomic" not in imported(tree), f"isheep.{name} writes a file without a record"

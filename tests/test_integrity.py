@@ -177,7 +177,8 @@ def test_what_a_stopped_benchmark_has_left_does_not_stop_the_run(matrix: Matrix,
 def test_answers_that_the_run_did_not_write_are_refused_when_they_are_read(matrix: Matrix, tmp_path: Path) -> None:
     run = copy_of(matrix, "training 2 owed", tmp_path / "run")
     shutil.copytree(matrix.states["finished"] / "iter-2/eval/counting", run / "iter-2/eval/counting")
-    assert "iter-2/eval/counting/answers.jsonl was not made by this run" in refused("run", run)
+    done = command("run", run)
+    assert done.code == 2 and "iter-2/eval/counting/answers.jsonl was not made by this run" in done.err
 
 
 def test_files_of_ones_own_are_left_alone(finished: Path) -> None:

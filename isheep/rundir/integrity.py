@@ -129,7 +129,7 @@ def describe_changes(root: Path, name: str) -> Iterator[str]:
     A file that the run did not make is one of them.
     """
     files = read_manifest(root)
-    if name not in files and has_manifest(root) and (root / name).is_file() and _is_foreign(name, files):
+    if name not in files and has_manifest(root) and (root / name).is_file() and _belongs_to_run(name):
         yield _describe_foreign(root, name)
     for file in files:
         if file == name or file.startswith(f"{name}/"):
@@ -269,11 +269,15 @@ def _has_scores(folder: Path, name: str) -> bool:
 
 def _is_foreign(file: str, files: Files) -> bool:
     """Return whether a run would take a file that is not recorded for its own."""
+    if not _belongs_to_run(file):
+        return False
+    folder, artifact, *rest = Path(file).parts
+    # A file that was added to a finished adapter is no part of it.
+    return not rest or not any(name.startswith(f"{folder}/{artifact}/") for name in files)
+
+
+def _belongs_to_run(file: str) -> bool:
+    """Return whether a file of an iteration has the name of one that the run itself makes and records."""
     iteration, name = split_file(file)
     artifact = artifact_of(name)
-    if iteration is None or artifact is None or artifact.stage in ADDED_LATER:
-        return False
-    if artifact.name == name:
-        return True
-    # A file that was added to a finished adapter is no part of it.
-    return not any(name.startswith(f"{iteration_name(iteration)}/{artifact.name}/") for name in files)
+    return iteration is not None and artifact is not None and artifact.stage not in ADDED_LATER
