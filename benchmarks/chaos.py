@@ -219,13 +219,16 @@ def refuse_calls(options: Options, folder: Path, rng: random.Random) -> Row:
         seconds = finish_run(words, undisturbed)
         # The address of the server is another one, so the recipe's bytes differ.
         expected = hash_files(undisturbed, ("recipe.yaml",))
-    lost, num_killed, num_refused, again, num_answers = 0, 0, 0, 0, 0
+    lost, num_runs, num_killed, num_refused, again, num_answers = 0, 0, 0, 0, 0, 0
     while num_killed < options.kills // 4:
-        out = folder / f"run-{num_killed}"
+        # Not after the kills, because a run may end before the first one strikes.
+        num_runs += 1
+        out = folder / f"run-{num_runs}"
         with serving(fake._replace(fault=fault)) as served:
             patience = ("machine.server.attempts=10", "machine.server.retry_wait=0")
             faulty = (*SERVED, f"machine.server.url={served.url}", *patience)
-            num_killed += kill_at_random(faulty, out, seconds, MOST_KILLS_OF_A_RUN, rng)[0]
+            most_kills = min(MOST_KILLS_OF_A_RUN, options.kills // 4 - num_killed)
+            num_killed += kill_at_random(faulty, out, seconds, most_kills, rng)[0]
             finish_run(faulty, out)
             lost += hash_files(out, ("recipe.yaml",)) != expected
             # The first numbers are the seeds of the small requests that find out what a server can do.
