@@ -16,8 +16,8 @@ from isheep.diagnostics.degenerate import worse_score
 from isheep.diagnostics.judge_kinds import blind_judge
 from isheep.errors import UserError, option
 from isheep.evaluation import evaluate
-from isheep.evaluation.compute import with_matched_steps, with_steps
 from isheep.evaluation.file_sources import benchmark_of_file, source_fingerprint
+from isheep.evaluation.matched_steps import with_matched_steps, with_steps
 from isheep.evaluation.results import read_result
 from isheep.evaluation.stopping import describe_stop, is_last_iteration, is_unfinished, last_iteration, run_gain_test
 from isheep.filters.custom import PairFunction, as_filter

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from isheep import api
-from isheep.evaluation.compute import with_steps
+from isheep.evaluation.matched_steps import with_steps
 from isheep.recipe import loading
 from isheep.recipe.schema import Recipe
 from isheep.sweep import run_sweep

@@ -1,4 +1,4 @@
-"""What the models of a run have cost, whichever run has made the files, and recipes with as much training as a run had.
+"""What the models of a run have cost, whichever run has made the files.
 
 Files that a run has copied count as if it had made them itself, so that the costs of the settings of a sweep can be
 compared.
@@ -6,19 +6,15 @@ compared.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.errors import UserError, shell_word
-from isheep.evaluation.stopping import last_iteration
 from isheep.recipe.schema import Recipe
 from isheep.records import Instance, Pair, Reply, TaskKind
 from isheep.rundir.artifacts import ARTIFACTS, iteration_name
 from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir, newest_iteration
-from isheep.rundir.run import open_run
 from isheep.trainers.adapter_dir import TRAINING_RECORD
 
 # The stages without which there would be no model.
@@ -66,6 +62,19 @@ def model_costs(recipe: Recipe, run: RunFolder) -> list[ModelCost]:
         cost = (tokens, rows, steps, seconds)
         costs.append(ModelCost(*map(_add_known, costs[-1], cost)))
     return costs
+
+
+def mean_cost(costs: Sequence[ModelCost]) -> ModelCost:
+    """Return the mean of some runs' costs, each figure None if that of one run is not known."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        numbers = [value for value in values if value is not None]
+        return sum(numbers) / len(numbers) if numbers and len(numbers) == len(values) else None
+
+    if not costs:
+        return UNKNOWN_COST
+    tokens, rows, steps, seconds = (mean(values) for values in zip(*costs, strict=True))
+    return ModelCost(tokens, rows, steps, seconds)
 
 
 def training_record(run: RunFolder, iteration: int) -> dict[str, Any]:
@@ -131,62 +140,3 @@ def _iteration_seconds(run: RunFolder, iteration: int, find_event: FindEvent) ->
                 return None
             seconds += event["seconds"]
     return seconds
-
-
-# --- as many optimizer steps as another run has trained
-
-
-def trained_steps(recipe: Recipe, run: RunFolder, batch_size: int) -> int:
-    """Return the optimizer steps that a run has trained in all its iterations, as steps of `batch_size` rows.
-
-    Raises UserError if a trainer has left no record of its steps.
-    """
-    num_rows = 0
-    for iteration in range(1, newest_iteration(recipe, run) + 1):
-        steps = training_record(run, iteration).get("steps")
-        if not isinstance(steps, int):
-            where = iteration_dir(run, iteration).path / "adapter" / TRAINING_RECORD
-            raise UserError(f"{where}: it does not say how many steps were trained: give training.max_steps instead")
-        num_rows += steps * recipe.at(iteration).training.batch_size
-    return ceil(num_rows / batch_size)
-
-
-def with_matched_steps(recipe: Recipe, matched: Path | None = None) -> Recipe:
-    """Return a recipe with the steps that the run `matched` has trained, as `max_steps` in place of `steps_of`.
-
-    `matched` is the run folder that `steps_of` names, if it is not given. Recipes without `steps_of` stay as they are.
-    Raises UserError if there is no such run, or if it has not ended.
-    """
-    training = recipe.training
-    if training.steps_of is None:
-        return recipe
-    path = matched or Path(training.steps_of)
-    if not (path / "recipe.yaml").is_file():
-        raise UserError(
-            f"training.steps_of: {training.steps_of} is neither another setting of the sweep nor a run folder: run it "
-            "in a sweep with that setting (such as lamb/controls), or give training.steps_of=DIR"
-        )
-    matched_recipe, run = open_run(path)
-    if newest_iteration(matched_recipe, run) < last_iteration(matched_recipe, run):
-        way_out = f"isheep run {shell_word(path)}"
-        raise UserError(f"training.steps_of: {path} has not ended, so its steps are not known: {way_out}")
-    return with_steps(recipe, trained_steps(matched_recipe, run, training.batch_size))
-
-
-def with_steps(recipe: Recipe, num_steps: int) -> Recipe:
-    """Return the recipe with a number of optimizer steps in place of the run that it is matched with."""
-    training = recipe.training.model_copy(update={"max_steps": num_steps, "steps_of": None})
-    return recipe.model_copy(update={"training": training})
-
-
-def mean_cost(costs: Sequence[ModelCost]) -> ModelCost:
-    """Return the mean of some runs' costs, each figure None if that of one run is not known."""
-
-    def mean(values: Sequence[float | None]) -> float | None:
-        numbers = [value for value in values if value is not None]
-        return sum(numbers) / len(numbers) if numbers and len(numbers) == len(values) else None
-
-    if not costs:
-        return UNKNOWN_COST
-    tokens, rows, steps, seconds = (mean(values) for values in zip(*costs, strict=True))
-    return ModelCost(tokens, rows, steps, seconds)

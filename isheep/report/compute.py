@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from isheep.errors import UserError
+from isheep.evaluation.compute import model_costs
 from isheep.models.checkpoint import load_local_tokenizer
 from isheep.plan import cost
 from isheep.plan.assumptions import Assumptions, assume, token_counter
@@ -24,41 +25,30 @@ EVALUATION = "evaluation"
 
 
 class ModelCompute(NamedTuple):
-    """What it took to make M^iteration from the base: the stages of all iterations up to it, without evaluation.
+    """What it took to make M^iteration from the base: the figures of `ModelCost` that a chart has, and FLOPs.
 
-    `seconds` is None if a file was copied from another run, or a stage was interrupted. `flops` is an estimate by the
-    formulas of `isheep plan` from the lengths that were measured; None if the shape of the model is not known.
+    `flops` is an estimate by the formulas of `isheep plan` from the lengths that were measured; None if the shape of
+    the model is not known.
     """
 
     iteration: int
-    tokens: int | None
+    tokens: float | None
     seconds: float | None
     flops: float | None
 
 
 def model_computes(run: RunData) -> list[ModelCompute]:
     """Return the costs of M^0 (nothing), M^1, ... up to the newest model."""
-    flops = stage_flops(run)
-    computes = [ModelCompute(0, 0, 0.0, 0.0 if flops else None)]
-    for iteration in range(1, run.num_trained + 1):
-        before = computes[-1]
-        stages = [item for item in run.costs if item.iteration == iteration and item.stage != EVALUATION]
-        is_timed = stages and not any(item.is_shared or item.is_partial for item in stages)
-        tokens = sum(item.tokens or 0 for item in stages) or None
-        computes.append(
-            ModelCompute(
-                iteration,
-                None if tokens is None or before.tokens is None else before.tokens + tokens,
-                before.seconds + sum(item.seconds for item in stages)
-                if is_timed and before.seconds is not None
-                else None,
-                before.flops + flops[iteration] if before.flops is not None and iteration in flops else None,
-            )
-        )
+    flops = iteration_flops(run)
+    computes, total = [], 0.0 if flops else None
+    for iteration, model_cost in enumerate(model_costs(run.recipe, run.folder)):
+        if iteration:
+            total = None if total is None or iteration not in flops else total + flops[iteration]
+        computes.append(ModelCompute(iteration, model_cost.tokens, model_cost.seconds, total))
     return computes
 
 
-def stage_flops(run: RunData) -> dict[int, float]:
+def iteration_flops(run: RunData) -> dict[int, float]:
     """Return the estimated FLOPs of each iteration without its evaluation; nothing if the model's shape is not known.
 
     Nothing is looked for on the Hub.

@@ -75,6 +75,9 @@ class RunFolder:
         """Return the path of a file or folder that is about to be read, after comparing it with the run's manifest."""
         for text in integrity.describe_changes(self.root, self._relative_path(name)):
             self.on_problem(text)
+        # A run takes the rows of an existing file for its own.
+        if not self.is_read_only and (foreign := integrity.describe_foreign(self.root, self._relative_path(name))):
+            self.on_problem(foreign)
         return self.path / name
 
     def ensure(self, name: str, check: Callable[[Path], object] = lambda path: None) -> bool:

@@ -124,19 +124,20 @@ def describe_change(root: Path, files: Files, file: str, all_bytes: bool = False
 
 
 def describe_changes(root: Path, name: str) -> Iterator[str]:
-    """Yield the lines about a file, or the files of a folder, whose content is not the recorded one.
-
-    A file that the run did not make is one of them.
-    """
+    """Yield the lines about a file, or the files of a folder, whose content is not the recorded one."""
     files = read_manifest(root)
-    if name not in files and has_manifest(root) and (root / name).is_file() and _belongs_to_run(name):
-        yield _describe_foreign(root, name)
     for file in files:
         if file == name or file.startswith(f"{name}/"):
             text = describe_change(root, files, file)
             is_part_gone = file != name and not (root / file).exists() and (root / name).exists()
             if text or is_part_gone:
                 yield text or _describe_missing(root, file)
+
+
+def describe_foreign(root: Path, file: str) -> str | None:
+    """Return the line about a file that the run would take for its own and did not make; None if it is none."""
+    is_unrecorded = has_manifest(root) and file not in read_manifest(root) and (root / file).is_file()
+    return _describe_foreign(root, file) if is_unrecorded and _belongs_to_run(file) else None
 
 
 def describe_missing(root: Path, file: str) -> str | None:
