@@ -206,9 +206,9 @@ def _with_clock(template: str, day: date) -> str:
     moment = datetime(day.year, day.month, day.day)
     texts = json.dumps({code: moment.strftime(code) for code in dict.fromkeys(DATE_CODE.findall(template))})
     return (
-        "{% macro strftime_now(format) %}{% set date = namespace(text=format) %}"
-        f"{{% for code, text in {texts}.items() %}}{{% set date.text = date.text | replace(code, text) %}}{{% endfor %}}"
-        f"{{{{ date.text }}}}{{% endmacro %}}\n{template}"
+        "{% macro strftime_now(format) %}{% set day = namespace(text=format) %}"
+        f"{{% for code, text in {texts}.items() %}}{{% set day.text = day.text | replace(code, text) %}}{{% endfor %}}"
+        f"{{{{ day.text }}}}{{% endmacro %}}\n{template}"
     )
 
 
