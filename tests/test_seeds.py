@@ -83,7 +83,9 @@ TURNS = {
 
 
 @pytest.mark.parametrize("case", TURNS)
-@pytest.mark.parametrize("names", [("human", "gpt"), ("user", "chatgpt"), ("User", "model"), ("prompter", "assistant")])
+@pytest.mark.parametrize(
+    "names", [("human", "gpt"), ("user", "chatgpt"), ("User", "model"), ("prompter", "assistant"), ("human", "ai")]
+)
 def test_the_answer_is_the_turn_directly_after_the_question(tmp_path: Path, case: str, names: tuple[str, str]) -> None:
     roles, answer = TURNS[case]
     user, assistant = names
@@ -109,6 +111,8 @@ def test_the_answer_is_the_turn_directly_after_the_question(tmp_path: Path, case
         "null",
         "no_input",
         "No  input required.",
+        "No further input",
+        "no additional input needed.",
         "ＮＯＮＥ",
         "<blank>",
     ],
@@ -116,6 +120,18 @@ def test_the_answer_is_the_turn_directly_after_the_question(tmp_path: Path, case
 def test_no_input_is_written_in_many_ways(tmp_path: Path, text: str) -> None:
     [seed] = load_seed_file(write(tmp_path, json.dumps({"instruction": "Name a colour.", "input": text}))).tasks
     assert seed.input == ""
+
+
+def test_dollys_names_of_fields_are_read(tmp_path: Path) -> None:
+    entry = {"instruction": "Name the capital.", "context": "Austria", "response": "Vienna.", "category": "open_qa"}
+    [seed] = load_seed_file(write(tmp_path, json.dumps(entry))).tasks
+    assert (seed.instruction, seed.input, seed.output) == ("Name the capital.", "Austria", "Vienna.")
+
+
+def test_a_blank_answer_of_a_conversation_is_none(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "Name a colour."}, {"from": "gpt", "value": " \n"}]
+    seed_file = load_seed_file(write(tmp_path, json.dumps({"conversations": turns})))
+    assert not seed_file.tasks[0].output and "1 of 1 conversations have no answer" in seed_file.notices[0]
 
 
 @pytest.mark.parametrize("form", ["alpaca", "sharegpt", "messages"])
@@ -138,6 +154,8 @@ GOOD = json.dumps(ALPACA)
         (f"{GOOD}\n\n{{'instruction': 1}}\n", ["line 3", "not JSON"]),
         (f'{GOOD}\n{GOOD}\n{{"instruction": "Cut', ["line 3", "not JSON"]),
         (f"{GOOD}\n[1, 2]", ["line 2", "found [1, 2]"]),
+        ('{"instruction": "a", "output": "b", "response": "c"}', ["line 1", "output and response, which may differ"]),
+        ('{"instruction": "a", "instances": [{}], "context": "c"}', ["line 1", "instances and context"]),
         ('{"instruction": "  "}', ["line 1", "the instruction is missing or empty"]),
         (f'[{GOOD},\n{{"input": "x"}}]', ["entry 2", "the instruction is missing or empty"]),
         (f"[{GOOD},\n{GOOD},\n", ["line 3", "not JSON"]),
@@ -236,7 +254,7 @@ def test_one_task_over_several_lines_is_read(tmp_path: Path) -> None:
 
 
 def test_repeated_seed_tasks_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    twins = ["Name a colour of the sky.", "Add 3 and 4.", "Écris trois mots.", "E\u0301cris  trois mots."]
+    twins = ["Name a colour of the sky.", "Add 3 and 4.", "Écris trois mots.", "E\u0301cris  Trois mots."]
     path = write_instructions(tmp_path, *twins[:2] * 4, *twins)
     recipe = load_recipe("lamb", {"seed_tasks": str(path)})
     # The base model comes first: nothing has been generated, and the seed tasks have been read.

@@ -17,6 +17,9 @@ from isheep.seeds.conversations import first_exchange, is_conversation
 from isheep.seeds.no_input import is_no_input
 from isheep.text.novelty import Language, is_in_script
 
+# The names in Dolly's files (instruction, context, response) of Alpaca's fields.
+OTHER_NAMES = {"context": "input", "response": "output"}
+
 
 class SeedTask(Task):
     """A task written by people, with its answer. `is_classification` is None if the file does not say."""
@@ -38,9 +41,10 @@ def load_seed_file(
     """Read a file of seed tasks. The form of each entry is recognized by its keys.
 
     Forms, as JSON lines or as one JSON list: Self-Instruct's (instruction, instances: the first one counts), Alpaca's
-    (instruction, input, output), ShareGPT's and messages (the first question and the answer directly after it). A
-    task's id is that of the entry, or "seed-N" by its position. Notices count repeated tasks and ids, system turns
-    (which are not used), questions without an answer, and instructions in another script than `language` compares.
+    (instruction, input, output; or Dolly's context and response), ShareGPT's and messages (the first question and the
+    answer directly after it). A task's id is that of the entry, or "seed-N" by its position. Notices count repeated
+    tasks and ids, system turns (which are not used), questions without an answer, and instructions in another script
+    than `language` compares.
 
     `name` says in messages what the tasks are. Raises UserError if the file can't be read, if an entry is malformed
     (which, and why), if it has fewer than `at_least` tasks, or fewer than `of_each` tasks with an answer that are
@@ -98,8 +102,8 @@ def of_kind(seeds: Sequence[SeedTask], classification: bool) -> list[SeedTask]:
 
 
 def _normalize(text: str) -> str:
-    """Return a text in which spellings of the same characters and different white space are equal."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    """Return a text in which spellings of the same characters, different case and different white space are equal."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def _read_text(path: Path, source: str) -> str:
@@ -184,7 +188,7 @@ def _seed_task(entry: Any, index: int, location: str) -> SeedTask:
     """Return one entry as a SeedTask. Other keys (name, text) are ignored."""
     if not isinstance(entry, dict):
         raise UserError(f"{location}: an object with an instruction is needed, found {_shorten(entry)}")
-    entry = _from_conversation(entry, location)
+    entry = _with_usual_names(_from_conversation(entry, location), location)
     instruction = _text_of(entry, "instruction", location)
     if not instruction:
         raise UserError(f"{location}: the instruction is missing or empty")
@@ -211,6 +215,18 @@ def _from_conversation(entry: dict[str, Any], location: str) -> dict[str, Any]:
         return entry
     exchange = first_exchange(entry, location)
     return {"id": entry.get("id"), "instruction": exchange.question, "output": exchange.answer}
+
+
+def _with_usual_names(entry: dict[str, Any], location: str) -> dict[str, Any]:
+    """Return an entry with Alpaca's names of Dolly's fields. Raises UserError if it has a field under both names."""
+    entry = dict(entry)
+    for other, name in OTHER_NAMES.items():
+        if other in entry and ({name, "instances"} & entry.keys()):
+            used = name if name in entry else "instances"
+            raise UserError(f"{location}: it has {used} and {other}, which may differ: keep one of them")
+        if other in entry:
+            entry[name] = entry.pop(other)
+    return entry
 
 
 def _text_of(entry: dict[str, Any], key: str, location: str) -> str:

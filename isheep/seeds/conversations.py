@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 
 from isheep.errors import UserError
 
-# The names of roles in published files (ShareGPT and its variants, OpenAI, Open Assistant, Gemma).
+# The names of roles in published files (ShareGPT and its variants, OpenAI, LangChain, Open Assistant, Gemma).
 ROLES = {
     "user": ("human", "user", "prompter"),
-    "assistant": ("gpt", "assistant", "chatgpt", "bot", "bing", "bard", "model"),
+    "assistant": ("gpt", "assistant", "chatgpt", "ai", "bot", "bing", "bard", "model"),
     "system": ("system", "developer"),
     "tool": ("tool", "tool_call", "tool_calls", "tool_response", "function", "function_call", "observation"),
 }
@@ -67,4 +67,5 @@ def _read_turn(turn: Any, number: int, location: str) -> tuple[str, Any]:
         )
     if turn.get("tool_calls") or turn.get("function_call"):
         role = "tool"
-    return role, turn.get("value", turn.get("content"))
+    text = turn.get("value", turn.get("content"))
+    return role, text.strip() if isinstance(text, str) else text
