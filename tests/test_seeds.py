@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -235,12 +236,17 @@ def test_an_id_of_several_tasks_is_said(tmp_path: Path) -> None:
     assert notice.endswith('1 ids stand for several tasks, such as "a"')
 
 
-@pytest.mark.parametrize("more", [{"system": "You are a pirate."}, {"system_prompt": "Be brief."}, {"tools": "[]"}])
-def test_a_system_text_beside_the_turns_is_said(tmp_path: Path, more: dict[str, str]) -> None:
-    turns = [{"from": "human", "value": "Name a colour."}, {"from": "gpt", "value": ""}]
-    notices = load_seed_file(write(tmp_path, json.dumps({"conversations": turns, **more}))).notices
-    assert "the system texts and tools of 1 conversations are not used" in notices[0]
-    assert "1 of 1 conversations have no answer directly after the question" in notices[1]
+@pytest.mark.parametrize(
+    "more",
+    [{"system": "You are a pirate."}, {"system_prompt": "Be brief."}, {"tools": "[]"}, {"history": [["Hi", "Hello"]]}],
+)
+@pytest.mark.parametrize("form", ["conversation", "task"])
+def test_context_beside_the_turns_or_the_task_is_said(tmp_path: Path, form: str, more: dict[str, Any]) -> None:
+    turns = [{"from": "human", "value": "Name a colour."}, {"from": "gpt", "value": "Red."}]
+    entry = {"conversations": turns} if form == "conversation" else {"instruction": "Name a colour.", "output": "Red."}
+    [notice] = load_seed_file(write(tmp_path, json.dumps({**entry, **more}))).notices
+    assert "the system texts, tools and earlier turns of 1 entries are not used" in notice
+
 
 
 def test_the_text_beside_a_call_of_a_tool_is_no_answer(tmp_path: Path) -> None:

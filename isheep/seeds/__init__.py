@@ -13,7 +13,7 @@ from isheep.errors import UserError, one_line
 from isheep.files import json_files
 from isheep.files.reading import read_text
 from isheep.records import Task
-from isheep.seeds.conversations import first_exchange, is_conversation
+from isheep.seeds.conversations import first_exchange, has_context, is_conversation
 from isheep.seeds.no_input import is_no_input
 from isheep.text.novelty import Language, is_in_script
 
@@ -89,8 +89,8 @@ def _count_notices(seeds: Sequence[SeedTask], entries: Sequence[Any]) -> list[st
     if repeated := [id for id, count in counts.items() if count > 1]:
         notices.append(f"{len(repeated)} ids stand for several tasks, such as {_shorten(repeated[0])}")
     exchanges = [first_exchange(entry, "") for entry in entries if is_conversation(entry)]
-    if num_system := sum(exchange.has_system_turn for exchange in exchanges):
-        notices.append(f"the system texts and tools of {num_system} conversations are not used")
+    if num_with_context := sum(map(has_context, entries)):
+        notices.append(f"the system texts, tools and earlier turns of {num_with_context} entries are not used")
     if num_unanswered := sum(exchange.answer is None for exchange in exchanges):
         notices.append(f"{num_unanswered} of {len(exchanges)} conversations have no answer directly after the question")
     return notices
