@@ -248,7 +248,6 @@ def test_context_beside_the_turns_or_the_task_is_said(tmp_path: Path, form: str,
     assert "the system texts, tools and earlier turns of 1 entries are not used" in notice
 
 
-
 def test_the_text_beside_a_call_of_a_tool_is_no_answer(tmp_path: Path) -> None:
     call = {"role": "assistant", "content": "Let me look.", "tool_calls": [{"id": "1"}]}
     turns = [{"role": "user", "content": "What is the weather?"}, call, {"role": "assistant", "content": "Sunny."}]
