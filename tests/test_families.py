@@ -325,8 +325,14 @@ def test_a_padding_token_without_an_embedding_is_replaced(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("end_ids", "merged"), [([1, 106], [1, 106]), ([1], [1, 106]), ([106], 106), ([], 106), ([1, 7], [1, 7, 106])]
 )
-def test_a_merged_checkpoint_keeps_all_end_ids(end_ids: list[int], merged: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [None, {"do_sample": True}, {"eos_token_id": None}])
+def test_a_merged_checkpoint_keeps_all_end_ids(
+    settings: dict[str, Any] | None, end_ids: list[int], merged: Any, tmp_path: Path
+) -> None:
+    """Those of config.json count also beside a generation_config.json that names none."""
     write_config(tmp_path, 200, end_ids)
+    if settings is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(settings))
     assert merged_end_ids(str(tmp_path), 106) == merged
 
 
