@@ -18,7 +18,7 @@ from isheep.seeds.no_input import is_no_input
 from isheep.text.novelty import Language, is_in_script
 
 # The names in Dolly's files (instruction, context, response) of Alpaca's fields.
-OTHER_NAMES = {"context": "input", "response": "output"}
+DOLLY_NAMES = {"context": "input", "response": "output"}
 
 
 class SeedTask(Task):
@@ -188,7 +188,7 @@ def _seed_task(entry: Any, index: int, location: str) -> SeedTask:
     """Return one entry as a SeedTask. Other keys (name, text) are ignored."""
     if not isinstance(entry, dict):
         raise UserError(f"{location}: an object with an instruction is needed, found {_shorten(entry)}")
-    entry = _with_usual_names(_from_conversation(entry, location), location)
+    entry = _with_alpaca_names(_from_conversation(entry, location), location)
     instruction = _text_of(entry, "instruction", location)
     if not instruction:
         raise UserError(f"{location}: the instruction is missing or empty")
@@ -217,15 +217,15 @@ def _from_conversation(entry: dict[str, Any], location: str) -> dict[str, Any]:
     return {"id": entry.get("id"), "instruction": exchange.question, "output": exchange.answer}
 
 
-def _with_usual_names(entry: dict[str, Any], location: str) -> dict[str, Any]:
+def _with_alpaca_names(entry: dict[str, Any], location: str) -> dict[str, Any]:
     """Return an entry with Alpaca's names of Dolly's fields. Raises UserError if it has a field under both names."""
     entry = dict(entry)
-    for other, name in OTHER_NAMES.items():
-        if other in entry and ({name, "instances"} & entry.keys()):
-            used = name if name in entry else "instances"
-            raise UserError(f"{location}: it has {used} and {other}, which may differ: keep one of them")
-        if other in entry:
-            entry[name] = entry.pop(other)
+    for dolly_name, name in DOLLY_NAMES.items():
+        if dolly_name not in entry:
+            continue
+        if rivals := [key for key in (name, "instances") if key in entry]:
+            raise UserError(f"{location}: it has {rivals[0]} and {dolly_name}, which may differ: keep one of them")
+        entry[name] = entry.pop(dolly_name)
     return entry
 
 
