@@ -288,6 +288,14 @@ def test_a_template_that_wants_parts_gets_them(tmp_path: Path) -> None:
             "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}<|im_end|>{% endfor %}",
             "drops the text of an answer",
         ),
+        (
+            families.PROMPTED_CHATML.replace("message['content']", "message['content'].split('\\n')[0]"),
+            "changes the line ends, spaces or signs in a user's turn",
+        ),
+        (
+            families.PROMPTED_CHATML.replace("message['content']", "message['content'] | replace('<', '&lt;')"),
+            "changes the line ends, spaces or signs in a user's turn",
+        ),
     ],
 )
 def test_a_template_that_drops_a_turn_is_refused(template: str, message: str, tmp_path: Path) -> None:
@@ -317,8 +325,14 @@ def test_a_padding_token_without_an_embedding_is_replaced(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("end_ids", "merged"), [([1, 106], [1, 106]), ([1], [1, 106]), ([106], 106), ([], 106), ([1, 7], [1, 7, 106])]
 )
-def test_a_merged_checkpoint_keeps_all_end_ids(end_ids: list[int], merged: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [None, {"do_sample": True}, {"eos_token_id": None}])
+def test_a_merged_checkpoint_keeps_all_end_ids(
+    settings: dict[str, Any] | None, end_ids: list[int], merged: Any, tmp_path: Path
+) -> None:
+    """Those of config.json count also beside a generation_config.json that names none."""
     write_config(tmp_path, 200, end_ids)
+    if settings is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(settings))
     assert merged_end_ids(str(tmp_path), 106) == merged
 
 
@@ -371,6 +385,26 @@ def test_a_saved_template_has_the_date_of_the_run(tmp_path: Path) -> None:
     saved = AutoTokenizer.from_pretrained(tmp_path / "adapter")
     text = saved.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False, add_generation_prompt=True)
     assert text == chat.prompt("a") and text.startswith("09 March 2025\n<|im_start|>user")
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("{% set form = '%A, %-d %b' %}{{ strftime_now(form) }}", "Sunday, 9 Mar"),
+        ("{{ strftime_now(format='%d/%m/%Y') }}", "09/03/2025"),
+        ("{{ strftime_now ( '%d ' ~ '%B' ) }}", "09 March"),
+        ("{% set now = strftime_now %}{{ now('%Y') | int - 1 }}", "2024"),
+        ("{{ strftime_now('%Y-%m-%d %H:%M') }}", "2025-03-09 00:00"),
+        ("{{ strftime_now('%H:%M:%S') }}", "00:00:00"),
+        ("{% if messages[0].content | length > 40 %}{{ strftime_now('%Y') }}{% endif %}", "2025"),
+    ],
+)
+def test_no_template_reads_the_clock_itself(call: str, expected: str, tmp_path: Path) -> None:
+    """Whatever the format and however the function is called, also in dialogues of another form than the probes."""
+    base = write_tokenizer(tmp_path / "base", FAMILIES["qwen2.5"], f"{call}\n{families.PROMPTED_CHATML}")
+    chat = load_chat_template("tokenizer", str(base), date(2025, 3, 9))
+    assert chat.prompt("a" * 50).startswith(expected)
+    check_tokenizer_files(str(base), chat)
 
 
 def test_a_recipe_without_a_clock_has_no_date(qwen2: Path, tmp_path: Path) -> None:

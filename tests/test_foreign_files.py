@@ -281,7 +281,7 @@ def test_judge_prompts_of_lists_and_gzipped_files_with_ids_as_text(tmp_path: Pat
     rows = [{"question_id": number, "choices": [{"turns": ["a", "b"]}]} for number in (81, 82)]
     expected = isheep("judge-prompts", save(tmp_path / "m.jsonl", rows), "--data", data).out
     (tmp_path / "gzipped").mkdir()
-    path = tmp_path / "gzipped" / "m.json"
+    path = tmp_path / "gzipped" / "m.json.gz"
     path.write_bytes(
         gzip.compress(json.dumps([row | {"question_id": str(row["question_id"])} for row in rows]).encode())
     )
@@ -290,6 +290,13 @@ def test_judge_prompts_of_lists_and_gzipped_files_with_ids_as_text(tmp_path: Pat
         file.unlink()
     done = isheep("judge-prompts", path, "--data", data)
     assert expected and done.out == expected
+
+
+def test_judge_prompts_of_two_models_in_one_file_are_refused(tmp_path: Path) -> None:
+    data = mt_bench_files(tmp_path / "data", 2)
+    rows = [{"question_id": n, "model_id": f"m{n}", "choices": [{"turns": ["a", "b"]}]} for n in (81, 82)]
+    path = save(tmp_path / "answers.jsonl", rows)
+    assert f"{path} has answers of 2 models (m81, m82)" in refused("judge-prompts", path, "--data", data)
 
 
 def test_a_question_that_is_answered_or_asked_twice_is_refused(tmp_path: Path) -> None:

@@ -365,10 +365,14 @@ def test_a_prompt_that_repeats_in_the_data_is_no_foreign_response(tmp_path: Path
     assert result["scores"]["prompt strict"]["items"] == [True, False, True]
 
 
-def test_prompts_match_without_the_white_space_around_them(tmp_path: Path) -> None:
-    """Four of IFEval's 541 prompts end with a space or a line end, which files of responses often lack."""
-    data = write(tmp_path / "input_data.jsonl", [row(1) | {"prompt": " Do 1.\n"}, row(2) | {"prompt": "Do 2. "}])
-    path = write(tmp_path / "answers.jsonl", [{"prompt": f"Do {n}.", "response": "Baa"} for n in (1, 2)])
+@pytest.mark.parametrize("space", [" ", "\r\n", "\u00a0"])
+def test_prompts_match_without_the_white_space_around_them(tmp_path: Path, space: str) -> None:
+    """Four of IFEval's 541 prompts end with a space or a line end, which files of responses often lack or change.
+
+    113 of them have line ends, which some programs write as two characters.
+    """
+    data = write(tmp_path / "input_data.jsonl", [row(1) | {"prompt": " Do\n1.\n"}, row(2) | {"prompt": "Do 2. "}])
+    path = write(tmp_path / "answers.jsonl", [{"prompt": f"Do{space}{n}.", "response": "Baa"} for n in (1, 2)])
     done = isheep("eval", "--responses", path, "ifeval", "--data", data)
     assert done.code == 0 and "no response" not in done.out and "other prompts" not in done.out
     result = json.loads((tmp_path / "answers.ifeval" / "ifeval.json").read_text())

@@ -174,6 +174,8 @@ def test_the_number_of_seed_tasks_in_the_prompt_can_be_set() -> None:
         (" red\n### 8. Instruction: x", "length", "red", False),
         (" red ### and blue", "stop", "red ### and blue", False),
         (" red\nInstruction: x", "stop", "red", False),
+        (" red\n７．Output：x", "stop", "red", False),
+        (" red\n٧) Instruction : x", "stop", "red", False),
         (" red an", "length", "red an", True),
         ("", "length", "", True),
         (" 7. Output: x", "stop", "", False),

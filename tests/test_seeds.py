@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,7 +84,9 @@ TURNS = {
 
 
 @pytest.mark.parametrize("case", TURNS)
-@pytest.mark.parametrize("names", [("human", "gpt"), ("user", "chatgpt"), ("User", "model"), ("prompter", "assistant")])
+@pytest.mark.parametrize(
+    "names", [("human", "gpt"), ("user", "chatgpt"), ("User", "model"), ("prompter", "assistant"), ("human", "ai")]
+)
 def test_the_answer_is_the_turn_directly_after_the_question(tmp_path: Path, case: str, names: tuple[str, str]) -> None:
     roles, answer = TURNS[case]
     user, assistant = names
@@ -109,6 +112,8 @@ def test_the_answer_is_the_turn_directly_after_the_question(tmp_path: Path, case
         "null",
         "no_input",
         "No  input required.",
+        "No further input",
+        "no additional input needed.",
         "ＮＯＮＥ",
         "<blank>",
     ],
@@ -116,6 +121,18 @@ def test_the_answer_is_the_turn_directly_after_the_question(tmp_path: Path, case
 def test_no_input_is_written_in_many_ways(tmp_path: Path, text: str) -> None:
     [seed] = load_seed_file(write(tmp_path, json.dumps({"instruction": "Name a colour.", "input": text}))).tasks
     assert seed.input == ""
+
+
+def test_dollys_names_of_fields_are_read(tmp_path: Path) -> None:
+    entry = {"instruction": "Name the capital.", "context": "Austria", "response": "Vienna.", "category": "open_qa"}
+    [seed] = load_seed_file(write(tmp_path, json.dumps(entry))).tasks
+    assert (seed.instruction, seed.input, seed.output) == ("Name the capital.", "Austria", "Vienna.")
+
+
+def test_a_blank_answer_of_a_conversation_is_none(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "Name a colour."}, {"from": "gpt", "value": " \n"}]
+    seed_file = load_seed_file(write(tmp_path, json.dumps({"conversations": turns})))
+    assert not seed_file.tasks[0].output and "1 of 1 conversations have no answer" in seed_file.notices[0]
 
 
 @pytest.mark.parametrize("form", ["alpaca", "sharegpt", "messages"])
@@ -138,6 +155,8 @@ GOOD = json.dumps(ALPACA)
         (f"{GOOD}\n\n{{'instruction': 1}}\n", ["line 3", "not JSON"]),
         (f'{GOOD}\n{GOOD}\n{{"instruction": "Cut', ["line 3", "not JSON"]),
         (f"{GOOD}\n[1, 2]", ["line 2", "found [1, 2]"]),
+        ('{"instruction": "a", "output": "b", "response": "c"}', ["line 1", "output and response, which may differ"]),
+        ('{"instruction": "a", "instances": [{}], "context": "c"}', ["line 1", "instances and context"]),
         ('{"instruction": "  "}', ["line 1", "the instruction is missing or empty"]),
         (f'[{GOOD},\n{{"input": "x"}}]', ["entry 2", "the instruction is missing or empty"]),
         (f"[{GOOD},\n{GOOD},\n", ["line 3", "not JSON"]),
@@ -217,12 +236,16 @@ def test_an_id_of_several_tasks_is_said(tmp_path: Path) -> None:
     assert notice.endswith('1 ids stand for several tasks, such as "a"')
 
 
-@pytest.mark.parametrize("more", [{"system": "You are a pirate."}, {"system_prompt": "Be brief."}, {"tools": "[]"}])
-def test_a_system_text_beside_the_turns_is_said(tmp_path: Path, more: dict[str, str]) -> None:
-    turns = [{"from": "human", "value": "Name a colour."}, {"from": "gpt", "value": ""}]
-    notices = load_seed_file(write(tmp_path, json.dumps({"conversations": turns, **more}))).notices
-    assert "the system texts and tools of 1 conversations are not used" in notices[0]
-    assert "1 of 1 conversations have no answer directly after the question" in notices[1]
+@pytest.mark.parametrize(
+    "more",
+    [{"system": "You are a pirate."}, {"system_prompt": "Be brief."}, {"tools": "[]"}, {"history": [["Hi", "Hello"]]}],
+)
+@pytest.mark.parametrize("form", ["conversation", "task"])
+def test_context_beside_the_turns_or_the_task_is_said(tmp_path: Path, form: str, more: dict[str, Any]) -> None:
+    turns = [{"from": "human", "value": "Name a colour."}, {"from": "gpt", "value": "Red."}]
+    entry = {"conversations": turns} if form == "conversation" else {"instruction": "Name a colour.", "output": "Red."}
+    [notice] = load_seed_file(write(tmp_path, json.dumps({**entry, **more}))).notices
+    assert "the system texts, tools and earlier turns of 1 entries are not used" in notice
 
 
 def test_the_text_beside_a_call_of_a_tool_is_no_answer(tmp_path: Path) -> None:
@@ -236,7 +259,7 @@ def test_one_task_over_several_lines_is_read(tmp_path: Path) -> None:
 
 
 def test_repeated_seed_tasks_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    twins = ["Name a colour of the sky.", "Add 3 and 4.", "Écris trois mots.", "E\u0301cris  trois mots."]
+    twins = ["Name a colour of the sky.", "Add 3 and 4.", "Écris trois mots.", "E\u0301cris  Trois mots."]
     path = write_instructions(tmp_path, *twins[:2] * 4, *twins)
     recipe = load_recipe("lamb", {"seed_tasks": str(path)})
     # The base model comes first: nothing has been generated, and the seed tasks have been read.

@@ -85,6 +85,9 @@ def test_a_reply_reads_the_same_in_every_form(form: str) -> None:
         ("Solve the puzzle.\ninput: 5\noutput: 6\n6. Input: 7", "Solve the puzzle.\ninput: 5\noutput: 6", "7"),
         ("Read the log.\n6. Input: start\ninput: 5", "Read the log.", "start\ninput: 5"),
         ("Read the log.\nInput: start\nOutput: end", "Read the log.", "start"),
+        ("Read the log.\n６．Input：start\n６．Output：end", "Read the log.", "start"),
+        ("Read the log.\n٦. Input: start\n٦. Output: end", "Read the log.", "start"),
+        ("Add the 2 inputs: 3 and 4.\n6. Input: start", "Add the 2 inputs: 3 and 4.", "start"),
     ],
 )  # fmt: skip
 def test_only_labels_and_separators_at_the_start_of_a_line_count(text: str, instruction: str, input: str) -> None:
@@ -109,6 +112,9 @@ def test_only_labels_and_separators_at_the_start_of_a_line_count(text: str, inst
         ("Translate it.\n6. **Input:** Good day\n6. **Output:** Bonjour", "ambiguous: a label within a line"),
         ("Translate it.\n**Input:** Good day", "ambiguous: a label within a line"),
         ("Translate it.\n**6．Input：** Good day", "ambiguous: a label within a line"),
+        ("Translate it.\n> (6) Input: Good day", "ambiguous: a label within a line"),
+        ("Translate it.\n6. Inputs: Good day\n6. Outputs: Bonjour", "ambiguous: a label within a line"),
+        ("Instruction: Translate the words below.\n6. Input: Good day", "ambiguous: a label within a line"),
         ("Name a cheese. ###", "ambiguous: a separator within a line"),
         ("Translate it.\n6. Input: Good day ####", "ambiguous: a separator within a line"),
     ],

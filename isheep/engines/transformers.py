@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from isheep.engines import Engine, prefixes, ray, tokens
 from isheep.engines.memory import compute_within_memory, free_memory
 from isheep.errors import Conflicts, TooLong
-from isheep.models.checkpoint import check_device, choose_dtype, find_checkpoint, load_model, load_tokenizer
+from isheep.models.checkpoint import (
+    check_device,
+    choose_dtype,
+    end_token_ids,
+    find_checkpoint,
+    load_model,
+    load_tokenizer,
+)
 from isheep.models.tokenization import continuation_ids, decode_continuation, prompt_ids
 from isheep.recipe.schema import Recipe
 from isheep.records import Completion, Model, Sampling, TokenLogprobs
@@ -96,10 +103,9 @@ class TransformersEngine:
         model = load_model(self.source, dtype).to(device).eval()
         use_shared_attention(model)
         compute_logits_in_blocks(model)
-        eos = model.generation_config.eos_token_id
-        end_ids = {tokenizer.eos_token_id} | set(eos if isinstance(eos, list) else [eos])
+        end_ids = end_token_ids(self.source.base, tokenizer)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        return LoadedModel(model, tokenizer, frozenset(end_ids - {None}), context or 2**30)
+        return LoadedModel(model, tokenizer, end_ids, context or 2**30)
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
         """Return one continuation per prompt, in order. A prompt's random draws do not depend on the other prompts.

@@ -236,7 +236,8 @@ def _name(model: str) -> str:
 def judge_prompts(answers: Path, data: Path, judge: str, output: Path | None) -> str | None:
     """Return MT-Bench's judge prompts for a model_answer file as JSON lines, or write them to `output`."""
     requests = fastchat.judge_requests(fastchat.load_files(data, judge), fastchat.read_answers(answers))
-    lines = "".join(json.dumps(_prompt_row(request, answers.stem, judge)) + "\n" for request in requests)
+    model = fastchat.read_model_name(answers)
+    lines = "".join(json.dumps(_prompt_row(request, model, judge)) + "\n" for request in requests)
     if output is None:
         return lines.removesuffix("\n")
     if output.is_dir():

@@ -110,11 +110,19 @@ def generation_config(base: str) -> Any:
         return GenerationConfig.from_model_config(load_pretrained(base, AutoConfig))
 
 
+def base_end_ids(base: str) -> list[int]:
+    """Return the end tokens of the generation settings of `base`, or those of its config.json if they name none."""
+    from transformers import AutoConfig
+
+    ids = generation_config(base).eos_token_id
+    if ids in (None, []):
+        ids = getattr(load_pretrained(base, AutoConfig), "eos_token_id", None)
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]
+
+
 def end_token_ids(base: str, tokenizer: Any) -> frozenset[int]:
     """Return the tokens that end an answer of `base`."""
-    eos_token_id = generation_config(base).eos_token_id
-    eos_token_ids = eos_token_id if isinstance(eos_token_id, list) else [eos_token_id]
-    return frozenset({tokenizer.eos_token_id, *eos_token_ids}) - {None}
+    return frozenset({tokenizer.eos_token_id, *base_end_ids(base)}) - {None}
 
 
 def start_token_ids(tokenizer: Any) -> list[int]:

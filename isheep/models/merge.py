@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from isheep.models.adapter_check import check_adapter
 from isheep.models.adapter_files import WEIGHTS, load_training_tokenizer, save_tokenizer
 from isheep.models.chat_template import ChatTemplate
-from isheep.models.checkpoint import find_checkpoint, generation_config, load_pretrained
+from isheep.models.checkpoint import base_end_ids, find_checkpoint, generation_config, load_pretrained
 from isheep.models.hub import check_hub
 from isheep.records import Model
 
@@ -75,8 +75,7 @@ def merge_adapter(model: Model, chat_template: ChatTemplate, output_dir: Path) -
 
 def merged_end_ids(base: str, end_id: int) -> int | list[int]:
     """Return the ids that end an answer of a merged checkpoint: the base's own and `end_id`, as a config holds them."""
-    ids = generation_config(base).eos_token_id
-    base_ids: list[int] = ids if isinstance(ids, list) else [ids] if ids is not None else []
+    base_ids = base_end_ids(base)
     end_ids = base_ids if end_id in base_ids else [*base_ids, end_id]
     return end_ids if len(end_ids) > 1 else end_ids[0]
 

@@ -19,8 +19,14 @@ from isheep.models.tokenization import continuation_ids, encode, prompt_ids
 QUESTION, MARK = "0question0", "0answer0"
 """Stand for the two turns while the texts around them are searched; no template changes these words."""
 
+LINES = f'{QUESTION}\n\n  "An" & <it\'s>\tend'
+"""A question of several lines with signs, which no template may change."""
+
 TODAY = date(2024, 7, 26)
 """The date in Llama's templates if there is no clock. A run whose template reads the clock has a date of its own."""
+
+DATE_CODE = re.compile("%-?[AaBbCcDdeFGgHhIjMmnpRrSTtUuVWwXxYyZz]")
+"""A part of a date as strftime writes it; %s is none, because it depends on the time zone."""
 
 Turns = list[tuple[str, str]]
 """A conversation: (role, content) of each turn."""
@@ -95,6 +101,8 @@ def _frame(tokenizer: Any, template: str, parts: bool) -> Frame:
     for turn, mark, text in (("a user's turn", QUESTION, opened), ("an answer", MARK, closed)):
         if mark not in text:
             raise TemplateProblem(f"drops the text of {turn}")
+    if LINES not in _render(tokenizer, template, [("user", LINES)], True, parts):
+        raise TemplateProblem("changes the line ends, spaces or signs in a user's turn")
     head, _, tail = closed.rpartition(MARK)
     end = _end_token(tokenizer, tail)
     if not head.startswith(opened):
@@ -189,17 +197,19 @@ def fix_date(tokenizer: Any, template: str, day: date) -> tuple[str, bool]:
     if "strftime_now" not in template:
         return template, False
     renderings = [_render_all(tokenizer, _with_clock(template, moment)) for moment in (TODAY, date(2012, 11, 25))]
-    reads_clock = renderings[0] != renderings[1]
-    return (_with_clock(template, day) if reads_clock else template), reads_clock
+    # A template may also ask in a dialogue that is not rendered here, so that none keeps the clock.
+    return _with_clock(template, day), renderings[0] != renderings[1]
 
 
 def _with_clock(template: str, day: date) -> str:
-    """Return a template in which strftime_now gives the beginning of a day, in the formats that the template names."""
+    """Return a template in which strftime_now gives the beginning of a day, in whatever format it is asked for."""
     moment = datetime(day.year, day.month, day.day)
-    formats = dict.fromkeys(form for _, form in re.findall(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""", template))
-    texts = json.dumps({form: moment.strftime(form) for form in formats}, ensure_ascii=False)
-    default = json.dumps(day.isoformat())
-    return f"{{% macro strftime_now(form) %}}{{{{ {texts}.get(form, {default}) }}}}{{% endmacro %}}\n{template}"
+    texts = json.dumps({code: moment.strftime(code) for code in dict.fromkeys(DATE_CODE.findall(template))})
+    return (
+        "{% macro strftime_now(format) %}{% set day = namespace(text=format) %}"
+        f"{{% for code, text in {texts}.items() %}}{{% set day.text = day.text | replace(code, text) %}}{{% endfor %}}"
+        f"{{{{ day.text }}}}{{% endmacro %}}\n{template}"
+    )
 
 
 def _render_all(tokenizer: Any, template: str) -> list[str]:

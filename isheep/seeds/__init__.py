@@ -13,9 +13,12 @@ from isheep.errors import UserError, one_line
 from isheep.files import json_files
 from isheep.files.reading import read_text
 from isheep.records import Task
-from isheep.seeds.conversations import first_exchange, is_conversation
+from isheep.seeds.conversations import first_exchange, has_context, is_conversation
 from isheep.seeds.no_input import is_no_input
 from isheep.text.novelty import Language, is_in_script
+
+# The names in Dolly's files (instruction, context, response) of Alpaca's fields.
+DOLLY_NAMES = {"context": "input", "response": "output"}
 
 
 class SeedTask(Task):
@@ -38,9 +41,10 @@ def load_seed_file(
     """Read a file of seed tasks. The form of each entry is recognized by its keys.
 
     Forms, as JSON lines or as one JSON list: Self-Instruct's (instruction, instances: the first one counts), Alpaca's
-    (instruction, input, output), ShareGPT's and messages (the first question and the answer directly after it). A
-    task's id is that of the entry, or "seed-N" by its position. Notices count repeated tasks and ids, system turns
-    (which are not used), questions without an answer, and instructions in another script than `language` compares.
+    (instruction, input, output; or Dolly's context and response), ShareGPT's and messages (the first question and the
+    answer directly after it). A task's id is that of the entry, or "seed-N" by its position. Notices count repeated
+    tasks and ids, system turns (which are not used), questions without an answer, and instructions in another script
+    than `language` compares.
 
     `name` says in messages what the tasks are. Raises UserError if the file can't be read, if an entry is malformed
     (which, and why), if it has fewer than `at_least` tasks, or fewer than `of_each` tasks with an answer that are
@@ -85,8 +89,8 @@ def _count_notices(seeds: Sequence[SeedTask], entries: Sequence[Any]) -> list[st
     if repeated := [id for id, count in counts.items() if count > 1]:
         notices.append(f"{len(repeated)} ids stand for several tasks, such as {_shorten(repeated[0])}")
     exchanges = [first_exchange(entry, "") for entry in entries if is_conversation(entry)]
-    if num_system := sum(exchange.has_system_turn for exchange in exchanges):
-        notices.append(f"the system texts and tools of {num_system} conversations are not used")
+    if num_with_context := sum(map(has_context, entries)):
+        notices.append(f"the system texts, tools and earlier turns of {num_with_context} entries are not used")
     if num_unanswered := sum(exchange.answer is None for exchange in exchanges):
         notices.append(f"{num_unanswered} of {len(exchanges)} conversations have no answer directly after the question")
     return notices
@@ -98,8 +102,8 @@ def of_kind(seeds: Sequence[SeedTask], classification: bool) -> list[SeedTask]:
 
 
 def _normalize(text: str) -> str:
-    """Return a text in which spellings of the same characters and different white space are equal."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    """Return a text in which spellings of the same characters, different case and different white space are equal."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def _read_text(path: Path, source: str) -> str:
@@ -184,7 +188,7 @@ def _seed_task(entry: Any, index: int, location: str) -> SeedTask:
     """Return one entry as a SeedTask. Other keys (name, text) are ignored."""
     if not isinstance(entry, dict):
         raise UserError(f"{location}: an object with an instruction is needed, found {_shorten(entry)}")
-    entry = _from_conversation(entry, location)
+    entry = _with_alpaca_names(_from_conversation(entry, location), location)
     instruction = _text_of(entry, "instruction", location)
     if not instruction:
         raise UserError(f"{location}: the instruction is missing or empty")
@@ -211,6 +215,18 @@ def _from_conversation(entry: dict[str, Any], location: str) -> dict[str, Any]:
         return entry
     exchange = first_exchange(entry, location)
     return {"id": entry.get("id"), "instruction": exchange.question, "output": exchange.answer}
+
+
+def _with_alpaca_names(entry: dict[str, Any], location: str) -> dict[str, Any]:
+    """Return an entry with Alpaca's names of Dolly's fields. Raises UserError if it has a field under both names."""
+    entry = dict(entry)
+    for dolly_name, name in DOLLY_NAMES.items():
+        if dolly_name not in entry:
+            continue
+        if rivals := [key for key in (name, "instances") if key in entry]:
+            raise UserError(f"{location}: it has {rivals[0]} and {dolly_name}, which may differ: keep one of them")
+        entry[name] = entry.pop(dolly_name)
+    return entry
 
 
 def _text_of(entry: dict[str, Any], key: str, location: str) -> str:

@@ -4,15 +4,15 @@ from typing import Any, NamedTuple
 
 from isheep.errors import UserError
 
-# The names of roles in published files (ShareGPT and its variants, OpenAI, Open Assistant, Gemma).
+# The names of roles in published files (ShareGPT and its variants, OpenAI, LangChain, Open Assistant, Gemma).
 ROLES = {
     "user": ("human", "user", "prompter"),
-    "assistant": ("gpt", "assistant", "chatgpt", "bot", "bing", "bard", "model"),
+    "assistant": ("gpt", "assistant", "chatgpt", "ai", "bot", "bing", "bard", "model"),
     "system": ("system", "developer"),
     "tool": ("tool", "tool_call", "tool_calls", "tool_response", "function", "function_call", "observation"),
 }
-# Keys beside the turns that hold a system text or the descriptions of tools.
-SYSTEM_KEYS = ("system", "system_prompt", "tools")
+# Keys of a conversation, or of a task in LLaMA-Factory's files, that hold a system text, tools or earlier turns.
+CONTEXT_KEYS = ("system", "system_prompt", "tools", "history")
 ROLE_OF_NAME = {name: role for role, names in ROLES.items() for name in names}
 
 
@@ -46,8 +46,13 @@ def first_exchange(entry: dict[str, Any], location: str) -> FirstExchange:
     # A turn before the response of a tool is a call of that tool, whatever its form.
     following = roles[index + 1 : index + 3]
     is_answered = following[:1] == ["assistant"] and following[1:] != ["tool"] and bool(turns[index + 1][1])
-    has_system_text = "system" in roles or any(entry.get(key) for key in SYSTEM_KEYS)
-    return FirstExchange(turns[index][1], turns[index + 1][1] if is_answered else None, has_system_text)
+    return FirstExchange(turns[index][1], turns[index + 1][1] if is_answered else None, "system" in roles)
+
+
+def has_context(entry: dict[str, Any]) -> bool:
+    """Return whether an entry has a system text, tools or earlier turns beside its turns or its task."""
+    is_system_turn = is_conversation(entry) and first_exchange(entry, "").has_system_turn
+    return is_system_turn or any(entry.get(key) for key in CONTEXT_KEYS)
 
 
 def _turns(entry: dict[str, Any]) -> list[Any]:
@@ -67,4 +72,5 @@ def _read_turn(turn: Any, number: int, location: str) -> tuple[str, Any]:
         )
     if turn.get("tool_calls") or turn.get("function_call"):
         role = "tool"
-    return role, turn.get("value", turn.get("content"))
+    text = turn.get("value", turn.get("content"))
+    return role, text.strip() if isinstance(text, str) else text

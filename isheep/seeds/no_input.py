@@ -5,7 +5,8 @@ import unicodedata
 
 # After a tag, the rest is ignored. Words stand alone, perhaps between signs.
 WORDS = (
-    r"no[\W_]{0,3}inputs?(?: (?:is )?(?:required|needed|necessary|given|provided))?"
+    r"no[\W_]{0,3}(?:(?:additional|further|extra|specific|other) )?inputs?"
+    r"(?: (?:is )?(?:required|needed|necessary|given|provided))?"
     r"|none|null|nil|n[/.]?a|not applicable"
 )
 NO_INPUT = re.compile(rf"(?i)<no ?input>.*|[\W_]*(?:{WORDS})[\W_]*|<(?:blank|empty)>", re.DOTALL)

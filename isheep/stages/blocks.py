@@ -7,16 +7,18 @@ from typing import NamedTuple
 
 from isheep.seeds.no_input import is_no_input
 
-# A label at the start of a line: "7. Instruction:", "7) input :", a bare "Input:", or full-width "7．Input：".
-LABEL = re.compile(r"(?im)^[ \t]*([0-9]+[ \t]*[.)．）、][ \t]*)?(instruction|input|output)[ \t]*[:：]")
+# The number before a label, in the digits of any script: "7. ", "7) ", full-width "７．".
+NUMBER = r"\d+[ \t]*[.)．）、][ \t]*"
+FIELD = "instruction|input|output"
+# A label at the start of a line: "7. Instruction:", "7) input :", a bare "Input:".
+LABEL = re.compile(rf"(?im)^[ \t]*({NUMBER})?({FIELD})[ \t]*[:：]")
 # A line of number signs, or number signs before a label.
-SEPARATOR = re.compile(
-    r"(?im)^[ \t]*#{3,}[ \t]*(?=$|(?:[0-9]+[ \t]*[.)．）、][ \t]*)?(?:instruction|input|output)[ \t]*[:：])"
-)
-# A label or a separator that does not begin its line, or a label in bold: it may end the text before it, or be part of
-# that text.
+SEPARATOR = re.compile(rf"(?im)^[ \t]*#{{3,}}[ \t]*(?=$|(?:{NUMBER})?(?:{FIELD})[ \t]*[:：])")
+# A label or a separator that does not begin its line, a label in bold, in the plural, or at the start of a field, which
+# has one: it may end the text before it, or be part of that text.
 INLINE_LABEL = re.compile(
-    r"(?im)(?:\b[0-9]+[ \t]*[.)．）、]|(?<!#)#{3,}|^[ \t]*[*_])[*_ \t]*(?:instruction|input|output)[*_ \t]*[:：]"
+    rf"(?im)(?:\b{NUMBER}|(?<!#)#{{3,}}|^[ \t]*[*_]|\A)[*_ \t]*"
+    rf"(?:{FIELD})s?[*_ \t]*[:：]"
 )
 # A separator at the end of a field, behind other text of its line.
 FINAL_SEPARATOR = "###"

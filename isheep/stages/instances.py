@@ -17,14 +17,14 @@ from isheep.prompts import render_few_shot
 from isheep.records import UNREADABLE, Completion, Instance, Pair, Rejected, Sampling, Task, TaskKind
 from isheep.seeds import SeedTask, of_kind
 from isheep.seeds.no_input import is_no_input
-from isheep.stages.blocks import INLINE_LABEL, normalize_newlines
+from isheep.stages.blocks import INLINE_LABEL, LABEL, normalize_newlines
 from isheep.stages.context import StageContext
 from isheep.stages.synthesize import block_fields
 
 TaskWithKind = tuple[Task, TaskKind]
 
 # Where the next part or task begins: a separator or a label at the start of a line.
-PART_END = re.compile(r"(?im)^[ \t]*(?:#{3,}|(?:[0-9]+[ \t]*[.)][ \t]*)?(?:instruction|input|output)[ \t]*:)")
+PART_END = re.compile(rf"{LABEL.pattern}|^[ \t]*#{{3,}}")
 
 ANSWER = re.compile(r"[\W_]*(yes|no)\b", re.IGNORECASE)
 

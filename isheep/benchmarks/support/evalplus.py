@@ -6,8 +6,8 @@ list or tuple of floats; a zero of HumanEval/32 is right if the polynomial is ne
 """
 
 import math
-from collections import deque
 from collections.abc import Sequence
+from numbers import Number
 from typing import Any, NamedTuple
 
 from isheep import sandbox
@@ -127,11 +127,12 @@ def agrees(task: PlusTask, index: int, value: Any, expected_text: bytes, toleran
 def is_near(value: Any, expected: Any, tolerance: float) -> bool:
     """Return whether values of the same type, and of the same length, agree within the tolerance; never if it is 0.
 
-    A value that holds a range is never near: as an array, a short text would take any amount of memory.
+    Only numbers, and lists and tuples of them, are near: as an array, a short text or a range would take any amount of
+    memory.
     """
     import numpy as np
 
-    if tolerance == 0 or type(value) is not type(expected) or holds_range(value):
+    if tolerance == 0 or type(value) is not type(expected) or not holds_numbers(value):
         return False
     if isinstance(expected, list | tuple) and len(value) != len(expected):
         return False
@@ -141,11 +142,13 @@ def is_near(value: Any, expected: Any, tolerance: float) -> bool:
     return bool(np.allclose(value, expected, rtol=RTOL, atol=tolerance))
 
 
-def holds_range(value: Any) -> bool:
-    """Return whether a value is a range, or a sequence with a range in it."""
-    if isinstance(value, list | tuple | deque):
-        return any(map(holds_range, value))
-    return isinstance(value, range)
+def holds_numbers(value: Any) -> bool:
+    """Return whether a value is a number, or a list or tuple of nothing but such values."""
+    import numpy as np
+
+    if isinstance(value, list | tuple):
+        return all(map(holds_numbers, value))
+    return isinstance(value, Number | np.bool_)
 
 
 def is_floats(value: Any) -> bool:

@@ -123,12 +123,12 @@ class Matched(NamedTuple):
 def match_responses(file: Path, keys: Sequence[Hashable], responses: Sequence[Response], noun: str) -> Matched:
     """Return the answers to the items with these keys; `noun` says in messages what a key is, such as "prompt".
 
-    Keys are compared without the white space around them, which many programs drop. The last of several answers with a
-    key counts, as in IFEval's and FastChat's programs. An answer whose key several items have answers all of them.
-    Items without an answer are left out. Raises UserError if no item has an answer.
+    Keys are compared without regard to white space, which many programs drop or change, such as line ends. The last of
+    several answers with a key counts, as in IFEval's and FastChat's programs. An answer whose key several items have
+    answers all of them. Items without an answer are left out. Raises UserError if no item has an answer.
     """
-    keys = [_trim(key) for key in keys]
-    texts = {_trim(key): text for key, text in responses}
+    keys = [_normalize_space(key) for key in keys]
+    texts = {_normalize_space(key): text for key, text in responses}
     indices = [index for index, key in enumerate(keys) if key in texts]
     if not indices:
         examples = f"{shorten_key(responses[0][0])}, ..." if responses else "none"
@@ -150,8 +150,8 @@ def match_responses(file: Path, keys: Sequence[Hashable], responses: Sequence[Re
     return Matched(indices, [texts[keys[index]] for index in indices], tuple(notes))
 
 
-def _trim(key: Hashable) -> Hashable:
-    return key.strip() if isinstance(key, str) else key
+def _normalize_space(key: Hashable) -> Hashable:
+    return " ".join(key.split()) if isinstance(key, str) else key
 
 
 def match_rows(source: DataSource, rows: Sequence[DataRow], context: ResponseContext) -> Matched:
