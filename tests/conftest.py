@@ -14,6 +14,7 @@ from isheep.report.hook import live_report
 from tests.helpers.backends import use_backend
 from tests.helpers.browser import start_browser
 from tests.helpers.checkpoints import make_checkpoint
+from tests.helpers.damage import FakeModels, Matrix, copy_of, use_fake_models
 from tests.helpers.data_files import DATA
 from tests.helpers.function_model import SMALL, write_texts
 from tests.helpers.graded_run import make_graded_run
@@ -107,3 +108,25 @@ def command_lab(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
 def graded(tmp_path: Path) -> Path:
     """One iteration up to its filter, two more pairs than tasks in the second, and training that has saved step 3."""
     return make_graded_run(tmp_path / "graded")
+
+
+# --- runs whose files are damaged
+
+
+@pytest.fixture(scope="module")
+def fake_models() -> Iterator[FakeModels]:
+    """Let functions write, rate and train in place of models."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield use_fake_models(patch.setattr)
+
+
+@pytest.fixture(scope="module")
+def matrix(fake_models: FakeModels, tmp_path_factory: pytest.TempPathFactory) -> Matrix:
+    """Runs in several states, made once for a test file."""
+    return Matrix(tmp_path_factory.mktemp("matrix"), fake_models)
+
+
+@pytest.fixture
+def finished(matrix: Matrix, tmp_path: Path) -> Path:
+    """Return a copy of a finished run."""
+    return copy_of(matrix, "finished", tmp_path / "run")

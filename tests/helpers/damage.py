@@ -364,3 +364,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def copy_of(matrix: Matrix, state: str, out: Path) -> Path:
+    """Return a copy of a run in a state."""
+    return Path(shutil.copytree(matrix.states[state], out))
