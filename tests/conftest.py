@@ -130,3 +130,13 @@ def matrix(fake_models: FakeModels, tmp_path_factory: pytest.TempPathFactory) ->
 def finished(matrix: Matrix, tmp_path: Path) -> Path:
     """Return a copy of a finished run."""
     return copy_of(matrix, "finished", tmp_path / "run")
+
+
+# --- servers
+
+
+@pytest.fixture
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no server or key of the environment be used."""
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
