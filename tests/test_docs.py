@@ -96,5 +96,14 @@ def test_local_links_point_to_files(path: Path) -> None:
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_the_tests_that_a_page_names_exist(path: Path) -> None:
+    """A page names a test as `test_file.py::test_name`, or its file alone."""
+    for file, name in re.findall(r"`(?:tests/)?(test_\w+\.py)(?:::(test_\w+))?`", path.read_text(encoding="utf-8")):
+        source = ROOT / "tests" / file
+        assert source.is_file(), f"{path.name} names {file}"
+        assert not name or f"def {name}(" in source.read_text(encoding="utf-8"), f"{path.name} names {file}::{name}"
+
+
 def test_the_api_page_is_made_from_the_docstrings() -> None:
     assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == render_api()
