@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,8 +11,11 @@ from isheep.evaluation.seed_runs import load_seed_sweep
 from isheep.report.claims.declared import Claim, Laboratory, load_laboratory
 from isheep.report.claims.findings import write_findings
 from isheep.report.claims.verdicts import judge_claims
+from isheep.rundir.atomic import write_text
+from isheep.seeds import load_seed_file
 from tests.helpers.command import isheep, refused
 from tests.helpers.finished_runs import make_finished_run
+from tests.helpers.rows import make_pair
 
 SETTINGS = ("weak", "equal", "strong")
 
@@ -28,9 +32,9 @@ def make_sweep(out: Path, num_seeds: int = 5) -> Path:
     return out
 
 
-def make_claim(contrast: str, expect: str = "better") -> Claim:
+def make_claim(contrast: str, expect: str = "better", **fields: Any) -> Claim:
     names = {"id": contrast.replace("@1", ""), "claim": f"{expect}: {contrast}", "source": "here", "paper": "-"}
-    return Claim.model_validate({**names, "measure": "lamb right", "contrasts": [contrast], "expect": expect})
+    return Claim.model_validate({**names, "measure": "lamb right", "contrasts": [contrast], "expect": expect, **fields})
 
 
 @pytest.mark.parametrize(
@@ -86,6 +90,31 @@ def test_the_packaged_claims_name_settings_and_iterations_that_exist() -> None:
         for side in (side for contrast in claim.contrasts for side in contrast.split(":")):
             setting, _, iteration = side.partition("@")
             assert setting in recipes and int(iteration) <= recipes[setting].iterations, claim.id
+
+
+def make_run_with_pairs(path: Path, seed: int, has_foreign_words: bool) -> None:
+    """Make a run whose pairs are seed tasks, others for each seed, or tasks of the same number with other words."""
+    run = make_finished_run(path, [[]], seed=seed)
+    tasks = load_seed_file(run / "seeds.jsonl").tasks[10 * seed :]
+    texts = [("zip zap", f"zop {seed}") if has_foreign_words else (task.content, str(task.output)) for task in tasks]
+    pairs = [make_pair(number, instruction, output) for number, (instruction, output) in enumerate(texts)]
+    write_text(run / "iter-1/pairs.jsonl", "".join(f"{pair.model_dump_json()}\n" for pair in pairs))
+
+
+def test_the_distance_to_the_seed_tasks_is_in_its_own_unit(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        make_run_with_pairs(tmp_path / "copied" / f"seed-{seed}", seed, has_foreign_words=False)
+        make_run_with_pairs(tmp_path / "foreign" / f"seed-{seed}", seed, has_foreign_words=True)
+    # A text and its copy are alike, so that the distance of the copies is below 0.
+    fields = {"measure": "distance to the seed tasks", "margin": 5}
+    claims = [make_claim(f"{setting}@0:{setting}@1", "same", **fields) for setting in ("copied", "foreign")]
+    near, far = judge_claims(claims, load_seed_sweep(tmp_path), 0.02).results
+    assert near.verdict == "holds" and abs(near.tests[0].comparison.difference) < 5
+    assert far.verdict != "holds" and far.tests[0].comparison.difference > 10
+    laboratory = Laboratory(sweep="s", measure="lamb right", margin=0.02, claims=tuple(claims))
+    tables = write_findings(laboratory, tmp_path).partition("## Verdicts")[2].partition("## All runs")[0]
+    assert "Margin: 5, in the unit of the distance to the seed tasks." in tables
+    assert "%" not in tables.replace("95%", "")
 
 
 def test_an_unknown_claim_and_one_without_a_test_are_refused(tmp_path: Path) -> None:

@@ -10,15 +10,14 @@ from isheep.errors import UserError, unknown_name
 from isheep.files.yaml_files import read_yaml
 
 CLAIMS_FILE = Path(__file__).with_name("claims.yaml")
-KEPT_SHARE = "kept share"
-"""The measure that is no score of a benchmark: the share of an iteration's pairs that pass the filters."""
 
 
 class Claim(BaseModel):
     """A claim, where the paper makes it and with what figures, and the contrasts that test it.
 
     `contrasts` are texts BEFORE:AFTER, each side SETTING@ITERATION. `expect` is what the claim says of AFTER. A claim
-    without contrasts is `untested`, for the reason given.
+    without contrasts is `untested`, for the reason given. `margin` is the smallest difference that counts, in the
+    unit of the measure; None: that of the laboratory.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,6 +29,7 @@ class Claim(BaseModel):
     measure: str
     contrasts: tuple[str, ...] = ()
     expect: Literal["better", "same"] = "better"
+    margin: float | None = None
     untested: str = ""
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from isheep.evaluation.formatting import format_change, format_change_interval, 
 from isheep.evaluation.seed_runs import SeedRun, SeedSweep, load_seed_sweep
 from isheep.plan.tables import clock, si
 from isheep.report.claims.declared import Laboratory
+from isheep.report.claims.measures import is_share
 from isheep.report.claims.verdicts import ClaimResult, ClaimResults, ClaimTest, judge_claims
 from isheep.report.table_formats import markdown_line, markdown_text
 
@@ -22,13 +23,13 @@ settings with the random seeds {seeds}; isheep {version}.
 
 Each contrast is a difference over random seeds: for each seed both models answer the same items, and the test is
 Student's paired t over the seeds' differences. p is corrected for all {num_tests} tests of this page together (Holm).
-Differences and their 95% intervals are in points. "Detectable" is the difference that a test would find in 80% of cases
-at the corrected level.
+Differences and their 95% intervals are in points, those of a distance in its own unit. "Detectable" is the difference
+that a test would find in 80% of cases at the corrected level.
 
 - **holds**: of a claim that something is better, every contrast is above 0 with p < .05; of a claim that two things are
-  the same, every interval lies within {margin:g} points on both sides.
+  the same, every interval lies within {margin:g} points on both sides, or within the margin that the claim names.
 - **does not hold**: a contrast is below 0 with p < .05, or its interval ends below {margin:g} points; of a claim that
-  two things are the same, a contrast differs from 0 with p < .05.
+  two things are the same, a contrast differs from 0 with p < .05 and by more than the margin.
 - **can't be told**: neither.
 """
 CONTRAST_COLUMNS = (
@@ -68,8 +69,9 @@ def _verdict_lines(judged: ClaimResults) -> Iterator[str]:
     yield markdown_line(("claim", "source", "verdict", "smallest and largest difference", "the paper"))
     yield markdown_line(["---"] * 5)
     for claim, tests, _, verdict in judged.results:
-        differences = sorted(test.comparison.difference for test in tests)
-        span = " to ".join(dict.fromkeys(format_change(value, True) for value in (*differences[:1], *differences[-1:])))
+        differences, share = sorted(test.comparison.difference for test in tests), is_share(claim.measure)
+        ends = (*differences[:1], *differences[-1:])
+        span = " to ".join(dict.fromkeys(format_change(value, share) for value in ends))
         link = f"[{markdown_text(claim.claim)}](#{claim.id})"
         yield markdown_line((link, claim.source, f"**{verdict}**", span or "–", markdown_text(claim.paper)))
 
@@ -78,6 +80,8 @@ def _claim_lines(result: ClaimResult, alpha: float) -> Iterator[str]:
     claim, tests, missing, verdict = result
     yield f"## {claim.id}\n"
     yield f"{claim.claim} ({claim.source}.) **{verdict.capitalize()}.**"
+    if claim.margin is not None:
+        yield f"Margin: {claim.margin:g}, in the unit of the {claim.measure}."
     if claim.untested:
         yield f"Not tested: {claim.untested}."
     if tests:
@@ -91,23 +95,27 @@ def _claim_lines(result: ClaimResult, alpha: float) -> Iterator[str]:
 
 
 def _test_line(test: ClaimTest, measure: str, alpha: float) -> str:
-    comparison = test.comparison
+    comparison, share = test.comparison, is_share(measure)
     differences = (after - before for before, after in zip(*test.values, strict=True))
     return markdown_line(
         (
             f"`{test.contrast}`",
             measure,
-            *(f"{100 * side.value:.1f}%" for side in (comparison.before, comparison.after)),
-            format_change(comparison.difference, True),
-            format_change_interval(comparison.low, comparison.high, True),
+            *(_format_value(side.value, share) for side in (comparison.before, comparison.after)),
+            format_change(comparison.difference, share),
+            format_change_interval(comparison.low, comparison.high, share),
             format_p_value(comparison.p),
             format_p_value(test.corrected_p),
-            format_detectable(comparison.precision.detectable_at(alpha), True),
-            ", ".join(format_change(value, True) for value in differences),
+            format_detectable(comparison.precision.detectable_at(alpha), share),
+            ", ".join(format_change(value, share) for value in differences),
             " : ".join(_count(cost.tokens) for cost in test.costs),
             " : ".join(_count(cost.steps) for cost in test.costs),
         )
     )
+
+
+def _format_value(value: float, share: bool) -> str:
+    return f"{100 * value:.1f}%" if share else f"{value:.2f}"
 
 
 def _count(value: float | None) -> str:

@@ -6,11 +6,11 @@ from typing import Literal, NamedTuple
 
 from isheep.evaluation.compute import ModelCost, mean_cost
 from isheep.evaluation.contrasts import Contrast, SettingModel, parse_contrast
-from isheep.evaluation.counts import count_rows
 from isheep.evaluation.power import ALPHA
-from isheep.evaluation.seed_runs import SeedRun, SeedSweep
+from isheep.evaluation.seed_runs import SeedSweep
 from isheep.evaluation.statistics import Comparison, compare_over_seeds, correct_family
-from isheep.report.claims.declared import KEPT_SHARE, Claim
+from isheep.report.claims.declared import Claim
+from isheep.report.claims.measures import is_share, measure_model
 
 Verdict = Literal["holds", "does not hold", "can't be told", "not tested"]
 
@@ -51,7 +51,10 @@ class ClaimResults(NamedTuple):
 
 
 def judge_claims(claims: Sequence[Claim], sweep: SeedSweep, margin: float) -> ClaimResults:
-    """Test all claims whose settings the sweep has, as one family; `margin` is the smallest difference that counts."""
+    """Test all claims whose settings the sweep has, as one family.
+
+    `margin` is the smallest difference that counts, for claims without a margin of their own.
+    """
     measured = [measure_claim(claim, sweep) for claim in claims]
     tests = [test for claim_tests, _ in measured for test in claim_tests]
     keys = [((tuple(test.values[0]), tuple(test.values[1])), test.comparison.p) for test in tests]
@@ -60,7 +63,7 @@ def judge_claims(claims: Sequence[Claim], sweep: SeedSweep, margin: float) -> Cl
     results = []
     for claim, (claim_tests, missing) in zip(claims, measured, strict=True):
         claim_tests = [test._replace(corrected_p=next(p_values)) for test in claim_tests]
-        results.append(ClaimResult(claim, claim_tests, missing, decide(claim, claim_tests, missing, margin)))
+        results.append(ClaimResult(claim, claim_tests, missing, decide(claim, claim_tests, claim.margin or margin)))
     return ClaimResults(results, num_tests)
 
 
@@ -80,18 +83,19 @@ def measure_claim(claim: Claim, sweep: SeedSweep) -> tuple[list[ClaimTest], list
         if seeds:
             before, after = ([side[seed] for seed in seeds] for side in sides)
             costs = tuple(_mean_cost(sweep, model, seeds) for model in contrast)
-            comparison = compare_over_seeds(before, after, is_of_shares=True)
+            comparison = compare_over_seeds(before, after, is_share(claim.measure))
             tests.append(ClaimTest(contrast, seeds, (before, after), comparison, (costs[0], costs[1])))
     return tests, missing
 
 
-def decide(claim: Claim, tests: Sequence[ClaimTest], missing: Sequence[str], margin: float) -> Verdict:
+def decide(claim: Claim, tests: Sequence[ClaimTest], margin: float) -> Verdict:
     """Return the verdict on a claim by the rule in claims.yaml. A contrast without a test leaves it open."""
     if claim.untested or not tests:
         return "not tested"
     differ = [test.corrected_p < ALPHA for test in tests]
     if claim.expect == "same":
-        if any(differ):
+        is_large = [abs(test.comparison.difference) > margin for test in tests]
+        if any(is_clear and large for is_clear, large in zip(differ, is_large, strict=True)):
             return "does not hold"
         is_within = all(-margin < test.comparison.low and test.comparison.high < margin for test in tests)
         return "holds" if is_within and len(tests) == len(claim.contrasts) else "can't be told"
@@ -113,19 +117,8 @@ def _settings_of(contrast: str) -> list[str]:
 
 def _values(sweep: SeedSweep, model: SettingModel, measure: str) -> dict[int, float]:
     """Return a measure of a model by random seed, for the runs that have it."""
-    values = {run.seed: _value(run, model.iteration or 0, measure) for run in sweep.runs_of(model.setting)}
+    values = {run.seed: measure_model(run, model.iteration or 0, measure) for run in sweep.runs_of(model.setting)}
     return {seed: value for seed, value in values.items() if value is not None}
-
-
-def _value(run: SeedRun, iteration: int, measure: str) -> float | None:
-    if run.opened is None:
-        return None
-    if measure == KEPT_SHARE:
-        counts = count_rows(run.opened[1], iteration)
-        return counts.kept / counts.generated if counts.generated and counts.kept is not None else None
-    benchmark, _, name = measure.partition(" ")
-    result = run.results.get(iteration, {}).get(benchmark)
-    return result.scores[name].mean if result and name in result.scores else None
 
 
 def _mean_cost(sweep: SeedSweep, model: SettingModel, seeds: Sequence[int]) -> ModelCost:
