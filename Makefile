@@ -90,7 +90,7 @@ test-all: check
 
 # The tests of replicas that die, 20 times beside 8 busy processes.
 test-deaths: dev
-	@$(ONE) $(PY) -m benchmarks.under_load tests/test_ray.py -k "dead_replica or death_of_a_node or replicas_die" </dev/null
+	@$(ONE) $(PY) -m benchmarks.under_load tests/test_ray_deaths.py </dev/null
 
 # vLLM for real, on the CPU, in an environment of its own: it wants a transformers below 5.20. The three packages that it
 # brings along are for other media than text, and keep it from loading where they don't fit torch.

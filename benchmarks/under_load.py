@@ -1,6 +1,6 @@
 """Repeat tests beside processes that keep the cores busy, because some faults show only on a busy machine.
 
-    python -m benchmarks.under_load [--load 8] [--repeats 20] tests/test_ray.py -k "dead or death or die"
+    python -m benchmarks.under_load [--load 8] [--repeats 20] tests/test_ray_deaths.py
 
 What follows the options is passed on to pytest. Each test runs `--repeats` times in one process, so that fixtures of a
 module are made once. The exit code is pytest's.
