@@ -76,7 +76,8 @@ def test_all_replicas_die_between_two_calls(cluster: Any, tmp_path: Path, capsys
             while True:
                 ray.get(actor.close.remote(None))
     assert complete(engine, batches(4)) == expected(tmp_path, batches(4))
-    assert not capsys.readouterr().err
+    # On a busy machine the user is told that a replica is starting.
+    assert REPEATED not in capsys.readouterr().err
     engine.close()
 
 
