@@ -58,7 +58,7 @@ def align(
             report(degenerate.same_answers(t, pairs))
             # Not in the paper: warns if the tasks or answers narrow.
             record_diversity(run, t, pairs, recipe.language)
-            # For line 7: the perplexities and embeddings that filters need from M^(t-1).
+            # For line 7: the perplexities, embeddings and further answers that filters need from M^(t-1).
             measures = measure(context, pairs)
             # line 6: S^t <- evaluate(M^(t-1), D_raw^t)
             graded = assess(context, pairs)

@@ -128,6 +128,14 @@ class PairPerplexity(Record):
     pair: float | None
 
 
+class PairSamples(Record):
+    """Further answers of the model that wrote a pair to the pair's task, and the number of their tokens."""
+
+    id: str
+    outputs: tuple[str, ...]
+    tokens: int
+
+
 class PairEmbedding(Record):
     """The embedding of a pair by the model that wrote it: float32, little-endian, in base64."""
 

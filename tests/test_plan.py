@@ -206,6 +206,7 @@ def test_what_an_iteration_does_otherwise_is_planned_so() -> None:
     [
         ("measures for filters", ["filters=[{kind: perplexity}]"], 2 * 6),
         ("measures for filters", ["filters=[{kind: density, clusters: 2}]"], 6),
+        ("measures for filters", ["filters=[{kind: agreement, samples: 3}]"], 3 * 6),
         ("answers", ["response.prompt=instances", "synthesis.inputs=false", "response.examples=2"], 3 * 6),
         ("training", ["training.max_steps=5"], 10),
         ("training", ["training.num_rows=4"], 6),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from isheep.recipe.schema import Recipe
-from isheep.records import Instance, Pair, Reply, TaskKind
+from isheep.records import Instance, Pair, PairSamples, Reply, TaskKind
 from isheep.rundir.artifacts import ARTIFACTS, iteration_name
 from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
@@ -20,12 +20,13 @@ from isheep.trainers.adapter_dir import TRAINING_RECORD
 # The stages without which there would be no model.
 MODEL_STAGES = ("instructions", "answers", "measures for filters", "ratings", "filtering", "training")
 # The files whose rows count the tokens that a model wrote. Ratings do not count theirs.
-TOKEN_FILES: dict[str, type[Reply | TaskKind | Instance | Pair]] = {
+TOKEN_FILES: dict[str, type[Reply | TaskKind | Instance | Pair | PairSamples]] = {
     "topics.jsonl": Reply,
     "replies.jsonl": Reply,
     "task_kinds.jsonl": TaskKind,
     "instances.jsonl": Instance,
     "pairs.jsonl": Pair,
+    "samples.jsonl": PairSamples,
 }
 
 

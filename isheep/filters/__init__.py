@@ -17,6 +17,7 @@ FILTERS = (
     ("isheep.filters.contamination", "ContaminationFilter"),
     ("isheep.filters.perplexity", "PerplexityFilter"),
     ("isheep.filters.density", "DensityFilter"),
+    ("isheep.filters.agreement", "AgreementFilter"),
     ("isheep.filters.random_choice", "RandomFilter"),
     ("isheep.filters.custom", "CustomFilter"),
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from isheep.errors import Conflicts
-from isheep.records import AssessedPair, Grade, Pair, PairEmbedding, PairPerplexity, Settings
+from isheep.records import AssessedPair, Grade, Pair, PairEmbedding, PairPerplexity, PairSamples, Settings
 
 Reasons = Iterator[tuple[str, str]]
 """The pairs that a filter drops: (the pair's id, the reason in words)."""
@@ -16,13 +16,15 @@ Need = Literal["ratings", "perplexities", "embeddings", "prompts"]
 class FilterContext(NamedTuple):
     """The data that filters read beside the pairs; a field is empty if no filter needs it.
 
-    `prompts` are those of the recipe's benchmarks and of the part that a stopping rule reads. `perplexities` and
-    `embeddings` have one row for each pair. Random draws depend on `seed` and on the pair's id.
+    `prompts` are those of the recipe's benchmarks and of the part that a stopping rule reads. `perplexities`,
+    `embeddings` and `samples` (further answers to the pair's task) have one row for each pair. Random draws depend on
+    `seed` and on the pair's id.
     """
 
     prompts: Sequence[str] = ()
     perplexities: Sequence[PairPerplexity] = ()
     embeddings: Sequence[PairEmbedding] = ()
+    samples: Sequence[PairSamples] = ()
     seed: int = 0
 
 
@@ -30,13 +32,15 @@ class RecipeFacts(NamedTuple):
     """The facts of a recipe that a filter's settings must agree with.
 
     `criteria` are those that the assessment rates, None if the recipe has no assessment. `has_benchmark` is true if
-    there is a benchmark in evaluation or stop. `other_filters` is the recipe's list of filters without this one, as
-    YAML in one line.
+    there is a benchmark in evaluation or stop. `writes_instances` is true for Self-Instruct's own pipeline, whose
+    answers have no prompt of their own. `other_filters` is the recipe's list of filters without this one, as YAML in
+    one line.
     """
 
     num_tasks: int
     criteria: tuple[str, ...] | None
     has_benchmark: bool
+    writes_instances: bool = False
     other_filters: str = "[]"
 
 
@@ -68,6 +72,11 @@ class FilterSettings(Settings):
     def needs(self) -> frozenset[Need]:
         """The data beside the pairs that the filter reads."""
         return frozenset()
+
+    @property
+    def num_samples(self) -> int:
+        """The number of further answers to each task that the filter reads."""
+        return 0
 
     @property
     def max_kept(self) -> int | None:

@@ -117,7 +117,7 @@ def run_stages(recipe: Recipe, assume: Assume) -> Iterator[Stage]:
 
 
 def generation_stages(iteration: PlannedIteration, model: str) -> Iterator[Stage]:
-    """Yield the stages that M^(t-1) runs: instructions, answers, perplexities and embeddings for filters, ratings."""
+    """Yield the stages that M^(t-1) runs: instructions, answers, measures for filters, ratings."""
     number, recipe, assumed = iteration
     settings, num_tasks = recipe.model_dump(mode="json"), iteration.num_tasks
     fingerprint = _digest(_digest(model, number), settings["synthesis"])
@@ -133,6 +133,8 @@ def generation_stages(iteration: PlannedIteration, model: str) -> Iterator[Stage
         yield measured.model_copy(update={"all_logits": True})
     if needs(recipe.filters, "embeddings"):
         yield _reading_stage(iteration, num_tasks, num_tasks * pair, _digest(fingerprint, "vectors"))
+    if num_samples := max((entry.num_samples for entry in recipe.filters), default=0):
+        yield sample_stage(iteration, num_samples, _digest(fingerprint, "samples", num_samples))
     # A judge at an endpoint computes elsewhere.
     if (rating := recipe.assessment) and not rating.is_at_endpoint:
         fingerprint = _digest(fingerprint, settings["assessment"])
@@ -191,6 +193,16 @@ def answer_stage(iteration: PlannedIteration, fingerprint: str) -> Stage:
     else:
         requests = Requests(num_tasks, assumed.turn + assumed.task, assumed.answer, max_tokens, batch_size)
     return _generation_stage(iteration, "answers", requests, fingerprint).model_copy(update=changes)
+
+
+def sample_stage(iteration: PlannedIteration, num_samples: int, fingerprint: str) -> Stage:
+    """Return the further answers to all tasks that a filter compares."""
+    _, recipe, assumed = iteration
+    settings, calls = recipe.response, num_samples * iteration.num_tasks
+    batch_size = iteration.batch_size(settings.batch_size)
+    requests = Requests(calls, assumed.turn + assumed.task, assumed.answer, settings.sampling.max_tokens, batch_size)
+    stage = _generation_stage(iteration, "measures for filters", requests, fingerprint)
+    return stage.model_copy(update={"file_tokens": calls * (assumed.task + assumed.answer), "file_rows": calls})
 
 
 def training_stage(iteration: PlannedIteration, num_rows: float, most_rows: float, fingerprint: str) -> Stage:

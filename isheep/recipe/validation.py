@@ -177,7 +177,8 @@ def _prompt_name(source: prompts.PromptSource) -> str:
 
 def _filters(recipe: Recipe) -> Conflicts:
     criteria = recipe.assessment.criteria if recipe.assessment else None
-    facts = RecipeFacts(recipe.synthesis.tasks, criteria, bool(recipe.evaluation or recipe.stop_rule))
+    writes_instances = recipe.response.prompt == "instances"
+    facts = RecipeFacts(recipe.synthesis.tasks, criteria, bool(recipe.evaluation or recipe.stop_rule), writes_instances)
     for index, settings in enumerate(recipe.filters):
         remaining = [*recipe.filters[:index], *recipe.filters[index + 1 :]]
         for path, why in settings.conflicts(facts._replace(other_filters=_filters_as_yaml(remaining))):

@@ -1,16 +1,17 @@
-"""The perplexities and embeddings that filters need (Section 4.3), computed by the model M^(t-1) on its own pairs."""
+"""What filters need of the model M^(t-1): perplexities and embeddings of its pairs (Section 4.3), further answers."""
 
 import math
 from base64 import b64encode
 from collections.abc import Sequence
 
+from isheep.batching import chunks
 from isheep.benchmarks import evaluation_prompts, validation_prompts
 from isheep.filters import needs
 from isheep.filters.base import FilterContext
-from isheep.prompts.forms import load_answer_form
-from isheep.records import Pair, PairEmbedding, PairPerplexity, TokenLogprobs
+from isheep.prompts.forms import AnswerForm, load_answer_form
+from isheep.records import Completion, Pair, PairEmbedding, PairPerplexity, PairSamples, TokenLogprobs
 from isheep.stages.context import StageContext
-from isheep.stages.respond import text_before_output
+from isheep.stages.respond import read_answer, render_response_prompt, text_before_output
 
 # The number of pairs in a batch.
 BATCH_SIZE = 64
@@ -20,7 +21,7 @@ MAX_NATS = 700.0
 
 
 def measure(context: StageContext, pairs: Sequence[Pair]) -> FilterContext:
-    """Return the perplexities, embeddings and benchmark prompts that the recipe's filters need.
+    """Return the perplexities, embeddings, further answers and benchmark prompts that the recipe's filters need.
 
     Computes nothing if filtering is already done (dropped.jsonl exists).
     """
@@ -33,8 +34,10 @@ def measure(context: StageContext, pairs: Sequence[Pair]) -> FilterContext:
         perplexities = measure_perplexities(context, pairs)
     if needs(recipe.filters, "embeddings"):
         embeddings = embed_pairs(context, pairs)
+    num_samples = max((entry.num_samples for entry in recipe.filters), default=0)
+    samples = draw_samples(context, pairs, num_samples) if num_samples else ()
     prompts = [*evaluation_prompts(recipe.evaluation), *validation_prompts(recipe)]
-    return FilterContext(prompts, perplexities, embeddings)
+    return FilterContext(prompts, perplexities, embeddings, samples)
 
 
 def measure_perplexities(context: StageContext, pairs: Sequence[Pair]) -> Sequence[PairPerplexity]:
@@ -88,6 +91,36 @@ def embed_pairs(context: StageContext, pairs: Sequence[Pair]) -> Sequence[PairEm
         BATCH_SIZE,
         max_in_flight=context.engine.max_in_flight,
     )
+
+
+def draw_samples(context: StageContext, pairs: Sequence[Pair], num_samples: int) -> Sequence[PairSamples]:
+    """Return further answers to each pair's task, asked for and drawn as the first one was."""
+    settings = context.recipe.response
+    form = load_answer_form(settings.prompt)
+    sampling = context.sampling(settings.sampling, *form.stop)
+    batch_size = max(1, settings.batch_size // num_samples)
+
+    def draw_batch(start: int) -> list[PairSamples]:
+        batch = pairs[start : start + batch_size]
+        prompts = [render_response_prompt(pair, context.chat, settings) for pair in batch for _ in range(num_samples)]
+        completions = context.engine.generate(prompts, sampling, context.seed("samples", start // batch_size))
+        groups = chunks(completions, num_samples)
+        return [_pair_samples(pair, group, form) for pair, group in zip(batch, groups, strict=True)]
+
+    return context.folder.map_batches(
+        "samples.jsonl",
+        PairSamples,
+        draw_batch,
+        len(pairs),
+        batch_size,
+        max_in_flight=context.engine.max_in_flight,
+        requests_per_row=num_samples,
+    )
+
+
+def _pair_samples(pair: Pair, completions: Sequence[Completion], form: AnswerForm) -> PairSamples:
+    outputs = tuple(read_answer(completion, form)[1] for completion in completions)
+    return PairSamples(id=pair.id, outputs=outputs, tokens=sum(completion.tokens for completion in completions))
 
 
 def pair_text(pair: Pair) -> str:

@@ -46,11 +46,7 @@ def answer_tasks(context: StageContext, tasks: Sequence[Task], name: str = "pair
 
 
 def _pair(task: Task, completion: Completion, form: AnswerForm, seed: int) -> Pair:
-    text = completion.text
-    if completion.finish == "length":
-        # The last token may end inside a character, as most Chinese ones take several tokens of bytes.
-        text = text.rstrip(REPLACEMENT)
-    thoughts, output = form.read(text)
+    thoughts, output = read_answer(completion, form)
     return Pair(
         **task.model_dump(),
         output=output,
@@ -59,6 +55,15 @@ def _pair(task: Task, completion: Completion, form: AnswerForm, seed: int) -> Pa
         seed=seed,
         thoughts=thoughts,
     )
+
+
+def read_answer(completion: Completion, form: AnswerForm) -> tuple[str | None, str]:
+    """Return the thoughts, None if the form has none, and the answer in a completion."""
+    text = completion.text
+    if completion.finish == "length":
+        # The last token may end inside a character, as most Chinese ones take several tokens of bytes.
+        text = text.rstrip(REPLACEMENT)
+    return form.read(text)
 
 
 def render_response_prompt(task: Task, chat: ChatTemplate, settings: Response) -> str:
