@@ -90,12 +90,12 @@ def test_the_batch_of_a_dead_node_is_computed_on_another(
     (tmp_path / HANG).write_text(node.node_id)
     engine, is_removed = open_functions(cluster, tmp_path), threading.Event()
     start_replicas(cluster)
-    asked: list[list[str]] = []
+    prompts: list[list[str]] = []
 
     def batches_until_removed() -> Iterator[list[str]]:
         for number in itertools.count():
-            asked.append([f"prompt {number}"])
-            yield asked[-1]
+            prompts.append([f"prompt {number}"])
+            yield prompts[-1]
             if is_removed.is_set():
                 return
 
@@ -111,5 +111,5 @@ def test_the_batch_of_a_dead_node_is_computed_on_another(
     cluster.add_node(**NODE)
     # More than one replica may die, if Ray has put the replacement on the node before it has noticed its death.
     assert REPEATED in capsys.readouterr().err
-    assert completions == expected(tmp_path, asked)
+    assert completions == expected(tmp_path, prompts)
     engine.close()
