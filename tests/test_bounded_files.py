@@ -5,7 +5,6 @@ import io
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from isheep.models.tokenization import encode, prompt_ids
 from isheep.prompts.jinja_syntax import find_syntax_error
 from isheep.recipe.packaged import PACKAGED_MODELS
 from tests.helpers.command import ROOT, refused
+from tests.helpers.copies import copy_writable
 
 LETTERS = "abcdefghi"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -322,7 +322,7 @@ def test_a_model_that_declares_more_than_its_weights_is_refused(tmp_path: Path, 
     from transformers import AutoConfig
 
     base = tmp_path / "base"
-    shutil.copytree(PACKAGED_MODELS["lamb"], base)
+    copy_writable(PACKAGED_MODELS["lamb"], base)
     check_model_size(AutoConfig.from_pretrained(base), "base", base)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**config, key: 10**8}))
@@ -332,7 +332,7 @@ def test_a_model_that_declares_more_than_its_weights_is_refused(tmp_path: Path, 
 
 def test_a_tokenizer_whose_expression_takes_too_many_steps_gives_up_in_one_line(tmp_path: Path) -> None:
     base = tmp_path / "base"
-    shutil.copytree(PACKAGED_MODELS["lamb"], base)
+    copy_writable(PACKAGED_MODELS["lamb"], base)
     content = json.loads((base / "tokenizer.json").read_text())
     expression = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
     (base / "tokenizer.json").write_text(json.dumps({**content, "pre_tokenizer": expression}))

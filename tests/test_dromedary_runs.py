@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import open_run_for_writing
 from isheep.rundir.training_file import read_training_file
 from isheep.stages.respond import respond
+from tests.helpers.copies import copy_writable
 from tests.helpers.dromedary import LONG, SHORT
 from tests.helpers.fakes import FakeChat
 from tests.helpers.hashes import hash_files
@@ -238,7 +238,7 @@ def test_a_prompt_that_does_not_fit_lamb_is_refused_before_the_run(
 def far(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """lamb with a context that it was never trained on: it reads the long principles, and writes noise after them."""
     folder = tmp_path_factory.mktemp("base") / "far"
-    shutil.copytree(LAMB_CHECKPOINT, folder)
+    copy_writable(LAMB_CHECKPOINT, folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
     return folder

@@ -3,13 +3,14 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.copies import copy_writable
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -69,8 +70,8 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the package with all examples of new files, and with the lines that the page adds to tables."""
     folder = tmp_path_factory.mktemp("package")
-    shutil.copytree(ROOT / "isheep", folder / "isheep", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "recipes", folder / "recipes")
+    copy_writable(ROOT / "isheep", folder / "isheep")
+    copy_writable(ROOT / "recipes", folder / "recipes")
     write_files(folder, {name: text for name, text in examples().items() if name.startswith("isheep/")})
     for line, table, file in lines_to_add():
         path = folder / file
@@ -157,7 +158,7 @@ def test_an_engine_a_trainer_and_a_command_in_the_package(package: Path) -> None
     ],
 )
 def test_a_wrong_line_of_filters_is_one_line(tmp_path: Path, entry: str, message: str) -> None:
-    shutil.copytree(ROOT / "isheep", tmp_path / "isheep", ignore=shutil.ignore_patterns("__pycache__"))
+    copy_writable(ROOT / "isheep", tmp_path / "isheep")
     file = tmp_path / "isheep" / "filters" / "__init__.py"
     file.write_text(file.read_text().replace("FILTERS = (\n", f"FILTERS = (\n    {entry},\n"), encoding="utf-8")
     process = isheep(tmp_path, "plan", "lamb", path=tmp_path)

@@ -207,7 +207,7 @@ def test_the_written_score_compared_with_the_expected_one(bench: Bench, tmp_path
 def make_checked_run(run: Path, right: list[bool], scores: Sequence[int]) -> Path:
     """Make a run that has the base's answers to "paper/checked", worth these scores, and which of them are right."""
     make_run(run, evaluation=["paper/checked"])
-    base = RunFolder(run / "base", run)
+    base = RunFolder(run / "base", run, is_recorded=True)
     rows = [Answer(output=f"worth {score}.", finish="stop", tokens=score) for score in scores]
     (base / "eval" / "paper/checked").write("answers.jsonl", Answer, rows)
     base.json(

@@ -58,6 +58,8 @@ assessment: {batch_size: 4}
 filters: [{kind: score, at_least: 4}]
 """
 DENSITY, PERPLEXITY = "kind: density, clusters: 4", "kind: perplexity, at_most: 8"
+# Answers have nine words, and agree in the last one at most.
+AGREEMENT = "kind: agreement, at_least: 0.02"
 
 SAMPLING = {"temperature": 0.5, "top_p": 0.5, "max_tokens": 999, "stop": "[a]", "presence_penalty": 1}
 
@@ -97,6 +99,8 @@ ROWS: dict[str, list[str]] = {
     "filters.score.criteria": ["filters.0.criteria=[following]"],
     "filters.perplexity.at_most": [f"filters=[{{{PERPLEXITY}}}]", "filters.0.at_most=6"],
     "filters.perplexity.of": [f"filters=[{{{PERPLEXITY}}}]", "filters.0.of=[pair]"],
+    "filters.agreement.samples": [f"filters=[{{{AGREEMENT}}}]", "filters.0.samples=3"],
+    "filters.agreement.at_least": [f"filters=[{{{AGREEMENT}}}]", "filters.0.at_least=0.05"],
     "filters.density.clusters": [f"filters=[{{{DENSITY}}}]", "filters.0.clusters=5"],
     "filters.density.keep": [f"filters=[{{{DENSITY}}}]", "filters.0.keep=2"],
     "filters.density.choose": [f"filters=[{{{DENSITY}}}]", "filters.0.choose=lowest_perplexity"],
@@ -130,7 +134,7 @@ def write(prompt: str, n: int) -> str:
         tasks = [f"Say {first}", f"Say {first} again", f"Draw {second}", f"Übersetze {second}"]
         blocks = [f"{k}. Instruction: {task}\n{k}. Input: <noinput>" for k, task in enumerate(tasks, 6)]
         return "\n###\n".join(blocks).removeprefix("6. Instruction:")
-    return f" {1 + n % 10}||because" if "score" in prompt else " ".join(words) + ":" * (n % 5 == 0)
+    return f" {1 + n % 10}||because" if "score" in prompt else " ".join(words) + f" {n % 4}" + ":" * (n % 5 == 0)
 
 
 class Written(SeededFunctionEngine):

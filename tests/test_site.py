@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.copies import copy_writable
+
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(not find_spec("material"), reason="MkDocs Material is not installed: make dev")
@@ -25,8 +27,8 @@ def build(root: Path, output_dir: Path) -> subprocess.CompletedProcess[str]:
 def copy_of_docs(tmp_path: Path) -> Path:
     """A repository with the pages alone, to break them."""
     for name in ("mkdocs.yml", "README.md", "CONTRIBUTING.md", "SECURITY.md", "LOG.md", "CHANGELOG.md"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    copy_writable(ROOT / "docs", tmp_path / "docs")
     return tmp_path
 
 

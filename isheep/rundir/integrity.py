@@ -135,9 +135,12 @@ def describe_changes(root: Path, name: str) -> Iterator[str]:
 
 
 def describe_foreign(root: Path, file: str) -> str | None:
-    """Return the line about a file that the run would take for its own and did not make; None if it is none."""
+    """Return the line about a file of an evaluation that the run did not make; None for others.
+
+    Other files are checked when a run begins (`find_problems`).
+    """
     is_unrecorded = has_manifest(root) and file not in read_manifest(root) and (root / file).is_file()
-    return _describe_foreign(root, file) if is_unrecorded and _belongs_to_run(file) else None
+    return _describe_foreign(root, file) if is_unrecorded and stage_of(split_file(file)[1]) == "evaluation" else None
 
 
 def describe_missing(root: Path, file: str) -> str | None:
@@ -270,15 +273,10 @@ def _has_scores(folder: Path, name: str) -> bool:
 
 def _is_foreign(file: str, files: Files) -> bool:
     """Return whether a run would take a file that is not recorded for its own."""
-    if not _belongs_to_run(file):
-        return False
-    folder, artifact, *rest = Path(file).parts
-    # A file that was added to a finished adapter is no part of it.
-    return not rest or not any(name.startswith(f"{folder}/{artifact}/") for name in files)
-
-
-def _belongs_to_run(file: str) -> bool:
-    """Return whether a file of an iteration has the name of one that the run itself makes and records."""
     iteration, name = split_file(file)
     artifact = artifact_of(name)
-    return iteration is not None and artifact is not None and artifact.stage not in ADDED_LATER
+    if iteration is None or artifact is None or artifact.stage in ADDED_LATER:
+        return False
+    folder, artifact_name, *rest = Path(file).parts
+    # A file that was added to a finished adapter is no part of it.
+    return not rest or not any(recorded.startswith(f"{folder}/{artifact_name}/") for recorded in files)
