@@ -188,7 +188,7 @@ def measure_judge(case: JudgedIteration) -> JudgeCalibration:
         iteration=case.iteration,
         judge=judge_name(case),
         sample_size=case.sample_size,
-        scores={name: metrics.score_distribution(rows) for name, rows in grades.items()},
+        scores={name: metrics.score_distribution([grade.score for grade in rows]) for name, rows in grades.items()},
         repeated=ratings.repeated,
         comparisons=compare_scores(case, ratings, people),
         truth=compare_with_truth(case, ratings, checked, people),

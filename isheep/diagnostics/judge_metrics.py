@@ -72,14 +72,15 @@ def grades_by_criterion(pairs: Sequence[AssessedPair]) -> dict[str, list[Grade]]
     return {name: [pair.grades[name] for pair in pairs] for name in (pairs[0].grades if pairs else ())}
 
 
-def score_distribution(grades: Sequence[Grade]) -> ScoreDistribution:
+def score_distribution(ratings: Sequence[float | None]) -> ScoreDistribution:
+    """Return the distribution of the scores of ratings, None for those that could not be read."""
     import numpy as np
 
-    scores = [grade.score for grade in grades if grade.score is not None]
+    scores = [score for score in ratings if score is not None]
     counts = Counter(math.floor(score + 0.5) for score in scores)
     return ScoreDistribution(
-        num_rated=len(grades),
-        unreadable=estimate([grade.score is None for grade in grades]),
+        num_rated=len(ratings),
+        unreadable=estimate([score is None for score in ratings]),
         mean=float(np.mean(scores)) if scores else None,
         standard_deviation=float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
         histogram={str(score): counts[score] for score in RATING_SCALE},

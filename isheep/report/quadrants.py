@@ -1,6 +1,7 @@
 """The four quadrants of the paper's Table 6: pairs that pass the threshold of both criteria, of one, or of neither."""
 
 import random
+from array import array
 from dataclasses import dataclass
 
 from isheep.filters.score import ScoreFilter
@@ -41,14 +42,17 @@ def quadrants(iteration: IterationData) -> list[Quadrant]:
     """Return the four quadrants of an iteration whose pairs are rated by two criteria, in the paper's order."""
     first, second = iteration.criteria
     rules = [passing_rule(iteration.score_filter(name)) for name in (first, second)]
-    readable = [pair for pair in iteration.assessed if all(grade.score is not None for grade in pair.grades.values())]
-    members: dict[tuple[bool, bool], list[AssessedPair]] = {passes: [] for passes in QUADRANTS}
-    for pair in readable:
+    # The places of the pairs, because the pairs themselves may not fit into memory.
+    members: dict[tuple[bool, bool], array[int]] = {passes: array("Q") for passes in QUADRANTS}
+    for index, pair in enumerate(iteration.assessed):
+        if any(grade.score is None for grade in pair.grades.values()):
+            continue
         verdicts = [
             rule.reason_against({name: pair.grades[name]}) is None
             for rule, name in zip(rules, (first, second), strict=True)
         ]
-        members[verdicts[0], verdicts[1]].append(pair)
+        members[verdicts[0], verdicts[1]].append(index)
+    total = sum(map(len, members.values()))
     words = [f"{name} {threshold_words(rule)}" for rule, name in zip(rules, (first, second), strict=True)]
     return [
         Quadrant(
@@ -58,8 +62,8 @@ def quadrants(iteration: IterationData) -> list[Quadrant]:
             (_limit(rules[0]), _limit(rules[1])),
             ", ".join(words),
             len(members[passes]),
-            len(readable),
-            random.Random(iteration.number).choice(members[passes]) if members[passes] else None,
+            total,
+            iteration.assessed[random.Random(iteration.number).choice(members[passes])] if members[passes] else None,
         )
         for passes in QUADRANTS
     ]

@@ -72,7 +72,7 @@ def _distribution_table(rated: Sequence[IterationData]) -> PageTable:
     rows: list[Sequence[str]] = []
     for iteration in rated:
         for criterion in iteration.criteria:
-            scores = score_distribution([pair.grades[criterion] for pair in iteration.assessed])
+            scores = score_distribution([pair.grades[criterion].score for pair in iteration.assessed])
             unreadable = _share([scores.unreadable.value, scores.unreadable.low, scores.unreadable.high])
             moments = (_number(scores.mean), _number(scores.standard_deviation))
             rows.append((str(iteration.number), criterion, str(scores.num_rated), unreadable, *moments))
