@@ -4,8 +4,8 @@
 
 The rows are made up, a kilobyte each. The stages are those of a run: replies that are parsed into tasks by the rules,
 answers, ratings, perplexities, filters, training rows, exports, the overlap with a benchmark's prompts, and the report.
-Peak is the process's largest resident set so far; a list of a stage's rows would take several times the size of their
-file. Each number of rows is measured in a process of its own. The last table has each stage's CPU seconds, and the
+Peak is the process's largest resident set in a stage; a list of a stage's rows would take several times the size of
+their file. Each number of rows is measured in a process of its own. The last table has each stage's CPU seconds, and the
 exponent of their growth: 1 means that twice the rows take twice the time. Novelty is measured by benchmarks.novelty.
 """
 
@@ -112,7 +112,7 @@ def _run_stages(run: RunFolder, recipe: Recipe, report: Callable[[str], None], w
 
 
 class Usage(NamedTuple):
-    """What a stage took: CPU seconds; afterwards the size of all files and the largest resident set so far, in MB."""
+    """What a stage took: CPU seconds; afterwards the size of all files and its largest resident set, in MB."""
 
     stage: str
     cpu_seconds: float
