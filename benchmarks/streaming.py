@@ -6,7 +6,8 @@ The rows are made up, a kilobyte each. The stages are those of a run: replies th
 answers, ratings, perplexities, filters, training rows, exports, the overlap with a benchmark's prompts, and the report.
 Peak is the process's largest resident set in a stage; a list of a stage's rows would take several times the size of
 their file. Each number of rows is measured in a process of its own. The last table has each stage's CPU seconds, and
-the exponent of their growth: 1 means that twice the rows take twice the time. Novelty is measured by benchmarks.novelty.
+the exponent of their growth: 1 means that twice the rows take twice the time. Novelty has a script of its own,
+benchmarks.novelty.
 """
 
 import argparse
