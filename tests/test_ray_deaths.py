@@ -6,7 +6,7 @@ The engine is a function, so that a replica starts quickly: `make test-deaths` r
 import itertools
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def batches(count: int) -> list[list[str]]:
     return [[f"prompt {batch}-{index}" for index in range(3)] for batch in range(count)]
 
 
-def complete(engine: Engine, prompts: Sequence[list[str]]) -> list[list[Completion]]:
+def complete(engine: Engine, prompts: Iterable[list[str]]) -> list[list[Completion]]:
     """Return the completions of some batches, as many at a time as there are replicas."""
     return list(ordered_map(lambda batch: engine.generate(batch, SAMPLING, 7), prompts, engine.max_in_flight))
 
@@ -100,9 +100,7 @@ def test_the_batch_of_a_dead_node_is_computed_on_another(
                 return
 
     with ThreadPoolExecutor(1) as executor:
-        call = executor.submit(
-            lambda: list(ordered_map(lambda batch: engine.generate(batch, SAMPLING, 7), batches_until_removed(), 2))
-        )
+        call = executor.submit(complete, engine, batches_until_removed())
         # Waits until the node's replica hangs with a batch.
         with (tmp_path / HANGING).open():
             cluster.remove_node(node, allow_graceful=False)

@@ -50,3 +50,8 @@ def filter_kinds() -> list[str]:
 def needs(filters: Iterable[FilterSettings], need: Need) -> bool:
     """Return whether any of the filters reads this kind of data."""
     return any(need in entry.needs for entry in filters)
+
+
+def count_samples(filters: Iterable[FilterSettings]) -> int:
+    """Return the number of further answers to each task that the filters read."""
+    return max((entry.num_samples for entry in filters), default=0)

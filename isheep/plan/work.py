@@ -15,7 +15,7 @@ from isheep.benchmarks import (
     stop_settings,
     validation_part,
 )
-from isheep.filters import needs
+from isheep.filters import count_samples, needs
 from isheep.plan.assumptions import LABEL_TOKENS, Assumptions
 from isheep.prompts.forms import load_topic_guide
 from isheep.recipe.evaluation import BenchmarkSettings
@@ -133,7 +133,7 @@ def generation_stages(iteration: PlannedIteration, model: str) -> Iterator[Stage
         yield measured.model_copy(update={"all_logits": True})
     if needs(recipe.filters, "embeddings"):
         yield _reading_stage(iteration, num_tasks, num_tasks * pair, _digest(fingerprint, "vectors"))
-    if num_samples := max((entry.num_samples for entry in recipe.filters), default=0):
+    if num_samples := count_samples(recipe.filters):
         yield sample_stage(iteration, num_samples, _digest(fingerprint, "samples", num_samples))
     # A judge at an endpoint computes elsewhere.
     if (rating := recipe.assessment) and not rating.is_at_endpoint:

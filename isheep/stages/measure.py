@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from isheep.batching import chunks
 from isheep.benchmarks import evaluation_prompts, validation_prompts
-from isheep.filters import needs
+from isheep.filters import count_samples, needs
 from isheep.filters.base import FilterContext
 from isheep.prompts.forms import AnswerForm, load_answer_form
 from isheep.records import Completion, Pair, PairEmbedding, PairPerplexity, PairSamples, TokenLogprobs
@@ -34,7 +34,7 @@ def measure(context: StageContext, pairs: Sequence[Pair]) -> FilterContext:
         perplexities = measure_perplexities(context, pairs)
     if needs(recipe.filters, "embeddings"):
         embeddings = embed_pairs(context, pairs)
-    num_samples = max((entry.num_samples for entry in recipe.filters), default=0)
+    num_samples = count_samples(recipe.filters)
     samples = draw_samples(context, pairs, num_samples) if num_samples else ()
     prompts = [*evaluation_prompts(recipe.evaluation), *validation_prompts(recipe)]
     return FilterContext(prompts, perplexities, embeddings, samples)
