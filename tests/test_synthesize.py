@@ -287,6 +287,22 @@ def test_rules_and_novelty_can_be_left_out_but_special_tokens_never_pass() -> No
     assert [r.why for r in rejected] == ["holds '<|im_end|>'"]
 
 
+def test_novelty_forgets_the_tasks_of_earlier_chunks() -> None:
+    tasks_of_blocks = ["Explain red apples to me.", "Count nine tall trees.", "Explain red apples to me."]
+    text = "\n###\n4. Instruction: ".join(["", *tasks_of_blocks, "Name the capital of the given city."])
+    replies = [reply(text[len("\n###\n4. Instruction:") :])]
+
+    def read(chunk: int | None) -> tuple[list[str], list[str]]:
+        tasks, rejected = read_tasks(replies, SEEDS, SETTINGS.model_copy(update={"novelty_chunk": chunk}), "en", 1)
+        return [task.instruction for task in tasks], [row.why for row in rejected]
+
+    near_seed = "ROUGE-L 0.86 to s0"
+    assert read(None) == read(3) == (tasks_of_blocks[:2], ["ROUGE-L 1.00 to t1-00000", near_seed])
+    # After two tasks the third one is compared with the seed tasks alone, which are never forgotten.
+    assert read(2) == (tasks_of_blocks, [near_seed])
+    assert read(1) == (tasks_of_blocks, [near_seed])
+
+
 def test_replies_after_the_last_needed_task_are_not_read() -> None:
     replies = [
         reply(f" Explain topic{n} with example{n} and proof{n}.\n###\n4. Instruction: Sing.", n) for n in range(9)
@@ -412,6 +428,19 @@ def test_a_finished_stage_generates_nothing() -> None:
     replies = ask(SETTINGS, [], Scribe())
     engine = Scribe()
     assert ask(SETTINGS, replies, engine) == replies and engine.asked == []
+
+
+def test_examples_can_be_drawn_for_every_prompt() -> None:
+    settings = SETTINGS.model_copy(update={"tasks": 100, "examples_for": "prompt"})
+    engine = Scribe()
+    rows = ask(settings, [], engine)
+    prompts_of_batches = [prompts for prompts, _ in engine.asked]
+    assert all(len(set(prompts)) > 1 for prompts in prompts_of_batches) and prompts_of_batches[0] != prompts_of_batches[1]
+    # An interrupted stage asks the same.
+    num_batches = len(rows) // settings.batch_size
+    resumed_engine = Scribe()
+    assert ask(settings, rows[: settings.batch_size], resumed_engine) == rows
+    assert [prompts for prompts, _ in resumed_engine.asked] == prompts_of_batches[1:] and num_batches > 2
 
 
 def test_a_batch_shares_its_examples_and_batches_differ() -> None:

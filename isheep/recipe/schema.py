@@ -74,8 +74,14 @@ class Synthesis(Settings):
     """Whether Self-Instruct's rules drop instructions and pairs (Wang et al. 2023, Section 2.2)."""
     novelty: Annotated[float, Field(gt=0, le=1)] | None = 0.7
     """The highest ROUGE-L F that a new instruction may have with any known one; null: not checked."""
+    novelty_chunk: Count | None = None
+    """The number of new tasks that are compared with each other: after so many, novelty forgets them and keeps the seed
+    tasks alone (the released code: about 100); null: all tasks of the iteration."""
     batch_size: Count = 16
-    """The number of prompts in a batch. All prompts of a batch show the same examples."""
+    """The number of prompts in a batch."""
+    examples_for: Literal["batch", "prompt"] = "batch"
+    """What examples are drawn for: "batch", so that its prompts show the same examples, which an engine then computes
+    once; or every "prompt" (the released code)."""
     budget: Count | None = None
     """The largest number of prompts in an iteration; null: a multiple of `tasks` (stages/synthesize.py)."""
     chat: bool = False

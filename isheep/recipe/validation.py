@@ -70,6 +70,9 @@ def _synthesis(recipe: Recipe, iteration: int) -> Conflicts:
             yield ("synthesis", "topics"), why
     if synthesis.generated > synthesis.examples:
         yield ("synthesis", "generated"), f"{synthesis.generated} is more than synthesis.examples, {synthesis.examples}"
+    if synthesis.novelty_chunk and synthesis.novelty is None:
+        why = f"it is {synthesis.novelty_chunk}, and synthesis.novelty is null: set novelty, or novelty_chunk: null"
+        yield ("synthesis", "novelty_chunk"), why
 
 
 def _language(recipe: Recipe) -> Conflicts:

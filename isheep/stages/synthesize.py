@@ -67,8 +67,9 @@ def generate_replies(
     """Yield the missing batches of replies, until the replies hold enough tasks or the budget is used up.
 
     `existing` are the replies of the whole batches that exist. A batch has `synthesis.batch_size` prompts, which show
-    the same examples, so that an engine computes them once. The batch's seed draws the examples and the engine's noise,
-    and generated examples come from the batches before it, so that an interrupted run asks the same. Raises UserError
+    the same examples, so that an engine computes them once (but for `examples_for: prompt`). The batch's seed draws the
+    examples and the engine's noise, and generated examples come from the batches before it, so that an interrupted run
+    asks the same. Raises UserError
     if the replies of the whole budget hold no task.
     """
     settings = context.recipe.synthesis
@@ -125,10 +126,12 @@ def _reply_batch(context: StageContext, topics: TopicPrompts | None, reader: "Ta
     seed = context.seed("synthesis", index)
     num_prompts = min(settings.batch_size, prompt_budget(settings) - start)
     guided = topics.prompts(start, start + num_prompts, seed) if topics else []
-    examples = draw_examples(context.seed_tasks, reader.tasks, settings, seed)
-    text = render_synthesis_prompt(examples, settings.inputs, context.recipe.synthesis_prompt)
-    texts = [text] * (num_prompts - len(guided)) + guided
-    texts = [context.prompt(text, settings.chat) for text in texts]
+    num_drawn = num_prompts - len(guided)
+    if settings.examples_for == "prompt":
+        texts = [_draw_prompt(context, reader.tasks, context.seed("synthesis", index, row)) for row in range(num_drawn)]
+    else:
+        texts = [_draw_prompt(context, reader.tasks, seed)] * num_drawn
+    texts = [context.prompt(text, settings.chat) for text in texts + guided]
     completions = context.engine.generate(texts, context.sampling(settings.sampling), seed)
     return [
         Reply(
@@ -141,13 +144,19 @@ def _reply_batch(context: StageContext, topics: TopicPrompts | None, reader: "Ta
     ]
 
 
+def _draw_prompt(context: StageContext, generated: Sequence[Task], seed: int) -> str:
+    settings = context.recipe.synthesis
+    examples = draw_examples(context.seed_tasks, generated, settings, seed)
+    return render_synthesis_prompt(examples, settings.inputs, context.recipe.synthesis_prompt)
+
+
 def prompt_budget(settings: Synthesis) -> int:
     """Return the most prompts of an iteration; if they are used up, it continues with the tasks that it has."""
     return settings.budget or PROMPTS_PER_TASK * settings.tasks
 
 
 def draw_examples(seed_tasks: Sequence[Task], generated: Sequence[Task], settings: Synthesis, seed: int) -> list[Task]:
-    """Return the examples of a batch: up to `settings.generated` of the tasks generated before it, the others from the
+    """Return the examples of a prompt: up to `settings.generated` of the tasks generated before it, the others from the
     seed tasks, in random order."""
     rng = random.Random(seed)
     examples = rng.sample(generated, min(settings.generated, len(generated)))
@@ -210,12 +219,12 @@ class TaskReader:
         self.settings, self.language, self.iteration = settings, language, iteration
         self.tasks: list[Task] = []
         self.rejected: list[Rejected] = []
+        self._known_tasks = known_tasks
         # The ids of the novelty pool's texts, in its order.
-        self._pool_ids = [task.id for task in known_tasks]
-        self._pool = None
+        self._pool_ids: list[str] = []
+        self._pool: NoveltyPool | None = None
         if settings.novelty is not None:
-            texts = [task.instruction for task in known_tasks]
-            self._pool = NoveltyPool(texts, settings.novelty, language)
+            self._begin_pool(settings.novelty)
 
     @property
     def is_full(self) -> bool:
@@ -229,13 +238,30 @@ class TaskReader:
             for number, block in enumerate(self._blocks(reply), 1)
         ]
         accepted = [block.instruction for _, block, reason in candidates if reason is None]
-        verdicts = iter(self._pool.novel(accepted) if self._pool is not None else [None] * len(accepted))
+        verdicts = self._compare(accepted)
         for id, block, reason in candidates:
             if self.is_full:
                 return
             if reason is None and (verdict := next(verdicts)):
                 reason = ("novelty", f"ROUGE-L {verdict[1]:.2f} to {self._pool_ids[verdict[0]]}")
             self._add(id, block, reason)
+
+    def _begin_pool(self, novelty: float) -> None:
+        self._pool_ids = [task.id for task in self._known_tasks]
+        self._pool = NoveltyPool([task.instruction for task in self._known_tasks], novelty, self.language)
+
+    def _compare(self, texts: Sequence[str]) -> Iterator[tuple[int, float] | None]:
+        """Yield what NoveltyPool.novel returns for each text, which must then be added before the next one is taken."""
+        chunk, novelty = self.settings.novelty_chunk, self.settings.novelty
+        if self._pool is None or novelty is None:
+            yield from [None] * len(texts)
+        elif chunk is None:
+            yield from self._pool.novel(texts)
+        else:
+            for text in texts:
+                if len(self._pool) == len(self._known_tasks) + chunk:
+                    self._begin_pool(novelty)
+                yield from self._pool.novel([text])
 
     def _blocks(self, reply: Reply) -> list[Block]:
         blocks = parse_blocks(reply.text, self.settings.examples + 1, cut=reply.finish == "length")
