@@ -1,9 +1,12 @@
 """The claims of the paper: their verdicts, and the page of findings that is made from run folders."""
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from isheep import api
@@ -131,3 +134,17 @@ def test_the_quick_laboratory_runs_and_continues(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "findings.md").read_text()
     assert page.count("| finished |") == 4 and "`random-keep@3:plain@3`" in page
     assert isheep(*words).code == 0 and (tmp_path / "out" / "findings.md").read_text() == page
+
+
+def test_processes_end_with_a_killed_command_and_a_second_one_counts_its_own_runs(tmp_path: Path) -> None:
+    words = ["reproduce", "--quick", "--claim", "base", "--out", str(tmp_path), "--seeds", "1", "--jobs", "1"]
+    command = [sys.executable, "-c", "from isheep.cli import main; main()", *words]
+    for _ in range(2):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr
+            line = next(text for text in process.stderr if text.startswith("random seed"))
+            children = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+            _, alive = psutil.wait_procs(children, timeout=60)
+        # The guard and the command that it guards.
+        assert len(children) >= 2 and not alive and "run 1 of 1" in line

@@ -1,12 +1,11 @@
 """Several random seeds of a sweep at a time: a process of `isheep sweep` for each seed, with its log in a file."""
 
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from isheep import api
 from isheep.batching import num_usable_cores
@@ -19,8 +18,27 @@ from isheep.rundir.seed_sweep import check_layout, declare_runs
 POLL_SECONDS = 1.0
 # The line with which `isheep sweep` begins a run.
 RUN_MARK = "== "
-# What the command line of a process begins with.
-CLI = [sys.executable, "-c", "from isheep.cli import main; main()"]
+# What the command line of a process begins with. The guard ends it when this process is gone, however it ended.
+GUARD = [sys.executable, "-m", "isheep.trainers.guard"]
+CLI = [*GUARD, sys.executable, "-c", "from isheep.cli import main; main()"]
+
+
+class SeedProcess(NamedTuple):
+    """A process that makes the runs of one random seed. `log_start` is the size of its log before it began."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    log_start: int
+
+    @property
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
+    def read_log(self) -> list[str]:
+        """Return the lines that the process has printed."""
+        with self.log.open("rb") as file:
+            file.seek(self.log_start)
+            return file.read().decode(errors="replace").splitlines()
 
 
 def run_seeds(
@@ -40,48 +58,44 @@ def run_seeds(
     declare_runs(out, runs)
     seeds = choice.numbers(recipes[settings[0]].seed)
     words = [sweep, *overrides, "--out", str(out), *(word for name in settings for word in ("--setting", name))]
-    waiting, processes = list(seeds), dict[int, subprocess.Popen[bytes]]()
+    waiting, processes = list(seeds), dict[int, SeedProcess]()
     jobs = jobs or num_usable_cores()
     num_shown: dict[int, int] = {}
     try:
-        while waiting or any(process.poll() is None for process in processes.values()):
-            while waiting and sum(process.poll() is None for process in processes.values()) < jobs:
+        while waiting or any(process.is_running for process in processes.values()):
+            while waiting and sum(process.is_running for process in processes.values()) < jobs:
                 seed = waiting.pop(0)
-                processes[seed] = _start([*CLI, "sweep", *words, "--seeds", f"{seed},"], _log_of(out, seed))
-            for seed in processes:
-                _show_progress(seed, _log_of(out, seed), len(settings), num_shown)
+                processes[seed] = _start([*CLI, "sweep", *words, "--seeds", f"{seed},"], out / f"seed-{seed}.log")
+            for seed, process in processes.items():
+                _show_progress(seed, process, len(settings), num_shown)
             time.sleep(POLL_SECONDS)
-    except BaseException:
+    finally:
         for process in processes.values():
-            with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-        for process in processes.values():
-            process.wait()
-        raise
-    return [_failure(seed, _log_of(out, seed)) for seed, process in processes.items() if process.returncode]
+            # At the end of its standard input the guard ends what it runs.
+            assert process.process.stdin
+            process.process.stdin.close()
+            process.process.wait()
+    return [_failure(seed, process) for seed, process in processes.items() if process.process.returncode]
 
 
-def _log_of(out: Path, seed: int) -> Path:
-    return out / f"seed-{seed}.log"
-
-
-def _start(command: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
+def _start(command: Sequence[str], log: Path) -> SeedProcess:
     with log.open("ab") as file:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        log_start = file.tell()
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file)
+        return SeedProcess(process, log, log_start)
 
 
-def _show_progress(seed: int, log: Path, num_settings: int, num_shown: dict[int, int]) -> None:
+def _show_progress(seed: int, process: SeedProcess, num_settings: int, num_shown: dict[int, int]) -> None:
     """Print which run a process has come to, once for each run."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    runs = [line.removeprefix(RUN_MARK) for line in lines if line.startswith(RUN_MARK)]
+    runs = [line.removeprefix(RUN_MARK) for line in process.read_log() if line.startswith(RUN_MARK)]
     if runs and num_shown.get(seed) != len(runs):
         num_shown[seed] = len(runs)
-        number = (len(runs) - 1) % num_settings + 1
-        console.print(f"random seed {seed}: run {number} of {num_settings}, {runs[-1]}", markup=False, soft_wrap=True)
+        text = f"random seed {seed}: run {len(runs)} of {num_settings}, {runs[-1]}"
+        console.print(text, markup=False, soft_wrap=True)
 
 
-def _failure(seed: int, log: Path) -> str:
+def _failure(seed: int, process: SeedProcess) -> str:
     """Return the last line that a process has printed."""
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    lines = [line for line in process.read_log() if line.strip()]
     reason = lines[-1].removeprefix("isheep: ") if lines else "it printed nothing"
-    return f"random seed {seed}: {reason} (see {shell_word(log)})"
+    return f"random seed {seed}: {reason} (see {shell_word(process.log)})"
