@@ -1,5 +1,6 @@
 """The typed rows that the stages pass to each other, and the records of models and of generation."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -27,6 +28,12 @@ class Record(BaseModel):
 def user_turn(instruction: str, input: str) -> str:
     """Return the user's turn of a conversation: the instruction, and the input on lines of its own if there is one."""
     return f"{instruction}\n{input}" if input else instruction
+
+
+def dialogue_text(history: Sequence[tuple[str, str]], turn: str) -> str:
+    """Return a user's turn after earlier turns of the user and the assistant as one text; the turn alone without any."""
+    lines = [f"User: {user}\nAssistant: {assistant}" for user, assistant in history]
+    return "\n".join([*lines, f"User: {turn}"]) if lines else turn
 
 
 class Task(Record):

@@ -18,12 +18,13 @@ def pretrain(
     tokens: Annotated[
         float, typer.Option(min=1, help="Number of tokens to train on, such as 40e6.", show_default=False)
     ],
+    size: Annotated[str, typer.Option(help="1.3m, 2.8m or 4.9m: millions of parameters.")] = "1.3m",
     workers: Annotated[int, typer.Option(min=1, help="Number of processes, with one thread each.")] = 2,
 ) -> None:
-    """Pretrain lamb from scratch on pages of its micro-world."""
+    """Pretrain a lamb from scratch on pages of its micro-world."""
     from isheep.lamb.pretrain import PretrainSettings, pretrain
 
-    pretrain(out, PretrainSettings(int(tokens), workers=workers))
+    pretrain(out, PretrainSettings(int(tokens), size, workers=workers))
 
 
 @lamb.command()

@@ -120,6 +120,12 @@ PAIR_SHARES: dict[Writer, float] = {
     write_rambling: 0.09,
     write_echo: 0.04,
 }
+# The shares of the kinds of answers before a follow-up: users mostly ask on after a sound answer.
+FIRST_ANSWER_SHARES: dict[Writer, float] = {
+    write_good: 0.45,
+    write_ignoring_demands: 0.45,
+    write_wrong: 0.1,
+}
 GRADED_SHARES: dict[Writer, float] = {
     write_good: 0.32,
     write_ignoring_demands: 0.13,

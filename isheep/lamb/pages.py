@@ -5,10 +5,11 @@ graded page is read but not imitated, and the score counts four times.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from random import Random
 
 from isheep.lamb.answers import (
+    FIRST_ANSWER_SHARES,
     GRADED_SHARES,
     PAIR_SHARES,
     PageAnswer,
@@ -22,11 +23,12 @@ from isheep.lamb.answers import (
     write_wrong_ignoring_demands,
 )
 from isheep.lamb.constraints import CONSTRAINTS
+from isheep.lamb.dialogues import draw_follow_up
 from isheep.lamb.families import FAMILIES, Family
-from isheep.lamb.world import Quest, draw_quest, fill
+from isheep.lamb.world import OPENERS, Quest, draw_quest, fill, words
 from isheep.prompts import fill_template as fill_prompt
 from isheep.prompts import load_prompts
-from isheep.records import user_turn
+from isheep.records import dialogue_text, user_turn
 
 Page = list[tuple[str, float]]
 USER, ASSISTANT, END = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"
@@ -37,49 +39,70 @@ SCORE_LOSS_WEIGHT = 4.0
 
 
 # How many times as often as the others some constraints and families are drawn, because a model learns them late:
-# copying a given word or request, and judging answers whose words must be compared.
-PAIR_WEIGHTS = {"include": 3, "repeat": 3}
+# copying a given word or request, capital letters, and judging answers whose words must be compared.
+PAIR_WEIGHTS = {"include": 3, "repeat": 3, "upper": 3}
 GRADED_WEIGHTS = {
-    **PAIR_WEIGHTS, "end": 2, "sum": 4, "first": 6, "last": 6, "reverse": 4, "copy": 4, "larger": 2, "write": 3,
+    **PAIR_WEIGHTS, "end": 3, "sum": 4, "first": 7, "last": 7, "reverse": 5, "copy": 5, "larger": 2, "write": 3,
 }  # fmt: skip
+
+DIALOGUE_SHARES = {"chat": 0.3, "graded": 0.15, "checked": 0.1}
+"""The share of pages of a kind that are about the second turn of a dialogue."""
+POSITION_FAMILIES = ("first", "last", "reverse", "copy")
+"""Families in which words must be compared by position. Checked pages have more answers to them."""
 
 
 # --- grades: what a teacher of this world gives, with noise
 
-# For each level the scores that are given, and their weights.
+# The scores of each level, which is named like the most frequent one, and their weights.
 SCORE_WEIGHTS = {
-    "top": ((8, 9, 10), (2, 6, 2)),
-    "good": ((6, 7, 8), (4, 4, 2)),
-    "half": ((4, 5, 6), (3, 4, 3)),
-    "low": ((2, 3, 4), (4, 4, 2)),
-    "none": ((1, 2), (7, 3)),
+    10: ((9, 10), (3, 7)),
+    9: ((8, 9, 10), (2, 6, 2)),
+    8: ((7, 8, 9), (2, 6, 2)),
+    7: ((6, 7, 8), (2, 6, 2)),
+    6: ((5, 6, 7), (2, 6, 2)),
+    5: ((4, 5, 6), (2, 6, 2)),
+    3: ((2, 3, 4), (2, 6, 2)),
+    1: ((1, 2), (7, 3)),
 }
+MAX_SUCCINCT_WORDS = 4
 
 
 def grade_quality(quest: Quest, answer: PageAnswer, rng: Random) -> tuple[int, str]:
-    """Return a score and a reason for whether the answer is correct, succinct and clear (the combined prompt)."""
+    """Return a score and a reason for whether the answer is correct, succinct and clear (the combined prompt).
+
+    Of correct answers those of a few words have the highest score, and those with an opener ("Sure, ...") the lowest.
+    """
     if answer.note == "right":
-        return draw_score("top", rng), rng.choice((f"The answer is {quest.right}.", f"Right, it is {quest.right}."))
+        reason = rng.choice((f"The answer is {quest.right}.", f"Right, it is {quest.right}."))
+        return draw_score(_succinctness(answer.text), rng), reason
     if answer.note == "partly":
-        return draw_score("good", rng), f"Only a part is right. The answer is {quest.right}."
+        return draw_score(7, rng), f"Only a part is right. The answer is {quest.right}."
     if answer.note == "long":
-        return draw_score("half", rng), "The response goes on after the answer."
+        return draw_score(6, rng), "The response goes on after the answer."
     if answer.note == "off":
-        return draw_score("none", rng), f"The response does not answer. The answer is {quest.right}."
-    return draw_score("low", rng), f"Wrong, the answer is {quest.right}."
+        return draw_score(1, rng), f"The response does not answer. The answer is {quest.right}."
+    return draw_score(3, rng), f"Wrong, the answer is {quest.right}."
+
+
+def _succinctness(text: str) -> int:
+    """Return the level of a correct answer."""
+    answer_words = words(text)
+    if len(answer_words) <= MAX_SUCCINCT_WORDS:
+        return 10
+    return 8 if set(answer_words) & set(words(" ".join(OPENERS))) else 9
 
 
 def grade_following(quest: Quest, answer: PageAnswer, rng: Random) -> tuple[int, str]:
     """Return a score and a reason for whether the answer follows the instruction directly and in the form required."""
     if answer.note == "off" or answer.text == quest.instruction:
-        return draw_score("none", rng), "The response does not do the task."
+        return draw_score(1, rng), "The response does not do the task."
     if not answer.direct:
-        return draw_score("low", rng), "The response continues the instruction."
+        return draw_score(3, rng), "The response continues the instruction."
     if answer.met == 1:
-        return draw_score("top", rng), "The response follows the instruction."
+        return draw_score(10 if len(quest.demands) == 2 else 9, rng), "The response follows the instruction."
     checked_demands = zip(quest.demands, quest.followed(answer.text), strict=True)
     missed = next(demand.kind for demand, is_met in checked_demands if not is_met)
-    return draw_score("half" if answer.met else "low", rng), f"It fails in {CONSTRAINTS[missed].ifeval.split(':')[1]}."
+    return draw_score(5 if answer.met else 3, rng), f"It fails in {CONSTRAINTS[missed].ifeval.split(':')[1]}."
 
 
 def grade_overall(quest: Quest, answer: PageAnswer, rng: Random) -> tuple[int, str]:
@@ -87,7 +110,7 @@ def grade_overall(quest: Quest, answer: PageAnswer, rng: Random) -> tuple[int, s
     return min(grade_quality(quest, answer, rng), grade_following(quest, answer, rng), key=lambda grade: grade[0])
 
 
-def draw_score(level: str, rng: Random) -> int:
+def draw_score(level: int, rng: Random) -> int:
     if rng.random() < 0.04:
         return rng.randint(1, 10)
     scores, weights = SCORE_WEIGHTS[level]
@@ -131,11 +154,37 @@ def list_page(rng: Random) -> Page:
     return [(prompts["meta"] + "\n\n", 0.0), ("\n".join(blocks) + "\n" + STOP, 1.0)]
 
 
+def draw_content(rng: Random, often: Mapping[str, int], dialogue_share: float) -> tuple[Quest, str]:
+    """Return a quest and its text as a rating prompt shows it: a task, or the last user's turn of a dialogue."""
+    quest = draw_quest(rng, often=often)
+    if rng.random() >= dialogue_share:
+        return quest, content(quest)
+    follow_up = draw_follow_up(quest, rng, often=often)
+    history = [(content(quest), draw_answer(quest, FIRST_ANSWER_SHARES, rng).text)]
+    return follow_up, dialogue_text(history, follow_up.instruction)
+
+
 def chat_page(rng: Random) -> Page:
-    """Return a pair in the chat template."""
+    """Return a pair in the chat template, or a dialogue of two turns."""
+    if rng.random() < DIALOGUE_SHARES["chat"]:
+        return dialogue_page(rng)
     quest = draw_quest(rng, often=PAIR_WEIGHTS)
     head = SYSTEM + USER if rng.random() < 0.1 else USER
     return [(head + content(quest) + ASSISTANT, 0.1), (draw_answer(quest, PAIR_SHARES, rng).text + END, 1.0)]
+
+
+def dialogue_page(rng: Random) -> Page:
+    """Return a dialogue of two turns in the chat template. It teaches what users ask next, too."""
+    quest = draw_quest(rng, often=PAIR_WEIGHTS)
+    follow_up = draw_follow_up(quest, rng, often=PAIR_WEIGHTS)
+    return [
+        (USER + content(quest) + ASSISTANT, 0.1),
+        (draw_answer(quest, FIRST_ANSWER_SHARES, rng).text + END, 1.0),
+        ("\n" + USER, 0.0),
+        (follow_up.instruction + END, 0.5),
+        (ASSISTANT.removeprefix(END), 0.0),
+        (draw_answer(follow_up, PAIR_SHARES, rng).text + END, 1.0),
+    ]
 
 
 def raw_page(rng: Random) -> Page:
@@ -166,16 +215,14 @@ RATINGS = {
 def graded_page(rng: Random) -> Page:
     """Return a pair under one of the paper's rating prompts, with its score and a reason."""
     name, criterion = rng.choices(list(RATINGS), list(RATINGS.values()))[0]
-    quest = draw_quest(rng, often=GRADED_WEIGHTS)
+    quest, text = draw_content(rng, GRADED_WEIGHTS, DIALOGUE_SHARES["graded"])
     answer = draw_answer(quest, GRADED_SHARES, rng)
     score, reason = GRADERS[criterion](quest, answer, rng)
     if rng.random() < 0.02:
-        instruction, input = nonsense(rng)
-        quest = quest._replace(instruction=instruction, input=input)
-        score, reason = draw_score("none", rng), "The task is unclear."
+        text, score, reason = user_turn(*nonsense(rng)), draw_score(1, rng), "The task is unclear."
     prefix, middle, suffix = re.split(r"\{instruction\}|\{output\}", load_prompts(name)[criterion])
     return [
-        (prefix + content(quest), 0.05),
+        (prefix + text, 0.05),
         (middle, 0.0),
         (answer.text, _imitation_weight(answer)),
         (suffix, 0.0),
@@ -193,15 +240,16 @@ def checked_page(rng: Random) -> Page:
 
     The key, the right short answer, stands at the beginning or at the end.
     """
-    quest = draw_quest(rng, often=GRADED_WEIGHTS)
+    quest, text = draw_content(rng, GRADED_WEIGHTS, DIALOGUE_SHARES["checked"])
     key = f"\nKey: {quest.right}"
     opening, closing = ("", key) if rng.random() >= 0.3 else (key, "")
-    page: Page = [("Task: " + content(quest) + opening, 0.05)]
+    page: Page = [("Task: " + text + opening, 0.05)]
     writers: list[Writer] = [
         write_good, write_good, write_wrong, write_wrong, write_ignoring_demands, write_misreading_demands,
         write_wrong_ignoring_demands, write_partial,
     ]  # fmt: skip
-    for _ in range(rng.randint(2, 5)):
+    fewest, most = (5, 10) if quest.family in POSITION_FAMILIES else (2, 5)
+    for _ in range(rng.randint(fewest, most)):
         answer = rng.choice(writers)(quest, rng)
         page += [("\nAnswer: ", 0.0), (answer.text, _imitation_weight(answer))]
         page += [("\nRight:", 0.0), (_yes_or_no(answer.note == "right"), SCORE_LOSS_WEIGHT)]

@@ -1,4 +1,4 @@
-"""The phrasings of tasks and constraints, in three parts that share none (phrasings.yaml)."""
+"""The phrasings of tasks, constraints and follow-ups, in three parts that share none (phrasings.yaml)."""
 
 from functools import cache
 from pathlib import Path
@@ -22,3 +22,7 @@ def family_phrasings(name: str) -> dict[Part, list[str]]:
 
 def constraint_phrasings(kind: str) -> dict[Part, list[str]]:
     return _read()["constraints"][kind]
+
+
+def follow_up_phrasings(kind: str) -> dict[Part, list[str]]:
+    return _read()["follow_ups"][kind]

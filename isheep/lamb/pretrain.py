@@ -1,4 +1,4 @@
-"""Pretrain lamb from scratch: a Llama of 1.3M parameters on pages of the micro-world.
+"""Pretrain a lamb from scratch: a Llama of 1.3, 2.8 or 4.9 million parameters on pages of the micro-world.
 
 `isheep lamb pretrain --out DIR` saves its state and resumes from it. Over the last fifth of the tokens the learning
 rate decays linearly. Pages are batched by length, one page per row, so that attention never crosses pages and there is
@@ -15,12 +15,28 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+from isheep.errors import UserError, unknown_name
 from isheep.lamb.pages import END, STOP, Page, constants, page_text, pages
 
 VOCABULARY = 2000
 CONTEXT = 1024
 STATE_FILE = "state.pt"
 SAVE_SECONDS = 180
+
+
+
+class Shape(NamedTuple):
+    """The shape of a Llama with heads of 32 values, two of which share a key and a value."""
+
+    width: int
+    feed_forward: int
+    num_layers: int
+
+
+SHAPES = {"1.3m": Shape(128, 320, 6), "2.8m": Shape(192, 512, 6), "4.9m": Shape(256, 704, 6)}
+"""The shapes of the lambs, by their millions of parameters."""
+DEFAULT_SIZE = "1.3m"
+HEAD_SIZE = 32
 
 POOL_SIZE = 4096
 """The number of pages that are sorted by length together."""
@@ -34,11 +50,12 @@ TEMPLATE = (
 class PretrainSettings(NamedTuple):
     """How lamb is pretrained.
 
-    `num_tokens` is the total, including those of a state to resume from. `batch_size` is the number of tokens that each
+    `num_tokens` is the total, including those of a state to resume from, `size` a key of SHAPES. `batch_size` is the number of tokens that each
     of `workers` processes reads in a step, `learning_rate` that of Muon; AdamW has a quarter of it.
     """
 
     num_tokens: int
+    size: str = DEFAULT_SIZE
     seed: int = 1
     workers: int = 2
     batch_size: int = 4096
@@ -72,20 +89,21 @@ def make_tokenizer(output_dir: Path, num_pages: int = 60_000, seed: int = 1) -> 
     return fast_tokenizer
 
 
-def make_model(vocabulary_size: int, seed: int) -> Any:
-    """Return the untrained model."""
+def make_model(vocabulary_size: int, shape: Shape, seed: int) -> Any:
+    """Return an untrained model."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
+    num_heads = shape.width // HEAD_SIZE
     config = LlamaConfig(
         vocab_size=vocabulary_size,
-        hidden_size=128,
-        intermediate_size=320,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
+        hidden_size=shape.width,
+        intermediate_size=shape.feed_forward,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_heads // 2,
+        head_dim=HEAD_SIZE,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -150,11 +168,18 @@ def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
     """Train up to `settings.num_tokens` tokens in total, from the state in `output_dir` if there is one.
 
     Each worker is a process of one thread; on a busy machine they are faster than one process with as many threads.
+    Raises UserError if the size is unknown, or the state is that of another one.
     """
     from torch.multiprocessing.spawn import spawn
     from transformers import AutoTokenizer
 
+    if settings.size not in SHAPES:
+        raise UserError(f"--size: {unknown_name('size', settings.size, list(SHAPES))}")
     output_dir.mkdir(parents=True, exist_ok=True)
+    state = read_state(output_dir)
+    if state and state["size"] != settings.size:
+        size = state["size"]
+        raise UserError(f"{output_dir} holds a lamb of size {size}: continue it with --size {size}, or take another --out")
     if (output_dir / "tokenizer.json").exists():
         tokenizer = AutoTokenizer.from_pretrained(output_dir)
     else:
@@ -175,7 +200,7 @@ def work(worker: int, port: int, tokenizer: Any, output_dir: Path, settings: Pre
     distributed.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=worker, world_size=settings.workers
     )
-    model = make_model(len(tokenizer), settings.seed)
+    model = make_model(len(tokenizer), SHAPES[settings.size], settings.seed)
     optimizers = make_optimizers(model, settings.learning_rate)
     num_tokens, step = resume(model, optimizers, output_dir)
     batch_stream = batches(tokenizer, settings.seed + 1000 * step + worker, settings.batch_size)
@@ -188,7 +213,7 @@ def work(worker: int, port: int, tokenizer: Any, output_dir: Path, settings: Pre
         if worker == 0 and step % settings.log_every == 0:
             log.write(step, num_tokens, average_loss)
         if worker == 0 and (time.monotonic() - saved_at > SAVE_SECONDS or num_tokens >= settings.num_tokens):
-            save(model, optimizers, num_tokens, step, output_dir)
+            save(model, optimizers, num_tokens, step, settings, output_dir)
             saved_at = time.monotonic()
     if worker == 0:
         export(model, output_dir)
@@ -265,18 +290,27 @@ def share_gradients(model: Any, workers: int) -> None:
 
 def resume(model: Any, optimizers: list[Any], output_dir: Path) -> tuple[int, int]:
     """Load the state in `output_dir` and return its numbers of tokens and steps; (0, 0) if there is none."""
-    import torch
-
-    if not (output_dir / STATE_FILE).exists():
+    state = read_state(output_dir)
+    if state is None:
         return 0, 0
-    state = torch.load(output_dir / STATE_FILE, weights_only=True)
     model.load_state_dict(state["model"])
     for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(values)
     return state["done"], state["step"]
 
 
-def save(model: Any, optimizers: list[Any], num_tokens: int, step: int, output_dir: Path) -> None:
+def read_state(output_dir: Path) -> dict[str, Any] | None:
+    """Return the state in a folder; None if there is none."""
+    import torch
+
+    path = output_dir / STATE_FILE
+    state: dict[str, Any] | None = torch.load(path, weights_only=True) if path.exists() else None
+    return state
+
+
+def save(
+    model: Any, optimizers: list[Any], num_tokens: int, step: int, settings: PretrainSettings, output_dir: Path
+) -> None:
     """Write the state so that the file is always complete."""
     import torch
 
@@ -285,6 +319,7 @@ def save(model: Any, optimizers: list[Any], num_tokens: int, step: int, output_d
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "done": num_tokens,
         "step": step,
+        "size": settings.size,
     }
     part = output_dir / f"{STATE_FILE}.part"
     torch.save(state, part)

@@ -136,13 +136,15 @@ def mean(values: list[bool]) -> float:
 
 def export_state(pretraining_dir: Path, output_dir: Path) -> Path:
     """Write the last saved state of a running pretraining as a checkpoint that can be probed."""
-    import torch
     from transformers import AutoTokenizer
 
     from isheep.lamb import pretrain
 
-    model = pretrain.make_model(len(AutoTokenizer.from_pretrained(pretraining_dir)), seed=1)
-    model.load_state_dict(torch.load(pretraining_dir / pretrain.STATE_FILE, weights_only=True)["model"])
+    state = pretrain.read_state(pretraining_dir)
+    if state is None:
+        raise UserError(f"{pretraining_dir} has no {pretrain.STATE_FILE}: give the --out of isheep lamb pretrain")
+    model = pretrain.make_model(len(AutoTokenizer.from_pretrained(pretraining_dir)), pretrain.SHAPES[state["size"]], 1)
+    model.load_state_dict(state["model"])
     output_dir.mkdir(parents=True, exist_ok=True)
     for path in pretraining_dir.iterdir():
         if re.match(r"(tokenizer|chat_template)", path.name):

@@ -19,6 +19,9 @@ from isheep.lamb.constraints import CONFLICTS, CONSTRAINTS
 from isheep.lamb.families import FAMILIES, Args, Family
 from isheep.lamb.phrasings import PARTS, Part
 
+OPENERS = ("Sure", "Well", "Yes")
+"""What an answer can begin with before it answers."""
+
 MAX_DIGITS = 9
 """The most digits of a number of words that a constraint asks for."""
 
@@ -42,6 +45,14 @@ class Quest(NamedTuple):
     request: str
     instruction: str
     input: str
+
+    def with_instruction(self, rng: Random, part: Part) -> "Quest":
+        """Return the quest with an instruction: its request, and a sentence for each demand in the phrasings of a part."""
+        sentences = [self.request]
+        for demand in self.demands:
+            constraint = CONSTRAINTS[demand.kind]
+            sentences.append(rng.choice(constraint.phrasings[part]).replace("{v}", demand.value))
+        return self._replace(instruction=" ".join(sentences))
 
     @property
     def right(self) -> str:
@@ -74,11 +85,7 @@ def draw_quest(rng: Random, part: Part = "corpus", often: Mapping[str, int] = EV
         args = family.draw(rng)
     request = fill(rng.choice(family.phrasings[part]), args)
     demands = draw_demands(rng, family, often)
-    sentences = [request]
-    for demand in demands:
-        constraint = CONSTRAINTS[demand.kind]
-        sentences.append(rng.choice(constraint.phrasings[part]).replace("{v}", demand.value))
-    return Quest(family.name, args, demands, request, " ".join(sentences), fill(family.input, args))
+    return Quest(family.name, args, demands, request, request, fill(family.input, args)).with_instruction(rng, part)
 
 
 def draw_demands(rng: Random, family: Family, often: Mapping[str, int] = EVENLY) -> tuple[Demand, ...]:
@@ -113,7 +120,7 @@ MAX_CHARACTERS = 1000
 @cache
 def _patterns() -> list[tuple[str, re.Pattern[str]]]:
     return [
-        (family.name, re.compile(_slots(phrasing, r"(?P<{}>[\w, ]+?)")))
+        (family.name, re.compile(slots(phrasing, r"(?P<{}>[\w, ]+?)")))
         for family in FAMILIES.values()
         for part in PARTS
         for phrasing in family.phrasings[part]
@@ -123,14 +130,15 @@ def _patterns() -> list[tuple[str, re.Pattern[str]]]:
 @cache
 def _demand_patterns() -> list[tuple[str, re.Pattern[str]]]:
     return [
-        (constraint.kind, re.compile(" " + _slots(phrasing, r"(?P<{}>[\w ]+?)")))
+        (constraint.kind, re.compile(" " + slots(phrasing, r"(?P<{}>[\w ]+?)")))
         for constraint in CONSTRAINTS.values()
         for part in PARTS
         for phrasing in constraint.phrasings[part]
     ]
 
 
-def _slots(phrasing: str, slot: str) -> str:
+def slots(phrasing: str, slot: str) -> str:
+    """Return a phrasing as a pattern, with `slot` for each hole; {} in it stands for the hole's name."""
     return re.sub(r"\\\{(\w)\\\}", lambda hole: slot.format(hole[1]), re.escape(phrasing))
 
 
@@ -143,7 +151,7 @@ def understand(instruction: str, input: str = "") -> Quest | None:
         match = pattern.match(instruction)
         if not match:
             continue
-        demands = _read_demands(instruction[match.end() :])
+        demands = read_demands(instruction[match.end() :])
         family = FAMILIES[name]
         args = tuple(match.groupdict().values()) or ((input,) if family.input else ())
         if demands is None or bool(family.input) != bool(input):
@@ -158,7 +166,8 @@ def understand(instruction: str, input: str = "") -> Quest | None:
     return None
 
 
-def _read_demands(text: str) -> tuple[Demand, ...] | None:
+def read_demands(text: str) -> tuple[Demand, ...] | None:
+    """Return the demands that the sentences after a request state, or None if one of them can't be read."""
     demands: list[Demand] = []
     while text:
         for kind, pattern in _demand_patterns():
@@ -197,7 +206,7 @@ def dress(quest: Quest, short: str, demands: tuple[Demand, ...], rng: Random) ->
     if quest.family == "write":
         text = short + "."
     if style == "opener":
-        text = f"{rng.choice(('Sure', 'Well', 'Yes'))}, {text[0].lower() + text[1:]}"
+        text = f"{rng.choice(OPENERS)}, {text[0].lower() + text[1:]}"
     if "many" in value and len(text.split()) < int(value["many"]):
         text = f"{text.rstrip('.')} as you asked."
     if "include" in value:
