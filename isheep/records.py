@@ -1,6 +1,5 @@
 """The typed rows that the stages pass to each other, and the records of models and of generation."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -30,10 +29,27 @@ def user_turn(instruction: str, input: str) -> str:
     return f"{instruction}\n{input}" if input else instruction
 
 
-def dialogue_text(history: Sequence[tuple[str, str]], turn: str) -> str:
-    """Return a user's turn after earlier turns of the user and the assistant as one text; the turn alone without any."""
-    lines = [f"User: {user}\nAssistant: {assistant}" for user, assistant in history]
-    return "\n".join([*lines, f"User: {turn}"]) if lines else turn
+class Exchange(NamedTuple):
+    """A user's turn and the assistant's answer."""
+
+    user: str
+    assistant: str
+
+
+History = tuple[Exchange, ...]
+"""The turns of a dialogue before the last user's turn."""
+
+
+def _is_empty(value: object) -> bool:
+    return not value
+
+
+def dialogue_text(history: History, turn: str) -> str:
+    """Return a dialogue up to the user's turn as plain text; the turn alone if it is the first one."""
+    if not history:
+        return turn
+    earlier_turns = [f"User: {exchange.user}\nAssistant: {exchange.assistant}" for exchange in history]
+    return "\n".join([*earlier_turns, f"User: {turn}"])
 
 
 class Task(Record):
@@ -44,9 +60,14 @@ class Task(Record):
     input: str = ""
 
     @property
-    def content(self) -> str:
+    def user_turn(self) -> str:
         """The user's turn: instruction and input as the model reads them."""
         return user_turn(self.instruction, self.input)
+
+    @property
+    def content(self) -> str:
+        """What the model answers: the user's turn."""
+        return self.user_turn
 
 
 class Reply(Record):
@@ -67,7 +88,18 @@ class Answer(Record):
     tokens: int
 
 
-class Pair(Task):
+class DialogueTask(Task):
+    """A user's turn, with the dialogue before it if it is no first one. Files of first turns have no key `history`."""
+
+    history: Annotated[History, Field(exclude_if=_is_empty)] = ()
+
+    @property
+    def content(self) -> str:
+        """The dialogue up to the user's turn as plain text; of a first turn the instruction and the input."""
+        return dialogue_text(self.history, self.user_turn)
+
+
+class Pair(DialogueTask):
     """A task and the model's answer. `finish` is "stop" (ended by itself), "length" (cut off) or "unreadable".
 
     `thoughts` is the text before the answer if the prompt asks for thoughts, else None. If no answer can be read after

@@ -28,7 +28,7 @@ from isheep.lamb.families import FAMILIES, Family
 from isheep.lamb.world import OPENERS, Quest, draw_quest, fill, words
 from isheep.prompts import fill_template as fill_prompt
 from isheep.prompts import load_prompts
-from isheep.records import dialogue_text, user_turn
+from isheep.records import Exchange, dialogue_text, user_turn
 
 Page = list[tuple[str, float]]
 USER, ASSISTANT, END = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"
@@ -160,8 +160,8 @@ def draw_content(rng: Random, often: Mapping[str, int], dialogue_share: float) -
     if rng.random() >= dialogue_share:
         return quest, content(quest)
     follow_up = draw_follow_up(quest, rng, often=often)
-    history = [(content(quest), draw_answer(quest, FIRST_ANSWER_SHARES, rng).text)]
-    return follow_up, dialogue_text(history, follow_up.instruction)
+    exchange = Exchange(content(quest), draw_answer(quest, FIRST_ANSWER_SHARES, rng).text)
+    return follow_up, dialogue_text((exchange,), follow_up.instruction)
 
 
 def chat_page(rng: Random) -> Page:
