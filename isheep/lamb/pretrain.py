@@ -24,7 +24,6 @@ STATE_FILE = "state.pt"
 SAVE_SECONDS = 180
 
 
-
 class Shape(NamedTuple):
     """The shape of a Llama with heads of 32 values, two of which share a key and a value."""
 
@@ -50,8 +49,9 @@ TEMPLATE = (
 class PretrainSettings(NamedTuple):
     """How lamb is pretrained.
 
-    `num_tokens` is the total, including those of a state to resume from, `size` a key of SHAPES. `batch_size` is the number of tokens that each
-    of `workers` processes reads in a step, `learning_rate` that of Muon; AdamW has a quarter of it.
+    `num_tokens` is the total, including those of a state to resume from, `size` a key of SHAPES. `batch_size` is the
+    number of tokens that each of `workers` processes reads in a step, `learning_rate` that of Muon; AdamW has a quarter
+    of it.
     """
 
     num_tokens: int
@@ -179,7 +179,9 @@ def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
     state = read_state(output_dir)
     if state and state["size"] != settings.size:
         size = state["size"]
-        raise UserError(f"{output_dir} holds a lamb of size {size}: continue it with --size {size}, or take another --out")
+        raise UserError(
+            f"{output_dir} holds a lamb of size {size}: continue it with --size {size}, or take another --out"
+        )
     if (output_dir / "tokenizer.json").exists():
         tokenizer = AutoTokenizer.from_pretrained(output_dir)
     else:
