@@ -24,7 +24,7 @@ STATE_FILE = "state.pt"
 SAVE_SECONDS = 180
 
 
-class Shape(NamedTuple):
+class LambShape(NamedTuple):
     """The shape of a Llama with heads of 32 values, two of which share a key and a value."""
 
     width: int
@@ -32,7 +32,7 @@ class Shape(NamedTuple):
     num_layers: int
 
 
-SHAPES = {"1.3m": Shape(128, 320, 6), "2.8m": Shape(192, 512, 6), "4.9m": Shape(256, 704, 6)}
+SHAPES = {"1.3m": LambShape(128, 320, 6), "2.8m": LambShape(192, 512, 6), "4.9m": LambShape(256, 704, 6)}
 """The shapes of the lambs, by their millions of parameters."""
 DEFAULT_SIZE = "1.3m"
 HEAD_SIZE = 32
@@ -89,7 +89,7 @@ def make_tokenizer(output_dir: Path, num_pages: int = 60_000, seed: int = 1) -> 
     return fast_tokenizer
 
 
-def make_model(vocabulary_size: int, shape: Shape, seed: int) -> Any:
+def make_model(vocabulary_size: int, shape: LambShape, seed: int) -> Any:
     """Return an untrained model."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
