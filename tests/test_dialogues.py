@@ -106,8 +106,8 @@ def test_only_the_second_answer_of_a_dialogue_is_learned(qwen2: Path) -> None:
     prompt = tokens.input_ids[: len(tokens.input_ids) - len(learned)]
     assert chat.tokenizer.decode(learned) == "Tiber<|im_end|>"
     assert chat.tokenizer.decode(prompt).endswith(
-        "user\nName a city.<|im_end|>\n<|im_start|>assistant\nRome<|im_end|>\n<|im_start|>user\nAnd a river?<|im_end|>\n"
-        "<|im_start|>assistant\n"
+        "user\nName a city.<|im_end|>\n<|im_start|>assistant\nRome<|im_end|>\n<|im_start|>user\nAnd a river?"
+        "<|im_end|>\n<|im_start|>assistant\n"
     )
 
 
