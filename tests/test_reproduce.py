@@ -12,7 +12,7 @@ import pytest
 from isheep import api
 from isheep.evaluation.seed_runs import load_seed_sweep
 from isheep.report.claims.declared import Claim, Laboratory, load_laboratory
-from isheep.report.claims.findings import write_findings
+from isheep.report.claims.findings import make_findings
 from isheep.report.claims.verdicts import judge_claims
 from isheep.rundir.atomic import write_text
 from isheep.seeds import load_seed_file
@@ -78,12 +78,12 @@ def test_the_page_names_every_claim_test_and_run(tmp_path: Path) -> None:
     laboratory = Laboratory(sweep="s", measure="lamb right", margin=0.02, claims=(*claims, untested))
     out = make_sweep(tmp_path / "sweep", num_seeds=3)
     (out / "equal" / "seed-2" / "iter-1" / "eval" / "lamb.json").unlink()
-    page = write_findings(laboratory, out)
+    page = make_findings(laboratory, out).page
     assert "| `weak@1:strong@1` | lamb right |" in page and "Not tested: no data." in page
     assert "weak@1:absent@1: the sweep has no setting absent" in page.replace("\\", "")
     for setting in SETTINGS:
         assert all(f"| {setting}/seed-{seed} | " in page for seed in (1, 2, 3))
-    assert "| equal/seed-2 | unfinished" in page and write_findings(laboratory, out) == page
+    assert "| equal/seed-2 | unfinished" in page and make_findings(laboratory, out).page == page
 
 
 def test_the_packaged_claims_name_settings_and_iterations_that_exist() -> None:
@@ -115,7 +115,7 @@ def test_the_distance_to_the_seed_tasks_is_in_its_own_unit(tmp_path: Path) -> No
     assert near.verdict == "holds" and abs(near.tests[0].comparison.difference) < 5
     assert far.verdict != "holds" and far.tests[0].comparison.difference > 10
     laboratory = Laboratory(sweep="s", measure="lamb right", margin=0.02, claims=tuple(claims))
-    tables = write_findings(laboratory, tmp_path).partition("## Verdicts")[2].partition("## All runs")[0]
+    tables = make_findings(laboratory, tmp_path).page.partition("## Verdicts")[2].partition("## All runs")[0]
     assert "Margin: 5, in the unit of the distance to the seed tasks." in tables
     assert "%" not in tables.replace("95%", "")
 

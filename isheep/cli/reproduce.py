@@ -41,8 +41,7 @@ def reproduce(
     from isheep.errors import UserError
     from isheep.recipe.sweeps import parse_seeds
     from isheep.report.claims.declared import load_laboratory
-    from isheep.report.claims.findings import write_findings
-    from isheep.rundir.atomic import write_text
+    from isheep.report.claims.findings import make_findings, save_findings
 
     laboratory = load_laboratory(claim or (QUICK_CLAIMS if quick else ()))
     if not laboratory.settings:
@@ -50,9 +49,9 @@ def reproduce(
     choice = parse_seeds(seeds or (QUICK_SEEDS if quick else FULL_SEEDS))
     overrides = QUICK_SETTINGS if quick else ()
     failures = run_seeds(laboratory.sweep, laboratory.settings, overrides, out, choice, jobs)
-    page = write_findings(laboratory, out)
+    page = make_findings(laboratory, out)
     for path in dict.fromkeys((out / "findings.md", *([findings] if findings else []))):
-        write_text(path, page)
+        save_findings(page, path)
         print_line(f"findings {path}")
     if failures:
         raise UserError("; ".join(failures))

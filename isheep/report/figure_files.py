@@ -32,8 +32,9 @@ def figure_spec(figure: Figure, scheme: Scheme = "light", background: str | None
     column or across a page of a paper.
     """
     spec: dict[str, Any] = figure.chart.to_dict()
-    columns = min(len(spec.get("concat", spec.get("hconcat", [0]))), spec.get("columns", 3))
-    _narrow(spec, min(PANEL_WIDTH, PAGE_WIDTH // columns - AXIS_WIDTH))
+    if figure.fits_column:
+        columns = min(len(spec.get("concat", spec.get("hconcat", [0]))), spec.get("columns", 3))
+        _narrow(spec, min(PANEL_WIDTH, PAGE_WIDTH // columns - AXIS_WIDTH))
     spec["config"] = {**vega_config(scheme), "font": PAPER_FONT, "background": background}
     return spec
 

@@ -4,15 +4,20 @@ import math
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from isheep.evaluation.compute import ModelCost
 from isheep.evaluation.formatting import format_change, format_change_interval, format_detectable, format_p_value
 from isheep.evaluation.seed_runs import SeedRun, SeedSweep, load_seed_sweep
 from isheep.plan.tables import clock, si
 from isheep.report.claims.declared import Laboratory
+from isheep.report.claims.figures import findings_figures
 from isheep.report.claims.measures import is_share
 from isheep.report.claims.verdicts import ClaimResult, ClaimResults, ClaimTest, judge_claims
+from isheep.report.figure_files import write_figure
+from isheep.report.figures import Figure
 from isheep.report.table_formats import markdown_line, markdown_text
+from isheep.rundir.atomic import write_text
 
 INTRODUCTION = """\
 # Findings: the paper's claims, tested again
@@ -38,15 +43,32 @@ CONTRAST_COLUMNS = (
 )  # fmt: skip
 
 
-def write_findings(laboratory: Laboratory, sweep_dir: Path) -> str:
-    """Return the page of findings of a sweep's folder. Raises UserError if it is no sweep with random seeds."""
+class Findings(NamedTuple):
+    """A page of findings in Markdown, and the figures that it shows, each as a file NAME.svg beside it."""
+
+    page: str
+    figures: list[Figure]
+
+
+def save_findings(findings: Findings, path: Path) -> None:
+    """Write the page to a path, and its figures with their numbers beside it."""
+    write_text(path, findings.page)
+    for figure in findings.figures:
+        write_figure(figure, path.parent, ["svg"])
+
+
+def make_findings(laboratory: Laboratory, sweep_dir: Path) -> Findings:
+    """Return the findings of a sweep's folder. Raises UserError if it is no sweep with random seeds."""
     sweep = load_seed_sweep(sweep_dir)
     judged = judge_claims(laboratory.claims, sweep, laboratory.margin)
+    figures = findings_figures(judged, sweep, laboratory.measure.partition(" ")[0])
     parts = [_introduction(laboratory, sweep, judged), "## Verdicts\n", *_verdict_lines(judged), ""]
+    for figure in figures:
+        parts += [f"## {figure.title}\n", f"![{figure.title}]({figure.name}.svg)\n", f"{figure.caption}", ""]
     for result in judged.results:
         parts += [*_claim_lines(result, judged.alpha), ""]
     parts += ["## All runs\n", RUNS_NOTE, *_run_lines(laboratory, sweep)]
-    return "\n".join(parts) + "\n"
+    return Findings("\n".join(parts) + "\n", figures)
 
 
 def _introduction(laboratory: Laboratory, sweep: SeedSweep, judged: ClaimResults) -> str:

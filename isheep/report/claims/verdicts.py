@@ -97,12 +97,23 @@ def decide(claim: Claim, tests: Sequence[ClaimTest], margin: float) -> Verdict:
         is_large = [abs(test.comparison.difference) > margin for test in tests]
         if any(is_clear and large for is_clear, large in zip(differ, is_large, strict=True)):
             return "does not hold"
-        is_within = all(-margin < test.comparison.low and test.comparison.high < margin for test in tests)
-        return "holds" if is_within and len(tests) == len(claim.contrasts) else "can't be told"
+        return (
+            "holds"
+            if all(_is_within(test, margin) for test in tests) and len(tests) == len(claim.contrasts)
+            else "can't be told"
+        )
     if any(_is_no_gain(test, margin) for test in tests):
         return "does not hold"
     is_above = all(is_clear and test.comparison.difference > 0 for test, is_clear in zip(tests, differ, strict=True))
     return "holds" if is_above and len(tests) == len(claim.contrasts) else "can't be told"
+
+
+def _is_within(test: ClaimTest, margin: float) -> bool:
+    """Return whether the interval lies within the margin, or every seed has the same value on both sides.
+
+    Settings that keep the same pairs give the same models; such differences have no interval.
+    """
+    return test.values[0] == test.values[1] or (-margin < test.comparison.low and test.comparison.high < margin)
 
 
 def _is_no_gain(test: ClaimTest, margin: float) -> bool:

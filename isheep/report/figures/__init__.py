@@ -33,6 +33,7 @@ class Figure:
     `name` is the id in the page and the stem of files ("figure-3"). `caption` says how to read it, the paper's figure
     that it corresponds to, and what the numbers are. `chart` is an Altair chart without colours of its own for text,
     axes and background: the theme sets them for light and dark. `rows` are the numbers that are drawn, also as CSV.
+    `fits_column` says that a file for a paper is made as narrow as a column.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Figure:
     caption: str
     chart: Any
     rows: list[dict[str, Any]]
+    fits_column: bool = True
 
 
 def all_figures(runs: Sequence[RunData]) -> Iterator[Figure]:

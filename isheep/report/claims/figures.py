@@ -1,0 +1,149 @@
+"""The figures of the page of findings: every contrast with its interval, and the scores of every setting."""
+
+import math
+from collections.abc import Iterator
+from statistics import fmean
+from typing import Any
+
+from isheep.evaluation.seed_runs import SeedRun, SeedSweep
+from isheep.evaluation.statistics import estimate_over_seeds
+from isheep.report.claims.measures import is_share
+from isheep.report.claims.verdicts import ClaimResults
+from isheep.report.figures import Figure
+
+# The height in pixels of a line of a figure, and the sizes of panels.
+LINE_HEIGHT, CONTRASTS_WIDTH, SCORES_WIDTH, STEPS_SIZE = 15, 420, 190, 420
+# The scores whose panels stand side by side: form and content together, content alone, form alone.
+SCORES = ("right", "content", "prompt strict")
+
+
+def findings_figures(judged: ClaimResults, sweep: SeedSweep, benchmark: str) -> list[Figure]:
+    """Return the figures that can be drawn: without a finished run there are none."""
+    figures = [_contrast_figure(judged), _score_figure(sweep, benchmark), _step_figure(sweep, benchmark)]
+    return [figure for figure in figures if figure.rows]
+
+
+# --- contrasts
+
+
+def _contrast_figure(judged: ClaimResults) -> Figure:
+    import altair as alt
+
+    rows = list(_contrast_rows(judged))
+    y = alt.Y("contrast:N", sort=[row["contrast"] for row in rows], title=None, axis=alt.Axis(labelLimit=300))
+    x = alt.X(
+        "difference:Q", title="difference in points, with 95% interval over random seeds", scale=alt.Scale(zero=True)
+    )
+    colour = alt.Color("verdict:N", title="claim")
+    base = alt.Chart(alt.InlineData(values=rows)).encode(y=y)
+    zero = alt.Chart(alt.InlineData(values=[{"zero": 0}])).mark_rule(strokeDash=[3, 3]).encode(x="zero:Q")
+    lines = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", color=colour)
+    points = base.mark_point(filled=True, size=50, opacity=1).encode(x=x, color=colour)
+    chart = alt.layer(zero, lines, points).properties(width=CONTRASTS_WIDTH, height=alt.Step(LINE_HEIGHT))
+    caption = "Each contrast of a score, in the order of the claims; the colour is the verdict on its claim."
+    return Figure("findings-contrasts", "Contrasts", caption, chart, rows)
+
+
+def _contrast_rows(judged: ClaimResults) -> Iterator[dict[str, Any]]:
+    """Yield a row for each contrast of a score, once; a contrast without an interval is a point."""
+    names = set[str]()
+    for claim, tests, _, verdict in judged.results:
+        for test in tests if is_share(claim.measure) else ():
+            measure = "" if claim.measure.endswith(" right") else f" ({claim.measure})"
+            name, difference = f"{test.contrast}{measure}", test.comparison.difference
+            if name in names:
+                continue
+            names.add(name)
+            ends = (test.comparison.low, test.comparison.high)
+            low, high = (difference if math.isnan(end) else end for end in ends)
+            values = {"difference": difference, "low": low, "high": high}
+            yield {"contrast": name, "verdict": verdict, **{key: 100 * value for key, value in values.items()}}
+
+
+# --- scores
+
+
+def _score_figure(sweep: SeedSweep, benchmark: str) -> Figure:
+    import altair as alt
+
+    rows = list(_score_rows(sweep, benchmark))
+    y = alt.Y("setting:N", sort=list(dict.fromkeys(row["setting"] for row in rows)), title=None)
+    panels = []
+    for score in SCORES:
+        values = [row for row in rows if row["score"] == score]
+        base = alt.Chart(alt.InlineData(values=values)).encode(y=y)
+        x = alt.X("value:Q", title=f"{score}, %", scale=alt.Scale(zero=False))
+        lines = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q")
+        points = base.mark_point(filled=True, size=50, opacity=1).encode(x=x)
+        panels.append(alt.layer(lines, points).properties(width=SCORES_WIDTH, height=alt.Step(LINE_HEIGHT)))
+    caption = "The last model of each setting, and the base: means over random seeds with 95% intervals."
+    return Figure("findings-scores", "Scores of all settings", caption, alt.hconcat(*panels), rows)
+
+
+def _score_rows(sweep: SeedSweep, benchmark: str) -> Iterator[dict[str, Any]]:
+    """Yield the base and then the settings, each with its mean of every score."""
+    runs = [run for run in sweep.runs if run.state == "finished"]
+    groups = {"base": runs} | {name: [run for run in runs if run.setting == name] for name in sweep.settings}
+    for setting, members in groups.items():
+        for score in SCORES if members else ():
+            means = [_mean(run, 0 if setting == "base" else max(run.results), benchmark, score) for run in members]
+            if setting == "base":
+                means = means[:1]
+            if any(map(math.isnan, means)):
+                continue
+            estimate = estimate_over_seeds(means, is_of_shares=True)
+            ends = [estimate.value if math.isnan(end) else end for end in (estimate.low, estimate.high)]
+            values = {"value": estimate.value, "low": ends[0], "high": ends[1]}
+            scaled = {key: 100 * value for key, value in values.items()}
+            yield {"setting": setting, "score": score, **scaled, "seeds": len(means)}
+
+
+# --- scores against training
+
+
+def _step_figure(sweep: SeedSweep, benchmark: str) -> Figure:
+    import altair as alt
+
+    rows = list(_step_rows(sweep, benchmark))
+    base = alt.Chart(alt.InlineData(values=rows)).encode(
+        x=alt.X("steps:Q", title="optimizer steps of the last model's weights"),
+        y=alt.Y("value:Q", title=f"{SCORES[0]}, %", scale=alt.Scale(zero=False)),
+    )
+    colour = alt.Color("pairs:N", title="pairs trained on")
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(color=colour)
+    labels = base.mark_text(align="left", dx=6, fontSize=9).encode(text="setting:N")
+    chart = alt.layer(points, labels).properties(width=STEPS_SIZE, height=STEPS_SIZE)
+    caption = (
+        "The last model of each setting, means over random seeds. The steps are those of its own weights: of all "
+        "iterations together where each continues the last one's weights, and else of the last iteration."
+    )
+    return Figure("findings-steps", "Scores against training", caption, chart, rows, fits_column=False)
+
+
+def _step_rows(sweep: SeedSweep, benchmark: str) -> Iterator[dict[str, Any]]:
+    for setting in sweep.settings:
+        runs = [run for run in sweep.runs_of(setting) if run.state == "finished" and run.opened]
+        steps = [number for run in runs if (number := _steps_of_weights(run)) is not None]
+        means = [_mean(run, max(run.results), benchmark, SCORES[0]) for run in runs]
+        if not runs or len(steps) < len(runs) or any(map(math.isnan, means)):
+            continue
+        pairs = "chosen by ratings" if _is_chosen_by_ratings(runs[0]) else "chosen otherwise, or all"
+        yield {"setting": setting, "steps": fmean(steps), "value": 100 * fmean(means), "pairs": pairs}
+
+
+def _steps_of_weights(run: SeedRun) -> float | None:
+    """Return the optimizer steps that the weights of a run's last model were trained; None if they are not known."""
+    last, *earlier = run.costs[::-1]
+    continues = run.opened is not None and run.opened[0].training.start == "last"
+    if last.steps is None or continues or not earlier:
+        return last.steps
+    return None if earlier[0].steps is None else last.steps - earlier[0].steps
+
+
+def _is_chosen_by_ratings(run: SeedRun) -> bool:
+    return run.opened is not None and any(entry.kind == "score" for entry in run.opened[0].filters)
+
+
+def _mean(run: SeedRun, iteration: int, benchmark: str, name: str) -> float:
+    result = run.results[iteration].get(benchmark)
+    return result.scores[name].mean if result and name in result.scores else math.nan
