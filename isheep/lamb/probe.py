@@ -53,10 +53,11 @@ def probe(checkpoint: Path, num_pairs: int = 300, threads: int = 1) -> dict[str,
     Answers are greedy, and sampled at temperature 1; those to second turns are greedy. The AUROC of a criterion is the
     probability that a right pair's expected score (over the ten score tokens, combined prompt) is above a faulty one's.
     """
-    return {**_measure_answers(checkpoint, threads), "auroc": measure_aurocs(checkpoint, num_pairs)}
+    return {**measure_answers(checkpoint, threads), "auroc": measure_aurocs(checkpoint, num_pairs)}
 
 
-def _measure_answers(checkpoint: Path, threads: int) -> dict[str, dict[str, float]]:
+def measure_answers(checkpoint: Path, threads: int) -> dict[str, dict[str, float]]:
+    """Return the shares of right answers to validation tasks, also of those in capital letters, and to second turns."""
     from isheep.engines.transformers import open_engine
 
     model, quests = Model(str(checkpoint)), validation()
