@@ -40,7 +40,17 @@ History = tuple[Exchange, ...]
 """The turns of a dialogue before the last user's turn."""
 
 
-def _is_empty(value: object) -> bool:
+Turns = list[tuple[str, str]]
+"""A conversation: (role, content) of each turn."""
+
+
+def history_turns(history: History) -> Turns:
+    """Return a history as turns of the user and the assistant."""
+    return [turn for user, assistant in history for turn in (("user", user), ("assistant", assistant))]
+
+
+def is_empty(value: object) -> bool:
+    """Return whether a value is empty; files have no key for such a value."""
     return not value
 
 
@@ -91,7 +101,7 @@ class Answer(Record):
 class DialogueTask(Task):
     """A user's turn, with the dialogue before it if it is no first one. Files of first turns have no key `history`."""
 
-    history: Annotated[History, Field(exclude_if=_is_empty)] = ()
+    history: Annotated[History, Field(exclude_if=is_empty)] = ()
 
     @property
     def content(self) -> str:

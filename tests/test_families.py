@@ -22,11 +22,13 @@ from isheep.recipe.schema import Recipe, Training
 from isheep.records import Model, Sampling
 from isheep.rundir.run import open_run, open_run_for_writing
 from isheep.rundir.training_file import TrainingRow
+from isheep.stages.follow_ups import open_user_turn, user_turn_end
 from isheep.sweep import check_recipe_ready, with_run_date
 from isheep.trainers.rows import IGNORED, tokenize_row
 from tests.helpers import families
 from tests.helpers.families import FAMILIES, Family, write_config, write_model, write_tokenizer
 from tests.helpers.published import NAMES, published_family
+from tests.helpers.rows import make_pair
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=24)
 QUESTION, ANSWER = "Name a city.\n  Then another.", "Paris is one.\n    return 8\n\n\nAnd: Ünder 日本"
@@ -68,6 +70,15 @@ def row_of(chat: ChatTemplate, question: str = QUESTION, answer: str = ANSWER) -
 
 
 # --- every family
+
+
+def test_a_users_turn_ends_where_the_template_ends_it(family_chat: tuple[Family, ChatTemplate]) -> None:
+    _, chat = family_chat
+    pair = make_pair(0, QUESTION, ANSWER)
+    opening, end = open_user_turn(pair, chat), user_turn_end(chat)
+    dialogue = chat.conversation([("user", QUESTION), ("assistant", ANSWER), ("user", "And a river?")])
+    assert dialogue.startswith(opening)
+    assert end and dialogue[len(opening) :].lstrip().removeprefix("And a river?").lstrip().startswith(end)
 
 
 def test_a_prompt_begins_as_the_tokenizer_says_and_only_once(family_chat: tuple[Family, ChatTemplate]) -> None:

@@ -83,8 +83,7 @@ def test_a_long_text_is_no_follow_up() -> None:
 
 
 def second_turn(dialogue: Dialogue, output: str, finish: str = "stop") -> Pair:
-    history = (Exchange(content(dialogue.first), "It is so."),)
-    instruction = dialogue.follow_up.instruction
+    instruction, history = dialogue.follow_up.instruction, dialogue.history("It is so.")
     return Pair(id="t", instruction=instruction, history=history, output=output, finish=finish, tokens=1, seed=0)
 
 

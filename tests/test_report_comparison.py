@@ -425,3 +425,17 @@ def test_runs_of_one_recipe_are_loaded_with_the_reference(tmp_path: Path) -> Non
     assert load_runs([run])[0].reference is None
     reference = load_runs([run], by_model=True)[0].reference
     assert reference and reference.by_model and reference.label == "the run's own seed tasks (175 texts)"
+
+
+def test_a_setting_of_a_sweep_with_seeds_is_one_setting_whatever_its_steps(tmp_path: Path) -> None:
+    """The steps of compute-matched runs follow from the run with the same seed that they are matched with."""
+    for seed in (4, 5):
+        make_finished_run(tmp_path / "compute-matched" / f"seed-{seed}", seed=seed, training={"max_steps": seed})
+
+    def settings() -> list[tuple[str, int]]:
+        paths = sorted((tmp_path / "compute-matched").iterdir())
+        return [(setting.name, len(setting.runs)) for setting in group_settings(list(map(load_run_data, paths)))]
+
+    assert settings() == [("seed-4", 1), ("seed-5", 1)]
+    (tmp_path / "sweep.json").write_text('{"settings": ["compute-matched"], "seeds": [4, 5]}')
+    assert settings() == [("compute-matched", 2)]

@@ -87,6 +87,7 @@ ROWS: dict[str, list[str]] = {
     ],
     "response.prompt": ["response.prompt=plain"],
     "response.examples": ["synthesis.inputs=false", "response.prompt=instances", "response.examples=4"],
+    "response.turns": ["response.turns=2"],
     "response.batch_size": ["response.batch_size=5"],
     "assessment.prompt": ["assessment.prompt=simple"],
     "assessment.criteria": ["assessment.criteria=[quality]"],

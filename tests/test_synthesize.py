@@ -435,7 +435,9 @@ def test_examples_can_be_drawn_for_every_prompt() -> None:
     engine = Scribe()
     rows = ask(settings, [], engine)
     prompts_of_batches = [prompts for prompts, _ in engine.asked]
-    assert all(len(set(prompts)) > 1 for prompts in prompts_of_batches) and prompts_of_batches[0] != prompts_of_batches[1]
+    assert (
+        all(len(set(prompts)) > 1 for prompts in prompts_of_batches) and prompts_of_batches[0] != prompts_of_batches[1]
+    )
     # An interrupted stage asks the same.
     num_batches = len(rows) // settings.batch_size
     resumed_engine = Scribe()

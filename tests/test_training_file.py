@@ -29,7 +29,8 @@ def test_rows_are_alpaca_rows_with_finish(tmp_path: Path) -> None:
         {"instruction": "Say", "input": "hü", "output": "It is.", "finish": "stop"},
     ]
     data = read_training_file(path)
-    assert data.rows == [training_row(PAIR), training_row(other_pair)] and data.rows[0].content == PAIR.content
+    assert data.rows == [training_row(PAIR), training_row(other_pair)]
+    assert data.rows[0].turns == [("user", PAIR.content)]
     assert data.sha256 == training_file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -14,7 +14,7 @@ from isheep.evaluation.formatting import escape_unprintable
 from isheep.filters.base import FilterContext
 from isheep.filters.score import ScoreFilter
 from isheep.recipe.schema import Recipe
-from isheep.records import AssessedPair, Drop, Grade, Pair, Record, Rejected, Reply
+from isheep.records import AssessedPair, Drop, Grade, Pair, Record, Rejected, Reply, dialogue_text
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.jsonl import filter_rows, whole_batches
@@ -163,7 +163,8 @@ def page_texts(selected: SelectedRows, selection: Selection, page: Page) -> Iter
 def pair_card(row: Pair, outcome: Text) -> Text:
     """Return a pair with its ratings, each with the score once and the judge's explanation."""
     truncated = " (cut off)" if row.finish == "length" else ""
-    fields = {"instruction": row.instruction, "input": row.input, "thoughts": row.thoughts or ""}
+    dialogue = dialogue_text(row.history, row.instruction)
+    fields = {"instruction": dialogue, "input": row.input, "thoughts": row.thoughts or ""}
     fields[f"output{truncated}"] = "(no answer)" if row.unanswered else row.output or "(empty)"
     fields = {name: text for name, text in fields.items() if text}
     if isinstance(row, AssessedPair):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from isheep.records import Pair, Rejected
 from isheep.rundir.folder import RunFolder
+from isheep.rundir.jsonl import filter_rows
 from isheep.rundir.progress import console
 from isheep.text.novelty import Language, find_repeated, split_words
 
@@ -78,7 +79,9 @@ def record_diversity(run: RunFolder, iteration: int, pairs: Sequence[Pair], lang
     def make() -> dict[str, Any]:
         # Tasks that are taken from another iteration have no rejected candidates of their own.
         rejected: Sequence[Rejected] = folder.read("rejected.jsonl", Rejected) if folder.has("rejected.jsonl") else []
-        metrics = measure_diversity(pairs, rejected, language)
+        # Follow-ups are short and alike by nature ("And Japan?").
+        first_turns = filter_rows(pairs, lambda pair: not pair.history)
+        metrics = measure_diversity(first_turns, rejected, language)
         return {**metrics, "narrower": list(find_narrowing(metrics, earlier))}
 
     for line in folder.json("diversity.json", make)["narrower"]:

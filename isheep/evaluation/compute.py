@@ -25,6 +25,9 @@ TOKEN_FILES: dict[str, type[Reply | TaskKind | Instance | Pair | PairSamples]] =
     "replies.jsonl": Reply,
     "task_kinds.jsonl": TaskKind,
     "instances.jsonl": Instance,
+    "first_turns.jsonl": Pair,
+    "follow_ups.jsonl": Reply,
+    "second_turns.jsonl": Pair,
     "pairs.jsonl": Pair,
     "samples.jsonl": PairSamples,
 }
@@ -124,8 +127,9 @@ def _is_whole(event: Mapping[str, Any]) -> bool:
 def _iteration_tokens(run: RunFolder, iteration: int, find_event: FindEvent) -> int | None:
     folder, counts = iteration_dir(run, iteration), list[int]()
     for name, row_type in TOKEN_FILES.items():
-        # Pairs that are made of instances are not asked of a model again.
-        if folder.has(name) and not (name == "pairs.jsonl" and folder.has("instances.jsonl")):
+        # Pairs that are made of instances, or of two files of turns, are not asked of a model again.
+        is_copy = name == "pairs.jsonl" and any(map(folder.has, ("instances.jsonl", "first_turns.jsonl")))
+        if folder.has(name) and not is_copy:
             event = find_event(f"{iteration_name(iteration)}/{name}")
             is_counted = _is_whole(event) and "tokens" in event
             counts.append(event["tokens"] if is_counted else sum(row.tokens for row in folder.read(name, row_type)))

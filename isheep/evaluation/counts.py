@@ -73,6 +73,23 @@ def count_instances(run: RunFolder, iteration: int) -> InstanceCounts:
     )
 
 
+class DialogueCounts(NamedTuple):
+    """The second turns of an iteration, and the texts that are no second turn; None before they are written."""
+
+    second_turns: int | None
+    failed: int | None
+
+
+def count_dialogues(run: RunFolder, iteration: int) -> DialogueCounts:
+    """Count the second turns of an iteration in its finished files."""
+    folder = iteration_dir(run, iteration)
+    answered = folder.read("second_turns.jsonl", Pair) if folder.has("second_turns.jsonl") else None
+    failed = folder.read("unanswered.jsonl", Rejected) if folder.has("unanswered.jsonl") else None
+    return DialogueCounts(
+        second_turns=None if answered is None else len(answered), failed=None if failed is None else len(failed)
+    )
+
+
 class PairAccuracy(NamedTuple):
     """Which pairs of an iteration are right: all generated pairs, and the kept ones. Empty before the filters ran."""
 

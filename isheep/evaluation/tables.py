@@ -13,7 +13,7 @@ from rich.text import Text
 
 from isheep.benchmarks import Result
 from isheep.evaluation import formatting
-from isheep.evaluation.counts import count_instances, count_rows, pair_accuracy
+from isheep.evaluation.counts import count_dialogues, count_instances, count_rows, pair_accuracy
 from isheep.evaluation.formatting import format_number
 from isheep.evaluation.newly_met import newly_met
 from isheep.evaluation.results import has_result
@@ -102,6 +102,10 @@ def count_table_rows(recipe: Recipe, run: RunFolder, iterations: Sequence[int], 
         yield TableRow("tasks called classification", [format_number(count.classification) for count in instances])
         yield TableRow("unreadable kinds of task", [format_number(count.unreadable) for count in instances])
         yield TableRow("tasks without an instance", [format_number(count.failed) for count in instances])
+    if recipe.response.turns > 1:
+        dialogues = [count_dialogues(run, iteration) for iteration in iterations]
+        yield TableRow("second turns", [format_number(count.second_turns) for count in dialogues])
+        yield TableRow("texts that are no second turn", [format_number(count.failed) for count in dialogues])
     counts = [count_rows(run, iteration) for iteration in iterations]
     yield TableRow("generated pairs", [format_number(count.generated) for count in counts])
     if any(count.unanswered is not None for count in counts):

@@ -13,7 +13,7 @@ from isheep.models.chat_template import ChatTemplate
 from isheep.models.checkpoint import start_text
 from isheep.models.gguf_file import write_gguf
 from isheep.recipe.schema import Recipe
-from isheep.records import AssessedPair, Model, Pair
+from isheep.records import AssessedPair, Model, Pair, Turns, history_turns, user_turn
 from isheep.rundir.atomic import commit_folder, write_json_list, write_text
 from isheep.rundir.training_file import TrainingRow
 from isheep.trainers import llamafactory
@@ -124,14 +124,19 @@ def write_gguf_folder(model: Model, chat: ChatTemplate, output_dir: Path) -> Non
 
 def sharegpt_row(row: Row) -> dict[str, Any]:
     """Return a row in the form of ShareGPT: a conversation of a human and gpt."""
-    turns = {"human": row.content, "gpt": row.output}
-    return {"conversations": [{"from": speaker, "value": text} for speaker, text in turns.items()]}
+    speakers = {"user": "human", "assistant": "gpt"}
+    return {"conversations": [{"from": speakers[role], "value": text} for role, text in _dialogue(row)]}
 
 
 def messages_row(row: Row) -> dict[str, Any]:
     """Return a row as messages of a user and an assistant, as chat templates read them."""
-    turns = {"user": row.content, "assistant": row.output}
-    return {"messages": [{"role": role, "content": text} for role, text in turns.items()]}
+    return {"messages": [{"role": role, "content": text} for role, text in _dialogue(row)]}
+
+
+def _dialogue(row: Row) -> Turns:
+    """Return all turns of a row with the output as the last one."""
+    user_text = user_turn(row.instruction, row.input)
+    return [*history_turns(row.history), ("user", user_text), ("assistant", row.output)]
 
 
 def paper_row(row: Row) -> dict[str, Any]:

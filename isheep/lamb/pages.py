@@ -248,8 +248,8 @@ def checked_page(rng: Random) -> Page:
         write_good, write_good, write_wrong, write_wrong, write_ignoring_demands, write_misreading_demands,
         write_wrong_ignoring_demands, write_partial,
     ]  # fmt: skip
-    fewest, most = (5, 10) if quest.family in POSITION_FAMILIES else (2, 5)
-    for _ in range(rng.randint(fewest, most)):
+    limits = (5, 10) if quest.family in POSITION_FAMILIES else (2, 5)
+    for _ in range(rng.randint(*limits)):
         answer = rng.choice(writers)(quest, rng)
         page += [("\nAnswer: ", 0.0), (answer.text, _imitation_weight(answer))]
         page += [("\nRight:", 0.0), (_yes_or_no(answer.note == "right"), SCORE_LOSS_WEIGHT)]

@@ -24,8 +24,7 @@ STATE_FILE = "state.pt"
 SAVE_SECONDS = 180
 
 
-
-class Shape(NamedTuple):
+class LambShape(NamedTuple):
     """The shape of a Llama with heads of 32 values, two of which share a key and a value."""
 
     width: int
@@ -33,7 +32,7 @@ class Shape(NamedTuple):
     num_layers: int
 
 
-SHAPES = {"1.3m": Shape(128, 320, 6), "2.8m": Shape(192, 512, 6), "4.9m": Shape(256, 704, 6)}
+SHAPES = {"1.3m": LambShape(128, 320, 6), "2.8m": LambShape(192, 512, 6), "4.9m": LambShape(256, 704, 6)}
 """The shapes of the lambs, by their millions of parameters."""
 DEFAULT_SIZE = "1.3m"
 HEAD_SIZE = 32
@@ -50,8 +49,9 @@ TEMPLATE = (
 class PretrainSettings(NamedTuple):
     """How lamb is pretrained.
 
-    `num_tokens` is the total, including those of a state to resume from, `size` a key of SHAPES. `batch_size` is the number of tokens that each
-    of `workers` processes reads in a step, `learning_rate` that of Muon; AdamW has a quarter of it.
+    `num_tokens` is the total, including those of a state to resume from, `size` a key of SHAPES. `batch_size` is the
+    number of tokens that each of `workers` processes reads in a step, `learning_rate` that of Muon; AdamW has a quarter
+    of it.
     """
 
     num_tokens: int
@@ -89,7 +89,7 @@ def make_tokenizer(output_dir: Path, num_pages: int = 60_000, seed: int = 1) -> 
     return fast_tokenizer
 
 
-def make_model(vocabulary_size: int, shape: Shape, seed: int) -> Any:
+def make_model(vocabulary_size: int, shape: LambShape, seed: int) -> Any:
     """Return an untrained model."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -179,7 +179,9 @@ def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
     state = read_state(output_dir)
     if state and state["size"] != settings.size:
         size = state["size"]
-        raise UserError(f"{output_dir} holds a lamb of size {size}: continue it with --size {size}, or take another --out")
+        raise UserError(
+            f"{output_dir} holds a lamb of size {size}: continue it with --size {size}, or take another --out"
+        )
     if (output_dir / "tokenizer.json").exists():
         tokenizer = AutoTokenizer.from_pretrained(output_dir)
     else:

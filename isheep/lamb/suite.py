@@ -9,7 +9,7 @@ from isheep.lamb.families import FAMILIES
 from isheep.lamb.pages import content
 from isheep.lamb.phrasings import Part
 from isheep.lamb.world import Quest, draw_quest, right_answer, understand
-from isheep.records import DialogueTask, Exchange, Pair, dialogue_text
+from isheep.records import DialogueTask, Exchange, History, Pair, Turns, dialogue_text, history_turns
 
 NUM_ITEMS = 1000
 NUM_VALIDATION_ITEMS = 500
@@ -46,14 +46,17 @@ class Dialogue(NamedTuple):
     first: Quest
     follow_up: Quest
 
+    def history(self, first_answer: str) -> History:
+        """Return the first turn with an answer to it."""
+        return (Exchange(content(self.first), first_answer),)
+
     def texts(self, first_answer: str) -> tuple[str, str]:
         """Return what is answered in each turn, as plain text: the task, and the dialogue up to the follow-up."""
-        exchange = Exchange(content(self.first), first_answer)
-        return exchange.user, dialogue_text((exchange,), self.follow_up.instruction)
+        return content(self.first), dialogue_text(self.history(first_answer), self.follow_up.instruction)
 
-    def conversation(self, first_answer: str) -> list[tuple[str, str]]:
-        """Return the dialogue up to the follow-up as a chat template takes it: (role, text) of each turn."""
-        return [("user", content(self.first)), ("assistant", first_answer), ("user", self.follow_up.instruction)]
+    def conversation(self, first_answer: str) -> Turns:
+        """Return the dialogue up to the follow-up as a chat template takes it."""
+        return [*history_turns(self.history(first_answer)), ("user", self.follow_up.instruction)]
 
 
 def dialogues(num_dialogues: int = NUM_DIALOGUES, seed: int = 2027, part: Part = "exam") -> list[Dialogue]:

@@ -47,7 +47,7 @@ class Quest(NamedTuple):
     input: str
 
     def with_instruction(self, rng: Random, part: Part) -> "Quest":
-        """Return the quest with an instruction: its request, and a sentence for each demand in the phrasings of a part."""
+        """Return the quest with its instruction: the request, and a sentence for each demand in a part's phrasings."""
         sentences = [self.request]
         for demand in self.demands:
             constraint = CONSTRAINTS[demand.kind]

@@ -8,10 +8,11 @@ from typing import Any
 from isheep.errors import UserError, one_line
 from isheep.models.checkpoint import load_tokenizer, num_embeddings
 from isheep.models.prompt_text import literal_text, mark_tokens, unmark
-from isheep.models.template_frame import MARK, QUESTION, Frame, TemplateProblem, Turns, find_frame, render
+from isheep.models.template_frame import MARK, QUESTION, Frame, TemplateProblem, find_frame, render
 from isheep.models.template_limits import find_excess
 from isheep.models.tokenization import prompt_ids
 from isheep.prompts import FOLDER, is_jinja_text
+from isheep.records import Turns
 
 PACKAGED_TEMPLATES = {"qwen": FOLDER / "qwen.jinja", "llama3": FOLDER / "llama3.jinja"}
 """The templates of Liang et al. 2024, Appendix E."""

@@ -15,6 +15,7 @@ from isheep.errors import one_line
 from isheep.models.checkpoint import start_text, start_token_ids
 from isheep.models.template_limits import is_too_long
 from isheep.models.tokenization import continuation_ids, encode, prompt_ids
+from isheep.records import Turns
 
 QUESTION, MARK = "0question0", "0answer0"
 """Stand for the two turns while the texts around them are searched; no template changes these words."""
@@ -27,9 +28,6 @@ TODAY = date(2024, 7, 26)
 
 DATE_CODE = re.compile("%-?[AaBbCcDdeFGgHhIjMmnpRrSTtUuVWwXxYyZz]")
 """A part of a date as strftime writes it; %s is none, because it depends on the time zone."""
-
-Turns = list[tuple[str, str]]
-"""A conversation: (role, content) of each turn."""
 
 
 class TemplateProblem(Exception):

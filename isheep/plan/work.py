@@ -80,6 +80,16 @@ class PlannedIteration(NamedTuple):
         settings = self.recipe.synthesis
         return min(float(settings.tasks), prompt_budget(settings) * self.assumed.tasks)
 
+    @property
+    def num_pairs(self) -> float:
+        """The number of pairs: one for each turn of a dialogue."""
+        return self.num_tasks * self.recipe.response.turns
+
+    @property
+    def pair_tokens(self) -> float:
+        """The mean number of tokens of a pair's texts; in a dialogue the second turn shows the first one, too."""
+        return (self.assumed.task + self.assumed.answer) * (self.recipe.response.turns + 1) / 2
+
     def batch_size(self, stage_size: int) -> int:
         """Return the number of prompts that an engine processes at a time."""
         return min(stage_size, self.recipe.machine.engine_batch_size)
@@ -105,10 +115,10 @@ def run_stages(recipe: Recipe, assume: Assume) -> Iterator[Stage]:
         iteration = PlannedIteration(number, recipe_now, assume(recipe_now, number))
         stages = list(generation_stages(iteration, model))
         kept_share = iteration.assumed.kept
-        kept_rows = iteration.num_tasks * kept_share
+        kept_rows = iteration.num_pairs * kept_share
         adds_rows = recipe_now.training.data == "all"
         num_rows = kept_rows + (num_rows if adds_rows else 0)
-        most_rows = recipe_now.synthesis.tasks + (most_rows if adds_rows else 0)
+        most_rows = recipe_now.synthesis.tasks * recipe_now.response.turns + (most_rows if adds_rows else 0)
         settings = recipe_now.model_dump(mode="json", include={"filters", "training"})
         model = _digest(stages[-1].fingerprint, settings, kept_share)
         yield from stages
@@ -119,30 +129,30 @@ def run_stages(recipe: Recipe, assume: Assume) -> Iterator[Stage]:
 def generation_stages(iteration: PlannedIteration, model: str) -> Iterator[Stage]:
     """Yield the stages that M^(t-1) runs: instructions, answers, measures for filters, ratings."""
     number, recipe, assumed = iteration
-    settings, num_tasks = recipe.model_dump(mode="json"), iteration.num_tasks
+    settings, num_pairs = recipe.model_dump(mode="json"), iteration.num_pairs
     fingerprint = _digest(_digest(model, number), settings["synthesis"])
     if not recipe.synthesis.tasks_of:
         yield instruction_stage(iteration, fingerprint)
     fingerprint = _digest(fingerprint, settings["response"])
     yield answer_stage(iteration, fingerprint)
-    pair = assumed.task + assumed.answer
+    pair = iteration.pair_tokens
     if needs(recipe.filters, "perplexities"):
         # The answer after its prompt is read, then the pair as plain text.
-        tokens = num_tasks * (assumed.turn + 2 * pair)
-        measured = _reading_stage(iteration, 2 * num_tasks, tokens, _digest(fingerprint, "perplexity"))
+        tokens = num_pairs * (assumed.turn + 2 * pair)
+        measured = _reading_stage(iteration, 2 * num_pairs, tokens, _digest(fingerprint, "perplexity"))
         yield measured.model_copy(update={"all_logits": True})
     if needs(recipe.filters, "embeddings"):
-        yield _reading_stage(iteration, num_tasks, num_tasks * pair, _digest(fingerprint, "vectors"))
+        yield _reading_stage(iteration, num_pairs, num_pairs * pair, _digest(fingerprint, "vectors"))
     if num_samples := count_samples(recipe.filters):
         yield sample_stage(iteration, num_samples, _digest(fingerprint, "samples", num_samples))
     # A judge at an endpoint computes elsewhere.
     if (rating := recipe.assessment) and not rating.is_at_endpoint:
         fingerprint = _digest(fingerprint, settings["assessment"])
         max_tokens = rating.sampling.max_tokens if rating.writes_text else 0
-        calls, batch_size = num_tasks * len(rating.criteria), iteration.batch_size(rating.batch_size)
+        calls, batch_size = num_pairs * len(rating.criteria), iteration.batch_size(rating.batch_size)
         requests = Requests(calls, assumed.rating + pair, assumed.grade, max_tokens, batch_size)
         stage = _generation_stage(iteration, "ratings", requests, fingerprint)
-        files = {"file_tokens": num_tasks * pair + stage.output_tokens, "file_rows": num_tasks}
+        files = {"file_tokens": num_pairs * pair + stage.output_tokens, "file_rows": num_pairs}
         yield stage.model_copy(update=files)
 
 
@@ -176,7 +186,8 @@ def instruction_stage(iteration: PlannedIteration, fingerprint: str) -> Stage:
 def answer_stage(iteration: PlannedIteration, fingerprint: str) -> Stage:
     """Return the answers to all tasks.
 
-    Self-Instruct's form has three prompts per task, for its kind, its input and its output, with examples.
+    Self-Instruct's form has three prompts per task, for its kind, its input and its output, with examples. A dialogue
+    of two turns has three, too.
     """
     _, recipe, assumed = iteration
     settings, max_tokens, num_tasks = recipe.response, recipe.response.sampling.max_tokens, iteration.num_tasks
@@ -190,6 +201,13 @@ def answer_stage(iteration: PlannedIteration, fingerprint: str) -> Stage:
         output = (assumed.answer + assumed.task + 2) / 3
         requests = Requests(3 * num_tasks, prompt, output, max_tokens, batch_size)
         changes["max_output_tokens"] = num_tasks * (2.0 * max_tokens + 8)
+    elif settings.turns == 2:
+        # The answer, the follow-up after it, and the answer to that; each prompt holds the texts before it.
+        prompt = assumed.turn + assumed.task + (2 * assumed.answer + assumed.task) / 3
+        output = (2 * assumed.answer + assumed.task) / 3
+        requests = Requests(3 * num_tasks, prompt, output, max_tokens, batch_size)
+        # The pairs are written once more, as turns.
+        changes = {name: 4 * value for name, value in changes.items()}
     else:
         requests = Requests(num_tasks, assumed.turn + assumed.task, assumed.answer, max_tokens, batch_size)
     return _generation_stage(iteration, "answers", requests, fingerprint).model_copy(update=changes)
@@ -198,7 +216,7 @@ def answer_stage(iteration: PlannedIteration, fingerprint: str) -> Stage:
 def sample_stage(iteration: PlannedIteration, num_samples: int, fingerprint: str) -> Stage:
     """Return the further answers to all tasks that a filter compares."""
     _, recipe, assumed = iteration
-    settings, calls = recipe.response, num_samples * iteration.num_tasks
+    settings, calls = recipe.response, num_samples * iteration.num_pairs
     batch_size = iteration.batch_size(settings.batch_size)
     requests = Requests(calls, assumed.turn + assumed.task, assumed.answer, settings.sampling.max_tokens, batch_size)
     stage = _generation_stage(iteration, "measures for filters", requests, fingerprint)

@@ -104,6 +104,10 @@ class Response(Settings):
     file of yours, or a mapping (docs/prompts.md)."""
     examples: Annotated[int, Field(ge=2)] | None = None
     """The number of seed tasks in a prompt of `prompt: instances`; null: 6."""
+    turns: Literal[1, 2] = 1
+    """The number of turns of a dialogue. 2: after each answer the model writes what the user asks next, and answers
+    that, too. The second turn is a pair of its own, which is rated, filtered and trained on with the first one before
+    it (docs/method.md)."""
     batch_size: Count = 64
     """The number of instructions that are answered in a batch."""
     sampling: Sampling = Sampling()

@@ -121,6 +121,9 @@ def _response(recipe: Recipe) -> Conflicts:
     if prompt == "instances" and recipe.synthesis.inputs:
         why = "instances writes the inputs, and synthesis does too: set synthesis.inputs: false"
         yield ("response", "prompt"), why
+    if recipe.response.turns > 1 and not forms.load_answer_form(prompt).chat:
+        why = f"{recipe.response.turns} turns need prompt: chat, and this recipe has {_prompt_name(prompt)}"
+        yield ("response", "turns"), why
     if prompt != "instances" and recipe.response.examples:
         yield ("response", "examples"), f"it is for prompt: instances, and this recipe has {_prompt_name(prompt)}"
 

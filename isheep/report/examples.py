@@ -16,7 +16,7 @@ from isheep.errors import UserError
 from isheep.evaluation.score_rows import BenchmarkScores
 from isheep.filters.base import FilterContext
 from isheep.recipe.evaluation import BenchmarkSettings
-from isheep.records import Answer, AssessedPair, Pair, Rejected
+from isheep.records import Answer, AssessedPair, Pair, Rejected, dialogue_text
 from isheep.report.run_data import IterationData, RunData
 from isheep.rundir.iterations import iteration_dir, model_words
 
@@ -103,7 +103,7 @@ def _pair_row(iteration: IterationData, pair: Pair, low: Mapping[str, set[str] |
     return {
         "iteration": iteration.number,
         "id": pair.id,
-        "instruction": pair.instruction,
+        "instruction": dialogue_text(pair.history, pair.instruction),
         "input": pair.input,
         "thoughts": pair.thoughts or "",
         "output": pair.output,

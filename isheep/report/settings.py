@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from isheep.evaluation.statistics import Estimate, estimate_over_seeds
 from isheep.report.run_data import RunData
+from isheep.rundir.seed_sweep import SWEEP_FILE
 
 # The keys of a recipe that runs of one setting may differ in.
 FREE_KEYS = {"seed", "machine", "date"}
@@ -30,11 +31,13 @@ class Setting:
 def group_settings(runs: Sequence[RunData]) -> list[Setting]:
     """Return the settings of some runs, in the order of their first runs.
 
-    A run with the recipe and the seed of an earlier one is a setting of its own.
+    The runs of a setting of a sweep with random seeds belong together: their recipes may differ in what depends on
+    another run, such as the steps of `training.steps_of`. Any other run with the recipe and the seed of an earlier one
+    is a setting of its own.
     """
     groups: dict[str, list[list[RunData]]] = {}
     for run in runs:
-        key = json.dumps(run.recipe.model_dump(mode="json", exclude=FREE_KEYS), sort_keys=True)
+        key = _setting_key(run)
         candidates = groups.setdefault(key, [])
         seed = run.recipe.seed
         group = next((group for group in candidates if all(member.recipe.seed != seed for member in group)), None)
@@ -45,6 +48,14 @@ def group_settings(runs: Sequence[RunData]) -> list[Setting]:
     members = [group for candidates in groups.values() for group in candidates]
     members.sort(key=lambda group: runs.index(group[0]))
     return [Setting(name, tuple(group)) for name, group in zip(_unique_names(members), members, strict=True)]
+
+
+def _setting_key(run: RunData) -> str:
+    """Return what runs of one setting have in common: a folder of a sweep with random seeds, or their recipe."""
+    folder = run.path.resolve().parent
+    if run.path.name == f"seed-{run.recipe.seed}" and (folder.parent / SWEEP_FILE).exists():
+        return str(folder)
+    return json.dumps(run.recipe.model_dump(mode="json", exclude=FREE_KEYS), sort_keys=True)
 
 
 def _unique_names(groups: Sequence[Sequence[RunData]]) -> list[str]:

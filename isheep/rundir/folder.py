@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from isheep.batching import chunks, ordered_map
+from isheep.batching import batched, ordered_map
 from isheep.errors import UserError, one_line
 from isheep.records import Record
 from isheep.rundir import atomic, integrity, jsonl, kept_replies, manifest, progress
@@ -195,11 +196,11 @@ class RunFolder:
         self._report_file(name, start_time, rows=len(rows), made=len(rows) - num_existing, **cost)
         return rows
 
-    def write(self, name: str, row_type: type[R], rows: Sequence[R]) -> JsonlRows[R]:
+    def write(self, name: str, row_type: type[R], rows: Iterable[R]) -> JsonlRows[R]:
         """Write rows that are computed without a model, unless the file exists; return the rows of the file."""
 
         def missing_batches(existing: Sequence[R]) -> Iterator[Sequence[R]]:
-            return chunks(rows, ROWS_PER_SYNC, len(existing))
+            return batched(islice(rows, len(existing), None), ROWS_PER_SYNC)
 
         return self.records(name, row_type, missing_batches, batch_size=1, by_model=False)
 

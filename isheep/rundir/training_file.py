@@ -8,29 +8,33 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from isheep.errors import UserError, one_line
-from isheep.records import Pair, Record, user_turn
+from isheep.records import History, Pair, Record, Turns, history_turns, is_empty, user_turn
 from isheep.rundir.folder import RunFolder
 
 TRAINING_FILE = "train.json"
 
 
 class TrainingRow(Record):
-    """A row of the training file. `finish` is "length" if the output was cut off: then no end token is learned."""
+    """A row of the training file. `finish` is "length" if the output was cut off: then no end token is learned.
+
+    Only the output is learned. `history` are the turns before it in a dialogue, as in LLaMA-Factory's Alpaca form.
+    """
 
     instruction: str
     input: str = ""
     output: str
     finish: Literal["stop", "length"] = "stop"
+    history: Annotated[History, Field(exclude_if=is_empty)] = ()
 
     @property
-    def content(self) -> str:
-        """Return the user's turn: instruction and input as the model reads them."""
-        return user_turn(self.instruction, self.input)
+    def turns(self) -> Turns:
+        """The turns that the output answers, as (role, content): those of the history, and the user's turn."""
+        return [*history_turns(self.history), ("user", user_turn(self.instruction, self.input))]
 
 
 class TrainingData(NamedTuple):
@@ -48,6 +52,7 @@ def training_row(pair: Pair) -> TrainingRow:
         input=pair.input,
         output=pair.output,
         finish="length" if pair.finish == "length" else "stop",
+        history=pair.history,
     )
 
 
@@ -95,5 +100,6 @@ def _read_row(path: Path, number: int, value: Any) -> TrainingRow:
         key = ".".join(map(str, problem["loc"]))
         reason = f"{key}: {problem['msg']}" if key else problem["msg"]
         raise UserError(
-            f"{path} row {number}: {reason}; a row has the keys instruction, input, output and finish (stop or length)"
+            f"{path} row {number}: {reason}; a row has the keys instruction, input, output, finish (stop or length) "
+            "and, in a dialogue, history (pairs of a user's turn and its answer)"
         ) from None

@@ -27,9 +27,9 @@ def find_drops(
     """Return one Drop for each pair that is not trained on, in the order of the pairs.
 
     A pair is dropped because its answer can't be read, for its characters, by the rules, or by a filter. A filter sees
-    only the pairs that the filters before it kept. `special_tokens` are the tokenizer's. A pair that no judge rated (no
-    AssessedPair) passes no score filter. The draws of a filter depend on the context's seed and on the filter's
-    position. Raises UserError if a filter fails.
+    only the pairs that the filters before it kept. At the end the second turns of dropped first turns are dropped, too.
+    `special_tokens` are the tokenizer's. A pair that no judge rated (no AssessedPair) passes no score filter. The draws
+    of a filter depend on the context's seed and on the filter's position. Raises UserError if a filter fails.
     """
     context = context or FilterContext()
     pattern = re.compile("|".join([*map(re.escape, sorted(special_tokens)), SPECIAL_TOKEN]))
@@ -40,7 +40,20 @@ def find_drops(
         with user_code(f"filter {pair_filter.label}", type(pair_filter).reasons):
             reasons = pair_filter.reasons(remaining, seeded)
             drops |= {row: Drop(row=row, by=pair_filter.label, why=why) for row, why in reasons}
+    drops |= {drop.row: drop for drop in _drops_with_first_turn(pairs, drops)}
     return [drops[pair.id] for pair in pairs if pair.id in drops]
+
+
+def _drops_with_first_turn(pairs: Sequence[Pair], drops: Collection[str]) -> list[Drop]:
+    """Return the drops of second turns that were kept although their first turn, which they show, was not.
+
+    The first turn of a dialogue has the id of the second one without its last part.
+    """
+    return [
+        Drop(row=pair.id, by="turns", why="its first turn was dropped")
+        for pair in pairs
+        if pair.history and pair.id not in drops and pair.id.rpartition(".")[0] in drops
+    ]
 
 
 def kept_pairs(pairs: Sequence[Pair], drops: Sequence[Drop]) -> Sequence[Pair]:

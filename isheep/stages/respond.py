@@ -1,6 +1,7 @@
 """Answers (Algorithm 1, lines 4 and 5): tasks -> pairs."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 from isheep import prompts
 from isheep.errors import UserError
@@ -9,17 +10,28 @@ from isheep.models.checkpoint import context_length
 from isheep.models.tokenization import prompt_ids
 from isheep.prompts.forms import BUILTIN_FORMS, AnswerForm, load_answer_form
 from isheep.recipe.schema import Recipe, Response
-from isheep.records import Completion, Pair, Task
+from isheep.records import Completion, DialogueTask, Pair, Task, history_turns
 from isheep.stages.context import StageContext
+from isheep.stages.follow_ups import write_follow_ups
 from isheep.stages.instances import write_instances
 from isheep.text.characters import REPLACEMENT
 
 
 def respond(context: StageContext, tasks: Sequence[Task]) -> Sequence[Pair]:
     """Return D_raw^t, the tasks with the model's answers (pairs.jsonl)."""
-    if context.recipe.response.prompt == "instances":
+    settings = context.recipe.response
+    if settings.prompt == "instances":
         return write_instances(context, tasks)
-    return answer_tasks(context, tasks)
+    if settings.turns == 1:
+        return answer_tasks(context, tasks)
+    return write_dialogues(context, tasks)
+
+
+def write_dialogues(context: StageContext, tasks: Sequence[Task]) -> Sequence[Pair]:
+    """Return the pairs of the first turns, then those of the second turns, whose tasks the model writes as the user."""
+    first_pairs = answer_tasks(context, tasks, "first_turns.jsonl")
+    second_pairs = answer_tasks(context, write_follow_ups(context, first_pairs), "second_turns.jsonl")
+    return context.folder.write("pairs.jsonl", Pair, chain(first_pairs, second_pairs))
 
 
 def answer_tasks(context: StageContext, tasks: Sequence[Task], name: str = "pairs.jsonl") -> Sequence[Pair]:
@@ -32,10 +44,11 @@ def answer_tasks(context: StageContext, tasks: Sequence[Task], name: str = "pair
     settings = context.recipe.response
     form = load_answer_form(settings.prompt)
     sampling = context.sampling(settings.sampling, *form.stop)
+    seed_path = ("response", "second turn") if name == "second_turns.jsonl" else ("response",)
 
     def answer_batch(start: int) -> list[Pair]:
         batch = tasks[start : start + settings.batch_size]
-        seed = context.seed("response", start // settings.batch_size)
+        seed = context.seed(*seed_path, start // settings.batch_size)
         texts = [render_response_prompt(task, context.chat, settings) for task in batch]
         completions = context.engine.generate(texts, sampling, seed)
         return [_pair(task, completion, form, seed) for task, completion in zip(batch, completions, strict=True)]
@@ -69,8 +82,11 @@ def read_answer(completion: Completion, form: AnswerForm) -> tuple[str | None, s
 def render_response_prompt(task: Task, chat: ChatTemplate, settings: Response) -> str:
     """Return the text that the model continues with its answer, or with its thoughts and then its answer."""
     form = load_answer_form(settings.prompt)
-    text = prompts.fill_template(form.template, instruction=task.content)
-    return chat.prompt(text) if form.chat else plain_prompt(text, chat)
+    if form.chat:
+        text = prompts.fill_template(form.template, instruction=task.user_turn)
+        history = task.history if isinstance(task, DialogueTask) else ()
+        return chat.conversation([*history_turns(history), ("user", text)])
+    return plain_prompt(prompts.fill_template(form.template, instruction=task.content), chat)
 
 
 def text_before_output(pair: Pair, chat: ChatTemplate, settings: Response) -> str:

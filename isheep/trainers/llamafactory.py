@@ -178,7 +178,13 @@ def write_input_files(
     for name, rows in datasets.items():
         alpaca_rows = [alpaca_row(row) | system for row in rows]
         if alpaca_rows:
-            info[name] = {"file_name": f"{name}.json", "formatting": "alpaca", "columns": columns}
+            has_history = any("history" in row for row in alpaca_rows)
+            history = {"history": "history"} if has_history else {}
+            info[name] = {"file_name": f"{name}.json", "formatting": "alpaca", "columns": columns | history}
+            if has_history:
+                alpaca_rows = [{**row, "history": row.get("history", [])} for row in alpaca_rows]
+                # Else LLaMA-Factory learns the earlier answers, too, which have rows of their own.
+                settings = {**settings, "mask_history": True}
             write_json_list(folder / f"{name}.json", alpaca_rows)
     write_text(folder / "dataset_info.json", json.dumps(info, indent=1) + "\n")
     present = {key: value for key, value in settings.items() if value is not None}
@@ -186,8 +192,12 @@ def write_input_files(
 
 
 def alpaca_row(row: TrainingRow | Pair) -> dict[str, Any]:
-    """Return a row in the form of Stanford Alpaca: instruction, input, output."""
-    return {"instruction": row.instruction, "input": row.input, "output": row.output}
+    """Return a row in the form of Stanford Alpaca: instruction, input, output; in a dialogue also `history`.
+
+    `history` is LLaMA-Factory's: a list of [user's turn, answer].
+    """
+    history = {"history": [list(exchange) for exchange in row.history]} if row.history else {}
+    return {"instruction": row.instruction, "input": row.input, "output": row.output, **history}
 
 
 def _machine_settings(training: Training, machine: Machine) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def tokenize_row(
     model would learn to stop in the middle; an answer beyond the cutoff loses its last tokens and the end token. With
     `end` "tokenizer" it is the tokenizer's token, and every row gets it. Returns None if no token of the answer fits.
     """
-    prompt = prompt_ids(tokenizer, [chat_template.prompt(row.content)])[0]
+    prompt = prompt_ids(tokenizer, [chat_template.conversation(row.turns)])[0]
     answer_ids = continuation_ids(tokenizer, chat_template.answer(row.output), prompt)
     if end == "tokenizer":
         answer_ids = [*answer_ids, tokenizer.eos_token_id]
