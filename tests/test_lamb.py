@@ -3,23 +3,49 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 from random import Random
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isheep.lamb import SEEDS
-from isheep.lamb.answers import GRADED_SHARES, draw_answer, write_misreading_demands
+from isheep.errors import UserError
+from isheep.lamb import CHECKPOINT, SEEDS, probe
+from isheep.lamb.answers import GRADED_SHARES, check_answer, draw_answer, write_misreading_demands
 from isheep.lamb.constraints import CONSTRAINTS
+from isheep.lamb.dialogues import AGAIN, OTHER
 from isheep.lamb.families import FAMILIES
-from isheep.lamb.pages import GRADED_WEIGHTS, SCORE_LOSS_WEIGHT, content, grade_quality, page_text, pages
-from isheep.lamb.phrasings import PARTS, Part
-from isheep.lamb.suite import is_truly_right, seed_tasks, suite, validation
+from isheep.lamb.pages import (
+    GRADED_WEIGHTS,
+    SCORE_LOSS_WEIGHT,
+    content,
+    grade_quality,
+    graded_page,
+    page_text,
+    pages,
+)
+from isheep.lamb.phrasings import PARTS, Part, constraint_phrasings, family_phrasings, follow_up_phrasings
+from isheep.lamb.pretrain import (
+    SHAPES,
+    STATE_FILE,
+    VOCABULARY,
+    PretrainSettings,
+    make_model,
+    make_optimizers,
+    make_tokenizer,
+    pretrain,
+    read_state,
+    save,
+)
+from isheep.lamb.suite import is_truly_right, seed_tasks, suite, validation, validation_dialogues
 from isheep.lamb.world import Quest, draw_quest, dress, part_of, right_answer, understand
+from isheep.models.chat_template import load_chat_template
 from isheep.records import Pair
+from tests.helpers.command import refused
 
 
 def draw_quests(count: int, part: Part = "corpus") -> list[Quest]:
@@ -68,10 +94,13 @@ def test_the_parts_share_nothing() -> None:
     corpus = "\n".join(map(page_text, islice(pages(3), 6_000)))
     exam, validated = ({quest.instruction for quest in quests} for quests in (suite(), validation()))
     assert not exam & validated and not [instruction for instruction in exam | validated if instruction in corpus]
-    for kind in (*FAMILIES.values(), *CONSTRAINTS.values()):
-        phrasings = [phrasing for part in PARTS for phrasing in kind.phrasings[part]]
+    by_kind = [*map(family_phrasings, FAMILIES), *map(constraint_phrasings, CONSTRAINTS)]
+    by_kind += map(follow_up_phrasings, (AGAIN, OTHER))
+    for by_part in by_kind:
+        phrasings = [phrasing for part in PARTS for phrasing in by_part[part]]
         assert len(set(phrasings)) == len(phrasings)
-        for phrasing in (*kind.phrasings["exam"], *kind.phrasings["validation"]):
+        assert any(phrasing.partition("{")[0] in corpus for phrasing in by_part["corpus"])
+        for phrasing in (*by_part["exam"], *by_part["validation"]):
             assert not re.search(re.sub(r"\\\{\w\\\}", r"[\\w, ]{1,30}?", re.escape(phrasing)), corpus), phrasing
 
 
@@ -117,6 +146,21 @@ def test_grades_depend_on_the_truth() -> None:
     assert mean[True] > mean[False] + 3
 
 
+def test_scores_on_graded_pages_are_spread() -> None:
+    rng = Random(8)
+    pieces = [piece for _ in range(2000) for piece in graded_page(rng)]
+    counts = Counter(int(text) for text, weight in pieces if weight == SCORE_LOSS_WEIGHT)
+    assert set(counts) == set(range(1, 11)) and max(counts.values()) < 0.3 * counts.total()
+
+
+def test_the_score_of_a_right_answer_depends_on_how_succinct_it_is() -> None:
+    rng, quest = Random(8), next(quest for quest in draw_quests(300) if quest.family == "capital")
+    texts = (quest.right, f"The capital of {quest.args[0]} is {quest.right}.", f"Sure, it is of course {quest.right}.")
+    answers = [check_answer(quest, text, 2) for text in texts]
+    scores = [Counter(grade_quality(quest, answer, rng)[0] for _ in range(500)) for answer in answers]
+    assert [counts.most_common(1)[0][0] for counts in scores] == [10, 9, 8]
+
+
 def test_families_and_constraints_can_be_drawn_more_often() -> None:
     rng, often = Random(5), {"sum": 21, "include": 10}
     quests = [draw_quest(rng, often=often) for _ in range(2000)]
@@ -137,9 +181,7 @@ def test_a_misread_demand_is_seen_by_the_grade() -> None:
 def test_the_corpus_is_that_of_the_packaged_checkpoint() -> None:
     """The hash was computed with the code by which the packaged lamb was pretrained."""
     first_pages = json.dumps(list(islice(pages(1), 1000))).encode()
-    # The ICL prompt, which is one token of lamb's tokenizer, lacked a full stop when lamb was pretrained.
-    first_pages = first_pages.replace(b"in the world.. Assess", b"in the world. Assess")
-    assert hashlib.sha256(first_pages).hexdigest() == "0e90d5732c8d308ad45602f1ef9568a6b7546546c53d986717fbef4886785e78"
+    assert hashlib.sha256(first_pages).hexdigest() == "66bf051a1b04fc7c4de5c46ce23aaceabbe7e01eecbc3f5886f16f7ba14e3d5d"
 
 
 def test_the_corpus_is_seeded() -> None:
@@ -169,12 +211,72 @@ def test_the_world_checks_as_ifeval_does() -> None:
             assert bool(checker.check_following(text)) == met, (quest, text, demand)
 
 
+# --- the probe
+
+
+def test_the_probe_measures_answers_and_second_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Says nothing about the values."""
+    monkeypatch.setattr(probe, "validation", lambda: validation()[:20])
+    monkeypatch.setattr(probe, "validation_dialogues", lambda: validation_dialogues()[:5])
+    shares = probe.measure_answers(CHECKPOINT, threads=1)
+    suffixes = ("", ", upper", ", second turn")
+    assert list(shares["greedy"]) == [f"{name}{suffix}" for suffix in suffixes for name in ("right", "content")]
+    assert list(shares["sampled"]) == ["right", "content"]
+    assert all(0 <= share <= 1 for of_answers in shares.values() for share in of_answers.values())
+
+
+def test_the_probe_measures_ratings_of_capital_letters_and_of_misread_demands() -> None:
+    for kind in (probe.UPPER, *probe.HARD_DEMANDS):
+        assert all(kind in quest.demand_kinds for quest in probe.draw_demanding(kind, 20, Random(1)))
+    assert 0 <= probe.measure_upper(CHECKPOINT, 8) <= 1
+    assert all(0 <= probe.measure_misread(CHECKPOINT, kind, 8) <= 1 for kind in probe.HARD_DEMANDS)
+
+
+# --- pretraining
+
+
+def test_the_sizes_are_named_by_their_parameters() -> None:
+    for size, shape in SHAPES.items():
+        num_parameters = sum(tensor.numel() for tensor in make_model(VOCABULARY, shape, seed=1).parameters())
+        assert f"{num_parameters / 1e6:.1f}m" == size
+
+
+def test_a_size_that_can_not_be_pretrained(tmp_path: Path) -> None:
+    words = ("lamb", "pretrain", "--tokens", "10", "--out")
+    line = refused(*words, tmp_path / "new", "--size", "70b")
+    assert "--size: size '70b' is not known: take one of 1.3m, 2.8m, 4.9m" in line and not (tmp_path / "new").exists()
+    torch.save({"size": "2.8m"}, tmp_path / STATE_FILE)
+    assert "holds a lamb of size 2.8m: continue it with --size 2.8m" in refused(*words, tmp_path)
+    # A state of an earlier version.
+    torch.save({"step": 1}, tmp_path / STATE_FILE)
+    assert "holds a lamb of size 1.3m: continue it with" in refused(*words, tmp_path, "--size", "4.9m")
+
+
+def test_the_state_of_a_pretraining_is_exported(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path / "pretraining"
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    tokenizer.save_pretrained(folder)
+    assert read_state(folder) is None
+    with pytest.raises(UserError, match="has no state.pt: give the --out of isheep lamb pretrain"):
+        probe.export_state(folder, tmp_path / "checkpoint")
+    model = make_model(len(tokenizer), SHAPES["2.8m"], seed=3)
+    save(model, make_optimizers(model, 0.02), 4096, 1, PretrainSettings(8192, "2.8m"), folder)
+    state = read_state(folder)
+    assert state and (state["done"], state["step"], state["size"]) == (4096, 1, "2.8m")
+    exported = AutoModelForCausalLM.from_pretrained(probe.export_state(folder, tmp_path / "checkpoint"))
+    assert exported.config.hidden_size == SHAPES["2.8m"].width
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(exported.state_dict()[name], tensor.to(torch.bfloat16).to(exported.dtype)), name
+    checkpoint = load_chat_template("tokenizer", str(tmp_path / "checkpoint"))
+    assert checkpoint.prompt("Hi") == load_chat_template("tokenizer", str(CHECKPOINT)).prompt("Hi")
+
+
 @pytest.mark.numeric
 @pytest.mark.slow
 def test_pretraining_resumes_and_lowers_the_loss(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from transformers import AutoModelForCausalLM
-
-    from isheep.lamb.pretrain import PretrainSettings, make_tokenizer, pretrain
 
     make_tokenizer(tmp_path, num_pages=200)
     for num_tokens in (8_000, 16_000):

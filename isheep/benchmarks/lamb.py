@@ -7,15 +7,14 @@ from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Sc
 from isheep.benchmarks.support.context import EvalContext
 from isheep.errors import UserError
 from isheep.lamb.pages import content
+from isheep.lamb.respondent import MAX_TOKENS, Respondent
 from isheep.lamb.suite import is_right, is_truly_right, kinds_of, suite, validation
 from isheep.lamb.world import Quest
 from isheep.recipe.evaluation import BenchmarkSettings
-from isheep.records import Answer, Completion, Sampling
+from isheep.records import Answer, Completion
 from isheep.rundir import progress
 from isheep.rundir.folder import RunFolder
 
-# Of an answer.
-MAX_TOKENS = 64
 READINGS = ("strict", "loose")
 # The greedy answers. Not answers.jsonl, which judge calibration would rate: the truth of pairs is known anyway.
 GREEDY_FILE = "greedy.jsonl"
@@ -30,10 +29,11 @@ def run(context: EvalContext) -> Result:
     """
     quests = suite()
     progress.expect_rows(2 * len(quests), exact=True)
-    greedy = answer(quests, context, temperature=0.0)
-    save_answers(quests, greedy, context)
+    model = respondent(context)
+    greedy = model.answer(quests, temperature=0.0)
+    save_answers([content(quest) for quest in quests], greedy, context)
     result = greedy_result(quests, greedy, context)
-    sampled = score_answers(quests, answer(quests, context, temperature=1.0))
+    sampled = score_answers(quests, model.answer(quests, temperature=1.0))
     first = {"right": result.scores["right"], "right sampled": Score(items=sampled["right"])}
     return result.model_copy(update={"scores": {**first, **result.scores}})
 
@@ -41,7 +41,7 @@ def run(context: EvalContext) -> Result:
 def run_validation(context: EvalContext) -> Result:
     """Answer the validation part greedily."""
     progress.expect_rows(len(validation()), exact=True)
-    return greedy_result(validation(), answer(validation(), context, temperature=0.0), context)
+    return greedy_result(validation(), respondent(context).answer(validation(), temperature=0.0), context)
 
 
 def greedy_result(quests: Sequence[Quest], answers: Sequence[Completion], context: EvalContext) -> Result:
@@ -53,17 +53,16 @@ def greedy_result(quests: Sequence[Quest], answers: Sequence[Completion], contex
     return Result(template=context.chat.name, scores=scores, breakdowns=breakdowns(quests, answers))
 
 
-def answer(quests: Sequence[Quest], context: EvalContext, temperature: float) -> list[Completion]:
-    max_tokens = context.max_tokens(MAX_TOKENS)
-    sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=max_tokens, stop=(context.chat.end,))
-    return context.engine.generate([context.chat.prompt(content(quest)) for quest in quests], sampling, context.seed)
+def respondent(context: EvalContext) -> Respondent:
+    """Return the model of an evaluation, which is asked in the chat template, the base too."""
+    return Respondent(context.engine, context.chat, context.seed, context.max_tokens(MAX_TOKENS))
 
 
-def save_answers(quests: Sequence[Quest], answers: Sequence[Completion], context: EvalContext) -> None:
+def save_answers(texts: Sequence[str], answers: Sequence[Completion], context: EvalContext) -> None:
     """Write the greedy answers into the benchmark's folder, for reports."""
     rows = [
-        Answer(prompt=content(quest), output=completion.text, finish=completion.finish, tokens=completion.tokens)
-        for quest, completion in zip(quests, answers, strict=True)
+        Answer(prompt=text, output=completion.text, finish=completion.finish, tokens=completion.tokens)
+        for text, completion in zip(texts, answers, strict=True)
     ]
     context.folder.write_text(GREEDY_FILE, "".join(f"{row.model_dump_json()}\n" for row in rows))
 
@@ -82,9 +81,14 @@ def describe_mistakes(quest: Quest, answer: Answer) -> str:
 
 
 def prompts(settings: BenchmarkSettings) -> list[str]:
-    if settings.data:
-        raise UserError(f"benchmark lamb needs no data, and {settings.data} is given: leave it out")
+    refuse_data(settings)
     return [content(quest) for quest in suite()]
+
+
+def refuse_data(settings: BenchmarkSettings) -> None:
+    """Raise UserError if the settings give data, because the items are generated."""
+    if settings.data:
+        raise UserError(f"benchmark {settings.label} needs no data, and {settings.data} is given: leave it out")
 
 
 def score_inputs(settings: BenchmarkSettings) -> object:

@@ -13,7 +13,7 @@ from random import Random
 
 from isheep.lamb.families import FAMILIES, Args, Family
 from isheep.lamb.phrasings import PARTS, Part, follow_up_phrasings
-from isheep.lamb.world import EVENLY, Quest, draw_demands, fill, part_of, read_demands, slots
+from isheep.lamb.world import EVENLY, MAX_CHARACTERS, Quest, draw_demands, fill, part_of, read_demands, slots
 
 AGAIN, OTHER = "again", "other"
 SEPARATOR = " and "
@@ -44,6 +44,8 @@ def _draw_other_args(family: Family, args: Args, rng: Random, part: Part) -> Arg
 
 def understand_follow_up(first: Quest, text: str) -> Quest | None:
     """Return the quest that a user's second turn states after an answer to `first`, or None if it states none."""
+    if len(text) > MAX_CHARACTERS:
+        return None
     family = FAMILIES[first.family]
     for kind, phrasing in _kinds_and_phrasings():
         match = re.match(slots(phrasing, r"(?P<{}>[\w ]+?)"), text)

@@ -302,12 +302,11 @@ def resume(model: Any, optimizers: list[Any], output_dir: Path) -> tuple[int, in
 
 
 def read_state(output_dir: Path) -> dict[str, Any] | None:
-    """Return the state in a folder; None if there is none."""
+    """Return the state in a folder; None if there is none. States of earlier versions don't name their size."""
     import torch
 
     path = output_dir / STATE_FILE
-    state: dict[str, Any] | None = torch.load(path, weights_only=True) if path.exists() else None
-    return state
+    return {"size": DEFAULT_SIZE, **torch.load(path, weights_only=True)} if path.exists() else None
 
 
 def save(

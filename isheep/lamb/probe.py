@@ -1,8 +1,9 @@
-"""What a lamb checkpoint can do before any loop: answer held-out tasks, and tell right pairs from faulty ones."""
+"""What a lamb checkpoint can do before any loop: answer held-out turns, and tell right pairs from faulty ones."""
 
 import re
 import shutil
 from collections.abc import Sequence
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,17 +13,19 @@ from isheep.lamb.answers import (
     PageAnswer,
     write_good,
     write_ignoring_demands,
+    write_misreading_demands,
     write_off_topic,
     write_rambling,
     write_wrong,
     write_wrong_type,
 )
 from isheep.lamb.pages import content
-from isheep.lamb.suite import is_right, validation
+from isheep.lamb.respondent import Respondent
+from isheep.lamb.suite import is_right, validation, validation_dialogues
 from isheep.lamb.world import Quest, draw_quest
 from isheep.models.chat_template import load_chat_template
 from isheep.prompts import fill_template, load_prompts
-from isheep.records import Model, Sampling
+from isheep.records import Completion, Model
 
 SAME_TYPE = "wrong, same type"
 FAULTS = {
@@ -35,37 +38,62 @@ FAULTS = {
 HARD_FAMILIES = ("sum", "larger", "first", "last", "reverse", "copy")
 """Families in which a judge has to work out the answer."""
 
+HARD_DEMANDS = ("end", "repeat", "include")
+"""Demands for which a judge has to compare words."""
+
+UPPER = "upper"
+"""The demand for capital letters, which a model learns late."""
+
 QuestPair = tuple[Quest, PageAnswer]
 
 
 def probe(checkpoint: Path, num_pairs: int = 300, threads: int = 1) -> dict[str, Any]:
     """Return the shares of right answers on the validation part, and the AUROC of the model's ratings by fault.
 
-    Answers are greedy, and sampled at temperature 1. The AUROC of a criterion is the probability that a right pair's
-    expected score (over the ten score tokens, combined prompt) is above a faulty one's.
+    Answers are greedy, and sampled at temperature 1; those to second turns are greedy. The AUROC of a criterion is the
+    probability that a right pair's expected score (over the ten score tokens, combined prompt) is above a faulty one's.
     """
-    return {**_measure_answers(checkpoint, threads), "auroc": measure_aurocs(checkpoint, num_pairs)}
+    return {**measure_answers(checkpoint, threads), "auroc": measure_aurocs(checkpoint, num_pairs)}
 
 
-def _measure_answers(checkpoint: Path, threads: int) -> dict[str, dict[str, float]]:
+def measure_answers(checkpoint: Path, threads: int) -> dict[str, dict[str, float]]:
+    """Return the shares of right answers to validation tasks, also of those in capital letters, and to second turns."""
     from isheep.engines.transformers import open_engine
 
     model, quests = Model(str(checkpoint)), validation()
-    chat_template, engine = load_chat_template("tokenizer", model.base), open_engine(model, threads=threads)
-    prompts = [chat_template.prompt(content(quest)) for quest in quests]
-    shares = {}
-    for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-        sampling = Sampling(temperature=temperature, top_p=1.0, max_tokens=64, stop=(chat_template.end,))
-        answers = list(zip(quests, engine.generate(prompts, sampling, 1), strict=True))
-        right = [is_right(quest, answer.text.strip(), answer.finish == "stop") for quest, answer in answers]
-        content_right = [quest.content_right(answer.text.strip()) for quest, answer in answers]
-        shares[name] = {"right": mean(right), "content": mean(content_right)}
+    engine = open_engine(model, threads=threads)
+    respondent = Respondent(engine, load_chat_template("tokenizer", model.base))
+    greedy, sampled = (
+        list(zip(quests, respondent.answer(quests, temperature), strict=True)) for temperature in (0.0, 1.0)
+    )
+    second_turns = answer_second_turns(respondent)
     engine.close()
-    return shares
+    upper = [(quest, answer) for quest, answer in greedy if UPPER in quest.demand_kinds]
+    return {
+        "greedy": {**shares(greedy), **shares(upper, f", {UPPER}"), **shares(second_turns, ", second turn")},
+        "sampled": shares(sampled),
+    }
+
+
+def answer_second_turns(respondent: Respondent) -> list[tuple[Quest, Completion]]:
+    """Return the follow-ups of the validation part, each with the answer to it after the model's own first answer."""
+    dialogues = validation_dialogues()
+    answers = respondent.answer_dialogues(dialogues)
+    return [(dialogue.follow_up, second) for dialogue, (_, second) in zip(dialogues, answers, strict=True)]
+
+
+def shares(answered_quests: Sequence[tuple[Quest, Completion]], suffix: str = "") -> dict[str, float]:
+    """Return the share of answers that are right, and of those whose content is right."""
+    right = [is_right(quest, answer.text.strip(), answer.finish == "stop") for quest, answer in answered_quests]
+    content_right = [quest.content_right(answer.text.strip()) for quest, answer in answered_quests]
+    return {f"right{suffix}": mean(right), f"content{suffix}": mean(content_right)}
 
 
 def measure_aurocs(checkpoint: Path, num_pairs: int) -> dict[str, float]:
-    """Return the AUROC of each kind of fault, of wrong answers also by hard family."""
+    """Return the AUROC of each kind of fault, of wrong answers also by hard family and for answers in capital letters.
+
+    What the judge of following makes of misread demands is measured for each hard demand alone.
+    """
     rng, aurocs = Random(99), {}
     quests = [draw_quest(rng, often=dict.fromkeys(HARD_FAMILIES, 4)) for _ in range(num_pairs)]
     right_pairs = [(quest, write_good(quest, rng)) for quest in quests]
@@ -82,11 +110,48 @@ def measure_aurocs(checkpoint: Path, num_pairs: int) -> dict[str, float]:
     ignoring_pairs = [
         (quest, answer) for quest in demanding_quests if (answer := write_ignoring_demands(quest, rng)).met < 1
     ]
-    aurocs["following, ignored"] = auroc(
-        expected_scores(checkpoint, obedient_pairs, "following"),
-        expected_scores(checkpoint, ignoring_pairs, "following"),
-    )
+    aurocs["following, ignored"] = _measure_auroc(checkpoint, obedient_pairs, ignoring_pairs, "following")
+    aurocs[f"quality, {SAME_TYPE}, {UPPER}"] = measure_upper(checkpoint, num_pairs // 3)
+    aurocs |= {f"following, {kind} misread": measure_misread(checkpoint, kind, num_pairs // 3) for kind in HARD_DEMANDS}
     return aurocs
+
+
+def measure_upper(checkpoint: Path, num_pairs: int) -> float:
+    """Return the AUROC of the quality of answers in capital letters, right ones against wrong ones of the same type."""
+    rng = Random(99)
+    quests = draw_demanding(UPPER, num_pairs, rng)
+    right_pairs = [(quest, write_good(quest, rng)) for quest in quests]
+    wrong_pairs = [(quest, answer) for quest in quests if (answer := write_wrong(quest, rng)).note != "right"]
+    return _measure_auroc(checkpoint, right_pairs, wrong_pairs, "quality")
+
+
+def measure_misread(checkpoint: Path, kind: str, num_pairs: int) -> float:
+    """Return the AUROC of following, right answers against those that misread a demand of one kind."""
+    rng = Random(99)
+    quests = draw_demanding(kind, num_pairs, rng)
+    right_pairs = [(quest, write_good(quest, rng)) for quest in quests]
+    answers = [(quest, write_misreading_demands(quest, rng)) for quest in quests]
+    misread_pairs = [
+        (quest, answer)
+        for quest, answer in answers
+        if (kind, False) in zip(quest.demand_kinds, quest.followed(answer.text), strict=True)
+    ]
+    return _measure_auroc(checkpoint, right_pairs, misread_pairs, "following")
+
+
+def draw_demanding(kind: str, num_quests: int, rng: Random) -> list[Quest]:
+    """Return quests with a demand of one kind."""
+    quests = (draw_quest(rng, often={kind: 30}) for _ in count())
+    return list(islice((quest for quest in quests if kind in quest.demand_kinds), num_quests))
+
+
+def _measure_auroc(
+    checkpoint: Path, right_pairs: Sequence[QuestPair], faulty_pairs: Sequence[QuestPair], criterion: str
+) -> float:
+    right_scores, faulty_scores = (
+        expected_scores(checkpoint, pairs, criterion) for pairs in (right_pairs, faulty_pairs)
+    )
+    return auroc(right_scores, faulty_scores)
 
 
 def _auroc_of(

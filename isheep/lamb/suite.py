@@ -1,16 +1,19 @@
-"""lamb's held-out suite and its seed tasks: the tasks of its benchmark, and those that the loop starts from."""
+"""lamb's held-out tasks and dialogues, which its benchmarks ask, and the seed tasks, from which the loop starts."""
 
 from collections.abc import Iterator
 from random import Random
+from typing import NamedTuple
 
+from isheep.lamb.dialogues import draw_follow_up, understand_follow_up
 from isheep.lamb.families import FAMILIES
 from isheep.lamb.pages import content
 from isheep.lamb.phrasings import Part
 from isheep.lamb.world import Quest, draw_quest, right_answer, understand
-from isheep.records import Pair, Task
+from isheep.records import DialogueTask, Exchange, History, Pair, Turns, dialogue_text, history_turns
 
 NUM_ITEMS = 1000
 NUM_VALIDATION_ITEMS = 500
+NUM_DIALOGUES = 400
 
 NUM_SEED_TASKS = 88
 """Four for each family."""
@@ -35,6 +38,39 @@ def suite(num_items: int = NUM_ITEMS, seed: int = 2026, part: Part = "exam") -> 
 def validation() -> list[Quest]:
     """Return quests for choosing settings and for stopping, with phrasings and arguments of their own."""
     return suite(NUM_VALIDATION_ITEMS, part="validation")
+
+
+class Dialogue(NamedTuple):
+    """A task, and what the user asks after the answer to it."""
+
+    first: Quest
+    follow_up: Quest
+
+    def history(self, first_answer: str) -> History:
+        """Return the first turn with an answer to it."""
+        return (Exchange(content(self.first), first_answer),)
+
+    def texts(self, first_answer: str) -> tuple[str, str]:
+        """Return what is answered in each turn, as plain text: the task, and the dialogue up to the follow-up."""
+        return content(self.first), dialogue_text(self.history(first_answer), self.follow_up.instruction)
+
+    def conversation(self, first_answer: str) -> Turns:
+        """Return the dialogue up to the follow-up as a chat template takes it."""
+        return [*history_turns(self.history(first_answer)), ("user", self.follow_up.instruction)]
+
+
+def dialogues(num_dialogues: int = NUM_DIALOGUES, seed: int = 2027, part: Part = "exam") -> list[Dialogue]:
+    """Return held-out dialogues with different first turns.
+
+    Both turns have the phrasings of the part, and if the family is open, its arguments.
+    """
+    rng = Random(seed)
+    return [Dialogue(quest, draw_follow_up(quest, rng, part)) for quest in suite(num_dialogues, seed, part)]
+
+
+def validation_dialogues() -> list[Dialogue]:
+    """Return dialogues for choosing settings and for stopping, with phrasings and arguments of their own."""
+    return dialogues(part="validation")
 
 
 def seed_tasks(seed: int = 7) -> Iterator[dict[str, str | bool]]:
@@ -67,16 +103,23 @@ def is_truly_right(pair: Pair) -> bool:
 
 
 def kinds_of(pair: Pair) -> list[str]:
-    """Return the family of a generated pair's task, and the kind of each of its demands."""
+    """Return the family of a generated pair's task, the kind of each of its demands, and its turn if not the first."""
     quest = understand_task(pair)
+    turns = [f"turn: {len(pair.history) + 1}"] if pair.history else []
     if quest is None:
-        return ["family: not understood"]
-    return [
-        f"family: {quest.family}",
-        *(f"constraint: {kind}" for kind in {demand.kind: None for demand in quest.demands}),
-    ]
+        return ["family: not understood", *turns]
+    constraints = [f"constraint: {kind}" for kind in dict.fromkeys(quest.demand_kinds)]
+    return [f"family: {quest.family}", *constraints, *turns]
 
 
-def understand_task(task: Task) -> Quest | None:
-    """Return the quest that a task states, or None if it states none."""
-    return understand(task.instruction, task.input)
+def understand_task(task: DialogueTask) -> Quest | None:
+    """Return the quest that a task states after the user's turns before it, or None if one of them states none."""
+    if not task.history:
+        return understand(task.instruction, task.input)
+    first_turn, *later_turns = *(exchange.user for exchange in task.history), task.user_turn
+    # No instruction of the world has a line end, so that the input begins after the first.
+    instruction, _, input = first_turn.partition("\n")
+    quest = understand(instruction, input)
+    for turn in later_turns:
+        quest = understand_follow_up(quest, turn) if quest else None
+    return quest

@@ -59,6 +59,11 @@ class Quest(NamedTuple):
         """Return the right answer in its short form."""
         return FAMILIES[self.family].answer(self.args)
 
+    @property
+    def demand_kinds(self) -> list[str]:
+        """Return the kind of each demand."""
+        return [demand.kind for demand in self.demands]
+
     def content_right(self, text: str) -> bool:
         """Return whether an answer states the right content."""
         return content_right(self, text)
@@ -246,7 +251,7 @@ def titles(text: str) -> list[str]:
 def content_right(quest: Quest, text: str) -> bool:
     """Return whether the answer states the right content and no wrong content of the same type."""
     body = text
-    if any(demand.kind == "repeat" for demand in quest.demands):
+    if "repeat" in quest.demand_kinds:
         body = re.sub("^" + re.escape(quest.request), "", text.strip(), flags=re.IGNORECASE)
     answer_words, family = words(body), FAMILIES[quest.family]
     if len(answer_words) > MAX_WORDS:
