@@ -125,7 +125,7 @@ def train_with_trl(model: str, rows: list[TrainingRow], training: Training, fold
     torch.set_num_threads(1)
     data = [
         {
-            "prompt": [{"role": "user", "content": row.content}],
+            "prompt": [{"role": role, "content": text} for role, text in row.turns],
             "completion": [{"role": "assistant", "content": row.output}],
         }
         for row in rows

@@ -12,7 +12,7 @@ import pytest
 from isheep import api
 from isheep.evaluation.seed_runs import load_seed_sweep
 from isheep.report.claims.declared import Claim, Laboratory, load_laboratory
-from isheep.report.claims.findings import make_findings
+from isheep.report.claims.findings import make_findings, save_findings
 from isheep.report.claims.verdicts import judge_claims
 from isheep.rundir.atomic import write_text
 from isheep.seeds import load_seed_file
@@ -84,6 +84,32 @@ def test_the_page_names_every_claim_test_and_run(tmp_path: Path) -> None:
     for setting in SETTINGS:
         assert all(f"| {setting}/seed-{seed} | " in page for seed in (1, 2, 3))
     assert "| equal/seed-2 | unfinished" in page and make_findings(laboratory, out).page == page
+
+
+def test_figures_show_the_numbers_of_the_runs(tmp_path: Path) -> None:
+    laboratory = Laboratory(sweep="s", measure="lamb right", margin=0.02, claims=(make_claim("weak@1:strong@1"),))
+    findings = make_findings(laboratory, make_sweep(tmp_path / "sweep"))
+    save_findings(findings, tmp_path / "page" / "findings.md")
+    # The trainings of these runs have left no record of their steps, so there is no figure of them.
+    contrast_figure, score_figure = findings.figures
+    contrasts = {row["contrast"]: row for row in contrast_figure.rows}
+    scores = {row["setting"]: row for row in score_figure.rows}
+    assert 9 < contrasts["weak@1:strong@1"]["low"] < contrasts["weak@1:strong@1"]["difference"] < 11
+    assert scores["base"]["value"] == 40 and scores["strong"]["low"] > scores["weak"]["high"] > 49
+    page = (tmp_path / "page" / "findings.md").read_text()
+    for figure in findings.figures:
+        assert f"]({figure.name}.svg)" in page
+        assert (tmp_path / "page" / f"{figure.name}.svg").read_text().startswith("<svg")
+
+
+def test_settings_that_keep_the_same_pairs_are_the_same(tmp_path: Path) -> None:
+    """Their differences are 0 for each seed, and such a contrast has no interval."""
+    for setting in ("seven", "nine"):
+        for seed in (1, 2, 3):
+            scores = [{"lamb": {"right": [number < count for number in range(50)]}} for count in (20, 20 + seed)]
+            make_finished_run(tmp_path / setting / f"seed-{seed}", scores=scores, seed=seed, evaluation=["lamb"])
+    (result,) = judge_claims([make_claim("seven@1:nine@1", "same")], load_seed_sweep(tmp_path), 0.02).results
+    assert result.verdict == "holds"
 
 
 def test_the_packaged_claims_name_settings_and_iterations_that_exist() -> None:
