@@ -109,6 +109,11 @@ class DialogueTask(Task):
         return dialogue_text(self.history, self.user_turn)
 
 
+def first_turn_id(task: DialogueTask) -> str:
+    """Return the id of the first turn of a task's dialogue: that of the second turn without its last part."""
+    return task.id.rpartition(".")[0] if task.history else task.id
+
+
 class Pair(DialogueTask):
     """A task and the model's answer. `finish` is "stop" (ended by itself), "length" (cut off) or "unreadable".
 

@@ -53,6 +53,7 @@ from isheep.rundir.run import (
 )
 from isheep.rundir.seed_sweep import check_layout, declare_runs
 from isheep.stages import assess
+from isheep.stages.follow_ups import check_dialogues
 from isheep.stages.judge_digests import check_same_judges, save_judges
 from isheep.stages.rating_judge import check_judge, judge_chat
 from isheep.stages.respond import check_prompt_fits
@@ -223,6 +224,8 @@ def check_recipe_ready(
     if isinstance(chat, ChatTemplate):
         for variant in recipe.variants:
             check_rows(chat, variant.training)
+            if variant.response.turns > 1:
+                check_dialogues(chat)
     for variant in recipe.variants:
         if variant.assessment:
             assess.check_score_tokens(variant.assessment, judge_chat(variant, variant.assessment, chat))

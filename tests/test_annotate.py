@@ -20,12 +20,12 @@ import pytest
 from isheep import annotation
 from isheep.annotation import Choice, Rating, append_annotation, mean_ratings, points_of_later, read_annotations
 from isheep.annotation.server import AnnotationServer
-from isheep.annotation.session import AnnotationSession, answer_tasks_with, comparison_session, rating_session
+from isheep.annotation.session import AnnotationSession, Question, answer_tasks_with, comparison_session, rating_session
 from isheep.backends import Backend
 from isheep.engines.function import SeededFunctionEngine
 from isheep.errors import UserError
 from isheep.recipe.schema import Recipe
-from isheep.records import Model, Pair, Task
+from isheep.records import Exchange, Model, Pair, Task
 from isheep.rundir.run import open_run, open_run_for_writing
 from tests.helpers.command import ROOT, refused
 from tests.helpers.fakes import FakeChat
@@ -100,6 +100,13 @@ def texts(reply: Reply) -> list[str]:
 
 
 # --- rating
+
+
+def test_a_page_shows_the_dialogue_before_a_second_turn(tmp_path: Path, open_page: Any) -> None:
+    pair = make_pair(0, "And Italy?", "Rome", history=(Exchange(f"Capital of France? {ATTACK}", "Paris"),))
+    session = AnnotationSession(tmp_path / "ratings.jsonl", "me", [Question(pair, ("Rome",))], {"quality": "Good?"})
+    reply = open_page(session).look()
+    assert texts(reply) == [f"Capital of France? {ATTACK}", "Paris", "And Italy?", "Rome"]
 
 
 def test_a_page_shows_a_pair_but_not_its_source(run: Path, open_page: Any) -> None:

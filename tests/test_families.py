@@ -79,6 +79,10 @@ def test_a_users_turn_ends_where_the_template_ends_it(family_chat: tuple[Family,
     dialogue = chat.conversation([("user", QUESTION), ("assistant", ANSWER), ("user", "And a river?")])
     assert dialogue.startswith(opening)
     assert end and dialogue[len(opening) :].lstrip().removeprefix("And a river?").lstrip().startswith(end)
+    # The model begins the turn with a token of its own, as in a whole dialogue.
+    ids = prompt_ids(chat.tokenizer, [opening])[0]
+    written = continuation_ids(chat.tokenizer, dialogue[len(opening) :], ids)
+    assert [*ids, *written] == prompt_ids(chat.tokenizer, [dialogue])[0]
 
 
 def test_a_prompt_begins_as_the_tokenizer_says_and_only_once(family_chat: tuple[Family, ChatTemplate]) -> None:

@@ -330,15 +330,20 @@ REFUSED = [
     ("machine.server.url=http://me:pw@127.0.0.1/v1", "must not contain a password"),
     ("filters=[{kind: density, clusters: 2}]", "needs hidden states"),
     ("machine.server.api=chat", "prompts are plain"),
+    (
+        ["machine.server.api=chat", "synthesis.chat=true", "assessment=null", "filters=[]", "response.turns=2"],
+        "response.turns: machine.server.api: chat sends one user's turn",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("setting", "message"), REFUSED)
 def test_what_no_server_can_do_is_refused_with_its_line(
-    setting: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    setting: str | list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    settings = [setting] if isinstance(setting, str) else setting
     with pytest.raises(SystemExit):
-        main(["run", *SMALL, setting, "--out", str(tmp_path / "run")])
+        main(["run", *SMALL, *settings, "--out", str(tmp_path / "run")])
     printed = capsys.readouterr().err
     assert message in printed and not (tmp_path / "run").exists()
 

@@ -11,7 +11,7 @@ from isheep import api
 from isheep.filters.base import FilterContext
 from isheep.filters.contamination import ContaminationFilter
 from isheep.recipe import loading
-from isheep.records import Pair
+from isheep.records import Exchange, Pair
 from isheep.stages.filters import find_drops
 from isheep.text.novelty import find_near, find_repeated, split_words
 from isheep.text.overlap import MIN_WORDS, find_overlap
@@ -50,6 +50,16 @@ def test_runs_of_words_are_those_of_plain_loops(prompts: list[str], texts: list[
     exact = {p for p, prompt in enumerate(prompts) if prompt in {row.content for row in rows}}
     assert set(overlap.rows) == hit | {r for r, row in enumerate(rows) if row.content in prompts}
     assert overlap.prompts == touched | exact
+
+
+@pytest.mark.parametrize(("ngram", "rouge"), [(None, None), (13, 0.7)])
+def test_a_prompt_as_the_second_turn_of_a_dialogue_is_found(ngram: int | None, rouge: float | None) -> None:
+    dialogue = f"User: Name a city.\nAssistant: Rome\nUser: {PROMPT}"
+    row = make_pair(0, PROMPT.upper(), history=(Exchange("Name a city.", "Rome"),))
+    overlap = find_overlap([row], ["Go", PROMPT, dialogue], ngram, rouge)
+    assert overlap.rows == {0: ("exact", "a benchmark's prompt")} and overlap.prompts == {1, 2}
+    near = row.model_copy(update={"instruction": PROMPT.replace("Write", "Please write")})
+    assert set(find_overlap([near], [PROMPT], None, rouge).rows) == ({0} if rouge else set())
 
 
 @settings(max_examples=50, deadline=None)

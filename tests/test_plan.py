@@ -278,6 +278,21 @@ def test_memory_is_that_of_the_rows_that_there_will_be(recipe: Path) -> None:
     assert stage(small, "training")["max_row_tokens"] < 1024
 
 
+def test_a_row_of_a_dialogue_holds_the_turns_before_it(recipe: Path) -> None:
+    words = ["training.cutoff=1024", "--gpu", "L4", "--assume", "kept=1"]
+    one, two = (stage(planned(recipe, f"response.turns={turns}", *words), "training") for turns in (1, 2))
+    # Two more texts of at most 12 tokens; twice as many rows, of which half have both turns.
+    assert two["max_row_tokens"] == one["max_row_tokens"] + 2 * 12
+    assert two["calls"] > 1.9 * one["calls"] and two["trained_tokens"] > 2.3 * one["trained_tokens"]
+
+
+def test_prompts_with_examples_of_their_own_are_all_computed(recipe: Path) -> None:
+    plans = [planned(recipe, f"synthesis.examples_for={name}", "--gpu", "L4") for name in ("batch", "prompt")]
+    shared, single = (stage(plan, "instructions") for plan in plans)
+    assert shared["shares_prompt"] and not single["shares_prompt"]
+    assert shared["computed_tokens"] < single["computed_tokens"] == single["prompt_tokens"]
+
+
 def test_a_cpu_that_is_too_small_is_said_once() -> None:
     out = " ".join(isheep("plan", "paper/qwen1.5-72b", "machine.device=cpu").out.split())
     assert out.count("not fit") == 1 and "It does not fit this CPU" in out

@@ -13,7 +13,7 @@ from isheep.backends import DEFAULT_BACKEND, Backend
 from isheep.batching import derive_seed
 from isheep.errors import UserError, excerpt, shell_word
 from isheep.recipe.schema import Recipe
-from isheep.records import Pair, Task
+from isheep.records import DialogueTask, History, Pair, Task
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir, model_of_iteration
 from isheep.rundir.run import lock_run, open_run
@@ -36,6 +36,11 @@ class Question(NamedTuple):
     task: Task
     answers: tuple[str, ...]
     iterations: tuple[int, ...] = ()
+
+    @property
+    def history(self) -> History:
+        """The turns of a dialogue before the task."""
+        return self.task.history if isinstance(self.task, DialogueTask) else ()
 
 
 class AnnotationSession:

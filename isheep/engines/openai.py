@@ -65,6 +65,9 @@ def _chat_conflicts(recipe: Recipe) -> Conflicts:
     for path, plain in is_plain.items():
         if plain:
             yield path, "these prompts are plain text, and machine.server.api: chat sends only chat turns"
+    if recipe.response.turns > 1:
+        reason = "machine.server.api: chat sends one user's turn, and can't continue as the user: take completions"
+        yield ("response", "turns"), reason
     if recipe.assessment and recipe.assessment.may_constrain and recipe.assessment.explain:
         reason = "machine.server.api: chat can't continue a reply after its score: set explain to false, or take"
         yield ("assessment", "explain"), f"{reason} completions"

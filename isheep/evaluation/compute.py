@@ -98,6 +98,11 @@ FindEvent = Callable[[str], dict[str, Any]]
 """Returns the event of the run that made a file of this run; empty if it is not known."""
 
 
+def written_tokens(run: RunFolder, iteration: int) -> int | None:
+    """Return the tokens that the model wrote as instructions and answers of an iteration; None before any are there."""
+    return _iteration_tokens(run, iteration, _event_finder(run))
+
+
 def _event_finder(run: RunFolder) -> FindEvent:
     """Return the function that finds who made a file of a run, and at what cost."""
 

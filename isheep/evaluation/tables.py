@@ -102,7 +102,7 @@ def count_table_rows(recipe: Recipe, run: RunFolder, iterations: Sequence[int], 
         yield TableRow("tasks called classification", [format_number(count.classification) for count in instances])
         yield TableRow("unreadable kinds of task", [format_number(count.unreadable) for count in instances])
         yield TableRow("tasks without an instance", [format_number(count.failed) for count in instances])
-    if recipe.response.turns > 1:
+    if any(recipe.at(iteration).response.turns > 1 for iteration in iterations):
         dialogues = [count_dialogues(run, iteration) for iteration in iterations]
         yield TableRow("second turns", [format_number(count.second_turns) for count in dialogues])
         yield TableRow("texts that are no second turn", [format_number(count.failed) for count in dialogues])

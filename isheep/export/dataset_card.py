@@ -10,11 +10,13 @@ DATA_FILE = "train.json"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 FIELDS = {
     "alpaca": "`instruction`, `input` (may be empty) and `output`, as in Stanford Alpaca",
-    "sharegpt": "`conversations`: a list of a turn of `human` and one of `gpt`",
-    "messages": "`messages`: a list of a turn of `user` and one of `assistant`, as chat templates read them",
+    "sharegpt": "`conversations`: a list of turns of `human` and `gpt`",
+    "messages": "`messages`: a list of turns of `user` and `assistant`, as chat templates read them",
     "paper": "`instruction`, `input`, `output`, and the ratings from 1 to 10, null if one can't be read",
 }
 """The fields of a row by the format of the export."""
+HISTORY = "a second turn of a dialogue also has `history`: a list of the user's turn and its answer before it"
+"""What is more in the formats that have no list of turns."""
 
 
 def dataset_card(subject: CardSubject, export_format: ExportFormat, rows: ExportRows, num_rows: int) -> str:
@@ -65,7 +67,8 @@ def _sections(subject: CardSubject, export_format: ExportFormat, rows: ExportRow
     yield "## Rows"
     kept = "pairs that the filters of the recipe kept"
     yield f"The rows are the {kept if rows == ExportRows.kept else f'{kept} and the next model learned from'}."
-    yield f"Each row has {FIELDS[export_format]}."
+    has_history = subject.recipe.at(iteration).response.turns > 1 and export_format in ("alpaca", "paper")
+    yield f"Each row has {FIELDS[export_format]}{f'; {HISTORY}' if has_history else ''}."
     yield card_parts.rows_table(subject)
     yield from card_parts.results_section(card_parts.card_scores(subject), "A model trained on the rows")
     yield from card_parts.limits_section(subject)

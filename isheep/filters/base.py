@@ -33,8 +33,8 @@ class RecipeFacts(NamedTuple):
 
     `criteria` are those that the assessment rates, None if the recipe has no assessment. `has_benchmark` is true if
     there is a benchmark in evaluation or stop. `writes_instances` is true for Self-Instruct's own pipeline, whose
-    answers have no prompt of their own. `other_filters` is the recipe's list of filters without this one, as YAML in
-    one line.
+    answers have no prompt of their own. `turns` is the number of turns of a dialogue, each of which is a pair.
+    `other_filters` is the recipe's list of filters without this one, as YAML in one line.
     """
 
     num_tasks: int
@@ -42,6 +42,7 @@ class RecipeFacts(NamedTuple):
     has_benchmark: bool
     writes_instances: bool = False
     other_filters: str = "[]"
+    turns: int = 1
 
 
 class PairFilter(Protocol):
@@ -97,8 +98,9 @@ class FilterSettings(Settings):
 
         A limit so high that the filter would keep every pair is a conflict in every filter.
         """
-        if self.max_kept is not None and self.max_kept >= facts.num_tasks:
-            keeps = f"it keeps up to {self.max_kept} pairs, and synthesis.tasks is {facts.num_tasks}"
+        if self.max_kept is not None and self.max_kept >= facts.num_tasks * facts.turns:
+            turns = f" with {facts.turns} turns" if facts.turns > 1 else ""
+            keeps = f"it keeps up to {self.max_kept} pairs, and synthesis.tasks is {facts.num_tasks}{turns}"
             yield (), f"{keeps}: nothing is left to drop"
 
 

@@ -9,7 +9,7 @@ from isheep.batching import derive_seed
 from isheep.errors import Conflicts
 from isheep.filters.base import FilterContext, FilterSettings, Need, Reasons, RecipeFacts
 from isheep.filters.score import ScoreFilter
-from isheep.records import Count, Pair
+from isheep.records import Count, Pair, first_turn_id
 
 
 class RandomFilter(FilterSettings):
@@ -45,11 +45,20 @@ class RandomFilter(FilterSettings):
         return self.as_many_as.expected_share if self.as_many_as else 1.0
 
     def reasons(self, pairs: Iterable[Pair], context: FilterContext) -> Reasons:
-        """Yield the pairs that are not drawn. A pair's draw depends on the seed and its id alone."""
-        ids = sorted((pair.id for pair in pairs), key=lambda id: derive_seed(context.seed, id))
+        """Yield the pairs that are not drawn. A pair's draw depends on the seed and its id alone.
+
+        A second turn is not drawn without its first one.
+        """
+
+        def draw(pair: Pair) -> tuple[int, bool]:
+            numbers = (derive_seed(context.seed, id) for id in (pair.id, first_turn_id(pair)))
+            return max(numbers), bool(pair.history)
+
+        ids = [id for _, id in sorted((draw(pair), pair.id) for pair in pairs)]
         keep = self.keep
         if self.as_many_as:
-            keep = len(ids) - sum(1 for _ in self.as_many_as.reasons(pairs, context))
+            refused = {id for id, _ in self.as_many_as.reasons(pairs, context)}
+            keep = sum(refused.isdisjoint((pair.id, first_turn_id(pair))) for pair in pairs)
         for id in ids[keep:]:
             yield id, f"not among the {keep} drawn of {len(ids)}"
 

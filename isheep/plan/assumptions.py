@@ -203,4 +203,4 @@ def _expected_share(filters: Sequence[FilterSettings]) -> float:
 def _determined(recipe: Recipe) -> dict[str, float]:
     """Return the share kept, if a filter names a number of pairs."""
     numbers = [entry.max_kept for entry in recipe.filters if entry.max_kept is not None]
-    return {"kept": min(1.0, min(numbers) / recipe.synthesis.tasks)} if numbers else {}
+    return {"kept": min(1.0, min(numbers) / recipe.max_pairs)} if numbers else {}

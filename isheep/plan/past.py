@@ -67,7 +67,7 @@ def _measure_iteration(recipe: Recipe, run: RunFolder, iteration: int) -> dict[s
     if folder.has("pairs.jsonl"):
         pairs = folder.read("pairs.jsonl", Pair)
         batch_size = min(recipe.response.batch_size, recipe.machine.engine_batch_size)
-        values["task"] = fmean(count(pair.content) for pair in pairs)
+        values["task"] = fmean(count(pair.user_turn) for pair in pairs)
         values["answer"] = fmean(pair.tokens for pair in pairs)
         values["longest"] = _longest_in_means([pair.tokens for pair in pairs], batch_size)
         if folder.has("dropped.jsonl"):

@@ -21,8 +21,9 @@ from isheep.trainers.adapter_dir import TRAINING_RECORD
 StageKey = tuple[str, str]
 """The folder of an iteration and the name of a stage: ("iter-1", "answers")."""
 
-# The file of each stage whose rows and tokens count.
-COUNTED_FILES = {"replies.jsonl": "instructions", "pairs.jsonl": "answers", "assessed.jsonl": "ratings"}
+# The files whose rows and tokens count. The pairs of dialogues are copies of the turns.
+TURN_FILES = ("first_turns.jsonl", "follow_ups.jsonl", "second_turns.jsonl")
+COUNTED_FILES = ("replies.jsonl", *TURN_FILES, "pairs.jsonl", "assessed.jsonl")
 
 
 class StageReality(NamedTuple):
@@ -153,18 +154,25 @@ def made_counts(run: RunFolder) -> tuple[dict[StageKey, int], dict[StageKey, int
 
     The rows of a training are those that it read, in all epochs. The tokens of ratings are not in the events.
     """
+    # Of a file that was made again the last event counts.
+    events = {str(event["file"]): event for event in read_events(run.root) if "file" in event}
+    files: dict[StageKey, list[Mapping[str, Any]]] = defaultdict(list)
     rows: dict[StageKey, int] = {}
-    tokens: dict[StageKey, int] = {}
-    for event in read_events(run.root):
-        folder, _, name = str(event.get("file", "")).partition("/")
-        stage, key = COUNTED_FILES.get(name), (folder, stage_of(name))
-        if stage and "rows" in event:
-            rows[key] = int(event["rows"])
-            if stage != "ratings" and event.get("made") == event["rows"] and "tokens" in event:
-                tokens[key] = int(event["tokens"])
-        elif name == "adapter":
+    for file, event in events.items():
+        folder, _, name = file.partition("/")
+        if name == "adapter":
             rows |= _training_rows(run, folder)
-    return rows, tokens
+        is_copy = name == "pairs.jsonl" and f"{folder}/{TURN_FILES[0]}" in events
+        if name in COUNTED_FILES and "rows" in event and not is_copy:
+            files[folder, stage_of(name)].append(event)
+    rows |= {key: sum(int(event["rows"]) for event in made) for key, made in files.items()}
+    sums = {key: _sum_of_known([_written_tokens(event) for event in made]) for key, made in files.items()}
+    return rows, {key: tokens for key, tokens in sums.items() if tokens is not None and key[1] != "ratings"}
+
+
+def _written_tokens(event: Mapping[str, Any]) -> int | None:
+    """Return the tokens of a file's rows, None if the event is not about all of them."""
+    return int(event["tokens"]) if event.get("made") == event["rows"] and "tokens" in event else None
 
 
 def _training_rows(run: RunFolder, folder: str) -> dict[StageKey, int]:

@@ -159,7 +159,7 @@ def generation_stages(iteration: PlannedIteration, model: str) -> Iterator[Stage
 def instruction_stage(iteration: PlannedIteration, fingerprint: str) -> Stage:
     """Return the synthesis: whole batches of prompts, as many as the tasks need or the budget allows.
 
-    The prompts of a batch are the same text.
+    The prompts of a batch are the same text, unless examples are drawn for every prompt.
     """
     _, recipe, assumed = iteration
     settings, max_tokens = recipe.synthesis, recipe.synthesis.sampling.max_tokens
@@ -171,10 +171,11 @@ def instruction_stage(iteration: PlannedIteration, fingerprint: str) -> Stage:
     batch_size = iteration.batch_size(settings.batch_size)
     requests = Requests(calls, assumed.prompt, assumed.reply, max_tokens, batch_size)
     stage = _generation_stage(iteration, "instructions", requests, fingerprint)
+    shared = settings.examples_for == "batch"
     changes = {
-        "shares_prompt": True,
-        "computed_tokens": ceil(calls / batch_size) * assumed.prompt,
-        "max_row_tokens": float(max_tokens),
+        "shares_prompt": shared,
+        "computed_tokens": (ceil(calls / batch_size) if shared else calls) * assumed.prompt,
+        "max_row_tokens": max_tokens + (0.0 if shared else assumed.prompt),
         "max_output_tokens": float(budget * max_tokens),
         # The replies are written as they are, and once more as tasks and rejected candidates.
         "file_tokens": 2 * stage.output_tokens + iteration.num_tasks * assumed.task,
@@ -208,6 +209,7 @@ def answer_stage(iteration: PlannedIteration, fingerprint: str) -> Stage:
         requests = Requests(3 * num_tasks, prompt, output, max_tokens, batch_size)
         # The pairs are written once more, as turns.
         changes = {name: 4 * value for name, value in changes.items()}
+        changes["max_row_tokens"] = assumed.turn + assumed.task + 3.0 * max_tokens
     else:
         requests = Requests(num_tasks, assumed.turn + assumed.task, assumed.answer, max_tokens, batch_size)
     return _generation_stage(iteration, "answers", requests, fingerprint).model_copy(update=changes)
@@ -218,7 +220,8 @@ def sample_stage(iteration: PlannedIteration, num_samples: int, fingerprint: str
     _, recipe, assumed = iteration
     settings, calls = recipe.response, num_samples * iteration.num_pairs
     batch_size = iteration.batch_size(settings.batch_size)
-    requests = Requests(calls, assumed.turn + assumed.task, assumed.answer, settings.sampling.max_tokens, batch_size)
+    prompt = assumed.turn + iteration.pair_tokens - assumed.answer
+    requests = Requests(calls, prompt, assumed.answer, settings.sampling.max_tokens, batch_size)
     stage = _generation_stage(iteration, "measures for filters", requests, fingerprint)
     return stage.model_copy(update={"file_tokens": calls * (assumed.task + assumed.answer), "file_rows": calls})
 
@@ -227,7 +230,8 @@ def training_stage(iteration: PlannedIteration, num_rows: float, most_rows: floa
     """Return the training on the pairs, limited as the recipe says, with the evaluations on held-out rows.
 
     `num_rows` are expected, `most_rows` come if the filters keep every pair: no batch has more rows than these in all
-    epochs, and no row is longer than a long task (as much longer than the mean as answers are) with the longest answer.
+    epochs, and no row is longer than a long task (as much longer than the mean as answers are) with the longest answer,
+    or in a dialogue with the longest turns.
     """
     number, recipe, assumed = iteration
     settings = recipe.training
@@ -238,9 +242,11 @@ def training_stage(iteration: PlannedIteration, num_rows: float, most_rows: floa
     train_rows = max(num_rows - held_out, 1)
     steps = settings.max_steps or ceil(train_rows * settings.epochs / settings.batch_size)
     rows_seen = steps * settings.batch_size if settings.max_steps else train_rows * settings.epochs
-    length = min(settings.cutoff, assumed.turn + assumed.task + assumed.answer + 1)
+    length = min(settings.cutoff, assumed.turn + iteration.pair_tokens + 1)
     most_seen = steps * settings.batch_size if settings.max_steps else ceil(most_rows * settings.epochs)
-    longest = assumed.turn + assumed.longest * assumed.task + recipe.response.sampling.max_tokens + 1
+    # The model writes every text of a dialogue but the first task.
+    most_written = (2 * recipe.response.turns - 1) * recipe.response.sampling.max_tokens
+    longest = assumed.turn + assumed.longest * assumed.task + most_written + 1
     rows_at_once = 1 if settings.weigh == "rows" else recipe.machine.rows_per_process or settings.batch_size
     rows_evaluated = ceil(steps / settings.eval_every) * held_out
     return Stage(

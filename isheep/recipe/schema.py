@@ -294,6 +294,11 @@ class Recipe(Settings):
         return PACKAGED_SEEDS.get(self.seed_tasks, Path(self.seed_tasks))
 
     @property
+    def max_pairs(self) -> int:
+        """The largest number of pairs of an iteration: one for each turn of each task."""
+        return self.synthesis.tasks * self.response.turns
+
+    @property
     def synthesis_prompt(self) -> PromptSource | None:
         """The texts of the synthesis prompt: the recipe's, or the packaged ones; None for instructions alone."""
         if self.synthesis.prompt is not None or not self.synthesis.inputs:

@@ -184,7 +184,13 @@ def _prompt_name(source: prompts.PromptSource) -> str:
 def _filters(recipe: Recipe) -> Conflicts:
     criteria = recipe.assessment.criteria if recipe.assessment else None
     writes_instances = recipe.response.prompt == "instances"
-    facts = RecipeFacts(recipe.synthesis.tasks, criteria, bool(recipe.evaluation or recipe.stop_rule), writes_instances)
+    facts = RecipeFacts(
+        recipe.synthesis.tasks,
+        criteria,
+        has_benchmark=bool(recipe.evaluation or recipe.stop_rule),
+        writes_instances=writes_instances,
+        turns=recipe.response.turns,
+    )
     for index, settings in enumerate(recipe.filters):
         remaining = [*recipe.filters[:index], *recipe.filters[index + 1 :]]
         for path, why in settings.conflicts(facts._replace(other_filters=_filters_as_yaml(remaining))):
@@ -198,7 +204,7 @@ def _filters_as_yaml(filters: Sequence[FilterSettings]) -> str:
 
 
 def _training(recipe: Recipe, iteration: int) -> Conflicts:
-    training, num_tasks = recipe.training, recipe.synthesis.tasks
+    training, max_pairs = recipe.training, recipe.max_pairs
     if training.steps_of and recipe.iterations > 1:
         why = f"it is for a recipe of one iteration, and this one has {recipe.iterations}: set iterations to 1"
         yield ("training", "steps_of"), why
@@ -209,11 +215,14 @@ def _training(recipe: Recipe, iteration: int) -> Conflicts:
         )
     if training.num_rows and training.max_rows and training.num_rows > training.max_rows:
         yield ("training", "num_rows"), f"{training.num_rows} is more than training.max_rows, {training.max_rows}"
-    max_kept = min([num_tasks, *(entry.max_kept for entry in recipe.filters if entry.max_kept is not None)])
+    max_kept = min([max_pairs, *(entry.max_kept for entry in recipe.filters if entry.max_kept is not None)])
     has_other_tasks = iteration > 1 and (training.data == "all" or recipe.synthesis.tasks_of)
     if not has_other_tasks and max_kept < (training.num_rows or 2):
-        why = f"{training.num_rows or 'two'} rows are more than iteration {iteration} can have: {num_tasks} tasks"
-        if max_kept < num_tasks:
+        asked = f"{training.num_rows or 'two'} rows are more than iteration {iteration} can have"
+        why = f"{asked}: {recipe.synthesis.tasks} tasks"
+        if recipe.response.turns > 1:
+            why += f" of {recipe.response.turns} turns"
+        if max_kept < max_pairs:
             why += f", of which the filters keep {max_kept} at most"
         yield ("training", "num_rows"), why
     if training.keep == "best" and not training.held_out:

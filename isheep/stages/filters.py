@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from isheep.batching import derive_seed
 from isheep.extensions import user_code
 from isheep.filters.base import FilterContext, PairFilter
-from isheep.records import UNREADABLE, AssessedPair, Drop, Pair
+from isheep.records import UNREADABLE, AssessedPair, Drop, Pair, first_turn_id
 from isheep.rundir.jsonl import filter_rows
 from isheep.text.characters import unfit_character
 
@@ -15,6 +15,9 @@ SPECIAL_TOKEN = r"<\|\w{1,40}\|>"
 
 CHARACTERS = "characters"
 """What drops a pair with a control character and the like, in dropped.jsonl."""
+
+TURNS = "turns"
+"""What drops a second turn with its first one, in dropped.jsonl."""
 
 
 def find_drops(
@@ -27,33 +30,31 @@ def find_drops(
     """Return one Drop for each pair that is not trained on, in the order of the pairs.
 
     A pair is dropped because its answer can't be read, for its characters, by the rules, or by a filter. A filter sees
-    only the pairs that the filters before it kept. At the end the second turns of dropped first turns are dropped, too.
+    only the pairs that the filters before it kept. The second turn of a dropped first turn is dropped with it.
     `special_tokens` are the tokenizer's. A pair that no judge rated (no AssessedPair) passes no score filter. The draws
     of a filter depend on the context's seed and on the filter's position. Raises UserError if a filter fails.
     """
     context = context or FilterContext()
     pattern = re.compile("|".join([*map(re.escape, sorted(special_tokens)), SPECIAL_TOKEN]))
     drops = {drop.row: drop for pair in pairs if (drop := _drop_by_text(pair, use_rules, pattern))}
+    drops |= _drops_with_first_turn(pairs, drops)
     for index, pair_filter in enumerate(filters):
         remaining = _RemainingPairs(pairs, frozenset(drops))
         seeded = context._replace(seed=derive_seed(context.seed, "filters", index))
         with user_code(f"filter {pair_filter.label}", type(pair_filter).reasons):
             reasons = pair_filter.reasons(remaining, seeded)
             drops |= {row: Drop(row=row, by=pair_filter.label, why=why) for row, why in reasons}
-    drops |= {drop.row: drop for drop in _drops_with_first_turn(pairs, drops)}
+        drops |= _drops_with_first_turn(pairs, drops)
     return [drops[pair.id] for pair in pairs if pair.id in drops]
 
 
-def _drops_with_first_turn(pairs: Sequence[Pair], drops: Collection[str]) -> list[Drop]:
-    """Return the drops of second turns that were kept although their first turn, which they show, was not.
-
-    The first turn of a dialogue has the id of the second one without its last part.
-    """
-    return [
-        Drop(row=pair.id, by="turns", why="its first turn was dropped")
+def _drops_with_first_turn(pairs: Iterable[Pair], drops: Collection[str]) -> dict[str, Drop]:
+    """Return by id the drops of second turns that were kept although their first turn, which they show, was not."""
+    return {
+        pair.id: Drop(row=pair.id, by=TURNS, why="its first turn was dropped")
         for pair in pairs
-        if pair.history and pair.id not in drops and pair.id.rpartition(".")[0] in drops
-    ]
+        if pair.id not in drops and first_turn_id(pair) in drops
+    }
 
 
 def kept_pairs(pairs: Sequence[Pair], drops: Sequence[Drop]) -> Sequence[Pair]:

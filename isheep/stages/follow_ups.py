@@ -1,9 +1,11 @@
 """Second turns of dialogues: the model writes what the user asks after its answer (response.turns: 2)."""
 
+import re
 from collections.abc import Sequence
 
+from isheep.errors import UserError
 from isheep.models.chat_template import ChatTemplate
-from isheep.models.template_frame import MARK
+from isheep.models.template_frame import MARK, QUESTION
 from isheep.records import UNREADABLE, DialogueTask, Exchange, Pair, Rejected, Reply
 from isheep.stages.context import StageContext
 from isheep.stages.rules import unsafe_text
@@ -50,9 +52,26 @@ def generate_follow_ups(context: StageContext, pairs: Sequence[Pair]) -> Sequenc
 
 
 def open_user_turn(pair: Pair, chat: ChatTemplate) -> str:
-    """Return the dialogue of a pair up to where the next user's turn begins."""
+    """Return the dialogue of a pair up to where the next user's turn begins.
+
+    A space between the template's text and a turn ("[INST] ") is left to the model, whose tokens begin with it.
+    """
     turns = [("user", pair.user_turn), ("assistant", pair.output), ("user", MARK)]
-    return chat.conversation(turns).rpartition(MARK)[0]
+    return chat.conversation(turns).rpartition(MARK)[0].rstrip(" ")
+
+
+def check_dialogues(chat: ChatTemplate) -> None:
+    """Raise UserError if the chat template refuses a dialogue of two turns, or does not show the first one in it."""
+    turns = [("user", QUESTION), ("assistant", MARK), ("user", QUESTION)]
+    try:
+        text = chat.conversation(turns)
+    except UserError as error:
+        raise UserError(f"response.turns is 2, and {error}: set it to 1, or take another chat_template") from error
+    if re.findall(f"{QUESTION}|{MARK}", text) != [content for _, content in turns]:
+        raise UserError(
+            f"response.turns is 2, and the chat template {chat.name!r} does not show the first turn of a dialogue: set "
+            "it to 1, or take another chat_template"
+        )
 
 
 def user_turn_end(chat: ChatTemplate) -> str:

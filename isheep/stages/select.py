@@ -18,7 +18,7 @@ from isheep.rundir.training_file import (
     write_training_file,
 )
 from isheep.stages.context import StageContext
-from isheep.stages.filters import CHARACTERS, find_drops, has_unreadable_rating, kept_pairs
+from isheep.stages.filters import CHARACTERS, TURNS, find_drops, has_unreadable_rating, kept_pairs
 from isheep.stages.rating_advice import unreadable_advice, were_constrained
 
 # What helps against each reason for which pairs are dropped.
@@ -88,7 +88,8 @@ def _too_few_message(context: StageContext, pairs: Sequence[Pair], drops: Sequen
 
 def _advice(context: StageContext, pairs: Sequence[Pair], drops: Sequence[Drop]) -> str:
     """Return what helps against the most frequent reason for which pairs were dropped."""
-    (cause, _), *_ = Counter(map(_cause, drops)).most_common(1) or [("nothing", 0)]
+    causes = Counter(_cause(drop) for drop in drops if drop.by != TURNS)
+    (cause, _), *_ = causes.most_common(1) or [("nothing", 0)]
     settings = context.recipe.assessment
     if cause == "unreadable" and settings:
         rated = (pair for pair in pairs if isinstance(pair, AssessedPair))
@@ -102,7 +103,7 @@ def ways_to_more_rows(drops: Sequence[Drop]) -> str:
     """Return what gives a training more rows: more tasks, and filters that drop less, of those that dropped pairs."""
     causes = Counter(map(_cause, drops))
     ways = [WAYS_TO_MORE_ROWS[cause] for cause in causes if cause in WAYS_TO_MORE_ROWS]
-    other_filters = sorted({drop.by for drop in drops} - {"score", "rules", "answer", CHARACTERS})
+    other_filters = sorted({drop.by for drop in drops} - {"score", "rules", "answer", CHARACTERS, TURNS})
     if other_filters:
         ways.append(f"let the filters drop less ({', '.join(other_filters)})")
     return ", or ".join(["raise synthesis.tasks", *ways])

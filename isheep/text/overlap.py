@@ -68,17 +68,24 @@ def plain(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def _tasks(rows: Sequence[Pair]) -> list[tuple[int, str]]:
+    """Return the task of each row with the row's index. In a dialogue, both the whole and its last turn are a task."""
+    return [(index, task) for index, row in enumerate(rows) for task in dict.fromkeys((row.content, row.user_turn))]
+
+
 def _find_exact(rows: Sequence[Pair], prompts: Sequence[str]) -> Overlap:
-    plain_prompts, plain_tasks = [plain(prompt) for prompt in prompts], [plain(row.content) for row in rows]
-    prompt_set, task_set = frozenset(plain_prompts), frozenset(plain_tasks)
+    plain_prompts = [plain(prompt) for prompt in prompts]
+    plain_tasks = [(index, plain(task)) for index, task in _tasks(rows)]
+    prompt_set, task_set = frozenset(plain_prompts), frozenset(task for _, task in plain_tasks)
     reason = ("exact", "a benchmark's prompt")
-    reasons = {index: reason for index, task in enumerate(plain_tasks) if task in prompt_set}
+    reasons = {index: reason for index, task in plain_tasks if task in prompt_set}
     return Overlap(reasons, {index for index, prompt in enumerate(plain_prompts) if prompt in task_set})
 
 
 def _find_rouge(rows: Sequence[Pair], prompts: Sequence[str], limit: float) -> Overlap:
-    overlap = Overlap({}, set())
-    for index, near_prompts in enumerate(find_near([row.content for row in rows], prompts, limit, "any")):
+    overlap, tasks = Overlap({}, set()), _tasks(rows)
+    near = find_near([task for _, task in tasks], prompts, limit, "any")
+    for (index, _), near_prompts in zip(tasks, near, strict=True):
         if near_prompts:
             overlap.rows[index] = ("rouge", f"ROUGE-L above {limit:g} to a benchmark's prompt")
             overlap.prompts.update(near_prompts)

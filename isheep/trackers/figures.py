@@ -5,18 +5,15 @@ from math import isfinite
 from typing import Any
 
 from isheep.diagnostics.diversity import METRICS, read_diversity
+from isheep.evaluation.compute import written_tokens
 from isheep.evaluation.counts import count_rows
 from isheep.evaluation.score_rows import evaluated_benchmarks, load_scores
 from isheep.recipe.schema import Recipe
-from isheep.records import Pair, Reply
 from isheep.rundir.artifacts import iteration_name
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.stage_times import stage_seconds
 from isheep.trainers.adapter_dir import LOSS_NAMES, TRAINING_RECORD
-
-COUNTED_TOKENS: tuple[tuple[str, type[Reply] | type[Pair]], ...] = (("replies.jsonl", Reply), ("pairs.jsonl", Pair))
-"""The files whose rows say how many tokens the model wrote."""
 
 
 def iteration_figures(recipe: Recipe, run: RunFolder, iteration: int) -> dict[str, float]:
@@ -63,13 +60,11 @@ def _data(run: RunFolder, iteration: int) -> Iterator[tuple[str, float | None]]:
     yield from ((f"diversity/{name}", diversity.get(name)) for name in METRICS)
 
 
-def _cost(run: RunFolder, iteration: int) -> Iterator[tuple[str, float]]:
+def _cost(run: RunFolder, iteration: int) -> Iterator[tuple[str, float | None]]:
     """Yield the seconds of all stages and of each, and the tokens of instructions and answers."""
-    folder = iteration_dir(run, iteration)
     by_stage = stage_seconds(run).seconds
     seconds = {stage: value for (name, stage), value in by_stage.items() if name == iteration_name(iteration)}
     yield "cost/seconds", sum(seconds.values())
     yield from ((f"cost/seconds {stage}", value) for stage, value in seconds.items())
     if iteration:
-        files = [folder.read(name, row_type) for name, row_type in COUNTED_TOKENS if folder.has(name)]
-        yield "cost/tokens", sum(row.tokens for rows in files for row in rows)
+        yield "cost/tokens", written_tokens(run, iteration)
