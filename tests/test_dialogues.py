@@ -98,6 +98,13 @@ def test_a_follow_up_that_was_cut_off_or_cannot_be_read_is_no_task() -> None:
     assert [row.why for row in rejected] == ["cut off", "the server's answer can't be read"]
 
 
+@pytest.mark.parametrize("text", ["User: And Italy?", "And Italy?\nAssistant: Rome"])
+def test_a_follow_up_with_a_turn_of_its_own_is_no_task(text: str) -> None:
+    tasks, (rejected,) = read_follow_ups([make_pair(0)], [Reply(id="t1-0", text=text, finish="stop", tokens=9)])
+    assert not tasks and rejected.why.startswith("begins a turn with")
+    assert read_follow_ups([make_pair(0)], [Reply(id="t1-0", text="Which User: A or B?", finish="stop", tokens=9)])[0]
+
+
 @pytest.mark.parametrize(("template", "end"), [("qwen", "<|im_end|>"), ("llama3", "<|eot_id|>")])
 def test_the_users_turn_ends_as_the_template_ends_it(template: str, end: str, qwen2: Path, llama: Path) -> None:
     chat = load_chat_template(template, str(qwen2 if template == "qwen" else llama))
@@ -264,8 +271,7 @@ TURNS = """{% for turn in messages %}<|im_start|>{{ turn.role }}
 def test_a_template_without_dialogues_is_refused_before_the_run(head: str, message: str, tmp_path: Path) -> None:
     template = tmp_path / "mine.jinja"
     template.write_text(head + TURNS)
-    words = ["run", "lamb", f"chat_template={template}", "response.turns=2", "--out", tmp_path / "run"]
-    line = refused(*words)
+    line = refused("run", "lamb", f"chat_template={template}", "response.turns=2", "--out", tmp_path / "run")
     assert line.startswith("isheep: response.turns is 2, and") and message in line
     assert not (tmp_path / "run").exists()
     check_dialogues(load_chat_template(TURNS, "lamb"))

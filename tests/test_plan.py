@@ -280,10 +280,10 @@ def test_memory_is_that_of_the_rows_that_there_will_be(recipe: Path) -> None:
 
 def test_a_row_of_a_dialogue_holds_the_turns_before_it(recipe: Path) -> None:
     words = ["training.cutoff=1024", "--gpu", "L4", "--assume", "kept=1"]
-    one, two = (stage(planned(recipe, f"response.turns={turns}", *words), "training") for turns in (1, 2))
+    single, dialogue = (stage(planned(recipe, f"response.turns={turns}", *words), "training") for turns in (1, 2))
     # Two more texts of at most 12 tokens; twice as many rows, of which half have both turns.
-    assert two["max_row_tokens"] == one["max_row_tokens"] + 2 * 12
-    assert two["calls"] > 1.9 * one["calls"] and two["trained_tokens"] > 2.3 * one["trained_tokens"]
+    assert dialogue["max_row_tokens"] == single["max_row_tokens"] + 2 * 12
+    assert dialogue["calls"] > 1.9 * single["calls"] and dialogue["trained_tokens"] > 2.3 * single["trained_tokens"]
 
 
 def test_prompts_with_examples_of_their_own_are_all_computed(recipe: Path) -> None:

@@ -70,10 +70,11 @@ def run_seeds(
                 _show_progress(seed, process, len(settings), num_shown)
             time.sleep(POLL_SECONDS)
     finally:
+        # At the end of its standard input a guard ends what it runs.
         for process in processes.values():
-            # At the end of its standard input the guard ends what it runs.
             assert process.process.stdin
             process.process.stdin.close()
+        for process in processes.values():
             process.process.wait()
     return [_failure(seed, process) for seed, process in processes.items() if process.process.returncode]
 

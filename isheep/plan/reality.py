@@ -165,8 +165,8 @@ def made_counts(run: RunFolder) -> tuple[dict[StageKey, int], dict[StageKey, int
         is_copy = name == "pairs.jsonl" and f"{folder}/{TURN_FILES[0]}" in events
         if name in COUNTED_FILES and "rows" in event and not is_copy:
             files[folder, stage_of(name)].append(event)
-    rows |= {key: sum(int(event["rows"]) for event in made) for key, made in files.items()}
-    sums = {key: _sum_of_known([_written_tokens(event) for event in made]) for key, made in files.items()}
+    rows |= {key: sum(int(event["rows"]) for event in of_stage) for key, of_stage in files.items()}
+    sums = {key: _sum_of_known([_written_tokens(event) for event in of_stage]) for key, of_stage in files.items()}
     return rows, {key: tokens for key, tokens in sums.items() if tokens is not None and key[1] != "ratings"}
 
 

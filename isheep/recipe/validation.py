@@ -218,8 +218,8 @@ def _training(recipe: Recipe, iteration: int) -> Conflicts:
     max_kept = min([max_pairs, *(entry.max_kept for entry in recipe.filters if entry.max_kept is not None)])
     has_other_tasks = iteration > 1 and (training.data == "all" or recipe.synthesis.tasks_of)
     if not has_other_tasks and max_kept < (training.num_rows or 2):
-        asked = f"{training.num_rows or 'two'} rows are more than iteration {iteration} can have"
-        why = f"{asked}: {recipe.synthesis.tasks} tasks"
+        num_rows = training.num_rows or "two"
+        why = f"{num_rows} rows are more than iteration {iteration} can have: {recipe.synthesis.tasks} tasks"
         if recipe.response.turns > 1:
             why += f" of {recipe.response.turns} turns"
         if max_kept < max_pairs:

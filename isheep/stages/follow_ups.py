@@ -10,6 +10,9 @@ from isheep.records import UNREADABLE, DialogueTask, Exchange, Pair, Rejected, R
 from isheep.stages.context import StageContext
 from isheep.stages.rules import unsafe_text
 
+# How dialogue_text begins a turn: a text with such a line would read as several turns where it is rated.
+TURN_LINE = re.compile(r"^(?:User|Assistant):", re.MULTILINE)
+
 
 def write_follow_ups(context: StageContext, first_pairs: Sequence[Pair]) -> list[DialogueTask]:
     """Return the tasks of second turns that the model writes as the user, each with the first turn before it.
@@ -111,4 +114,6 @@ def _reason_for_no_task(pair: Pair, reply: Reply) -> str | None:
         return "cut off"
     if reply.text == pair.user_turn:
         return "repeats the first turn"
+    if match := TURN_LINE.search(reply.text):
+        return f"begins a turn with {match[0]!r}"
     return unsafe_text(reply.text)
