@@ -107,3 +107,23 @@ def test_the_tests_that_a_page_names_exist(path: Path) -> None:
 
 def test_the_api_page_is_made_from_the_docstrings() -> None:
     assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == render_api()
+
+
+def test_the_front_page_repeats_the_findings() -> None:
+    """Each row of its table is a contrast of docs/findings.md: the other setting, the difference and the corrected p."""
+    contrasts = {
+        "base": "plain@0:plain@3", "(Self-Instruct)": "unassessed@1:plain@3", "drawn at random": "random-keep@3:plain@3",
+        "first iteration": "plain@1:plain@3", "training steps**": "compute-matched@1:plain@3",
+    }  # fmt: skip
+    findings = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## What the loop does, tested")[2].partition("\n## ")[0]
+    for label, contrast in contrasts.items():
+        (row,) = (line for line in section.splitlines() if line.startswith("|") and f"{label} |" in line)
+        cells = [cell.strip(" *") for cell in row.split("|")[2:4]]
+        line = next(line for line in findings.splitlines() if line.startswith(f"| `{contrast}` | lamb right |"))
+        before, _, difference, _, _, corrected_p = (cell.strip() for cell in line.split("|")[3:9])
+        assert cells[0] == before
+        assert re.match(rf"{re.escape(difference)}( points)?, p = ", cells[1])
+        p = float(cells[1].rpartition("p = ")[2])
+        assert p == pytest.approx(float(corrected_p), abs=0.0006 if p < 0.1 else 0.006)
