@@ -29,7 +29,7 @@ from isheep.engines.function import SeededFunctionEngine
 from isheep.export import formats
 from isheep.models.chat_template import ChatTemplate
 from isheep.recipe.schema import Recipe
-from isheep.records import Drop
+from isheep.records import Drop, Turns
 from isheep.report import write_report
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.run import open_run_for_writing
@@ -60,8 +60,8 @@ SETTINGS = {
 class PlainChat(ChatTemplate):
     """A chat template without a tokenizer."""
 
-    def prompt(self, content: str) -> str:
-        return f"<|user|>{content}{ANSWER_TURN}"
+    def conversation(self, turns: Turns, open_answer: bool = True) -> str:
+        return "".join(f"<|{role}|>{content}" for role, content in turns) + ANSWER_TURN * open_answer
 
     @property
     def special(self) -> frozenset[str]:

@@ -110,11 +110,14 @@ def test_the_api_page_is_made_from_the_docstrings() -> None:
 
 
 def test_the_front_page_repeats_the_findings() -> None:
-    """Each row of its table is a contrast of docs/findings.md: the other setting, the difference and the corrected p."""
+    """Each row of its table is a contrast of docs/findings.md: the other side, the difference and the corrected p."""
     contrasts = {
-        "base": "plain@0:plain@3", "(Self-Instruct)": "unassessed@1:plain@3", "drawn at random": "random-keep@3:plain@3",
-        "first iteration": "plain@1:plain@3", "training steps**": "compute-matched@1:plain@3",
-    }  # fmt: skip
+        "base": "plain@0:plain@3",
+        "(Self-Instruct)": "unassessed@1:plain@3",
+        "drawn at random": "random-keep@3:plain@3",
+        "first iteration": "plain@1:plain@3",
+        "training steps**": "compute-matched@1:plain@3",
+    }
     findings = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme.partition("## What the loop does, tested")[2].partition("\n## ")[0]
