@@ -86,7 +86,7 @@ def _score_rows(sweep: SeedSweep, benchmark: str) -> Iterator[dict[str, Any]]:
     groups = {"base": runs} | {name: [run for run in runs if run.setting == name] for name in sweep.settings}
     for setting, members in groups.items():
         for score in SCORES if members else ():
-            means = [_mean(run, 0 if setting == "base" else max(run.results), benchmark, score) for run in members]
+            means = [run.mean_score(0 if setting == "base" else max(run.results), benchmark, score) for run in members]
             if setting == "base":
                 means = means[:1]
             if any(map(math.isnan, means)):
@@ -124,7 +124,7 @@ def _step_rows(sweep: SeedSweep, benchmark: str) -> Iterator[dict[str, Any]]:
     for setting in sweep.settings:
         runs = [run for run in sweep.runs_of(setting) if run.state == "finished" and run.opened]
         steps = [number for run in runs if (number := _steps_of_weights(run)) is not None]
-        means = [_mean(run, max(run.results), benchmark, SCORES[0]) for run in runs]
+        means = [run.mean_score(max(run.results), benchmark, SCORES[0]) for run in runs]
         if not runs or len(steps) < len(runs) or any(map(math.isnan, means)):
             continue
         pairs = "chosen by ratings" if _is_chosen_by_ratings(runs[0]) else "chosen otherwise, or all"
@@ -142,8 +142,3 @@ def _steps_of_weights(run: SeedRun) -> float | None:
 
 def _is_chosen_by_ratings(run: SeedRun) -> bool:
     return run.opened is not None and any(entry.kind == "score" for entry in run.opened[0].filters)
-
-
-def _mean(run: SeedRun, iteration: int, benchmark: str, name: str) -> float:
-    result = run.results[iteration].get(benchmark)
-    return result.scores[name].mean if result and name in result.scores else math.nan

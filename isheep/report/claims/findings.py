@@ -168,10 +168,5 @@ def _run_lines(laboratory: Laboratory, sweep: SeedSweep) -> Iterator[str]:
 def _scores(run: SeedRun, measure: str) -> str:
     """Return a score of each model of a run, as 55.9 → 66.3 → 69.3."""
     benchmark, _, name = measure.partition(" ")
-    means = [_mean(run, iteration, benchmark, name) for iteration in sorted(run.results)]
+    means = [run.mean_score(iteration, benchmark, name) for iteration in sorted(run.results)]
     return " → ".join(f"{100 * mean:.1f}" for mean in means if not math.isnan(mean)) or "–"
-
-
-def _mean(run: SeedRun, iteration: int, benchmark: str, name: str) -> float:
-    result = run.results[iteration].get(benchmark)
-    return result.scores[name].mean if result and name in result.scores else math.nan
