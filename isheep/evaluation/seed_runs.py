@@ -1,6 +1,5 @@
 """The runs of a sweep with random seeds: which there are, how each ended, and their scores over the seeds."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,10 +53,10 @@ class SeedRun:
         """The costs of M^0, M^1, ... up to the newest model."""
         return model_costs(*self.opened) if self.opened else []
 
-    def mean_score(self, iteration: int, benchmark: str, score: str) -> float:
-        """Return the mean of a model's score; nan if the model does not have it."""
+    def mean_score(self, iteration: int, benchmark: str, score: str) -> float | None:
+        """Return the mean of a model's score; None if the model does not have it."""
         result = self.results.get(iteration, {}).get(benchmark)
-        return result.scores[score].mean if result and score in result.scores else math.nan
+        return result.scores[score].mean if result and score in result.scores else None
 
     def cost(self, iteration: int) -> ModelCost:
         return self.costs[iteration] if iteration < len(self.costs) else UNKNOWN_COST

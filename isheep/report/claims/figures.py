@@ -1,7 +1,7 @@
 """The figures of the page of findings: every contrast with its interval, and the scores of every setting."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -86,16 +86,22 @@ def _score_rows(sweep: SeedSweep, benchmark: str) -> Iterator[dict[str, Any]]:
     groups = {"base": runs} | {name: [run for run in runs if run.setting == name] for name in sweep.settings}
     for setting, members in groups.items():
         for score in SCORES if members else ():
-            means = [run.mean_score(0 if setting == "base" else max(run.results), benchmark, score) for run in members]
+            means = _means(members, benchmark, score, is_base=setting == "base")
+            if len(means) < len(members):
+                continue
             if setting == "base":
                 means = means[:1]
-            if any(map(math.isnan, means)):
-                continue
             estimate = estimate_over_seeds(means, is_of_shares=True)
             ends = [estimate.value if math.isnan(end) else end for end in (estimate.low, estimate.high)]
             values = {"value": estimate.value, "low": ends[0], "high": ends[1]}
             scaled = {key: 100 * value for key, value in values.items()}
             yield {"setting": setting, "score": score, **scaled, "seeds": len(means)}
+
+
+def _means(runs: Sequence[SeedRun], benchmark: str, score: str, is_base: bool = False) -> list[float]:
+    """Return the mean score of the base, or of the last model, of each run that has it."""
+    means = (run.mean_score(0 if is_base else max(run.results), benchmark, score) for run in runs)
+    return [mean for mean in means if mean is not None]
 
 
 # --- scores against training
@@ -124,8 +130,8 @@ def _step_rows(sweep: SeedSweep, benchmark: str) -> Iterator[dict[str, Any]]:
     for setting in sweep.settings:
         runs = [run for run in sweep.runs_of(setting) if run.state == "finished" and run.opened]
         steps = [number for run in runs if (number := _steps_of_weights(run)) is not None]
-        means = [run.mean_score(max(run.results), benchmark, SCORES[0]) for run in runs]
-        if not runs or len(steps) < len(runs) or any(map(math.isnan, means)):
+        means = _means(runs, benchmark, SCORES[0])
+        if not runs or len(steps) < len(runs) or len(means) < len(runs):
             continue
         pairs = "chosen by ratings" if _is_chosen_by_ratings(runs[0]) else "chosen otherwise, or all"
         yield {"setting": setting, "steps": fmean(steps), "value": 100 * fmean(means), "pairs": pairs}

@@ -1,6 +1,5 @@
 """The page of findings in Markdown: each claim with its verdict, its tests, what the paper reports, and every run."""
 
-import math
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -169,4 +168,4 @@ def _scores(run: SeedRun, measure: str) -> str:
     """Return a score of each model of a run, as 55.9 → 66.3 → 69.3."""
     benchmark, _, name = measure.partition(" ")
     means = [run.mean_score(iteration, benchmark, name) for iteration in sorted(run.results)]
-    return " → ".join(f"{100 * mean:.1f}" for mean in means if not math.isnan(mean)) or "–"
+    return " → ".join(f"{100 * mean:.1f}" for mean in means if mean is not None) or "–"

@@ -68,5 +68,4 @@ def measure_model(run: SeedRun, iteration: int, measure: str) -> float | None:
     if measure in MEASURES:
         return MEASURES[measure].compute(*run.opened, iteration)
     benchmark, _, name = measure.partition(" ")
-    result = run.results.get(iteration, {}).get(benchmark)
-    return result.scores[name].mean if result and name in result.scores else None
+    return run.mean_score(iteration, benchmark, name)
