@@ -41,8 +41,8 @@ def _contrast_figure(judged: ClaimResults) -> Figure:
     points = base.mark_point(filled=True, size=50, opacity=1).encode(x=x, color=colour)
     chart = alt.layer(zero, lines, points).properties(width=CONTRASTS_WIDTH, height=alt.Step(LINE_HEIGHT))
     caption = (
-        "Each contrast of a score, BEFORE:AFTER with SETTING@ITERATION on both sides, in the order of the claims. To the "
-        "right of 0, AFTER is better. The colour is the verdict on its claim."
+        "Each contrast of a score, BEFORE:AFTER with SETTING@ITERATION on both sides, in the order of the claims. To "
+        "the right of 0, AFTER is better. The colour is the verdict on its claim."
     )
     return Figure("findings-contrasts", "Contrasts", caption, chart, rows)
 
