@@ -130,7 +130,7 @@ def test_only_the_second_answer_of_a_dialogue_is_learned(qwen2: Path) -> None:
 
 
 def test_a_second_turn_is_dropped_with_its_first_one() -> None:
-    pairs = [make_pair(0), make_pair(1, output=""), *(make_pair(f"{n}.2", history=HISTORY) for n in (0, 1))]  # type: ignore[arg-type]
+    pairs = [make_pair(0), make_pair(1, output=""), *(make_pair(f"{n}.2", history=HISTORY) for n in (0, 1))]
     drops = find_drops(pairs, [], True, [])
     assert {drop.row: (drop.by, drop.why) for drop in drops} == {
         "t1-1": ("rules", "output is empty"), "t1-1.2": ("turns", "its first turn was dropped"),
@@ -141,7 +141,7 @@ def test_a_second_turn_is_dropped_with_its_first_one() -> None:
 
 def rated_dialogue(number: int) -> list[AssessedPair]:
     """Return two turns, of which about half have a high rating, each by itself."""
-    first, second = (make_pair(id, history=history) for id, history in ((number, ()), (f"{number}.2", HISTORY)))  # type: ignore[arg-type]
+    first, second = (make_pair(id, history=history) for id, history in ((number, ()), (f"{number}.2", HISTORY)))
     return [rate_pair(first, quality=9 - number % 2 * 3), rate_pair(second, quality=9 - number // 2 % 2 * 3)]
 
 
@@ -161,13 +161,13 @@ def test_a_filter_sees_no_second_turn_without_its_first_one() -> None:
     def look(pair: Pair) -> None:
         seen.append(pair.id)
 
-    pairs = [make_pair(0, output=""), make_pair("0.2", history=HISTORY), make_pair(1)]  # type: ignore[arg-type]
+    pairs = [make_pair(0, output=""), make_pair("0.2", history=HISTORY), make_pair(1)]
     find_drops(pairs, [as_filter(look)], True, [])
     assert seen == ["t1-1"]
 
 
 def test_datasets_have_the_whole_dialogue(tmp_path: Path) -> None:
-    rows = [make_pair(0), make_pair("0.2", "And a river?", "Tiber", history=HISTORY)]  # type: ignore[arg-type]
+    rows = [make_pair(0), make_pair("0.2", "And a river?", "Tiber", history=HISTORY)]
     assert [turn["content"] for turn in messages_row(rows[1])["messages"]] == [
         "Name a city.", "Rome", "And a river?", "Tiber",
     ]  # fmt: skip

@@ -5,8 +5,13 @@ from typing import Any
 from isheep.records import AssessedPair, Grade, Pair
 
 
-def make_pair(index: int = 0, instruction: str = "Say something nice", output: str = "fine", **fields: Any) -> Pair:
-    """Return the pair number `index` of the first iteration; `fields` are further fields of Pair, or other values."""
+def make_pair(
+    index: int | str = 0, instruction: str = "Say something nice", output: str = "fine", **fields: Any
+) -> Pair:
+    """Return the pair t1-INDEX of the first iteration; `fields` are further fields of Pair, or other values.
+
+    An index such as "0.2" is that of a second turn.
+    """
     defaults = {"id": f"t1-{index}", "finish": "stop", "tokens": 3, "seed": 1}
     return Pair.model_validate({**defaults, "instruction": instruction, "output": output, **fields})
 
