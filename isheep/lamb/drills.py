@@ -1,9 +1,9 @@
 """Drills: short questions with an answer and a verdict each, on which lamb learns to compare words.
 
 A judge of "What is the first word of this list?" has to find the first word and compare the answer with it. Long pages
-teach this too slowly, because they have one verdict in fifty tokens. A drill has one in five to ten. Correct answers are
-imitated as well: a model that predicts the correct answer only has to compare, and without this part of the loss the
-verdicts on first and last words stay at chance (LOG.md).
+teach this too slowly, because they have one verdict in fifty tokens. A drill has one in five to ten. Correct answers
+are imitated as well: a model that predicts the correct answer only has to compare, and without this part of the loss
+the verdicts on first and last words stay at chance (LOG.md).
 """
 
 from collections.abc import Callable
@@ -76,12 +76,19 @@ def _draw_copying(rng: Random) -> DrillQuestion:
     text, other_text = rng.choice(
         (
             (quest.right, wrong_answer),
-            (quest.request, draw_quest(rng).request),
+            (quest.request, _draw_other_request(quest.request, rng)),
             (phrase, other_phrase),
             (f"I like the {word}.", f"I like the {other_word}."),
         )
     )
     return DrillQuestion(f"Same, {text}:", text, other_text)
+
+
+def _draw_other_request(request: str, rng: Random) -> str:
+    other_request = request
+    while other_request == request:
+        other_request = draw_quest(rng).request
+    return other_request
 
 
 def draw_number_drill(rng: Random) -> Drill:
