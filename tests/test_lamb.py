@@ -3,15 +3,19 @@
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
 from random import Random
 
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from isheep.errors import UserError
 from isheep.lamb import CHECKPOINT, SEEDS, probe
@@ -19,6 +23,7 @@ from isheep.lamb.answers import GRADED_SHARES, check_answer, draw_answer, write_
 from isheep.lamb.constraints import CONSTRAINTS
 from isheep.lamb.dialogues import AGAIN, OTHER
 from isheep.lamb.families import FAMILIES
+from isheep.lamb.grow import grow
 from isheep.lamb.pages import (
     GRADED_WEIGHTS,
     SCORE_LOSS_WEIGHT,
@@ -252,9 +257,26 @@ def test_a_size_that_can_not_be_pretrained(tmp_path: Path) -> None:
     assert "holds a lamb of size 1.3m: continue it with" in refused(*words, tmp_path, "--size", "4.9m")
 
 
-def test_the_state_of_a_pretraining_is_exported(tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+@pytest.mark.parametrize("size", ["2.8m", "4.9m"])
+def test_a_larger_lamb_begins_with_the_function_of_a_smaller_one(size: str) -> None:
+    smaller = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32)
+    larger = make_model(len(AutoTokenizer.from_pretrained(CHECKPOINT)), SHAPES[size], seed=3)
+    grow(larger, smaller)
+    token_ids = torch.randint(0, 1000, (4, 60), generator=torch.Generator().manual_seed(1))
+    larger_logits, smaller_logits = larger(token_ids).logits, smaller(token_ids).logits
+    assert torch.allclose(larger_logits, smaller_logits, atol=1e-3 * float(smaller_logits.detach().std()))
+    larger_logits.logsumexp(-1).sum().backward()
+    assert all(tensor.grad is not None for tensor in larger.parameters())
 
+
+def test_a_lamb_grows_from_a_smaller_one_only(tmp_path: Path) -> None:
+    words = ("lamb", "pretrain", "--tokens", "10", "--out", tmp_path / "new", "--start-from")
+    assert "has width 128, and the new one 128: give a smaller lamb" in refused(*words, CHECKPOINT)
+    assert "has no config.json; give the folder that contains it" in refused(*words, tmp_path, "--size", "2.8m")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_state_of_a_pretraining_is_exported(tmp_path: Path) -> None:
     folder = tmp_path / "pretraining"
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
     tokenizer.save_pretrained(folder)
@@ -276,8 +298,6 @@ def test_the_state_of_a_pretraining_is_exported(tmp_path: Path) -> None:
 @pytest.mark.numeric
 @pytest.mark.slow
 def test_pretraining_resumes_and_lowers_the_loss(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from transformers import AutoModelForCausalLM
-
     make_tokenizer(tmp_path, num_pages=200)
     for num_tokens in (8_000, 16_000):
         pretrain(tmp_path, PretrainSettings(num_tokens, workers=1, batch_size=2000, log_every=1))
@@ -285,3 +305,27 @@ def test_pretraining_resumes_and_lowers_the_loss(tmp_path: Path, capfd: pytest.C
     assert [line["tokens"] for line in lines] == [2000 * n for n in range(1, 9)]
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config.num_hidden_layers == 6
+
+
+PRETRAIN_IN_BACKGROUND = """
+import signal, sys
+from pathlib import Path
+from isheep.lamb.pretrain import PretrainSettings, pretrain
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pretrain(Path(sys.argv[1]), PretrainSettings(10**9, workers=1, batch_size=500, log_every=1))
+"""
+
+
+@pytest.mark.slow
+def test_the_workers_of_a_pretraining_end_with_it(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(PRETRAIN_IN_BACKGROUND)
+    AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(tmp_path / "lamb")
+    process = subprocess.Popen([sys.executable, script, tmp_path / "lamb"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout and "tokens/s" in process.stdout.readline()
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert workers and not alive

@@ -19,12 +19,17 @@ def pretrain(
         float, typer.Option(min=1, help="Number of tokens to train on, such as 40e6.", show_default=False)
     ],
     size: Annotated[str, typer.Option(help="1.3m, 2.8m or 4.9m: millions of parameters.")] = "1.3m",
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a smaller lamb to start from (default: random weights).", show_default=False),
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate of the matrices.")] = 0.02,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes, with one thread each.")] = 2,
 ) -> None:
-    """Pretrain a lamb from scratch on pages of its micro-world."""
+    """Pretrain a lamb on pages of its micro-world, from scratch or from a smaller lamb."""
     from isheep.lamb.pretrain import PretrainSettings, pretrain
 
-    pretrain(out, PretrainSettings(int(tokens), size, workers=workers))
+    pretrain(out, PretrainSettings(int(tokens), size, start_from, workers=workers, learning_rate=learning_rate))
 
 
 @lamb.command()

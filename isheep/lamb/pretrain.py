@@ -8,6 +8,7 @@ little padding.
 import copy
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -16,6 +17,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from isheep.errors import UserError, unknown_name
+from isheep.lamb.grow import check_smaller, grow
 from isheep.lamb.pages import END, STOP, Page, constants, page_text, pages
 
 VOCABULARY = 2000
@@ -51,11 +53,12 @@ class PretrainSettings(NamedTuple):
 
     `num_tokens` is the total, including those of a state to resume from, `size` a key of SHAPES. `batch_size` is the
     number of tokens that each of `workers` processes reads in a step, `learning_rate` that of Muon; AdamW has a quarter
-    of it.
+    of it. `start_from` is the folder of a smaller lamb from which a new training starts, with its tokenizer.
     """
 
     num_tokens: int
     size: str = DEFAULT_SIZE
+    start_from: Path | None = None
     seed: int = 1
     workers: int = 2
     batch_size: int = 4096
@@ -168,13 +171,16 @@ def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
     """Train up to `settings.num_tokens` tokens in total, from the state in `output_dir` if there is one.
 
     Each worker is a process of one thread; on a busy machine they are faster than one process with as many threads.
-    Raises UserError if the size is unknown, or the state is that of another one.
+    Raises UserError if the size is unknown, if the state is that of another one, or if there is no smaller model in
+    `settings.start_from`.
     """
     from torch.multiprocessing.spawn import spawn
     from transformers import AutoTokenizer
 
     if settings.size not in SHAPES:
         raise UserError(f"--size: {unknown_name('size', settings.size, list(SHAPES))}")
+    if settings.start_from:
+        check_smaller(settings.start_from, SHAPES[settings.size].width)
     output_dir.mkdir(parents=True, exist_ok=True)
     state = read_state(output_dir)
     if state and state["size"] != settings.size:
@@ -184,6 +190,9 @@ def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
         )
     if (output_dir / "tokenizer.json").exists():
         tokenizer = AutoTokenizer.from_pretrained(output_dir)
+    elif settings.start_from:
+        tokenizer = AutoTokenizer.from_pretrained(settings.start_from)
+        tokenizer.save_pretrained(output_dir)
     else:
         tokenizer = make_tokenizer(output_dir)
     # Every step allocates activations of some MB. By default glibc returns them to the system and faults them in again,
@@ -197,12 +206,17 @@ def work(worker: int, port: int, tokenizer: Any, output_dir: Path, settings: Pre
     """Train in one of the workers; worker 0 also logs, saves the state and exports the model."""
     import torch
     import torch.distributed as distributed
+    from transformers import AutoModelForCausalLM
 
+    # A worker is sent SIGINT when its parent is gone. In a background job of a shell that signal is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=worker, world_size=settings.workers
     )
     model = make_model(len(tokenizer), SHAPES[settings.size], settings.seed)
+    if settings.start_from:
+        grow(model, AutoModelForCausalLM.from_pretrained(settings.start_from, dtype=torch.float32))
     optimizers = make_optimizers(model, settings.learning_rate)
     num_tokens, step = resume(model, optimizers, output_dir)
     batch_stream = batches(tokenizer, settings.seed + 1000 * step + worker, settings.batch_size)
