@@ -11,6 +11,7 @@ import pytest
 
 from isheep import api
 from isheep.evaluation.seed_runs import load_seed_sweep
+from isheep.lamb import CHECKPOINT
 from isheep.report.claims.declared import Claim, Laboratory, load_laboratory
 from isheep.report.claims.findings import make_findings, save_findings
 from isheep.report.claims.verdicts import judge_claims
@@ -106,8 +107,7 @@ def test_settings_that_keep_the_same_pairs_are_the_same(tmp_path: Path) -> None:
     """Their differences are 0 for each seed, and such a contrast has no interval."""
     for setting in ("seven", "nine"):
         for seed in (1, 2, 3):
-            scores = [{"lamb": {"right": [number < count for number in range(50)]}} for count in (20, 20 + seed)]
-            make_finished_run(tmp_path / setting / f"seed-{seed}", scores=scores, seed=seed, evaluation=["lamb"])
+            make_scored_run(tmp_path / setting / f"seed-{seed}", seed, (20, 20 + seed))
     (result,) = judge_claims([make_claim("seven@1:nine@1", "same")], load_seed_sweep(tmp_path), 0.02).results
     assert result.verdict == "holds"
 
@@ -119,6 +119,33 @@ def test_the_packaged_claims_name_settings_and_iterations_that_exist() -> None:
         for side in (side for contrast in claim.contrasts for side in contrast.split(":")):
             setting, _, iteration = side.partition("@")
             assert setting in recipes and int(iteration) <= recipes[setting].iterations, claim.id
+
+
+def make_scored_run(path: Path, seed: int, num_right: tuple[int, ...], **fields: Any) -> Path:
+    """Make a run whose models have so many of 50 items right, from the base on."""
+    scores = [{"lamb": {"right": [number < count for number in range(50)]}} for count in num_right]
+    return make_finished_run(path, scores=scores, seed=seed, evaluation=["lamb"], **fields)
+
+
+def test_the_best_iteration_is_the_first_with_the_highest_score(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        make_scored_run(tmp_path / "small" / f"seed-{seed}", seed, (20, 30, 30, 25))
+        make_scored_run(tmp_path / "large" / f"seed-{seed}", seed, (20, 30, 31, 31 + seed))
+    (tmp_path / "large" / "seed-3" / "iter-2" / "eval" / "lamb.json").unlink()
+    claim = make_claim("small@3:large@3", measure="best iteration", margin=0.5)
+    (result,) = judge_claims([claim], load_seed_sweep(tmp_path), 0.02).results
+    (test,) = result.tests
+    assert test.seeds == [1, 2] and test.values == ([1, 1], [3, 3])
+    assert result.missing == ["small@3:large@3: no best iteration for random seed 3"]
+
+
+def test_every_base_model_has_its_own_line_of_scores(tmp_path: Path) -> None:
+    for setting, model, num_right in (("plain", "lamb", 20), ("other", CHECKPOINT, 30)):
+        make_scored_run(tmp_path / setting / "seed-1", 1, (num_right, 40), model=str(model))
+    laboratory = Laboratory(sweep="s", measure="lamb right", margin=0.02, claims=(make_claim("plain@1:other@1"),))
+    (_, score_figure) = make_findings(laboratory, tmp_path).figures
+    values = {row["setting"]: row["value"] for row in score_figure.rows if row["score"] == "right"}
+    assert values == {"base lamb": 40, f"base {CHECKPOINT}": 60, "plain": 80, "other": 80}
 
 
 def make_run_with_pairs(path: Path, seed: int, has_foreign_words: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from isheep.evaluation.seed_runs import SeedRun, SeedSweep
 from isheep.evaluation.statistics import estimate_over_seeds
-from isheep.report.claims.measures import is_share
+from isheep.report.claims.measures import is_share, recipe_and_folder
 from isheep.report.claims.verdicts import ClaimResults
 from isheep.report.figures import Figure
 
@@ -79,21 +79,22 @@ def _score_figure(sweep: SeedSweep, benchmark: str) -> Figure:
         lines = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q")
         points = base.mark_point(filled=True, size=50, opacity=1).encode(x=x)
         panels.append(alt.layer(lines, points).properties(width=SCORES_WIDTH, height=alt.Step(LINE_HEIGHT)))
-    caption = "The last model of each setting, and the base: means over random seeds with 95% intervals."
+    caption = "The base models and the last model of each setting: means over random seeds with 95% intervals."
     return Figure("findings-scores", "Scores of all settings", caption, alt.hconcat(*panels), rows)
 
 
 def _score_rows(sweep: SeedSweep, benchmark: str) -> Iterator[dict[str, Any]]:
-    """Yield the base and then the settings, each with its mean of every score."""
-    runs = [run for run in sweep.runs if run.state == "finished"]
-    groups = {"base": runs} | {name: [run for run in runs if run.setting == name] for name in sweep.settings}
-    for setting, members in groups.items():
+    """Yield the base models and then the settings, each with its mean of every score."""
+    runs = [run for run in sweep.runs if run.state == "finished" and run.opened]
+    # All runs of one base model have the same scores of the base.
+    models = {recipe_and_folder(run)[0].model: run for run in runs}
+    bases = {"base" if len(models) == 1 else f"base {model}": [run] for model, run in models.items()}
+    settings = {name: [run for run in runs if run.setting == name] for name in sweep.settings}
+    for setting, members in (bases | settings).items():
         for score in SCORES if members else ():
-            means = _means(members, benchmark, score, is_base=setting == "base")
+            means = _means(members, benchmark, score, is_base=setting in bases)
             if len(means) < len(members):
                 continue
-            if setting == "base":
-                means = means[:1]
             estimate = estimate_over_seeds(means, is_of_shares=True)
             ends = [estimate.value if math.isnan(end) else end for end in (estimate.low, estimate.high)]
             values = {"value": estimate.value, "low": ends[0], "high": ends[1]}
