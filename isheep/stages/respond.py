@@ -30,13 +30,20 @@ def respond(context: StageContext, tasks: Sequence[Task]) -> Sequence[Pair]:
 def write_dialogues(context: StageContext, tasks: Sequence[Task]) -> Sequence[Pair]:
     """Return the pairs of the first turns, then those of the second turns, whose tasks the model writes as the user."""
     first_pairs = answer_tasks(context, tasks, "first_turns.jsonl")
-    second_pairs = answer_tasks(context, write_follow_ups(context, first_pairs), "second_turns.jsonl")
+    second_tasks = write_follow_ups(context, first_pairs)
+    second_pairs = answer_tasks(context, second_tasks, "second_turns.jsonl", ("response", "second turn"))
     return context.folder.write("pairs.jsonl", Pair, chain(first_pairs, second_pairs))
 
 
-def answer_tasks(context: StageContext, tasks: Sequence[Task], name: str = "pairs.jsonl") -> Sequence[Pair]:
+def answer_tasks(
+    context: StageContext,
+    tasks: Sequence[Task],
+    name: str = "pairs.jsonl",
+    seed_path: tuple[str, ...] = ("response",),
+) -> Sequence[Pair]:
     """Return a pair for each task, with the task's id, in the tasks' order; `name` is the file of the pairs.
 
+    The random seed of each batch is derived from `seed_path`, so that first and second turns have different ones.
     The output is the answer without white space around it. It ends at the chat template's end token (a tuned model
     writes it after a plain prompt too), at the text that opens the next turn of a prompt in turns, or at one of
     `response.sampling.stop`.
@@ -44,7 +51,6 @@ def answer_tasks(context: StageContext, tasks: Sequence[Task], name: str = "pair
     settings = context.recipe.response
     form = load_answer_form(settings.prompt)
     sampling = context.sampling(settings.sampling, *form.stop)
-    seed_path = ("response", "second turn") if name == "second_turns.jsonl" else ("response",)
 
     def answer_batch(start: int) -> list[Pair]:
         batch = tasks[start : start + settings.batch_size]
