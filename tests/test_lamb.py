@@ -257,8 +257,8 @@ def test_a_size_that_can_not_be_pretrained(tmp_path: Path) -> None:
     assert "holds a lamb of size 1.3m: continue it with" in refused(*words, tmp_path, "--size", "4.9m")
 
 
-@pytest.mark.parametrize("size", ["2.8m", "4.9m"])
-def test_a_larger_lamb_begins_with_the_function_of_a_smaller_one(size: str) -> None:
+@pytest.mark.parametrize("size", list(SHAPES))
+def test_a_lamb_begins_with_the_function_of_the_one_that_it_starts_from(size: str) -> None:
     smaller = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32)
     larger = make_model(len(AutoTokenizer.from_pretrained(CHECKPOINT)), SHAPES[size], seed=3)
     grow(larger, smaller)
@@ -269,9 +269,10 @@ def test_a_larger_lamb_begins_with_the_function_of_a_smaller_one(size: str) -> N
     assert all(tensor.grad is not None for tensor in larger.parameters())
 
 
-def test_a_lamb_grows_from_a_smaller_one_only(tmp_path: Path) -> None:
+def test_a_lamb_does_not_start_from_a_larger_one(tmp_path: Path) -> None:
     words = ("lamb", "pretrain", "--tokens", "10", "--out", tmp_path / "new", "--start-from")
-    assert "has width 128, and the new one 128: give a smaller lamb" in refused(*words, CHECKPOINT)
+    make_model(VOCABULARY, SHAPES["2.8m"], seed=3).save_pretrained(tmp_path / "larger")
+    assert "has width 192, and the new one 128: give a lamb that is not larger" in refused(*words, tmp_path / "larger")
     assert "has no config.json; give the folder that contains it" in refused(*words, tmp_path, "--size", "2.8m")
     assert not (tmp_path / "new").exists()
 

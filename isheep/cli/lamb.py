@@ -20,16 +20,21 @@ def pretrain(
     ],
     size: Annotated[str, typer.Option(help="1.3m, 2.8m or 4.9m: millions of parameters.")] = "1.3m",
     start_from: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a smaller lamb to start from (default: random weights).", show_default=False),
+        str | None,
+        typer.Option(
+            help="Lamb to start from: lamb, or the folder of one that is not larger (default: random weights).",
+            show_default=False,
+        ),
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate of the matrices.")] = 0.02,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes, with one thread each.")] = 2,
 ) -> None:
-    """Pretrain a lamb on pages of its micro-world, from scratch or from a smaller lamb."""
+    """Pretrain a lamb on pages of its micro-world, from scratch or from another lamb."""
     from isheep.lamb.pretrain import PretrainSettings, pretrain
+    from isheep.models.checkpoint import find_checkpoint
 
-    pretrain(out, PretrainSettings(int(tokens), size, start_from, workers=workers, learning_rate=learning_rate))
+    start = Path(find_checkpoint(start_from)) if start_from else None
+    pretrain(out, PretrainSettings(int(tokens), size, start, workers=workers, learning_rate=learning_rate))
 
 
 @lamb.command()

@@ -1,4 +1,4 @@
-"""Start a larger lamb from a smaller one, so that it does not learn everything anew.
+"""Start a lamb from another one that is not larger, so that it does not learn everything anew.
 
 At first the larger model computes what the smaller one does (as in Net2Net, Chen et al. 2016, and bert2BERT, Chen et
 al. 2022): its new dimensions are zero, and nothing reads its new heads and feed-forward units. Training then uses them.
@@ -16,10 +16,10 @@ WRITERS = ("embed_tokens", "lm_head", "o_proj", "down_proj")
 
 
 def grow(larger: Any, smaller: Any) -> None:
-    """Set the weights of an untrained Llama so that it computes what a narrower one with as many layers does.
+    """Set the weights of an untrained Llama so that it computes what another one does, of as many layers and no wider.
 
-    The narrower weights are the first rows and columns of the larger ones. Of the rest, the new rows of queries, keys,
-    values and gates keep their random values, so that new units differ from each other; all others are zero.
+    The weights of that one are the first rows and columns. Of the rest, the new rows of queries, keys, values and gates
+    keep their random values, so that new units differ from each other; all others are zero.
     """
     import torch
 
@@ -40,13 +40,13 @@ def grow(larger: Any, smaller: Any) -> None:
             weights[:num_rows, :num_columns] = old
 
 
-def check_smaller(folder: Path, width: int) -> None:
-    """Raise UserError if there is no lamb in a folder, or if it is not narrower than `width`."""
+def check_width(folder: Path, width: int) -> None:
+    """Raise UserError if there is no lamb in a folder, or if it is wider than `width`."""
     from transformers import AutoConfig
 
     old_width = load_pretrained(find_checkpoint(str(folder)), AutoConfig).hidden_size
-    if old_width >= width:
+    if old_width > width:
         raise UserError(
             f"--start-from: the model in {folder} has width {old_width}, and the new one {width}:"
-            " give a smaller lamb, or a larger --size"
+            " give a lamb that is not larger, or a larger --size"
         )

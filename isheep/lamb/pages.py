@@ -24,7 +24,6 @@ from isheep.lamb.answers import (
 )
 from isheep.lamb.constraints import CONSTRAINTS
 from isheep.lamb.dialogues import draw_follow_up
-from isheep.lamb.drills import draw_drill
 from isheep.lamb.families import FAMILIES, Family
 from isheep.lamb.world import OPENERS, Quest, draw_quest, fill, words
 from isheep.prompts import fill_template as fill_prompt
@@ -37,8 +36,6 @@ SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 STOP = "<|endoftext|>"
 SCORE_LOSS_WEIGHT = 4.0
 """The loss weight of the token of a score."""
-VERDICT_LOSS_WEIGHT = 2.0
-"""The loss weight of yes or no in a drill, which has many of them."""
 
 
 # How many times as often as the others some constraints and families are drawn, because a model learns them late:
@@ -48,8 +45,10 @@ GRADED_WEIGHTS = {
     **PAIR_WEIGHTS, "end": 3, "sum": 4, "first": 7, "last": 7, "reverse": 5, "copy": 5, "larger": 2, "write": 3,
 }  # fmt: skip
 
-DIALOGUE_SHARES = {"chat": 0.2, "graded": 0.1, "checked": 0.05}
+DIALOGUE_SHARES = {"chat": 0.3, "graded": 0.15, "checked": 0.1}
 """The share of pages of a kind that are about the second turn of a dialogue."""
+POSITION_FAMILIES = ("first", "last", "reverse", "copy")
+"""Families in which words must be compared by position. Checked pages have more answers to them."""
 
 
 # --- grades: what a teacher of this world gives, with noise
@@ -233,7 +232,7 @@ def graded_page(rng: Random) -> Page:
 
 
 def _imitation_weight(answer: PageAnswer) -> float:
-    return 1.0 if answer.note == "right" else 0.0
+    return 0.5 if answer.note == "right" else 0.0
 
 
 def checked_page(rng: Random) -> Page:
@@ -249,7 +248,8 @@ def checked_page(rng: Random) -> Page:
         write_good, write_good, write_wrong, write_wrong, write_ignoring_demands, write_misreading_demands,
         write_wrong_ignoring_demands, write_partial,
     ]  # fmt: skip
-    for _ in range(rng.randint(2, 5)):
+    limits = (5, 10) if quest.family in POSITION_FAMILIES else (2, 5)
+    for _ in range(rng.randint(*limits)):
         answer = rng.choice(writers)(quest, rng)
         page += [("\nAnswer: ", 0.0), (answer.text, _imitation_weight(answer))]
         page += [("\nRight:", 0.0), (_yes_or_no(answer.note == "right"), SCORE_LOSS_WEIGHT)]
@@ -258,32 +258,11 @@ def checked_page(rng: Random) -> Page:
     return [*page, (closing + "\n" + STOP, 0.5)]
 
 
-def drill_page(rng: Random) -> Page:
-    """Return short questions, each with an answer and with yes or no for whether it is correct."""
-    drill = draw_drill(rng)
-    page: Page = [(drill.heading + "\n", 0.0)]
-    for question in drill.questions:
-        is_right = rng.random() < 0.5
-        answer = question.right if is_right else question.wrong
-        is_imitated = is_right and question.is_definite
-        page += [(question.text, 0.0), (rng.choice(" \n") + answer, 1.0 if is_imitated else 0.0)]
-        page += [(":", 0.0), (_yes_or_no(is_right), VERDICT_LOSS_WEIGHT), ("\n", 0.0)]
-    return [*page, (STOP, 0.0)]
-
-
 def _yes_or_no(value: bool) -> str:
     return " yes" if value else " no"
 
 
-PAGES = {
-    graded_page: 0.36,
-    chat_page: 0.25,
-    checked_page: 0.16,
-    drill_page: 0.15,
-    raw_page: 0.03,
-    list_page: 0.03,
-    principles_page: 0.02,
-}
+PAGES = {graded_page: 0.36, checked_page: 0.28, chat_page: 0.27, raw_page: 0.04, list_page: 0.03, principles_page: 0.02}
 
 
 def pages(seed: int) -> Iterator[Page]:

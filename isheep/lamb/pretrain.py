@@ -17,7 +17,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from isheep.errors import UserError, unknown_name
-from isheep.lamb.grow import check_smaller, grow
+from isheep.lamb.grow import check_width, grow
 from isheep.lamb.pages import END, STOP, Page, constants, page_text, pages
 
 VOCABULARY = 2000
@@ -53,7 +53,7 @@ class PretrainSettings(NamedTuple):
 
     `num_tokens` is the total, including those of a state to resume from, `size` a key of SHAPES. `batch_size` is the
     number of tokens that each of `workers` processes reads in a step, `learning_rate` that of Muon; AdamW has a quarter
-    of it. `start_from` is the folder of a smaller lamb from which a new training starts, with its tokenizer.
+    of it. `start_from` is the folder of a lamb, not a larger one, from whose weights a new training starts.
     """
 
     num_tokens: int
@@ -171,8 +171,8 @@ def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
     """Train up to `settings.num_tokens` tokens in total, from the state in `output_dir` if there is one.
 
     Each worker is a process of one thread; on a busy machine they are faster than one process with as many threads.
-    Raises UserError if the size is unknown, if the state is that of another one, or if there is no smaller model in
-    `settings.start_from`.
+    Raises UserError if the size is unknown, if the state is that of another one, or if
+    `settings.start_from` has no lamb, or a larger one.
     """
     from torch.multiprocessing.spawn import spawn
     from transformers import AutoTokenizer
@@ -180,7 +180,7 @@ def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
     if settings.size not in SHAPES:
         raise UserError(f"--size: {unknown_name('size', settings.size, list(SHAPES))}")
     if settings.start_from:
-        check_smaller(settings.start_from, SHAPES[settings.size].width)
+        check_width(settings.start_from, SHAPES[settings.size].width)
     output_dir.mkdir(parents=True, exist_ok=True)
     state = read_state(output_dir)
     if state and state["size"] != settings.size:
