@@ -23,7 +23,7 @@ from isheep.models.adapter_files import WEIGHTS
 from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.recipe.machine import Machine
 from isheep.recipe.schema import Lora, Training
-from isheep.records import Model
+from isheep.records import Exchange, Model
 from isheep.rundir.training_file import TrainingRow
 from isheep.trainers import adapter_dir, fit, peft
 from isheep.trainers.job import Job
@@ -102,6 +102,30 @@ def test_sampling_and_holding_out_follow_the_seed(qwen2: Path) -> None:
     assert (examples.num_sampled, examples.num_too_long) == (20, 0)
     assert examples == select_examples(rows, chat, chat.tokenizer, training, 1)
     assert examples.train != select_examples(rows, chat, chat.tokenizer, training, 2).train
+
+
+def make_dialogue(number: int) -> list[TrainingRow]:
+    """Return the rows of both turns of a dialogue."""
+    first = TrainingRow(instruction=f"Say {number}", input="now", output=f"It is {number}.")
+    history = (Exchange(f"Say {number}\nnow", f"It is {number}."),)
+    return [first, TrainingRow(instruction="Again", output=f"It is {number}!", history=history)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_turns_of_a_dialogue_are_held_out_together(qwen2: Path, seed: int) -> None:
+    chat, dialogues = chat_of(qwen2), [make_dialogue(number) for number in range(10)]
+    rows = [first for first, _ in dialogues] + [second for _, second in dialogues] + numbered_rows(10)
+    examples = select_examples(rows, chat, chat.tokenizer, Training(held_out=0.3), seed)
+    held_out = [example.row for example in examples.held_out]
+    assert all((first in held_out) == (second in held_out) for first, second in dialogues)
+    # 6 of the 20 dialogues and single rows.
+    assert 6 <= len(held_out) <= 12 and len(examples.train) == 30 - len(held_out)
+
+
+def test_one_dialogue_alone_is_divided(qwen2: Path) -> None:
+    chat = chat_of(qwen2)
+    examples = select_examples(make_dialogue(1), chat, chat.tokenizer, Training(held_out=0.1), 1)
+    assert (len(examples.train), len(examples.held_out)) == (1, 1)
 
 
 def test_a_row_always_remains_to_learn_from(qwen2: Path) -> None:

@@ -224,7 +224,7 @@ class Training(Settings):
     num_rows: Annotated[int, Field(ge=2)] | None = None
     """The exact number of rows, drawn at random; it is an error if there are fewer. null: not fixed."""
     held_out: Share = 0.1
-    """The share of rows that are held out to measure the loss (Appendix E)."""
+    """The share of rows that are held out to measure the loss (Appendix E). The turns of a dialogue stay together."""
     eval_every: Count = 100
     """The number of optimizer steps between two measurements of the held-out loss (Appendix E)."""
     keep: Literal["best", "last"] = "best"

@@ -10,6 +10,7 @@ from isheep.errors import UserError
 from isheep.models.chat_template import ChatTemplate
 from isheep.models.tokenization import continuation_ids, prompt_ids
 from isheep.recipe.schema import Training
+from isheep.records import Exchange, user_turn
 from isheep.rundir.training_file import TrainingRow
 
 POOL_BATCHES = 8
@@ -75,7 +76,7 @@ def select_examples(
             "with a new run folder, lower training.num_rows or raise synthesis.tasks"
         )
     examples = sample(examples, training.num_rows, seed)
-    held_out = _held_out_indices(len(examples), training.held_out, seed)
+    held_out = _held_out_indices([example.row for example in examples], training.held_out, seed)
     return TrainingExamples(
         train=[example for index, example in enumerate(examples) if index not in held_out],
         held_out=[examples[index] for index in sorted(held_out)],
@@ -99,12 +100,30 @@ def _tokenize_rows(
     return [Example(row, tokens) for row, tokens in tokenized if tokens is not None]
 
 
-def _held_out_indices(num_examples: int, share: float, seed: int) -> set[int]:
-    """Return the indices of the held-out examples: at least one unless `share` is 0, and at most all but one."""
+def _held_out_indices(rows: Sequence[TrainingRow], share: float, seed: int) -> set[int]:
+    """Return the indices of the held-out rows: at least one unless `share` is 0, and at most all but one.
+
+    The turns of a dialogue are held out together, because the loss on one would be lower if the other was learned. So
+    `share` is that of dialogues and rows outside of dialogues.
+    """
     if not share:
         return set()
-    num_held_out = min(max(1, round(share * num_examples)), num_examples - 1)
-    return set(Random(derive_seed(seed, "held out")).sample(range(num_examples), num_held_out))
+    groups = _group_dialogues(rows)
+    if len(groups) == 1:
+        groups = [[index] for index in range(len(rows))]
+    num_held_out = min(max(1, round(share * len(groups))), len(groups) - 1)
+    held_out_groups = Random(derive_seed(seed, "held out")).sample(range(len(groups)), num_held_out)
+    return {index for number in held_out_groups for index in groups[number]}
+
+
+def _group_dialogues(rows: Sequence[TrainingRow]) -> list[list[int]]:
+    """Return the indices of the rows of each dialogue; a row that is not in a dialogue is by itself."""
+    first_exchanges = {row.history[0] for row in rows if row.history}
+    groups: dict[Exchange | int, list[int]] = {}
+    for index, row in enumerate(rows):
+        first = row.history[0] if row.history else Exchange(user_turn(row.instruction, row.input), row.output)
+        groups.setdefault(first if first in first_exchanges else index, []).append(index)
+    return list(groups.values())
 
 
 def tokenize_row(
