@@ -63,6 +63,13 @@ def test_the_version() -> None:
     assert isheep("--version") == Done(0, f"isheep {__version__}\n", "")
 
 
+def test_the_package_can_be_run_as_a_module() -> None:
+    for words in (["--version"], ["recipes", "nothing"]):
+        command = [sys.executable, "-m", "isheep", *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert Done(done.returncode, done.stdout, done.stderr) == isheep(*words)
+
+
 def test_shell_completion_offers_recipes() -> None:
     command = [sys.executable, "-c", "from isheep.cli import main; main()"]
     variables = {"_ISHEEP_COMPLETE": "complete_bash", "COMP_WORDS": "isheep run paper/qwen1.5-7", "COMP_CWORD": "2"}

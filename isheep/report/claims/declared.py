@@ -48,7 +48,8 @@ class Claim(BaseModel):
 class Laboratory(BaseModel):
     """The sweep that has all settings, the claims, and the smallest difference that counts as one.
 
-    `measure` is that of claims that name none, as NAME of a benchmark's score.
+    `measure` is that of claims that name none, as NAME of a benchmark's score. `rule` says when a claim holds, in
+    Markdown, with {margin} for the margin in points.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +57,7 @@ class Laboratory(BaseModel):
     sweep: str
     measure: str
     margin: float
+    rule: str = ""
     claims: tuple[Claim, ...]
 
     @property

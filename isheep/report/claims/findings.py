@@ -30,12 +30,7 @@ Student's paired t over the seeds' differences. p is corrected for all {num_test
 Differences and their 95% intervals are in points, those of a distance in its own unit. "Detectable" is the difference
 that a test would find in 80% of cases at the corrected level.
 
-- **holds**: of a claim that something is better, every contrast is above 0 with p < .05; of a claim that two things are
-  the same, every interval lies within {margin:g} points on both sides, or within the margin that the claim names.
-- **does not hold**: a contrast is below 0 with p < .05, or its interval ends below {margin:g} points; of a claim that
-  two things are the same, a contrast differs from 0 with p < .05 and by more than the margin.
-- **can't be told**: neither.
-"""
+{rule}"""
 CONTRAST_COLUMNS = (
     "contrast (before : after)", "measure", "before", "after", "difference", "95% interval", "p", "p (Holm)",
     "detectable", "by seed", "tokens", "training steps",
@@ -79,7 +74,7 @@ def _introduction(laboratory: Laboratory, sweep: SeedSweep, judged: ClaimResults
         seeds=", ".join(map(str, sweep.seeds)),
         version=version("isheep"),
         num_tests=judged.num_tests,
-        margin=100 * laboratory.margin,
+        rule=laboratory.rule.format(margin=100 * laboratory.margin),
     )
 
 
