@@ -331,6 +331,26 @@ def test_the_page_is_written_again_between_stages_but_not_too_often(attacked: Pa
 
 
 @pytest.mark.report
+def test_the_page_of_a_complete_run_is_written_again_only_if_something_is_new(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+
+    def written_at() -> int:
+        with live_report(RunFolder(run, run), True):
+            pass
+        return (run / "report.html").stat().st_mtime_ns
+
+    first = written_at()
+    assert written_at() == first
+    (run / "judge.jsonl").write_text("")
+    second = written_at()
+    assert second > first
+    # The page of a process that was killed says that the run is under way.
+    write_report(run, is_under_way=True)
+    third = written_at()
+    assert third > second and not page_data((run / "report.html").read_text(encoding="utf-8"))["underWay"]
+
+
+@pytest.mark.report
 def test_an_error_in_the_report_does_not_end_the_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (run / "report.html").mkdir()

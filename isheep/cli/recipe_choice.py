@@ -75,10 +75,8 @@ def _default_recipe(model: str | None) -> str:
     from isheep.plan.shapes import known_configs, shape_of
     from isheep.recipe.packaged import PACKAGED_MODELS
 
-    if model is None:
+    if model is None or model in PACKAGED_MODELS:
         return DEFAULT
-    if model in PACKAGED_MODELS:
-        return model
     size = shape_of(model).parameters if model in known_configs() else num_parameters(model)
     return DEFAULT_FOR_SMALL_MODEL if size and size < SMALL_MODEL else DEFAULT_FOR_MODEL
 

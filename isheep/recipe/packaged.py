@@ -5,8 +5,12 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 
-PACKAGED_MODELS = {"lamb": PACKAGE / "lamb" / "base"}
-"""Folders of checkpoints."""
+LAMB_SIZES = ("1.3m", "2.8m")
+PACKAGED_MODELS = {
+    "lamb": PACKAGE / "lamb" / "base",
+    **{f"lamb-{size}": PACKAGE / "lamb" / "sizes" / size for size in LAMB_SIZES},
+}
+"""Folders of checkpoints, all of them lambs."""
 
 PACKAGED_SEEDS = {
     "isheep": PACKAGE / "seeds" / "seed_tasks.jsonl",

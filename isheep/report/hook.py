@@ -14,6 +14,12 @@ from isheep.rundir.folder import RunFolder
 LEAST_SECONDS = 5.0
 LEAST_DURATIONS = 30
 
+# What the data of a page has if it was written when no process worked on the run.
+FINISHED = '"underWay": false'
+
+# Files that every command writes, whether it adds to the run or not.
+TRANSIENT_FILES = ("lock", "progress.json")
+
 
 @contextlib.contextmanager
 def live_report(run: RunFolder, is_wanted: bool, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
@@ -30,7 +36,9 @@ def live_report(run: RunFolder, is_wanted: bool, clock: Callable[[], float] = ti
         with progress.listen(reporter.write_if_due):
             yield
     finally:
-        reporter.write(is_under_way=False)
+        # A complete run that was started again has nothing new to report.
+        if not _is_current(run.root / REPORT_FILE):
+            reporter.write(is_under_way=False)
 
 
 class _Reporter:
@@ -62,6 +70,15 @@ class _Reporter:
             self.is_writing = False
         now = self.clock()
         self.next_time = now + max(LEAST_SECONDS, LEAST_DURATIONS * (now - start))
+
+
+def _is_current(report: Path) -> bool:
+    """Return whether a report of a run that was not under way is the newest file of its run folder."""
+    if not report.is_file() or FINISHED not in report.read_text(encoding="utf-8"):
+        return False
+    others = (path for path in report.parent.rglob("*") if path.is_file() and path.name not in TRANSIENT_FILES)
+    written_at = report.stat().st_mtime_ns
+    return all(path.stat().st_mtime_ns <= written_at for path in others)
 
 
 def refresh_report(run_dir: Path) -> None:

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Sequence
 from isheep.benchmarks.support.measures import load_measures
 from isheep.diagnostics.contamination import format_interval
 from isheep.filters.contamination import ContaminationFilter
+from isheep.recipe.packaged import PACKAGED_MODELS
 from isheep.report.rigor.evidence import Evidence, RigorAnswer, command_on, count, shorten
 from isheep.report.rigor.overlaps import RunOverlap
 from isheep.report.sections import without_paths
-
-LAMB = "lamb"
 
 
 def pretraining(evidence: Evidence) -> RigorAnswer:
@@ -20,7 +19,7 @@ def pretraining(evidence: Evidence) -> RigorAnswer:
         text = load_measures(name)
         if text is None:
             lines.append(f"{name}: isheep has no text on when its items became public.")
-        elif text.published is None and models == [LAMB]:
+        elif text.published is None and set(models) <= PACKAGED_MODELS.keys():
             lines.append(
                 f"{name}: no item is in the base's corpus, which is generated (docs/lamb.md, “Its test suite”)."
             )
