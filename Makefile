@@ -97,7 +97,7 @@ test-deaths: dev
 VLLM := .venv-vllm
 
 test-vllm: $(VLLM)/.made
-	@$(ONE) $(VLLM)/bin/python -m pytest -q -rs tests/test_vllm.py </dev/null
+	@$(ONE) $(VLLM)/bin/python -m pytest -q -rs tests/test_vllm.py tests/test_vllm_server.py </dev/null
 
 $(VLLM)/.made: pyproject.toml
 	@$(MAKE) --no-print-directory VENV=$(VLLM) $(VLLM)/bin/python

@@ -14,11 +14,13 @@ from isheep.report.hook import live_report
 from tests.helpers.backends import use_backend
 from tests.helpers.browser import start_browser
 from tests.helpers.checkpoints import make_checkpoint
+from tests.helpers.command import isheep as command_line
 from tests.helpers.damage import FakeModels, Matrix, copy_of, use_fake_models
 from tests.helpers.data_files import DATA
 from tests.helpers.function_model import SMALL, write_texts
 from tests.helpers.graded_run import make_graded_run
 from tests.helpers.lab import Lab
+from tests.helpers.recipe_files import TINY_RECIPE
 
 # NLTK reads its data folder from the environment when it is first imported, in whichever test that is.
 if (DATA / "nltk_data").exists():
@@ -110,6 +112,33 @@ def graded(tmp_path: Path) -> Path:
     return make_graded_run(tmp_path / "graded")
 
 
+# --- a run on a real checkpoint, tiny and random
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen2 checkpoint whose context holds the synthesis prompt."""
+    folder = tmp_path_factory.mktemp("base") / "qwen2"
+    return make_checkpoint(folder, "Qwen2", max_position_embeddings=1024)
+
+
+@pytest.fixture(scope="session")
+def recipe(base: Path) -> Path:
+    """The file of a recipe with one iteration on it."""
+    path = base.with_name("tiny.yaml")
+    path.write_text(TINY_RECIPE.format(model=base))
+    return path
+
+
+@pytest.fixture(scope="session")
+def aligned(recipe: Path) -> Path:
+    """The folder of a finished run of this recipe; tests that change it copy it."""
+    run = recipe.with_name("run")
+    done = command_line("run", recipe, "--out", run)
+    assert done.code == 0 and f"adapter  {run}/iter-1/adapter" in done.out
+    return run
+
+
 # --- runs whose files are damaged
 
 
@@ -140,3 +169,15 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no server or key of the environment be used."""
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No network, and what a failure leaves behind lies in the tests' own folder."""
+    temporary = str(tmp_path_factory.mktemp("temporary"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("VLLM_NO_USAGE_STATS", "1")
+        patch.setenv("TMPDIR", temporary)
+        patch.setattr("tempfile.tempdir", temporary)
+        yield

