@@ -1,4 +1,4 @@
-# make demo: install what a run needs, then three iterations on the embedded model. make real: two on a real one.
+# make demo: install what a run needs, then three iterations on the packaged model. make real: two on a real one.
 # CI runs make test and make test-numeric.
 VENV := .venv
 PY := $(VENV)/bin/python

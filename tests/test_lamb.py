@@ -3,10 +3,11 @@
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from random import Random
 
@@ -24,6 +25,7 @@ from isheep.lamb.constraints import CONSTRAINTS
 from isheep.lamb.dialogues import AGAIN, OTHER
 from isheep.lamb.families import FAMILIES
 from isheep.lamb.grow import grow
+from isheep.lamb.model import SHAPES, VOCABULARY, make_model, make_tokenizer
 from isheep.lamb.pages import (
     GRADED_WEIGHTS,
     SCORE_LOSS_WEIGHT,
@@ -34,18 +36,8 @@ from isheep.lamb.pages import (
     pages,
 )
 from isheep.lamb.phrasings import PARTS, Part, constraint_phrasings, family_phrasings, follow_up_phrasings
-from isheep.lamb.pretrain import (
-    SHAPES,
-    STATE_FILE,
-    VOCABULARY,
-    PretrainSettings,
-    make_model,
-    make_optimizers,
-    make_tokenizer,
-    pretrain,
-    read_state,
-    save,
-)
+from isheep.lamb.pretrain import PretrainSettings, make_optimizers, pretrain
+from isheep.lamb.pretraining_state import STATE_FILE, export_state, read_state, save
 from isheep.lamb.suite import is_truly_right, seed_tasks, suite, validation, validation_dialogues
 from isheep.lamb.world import Quest, draw_quest, dress, part_of, right_answer, understand
 from isheep.models.chat_template import load_chat_template
@@ -269,12 +261,40 @@ def test_a_lamb_begins_with_the_function_of_the_one_that_it_starts_from(size: st
     assert all(tensor.grad is not None for tensor in larger.parameters())
 
 
-def test_a_lamb_does_not_start_from_a_larger_one(tmp_path: Path) -> None:
+def test_a_lamb_starts_from_a_lamb_that_is_not_larger(tmp_path: Path) -> None:
     words = ("lamb", "pretrain", "--tokens", "10", "--out", tmp_path / "new", "--start-from")
-    make_model(VOCABULARY, SHAPES["2.8m"], seed=3).save_pretrained(tmp_path / "larger")
+    larger = make_model(VOCABULARY, SHAPES["2.8m"], seed=3)
+    larger.save_pretrained(tmp_path / "larger")
     assert "has width 192, and the new one 128: give a lamb that is not larger" in refused(*words, tmp_path / "larger")
+    larger.config.num_hidden_layers = 2
+    larger.config.save_pretrained(tmp_path / "larger")
+    line = refused(*words, tmp_path / "larger", "--size", "2.8m")
+    assert "is no lamb: its num_hidden_layers is 2, and lamb's is 6" in line
     assert "has no config.json; give the folder that contains it" in refused(*words, tmp_path, "--size", "2.8m")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("--tokens", "inf", "--tokens is inf: give a number such as 40e6"),
+        ("--learning-rate", "0", "--learning-rate is 0.0: give a number above 0, such as 0.02"),
+        ("--learning-rate", "nan", "--learning-rate is nan: give a number above 0, such as 0.02"),
+    ],
+)
+def test_numbers_with_which_no_lamb_can_be_pretrained(option: str, value: str, reason: str, tmp_path: Path) -> None:
+    options = {"--tokens": "10", option: value}
+    assert reason in refused("lamb", "pretrain", "--out", tmp_path / "new", *chain.from_iterable(options.items()))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_finished_pretraining_is_not_begun_again(tmp_path: Path) -> None:
+    words = ("lamb", "pretrain", "--out", tmp_path, "--tokens", "10")
+    torch.save({"size": "1.3m", "done": 5_000_000}, tmp_path / STATE_FILE)
+    assert "was trained on 5000000 tokens already: give a larger --tokens, or another --out" in refused(*words)
+    (tmp_path / STATE_FILE).unlink()
+    shutil.copy(CHECKPOINT / "config.json", tmp_path)
+    assert "holds a model and no state.pt to resume from: give another --out" in refused(*words)
 
 
 def test_the_state_of_a_pretraining_is_exported(tmp_path: Path) -> None:
@@ -283,12 +303,12 @@ def test_the_state_of_a_pretraining_is_exported(tmp_path: Path) -> None:
     tokenizer.save_pretrained(folder)
     assert read_state(folder) is None
     with pytest.raises(UserError, match="has no state.pt: give the --out of isheep lamb pretrain"):
-        probe.export_state(folder, tmp_path / "checkpoint")
+        export_state(folder, tmp_path / "checkpoint")
     model = make_model(len(tokenizer), SHAPES["2.8m"], seed=3)
-    save(model, make_optimizers(model, 0.02), 4096, 1, PretrainSettings(8192, "2.8m"), folder)
+    save(model, make_optimizers(model, 0.02), 4096, 1, "2.8m", folder)
     state = read_state(folder)
     assert state and (state["done"], state["step"], state["size"]) == (4096, 1, "2.8m")
-    exported = AutoModelForCausalLM.from_pretrained(probe.export_state(folder, tmp_path / "checkpoint"))
+    exported = AutoModelForCausalLM.from_pretrained(export_state(folder, tmp_path / "checkpoint"))
     assert exported.config.hidden_size == SHAPES["2.8m"].width
     for name, tensor in model.state_dict().items():
         assert torch.equal(exported.state_dict()[name], tensor.to(torch.bfloat16).to(exported.dtype)), name

@@ -1,5 +1,7 @@
-"""isheep lamb: pretrain or probe lamb, the built-in base model."""
+"""isheep lamb: pretrain or probe lamb, the packaged base model."""
 
+import math
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -7,16 +9,22 @@ import typer
 
 from isheep.cli.output import print_line
 
-lamb = typer.Typer(no_args_is_help=True, help="Pretrain or probe lamb, the built-in base model.")
+lamb = typer.Typer(no_args_is_help=True, help="Pretrain or probe lamb, the packaged base model.")
 
 
 @lamb.command()
 def pretrain(
     out: Annotated[
-        Path, typer.Option(help="Output directory; resumes from an existing checkpoint.", show_default=False)
+        Path,
+        typer.Option(
+            help="Folder of the model and of state.pt, from which the same command resumes.", show_default=False
+        ),
     ],
     tokens: Annotated[
-        float, typer.Option(min=1, help="Number of tokens to train on, such as 40e6.", show_default=False)
+        float,
+        typer.Option(
+            min=1, help="Number of tokens to train on in all calls together, such as 40e6.", show_default=False
+        ),
     ],
     size: Annotated[str, typer.Option(help="1.3m, 2.8m or 4.9m: millions of parameters.")] = "1.3m",
     start_from: Annotated[
@@ -30,9 +38,12 @@ def pretrain(
     workers: Annotated[int, typer.Option(min=1, help="Number of processes, with one thread each.")] = 2,
 ) -> None:
     """Pretrain a lamb on pages of its micro-world, from scratch or from another lamb."""
+    from isheep.errors import UserError
     from isheep.lamb.pretrain import PretrainSettings, pretrain
     from isheep.models.checkpoint import find_checkpoint
 
+    if not math.isfinite(tokens):
+        raise UserError(f"--tokens is {tokens}: give a number such as 40e6")
     start = Path(find_checkpoint(start_from)) if start_from else None
     pretrain(out, PretrainSettings(int(tokens), size, start, workers=workers, learning_rate=learning_rate))
 
@@ -40,17 +51,23 @@ def pretrain(
 @lamb.command()
 def probe(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="DIR", help="Checkpoint, or lamb for the built-in one.")
+        str, typer.Argument(metavar="DIR", help="Checkpoint, the --out of a pretraining, or lamb for the packaged one.")
     ] = "lamb",
 ) -> None:
     """Measure what a lamb checkpoint can do before alignment.
 
     Prints its accuracy on validation tasks, and how well its ratings tell right answers from wrong ones.
     """
+    from isheep.lamb.pretraining_state import STATE_FILE, export_state
     from isheep.lamb.probe import probe
     from isheep.models.checkpoint import find_checkpoint
 
-    by_group = probe(Path(find_checkpoint(checkpoint)))
+    # The state of a pretraining that is under way is newer than the model beside it.
+    if (Path(checkpoint) / STATE_FILE).is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            by_group = probe(export_state(Path(checkpoint), Path(folder)))
+    else:
+        by_group = probe(Path(find_checkpoint(checkpoint)))
     for group, values in by_group.items():
         for name, value in values.items():
             print_line(f"{group:<9}{name:<36}{value:.3f}")

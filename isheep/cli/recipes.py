@@ -100,7 +100,7 @@ def short_list(entries: Sequence[Entry]) -> Iterator[str]:
     ):
         yield heading
         yield from _wrap("  ".join(entry.name.partition("/")[2] for entry in entries if entry.group == group))
-    yield "LAMB: isheep run lamb/NAME, the same on the built-in base model, in minutes"
+    yield "LAMB: isheep run lamb/NAME, the same on the packaged base model, in minutes"
     yield from _wrap(f"each NAME above, except the models; and {'  '.join(only_lamb)}")
     yield "SWEEPS: isheep sweep paper/NAME or isheep sweep lamb/NAME"
     yield from _wrap("  ".join(sorted({name.partition("/")[2] for name in names[SWEEPS]})))

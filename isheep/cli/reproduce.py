@@ -8,14 +8,20 @@ import typer
 from isheep.cli.options import Seeds
 from isheep.cli.output import print_line
 
-# What --quick runs: the claims of the base, of iterating and of the random control, with few tasks.
+# --quick tests these claims, which need three settings, with few tasks, so that it ends in minutes.
 QUICK_CLAIMS = ("iterating", "base", "random-keep", "kept-share", "content")
-QUICK_SETTINGS = ("synthesis.tasks=120", "synthesis.budget=360")
+QUICK_OVERRIDES = ("synthesis.tasks=120", "synthesis.budget=360")
 QUICK_SEEDS, FULL_SEEDS = "2", "5"
 
 
 def reproduce(
-    out: Annotated[Path, typer.Option(help="Folder of the runs and of findings.md.")] = Path("runs/reproduce"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the runs and of findings.md (default: runs/reproduce, or runs/reproduce-quick).",
+            show_default=False,
+        ),
+    ] = None,
     seeds: Seeds = None,
     claim: Annotated[
         list[str] | None,
@@ -25,7 +31,7 @@ def reproduce(
         int | None, typer.Option(min=1, help="Number of random seeds at a time (default: one for each core).")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A small part: five claims, two random seeds, a third of the tasks.")
+        bool, typer.Option("--quick", help="A small part: five claims, two random seeds, and 120 tasks instead of 300.")
     ] = False,
     findings: Annotated[
         Path | None, typer.Option(help="Write the findings to this file, too, such as docs/findings.md.")
@@ -43,11 +49,14 @@ def reproduce(
     from isheep.report.claims.declared import load_laboratory
     from isheep.report.claims.findings import make_findings, save_findings
 
+    if out is None:
+        out = Path("runs/reproduce-quick") if quick else Path("runs/reproduce")
     laboratory = load_laboratory(claim or (QUICK_CLAIMS if quick else ()))
     if not laboratory.settings:
-        raise UserError(f"--claim: {', '.join(claim or ())} can't be tested: {laboratory.claims[0].untested}")
+        reasons = (f"{entry.id} can't be tested: {entry.untested}" for entry in laboratory.claims)
+        raise UserError(f"--claim: {'; '.join(reasons)}")
     choice = parse_seeds(seeds or (QUICK_SEEDS if quick else FULL_SEEDS))
-    overrides = QUICK_SETTINGS if quick else ()
+    overrides = QUICK_OVERRIDES if quick else ()
     failures = run_seeds(laboratory.sweep, laboratory.settings, overrides, out, choice, jobs)
     page = make_findings(laboratory, out)
     for path in dict.fromkeys((out / "findings.md", *([findings] if findings else []))):

@@ -66,7 +66,7 @@ def understand_follow_up(first: Quest, text: str) -> Quest | None:
 
 @cache
 def _kinds_and_phrasings() -> list[tuple[str, str]]:
-    """Return all phrasings with their kinds. The longest come first, because "And {a}?" also fits what others begin."""
+    """Return all phrasings with their kinds, the longest first: "And {a}?" also matches how others begin."""
     phrasings = [
         (kind, phrasing) for kind in (AGAIN, OTHER) for part in PARTS for phrasing in follow_up_phrasings(kind)[part]
     ]

@@ -1,4 +1,4 @@
-"""Start a lamb from another one that is not larger, so that it does not learn everything anew.
+"""Start the pretraining of a lamb from the weights of a lamb that is not larger, which saves tokens.
 
 At first the larger model computes what the smaller one does (as in Net2Net, Chen et al. 2016, and bert2BERT, Chen et
 al. 2022): its new dimensions are zero, and nothing reads its new heads and feed-forward units. Training then uses them.
@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from isheep.errors import UserError
-from isheep.models.checkpoint import find_checkpoint, load_pretrained
+from isheep.models.checkpoint import load_pretrained
 
-WRITERS = ("embed_tokens", "lm_head", "o_proj", "down_proj")
-"""The matrices that add to the hidden states."""
+RESIDUAL_WRITERS = ("o_proj", "down_proj")
+"""The matrices whose output is added to the hidden states."""
+SAME_SETTINGS = ("model_type", "num_hidden_layers", "head_dim", "vocab_size", "tie_word_embeddings")
+"""What all lambs have in common, by the names of their configuration."""
+WIDTHS = {"hidden_size": "width", "intermediate_size": "feed-forward width"}
 
 
 def grow(larger: Any, smaller: Any) -> None:
-    """Set the weights of an untrained Llama so that it computes what another one does, of as many layers and no wider.
+    """Copy the weights of a smaller lamb into an untrained larger one, so that both compute the same.
 
-    The weights of that one are the first rows and columns. Of the rest, the new rows of queries, keys, values and gates
-    keep their random values, so that new units differ from each other; all others are zero.
+    The old weights become the first rows and columns. New columns of old rows, and all new rows of the matrices that
+    write hidden states, are zero. New rows of the query, key, value, gate and up projections keep their random values,
+    so that new units differ from each other. New entries of norms stay 1.
     """
     import torch
 
@@ -35,18 +39,26 @@ def grow(larger: Any, smaller: Any) -> None:
                 continue
             num_rows, num_columns = old.shape
             weights[:num_rows, num_columns:] = 0
-            if any(writer in name for writer in WRITERS):
+            if any(writer in name for writer in RESIDUAL_WRITERS):
                 weights[num_rows:] = 0
             weights[:num_rows, :num_columns] = old
 
 
-def check_width(folder: Path, width: int) -> None:
-    """Raise UserError if there is no lamb in a folder, or if it is wider than `width`."""
+def check_start(folder: Path, larger: Any) -> None:
+    """Raise UserError if the model in a folder is no lamb, or is larger than a model of the configuration `larger`."""
     from transformers import AutoConfig
 
-    old_width = load_pretrained(find_checkpoint(str(folder)), AutoConfig).hidden_size
-    if old_width > width:
-        raise UserError(
-            f"--start-from: the model in {folder} has width {old_width}, and the new one {width}:"
-            " give a lamb that is not larger, or a larger --size"
-        )
+    smaller = load_pretrained(str(folder), AutoConfig)
+    for key in SAME_SETTINGS:
+        value = getattr(smaller, key, None)
+        if value != getattr(larger, key):
+            raise UserError(
+                f"--start-from: the model in {folder} is no lamb: its {key} is {value}, and lamb's is"
+                f" {getattr(larger, key)}; give lamb, or the --out of a finished isheep lamb pretrain"
+            )
+    for key, noun in WIDTHS.items():
+        if getattr(smaller, key) > getattr(larger, key):
+            raise UserError(
+                f"--start-from: the model in {folder} has {noun} {getattr(smaller, key)}, and the new one"
+                f" {getattr(larger, key)}: give a lamb that is not larger, or a larger --size"
+            )

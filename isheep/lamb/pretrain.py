@@ -1,12 +1,14 @@
-"""Pretrain a lamb from scratch: a Llama of 1.3, 2.8 or 4.9 million parameters on pages of the micro-world.
+"""Pretrain a lamb, from random weights or from another lamb, on pages of the micro-world.
+
+A lamb is a Llama of 1.3, 2.8 or 4.9 million parameters.
 
 `isheep lamb pretrain --out DIR` saves its state and resumes from it. Over the last fifth of the tokens the learning
 rate decays linearly. Pages are batched by length, one page per row, so that attention never crosses pages and there is
 little padding.
 """
 
-import copy
 import json
+import math
 import os
 import signal
 import time
@@ -17,43 +19,25 @@ from random import Random
 from typing import Any, NamedTuple
 
 from isheep.errors import UserError, unknown_name
-from isheep.lamb.grow import check_width, grow
-from isheep.lamb.pages import END, STOP, Page, constants, page_text, pages
+from isheep.lamb.grow import check_start, grow
+from isheep.lamb.model import DEFAULT_SIZE, SHAPES, VOCABULARY, make_config, make_model, make_tokenizer
+from isheep.lamb.pages import Page, page_text, pages
+from isheep.lamb.pretraining_state import STATE_FILE, export, read_state, resume, save
 
-VOCABULARY = 2000
-CONTEXT = 1024
-STATE_FILE = "state.pt"
 SAVE_SECONDS = 180
 
 
-class LambShape(NamedTuple):
-    """The shape of a Llama with heads of 32 values, two of which share a key and a value."""
-
-    width: int
-    feed_forward: int
-    num_layers: int
-
-
-SHAPES = {"1.3m": LambShape(128, 320, 6), "2.8m": LambShape(192, 512, 6), "4.9m": LambShape(256, 704, 6)}
-"""The shapes of the lambs, by their millions of parameters."""
-DEFAULT_SIZE = "1.3m"
-HEAD_SIZE = 32
-
 POOL_SIZE = 4096
 """The number of pages that are sorted by length together."""
-
-TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 
 
 class PretrainSettings(NamedTuple):
     """How lamb is pretrained.
 
-    `num_tokens` is the total, including those of a state to resume from, `size` a key of SHAPES. `batch_size` is the
-    number of tokens that each of `workers` processes reads in a step, `learning_rate` that of Muon; AdamW has a quarter
-    of it. `start_from` is the folder of a lamb, not a larger one, from whose weights a new training starts.
+    `num_tokens` is the total, including those of a state to resume from, `size` a key of SHAPES, and `start_from` the
+    folder of a lamb, not a larger one, from whose weights a new training starts. `batch_size` is the largest number of
+    tokens, with padding, that each of `workers` processes reads in a step. `learning_rate` is that of Muon; AdamW has a
+    quarter of it.
     """
 
     num_tokens: int
@@ -64,56 +48,6 @@ class PretrainSettings(NamedTuple):
     batch_size: int = 4096
     learning_rate: float = 0.02
     log_every: int = 50
-
-
-def make_tokenizer(output_dir: Path, num_pages: int = 60_000, seed: int = 1) -> Any:
-    """Train a byte-level BPE tokenizer on pages and save it; the method's long fixed sentences are one token each."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    sentences = constants()
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(sentences),
-        special_tokens=[STOP, "<|im_start|>", END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    # The tokenizer of the packaged checkpoint was trained on texts that lack only the last of the sentences.
-    texts = (page_text(page).replace(sentences[-1], "\n") for page in islice(pages(seed), num_pages))
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_tokens([AddedToken(sentence, normalized=False) for sentence in sentences])
-    fast_tokenizer: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, eos_token=STOP, pad_token=STOP, model_max_length=CONTEXT, chat_template=TEMPLATE
-    )
-    fast_tokenizer.save_pretrained(output_dir)
-    return fast_tokenizer
-
-
-def make_model(vocabulary_size: int, shape: LambShape, seed: int) -> Any:
-    """Return an untrained model."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    num_heads = shape.width // HEAD_SIZE
-    config = LlamaConfig(
-        vocab_size=vocabulary_size,
-        hidden_size=shape.width,
-        intermediate_size=shape.feed_forward,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=num_heads,
-        num_key_value_heads=num_heads // 2,
-        head_dim=HEAD_SIZE,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
-    return LlamaForCausalLM(config)
 
 
 def encode(tokenizer: Any, pages_to_encode: list[Page]) -> list[tuple[list[int], list[float]]]:
@@ -139,7 +73,7 @@ def _token_weights(page: Page, offsets: list[tuple[int, int]]) -> list[float]:
 
 
 def batches(tokenizer: Any, seed: int, batch_size: int) -> Iterator[tuple[Any, Any]]:
-    """Yield batches of about `batch_size` tokens, pages of similar length together.
+    """Yield batches of at most `batch_size` tokens with padding; pages of similar length are together.
 
     A batch is (token ids, loss weights), each of shape (pages, length).
     """
@@ -171,16 +105,18 @@ def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
     """Train up to `settings.num_tokens` tokens in total, from the state in `output_dir` if there is one.
 
     Each worker is a process of one thread; on a busy machine they are faster than one process with as many threads.
-    Raises UserError if the size is unknown, if the state is that of another one, or if
-    `settings.start_from` has no lamb, or a larger one.
+    Raises UserError if a setting is invalid, if `output_dir` has the state of another size, or a model without a state,
+    or if `settings.start_from` holds no lamb or a larger one.
     """
     from torch.multiprocessing.spawn import spawn
     from transformers import AutoTokenizer
 
     if settings.size not in SHAPES:
         raise UserError(f"--size: {unknown_name('size', settings.size, list(SHAPES))}")
+    if not 0 < settings.learning_rate < math.inf:
+        raise UserError(f"--learning-rate is {settings.learning_rate}: give a number above 0, such as 0.02")
     if settings.start_from:
-        check_width(settings.start_from, SHAPES[settings.size].width)
+        check_start(settings.start_from, make_config(VOCABULARY, SHAPES[settings.size]))
     output_dir.mkdir(parents=True, exist_ok=True)
     state = read_state(output_dir)
     if state and state["size"] != settings.size:
@@ -188,34 +124,43 @@ def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
         raise UserError(
             f"{output_dir} holds a lamb of size {size}: continue it with --size {size}, or take another --out"
         )
-    if (output_dir / "tokenizer.json").exists():
-        tokenizer = AutoTokenizer.from_pretrained(output_dir)
-    elif settings.start_from:
+    if state is None and (output_dir / "config.json").exists():
+        raise UserError(f"{output_dir} holds a model and no {STATE_FILE} to resume from: give another --out")
+    # A training may pass its number of tokens by less than a step.
+    if state and state["done"] - settings.num_tokens >= settings.workers * settings.batch_size:
+        raise UserError(
+            f"{output_dir} was trained on {state['done']} tokens already: give a larger --tokens, or another --out"
+        )
+    if settings.start_from and state is None:
+        # The ids of the copied weights are those of this tokenizer. Another one may lie in the folder.
         tokenizer = AutoTokenizer.from_pretrained(settings.start_from)
         tokenizer.save_pretrained(output_dir)
+    elif (output_dir / "tokenizer.json").exists():
+        tokenizer = AutoTokenizer.from_pretrained(output_dir)
     else:
         tokenizer = make_tokenizer(output_dir)
     # Every step allocates activations of some MB. By default glibc returns them to the system and faults them in again,
     # which takes 1.4 times as long.
     os.environ.update(MALLOC_MMAP_THRESHOLD_=str(2**32), MALLOC_TRIM_THRESHOLD_=str(2**32), MALLOC_TOP_PAD_=str(2**28))
     port = 20_000 + os.getpid() % 20_000
-    spawn(work, (port, tokenizer, output_dir, settings), nprocs=settings.workers)  # type: ignore[no-untyped-call]
+    spawn(train_worker, (port, tokenizer, output_dir, settings), nprocs=settings.workers)  # type: ignore[no-untyped-call]
 
 
-def work(worker: int, port: int, tokenizer: Any, output_dir: Path, settings: PretrainSettings) -> None:
+def train_worker(worker: int, port: int, tokenizer: Any, output_dir: Path, settings: PretrainSettings) -> None:
     """Train in one of the workers; worker 0 also logs, saves the state and exports the model."""
     import torch
     import torch.distributed as distributed
     from transformers import AutoModelForCausalLM
 
-    # A worker is sent SIGINT when its parent is gone. In a background job of a shell that signal is ignored.
+    # torch ends a worker whose parent is gone by SIGINT. A shell makes its background jobs ignore SIGINT, and workers
+    # inherit that, so the default is restored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=worker, world_size=settings.workers
     )
     model = make_model(len(tokenizer), SHAPES[settings.size], settings.seed)
-    if settings.start_from:
+    if settings.start_from and not (output_dir / STATE_FILE).exists():
         grow(model, AutoModelForCausalLM.from_pretrained(settings.start_from, dtype=torch.float32))
     optimizers = make_optimizers(model, settings.learning_rate)
     num_tokens, step = resume(model, optimizers, output_dir)
@@ -224,12 +169,13 @@ def work(worker: int, port: int, tokenizer: Any, output_dir: Path, settings: Pre
     while num_tokens < settings.num_tokens:
         set_learning_rates(optimizers, settings, num_tokens, step)
         loss = train_step(model, optimizers, next(batch_stream), settings.workers)
+        # Every step counts as full batches, so that the number is an upper bound of the tokens that were read.
         num_tokens, step = num_tokens + settings.workers * settings.batch_size, step + 1
         average_loss = loss if average_loss == 0 else 0.98 * average_loss + 0.02 * loss
         if worker == 0 and step % settings.log_every == 0:
             log.write(step, num_tokens, average_loss)
         if worker == 0 and (time.monotonic() - saved_at > SAVE_SECONDS or num_tokens >= settings.num_tokens):
-            save(model, optimizers, num_tokens, step, settings, output_dir)
+            save(model, optimizers, num_tokens, step, settings.size, output_dir)
             saved_at = time.monotonic()
     if worker == 0:
         export(model, output_dir)
@@ -302,47 +248,3 @@ def share_gradients(model: Any, workers: int) -> None:
     sums: Any = torch.split(flat, [gradient.numel() for gradient in gradients])
     for gradient, gradient_sum in zip(gradients, sums, strict=True):
         gradient.copy_((gradient_sum / workers).view_as(gradient))
-
-
-def resume(model: Any, optimizers: list[Any], output_dir: Path) -> tuple[int, int]:
-    """Load the state in `output_dir` and return its numbers of tokens and steps; (0, 0) if there is none."""
-    state = read_state(output_dir)
-    if state is None:
-        return 0, 0
-    model.load_state_dict(state["model"])
-    for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(values)
-    return state["done"], state["step"]
-
-
-def read_state(output_dir: Path) -> dict[str, Any] | None:
-    """Return the state in a folder; None if there is none. States of earlier versions don't name their size."""
-    import torch
-
-    path = output_dir / STATE_FILE
-    return {"size": DEFAULT_SIZE, **torch.load(path, weights_only=True)} if path.exists() else None
-
-
-def save(
-    model: Any, optimizers: list[Any], num_tokens: int, step: int, settings: PretrainSettings, output_dir: Path
-) -> None:
-    """Write the state so that the file is always complete."""
-    import torch
-
-    state = {
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "done": num_tokens,
-        "step": step,
-        "size": settings.size,
-    }
-    part = output_dir / f"{STATE_FILE}.part"
-    torch.save(state, part)
-    part.rename(output_dir / STATE_FILE)
-
-
-def export(model: Any, output_dir: Path) -> None:
-    """Write the checkpoint as isheep includes it: safetensors in bfloat16, computed in float32."""
-    import torch
-
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(output_dir)

@@ -1,7 +1,5 @@
 """What a lamb checkpoint can do before any loop: answer held-out turns, and tell right pairs from faulty ones."""
 
-import re
-import shutil
 from collections.abc import Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -197,22 +195,3 @@ def auroc(above: list[float], below: list[float]) -> float:
 
 def mean(values: list[bool]) -> float:
     return sum(values) / len(values)
-
-
-def export_state(pretraining_dir: Path, output_dir: Path) -> Path:
-    """Write the last saved state of a running pretraining as a checkpoint that can be probed."""
-    from transformers import AutoTokenizer
-
-    from isheep.lamb import pretrain
-
-    state = pretrain.read_state(pretraining_dir)
-    if state is None:
-        raise UserError(f"{pretraining_dir} has no {pretrain.STATE_FILE}: give the --out of isheep lamb pretrain")
-    model = pretrain.make_model(len(AutoTokenizer.from_pretrained(pretraining_dir)), pretrain.SHAPES[state["size"]], 1)
-    model.load_state_dict(state["model"])
-    output_dir.mkdir(parents=True, exist_ok=True)
-    for path in pretraining_dir.iterdir():
-        if re.match(r"(tokenizer|chat_template)", path.name):
-            shutil.copy(path, output_dir)
-    pretrain.export(model, output_dir)
-    return output_dir

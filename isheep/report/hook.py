@@ -76,9 +76,9 @@ def _is_current(report: Path) -> bool:
     """Return whether a report of a run that was not under way is the newest file of its run folder."""
     if not report.is_file() or FINISHED not in report.read_text(encoding="utf-8"):
         return False
-    others = (path for path in report.parent.rglob("*") if path.is_file() and path.name not in TRANSIENT_FILES)
+    run_files = (path for path in report.parent.rglob("*") if path.is_file() and path.name not in TRANSIENT_FILES)
     written_at = report.stat().st_mtime_ns
-    return all(path.stat().st_mtime_ns <= written_at for path in others)
+    return all(path.stat().st_mtime_ns <= written_at for path in run_files)
 
 
 def refresh_report(run_dir: Path) -> None:

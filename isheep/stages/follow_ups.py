@@ -20,10 +20,10 @@ def write_follow_ups(context: StageContext, first_pairs: Sequence[Pair]) -> list
     The raw texts are in follow_ups.jsonl, those that make no task in unanswered.jsonl, with reasons. An answer that
     can't be read, or is empty or cut off, has no follow-up.
     """
-    answered = [pair for pair in first_pairs if pair.output and pair.finish == "stop"]
-    replies = generate_follow_ups(context, answered)
-    tasks, rejected = read_follow_ups(answered, replies)
-    context.folder.write("unanswered.jsonl", Rejected, rejected)
+    answered_pairs = [pair for pair in first_pairs if pair.output and pair.finish == "stop"]
+    replies = generate_follow_ups(context, answered_pairs)
+    tasks, rejections = read_follow_ups(answered_pairs, replies)
+    context.folder.write("unanswered.jsonl", Rejected, rejections)
     return tasks
 
 
@@ -93,15 +93,15 @@ def read_follow_ups(pairs: Sequence[Pair], replies: Sequence[Reply]) -> tuple[li
     The id of the second turn after t1-00042 is t1-00042.2.
     """
     tasks: list[DialogueTask] = []
-    rejected: list[Rejected] = []
+    rejections: list[Rejected] = []
     for pair, reply in zip(pairs, replies, strict=True):
         id = f"{pair.id}.2"
         if reason := _reason_for_no_task(pair, reply):
-            rejected.append(Rejected(id=id, text=reply.text, by="follow-ups", why=reason))
+            rejections.append(Rejected(id=id, text=reply.text, by="follow-ups", why=reason))
         else:
             history = (Exchange(pair.user_turn, pair.output),)
             tasks.append(DialogueTask(id=id, instruction=reply.text, history=history))
-    return tasks, rejected
+    return tasks, rejections
 
 
 def _reason_for_no_task(pair: Pair, reply: Reply) -> str | None:

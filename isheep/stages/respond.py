@@ -44,9 +44,9 @@ def answer_tasks(
     """Return a pair for each task, with the task's id, in the tasks' order; `name` is the file of the pairs.
 
     The random seed of each batch is derived from `seed_path`, so that first and second turns have different ones.
-    The output is the answer without white space around it. It ends at the chat template's end token (a tuned model
-    writes it after a plain prompt too), at the text that opens the next turn of a prompt in turns, or at one of
-    `response.sampling.stop`.
+    The output is the answer without white space around it. Generation stops at the chat template's end token, because
+    a tuned model writes it after a plain prompt too; at the text that begins the next turn, if the prompt is written in
+    turns; or at `response.sampling.stop`.
     """
     settings = context.recipe.response
     form = load_answer_form(settings.prompt)

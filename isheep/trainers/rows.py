@@ -101,14 +101,15 @@ def _tokenize_rows(
 
 
 def _held_out_indices(rows: Sequence[TrainingRow], share: float, seed: int) -> set[int]:
-    """Return the indices of the held-out rows: at least one unless `share` is 0, and at most all but one.
+    """Return the indices of the held-out rows: at least one unless `share` is 0, and never all.
 
-    The turns of a dialogue are held out together, because the loss on one would be lower if the other was learned. So
-    `share` is that of dialogues and rows outside of dialogues.
+    The turns of a dialogue are held out together, because training on one turn lowers the loss on the other. So `share`
+    counts dialogues and rows outside of dialogues.
     """
     if not share:
         return set()
     groups = _group_dialogues(rows)
+    # One dialogue can't be both learned and held out, so its turns are separated.
     if len(groups) == 1:
         groups = [[index] for index in range(len(rows))]
     num_held_out = min(max(1, round(share * len(groups))), len(groups) - 1)

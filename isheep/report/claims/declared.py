@@ -41,8 +41,12 @@ class Claim(BaseModel):
     @property
     def settings(self) -> list[str]:
         """The settings that its contrasts compare."""
-        sides = [side for contrast in self.contrasts for side in contrast.split(":")]
-        return list(dict.fromkeys(side.partition("@")[0] for side in sides))
+        return list(dict.fromkeys(name for contrast in self.contrasts for name in contrast_settings(contrast)))
+
+
+def contrast_settings(contrast: str) -> list[str]:
+    """Return the two settings that a contrast BEFORE:AFTER names."""
+    return [side.partition("@")[0] for side in contrast.split(":")]
 
 
 class Laboratory(BaseModel):

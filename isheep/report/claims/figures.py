@@ -17,19 +17,24 @@ LINE_HEIGHT, CONTRASTS_WIDTH, SCORES_WIDTH, STEPS_SIZE = 15, 420, 190, 420
 SCORES = ("right", "content", "prompt strict")
 
 
-def findings_figures(judged: ClaimResults, sweep: SeedSweep, benchmark: str) -> list[Figure]:
-    """Return the figures that can be drawn: without a finished run there are none."""
-    figures = [_contrast_figure(judged), _score_figure(sweep, benchmark), _step_figure(sweep, benchmark)]
+def findings_figures(claim_results: ClaimResults, sweep: SeedSweep, measure: str) -> list[Figure]:
+    """Return the figures that can be drawn: without a finished run there are none. `measure` is that of most claims."""
+    benchmark = measure.partition(" ")[0]
+    figures = [
+        _contrast_figure(claim_results, measure),
+        _score_figure(sweep, benchmark),
+        _step_figure(sweep, benchmark),
+    ]
     return [figure for figure in figures if figure.rows]
 
 
 # --- contrasts
 
 
-def _contrast_figure(judged: ClaimResults) -> Figure:
+def _contrast_figure(claim_results: ClaimResults, usual_measure: str) -> Figure:
     import altair as alt
 
-    rows = list(_contrast_rows(judged))
+    rows = list(_contrast_rows(claim_results, usual_measure))
     y = alt.Y("contrast:N", sort=[row["contrast"] for row in rows], title=None, axis=alt.Axis(labelLimit=300))
     x = alt.X(
         "difference:Q", title="difference in points, with 95% interval over random seeds", scale=alt.Scale(zero=True)
@@ -47,12 +52,14 @@ def _contrast_figure(judged: ClaimResults) -> Figure:
     return Figure("findings-contrasts", "Contrasts", caption, chart, rows)
 
 
-def _contrast_rows(judged: ClaimResults) -> Iterator[dict[str, Any]]:
+def _contrast_rows(claim_results: ClaimResults, usual_measure: str) -> Iterator[dict[str, Any]]:
     """Yield a row for each contrast of a score, once; a contrast without an interval is a point."""
     names = set[str]()
-    for claim, tests, _, verdict in judged.results:
-        for test in tests if is_share(claim.measure) else ():
-            measure = "" if claim.measure.endswith(" right") else f" ({claim.measure})"
+    for claim, tests, _, verdict in claim_results.results:
+        if not is_share(claim.measure):
+            continue
+        for test in tests:
+            measure = "" if claim.measure == usual_measure else f" ({claim.measure})"
             name, difference = f"{test.contrast}{measure}", test.comparison.difference
             if name in names:
                 continue
@@ -91,8 +98,11 @@ def _score_rows(sweep: SeedSweep, benchmark: str) -> Iterator[dict[str, Any]]:
     bases = {"base" if len(models) == 1 else f"base {model}": [run] for model, run in models.items()}
     settings = {name: [run for run in runs if run.setting == name] for name in sweep.settings}
     for setting, members in (bases | settings).items():
-        for score in SCORES if members else ():
+        if not members:
+            continue
+        for score in SCORES:
             means = _means(members, benchmark, score, is_base=setting in bases)
+            # A mean over some of the seeds is not comparable with the others.
             if len(means) < len(members):
                 continue
             estimate = estimate_over_seeds(means, is_of_shares=True)

@@ -54,18 +54,18 @@ def save_findings(findings: Findings, path: Path) -> None:
 def make_findings(laboratory: Laboratory, sweep_dir: Path) -> Findings:
     """Return the findings of a sweep's folder. Raises UserError if it is no sweep with random seeds."""
     sweep = load_seed_sweep(sweep_dir)
-    judged = judge_claims(laboratory.claims, sweep, laboratory.margin)
-    figures = findings_figures(judged, sweep, laboratory.measure.partition(" ")[0])
-    parts = [_introduction(laboratory, sweep, judged), "## Verdicts\n", *_verdict_lines(judged), ""]
+    claim_results = judge_claims(laboratory.claims, sweep, laboratory.margin)
+    figures = findings_figures(claim_results, sweep, laboratory.measure)
+    parts = [_introduction(laboratory, sweep, claim_results), "## Verdicts\n", *_verdict_lines(claim_results), ""]
     for figure in figures:
         parts += [f"## {figure.title}\n", f"![{figure.title}]({figure.name}.svg)\n", f"{figure.caption}", ""]
-    for result in judged.results:
-        parts += [*_claim_lines(result, judged.alpha), ""]
+    for result in claim_results.results:
+        parts += [*_claim_lines(result, claim_results.alpha), ""]
     parts += ["## All runs\n", RUNS_NOTE, *_run_lines(laboratory, sweep)]
     return Findings("\n".join(parts) + "\n", figures)
 
 
-def _introduction(laboratory: Laboratory, sweep: SeedSweep, judged: ClaimResults) -> str:
+def _introduction(laboratory: Laboratory, sweep: SeedSweep, claim_results: ClaimResults) -> str:
     opened = next((run.opened for run in sweep.runs if run.opened), None)
     return INTRODUCTION.format(
         model=opened[0].model if opened else "lamb",
@@ -73,7 +73,7 @@ def _introduction(laboratory: Laboratory, sweep: SeedSweep, judged: ClaimResults
         settings=len(sweep.settings),
         seeds=", ".join(map(str, sweep.seeds)),
         version=version("isheep"),
-        num_tests=judged.num_tests,
+        num_tests=claim_results.num_tests,
         rule=laboratory.rule.format(margin=100 * laboratory.margin),
     )
 
@@ -81,10 +81,10 @@ def _introduction(laboratory: Laboratory, sweep: SeedSweep, judged: ClaimResults
 # --- claims
 
 
-def _verdict_lines(judged: ClaimResults) -> Iterator[str]:
+def _verdict_lines(claim_results: ClaimResults) -> Iterator[str]:
     yield markdown_line(("claim", "source", "verdict", "smallest and largest difference", "the paper"))
     yield markdown_line(["---"] * 5)
-    for claim, tests, _, verdict in judged.results:
+    for claim, tests, _, verdict in claim_results.results:
         differences, share = sorted(test.comparison.difference for test in tests), is_share(claim.measure)
         ends = (*differences[:1], *differences[-1:])
         span = " to ".join(dict.fromkeys(format_change(value, share) for value in ends))

@@ -9,7 +9,7 @@ from isheep.evaluation.contrasts import Contrast, SettingModel, parse_contrast
 from isheep.evaluation.power import ALPHA
 from isheep.evaluation.seed_runs import SeedSweep
 from isheep.evaluation.statistics import Comparison, compare_over_seeds, correct_family
-from isheep.report.claims.declared import Claim
+from isheep.report.claims.declared import Claim, contrast_settings
 from isheep.report.claims.measures import is_share, measure_model
 
 Verdict = Literal["holds", "does not hold", "can't be told", "not tested"]
@@ -55,15 +55,16 @@ def judge_claims(claims: Sequence[Claim], sweep: SeedSweep, margin: float) -> Cl
 
     `margin` is the smallest difference that counts, for claims without a margin of their own.
     """
-    measured = [measure_claim(claim, sweep) for claim in claims]
-    tests = [test for claim_tests, _ in measured for test in claim_tests]
+    claim_tests = [measure_claim(claim, sweep) for claim in claims]
+    tests = [test for tests_of_claim, _ in claim_tests for test in tests_of_claim]
     keys = [((tuple(test.values[0]), tuple(test.values[1])), test.comparison.p) for test in tests]
-    corrected, num_tests = correct_family(keys)
-    p_values = iter(corrected)
+    corrected_p_values, num_tests = correct_family(keys)
+    p_values = iter(corrected_p_values)
     results = []
-    for claim, (claim_tests, missing) in zip(claims, measured, strict=True):
-        claim_tests = [test._replace(corrected_p=next(p_values)) for test in claim_tests]
-        results.append(ClaimResult(claim, claim_tests, missing, decide(claim, claim_tests, claim.margin or margin)))
+    for claim, (tests_of_claim, missing) in zip(claims, claim_tests, strict=True):
+        tests_of_claim = [test._replace(corrected_p=next(p_values)) for test in tests_of_claim]
+        claim_margin = margin if claim.margin is None else claim.margin
+        results.append(ClaimResult(claim, tests_of_claim, missing, decide(claim, tests_of_claim, claim_margin)))
     return ClaimResults(results, num_tests)
 
 
@@ -71,15 +72,15 @@ def measure_claim(claim: Claim, sweep: SeedSweep) -> tuple[list[ClaimTest], list
     """Return the tests of a claim, and a line for each contrast that can't be tested."""
     tests, missing = [], []
     for text in claim.contrasts:
-        lacking = [name for name in _settings_of(text) if name not in sweep.settings]
-        if lacking:
-            missing.append(f"{text}: the sweep has no setting {', '.join(lacking)}")
+        absent_settings = [name for name in contrast_settings(text) if name not in sweep.settings]
+        if absent_settings:
+            missing.append(f"{text}: the sweep has no setting {', '.join(absent_settings)}")
             continue
         contrast = parse_contrast(text, sweep)
         sides = [_values(sweep, model, claim.measure) for model in contrast]
         seeds = sorted(sides[0].keys() & sides[1].keys())
-        if lacking_seeds := [str(seed) for seed in sweep.seeds if seed not in seeds]:
-            missing.append(f"{text}: no {claim.measure} for random seed {', '.join(lacking_seeds)}")
+        if absent_seeds := [str(seed) for seed in sweep.seeds if seed not in seeds]:
+            missing.append(f"{text}: no {claim.measure} for random seed {', '.join(absent_seeds)}")
         if seeds:
             before, after = ([side[seed] for seed in seeds] for side in sides)
             costs = tuple(_mean_cost(sweep, model, seeds) for model in contrast)
@@ -92,20 +93,30 @@ def decide(claim: Claim, tests: Sequence[ClaimTest], margin: float) -> Verdict:
     """Return the verdict on a claim by the rule in claims.yaml. A contrast without a test leaves it open."""
     if claim.untested or not tests:
         return "not tested"
-    differ = [test.corrected_p < ALPHA for test in tests]
+    is_complete = len(tests) == len(claim.contrasts)
     if claim.expect == "same":
-        is_large = [abs(test.comparison.difference) > margin for test in tests]
-        if any(is_clear and large for is_clear, large in zip(differ, is_large, strict=True)):
-            return "does not hold"
-        return (
-            "holds"
-            if all(_is_within(test, margin) for test in tests) and len(tests) == len(claim.contrasts)
-            else "can't be told"
-        )
+        return _decide_same(tests, margin, is_complete)
+    return _decide_better(tests, margin, is_complete)
+
+
+def _decide_same(tests: Sequence[ClaimTest], margin: float, is_complete: bool) -> Verdict:
+    if any(_is_significant(test) and abs(test.comparison.difference) > margin for test in tests):
+        return "does not hold"
+    if is_complete and all(_is_within(test, margin) for test in tests):
+        return "holds"
+    return "can't be told"
+
+
+def _decide_better(tests: Sequence[ClaimTest], margin: float, is_complete: bool) -> Verdict:
     if any(_is_no_gain(test, margin) for test in tests):
         return "does not hold"
-    is_above = all(is_clear and test.comparison.difference > 0 for test, is_clear in zip(tests, differ, strict=True))
-    return "holds" if is_above and len(tests) == len(claim.contrasts) else "can't be told"
+    if is_complete and all(_is_significant(test) and test.comparison.difference > 0 for test in tests):
+        return "holds"
+    return "can't be told"
+
+
+def _is_significant(test: ClaimTest) -> bool:
+    return test.corrected_p < ALPHA
 
 
 def _is_within(test: ClaimTest, margin: float) -> bool:
@@ -118,12 +129,8 @@ def _is_within(test: ClaimTest, margin: float) -> bool:
 
 def _is_no_gain(test: ClaimTest, margin: float) -> bool:
     """Return whether a contrast is clearly below 0, or its interval ends below the margin."""
-    is_below = test.corrected_p < ALPHA and test.comparison.difference < 0
+    is_below = _is_significant(test) and test.comparison.difference < 0
     return is_below or test.comparison.high < margin
-
-
-def _settings_of(contrast: str) -> list[str]:
-    return [side.partition("@")[0] for side in contrast.split(":")]
 
 
 def _values(sweep: SeedSweep, model: SettingModel, measure: str) -> dict[int, float]:

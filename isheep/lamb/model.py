@@ -1,0 +1,84 @@
+"""lamb before its pretraining: the shapes of its sizes, an untrained model, and the tokenizer."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from isheep.lamb.pages import END, STOP, constants, page_text, pages
+
+VOCABULARY = 2000
+CONTEXT = 1024
+
+
+class LambShape(NamedTuple):
+    """The shape of a Llama whose heads have 32 dimensions. Two query heads share one key head and one value head."""
+
+    width: int
+    feed_forward: int
+    num_layers: int
+
+
+SHAPES = {"1.3m": LambShape(128, 320, 6), "2.8m": LambShape(192, 512, 6), "4.9m": LambShape(256, 704, 6)}
+"""The shapes of the lambs, by their millions of parameters."""
+DEFAULT_SIZE = "1.3m"
+HEAD_SIZE = 32
+
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def make_tokenizer(output_dir: Path, num_pages: int = 60_000, seed: int = 1) -> Any:
+    """Train a byte-level BPE tokenizer on pages and save it; the method's long fixed sentences are one token each."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    sentences = constants()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(sentences),
+        special_tokens=[STOP, "<|im_start|>", END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    # The tokenizer of the packaged checkpoint was trained on texts that lack only the last of the sentences.
+    texts = (page_text(page).replace(sentences[-1], "\n") for page in islice(pages(seed), num_pages))
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(sentence, normalized=False) for sentence in sentences])
+    fast_tokenizer: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, eos_token=STOP, pad_token=STOP, model_max_length=CONTEXT, chat_template=TEMPLATE
+    )
+    fast_tokenizer.save_pretrained(output_dir)
+    return fast_tokenizer
+
+
+def make_model(vocabulary_size: int, shape: LambShape, seed: int) -> Any:
+    """Return an untrained model."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(make_config(vocabulary_size, shape))
+
+
+def make_config(vocabulary_size: int, shape: LambShape) -> Any:
+    from transformers import LlamaConfig
+
+    num_heads = shape.width // HEAD_SIZE
+    return LlamaConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=shape.width,
+        intermediate_size=shape.feed_forward,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_heads // 2,
+        head_dim=HEAD_SIZE,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
