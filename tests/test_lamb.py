@@ -225,8 +225,9 @@ def test_the_probe_measures_answers_and_second_turns(monkeypatch: pytest.MonkeyP
 def test_the_probe_measures_ratings_of_capital_letters_and_of_misread_demands() -> None:
     for kind in (probe.UPPER, *probe.HARD_DEMANDS):
         assert all(kind in quest.demand_kinds for quest in probe.draw_demanding(kind, 20, Random(1)))
-    assert 0 <= probe.measure_upper(CHECKPOINT, 8) <= 1
-    assert all(0 <= probe.measure_misread(CHECKPOINT, kind, 8) <= 1 for kind in probe.HARD_DEMANDS)
+    reader = probe.load_score_reader(CHECKPOINT)
+    assert 0 <= probe.measure_upper(reader, 8) <= 1
+    assert all(0 <= probe.measure_misread(reader, kind, 8) <= 1 for kind in probe.HARD_DEMANDS)
 
 
 # --- pretraining

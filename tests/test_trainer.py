@@ -99,7 +99,7 @@ def test_sampling_and_holding_out_follow_the_seed(qwen2: Path) -> None:
     chat, rows, training = chat_of(qwen2), numbered_rows(50), Training(max_rows=20, held_out=0.1)
     examples = select_examples(rows, chat, chat.tokenizer, training, 1)
     assert (len(examples.train), len(examples.held_out)) == (18, 2)
-    assert (examples.num_sampled, examples.num_too_long) == (20, 0)
+    assert (examples.num_selected, examples.num_too_long) == (20, 0)
     assert examples == select_examples(rows, chat, chat.tokenizer, training, 1)
     assert examples.train != select_examples(rows, chat, chat.tokenizer, training, 2).train
 

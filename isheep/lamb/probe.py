@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import count, islice
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from isheep.errors import UserError
 from isheep.lamb.answers import (
@@ -51,7 +51,7 @@ def probe(checkpoint: Path, num_pairs: int = 300, threads: int = 1) -> dict[str,
     Answers are greedy, and sampled at temperature 1; those to second turns are greedy. The AUROC of a criterion is the
     probability that a right pair's expected score (over the ten score tokens, combined prompt) is above a faulty one's.
     """
-    return {**measure_answers(checkpoint, threads), "auroc": measure_aurocs(checkpoint, num_pairs)}
+    return {**measure_answers(checkpoint, threads), "auroc": measure_aurocs(load_score_reader(checkpoint), num_pairs)}
 
 
 def measure_answers(checkpoint: Path, threads: int) -> dict[str, dict[str, float]]:
@@ -61,15 +61,19 @@ def measure_answers(checkpoint: Path, threads: int) -> dict[str, dict[str, float
     model, quests = Model(str(checkpoint)), validation()
     engine = open_engine(model, threads=threads)
     respondent = Respondent(engine, load_chat_template("tokenizer", model.base))
-    greedy, sampled = (
+    greedy_answers, sampled_answers = (
         list(zip(quests, respondent.answer(quests, temperature), strict=True)) for temperature in (0.0, 1.0)
     )
     second_turns = answer_second_turns(respondent)
     engine.close()
-    upper = [(quest, answer) for quest, answer in greedy if UPPER in quest.demand_kinds]
+    upper_answers = [(quest, answer) for quest, answer in greedy_answers if UPPER in quest.demand_kinds]
     return {
-        "greedy": {**shares(greedy), **shares(upper, f", {UPPER}"), **shares(second_turns, ", second turn")},
-        "sampled": shares(sampled),
+        "greedy": {
+            **shares(greedy_answers),
+            **shares(upper_answers, f", {UPPER}"),
+            **shares(second_turns, ", second turn"),
+        },
+        "sampled": shares(sampled_answers),
     }
 
 
@@ -87,84 +91,32 @@ def shares(answered_quests: Sequence[tuple[Quest, Completion]], suffix: str = ""
     return {f"right{suffix}": mean(right), f"content{suffix}": mean(content_right)}
 
 
-def measure_aurocs(checkpoint: Path, num_pairs: int) -> dict[str, float]:
-    """Return the AUROC of each kind of fault, of wrong answers also by hard family and for answers in capital letters.
+class ScoreReader(NamedTuple):
+    """A lamb whose ratings are read from its probabilities. `score_ids` are the tokens of the scores 1 to 10."""
 
-    What the judge of following makes of misread demands is measured for each hard demand alone.
-    """
-    rng, aurocs = Random(99), {}
-    quests = [draw_quest(rng, often=dict.fromkeys(HARD_FAMILIES, 4)) for _ in range(num_pairs)]
-    right_pairs = [(quest, write_good(quest, rng)) for quest in quests]
-    right_scores = expected_scores(checkpoint, right_pairs, "quality")
-    for name, write_fault in FAULTS.items():
-        faulty_pairs = [(quest, answer) for quest in quests if (answer := write_fault(quest, rng)).note != "right"]
-        faulty_scores = expected_scores(checkpoint, faulty_pairs, "quality")
-        aurocs[f"quality, {name}"] = auroc(right_scores, faulty_scores)
-        if name == SAME_TYPE:
-            right, faulty = (right_pairs, right_scores), (faulty_pairs, faulty_scores)
-            aurocs |= {f"quality, {name}, {family}": _auroc_of(family, right, faulty) for family in HARD_FAMILIES}
-    demanding_quests = [quest for quest in quests if quest.demands]
-    obedient_pairs = [(quest, write_good(quest, rng)) for quest in demanding_quests]
-    ignoring_pairs = [
-        (quest, answer) for quest in demanding_quests if (answer := write_ignoring_demands(quest, rng)).met < 1
-    ]
-    aurocs["following, ignored"] = _measure_auroc(checkpoint, obedient_pairs, ignoring_pairs, "following")
-    aurocs[f"quality, {SAME_TYPE}, {UPPER}"] = measure_upper(checkpoint, num_pairs // 3)
-    aurocs |= {f"following, {kind} misread": measure_misread(checkpoint, kind, num_pairs // 3) for kind in HARD_DEMANDS}
-    return aurocs
+    model: Any
+    tokenizer: Any
+    score_ids: list[int]
+
+    def expected_scores(self, pairs: Sequence[QuestPair], criterion: str) -> list[float]:
+        """Return the expected score of each pair, from one forward pass each."""
+        import torch
+
+        scale, scores = torch.arange(1.0, 11.0), []
+        for quest, answer in pairs:
+            text = fill_template(load_prompts("combined")[criterion], instruction=content(quest), output=answer.text)
+            with torch.inference_mode():
+                logits = self.model(**self.tokenizer(text, return_tensors="pt"), logits_to_keep=1).logits[0, -1]
+            scores.append(float((logits[self.score_ids].softmax(-1) * scale).sum()))
+        return scores
+
+    def auroc(self, right_pairs: Sequence[QuestPair], faulty_pairs: Sequence[QuestPair], criterion: str) -> float:
+        """Return how well the expected scores of a criterion tell right pairs from faulty ones."""
+        return auroc(self.expected_scores(right_pairs, criterion), self.expected_scores(faulty_pairs, criterion))
 
 
-def measure_upper(checkpoint: Path, num_pairs: int) -> float:
-    """Return the AUROC of the quality of answers in capital letters, right ones against wrong ones of the same type."""
-    rng = Random(99)
-    quests = draw_demanding(UPPER, num_pairs, rng)
-    right_pairs = [(quest, write_good(quest, rng)) for quest in quests]
-    wrong_pairs = [(quest, answer) for quest in quests if (answer := write_wrong(quest, rng)).note != "right"]
-    return _measure_auroc(checkpoint, right_pairs, wrong_pairs, "quality")
-
-
-def measure_misread(checkpoint: Path, kind: str, num_pairs: int) -> float:
-    """Return the AUROC of following, right answers against those that misread a demand of one kind."""
-    rng = Random(99)
-    quests = draw_demanding(kind, num_pairs, rng)
-    right_pairs = [(quest, write_good(quest, rng)) for quest in quests]
-    answers = [(quest, write_misreading_demands(quest, rng)) for quest in quests]
-    misread_pairs = [
-        (quest, answer)
-        for quest, answer in answers
-        if (kind, False) in zip(quest.demand_kinds, quest.followed(answer.text), strict=True)
-    ]
-    return _measure_auroc(checkpoint, right_pairs, misread_pairs, "following")
-
-
-def draw_demanding(kind: str, num_quests: int, rng: Random) -> list[Quest]:
-    """Return quests with a demand of one kind."""
-    quests = (draw_quest(rng, often={kind: 30}) for _ in count())
-    return list(islice((quest for quest in quests if kind in quest.demand_kinds), num_quests))
-
-
-def _measure_auroc(
-    checkpoint: Path, right_pairs: Sequence[QuestPair], faulty_pairs: Sequence[QuestPair], criterion: str
-) -> float:
-    right_scores, faulty_scores = (
-        expected_scores(checkpoint, pairs, criterion) for pairs in (right_pairs, faulty_pairs)
-    )
-    return auroc(right_scores, faulty_scores)
-
-
-def _auroc_of(
-    family: str, right: tuple[list[QuestPair], list[float]], faulty: tuple[list[QuestPair], list[float]]
-) -> float:
-    """Return the AUROC within a family; one AUROC over all families would hide those in which it is 0.5."""
-    above, below = (
-        [score for (quest, _), score in zip(pairs, scores, strict=True) if quest.family == family]
-        for pairs, scores in (right, faulty)
-    )
-    return auroc(above, below)
-
-
-def expected_scores(checkpoint: Path, pairs: Sequence[QuestPair], criterion: str) -> list[float]:
-    """Return the expected score of each pair from one forward pass.
+def load_score_reader(checkpoint: Path) -> ScoreReader:
+    """Load the checkpoint of a lamb.
 
     Raises UserError if the tokenizer splits a score into several tokens, as only other models' do.
     """
@@ -176,14 +128,81 @@ def expected_scores(checkpoint: Path, pairs: Sequence[QuestPair], criterion: str
     score_ids = [tokenizer(f" {score}", add_special_tokens=False).input_ids for score in range(1, 11)]
     if any(len(ids) != 1 for ids in score_ids):
         raise UserError(f"{checkpoint} is no lamb checkpoint: its tokenizer splits a score; give a folder of lamb's")
-    scale, token_ids = torch.arange(1.0, 11.0), [ids[0] for ids in score_ids]
-    scores = []
-    for quest, answer in pairs:
-        text = fill_template(load_prompts("combined")[criterion], instruction=content(quest), output=answer.text)
-        with torch.inference_mode():
-            logits = model(**tokenizer(text, return_tensors="pt"), logits_to_keep=1).logits[0, -1]
-        scores.append(float((logits[token_ids].softmax(-1) * scale).sum()))
-    return scores
+    return ScoreReader(model, tokenizer, [ids[0] for ids in score_ids])
+
+
+def measure_aurocs(reader: ScoreReader, num_pairs: int) -> dict[str, float]:
+    """Return the AUROC of each kind of fault: of content by `quality`, of form by `following`."""
+    return {
+        **measure_quality(reader, num_pairs),
+        "following, ignored": measure_ignored(reader, num_pairs),
+        f"quality, {SAME_TYPE}, {UPPER}": measure_upper(reader, num_pairs // 3),
+        **{f"following, {kind} misread": measure_misread(reader, kind, num_pairs // 3) for kind in HARD_DEMANDS},
+    }
+
+
+def measure_quality(reader: ScoreReader, num_pairs: int) -> dict[str, float]:
+    """Return the AUROC of quality for each kind of fault, and for wrong answers also within each hard family.
+
+    One AUROC over all families would hide those in which it is 0.5.
+    """
+    rng, aurocs = Random(99), {}
+    quests = [draw_quest(rng, often=dict.fromkeys(HARD_FAMILIES, 4)) for _ in range(num_pairs)]
+    right_pairs = [(quest, write_good(quest, rng)) for quest in quests]
+    right_scores = reader.expected_scores(right_pairs, "quality")
+    for name, write_fault in FAULTS.items():
+        faulty_pairs = [(quest, answer) for quest in quests if (answer := write_fault(quest, rng)).note != "right"]
+        faulty_scores = reader.expected_scores(faulty_pairs, "quality")
+        aurocs[f"quality, {name}"] = auroc(right_scores, faulty_scores)
+        for family in HARD_FAMILIES if name == SAME_TYPE else ():
+            of_family = (
+                _scores_of(family, pairs, scores)
+                for pairs, scores in ((right_pairs, right_scores), (faulty_pairs, faulty_scores))
+            )
+            aurocs[f"quality, {name}, {family}"] = auroc(*of_family)
+    return aurocs
+
+
+def _scores_of(family: str, pairs: Sequence[QuestPair], scores: Sequence[float]) -> list[float]:
+    return [score for (quest, _), score in zip(pairs, scores, strict=True) if quest.family == family]
+
+
+def measure_ignored(reader: ScoreReader, num_pairs: int) -> float:
+    """Return the AUROC of following, right answers against those that ignore a demand."""
+    rng = Random(98)
+    quests = [quest for quest in (draw_quest(rng) for _ in range(num_pairs)) if quest.demands]
+    right_pairs = [(quest, write_good(quest, rng)) for quest in quests]
+    answers = [(quest, write_ignoring_demands(quest, rng)) for quest in quests]
+    return reader.auroc(right_pairs, [pair for pair in answers if pair[1].met < 1], "following")
+
+
+def measure_upper(reader: ScoreReader, num_pairs: int) -> float:
+    """Return the AUROC of the quality of answers in capital letters, right ones against wrong ones of the same type."""
+    rng = Random(99)
+    quests = draw_demanding(UPPER, num_pairs, rng)
+    right_pairs = [(quest, write_good(quest, rng)) for quest in quests]
+    wrong_pairs = [(quest, answer) for quest in quests if (answer := write_wrong(quest, rng)).note != "right"]
+    return reader.auroc(right_pairs, wrong_pairs, "quality")
+
+
+def measure_misread(reader: ScoreReader, kind: str, num_pairs: int) -> float:
+    """Return the AUROC of following, right answers against those that misread a demand of one kind."""
+    rng = Random(99)
+    quests = draw_demanding(kind, num_pairs, rng)
+    right_pairs = [(quest, write_good(quest, rng)) for quest in quests]
+    answers = [(quest, write_misreading_demands(quest, rng)) for quest in quests]
+    misread_pairs = [
+        (quest, answer)
+        for quest, answer in answers
+        if (kind, False) in zip(quest.demand_kinds, quest.followed(answer.text), strict=True)
+    ]
+    return reader.auroc(right_pairs, misread_pairs, "following")
+
+
+def draw_demanding(kind: str, num_quests: int, rng: Random) -> list[Quest]:
+    """Return quests with a demand of one kind."""
+    quests = (draw_quest(rng, often={kind: 30}) for _ in count())
+    return list(islice((quest for quest in quests if kind in quest.demand_kinds), num_quests))
 
 
 def auroc(above: list[float], below: list[float]) -> float:

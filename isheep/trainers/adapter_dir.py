@@ -139,7 +139,7 @@ def _training_record(request: TrainingRequest, examples: TrainingExamples, resul
         "starts_from_adapter": request.start_model.adapter is not None,
         "settings": request.training.model_dump(exclude=excluded),
         "rows": {
-            "sampled": examples.num_sampled,
+            "sampled": examples.num_selected,
             "prompt_too_long": examples.num_too_long,
             "trained": len(examples.train),
             "held_out": len(examples.held_out),

@@ -42,27 +42,27 @@ class Example(NamedTuple):
 class TrainingExamples(NamedTuple):
     """The examples to learn from and those held out.
 
-    `num_sampled` rows of the file were sampled; `num_too_long` of these have a prompt beyond the cutoff.
+    `num_selected` rows of the file were selected; `num_too_long` of these have a prompt beyond the cutoff.
     """
 
     train: list[Example]
     held_out: list[Example]
-    num_sampled: int
+    num_selected: int
     num_too_long: int
 
 
 def select_examples(
     rows: Sequence[TrainingRow], chat_template: ChatTemplate, tokenizer: Any, training: Training, seed: int
 ) -> TrainingExamples:
-    """Sample the rows to use, tokenize them, and hold out a share of `training.held_out`.
+    """Select the rows to use, tokenize them, and hold out a share of `training.held_out`.
 
     At most `training.max_rows` rows are used; if `training.num_rows` is set, exactly that number of rows with tokens.
 
     Raises UserError if fewer than two rows, or fewer than `training.num_rows`, can be used.
     """
-    sampled = sample(rows, training.max_rows, seed)
-    examples = _tokenize_rows(sampled, chat_template, tokenizer, training)
-    num_too_long = len(sampled) - len(examples)
+    selected_rows = draw(rows, training.max_rows, seed)
+    examples = _tokenize_rows(selected_rows, chat_template, tokenizer, training)
+    num_too_long = len(selected_rows) - len(examples)
     if len(examples) < MIN_ROWS:
         way_out = "raise training.cutoff" if num_too_long else "keep more pairs"
         raise UserError(
@@ -75,17 +75,17 @@ def select_examples(
             f"training.num_rows asks for {training.num_rows} rows, and this iteration has {len(examples)}: "
             "with a new run folder, lower training.num_rows or raise synthesis.tasks"
         )
-    examples = sample(examples, training.num_rows, seed)
+    examples = draw(examples, training.num_rows, seed)
     held_out = _held_out_indices([example.row for example in examples], training.held_out, seed)
     return TrainingExamples(
         train=[example for index, example in enumerate(examples) if index not in held_out],
         held_out=[examples[index] for index in sorted(held_out)],
-        num_sampled=len(sampled),
+        num_selected=len(selected_rows),
         num_too_long=num_too_long,
     )
 
 
-def sample(items: Sequence[T], at_most: int | None, seed: int) -> list[T]:
+def draw(items: Sequence[T], at_most: int | None, seed: int) -> list[T]:
     """Return `at_most` of the items in their order, or all of them for None."""
     if at_most is None or len(items) <= at_most:
         return list(items)
