@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from isheep.errors import UserError
 from isheep.lamb import CHECKPOINT, SEEDS, probe
@@ -25,7 +25,7 @@ from isheep.lamb.constraints import CONSTRAINTS
 from isheep.lamb.dialogues import AGAIN, OTHER
 from isheep.lamb.families import FAMILIES
 from isheep.lamb.grow import grow
-from isheep.lamb.model import SHAPES, VOCABULARY, make_model, make_tokenizer
+from isheep.lamb.model import SHAPES, VOCABULARY, make_config, make_model, make_tokenizer
 from isheep.lamb.pages import (
     GRADED_WEIGHTS,
     SCORE_LOSS_WEIGHT,
@@ -41,6 +41,7 @@ from isheep.lamb.pretraining_state import STATE_FILE, export_state, read_state, 
 from isheep.lamb.suite import is_truly_right, seed_tasks, suite, validation, validation_dialogues
 from isheep.lamb.world import Quest, draw_quest, dress, part_of, right_answer, understand
 from isheep.models.chat_template import load_chat_template
+from isheep.recipe.packaged import LAMB_SIZES, PACKAGED_MODELS
 from isheep.records import Pair
 from tests.helpers.command import refused
 
@@ -248,6 +249,19 @@ def test_a_size_that_can_not_be_pretrained(tmp_path: Path) -> None:
     # A state of an earlier version.
     torch.save({"step": 1}, tmp_path / STATE_FILE)
     assert "holds a lamb of size 1.3m: continue it with" in refused(*words, tmp_path, "--size", "4.9m")
+
+
+@pytest.mark.parametrize("size", LAMB_SIZES)
+def test_the_packaged_lambs_have_the_shape_of_their_name_and_the_tokenizer_of_lamb(size: str) -> None:
+    folder = PACKAGED_MODELS[f"lamb-{size}"]
+    config = AutoConfig.from_pretrained(folder)
+    expected = make_config(VOCABULARY, SHAPES[size])
+    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    assert all(getattr(config, key) == getattr(expected, key) for key in keys)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (folder / name).read_bytes() == (CHECKPOINT / name).read_bytes()
+    (reader, lamb) = (probe.load_score_reader(path) for path in (folder, CHECKPOINT))
+    assert reader.score_ids == lamb.score_ids
 
 
 @pytest.mark.parametrize("size", list(SHAPES))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 
-LAMB_SIZES = ("1.3m", "2.8m")
+LAMB_SIZES = ("1.3m",)
 PACKAGED_MODELS = {
     "lamb": PACKAGE / "lamb" / "base",
     **{f"lamb-{size}": PACKAGE / "lamb" / "sizes" / size for size in LAMB_SIZES},
