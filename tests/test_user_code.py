@@ -346,9 +346,9 @@ def test_a_registered_engine_that_is_none_is_one_line(
     monkeypatch: pytest.MonkeyPatch, entry: str, message: str
 ) -> None:
     monkeypatch.setitem(backends.ENGINES, "mine", entry)
-    monkeypatch.setitem(backends.TRAINERS, "mine", "isheep.process_guard")
+    monkeypatch.setitem(backends.TRAINERS, "mine", "isheep.sandbox.process_guard")
     assert message in refused("plan", "lamb", "machine.engine=mine")
-    assert "'mine' of TRAINERS in isheep/backends.py: isheep.process_guard has no train, check" in refused(
+    assert "'mine' of TRAINERS in isheep/backends.py: isheep.sandbox.process_guard has no train, check" in refused(
         "plan", "lamb", "machine.trainer=mine"
     )
 

@@ -37,7 +37,7 @@ def pretrain(
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate of the matrices.")] = 0.02,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes, with one thread each.")] = 2,
 ) -> None:
-    """Pretrain a lamb on pages of its micro-world, from scratch or from another lamb."""
+    """Pretrain a lamb on pages of its micro-world."""
     from isheep.errors import UserError
     from isheep.lamb.pretrain import PretrainSettings, pretrain
     from isheep.models.checkpoint import find_checkpoint

@@ -19,7 +19,7 @@ POLL_SECONDS = 1.0
 # The line with which `isheep sweep` begins a run.
 RUN_MARK = "== "
 # What the command line of a process begins with. The guard ends it when this process is gone, however it ended.
-GUARD = [sys.executable, "-m", "isheep.process_guard"]
+GUARD = [sys.executable, "-m", "isheep.sandbox.process_guard"]
 CLI = [*GUARD, sys.executable, "-c", "from isheep.cli import main; main()"]
 
 

@@ -17,8 +17,8 @@ LEAST_DURATIONS = 30
 # What the data of a page has if it was written when no process worked on the run.
 FINISHED = '"underWay": false'
 
-# Files that every command writes, whether it adds to the run or not.
-TRANSIENT_FILES = ("lock", "progress.json")
+# The report itself, and files that every command writes, whether it adds to the run or not.
+UNREPORTED_FILES = (REPORT_FILE, "lock", "progress.json")
 
 
 @contextlib.contextmanager
@@ -76,9 +76,9 @@ def _is_current(report: Path) -> bool:
     """Return whether a report of a run that was not under way is the newest file of its run folder."""
     if not report.is_file() or FINISHED not in report.read_text(encoding="utf-8"):
         return False
-    run_files = (path for path in report.parent.rglob("*") if path.is_file() and path.name not in TRANSIENT_FILES)
+    run_files = (path for path in report.parent.rglob("*") if path.is_file() and path.name not in UNREPORTED_FILES)
     written_at = report.stat().st_mtime_ns
-    return all(path.stat().st_mtime_ns <= written_at for path in run_files)
+    return all(path.stat().st_mtime_ns < written_at for path in run_files)
 
 
 def refresh_report(run_dir: Path) -> None:

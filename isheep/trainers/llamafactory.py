@@ -229,7 +229,7 @@ def _run(work_dir: Path, log: Path, machine: Machine) -> None:
         environment["OMP_NUM_THREADS"] = str(machine.threads)
     if machine.device and ":" in machine.device:
         environment["CUDA_VISIBLE_DEVICES"] = _visible_device(machine.device)
-    argv = [sys.executable, "-m", "isheep.process_guard", COMMAND, "train", SETTINGS_FILE]
+    argv = [sys.executable, "-m", "isheep.sandbox.process_guard", COMMAND, "train", SETTINGS_FILE]
     launch.run_training_command(launch.TrainingCommand(COMMAND, argv, log, environment, work_dir))
 
 

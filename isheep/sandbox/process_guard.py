@@ -1,4 +1,4 @@
-"""python -m isheep.process_guard COMMAND...: run a command, and end it together with the process that started it.
+"""python -m isheep.sandbox.process_guard COMMAND...: run a command, and end it with the process that started it.
 
 The command knows nothing of isheep. The guard watches its standard input, which ends when the process at the other end
 of the pipe is gone, and then kills the command and all processes that it started.
