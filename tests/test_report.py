@@ -306,6 +306,10 @@ def test_a_run_writes_its_report_also_if_it_is_interrupted(tmp_path: Path) -> No
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "1 of 1 iterations are trained" in visible_text(page) and len(page_rows(page)["generated"]["id"]) >= 8
     assert not (tmp_path / "run" / "report.html.part").exists()
+    # A complete run that is started again has nothing new to report.
+    written_at = (tmp_path / "run" / "report.html").stat().st_mtime_ns
+    list(package.align(package.load_recipe("lamb", SMALL), tmp_path / "run", engine=write_texts))
+    assert (tmp_path / "run" / "report.html").stat().st_mtime_ns == written_at
 
 
 @pytest.mark.report

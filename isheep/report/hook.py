@@ -17,8 +17,8 @@ LEAST_DURATIONS = 30
 # What the data of a page has if it was written when no process worked on the run.
 FINISHED = '"underWay": false'
 
-# The report itself, and files that every command writes, whether it adds to the run or not.
-UNREPORTED_FILES = (REPORT_FILE, "lock", "progress.json")
+# The report itself, and files to which every start of a run writes, whether it adds to the run or not.
+UNREPORTED_FILES = (REPORT_FILE, "lock", "progress.json", "python.json", "run.jsonl")
 
 
 @contextlib.contextmanager
