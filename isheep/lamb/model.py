@@ -30,7 +30,7 @@ TEMPLATE = (
 
 
 def make_tokenizer(output_dir: Path, num_pages: int = 60_000, seed: int = 1) -> Any:
-    """Train a byte-level BPE tokenizer on pages and save it; the method's long fixed sentences are one token each."""
+    """Train a byte-level BPE tokenizer on pages and save it. The fixed texts of the prompts are one token each."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -44,7 +44,7 @@ def make_tokenizer(output_dir: Path, num_pages: int = 60_000, seed: int = 1) -> 
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # The tokenizer of the packaged checkpoint was trained on texts that lack only the last of the sentences.
+    # The marker of an empty input, the last of these texts, would get tokens for parts of it, which are never used.
     texts = (page_text(page).replace(sentences[-1], "\n") for page in islice(pages(seed), num_pages))
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(sentence, normalized=False) for sentence in sentences])
@@ -65,6 +65,7 @@ def make_model(vocabulary_size: int, shape: LambShape, seed: int) -> Any:
 
 
 def make_config(vocabulary_size: int, shape: LambShape) -> Any:
+    """Return the configuration of a lamb, as transformers reads it."""
     from transformers import LlamaConfig
 
     num_heads = shape.width // HEAD_SIZE

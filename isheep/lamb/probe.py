@@ -154,12 +154,12 @@ def measure_quality(reader: ScoreReader, num_pairs: int) -> dict[str, float]:
         faulty_pairs = [(quest, answer) for quest in quests if (answer := write_fault(quest, rng)).note != "right"]
         faulty_scores = reader.expected_scores(faulty_pairs, "quality")
         aurocs[f"quality, {name}"] = auroc(right_scores, faulty_scores)
-        for family in HARD_FAMILIES if name == SAME_TYPE else ():
-            of_family = (
-                _scores_of(family, pairs, scores)
-                for pairs, scores in ((right_pairs, right_scores), (faulty_pairs, faulty_scores))
-            )
-            aurocs[f"quality, {name}, {family}"] = auroc(*of_family)
+        if name != SAME_TYPE:
+            continue
+        for family in HARD_FAMILIES:
+            right_of_family = _scores_of(family, right_pairs, right_scores)
+            faulty_of_family = _scores_of(family, faulty_pairs, faulty_scores)
+            aurocs[f"quality, {name}, {family}"] = auroc(right_of_family, faulty_of_family)
     return aurocs
 
 
