@@ -11,7 +11,7 @@ ONE := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 OLDEST := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 
 .PHONY: setup dev demo real hashed hashes licences audit check test test-numeric test-all test-deaths test-vllm test-track fuzz chaos benchmarks \
-    figures paper-figures docs clean
+    figures findings docs clean
 
 setup: $(VENV)/.runtime
 
@@ -137,17 +137,13 @@ benchmarks: dev
 figures: setup
 	@$(ONE) $(PY) -m benchmarks.lamb
 
-# The pictures and tables of docs/figures.md. The runs take about an hour and can be resumed.
-PAPER := runs/paper
+# The findings of the laboratory (docs/findings.md), and from the same runs the pictures and tables of docs/figures.md. Resumable.
+LABORATORY := runs/reproduce
 
-paper-figures: setup
-	@$(VENV)/bin/isheep run lamb --out $(PAPER)/lamb
-	@$(VENV)/bin/isheep sweep lamb/thresholds iterations=3 training.max_rows=null --out $(PAPER)/thresholds
-	@$(VENV)/bin/isheep sweep lamb/data-sizes training.max_rows=null --out $(PAPER)/data-sizes
-	@$(VENV)/bin/isheep sweep lamb/table2 --out $(PAPER)/table2
-	@$(VENV)/bin/isheep sweep lamb/table3 --out $(PAPER)/table3
-	@$(VENV)/bin/isheep sweep lamb/table4 --out $(PAPER)/table4
-	@$(ONE) $(PY) -m benchmarks.paper_figures $(PAPER)
+findings: setup
+	@$(VENV)/bin/isheep reproduce --out $(LABORATORY) --findings docs/findings.md
+	@$(VENV)/bin/isheep rigor $(LABORATORY) --out docs/findings-rigor.md
+	@$(ONE) $(PY) -m benchmarks.paper_figures $(LABORATORY)
 
 # The documentation as a site, in site/index.html. It needs no server and no network.
 docs: dev

@@ -124,12 +124,13 @@ def _standard(text: str) -> object:
 
 @cache
 def _quests() -> list[Any]:
-    quests = {quest.family: quest for quest in suite()} | {quest.demands: quest for quest in suite() if quest.demands}
+    quests: dict[Any, Any] = {quest.family: quest for quest in suite()}
+    quests |= {quest.constraints: quest for quest in suite() if quest.constraints}
     return list(quests.values())
 
 
 def _lamb(text: str) -> object:
-    met = [world.follows(demand, quest, text) for quest in _quests() for demand in quest.demands]
+    met = [world.follows(constraint, quest, text) for quest in _quests() for constraint in quest.constraints]
     right = [world.content_right(quest, text) for quest in _quests()]
     return met, right, world.understand(text), lamb.variants(text)
 

@@ -1,6 +1,6 @@
-"""The pictures and tables of docs/figures.md, from the run folders that the page's commands make.
+"""The pictures and tables of docs/figures.md, from the run folders of the laboratory.
 
-    python -m benchmarks.paper_figures runs/paper
+    python -m benchmarks.paper_figures runs/reproduce
 
 It reads run folders alone and takes seconds: no model is loaded. Tables are written between the markers of the page.
 """
@@ -11,48 +11,77 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.common import run_script
 from isheep.report.comparison import find_run_dirs, load_runs
 from isheep.report.figure_files import figure_svg
 from isheep.report.run_data import RunData
-from isheep.report.score_tables import IFEVAL_SCORES
 from isheep.report.settings import group_settings
 from isheep.report.table_formats import PaperTable, to_markdown
 from isheep.report.tables import quadrant_table, score_table
 
 PAGE = Path(__file__).parents[1] / "docs" / "figures.md"
-# The module of each picture, and the folder of its runs.
+# The module of each picture, and the settings of the laboratory whose runs it shows.
 FIGURES = {
-    "thresholds": "thresholds",
-    "data_sizes": "data-sizes",
-    "passing_shares": "lamb",
-    "projection": "lamb",
-    "rating_plane": "lamb",
+    "thresholds": ("threshold-5", "threshold-6", "threshold-7", "plain", "threshold-9"),
+    "data_sizes": ("tasks-150", "plain", "tasks-600"),
+    "passing_shares": ("plain",),
+    "projection": ("plain",),
+    "rating_plane": ("plain",),
 }
-# The folder of the runs, the title, what scores are compared with, and the scores (none: all) of each table.
-TABLES: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
-    "table-1": ("lamb", "Iterations on one base model, as in Table 1", "base", ()),
-    "table-2": ("table2", "Iterative settings, as in Table 2", "base", ("right", *IFEVAL_SCORES)),
-    "table-3": ("table3", "Filters and rating prompts, as in Table 3", "base", IFEVAL_SCORES),
-    "table-4": ("table4", "Levels of self-assessment, as in Table 4", "base", IFEVAL_SCORES),
-    "table-5": ("lamb", "Iterations against the first one, as in Table 5", "iteration-1", IFEVAL_SCORES),
+LAMB_SCORES = ("right", "content", "prompt strict", "instruction strict")
+SIZES = ("five-iterations-0.4m", "five-iterations-0.6m", "five-iterations")
+
+
+class TableSource(NamedTuple):
+    """What a table is made from: settings, what their scores are compared with, and the scores (none: all)."""
+
+    title: str
+    settings: tuple[str, ...]
+    against: str
+    scores: tuple[str, ...]
+
+
+TABLES = {
+    "table-1": TableSource("Iterations on base models of three sizes, as in Table 1", SIZES, "base", LAMB_SCORES),
+    "table-2": TableSource(
+        "Iterative settings, as in Table 2",
+        ("direct-2", "direct-3", "one-last", "total-base", "plain"),
+        "base",
+        LAMB_SCORES,
+    ),
+    "table-3": TableSource(
+        "Filters and rating prompts, as in Table 3",
+        ("density", "perplexity", "prompt-simple", "plain", "prompt-icl"),
+        "base",
+        LAMB_SCORES,
+    ),
+    "table-4": TableSource(
+        "Levels of self-assessment, as in Table 4",
+        ("unassessed", "quality", "following", "prompt-simple"),
+        "base",
+        LAMB_SCORES,
+    ),
+    "table-5": TableSource(
+        "Iterations against the first one, as in Table 5", ("five-iterations-0.6m",), "iteration-1", LAMB_SCORES
+    ),
 }
+QUADRANTS = "plain"
+"""The setting whose first run gives Table 6."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder with the runs lamb, thresholds, data-sizes, table2, ...")
+    parser.add_argument("folder", type=Path, help="folder of isheep reproduce")
     parser.add_argument("--page", type=Path, default=PAGE, help="page whose tables are replaced (default: %(default)s)")
     args = parser.parse_args(arguments)
     images = args.page.parent / "images"
     images.mkdir(exist_ok=True)
-    for name, folder in FIGURES.items():
-        if not is_there(args.folder / folder):
-            continue
-        figure = import_module(f"isheep.report.figures.{name}").draw(read_runs(args.folder / folder))
+    for name, settings in FIGURES.items():
+        figure = import_module(f"isheep.report.figures.{name}").draw(read_runs(args.folder, settings))
         if figure is None:
-            raise SystemExit(f"{args.folder / folder}: these runs give no figure {name}")
+            raise SystemExit(f"{args.folder}: the runs of {', '.join(settings)} give no figure {name}")
         path = images / f"lamb-{figure.name}.svg"
         path.write_text(figure_svg(figure, "light", "white"), encoding="utf-8")
         print(path)
@@ -63,25 +92,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(args.page)
 
 
-def read_runs(folder: Path) -> list[RunData]:
-    return load_runs(find_run_dirs([folder]))
+def read_runs(folder: Path, settings: Sequence[str]) -> list[RunData]:
+    return load_runs(find_run_dirs([folder / setting for setting in settings]))
 
 
 def paper_tables(folder: Path) -> Iterator[PaperTable]:
-    """Yield those of Tables 1 to 6 whose runs are there, in the paper's shape."""
-    for name, (run_folder, title, against, scores) in TABLES.items():
-        if is_there(folder / run_folder):
-            table = score_table(group_settings(read_runs(folder / run_folder)), against, scores, title)
-            yield replace(table, name=name)
-    if is_there(folder / "lamb") and (plane := quadrant_table(read_runs(folder / "lamb")[0])):
-        yield replace(plane, name="table-6")
-
-
-def is_there(folder: Path) -> bool:
-    """Return whether a folder exists, and say so if it does not."""
-    if not folder.is_dir():
-        print(f"{folder} is not there: what is made from it stays as it is")
-    return folder.is_dir()
+    """Yield Tables 1 to 6 in the paper's shape."""
+    for name, source in TABLES.items():
+        settings = group_settings(read_runs(folder, source.settings))
+        yield replace(score_table(settings, source.against, source.scores, source.title), name=name)
+    plane = quadrant_table(read_runs(folder, [QUADRANTS])[0])
+    if plane is None:
+        raise SystemExit(f"{folder}: {QUADRANTS} has no ratings by two criteria, so there is no Table 6")
+    yield replace(plane, name="table-6")
 
 
 def replace_table(text: str, table: PaperTable) -> str:

@@ -20,11 +20,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from isheep.errors import UserError
 from isheep.lamb import CHECKPOINT, SEEDS, probe
-from isheep.lamb.answers import GRADED_SHARES, check_answer, draw_answer, write_misreading_demands
-from isheep.lamb.constraints import CONSTRAINTS
+from isheep.lamb.answers import GRADED_SHARES, check_answer, draw_answer, write_misreading_constraints
+from isheep.lamb.constraints import CONSTRAINT_TYPES
 from isheep.lamb.dialogues import AGAIN, OTHER
 from isheep.lamb.families import FAMILIES
-from isheep.lamb.grow import grow
+from isheep.lamb.grow import copy_weights, spread_layers
 from isheep.lamb.model import SHAPES, VOCABULARY, make_config, make_model, make_tokenizer
 from isheep.lamb.pages import (
     GRADED_WEIGHTS,
@@ -55,7 +55,11 @@ def draw_quests(count: int, part: Part = "corpus") -> list[Quest]:
 def test_the_world_understands_its_own_tasks(part: Part) -> None:
     for quest in draw_quests(3000, part):
         parsed = understand(quest.instruction, quest.input)
-        assert parsed and (parsed.family, parsed.args, parsed.demands) == (quest.family, quest.args, quest.demands)
+        assert parsed and (parsed.family, parsed.args, parsed.constraints) == (
+            quest.family,
+            quest.args,
+            quest.constraints,
+        )
 
 
 def test_right_answers_are_right_and_wrong_ones_are_not() -> None:
@@ -64,7 +68,7 @@ def test_right_answers_are_right_and_wrong_ones_are_not() -> None:
         text = right_answer(quest, rng)
         assert quest.content_right(text), (quest, text)
         assert all(quest.followed(text)), (quest, text)
-        wrong_text = dress(quest, FAMILIES[quest.family].wrong(quest.args, rng), quest.demands, rng)
+        wrong_text = dress(quest, FAMILIES[quest.family].wrong(quest.args, rng), quest.constraints, rng)
         assert not quest.content_right(wrong_text), (quest, wrong_text)
 
 
@@ -81,7 +85,7 @@ def test_the_oracle_never_fails_on_odd_text(text: str, input: str, seed: int) ->
 
 @pytest.mark.parametrize("number", ["²", "٣", "3²", "1_0", "３", "9" * 5000], ids=lambda number: number[:9])
 def test_a_number_is_ascii_digits(number: str) -> None:
-    quest = next(quest for quest in draw_quests(300) if quest.family == "sum" and not quest.demands)
+    quest = next(quest for quest in draw_quests(300) if quest.family == "sum" and not quest.constraints)
     assert understand(f"{quest.instruction} Use at least 3 words.")
     assert understand(f"{quest.instruction} Use at least {number} words.") is None
     changed = quest.instruction.replace(quest.args[0], number, 1)
@@ -92,7 +96,7 @@ def test_the_parts_share_nothing() -> None:
     corpus = "\n".join(map(page_text, islice(pages(3), 6_000)))
     exam, validated = ({quest.instruction for quest in quests} for quests in (suite(), validation()))
     assert not exam & validated and not [instruction for instruction in exam | validated if instruction in corpus]
-    by_kind = [*map(family_phrasings, FAMILIES), *map(constraint_phrasings, CONSTRAINTS)]
+    by_kind = [*map(family_phrasings, FAMILIES), *map(constraint_phrasings, CONSTRAINT_TYPES)]
     by_kind += map(follow_up_phrasings, (AGAIN, OTHER))
     for by_part in by_kind:
         phrasings = [phrasing for part in PARTS for phrasing in by_part[part]]
@@ -127,7 +131,7 @@ def test_the_suite_covers_every_family_and_constraint() -> None:
     for quests in (suite(), validation()):
         assert len({content(quest) for quest in quests}) == len(quests)
         assert {quest.family for quest in quests} == set(FAMILIES)
-        assert {demand.kind for quest in quests for demand in quest.demands} == set(CONSTRAINTS)
+        assert {constraint.kind for quest in quests for constraint in quest.constraints} == set(CONSTRAINT_TYPES)
 
 
 def test_the_committed_seed_tasks_are_the_generated_ones() -> None:
@@ -163,14 +167,14 @@ def test_families_and_constraints_can_be_drawn_more_often() -> None:
     rng, often = Random(5), {"sum": 21, "include": 10}
     quests = [draw_quest(rng, often=often) for _ in range(2000)]
     assert 0.4 < sum(quest.family == "sum" for quest in quests) / len(quests) < 0.6
-    kinds = [demand.kind for quest in quests for demand in quest.demands]
-    assert kinds.count("include") > 4 * max(kinds.count(kind) for kind in CONSTRAINTS if kind != "include")
+    kinds = [constraint.kind for quest in quests for constraint in quest.constraints]
+    assert kinds.count("include") > 4 * max(kinds.count(kind) for kind in CONSTRAINT_TYPES if kind != "include")
 
 
-def test_a_misread_demand_is_seen_by_the_grade() -> None:
+def test_a_misread_constraint_is_seen_by_the_grade() -> None:
     rng, num_missed = Random(5), 0
     for quest in (draw_quest(rng, often={"include": 30}) for _ in range(300)):
-        answer = write_misreading_demands(quest, rng)
+        answer = write_misreading_constraints(quest, rng)
         assert answer.content == 2 and (answer.met < 1) == (not all(quest.followed(answer.text)))
         num_missed += answer.met < 1
     assert num_missed > 100
@@ -191,22 +195,23 @@ def test_the_world_checks_as_ifeval_does() -> None:
     registry = pytest.importorskip("lm_eval.tasks.ifeval.instructions_registry", reason="lm_eval[ifeval] not installed")
     rng = Random(9)
     for quest in draw_quests(1500):
-        text = right_answer(quest, rng) if rng.random() < 0.5 else dress(quest, quest.right, quest.demands[:1], rng)
-        for demand, met in zip(quest.demands, quest.followed(text), strict=True):
+        text = right_answer(quest, rng) if rng.random() < 0.5 else dress(quest, quest.right, quest.constraints[:1], rng)
+        for constraint, met in zip(quest.constraints, quest.followed(text), strict=True):
             # For these two IFEval also detects the language, which is random on one word.
-            if demand.kind == "upper" or demand.kind == "lower":
+            if constraint.kind == "upper" or constraint.kind == "lower":
                 continue
+            num_words = int(constraint.value) if constraint.kind in ("few", "many") else 0
             kwargs = {
-                "end": {"end_phrase": demand.value},
-                "include": {"keywords": [demand.value]},
-                "forbid": {"forbidden_words": [demand.value]},
-                "few": {"num_words": int(demand.value or 0) if demand.kind == "few" else 0, "relation": "less than"},
-                "many": {"num_words": int(demand.value or 0) if demand.kind == "many" else 0, "relation": "at least"},
+                "end": {"end_phrase": constraint.value},
+                "include": {"keywords": [constraint.value]},
+                "forbid": {"forbidden_words": [constraint.value]},
+                "few": {"num_words": num_words, "relation": "less than"},
+                "many": {"num_words": num_words, "relation": "at least"},
                 "repeat": {"prompt_to_repeat": quest.request},
-            }.get(demand.kind, {})
-            checker = registry.INSTRUCTION_DICT[CONSTRAINTS[demand.kind].ifeval]("x")
+            }.get(constraint.kind, {})
+            checker = registry.INSTRUCTION_DICT[CONSTRAINT_TYPES[constraint.kind].ifeval]("x")
             checker.build_description(**kwargs)
-            assert bool(checker.check_following(text)) == met, (quest, text, demand)
+            assert bool(checker.check_following(text)) == met, (quest, text, constraint)
 
 
 # --- the probe
@@ -223,12 +228,12 @@ def test_the_probe_measures_answers_and_second_turns(monkeypatch: pytest.MonkeyP
     assert all(0 <= share <= 1 for of_answers in shares.values() for share in of_answers.values())
 
 
-def test_the_probe_measures_ratings_of_capital_letters_and_of_misread_demands() -> None:
-    for kind in (probe.UPPER, *probe.HARD_DEMANDS):
-        assert all(kind in quest.demand_kinds for quest in probe.draw_demanding(kind, 20, Random(1)))
+def test_the_probe_measures_ratings_of_capital_letters_and_of_misread_constraints() -> None:
+    for kind in (probe.UPPER, *probe.HARD_CONSTRAINTS):
+        assert all(kind in quest.constraint_kinds for quest in probe.draw_constrained(kind, 20, Random(1)))
     reader = probe.load_score_reader(CHECKPOINT)
     assert 0 <= probe.measure_upper(reader, 8) <= 1
-    assert all(0 <= probe.measure_misread(reader, kind, 8) <= 1 for kind in probe.HARD_DEMANDS)
+    assert all(0 <= probe.measure_misread(reader, kind, 8) <= 1 for kind in probe.HARD_CONSTRAINTS)
 
 
 # --- pretraining
@@ -243,7 +248,10 @@ def test_the_sizes_are_named_by_their_parameters() -> None:
 def test_a_size_that_can_not_be_pretrained(tmp_path: Path) -> None:
     words = ("lamb", "pretrain", "--tokens", "10", "--out")
     line = refused(*words, tmp_path / "new", "--size", "70b")
-    assert "--size: size '70b' is not known: take one of 1.3m, 2.8m, 4.9m" in line and not (tmp_path / "new").exists()
+    assert (
+        "--size: size '70b' is not known: take one of 0.4m, 0.6m, 1.3m, 2.8m, 4.9m" in line
+        and not (tmp_path / "new").exists()
+    )
     torch.save({"size": "2.8m"}, tmp_path / STATE_FILE)
     assert "holds a lamb of size 2.8m: continue it with --size 2.8m" in refused(*words, tmp_path)
     # A state of an earlier version.
@@ -264,11 +272,11 @@ def test_the_packaged_lambs_have_the_shape_of_their_name_and_the_tokenizer_of_la
     assert reader.score_ids == lamb.score_ids
 
 
-@pytest.mark.parametrize("size", list(SHAPES))
+@pytest.mark.parametrize("size", ["1.3m", "2.8m", "4.9m"])
 def test_a_lamb_begins_with_the_function_of_the_one_that_it_starts_from(size: str) -> None:
     smaller = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32)
     larger = make_model(len(AutoTokenizer.from_pretrained(CHECKPOINT)), SHAPES[size], seed=3)
-    grow(larger, smaller)
+    copy_weights(larger, smaller)
     token_ids = torch.randint(0, 1000, (4, 60), generator=torch.Generator().manual_seed(1))
     larger_logits, smaller_logits = larger(token_ids).logits, smaller(token_ids).logits
     assert torch.allclose(larger_logits, smaller_logits, atol=1e-3 * float(smaller_logits.detach().std()))
@@ -276,15 +284,30 @@ def test_a_lamb_begins_with_the_function_of_the_one_that_it_starts_from(size: st
     assert all(tensor.grad is not None for tensor in larger.parameters())
 
 
-def test_a_lamb_starts_from_a_lamb_that_is_not_larger(tmp_path: Path) -> None:
+def test_a_lamb_with_fewer_layers_begins_with_the_first_and_the_last_of_another() -> None:
+    deep = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32)
+    shallow = make_model(len(AutoTokenizer.from_pretrained(CHECKPOINT)), SHAPES["0.6m"], seed=3)
+    copy_weights(shallow, deep)
+    for layer, copied in zip(shallow.model.layers, (deep.model.layers[0], deep.model.layers[5]), strict=True):
+        for tensor, copied_tensor in zip(layer.parameters(), copied.parameters(), strict=True):
+            assert torch.equal(tensor, copied_tensor)
+    assert torch.equal(shallow.lm_head.weight, deep.lm_head.weight)
+    assert spread_layers(6, 3) == [0, 2, 5] and spread_layers(6, 6) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_lamb_starts_from_a_lamb_that_is_not_wider_or_shallower(tmp_path: Path) -> None:
     words = ("lamb", "pretrain", "--tokens", "10", "--out", tmp_path / "new", "--start-from")
     larger = make_model(VOCABULARY, SHAPES["2.8m"], seed=3)
     larger.save_pretrained(tmp_path / "larger")
-    assert "has width 192, and the new one 128: give a lamb that is not larger" in refused(*words, tmp_path / "larger")
+    assert "has width 192, and the new one 128: give a lamb that is not wider" in refused(*words, tmp_path / "larger")
     larger.config.num_hidden_layers = 2
     larger.config.save_pretrained(tmp_path / "larger")
     line = refused(*words, tmp_path / "larger", "--size", "2.8m")
-    assert "is no lamb: its num_hidden_layers is 2, and lamb's is 6" in line
+    assert "has 2 layers, and the new one 6: give a lamb with as many layers or more" in line
+    larger.config.head_dim = 16
+    larger.config.save_pretrained(tmp_path / "larger")
+    line = refused(*words, tmp_path / "larger", "--size", "2.8m")
+    assert "is no lamb: its head_dim is 16, and lamb's is 32" in line
     assert "has no config.json; give the folder that contains it" in refused(*words, tmp_path, "--size", "2.8m")
     assert not (tmp_path / "new").exists()
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from isheep.benchmarks import EvalContext, Result, lamb_turns
 from isheep.engines.function import SeededFunctionEngine
 from isheep.evaluation.results import load_result
-from isheep.lamb.constraints import CONSTRAINTS
+from isheep.lamb.constraints import CONSTRAINT_TYPES
 from isheep.lamb.dialogues import draw_follow_up, understand_follow_up
 from isheep.lamb.families import FAMILIES
 from isheep.lamb.pages import content
@@ -53,14 +53,14 @@ def test_right_answers_to_follow_ups_are_right_and_wrong_ones_are_not() -> None:
         text = right_answer(follow_up, rng)
         assert follow_up.content_right(text) and all(follow_up.followed(text)), (follow_up, text)
         wrong_content = FAMILIES[follow_up.family].wrong(follow_up.args, rng)
-        wrong_text = dress(follow_up, wrong_content, follow_up.demands, rng)
+        wrong_text = dress(follow_up, wrong_content, follow_up.constraints, rng)
         assert not follow_up.content_right(wrong_text), (follow_up, wrong_text)
 
 
-def test_a_follow_up_about_the_same_answer_has_demands_of_its_own() -> None:
+def test_a_follow_up_about_the_same_answer_has_constraints_of_its_own() -> None:
     for first, follow_up in draw_dialogues(500):
         if follow_up.args == first.args:
-            assert follow_up.demands and follow_up.input == first.input
+            assert follow_up.constraints and follow_up.input == first.input
         else:
             assert not FAMILIES[first.family].input
 
@@ -72,11 +72,11 @@ def test_texts_that_are_no_follow_up(text: str) -> None:
 
 
 def test_a_long_text_is_no_follow_up() -> None:
-    first, follow_up = next(dialogue for dialogue in draw_dialogues(100) if dialogue.follow_up.demands)
-    demand = follow_up.instruction.removeprefix(follow_up.request)
-    num_demands = MAX_CHARACTERS // len(demand) + 1
-    assert understand_follow_up(first, follow_up.instruction + demand)
-    assert understand_follow_up(first, follow_up.request + demand * num_demands) is None
+    first, follow_up = next(dialogue for dialogue in draw_dialogues(100) if dialogue.follow_up.constraints)
+    constraint = follow_up.instruction.removeprefix(follow_up.request)
+    num_constraints = MAX_CHARACTERS // len(constraint) + 1
+    assert understand_follow_up(first, follow_up.instruction + constraint)
+    assert understand_follow_up(first, follow_up.request + constraint * num_constraints) is None
 
 
 # --- the truth of second turns
@@ -106,9 +106,9 @@ def test_a_second_turn_needs_a_first_one_that_the_world_understands() -> None:
 
 
 def test_kinds_of_second_and_later_turns() -> None:
-    dialogue = next(dialogue for dialogue in draw_dialogues(200) if dialogue.first.input and dialogue.first.demands)
+    dialogue = next(dialogue for dialogue in draw_dialogues(200) if dialogue.first.input and dialogue.first.constraints)
     pair = second_turn(dialogue, "x")
-    kinds = [f"constraint: {kind}" for kind in dialogue.follow_up.demand_kinds]
+    kinds = [f"constraint: {kind}" for kind in dialogue.follow_up.constraint_kinds]
     assert kinds_of(pair) == [f"family: {dialogue.first.family}", *kinds, "turn: 2"]
     third = pair.model_copy(update={"history": (*pair.history, Exchange(pair.instruction, "y"))})
     assert kinds_of(third) == [f"family: {dialogue.first.family}", *kinds, "turn: 3"]
@@ -143,7 +143,7 @@ def test_exam_and_validation_dialogues_share_nothing() -> None:
     for held_out in (exam, validation):
         assert len({content(first) for first, _ in held_out}) == len(held_out) == 400
         assert {first.family for first, _ in held_out} == set(FAMILIES)
-        assert {kind for _, follow_up in held_out for kind in follow_up.demand_kinds} == set(CONSTRAINTS)
+        assert {kind for _, follow_up in held_out for kind in follow_up.constraint_kinds} == set(CONSTRAINT_TYPES)
         assert 0.3 < sum(first.args == follow_up.args for first, follow_up in held_out) / len(held_out) < 0.8
     assert not {content(first) for first, _ in exam} & {content(first) for first, _ in validation}
     requests = [{follow_up.request for _, follow_up in held_out} for held_out in (exam, validation)]

@@ -54,10 +54,11 @@ def _matches(text: str) -> list[bool]:
 
 
 def _lamb(text: str) -> list[object]:
-    """Ask all that the exam asks of an answer, for a quest of each family and each kind of demand."""
-    quests = {quest.family: quest for quest in suite()} | {quest.demands: quest for quest in suite() if quest.demands}
-    by_kind = {demand.kind: (demand, quest) for quest in quests.values() for demand in quest.demands}
-    met = [world.follows(demand, quest, text) for demand, quest in by_kind.values()]
+    """Ask all that the exam asks of an answer, for a quest of each family and each kind of constraint."""
+    quests: dict[object, world.Quest] = {quest.family: quest for quest in suite()}
+    quests |= {quest.constraints: quest for quest in suite() if quest.constraints}
+    by_kind = {constraint.kind: (constraint, quest) for quest in quests.values() for constraint in quest.constraints}
+    met = [world.follows(constraint, quest, text) for constraint, quest in by_kind.values()]
     right = [world.content_right(quest, text) for name, quest in quests.items() if isinstance(name, str)]
     return [met, right, world.understand(text), lamb.variants(text)]
 

@@ -45,7 +45,7 @@ def run_validation(context: EvalContext) -> Result:
 
 
 def greedy_result(quests: Sequence[Quest], answers: Sequence[Completion], context: EvalContext) -> Result:
-    by_constraint = [index for index, quest in enumerate(quests) for _ in quest.demands]
+    by_constraint = [index for index, quest in enumerate(quests) for _ in quest.constraints]
     scores = {
         name: Score(items=items, clusters=by_constraint if name.startswith("instruction ") else None)
         for name, items in score_answers(quests, answers).items()
@@ -74,9 +74,10 @@ def why_wrong(folder: RunFolder, answers: Sequence[Answer]) -> list[str]:
 
 def describe_mistakes(quest: Quest, answer: Answer) -> str:
     text = answer.output.strip()
-    followed = zip(quest.demands, quest.followed(text), strict=True)
+    checks = zip(quest.constraints, quest.followed(text), strict=True)
+    missed = [f"{constraint.kind} {constraint.value}".rstrip() for constraint, is_met in checks if not is_met]
     mistakes = [] if quest.content_right(text) else [f"expected content: {quest.right}"]
-    mistakes += [f"not met: {demand.kind} {demand.value}".rstrip() for demand, is_met in followed if not is_met]
+    mistakes += [f"not met: {constraint}" for constraint in missed]
     return "; ".join([*mistakes, *(["it did not end by itself"] if answer.finish != "stop" else [])])
 
 
@@ -101,7 +102,7 @@ def validation_prompts(settings: BenchmarkSettings) -> list[str]:
 
 def locate_items(settings: BenchmarkSettings) -> dict[str, list[int]]:
     """Return for each score the index of the prompt of each item."""
-    by_constraint = [index for index, quest in enumerate(suite()) for _ in quest.demands]
+    by_constraint = [index for index, quest in enumerate(suite()) for _ in quest.constraints]
     of_each_prompt = list(range(len(suite())))
     return {
         **dict.fromkeys(("right sampled", "right", "content", "stopped"), of_each_prompt),
@@ -122,7 +123,7 @@ def score_answers(quests: Sequence[Quest], answers: Sequence[Completion]) -> dic
         items["stopped"].append(completion.finish == "stop")
         items["instruction strict"] += strict
         items["instruction loose"] += loose
-        if quest.demands:
+        if quest.constraints:
             items["prompt strict"].append(all(strict))
             items["prompt loose"].append(all(loose))
     return dict(items)
@@ -142,8 +143,8 @@ def breakdowns(quests: Sequence[Quest], answers: Sequence[Completion]) -> dict[s
     for quest, completion in zip(quests, answers, strict=True):
         text = completion.text.strip()
         by_family[quest.family].append(quest.content_right(text))
-        for demand, met in zip(quest.demands, quest.followed(text), strict=True):
-            by_constraint[demand.kind].append(met)
+        for constraint, met in zip(quest.constraints, quest.followed(text), strict=True):
+            by_constraint[constraint.kind].append(met)
     return {"family": count_right(by_family), "constraint": count_right(by_constraint)}
 
 

@@ -26,11 +26,11 @@ def pretrain(
             min=1, help="Number of tokens to train on in all calls together, such as 40e6.", show_default=False
         ),
     ],
-    size: Annotated[str, typer.Option(help="1.3m, 2.8m or 4.9m: millions of parameters.")] = "1.3m",
+    size: Annotated[str, typer.Option(help="0.4m, 0.6m, 1.3m, 2.8m or 4.9m: millions of parameters.")] = "1.3m",
     start_from: Annotated[
         str | None,
         typer.Option(
-            help="Lamb to start from: lamb, or the folder of one that is not larger (default: random weights).",
+            help="Lamb to start from, not wider and with no fewer layers: lamb, or a folder (default: random weights).",
             show_default=False,
         ),
     ] = None,

@@ -11,7 +11,7 @@ from isheep.cli.output import print_line
 # --quick tests these claims, which need three settings, with few tasks, so that it ends in minutes.
 QUICK_CLAIMS = ("iterating", "base", "random-keep", "kept-share", "content")
 QUICK_OVERRIDES = ("synthesis.tasks=120", "synthesis.budget=360")
-QUICK_SEEDS, FULL_SEEDS = "2", "5"
+QUICK_SEEDS, FULL_SEEDS = "2", "6"
 
 
 def reproduce(
@@ -52,9 +52,6 @@ def reproduce(
     if out is None:
         out = Path("runs/reproduce-quick") if quick else Path("runs/reproduce")
     laboratory = load_laboratory(claim or (QUICK_CLAIMS if quick else ()))
-    if not laboratory.settings:
-        reasons = (f"{entry.id} can't be tested: {entry.untested}" for entry in laboratory.claims)
-        raise UserError(f"--claim: {'; '.join(reasons)}")
     choice = parse_seeds(seeds or (QUICK_SEEDS if quick else FULL_SEEDS))
     overrides = QUICK_OVERRIDES if quick else ()
     failures = run_seeds(laboratory.sweep, laboratory.settings, overrides, out, choice, jobs)

@@ -4,15 +4,15 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import NamedTuple
 
-from isheep.lamb.constraints import CONSTRAINTS
+from isheep.lamb.constraints import CONSTRAINT_TYPES
 from isheep.lamb.families import FAMILIES
-from isheep.lamb.world import Demand, Quest, draw_quest, dress, right_answer
+from isheep.lamb.world import Constraint, Quest, draw_quest, dress, right_answer
 
 
 class PageAnswer(NamedTuple):
     """An answer and how good it is.
 
-    `content` is 0 (wrong), 1 (partly right) or 2 (right), `met` the share of the quest's demands that it meets,
+    `content` is 0 (wrong), 1 (partly right) or 2 (right), `met` the share of the quest's constraints that it meets,
     `direct` whether it answers the task. `note` is what a teacher would say of the content: right, partly, long, off or
     wrong.
     """
@@ -28,27 +28,30 @@ def write_good(quest: Quest, rng: Random) -> PageAnswer:
     return PageAnswer(right_answer(quest, rng), 2, 1.0, True, "right")
 
 
-def write_ignoring_demands(quest: Quest, rng: Random) -> PageAnswer:
-    """Return the right content with a demand, or all, not met; a right answer if the quest has no demands."""
-    met_demands: tuple[Demand, ...] = quest.demands[:1] if len(quest.demands) == 2 and rng.random() < 0.6 else ()
-    if met_demands and rng.random() < 0.5:
-        met_demands = quest.demands[1:]
-    return check_answer(quest, dress(quest, quest.right, met_demands, rng), 2)
+def write_ignoring_constraints(quest: Quest, rng: Random) -> PageAnswer:
+    """Return the right content with a constraint, or all, not met; a right answer if the quest has no constraints."""
+    met_constraints: tuple[Constraint, ...] = ()
+    if len(quest.constraints) == 2 and rng.random() < 0.6:
+        met_constraints = quest.constraints[1:] if rng.random() < 0.5 else quest.constraints[:1]
+    return check_answer(quest, dress(quest, quest.right, met_constraints, rng), 2)
 
 
-def write_misreading_demands(quest: Quest, rng: Random) -> PageAnswer:
-    """Return the right content with a demand misread: another word, phrase or number, or another request repeated."""
-    demands = tuple(Demand(demand.kind, rng.choice(CONSTRAINTS[demand.kind].values)) for demand in quest.demands)
+def write_misreading_constraints(quest: Quest, rng: Random) -> PageAnswer:
+    """Return the right content with misread constraints: another word, phrase or number, or another request."""
+    constraints = tuple(
+        constraint._replace(value=rng.choice(CONSTRAINT_TYPES[constraint.kind].values))
+        for constraint in quest.constraints
+    )
     misread = quest._replace(request=draw_quest(rng).request) if rng.random() < 0.7 else quest
-    return check_answer(quest, dress(misread, quest.right, demands, rng), 2)
+    return check_answer(quest, dress(misread, quest.right, constraints, rng), 2)
 
 
 def write_wrong(quest: Quest, rng: Random) -> PageAnswer:
     """Return a wrong answer of the right type, the hard case for a judge."""
-    return check_answer(quest, dress(quest, FAMILIES[quest.family].wrong(quest.args, rng), quest.demands, rng), 0)
+    return check_answer(quest, dress(quest, FAMILIES[quest.family].wrong(quest.args, rng), quest.constraints, rng), 0)
 
 
-def write_wrong_ignoring_demands(quest: Quest, rng: Random) -> PageAnswer:
+def write_wrong_ignoring_constraints(quest: Quest, rng: Random) -> PageAnswer:
     return check_answer(quest, dress(quest, FAMILIES[quest.family].wrong(quest.args, rng), (), rng), 0)
 
 
@@ -57,8 +60,8 @@ def write_wrong_type(quest: Quest, rng: Random) -> PageAnswer:
     other_quest = draw_quest(rng)
     while other_quest.family == quest.family:
         other_quest = draw_quest(rng)
-    demands = quest.demands if rng.random() < 0.5 else ()
-    return check_answer(quest, dress(quest, other_quest.right, demands, rng), 0, "off")
+    constraints = quest.constraints if rng.random() < 0.5 else ()
+    return check_answer(quest, dress(quest, other_quest.right, constraints, rng), 0, "off")
 
 
 def write_off_topic(quest: Quest, rng: Random) -> PageAnswer:
@@ -71,7 +74,7 @@ def write_unknowing(quest: Quest, rng: Random) -> PageAnswer:
 
 def write_rambling(quest: Quest, rng: Random) -> PageAnswer:
     """Return an answer that runs on into further tasks or repeats itself."""
-    first = rng.choices((write_good, write_ignoring_demands, write_wrong), (25, 45, 30))[0](quest, rng)
+    first = rng.choices((write_good, write_ignoring_constraints, write_wrong), (25, 45, 30))[0](quest, rng)
     next_quest = draw_quest(rng)
     continuation = rng.choice(
         (
@@ -93,12 +96,12 @@ def write_partial(quest: Quest, rng: Random) -> PageAnswer:
     alternatives = [quest.right, FAMILIES[quest.family].wrong(quest.args, rng)]
     rng.shuffle(alternatives)
     short = quest.right.rsplit(", ", 1)[0] if ", " in quest.right else " or ".join(alternatives)
-    answer = check_answer(quest, dress(quest, short, quest.demands, rng), 1)
+    answer = check_answer(quest, dress(quest, short, quest.constraints, rng), 1)
     return answer._replace(note="partly")
 
 
 def check_answer(quest: Quest, text: str, content: int, note: str = "") -> PageAnswer:
-    """Return the answer with the share of demands that it meets; a text that happens to be right counts as right."""
+    """Return the answer with the share of met constraints; a text that happens to be right counts as right."""
     met = quest.followed(text)
     if quest.content_right(text):
         content = 2
@@ -111,31 +114,31 @@ Writer = Callable[[Quest, Random], PageAnswer]
 # The shares of the kinds of answers on pages of pairs, and on graded pages.
 PAIR_SHARES: dict[Writer, float] = {
     write_good: 0.12,
-    write_ignoring_demands: 0.48,
+    write_ignoring_constraints: 0.48,
     write_wrong: 0.05,
     write_wrong_type: 0.07,
     write_off_topic: 0.06,
     write_unknowing: 0.04,
-    write_wrong_ignoring_demands: 0.05,
+    write_wrong_ignoring_constraints: 0.05,
     write_rambling: 0.09,
     write_echo: 0.04,
 }
 # The shares of the kinds of answers before a follow-up: users mostly ask on after a sound answer.
 FIRST_ANSWER_SHARES: dict[Writer, float] = {
     write_good: 0.45,
-    write_ignoring_demands: 0.45,
+    write_ignoring_constraints: 0.45,
     write_wrong: 0.1,
 }
 GRADED_SHARES: dict[Writer, float] = {
     write_good: 0.32,
-    write_ignoring_demands: 0.13,
-    write_misreading_demands: 0.09,
+    write_ignoring_constraints: 0.13,
+    write_misreading_constraints: 0.09,
     write_wrong: 0.20,
     write_partial: 0.04,
     write_wrong_type: 0.06,
     write_off_topic: 0.03,
     write_unknowing: 0.02,
-    write_wrong_ignoring_demands: 0.05,
+    write_wrong_ignoring_constraints: 0.05,
     write_rambling: 0.04,
     write_echo: 0.02,
 }

@@ -6,7 +6,7 @@ from isheep.lamb import facts
 from isheep.lamb.phrasings import Part, constraint_phrasings
 
 
-class Constraint(NamedTuple):
+class ConstraintType(NamedTuple):
     """One of IFEval's instruction types, and the values of {v} in its phrasings."""
 
     kind: str
@@ -18,20 +18,20 @@ class Constraint(NamedTuple):
         return constraint_phrasings(self.kind)
 
 
-CONSTRAINTS = {
-    constraint.kind: constraint
-    for constraint in (
-        Constraint("upper", "change_case:english_capital"),
-        Constraint("lower", "change_case:english_lowercase"),
-        Constraint("comma", "punctuation:no_comma"),
-        Constraint("end", "startend:end_checker", tuple(facts.PHRASES)),
-        Constraint("quote", "startend:quotation"),
-        Constraint("include", "keywords:existence", tuple(facts.EXTRAS)),
-        Constraint("forbid", "keywords:forbidden_words", ("the", "is", "of")),
-        Constraint("few", "length_constraints:number_words", ("4", "5")),
-        Constraint("many", "length_constraints:number_words", ("4", "5", "6")),
-        Constraint("repeat", "combination:repeat_prompt"),
-        Constraint("title", "detectable_format:title"),
+CONSTRAINT_TYPES = {
+    constraint_type.kind: constraint_type
+    for constraint_type in (
+        ConstraintType("upper", "change_case:english_capital"),
+        ConstraintType("lower", "change_case:english_lowercase"),
+        ConstraintType("comma", "punctuation:no_comma"),
+        ConstraintType("end", "startend:end_checker", tuple(facts.PHRASES)),
+        ConstraintType("quote", "startend:quotation"),
+        ConstraintType("include", "keywords:existence", tuple(facts.EXTRAS)),
+        ConstraintType("forbid", "keywords:forbidden_words", ("the", "is", "of")),
+        ConstraintType("few", "length_constraints:number_words", ("4", "5")),
+        ConstraintType("many", "length_constraints:number_words", ("4", "5", "6")),
+        ConstraintType("repeat", "combination:repeat_prompt"),
+        ConstraintType("title", "detectable_format:title"),
     )
 }
 

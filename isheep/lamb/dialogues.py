@@ -1,9 +1,9 @@
 """Dialogues of two turns: what a user may ask after an answer, drawn, read back and checked like any task.
 
 A follow-up is a quest of its own with the family of the first turn's quest. "again" asks for the same answer in
-another form, and always has a demand; "other" asks for the answer to other arguments. Its demands are its own: those of
-the first turn don't carry over. `understand_follow_up` needs the first turn's quest, because "And Japan?" says nothing
-about what is asked.
+another form, and always has a constraint; "other" asks for the answer to other arguments. Its constraints are its own:
+those of the first turn don't carry over. `understand_follow_up` needs the first turn's quest, because "And Japan?" says
+nothing about what is asked.
 """
 
 import re
@@ -13,7 +13,7 @@ from random import Random
 
 from isheep.lamb.families import FAMILIES, Args, Family
 from isheep.lamb.phrasings import PARTS, Part, follow_up_phrasings
-from isheep.lamb.world import EVENLY, MAX_CHARACTERS, Quest, draw_demands, fill, part_of, read_demands, slots
+from isheep.lamb.world import EVENLY, MAX_CHARACTERS, Quest, draw_constraints, fill, part_of, read_constraints, slots
 
 AGAIN, OTHER = "again", "other"
 SEPARATOR = " and "
@@ -29,10 +29,10 @@ def draw_follow_up(first: Quest, rng: Random, part: Part = "corpus", often: Mapp
     kind = AGAIN if family.input or rng.random() < 0.5 else OTHER
     args = first.args if kind == AGAIN else _draw_other_args(family, first.args, rng, part)
     request = fill(rng.choice(follow_up_phrasings(kind)[part]), (SEPARATOR.join(args),))
-    demands = draw_demands(rng, family, often)
-    while kind == AGAIN and not demands:
-        demands = draw_demands(rng, family, often)
-    return first._replace(args=args, demands=demands, request=request).with_instruction(rng, part)
+    constraints = draw_constraints(rng, family, often)
+    while kind == AGAIN and not constraints:
+        constraints = draw_constraints(rng, family, often)
+    return first._replace(args=args, constraints=constraints, request=request).with_instruction(rng, part)
 
 
 def _draw_other_args(family: Family, args: Args, rng: Random, part: Part) -> Args:
@@ -49,18 +49,18 @@ def understand_follow_up(first: Quest, text: str) -> Quest | None:
     family = FAMILIES[first.family]
     for kind, phrasing in _kinds_and_phrasings():
         match = re.match(slots(phrasing, r"(?P<{}>[\w ]+?)"), text)
-        demands = read_demands(text[match.end() :]) if match else None
-        if not match or demands is None:
+        constraints = read_constraints(text[match.end() :]) if match else None
+        if not match or constraints is None:
             continue
         if kind == AGAIN:
-            return first._replace(demands=demands, request=match[0], instruction=text)
+            return first._replace(constraints=constraints, request=match[0], instruction=text)
         args = tuple(match["a"].split(SEPARATOR))
         try:
             family.answer(args)
         except (KeyError, ValueError, IndexError, TypeError):
             continue
         if not family.input and len(args) == len(first.args):
-            return Quest(first.family, args, demands, match[0], text, "")
+            return Quest(first.family, args, constraints, match[0], text, "")
     return None
 
 

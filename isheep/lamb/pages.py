@@ -16,13 +16,13 @@ from isheep.lamb.answers import (
     Writer,
     draw_answer,
     write_good,
-    write_ignoring_demands,
-    write_misreading_demands,
+    write_ignoring_constraints,
+    write_misreading_constraints,
     write_partial,
     write_wrong,
-    write_wrong_ignoring_demands,
+    write_wrong_ignoring_constraints,
 )
-from isheep.lamb.constraints import CONSTRAINTS
+from isheep.lamb.constraints import CONSTRAINT_TYPES
 from isheep.lamb.dialogues import draw_follow_up
 from isheep.lamb.families import FAMILIES, Family
 from isheep.lamb.world import OPENERS, Quest, draw_quest, fill, words
@@ -99,10 +99,10 @@ def grade_following(quest: Quest, answer: PageAnswer, rng: Random) -> tuple[int,
     if not answer.direct:
         return draw_score(3, rng), "The response continues the instruction."
     if answer.met == 1:
-        return draw_score(10 if len(quest.demands) == 2 else 9, rng), "The response follows the instruction."
-    checked_demands = zip(quest.demands, quest.followed(answer.text), strict=True)
-    missed = next(demand.kind for demand, is_met in checked_demands if not is_met)
-    return draw_score(5 if answer.met else 3, rng), f"It fails in {CONSTRAINTS[missed].ifeval.split(':')[1]}."
+        return draw_score(10 if len(quest.constraints) == 2 else 9, rng), "The response follows the instruction."
+    checked_constraints = zip(quest.constraints, quest.followed(answer.text), strict=True)
+    missed = next(constraint.kind for constraint, is_met in checked_constraints if not is_met)
+    return draw_score(5 if answer.met else 3, rng), f"It fails in {CONSTRAINT_TYPES[missed].ifeval.split(':')[1]}."
 
 
 def grade_overall(quest: Quest, answer: PageAnswer, rng: Random) -> tuple[int, str]:
@@ -197,7 +197,7 @@ def principles_page(rng: Random) -> Page:
     """Return an answer under written principles, with thoughts before it; most such answers are good."""
     prompts, quest = load_prompts("principles"), draw_quest(rng, often=PAIR_WEIGHTS)
     answer = write_good(quest, rng) if rng.random() < 0.6 else draw_answer(quest, PAIR_SHARES, rng)
-    thoughts = [f"{CONSTRAINTS[demand.kind].ifeval.split(':')[1]}." for demand in quest.demands]
+    thoughts = [f"{CONSTRAINT_TYPES[constraint.kind].ifeval.split(':')[1]}." for constraint in quest.constraints]
     turn = fill_prompt(prompts["turn"], instruction=content(quest), thoughts=" ".join(thoughts) or "useful.")
     return [(prompts["preamble"] + "\n\n", 0.0), (turn, 0.5), (" " + answer.text + "\n" + STOP, 1.0)]
 
@@ -236,7 +236,7 @@ def _imitation_weight(answer: PageAnswer) -> float:
 
 
 def checked_page(rng: Random) -> Page:
-    """Return homework that is marked: answers to a task, each with yes or no for content and, with demands, for form.
+    """Return homework that is marked: answers to a task, each with yes or no for content and for its constraints.
 
     The key, the right short answer, stands at the beginning or at the end.
     """
@@ -245,15 +245,15 @@ def checked_page(rng: Random) -> Page:
     opening, closing = ("", key) if rng.random() >= 0.3 else (key, "")
     page: Page = [("Task: " + text + opening, 0.05)]
     writers: list[Writer] = [
-        write_good, write_good, write_wrong, write_wrong, write_ignoring_demands, write_misreading_demands,
-        write_wrong_ignoring_demands, write_partial,
+        write_good, write_good, write_wrong, write_wrong, write_ignoring_constraints, write_misreading_constraints,
+        write_wrong_ignoring_constraints, write_partial,
     ]  # fmt: skip
     limits = (5, 10) if quest.family in POSITION_FAMILIES else (2, 5)
     for _ in range(rng.randint(*limits)):
         answer = rng.choice(writers)(quest, rng)
         page += [("\nAnswer: ", 0.0), (answer.text, _imitation_weight(answer))]
         page += [("\nRight:", 0.0), (_yes_or_no(answer.note == "right"), SCORE_LOSS_WEIGHT)]
-        if quest.demands:
+        if quest.constraints:
             page += [("\nForm:", 0.0), (_yes_or_no(answer.met == 1), SCORE_LOSS_WEIGHT)]
     return [*page, (closing + "\n" + STOP, 0.5)]
 

@@ -1,6 +1,6 @@
 """Pretrain a lamb, from random weights or from another lamb, on pages of the micro-world.
 
-A lamb is a Llama of 1.3, 2.8 or 4.9 million parameters.
+A lamb is a Llama of 0.4, 0.6, 1.3, 2.8 or 4.9 million parameters.
 
 `isheep lamb pretrain --out DIR` saves its state and resumes from it. Over the last fifth of the tokens the learning
 rate decays linearly. Pages are batched by length, one page per row, so that attention never crosses pages and there is
@@ -19,7 +19,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from isheep.errors import UserError, unknown_name
-from isheep.lamb.grow import check_start, grow
+from isheep.lamb.grow import check_start, copy_weights
 from isheep.lamb.model import DEFAULT_SIZE, SHAPES, VOCABULARY, make_config, make_model, make_tokenizer
 from isheep.lamb.pages import Page, page_text, pages
 from isheep.lamb.pretraining_state import STATE_FILE, export, read_state, resume, save
@@ -35,9 +35,9 @@ class PretrainSettings(NamedTuple):
     """How lamb is pretrained.
 
     `num_tokens` is the total, including those of a state to resume from, `size` a key of SHAPES, and `start_from` the
-    folder of a lamb, not a larger one, from whose weights a new training starts. `batch_size` is the largest number of
-    tokens, with padding, that each of `workers` processes reads in a step. `learning_rate` is that of Muon; AdamW has a
-    quarter of it.
+    folder of a lamb, not wider and with no fewer layers, from whose weights a new training starts. `batch_size` is the
+    largest number of tokens, with padding, that each of `workers` processes reads in a step. `learning_rate` is that of
+    Muon; AdamW has a quarter of it.
     """
 
     num_tokens: int
@@ -106,7 +106,7 @@ def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
 
     Each worker is a process of one thread; on a busy machine they are faster than one process with as many threads.
     Raises UserError if a setting is invalid, if `output_dir` has the state of another size, or a model without a state,
-    or if `settings.start_from` holds no lamb or a larger one.
+    or if the new model can't start from `settings.start_from`.
     """
     from torch.multiprocessing.spawn import spawn
     from transformers import AutoTokenizer
@@ -161,7 +161,7 @@ def train_worker(worker: int, port: int, tokenizer: Any, output_dir: Path, setti
     )
     model = make_model(len(tokenizer), SHAPES[settings.size], settings.seed)
     if settings.start_from and not (output_dir / STATE_FILE).exists():
-        grow(model, AutoModelForCausalLM.from_pretrained(settings.start_from, dtype=torch.float32))
+        copy_weights(model, AutoModelForCausalLM.from_pretrained(settings.start_from, dtype=torch.float32))
     optimizers = make_optimizers(model, settings.learning_rate)
     num_tokens, step = resume(model, optimizers, output_dir)
     batch_stream = batches(tokenizer, settings.seed + 1000 * step + worker, settings.batch_size)

@@ -10,8 +10,8 @@ from isheep.errors import UserError
 from isheep.lamb.answers import (
     PageAnswer,
     write_good,
-    write_ignoring_demands,
-    write_misreading_demands,
+    write_ignoring_constraints,
+    write_misreading_constraints,
     write_off_topic,
     write_rambling,
     write_wrong,
@@ -36,11 +36,11 @@ FAULTS = {
 HARD_FAMILIES = ("sum", "larger", "first", "last", "reverse", "copy")
 """Families in which a judge has to work out the answer."""
 
-HARD_DEMANDS = ("end", "repeat", "include")
-"""Demands for which a judge has to compare words."""
+HARD_CONSTRAINTS = ("end", "repeat", "include")
+"""Constraints for which a judge has to compare words."""
 
 UPPER = "upper"
-"""The demand for capital letters, which a model learns late."""
+"""The kind of constraint that asks for capital letters, which a model learns late."""
 
 QuestPair = tuple[Quest, PageAnswer]
 
@@ -66,7 +66,7 @@ def measure_answers(checkpoint: Path, threads: int) -> dict[str, dict[str, float
     )
     second_turns = answer_second_turns(respondent)
     engine.close()
-    upper_answers = [(quest, answer) for quest, answer in greedy_answers if UPPER in quest.demand_kinds]
+    upper_answers = [(quest, answer) for quest, answer in greedy_answers if UPPER in quest.constraint_kinds]
     return {
         "greedy": {
             **shares(greedy_answers),
@@ -137,7 +137,7 @@ def measure_aurocs(reader: ScoreReader, num_pairs: int) -> dict[str, float]:
         **measure_quality(reader, num_pairs),
         "following, ignored": measure_ignored(reader, num_pairs),
         f"quality, {SAME_TYPE}, {UPPER}": measure_upper(reader, num_pairs // 3),
-        **{f"following, {kind} misread": measure_misread(reader, kind, num_pairs // 3) for kind in HARD_DEMANDS},
+        **{f"following, {kind} misread": measure_misread(reader, kind, num_pairs // 3) for kind in HARD_CONSTRAINTS},
     }
 
 
@@ -168,41 +168,41 @@ def _scores_of(family: str, pairs: Sequence[QuestPair], scores: Sequence[float])
 
 
 def measure_ignored(reader: ScoreReader, num_pairs: int) -> float:
-    """Return the AUROC of following, right answers against those that ignore a demand."""
+    """Return the AUROC of following, right answers against those that ignore a constraint."""
     rng = Random(98)
-    quests = [quest for quest in (draw_quest(rng) for _ in range(num_pairs)) if quest.demands]
+    quests = [quest for quest in (draw_quest(rng) for _ in range(num_pairs)) if quest.constraints]
     right_pairs = [(quest, write_good(quest, rng)) for quest in quests]
-    answers = [(quest, write_ignoring_demands(quest, rng)) for quest in quests]
+    answers = [(quest, write_ignoring_constraints(quest, rng)) for quest in quests]
     return reader.auroc(right_pairs, [pair for pair in answers if pair[1].met < 1], "following")
 
 
 def measure_upper(reader: ScoreReader, num_pairs: int) -> float:
     """Return the AUROC of the quality of answers in capital letters, right ones against wrong ones of the same type."""
     rng = Random(99)
-    quests = draw_demanding(UPPER, num_pairs, rng)
+    quests = draw_constrained(UPPER, num_pairs, rng)
     right_pairs = [(quest, write_good(quest, rng)) for quest in quests]
     wrong_pairs = [(quest, answer) for quest in quests if (answer := write_wrong(quest, rng)).note != "right"]
     return reader.auroc(right_pairs, wrong_pairs, "quality")
 
 
 def measure_misread(reader: ScoreReader, kind: str, num_pairs: int) -> float:
-    """Return the AUROC of following, right answers against those that misread a demand of one kind."""
+    """Return the AUROC of following, right answers against those that misread a constraint of one kind."""
     rng = Random(99)
-    quests = draw_demanding(kind, num_pairs, rng)
+    quests = draw_constrained(kind, num_pairs, rng)
     right_pairs = [(quest, write_good(quest, rng)) for quest in quests]
-    answers = [(quest, write_misreading_demands(quest, rng)) for quest in quests]
+    answers = [(quest, write_misreading_constraints(quest, rng)) for quest in quests]
     misread_pairs = [
         (quest, answer)
         for quest, answer in answers
-        if (kind, False) in zip(quest.demand_kinds, quest.followed(answer.text), strict=True)
+        if (kind, False) in zip(quest.constraint_kinds, quest.followed(answer.text), strict=True)
     ]
     return reader.auroc(right_pairs, misread_pairs, "following")
 
 
-def draw_demanding(kind: str, num_quests: int, rng: Random) -> list[Quest]:
-    """Return quests with a demand of one kind."""
+def draw_constrained(kind: str, num_quests: int, rng: Random) -> list[Quest]:
+    """Return quests with a constraint of one kind."""
     quests = (draw_quest(rng, often={kind: 30}) for _ in count())
-    return list(islice((quest for quest in quests if kind in quest.demand_kinds), num_quests))
+    return list(islice((quest for quest in quests if kind in quest.constraint_kinds), num_quests))
 
 
 def auroc(above: list[float], below: list[float]) -> float:

@@ -89,7 +89,7 @@ def seed_tasks(seed: int = 7) -> Iterator[dict[str, str | bool]]:
 
 
 def is_right(quest: Quest, text: str, stopped: bool) -> bool:
-    """Return whether the content is right, every demand is met, and the answer ended by itself."""
+    """Return whether the content is right, every constraint is met, and the answer ended by itself."""
     return stopped and quest.content_right(text) and all(quest.followed(text))
 
 
@@ -103,12 +103,12 @@ def is_truly_right(pair: Pair) -> bool:
 
 
 def kinds_of(pair: Pair) -> list[str]:
-    """Return the family of a generated pair's task, the kind of each of its demands, and its turn if not the first."""
+    """Return the family of a generated pair's task, the kinds of its constraints, and its turn if not the first."""
     quest = understand_task(pair)
     turns = [f"turn: {len(pair.history) + 1}"] if pair.history else []
     if quest is None:
         return ["family: not understood", *turns]
-    constraints = [f"constraint: {kind}" for kind in dict.fromkeys(quest.demand_kinds)]
+    constraints = [f"constraint: {kind}" for kind in dict.fromkeys(quest.constraint_kinds)]
     return [f"family: {quest.family}", *constraints, *turns]
 
 

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from isheep.lamb import facts
-from isheep.lamb.constraints import CONFLICTS, CONSTRAINTS
+from isheep.lamb.constraints import CONFLICTS, CONSTRAINT_TYPES
 from isheep.lamb.families import FAMILIES, Args, Family
 from isheep.lamb.phrasings import PARTS, Part
 
@@ -29,7 +29,7 @@ EVENLY: Mapping[str, int] = MappingProxyType({})
 """No family or constraint is drawn more often than the others."""
 
 
-class Demand(NamedTuple):
+class Constraint(NamedTuple):
     """A constraint on one quest, with its value."""
 
     kind: str
@@ -37,21 +37,21 @@ class Demand(NamedTuple):
 
 
 class Quest(NamedTuple):
-    """A task that the world understands. `request` is the family's sentence, `instruction` that with the demands."""
+    """A task that the world understands. `request` is the family's sentence; `instruction` also has the constraints."""
 
     family: str
     args: Args
-    demands: tuple[Demand, ...]
+    constraints: tuple[Constraint, ...]
     request: str
     instruction: str
     input: str
 
     def with_instruction(self, rng: Random, part: Part) -> "Quest":
-        """Return the quest with its instruction: the request, and a sentence for each demand in a part's phrasings."""
+        """Return the quest with its instruction: the request, and a sentence of a part for each constraint."""
         sentences = [self.request]
-        for demand in self.demands:
-            constraint = CONSTRAINTS[demand.kind]
-            sentences.append(rng.choice(constraint.phrasings[part]).replace("{v}", demand.value))
+        for constraint in self.constraints:
+            constraint_type = CONSTRAINT_TYPES[constraint.kind]
+            sentences.append(rng.choice(constraint_type.phrasings[part]).replace("{v}", constraint.value))
         return self._replace(instruction=" ".join(sentences))
 
     @property
@@ -60,17 +60,17 @@ class Quest(NamedTuple):
         return FAMILIES[self.family].answer(self.args)
 
     @property
-    def demand_kinds(self) -> list[str]:
-        """Return the kind of each demand."""
-        return [demand.kind for demand in self.demands]
+    def constraint_kinds(self) -> list[str]:
+        """Return the kind of each constraint."""
+        return [constraint.kind for constraint in self.constraints]
 
     def content_right(self, text: str) -> bool:
         """Return whether an answer states the right content."""
         return content_right(self, text)
 
     def followed(self, text: str) -> list[bool]:
-        """Return for each demand whether an answer meets it."""
-        return [follows(demand, self, text) for demand in self.demands]
+        """Return for each constraint whether an answer meets it."""
+        return [follows(constraint, self, text) for constraint in self.constraints]
 
 
 def part_of(args: Args) -> Part:
@@ -89,20 +89,20 @@ def draw_quest(rng: Random, part: Part = "corpus", often: Mapping[str, int] = EV
     while family.open and part_of(args) != part:
         args = family.draw(rng)
     request = fill(rng.choice(family.phrasings[part]), args)
-    demands = draw_demands(rng, family, often)
-    return Quest(family.name, args, demands, request, request, fill(family.input, args)).with_instruction(rng, part)
+    constraints = draw_constraints(rng, family, often)
+    return Quest(family.name, args, constraints, request, request, fill(family.input, args)).with_instruction(rng, part)
 
 
-def draw_demands(rng: Random, family: Family, often: Mapping[str, int] = EVENLY) -> tuple[Demand, ...]:
+def draw_constraints(rng: Random, family: Family, often: Mapping[str, int] = EVENLY) -> tuple[Constraint, ...]:
     """Return no, one or two constraints that go together, and with the family."""
-    num_demands = rng.choices((0, 1, 2), (30, 50, 20))[0]
+    num_constraints = rng.choices((0, 1, 2), (30, 50, 20))[0]
     while True:
-        kinds = rng.sample(weighted(CONSTRAINTS, often), num_demands)
+        kinds = rng.sample(weighted(CONSTRAINT_TYPES, often), num_constraints)
         # A number has no upper or lower case, and the sentence of "write" has a fixed length and fixed words.
         wordless = family.name in ("sum", "larger") and {"upper", "lower"} & set(kinds)
         fixed = family.name == "write" and {"few", "forbid"} & set(kinds)
-        if len(set(kinds)) == num_demands and not wordless and not fixed and frozenset(kinds) not in CONFLICTS:
-            return tuple(Demand(kind, rng.choice(CONSTRAINTS[kind].values)) for kind in kinds)
+        if len(set(kinds)) == num_constraints and not wordless and not fixed and frozenset(kinds) not in CONFLICTS:
+            return tuple(Constraint(kind, rng.choice(CONSTRAINT_TYPES[kind].values)) for kind in kinds)
 
 
 def weighted(names: Iterable[str], often: Mapping[str, int]) -> list[str]:
@@ -133,12 +133,12 @@ def _patterns() -> list[tuple[str, re.Pattern[str]]]:
 
 
 @cache
-def _demand_patterns() -> list[tuple[str, re.Pattern[str]]]:
+def _constraint_patterns() -> list[tuple[str, re.Pattern[str]]]:
     return [
-        (constraint.kind, re.compile(" " + slots(phrasing, r"(?P<{}>[\w ]+?)")))
-        for constraint in CONSTRAINTS.values()
+        (constraint_type.kind, re.compile(" " + slots(phrasing, r"(?P<{}>[\w ]+?)")))
+        for constraint_type in CONSTRAINT_TYPES.values()
         for part in PARTS
-        for phrasing in constraint.phrasings[part]
+        for phrasing in constraint_type.phrasings[part]
     ]
 
 
@@ -156,10 +156,10 @@ def understand(instruction: str, input: str = "") -> Quest | None:
         match = pattern.match(instruction)
         if not match:
             continue
-        demands = read_demands(instruction[match.end() :])
+        constraints = read_constraints(instruction[match.end() :])
         family = FAMILIES[name]
         args = tuple(match.groupdict().values()) or ((input,) if family.input else ())
-        if demands is None or bool(family.input) != bool(input):
+        if constraints is None or bool(family.input) != bool(input):
             continue
         try:
             family.answer(args)
@@ -167,39 +167,39 @@ def understand(instruction: str, input: str = "") -> Quest | None:
             continue
         if family.input and not re.fullmatch(r"\w+(, \w+)+", input):
             continue
-        return Quest(name, args, demands, match[0], instruction, input)
+        return Quest(name, args, constraints, match[0], instruction, input)
     return None
 
 
-def read_demands(text: str) -> tuple[Demand, ...] | None:
-    """Return the demands that the sentences after a request state, or None if one of them can't be read."""
-    demands: list[Demand] = []
+def read_constraints(text: str) -> tuple[Constraint, ...] | None:
+    """Return the constraints that the sentences after a request state, or None if one of them can't be read."""
+    constraints: list[Constraint] = []
     while text:
-        for kind, pattern in _demand_patterns():
+        for kind, pattern in _constraint_patterns():
             match = pattern.match(text)
             if match and match[0]:
                 value = match.groupdict().get("v", "")
                 if kind in ("few", "many") and not (value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS):
                     return None
-                demands.append(Demand(kind, value))
+                constraints.append(Constraint(kind, value))
                 text = text[match.end() :]
                 break
         else:
             return None
-    return tuple(demands)
+    return tuple(constraints)
 
 
 # --- answers
 
 
 def right_answer(quest: Quest, rng: Random) -> str:
-    """Return a right answer that meets every demand, in one of the styles of the world."""
-    return dress(quest, quest.right, quest.demands, rng)
+    """Return a right answer that meets every constraint, in one of the styles of the world."""
+    return dress(quest, quest.right, quest.constraints, rng)
 
 
-def dress(quest: Quest, short: str, demands: tuple[Demand, ...], rng: Random) -> str:
-    """Return the short answer as a text under `demands`, which may be fewer than the quest's."""
-    value = {demand.kind: demand.value for demand in demands}
+def dress(quest: Quest, short: str, constraints: tuple[Constraint, ...], rng: Random) -> str:
+    """Return the short answer as a text under `constraints`, which may be fewer than the quest's."""
+    value = {constraint.kind: constraint.value for constraint in constraints}
     style = rng.choices(("short", "long", "opener"), (45, 40, 15))[0]
     if {"few", "forbid"} & set(value):
         style = "short"
@@ -251,7 +251,7 @@ def titles(text: str) -> list[str]:
 def content_right(quest: Quest, text: str) -> bool:
     """Return whether the answer states the right content and no wrong content of the same type."""
     body = text
-    if "repeat" in quest.demand_kinds:
+    if "repeat" in quest.constraint_kinds:
         body = re.sub("^" + re.escape(quest.request), "", text.strip(), flags=re.IGNORECASE)
     answer_words, family = words(body), FAMILIES[quest.family]
     if len(answer_words) > MAX_WORDS:
@@ -269,8 +269,8 @@ def content_right(quest: Quest, text: str) -> bool:
 
 def _extras(quest: Quest) -> set[str]:
     """Return the words that a constraint asks for and that are no part of the content."""
-    demands = [demand for demand in quest.demands if demand.kind in ("include", "end")]
-    return {word for demand in demands for word in words(demand.value)}
+    constraints = [constraint for constraint in quest.constraints if constraint.kind in ("include", "end")]
+    return {word for constraint in constraints for word in words(constraint.value)}
 
 
 def _contains(sequence: list[str], part: list[str]) -> bool:
@@ -289,8 +289,8 @@ def _wrong_words(quest: Quest) -> set[str]:
     else:
         pool = _values(quest.family)
         own = {word for arg in quest.args for word in words(arg)}
-    demanded = {demand.value.lower() for demand in quest.demands}
-    return pool - set(words(quest.right)) - own - _extras(quest) - demanded
+    constraint_values = {constraint.value.lower() for constraint in quest.constraints}
+    return pool - set(words(quest.right)) - own - _extras(quest) - constraint_values
 
 
 @cache
@@ -301,13 +301,13 @@ def _values(family: str) -> set[str]:
     return {word for answer in answers for word in words(answer)}
 
 
-def follows(demand: Demand, quest: Quest, text: str) -> bool:
-    """Return whether a text meets a demand, by IFEval's checks without language detection.
+def follows(constraint: Constraint, quest: Quest, text: str) -> bool:
+    """Return whether a text meets a constraint, by IFEval's checks without language detection.
 
     Language detection is random on answers of one word.
     """
-    value, stripped = demand.value, text.strip()
-    match demand.kind:
+    value, stripped = constraint.value, text.strip()
+    match constraint.kind:
         case "upper":
             return text.isupper()
         case "lower":
@@ -330,4 +330,4 @@ def follows(demand: Demand, quest: Quest, text: str) -> bool:
             return stripped.lower().startswith(quest.request.strip().lower())
         case "title":
             return any(title.strip("<>").strip() for title in titles(text))
-    raise ValueError(demand.kind)
+    raise ValueError(constraint.kind)

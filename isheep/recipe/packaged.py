@@ -5,7 +5,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 
-LAMB_SIZES = ("1.3m",)
+LAMB_SIZES = ("0.4m", "0.6m")
+"""The sizes of lambs beside `lamb` itself, which has 1.3 million parameters."""
 PACKAGED_MODELS = {
     "lamb": PACKAGE / "lamb" / "base",
     **{f"lamb-{size}": PACKAGE / "lamb" / "sizes" / size for size in LAMB_SIZES},

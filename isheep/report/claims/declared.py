@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict
 
 from isheep.errors import UserError, unknown_name
 from isheep.files.yaml_files import read_yaml
@@ -15,9 +15,8 @@ CLAIMS_FILE = Path(__file__).with_name("claims.yaml")
 class Claim(BaseModel):
     """A claim, where the paper makes it and with what figures, and the contrasts that test it.
 
-    `contrasts` are texts BEFORE:AFTER, each side SETTING@ITERATION. `expect` is what the claim says of AFTER. A claim
-    without contrasts is `untested`, for the reason given. `margin` is the smallest difference that counts, in the
-    unit of the measure; None: that of the laboratory.
+    `contrasts` are texts BEFORE:AFTER, each side SETTING@ITERATION. `expect` is what the claim says of AFTER.
+    `margin` is the smallest difference that counts, in the unit of the measure; None: that of the laboratory.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,16 +26,9 @@ class Claim(BaseModel):
     source: str
     paper: str
     measure: str
-    contrasts: tuple[str, ...] = ()
+    contrasts: tuple[str, ...]
     expect: Literal["better", "same"] = "better"
     margin: float | None = None
-    untested: str = ""
-
-    @model_validator(mode="after")
-    def _check_test(self) -> Self:
-        if bool(self.contrasts) == bool(self.untested):
-            raise ValueError("a claim has contrasts, or a reason why it is untested")
-        return self
 
     @property
     def settings(self) -> list[str]:

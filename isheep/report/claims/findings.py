@@ -21,9 +21,9 @@ from isheep.rundir.atomic import write_text
 INTRODUCTION = """\
 # Findings: the paper's claims, tested again
 
-Made by `isheep reproduce` from run folders alone. The base model is `{model}`, which comes with the package and has
-1.3 million parameters, so a finding is about the method on this model and not about large ones. {runs} runs: {settings}
-settings with the random seeds {seeds}; isheep {version}.
+Made by `isheep reproduce` from run folders alone. Base models: {models}. They come with the package and have a few
+million parameters at most, so a finding is about the method on such models and not about large ones. {runs} runs:
+{settings} settings with the random seeds {seeds}; isheep {version}.
 
 Each contrast is a difference over random seeds: for each seed both models answer the same items, and the test is
 Student's paired t over the seeds' differences. p is corrected for all {num_tests} tests of this page together (Holm).
@@ -66,9 +66,9 @@ def make_findings(laboratory: Laboratory, sweep_dir: Path) -> Findings:
 
 
 def _introduction(laboratory: Laboratory, sweep: SeedSweep, claim_results: ClaimResults) -> str:
-    opened = next((run.opened for run in sweep.runs if run.opened), None)
+    models = dict.fromkeys(run.opened[0].model for run in sweep.runs if run.opened)
     return INTRODUCTION.format(
-        model=opened[0].model if opened else "lamb",
+        models=", ".join(f"`{model}`" for model in models),
         runs=len(sweep.runs),
         settings=len(sweep.settings),
         seeds=", ".join(map(str, sweep.seeds)),
@@ -98,8 +98,6 @@ def _claim_lines(result: ClaimResult, alpha: float) -> Iterator[str]:
     yield f"{claim.claim} ({claim.source}.) **{verdict.capitalize()}.**"
     if claim.margin is not None:
         yield f"Margin: {claim.margin:g}, in the unit of the {claim.measure}."
-    if claim.untested:
-        yield f"Not tested: {claim.untested}."
     if tests:
         yield ""
         yield markdown_line(CONTRAST_COLUMNS)
