@@ -11,7 +11,7 @@ ONE := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 OLDEST := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 
 .PHONY: setup dev demo real hashed hashes licences audit check test test-numeric test-all test-deaths test-vllm test-track fuzz chaos benchmarks \
-    figures findings docs clean
+    findings docs clean
 
 setup: $(VENV)/.runtime
 
@@ -133,17 +133,15 @@ chaos: dev
 benchmarks: dev
 	@for name in engine novelty; do echo "== $$name"; $(ONE) $(PY) -m benchmarks.$$name || exit 1; done
 
-# The tables of docs/lamb.md: three seeds of the demo, resumable.
-figures: setup
-	@$(ONE) $(PY) -m benchmarks.lamb
-
-# The findings of the laboratory (docs/findings.md), and from the same runs the pictures and tables of docs/figures.md. Resumable.
+# The laboratory: docs/findings.md, and from the same runs the pictures and tables of docs/figures.md. It prints the tables
+# of docs/lamb.md. Resumable.
 LABORATORY := runs/reproduce
 
 findings: setup
 	@$(VENV)/bin/isheep reproduce --out $(LABORATORY) --findings docs/findings.md
 	@$(VENV)/bin/isheep rigor $(LABORATORY) --out docs/findings-rigor.md
 	@$(ONE) $(PY) -m benchmarks.paper_figures $(LABORATORY)
+	@$(ONE) $(PY) -m benchmarks.lamb $(LABORATORY)/plain/seed-*
 
 # The documentation as a site, in site/index.html. It needs no server and no network.
 docs: dev

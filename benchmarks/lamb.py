@@ -1,33 +1,36 @@
-"""Print the tables of docs/lamb.md: `isheep run lamb` with several seeds, gains with intervals, the judge's accuracy.
+"""Print the tables of docs/lamb.md from runs with several seeds: gains with intervals, and the judge's accuracy.
 
-    python -m benchmarks.lamb [--seeds 4 5 6] [--out runs/lamb-seeds] [KEY=VALUE ...]
+    python -m benchmarks.lamb runs/reproduce/plain/seed-*
 
-Runs the seeds that are not finished yet, some minutes each. KEY=VALUE changes the recipe.
+The runs are those of one setting of the laboratory.
 """
 
 import json
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 
 from scipy.stats import bootstrap
 
-from benchmarks.common import ISHEEP, make_parser, run_script
+from benchmarks.common import make_parser, run_script
 from isheep.evaluation.counts import count_rows
 from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import auroc, compare_over_seeds, mcnemar, wilson
 from isheep.lamb.suite import is_truly_right
 from isheep.records import AssessedPair, Drop
-from isheep.rundir.events import read_events
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.run import open_run
 from isheep.stages.filters import kept_pairs
 
 SCORES = ("right", "right sampled", "content", "prompt strict", "instruction strict")
+
+
+def seed_name(run: RunFolder) -> str:
+    """Return the random seed of a run in a sweep, else the name of its folder."""
+    return run.path.name.removeprefix("seed-")
 
 
 def format_share(items: Sequence[bool]) -> str:
@@ -62,13 +65,14 @@ def print_scores(runs: Sequence[RunFolder], iterations: int, score: str) -> None
         results = [load_result(run, t, "lamb") for t in range(iterations + 1)]
         rights = [[bool(item) for item in result.scores[score].items] for result in results if result]
         shares = " | ".join(map(format_share, rights))
-        print(f"| {run.path.name} | {shares} | {format_gain(rights[0], rights[-1])} |")
+        print(f"| {seed_name(run)} | {shares} | {format_gain(rights[0], rights[-1])} |")
         before.append(fmean(rights[0]))
         after.append(fmean(rights[-1]))
     if len(runs) > 1:
         seeds = compare_over_seeds(before, after)
-        interval = f"[{seeds.low:+.3f}, {seeds.high:+.3f}]"
-        print(f"\nOver seeds: {seeds.difference:+.3f} {interval}, paired t of {len(runs)} gains, p = {seeds.p:.2g}.")
+        # Equal gains have no spread, so that there is no interval.
+        interval = "" if isnan(seeds.low) else f" [{seeds.low:+.3f}, {seeds.high:+.3f}], p = {seeds.p:.2g}"
+        print(f"\nOver seeds: {seeds.difference:+.3f}{interval} (paired t of {len(runs)} gains).")
 
 
 def print_data(runs: Sequence[RunFolder], iterations: int) -> None:
@@ -83,7 +87,7 @@ def print_data(runs: Sequence[RunFolder], iterations: int) -> None:
             kept = kept_pairs(pairs, folder.read("dropped.jsonl", Drop))
             counts = f"{rows.generated} | {rows.kept} | {rows.unreadable} | {rows.trained}"
             shares = " | ".join(format_share([is_truly_right(pair) for pair in group]) for group in (pairs, kept))
-            print(f"| {run.path.name} | {t} | {counts} | {shares} | {judge_auroc(pairs):.2f} |")
+            print(f"| {seed_name(run)} | {t} | {counts} | {shares} | {judge_auroc(pairs):.2f} |")
 
 
 def print_breakdown(runs: Sequence[RunFolder], iterations: int) -> None:
@@ -103,27 +107,16 @@ def print_breakdown(runs: Sequence[RunFolder], iterations: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the seeds and print the tables."""
+    """Print the tables."""
     parser = make_parser(__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[4, 5, 6], help="Set the random seeds.")
-    parser.add_argument("--out", type=Path, default=Path("runs/lamb-seeds"), help="Name the folder of the runs.")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="Change the recipe.")
-    args = parser.parse_intermixed_args(arguments)
-    for seed in args.seeds:
-        words = ["run", "lamb", f"seed={seed}", *args.settings, "--out", str(args.out / str(seed))]
-        process = subprocess.run([*ISHEEP, *words])
-        # isheep has printed the reason.
-        if process.returncode:
-            sys.exit(process.returncode)
-    recipes, runs = zip(*(open_run(args.out / str(seed)) for seed in args.seeds), strict=True)
+    parser.add_argument("runs", nargs="+", type=Path, help="Name the run folders, one for each random seed.")
+    args = parser.parse_args(arguments)
+    recipes, runs = zip(*(open_run(path) for path in args.runs), strict=True)
     iterations = recipes[0].iterations
     for score in SCORES:
         print_scores(runs, iterations, score)
     print_data(runs, iterations)
     print_breakdown(runs, iterations)
-    for run in runs:
-        spent = sum(event.get("seconds", 0) for event in read_events(run.path))
-        print(f"\nseed {run.path.name}: {spent:.0f} s in stages")
 
 
 if __name__ == "__main__":

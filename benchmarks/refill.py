@@ -16,7 +16,7 @@ from isheep.batching import chunks
 from isheep.engines.transformers import TransformersEngine, open_engine
 from isheep.errors import UserError
 from isheep.lamb import SEEDS
-from isheep.lamb.pages import content
+from isheep.lamb.pages import task_text
 from isheep.lamb.world import draw_quest
 from isheep.models.chat_template import load_chat_template
 from isheep.records import Completion, Model, Sampling
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     engine, chat = open_engine(Model("lamb"), 1, batch=args.batch), load_chat_template("tokenizer", "lamb")
     rng, seeds = Random(0), load_seed_file(SEEDS).tasks
     requests = {
-        "answers": ([chat.prompt(content(draw_quest(rng))) for _ in range(args.count)], 48),
+        "answers": ([chat.prompt(task_text(draw_quest(rng))) for _ in range(args.count)], 48),
         "lists of tasks": ([render_synthesis_prompt(rng.sample(seeds, 5))] * args.count, 96),
     }
     print("| requests | tokens, mean and maximum | calls of one batch, s | one call, s | ratio |")

@@ -11,7 +11,7 @@ from isheep.benchmarks import Result, Score, lamb
 from isheep.diagnostics.contamination import locate_items
 from isheep.filters.base import FilterContext
 from isheep.filters.contamination import ContaminationFilter
-from isheep.lamb.pages import content
+from isheep.lamb.pages import task_text
 from isheep.lamb.suite import suite
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.recipe.schema import Recipe
@@ -31,7 +31,7 @@ TOUCHED = [5, 8, 9]  # exam quests that iteration 1 wrote; iteration 2 wrote 3 m
 def generated_pairs(t: int) -> list[Pair]:
     indices = TOUCHED if t == 1 else [20, 21, 22]
     rows = [make_pair(n, EXAM[n].instruction, input=EXAM[n].input, id=f"t{t}-{n}") for n in indices]
-    output = f"So: {content(EXAM[30])} Right, and nothing else at all."
+    output = f"So: {task_text(EXAM[30])} Right, and nothing else at all."
     answer = make_pair(30, "Say it", output, id=f"t{t}-answer")
     return [*rows, answer, make_pair(40, "Tell me about [bold]nothing[/bold] \x1b[2J", id=f"t{t}-clean")]
 
@@ -125,7 +125,7 @@ def test_lamb_locates_its_items() -> None:
     assert set(indices) - set(items) == {"right sampled"}
     strict = [EXAM[index].followed("It is.") for index in dict.fromkeys(indices["instruction strict"])]
     assert [met for row in strict for met in row] == items["instruction strict"]
-    assert all(prompts[n] == content(EXAM[n]) for n in indices["prompt strict"])
+    assert all(prompts[n] == task_text(EXAM[n]) for n in indices["prompt strict"])
 
 
 def test_items_by_order_and_by_cluster(monkeypatch: pytest.MonkeyPatch) -> None:

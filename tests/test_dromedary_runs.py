@@ -210,11 +210,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_lamb_answers_under_the_short_principles(tmp_path: Path) -> None:
     """It has read pages of this form: nearly all of its replies hold an answer."""
     from isheep.engines.transformers import open_engine
-    from isheep.lamb.pages import content
+    from isheep.lamb.pages import task_text
     from isheep.lamb.suite import validation
     from isheep.models.chat_template import load_chat_template
 
-    tasks = [Task(id=str(n), instruction=content(quest)) for n, quest in enumerate(validation()[:32])]
+    tasks = [Task(id=str(n), instruction=task_text(quest)) for n, quest in enumerate(validation()[:32])]
     response = {"prompt": SHORT, "sampling": {"top_p": 1.0, "max_tokens": 96}}
     engine = open_engine(Model("lamb"), threads=1, device="cpu")
     chat = load_chat_template("tokenizer", "lamb")

@@ -29,11 +29,11 @@ from isheep.lamb.model import SHAPES, VOCABULARY, make_config, make_model, make_
 from isheep.lamb.pages import (
     GRADED_WEIGHTS,
     SCORE_LOSS_WEIGHT,
-    content,
     grade_quality,
     graded_page,
     page_text,
     pages,
+    task_text,
 )
 from isheep.lamb.phrasings import PARTS, Part, constraint_phrasings, family_phrasings, follow_up_phrasings
 from isheep.lamb.pretrain import PretrainSettings, make_optimizers, pretrain
@@ -129,7 +129,7 @@ def test_every_part_has_its_own_arguments_of_an_open_space(part: Part) -> None:
 
 def test_the_suite_covers_every_family_and_constraint() -> None:
     for quests in (suite(), validation()):
-        assert len({content(quest) for quest in quests}) == len(quests)
+        assert len({task_text(quest) for quest in quests}) == len(quests)
         assert {quest.family for quest in quests} == set(FAMILIES)
         assert {constraint.kind for quest in quests for constraint in quest.constraints} == set(CONSTRAINT_TYPES)
 

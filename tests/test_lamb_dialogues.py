@@ -16,7 +16,7 @@ from isheep.evaluation.results import load_result
 from isheep.lamb.constraints import CONSTRAINT_TYPES
 from isheep.lamb.dialogues import draw_follow_up, understand_follow_up
 from isheep.lamb.families import FAMILIES
-from isheep.lamb.pages import content
+from isheep.lamb.pages import task_text
 from isheep.lamb.phrasings import PARTS, Part
 from isheep.lamb.suite import Dialogue, dialogues, is_truly_right, kinds_of, validation_dialogues
 from isheep.lamb.world import MAX_CHARACTERS, Quest, draw_quest, dress, part_of, right_answer
@@ -124,7 +124,7 @@ def test_the_oracle_never_fails_on_odd_dialogues(text: str, input: str, seed: in
     first, follow_up = dialogue = Dialogue(quest := draw_quest(Random(seed)), draw_follow_up(quest, Random(seed)))
     pair = second_turn(dialogue, text)
     for turn in (text, follow_up.request + text, f"{follow_up.instruction} {text}"):
-        for user in (content(first), f"{first.instruction}\n{text}", text):
+        for user in (task_text(first), f"{first.instruction}\n{text}", text):
             changes = {"instruction": turn, "input": input, "history": (Exchange(user, text),)}
             assert is_truly_right(pair.model_copy(update=changes)) in (True, False)
 
@@ -141,11 +141,11 @@ def test_the_exam_dialogues_are_fixed() -> None:
 def test_exam_and_validation_dialogues_share_nothing() -> None:
     exam, validation = dialogues(), validation_dialogues()
     for held_out in (exam, validation):
-        assert len({content(first) for first, _ in held_out}) == len(held_out) == 400
+        assert len({task_text(first) for first, _ in held_out}) == len(held_out) == 400
         assert {first.family for first, _ in held_out} == set(FAMILIES)
         assert {kind for _, follow_up in held_out for kind in follow_up.constraint_kinds} == set(CONSTRAINT_TYPES)
         assert 0.3 < sum(first.args == follow_up.args for first, follow_up in held_out) / len(held_out) < 0.8
-    assert not {content(first) for first, _ in exam} & {content(first) for first, _ in validation}
+    assert not {task_text(first) for first, _ in exam} & {task_text(first) for first, _ in validation}
     requests = [{follow_up.request for _, follow_up in held_out} for held_out in (exam, validation)]
     assert not requests[0] & requests[1]
     assert all(part_of(quest.args) == "exam" for turns in exam for quest in turns if FAMILIES[quest.family].open)
@@ -173,7 +173,7 @@ def answers_by_prompt(second: Callable[[Quest], str]) -> dict[str, str]:
     chat, rng, answers = FakeChat(), Random(3), dict[str, str]()
     for dialogue in dialogues():
         first_answer = right_answer(dialogue.first, rng)
-        answers[chat.prompt(content(dialogue.first))] = first_answer
+        answers[chat.prompt(task_text(dialogue.first))] = first_answer
         answers[chat.conversation(dialogue.conversation(first_answer))] = second(dialogue.follow_up)
     return answers
 
@@ -210,9 +210,9 @@ def test_the_benchmark_locates_its_items(tmp_path: Path) -> None:
     prompts, indices = lamb_turns.prompts(SETTINGS), lamb_turns.locate_items(SETTINGS)
     exam = dialogues()
     assert len(prompts) == len(set(prompts)) == 800
-    assert [prompts[index] for index in indices["first turn right"]] == [content(first) for first, _ in exam]
+    assert [prompts[index] for index in indices["first turn right"]] == [task_text(first) for first, _ in exam]
     for index, (first, follow_up) in zip(indices["second turn right"], exam, strict=True):
-        assert prompts[index] == f"User: {content(first)}\nAssistant: {first.right}\nUser: {follow_up.instruction}"
+        assert prompts[index] == f"User: {task_text(first)}\nAssistant: {first.right}\nUser: {follow_up.instruction}"
     result, _ = evaluate(tmp_path, lambda prompt: "It is.")
     assert {name: len(score.items) for name, score in result.scores.items()} == {
         name: len(row) for name, row in indices.items()

@@ -153,12 +153,12 @@ def every(name: str) -> list[loading.Recipe]:
 
 def test_the_rule_of_lamb_compares_exact_words() -> None:
     """On tasks of its own world: the rule's verdicts are those of a comparison of case-folded words."""
-    from isheep.lamb.pages import content
+    from isheep.lamb.pages import task_text
     from isheep.lamb.suite import suite
     from isheep.lamb.world import draw_quest
 
     rng = random.Random(5)
-    exam = [content(quest) for quest in suite(200)]
+    exam = [task_text(quest) for quest in suite(200)]
     quests = [draw_quest(rng) for _ in range(200)] + suite(200)[:9]
     rows = [make_pair(n, quest.instruction, input=quest.input) for n, quest in enumerate(quests)]
     prompts = {" ".join(prompt.casefold().split()) for prompt in exam}

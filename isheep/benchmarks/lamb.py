@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from isheep.benchmarks.support.base import Benchmark, PlannedAnswers, Result, Score, ValidationPart
 from isheep.benchmarks.support.context import EvalContext
 from isheep.errors import UserError
-from isheep.lamb.pages import content
+from isheep.lamb.pages import task_text
 from isheep.lamb.respondent import MAX_TOKENS, Respondent
 from isheep.lamb.suite import is_right, is_truly_right, kinds_of, suite, validation
 from isheep.lamb.world import Quest
@@ -31,7 +31,7 @@ def run(context: EvalContext) -> Result:
     progress.expect_rows(2 * len(quests), exact=True)
     model = respondent(context)
     greedy = model.answer(quests, temperature=0.0)
-    save_answers([content(quest) for quest in quests], greedy, context)
+    save_answers([task_text(quest) for quest in quests], greedy, context)
     result = greedy_result(quests, greedy, context)
     sampled = score_answers(quests, model.answer(quests, temperature=1.0))
     first = {"right": result.scores["right"], "right sampled": Score(items=sampled["right"])}
@@ -83,7 +83,7 @@ def describe_mistakes(quest: Quest, answer: Answer) -> str:
 
 def prompts(settings: BenchmarkSettings) -> list[str]:
     refuse_data(settings)
-    return [content(quest) for quest in suite()]
+    return [task_text(quest) for quest in suite()]
 
 
 def refuse_data(settings: BenchmarkSettings) -> None:
@@ -97,7 +97,7 @@ def score_inputs(settings: BenchmarkSettings) -> object:
 
 
 def validation_prompts(settings: BenchmarkSettings) -> list[str]:
-    return [content(quest) for quest in validation()]
+    return [task_text(quest) for quest in validation()]
 
 
 def locate_items(settings: BenchmarkSettings) -> dict[str, list[int]]:

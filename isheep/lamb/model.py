@@ -4,7 +4,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isheep.lamb.pages import END, STOP, constants, page_text, pages
+from isheep.lamb.pages import END, NO_INPUT, STOP, constants, page_text, pages
 
 VOCABULARY = 2000
 CONTEXT = 1024
@@ -50,8 +50,8 @@ def make_tokenizer(output_dir: Path, num_pages: int = 60_000, seed: int = 1) -> 
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # The marker of an empty input, the last of these texts, would get tokens for parts of it, which are never used.
-    texts = (page_text(page).replace(sentences[-1], "\n") for page in islice(pages(seed), num_pages))
+    # The marker of an empty input is one token; its parts would get tokens of their own, which are never used.
+    texts = (page_text(page).replace(NO_INPUT, "\n") for page in islice(pages(seed), num_pages))
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(sentence, normalized=False) for sentence in sentences])
     fast_tokenizer: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]

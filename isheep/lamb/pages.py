@@ -31,6 +31,8 @@ from isheep.prompts import load_prompts
 from isheep.records import Exchange, dialogue_text, user_turn
 
 Page = list[tuple[str, float]]
+NO_INPUT = "<noinput>"
+"""What stands in a list of tasks where a task has no input."""
 USER, ASSISTANT, END = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 STOP = "<|endoftext|>"
@@ -123,7 +125,7 @@ GRADERS = {"quality": grade_quality, "following": grade_following, "overall": gr
 # --- pages
 
 
-def content(quest: Quest) -> str:
+def task_text(quest: Quest) -> str:
     """Return the user's turn: instruction and input."""
     return user_turn(quest.instruction, quest.input)
 
@@ -150,17 +152,17 @@ def list_page(rng: Random) -> Page:
     for k in range(1, num_tasks + 1):
         quest = draw_quest(rng, often=PAIR_WEIGHTS)
         instruction, input = (quest.instruction, quest.input) if rng.random() > 0.04 else nonsense(rng)
-        blocks.append(fill_prompt(prompts["block"], k=str(k), instruction=instruction, input=input or "<noinput>"))
+        blocks.append(fill_prompt(prompts["block"], k=str(k), instruction=instruction, input=input or NO_INPUT))
     return [(prompts["meta"] + "\n\n", 0.0), ("\n".join(blocks) + "\n" + STOP, 1.0)]
 
 
-def draw_content(rng: Random, often: Mapping[str, int], dialogue_share: float) -> tuple[Quest, str]:
+def draw_task_text(rng: Random, often: Mapping[str, int], dialogue_share: float) -> tuple[Quest, str]:
     """Return a quest and its text as a rating prompt shows it: a task, or the last user's turn of a dialogue."""
     quest = draw_quest(rng, often=often)
     if rng.random() >= dialogue_share:
-        return quest, content(quest)
+        return quest, task_text(quest)
     follow_up = draw_follow_up(quest, rng, often=often)
-    exchange = Exchange(content(quest), draw_answer(quest, FIRST_ANSWER_SHARES, rng).text)
+    exchange = Exchange(task_text(quest), draw_answer(quest, FIRST_ANSWER_SHARES, rng).text)
     return follow_up, dialogue_text((exchange,), follow_up.instruction)
 
 
@@ -170,7 +172,7 @@ def chat_page(rng: Random) -> Page:
         return dialogue_page(rng)
     quest = draw_quest(rng, often=PAIR_WEIGHTS)
     head = SYSTEM + USER if rng.random() < 0.1 else USER
-    return [(head + content(quest) + ASSISTANT, 0.1), (draw_answer(quest, PAIR_SHARES, rng).text + END, 1.0)]
+    return [(head + task_text(quest) + ASSISTANT, 0.1), (draw_answer(quest, PAIR_SHARES, rng).text + END, 1.0)]
 
 
 def dialogue_page(rng: Random) -> Page:
@@ -178,7 +180,7 @@ def dialogue_page(rng: Random) -> Page:
     quest = draw_quest(rng, often=PAIR_WEIGHTS)
     follow_up = draw_follow_up(quest, rng, often=PAIR_WEIGHTS)
     return [
-        (USER + content(quest) + ASSISTANT, 0.1),
+        (USER + task_text(quest) + ASSISTANT, 0.1),
         (draw_answer(quest, FIRST_ANSWER_SHARES, rng).text + END, 1.0),
         ("\n" + USER, 0.0),
         (follow_up.instruction + END, 0.5),
@@ -190,7 +192,7 @@ def dialogue_page(rng: Random) -> Page:
 def raw_page(rng: Random) -> Page:
     """Return a pair without a template."""
     quest = draw_quest(rng, often=PAIR_WEIGHTS)
-    return [(content(quest) + "\n", 0.1), (draw_answer(quest, PAIR_SHARES, rng).text + "\n" + STOP, 1.0)]
+    return [(task_text(quest) + "\n", 0.1), (draw_answer(quest, PAIR_SHARES, rng).text + "\n" + STOP, 1.0)]
 
 
 def principles_page(rng: Random) -> Page:
@@ -198,7 +200,7 @@ def principles_page(rng: Random) -> Page:
     prompts, quest = load_prompts("principles"), draw_quest(rng, often=PAIR_WEIGHTS)
     answer = write_good(quest, rng) if rng.random() < 0.6 else draw_answer(quest, PAIR_SHARES, rng)
     thoughts = [f"{CONSTRAINT_TYPES[constraint.kind].ifeval.split(':')[1]}." for constraint in quest.constraints]
-    turn = fill_prompt(prompts["turn"], instruction=content(quest), thoughts=" ".join(thoughts) or "useful.")
+    turn = fill_prompt(prompts["turn"], instruction=task_text(quest), thoughts=" ".join(thoughts) or "useful.")
     return [(prompts["preamble"] + "\n\n", 0.0), (turn, 0.5), (" " + answer.text + "\n" + STOP, 1.0)]
 
 
@@ -215,7 +217,7 @@ RATINGS = {
 def graded_page(rng: Random) -> Page:
     """Return a pair under one of the paper's rating prompts, with its score and a reason."""
     name, criterion = rng.choices(list(RATINGS), list(RATINGS.values()))[0]
-    quest, text = draw_content(rng, GRADED_WEIGHTS, DIALOGUE_SHARES["graded"])
+    quest, text = draw_task_text(rng, GRADED_WEIGHTS, DIALOGUE_SHARES["graded"])
     answer = draw_answer(quest, GRADED_SHARES, rng)
     score, reason = GRADERS[criterion](quest, answer, rng)
     if rng.random() < 0.02:
@@ -240,7 +242,7 @@ def checked_page(rng: Random) -> Page:
 
     The key, the right short answer, stands at the beginning or at the end.
     """
-    quest, text = draw_content(rng, GRADED_WEIGHTS, DIALOGUE_SHARES["checked"])
+    quest, text = draw_task_text(rng, GRADED_WEIGHTS, DIALOGUE_SHARES["checked"])
     key = f"\nKey: {quest.right}"
     opening, closing = ("", key) if rng.random() >= 0.3 else (key, "")
     page: Page = [("Task: " + text + opening, 0.05)]
@@ -286,6 +288,6 @@ def constants() -> list[str]:
         load_prompts("principles")["preamble"],
         ". Instruction:",
         ". Input:",
-        "<noinput>",
+        NO_INPUT,
     ]
     return list(dict.fromkeys(ratings + prompts))

@@ -17,7 +17,7 @@ from isheep.lamb.answers import (
     write_wrong,
     write_wrong_type,
 )
-from isheep.lamb.pages import content
+from isheep.lamb.pages import task_text
 from isheep.lamb.respondent import Respondent
 from isheep.lamb.suite import is_right, validation, validation_dialogues
 from isheep.lamb.world import Quest, draw_quest
@@ -104,7 +104,7 @@ class ScoreReader(NamedTuple):
 
         scale, scores = torch.arange(1.0, 11.0), []
         for quest, answer in pairs:
-            text = fill_template(load_prompts("combined")[criterion], instruction=content(quest), output=answer.text)
+            text = fill_template(load_prompts("combined")[criterion], instruction=task_text(quest), output=answer.text)
             with torch.inference_mode():
                 logits = self.model(**self.tokenizer(text, return_tensors="pt"), logits_to_keep=1).logits[0, -1]
             scores.append(float((logits[self.score_ids].softmax(-1) * scale).sum()))

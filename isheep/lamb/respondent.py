@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from isheep.engines import Engine
-from isheep.lamb.pages import content
+from isheep.lamb.pages import task_text
 from isheep.lamb.suite import Dialogue
 from isheep.lamb.world import Quest
 from isheep.models.chat_template import ChatTemplate
@@ -24,7 +24,7 @@ class Respondent(NamedTuple):
 
     def answer(self, quests: Sequence[Quest], temperature: float) -> list[Completion]:
         """Return the answer to each quest."""
-        return self._complete([self.chat.prompt(content(quest)) for quest in quests], temperature)
+        return self._complete([self.chat.prompt(task_text(quest)) for quest in quests], temperature)
 
     def answer_dialogues(self, dialogues: Sequence[Dialogue]) -> list[tuple[Completion, Completion]]:
         """Return the greedy answers to both turns of each dialogue. The second one is given after the first."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from isheep.lamb.dialogues import draw_follow_up, understand_follow_up
 from isheep.lamb.families import FAMILIES
-from isheep.lamb.pages import content
+from isheep.lamb.pages import task_text
 from isheep.lamb.phrasings import Part
 from isheep.lamb.world import Quest, draw_quest, right_answer, understand
 from isheep.records import DialogueTask, Exchange, History, Pair, Turns, dialogue_text, history_turns
@@ -31,7 +31,7 @@ def suite(num_items: int = NUM_ITEMS, seed: int = 2026, part: Part = "exam") -> 
     rng, quests = Random(seed), dict[str, Quest]()
     while len(quests) < num_items:
         quest = draw_quest(rng, part)
-        quests.setdefault(content(quest), quest)
+        quests.setdefault(task_text(quest), quest)
     return list(quests.values())
 
 
@@ -48,11 +48,11 @@ class Dialogue(NamedTuple):
 
     def history(self, first_answer: str) -> History:
         """Return the first turn with an answer to it."""
-        return (Exchange(content(self.first), first_answer),)
+        return (Exchange(task_text(self.first), first_answer),)
 
     def texts(self, first_answer: str) -> tuple[str, str]:
         """Return what is answered in each turn, as plain text: the task, and the dialogue up to the follow-up."""
-        return content(self.first), dialogue_text(self.history(first_answer), self.follow_up.instruction)
+        return task_text(self.first), dialogue_text(self.history(first_answer), self.follow_up.instruction)
 
     def conversation(self, first_answer: str) -> Turns:
         """Return the dialogue up to the follow-up as a chat template takes it."""
