@@ -35,7 +35,9 @@ def pretrain(
         ),
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate of the matrices.")] = 0.02,
-    workers: Annotated[int, typer.Option(min=1, help="Number of processes, with one thread each.")] = 2,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Number of processes, with one thread each; on GPUs give their number.")
+    ] = 2,
 ) -> None:
     """Pretrain a lamb on pages of its micro-world."""
     from isheep.errors import UserError

@@ -104,7 +104,8 @@ def _pad(rows: list[tuple[list[int], list[float]]]) -> tuple[Any, Any]:
 def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
     """Train up to `settings.num_tokens` tokens in total, from the state in `output_dir` if there is one.
 
-    Each worker is a process of one thread; on a busy machine they are faster than one process with as many threads.
+    Each worker is a process of one thread, with a GPU of its own if there are enough. On a busy machine such processes
+    are faster than one process with as many threads.
     Raises UserError if a setting is invalid, if `output_dir` has the state of another size, or a model without a state,
     or if the new model can't start from `settings.start_from`.
     """
@@ -156,12 +157,17 @@ def train_worker(worker: int, port: int, tokenizer: Any, output_dir: Path, setti
     # inherit that, so the default is restored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
+    device = worker_device(worker, settings.workers)
     distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=worker, world_size=settings.workers
+        "gloo" if device == "cpu" else "nccl",
+        init_method=f"tcp://127.0.0.1:{port}",
+        rank=worker,
+        world_size=settings.workers,
     )
     model = make_model(len(tokenizer), SHAPES[settings.size], settings.seed)
     if settings.start_from and not (output_dir / STATE_FILE).exists():
         copy_weights(model, AutoModelForCausalLM.from_pretrained(settings.start_from, dtype=torch.float32))
+    model.to(device)
     optimizers = make_optimizers(model, settings.learning_rate)
     num_tokens, step = resume(model, optimizers, output_dir)
     batch_stream = batches(tokenizer, settings.seed + 1000 * step + worker, settings.batch_size)
@@ -179,6 +185,13 @@ def train_worker(worker: int, port: int, tokenizer: Any, output_dir: Path, setti
             saved_at = time.monotonic()
     if worker == 0:
         export(model, output_dir)
+
+
+def worker_device(worker: int, num_workers: int) -> str:
+    """Return the device of a worker: a GPU of its own if every worker can have one, else the CPU."""
+    import torch
+
+    return f"cuda:{worker}" if torch.cuda.device_count() >= num_workers else "cpu"
 
 
 class SpeedLog:
@@ -230,6 +243,7 @@ def weighted_loss(model: Any, ids: Any, weights: Any) -> Any:
     """Return the mean next-token loss over the tokens with a weight; only those pass the output layer."""
     from torch.nn.functional import cross_entropy
 
+    ids, weights = ids.to(model.device), weights.to(model.device)
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     target, weight = ids[:, 1:].reshape(-1), weights[:, 1:].reshape(-1)
     mask = weight > 0

@@ -28,7 +28,7 @@ def read_state(output_dir: Path) -> dict[str, Any] | None:
     import torch
 
     path = output_dir / STATE_FILE
-    return {"size": DEFAULT_SIZE, **torch.load(path, weights_only=True)} if path.exists() else None
+    return {"size": DEFAULT_SIZE, **torch.load(path, map_location="cpu", weights_only=True)} if path.exists() else None
 
 
 def save(model: Any, optimizers: list[Any], num_tokens: int, step: int, size: str, output_dir: Path) -> None:
