@@ -181,7 +181,7 @@ def test_a_misread_constraint_is_seen_by_the_grade() -> None:
 
 
 def test_the_corpus_is_that_of_the_packaged_checkpoint() -> None:
-    """The hash was computed with the code by which the packaged lamb was pretrained."""
+    """The hash was computed with the code by whose pages the packaged lamb was last trained."""
     first_pages = json.dumps(list(islice(pages(1), 1000))).encode()
     assert hashlib.sha256(first_pages).hexdigest() == "66bf051a1b04fc7c4de5c46ce23aaceabbe7e01eecbc3f5886f16f7ba14e3d5d"
 
