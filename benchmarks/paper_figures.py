@@ -22,53 +22,41 @@ from isheep.report.table_formats import PaperTable, to_markdown
 from isheep.report.tables import quadrant_table, score_table
 
 PAGE = Path(__file__).parents[1] / "docs" / "figures.md"
+ONE_RUN = "plain/seed-42"
+"""The run of the figures and of the table that show one run."""
 # The module of each picture, and the settings of the laboratory whose runs it shows.
 FIGURES = {
     "thresholds": ("threshold-5", "threshold-6", "threshold-7", "plain", "threshold-9"),
     "data_sizes": ("tasks-150", "plain", "tasks-600"),
     "passing_shares": ("plain",),
-    "projection": ("plain",),
-    "rating_plane": ("plain",),
+    "projection": (ONE_RUN,),
+    "rating_plane": (ONE_RUN,),
 }
 LAMB_SCORES = ("right", "content", "prompt strict", "instruction strict")
 SIZES = ("five-iterations-0.4m", "five-iterations-0.6m", "five-iterations")
 
 
 class TableSource(NamedTuple):
-    """What a table is made from: settings, what their scores are compared with, and the scores (none: all)."""
+    """What a table is made from: settings of the laboratory, and what their scores are compared with."""
 
     title: str
     settings: tuple[str, ...]
-    against: str
-    scores: tuple[str, ...]
+    against: str = "base"
 
 
 TABLES = {
-    "table-1": TableSource("Iterations on base models of three sizes, as in Table 1", SIZES, "base", LAMB_SCORES),
+    "table-1": TableSource("Iterations on base models of three sizes, as in Table 1", SIZES),
     "table-2": TableSource(
-        "Iterative settings, as in Table 2",
-        ("direct-2", "direct-3", "one-last", "total-base", "plain"),
-        "base",
-        LAMB_SCORES,
+        "Iterative settings, as in Table 2", ("direct-2", "direct-3", "one-last", "total-base", "plain")
     ),
     "table-3": TableSource(
-        "Filters and rating prompts, as in Table 3",
-        ("density", "perplexity", "prompt-simple", "plain", "prompt-icl"),
-        "base",
-        LAMB_SCORES,
+        "Filters and rating prompts, as in Table 3", ("density", "perplexity", "prompt-simple", "plain", "prompt-icl")
     ),
     "table-4": TableSource(
-        "Levels of self-assessment, as in Table 4",
-        ("unassessed", "quality", "following", "prompt-simple"),
-        "base",
-        LAMB_SCORES,
+        "Levels of self-assessment, as in Table 4", ("unassessed", "quality", "following", "prompt-simple")
     ),
-    "table-5": TableSource(
-        "Iterations against the first one, as in Table 5", ("five-iterations-0.6m",), "iteration-1", LAMB_SCORES
-    ),
+    "table-5": TableSource("Iterations against the first one, as in Table 5", ("five-iterations-0.6m",), "iteration-1"),
 }
-QUADRANTS = "plain"
-"""The setting whose first run gives Table 6."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -100,10 +88,10 @@ def paper_tables(folder: Path) -> Iterator[PaperTable]:
     """Yield Tables 1 to 6 in the paper's shape."""
     for name, source in TABLES.items():
         settings = group_settings(read_runs(folder, source.settings))
-        yield replace(score_table(settings, source.against, source.scores, source.title), name=name)
-    plane = quadrant_table(read_runs(folder, [QUADRANTS])[0])
+        yield replace(score_table(settings, source.against, LAMB_SCORES, source.title), name=name)
+    plane = quadrant_table(read_runs(folder, [ONE_RUN])[0])
     if plane is None:
-        raise SystemExit(f"{folder}: {QUADRANTS} has no ratings by two criteria, so there is no Table 6")
+        raise SystemExit(f"{folder}: {ONE_RUN} has no ratings by two criteria, so there is no Table 6")
     yield replace(plane, name="table-6")
 
 
