@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from isheep.models.chat_template import ChatTemplate
+from isheep.models.chat_template import ChatTemplate, load_chat_template
 from isheep.recipe.machine import Machine
 from isheep.recipe.schema import Training
 from isheep.records import Model
@@ -35,3 +35,8 @@ def train_peft(
     """Train with the peft trainer, seed 1, on a training file beside `output_dir`; by default on one thread."""
     training_file = save_rows(output_dir.with_name(f"{output_dir.name}.json"), rows)
     peft.train(model, training_file, chat_template, training, 1, output_dir, machine or Machine(threads=1))
+
+
+def chat_of(checkpoint: Path) -> ChatTemplate:
+    """Return the chat template of a checkpoint's tokenizer."""
+    return load_chat_template("tokenizer", str(checkpoint))
