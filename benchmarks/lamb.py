@@ -15,6 +15,8 @@ from statistics import fmean
 from scipy.stats import bootstrap
 
 from benchmarks.common import make_parser, run_script
+from isheep.benchmarks import Result
+from isheep.errors import UserError
 from isheep.evaluation.counts import count_rows
 from isheep.evaluation.results import load_result
 from isheep.evaluation.statistics import auroc, compare_over_seeds, mcnemar, wilson
@@ -55,6 +57,14 @@ def judge_auroc(pairs: Iterable[AssessedPair]) -> float:
     return auroc([score for score, _ in rows], [right for _, right in rows]).value
 
 
+def read_result(run: RunFolder, iteration: int) -> Result:
+    """Return lamb's result of a model. Raises UserError if there is none."""
+    result = load_result(run, iteration, "lamb")
+    if result is None:
+        raise UserError(f"{run.path} has no scores of iteration {iteration}: finish the run first")
+    return result
+
+
 def print_scores(runs: Sequence[RunFolder], iterations: int, score: str) -> None:
     """Print a score of every model and the gain of the last over the base by seed, and the test over seeds."""
     models = " | ".join(["base", *(f"iteration {t}" for t in range(1, iterations + 1))])
@@ -62,8 +72,7 @@ def print_scores(runs: Sequence[RunFolder], iterations: int, score: str) -> None
     print("|---" * (iterations + 3) + "|")
     before, after = [], []
     for run in runs:
-        results = [load_result(run, t, "lamb") for t in range(iterations + 1)]
-        rights = [[bool(item) for item in result.scores[score].items] for result in results if result]
+        rights = [[bool(item) for item in read_result(run, t).scores[score].items] for t in range(iterations + 1)]
         shares = " | ".join(map(format_share, rights))
         print(f"| {seed_name(run)} | {shares} | {format_gain(rights[0], rights[-1])} |")
         before.append(fmean(rights[0]))
@@ -113,6 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     recipes, runs = zip(*(open_run(path) for path in args.runs), strict=True)
     iterations = recipes[0].iterations
+    if any(recipe.iterations != iterations for recipe in recipes):
+        raise UserError("the runs have different numbers of iterations: give those of one setting")
     for score in SCORES:
         print_scores(runs, iterations, score)
     print_data(runs, iterations)

@@ -39,8 +39,8 @@ def generated_pairs(t: int) -> list[Pair]:
 def result(right: Sequence[int]) -> dict[str, Any]:
     """lamb's result of a model that gets these quests right, all constraints of theirs included."""
     is_right = [n in right for n in range(len(EXAM))]
-    constraints = [n in right for n, quest in enumerate(EXAM) for _ in quest.constraints]
-    items = {"right": is_right, "instruction strict": constraints, "odd": [True, False]}
+    is_met = [n in right for n, quest in enumerate(EXAM) for _ in quest.constraints]
+    items = {"right": is_right, "instruction strict": is_met, "odd": [True, False]}
     return {"scores": {name: {"items": values} for name, values in items.items()}}
 
 
@@ -78,8 +78,8 @@ def test_counts_and_scores_of_both_parts(run: Path) -> None:
     assert cells(counts, "2") == ["5", "3", "3", "3", "3"]
     assert cells(scores, "right", "1") == ["997", "0", "0.201", "[0,1]", "3", "33.3", "66.7", "[21,94]"]
     assert cells(scores, "right", "2") == ["997", "0.1", "0", "[0,0]", "3", "0", "100", "[44,100]"]
-    constraints = sum(len(EXAM[n].constraints) for n in TOUCHED)
-    assert cells(scores, "instruction", "strict", "1")[4:5] == [str(constraints)]
+    num_constraints = sum(len(EXAM[n].constraints) for n in TOUCHED)
+    assert cells(scores, "instruction", "strict", "1")[4:5] == [str(num_constraints)]
     assert "not split because the prompts of their items are not known: odd" in done.out
     assert max(map(len, done.out.splitlines())) <= 80
 

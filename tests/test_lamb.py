@@ -21,10 +21,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from isheep.errors import UserError
 from isheep.lamb import CHECKPOINT, SEEDS, probe
 from isheep.lamb.answers import GRADED_SHARES, check_answer, draw_answer, write_misreading_constraints
-from isheep.lamb.constraints import CONSTRAINT_TYPES
+from isheep.lamb.constraints import CONSTRAINT_KINDS
 from isheep.lamb.dialogues import AGAIN, OTHER
 from isheep.lamb.families import FAMILIES
-from isheep.lamb.grow import copy_weights, spread_layers
 from isheep.lamb.model import SHAPES, VOCABULARY, make_config, make_model, make_tokenizer
 from isheep.lamb.pages import (
     GRADED_WEIGHTS,
@@ -38,6 +37,7 @@ from isheep.lamb.pages import (
 from isheep.lamb.phrasings import PARTS, Part, constraint_phrasings, family_phrasings, follow_up_phrasings
 from isheep.lamb.pretrain import PretrainSettings, make_optimizers, pretrain
 from isheep.lamb.pretraining_state import STATE_FILE, export_state, read_state, save
+from isheep.lamb.start import copy_weights, spread_layers
 from isheep.lamb.suite import is_truly_right, seed_tasks, suite, validation, validation_dialogues
 from isheep.lamb.world import Quest, draw_quest, dress, part_of, right_answer, understand
 from isheep.models.chat_template import load_chat_template
@@ -96,7 +96,7 @@ def test_the_parts_share_nothing() -> None:
     corpus = "\n".join(map(page_text, islice(pages(3), 6_000)))
     exam, validated = ({quest.instruction for quest in quests} for quests in (suite(), validation()))
     assert not exam & validated and not [instruction for instruction in exam | validated if instruction in corpus]
-    by_kind = [*map(family_phrasings, FAMILIES), *map(constraint_phrasings, CONSTRAINT_TYPES)]
+    by_kind = [*map(family_phrasings, FAMILIES), *map(constraint_phrasings, CONSTRAINT_KINDS)]
     by_kind += map(follow_up_phrasings, (AGAIN, OTHER))
     for by_part in by_kind:
         phrasings = [phrasing for part in PARTS for phrasing in by_part[part]]
@@ -131,7 +131,7 @@ def test_the_suite_covers_every_family_and_constraint() -> None:
     for quests in (suite(), validation()):
         assert len({task_text(quest) for quest in quests}) == len(quests)
         assert {quest.family for quest in quests} == set(FAMILIES)
-        assert {constraint.kind for quest in quests for constraint in quest.constraints} == set(CONSTRAINT_TYPES)
+        assert {constraint.kind for quest in quests for constraint in quest.constraints} == set(CONSTRAINT_KINDS)
 
 
 def test_the_committed_seed_tasks_are_the_generated_ones() -> None:
@@ -168,7 +168,7 @@ def test_families_and_constraints_can_be_drawn_more_often() -> None:
     quests = [draw_quest(rng, often=often) for _ in range(2000)]
     assert 0.4 < sum(quest.family == "sum" for quest in quests) / len(quests) < 0.6
     kinds = [constraint.kind for quest in quests for constraint in quest.constraints]
-    assert kinds.count("include") > 4 * max(kinds.count(kind) for kind in CONSTRAINT_TYPES if kind != "include")
+    assert kinds.count("include") > 4 * max(kinds.count(kind) for kind in CONSTRAINT_KINDS if kind != "include")
 
 
 def test_a_misread_constraint_is_seen_by_the_grade() -> None:
@@ -181,7 +181,7 @@ def test_a_misread_constraint_is_seen_by_the_grade() -> None:
 
 
 def test_the_corpus_is_that_of_the_packaged_checkpoint() -> None:
-    """The hash was computed with the code by whose pages the packaged lamb was last trained."""
+    """The hash is that of the pages that the packaged lamb read last."""
     first_pages = json.dumps(list(islice(pages(1), 1000))).encode()
     assert hashlib.sha256(first_pages).hexdigest() == "66bf051a1b04fc7c4de5c46ce23aaceabbe7e01eecbc3f5886f16f7ba14e3d5d"
 
@@ -209,7 +209,7 @@ def test_the_world_checks_as_ifeval_does() -> None:
                 "many": {"num_words": num_words, "relation": "at least"},
                 "repeat": {"prompt_to_repeat": quest.request},
             }.get(constraint.kind, {})
-            checker = registry.INSTRUCTION_DICT[CONSTRAINT_TYPES[constraint.kind].ifeval]("x")
+            checker = registry.INSTRUCTION_DICT[CONSTRAINT_KINDS[constraint.kind].ifeval]("x")
             checker.build_description(**kwargs)
             assert bool(checker.check_following(text)) == met, (quest, text, constraint)
 
@@ -230,7 +230,7 @@ def test_the_probe_measures_answers_and_second_turns(monkeypatch: pytest.MonkeyP
 
 def test_the_probe_measures_ratings_of_capital_letters_and_of_misread_constraints() -> None:
     for kind in (probe.UPPER, *probe.HARD_CONSTRAINTS):
-        assert all(kind in quest.constraint_kinds for quest in probe.draw_constrained(kind, 20, Random(1)))
+        assert all(kind in quest.constraint_kinds for quest in probe.draw_quests_with(kind, 20, Random(1)))
     reader = probe.load_score_reader(CHECKPOINT)
     assert 0 <= probe.measure_upper(reader, 8) <= 1
     assert all(0 <= probe.measure_misread(reader, kind, 8) <= 1 for kind in probe.HARD_CONSTRAINTS)
@@ -288,9 +288,9 @@ def test_a_lamb_with_fewer_layers_begins_with_the_first_and_the_last_of_another(
     deep = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32)
     shallow = make_model(len(AutoTokenizer.from_pretrained(CHECKPOINT)), SHAPES["0.6m"], seed=3)
     copy_weights(shallow, deep)
-    for layer, copied in zip(shallow.model.layers, (deep.model.layers[0], deep.model.layers[5]), strict=True):
-        for tensor, copied_tensor in zip(layer.parameters(), copied.parameters(), strict=True):
-            assert torch.equal(tensor, copied_tensor)
+    for layer, source_layer in zip(shallow.model.layers, (deep.model.layers[0], deep.model.layers[5]), strict=True):
+        for tensor, source_tensor in zip(layer.parameters(), source_layer.parameters(), strict=True):
+            assert torch.equal(tensor, source_tensor)
     assert torch.equal(shallow.lm_head.weight, deep.lm_head.weight)
     assert spread_layers(6, 3) == [0, 2, 5] and spread_layers(6, 6) == [0, 1, 2, 3, 4, 5]
 

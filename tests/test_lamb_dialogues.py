@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from isheep.benchmarks import EvalContext, Result, lamb_turns
 from isheep.engines.function import SeededFunctionEngine
 from isheep.evaluation.results import load_result
-from isheep.lamb.constraints import CONSTRAINT_TYPES
+from isheep.lamb.constraints import CONSTRAINT_KINDS
 from isheep.lamb.dialogues import draw_follow_up, understand_follow_up
 from isheep.lamb.families import FAMILIES
 from isheep.lamb.pages import task_text
@@ -73,10 +73,10 @@ def test_texts_that_are_no_follow_up(text: str) -> None:
 
 def test_a_long_text_is_no_follow_up() -> None:
     first, follow_up = next(dialogue for dialogue in draw_dialogues(100) if dialogue.follow_up.constraints)
-    constraint = follow_up.instruction.removeprefix(follow_up.request)
-    num_constraints = MAX_CHARACTERS // len(constraint) + 1
-    assert understand_follow_up(first, follow_up.instruction + constraint)
-    assert understand_follow_up(first, follow_up.request + constraint * num_constraints) is None
+    sentences = follow_up.instruction.removeprefix(follow_up.request)
+    num_copies = MAX_CHARACTERS // len(sentences) + 1
+    assert understand_follow_up(first, follow_up.instruction + sentences)
+    assert understand_follow_up(first, follow_up.request + sentences * num_copies) is None
 
 
 # --- the truth of second turns
@@ -143,7 +143,7 @@ def test_exam_and_validation_dialogues_share_nothing() -> None:
     for held_out in (exam, validation):
         assert len({task_text(first) for first, _ in held_out}) == len(held_out) == 400
         assert {first.family for first, _ in held_out} == set(FAMILIES)
-        assert {kind for _, follow_up in held_out for kind in follow_up.constraint_kinds} == set(CONSTRAINT_TYPES)
+        assert {kind for _, follow_up in held_out for kind in follow_up.constraint_kinds} == set(CONSTRAINT_KINDS)
         assert 0.3 < sum(first.args == follow_up.args for first, follow_up in held_out) / len(held_out) < 0.8
     assert not {task_text(first) for first, _ in exam} & {task_text(first) for first, _ in validation}
     requests = [{follow_up.request for _, follow_up in held_out} for held_out in (exam, validation)]

@@ -75,9 +75,9 @@ def why_wrong(folder: RunFolder, answers: Sequence[Answer]) -> list[str]:
 def describe_mistakes(quest: Quest, answer: Answer) -> str:
     text = answer.output.strip()
     checks = zip(quest.constraints, quest.followed(text), strict=True)
-    missed = [f"{constraint.kind} {constraint.value}".rstrip() for constraint, is_met in checks if not is_met]
+    unmet_constraints = [constraint for constraint, is_met in checks if not is_met]
     mistakes = [] if quest.content_right(text) else [f"expected content: {quest.right}"]
-    mistakes += [f"not met: {constraint}" for constraint in missed]
+    mistakes += [f"not met: {constraint.kind} {constraint.value}".rstrip() for constraint in unmet_constraints]
     return "; ".join([*mistakes, *(["it did not end by itself"] if answer.finish != "stop" else [])])
 
 

@@ -1,4 +1,4 @@
-"""isheep lamb: pretrain or probe lamb, the packaged base model."""
+"""isheep lamb: pretrain or probe a lamb, a base model of the kind that isheep includes."""
 
 import math
 import tempfile
@@ -9,7 +9,7 @@ import typer
 
 from isheep.cli.output import print_line
 
-lamb = typer.Typer(no_args_is_help=True, help="Pretrain or probe lamb, the packaged base model.")
+lamb = typer.Typer(no_args_is_help=True, help="Pretrain or probe a lamb, a tiny base model.")
 
 
 @lamb.command()
@@ -30,13 +30,14 @@ def pretrain(
     start_from: Annotated[
         str | None,
         typer.Option(
-            help="Lamb to start from, not wider and with no fewer layers: lamb, or a folder (default: random weights).",
+            help="Lamb to start from, not wider and with no fewer layers: lamb or another packaged one, or a folder"
+            " (default: random weights).",
             show_default=False,
         ),
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate of the matrices.")] = 0.02,
     workers: Annotated[
-        int, typer.Option(min=1, help="Number of processes, with one thread each; on GPUs give their number.")
+        int, typer.Option(min=1, help="Number of processes, with one thread each, or one GPU each.")
     ] = 2,
 ) -> None:
     """Pretrain a lamb on pages of its micro-world."""
@@ -53,7 +54,10 @@ def pretrain(
 @lamb.command()
 def probe(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="DIR", help="Checkpoint, the --out of a pretraining, or lamb for the packaged one.")
+        str,
+        typer.Argument(
+            metavar="DIR", help="Checkpoint, the --out of a pretraining, or a packaged lamb, such as lamb-0.6m."
+        ),
     ] = "lamb",
 ) -> None:
     """Measure what a lamb checkpoint can do before alignment.

@@ -10,7 +10,7 @@ from isheep.cli.output import print_line
 
 # --quick tests these claims, which need three settings, with few tasks, so that it ends in minutes.
 QUICK_CLAIMS = ("iterating", "base", "random-keep", "kept-share", "content")
-QUICK_OVERRIDES = ("synthesis.tasks=120", "synthesis.budget=360")
+QUICK_OVERRIDES = ("synthesis.tasks=150", "synthesis.budget=450")
 QUICK_SEEDS, FULL_SEEDS = "2", "6"
 
 
@@ -31,7 +31,7 @@ def reproduce(
         int | None, typer.Option(min=1, help="Number of random seeds at a time (default: one for each core).")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A small part: five claims, two random seeds, and 120 tasks instead of 300.")
+        bool, typer.Option("--quick", help="A small part: five claims, two random seeds, and 150 tasks instead of 300.")
     ] = False,
     findings: Annotated[
         Path | None, typer.Option(help="Write the findings to this file, too, such as docs/findings.md.")

@@ -1,6 +1,6 @@
 """Whether what a benchmark's score of form gained is also right in content.
 
-A score of form, such as IFEval's accuracies, says that an answer has the demanded shape. It can rise while contents get
+A score of form, such as IFEval's accuracies, says that an answer has the required form. It can rise while contents get
 worse. Where a benchmark has a score of content for the same prompts (`Benchmark.form_and_content`), each run says how
 many of the prompts that newly meet the form have the right content.
 """

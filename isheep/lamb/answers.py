@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import NamedTuple
 
-from isheep.lamb.constraints import CONSTRAINT_TYPES
+from isheep.lamb.constraints import CONSTRAINT_KINDS
 from isheep.lamb.families import FAMILIES
 from isheep.lamb.world import Constraint, Quest, draw_quest, dress, right_answer
 
@@ -37,9 +37,9 @@ def write_ignoring_constraints(quest: Quest, rng: Random) -> PageAnswer:
 
 
 def write_misreading_constraints(quest: Quest, rng: Random) -> PageAnswer:
-    """Return the right content with misread constraints: another word, phrase or number, or another request."""
+    """Return the right content with misread constraints: other words, phrases, numbers, or repeated requests."""
     constraints = tuple(
-        constraint._replace(value=rng.choice(CONSTRAINT_TYPES[constraint.kind].values))
+        constraint._replace(value=rng.choice(CONSTRAINT_KINDS[constraint.kind].values))
         for constraint in quest.constraints
     )
     misread = quest._replace(request=draw_quest(rng).request) if rng.random() < 0.7 else quest

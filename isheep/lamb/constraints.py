@@ -6,32 +6,32 @@ from isheep.lamb import facts
 from isheep.lamb.phrasings import Part, constraint_phrasings
 
 
-class ConstraintType(NamedTuple):
+class ConstraintKind(NamedTuple):
     """One of IFEval's instruction types, and the values of {v} in its phrasings."""
 
-    kind: str
+    name: str
     ifeval: str
     values: tuple[str, ...] = ("",)
 
     @property
     def phrasings(self) -> dict[Part, list[str]]:
-        return constraint_phrasings(self.kind)
+        return constraint_phrasings(self.name)
 
 
-CONSTRAINT_TYPES = {
-    constraint_type.kind: constraint_type
-    for constraint_type in (
-        ConstraintType("upper", "change_case:english_capital"),
-        ConstraintType("lower", "change_case:english_lowercase"),
-        ConstraintType("comma", "punctuation:no_comma"),
-        ConstraintType("end", "startend:end_checker", tuple(facts.PHRASES)),
-        ConstraintType("quote", "startend:quotation"),
-        ConstraintType("include", "keywords:existence", tuple(facts.EXTRAS)),
-        ConstraintType("forbid", "keywords:forbidden_words", ("the", "is", "of")),
-        ConstraintType("few", "length_constraints:number_words", ("4", "5")),
-        ConstraintType("many", "length_constraints:number_words", ("4", "5", "6")),
-        ConstraintType("repeat", "combination:repeat_prompt"),
-        ConstraintType("title", "detectable_format:title"),
+CONSTRAINT_KINDS = {
+    constraint_kind.name: constraint_kind
+    for constraint_kind in (
+        ConstraintKind("upper", "change_case:english_capital"),
+        ConstraintKind("lower", "change_case:english_lowercase"),
+        ConstraintKind("comma", "punctuation:no_comma"),
+        ConstraintKind("end", "startend:end_checker", tuple(facts.PHRASES)),
+        ConstraintKind("quote", "startend:quotation"),
+        ConstraintKind("include", "keywords:existence", tuple(facts.EXTRAS)),
+        ConstraintKind("forbid", "keywords:forbidden_words", ("the", "is", "of")),
+        ConstraintKind("few", "length_constraints:number_words", ("4", "5")),
+        ConstraintKind("many", "length_constraints:number_words", ("4", "5", "6")),
+        ConstraintKind("repeat", "combination:repeat_prompt"),
+        ConstraintKind("title", "detectable_format:title"),
     )
 }
 

@@ -22,7 +22,7 @@ from isheep.lamb.answers import (
     write_wrong,
     write_wrong_ignoring_constraints,
 )
-from isheep.lamb.constraints import CONSTRAINT_TYPES
+from isheep.lamb.constraints import CONSTRAINT_KINDS
 from isheep.lamb.dialogues import draw_follow_up
 from isheep.lamb.families import FAMILIES, Family
 from isheep.lamb.world import OPENERS, Quest, draw_quest, fill, words
@@ -103,8 +103,8 @@ def grade_following(quest: Quest, answer: PageAnswer, rng: Random) -> tuple[int,
     if answer.met == 1:
         return draw_score(10 if len(quest.constraints) == 2 else 9, rng), "The response follows the instruction."
     checked_constraints = zip(quest.constraints, quest.followed(answer.text), strict=True)
-    missed = next(constraint.kind for constraint, is_met in checked_constraints if not is_met)
-    return draw_score(5 if answer.met else 3, rng), f"It fails in {CONSTRAINT_TYPES[missed].ifeval.split(':')[1]}."
+    unmet_kind = next(constraint.kind for constraint, is_met in checked_constraints if not is_met)
+    return draw_score(5 if answer.met else 3, rng), f"It fails in {CONSTRAINT_KINDS[unmet_kind].ifeval.split(':')[1]}."
 
 
 def grade_overall(quest: Quest, answer: PageAnswer, rng: Random) -> tuple[int, str]:
@@ -199,7 +199,7 @@ def principles_page(rng: Random) -> Page:
     """Return an answer under written principles, with thoughts before it; most such answers are good."""
     prompts, quest = load_prompts("principles"), draw_quest(rng, often=PAIR_WEIGHTS)
     answer = write_good(quest, rng) if rng.random() < 0.6 else draw_answer(quest, PAIR_SHARES, rng)
-    thoughts = [f"{CONSTRAINT_TYPES[constraint.kind].ifeval.split(':')[1]}." for constraint in quest.constraints]
+    thoughts = [f"{CONSTRAINT_KINDS[constraint.kind].ifeval.split(':')[1]}." for constraint in quest.constraints]
     turn = fill_prompt(prompts["turn"], instruction=task_text(quest), thoughts=" ".join(thoughts) or "useful.")
     return [(prompts["preamble"] + "\n\n", 0.0), (turn, 0.5), (" " + answer.text + "\n" + STOP, 1.0)]
 

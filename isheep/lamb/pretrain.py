@@ -19,10 +19,10 @@ from random import Random
 from typing import Any, NamedTuple
 
 from isheep.errors import UserError, unknown_name
-from isheep.lamb.grow import check_start, copy_weights
 from isheep.lamb.model import DEFAULT_SIZE, SHAPES, VOCABULARY, make_config, make_model, make_tokenizer
 from isheep.lamb.pages import Page, page_text, pages
 from isheep.lamb.pretraining_state import STATE_FILE, export, read_state, resume, save
+from isheep.lamb.start import check_start, copy_weights
 
 SAVE_SECONDS = 180
 
@@ -104,11 +104,12 @@ def _pad(rows: list[tuple[list[int], list[float]]]) -> tuple[Any, Any]:
 def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
     """Train up to `settings.num_tokens` tokens in total, from the state in `output_dir` if there is one.
 
-    Each worker is a process of one thread, with a GPU of its own if there are enough. On a busy machine such processes
-    are faster than one process with as many threads.
+    Each worker is a process of one thread, with a GPU of its own where the machine has GPUs. On a busy machine such
+    processes are faster than one process with as many threads.
     Raises UserError if a setting is invalid, if `output_dir` has the state of another size, or a model without a state,
     or if the new model can't start from `settings.start_from`.
     """
+    import torch
     from torch.multiprocessing.spawn import spawn
     from transformers import AutoTokenizer
 
@@ -116,6 +117,11 @@ def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
         raise UserError(f"--size: {unknown_name('size', settings.size, list(SHAPES))}")
     if not 0 < settings.learning_rate < math.inf:
         raise UserError(f"--learning-rate is {settings.learning_rate}: give a number above 0, such as 0.02")
+    num_gpus = torch.cuda.device_count()
+    if 0 < num_gpus < settings.workers:
+        raise UserError(
+            f"--workers is {settings.workers}, and this machine has {num_gpus} GPU: give --workers {num_gpus}"
+        )
     if settings.start_from:
         check_start(settings.start_from, make_config(VOCABULARY, SHAPES[settings.size]))
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -157,7 +163,9 @@ def train_worker(worker: int, port: int, tokenizer: Any, output_dir: Path, setti
     # inherit that, so the default is restored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
-    device = worker_device(worker, settings.workers)
+    device = f"cuda:{worker}" if torch.cuda.is_available() else "cpu"
+    if device != "cpu":
+        torch.cuda.set_device(device)
     distributed.init_process_group(
         "gloo" if device == "cpu" else "nccl",
         init_method=f"tcp://127.0.0.1:{port}",
@@ -185,13 +193,6 @@ def train_worker(worker: int, port: int, tokenizer: Any, output_dir: Path, setti
             saved_at = time.monotonic()
     if worker == 0:
         export(model, output_dir)
-
-
-def worker_device(worker: int, num_workers: int) -> str:
-    """Return the device of a worker: a GPU of its own if every worker can have one, else the CPU."""
-    import torch
-
-    return f"cuda:{worker}" if torch.cuda.device_count() >= num_workers else "cpu"
 
 
 class SpeedLog:

@@ -179,7 +179,7 @@ def measure_ignored(reader: ScoreReader, num_pairs: int) -> float:
 def measure_upper(reader: ScoreReader, num_pairs: int) -> float:
     """Return the AUROC of the quality of answers in capital letters, right ones against wrong ones of the same type."""
     rng = Random(99)
-    quests = draw_constrained(UPPER, num_pairs, rng)
+    quests = draw_quests_with(UPPER, num_pairs, rng)
     right_pairs = [(quest, write_good(quest, rng)) for quest in quests]
     wrong_pairs = [(quest, answer) for quest in quests if (answer := write_wrong(quest, rng)).note != "right"]
     return reader.auroc(right_pairs, wrong_pairs, "quality")
@@ -188,7 +188,7 @@ def measure_upper(reader: ScoreReader, num_pairs: int) -> float:
 def measure_misread(reader: ScoreReader, kind: str, num_pairs: int) -> float:
     """Return the AUROC of following, right answers against those that misread a constraint of one kind."""
     rng = Random(99)
-    quests = draw_constrained(kind, num_pairs, rng)
+    quests = draw_quests_with(kind, num_pairs, rng)
     right_pairs = [(quest, write_good(quest, rng)) for quest in quests]
     answers = [(quest, write_misreading_constraints(quest, rng)) for quest in quests]
     misread_pairs = [
@@ -199,7 +199,7 @@ def measure_misread(reader: ScoreReader, kind: str, num_pairs: int) -> float:
     return reader.auroc(right_pairs, misread_pairs, "following")
 
 
-def draw_constrained(kind: str, num_quests: int, rng: Random) -> list[Quest]:
+def draw_quests_with(kind: str, num_quests: int, rng: Random) -> list[Quest]:
     """Return quests with a constraint of one kind."""
     quests = (draw_quest(rng, often={kind: 30}) for _ in count())
     return list(islice((quest for quest in quests if kind in quest.constraint_kinds), num_quests))

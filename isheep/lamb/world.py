@@ -1,4 +1,4 @@
-"""The micro-world: families of small tasks with checkable answers, and IFEval's constraint types on top of them.
+"""The micro-world: families of small tasks with checkable answers, and kinds of IFEval's constraints on top of them.
 
 A `Quest` is a task that the world understands: a family, its arguments, a phrasing and up to two constraints. It is
 written as an instruction, can be read back from a text (`understand`), answered (`right_answer`) and checked
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from isheep.lamb import facts
-from isheep.lamb.constraints import CONFLICTS, CONSTRAINT_TYPES
+from isheep.lamb.constraints import CONFLICTS, CONSTRAINT_KINDS
 from isheep.lamb.families import FAMILIES, Args, Family
 from isheep.lamb.phrasings import PARTS, Part
 
@@ -47,11 +47,11 @@ class Quest(NamedTuple):
     input: str
 
     def with_instruction(self, rng: Random, part: Part) -> "Quest":
-        """Return the quest with its instruction: the request, and a sentence of a part for each constraint."""
+        """Return the quest with its instruction: the request, and a sentence of the part for each constraint."""
         sentences = [self.request]
         for constraint in self.constraints:
-            constraint_type = CONSTRAINT_TYPES[constraint.kind]
-            sentences.append(rng.choice(constraint_type.phrasings[part]).replace("{v}", constraint.value))
+            constraint_kind = CONSTRAINT_KINDS[constraint.kind]
+            sentences.append(rng.choice(constraint_kind.phrasings[part]).replace("{v}", constraint.value))
         return self._replace(instruction=" ".join(sentences))
 
     @property
@@ -97,12 +97,12 @@ def draw_constraints(rng: Random, family: Family, often: Mapping[str, int] = EVE
     """Return no, one or two constraints that go together, and with the family."""
     num_constraints = rng.choices((0, 1, 2), (30, 50, 20))[0]
     while True:
-        kinds = rng.sample(weighted(CONSTRAINT_TYPES, often), num_constraints)
+        kinds = rng.sample(weighted(CONSTRAINT_KINDS, often), num_constraints)
         # A number has no upper or lower case, and the sentence of "write" has a fixed length and fixed words.
         wordless = family.name in ("sum", "larger") and {"upper", "lower"} & set(kinds)
         fixed = family.name == "write" and {"few", "forbid"} & set(kinds)
         if len(set(kinds)) == num_constraints and not wordless and not fixed and frozenset(kinds) not in CONFLICTS:
-            return tuple(Constraint(kind, rng.choice(CONSTRAINT_TYPES[kind].values)) for kind in kinds)
+            return tuple(Constraint(kind, rng.choice(CONSTRAINT_KINDS[kind].values)) for kind in kinds)
 
 
 def weighted(names: Iterable[str], often: Mapping[str, int]) -> list[str]:
@@ -135,10 +135,10 @@ def _patterns() -> list[tuple[str, re.Pattern[str]]]:
 @cache
 def _constraint_patterns() -> list[tuple[str, re.Pattern[str]]]:
     return [
-        (constraint_type.kind, re.compile(" " + slots(phrasing, r"(?P<{}>[\w ]+?)")))
-        for constraint_type in CONSTRAINT_TYPES.values()
+        (constraint_kind.name, re.compile(" " + slots(phrasing, r"(?P<{}>[\w ]+?)")))
+        for constraint_kind in CONSTRAINT_KINDS.values()
         for part in PARTS
-        for phrasing in constraint_type.phrasings[part]
+        for phrasing in constraint_kind.phrasings[part]
     ]
 
 

@@ -179,7 +179,7 @@ class Benchmark:
     """
 
     form_and_content: tuple[str, str] | None = None
-    """The name of a score that says whether an answer has the demanded form, and of one for its content.
+    """The name of a score that says whether an answer has the required form, and of one for its content.
 
     Both have a truth value for each prompt. A run says how many prompts that newly meet the form have the right
     content. Needs `locate_items`.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from isheep.errors import UserError, unknown_name
 from isheep.files.yaml_files import read_yaml
@@ -26,7 +26,7 @@ class Claim(BaseModel):
     source: str
     paper: str
     measure: str
-    contrasts: tuple[str, ...]
+    contrasts: tuple[str, ...] = Field(min_length=1)
     expect: Literal["better", "same"] = "better"
     margin: float | None = None
 

@@ -21,13 +21,14 @@ from isheep.rundir.atomic import write_text
 INTRODUCTION = """\
 # Findings: the paper's claims, tested again
 
-Made by `isheep reproduce` from run folders alone. Base models: {models}. They come with the package and have a few
-million parameters at most, so a finding is about the method on such models and not about large ones. {runs} runs:
+Made by `isheep reproduce` from run folders alone. Base models: {models}. They come with the package and have at most
+1.3 million parameters, so a finding is about the method on such models and not about large ones. {runs} runs:
 {settings} settings with the random seeds {seeds}; isheep {version}.
 
 Each contrast is a difference over random seeds: for each seed both models answer the same items, and the test is
 Student's paired t over the seeds' differences. p is corrected for all {num_tests} tests of this page together (Holm).
-Differences and their 95% intervals are in points, those of a distance in its own unit. "Detectable" is the difference
+Differences and their 95% intervals are in points, those of a distance in its own unit, those of the best iteration in
+iterations. "Detectable" is the difference
 that a test would find in 80% of cases at the corrected level.
 
 {rule}"""
@@ -68,7 +69,7 @@ def make_findings(laboratory: Laboratory, sweep_dir: Path) -> Findings:
 def _introduction(laboratory: Laboratory, sweep: SeedSweep, claim_results: ClaimResults) -> str:
     models = dict.fromkeys(run.opened[0].model for run in sweep.runs if run.opened)
     return INTRODUCTION.format(
-        models=", ".join(f"`{model}`" for model in models),
+        models=", ".join(f"`{model}`" for model in models) or "none was run",
         runs=len(sweep.runs),
         settings=len(sweep.settings),
         seeds=", ".join(map(str, sweep.seeds)),

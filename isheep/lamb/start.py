@@ -24,33 +24,32 @@ WIDTHS = {"hidden_size": "width", "intermediate_size": "feed-forward width"}
 def copy_weights(model: Any, source: Any) -> None:
     """Copy the weights of a lamb into an untrained one that is as wide or wider, and has as many layers or fewer.
 
-    Where the model is wider, the old weights become the first rows and columns. New columns of old rows, and all new
-    rows of the matrices that write hidden states, are zero. New rows of the query, key, value, gate and up projections
-    keep their random values, so that new units differ from each other. New entries of norms stay 1. Of a source with
-    more layers, layers at even distances are copied, with the first and the last.
+    Where the model is wider, the source's weights become the first rows and columns. New columns of these rows, and all
+    new rows of the matrices that write hidden states, are zero. New rows of the query, key, value, gate and up
+    projections keep their random values, so that new units differ from each other. New entries of norms stay 1.
     """
     import torch
 
-    old_width = source.config.hidden_size
-    # Zeros in new dimensions lower the mean square, so that RMSNorm would scale the old dimensions up.
-    norm_scale = math.sqrt(old_width / model.config.hidden_size)
-    old_weights = source.state_dict()
+    source_width = source.config.hidden_size
+    # Zeros in new dimensions lower the mean square, so that RMSNorm would scale the other dimensions up.
+    norm_scale = math.sqrt(source_width / model.config.hidden_size)
+    source_weights = source.state_dict()
     layers = spread_layers(source.config.num_hidden_layers, model.config.num_hidden_layers)
     with torch.no_grad():
         for name, weights in model.state_dict().items():
-            old = old_weights[source_name(name, layers)]
+            copied_weights = source_weights[source_name(name, layers)]
             if weights.ndim == 1:
-                weights[:old_width] = old * norm_scale
+                weights[:source_width] = copied_weights * norm_scale
                 continue
-            num_rows, num_columns = old.shape
+            num_rows, num_columns = copied_weights.shape
             weights[:num_rows, num_columns:] = 0
             if any(writer in name for writer in RESIDUAL_WRITERS):
                 weights[num_rows:] = 0
-            weights[:num_rows, :num_columns] = old
+            weights[:num_rows, :num_columns] = copied_weights
 
 
 def spread_layers(num_layers: int, num_copied: int) -> list[int]:
-    """Return the numbers of the layers to copy: at even distances, from the first to the last."""
+    """Return the numbers of the layers to copy: the first, the last, and layers about evenly between them."""
     if num_copied == 1:
         return [0]
     return [round(index * (num_layers - 1) / (num_copied - 1)) for index in range(num_copied)]
