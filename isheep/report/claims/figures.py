@@ -35,7 +35,7 @@ def _contrast_figure(claim_results: ClaimResults, usual_measure: str) -> Figure:
     import altair as alt
 
     rows = list(_contrast_rows(claim_results, usual_measure))
-    y = alt.Y("contrast:N", sort=[row["contrast"] for row in rows], title=None, axis=alt.Axis(labelLimit=300))
+    y = alt.Y("contrast:N", sort=[row["contrast"] for row in rows], title=None, axis=alt.Axis(labelLimit=380))
     x = alt.X(
         "difference:Q", title="difference in points, with 95% interval over random seeds", scale=alt.Scale(zero=True)
     )
