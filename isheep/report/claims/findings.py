@@ -28,8 +28,7 @@ Made by `isheep reproduce` from run folders alone. Base models: {models}. They c
 Each contrast is a difference over random seeds: for each seed both models answer the same items, and the test is
 Student's paired t over the seeds' differences. p is corrected for all {num_tests} tests of this page together (Holm).
 Differences and their 95% intervals are in points, those of a distance in its own unit, those of the best iteration in
-iterations. "Detectable" is the difference
-that a test would find in 80% of cases at the corrected level.
+iterations. "Detectable" is the difference that a test would find in 80% of cases at the corrected level.
 
 {rule}"""
 CONTRAST_COLUMNS = (
