@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 
 LABELS = {
     "right": "accuracy",
-    "right sampled": "accuracy, sampled",
     "content": "content",
     "prompt strict": "IFEval prompt-level",
 }
 """The scores to draw, with their labels."""
 
 # Colors of Okabe and Ito (2008), which people with color blindness tell apart.
-COLORS = ("#0072B2", "#56B4E9", "#D55E00", "#009E73")
+COLORS = ("#0072B2", "#D55E00", "#009E73")
 
 
 def score_points(run_dir: Path) -> list[dict[str, Any]]:

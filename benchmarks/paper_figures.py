@@ -33,7 +33,7 @@ FIGURES = {
     "rating_plane": (ONE_RUN,),
 }
 LAMB_SCORES = ("right", "content", "prompt strict", "instruction strict")
-SETTINGS_BY_SIZE = ("five-iterations-0.4m", "five-iterations-0.6m", "five-iterations")
+SETTINGS_BY_SIZE = ("five-iterations-0.4m", "five-iterations-0.6m", "five-iterations", "five-iterations-4.9m")
 
 
 class TableSource(NamedTuple):
@@ -45,7 +45,7 @@ class TableSource(NamedTuple):
 
 
 TABLES = {
-    "table-1": TableSource("Iterations on base models of three sizes, as in Table 1", SETTINGS_BY_SIZE),
+    "table-1": TableSource("Iterations on base models of four sizes, as in Table 1", SETTINGS_BY_SIZE),
     "table-2": TableSource(
         "Iterative settings, as in Table 2", ("direct-2", "direct-3", "one-last", "total-base", "plain")
     ),

@@ -121,8 +121,7 @@ def test_lamb_locates_its_items() -> None:
     items = lamb.score_answers(EXAM, [Completion("It is.", 3, "stop") for _ in EXAM])
     settings = BenchmarkSettings(name="lamb")
     indices, prompts = lamb.locate_items(settings), lamb.prompts(settings)
-    assert {score: len(row) for score, row in items.items()} == {s: len(indices[s]) for s in indices if s in items}
-    assert set(indices) - set(items) == {"right sampled"}
+    assert {score: len(row) for score, row in items.items()} == {score: len(row) for score, row in indices.items()}
     strict = [EXAM[index].followed("It is.") for index in dict.fromkeys(indices["instruction strict"])]
     assert [met for row in strict for met in row] == items["instruction strict"]
     assert all(prompts[n] == task_text(EXAM[n]) for n in indices["prompt strict"])

@@ -148,7 +148,7 @@ def observe(tmp_path: Path, qwen2: Path) -> Callable[[str, str, Any], Any]:
 
 
 JUDGED = ("mt_bench", "alpaca_eval", "alpaca_eval_2")
-WITHOUT_DATA = ("lamb", "lamb_turns")
+WITHOUT_DATA = ("lamb", "lamb_sampled", "lamb_turns")
 NAMES = [name for name in packaged_names() if name not in (*JUDGED, *WITHOUT_DATA)]
 # Running the code of many programs takes long, and so does lm-eval.
 STANDARD = [name for name in NAMES if name.startswith("standard/")]

@@ -43,7 +43,7 @@ def test_a_benchmark_that_the_recipe_does_not_name(engines: list[str], run: Path
     engines.clear()
     assert isheep("eval", run, "lamb").out == done.out and not engines and hash_files(run) == before
     # The recipe names neither of the two benchmarks.
-    assert "right sampled" in isheep("status", run).out
+    assert "prompt strict" in isheep("status", run).out
     write_result(run, "base", "ifeval", result(HALF))
     assert "ifeval" in isheep("status", run).out and isheep("eval", run, "lamb").out == done.out
 

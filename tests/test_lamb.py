@@ -24,7 +24,7 @@ from isheep.lamb.answers import GRADED_SHARES, check_answer, draw_answer, write_
 from isheep.lamb.constraints import CONSTRAINT_KINDS
 from isheep.lamb.dialogues import AGAIN, OTHER
 from isheep.lamb.families import FAMILIES
-from isheep.lamb.model import SHAPES, VOCABULARY, make_config, make_model, make_tokenizer
+from isheep.lamb.model import VOCABULARY, make_config, make_model, make_tokenizer
 from isheep.lamb.pages import (
     GRADED_WEIGHTS,
     SCORE_LOSS_WEIGHT,
@@ -37,6 +37,7 @@ from isheep.lamb.pages import (
 from isheep.lamb.phrasings import PARTS, Part, constraint_phrasings, family_phrasings, follow_up_phrasings
 from isheep.lamb.pretrain import PretrainSettings, make_optimizers, pretrain
 from isheep.lamb.pretraining_state import STATE_FILE, export_state, read_state, save
+from isheep.lamb.shapes import SHAPES
 from isheep.lamb.start import copy_weights, spread_layers
 from isheep.lamb.suite import is_truly_right, seed_tasks, suite, validation, validation_dialogues
 from isheep.lamb.world import Quest, draw_quest, dress, part_of, right_answer, understand

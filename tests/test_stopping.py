@@ -137,7 +137,7 @@ def test_every_packaged_benchmark_has_a_validation_part() -> None:
     assert [name for name in packaged_names() if load_benchmark(name).validation is None] == []
 
 
-@pytest.mark.parametrize("name", ["lamb", "lamb_turns", *LOCAL_DATA])
+@pytest.mark.parametrize("name", ["lamb", "lamb_sampled", "lamb_turns", *LOCAL_DATA])
 def test_the_items_of_a_stopping_rule_are_not_reported(name: str) -> None:
     if name in LOCAL_DATA and not (DATA / LOCAL_DATA[name]).exists():
         pytest.skip(f"needs {LOCAL_DATA[name]} of the public data files")

@@ -15,8 +15,8 @@ from isheep.rundir.run import open_run
 from tests.helpers.command import isheep
 from tests.helpers.runs import is_narrow, make_run, write_result
 
-SCORES = ("right", "right sampled", "content", "stopped", "prompt strict", "prompt loose")
-HEADLINE = ["right", "right sampled", "content", "prompt strict = loose"]
+SCORES = ("right", "content", "stopped", "prompt strict", "prompt loose")
+HEADLINE = ["right", "content", "prompt strict = loose"]
 
 
 def items(num_right: int, total: int = 200) -> list[bool]:
@@ -145,7 +145,7 @@ def test_no_line_of_the_table_is_broken(tmp_path: Path, name: str, counts: list[
 def test_status_as_json(run: Path) -> None:
     values = json.loads(isheep("status", run, "--json").out)
     lamb = values["benchmarks"]["lamb"]
-    assert lamb["headline"] == ["right", "right sampled", "content", "prompt strict"]
+    assert lamb["headline"] == ["right", "content", "prompt strict"]
     last, change = lamb["scores"]["content"][-1], compare(items(180), items(144))
     assert (last["iteration"], last["value"], last["num_items"], last["kind"]) == (3, 0.72, 200, "share")
     assert last["change"]["difference"] == change.difference and last["change"]["p"] == change.p

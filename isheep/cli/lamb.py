@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from isheep.cli.output import print_line
+from isheep.lamb.shapes import DEFAULT_SIZE, SHAPES
 
 lamb = typer.Typer(no_args_is_help=True, help="Pretrain or probe a lamb, a tiny base model.")
 
@@ -26,7 +27,7 @@ def pretrain(
             min=1, help="Number of tokens to train on in all calls together, such as 40e6.", show_default=False
         ),
     ],
-    size: Annotated[str, typer.Option(help="0.4m, 0.6m, 1.3m, 2.8m or 4.9m: millions of parameters.")] = "1.3m",
+    size: Annotated[str, typer.Option(help=f"{', '.join(SHAPES)}: millions of parameters.")] = DEFAULT_SIZE,
     start_from: Annotated[
         str | None,
         typer.Option(

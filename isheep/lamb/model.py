@@ -1,33 +1,14 @@
-"""lamb before its pretraining: the shapes of its sizes, an untrained model, and the tokenizer."""
+"""lamb before its pretraining: an untrained model, and the tokenizer."""
 
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from isheep.lamb.pages import END, NO_INPUT, STOP, constants, page_text, pages
+from isheep.lamb.shapes import HEAD_SIZE, LambShape
 
 VOCABULARY = 2000
 CONTEXT = 1024
-
-
-class LambShape(NamedTuple):
-    """The shape of a Llama whose heads have 32 dimensions. Two query heads share one key head and one value head."""
-
-    width: int
-    feed_forward: int
-    num_layers: int
-
-
-SHAPES = {
-    "0.4m": LambShape(128, 320, 1),
-    "0.6m": LambShape(128, 320, 2),
-    "1.3m": LambShape(128, 320, 6),
-    "2.8m": LambShape(192, 512, 6),
-    "4.9m": LambShape(256, 704, 6),
-}
-"""The shapes of the lambs, by their millions of parameters."""
-DEFAULT_SIZE = "1.3m"
-HEAD_SIZE = 32
 
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"

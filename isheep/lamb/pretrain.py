@@ -1,7 +1,5 @@
 """Pretrain a lamb, from random weights or from another lamb, on pages of the micro-world.
 
-A lamb is a Llama of 0.4, 0.6, 1.3, 2.8 or 4.9 million parameters.
-
 `isheep lamb pretrain --out DIR` saves its state and resumes from it. Over the last fifth of the tokens the learning
 rate decays linearly. Pages are batched by length, one page per row, so that attention never crosses pages and there is
 little padding.
@@ -19,14 +17,14 @@ from random import Random
 from typing import Any, NamedTuple
 
 from isheep.errors import UserError, unknown_name
-from isheep.lamb.model import DEFAULT_SIZE, SHAPES, VOCABULARY, make_config, make_model, make_tokenizer
+from isheep.lamb.model import VOCABULARY, make_config, make_model, make_tokenizer
 from isheep.lamb.pages import Page, page_text, pages
 from isheep.lamb.pretraining_state import STATE_FILE, export, read_state, resume, save
+from isheep.lamb.shapes import DEFAULT_SIZE, SHAPES
 from isheep.lamb.start import check_start, copy_weights
 
 SAVE_SECONDS = 180
-
-
+LOSS_DECAY = 0.98
 POOL_SIZE = 4096
 """The number of pages that are sorted by length together."""
 
@@ -179,15 +177,15 @@ def train_worker(worker: int, port: int, tokenizer: Any, output_dir: Path, setti
     optimizers = make_optimizers(model, settings.learning_rate)
     num_tokens, step = resume(model, optimizers, output_dir)
     batch_stream = batches(tokenizer, settings.seed + 1000 * step + worker, settings.batch_size)
-    log, saved_at, average_loss = SpeedLog(num_tokens), time.monotonic(), 0.0
+    log, saved_at = TrainingLog(num_tokens), time.monotonic()
     while num_tokens < settings.num_tokens:
         set_learning_rates(optimizers, settings, num_tokens, step)
         loss = train_step(model, optimizers, next(batch_stream), settings.workers)
         # Every step counts as full batches, so that the number is an upper bound of the tokens that were read.
         num_tokens, step = num_tokens + settings.workers * settings.batch_size, step + 1
-        average_loss = loss if average_loss == 0 else 0.98 * average_loss + 0.02 * loss
+        log.add(loss)
         if worker == 0 and step % settings.log_every == 0:
-            log.write(step, num_tokens, average_loss)
+            log.write(step, num_tokens)
         if worker == 0 and (time.monotonic() - saved_at > SAVE_SECONDS or num_tokens >= settings.num_tokens):
             save(model, optimizers, num_tokens, step, settings.size, output_dir)
             saved_at = time.monotonic()
@@ -195,16 +193,31 @@ def train_worker(worker: int, port: int, tokenizer: Any, output_dir: Path, setti
         export(model, output_dir)
 
 
-class SpeedLog:
-    """Lines of JSON on standard output with the step, the loss and the speed since this process began."""
+class TrainingLog:
+    """Lines of JSON on standard output with the step, the recent loss and the speed since this process began.
+
+    The loss is a mean in which a step counts LOSS_DECAY times as much as the step after it. Batches have pages of
+    similar length and differ in their losses, so that a few of them say little.
+    """
 
     def __init__(self, num_tokens: int) -> None:
         self.num_tokens_at_start, self.started = num_tokens, time.monotonic()
+        self.loss_sum = self.weight_sum = 0.0
 
-    def write(self, step: int, num_tokens: int, loss: float) -> None:
+    def add(self, loss: float) -> None:
+        """Count the loss of a step."""
+        self.loss_sum = LOSS_DECAY * self.loss_sum + loss
+        self.weight_sum = LOSS_DECAY * self.weight_sum + 1
+
+    def write(self, step: int, num_tokens: int) -> None:
         """Print a line."""
-        speed = round((num_tokens - self.num_tokens_at_start) / (time.monotonic() - self.started))
-        print(json.dumps({"step": step, "tokens": num_tokens, "loss": round(loss, 4), "tokens/s": speed}), flush=True)
+        loss, speed = self.loss_sum / self.weight_sum, (num_tokens - self.num_tokens_at_start) / self.seconds
+        values = {"step": step, "tokens": num_tokens, "loss": round(loss, 4), "tokens/s": round(speed)}
+        print(json.dumps(values), flush=True)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
 
 
 def set_learning_rates(optimizers: list[Any], settings: PretrainSettings, num_tokens: int, step: int) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from isheep.errors import UserError
-from isheep.lamb.model import DEFAULT_SIZE, SHAPES, make_model
+from isheep.lamb.model import make_model
+from isheep.lamb.shapes import DEFAULT_SIZE, SHAPES
 
 STATE_FILE = "state.pt"
 

@@ -1,6 +1,7 @@
 """lamb's held-out tasks and dialogues, which its benchmarks ask, and the seed tasks, from which the loop starts."""
 
 from collections.abc import Iterator
+from functools import cache
 from random import Random
 from typing import NamedTuple
 
@@ -22,7 +23,8 @@ CLASSIFICATION = ("continent", "kind")
 """The families that sort a word into one of a few groups."""
 
 
-def suite(num_items: int = NUM_ITEMS, seed: int = 2026, part: Part = "exam") -> list[Quest]:
+@cache
+def suite(num_items: int = NUM_ITEMS, seed: int = 2026, part: Part = "exam") -> tuple[Quest, ...]:
     """Return different held-out quests.
 
     No page has their phrasings. No page poses a task of an open family with the same arguments in the same order; the
@@ -32,10 +34,10 @@ def suite(num_items: int = NUM_ITEMS, seed: int = 2026, part: Part = "exam") -> 
     while len(quests) < num_items:
         quest = draw_quest(rng, part)
         quests.setdefault(task_text(quest), quest)
-    return list(quests.values())
+    return tuple(quests.values())
 
 
-def validation() -> list[Quest]:
+def validation() -> tuple[Quest, ...]:
     """Return quests for choosing settings and for stopping, with phrasings and arguments of their own."""
     return suite(NUM_VALIDATION_ITEMS, part="validation")
 
@@ -59,16 +61,17 @@ class Dialogue(NamedTuple):
         return [*history_turns(self.history(first_answer)), ("user", self.follow_up.instruction)]
 
 
-def dialogues(num_dialogues: int = NUM_DIALOGUES, seed: int = 2027, part: Part = "exam") -> list[Dialogue]:
+@cache
+def dialogues(num_dialogues: int = NUM_DIALOGUES, seed: int = 2027, part: Part = "exam") -> tuple[Dialogue, ...]:
     """Return held-out dialogues with different first turns.
 
     Both turns have the phrasings of the part, and if the family is open, its arguments.
     """
     rng = Random(seed)
-    return [Dialogue(quest, draw_follow_up(quest, rng, part)) for quest in suite(num_dialogues, seed, part)]
+    return tuple(Dialogue(quest, draw_follow_up(quest, rng, part)) for quest in suite(num_dialogues, seed, part))
 
 
-def validation_dialogues() -> list[Dialogue]:
+def validation_dialogues() -> tuple[Dialogue, ...]:
     """Return dialogues for choosing settings and for stopping, with phrasings and arguments of their own."""
     return dialogues(part="validation")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 
-LAMB_SIZES = ("0.4m", "0.6m")
+LAMB_SIZES = ("0.4m", "0.6m", "4.9m")
 """The sizes of lambs beside `lamb` itself, which has 1.3 million parameters."""
 PACKAGED_MODELS = {
     "lamb": PACKAGE / "lamb" / "base",

@@ -251,8 +251,8 @@ class Recipe(Settings):
     """One experiment: Algorithm 1 and its settings."""
 
     model: PathText
-    """The base model M^base (Algorithm 1, line 1): "lamb", "lamb-0.6m", "lamb-0.4m", a folder, or a name on the Hugging
-    Face Hub."""
+    """The base model M^base (Algorithm 1, line 1): "lamb" or another packaged lamb (docs/lamb.md), a folder, or a name
+    on the Hugging Face Hub."""
     chat_template: Annotated[str, AfterValidator(_check_chat_template)] = "tokenizer"
     """The chat template: qwen or llama3 (Appendix E), tokenizer (the tokenizer's own), a .jinja file of yours, or the
     Jinja text itself (docs/prompts.md)."""

@@ -29,7 +29,7 @@ TEXT_LIMITS = (20_000, 4_000, 2_000, 1_000, 500, 250)
 # Every how many rows one is compressed to estimate the size of all.
 SAMPLE_STEP = 20
 # The files in eval/NAME/ that hold a model's answers to the items, in the order in which they are looked for.
-ANSWER_FILES = ("answers.jsonl", "greedy.jsonl")
+ANSWER_FILES = ("answers.jsonl", "greedy.jsonl", "sampled.jsonl")
 
 Row = dict[str, Any]
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import count
 from statistics import fmean
 from typing import Any
 
@@ -12,7 +13,10 @@ from isheep.report.claims.verdicts import ClaimResults
 from isheep.report.figures import Figure
 
 # The height in pixels of a line of a figure, and the sizes of panels.
-LINE_HEIGHT, CONTRASTS_WIDTH, SCORES_WIDTH, STEPS_SIZE = 15, 420, 190, 420
+LINE_HEIGHT, CONTRASTS_WIDTH, SCORES_WIDTH, STEPS_SIZE = 15, 420, 190, 480
+# The size in pixels of a letter of a label, its distance from its point, and the free space around the points.
+LETTER_WIDTH, LABEL_HEIGHT, LABEL_OFFSET, PADDING = 5, 10, 8, 12
+POINT_RADIUS = 4
 # The scores whose panels stand side by side: form and content together, content alone, form alone.
 SCORES = ("right", "content", "prompt strict")
 
@@ -124,18 +128,20 @@ def _means(runs: Sequence[SeedRun], benchmark: str, score: str, is_base: bool = 
 def _step_figure(sweep: SeedSweep, benchmark: str) -> Figure:
     import altair as alt
 
-    rows = list(_step_rows(sweep, benchmark))
-    base = alt.Chart(alt.InlineData(values=rows)).encode(
-        x=alt.X("steps:Q", title="optimizer steps of the last model's weights"),
-        y=alt.Y("value:Q", title=f"{SCORES[0]}, %", scale=alt.Scale(zero=False)),
-    )
+    rows = _with_label_places(list(_step_rows(sweep, benchmark)))
+    scales = [_padded_scale([row[key] for row in rows]) for key in ("steps", "value")]
+    x = alt.X("steps:Q", title="optimizer steps of the last model's weights", scale=scales[0])
+    base = alt.Chart(alt.InlineData(values=rows)).encode(x=x)
+    y = alt.Y("value:Q", title=f"{SCORES[0]}, %", scale=scales[1])
     colour = alt.Color("pairs:N", title="pairs trained on")
-    points = base.mark_point(filled=True, size=60, opacity=1).encode(color=colour)
-    labels = base.mark_text(align="left", dx=6, fontSize=9).encode(text="setting:N")
-    chart = alt.layer(points, labels).properties(width=STEPS_SIZE, height=STEPS_SIZE)
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(y=y, color=colour)
+    leaders = base.mark_rule(strokeWidth=0.5, opacity=0.6).encode(y=y, y2="label_value:Q")
+    labels = base.mark_text(align="left", dx=LABEL_OFFSET, fontSize=9).encode(y="label_value:Q", text="setting:N")
+    chart = alt.layer(leaders, points, labels).properties(width=STEPS_SIZE, height=STEPS_SIZE)
     caption = (
         "The last model of each setting, means over random seeds. The steps are those of its own weights: of all "
-        "iterations together where each continues the last one's weights, and else of the last iteration."
+        "iterations together where each continues the last one's weights, and else of the last iteration. A line joins "
+        "a label to its point if it stands above or below it."
     )
     return Figure("findings-steps", "Scores against training", caption, chart, rows, fits_column=False)
 
@@ -149,6 +155,41 @@ def _step_rows(sweep: SeedSweep, benchmark: str) -> Iterator[dict[str, Any]]:
             continue
         pairs = "chosen by ratings" if _is_chosen_by_ratings(runs[0]) else "chosen otherwise, or all"
         yield {"setting": setting, "steps": fmean(steps), "value": 100 * fmean(means), "pairs": pairs}
+
+
+def _padded_scale(values: Sequence[float]) -> Any:
+    """Return a scale over values with PADDING pixels on both sides."""
+    import altair as alt
+
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    padding = PADDING * _unit(values)
+    return alt.Scale(domain=[low - padding, high + padding], nice=False, zero=False)
+
+
+def _unit(values: Sequence[float]) -> float:
+    """Return how much a pixel of the figure of steps stands for, on an axis that shows these values."""
+    return ((max(values) - min(values)) or 1.0) / (STEPS_SIZE - 2 * PADDING) if values else 1.0
+
+
+def _with_label_places(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with the height of each label, `label_value`, so that no label lies on another one or on a point.
+
+    From the highest point down, a label stands at the free place that is nearest to its point.
+    """
+    x_unit, y_unit = (_unit([row[key] for row in rows]) for key in ("steps", "value"))
+    # The left and right end and the height of each point and of each placed label, in pixels.
+    points = ((row["steps"] / x_unit, row["value"] / y_unit) for row in rows)
+    placed = [(x - POINT_RADIUS, x + POINT_RADIUS, y) for x, y in points]
+    result = []
+    for row in sorted(rows, key=lambda row: -row["value"]):
+        left = row["steps"] / x_unit + LABEL_OFFSET
+        right, height = left + LETTER_WIDTH * len(row["setting"]), row["value"] / y_unit
+        neighbours = [other for start, end, other in placed if left < end and start < right]
+        nearest_first = (height + sign * distance for distance in count() for sign in (-1, 1))
+        height = next(y for y in nearest_first if all(abs(y - other) >= LABEL_HEIGHT for other in neighbours))
+        placed.append((left, right, height))
+        result.append(row | {"label_value": height * y_unit})
+    return result
 
 
 def _steps_of_weights(run: SeedRun) -> float | None:

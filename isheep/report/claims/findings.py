@@ -22,7 +22,7 @@ INTRODUCTION = """\
 # Findings: the paper's claims, tested again
 
 Made by `isheep reproduce` from run folders alone. Base models: {models}. They come with the package and have at most
-1.3 million parameters, so a finding is about the method on such models and not about large ones. {runs} runs:
+4.9 million parameters, so a finding is about the method on such models and not about large ones. {runs} runs:
 {settings} settings with the random seeds {seeds}; isheep {version}.
 
 Each contrast is a difference over random seeds: for each seed both models answer the same items, and the test is
