@@ -1,6 +1,7 @@
 """The claims of the paper: their verdicts, and the page of findings that is made from run folders."""
 
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from isheep.lamb import CHECKPOINT
 from isheep.report.claims.declared import Claim, Laboratory, load_laboratory
 from isheep.report.claims.findings import make_findings, save_findings
 from isheep.report.claims.verdicts import judge_claims
-from isheep.rundir.atomic import write_text
+from isheep.rundir.atomic import write_json, write_text
 from isheep.seeds import load_seed_file
 from tests.helpers.command import isheep, refused
 from tests.helpers.finished_runs import make_finished_run
@@ -100,6 +101,24 @@ def test_figures_show_the_numbers_of_the_runs(tmp_path: Path) -> None:
     for figure in findings.figures:
         assert f"]({figure.name}.svg)" in page
         assert (tmp_path / "page" / f"{figure.name}.svg").read_text().startswith("<svg")
+
+
+def test_labels_of_settings_with_the_same_steps_do_not_overlap(tmp_path: Path) -> None:
+    laboratory = Laboratory(sweep="s", measure="lamb right", margin=0.02, claims=(make_claim("weak@1:strong@1"),))
+    sweep = make_sweep(tmp_path / "sweep")
+    for run in sweep.glob("*/seed-*"):
+        (run / "iter-1" / "adapter").mkdir(exist_ok=True)
+        write_json(run / "iter-1" / "adapter" / "training.json", {"rows": {"trained": 10}, "steps": 5})
+    save_findings(make_findings(laboratory, sweep), tmp_path / "findings.md")
+    svg = (tmp_path / "findings-steps.svg").read_text()
+    places = re.findall(r"setting: (\w+)\"[^>]*translate\(([\d.]+),([\d.]+)\)", svg)
+    heights = {setting: float(height) for setting, _, height in places}
+    assert set(heights) == set(SETTINGS) and heights["strong"] < min(heights["weak"], heights["equal"])
+    # The label of a setting is 9 pixels high.
+    assert 9 < abs(heights["weak"] - heights["equal"]) < 20
+    assert [row.split(",")[0] for row in (tmp_path / "findings-steps.csv").read_text().splitlines()[1:]] == sorted(
+        SETTINGS
+    )
 
 
 def test_settings_that_keep_the_same_pairs_are_the_same(tmp_path: Path) -> None:

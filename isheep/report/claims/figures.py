@@ -128,10 +128,10 @@ def _means(runs: Sequence[SeedRun], benchmark: str, score: str, is_base: bool = 
 def _step_figure(sweep: SeedSweep, benchmark: str) -> Figure:
     import altair as alt
 
-    rows = _with_label_places(list(_step_rows(sweep, benchmark)))
+    rows = list(_step_rows(sweep, benchmark))
     scales = [_padded_scale([row[key] for row in rows]) for key in ("steps", "value")]
     x = alt.X("steps:Q", title="optimizer steps of the last model's weights", scale=scales[0])
-    base = alt.Chart(alt.InlineData(values=rows)).encode(x=x)
+    base = alt.Chart(alt.InlineData(values=_with_label_places(rows))).encode(x=x)
     y = alt.Y("value:Q", title=f"{SCORES[0]}, %", scale=scales[1])
     colour = alt.Color("pairs:N", title="pairs trained on")
     points = base.mark_point(filled=True, size=60, opacity=1).encode(y=y, color=colour)
