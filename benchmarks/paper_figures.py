@@ -32,7 +32,7 @@ FIGURES = {
     "projection": (ONE_RUN,),
     "rating_plane": (ONE_RUN,),
 }
-LAMB_SCORES = ("right", "content", "prompt strict", "instruction strict")
+LAMB_SCORES = ("lamb right", "lamb content", "lamb prompt strict", "lamb instruction strict")
 SETTINGS_BY_SIZE = ("five-iterations-0.4m", "five-iterations-0.6m", "five-iterations", "five-iterations-4.9m")
 
 
