@@ -141,7 +141,6 @@ findings: setup
 	@$(VENV)/bin/isheep reproduce --out $(LABORATORY) --findings docs/findings.md
 	@$(VENV)/bin/isheep rigor $(LABORATORY) --out docs/findings-rigor.md
 	@$(ONE) $(PY) -m benchmarks.paper_figures $(LABORATORY)
-	@for run in $(LABORATORY)/plain/seed-*; do $(VENV)/bin/isheep eval $$run lamb_sampled > $(LABORATORY)/sampled.txt || exit 1; done
 	@$(ONE) $(PY) -m benchmarks.lamb $(LABORATORY)/plain/seed-*
 
 # The documentation as a site, in site/index.html. It needs no server and no network.

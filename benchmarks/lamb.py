@@ -27,14 +27,7 @@ from isheep.rundir.iterations import iteration_dir
 from isheep.rundir.run import open_run
 from isheep.stages.filters import kept_pairs
 
-SCORES = (
-    ("lamb", "right"),
-    ("lamb_sampled", "right"),
-    ("lamb", "prompt strict"),
-    ("lamb", "instruction strict"),
-    ("lamb", "content"),
-)
-"""The benchmark and the name of each score, in the order of the tables."""
+SCORES = ("right", "prompt strict", "instruction strict", "content")
 
 
 def seed_name(run: RunFolder) -> str:
@@ -64,22 +57,22 @@ def judge_auroc(pairs: Iterable[AssessedPair]) -> float:
     return auroc([score for score, _ in rows], [right for _, right in rows]).value
 
 
-def read_result(run: RunFolder, iteration: int, benchmark: str) -> Result:
-    """Return a model's result on a benchmark. Raises UserError if there is none."""
-    result = load_result(run, iteration, benchmark)
+def read_result(run: RunFolder, iteration: int) -> Result:
+    """Return a model's result on lamb. Raises UserError if there is none."""
+    result = load_result(run, iteration, "lamb")
     if result is None:
-        raise UserError(f"{run.path} has no scores of iteration {iteration} on {benchmark}: finish the run first")
+        raise UserError(f"{run.path} has no scores of iteration {iteration}: finish the run first")
     return result
 
 
-def print_scores(runs: Sequence[RunFolder], iterations: int, benchmark: str, score: str) -> None:
+def print_scores(runs: Sequence[RunFolder], iterations: int, score: str) -> None:
     """Print a score of every model and the gain of the last over the base by seed, and the test over seeds."""
     models = " | ".join(["base", *(f"iteration {t}" for t in range(1, iterations + 1))])
-    print(f"\n{benchmark} {score}\n\n| seed | {models} | gain, p over items |")
+    print(f"\n{score}\n\n| seed | {models} | gain, p over items |")
     print("|---" * (iterations + 3) + "|")
     before, after = [], []
     for run in runs:
-        results = [read_result(run, iteration, benchmark) for iteration in range(iterations + 1)]
+        results = [read_result(run, iteration) for iteration in range(iterations + 1)]
         rights = [[bool(item) for item in result.scores[score].items] for result in results]
         shares = " | ".join(map(format_share, rights))
         print(f"| {seed_name(run)} | {shares} | {format_gain(rights[0], rights[-1])} |")
@@ -132,8 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     iterations = recipes[0].iterations
     if any(recipe.iterations != iterations for recipe in recipes):
         raise UserError("the runs have different numbers of iterations: give those of one setting")
-    for benchmark, score in SCORES:
-        print_scores(runs, iterations, benchmark, score)
+    for score in SCORES:
+        print_scores(runs, iterations, score)
     print_data(runs, iterations)
     print_breakdown(runs, iterations)
 

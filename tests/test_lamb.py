@@ -35,7 +35,7 @@ from isheep.lamb.pages import (
     task_text,
 )
 from isheep.lamb.phrasings import PARTS, Part, constraint_phrasings, family_phrasings, follow_up_phrasings
-from isheep.lamb.pretrain import PretrainSettings, make_optimizers, pretrain
+from isheep.lamb.pretrain import PretrainSettings, TrainingLog, make_optimizers, pretrain
 from isheep.lamb.pretraining_state import STATE_FILE, export_state, read_state, save
 from isheep.lamb.shapes import SHAPES
 from isheep.lamb.start import copy_weights, spread_layers
@@ -357,6 +357,16 @@ def test_the_state_of_a_pretraining_is_exported(tmp_path: Path) -> None:
 
 @pytest.mark.numeric
 @pytest.mark.slow
+def test_the_loss_in_the_log_is_a_mean_of_recent_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first step has no more weight than its place gives it."""
+    log = TrainingLog(num_tokens=0)
+    for loss in (1.0, 3.0):
+        log.add(loss)
+    log.write(step=2, num_tokens=8192)
+    line = json.loads(capsys.readouterr().out)
+    assert line["step"] == 2 and line["loss"] == pytest.approx((0.98 * 1 + 3) / 1.98, abs=1e-4)
+
+
 def test_pretraining_resumes_and_lowers_the_loss(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     make_tokenizer(tmp_path, num_pages=200)
     for num_tokens in (8_000, 16_000):

@@ -89,7 +89,7 @@ def second_turn(dialogue: Dialogue, output: str, finish: str = "stop") -> Pair:
 
 def test_the_truth_of_second_turns() -> None:
     rng = Random(7)
-    for dialogue in draw_dialogues(500) + dialogues():
+    for dialogue in (*draw_dialogues(500), *dialogues()):
         text = right_answer(dialogue.follow_up, rng)
         assert is_truly_right(second_turn(dialogue, text))
         assert not is_truly_right(second_turn(dialogue, text, finish="length"))

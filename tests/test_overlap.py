@@ -159,7 +159,7 @@ def test_the_rule_of_lamb_compares_exact_words() -> None:
 
     rng = random.Random(5)
     exam = [task_text(quest) for quest in suite(200)]
-    quests = [draw_quest(rng) for _ in range(200)] + suite(200)[:9]
+    quests = [*(draw_quest(rng) for _ in range(200)), *suite(200)[:9]]
     rows = [make_pair(n, quest.instruction, input=quest.input) for n, quest in enumerate(quests)]
     prompts = {" ".join(prompt.casefold().split()) for prompt in exam}
     expected = [row.id for row in rows if " ".join(row.content.casefold().split()) in prompts]

@@ -111,8 +111,8 @@ def test_labels_of_settings_with_the_same_steps_do_not_overlap(tmp_path: Path) -
         write_json(run / "iter-1" / "adapter" / "training.json", {"rows": {"trained": 10}, "steps": 5})
     save_findings(make_findings(laboratory, sweep), tmp_path / "findings.md")
     svg = (tmp_path / "findings-steps.svg").read_text()
-    places = re.findall(r"setting: (\w+)\"[^>]*translate\(([\d.]+),([\d.]+)\)", svg)
-    heights = {setting: float(height) for setting, _, height in places}
+    label_positions = re.findall(r"setting: (\w+)\"[^>]*translate\(([\d.]+),([\d.]+)\)", svg)
+    heights = {setting: float(height) for setting, _, height in label_positions}
     assert set(heights) == set(SETTINGS) and heights["strong"] < min(heights["weak"], heights["equal"])
     # The label of a setting is 9 pixels high.
     assert 9 < abs(heights["weak"] - heights["equal"]) < 20

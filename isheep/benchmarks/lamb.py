@@ -1,4 +1,4 @@
-"""lamb's held-out suite, greedily: content, IFEval's accuracies (Zhou et al. 2023), both with a clean stop."""
+"""lamb's held-out suite, answered greedily: content, IFEval's accuracies (Zhou et al. 2023), and both at once."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -161,6 +161,12 @@ def count_right(values: Mapping[str, Sequence[bool]]) -> dict[str, tuple[int, in
     return {kind: (sum(values[kind]), len(values[kind])) for kind in sorted(values)}
 
 
+VALIDATION = ValidationPart(
+    prompts=validation_prompts,
+    run=run_validation,
+    score="right",
+    planned=PlannedAnswers(num_answers=500, max_tokens=MAX_TOKENS, batch_size=500),
+)
 BENCHMARK = Benchmark(
     name="lamb",
     run=run,
@@ -168,12 +174,7 @@ BENCHMARK = Benchmark(
     score_inputs=score_inputs,
     headline=("right", "content", "prompt strict"),
     items_from="package",
-    validation=ValidationPart(
-        prompts=validation_prompts,
-        run=run_validation,
-        score="right",
-        planned=PlannedAnswers(num_answers=500, max_tokens=MAX_TOKENS, batch_size=500),
-    ),
+    validation=VALIDATION,
     is_right=is_truly_right,
     kinds_of=kinds_of,
     locate_items=locate_items,

@@ -24,7 +24,10 @@ from isheep.lamb.shapes import DEFAULT_SIZE, SHAPES
 from isheep.lamb.start import check_start, copy_weights
 
 SAVE_SECONDS = 180
+
 LOSS_DECAY = 0.98
+"""How much a step counts in the mean loss, as a share of the weight of the step after it."""
+
 POOL_SIZE = 4096
 """The number of pages that are sorted by length together."""
 
@@ -211,13 +214,10 @@ class TrainingLog:
 
     def write(self, step: int, num_tokens: int) -> None:
         """Print a line."""
-        loss, speed = self.loss_sum / self.weight_sum, (num_tokens - self.num_tokens_at_start) / self.seconds
+        loss = self.loss_sum / self.weight_sum
+        speed = (num_tokens - self.num_tokens_at_start) / (time.monotonic() - self.started)
         values = {"step": step, "tokens": num_tokens, "loss": round(loss, 4), "tokens/s": round(speed)}
         print(json.dumps(values), flush=True)
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
 
 
 def set_learning_rates(optimizers: list[Any], settings: PretrainSettings, num_tokens: int, step: int) -> None:

@@ -129,10 +129,10 @@ def _step_figure(sweep: SeedSweep, benchmark: str) -> Figure:
     import altair as alt
 
     rows = list(_step_rows(sweep, benchmark))
-    scales = [_padded_scale([row[key] for row in rows]) for key in ("steps", "value")]
-    x = alt.X("steps:Q", title="optimizer steps of the last model's weights", scale=scales[0])
+    x_scale, y_scale = (_padded_scale([row[key] for row in rows]) for key in ("steps", "value"))
+    x = alt.X("steps:Q", title="optimizer steps of the last model's weights", scale=x_scale)
     base = alt.Chart(alt.InlineData(values=_with_label_places(rows))).encode(x=x)
-    y = alt.Y("value:Q", title=f"{SCORES[0]}, %", scale=scales[1])
+    y = alt.Y("value:Q", title=f"{SCORES[0]}, %", scale=y_scale)
     colour = alt.Color("pairs:N", title="pairs trained on")
     points = base.mark_point(filled=True, size=60, opacity=1).encode(y=y, color=colour)
     leaders = base.mark_rule(strokeWidth=0.5, opacity=0.6).encode(y=y, y2="label_value:Q")
@@ -140,8 +140,8 @@ def _step_figure(sweep: SeedSweep, benchmark: str) -> Figure:
     chart = alt.layer(leaders, points, labels).properties(width=STEPS_SIZE, height=STEPS_SIZE)
     caption = (
         "The last model of each setting, means over random seeds. The steps are those of its own weights: of all "
-        "iterations together where each continues the last one's weights, and else of the last iteration. A line joins "
-        "a label to its point if it stands above or below it."
+        "iterations together where each continues the last one's weights, and else of the last iteration. Where a "
+        "label stands higher or lower than its point, a line joins the two."
     )
     return Figure("findings-steps", "Scores against training", caption, chart, rows, fits_column=False)
 
@@ -179,17 +179,18 @@ def _with_label_places(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     x_unit, y_unit = (_unit([row[key] for row in rows]) for key in ("steps", "value"))
     # The left and right end and the height of each point and of each placed label, in pixels.
     points = ((row["steps"] / x_unit, row["value"] / y_unit) for row in rows)
-    placed = [(x - POINT_RADIUS, x + POINT_RADIUS, y) for x, y in points]
-    result = []
+    marks = [(x - POINT_RADIUS, x + POINT_RADIUS, y) for x, y in points]
+    rows_with_places = []
     for row in sorted(rows, key=lambda row: -row["value"]):
         left = row["steps"] / x_unit + LABEL_OFFSET
-        right, height = left + LETTER_WIDTH * len(row["setting"]), row["value"] / y_unit
-        neighbours = [other for start, end, other in placed if left < end and start < right]
-        nearest_first = (height + sign * distance for distance in count() for sign in (-1, 1))
-        height = next(y for y in nearest_first if all(abs(y - other) >= LABEL_HEIGHT for other in neighbours))
-        placed.append((left, right, height))
-        result.append(row | {"label_value": height * y_unit})
-    return result
+        right, point_height = left + LETTER_WIDTH * len(row["setting"]), row["value"] / y_unit
+        heights = [height for start, end, height in marks if left < end and start < right]
+        nearest_first = (point_height + sign * distance for distance in count() for sign in (-1, 1))
+        free_places = (y for y in nearest_first if all(abs(y - height) >= LABEL_HEIGHT for height in heights))
+        label_height = next(free_places)
+        marks.append((left, right, label_height))
+        rows_with_places.append(row | {"label_value": label_height * y_unit})
+    return rows_with_places
 
 
 def _steps_of_weights(run: SeedRun) -> float | None:

@@ -21,7 +21,7 @@ from isheep.rundir.atomic import write_text
 INTRODUCTION = """\
 # Findings: the paper's claims, tested again
 
-Made by `isheep reproduce` from run folders alone. Base models: {models}. They come with the package and have at most
+Made by `isheep reproduce` from run folders alone. Base models: {models}. The lambs of the package have 0.4 to
 4.9 million parameters, so a finding is about the method on such models and not about large ones. {runs} runs:
 {settings} settings with the random seeds {seeds}; isheep {version}.
 
