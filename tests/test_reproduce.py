@@ -116,9 +116,8 @@ def test_labels_of_settings_with_the_same_steps_do_not_overlap(tmp_path: Path) -
     assert set(heights) == set(SETTINGS) and heights["strong"] < min(heights["weak"], heights["equal"])
     # The label of a setting is 9 pixels high.
     assert 9 < abs(heights["weak"] - heights["equal"]) < 20
-    assert [row.split(",")[0] for row in (tmp_path / "findings-steps.csv").read_text().splitlines()[1:]] == sorted(
-        SETTINGS
-    )
+    lines = (tmp_path / "findings-steps.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in lines] == sorted(SETTINGS)
 
 
 def test_settings_that_keep_the_same_pairs_are_the_same(tmp_path: Path) -> None:
