@@ -344,7 +344,7 @@ def test_the_state_of_a_pretraining_is_exported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no state.pt: give the --out of isheep lamb pretrain"):
         export_state(folder, tmp_path / "checkpoint")
     model = make_model(len(tokenizer), SHAPES["2.8m"], seed=3)
-    save(model, make_optimizers(model, 0.02), 4096, 1, "2.8m", folder)
+    save(model, make_optimizers(model, 0.02), 4096, 1, "2.8m", 0.02, folder)
     state = read_state(folder)
     assert state and (state["done"], state["step"], state["size"]) == (4096, 1, "2.8m")
     exported = AutoModelForCausalLM.from_pretrained(export_state(folder, tmp_path / "checkpoint"))
@@ -355,8 +355,6 @@ def test_the_state_of_a_pretraining_is_exported(tmp_path: Path) -> None:
     assert checkpoint.prompt("Hi") == load_chat_template("tokenizer", str(CHECKPOINT)).prompt("Hi")
 
 
-@pytest.mark.numeric
-@pytest.mark.slow
 def test_the_loss_in_the_log_is_a_mean_of_recent_steps(capsys: pytest.CaptureFixture[str]) -> None:
     """The first step has no more weight than its place gives it."""
     log = TrainingLog(num_tokens=0)
@@ -367,13 +365,18 @@ def test_the_loss_in_the_log_is_a_mean_of_recent_steps(capsys: pytest.CaptureFix
     assert line["step"] == 2 and line["loss"] == pytest.approx((0.98 * 1 + 3) / 1.98, abs=1e-4)
 
 
+@pytest.mark.numeric
+@pytest.mark.slow
 def test_pretraining_resumes_and_lowers_the_loss(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     make_tokenizer(tmp_path, num_pages=200)
-    for num_tokens in (8_000, 16_000):
-        pretrain(tmp_path, PretrainSettings(num_tokens, workers=1, batch_size=2000, log_every=1))
+    for num_tokens, learning_rate in ((8_000, 0.01), (16_000, None)):
+        settings = PretrainSettings(num_tokens, workers=1, batch_size=2000, log_every=1, learning_rate=learning_rate)
+        pretrain(tmp_path, settings)
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
     assert [line["tokens"] for line in lines] == [2000 * n for n in range(1, 9)]
     assert lines[-1]["loss"] < lines[0]["loss"]
+    state = read_state(tmp_path)
+    assert state and state["learning_rate"] == 0.01
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config.num_hidden_layers == 6
 
 

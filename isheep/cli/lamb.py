@@ -36,7 +36,13 @@ def pretrain(
             show_default=False,
         ),
     ] = None,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate of the matrices.")] = 0.02,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Highest learning rate of the matrices (default: that of the state in --out, or 0.02).",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Number of processes, with one thread each, or one GPU each.")
     ] = 2,

@@ -28,6 +28,7 @@ SAVE_SECONDS = 180
 LOSS_DECAY = 0.98
 """How much a step counts in the mean loss, as a share of the weight of the step after it."""
 
+DEFAULT_RATE = 0.02
 POOL_SIZE = 4096
 """The number of pages that are sorted by length together."""
 
@@ -37,8 +38,8 @@ class PretrainSettings(NamedTuple):
 
     `num_tokens` is the total, including those of a state to resume from, `size` a key of SHAPES, and `start_from` the
     folder of a lamb, not wider and with no fewer layers, from whose weights a new training starts. `batch_size` is the
-    largest number of tokens, with padding, that each of `workers` processes reads in a step. `learning_rate` is that of
-    Muon; AdamW has a quarter of it.
+    largest number of tokens, with padding, that each of `workers` processes reads in a step. `learning_rate` is the
+    highest of Muon; AdamW has a quarter of it. None: that of the state to resume from, or DEFAULT_RATE.
     """
 
     num_tokens: int
@@ -47,7 +48,7 @@ class PretrainSettings(NamedTuple):
     seed: int = 1
     workers: int = 2
     batch_size: int = 4096
-    learning_rate: float = 0.02
+    learning_rate: float | None = None
     log_every: int = 50
 
 
@@ -116,7 +117,7 @@ def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
 
     if settings.size not in SHAPES:
         raise UserError(f"--size: {unknown_name('size', settings.size, list(SHAPES))}")
-    if not 0 < settings.learning_rate < math.inf:
+    if settings.learning_rate is not None and not 0 < settings.learning_rate < math.inf:
         raise UserError(f"--learning-rate is {settings.learning_rate}: give a number above 0, such as 0.02")
     num_gpus = torch.cuda.device_count()
     if 0 < num_gpus < settings.workers:
@@ -139,6 +140,8 @@ def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
         raise UserError(
             f"{output_dir} was trained on {state['done']} tokens already: give a larger --tokens, or another --out"
         )
+    if settings.learning_rate is None:
+        settings = settings._replace(learning_rate=(state or {}).get("learning_rate", DEFAULT_RATE))
     if settings.start_from and state is None:
         # The ids of the copied weights are those of this tokenizer. Another one may lie in the folder.
         tokenizer = AutoTokenizer.from_pretrained(settings.start_from)
@@ -177,12 +180,13 @@ def train_worker(worker: int, port: int, tokenizer: Any, output_dir: Path, setti
     if settings.start_from and not (output_dir / STATE_FILE).exists():
         copy_weights(model, AutoModelForCausalLM.from_pretrained(settings.start_from, dtype=torch.float32))
     model.to(device)
+    assert settings.learning_rate is not None
     optimizers = make_optimizers(model, settings.learning_rate)
     num_tokens, step = resume(model, optimizers, output_dir)
     batch_stream = batches(tokenizer, settings.seed + 1000 * step + worker, settings.batch_size)
     log, saved_at = TrainingLog(num_tokens), time.monotonic()
     while num_tokens < settings.num_tokens:
-        set_learning_rates(optimizers, settings, num_tokens, step)
+        set_learning_rates(optimizers, settings.learning_rate, settings.num_tokens, num_tokens, step)
         loss = train_step(model, optimizers, next(batch_stream), settings.workers)
         # Every step counts as full batches, so that the number is an upper bound of the tokens that were read.
         num_tokens, step = num_tokens + settings.workers * settings.batch_size, step + 1
@@ -190,7 +194,7 @@ def train_worker(worker: int, port: int, tokenizer: Any, output_dir: Path, setti
         if worker == 0 and step % settings.log_every == 0:
             log.write(step, num_tokens)
         if worker == 0 and (time.monotonic() - saved_at > SAVE_SECONDS or num_tokens >= settings.num_tokens):
-            save(model, optimizers, num_tokens, step, settings.size, output_dir)
+            save(model, optimizers, num_tokens, step, settings.size, settings.learning_rate, output_dir)
             saved_at = time.monotonic()
     if worker == 0:
         export(model, output_dir)
@@ -220,11 +224,13 @@ class TrainingLog:
         print(json.dumps(values), flush=True)
 
 
-def set_learning_rates(optimizers: list[Any], settings: PretrainSettings, num_tokens: int, step: int) -> None:
+def set_learning_rates(
+    optimizers: list[Any], learning_rate: float, total_tokens: int, num_tokens: int, step: int
+) -> None:
     """Warm up over 100 steps; decay linearly to 2% over the last fifth of the tokens."""
-    num_remaining = settings.num_tokens - num_tokens
-    scale = min(1.0, (step + 1) / 100, max(0.02, num_remaining / (0.2 * settings.num_tokens)))
-    for optimizer, rate in zip(optimizers, (settings.learning_rate, settings.learning_rate / 4), strict=True):
+    num_remaining = total_tokens - num_tokens
+    scale = min(1.0, (step + 1) / 100, max(0.02, num_remaining / (0.2 * total_tokens)))
+    for optimizer, rate in zip(optimizers, (learning_rate, learning_rate / 4), strict=True):
         optimizer.param_groups[0]["lr"] = rate * scale
 
 

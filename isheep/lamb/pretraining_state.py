@@ -25,14 +25,19 @@ def resume(model: Any, optimizers: list[Any], output_dir: Path) -> tuple[int, in
 
 
 def read_state(output_dir: Path) -> dict[str, Any] | None:
-    """Return the state in a folder; None if there is none. States of earlier versions don't name their size."""
+    """Return the state in a folder; None if there is none.
+
+    States of earlier versions don't name their size and learning rate.
+    """
     import torch
 
     path = output_dir / STATE_FILE
     return {"size": DEFAULT_SIZE, **torch.load(path, map_location="cpu", weights_only=True)} if path.exists() else None
 
 
-def save(model: Any, optimizers: list[Any], num_tokens: int, step: int, size: str, output_dir: Path) -> None:
+def save(
+    model: Any, optimizers: list[Any], num_tokens: int, step: int, size: str, learning_rate: float, output_dir: Path
+) -> None:
     """Write the state so that the file is always complete."""
     import torch
 
@@ -42,6 +47,7 @@ def save(model: Any, optimizers: list[Any], num_tokens: int, step: int, size: st
         "done": num_tokens,
         "step": step,
         "size": size,
+        "learning_rate": learning_rate,
     }
     part = output_dir / f"{STATE_FILE}.part"
     torch.save(state, part)
