@@ -1,5 +1,6 @@
 """lamb before its pretraining: an untrained model, and the tokenizer."""
 
+import re
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from isheep.lamb.shapes import HEAD_SIZE, LambShape
 VOCABULARY = 2000
 CONTEXT = 1024
 
+PRETOKENS = r"\p{L}+ ?|\p{N}+|[^\s\p{L}\p{N}]+ ?|\s\p{N}+|\s"
+"""What a token is at most: a word or marks, with the space behind them; a number, with a space that no word has."""
+
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -17,22 +21,32 @@ TEMPLATE = (
 
 
 def make_tokenizer(output_dir: Path, num_pages: int = 60_000, seed: int = 1) -> Any:
-    """Train a byte-level BPE tokenizer on pages and save it. The fixed texts of the prompts are one token each."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    """Train a byte-level BPE tokenizer on pages and save it. The fixed texts of the prompts are one token each.
+
+    A space belongs to the word before it. So a word has the same token at the beginning of a line, behind a comma and
+    at the end of a sentence, and a judge can compare an answer with the words of a list.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    sentences = constants()
+    sentences, special_tokens = constants(), [STOP, "<|im_start|>", END]
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(sentences),
-        special_tokens=[STOP, "<|im_start|>", END],
+        special_tokens=special_tokens,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # The marker of an empty input is one token; its parts would get tokens of their own, which are never used.
-    texts = (page_text(page).replace(NO_INPUT, "\n") for page in islice(pages(seed), num_pages))
+    # These have tokens of their own already; their words would get tokens that are never used.
+    fixed_text = re.compile("|".join(re.escape(text) for text in sorted([*sentences, *special_tokens], key=len)[::-1]))
+    texts = (text for page in islice(pages(seed), num_pages) for text in fixed_text.split(page_text(page)) if text)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(sentence, normalized=False) for sentence in sentences])
     fast_tokenizer: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]

@@ -25,7 +25,7 @@ from isheep.lamb.answers import (
 from isheep.lamb.constraints import CONSTRAINT_KINDS
 from isheep.lamb.dialogues import draw_follow_up
 from isheep.lamb.families import FAMILIES, Family
-from isheep.lamb.world import OPENERS, Quest, draw_quest, fill, words
+from isheep.lamb.world import OPENERS, Constraint, Quest, draw_quest, fill, words
 from isheep.prompts import fill_template as fill_prompt
 from isheep.prompts import load_prompts
 from isheep.records import Exchange, dialogue_text, user_turn
@@ -45,6 +45,10 @@ SCORE_LOSS_WEIGHT = 4.0
 PAIR_WEIGHTS = {"include": 3, "repeat": 3, "upper": 3}
 GRADED_WEIGHTS = {
     **PAIR_WEIGHTS, "end": 3, "sum": 4, "first": 7, "last": 7, "reverse": 5, "copy": 5, "larger": 2, "write": 3,
+}  # fmt: skip
+COMPARISON_WEIGHTS = {
+    "first": 8, "last": 8, "reverse": 6, "copy": 6, "sum": 4, "larger": 3, "count": 2,
+    "include": 3, "repeat": 3, "end": 3, "upper": 2,
 }  # fmt: skip
 
 DIALOGUE_SHARES = {"chat": 0.3, "graded": 0.15, "checked": 0.1}
@@ -233,6 +237,45 @@ def graded_page(rng: Random) -> Page:
     ]
 
 
+SHORT_WRITERS: dict[str, tuple[Writer, ...]] = {
+    "quality": (write_good, write_wrong),
+    "following": (write_good, write_misreading_constraints, write_ignoring_constraints),
+}
+"""The kinds of answers on short rated pages, by the criterion of the score."""
+
+
+def short_rated_page(rng: Random) -> Page:
+    """Return a pair under a rating prompt with its score alone, most often a one-line answer without a constraint.
+
+    Such pages have many scores for their length. Without them a model does not learn to compare the words of an answer
+    with those of a list. A right answer is imitated, because a model that expects it has only to compare.
+    """
+    criterion = rng.choices(("quality", "following"), (4, 1))[0]
+    name = rng.choice(("combined", "simple"))
+    quest = draw_quest(rng, often=COMPARISON_WEIGHTS)
+    if criterion == "quality":
+        quest = _simplify(quest, rng)
+    answer = rng.choice(SHORT_WRITERS[criterion])(quest, rng)
+    score, _ = GRADERS[criterion](quest, answer, rng)
+    prefix, middle, suffix = re.split(r"\{instruction\}|\{output\}", load_prompts(name)[criterion])
+    return [
+        (prefix + task_text(quest), 0.05),
+        (middle, 0.0),
+        (answer.text, 1.0 if answer.note == "right" else 0.0),
+        (suffix, 0.0),
+        (f" {score}", SCORE_LOSS_WEIGHT),
+    ]
+
+
+def _simplify(quest: Quest, rng: Random) -> Quest:
+    """Return the quest most often without its constraints, or with the demand for capital letters alone."""
+    kind = rng.choices(("none", "upper", "all"), (60, 15, 25))[0]
+    if kind == "all":
+        return quest
+    constraints = (Constraint("upper"),) if kind == "upper" and quest.right.upper() != quest.right else ()
+    return quest._replace(constraints=constraints).with_instruction(rng, "corpus")
+
+
 def _imitation_weight(answer: PageAnswer) -> float:
     return 0.5 if answer.note == "right" else 0.0
 
@@ -264,7 +307,15 @@ def _yes_or_no(value: bool) -> str:
     return " yes" if value else " no"
 
 
-PAGES = {graded_page: 0.36, checked_page: 0.28, chat_page: 0.27, raw_page: 0.04, list_page: 0.03, principles_page: 0.02}
+PAGES = {
+    short_rated_page: 0.5,
+    chat_page: 0.22,
+    graded_page: 0.165,
+    checked_page: 0.05,
+    raw_page: 0.03,
+    principles_page: 0.02,
+    list_page: 0.015,
+}
 
 
 def pages(seed: int) -> Iterator[Page]:
