@@ -5,7 +5,7 @@ graded page is read but not imitated, and the score counts four times.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from random import Random
 
 from isheep.lamb.answers import (
@@ -50,6 +50,7 @@ COMPARISON_WEIGHTS = {
     "first": 8, "last": 8, "reverse": 6, "copy": 6, "sum": 4, "larger": 3, "count": 2,
     "include": 3, "repeat": 3, "end": 3, "upper": 2,
 }  # fmt: skip
+OPENING_WEIGHTS = {"first": 25, "last": 25}
 
 DIALOGUE_SHARES = {"chat": 0.3, "graded": 0.15, "checked": 0.1}
 """The share of pages of a kind that are about the second turn of a dialogue."""
@@ -245,19 +246,28 @@ SHORT_WRITERS: dict[str, tuple[Writer, ...]] = {
 
 
 def short_rated_page(rng: Random) -> Page:
-    """Return a pair under a rating prompt with its score alone, most often a one-line answer without a constraint.
+    """Return a pair under a rating prompt with its score alone, most often without a constraint."""
+    criterion = rng.choices(("quality", "following"), (4, 1))[0]
+    quest = draw_quest(rng, often=COMPARISON_WEIGHTS)
+    return _rate_briefly(_simplify(quest, rng) if criterion == "quality" else quest, criterion, rng)
+
+
+def comparison_page(rng: Random) -> Page:
+    """Return a short rated page without a constraint, most often about the first or the last word of a list."""
+    quest = draw_quest(rng, often=OPENING_WEIGHTS)
+    return _rate_briefly(quest._replace(constraints=(), instruction=quest.request), "quality", rng)
+
+
+def _rate_briefly(quest: Quest, criterion: str, rng: Random) -> Page:
+    """Return a pair under a rating prompt with its score alone.
 
     Such pages have many scores for their length. Without them a model does not learn to compare the words of an answer
     with those of a list. A right answer is imitated, because a model that expects it has only to compare.
     """
-    criterion = rng.choices(("quality", "following"), (4, 1))[0]
-    name = rng.choice(("combined", "simple"))
-    quest = draw_quest(rng, often=COMPARISON_WEIGHTS)
-    if criterion == "quality":
-        quest = _simplify(quest, rng)
     answer = rng.choice(SHORT_WRITERS[criterion])(quest, rng)
     score, _ = GRADERS[criterion](quest, answer, rng)
-    prefix, middle, suffix = re.split(r"\{instruction\}|\{output\}", load_prompts(name)[criterion])
+    prompt = load_prompts(rng.choice(("combined", "simple")))[criterion]
+    prefix, middle, suffix = re.split(r"\{instruction\}|\{output\}", prompt)
     return [
         (prefix + task_text(quest), 0.05),
         (middle, 0.0),
@@ -318,12 +328,15 @@ PAGES = {
 }
 
 
-def pages(seed: int) -> Iterator[Page]:
+OPENING_PAGES = {comparison_page: 1.0}
+"""What a pretraining begins with."""
+
+
+def pages(seed: int, shares: Mapping[Callable[[Random], Page], float] = PAGES) -> Iterator[Page]:
     """Yield the corpus: an endless stream of pages, the same for the same seed."""
     rng = Random(seed)
-    kinds, shares = list(PAGES), list(PAGES.values())
     while True:
-        yield rng.choices(kinds, shares)[0](rng)
+        yield rng.choices(list(shares), list(shares.values()))[0](rng)
 
 
 def page_text(page: Page) -> str:

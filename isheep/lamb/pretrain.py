@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from isheep.errors import UserError, unknown_name
 from isheep.lamb.model import VOCABULARY, make_config, make_model, make_tokenizer
-from isheep.lamb.pages import Page, page_text, pages
+from isheep.lamb.pages import OPENING_PAGES, PAGES, Page, page_text, pages
 from isheep.lamb.pretraining_state import STATE_FILE, export, read_state, resume, save
 from isheep.lamb.shapes import DEFAULT_SIZE, SHAPES
 from isheep.lamb.start import check_start, copy_weights
@@ -29,6 +29,8 @@ LOSS_DECAY = 0.98
 """How much a step counts in the mean loss, as a share of the weight of the step after it."""
 
 DEFAULT_RATE = 0.02
+OPENING_SHARE = 0.12
+"""The share of the tokens, at the beginning, that are of OPENING_PAGES."""
 POOL_SIZE = 4096
 """The number of pages that are sorted by length together."""
 
@@ -74,12 +76,14 @@ def _token_weights(page: Page, offsets: list[tuple[int, int]]) -> list[float]:
     return weights
 
 
-def batches(tokenizer: Any, seed: int, batch_size: int) -> Iterator[tuple[Any, Any]]:
+def batches(
+    tokenizer: Any, seed: int, batch_size: int, shares: Mapping[Callable[[Random], Page], float]
+) -> Iterator[tuple[Any, Any]]:
     """Yield batches of at most `batch_size` tokens with padding; pages of similar length are together.
 
-    A batch is (token ids, loss weights), each of shape (pages, length).
+    `shares` are those of the kinds of pages. A batch is (token ids, loss weights), each of shape (pages, length).
     """
-    stream, rng = pages(seed), Random(seed)
+    stream, rng = pages(seed, shares), Random(seed)
     while True:
         rows = sorted(encode(tokenizer, list(islice(stream, POOL_SIZE))), key=lambda row: len(row[0]))
         groups: list[list[tuple[list[int], list[float]]]] = [[]]
@@ -183,11 +187,15 @@ def train_worker(worker: int, port: int, tokenizer: Any, output_dir: Path, setti
     assert settings.learning_rate is not None
     optimizers = make_optimizers(model, settings.learning_rate)
     num_tokens, step = resume(model, optimizers, output_dir)
-    batch_stream = batches(tokenizer, settings.seed + 1000 * step + worker, settings.batch_size)
+    page_seed = settings.seed + 1000 * step + worker
+    opening_batches = batches(tokenizer, page_seed, settings.batch_size, OPENING_PAGES)
+    main_batches = batches(tokenizer, page_seed, settings.batch_size, PAGES)
     log, saved_at = TrainingLog(num_tokens), time.monotonic()
     while num_tokens < settings.num_tokens:
         set_learning_rates(optimizers, settings.learning_rate, settings.num_tokens, num_tokens, step)
-        loss = train_step(model, optimizers, next(batch_stream), settings.workers)
+        is_opening = num_tokens < OPENING_SHARE * settings.num_tokens
+        batch = next(opening_batches if is_opening else main_batches)
+        loss = train_step(model, optimizers, batch, settings.workers)
         # Every step counts as full batches, so that the number is an upper bound of the tokens that were read.
         num_tokens, step = num_tokens + settings.workers * settings.batch_size, step + 1
         log.add(loss)
