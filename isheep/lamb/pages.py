@@ -233,7 +233,8 @@ def graded_page(rng: Random) -> Page:
         (middle, 0.0),
         (answer.text, _imitation_weight(answer)),
         (suffix, 0.0),
-        (f" {score}", SCORE_LOSS_WEIGHT),
+        (" ", 0.5),
+        (str(score), SCORE_LOSS_WEIGHT),
         (f"||{reason}" + STOP, 0.5),
     ]
 
@@ -273,7 +274,8 @@ def _rate_briefly(quest: Quest, criterion: str, rng: Random) -> Page:
         (middle, 0.0),
         (answer.text, 1.0 if answer.note == "right" else 0.0),
         (suffix, 0.0),
-        (f" {score}", SCORE_LOSS_WEIGHT),
+        (" ", 0.5),
+        (str(score), SCORE_LOSS_WEIGHT),
     ]
 
 

@@ -104,7 +104,9 @@ class ScoreReader(NamedTuple):
 
         scale, scores = torch.arange(1.0, 11.0), []
         for quest, answer in pairs:
-            text = fill_template(load_prompts("combined")[criterion], instruction=task_text(quest), output=answer.text)
+            prompt = load_prompts("combined")[criterion]
+            # The judge writes a space before the score.
+            text = fill_template(prompt, instruction=task_text(quest), output=answer.text) + " "
             with torch.inference_mode():
                 logits = self.model(**self.tokenizer(text, return_tensors="pt"), logits_to_keep=1).logits[0, -1]
             scores.append(float((logits[self.score_ids].softmax(-1) * scale).sum()))
@@ -125,7 +127,7 @@ def load_score_reader(checkpoint: Path) -> ScoreReader:
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-    score_ids = [tokenizer(f" {score}", add_special_tokens=False).input_ids for score in range(1, 11)]
+    score_ids = [tokenizer(str(score), add_special_tokens=False).input_ids for score in range(1, 11)]
     if any(len(ids) != 1 for ids in score_ids):
         raise UserError(f"{checkpoint} is no lamb checkpoint: its tokenizer splits a score; give a folder of lamb's")
     return ScoreReader(model, tokenizer, [ids[0] for ids in score_ids])
