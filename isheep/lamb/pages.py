@@ -50,7 +50,7 @@ COMPARISON_WEIGHTS = {
     "first": 8, "last": 8, "reverse": 6, "copy": 6, "sum": 4, "larger": 3, "count": 2,
     "include": 3, "repeat": 3, "end": 3, "upper": 2,
 }  # fmt: skip
-OPENING_WEIGHTS = {"first": 25, "last": 25}
+LIST_WEIGHTS = {"first": 20, "last": 20, "copy": 15, "reverse": 15}
 
 DIALOGUE_SHARES = {"chat": 0.3, "graded": 0.15, "checked": 0.1}
 """The share of pages of a kind that are about the second turn of a dialogue."""
@@ -254,8 +254,8 @@ def short_rated_page(rng: Random) -> Page:
 
 
 def comparison_page(rng: Random) -> Page:
-    """Return a short rated page without a constraint, most often about the first or the last word of a list."""
-    quest = draw_quest(rng, often=OPENING_WEIGHTS)
+    """Return a short rated page without a constraint, most often about a list whose words must be compared."""
+    quest = draw_quest(rng, often=LIST_WEIGHTS)
     return _rate_briefly(quest._replace(constraints=(), instruction=quest.request), "quality", rng)
 
 
@@ -330,8 +330,8 @@ PAGES = {
 }
 
 
-OPENING_PAGES = {comparison_page: 1.0}
-"""What a pretraining begins with."""
+COMPARISON_PAGES = {comparison_page: 1.0}
+"""What a pretraining reads for some time, once the model knows answers, so that its judge learns to compare words."""
 
 
 def pages(seed: int, shares: Mapping[Callable[[Random], Page], float] = PAGES) -> Iterator[Page]:

@@ -1,7 +1,7 @@
 """Pretrain a lamb, from random weights or from another lamb, on pages of the micro-world.
 
-`isheep lamb pretrain --out DIR` saves its state and resumes from it. Over the last fifth of the tokens the learning
-rate decays linearly. Pages are batched by length, one page per row, so that attention never crosses pages and there is
+`isheep lamb pretrain --out DIR` saves its state and resumes from it. After a third of the tokens come pages on which
+words must be compared. Over the last fifth of the tokens the learning rate decays linearly. Pages are batched by length, one page per row, so that attention never crosses pages and there is
 little padding.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from isheep.errors import UserError, unknown_name
 from isheep.lamb.model import VOCABULARY, make_config, make_model, make_tokenizer
-from isheep.lamb.pages import OPENING_PAGES, PAGES, Page, page_text, pages
+from isheep.lamb.pages import COMPARISON_PAGES, PAGES, Page, page_text, pages
 from isheep.lamb.pretraining_state import STATE_FILE, export, read_state, resume, save
 from isheep.lamb.shapes import DEFAULT_SIZE, SHAPES
 from isheep.lamb.start import check_start, copy_weights
@@ -29,8 +29,8 @@ LOSS_DECAY = 0.98
 """How much a step counts in the mean loss, as a share of the weight of the step after it."""
 
 DEFAULT_RATE = 0.02
-OPENING_SHARE = 0.12
-"""The share of the tokens, at the beginning, that are of OPENING_PAGES."""
+COMPARISON_PHASE = (0.3, 0.42)
+"""Where COMPARISON_PAGES begin and end, as shares of the tokens."""
 POOL_SIZE = 4096
 """The number of pages that are sorted by length together."""
 
@@ -188,13 +188,14 @@ def train_worker(worker: int, port: int, tokenizer: Any, output_dir: Path, setti
     optimizers = make_optimizers(model, settings.learning_rate)
     num_tokens, step = resume(model, optimizers, output_dir)
     page_seed = settings.seed + 1000 * step + worker
-    opening_batches = batches(tokenizer, page_seed, settings.batch_size, OPENING_PAGES)
-    main_batches = batches(tokenizer, page_seed, settings.batch_size, PAGES)
+    usual_batches, comparison_batches = (
+        batches(tokenizer, page_seed, settings.batch_size, shares) for shares in (PAGES, COMPARISON_PAGES)
+    )
+    phase_start, phase_end = (share * settings.num_tokens for share in COMPARISON_PHASE)
     log, saved_at = TrainingLog(num_tokens), time.monotonic()
     while num_tokens < settings.num_tokens:
         set_learning_rates(optimizers, settings.learning_rate, settings.num_tokens, num_tokens, step)
-        is_opening = num_tokens < OPENING_SHARE * settings.num_tokens
-        batch = next(opening_batches if is_opening else main_batches)
+        batch = next(comparison_batches if phase_start <= num_tokens < phase_end else usual_batches)
         loss = train_step(model, optimizers, batch, settings.workers)
         # Every step counts as full batches, so that the number is an upper bound of the tokens that were read.
         num_tokens, step = num_tokens + settings.workers * settings.batch_size, step + 1

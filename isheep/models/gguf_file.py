@@ -22,7 +22,11 @@ ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3"
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-SPLITS = {_WORDS % "{1,3}": "llama-bpe", _WORDS % "": "qwen2"}
+SPLITS = {
+    (_WORDS % "{1,3}",): "llama-bpe",
+    (_WORDS % "",): "qwen2",
+    (r"\p{N}+", r"(?=(\d{3})+(?!\d))"): "superbpe",
+}
 
 
 def check_gguf_package() -> None:
@@ -132,8 +136,8 @@ def _split_name(content: dict[str, Any]) -> str:
         name = "gpt-2"
     elif is_byte_level and kinds == ["Digits", "ByteLevel"] and parts[0].get("individual_digits"):
         name = "smollm"
-    elif is_byte_level and kinds == ["Split", "ByteLevel"]:
-        name = SPLITS.get(parts[0].get("pattern", {}).get("Regex"))
+    elif is_byte_level and set(kinds[:-1]) == {"Split"}:
+        name = SPLITS.get(tuple(part.get("pattern", {}).get("Regex") for part in parts[:-1]))
     if name is None:
         raise UserError(f"--as gguf does not know how this model's tokenizer splits a text: {CONVERTER}")
     return name
