@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from isheep.lamb.pages import END, NO_INPUT, STOP, constants, page_text, pages
+from isheep.lamb.pages import END, STOP, constants, page_text, pages
 from isheep.lamb.shapes import HEAD_SIZE, LambShape
 
 VOCABULARY = 2000
