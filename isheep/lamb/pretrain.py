@@ -144,8 +144,7 @@ def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
         raise UserError(
             f"{output_dir} was trained on {state['done']} tokens already: give a larger --tokens, or another --out"
         )
-    if settings.learning_rate is None:
-        settings = settings._replace(learning_rate=(state or {}).get("learning_rate", DEFAULT_RATE))
+    learning_rate = settings.learning_rate or (state or {}).get("learning_rate", DEFAULT_RATE)
     if settings.start_from and state is None:
         # The ids of the copied weights are those of this tokenizer. Another one may lie in the folder.
         tokenizer = AutoTokenizer.from_pretrained(settings.start_from)
@@ -158,10 +157,13 @@ def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
     # which takes 1.4 times as long.
     os.environ.update(MALLOC_MMAP_THRESHOLD_=str(2**32), MALLOC_TRIM_THRESHOLD_=str(2**32), MALLOC_TOP_PAD_=str(2**28))
     port = 20_000 + os.getpid() % 20_000
-    spawn(train_worker, (port, tokenizer, output_dir, settings), nprocs=settings.workers)  # type: ignore[no-untyped-call]
+    arguments = (port, tokenizer, output_dir, settings, learning_rate)
+    spawn(train_worker, arguments, nprocs=settings.workers)  # type: ignore[no-untyped-call]
 
 
-def train_worker(worker: int, port: int, tokenizer: Any, output_dir: Path, settings: PretrainSettings) -> None:
+def train_worker(
+    worker: int, port: int, tokenizer: Any, output_dir: Path, settings: PretrainSettings, learning_rate: float
+) -> None:
     """Train in one of the workers; worker 0 also logs, saves the state and exports the model."""
     import torch
     import torch.distributed as distributed
@@ -184,8 +186,7 @@ def train_worker(worker: int, port: int, tokenizer: Any, output_dir: Path, setti
     if settings.start_from and not (output_dir / STATE_FILE).exists():
         copy_weights(model, AutoModelForCausalLM.from_pretrained(settings.start_from, dtype=torch.float32))
     model.to(device)
-    assert settings.learning_rate is not None
-    optimizers = make_optimizers(model, settings.learning_rate)
+    optimizers = make_optimizers(model, learning_rate)
     num_tokens, step = resume(model, optimizers, output_dir)
     page_seed = settings.seed + 1000 * step + worker
     usual_batches, comparison_batches = (
@@ -194,7 +195,7 @@ def train_worker(worker: int, port: int, tokenizer: Any, output_dir: Path, setti
     phase_start, phase_end = (share * settings.num_tokens for share in COMPARISON_PHASE)
     log, saved_at = TrainingLog(num_tokens), time.monotonic()
     while num_tokens < settings.num_tokens:
-        set_learning_rates(optimizers, settings.learning_rate, settings.num_tokens, num_tokens, step)
+        set_learning_rates(optimizers, learning_rate, settings.num_tokens, num_tokens, step)
         batch = next(comparison_batches if phase_start <= num_tokens < phase_end else usual_batches)
         loss = train_step(model, optimizers, batch, settings.workers)
         # Every step counts as full batches, so that the number is an upper bound of the tokens that were read.
@@ -203,7 +204,7 @@ def train_worker(worker: int, port: int, tokenizer: Any, output_dir: Path, setti
         if worker == 0 and step % settings.log_every == 0:
             log.write(step, num_tokens)
         if worker == 0 and (time.monotonic() - saved_at > SAVE_SECONDS or num_tokens >= settings.num_tokens):
-            save(model, optimizers, num_tokens, step, settings.size, settings.learning_rate, output_dir)
+            save(model, optimizers, num_tokens, step, settings.size, learning_rate, output_dir)
             saved_at = time.monotonic()
     if worker == 0:
         export(model, output_dir)

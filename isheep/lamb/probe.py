@@ -23,6 +23,7 @@ from isheep.lamb.suite import is_right, validation, validation_dialogues
 from isheep.lamb.world import Quest, draw_quest
 from isheep.models.chat_template import load_chat_template
 from isheep.prompts import fill_template, load_prompts
+from isheep.recipe.schema import RATING_SCALE
 from isheep.records import Completion, Model
 
 SAME_TYPE = "wrong, same type"
@@ -45,7 +46,7 @@ UPPER = "upper"
 QuestPair = tuple[Quest, PageAnswer]
 
 
-def probe(checkpoint: Path, num_pairs: int = 300, threads: int = 1) -> dict[str, Any]:
+def probe(checkpoint: Path, num_pairs: int = 900, threads: int = 1) -> dict[str, Any]:
     """Return the shares of right answers on the validation part, and the AUROC of the model's ratings by fault.
 
     Answers are greedy, and sampled at temperature 1; those to second turns are greedy. The AUROC of a criterion is the
@@ -92,10 +93,14 @@ def shares(answered_quests: Sequence[tuple[Quest, Completion]], suffix: str = ""
 
 
 class ScoreReader(NamedTuple):
-    """A lamb whose ratings are read from its probabilities. `score_ids` are the tokens of the scores 1 to 10."""
+    """A lamb whose ratings are read from its probabilities.
+
+    `score_ids` are the tokens of the scores 1 to 10, and `opening_ids` those that all scores have before them (a space).
+    """
 
     model: Any
     tokenizer: Any
+    opening_ids: list[int]
     score_ids: list[int]
 
     def expected_scores(self, pairs: Sequence[QuestPair], criterion: str) -> list[float]:
@@ -104,11 +109,10 @@ class ScoreReader(NamedTuple):
 
         scale, scores = torch.arange(1.0, 11.0), []
         for quest, answer in pairs:
-            prompt = load_prompts("combined")[criterion]
-            # The judge writes a space before the score.
-            text = fill_template(prompt, instruction=task_text(quest), output=answer.text) + " "
+            text = fill_template(load_prompts("combined")[criterion], instruction=task_text(quest), output=answer.text)
+            token_ids = torch.tensor([self.tokenizer(text).input_ids + self.opening_ids])
             with torch.inference_mode():
-                logits = self.model(**self.tokenizer(text, return_tensors="pt"), logits_to_keep=1).logits[0, -1]
+                logits = self.model(token_ids, logits_to_keep=1).logits[0, -1]
             scores.append(float((logits[self.score_ids].softmax(-1) * scale).sum()))
         return scores
 
@@ -120,17 +124,18 @@ class ScoreReader(NamedTuple):
 def load_score_reader(checkpoint: Path) -> ScoreReader:
     """Load the checkpoint of a lamb.
 
-    Raises UserError if the tokenizer splits a score into several tokens, as only other models' do.
+    Raises UserError if the tokenizer splits a score into several tokens, as those of other models do.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-    score_ids = [tokenizer(str(score), add_special_tokens=False).input_ids for score in range(1, 11)]
-    if any(len(ids) != 1 for ids in score_ids):
+    rows = [tokenizer(f" {score}", add_special_tokens=False).input_ids for score in RATING_SCALE]
+    opening_ids = rows[0][:-1]
+    if any(row[:-1] != opening_ids for row in rows):
         raise UserError(f"{checkpoint} is no lamb checkpoint: its tokenizer splits a score; give a folder of lamb's")
-    return ScoreReader(model, tokenizer, [ids[0] for ids in score_ids])
+    return ScoreReader(model, tokenizer, opening_ids, [row[-1] for row in rows])
 
 
 def measure_aurocs(reader: ScoreReader, num_pairs: int) -> dict[str, float]:
