@@ -95,7 +95,7 @@ def shares(answered_quests: Sequence[tuple[Quest, Completion]], suffix: str = ""
 class ScoreReader(NamedTuple):
     """A lamb whose ratings are read from its probabilities.
 
-    `score_ids` are the tokens of the scores 1 to 10, and `opening_ids` those that all scores have before them (a space).
+    `score_ids` are the tokens of the scores 1 to 10, and `opening_ids` the tokens before each of them (a space).
     """
 
     model: Any
