@@ -42,7 +42,7 @@ SCORE_LOSS_WEIGHT = 4.0
 
 # How many times as often as the others some constraints and families are drawn, because a model learns them late:
 # copying a given word or request, capital letters, and judging answers whose words must be compared.
-PAIR_WEIGHTS = {"include": 3, "repeat": 3, "upper": 3}
+PAIR_WEIGHTS = {"include": 3, "repeat": 3, "upper": 3, "copy": 3, "reverse": 3, "sum": 2}
 GRADED_WEIGHTS = {
     **PAIR_WEIGHTS, "end": 3, "sum": 4, "first": 7, "last": 7, "reverse": 5, "copy": 5, "larger": 2, "write": 3,
 }  # fmt: skip
