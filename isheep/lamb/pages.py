@@ -250,16 +250,16 @@ def short_rated_page(rng: Random) -> Page:
     """Return a pair under a rating prompt with its score alone, most often without a constraint."""
     criterion = rng.choices(("quality", "following"), (4, 1))[0]
     quest = draw_quest(rng, often=COMPARISON_WEIGHTS)
-    return _rate_briefly(_simplify(quest, rng) if criterion == "quality" else quest, criterion, rng)
+    return _short_rated_pair(_drop_constraints(quest, rng) if criterion == "quality" else quest, criterion, rng)
 
 
 def comparison_page(rng: Random) -> Page:
     """Return a short rated page without a constraint, most often about a list whose words must be compared."""
     quest = draw_quest(rng, often=LIST_WEIGHTS)
-    return _rate_briefly(quest._replace(constraints=(), instruction=quest.request), "quality", rng)
+    return _short_rated_pair(quest._replace(constraints=(), instruction=quest.request), "quality", rng)
 
 
-def _rate_briefly(quest: Quest, criterion: str, rng: Random) -> Page:
+def _short_rated_pair(quest: Quest, criterion: str, rng: Random) -> Page:
     """Return a pair under a rating prompt with its score alone.
 
     Such pages have many scores for their length. Without them a model does not learn to compare the words of an answer
@@ -279,7 +279,7 @@ def _rate_briefly(quest: Quest, criterion: str, rng: Random) -> Page:
     ]
 
 
-def _simplify(quest: Quest, rng: Random) -> Quest:
+def _drop_constraints(quest: Quest, rng: Random) -> Quest:
     """Return the quest most often without its constraints, or with the demand for capital letters alone."""
     kind = rng.choices(("none", "upper", "all"), (60, 15, 25))[0]
     if kind == "all":
