@@ -152,7 +152,7 @@ def test_echoed_logprobs_are_those_of_our_engine(own: Served) -> None:
 @pytest.mark.parametrize("api", ["completions", "chat"])
 def test_both_shapes_of_logprobs_give_the_same_shares(own: Served, api: str) -> None:
     prompts = [prompt for prompt in questions(6) if prompt.startswith("<|im_start|>")]
-    options = ["The", "What", "7"]
+    options = ["The ", "What ", "7"]
     with closing(served_engine(own.url, api=api)) as there:
         answers = there.choices(prompts, options)
         assert [answer.text for answer in there.generate(prompts, GREEDY, 0)] == [
