@@ -24,7 +24,7 @@ from isheep.models.chat_template import load_chat_template
 from isheep.recipe.packaged import LAMB_SIZES, PACKAGED_MODELS
 from tests.helpers.command import refused
 
-EARLIER_SIZES = {"0.4m", "4.9m"}
+EARLIER_SIZES = {"4.9m"}
 """The sizes of packaged lambs that have the tokenizer of an earlier lamb."""
 
 
