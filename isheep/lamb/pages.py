@@ -319,7 +319,9 @@ def _yes_or_no(value: bool) -> str:
     return " yes" if value else " no"
 
 
-PAGES = {
+PageShares = dict[Callable[[Random], Page], float]
+
+PAGES: PageShares = {
     short_rated_page: 0.5,
     chat_page: 0.22,
     graded_page: 0.165,
@@ -330,11 +332,11 @@ PAGES = {
 }
 
 
-COMPARISON_PAGES = {comparison_page: 1.0}
+COMPARISON_PAGES: PageShares = {comparison_page: 1.0}
 """What a pretraining reads for some time, once the model knows answers, so that its judge learns to compare words."""
 
 
-def pages(seed: int, shares: Mapping[Callable[[Random], Page], float] = PAGES) -> Iterator[Page]:
+def pages(seed: int, shares: PageShares = PAGES) -> Iterator[Page]:
     """Yield the corpus: an endless stream of pages, the same for the same seed."""
     rng = Random(seed)
     while True:

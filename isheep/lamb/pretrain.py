@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from isheep.errors import UserError, unknown_name
 from isheep.lamb.model import VOCABULARY, make_config, make_model, make_tokenizer
-from isheep.lamb.pages import COMPARISON_PAGES, PAGES, Page, page_text, pages
+from isheep.lamb.pages import COMPARISON_PAGES, PAGES, Page, PageShares, page_text, pages
 from isheep.lamb.pretraining_state import STATE_FILE, export, read_state, resume, save
 from isheep.lamb.shapes import DEFAULT_SIZE, SHAPES
 from isheep.lamb.start import check_start, copy_weights
@@ -76,9 +76,7 @@ def _token_weights(page: Page, offsets: list[tuple[int, int]]) -> list[float]:
     return weights
 
 
-def batches(
-    tokenizer: Any, seed: int, batch_size: int, shares: Mapping[Callable[[Random], Page], float]
-) -> Iterator[tuple[Any, Any]]:
+def batches(tokenizer: Any, seed: int, batch_size: int, shares: PageShares) -> Iterator[tuple[Any, Any]]:
     """Yield batches of at most `batch_size` tokens with padding; pages of similar length are together.
 
     `shares` are those of the kinds of pages. A batch is (token ids, loss weights), each of shape (pages, length).
