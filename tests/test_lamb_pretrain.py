@@ -33,7 +33,7 @@ EARLIER_SIZES = {"4.9m"}
 
 @pytest.mark.parametrize("noun", facts.NOUNS)
 def test_a_noun_has_the_same_token_wherever_a_word_ends(noun: str) -> None:
-    """A judge can then see that an answer is a word of the list in the task."""
+    """An answer then has the tokens of the list in the task."""
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
     texts = (
         noun,

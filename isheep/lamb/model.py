@@ -26,7 +26,7 @@ def make_tokenizer(output_dir: Path, num_pages: int = 60_000, seed: int = 1) -> 
     """Train a byte-level BPE tokenizer on pages and save it. The fixed texts of the prompts are one token each.
 
     A space belongs to the word before it. So a word has the same token at the beginning of a line, behind a comma and
-    at the end of a sentence, and a judge can compare an answer with the words of a list.
+    at the end of a sentence.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
