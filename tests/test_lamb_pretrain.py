@@ -28,9 +28,6 @@ EARLIER_SIZES = {"4.9m"}
 """The sizes of packaged lambs that have the tokenizer of an earlier lamb."""
 
 
-# --- the tokenizer
-
-
 @pytest.mark.parametrize("noun", facts.NOUNS)
 def test_a_noun_has_the_same_token_wherever_a_word_ends(noun: str) -> None:
     """An answer then has the tokens of the list in the task."""

@@ -227,16 +227,14 @@ def graded_page(rng: Random) -> Page:
     score, reason = GRADERS[criterion](quest, answer, rng)
     if rng.random() < 0.02:
         text, score, reason = user_turn(*nonsense(rng)), draw_score(1, rng), "The task is unclear."
-    prefix, middle, suffix = re.split(r"\{instruction\}|\{output\}", load_prompts(name)[criterion])
-    return [
-        (prefix + text, 0.05),
-        (middle, 0.0),
-        (answer.text, _imitation_weight(answer)),
-        (suffix, 0.0),
-        (" ", 0.5),
-        (str(score), SCORE_LOSS_WEIGHT),
-        (f"||{reason}" + STOP, 0.5),
-    ]
+    page = _rated_pair(load_prompts(name)[criterion], text, (answer.text, _imitation_weight(answer)), score)
+    return [*page, (f"||{reason}" + STOP, 0.5)]
+
+
+def _rated_pair(prompt: str, text: str, answer: tuple[str, float], score: int) -> Page:
+    """Return a rating prompt with a task and an answer, which has its loss weight beside it, and the score."""
+    prefix, middle, suffix = re.split(r"\{instruction\}|\{output\}", prompt)
+    return [(prefix + text, 0.05), (middle, 0.0), answer, (suffix, 0.0), (" ", 0.5), (str(score), SCORE_LOSS_WEIGHT)]
 
 
 SHORT_WRITERS: dict[str, tuple[Writer, ...]] = {
@@ -263,20 +261,13 @@ def _short_rated_pair(quest: Quest, criterion: str, rng: Random) -> Page:
     """Return a pair under a rating prompt with its score alone.
 
     Such pages have many scores for their length. Without them a model does not learn to compare the words of an answer
-    with those of a list. A right answer is imitated, because a model that expects it has only to compare.
+    with those of a list. A right answer counts twice as much as on graded pages, because a model that expects it has
+    only to compare.
     """
     answer = rng.choice(SHORT_WRITERS[criterion])(quest, rng)
     score, _ = GRADERS[criterion](quest, answer, rng)
     prompt = load_prompts(rng.choice(("combined", "simple")))[criterion]
-    prefix, middle, suffix = re.split(r"\{instruction\}|\{output\}", prompt)
-    return [
-        (prefix + task_text(quest), 0.05),
-        (middle, 0.0),
-        (answer.text, 1.0 if answer.note == "right" else 0.0),
-        (suffix, 0.0),
-        (" ", 0.5),
-        (str(score), SCORE_LOSS_WEIGHT),
-    ]
+    return _rated_pair(prompt, task_text(quest), (answer.text, 2 * _imitation_weight(answer)), score)
 
 
 def _drop_constraints(quest: Quest, rng: Random) -> Quest:

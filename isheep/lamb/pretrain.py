@@ -1,7 +1,7 @@
 """Pretrain a lamb, from random weights or from another lamb, on pages of the micro-world.
 
-`isheep lamb pretrain --out DIR` saves its state and resumes from it. After a third of the tokens come pages on which
-words must be compared. Over the last fifth of the tokens the learning rate decays linearly. Pages are batched by
+`isheep lamb pretrain --out DIR` saves its state and resumes from it. After 30% of the tokens come pages on which words
+must be compared. Over the last fifth of the tokens the learning rate decays linearly. Pages are batched by
 length, one page per row, so that attention never crosses pages and there is little padding.
 """
 
