@@ -16,16 +16,13 @@ from isheep.errors import UserError
 from isheep.lamb import CHECKPOINT, facts, probe
 from isheep.lamb.model import VOCABULARY, make_config, make_model, make_tokenizer
 from isheep.lamb.pages import END, NO_INPUT, STOP
-from isheep.lamb.pretrain import PretrainSettings, TrainingLog, make_optimizers, pretrain
+from isheep.lamb.pretrain import PretrainSettings, TrainingLog, in_comparison_phase, make_optimizers, pretrain
 from isheep.lamb.pretraining_state import STATE_FILE, export_state, read_state, save
 from isheep.lamb.shapes import SHAPES
 from isheep.lamb.start import copy_weights, spread_layers
 from isheep.models.chat_template import load_chat_template
 from isheep.recipe.packaged import LAMB_SIZES, PACKAGED_MODELS
 from tests.helpers.command import refused
-
-EARLIER_SIZES = {"4.9m"}
-"""The sizes of packaged lambs that have the tokenizer of an earlier lamb."""
 
 
 @pytest.mark.parametrize("noun", facts.NOUNS)
@@ -82,7 +79,7 @@ def test_the_packaged_lambs_have_the_shape_of_their_name(size: str) -> None:
     assert len(set(reader.score_ids)) == 10 and len(reader.tokenizer) == VOCABULARY
 
 
-@pytest.mark.parametrize("size", sorted(set(LAMB_SIZES) - EARLIER_SIZES))
+@pytest.mark.parametrize("size", LAMB_SIZES)
 def test_the_packaged_lambs_have_the_tokenizer_of_lamb(size: str) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (PACKAGED_MODELS[f"lamb-{size}"] / name).read_bytes() == (CHECKPOINT / name).read_bytes()
@@ -168,6 +165,12 @@ def test_the_state_of_a_pretraining_is_exported(tmp_path: Path) -> None:
         assert torch.equal(exported.state_dict()[name], tensor.to(torch.bfloat16).to(exported.dtype)), name
     checkpoint = load_chat_template("tokenizer", str(tmp_path / "checkpoint"))
     assert checkpoint.prompt("Hi") == load_chat_template("tokenizer", str(CHECKPOINT)).prompt("Hi")
+
+
+@pytest.mark.parametrize(("num_tokens", "expected"), [(0, False), (29, False), (31, True), (41, True), (43, False)])
+def test_comparison_pages_are_read_in_a_part_of_the_pretraining(num_tokens: int, expected: bool) -> None:
+    """They come when the model knows most answers, and end before the learning rate decays (LOG.md)."""
+    assert in_comparison_phase(num_tokens, total_tokens=100) is expected
 
 
 def test_the_loss_in_the_log_is_a_mean_of_recent_steps(capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,11 +190,11 @@ def train_worker(
     usual_batches, comparison_batches = (
         batches(tokenizer, page_seed, settings.batch_size, shares) for shares in (PAGES, COMPARISON_PAGES)
     )
-    phase_start, phase_end = (share * settings.num_tokens for share in COMPARISON_PHASE)
     log, saved_at = TrainingLog(num_tokens), time.monotonic()
     while num_tokens < settings.num_tokens:
         set_learning_rates(optimizers, learning_rate, settings.num_tokens, num_tokens, step)
-        batch = next(comparison_batches if phase_start <= num_tokens < phase_end else usual_batches)
+        in_phase = in_comparison_phase(num_tokens, settings.num_tokens)
+        batch = next(comparison_batches if in_phase else usual_batches)
         loss = train_step(model, optimizers, batch, settings.workers)
         # Every step counts as full batches, so that the number is an upper bound of the tokens that were read.
         num_tokens, step = num_tokens + settings.workers * settings.batch_size, step + 1
@@ -206,6 +206,12 @@ def train_worker(
             saved_at = time.monotonic()
     if worker == 0:
         export(model, output_dir)
+
+
+def in_comparison_phase(num_tokens: int, total_tokens: int) -> bool:
+    """Return whether a training on `total_tokens` reads COMPARISON_PAGES after `num_tokens` of them."""
+    start, end = COMPARISON_PHASE
+    return start * total_tokens <= num_tokens < end * total_tokens
 
 
 class TrainingLog:
