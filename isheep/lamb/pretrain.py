@@ -193,9 +193,8 @@ def train_worker(
     log, saved_at = TrainingLog(num_tokens), time.monotonic()
     while num_tokens < settings.num_tokens:
         set_learning_rates(optimizers, learning_rate, settings.num_tokens, num_tokens, step)
-        in_phase = in_comparison_phase(num_tokens, settings.num_tokens)
-        batch = next(comparison_batches if in_phase else usual_batches)
-        loss = train_step(model, optimizers, batch, settings.workers)
+        stream = comparison_batches if in_comparison_phase(num_tokens, settings.num_tokens) else usual_batches
+        loss = train_step(model, optimizers, next(stream), settings.workers)
         # Every step counts as full batches, so that the number is an upper bound of the tokens that were read.
         num_tokens, step = num_tokens + settings.workers * settings.batch_size, step + 1
         log.add(loss)
