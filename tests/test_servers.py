@@ -1,5 +1,6 @@
 """Servers that hang, drip, ask to wait, refuse and send nonsense: nothing paid is lost, and a run can be stopped."""
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -86,6 +87,24 @@ def test_calls_to_a_server_that_hangs_stop_at_once(grace: float, signals: list[s
         f"interrupted: waiting for the answers to 4 calls under way, {grace:g} s at most; Ctrl-C again stops at once\n"
     )
     assert sorted(printed.decode().split()) == sorted(["kept"] * 5 + list("01234"))
+
+
+def test_a_wait_is_interrupted_whenever_the_signal_arrives() -> None:
+    """A signal is not lost when it arrives as the wait begins, and leaves the event loop alive."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    num_interrupted, never = 0, asyncio.Event()
+    try:
+        with client.Work(never.wait()) as waiting:
+            for microseconds in range(1, 501):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, microseconds * 1e-6)
+                    waiting.wait(WATCHDOG)
+                except KeyboardInterrupt:
+                    num_interrupted += 1
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert num_interrupted == 500
+    assert client.Work(asyncio.sleep(0, "alive")).result() == "alive"
 
 
 def test_an_error_waits_for_the_answers_under_way(capsys: pytest.CaptureFixture[str]) -> None:

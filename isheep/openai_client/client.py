@@ -5,14 +5,15 @@ be cancelled there at any moment, and because a caller may have a loop of its ow
 """
 
 import asyncio
-import concurrent.futures
 import contextlib
+import math
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from isheep.errors import UserError, one_line
 from isheep.openai_client import OPENAI, ServerReply, api_key, redact_key, without_password
@@ -33,6 +34,9 @@ MAX_WAIT = 300.0
 GRACE_SECONDS = 8.0
 # The seconds that a server has for what is asked of it at the end, such as to unload an adapter.
 CLOSE_SECONDS = 4.0
+# The longest wait in seconds after which Python looks for a signal. Without such a limit, a signal that arrives at the
+# moment when a wait begins is seen only when the wait ends.
+SIGNAL_INTERVAL = 0.2
 # The longest answer in bytes: log-probabilities of the longest prompts take some megabytes.
 MAX_ANSWER_BYTES = 2**28
 
@@ -111,15 +115,16 @@ class ServerClient:
 
     def close(self) -> None:
         """Close the connections."""
-        with contextlib.suppress(TimeoutError):
-            _wait_for(asyncio.wait_for(self.http.aclose(), CLOSE_SECONDS))
+        with Work(self.http.aclose()) as closing:
+            closing.wait(CLOSE_SECONDS)
 
     def request(self, method: str, path: str, body: Mapping[str, Any] | None = None, limit: float = 0) -> HttpAnswer:
         """Send a request once and return the answer. Raises CallError if there is none.
 
         `limit` are the seconds for the whole request, 0 for those of the settings.
         """
-        return _wait_for(self._send(method, path, body, limit or self._limit))
+        with Work(self._send(method, path, body, limit or self._limit)) as sending:
+            return sending.result()
 
     def call(self, path: str, body: Mapping[str, Any], is_usable: Callable[[ServerReply], bool]) -> ServerReply:
         """Send one request, with further attempts if these may help, and return the last reply."""
@@ -132,23 +137,21 @@ class ServerClient:
         raised. On Ctrl-C and SIGTERM the same, but no longer than GRACE_SECONDS or until another one.
         """
         batch = Batch()
-        future = asyncio.run_coroutine_threadsafe(self._call_all(requests, batch), _event_loop())
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            if not batch.stop.is_set():
-                _event_loop().call_soon_threadsafe(batch.stop.set)
-                if batch.num_under_way:
-                    console.print(
-                        f"interrupted: waiting for the answers to {batch.num_under_way} calls under way, "
-                        f"{GRACE_SECONDS:g} s at most; Ctrl-C again stops at once",
-                        markup=False,
-                        soft_wrap=True,
-                    )
-                concurrent.futures.wait([future], GRACE_SECONDS)
-            raise
-        finally:
-            future.cancel()
+        with Work(self._call_all(requests, batch)) as calls:
+            try:
+                return calls.result()
+            except KeyboardInterrupt:
+                if not batch.stop.is_set():
+                    _event_loop().call_soon_threadsafe(batch.stop.set)
+                    if batch.num_under_way:
+                        console.print(
+                            f"interrupted: waiting for the answers to {batch.num_under_way} calls under way, "
+                            f"{GRACE_SECONDS:g} s at most; Ctrl-C again stops at once",
+                            markup=False,
+                            soft_wrap=True,
+                        )
+                    calls.wait(GRACE_SECONDS)
+                raise
 
     @property
     def _limit(self) -> float:
@@ -276,10 +279,37 @@ def _start_loop(process: int) -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _wait_for(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in the event loop and return its result. Ctrl-C cancels it."""
-    future = asyncio.run_coroutine_threadsafe(work, _event_loop())
-    try:
-        return future.result()
-    finally:
-        future.cancel()
+class Work(Generic[T]):
+    """A coroutine that runs in the event loop, and is cancelled at the end of a `with` block.
+
+    Ctrl-C may interrupt a wait for it at any point. The wait therefore holds no lock that the event loop needs, as the
+    waits of `concurrent.futures` do: an event loop that can't get its lock never ends anything again.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._has_ended, self._running = False, threading.Lock()
+        self._running.acquire()
+        self._future = asyncio.run_coroutine_threadsafe(coroutine, _event_loop())
+        self._future.add_done_callback(self._end)
+
+    def __enter__(self) -> "Work[T]":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._future.cancel()
+
+    def wait(self, seconds: float = math.inf) -> bool:
+        """Wait for the end, or for some seconds. Return whether it has ended."""
+        end = time.monotonic() + seconds
+        while not self._has_ended and (seconds_left := end - time.monotonic()) > 0:
+            self._running.acquire(timeout=min(seconds_left, SIGNAL_INTERVAL))
+        return self._has_ended
+
+    def result(self) -> T:
+        """Wait for the end, and return the result or raise the error of the coroutine."""
+        self.wait()
+        return self._future.result()
+
+    def _end(self, future: object) -> None:
+        self._has_ended = True
+        self._running.release()
