@@ -152,7 +152,7 @@ WITHOUT_DATA = ("lamb", "lamb_sampled", "lamb_turns")
 NAMES = [name for name in packaged_names() if name not in (*JUDGED, *WITHOUT_DATA)]
 # Running the code of many programs takes long, and so does lm-eval.
 STANDARD = [name for name in NAMES if name.startswith("standard/")]
-SLOW = {*STANDARD, "mbpp_sanitized"} - {"standard/piqa", "standard/squad2"}
+SLOW = {*STANDARD, "mbpp", "mbpp_sanitized"} - {"standard/piqa", "standard/squad2"}
 
 
 def test_every_benchmark_has_its_fields() -> None:

@@ -95,7 +95,10 @@ def test_what_llama_cpp_can_not_do_is_said(llama: str) -> None:
             there.embed(["a"])
 
 
-@pytest.mark.parametrize("read", ["generate", "expected", "constrained"])
+SLOW_READS = [pytest.param(read, marks=pytest.mark.slow) for read in ("expected", "constrained")]
+
+
+@pytest.mark.parametrize("read", ["generate", *SLOW_READS])
 def test_a_whole_iteration_through_llama_cpp(
     llama: str, tmp_path: Path, read: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

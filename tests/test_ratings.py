@@ -105,7 +105,7 @@ def test_a_tiny_model_gives_nothing_but_readable_ratings(checkpoint: Path, tmp_p
     assert assess(resumed, pairs) == rows
 
 
-@pytest.mark.parametrize("explain", ["true", "false"])
+@pytest.mark.parametrize("explain", ["true", pytest.param("false", marks=pytest.mark.slow)])
 def test_a_run_with_constrained_ratings_is_resumed_to_the_same_bytes(tmp_path: Path, explain: str) -> None:
     words = [*SMALL, "assessment.read=constrained", f"assessment.explain={explain}", "--out", tmp_path / "run"]
     assert run("run", *words) == 0

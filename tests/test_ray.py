@@ -113,6 +113,7 @@ def test_a_run_whose_replica_is_killed_has_the_same_files(
     assert hash_first_iteration(tmp_path / "run") == hash_first_iteration(single)
 
 
+@pytest.mark.slow
 @pytest.mark.numeric
 def test_every_method_gives_what_one_engine_gives(cluster: Any, qwen2: Path) -> None:
     engine, model = open_replicas(cluster, Model(str(qwen2))), Model(str(qwen2))

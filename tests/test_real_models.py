@@ -31,7 +31,10 @@ def run(base: Path, chat: str, out: Path, seeds: str) -> None:
     assert process.returncode == 0, process.stderr
 
 
-@pytest.mark.parametrize(("architecture", "chat"), [("Qwen2", "qwen"), ("Llama", "llama3"), ("Llama", "tokenizer")])
+SLOW_TEMPLATE = pytest.param("Llama", "tokenizer", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("architecture", "chat"), [("Qwen2", "qwen"), ("Llama", "llama3"), SLOW_TEMPLATE])
 def test_two_iterations(architecture: str, chat: str, tmp_path: Path) -> None:
     base = make_checkpoint(tmp_path / "base", architecture, max_position_embeddings=4096)
     run(base, chat, tmp_path / "run", "isheep")

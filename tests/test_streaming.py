@@ -25,6 +25,7 @@ def peak(root: Path, count: int) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isheep.text.overlap.ROWS_AT_A_TIME", 100)
     monkeypatch.setattr("isheep.rundir.folder.ROWS_PER_SYNC", 100)
