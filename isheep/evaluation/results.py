@@ -1,13 +1,18 @@
 """Results of benchmarks in a run folder: base/eval/NAME.json, iter-1/eval/NAME.json, ..."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from isheep.benchmarks import Result
 from isheep.errors import UserError
+from isheep.records import Answer
 from isheep.rundir.folder import RunFolder
 from isheep.rundir.iterations import iteration_dir
+
+# The files in eval/NAME/ that hold a model's answers to the items, in the order in which they are looked for.
+ANSWER_FILES = ("answers.jsonl", "greedy.jsonl", "sampled.jsonl")
 
 
 def has_result(run: RunFolder, iteration: int, benchmark: str) -> bool:
@@ -35,3 +40,16 @@ def read_result(path: Path) -> Result:
             f"{path}: not a result of this version of isheep ({key}: {first['msg'].lower()}); delete it and "
             f"{path.with_suffix('')} to have the model scored again"
         ) from None
+
+
+def load_answers(run: RunFolder, iteration: int, benchmark: str) -> Sequence[Answer]:
+    """Return the answers of M^iteration to a benchmark's prompts; none if it has no file of them in the usual form."""
+    folder = iteration_dir(run, iteration) / "eval"
+    for name in ANSWER_FILES:
+        if folder.has(f"{benchmark}/{name}"):
+            try:
+                return list(folder.read(f"{benchmark}/{name}", Answer))
+            # A benchmark of the user's may keep rows of another form.
+            except UserError:
+                return []
+    return []

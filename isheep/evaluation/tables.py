@@ -13,6 +13,7 @@ from rich.text import Text
 
 from isheep.benchmarks import Result
 from isheep.evaluation import formatting
+from isheep.evaluation.answer_lengths import notable_length_change
 from isheep.evaluation.counts import count_dialogues, count_instances, count_rows, pair_accuracy
 from isheep.evaluation.formatting import format_number
 from isheep.evaluation.newly_met import newly_met
@@ -89,6 +90,8 @@ def run_table(recipe: Recipe, run: RunFolder, only: Sequence[str] = (), *, full:
     if rows and scored[1:]:
         measured = newly_met(recipe, run, scored[-1])
         parts += [Text(f"{gain}\n") for gain in measured if gain.benchmark in names]
+        changes = [notable_length_change(run, scored[-1], name) for name in names]
+        parts += [Text(f"{change}\n", style="yellow") for change in changes if change]
     if rows:
         newest = f"iteration {result.iteration}" if result else "last iteration"
         parts.append(Text(FULL_LEGEND if full else LEGEND.format(model=newest), style="dim"))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from isheep.benchmarks import Result, is_readable, load_benchmark, prompt_fingerprint, reported_benchmarks
 from isheep.diagnostics.contamination import locate_items
 from isheep.errors import UserError
+from isheep.evaluation.results import load_answers
 from isheep.evaluation.score_rows import BenchmarkScores
 from isheep.filters.base import FilterContext
 from isheep.recipe.evaluation import BenchmarkSettings
@@ -28,8 +29,6 @@ MOST_ROWS = 60_000
 TEXT_LIMITS = (20_000, 4_000, 2_000, 1_000, 500, 250)
 # Every how many rows one is compressed to estimate the size of all.
 SAMPLE_STEP = 20
-# The files in eval/NAME/ that hold a model's answers to the items, in the order in which they are looked for.
-ANSWER_FILES = ("answers.jsonl", "greedy.jsonl", "sampled.jsonl")
 
 Row = dict[str, Any]
 
@@ -143,7 +142,7 @@ def item_rows(run: RunData, benchmark: BenchmarkScores) -> list[Row]:
     first headline score that has one for each prompt. Nothing if the prompts are not known, or not those that the
     models were scored on.
     """
-    answers = [_answers(run, number, benchmark.benchmark) for number in run.numbers]
+    answers = [load_answers(run.folder, number, benchmark.benchmark) for number in run.numbers]
     result = next(result for result in benchmark.results if result)
     settings = _settings(run, benchmark.benchmark)
     prompts = _prompts(settings, result) or next(([row.prompt for row in rows] for rows in answers if rows), [])
@@ -185,18 +184,6 @@ def _prompts(settings: BenchmarkSettings | None, result: Result) -> list[str]:
     except UserError:
         return []
     return prompts if prompt_fingerprint(settings) == result.prompt_fingerprint else []
-
-
-def _answers(run: RunData, number: int, label: str) -> Sequence[Answer]:
-    folder = iteration_dir(run.folder, number) / "eval"
-    for name in ANSWER_FILES:
-        if folder.has(f"{label}/{name}"):
-            try:
-                return list(folder.read(f"{label}/{name}", Answer))
-            # A benchmark of the user's may keep rows of another form.
-            except UserError:
-                return []
-    return []
 
 
 def _reasons(run: RunData, number: int, settings: BenchmarkSettings | None, answers: Sequence[Answer]) -> Sequence[str]:

@@ -9,6 +9,7 @@ from isheep.benchmarks import is_readable, load_benchmark
 from isheep.diagnostics.diversity import METRICS
 from isheep.diagnostics.judge_kinds import VERDICTS, benchmarks_with_kinds, metrics_by_kind, verdict
 from isheep.diagnostics.judge_metrics import TruthMetrics, score_distribution, truth_metrics
+from isheep.evaluation.answer_lengths import notable_length_change
 from isheep.evaluation.formatting import escape_unprintable
 from isheep.evaluation.newly_met import newly_met
 from isheep.evaluation.statistics import Estimate
@@ -239,6 +240,9 @@ def rigor_facts(run: RunData) -> Iterator[str]:
     yield from finding_texts(run)
     if run.num_trained:
         yield from (f"{measured}." for measured in newly_met(run.recipe, run.folder, run.num_trained))
+        names = [benchmark.benchmark for benchmark in run.benchmarks]
+        changes = (notable_length_change(run.folder, run.num_trained, name) for name in names)
+        yield from (f"{change}." for change in changes if change)
     yield f"This is one run with one random seed ({run.recipe.seed}). How much another seed would change is not known."
     yield (
         "Intervals are 95% intervals over the items of a benchmark; differences are paired, item by item. They are not "
