@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from itertools import chain
@@ -204,19 +205,22 @@ from pathlib import Path
 from isheep.lamb.pretrain import PretrainSettings, pretrain
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # As in the command isheep.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     pretrain(Path(sys.argv[1]), PretrainSettings(10**9, workers=1, batch_size=500, log_every=1))
 """
 
 
 @pytest.mark.slow
-def test_the_workers_of_a_pretraining_end_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_the_workers_of_a_pretraining_end_with_it(name: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(PRETRAIN_IN_BACKGROUND)
     AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(tmp_path / "lamb")
     process = subprocess.Popen([sys.executable, script, tmp_path / "lamb"], stdout=subprocess.PIPE, text=True)
     assert process.stdout and "tokens/s" in process.stdout.readline()
     workers = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
+    process.send_signal(signal.Signals[name])
+    process.wait(timeout=60)
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert workers and not alive

@@ -156,7 +156,14 @@ def pretrain(output_dir: Path, settings: PretrainSettings) -> None:
     os.environ.update(MALLOC_MMAP_THRESHOLD_=str(2**32), MALLOC_TRIM_THRESHOLD_=str(2**32), MALLOC_TOP_PAD_=str(2**28))
     port = 20_000 + os.getpid() % 20_000
     arguments = (port, tokenizer, output_dir, settings, learning_rate)
-    spawn(train_worker, arguments, nprocs=settings.workers)  # type: ignore[no-untyped-call]
+    context = spawn(train_worker, arguments, nprocs=settings.workers, join=False)  # type: ignore[no-untyped-call]
+    try:
+        while not context.join():
+            pass
+    finally:
+        # Python waits for its processes before it ends. After an interruption they would train to the end.
+        for process in context.processes:
+            process.kill()
 
 
 def train_worker(
