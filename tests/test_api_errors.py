@@ -202,6 +202,7 @@ def test_the_api_names_scores_with_other_numbers_of_items(tmp_path: Path) -> Non
 # --- kills and edits
 
 
+@pytest.mark.slow
 def test_an_edit_of_the_training_file_after_a_kill_is_refused(tmp_path: Path) -> None:
     """The rows that a killed training had begun to learn are those that it goes on to learn."""
     run_dir = tmp_path / "run"

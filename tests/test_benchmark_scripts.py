@@ -21,7 +21,7 @@ from isheep.errors import UserError
 from isheep.records import Sampling
 
 ROOT = Path(__file__).parents[1]
-HELPERS = {"__init__", "common", "fuzz_parsers"}
+HELPERS = {"__init__", "common", "cures", "fuzz_parsers"}
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem not in HELPERS)
 # The smallest sizes of the scripts that compute with torch.
 SMALL_RUNS = {

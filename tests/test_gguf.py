@@ -25,6 +25,7 @@ from tests.helpers.openai_server import llama_cpp
 from tests.helpers.runs import make_run
 
 
+@pytest.mark.slow
 def test_a_gguf_of_a_run_answers_in_llama_cpp_as_its_model(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp", reason="llama.cpp's server is not installed")
     pytest.importorskip("gguf", reason="the package gguf is not installed")

@@ -125,9 +125,10 @@ MT_BENCH_FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "version"),
-    [pytest.param("alpaca_eval", alpaca_eval.ONE, marks=pytest.mark.slow), ("alpaca_eval_2", alpaca_eval.TWO)],
+    [("alpaca_eval", alpaca_eval.ONE), ("alpaca_eval_2", alpaca_eval.TWO)],
     ids=["1", "2"],
 )
 def test_alpaca_eval_reads_its_fields_and_no_others(

@@ -231,6 +231,7 @@ def test_an_adapter_is_loaded_and_taken_out_again(own: Served, tmp_path: Path) -
     assert own.unloaded and list(own.loaded) == ["base"]
 
 
+@pytest.mark.slow
 def test_two_iterations_on_a_server_that_loads_adapters(own: Served, tmp_path: Path) -> None:
     seen = len(own.bodies)
     run("iterations=2", f"machine.server.url={own.url}", "--out", tmp_path / "run")

@@ -315,6 +315,7 @@ def test_status_compares_the_plan_with_what_happened(recipe: Path, run: Path) ->
     assert rows["ratings"]["tokens"] is None
 
 
+@pytest.mark.slow
 def test_runs_of_a_sweep_and_from_python_have_a_plan_too(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "runs"
     settings = package.load_recipe(recipe)

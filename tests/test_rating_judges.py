@@ -136,6 +136,7 @@ def test_judges_that_can_not_rate_are_refused(words: list[str], message: str, tm
     assert message in refused("run", *SMALL, *words, "--out", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_another_checkpoint_rates_with_every_way_to_read(tmp_path: Path) -> None:
     checkpoint = tmp_path / "judge"
     copy_writable(LAMB_CHECKPOINT, checkpoint)

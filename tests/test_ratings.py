@@ -130,6 +130,7 @@ def test_calls_in_several_threads_give_the_same_grades(tmp_path: Path) -> None:
     assert first == second and len({grade.score for row in first for grade in row.grades.values()}) > 3  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.numeric
 def test_a_server_rates_with_constrained_scores(tmp_path: Path) -> None:
     with serving(Fake("lamb")) as served:

@@ -31,10 +31,10 @@ def run(base: Path, chat: str, out: Path, seeds: str) -> None:
     assert process.returncode == 0, process.stderr
 
 
-SLOW_TEMPLATE = pytest.param("Llama", "tokenizer", marks=pytest.mark.slow)
+SLOW_CASES = [pytest.param("Llama", chat, marks=pytest.mark.slow) for chat in ("llama3", "tokenizer")]
 
 
-@pytest.mark.parametrize(("architecture", "chat"), [("Qwen2", "qwen"), ("Llama", "llama3"), SLOW_TEMPLATE])
+@pytest.mark.parametrize(("architecture", "chat"), [("Qwen2", "qwen"), *SLOW_CASES])
 def test_two_iterations(architecture: str, chat: str, tmp_path: Path) -> None:
     base = make_checkpoint(tmp_path / "base", architecture, max_position_embeddings=4096)
     run(base, chat, tmp_path / "run", "isheep")

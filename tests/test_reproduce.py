@@ -205,6 +205,7 @@ def test_the_quick_laboratory_runs_and_continues(tmp_path: Path) -> None:
     assert isheep(*words).code == 0 and (tmp_path / "out" / "findings.md").read_text() == page
 
 
+@pytest.mark.slow
 def test_processes_end_with_a_killed_command_and_a_second_one_counts_its_own_runs(tmp_path: Path) -> None:
     words = ["reproduce", "--quick", "--claim", "base", "--out", str(tmp_path), "--seeds", "1", "--jobs", "1"]
     command = [sys.executable, "-c", "from isheep.cli import main; main()", *words]

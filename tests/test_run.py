@@ -324,6 +324,7 @@ def test_self_instructs_own_pipeline_has_the_same_files_after_kills(tmp_path: Pa
     assert hash_files(run) == hash_files(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_stop_rule_has_the_same_files_after_kills(tmp_path: Path) -> None:
     run, undisturbed = tmp_path / "killed", tmp_path / "whole"
     assert run_until_killed(undisturbed, 0, "stop") == 0

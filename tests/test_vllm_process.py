@@ -52,15 +52,17 @@ def install_stand_in(folder: Path, fault: str, monkeypatch: pytest.MonkeyPatch) 
             "the process hung: it used no CPU time for 1 s",
             "completed batches are saved: run the same command to continue",
         ),
-        (
+        pytest.param(
             "os.kill(os.getpid(), signal.SIGKILL)",
             "the process ended with status -9",
             "run the same command to continue, with a lower machine.engine_batch_size or machine.vllm.cache",
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             "raise MemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')",
             "MemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",
             "lower machine.vllm.context, or give it more (machine.vllm.memory, cache)",
+            marks=pytest.mark.slow,
         ),
     ],
 )
