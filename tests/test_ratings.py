@@ -253,26 +253,6 @@ def test_equal_ratings_are_ordered_by_the_expected_score_and_then_by_position() 
     assert drop_reasons([*unreadable, rated(3, (1, None))], best=0.5).keys() == {"t1-0", "t1-1", "t1-2"}
 
 
-def test_lengths_that_the_judge_prefers_are_thinned_out() -> None:
-    """Of 12 short and 12 long pairs 9 and 3 pass, half of all, so that half of the short ones are kept."""
-    lengths = [2] * 12 + [40] * 12
-    scores = [9] * 9 + [3] * 3 + [9] * 3 + [3] * 9
-    pairs = [
-        rated(index, (score, None)).model_copy(update={"tokens": num_tokens})
-        for index, (num_tokens, score) in enumerate(zip(lengths, scores, strict=True))
-    ]
-    by_rating = drop_reasons(pairs, at_least=8)
-    reasons = drop_reasons(pairs, at_least=8, even_lengths=True)
-    assert len(by_rating) == 12 and by_rating.items() <= reasons.items()
-    thinned_out = {id: why for id, why in reasons.items() if id not in by_rating}
-    assert len(thinned_out) == 3 and thinned_out.keys() < {f"t1-{index}" for index in range(9)}
-    assert set(thinned_out.values()) == {"9 of 12 answers of 2 to 3 tokens pass, and 6 are kept"}
-    # The draws depend on the random seed, and on nothing else.
-    assert drop_reasons(pairs, at_least=8, even_lengths=True) == reasons
-    unrated = [rated(0, (None, None))]
-    assert drop_reasons(unrated, at_least=8, even_lengths=True) == {"t1-0": "quality unreadable"}
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -11,6 +11,7 @@ from rich.text import Text
 from isheep.cli.show import Band
 from isheep.errors import UserError, shell_word
 from isheep.evaluation.formatting import escape_unprintable
+from isheep.filters.base import FilterContext
 from isheep.filters.score import ScoreFilter
 from isheep.recipe.schema import Recipe
 from isheep.records import AssessedPair, Drop, Grade, Pair, Record, Rejected, Reply, dialogue_text
@@ -112,7 +113,7 @@ def select_bands(pairs: Sequence[Pair], selection: Selection, recipe: Recipe) ->
         if criterion not in criteria:
             raise UserError(f"{criterion} is not rated in this run: its criteria are {', '.join(criteria) or 'none'}")
     low_ids = {
-        criterion: {id for id, _ in _threshold(recipe, criterion, selection.at).rating_reasons(pairs)}
+        criterion: {id for id, _ in _threshold(recipe, criterion, selection.at).reasons(pairs, FilterContext())}
         for criterion in bands
     }
     return filter_rows(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from isheep.evaluation.statistics import Estimate, auroc, concordance, estimate, rank_correlation
+from isheep.filters.base import FilterContext
 from isheep.filters.score import ScoreFilter
 from isheep.recipe.schema import RATING_SCALE, Recipe
 from isheep.records import AssessedPair, Grade
@@ -145,14 +146,14 @@ def _both(pairs: Sequence[tuple[float | None, float | None]]) -> tuple[list[floa
 
 
 def passes_filters(recipe: Recipe, pairs: Sequence[AssessedPair]) -> list[bool] | None:
-    """Return which of the pairs pass every score filter of the recipe by their ratings, None if it has no score filter.
+    """Return which of the pairs pass every score filter of the recipe, None if it has no score filter.
 
     A share of the best pairs is one of these pairs.
     """
     filters = [rule for rule in recipe.filters if isinstance(rule, ScoreFilter)]
     remaining = list(pairs)
     for rule in filters:
-        dropped_ids = {id for id, _ in rule.rating_reasons(remaining)}
+        dropped_ids = {id for id, _ in rule.reasons(remaining, FilterContext())}
         remaining = [pair for pair in remaining if pair.id not in dropped_ids]
     kept_ids = {pair.id for pair in remaining}
     return [pair.id in kept_ids for pair in pairs] if filters else None

@@ -1,14 +1,11 @@
 """Keep the pairs that the judge rated high enough."""
 
-import math
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from isheep.batching import derive_seed
 from isheep.errors import Conflicts
 from isheep.filters.base import FilterContext, FilterSettings, Need, Reasons, RecipeFacts, grades_of
 from isheep.records import Grade, Names, Pair
@@ -32,9 +29,6 @@ class ScoreFilter(FilterSettings):
     Of equal ratings the one with the higher expected score comes first (`read: constrained`), then the earlier pair."""
     criteria: Names | None = None
     """The criteria that count; null: every criterion of the assessment (Table 4)."""
-    even_lengths: bool = False
-    """Whether answers of a length that the judge prefers are thinned out (not in the paper). Of each class of lengths
-    (1 token, 2 to 3, 4 to 7, 8 to 15, ...) at most that share is kept, drawn at random, that passes among all pairs."""
 
     @model_validator(mode="after")
     def has_one_threshold(self) -> "ScoreFilter":
@@ -59,15 +53,6 @@ class ScoreFilter(FilterSettings):
         return self.best or 0.3
 
     def reasons(self, pairs: Iterable[Pair], context: FilterContext) -> Reasons:
-        """Yield the pairs whose ratings do not pass, and those that are thinned out because of their lengths."""
-        refused_ids = set()
-        for id, why in self.rating_reasons(pairs):
-            refused_ids.add(id)
-            yield id, why
-        if self.even_lengths:
-            yield from _thin_out_lengths(pairs, refused_ids, context.seed)
-
-    def rating_reasons(self, pairs: Iterable[Pair]) -> Reasons:
         """Yield the pairs whose ratings do not pass, with words such as "quality 3 < 8" or "following unreadable"."""
         if self.best is not None:
             yield from self._reasons_by_rank(pairs, self.best)
@@ -118,24 +103,3 @@ class ScoreFilter(FilterSettings):
             yield ("at_least",), f"no score reaches {self.at_least:g}: scores are 1 to {MAX_SCORE}"
         if self.above is not None and self.above >= MAX_SCORE:
             yield ("above",), f"no score is above {self.above:g}: scores are 1 to {MAX_SCORE}"
-
-
-def _thin_out_lengths(pairs: Iterable[Pair], refused_ids: Collection[str], seed: int) -> Reasons:
-    """Yield the pairs that are drawn for being dropped, so that no class of lengths passes more often than all pairs.
-
-    A class holds the lengths with as many binary digits.
-    """
-    num_pairs, passing = Counter[int](), defaultdict[int, list[str]](list)
-    for pair in pairs:
-        num_digits = pair.tokens.bit_length()
-        num_pairs[num_digits] += 1
-        if pair.id not in refused_ids:
-            passing[num_digits].append(pair.id)
-    if not passing:
-        return
-    share = sum(map(len, passing.values())) / num_pairs.total()
-    for num_digits, ids in passing.items():
-        num_kept = math.ceil(share * num_pairs[num_digits])
-        lengths = f"{2 ** (num_digits - 1)} to {2**num_digits - 1}" if num_digits else "0"
-        for id in sorted(ids, key=lambda id: derive_seed(seed, id))[num_kept:]:
-            yield id, f"{len(ids)} of {num_pairs[num_digits]} answers of {lengths} tokens pass, and {num_kept} are kept"

@@ -15,6 +15,7 @@ from isheep.diagnostics.contamination import locate_items
 from isheep.errors import UserError
 from isheep.evaluation.results import load_answers
 from isheep.evaluation.score_rows import BenchmarkScores
+from isheep.filters.base import FilterContext
 from isheep.recipe.evaluation import BenchmarkSettings
 from isheep.records import Answer, AssessedPair, Pair, Rejected, dialogue_text
 from isheep.report.run_data import IterationData, RunData
@@ -86,7 +87,7 @@ def low_ids(iteration: IterationData, criterion: str) -> set[str] | None:
     if rule is None:
         return None
     rule = rule.model_copy(update={"criteria": (criterion,)})
-    return {pair_id for pair_id, _ in rule.rating_reasons(iteration.assessed)}
+    return {pair_id for pair_id, _ in rule.reasons(iteration.assessed, FilterContext())}
 
 
 def _pair_row(iteration: IterationData, pair: Pair, low: Mapping[str, set[str] | None]) -> Row:
