@@ -46,7 +46,7 @@ SAME = {"base": [10] * 8, "iter-1": [11, 9] * 4, "iter-2": [2, 18] * 4}
         (
             SHORTER,
             {},
-            "lengths: iteration 2 answers the same prompts with 5.0 tokens on average, 50% fewer than base (10.0; "
+            "lengths: iteration 2 answers the same prompts with 5.0 tokens on average, 50% fewer than the base (10.0; "
             "change -5.0 [-6.8,-3.2]). See whether its scores changed because of that",
         ),
         # The base was not asked in the chat template.

@@ -32,10 +32,11 @@ class LengthChange(NamedTuple):
         return is_certain and abs(self.change.value) >= NOTABLE_CHANGE * self.before
 
     def __str__(self) -> str:
+        earlier = model_words(self.earlier_model) if self.earlier_model else "the base"
         direction = "fewer" if self.change.value < 0 else "more"
         return (
             f"{self.benchmark}: {model_words(self.model)} answers the same prompts with {self.after:.1f} tokens on "
-            f"average, {abs(self.change.value) / self.before:.0%} {direction} than {model_words(self.earlier_model)} "
+            f"average, {abs(self.change.value) / self.before:.0%} {direction} than {earlier} "
             f"({self.before:.1f}; change {self.change.value:+.1f} [{self.change.low:+.1f},{self.change.high:+.1f}]). "
             "See whether its scores changed because of that"
         )
