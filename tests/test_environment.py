@@ -54,6 +54,7 @@ def usual_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return run_files(tmp_path_factory.mktemp("environment") / "usual", {})
 
 
+@pytest.mark.slow
 @pytest.mark.numeric
 def test_a_run_is_the_same_where_everything_around_it_differs(usual_files: dict[str, str], tmp_path: Path) -> None:
     assert "run/iter-1/adapter/tokenizer_config.json" in usual_files

@@ -320,6 +320,7 @@ def test_what_a_server_answers_in_place_of_its_models_is_said(models: Refusal, m
         assert served_engine(served.url, model="base").generate(["a"], GREEDY, 0)
 
 
+@pytest.mark.slow
 def test_another_name_of_the_model_in_the_answers_is_said_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -307,6 +307,7 @@ def test_every_task_names_its_source() -> None:
         assert load_benchmark(f"standard/{name}").name == f"standard/{name}"
 
 
+@pytest.mark.slow
 def test_a_run_with_both_protocols(tmp_path: Path) -> None:
     path = write_benchmark(tmp_path / "data", "piqa")
     words = ["iterations=1", "synthesis.tasks=8", "synthesis.sampling.max_tokens=200", "training.max_steps=1"]
