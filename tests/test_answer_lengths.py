@@ -56,6 +56,8 @@ SAME = {"base": [10] * 8, "iter-1": [11, 9] * 4, "iter-2": [2, 18] * 4}
             "lengths: iteration 2 answers the same prompts with 5.0 tokens on average, 47% fewer than iteration 1 ",
         ),
         (SAME, {}, ""),
+        # The base answers nothing.
+        (SHORTER | {"base": [0] * 8}, {}, ""),
     ],
 )
 def test_answers_that_become_shorter_are_said(

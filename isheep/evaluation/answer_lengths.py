@@ -65,4 +65,7 @@ def _length_change(run: RunFolder, earlier_model: int, model: int, benchmark: st
     lengths_before, lengths_after = ([answer.tokens for answer in answers] for answers in (before, after))
     changes = [float(late - early) for early, late in zip(lengths_before, lengths_after, strict=True)]
     mean_before, mean_after = (sum(lengths) / len(before) for lengths in (lengths_before, lengths_after))
+    # A model that answers nothing has no length to compare with.
+    if not mean_before:
+        return None
     return LengthChange(benchmark, earlier_model, model, mean_before, mean_after, estimate(changes))
